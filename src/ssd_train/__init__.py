@@ -1,0 +1,47 @@
+"""ssd_train: from a labelling job to a working object detector.
+
+The map of the house. Every import goes strictly down a floor; `data/` and `model/` never import each other.
+`tests/test_house.py` holds the floors as data and fails on an import that goes up or across.
+
+    __main__.py         python -m ssd_train
+    cli/                the doors, one file each: train, evaluate, predict, demo
+    config.py           TrainConfig: every hyperparameter once, with unit, limits, default
+    environment.py      Environment: where we run (folders, hosts, devices)
+    errors.py           SsdTrainError and its kinds
+    framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
+    storage.py          files that appear whole or not at all
+    metric_lines.py     the log lines and, beside them, the regexes that SageMaker reads them with
+    data/               records -> dataset -> transforms -> batches
+        boxes.py            geometry of xyxy boxes; the one law of coordinates
+        records.py          Record, Detections, ClassNames: the words everyone speaks
+        images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
+        formats/            ground_truth
+        split.py            which records are held out
+        drawn.py            drawn data sets with known boxes: the demo's pictures
+        dataset.py          DetectionDataset over records and an image source
+        augment.py          the random choices of an augmentation policy, by name
+        transforms.py       (image, boxes) -> (image, boxes): operations, TrainTransform, EvalTransform
+        batches.py          TrainBatch, EvalBatch, EpochSampler, loaders
+    model/              image -> anchors, class scores, boxes
+        anchors.py          anchor boxes from (network, image size); numpy only
+        net.py              build_net: an SSD with our class head
+        pretrained.py       arrays of a weights file put into a net, and counted
+        targets.py          TargetEncoder: boxes matched to anchors
+        loss.py             DetectionLoss: named parts, (sum, count)
+        graphs.py           the net as hybridized graphs: one to train, one to detect
+    training/           batches + net -> weights
+        devices.py          contexts, and a batch split over them
+        metrics.py          RunningMean, average precision (VOC07, VOC area, COCO); numpy only
+        schedule.py         learning rate by real epochs; early stopping
+        checkpoint.py       SavedModel, TrainState: written so that a kill loses nothing
+        engine.py           train_one_epoch, evaluate
+        run.py              train(config, environment): the hall where all meets
+    deploy/             weights -> service
+        detector.py         Detector.load(folder): image -> Detections
+        scoring.py          a file of answers, or a Detector, against labels
+    view/               for human eyes
+        draw.py             boxes on a picture
+        report.py           curves, sheets of pictures, one self-contained HTML page
+"""
+
+__version__ = "0.1.0"

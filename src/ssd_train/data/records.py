@@ -1,0 +1,198 @@
+"""The words everyone speaks: ClassNames, Record (ground truth), Detections (prediction), LabelSet, ImageSource.
+
+Ground truth and prediction are two types on purpose: a Record has no scores, Detections have.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH, as_boxes, first_invalid
+from ssd_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of the classes; a class id is an index into `names`. Background is not among them."""
+
+    names: Tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"class names: found {name!r}, expected a name that is not blank")
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise DataError(f"class names: found {twice[0]!r} twice, expected each name once")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, class_id: int) -> str:
+        return self.names[class_id]
+
+    def index(self, name: str) -> int:
+        """The id of `name`; a DataError that lists the known names when there is none."""
+        if name not in self.names:
+            raise DataError(f"class {name!r} is unknown, expected one of {', '.join(map(repr, self.names))}")
+        return self.names.index(name)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled image.
+
+    name        how the image is called in its labels, e.g. ``s3://bucket/frames/a.jpg`` or ``frames/a.jpg``
+    boxes       float32 (N, 4) xyxy pixels, N may be 0 (a background image)
+    class_ids   int64 (N,), each an index into the ClassNames of the LabelSet
+    size_wh     (width, height) that the boxes refer to, or None where the labels do not tell
+    where       ``file:line`` (or ``file``) of the labels, for messages
+    """
+
+    name: str
+    boxes: np.ndarray
+    class_ids: np.ndarray
+    size_wh: Optional[SizeWH] = None
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
+        place = self.where or self.name
+        if len(self.boxes) != len(self.class_ids):
+            raise DataError(f"{place}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many")
+        if len(self.class_ids) and self.class_ids.min() < 0:
+            raise DataError(f"{place}: found class id {self.class_ids.min()}, expected 0 or more")
+        bad = first_invalid(self.boxes, self.size_wh)
+        if bad:
+            index, fault = bad
+            size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
+            box = [round(float(v), 2) for v in self.boxes[index]]
+            raise DataError(f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image")
+
+    @property
+    def basename(self) -> str:
+        """The last part of the name."""
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector says of one image.
+
+    boxes       float32 (N, 4) xyxy pixels of an image of `size_wh`, clipped to it; may be empty boxes at the rim
+    scores      float32 (N,) in 0..1, in falling order
+    class_ids   int64 (N,)
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    size_wh: SizeWH
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32).reshape(-1))
+        object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
+        if not len(self.boxes) == len(self.scores) == len(self.class_ids):
+            raise DataError(
+                f"detections: found {len(self.boxes)} boxes, {len(self.scores)} scores, {len(self.class_ids)} class ids, expected as many"
+            )
+        # a dead net's NaN must never be scored or served
+        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+            raise DataError("detections: found NaN or infinity, expected finite boxes and scores")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, threshold: float) -> "Detections":
+        """Those with a score of at least `threshold`."""
+        keep = self.scores >= threshold
+        return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.size_wh)
+
+    def to_rows(self) -> List[List[float]]:
+        """The built-in algorithm's rows [class, score, xmin, ymin, xmax, ymax], coordinates in 0..1 of the image."""
+        width, height = self.size_wh
+        scaled = self.boxes / np.array([width, height, width, height], dtype=np.float32)
+        columns = np.concatenate([self.class_ids[:, None], self.scores[:, None], scaled], axis=1)
+        return [[float(value) for value in row] for row in columns]
+
+    @classmethod
+    def from_rows(cls, rows: "Sequence[Sequence[float]]", size_wh: SizeWH) -> "Detections":
+        """The inverse of `to_rows`; sorts by score and clips to the image."""
+        table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
+        table = table[np.argsort(-table[:, 1], kind="stable")]
+        width, height = size_wh
+        scale = np.array([width, height, width, height])
+        return cls(np.clip(table[:, 2:], 0, 1) * scale, table[:, 1], table[:, 0], size_wh)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A line of labels that was left out, and why. `reason` is one of a few fixed texts, so that it can be counted."""
+
+    where: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way."""
+
+    records: Tuple[Record, ...]
+    class_names: ClassNames
+    skipped: Tuple[Skipped, ...] = ()
+    mended: Tuple[Skipped, ...] = ()
+    source: str = ""
+    details: Dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", tuple(self.records))
+        for record in self.records:
+            if len(record.class_ids) and record.class_ids.max() >= len(self.class_names):
+                raise DataError(
+                    f"{record.where}: found class id {record.class_ids.max()}, expected less than {len(self.class_names)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def boxes_per_class(self) -> np.ndarray:
+        """Counts (num_classes,) of boxes by class id."""
+        ids = [record.class_ids for record in self.records]
+        return np.bincount(np.concatenate(ids) if ids else np.zeros(0, np.int64), minlength=len(self.class_names))
+
+    def with_classes(self, class_names: ClassNames) -> "LabelSet":
+        """The same records with ids by name in `class_names`; a DataError names a class that is not there."""
+        for name, count in zip(self.class_names, self.boxes_per_class()):
+            if count and name not in class_names.names:
+                raise DataError(
+                    f"{self.source}: found class {name!r} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
+                )
+        lookup = np.array([class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64)
+        records = [Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where) for r in self.records]
+        return LabelSet(tuple(records), class_names, self.skipped, self.mended, self.source, self.details)
+
+    def subset(self, keep: Sequence[bool]) -> "LabelSet":
+        """The records for which `keep` is true; what was skipped or mended stays with the whole."""
+        records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
+        return LabelSet(records, self.class_names, (), (), self.source, self.details)
+
+
+class ImageSource(Protocol):
+    """Where the bytes of a record's image come from."""
+
+    def read(self, record: Record) -> bytes:
+        """The encoded image; a DataError that names the record's place when it cannot be had."""
+
+    def locate(self, record: Record) -> str:
+        """Where the image is, for messages and reports."""

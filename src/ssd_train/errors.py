@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each message is one line: where, what was found, what was expected."""
+
+
+class SsdTrainError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(SsdTrainError):
+    """A setting is missing, unknown, out of range or contradicts another. Lists all violations at once."""
+
+    exit_code = 2
+
+
+class DataError(SsdTrainError):
+    """Images or labels that cannot be used as they are; the message starts with file:line where there is one."""
+
+    exit_code = 2
+
+
+class WeightsError(SsdTrainError):
+    """A weights file or saved model that cannot be read or does not fit the network."""
+
+    exit_code = 2
+
+
+class CheckpointError(SsdTrainError):
+    """A checkpoint that cannot be resumed: other settings, classes or data, or damaged beyond the last good copy."""
+
+    exit_code = 2
+
+
+class DependencyError(SsdTrainError):
+    """A library is missing, or its version does not fit the others."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(SsdTrainError):
+    """A loss, gradient or weight became NaN or infinite; names the labels of the batch that did it."""
