@@ -1,0 +1,225 @@
+"""The one door to MXNet and GluonCV: versions checked, pitfalls of their import mended, once.
+
+    mx = framework.mxnet()
+    gcv = framework.gluoncv()
+
+Nothing is loaded before the first call, so this module can be imported where neither library is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+import re
+import sys
+import types
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from ssd_train.errors import ConfigError, DependencyError
+
+FITS = (
+    "what fits is mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "
+    "or mxnet 1.9.0 with gluoncv 0.8.0 and numpy 1.19"
+)
+HOW_TO_INSTALL = "install the extra of your machine: pip install 'ssd-train[cpu]', or 'ssd-train[cu112]' for CUDA 11.2"
+
+# One library under the names of its builds, the AWS containers' own included.
+_DISTRIBUTIONS = {
+    "mxnet": ("mxnet", "mxnet-cu112", "aws-mx", "aws-mx-cu112"),
+    "gluoncv": ("gluoncv",),
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
+    "pillow": ("Pillow",),
+}
+# What `import gluoncv` imports and, where that fails, hides (its __init__.py passes over every ImportError).
+_GLUONCV_PARTS = ("check", "data", "model_zoo", "nn", "utils", "loss")
+
+
+@functools.lru_cache(maxsize=None)
+def mxnet() -> types.ModuleType:
+    """The `mxnet` module, loaded with `cpu_threads()` OpenMP threads.
+
+    Raises:
+        DependencyError: MXNet is missing, too old, or does not go with the NumPy, Python or system libraries found.
+        ConfigError: OMP_NUM_THREADS is set to something that is no number.
+    """
+    _check_before_import()
+    if "mxnet" not in sys.modules:
+        os.environ["OMP_NUM_THREADS"] = str(cpu_threads())
+    with _quiet_import():
+        if not hasattr(np, "bool"):  # gone in NumPy 1.24; MXNet reads it when it is imported, and later
+            np.bool = bool  # type: ignore[attr-defined]
+        module = _import("mxnet")
+    if _numbers(module.__version__) < (1, 9):
+        raise _misfit(f"mxnet {module.__version__} is too old")
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def gluoncv() -> types.ModuleType:
+    """The `gluoncv` module with its MXNet half (`model_zoo`, `nn`, `loss`, `data`, `utils`).
+
+    Raises:
+        DependencyError: as `mxnet`, or GluonCV is missing, too old, or one of the libraries that it needs is.
+    """
+    mxnet()
+    with _quiet_import(), _undo_pil_leniency():
+        module = _import("gluoncv", hidden=_hidden_cause_in_gluoncv)
+    found = versions()["gluoncv"] or module.__version__
+    if _numbers(found) < (0, 8):
+        raise _misfit(f"gluoncv {found} is too old")
+    return module
+
+
+def versions() -> Dict[str, Optional[str]]:
+    """Installed versions by name (python, mxnet, gluoncv, numpy, ...), None where not installed; imports nothing.
+
+    They are read from the packages' metadata: GluonCV 0.10.5.post0 says `__version__ == "0.11.0"` of itself.
+    """
+    found: Dict[str, Optional[str]] = {"python": platform.python_version()}
+    for name, distributions in _DISTRIBUTIONS.items():
+        found[name] = next((v for v in map(_distribution_version, distributions) if v is not None), None)
+    return found
+
+
+def cpu_threads() -> int:
+    """Threads that MXNet computes with on the CPU, at least 1.
+
+    The user's OMP_NUM_THREADS where it is set; else the CPUs that this process may run on (its affinity, limited by
+    the quota of its control group), which `mxnet` sets: left alone MXNet takes half of the machine's.
+
+    Raises:
+        ConfigError: OMP_NUM_THREADS does not start with a whole number of at least 1.
+    """
+    chosen = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not chosen:
+        return _available_cpus()
+    first = chosen.split(",")[0].strip()  # OpenMP allows a list, one number for each level of nesting
+    if not first.isdigit() or int(first) < 1:
+        raise ConfigError(f"OMP_NUM_THREADS is {chosen!r}: expected a whole number of at least 1")
+    return int(first)
+
+
+def _available_cpus(root: Path = Path("/")) -> int:
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:  # macOS
+        cpus = os.cpu_count() or 1
+    # A share of a CPU is rounded down: a thread that the quota puts to sleep holds up all others at the next barrier.
+    return max(1, min([cpus] + [int(quota) for quota in _cgroup_quotas(root)]))
+
+
+def _cgroup_quotas(root: Path) -> Iterator[float]:
+    """CPUs allowed by each control group above this process (version 2 or 1); none where there is no limit."""
+    groups = root / "proc/self/cgroup"
+    if not groups.is_file():
+        return
+    for line in groups.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root / "sys/fs/cgroup", ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            mount, names = root / "sys/fs/cgroup" / controllers, ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        for folder in _with_parents(mount, path):
+            files = [folder / name for name in names]
+            if all(file.is_file() for file in files):
+                quota, period = " ".join(file.read_text().strip() for file in files).split()
+                if quota not in ("max", "-1"):
+                    yield int(quota) / int(period)
+
+
+def _with_parents(mount: Path, path: str) -> List[Path]:
+    # Inside a container the path may name a folder of the host; the limit is then at the mount itself.
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return [mount.joinpath(*parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _check_before_import() -> None:
+    if _numbers(np.__version__) >= (2,):
+        raise _misfit("numpy 2 was made after MXNet's last release and breaks its import")
+    # Python 3.12 has no distutils; setuptools brings one, which MXNet and GluonCV read version numbers with.
+    if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
+        raise _misfit("MXNet needs distutils, which Python 3.12 leaves to setuptools: pip install 'setuptools<81'")
+
+
+def _import(name: str, hidden=lambda: None) -> types.ModuleType:
+    """Import a library; whatever stops it becomes one line with the cause that `hidden` digs out, else its own."""
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        raise _misfit(f"{name} is not installed; {HOW_TO_INSTALL}")
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a C library that does not load, a name that NumPy dropped: all kinds come up here
+        cause = hidden() or error
+        raise _misfit(f"{name} cannot be imported ({type(cause).__name__}: {_one_line(cause)})") from cause
+    return module
+
+
+def _hidden_cause_in_gluoncv() -> Optional[Exception]:
+    """The error behind GluonCV's "missing `mxnet` & `torch`": its parts are imported without its __init__.py."""
+    spec = importlib.util.find_spec("gluoncv")
+    package = types.ModuleType("gluoncv")
+    package.__path__ = list(spec.submodule_search_locations or []) if spec else []
+    sys.modules["gluoncv"] = package
+    try:
+        for part in _GLUONCV_PARTS:
+            importlib.import_module(f"gluoncv.{part}")
+    except Exception as error:
+        return error
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "gluoncv"]:
+            del sys.modules[name]
+    return None
+
+
+def _misfit(problem: str) -> DependencyError:
+    found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions().items())
+    return DependencyError(f"{problem}; found: {found}; {FITS}")
+
+
+def _distribution_version(distribution: str) -> Optional[str]:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> Tuple[int, ...]:
+    """Leading numbers of a version: "0.10.5.post0" -> (0, 10, 5), "1.9.0b2021" -> (1, 9, 0)."""
+    return tuple(int(number) for number in re.match(r"[\d.]*", version).group().split(".") if number)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Hide the warnings of two libraries that nobody mends any more; the user's own filters come back after it."""
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning, SyntaxWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
+
+
+@contextlib.contextmanager
+def _undo_pil_leniency() -> Iterator[None]:
+    """GluonCV's import makes Pillow accept truncated files in the whole process (gluoncv/data/mhp.py)."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
