@@ -1,0 +1,271 @@
+"""SageMaker Ground Truth bounding-box manifests (augmented manifests), read and written.
+
+One JSON object a line: ``source-ref`` (the image), a label attribute (``annotations`` with left, top, width, height in
+pixels and a ``class_id``, and ``image_size``), and ``<attribute>-metadata`` (``type``, ``class-map``, ``creation-date``).
+The schema: AWS developer guide, "Output data" and "Augmented manifest".
+
+The rules, where real files leave a choice:
+
+- A line may hold the labels of several jobs. The attribute of type groundtruth/object-detection with the newest
+  creation-date in the file is read, unless one is named; `LabelSet.details` tells which, and which others there were.
+- Class names are the union of all class-maps, kept letter for letter and matched by name; ids become dense in the
+  manifest's order. One id with two names, and two names that differ only in blanks around them, are errors.
+- A line whose image was not labelled (by this kind of job, or at all) is skipped. A line that is malformed is an error,
+  or skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
+- A line that repeats an image with the same boxes is skipped; with other boxes it is malformed (which one is true?).
+- An image all of whose boxes had to be left out is skipped: it shows something, so it is no background.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.formats.fields import (
+    NO_BOX_LEFT,
+    fit_boxes,
+    image_name,
+    image_size,
+    number,
+    positive_box,
+    shown,
+    whole_number,
+)
+from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, class_table, survey
+from ssd_train.data.formats.jsonl import (
+    PathLike,
+    bad_lines_error,
+    dump_json,
+    numbered_lines,
+    parse_object,
+    written_whole,
+)
+from ssd_train.data.records import ClassNames, LabelSet, Record, Skipped
+from ssd_train.errors import ConfigError, DataError
+
+NO_SOURCE = "no source-ref"
+NO_LABEL = "label attribute missing"
+NOT_AN_OBJECT = "label is not an object"
+FAILED = "labelling failed"
+OTHER_TYPE = "label of another job type"
+DUPLICATE = "duplicate line"
+BAD_LINE = "bad line"
+
+_SUFFIXES = (".manifest", ".jsonl")
+
+
+def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+    """Read a manifest, or the one manifest of a folder.
+
+    Boxes are clipped to `image_size`, and left out when under 1 px wide or high or less than a tenth inside; each is in
+    `LabelSet.mended`. Malformed lines are one DataError that names the first few, or with `on_bad` "skip" are listed
+    with the other lines left out in `LabelSet.skipped`.
+    """
+    if on_bad not in ("error", "skip"):
+        raise ConfigError(f"on_bad_data: found {on_bad!r}, expected 'error' or 'skip'")
+    manifest = find_manifest(path)
+    found = survey(manifest)
+    attribute = choose_attribute(found, label_attribute, manifest)
+    names, table = class_table(found.attributes[attribute], manifest)
+    reader = _Reader(attribute, table)
+    faults = {**found.faults, **found.attributes[attribute].faults}
+    for line_number, line in numbered_lines(manifest):
+        where = f"{manifest}:{line_number}"
+        try:
+            if line_number in faults:
+                raise DataError(faults[line_number])
+            reader.add(where, parse_object(line))
+        except DataError as error:
+            reader.bad.append((where, str(error)))
+    if reader.bad and on_bad == "error":
+        raise bad_lines_error(reader.bad)
+    skipped = reader.skipped + [Skipped(where, BAD_LINE, fault) for where, fault in reader.bad]
+    if not reader.records:
+        raise DataError(f"{manifest}: no line can be used, expected labelled images; {_reasons(skipped)}")
+    return LabelSet(
+        tuple(reader.records), names, tuple(skipped), tuple(reader.mended), str(manifest), _details(found, attribute)
+    )
+
+
+def write_ground_truth(
+    path: PathLike,
+    records: Iterable[Record],
+    class_names: ClassNames,
+    label_attribute: str = "bounding-box",
+    creation_date: Optional[datetime] = None,
+) -> None:
+    """Write `records` one by one as a manifest that `read_ground_truth` reads back the same; whole or not at all.
+
+    Every line has the full class-map, so that a class without boxes is not lost. `creation_date` is now, in UTC, unless
+    given. A record without `size_wh` gets no image_size.
+    """
+    _check_attribute(label_attribute)
+    moment = (creation_date or datetime.now(timezone.utc)).replace(tzinfo=None)
+    metadata = {
+        "class-map": {str(class_id): name for class_id, name in enumerate(class_names)},
+        "human-annotated": "yes",
+        "creation-date": moment.isoformat(timespec="microseconds"),
+        "type": BOX_TYPE,
+        "job-name": f"labeling-job/{label_attribute}",
+    }
+    with written_whole(path) as file:
+        for record in records:
+            # the confidence of a label that somebody gave, not measured
+            objects = [{"confidence": 1.0}] * len(record.boxes)
+            line = {
+                "source-ref": record.name,
+                label_attribute: label_value(record),
+                label_attribute + METADATA: {**metadata, "objects": objects},
+            }
+            file.write(dump_json(line) + b"\n")
+
+
+def label_value(record: Record) -> Dict[str, Any]:
+    """The value of the label attribute for one record: annotations and image_size."""
+    annotations = []
+    for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
+        box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
+        annotations.append({"class_id": class_id, **{key: _short(value) for key, value in box.items()}})
+    label: Dict[str, Any] = {"annotations": annotations}
+    if record.size_wh is not None:
+        label["image_size"] = [{"width": record.size_wh[0], "height": record.size_wh[1], "depth": 3}]
+    return label
+
+
+def find_manifest(path: PathLike) -> Path:
+    """`path` itself if it is a file; of a folder its output.manifest, else its only .manifest or .jsonl file."""
+    place = Path(path)
+    if not place.is_dir():
+        return place
+    files = sorted(child.name for child in place.iterdir() if child.is_file())
+    manifests = [name for name in files if name.endswith(_SUFFIXES)]
+    for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second: a job's output folder
+        if (place / candidate).is_file():
+            return place / candidate
+    if len(manifests) == 1:
+        return place / manifests[0]
+    listed = ", ".join((manifests or files)[:5]) or "nothing"
+    raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
+
+
+class _Reader:
+    """Turns the lines of a manifest into records; what is left out or changed gathers beside them."""
+
+    def __init__(self, attribute: str, table: Dict[int, int]) -> None:
+        self.attribute = attribute
+        self.table = table
+        self.records: List[Record] = []
+        self.skipped: List[Skipped] = []
+        self.mended: List[Skipped] = []
+        self.bad: List[Tuple[str, str]] = []
+        self._seen: Dict[str, Record] = {}
+
+    def add(self, where: str, line: Dict[str, Any]) -> None:
+        """Take one line; a DataError without a place when it is malformed."""
+        reason = self._reason_to_skip(line)
+        if reason:
+            self.skipped.append(Skipped(where, *reason))
+            return
+        name = image_name(line["source-ref"], "source-ref")
+        boxes, class_ids, size_wh = read_label(line[self.attribute], self.table)
+        fitted = fit_boxes(boxes, class_ids, size_wh)
+        self.mended += [Skipped(where, *change) for change in fitted.changes]
+        if boxes and not fitted.rows:
+            self.skipped.append(Skipped(where, NO_BOX_LEFT, name))
+            return
+        self._keep(Record(name, fitted.rows, fitted.class_ids, size_wh, where))
+
+    def _keep(self, record: Record) -> None:
+        first = self._seen.setdefault(record.name, record)
+        if first is record:
+            self.records.append(record)
+        elif _same_labels(first, record):
+            self.skipped.append(Skipped(record.where, DUPLICATE, f"as {first.where}"))
+        else:
+            raise DataError(
+                f"found image {record.name!r} with other boxes than at {first.where}, expected one line for each image"
+            )
+
+    def _reason_to_skip(self, line: Dict[str, Any]) -> "Optional[Tuple[str, str]]":
+        source = line.get("source-ref")
+        if not isinstance(source, str):
+            return NO_SOURCE, f"found {', '.join(sorted(line)[:5])}"
+        metadata = line.get(self.attribute + METADATA)
+        if not isinstance(metadata, dict):
+            metadata = {}
+        if "failure-reason" in metadata:
+            return FAILED, str(metadata["failure-reason"])[:200]
+        if self.attribute not in line:
+            return NO_LABEL, f"{source} has no {self.attribute!r}"
+        if metadata.get("type") != BOX_TYPE:
+            return OTHER_TYPE, f"found {shown(metadata.get('type'))}"
+        if not isinstance(line[self.attribute], dict):
+            return NOT_AN_OBJECT, f"found {shown(line[self.attribute])}"
+        return None
+
+
+def read_label(
+    label: Dict[str, Any], table: Dict[int, int]
+) -> "Tuple[List[Tuple[float, float, float, float]], List[int], Optional[Tuple[int, int]]]":
+    """xyxy boxes, class ids and (width, height) or None of one label value; `table` maps the ids of the file to ours."""
+    annotations = label.get("annotations")
+    if not isinstance(annotations, list):
+        raise DataError(f"annotations: found {shown(annotations)}, expected a list")
+    boxes, class_ids = [], []
+    for index, annotation in enumerate(annotations):
+        try:
+            if not isinstance(annotation, dict):
+                raise DataError(f"found {shown(annotation)}, expected an object")
+            left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
+            class_id = whole_number(annotation.get("class_id"), "class_id")
+            if class_id not in table:
+                raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}")
+            boxes.append(positive_box(left, top, width, height))
+        except DataError as error:
+            raise DataError(f"box {index}: {error}") from None
+        class_ids.append(table[class_id])
+    return boxes, class_ids, _size(label)
+
+
+def _size(label: Dict[str, Any]) -> "Optional[Tuple[int, int]]":
+    sizes = label.get("image_size")
+    if sizes is None:
+        return None
+    if not isinstance(sizes, list) or len(sizes) != 1:
+        raise DataError(f"image_size: found {shown(sizes)}, expected a list of one object")
+    return image_size(sizes[0], "image_size")
+
+
+def _same_labels(a: Record, b: Record) -> bool:
+    return a.size_wh == b.size_wh and np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _check_attribute(name: str) -> None:
+    if not name or name.endswith((METADATA, "-ref")) or name in ("source", "source-ref"):
+        raise ConfigError(f"label_attribute: found {name!r}, expected a name that does not end in -metadata or -ref")
+
+
+def _details(found: Survey, attribute: str) -> Dict[str, str]:
+    others = [
+        f"{name} ({', '.join(sorted(other.kinds))})"
+        for name, other in sorted(found.attributes.items())
+        if name != attribute
+    ]
+    return {
+        "label_attribute": attribute,
+        "other_attributes": ", ".join(others),
+        "newest_label": found.attributes[attribute].newest,
+    }
+
+
+def _reasons(skipped: Sequence[Skipped]) -> str:
+    reasons = sorted({line.reason for line in skipped})
+    counts = [f"{sum(line.reason == reason for line in skipped)} x {reason}" for reason in reasons]
+    return f"skipped {', '.join(counts)}; the first at {skipped[0].where}: {skipped[0].detail}"

@@ -1,0 +1,153 @@
+"""The first pass over a Ground Truth manifest: which jobs wrote to it, and what classes theirs are.
+
+A manifest is read twice because neither can be known from one line: the newest job of the file decides which labels
+count, and a line's class-map has only the classes of its own image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Tuple
+
+from ssd_train.data.formats.fields import shown, whole_number
+from ssd_train.data.formats.jsonl import PathLike, numbered_lines, parse_object
+from ssd_train.data.records import ClassNames
+from ssd_train.errors import ConfigError, DataError
+
+BOX_TYPE = "groundtruth/object-detection"
+VIDEO_TYPE = "groundtruth/video-object-detection"
+METADATA = "-metadata"
+UNTYPED = "no type"
+
+
+@dataclass
+class Attribute:
+    """What the lines say of one label attribute.
+
+    kinds       job type -> number of the first line of that type
+    newest      the latest creation-date of its bounding-box lines, "" if none tells
+    names       (class id, name) of its bounding-box class-maps -> number of the first line
+    faults      line number -> what is wrong with that line's class-map
+    """
+
+    kinds: Dict[str, int] = field(default_factory=dict)
+    newest: str = ""
+    names: Dict[Tuple[int, str], int] = field(default_factory=dict)
+    faults: Dict[int, str] = field(default_factory=dict)
+
+    def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
+        """Take the metadata of one line."""
+        kind = metadata.get("type")
+        kind = kind if isinstance(kind, str) else UNTYPED
+        self.kinds.setdefault(kind, line_number)
+        if kind != BOX_TYPE:
+            return
+        date = metadata.get("creation-date")
+        if isinstance(date, str) and date > self.newest:
+            self.newest = date
+        try:
+            self._add_names(line_number, metadata.get("class-map", {}))
+        except DataError as error:
+            self.faults[line_number] = f"class-map: {error}"
+
+    def _add_names(self, line_number: int, class_map: Any) -> None:
+        if not isinstance(class_map, dict):
+            raise DataError(f"found {shown(class_map)}, expected an object")
+        ids: Dict[str, int] = {}
+        for key, name in class_map.items():
+            class_id = whole_number(key, "class id")
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"class {class_id}: found {shown(name)}, expected a name that is not blank")
+            if ids.setdefault(name, class_id) != class_id:
+                raise DataError(f"found {name!r} under the ids {ids[name]} and {class_id}, expected one id in one line")
+        for name, class_id in ids.items():
+            self.names.setdefault((class_id, name), line_number)
+
+
+@dataclass
+class Survey:
+    """What the first pass learns: the label attributes by name, and the lines that are no JSON object."""
+
+    attributes: Dict[str, Attribute] = field(default_factory=dict)
+    faults: Dict[int, str] = field(default_factory=dict)
+    first_line: int = 0
+    first_keys: Tuple[str, ...] = ()
+
+
+def survey(path: PathLike) -> Survey:
+    """Read all lines once; a DataError if there is none, or no JSON object among them."""
+    found = Survey()
+    for line_number, raw in numbered_lines(path):
+        try:
+            line = parse_object(raw)
+        except DataError as error:
+            found.faults[line_number] = str(error)
+            continue
+        if not found.first_line:
+            found.first_line, found.first_keys = line_number, tuple(line)
+        for key, metadata in line.items():
+            if key.endswith(METADATA) and isinstance(metadata, dict):
+                found.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
+    if not found.first_line and not found.faults:
+        raise DataError(f"{path}: is empty, expected one labelled image on each line")
+    if not found.first_line:
+        line_number, fault = next(iter(found.faults.items()))
+        raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object")
+    return found
+
+
+def choose_attribute(found: Survey, wanted: Optional[str], path: PathLike) -> str:
+    """The label attribute to read: `wanted`, or the bounding-box attribute with the newest creation-date."""
+    boxes = {name: attribute for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds}
+    if not boxes:
+        raise DataError(_no_boxes(found, path))
+    if wanted is not None:
+        if wanted not in boxes:
+            raise ConfigError(
+                f"label_attribute: found {wanted!r}, expected one with boxes in {path}: {', '.join(sorted(boxes))}"
+            )
+        return wanted
+    newest = max(attribute.newest for attribute in boxes.values())
+    candidates = sorted(name for name, attribute in boxes.items() if attribute.newest == newest)
+    if len(candidates) > 1:
+        raise DataError(
+            f"{path}: found boxes of {len(candidates)} jobs with the same creation-date ({', '.join(candidates)}), "
+            "expected --label_attribute to say which"
+        )
+    return candidates[0]
+
+
+def class_table(attribute: Attribute, path: PathLike) -> "Tuple[ClassNames, Dict[int, int]]":
+    """The class names in the order of the manifest's ids, and manifest id -> index into them."""
+    by_id: Dict[int, Tuple[str, int]] = {}
+    by_words: Dict[str, Tuple[str, int]] = {}
+    for (class_id, name), line_number in sorted(attribute.names.items()):
+        other, other_line = by_id.setdefault(class_id, (name, line_number))
+        if other != name:
+            raise DataError(
+                f"{path}:{line_number}: class-map calls class {class_id} {name!r}, but {path}:{other_line} calls it {other!r}, "
+                "expected one name for each id"
+            )
+        other, other_line = by_words.setdefault(name.strip(), (name, line_number))
+        if other != name:
+            raise DataError(
+                f"{path}:{line_number}: class-map has {name!r}, but {path}:{other_line} has {other!r}, "
+                "expected names that differ in more than blanks"
+            )
+    names = list(dict.fromkeys(name for name, _ in by_id.values()))
+    return ClassNames(tuple(names)), {class_id: names.index(name) for class_id, (name, _) in by_id.items()}
+
+
+def _no_boxes(found: Survey, path: PathLike) -> str:
+    kinds = {
+        kind: (line, name) for name, attribute in found.attributes.items() for kind, line in attribute.kinds.items()
+    }
+    if not kinds:
+        keys = ", ".join(found.first_keys[:5]) or "no keys"
+        return (
+            f"{path}:{found.first_line}: found {keys}, expected a label attribute and its metadata of type {BOX_TYPE}"
+        )
+    line = min(line for line, _ in kinds.values())
+    listed = ", ".join(f"{kind} ({name})" for kind, (_, name) in sorted(kinds.items()))
+    hint = "; prepare convert makes boxes of video frames" if VIDEO_TYPE in kinds else ""
+    return f"{path}:{line}: found labels of type {listed}, expected {BOX_TYPE}{hint}"

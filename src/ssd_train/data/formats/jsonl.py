@@ -1,0 +1,174 @@
+"""JSON and JSON Lines read strictly, with the line numbers of the file, and files that appear whole or not at all.
+
+Strict means: UTF-8 (a byte order mark is allowed), no key twice in one object, no NaN or Infinity. Python's own reader
+takes all of these silently: the last of two keys wins, and NaN becomes a loss of NaN hours later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NoReturn, Tuple, Union
+
+from ssd_train.errors import DataError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+_BOM = b"\xef\xbb\xbf"
+_LISTED = 3  # bad lines named in one message
+
+
+def _reject_constant(text: str) -> NoReturn:
+    raise ValueError(f"found {text}, which is not JSON, expected a finite number")
+
+
+def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"found key {twice!r} twice in one object, expected each key once")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of one JSON text in UTF-8; a DataError without a place, which the caller knows."""
+    try:
+        return _decoder.decode(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"found byte 0x{data[error.start]:02x}, which is not UTF-8, expected JSON in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"found bad JSON at column {error.colno} ({error.msg}), expected one whole JSON value"
+        ) from None
+    except RecursionError:
+        raise DataError("found JSON nested too deep to be labels, expected a few levels") from None
+    except ValueError as error:  # ours above, or an integer of thousands of digits
+        raise DataError(str(error)) from None
+
+
+def parse_object(line: bytes) -> Dict[str, Any]:
+    """The JSON object of one line; a DataError without a place."""
+    value = parse_json(line)
+    if not isinstance(value, dict):
+        raise DataError(f"found a JSON {type(value).__name__}, expected one JSON object")
+    return value
+
+
+def read_json(path: PathLike) -> Any:
+    """The value of a whole JSON file, read as strictly as a line; a DataError that starts with the file."""
+    data = read_bytes(path)
+    _refuse_encoding(path, data)
+    try:
+        return parse_json(data[len(_BOM) :] if data.startswith(_BOM) else data)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The bytes of a file; a DataError that names it when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({_reason(error)}), expected a readable file") from None
+
+
+def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) of the lines that are not blank, without the byte order mark.
+
+    Only a line feed ends a line (U+2028 inside a string does not). A file that is no JSON Lines file at all (UTF-16,
+    one JSON array, pretty-printed JSON, a compressed file) is one DataError about the file, not one for each line.
+    """
+    first = True
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1 and line.startswith(_BOM):
+                    line = line[len(_BOM) :]
+                line = line.strip()
+                if line:
+                    if first:
+                        _refuse_other_kinds(path, number, line)
+                    first = False
+                    yield number, line
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({_reason(error)}), expected a JSON Lines file") from None
+
+
+def read_json_lines(path: PathLike) -> Iterator[Tuple[str, Dict[str, Any]]]:
+    """Yield (``file:line``, object) of each line; the first bad line is a DataError."""
+    for number, line in numbered_lines(path):
+        try:
+            yield f"{path}:{number}", parse_object(line)
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}") from None
+
+
+def bad_lines_error(bad: "List[Tuple[str, str]]", noun: str = "bad lines") -> DataError:
+    """One error for all `bad` (where, fault), naming the first few."""
+    faults = [f"{where}: {fault}" for where, fault in bad]
+    if len(faults) == 1:
+        return DataError(faults[0])
+    more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    return DataError(f"{len(faults)} {noun}: {'; '.join(faults[:_LISTED])}{more}")
+
+
+@contextmanager
+def written_whole(path: PathLike) -> "Iterator[Any]":
+    """A binary file that appears under `path` complete, or not at all when the block raises."""
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=str(target.parent))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads; labels are shared
+        os.chmod(name, 0o644)
+        os.replace(name, str(target))
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def dump_json(value: Any) -> bytes:
+    """One line of JSON in UTF-8, without spaces; a DataError for text that UTF-8 cannot hold."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"found {text[error.start : error.end]!r} in a name, expected text that UTF-8 can hold"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _refuse_encoding(path: PathLike, data: bytes) -> None:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:100]:
+        raise DataError(f"{path}: is UTF-16 or no text at all, expected UTF-8")
+    if data[:2] == b"\x1f\x8b":
+        raise DataError(f"{path}: is compressed with gzip, expected the unpacked file")
+
+
+def _refuse_other_kinds(path: PathLike, number: int, line: bytes) -> None:
+    _refuse_encoding(path, line)
+    where = f"{path}:{number}"
+    if line.startswith(b"["):
+        raise DataError(f"{where}: starts a JSON array, expected JSON Lines: one object on each line")
+    if line == b"{" or (line.startswith(b"{") and line.endswith((b",", b"[", b":", b"{"))):
+        raise DataError(
+            f"{where}: starts JSON printed over several lines, expected JSON Lines: one object on each line"
+        )
