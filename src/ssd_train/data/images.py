@@ -1,0 +1,294 @@
+"""Bytes <-> RGB array: the one decoder of training, evaluation and serving.
+
+An image is uint8 (H, W, 3) RGB, contiguous. What a file is, is told by its bytes, never by its name. Nothing is decoded
+before its header has passed the limits, and nothing that is cut off is ever passed on with invented pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.errors import DataError, DependencyError
+
+try:
+    import cv2
+except ImportError as error:  # not installed, or a system library such as libGL.so.1 is missing
+    raise DependencyError(f"OpenCV cannot be imported ({error}), expected: pip install opencv-python-headless") from error
+try:
+    from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+except ImportError as error:
+    raise DependencyError(f"Pillow cannot be imported ({error}), expected: pip install Pillow") from error
+
+# Pillow's readers are called by themselves: Image.open warns of and refuses large images by a global limit of its own.
+_READERS: Dict[str, Callable[[io.BytesIO], Image.Image]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+FORMATS = tuple(_READERS)
+
+# (offset, first bytes, name): what is read above, then what people have instead
+_SIGNATURES: Tuple[Tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF8", "a GIF image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftypavis", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftyp", "a video (MP4)"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\0\0\1\0", "an icon (ICO)"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\3\4", "a zip archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
+)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before decoding: pixels above `max_pixels`, a side below `min_side`, long over short side above
+    `max_aspect`."""
+
+    max_pixels: int = 50_000_000
+    min_side: int = 10
+    max_aspect: float = 50.0
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an encoded image says of itself.
+
+    format          one of FORMATS
+    width, height   pixels as stored, before the orientation is applied
+    orientation     EXIF orientation 1..8; 1 where there is none or it is damaged
+    frames          1, or more for an animation or a TIFF of many pages
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int = 1
+    frames: int = 1
+
+    @property
+    def shown_wh(self) -> SizeWH:
+        """(width, height) with the orientation applied, as browsers show it."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def read_header(data: bytes, where: str) -> ImageHeader:
+    """The header of an encoded image, read without decoding a pixel. A DataError, beginning with `where`, says what the
+    bytes look like when they are no image of FORMATS."""
+    found = _look(data)
+    if found not in _READERS:
+        raise DataError(f"{where}: found {found}, expected an image ({', '.join(FORMATS)})")
+    try:
+        image = _READERS[found](io.BytesIO(data))
+        return _header_of(image, found)
+    except Exception as error:  # Pillow's parsers meet damage with many kinds of exception; all mean the same here
+        raise DataError(f"{where}: found a damaged {found} header ({error}), expected a whole image") from error
+
+
+def _header_of(image: Image.Image, name: str) -> ImageHeader:
+    frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
+    if name == "TIFF":
+        # Pillow's size of a TIFF is turned already in some versions; the tags are as stored
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return ImageHeader(name, int(tags[256]), int(tags[257]), int(tags.get(274, 1)), frames)
+    width, height = image.size
+    return ImageHeader(name, width, height, exif_orientation(image.info.get("exif", b"")), frames)
+
+
+def _look(data: bytes) -> str:
+    """The name of a format of FORMATS, or words for what the bytes look like."""
+    if not data:
+        return "an empty file (0 bytes)"
+    for offset, signature, name in _SIGNATURES:
+        if data.startswith(signature, offset):
+            return name
+    head = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page"
+    if head.startswith((b"<?xml", b"<svg", b"<error")):
+        return "XML or SVG text"
+    if all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64]):
+        return f"text beginning {bytes(data[:32])!r}"
+    return f"unknown bytes beginning {bytes(data[:8]).hex()}"
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation 1..8 (tag 0x0112 of the first directory, EXIF 2.3 section 4.6.2) of an EXIF block. 1 where it is
+    absent, damaged or out of range, which is how browsers show such a file."""
+    tiff = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    try:
+        if order is not None:
+            (start,) = struct.unpack_from(order + "I", tiff, 4)
+            (count,) = struct.unpack_from(order + "H", tiff, start)
+            for entry in range(start + 2, start + 2 + 12 * count, 12):
+                tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+                if tag == 0x0112 and kind == 3 and 1 <= value <= 8:
+                    return int(value)
+    except struct.error:  # the block ends early
+        return 1
+    return 1
+
+
+def decode(
+    data: bytes,
+    where: str,
+    expected_wh: Optional[SizeWH] = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    reduce: int = 1,
+) -> np.ndarray:
+    """Decode to RGB uint8 (H, W, 3), contiguous, turned upright.
+
+    Without `expected_wh` the EXIF orientation is applied, as browsers and (since 2021) Ground Truth show it. With it, the
+    labels' (width, height) decides whether the picture was turned when it was labelled; a picture that has another size
+    either way is a DataError. `reduce` 2, 4 or 8 gives about that fraction of each side, much faster for a JPEG; the
+    sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is dropped.
+    Every DataError begins with `where`.
+    """
+    header = read_header(data, where)
+    check_limits(header, where, limits)
+    orientation = turn_for(header, where, expected_wh)
+    check_whole(data, header, where)
+    flags = _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise DataError(f"{where}: found a damaged {header.format} ({error.err}), expected a whole image") from error
+    if bgr is None:
+        raise DataError(f"{where}: found a {header.format} that cannot be decoded (damaged or cut off), expected a whole image")
+    return np.ascontiguousarray(turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), orientation))
+
+
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    """A DataError when the image is larger, narrower or longer than `limits`, or has several frames."""
+    width, height = header.width, header.height
+    size = f"{where}: found {width}x{height}"
+    if width * height > limits.max_pixels:
+        raise DataError(f"{size} = {width * height / 1e6:.1f} Mpx, expected at most {limits.max_pixels / 1e6:g} Mpx")
+    if min(width, height) < limits.min_side:
+        raise DataError(f"{size}, expected sides of at least {limits.min_side} px")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise DataError(f"{size}, expected an aspect ratio of at most {limits.max_aspect:g}")
+    if header.frames > 1:
+        raise DataError(f"{where}: found {header.format} with {header.frames} frames, expected one picture")
+    if header.format == "TIFF" and header.orientation != 1:
+        # OpenCV turns these whatever it is told, in some versions only
+        raise DataError(f"{where}: found a TIFF with orientation {header.orientation}, expected 1 (save it upright)")
+
+
+def turn_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = None) -> int:
+    """The orientation 1..8 to apply so that the picture has the labels' size; a DataError when neither way has it."""
+    if expected_wh is None or header.shown_wh == tuple(expected_wh):
+        return header.orientation
+    # some tools labelled the stored pixels, blind to EXIF
+    if (header.width, header.height) == tuple(expected_wh):
+        return 1
+    (width, height), (expected_width, expected_height) = header.shown_wh, expected_wh
+    raise DataError(
+        f"{where}: found {width}x{height}, expected {expected_width}x{expected_height} (the labels' image_size)"
+    )
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """The stored pixels (H, W, 3) of EXIF `orientation` 1..8 as they are to be seen; a view."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
+    """A DataError when a JPEG or PNG is cut off; decoders fill the rest with gray or repeated rows without a word. The
+    other formats' decoders refuse by themselves."""
+    if header.format == "JPEG":
+        scan = _first_scan(data)
+        # inside a scan 0xff is always followed by 0 or a restart, so 0xffd9 after its start is the end of the image
+        whole = scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
+    else:
+        whole = header.format != "PNG" or data.rfind(b"IEND") >= 0
+    if not whole:
+        raise DataError(f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image")
+
+
+def _first_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins, or -1. Segments before it are stepped over, for an EXIF thumbnail holds
+    scans and ends of its own."""
+    place = 2
+    while place >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if data[place] != 0xFF or marker in (0x00, 0xFF):  # stray or fill bytes
+            place = data.find(b"\xff", place + 1)
+        elif marker == 0xDA:
+            return place
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return -1
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
+    """RGB uint8 (H, W, 3) -> JPEG of `quality` 1..100."""
+    return encode_like(image, "JPEG", quality)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """RGB uint8 (H, W, 3) -> PNG, lossless."""
+    return encode_like(image, "PNG")
+
+
+def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
+    """RGB uint8 (H, W, 3) -> bytes of `format`, one of FORMATS; `quality` 1..100 counts for JPEG and WEBP."""
+    if format not in FORMATS:
+        raise DataError(f"image format: found {format!r}, expected one of {', '.join(FORMATS)}")
+    options = {"JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality], "WEBP": [cv2.IMWRITE_WEBP_QUALITY, quality]}.get(format, [])
+    ok, encoded = cv2.imencode(f".{format.lower()}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not ok:
+        raise DataError(f"image of {image.shape[1]}x{image.shape[0]}: cannot be encoded as {format}")
+    return bytes(encoded)
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """RGB uint8 (H, W, 3) -> the same shape with three equal channels of luma (ITU-R BT.601)."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+    """`image` (H, W, 3) at `size_wh`: by area where no side grows, else linear."""
+    shrinks = size_wh[0] <= image.shape[1] and size_wh[1] <= image.shape[0]
+    return cv2.resize(image, tuple(size_wh), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,0 +1,110 @@
+"""Where the bytes of a record's image come from: a folder, or memory."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Mapping, Optional
+
+from ssd_train.data.records import Record
+from ssd_train.errors import DataError
+
+
+class FolderImages:
+    """Images below a folder, found by their names in the labels.
+
+    ``s3://bucket/a/b/c.jpg`` and ``a/b/c.jpg`` mean the same here: the first that exists of a/b/c.jpg, b/c.jpg, c.jpg
+    under the folder, else the only file called c.jpg anywhere below it. Keys are literal: ``%20`` and ``+`` stand for
+    themselves. Names that point out of the folder are refused, and so are links that lead out of it.
+    """
+
+    def __init__(self, root: "str | os.PathLike[str]") -> None:
+        self.root = os.path.realpath(os.fspath(root))
+        if not os.path.isdir(self.root):
+            raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
+        self._by_basename: Optional[Dict[str, List[str]]] = None
+
+    def read(self, record: Record) -> bytes:
+        """The encoded image; a DataError names the record's place when it cannot be had."""
+        path = self.locate(record)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"{_place(record)}: image {path} cannot be read ({error.strerror}), expected a file") from error
+
+    def locate(self, record: Record) -> str:
+        """The path of the image, links resolved and inside the folder."""
+        parts = key_parts(record)
+        path = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
+        real = os.path.realpath(path)
+        if not real.startswith(os.path.join(self.root, "")):
+            raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
+        return real
+
+    def _by_path(self, parts: List[str]) -> Optional[str]:
+        for first in range(len(parts)):
+            path = os.path.join(self.root, *parts[first:])
+            if os.path.lexists(path):
+                return path
+        return None
+
+    def _by_unique_basename(self, record: Record, basename: str) -> str:
+        if self._by_basename is None:  # two threads may both build it; they build the same
+            self._by_basename = _files_by_basename(self.root)
+        paths = self._by_basename.get(basename, [])
+        if not paths:
+            raise DataError(f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}")
+        if len(paths) > 1:
+            raise DataError(
+                f"{_place(record)}: image {record.name!r} may be {paths[0]} or {paths[1]} ({len(paths)} files of that name), "
+                "expected one, or the path of the labels below the folder"
+            )
+        return paths[0]
+
+
+class MemoryImages:
+    """Encoded images by their names in the labels, kept in memory."""
+
+    def __init__(self, images: Mapping[str, bytes]) -> None:
+        self._images = dict(images)
+
+    def read(self, record: Record) -> bytes:
+        """The encoded image; a DataError names the record's place when there is none of that name."""
+        if record.name not in self._images:
+            raise DataError(f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory")
+        return self._images[record.name]
+
+    def locate(self, record: Record) -> str:
+        """The name itself: there is no file."""
+        return record.name
+
+
+def key_parts(record: Record) -> List[str]:
+    """The path of a record's image as parts, without the bucket; a DataError for a name that could leave its folder."""
+    name = record.name
+    scheme, separator, rest = name.partition("://")
+    if separator and scheme.lower() != "s3":
+        raise DataError(f"{_place(record)}: image {name!r}, expected s3://bucket/key or a relative path")
+    key = rest.partition("/")[2] if separator else name
+    if "\0" in key or key.startswith("/"):
+        raise DataError(f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path")
+    parts = [part for part in key.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise DataError(f"{_place(record)}: image {name!r} leaves its folder by '..', expected a path inside it")
+    if not parts or key.endswith("/"):
+        raise DataError(f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path")
+    return parts
+
+
+def _place(record: Record) -> str:
+    return record.where or record.name
+
+
+def _files_by_basename(root: str) -> Dict[str, List[str]]:
+    """Paths below `root`, sorted, by their last part."""
+    found: Dict[str, List[str]] = {}
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        for name in sorted(names):
+            found.setdefault(name, []).append(os.path.join(folder, name))
+    return found
