@@ -1,0 +1,128 @@
+"""Which detections hit a labelled box: pairs of the same image and class, and the matching rules of VOC and of COCO.
+
+Everything works on all images and classes at once. Detections are numbered so that, within a class, a lower number is a
+higher score; the *group* of a box is the number of its image and class, and only boxes of one group can match.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+import numpy as np
+
+PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, and keeps them in the processor's cache
+
+
+class Pairs(NamedTuple):
+    """Overlapping boxes: numbers of a detection (P,) and of a labelled box (P,), both int64, and their IoU (P,) float64."""
+
+    detection: np.ndarray
+    truth: np.ndarray
+    iou: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Pairs":
+        """The pairs that `index` (numbers or a mask) selects, in its order."""
+        return Pairs(self.detection[index], self.truth[index], self.iou[index])
+
+
+class Grouped(NamedTuple):
+    """Boxes float32 (N, 4) xyxy pixels and the group int64 (N,) of each."""
+
+    boxes: np.ndarray
+    groups: np.ndarray
+
+
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union float64 (N,) of each row of `a` (N, 4) with the same row of `b` (N, 4); no "+ 1" pixel."""
+    ax1, ay1, ax2, ay2 = a.T.astype(np.float64)
+    bx1, by1, bx2, by2 = b.T.astype(np.float64)
+    width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
+    height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
+    intersection = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def rank_in_group(groups: np.ndarray) -> np.ndarray:
+    """How many earlier elements (N,) have the same group as this one."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = _offsets(np.diff(np.append(starts, len(ordered))))
+    return rank
+
+
+def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float) -> Pairs:
+    """All pairs of one group that overlap by at least `min_iou`, and at all; by rising detection, then truth."""
+    chunks = [_overlaps(pairs, detections.boxes, truth.boxes) for pairs in _candidates(detections.groups, truth.groups)]
+    kept = [pairs.take((pairs.iou >= min_iou) & (pairs.iou > 0)) for pairs in chunks]
+    empty = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    return Pairs(*(np.concatenate(columns) for columns in zip(empty, *kept)))
+
+
+def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iterator[Pairs]":
+    """All pairs of one group, a bounded number at a time; their IoU is still to be found."""
+    if not len(truth_groups):
+        return
+    by_group = np.argsort(truth_groups, kind="stable")
+    groups, first, sizes = np.unique(truth_groups[by_group], return_index=True, return_counts=True)
+    slot = np.minimum(np.searchsorted(groups, detection_groups), len(groups) - 1)
+    partnered = np.flatnonzero(groups[slot] == detection_groups)
+    slot = slot[partnered]
+    total = np.cumsum(sizes[slot])
+    cuts = np.searchsorted(total, np.arange(PAIRS_AT_ONCE, total[-1] if len(total) else 0, PAIRS_AT_ONCE))
+    for part, slots in zip(np.split(partnered, cuts), np.split(slot, cuts)):
+        count = sizes[slots]
+        truth = by_group[np.repeat(first[slots], count) + _offsets(count)]
+        yield Pairs(np.repeat(part, count), truth, np.zeros(0))
+
+
+def _overlaps(pairs: Pairs, boxes: np.ndarray, truth_boxes: np.ndarray) -> Pairs:
+    return pairs._replace(iou=paired_iou(boxes[pairs.detection], truth_boxes[pairs.truth]))
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def match_voc(pairs: Pairs) -> np.ndarray:
+    """Numbers, rising, of the detections that hit by the rule of the VOC development kit.
+
+    A detection stands for the labelled box that it overlaps most (the first of equals), taken or not; of those that stand
+    for one box the best score hits it, the others are duplicates. `pairs` holds those at or above the IoU threshold.
+    """
+    pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
+    pairs = pairs.take(np.unique(pairs.detection, return_index=True)[1])
+    _, first = np.unique(pairs.truth, return_index=True)
+    return np.sort(pairs.detection[first])
+
+
+def match_coco(pairs: Pairs) -> np.ndarray:
+    """Numbers, rising, of the detections that hit by the rule of pycocotools.
+
+    In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals). `pairs` holds
+    those at or above the IoU threshold. That serial choice is the stable matching of detections that prefer larger
+    overlaps to boxes that all prefer higher scores, so deferred acceptance (Gale and Shapley 1962) finds it for all
+    images together in a few rounds: everyone claims their next choice, a box keeps the best claimant.
+    """
+    pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
+    _, choice, count = np.unique(pairs.detection, return_index=True, return_counts=True)
+    end = choice + count
+    nobody = len(choice)
+    owner = np.full(pairs.truth.max() + 1 if len(pairs.truth) else 0, nobody)
+    waiting = np.arange(nobody)
+    while len(waiting):
+        wanted = pairs.truth[choice[waiting]]
+        previous = owner[wanted]
+        better = waiting < previous
+        # written from the worst score to the best: the last write stays
+        owner[wanted[better][::-1]] = waiting[better][::-1]
+        refused = waiting[owner[wanted] != waiting]
+        displaced = np.unique(previous[better & (previous < nobody)])
+        waiting = np.sort(np.concatenate([refused, displaced]))
+        choice[waiting] += 1
+        waiting = waiting[choice[waiting] < end[waiting]]
+    hits = np.sort(owner[owner < nobody])
+    return pairs.detection[(end - count)[hits]]

@@ -1,0 +1,205 @@
+"""RunningMean of losses, and MeanAveragePrecision: VOC 2007 (11 points), VOC 2010 (area) and COCO (101 points, 10 IoUs).
+
+Overlaps are taken in pixels of the image as given, without the VOC kit's "+ 1". COCO figures equal pycocotools' (area "all",
+at most 100 detections per image and class, no crowd boxes).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.errors import ConfigError, DataError, TrainingDiverged
+from ssd_train.training.average_precision import (
+    best_f1,
+    coco_average_precision,
+    voc07_average_precision,
+    voc_area_average_precision,
+)
+from ssd_train.training.matching import Grouped, Pairs, match_coco, match_voc, overlapping_pairs, rank_in_group
+from ssd_train.training.scores import ClassScores, Curve, Scores
+
+MAX_DETECTIONS = 100  # per image and class, pycocotools' maxDets
+COCO_IOUS = np.linspace(0.5, 0.95, 10)
+
+
+class RunningMean:
+    """The mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.count = 0.0
+
+    def update(self, total: float, count: float) -> None:
+        """Add the sum of `count` values; a TrainingDiverged if it is NaN or infinite."""
+        if not math.isfinite(total):
+            raise TrainingDiverged(f"running mean: found a sum of {total} over {count} values, expected a finite one")
+        self.total += total
+        self.count += count
+
+    @property
+    def value(self) -> Optional[float]:
+        """The mean of all values so far; None before there is one."""
+        return self.total / self.count if self.count else None
+
+
+class _Boxes(NamedTuple):
+    """Boxes of all images: float32 (N, 4) xyxy pixels, number of the image (N,), class (N,) and score (N,), 1 in labels."""
+
+    boxes: np.ndarray
+    images: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+
+    def take(self, index: np.ndarray) -> "_Boxes":
+        return _Boxes(*(column[index] for column in self))
+
+    def by_class_and_score(self, num_classes: int) -> "_Boxes":
+        """Classes rising, scores falling in each, equal ones as they came: the numbering that matching expects."""
+        order = np.argsort(-self.scores, kind="stable")
+        small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # small integers are sorted by radix
+        return self.take(order[np.argsort(small, kind="stable")])
+
+    def grouped(self, num_classes: int) -> Grouped:
+        return Grouped(self.boxes, self.images * num_classes + self.class_ids)
+
+    def class_limits(self, num_classes: int) -> np.ndarray:
+        """Where each class starts, (num_classes + 1,); of boxes ordered by class."""
+        return np.searchsorted(self.class_ids, np.arange(num_classes + 1))
+
+
+class MeanAveragePrecision:
+    """Collects the detections and labels of images one by one; `compute` scores them all.
+
+    The figures do not depend on the order of the updates: equal scores are ranked by image name.
+    """
+
+    def __init__(self, class_names: ClassNames) -> None:
+        self.class_names = class_names
+        self._images: List[Tuple[str, Detections, Record]] = []
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def update(self, detections: Detections, truth: Record) -> None:
+        """Add one image; both must speak of pixels of the same image size, a DataError otherwise."""
+        if truth.size_wh is not None and tuple(truth.size_wh) != tuple(detections.size_wh):
+            raise DataError(
+                f"{truth.where or truth.name}: found detections in an image of {detections.size_wh}, "
+                f"expected {truth.size_wh} as in the labels"
+            )
+        self._images.append((truth.name, detections, truth))
+
+    def compute(self, iou_threshold: float = 0.5) -> Scores:
+        """All figures; `iou_threshold` (above 0, at most 1) is that of the two VOC figures. A DataError without an image."""
+        if not 0 < iou_threshold <= 1:
+            raise ConfigError(f"overlap_threshold: found {iou_threshold}, expected above 0 and at most 1")
+        if not self._images:
+            raise DataError("evaluation: found no image, expected at least one")
+        size = len(self.class_names)
+        truth, detections = self._gather()
+        pairs = overlapping_pairs(detections.grouped(size), truth.grouped(size), min(iou_threshold, COCO_IOUS[0]))
+        voc_ranks = _ranks(match_voc(pairs.take(pairs.iou >= iou_threshold)), detections.class_limits(size))
+
+        kept = _best_of_each_group(detections, size)
+        considered, pairs = detections.take(kept), _renumbered(pairs, kept)
+        limits = considered.class_limits(size)
+        hits = [match_coco(pairs.take(pairs.iou >= iou)) for iou in COCO_IOUS]
+        coco_ranks = [_ranks(at_iou, limits) for at_iou in hits]
+
+        is_hit = np.zeros(len(considered.scores), dtype=bool)
+        is_hit[hits[0]] = True
+        is_background = np.bincount(truth.images, minlength=len(self)) == 0
+        return Scores(
+            per_class=self._class_scores(truth, detections, voc_ranks, coco_ranks),
+            best_f1=best_f1(considered.scores, is_hit, len(truth.boxes)),
+            images=len(self),
+            background_images=int(is_background.sum()),
+            background_alarms=detections.scores[is_background[detections.images]],
+            overlap_threshold=iou_threshold,
+            curves=self._curves(considered, is_hit, truth),
+        )
+
+    def _gather(self) -> Tuple[_Boxes, _Boxes]:
+        """Labels and detections of all images, images by name; a DataError for a class that has no name."""
+        images = sorted(self._images, key=lambda image: image[0])
+        truth = _joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
+        detections = _joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
+        for table, what in ((truth, "labels"), (detections, "detections")):
+            unknown = (table.class_ids < 0) | (table.class_ids >= len(self.class_names))
+            if unknown.any():
+                first = int(np.argmax(unknown))
+                raise DataError(
+                    f"{images[table.images[first]][0]}: found class id {table.class_ids[first]} in the {what}, "
+                    f"expected less than {len(self.class_names)}"
+                )
+        return truth, detections.by_class_and_score(len(self.class_names))
+
+    def _class_scores(
+        self, truth: _Boxes, detections: _Boxes, voc: List[np.ndarray], coco: List[List[np.ndarray]]
+    ) -> Tuple[ClassScores, ...]:
+        size = len(self.class_names)
+        labelled = np.bincount(truth.class_ids, minlength=size).tolist()
+        detected = np.bincount(detections.class_ids, minlength=size).tolist()
+        columns = zip(self.class_names, labelled, detected, voc, zip(*coco))
+        return tuple(_scores_of_class(*column) for column in columns)
+
+    def _curves(self, detections: _Boxes, is_hit: np.ndarray, truth: _Boxes) -> Dict[str, Curve]:
+        limits = detections.class_limits(len(self.class_names))
+        labelled = np.bincount(truth.class_ids, minlength=len(self.class_names))
+        curves = {}
+        for class_id in np.flatnonzero(labelled):
+            part = slice(limits[class_id], limits[class_id + 1])
+            hits = np.cumsum(is_hit[part])
+            precision = hits / np.arange(1, len(hits) + 1)
+            curves[self.class_names[class_id]] = Curve(hits / labelled[class_id], precision, detections.scores[part])
+        return curves
+
+
+def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Boxes:
+    """One table of the boxes, class ids and scores of each image."""
+    boxes, class_ids, scores = (np.concatenate(column) for column in zip(*images))
+    return _Boxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
+
+
+def _ranks(hits: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:
+    """For each class, the places from 1 of its hits among its detections; `hits` are numbers of detections, rising."""
+    parts = np.split(hits, np.searchsorted(hits, limits[1:-1]))
+    return [part - start + 1 for part, start in zip(parts, limits)]
+
+
+def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:
+    """Numbers of the detections that are among the first MAX_DETECTIONS of their image and class."""
+    crowded = np.flatnonzero(np.bincount(detections.images)[detections.images] > MAX_DETECTIONS)
+    keep = np.ones(len(detections.scores), dtype=bool)
+    keep[crowded] = rank_in_group(detections.take(crowded).grouped(num_classes).groups) < MAX_DETECTIONS
+    return np.flatnonzero(keep)
+
+
+def _renumbered(pairs: Pairs, kept: np.ndarray) -> Pairs:
+    """The pairs of the detections `kept` (numbers, rising), these numbered from 0."""
+    number = np.searchsorted(kept, pairs.detection)
+    here = np.append(kept, -1)[number] == pairs.detection
+    return pairs._replace(detection=number).take(here)
+
+
+def _scores_of_class(
+    name: str, boxes: int, detections: int, voc: np.ndarray, coco: Sequence[np.ndarray]
+) -> ClassScores:
+    """Average precisions from the ranks of the hits: of VOC, and of COCO at each of COCO_IOUS."""
+    if not boxes:
+        return ClassScores(name, boxes, detections)
+    by_iou = [coco_average_precision(ranks, boxes) for ranks in coco]
+    return ClassScores(
+        name=name,
+        boxes=boxes,
+        detections=detections,
+        coco=float(np.mean(by_iou)),
+        ap50=by_iou[0],
+        ap75=by_iou[5],
+        voc07=voc07_average_precision(voc, boxes),
+        voc_area=voc_area_average_precision(voc, boxes),
+    )

@@ -1,0 +1,191 @@
+"""What an evaluation found: figures by class, their means, and the same as JSON and as lines of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+FIXED_SCORE = 0.3  # the score at which false positives are also counted: what pictures show by default
+
+
+class Curve(NamedTuple):
+    """Recall, precision and score, each (N,), after each detection of a class in falling order of scores, at IoU 0.5."""
+
+    recall: np.ndarray
+    precision: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Figures of one class: average precisions in 0..1, None for a class without labelled boxes."""
+
+    name: str
+    boxes: int
+    detections: int
+    coco: Optional[float] = None
+    ap50: Optional[float] = None
+    ap75: Optional[float] = None
+    voc07: Optional[float] = None
+    voc_area: Optional[float] = None
+
+    def to_json(self) -> Dict[str, Any]:
+        """The figures under the names of the report."""
+        return {
+            "AP": self.coco,
+            "AP@0.5": self.ap50,
+            "AP@0.75": self.ap75,
+            "VOC07": self.voc07,
+            "VOC_area": self.voc_area,
+            "boxes": self.boxes,
+            "detections": self.detections,
+        }
+
+
+@dataclass(frozen=True)
+class BestF1:
+    """The score threshold with the best F1 over the detections of all classes at IoU 0.5; None where nothing is detected."""
+
+    f1: float
+    recall: float
+    precision: Optional[float]
+    threshold: Optional[float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `MeanAveragePrecision.compute` returns.
+
+    overlap_threshold      IoU at which the two VOC figures count a hit
+    best_f1                None when there is no labelled box
+    background_images      number of images without labelled boxes
+    background_alarms      scores (N,) of all detections in those
+    curves                 by class name, for the classes with labelled boxes
+    unanswered_images      labelled images for which a file of answers has no line (scored as nothing detected)
+    unlabelled_answers     lines of a file of answers for images that are not labelled (left out)
+    """
+
+    per_class: Tuple[ClassScores, ...]
+    best_f1: Optional[BestF1]
+    images: int
+    background_images: int
+    background_alarms: np.ndarray = field(repr=False, compare=False)
+    overlap_threshold: float = 0.5
+    curves: Dict[str, Curve] = field(default_factory=dict, repr=False, compare=False)
+    unanswered_images: int = 0
+    unlabelled_answers: int = 0
+
+    @property
+    def boxes(self) -> int:
+        """Number of labelled boxes."""
+        return sum(scores.boxes for scores in self.per_class)
+
+    @property
+    def detections(self) -> int:
+        """Number of detections."""
+        return sum(scores.detections for scores in self.per_class)
+
+    @property
+    def coco(self) -> Optional[float]:
+        """COCO mAP: mean over IoU 0.50, 0.55 ... 0.95 and over the classes with labelled boxes; None when there is none."""
+        return self._mean("coco")
+
+    @property
+    def ap50(self) -> Optional[float]:
+        """COCO mAP at IoU 0.5."""
+        return self._mean("ap50")
+
+    @property
+    def ap75(self) -> Optional[float]:
+        """COCO mAP at IoU 0.75."""
+        return self._mean("ap75")
+
+    @property
+    def voc07(self) -> Optional[float]:
+        """VOC 2007 11-point mAP at `overlap_threshold`."""
+        return self._mean("voc07")
+
+    @property
+    def voc_area(self) -> Optional[float]:
+        """VOC 2010 mAP (area under the curve) at `overlap_threshold`."""
+        return self._mean("voc_area")
+
+    def false_positives(self, threshold: float) -> Optional[float]:
+        """Detections with a score of at least `threshold` per image without objects; None without such images."""
+        if not self.background_images:
+            return None
+        return float(np.count_nonzero(self.background_alarms >= threshold) / self.background_images)
+
+    @property
+    def false_positives_at_best_f1(self) -> Optional[float]:
+        """`false_positives` at the threshold of `best_f1`; None without one."""
+        if self.best_f1 is None or self.best_f1.threshold is None:
+            return None
+        return self.false_positives(self.best_f1.threshold)
+
+    def _mean(self, figure: str) -> Optional[float]:
+        values = [getattr(scores, figure) for scores in self.per_class if scores.boxes]
+        return float(np.mean(values)) if values else None
+
+    def means(self) -> Dict[str, Optional[float]]:
+        """The means over the classes by their reported names."""
+        return {
+            "mAP": self.coco,
+            "mAP@0.5": self.ap50,
+            "mAP@0.75": self.ap75,
+            "VOC07": self.voc07,
+            "VOC_area": self.voc_area,
+        }
+
+    def to_json(self) -> Dict[str, Any]:
+        """A plain dict; None stands for what cannot be told. Curves are left out."""
+        return {
+            **self.means(),
+            "overlap_threshold": self.overlap_threshold,
+            "per_class": {scores.name: scores.to_json() for scores in self.per_class},
+            "best_f1": None if self.best_f1 is None else dict(vars(self.best_f1)),
+            "false_positives_per_background_image": self.false_positives_at_best_f1,
+            f"false_positives_per_background_image@{FIXED_SCORE}": self.false_positives(FIXED_SCORE),
+            "images": self.images,
+            "background_images": self.background_images,
+            "boxes": self.boxes,
+            "detections": self.detections,
+            "unanswered_images": self.unanswered_images,
+            "unlabelled_answers": self.unlabelled_answers,
+        }
+
+    def lines(self) -> List[str]:
+        """The figures as text for people, one line each; the means as ``mAP@0.5 0.812``."""
+        lines = [f"{name} {_text(value)}" for name, value in self.means().items()]
+        lines += [_class_line(scores) for scores in self.per_class]
+        if self.best_f1 is not None:
+            best = self.best_f1
+            lines.append(
+                f"best F1 {_text(best.f1)} at score {_text(best.threshold)}: "
+                f"precision {_text(best.precision)}, recall {_text(best.recall)}"
+            )
+        lines.append(
+            f"false positives per image without objects: {_text(self.false_positives_at_best_f1)} at the best F1, "
+            f"{_text(self.false_positives(FIXED_SCORE))} at score {FIXED_SCORE}"
+        )
+        lines.append(
+            f"images {self.images} ({self.background_images} without objects), boxes {self.boxes}, detections {self.detections}"
+        )
+        if self.unanswered_images or self.unlabelled_answers:
+            lines.append(
+                f"images without an answer {self.unanswered_images} (scored as nothing detected), "
+                f"answers without a label {self.unlabelled_answers} (left out)"
+            )
+        return lines
+
+
+def _class_line(scores: ClassScores) -> str:
+    figures = scores.to_json()
+    counts = f"boxes {figures.pop('boxes')}, detections {figures.pop('detections')}"
+    return f"class {scores.name}: {', '.join(f'{name} {_text(value)}' for name, value in figures.items())}, {counts}"
+
+
+def _text(value: Optional[float]) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
