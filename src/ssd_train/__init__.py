@@ -14,6 +14,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     data/               records -> dataset -> transforms -> batches
         boxes.py            geometry of xyxy boxes; the one law of coordinates
         records.py          Record, Detections, ClassNames: the words everyone speaks
+        encoded.py          encoded images as bytes: what they are, how they are turned
         images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
         formats/            ground_truth
         split.py            which records are held out

@@ -7,19 +7,21 @@ before its header has passed the limits, and nothing that is cut off is ever pas
 from __future__ import annotations
 
 import io
-import struct
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional
 
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
+from ssd_train.data.encoded import exif_orientation, first_scan, looks_like, png_ends
 from ssd_train.errors import DataError, DependencyError
 
 try:
     import cv2
 except ImportError as error:  # not installed, or a system library such as libGL.so.1 is missing
-    raise DependencyError(f"OpenCV cannot be imported ({error}), expected: pip install opencv-python-headless") from error
+    raise DependencyError(
+        f"OpenCV cannot be imported ({error}), expected: pip install opencv-python-headless"
+    ) from error
 try:
     from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 except ImportError as error:
@@ -34,31 +36,6 @@ _READERS: Dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 FORMATS = tuple(_READERS)
-
-# (offset, first bytes, name): what is read above, then what people have instead
-_SIGNATURES: Tuple[Tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (8, b"WEBP", "WEBP"),
-    (0, b"GIF8", "a GIF image"),
-    (4, b"ftypavif", "an AVIF image"),
-    (4, b"ftypavis", "an AVIF image"),
-    (4, b"ftyphei", "a HEIC image"),
-    (4, b"ftypmif1", "a HEIF image"),
-    (4, b"ftyp", "a video (MP4)"),
-    (4, b"JXL ", "a JPEG XL image"),
-    (0, b"\xff\x0a", "a JPEG XL image"),
-    (4, b"jP  ", "a JPEG 2000 image"),
-    (0, b"\0\0\1\0", "an icon (ICO)"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"%PDF", "a PDF"),
-    (0, b"PK\3\4", "a zip archive"),
-    (0, b"\x1f\x8b", "a gzip file"),
-    (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +76,7 @@ class ImageHeader:
 def read_header(data: bytes, where: str) -> ImageHeader:
     """The header of an encoded image, read without decoding a pixel. A DataError, beginning with `where`, says what the
     bytes look like when they are no image of FORMATS."""
-    found = _look(data)
+    found = looks_like(data)
     if found not in _READERS:
         raise DataError(f"{where}: found {found}, expected an image ({', '.join(FORMATS)})")
     try:
@@ -119,41 +96,6 @@ def _header_of(image: Image.Image, name: str) -> ImageHeader:
     return ImageHeader(name, width, height, exif_orientation(image.info.get("exif", b"")), frames)
 
 
-def _look(data: bytes) -> str:
-    """The name of a format of FORMATS, or words for what the bytes look like."""
-    if not data:
-        return "an empty file (0 bytes)"
-    for offset, signature, name in _SIGNATURES:
-        if data.startswith(signature, offset):
-            return name
-    head = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "an HTML page"
-    if head.startswith((b"<?xml", b"<svg", b"<error")):
-        return "XML or SVG text"
-    if all(byte >= 32 or byte in b"\t\r\n" for byte in data[:64]):
-        return f"text beginning {bytes(data[:32])!r}"
-    return f"unknown bytes beginning {bytes(data[:8]).hex()}"
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation 1..8 (tag 0x0112 of the first directory, EXIF 2.3 section 4.6.2) of an EXIF block. 1 where it is
-    absent, damaged or out of range, which is how browsers show such a file."""
-    tiff = exif[6:] if exif.startswith(b"Exif\0\0") else exif
-    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
-    try:
-        if order is not None:
-            (start,) = struct.unpack_from(order + "I", tiff, 4)
-            (count,) = struct.unpack_from(order + "H", tiff, start)
-            for entry in range(start + 2, start + 2 + 12 * count, 12):
-                tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-                if tag == 0x0112 and kind == 3 and 1 <= value <= 8:
-                    return int(value)
-    except struct.error:  # the block ends early
-        return 1
-    return 1
-
-
 def decode(
     data: bytes,
     where: str,
@@ -163,11 +105,11 @@ def decode(
 ) -> np.ndarray:
     """Decode to RGB uint8 (H, W, 3), contiguous, turned upright.
 
-    Without `expected_wh` the EXIF orientation is applied, as browsers and (since 2021) Ground Truth show it. With it, the
-    labels' (width, height) decides whether the picture was turned when it was labelled; a picture that has another size
-    either way is a DataError. `reduce` 2, 4 or 8 gives about that fraction of each side, much faster for a JPEG; the
-    sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is dropped.
-    Every DataError begins with `where`.
+    Without `expected_wh` the EXIF orientation is applied, as browsers and (since 2021) Ground Truth show it. With it,
+    the labels' (width, height) decides whether the picture was turned when it was labelled; a picture that has another
+    size either way is a DataError. `reduce` 2, 4 or 8 divides each side by about that, much faster for a JPEG; the
+    sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is dropped. Every
+    DataError begins with `where`.
     """
     header = read_header(data, where)
     check_limits(header, where, limits)
@@ -179,7 +121,9 @@ def decode(
     except cv2.error as error:
         raise DataError(f"{where}: found a damaged {header.format} ({error.err}), expected a whole image") from error
     if bgr is None:
-        raise DataError(f"{where}: found a {header.format} that cannot be decoded (damaged or cut off), expected a whole image")
+        raise DataError(
+            f"{where}: found a {header.format} that cannot be decoded (damaged or cut off), expected a whole image"
+        )
     return np.ascontiguousarray(turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), orientation))
 
 
@@ -236,30 +180,13 @@ def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
     """A DataError when a JPEG or PNG is cut off; decoders fill the rest with gray or repeated rows without a word. The
     other formats' decoders refuse by themselves."""
     if header.format == "JPEG":
-        scan = _first_scan(data)
+        scan = first_scan(data)
         # inside a scan 0xff is always followed by 0 or a restart, so 0xffd9 after its start is the end of the image
         whole = scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
     else:
-        whole = header.format != "PNG" or data.rfind(b"IEND") >= 0
+        whole = header.format != "PNG" or png_ends(data)
     if not whole:
         raise DataError(f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image")
-
-
-def _first_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, or -1. Segments before it are stepped over, for an EXIF thumbnail holds
-    scans and ends of its own."""
-    place = 2
-    while place >= 0 and place + 4 <= len(data):
-        marker = data[place + 1]
-        if data[place] != 0xFF or marker in (0x00, 0xFF):  # stray or fill bytes
-            place = data.find(b"\xff", place + 1)
-        elif marker == 0xDA:
-            return place
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return -1
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:

@@ -30,7 +30,9 @@ class FolderImages:
             with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
-            raise DataError(f"{_place(record)}: image {path} cannot be read ({error.strerror}), expected a file") from error
+            raise DataError(
+                f"{_place(record)}: image {path} cannot be read ({error.strerror}), expected a file"
+            ) from error
 
     def locate(self, record: Record) -> str:
         """The path of the image, links resolved and inside the folder."""
@@ -53,11 +55,13 @@ class FolderImages:
             self._by_basename = _files_by_basename(self.root)
         paths = self._by_basename.get(basename, [])
         if not paths:
-            raise DataError(f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}")
+            raise DataError(
+                f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}"
+            )
         if len(paths) > 1:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} may be {paths[0]} or {paths[1]} ({len(paths)} files of that name), "
-                "expected one, or the path of the labels below the folder"
+                f"{_place(record)}: image {record.name!r} may be {paths[0]} or {paths[1]} ({len(paths)} files of that "
+                "name), expected one, or the path of the labels below the folder"
             )
         return paths[0]
 
@@ -71,7 +75,9 @@ class MemoryImages:
     def read(self, record: Record) -> bytes:
         """The encoded image; a DataError names the record's place when there is none of that name."""
         if record.name not in self._images:
-            raise DataError(f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory")
+            raise DataError(
+                f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory"
+            )
         return self._images[record.name]
 
     def locate(self, record: Record) -> str:
@@ -87,12 +93,16 @@ def key_parts(record: Record) -> List[str]:
         raise DataError(f"{_place(record)}: image {name!r}, expected s3://bucket/key or a relative path")
     key = rest.partition("/")[2] if separator else name
     if "\0" in key or key.startswith("/"):
-        raise DataError(f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path")
+        raise DataError(
+            f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path"
+        )
     parts = [part for part in key.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise DataError(f"{_place(record)}: image {name!r} leaves its folder by '..', expected a path inside it")
     if not parts or key.endswith("/"):
-        raise DataError(f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path")
+        raise DataError(
+            f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path"
+        )
     return parts
 
 

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_train.data import images
+from ssd_train.data.encoded import exif_orientation
+from ssd_train.data.images import ImageLimits, decode, read_header, turn
+from ssd_train.errors import DataError
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def quadrants(width=60, height=40):
+    """A picture whose four corners tell how it is turned."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[: height // 2, : width // 2] = RED
+    image[: height // 2, width // 2 :] = GREEN
+    image[height // 2 :, : width // 2] = BLUE
+    image[height // 2 :, width // 2 :] = WHITE
+    return image
+
+
+def noise(width=120, height=80):
+    return np.random.RandomState(0).randint(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def encoded(image, format="PNG", mode=None, **options):
+    stream = io.BytesIO()
+    picture = Image.fromarray(image)
+    (picture.convert(mode) if mode else picture).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def with_exif(image, orientation, format="JPEG"):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
+    return encoded(image, format, exif=exif, **options)
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_claiming(width, height):
+    """A small file whose header claims a large picture."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def corner_colors(image):
+    """The main channel of three corners, as a colour's name by brightness order."""
+    height, width, _ = image.shape
+    spots = image[[5, 5, height - 5, height - 5], [5, width - 5, 5, width - 5]]
+    return [tuple(int(v) for v in np.where(spot > 128, 255, 0)) for spot in spots]
+
+
+GIF = encoded(noise(), "GIF", mode="P")
+TRUNCATED = r"(cut off|damaged)"
+
+BAD = {
+    "empty": (b"", "found an empty file"),
+    "html": (b"<!DOCTYPE html><html><body>404</body></html>", "found an HTML page"),
+    "html after a BOM": (b"\xef\xbb\xbf \n<html>", "found an HTML page"),
+    "s3 error": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "found XML"),
+    "text": (b"no image here, only words and more words", "found text beginning b'no image"),
+    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
+    "random bytes": (bytes(range(200, 256)), "found unknown bytes beginning c8c9"),
+    "gif": (GIF, "found a GIF image, expected an image .JPEG, PNG"),
+    "avif": (b"\0\0\0\x20ftypavif" + bytes(40), "found an AVIF image"),
+    "heic": (b"\0\0\0\x20ftypheic" + bytes(40), "found a HEIC image"),
+    "pdf": (b"%PDF-1.4 and so on", "found a PDF"),
+    "jpeg header only": (encoded(noise(), "JPEG")[:20], "found a damaged JPEG header"),
+    "jpeg half": (encoded(noise(), "JPEG")[:3000], TRUNCATED),
+    "jpeg without its last byte": (encoded(noise(), "JPEG")[:-1], "JPEG cut off after"),
+    "jpeg half with a thumbnail": (None, "JPEG cut off after"),
+    "jpeg half, smooth": (encoded(quadrants(640, 480), "JPEG")[:-400], "JPEG cut off after"),
+    "png half": (encoded(noise())[:3000], "PNG cut off after"),
+    "png without its end": (encoded(noise())[:-12], "PNG cut off after"),
+    "png with a hole": (encoded(noise())[:3000] + encoded(noise())[-12:], "PNG cut off"),
+    "png with a wrong byte": (encoded(noise())[:3000] + b"??" + encoded(noise())[3002:], "PNG that cannot be decoded"),
+    "png with an endless chunk": (encoded(noise())[:33] + b"\xd0" + encoded(noise())[34:], "PNG cut off"),
+    "bmp half": (encoded(noise(), "BMP")[:3000], TRUNCATED),
+    "tiff half": (encoded(noise(), "TIFF", compression="tiff_lzw")[:3000], TRUNCATED),
+    "webp half": (encoded(noise(), "WEBP")[:1000], TRUNCATED),
+    "1x1": (encoded(noise(1, 1)), "found 1x1, expected sides of at least 10 px"),
+    "1x100": (encoded(noise(1, 100)), "found 1x100, expected sides"),
+    "20000x20": (encoded(np.zeros((20, 20000, 3), np.uint8)), "found 20000x20, expected an aspect ratio of at most 50"),
+    "animated png": (
+        encoded(noise(), save_all=True, append_images=[Image.fromarray(255 - noise())]),
+        "found PNG with 2 frames, expected one picture",
+    ),
+    "animated webp": (
+        encoded(noise(), "WEBP", save_all=True, append_images=[Image.fromarray(255 - noise())]),
+        "found WEBP with 2 frames",
+    ),
+    "tiff of two pages": (
+        encoded(noise(), "TIFF", save_all=True, append_images=[Image.fromarray(noise())]),
+        "found TIFF with 2 frames",
+    ),
+    "tiff on its side": (encoded(noise(), "TIFF", tiffinfo={274: 6}), "TIFF with orientation 6, expected 1"),
+    "claims 30000x30000": (png_claiming(30000, 30000), "found 30000x30000 = 900.0 Mpx, expected at most 50 Mpx"),
+    "claims 40000x40000": (png_claiming(40000, 40000), "found 40000x40000 = 1600.0 Mpx"),
+}
+
+
+def half_with_thumbnail():
+    thumbnail = encoded(noise(32, 24), "JPEG")
+    block = b"Exif\0\0" + b"II*\0\x08\0\0\0" + struct.pack("<HI", 0, 0) + thumbnail
+    whole = encoded(noise(), "JPEG")
+    assert thumbnail.endswith(b"\xff\xd9")
+    return (whole[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + whole[2:])[: len(block) + 3000]
+
+
+@pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())
+def test_bad_images_are_named(data, message):
+    data = half_with_thumbnail() if data is None else data
+    with pytest.raises(DataError, match=message) as raised:
+        decode(data, "train.manifest:17")
+    assert str(raised.value).startswith("train.manifest:17: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_huge_claim_uses_no_memory():
+    data = png_claiming(20000, 20000)  # would be 1.2 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="400.0 Mpx"):
+        decode(data, "x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_limits_are_settings():
+    data = encoded(noise(120, 80))
+    with pytest.raises(DataError, match="at most 0.009 Mpx"):
+        decode(data, "x", limits=ImageLimits(max_pixels=9000))
+    assert decode(encoded(noise(5, 5)), "x", limits=ImageLimits(min_side=5)).shape == (5, 5, 3)
+
+
+GOOD = {
+    "jpeg": (encoded(quadrants(), "JPEG", quality=95), "JPEG"),
+    "progressive jpeg": (encoded(quadrants(), "JPEG", quality=95, progressive=True), "JPEG"),
+    "cmyk jpeg": (encoded(quadrants(), "JPEG", mode="CMYK", quality=95), "JPEG"),
+    "png": (encoded(quadrants()), "PNG"),
+    "palette png": (encoded(quadrants(), mode="P"), "PNG"),
+    "rgba png": (encoded(quadrants(), mode="RGBA"), "PNG"),
+    "bmp": (encoded(quadrants(), "BMP"), "BMP"),
+    "tiff": (encoded(quadrants(), "TIFF"), "TIFF"),
+    "webp": (encoded(quadrants(), "WEBP", lossless=True), "WEBP"),
+    "motion photo": (encoded(quadrants(), "JPEG", quality=95) + b"\0ftyp\xff\xd9 \xff\xda trailing video", "JPEG"),
+}
+
+
+@pytest.mark.parametrize("data, format", GOOD.values(), ids=GOOD.keys())
+def test_good_images_come_out_rgb(data, format):
+    assert read_header(data, "x") == images.ImageHeader(format, 60, 40)
+    image = decode(data, "x")  # the format is told by the bytes: a PNG called .jpg is a PNG
+    assert image.shape == (40, 60, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
+    assert corner_colors(image) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_gray_becomes_three_equal_channels(mode):
+    image = decode(encoded(quadrants(), mode=mode), "x")
+    assert image.shape == (40, 60, 3)
+    assert (image == image[..., :1]).all() and image.max() > image.min()
+
+
+def test_transparency_is_dropped_not_blended():
+    rgba = np.dstack([quadrants(), np.zeros((40, 60), np.uint8)])
+    assert (decode(encoded(rgba), "x") == quadrants()).all()
+
+
+def test_16_bit_gray_is_scaled_not_saturated():
+    values = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    image = decode(encoded(values), "x")
+    assert image.shape == (40, 60, 3)
+    np.testing.assert_allclose(image[..., 0], values / 257, atol=1.1)
+
+
+def test_16_bit_rgb_is_scaled():
+    ok, data = cv2.imencode(".png", quadrants()[..., ::-1].astype(np.uint16) * 257)
+    assert ok
+    assert (decode(data.tobytes(), "x") == quadrants()).all()
+
+
+TURNED = {
+    1: [RED, GREEN, BLUE, WHITE],
+    2: [GREEN, RED, WHITE, BLUE],
+    3: [WHITE, BLUE, GREEN, RED],
+    4: [BLUE, WHITE, RED, GREEN],
+    5: [RED, BLUE, GREEN, WHITE],
+    6: [BLUE, RED, WHITE, GREEN],
+    7: [WHITE, GREEN, BLUE, RED],
+    8: [GREEN, WHITE, RED, BLUE],
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_is_applied(format, orientation):
+    data = with_exif(quadrants(), orientation, format)
+    image = decode(data, "x")
+    assert image.shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
+    assert corner_colors(image) == TURNED[orientation]
+    assert read_header(data, "x").shown_wh == image.shape[1::-1]
+    assert image.flags.c_contiguous
+
+
+def test_turn_agrees_with_the_browsers_reading_of_exif():
+    from PIL import ImageOps  # Pillow's independent implementation
+
+    for orientation in range(1, 9):
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(with_exif(noise(), orientation, "PNG"))))
+        assert (turn(noise(), orientation) == np.asarray(shown)).all(), orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("expected_wh", [(60, 40), (40, 60)], ids=["stored", "turned"])
+def test_the_labels_size_decides(orientation, expected_wh):
+    data = with_exif(quadrants(), orientation)
+    if orientation < 5 and expected_wh == (40, 60):
+        with pytest.raises(DataError, match="^m:3: found 60x40, expected 40x60 .the labels' image_size.$"):
+            decode(data, "m:3", expected_wh)
+        return
+    image = decode(data, "m:3", expected_wh)
+    assert image.shape[1::-1] == expected_wh
+    unturned = orientation >= 5 and expected_wh == (60, 40)
+    assert corner_colors(image) == TURNED[1 if unturned else orientation]
+
+
+def test_a_square_follows_exif():
+    assert corner_colors(decode(with_exif(quadrants(40, 40), 6), "x", (40, 40))) == TURNED[6]
+
+
+@pytest.mark.parametrize("reduce", [2, 4, 8])
+def test_reduced_decoding(reduce):
+    data = with_exif(quadrants(640, 480), 6)
+    image = decode(data, "x", expected_wh=(480, 640), reduce=reduce)  # compared before the reduction
+    assert image.shape == (640 // reduce, 480 // reduce, 3)
+    assert corner_colors(image) == TURNED[6]
+    with pytest.raises(DataError, match="found 480x640, expected 240x320"):
+        decode(data, "x", expected_wh=(240, 320), reduce=reduce)
+
+
+DAMAGED_EXIF = {
+    "none": (b"", 1),
+    "no tiff": (b"Exif\0\0garbage", 1),
+    "ends early": (b"Exif\0\0II*\0\x08\0\0\0\x05\0", 1),
+    "directory beyond the end": (b"Exif\0\0II*\0\xff\xff\0\0", 1),
+    "out of range": (b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 9, 0), 1),
+    "little endian": (b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), 6),
+    "big endian, bare": (b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 8, 0), 8),
+}
+
+
+@pytest.mark.parametrize("exif, orientation", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF.keys())
+def test_exif_orientation(exif, orientation):
+    assert exif_orientation(exif) == orientation
+
+
+def test_gluoncv_s_global_switch_does_not_let_damage_through(monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    for case in ("jpeg half", "png half", "jpeg header only"):
+        with pytest.raises(DataError):
+            decode(BAD[case][0], "x")
+
+
+def test_mutated_images_raise_only_our_error():
+    random = np.random.RandomState(1)
+    seeds = [encoded(noise(40, 30), f) for f in images.FORMATS] + [with_exif(noise(40, 30), 6)]
+    refused = 0
+    for step in range(600):
+        data = bytearray(seeds[step % len(seeds)])
+        for place in random.randint(0, min(len(data), 400), 3):
+            data[place] = random.randint(256)
+        try:
+            decode(bytes(data), "x", limits=ImageLimits(max_pixels=100_000))
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("format", images.FORMATS)
+def test_encode_like_keeps_the_format(format):
+    data = images.encode_like(quadrants(), format, 95)
+    assert read_header(data, "x").format == format
+    assert corner_colors(decode(data, "x")) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_encode_png_is_lossless_and_jpeg_obeys_quality():
+    assert (decode(images.encode_png(noise()), "x") == noise()).all()
+    assert len(images.encode_jpeg(noise(), 30)) < len(images.encode_jpeg(noise(), 90))
+    with pytest.raises(DataError, match="found 'GIF', expected one of JPEG"):
+        images.encode_like(noise(), "GIF")
+
+
+def test_to_gray_weighs_by_luma():
+    gray = images.to_gray(quadrants())
+    assert gray.shape == (40, 60, 3) and (gray == gray[..., :1]).all()
+    assert [int(gray[y, x, 0]) for y, x in ((5, 5), (5, 55), (35, 5), (35, 55))] == [76, 150, 29, 255]
+
+
+def test_resize_averages_when_shrinking():
+    lines = np.zeros((40, 60, 3), np.uint8)
+    lines[::4] = 200
+    assert images.resize(lines, (15, 10)).shape == (10, 15, 3)
+    assert (images.resize(lines, (15, 10)) == 50).all()  # the mean; linear would alias to 0 or 200
+    assert images.resize(quadrants(), (120, 80)).shape == (80, 120, 3)
+    assert images.resize(quadrants(), (30, 80)).shape == (80, 30, 3)
+
+
+def test_header_and_checks_are_cheap():
+    data = encoded(np.random.RandomState(0).randint(0, 256, (300, 300, 3)).astype(np.uint8), "JPEG", quality=75)
+    best = min(_seconds_to_check(data) for _ in range(20))
+    assert best < 0.001  # measured 0.1 ms; decoding takes 3 ms
+
+
+def _seconds_to_check(data):
+    start = time.perf_counter()
+    header = read_header(data, "x")
+    images.check_limits(header, "x")
+    images.check_whole(data, header, "x")
+    return time.perf_counter() - start
+
+
+def test_missing_opencv_is_one_clear_error(monkeypatch):
+    import importlib.util
+    import sys
+
+    from ssd_train.errors import DependencyError
+
+    monkeypatch.setitem(sys.modules, "cv2", None)  # what `import cv2` raises when it is not installed
+    spec = importlib.util.spec_from_file_location("images_without_cv2", images.__file__)
+    with pytest.raises(DependencyError, match="expected: pip install opencv-python-headless"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
