@@ -84,7 +84,7 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Clas
     shown = detections.above(threshold)
     ids = [int(class_id) for class_id in shown.class_ids]
     labels = [f"{class_label(class_names, class_id)} {score:.2f}" for class_id, score in zip(ids, shown.scores)]
-    boxes = scaled(shown.boxes, shown.size_wh, image)
+    boxes = scaled(shown.boxes, shown.size_wh, size_of(image))
     return draw_boxes(image, boxes, labels, [class_colour(class_id) for class_id in ids])
 
 
@@ -94,17 +94,21 @@ def draw_truth(
     """A new picture with the true boxes, dashed and white; `labelled` (N,) chooses which carry their name (all by default)."""
     wanted = [True] * len(record.boxes) if labelled is None else labelled
     labels = [class_label(class_names, int(c)) if named else "" for c, named in zip(record.class_ids, wanted)]
-    boxes = scaled(record.boxes, record.size_wh, image)
+    boxes = scaled(record.boxes, record.size_wh, size_of(image))
     return draw_boxes(image, boxes, labels, [WHITE] * len(labels), TRUE)
 
 
-def scaled(boxes: np.ndarray, size_wh: Optional[SizeWH], image: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) of an image of `size_wh` (None: of this very one) in pixels of `image`."""
-    height, width = image.shape[:2]
-    if size_wh is None or tuple(size_wh) == (width, height):
+def scaled(boxes: np.ndarray, from_wh: Optional[SizeWH], to_wh: SizeWH) -> np.ndarray:
+    """Boxes (N, 4) in pixels of an image of `from_wh` (None: of `to_wh` already) in pixels of the same one at `to_wh`."""
+    if from_wh is None or tuple(from_wh) == tuple(to_wh):
         return boxes
-    across, down = width / size_wh[0], height / size_wh[1]
+    across, down = to_wh[0] / from_wh[0], to_wh[1] / from_wh[1]
     return boxes * np.array([across, down, across, down], dtype=np.float32)
+
+
+def size_of(image: np.ndarray) -> SizeWH:
+    """(width, height) of a picture (H, W, 3)."""
+    return image.shape[1], image.shape[0]
 
 
 def shrink(image: np.ndarray, longest: int) -> np.ndarray:

@@ -1,0 +1,230 @@
+"""Line charts and histograms as inline SVG: no script, no library, colours by CSS class so that a dark theme fits too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.view.markup import Html, element, finite, join, number
+
+Limits = Tuple[float, float]
+_MARGIN = (46, 10, 14, 34)  # left, top, right, bottom, in SVG units
+# beyond this many points the invisible hover marks would outweigh the chart
+_MAX_HOVER_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: points (x, y), of which those with a missing or NaN coordinate break the line. `style` is a CSS class."""
+
+    name: str
+    x: Sequence[object]
+    y: Sequence[object]
+    style: str = "s0"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a chart spans: labels, and limits where they are not to follow from the points; `mark_x` is a vertical line."""
+
+    x_label: str
+    y_label: str
+    x_limits: Optional[Limits] = None
+    y_limits: Optional[Limits] = None
+    mark_x: Optional[float] = None
+    mark_label: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The mapping from values to SVG units: `limits` fill the picture of `size_wh` inside the margins, y upwards."""
+
+    size_wh: SizeWH
+    x_limits: Limits
+    y_limits: Limits
+
+    def x(self, value: float) -> float:
+        left, _, right, _ = _MARGIN
+        return left + _share(value, self.x_limits) * (self.size_wh[0] - left - right)
+
+    def y(self, value: float) -> float:
+        _, top, _, bottom = _MARGIN
+        return self.size_wh[1] - bottom - _share(value, self.y_limits) * (self.size_wh[1] - top - bottom)
+
+
+def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300), legend: bool = True) -> Html:
+    """A figure with the lines, axes, ticks, hover titles and a legend; says "no values" where there is nothing to draw."""
+    points = [_points(one) for one in series]
+    flat = [point for runs in points for run in runs for point in run]
+    if not flat:
+        return element("p", "No values to draw.", class_="empty")
+    frame = _frame(flat, axes, size_wh)
+    lines = [_line(one, runs, frame) for one, runs in zip(series, points)]
+    # titles on top, or a line drawn later would keep them from the mouse
+    hover = [_hover(one, runs, frame, axes) for one, runs in zip(series, points)]
+    body = join(_grid(frame, axes), _mark(frame, axes), *lines, *hover)
+    named = [one for one, runs in zip(series, points) if runs and one.name]
+    return element("div", _svg(body, size_wh, axes), _legend(named) if legend else None, class_="chart")
+
+
+def histogram(counts: Sequence[int], edges: Sequence[float], axes: Axes, size_wh: SizeWH = (560, 220)) -> Html:
+    """Bars of `counts` (N,) over equally wide places that are named by their `edges` (N + 1,)."""
+    if len(edges) != len(counts) + 1:
+        raise ValueError(f"histogram: found {len(counts)} counts and {len(edges)} edges, expected one edge more")
+    if not sum(counts):
+        return element("p", "No values to draw.", class_="empty")
+    top = _nice_ticks(0, max(counts))[-1]
+    frame = Frame(size_wh, (0, len(counts)), (0, max(top, max(counts))))
+    bars = [_bar(frame, index, (count, edges[index], edges[index + 1])) for index, count in enumerate(counts)]
+    labels = [(index, _tick_text(edge)) for index, edge in enumerate(edges)]
+    return element(
+        "div",
+        _svg(join(_y_grid(frame), _x_labels(frame, labels), _titles(frame, axes), *bars), size_wh, axes),
+        class_="chart",
+    )
+
+
+def _share(value: float, limits: Limits) -> float:
+    return (value - limits[0]) / (limits[1] - limits[0])
+
+
+def _points(series: Series) -> List[List[Tuple[float, float]]]:
+    """Runs of neighbouring finite points."""
+    runs: List[List[Tuple[float, float]]] = [[]]
+    for x, y in zip(map(finite, series.x), map(finite, series.y)):
+        if x is not None and y is not None:
+            runs[-1].append((x, y))
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _frame(points: Sequence[Tuple[float, float]], axes: Axes, size_wh: SizeWH) -> Frame:
+    xs, ys = zip(*points)
+    return Frame(size_wh, axes.x_limits or _limits(xs, from_zero=False), axes.y_limits or _limits(ys, from_zero=True))
+
+
+def _limits(values: Sequence[float], from_zero: bool) -> Limits:
+    """Round limits around the values, never of zero length."""
+    low, high = min(values), max(values)
+    if not from_zero:
+        return (low, high) if high > low else (low - 0.5, high + 0.5)
+    ticks = _nice_ticks(min(low, 0.0), high if high > min(low, 0.0) else low + 1.0)
+    return ticks[0], ticks[-1]
+
+
+def _nice_ticks(low: float, high: float, about: int = 5) -> List[float]:
+    """Steps of 1, 2 or 5 times a power of ten that enclose low..high."""
+    raw = max((high - low) / about, 1e-12)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * index for index in range(first, max(last, first + 1) + 1)]
+
+
+def _tick_text(value: float) -> str:
+    if value and abs(value) < 0.001:
+        return f"{value:.0e}"
+    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _text(content: str, x: float, y: float, anchor: str = "middle", **more: str) -> Html:
+    return element("text", content, x=round(x, 2), y=round(y, 2), text_anchor=anchor, **more)
+
+
+def _rule(x1: float, y1: float, x2: float, y2: float, style: str) -> Html:
+    return element("line", x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2), class_=style)
+
+
+def _y_grid(frame: Frame) -> Html:
+    ticks = [
+        tick
+        for tick in _nice_ticks(*frame.y_limits)
+        if frame.y_limits[0] - 1e-9 <= tick <= frame.y_limits[1] * (1 + 1e-9)
+    ]
+    left, right = _MARGIN[0], frame.size_wh[0] - _MARGIN[2]
+    rules = [_rule(left, frame.y(tick), right, frame.y(tick), "grid") for tick in ticks]
+    return join(*rules, *[_text(_tick_text(tick), left - 6, frame.y(tick) + 4, "end") for tick in ticks])
+
+
+def _x_labels(frame: Frame, labels: Sequence[Tuple[float, str]]) -> Html:
+    bottom = frame.size_wh[1] - _MARGIN[3]
+    return join(*[_text(text, frame.x(value), bottom + 15) for value, text in labels])
+
+
+def _titles(frame: Frame, axes: Axes) -> Html:
+    """The axes' names: x below its ticks, y on end left of its ticks."""
+    left, top, right, bottom = _MARGIN
+    width, height = frame.size_wh
+    middle = (top + height - bottom) / 2
+    across = _text(axes.x_label, (left + width - right) / 2, height - 4, class_="axis")
+    return join(across, _text(axes.y_label, 11, middle, class_="axis", transform=f"rotate(-90 11 {middle:g})"))
+
+
+def _grid(frame: Frame, axes: Axes) -> Html:
+    low, high = frame.x_limits
+    ticks = [tick for tick in _nice_ticks(low, high, 8) if low - 1e-9 <= tick <= high + 1e-9]
+    return join(_y_grid(frame), _x_labels(frame, [(tick, _tick_text(tick)) for tick in ticks]), _titles(frame, axes))
+
+
+def _mark(frame: Frame, axes: Axes) -> Optional[Html]:
+    if axes.mark_x is None or not frame.x_limits[0] <= axes.mark_x <= frame.x_limits[1]:
+        return None
+    x, top, bottom = frame.x(axes.mark_x), _MARGIN[1], frame.size_wh[1] - _MARGIN[3]
+    left_half = x < frame.size_wh[0] / 2
+    label = _text(
+        axes.mark_label, x + (5 if left_half else -5), bottom - 6, "start" if left_half else "end", class_="mark"
+    )
+    return join(_rule(x, top, x, bottom, "mark"), label)
+
+
+def _line(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame: Frame) -> Html:
+    """The runs as one path; a run of a single point as a dot, which a path would not show."""
+    moves = ["M" + " L".join(f"{frame.x(x):.2f},{frame.y(y):.2f}" for x, y in run) for run in runs if len(run) > 1]
+    dots = [_dot(frame, *run[0], f"dot {series.style}") for run in runs if len(run) == 1]
+    path = element("path", d=" ".join(moves), class_=f"line {series.style}") if moves else None
+    return join(path, *dots)
+
+
+def _dot(frame: Frame, x: float, y: float, style: str, title: Optional[Html] = None) -> Html:
+    return element(
+        "circle", title, cx=round(frame.x(x), 2), cy=round(frame.y(y), 2), r=3.5 if title is None else 7, class_=style
+    )
+
+
+def _hover(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame: Frame, axes: Axes) -> Html:
+    """Invisible discs whose title the browser shows under the mouse."""
+    flat = [point for run in runs for point in run]
+    chosen = flat[:: max(1, -(-len(flat) // _MAX_HOVER_POINTS))]
+    told = [(x, y, f"{series.name}: {number(y, 4)} at {axes.x_label.lower()} {_tick_text(x)}") for x, y in chosen]
+    return join(*[_dot(frame, x, y, f"hover {series.style}", element("title", text)) for x, y, text in told])
+
+
+def _bar(frame: Frame, index: int, content: Tuple[int, float, float]) -> Html:
+    count, low, high = content
+    left, right, top = frame.x(index) + 2, frame.x(index + 1) - 2, frame.y(count)
+    title = element("title", f"{_tick_text(low)} to {_tick_text(high)}: {count:,}")
+    height = round(frame.y(0) - top, 2)
+    return element(
+        "rect",
+        title,
+        x=round(left, 2),
+        y=round(top, 2),
+        width=round(right - left, 2),
+        height=height,
+        rx=2,
+        class_="bar",
+    )
+
+
+def _svg(body: Html, size_wh: SizeWH, axes: Axes) -> Html:
+    label = f"{axes.y_label} by {axes.x_label}".lower()
+    return element("svg", body, viewBox=f"0 0 {size_wh[0]} {size_wh[1]}", role="img", aria_label=label)
+
+
+def _legend(series: Sequence[Series]) -> Optional[Html]:
+    keys = [element("span", element("i", class_=f"key {one.style}"), one.name) for one in series]
+    return element("div", *keys, class_="legend") if keys else None

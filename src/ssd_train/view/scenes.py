@@ -1,0 +1,109 @@
+"""A validation picture as a person wants to see it: truth and detections together, matched, whole or cropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH, clip_boxes, iou_matrix
+from ssd_train.data.records import ClassNames, Detections
+from ssd_train.view.draw import DETECTED, TRUE, class_label, draw_boxes, scaled, shrink, size_of
+from ssd_train.view.palette import WHITE, class_colour
+from ssd_train.view.report_data import Sample
+
+OVERLAP = 0.5
+# with more boxes than this in view, names and scores would hide the picture
+_LABELS_AT_MOST = 14
+# a crop shows at least this share of the longer side, so that one sees where in the picture it is
+_LEAST_SHARE = 0.25
+
+Crop = Tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which true boxes were found and which detections are right.
+
+    detections   those that score at least the threshold, M of them
+    true_boxes   float32 (N, 4) xyxy in the same pixels as the detections
+    found        bool (N,) for each true box
+    correct      bool (M,) for each detection
+    """
+
+    detections: Detections
+    true_boxes: np.ndarray
+    found: np.ndarray
+    correct: np.ndarray
+
+
+def match(sample: Sample, threshold: float) -> Matching:
+    """Each detection, surest first, takes the free true box of its class that it overlaps most, if by at least OVERLAP."""
+    shown = sample.detections.above(threshold)
+    truth = scaled(sample.truth.boxes, sample.truth.size_wh, shown.size_wh)
+    # (M, N)
+    overlaps = iou_matrix(shown.boxes, truth)
+    overlaps[shown.class_ids[:, None] != sample.truth.class_ids[None, :]] = 0
+    found, correct = np.zeros(len(truth), bool), np.zeros(len(shown), bool)
+    for index, row in enumerate(overlaps):
+        free = np.where(found, 0, row)
+        if free.size and free.max() >= OVERLAP:
+            found[int(free.argmax())] = correct[index] = True
+    return Matching(shown, truth, found, correct)
+
+
+def draw_scene(
+    sample: Sample, matching: Matching, class_names: ClassNames, longest: int, around: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """The picture, no side above `longest` pixels, with detections solid and truth dashed; missed objects carry their name.
+
+    `around` (K, 4), in the detections' pixels, crops to these boxes with a margin.
+    """
+    image, spoken = sample.picture(), matching.detections
+    size_wh = size_of(image)
+    crop = (0, 0, *size_wh) if around is None else crop_around(scaled(around, spoken.size_wh, size_wh), size_wh)
+    canvas = shrink(image[crop[1] : crop[3], crop[0] : crop[2]], longest)
+    view = _View(crop, size_of(canvas))
+
+    boxes, seen = view.of(scaled(matching.true_boxes, spoken.size_wh, size_wh))
+    ids, missed = sample.truth.class_ids[seen], ~matching.found[seen]
+    names = [class_label(class_names, int(c)) if lost else "" for c, lost in zip(ids, missed)]
+    canvas = draw_boxes(canvas, boxes, _few(names), [WHITE] * len(names), TRUE)
+
+    boxes, seen = view.of(scaled(spoken.boxes, spoken.size_wh, size_wh))
+    ids, scores = spoken.class_ids[seen], spoken.scores[seen]
+    labels = [f"{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
+    return draw_boxes(canvas, boxes, _few(labels), [class_colour(int(c)) for c in ids], DETECTED)
+
+
+def crop_around(boxes: np.ndarray, size_wh: SizeWH, margin: float = 0.6) -> Crop:
+    """Whole pixels x1, y1, x2, y2 around all `boxes` (N, 4) with `margin` of their extent on each side, inside `size_wh`."""
+    limit = np.array(size_wh, dtype=np.float64)
+    low, high = boxes[:, :2].min(axis=0).astype(np.float64), boxes[:, 2:].max(axis=0).astype(np.float64)
+    half = (high - low) * (0.5 + margin)
+    # square where the picture allows it: a sliver of a crop tells nothing
+    half = np.minimum(np.maximum(half.max(), _LEAST_SHARE * limit.max() / 2), limit / 2)
+    centre = np.clip((low + high) / 2, half, limit - half)
+    (x1, y1), (x2, y2) = np.floor(centre - half).astype(int), np.ceil(centre + half).astype(int)
+    return max(int(x1), 0), max(int(y1), 0), min(int(x2), size_wh[0]), min(int(y2), size_wh[1])
+
+
+def _few(labels: Sequence[str]) -> List[str]:
+    """The labels, or none of them where they are too many to be read."""
+    return list(labels) if sum(map(bool, labels)) <= _LABELS_AT_MOST else [""] * len(labels)
+
+
+@dataclass(frozen=True)
+class _View:
+    """The window `crop` of an image, resized to `size_wh`."""
+
+    crop: Crop
+    size_wh: SizeWH
+
+    def of(self, boxes: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """The part of each box (N, 4) that is in the window, in its pixels, and the indices (K,) of those that are at all."""
+        x1, y1, x2, y2 = self.crop
+        inside = clip_boxes(boxes - np.array([x1, y1, x1, y1], dtype=np.float32), (x2 - x1, y2 - y1))
+        seen = np.flatnonzero((inside[:, 0] < inside[:, 2]) & (inside[:, 1] < inside[:, 3]))
+        return scaled(inside[seen], (x2 - x1, y2 - y1), self.size_wh), seen

@@ -1,0 +1,180 @@
+"""The report's sections of figures: headline scores, training curves, precision by class, settings."""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from ssd_train.view.charts import Axes, Series, line_chart
+from ssd_train.view.markup import Child, Html, element, finite, join, number
+from ssd_train.view.palette import CLASS_COLOURS
+from ssd_train.view.report_data import ReportData
+
+# more points than pixels of the chart only make the file large
+_CURVE_POINTS = 200
+_SHARE: "tuple[float, float]" = (0.0, 1.0)
+
+
+def section(anchor: str, title: str, *children: Child) -> Html:
+    """A part of the page with its heading."""
+    return element("section", element("h2", title), *children, id=anchor)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Child]], numeric: Sequence[int] = ()) -> Html:
+    """A table; the columns in `numeric` are set flush right."""
+    style = ["n" if index in numeric else None for index in range(len(head))]
+    top = element("tr", *[element("th", text, class_=style[i]) for i, text in enumerate(head)])
+    body = [element("tr", *[element("td", cell, class_=style[i]) for i, cell in enumerate(row)]) for row in rows]
+    return element("div", element("table", element("thead", top), element("tbody", *body)), class_="scroll")
+
+
+def scores_section(data: ReportData) -> Html:
+    """The figures that a reader wants first, each with what it means."""
+    if data.scores is None:
+        return section(
+            "scores",
+            "Scores",
+            element("p", "The model was not scored: there were no validation pictures.", class_="empty"),
+        )
+    scores, f1 = data.scores, data.scores.get("best_f1") or {}
+    at = f"at score {number(f1.get('threshold'), 2)} or more, where F1 is best ({number(f1.get('f1'))})"
+    overlap = number(scores.get("overlap_threshold", 0.5), 2)
+    tiles = [
+        _tile("mAP@0.5", number(scores.get("mAP@0.5")), "boxes overlap by half (COCO)", "tile first"),
+        _tile("mAP", number(scores.get("mAP")), "COCO: overlap 0.50 to 0.95"),
+        _tile("mAP@0.75", number(scores.get("mAP@0.75")), "boxes fit closely (COCO)"),
+        _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, overlap {overlap}; chooses the best model"),
+        _tile("Precision", number(f1.get("precision")), "detections that are right, " + at),
+        _tile("Recall", number(f1.get("recall")), "objects that are found, at the same score"),
+        _tile(
+            "False alarms",
+            number(scores.get("false_positives_per_background_image"), 2),
+            "per picture without objects, at the same score",
+        ),
+        _tile("Pictures", number(scores.get("images")), _what_was_scored(scores)),
+    ]
+    return section("scores", "Scores", element("div", *tiles, class_="tiles"))
+
+
+def _tile(name: str, figure: str, meaning: str, style: str = "tile") -> Html:
+    return element("div", element("span", name), element("b", figure), element("small", meaning), class_=style)
+
+
+def _what_was_scored(scores: Mapping[str, Any]) -> str:
+    return f"validated, {number(scores.get('background_images'))} of them without objects; {number(scores.get('boxes'))} labelled boxes"
+
+
+def training_section(data: ReportData) -> Html:
+    """Loss, precision, learning rate and speed by epoch."""
+    if not data.history:
+        return section("training", "Training", element("p", "No epoch was trained.", class_="empty"))
+    best = {"mark_x": finite(data.best_epoch), "mark_label": f"best epoch {number(data.best_epoch)}"}
+    loss = [
+        _of(data, "CrossEntropy", "class loss (CrossEntropy)", "s0"),
+        _of(data, "SmoothL1", "box loss (SmoothL1)", "s1"),
+    ]
+    loss.append(_of(data, "val_SmoothL1", "box loss, validation", "s2"))
+    means = [
+        _of(data, "mAP50", "mAP@0.5", "s2"),
+        _of(data, "mAP", "VOC07 mAP", "s0"),
+        _of(data, "coco_mAP", "COCO mAP", "s1"),
+    ]
+    charts = [
+        ("Loss", line_chart(loss, Axes("Epoch", "Loss", **best))),
+        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _SHARE, **best))),
+        (
+            "Learning rate",
+            line_chart([_of(data, "learning_rate", "", "s0")], Axes("Epoch", "Rate"), (560, 170), legend=False),
+        ),
+        (
+            "Speed",
+            line_chart([_of(data, "images_per_second", "", "s0")], Axes("Epoch", "Images/s"), (560, 170), legend=False),
+        ),
+    ]
+    parts = [element("div", element("h3", title), chart) for title, chart in charts]
+    return section("training", "Training", element("div", *parts, class_="columns"))
+
+
+def _of(data: ReportData, key: str, name: str, style: str) -> Series:
+    return Series(name, [row.get("epoch") for row in data.history], [row.get(key) for row in data.history], style)
+
+
+def _epochs(data: ReportData) -> "Optional[tuple[float, float]]":
+    """All epochs, though only some were evaluated: then the charts of a row share their axis."""
+    epochs = [epoch for epoch in (finite(row.get("epoch")) for row in data.history) if epoch is not None]
+    return (min(epochs), max(epochs)) if epochs and min(epochs) < max(epochs) else None
+
+
+def precision_section(data: ReportData) -> Html:
+    """Precision-recall curves, and the average precision of each class as bars."""
+    parts: List[Child] = []
+    if data.curves:
+        lead = "How many detections are right, as more and more of the objects are found. A good model stays high to the far right."
+        parts += [
+            element("p", lead, class_="lead"),
+            line_chart(_curves(data), Axes("Recall", "Precision", _SHARE, _SHARE), (760, 330)),
+        ]
+    per_class = (data.scores or {}).get("per_class") or {}
+    parts.append(_class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty"))
+    return section("precision", "Precision and recall by class", *parts)
+
+
+def _curves(data: ReportData) -> List[Series]:
+    """A line each in the class's colour, or with more classes than colours thin ones; and their mean where there are several."""
+    few = len(data.curves) <= len(CLASS_COLOURS)
+    names = list(data.class_names)
+    lines = []
+    for name, curve in data.curves.items():
+        style = f"c{names.index(name) % len(CLASS_COLOURS)}" if few and name in names else "faint"
+        recall, precision = np.asarray(curve["recall"], float), np.asarray(curve["precision"], float)
+        keep = np.unique(np.linspace(0, max(len(recall) - 1, 0), _CURVE_POINTS).astype(int)) if len(recall) else []
+        lines.append(Series(name, recall[keep].tolist(), precision[keep].tolist(), style))
+    return lines if len(lines) < 2 else [*lines, _mean_curve(data)]
+
+
+def _mean_curve(data: ReportData) -> Series:
+    """The mean over classes of the interpolated precision (the best at this recall or more; 0 beyond the last)."""
+    grid = np.linspace(0, 1, 101)
+    rows = []
+    for curve in data.curves.values():
+        recall, precision = np.asarray(curve["recall"], float), np.asarray(curve["precision"], float)
+        # (101,) + a last one of 0 for recalls that are never reached
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        rows.append(best[np.searchsorted(recall, grid)])
+    return Series(f"mean of {len(rows)} classes", grid.tolist(), np.mean(rows, axis=0).tolist(), "strong")
+
+
+def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Html:
+    ordered = sorted(per_class.items(), key=lambda item: -(finite(item[1].get("AP@0.5")) or 0.0))
+    rows = [
+        [
+            name,
+            _bar(figures.get("AP@0.5")),
+            *[number(figures.get(key)) for key in ("AP@0.5", "AP", "AP@0.75", "VOC07", "boxes")],
+        ]
+        for name, figures in ordered
+    ]
+    return table(("Class", "", "AP@0.5", "AP", "AP@0.75", "VOC07", "Boxes"), rows, numeric=range(2, 7))
+
+
+def _bar(value: Any) -> Html:
+    share = min(max(finite(value) or 0.0, 0.0), 1.0)
+    return element("meter-bar", element("i", style=f"width:{share:.1%}"), aria_hidden="true")
+
+
+def settings_section(data: ReportData) -> Html:
+    """Every setting and version, folded away."""
+    parts = [_folded("Settings", data.settings), _folded("Versions", data.versions)]
+    return section("settings", "Settings and versions", *parts)
+
+
+def _folded(title: str, values: Mapping[str, Any]) -> Html:
+    rows = [[element("code", name), _plain(value)] for name, value in values.items()]
+    content = table(("Name", "Value"), rows) if rows else element("p", "Not recorded.", class_="empty")
+    return element("details", element("summary", f"{title} ({len(rows)})"), content)
+
+
+def _plain(value: Any) -> Html:
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else str(value)
+    return join(text)

@@ -1,0 +1,105 @@
+"""Where the model is most wrong: objects it missed and false alarms, each cut out, with what likely went wrong in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import iou_matrix
+from ssd_train.data.records import ClassNames
+from ssd_train.view.report_data import Sample
+from ssd_train.view.scenes import OVERLAP, Matching, draw_scene, match
+
+# below this overlap two boxes have nothing to do with each other
+_NEAR = 0.1
+_CROP_LONGEST = 360
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mistake to look at: the drawn crop around it, RGB uint8, and what went wrong in words."""
+
+    name: str
+    image: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True)
+class WorstCases:
+    """`misses`: pictures with the most missed objects first; `false_alarms`: the surest first, one a picture."""
+
+    misses: Tuple[Case, ...]
+    false_alarms: Tuple[Case, ...]
+
+
+def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int) -> WorstCases:
+    """The `limit` worst pictures of each kind. Ties keep the order of `samples`; only the pictures returned are read."""
+    pairs = [(sample, match(sample, threshold)) for sample in samples]
+    missing = sorted((p for p in pairs if not p[1].found.all()), key=lambda p: -int((~p[1].found).sum()))
+    alarms = sorted((p for p in pairs if not p[1].correct.all()), key=lambda p: -_surest_alarm(p[1])[1])
+    return WorstCases(
+        tuple(_miss(sample, matching, class_names) for sample, matching in missing[:limit]),
+        tuple(_false_alarm(sample, matching, class_names) for sample, matching in alarms[:limit]),
+    )
+
+
+def _miss(sample: Sample, matching: Matching, class_names: ClassNames) -> Case:
+    missed = np.flatnonzero(~matching.found)
+    reasons = Counter(
+        _why_missed(sample, matching.true_boxes[i], int(sample.truth.class_ids[i]), class_names) for i in missed
+    )
+    told = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    caption = f"{len(missed)} of {len(matching.found)} missed: {told}{', …' if len(reasons) > 3 else ''}"
+    image = draw_scene(sample, matching, class_names, _CROP_LONGEST, matching.true_boxes[missed])
+    return Case(sample.name, image, caption)
+
+
+def _why_missed(sample: Sample, box: np.ndarray, class_id: int, class_names: ClassNames) -> str:
+    """What the model said, at any score, nearest to a true box (4,) that no detection above the threshold took."""
+    name, said = _name(class_names, class_id), sample.detections
+    # (M,)
+    overlaps = iou_matrix(box[None], said.boxes)[0]
+    same = np.where(said.class_ids == class_id, overlaps, 0)
+    if same.max(initial=0) >= OVERLAP:
+        # the first is the surest
+        return f"{name} only at score {said.scores[int((same >= OVERLAP).argmax())]:.2f}"
+    if overlaps.max(initial=0) >= OVERLAP:
+        return f"{name} seen as {_name(class_names, int(said.class_ids[int((overlaps >= OVERLAP).argmax())]))}"
+    if same.max(initial=0) >= _NEAR:
+        return f"{name} box too far off"
+    return f"{name} not seen"
+
+
+def _surest_alarm(matching: Matching) -> Tuple[int, float]:
+    """Index and score of the first detection that is wrong; detections stand in falling order of score."""
+    index = int(np.argmin(matching.correct))
+    return index, float(matching.detections.scores[index])
+
+
+def _false_alarm(sample: Sample, matching: Matching, class_names: ClassNames) -> Case:
+    index, score = _surest_alarm(matching)
+    box, class_id = matching.detections.boxes[index], int(matching.detections.class_ids[index])
+    reason = _why_false(sample, matching, index, class_names)
+    image = draw_scene(sample, matching, class_names, _CROP_LONGEST, box[None])
+    return Case(sample.name, image, f"{_name(class_names, class_id)} {score:.2f}: {reason}")
+
+
+def _why_false(sample: Sample, matching: Matching, index: int, class_names: ClassNames) -> str:
+    """What is truly at the place of a wrong detection."""
+    overlaps = iou_matrix(matching.detections.boxes[index : index + 1], matching.true_boxes)[0]
+    if overlaps.max(initial=0) < _NEAR:
+        return "nothing is there"
+    nearest = int(overlaps.argmax())
+    name, overlap = _name(class_names, int(sample.truth.class_ids[nearest])), overlaps[nearest]
+    if overlap < OVERLAP:
+        return f"overlaps {name} by only {overlap:.2f}"
+    if sample.truth.class_ids[nearest] != matching.detections.class_ids[index]:
+        return f"is truly {name}"
+    return "second box on one object"
+
+
+def _name(class_names: ClassNames, class_id: int) -> str:
+    return class_names[class_id] if 0 <= class_id < len(class_names) else f"#{class_id}"
