@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ssd_train.data.records import Record
+from ssd_train.data.sources import FolderImages, MemoryImages
+from ssd_train.errors import DataError
+
+
+def record(name, where="train.manifest:17"):
+    return Record(name, [], [], None, where)
+
+
+@pytest.fixture
+def root(tmp_path):
+    files = ["a/b/c.jpg", "b/c.jpg", "x/c.jpg", "d.jpg", "deep/er/unique.jpg", "one/twin.jpg", "two/twin.jpg"]
+    files += ["frames/with space+plus%20.jpg", "frames/größe.png", "frames/dots.in.name.jpg"]
+    for file in files:
+        path = tmp_path / "root" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.encode())
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    return tmp_path / "root"
+
+
+FOUND = {
+    "relative path": ("a/b/c.jpg", "a/b/c.jpg"),
+    "s3 path": ("s3://bucket/a/b/c.jpg", "a/b/c.jpg"),
+    "bucket is no folder": ("s3://a/b/c.jpg", "b/c.jpg"),
+    "longest suffix first": ("s3://bucket/prefix/a/b/c.jpg", "a/b/c.jpg"),
+    "shorter suffix": ("s3://bucket/other/b/c.jpg", "b/c.jpg"),
+    "directly under the root": ("s3://bucket/frames/2019/d.jpg", "d.jpg"),
+    "unique basename": ("s3://bucket/elsewhere/unique.jpg", "deep/er/unique.jpg"),
+    "literal key": ("s3://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
+    "beyond ASCII": ("s3://bucket/frames/größe.png", "frames/größe.png"),
+    "several dots": ("s3://bucket/dots.in.name.jpg", "frames/dots.in.name.jpg"),
+    "single dots and double slashes": ("./a//b/c.jpg", "a/b/c.jpg"),
+}
+
+
+@pytest.mark.parametrize("name, file", FOUND.values(), ids=FOUND.keys())
+def test_folder_images_are_found(root, name, file):
+    source = FolderImages(root)
+    assert source.locate(record(name)) == os.path.join(os.path.realpath(root), file)
+    assert source.read(record(name)) == file.encode()
+
+
+REFUSED = {
+    "missing": ("s3://bucket/a/none.jpg", r"'s3://bucket/a/none.jpg' not found, expected 'none.jpg' below .*root$"),
+    "decoded key": ("s3://bucket/frames/with space plus .jpg", "not found"),
+    "ambiguous": ("s3://bucket/three/twin.jpg", r"may be .*one/twin.jpg or .*two/twin.jpg \(2 files"),
+    "dots": ("s3://bucket/../secret.jpg", r"leaves its folder by '\.\.'"),
+    "dots that come back": ("a/../d.jpg", r"leaves its folder by '\.\.'"),
+    "bare dots": ("../secret.jpg", r"leaves its folder by '\.\.'"),
+    "absolute": ("/etc/passwd", "absolute path"),
+    "absolute key": ("s3://bucket//etc/passwd", "absolute path"),
+    "NUL": ("a/b\0/c.jpg", "holds a NUL"),
+    "no key": ("s3://bucket", "has no file name"),
+    "no file": ("s3://bucket/a/", "has no file name"),
+    "empty": ("", "has no file name"),
+    "web address": ("https://host/a/b/c.jpg", "expected s3://bucket/key or a relative path"),
+    "folder": ("s3://bucket/a/b", "cannot be read .Is a directory."),
+}
+
+
+@pytest.mark.parametrize("name, message", REFUSED.values(), ids=REFUSED.keys())
+def test_folder_images_refuse(root, name, message):
+    with pytest.raises(DataError, match=message) as raised:
+        FolderImages(root).read(record(name))
+    assert str(raised.value).startswith("train.manifest:17: ")
+
+
+@pytest.mark.parametrize("name", ["link.jpg", "s3://bucket/any/link.jpg", "out/secret.jpg"])
+def test_links_out_of_the_folder_are_refused(root, name):
+    (root / "link.jpg").symlink_to(root.parent / "secret.jpg")
+    (root / "out").symlink_to(root.parent)
+    with pytest.raises(DataError, match="is a link to .*secret.jpg, expected an image inside"):
+        FolderImages(root).read(record(name))
+
+
+def test_a_folder_beside_with_the_same_beginning_is_outside(root):
+    beside = root.parent / "root-of-another"
+    beside.mkdir()
+    (beside / "z.jpg").write_bytes(b"z")
+    (root / "z.jpg").symlink_to(beside / "z.jpg")
+    with pytest.raises(DataError, match="is a link to"):
+        FolderImages(root).locate(record("z.jpg"))
+
+
+def test_links_within_the_folder_and_a_linked_folder_are_fine(root, tmp_path):
+    (root / "again.jpg").symlink_to(root / "d.jpg")
+    (tmp_path / "channel").symlink_to(root)
+    assert FolderImages(tmp_path / "channel").read(record("again.jpg")) == b"d.jpg"
+
+
+def test_a_dangling_link_is_an_error(root):
+    (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    with pytest.raises(DataError, match="cannot be read .No such file"):
+        FolderImages(root).read(record("gone.jpg"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_forbidden_file_is_an_error(root):
+    (root / "d.jpg").chmod(0)
+    with pytest.raises(DataError, match="cannot be read .Permission denied"):
+        FolderImages(root).read(record("d.jpg"))
+
+
+def test_the_folder_must_be_there(tmp_path):
+    with pytest.raises(DataError, match="nowhere: not found or not a folder"):
+        FolderImages(tmp_path / "nowhere")
+
+
+def test_the_name_stands_in_for_a_missing_place(root):
+    with pytest.raises(DataError, match="^none.jpg: image 'none.jpg' not found"):
+        FolderImages(root).read(record("none.jpg", where=""))
+
+
+def test_memory_images():
+    source = MemoryImages({"s3://b/a.jpg": b"bytes"})
+    assert source.read(record("s3://b/a.jpg")) == b"bytes"
+    assert source.locate(record("s3://b/a.jpg")) == "s3://b/a.jpg"
+    with pytest.raises(DataError, match="^train.manifest:17: image 'b.jpg' not found, expected one of 1 in memory$"):
+        source.read(record("b.jpg"))
