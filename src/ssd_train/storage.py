@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List
 
 from ssd_train.errors import CheckpointError, SsdTrainError
 
@@ -34,14 +34,25 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     Raises:
         SsdTrainError: the disk is full (says how many bytes were needed), or the file cannot be written.
     """
+    with open_atomic(path, len(data)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+    """A binary file to write piece by piece, that stands under `path` once the block ends, and not at all if it raises.
+
+    Raises:
+        SsdTrainError: the disk is full (`needed` bytes at least), or the file cannot be written.
+    """
     path = Path(path)
     temporary = _temporary(path)
-    with _errors_of(path, len(data)):
+    with _errors_of(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -25,7 +25,7 @@ Corners = Tuple[float, float, float, float]
 
 
 class FittedBoxes(NamedTuple):
-    """Boxes of one image after `fit_boxes`: xyxy rows, their class ids, and (reason, detail) of each one not as it was."""
+    """Boxes of one image after `fit_boxes`: xyxy rows, class ids, and (reason, detail) of each one not as it was."""
 
     rows: List[Corners]
     class_ids: List[int]

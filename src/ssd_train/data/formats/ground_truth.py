@@ -1,7 +1,7 @@
 """SageMaker Ground Truth bounding-box manifests (augmented manifests), read and written.
 
 One JSON object a line: ``source-ref`` (the image), a label attribute (``annotations`` with left, top, width, height in
-pixels and a ``class_id``, and ``image_size``), and ``<attribute>-metadata`` (``type``, ``class-map``, ``creation-date``).
+pixels and a ``class_id``, and ``image_size``), and ``<attribute>-metadata`` (``type``, ``class-map``, and others).
 The schema: AWS developer guide, "Output data" and "Augmented manifest".
 
 The rules, where real files leave a choice:
@@ -24,15 +24,12 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.data.formats.box_label import box_label, read_box_label
 from ssd_train.data.formats.fields import (
     NO_BOX_LEFT,
     fit_boxes,
     image_name,
-    image_size,
-    number,
-    positive_box,
     shown,
-    whole_number,
 )
 from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, class_table, survey
 from ssd_train.data.formats.jsonl import (
@@ -41,10 +38,10 @@ from ssd_train.data.formats.jsonl import (
     dump_json,
     numbered_lines,
     parse_object,
-    written_whole,
 )
 from ssd_train.data.records import ClassNames, LabelSet, Record, Skipped
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.storage import open_atomic
 
 NO_SOURCE = "no source-ref"
 NO_LABEL = "label attribute missing"
@@ -111,28 +108,16 @@ def write_ground_truth(
         "type": BOX_TYPE,
         "job-name": f"labeling-job/{label_attribute}",
     }
-    with written_whole(path) as file:
+    with open_atomic(Path(path)) as file:
         for record in records:
             # the confidence of a label that somebody gave, not measured
             objects = [{"confidence": 1.0}] * len(record.boxes)
             line = {
                 "source-ref": record.name,
-                label_attribute: label_value(record),
+                label_attribute: box_label(record),
                 label_attribute + METADATA: {**metadata, "objects": objects},
             }
             file.write(dump_json(line) + b"\n")
-
-
-def label_value(record: Record) -> Dict[str, Any]:
-    """The value of the label attribute for one record: annotations and image_size."""
-    annotations = []
-    for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
-        box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
-        annotations.append({"class_id": class_id, **{key: _short(value) for key, value in box.items()}})
-    label: Dict[str, Any] = {"annotations": annotations}
-    if record.size_wh is not None:
-        label["image_size"] = [{"width": record.size_wh[0], "height": record.size_wh[1], "depth": 3}]
-    return label
 
 
 def find_manifest(path: PathLike) -> Path:
@@ -170,13 +155,13 @@ class _Reader:
             self.skipped.append(Skipped(where, *reason))
             return
         name = image_name(line["source-ref"], "source-ref")
-        boxes, class_ids, size_wh = read_label(line[self.attribute], self.table)
-        fitted = fit_boxes(boxes, class_ids, size_wh)
+        label = read_box_label(line[self.attribute], self.table)
+        fitted = fit_boxes(*label)
         self.mended += [Skipped(where, *change) for change in fitted.changes]
-        if boxes and not fitted.rows:
+        if label.boxes and not fitted.rows:
             self.skipped.append(Skipped(where, NO_BOX_LEFT, name))
             return
-        self._keep(Record(name, fitted.rows, fitted.class_ids, size_wh, where))
+        self._keep(Record(name, fitted.rows, fitted.class_ids, label.size_wh, where))
 
     def _keep(self, record: Record) -> None:
         first = self._seen.setdefault(record.name, record)
@@ -207,44 +192,8 @@ class _Reader:
         return None
 
 
-def read_label(
-    label: Dict[str, Any], table: Dict[int, int]
-) -> "Tuple[List[Tuple[float, float, float, float]], List[int], Optional[Tuple[int, int]]]":
-    """xyxy boxes, class ids and (width, height) or None of one label value; `table` maps the ids of the file to ours."""
-    annotations = label.get("annotations")
-    if not isinstance(annotations, list):
-        raise DataError(f"annotations: found {shown(annotations)}, expected a list")
-    boxes, class_ids = [], []
-    for index, annotation in enumerate(annotations):
-        try:
-            if not isinstance(annotation, dict):
-                raise DataError(f"found {shown(annotation)}, expected an object")
-            left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
-            class_id = whole_number(annotation.get("class_id"), "class_id")
-            if class_id not in table:
-                raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}")
-            boxes.append(positive_box(left, top, width, height))
-        except DataError as error:
-            raise DataError(f"box {index}: {error}") from None
-        class_ids.append(table[class_id])
-    return boxes, class_ids, _size(label)
-
-
-def _size(label: Dict[str, Any]) -> "Optional[Tuple[int, int]]":
-    sizes = label.get("image_size")
-    if sizes is None:
-        return None
-    if not isinstance(sizes, list) or len(sizes) != 1:
-        raise DataError(f"image_size: found {shown(sizes)}, expected a list of one object")
-    return image_size(sizes[0], "image_size")
-
-
 def _same_labels(a: Record, b: Record) -> bool:
     return a.size_wh == b.size_wh and np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
-
-
-def _short(value: float) -> float:
-    return int(value) if value == int(value) else value
 
 
 def _check_attribute(name: str) -> None:

@@ -125,8 +125,8 @@ def class_table(attribute: Attribute, path: PathLike) -> "Tuple[ClassNames, Dict
         other, other_line = by_id.setdefault(class_id, (name, line_number))
         if other != name:
             raise DataError(
-                f"{path}:{line_number}: class-map calls class {class_id} {name!r}, but {path}:{other_line} calls it {other!r}, "
-                "expected one name for each id"
+                f"{path}:{line_number}: class-map calls class {class_id} {name!r}, "
+                f"but {path}:{other_line} calls it {other!r}, expected one name for each id"
             )
         other, other_line = by_words.setdefault(name.strip(), (name, line_number))
         if other != name:

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines read strictly, with the line numbers of the file, and files that appear whole or not at all.
+"""JSON and JSON Lines read strictly, with the line numbers of the file.
 
 Strict means: UTF-8 (a byte order mark is allowed), no key twice in one object, no NaN or Infinity. Python's own reader
 takes all of these silently: the last of two keys wins, and NaN becomes a loss of NaN hours later.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NoReturn, Tuple, Union
 
@@ -117,28 +115,6 @@ def bad_lines_error(bad: "List[Tuple[str, str]]", noun: str = "bad lines") -> Da
         return DataError(faults[0])
     more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
     return DataError(f"{len(faults)} {noun}: {'; '.join(faults[:_LISTED])}{more}")
-
-
-@contextmanager
-def written_whole(path: PathLike) -> "Iterator[Any]":
-    """A binary file that appears under `path` complete, or not at all when the block raises."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=str(target.parent))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; labels are shared
-        os.chmod(name, 0o644)
-        os.replace(name, str(target))
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def dump_json(value: Any) -> bytes:
