@@ -1,0 +1,63 @@
+# make demo: sets up and trains a detector of drawn pictures.   make test: sets up and runs the tests.
+# Another interpreter: make test PYTHON=python3.8 (or PYTHON=python3.8 make test); it gets an environment of its own.
+
+PYTHON ?= python3
+REQUIREMENTS ?= requirements.txt
+ifeq ($(PYTHON),python3)
+VENV ?= .venv
+else
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check test-aws clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
+	@echo "make test      set up and run the tests (ARGS=... for pytest)"
+	@echo "make check     ruff, ruff format, mypy, and the installed versions"
+	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
+	@echo "make clean     remove the environment and the caches"
+
+demo: $(VENV)/.runtime
+	$(BIN)/python -m ssd_train demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
+	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
+
+test-aws:
+	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# What pip cannot bring: MXNet's two system libraries, and Debian's split-off part of venv.
+SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
+SYSTEM_CHECK := import ctypes, ensurepip, venv; [ctypes.CDLL(name) for name in ("libgomp.so.1", "libquadmath.so.0")]
+
+$(VENV)/.runtime: $(REQUIREMENTS) setup.py
+	@$(PYTHON) -c 'import sys; found = sys.version_info[:2]; (3, 8) <= found <= (3, 12) or sys.exit( \
+		"$(PYTHON) is Python %d.%d: expected 3.8 to 3.12; name another: make ... PYTHON=python3.11" % found)'
+	@$(PYTHON) -c '$(SYSTEM_CHECK)' 2>/dev/null || if [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); \
+	else \
+		echo "first: sudo apt-get install $(SYSTEM_PACKAGES)"; exit 1; \
+	fi
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check pip==25.0.1
+	$(BIN)/python -m pip install -q --no-deps -r $(REQUIREMENTS)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime requirements/test.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
+	touch $@
