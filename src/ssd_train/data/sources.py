@@ -26,6 +26,8 @@ class FolderImages:
     def read(self, record: Record) -> bytes:
         """The encoded image; a DataError names the record's place when it cannot be had."""
         path = self.locate(record)
+        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for ever
+            raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
         try:
             with open(path, "rb") as file:
                 return file.read()

@@ -61,7 +61,7 @@ REFUSED = {
     "no file": ("s3://bucket/a/", "has no file name"),
     "empty": ("", "has no file name"),
     "web address": ("https://host/a/b/c.jpg", "expected s3://bucket/key or a relative path"),
-    "folder": ("s3://bucket/a/b", "cannot be read .Is a directory."),
+    "folder": ("s3://bucket/a/b", "is a folder or a device, expected a file"),
 }
 
 
@@ -93,6 +93,12 @@ def test_links_within_the_folder_and_a_linked_folder_are_fine(root, tmp_path):
     (root / "again.jpg").symlink_to(root / "d.jpg")
     (tmp_path / "channel").symlink_to(root)
     assert FolderImages(tmp_path / "channel").read(record("again.jpg")) == b"d.jpg"
+
+
+def test_a_fifo_does_not_hang(root):
+    os.mkfifo(root / "pipe.jpg")
+    with pytest.raises(DataError, match="is a folder or a device"):
+        FolderImages(root).read(record("pipe.jpg"))
 
 
 def test_a_dangling_link_is_an_error(root):
