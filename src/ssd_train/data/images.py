@@ -219,3 +219,18 @@ def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
     """`image` (H, W, 3) at `size_wh`: by area where no side grows, else linear."""
     shrinks = size_wh[0] <= image.shape[1] and size_wh[1] <= image.shape[0]
     return cv2.resize(image, tuple(size_wh), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def decode_for(
+    data: bytes,
+    where: str,
+    side: int,
+    expected_wh: Optional[SizeWH] = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> np.ndarray:
+    """`decode` for a network that looks at (side, side) pixels: a picture whose longer side is at least four times that
+    is decoded at a half, a quarter or an eighth, so that it still has twice as many pixels as needed."""
+    header = read_header(data, where)
+    longer = max(header.width, header.height)
+    reduce = next((r for r in (8, 4, 2) if longer // r >= 2 * side), 1)
+    return decode(data, where, expected_wh, limits, reduce)

@@ -1,0 +1,229 @@
+"""TrainConfig: every hyperparameter once, with its unit, limits and default.
+
+Names, ranges and meanings are those of the SageMaker built-in Object Detection algorithm where it has the setting
+(https://docs.aws.amazon.com/sagemaker/latest/dg/object-detection-api-config.html). Command line flags, SageMaker
+hyperparameters and the saved config.json are all made from the fields below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ssd_train.errors import ConfigError
+
+BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
+# other spellings in use: GluonCV's names
+NETWORK_ALIASES = {
+    "vgg16": "vgg-16",
+    "vgg16_atrous": "vgg-16",
+    "resnet50": "resnet-50",
+    "resnet50_v1": "resnet-50",
+    "mobilenet_v2_1.0": "mobilenetv2_1.0",
+    "mobilenet-1.0": "mobilenet1.0",
+}
+# keys that jobs of the built-in algorithm carry beside the documented ones; they steer its container, not ours
+HIDDEN_KEYS = ("_tuning_objective_metric", "_kvstore", "_num_kv_servers")
+
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field of TrainConfig. Limits: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`;
+    `resume` says whether a resumed run may change it."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained and how; where (folders, devices) is Environment's. Construction checks every value and
+    reports all violations in one ConfigError."""
+
+    # the network
+    base_network: str = setting("mobilenet1.0", "network that the detector is built on", choices=BASE_NETWORKS)
+    image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=1024)
+    num_classes: int = setting(0, "number of classes; computed from the labels, a wrong value is an error", low=0)
+    use_pretrained_model: int = setting(
+        1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
+    )
+    freeze_layer_pattern: str = setting("", "regular expression of parameter names that are not trained")
+    # the data
+    num_training_samples: int = setting(0, "number of training images; computed, a wrong value warns", low=0)
+    label_width: int = setting(350, "padded label width of the built-in algorithm; computed, too small warns", low=1)
+    validation_fraction: float = setting(0.2, "share held out where no validation labels are given", above=0, below=1)
+    split_group: str = setting("", "regular expression; images whose match is equal stay on one side of the split")
+    label_attribute: str = setting("", "label attribute of the manifest; chosen by type and date when empty")
+    on_bad_data: str = setting("error", "what unusable lines and images do", choices=("error", "skip"), resume=True)
+    grayscale: bool = setting(False, "use the brightness of the images only, in training and in prediction")
+    augmentation: str = setting(
+        "strong", "policy of online augmentation", choices=("none", "flip", "geometry", "ssd", "strong")
+    )
+    cache_images: bool = setting(True, "keep decoded images in memory while they fit", resume=True)
+    # the optimisation
+    epochs: int = setting(30, "passes over the training images", low=1)
+    mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1)
+    optimizer: str = setting("adam", "update rule", choices=("sgd", "adam", "rmsprop", "adadelta"))
+    learning_rate: float = setting(0.001, "initial learning rate, after warm-up", above=0, high=1)
+    lr_schedule: str = setting(
+        "", "course of the learning rate; empty: step if lr_scheduler_step is given, else cosine",
+        choices=("", "constant", "step", "cosine"),
+    )
+    lr_scheduler_step: str = setting("", "epochs after which the rate is multiplied by lr_scheduler_factor, e.g. 10,20")
+    lr_scheduler_factor: float = setting(0.1, "factor of each step", above=0, below=1)
+    warmup_epochs: float = setting(0.5, "epochs over which the rate rises linearly from 0", low=0)
+    momentum: float = setting(0.9, "momentum of sgd", low=0, high=1)
+    weight_decay: float = setting(0.0005, "weight decay of sgd and rmsprop", low=0, below=1)
+    clip_gradient: float = setting(10.0, "largest L2 norm of the whole gradient; 0: no limit", low=0)
+    negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
+    min_hard_negatives: int = setting(3, "least number of hard negatives per image, so that empty images teach", low=0)
+    amp: bool = setting(False, "mixed precision; on GPUs only")
+    seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
+    # evaluation and stopping
+    validation_interval: int = setting(1, "epochs between evaluations", low=1)
+    overlap_threshold: float = setting(0.5, "IoU at which a detection counts as found, for validation:mAP", above=0, high=1)
+    nms_threshold: float = setting(0.45, "IoU above which the lower of two boxes of a class is dropped", above=0, high=1)
+    nms_topk: int = setting(400, "boxes per image that enter non-maximum suppression", low=1)
+    post_nms: int = setting(100, "boxes per image that leave it; raised to the most boxes of one training image", low=1)
+    early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
+    early_stopping_min_epochs: int = setting(10, "epochs before early stopping may stop", low=1, resume=True)
+    early_stopping_patience: int = setting(5, "epochs to wait for an improvement", low=1, resume=True)
+    early_stopping_tolerance: float = setting(0.0, "relative improvement that counts", low=0, high=1, resume=True)
+    # the machine
+    kv_store: str = setting(
+        "device", "how gradients of several devices meet", choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync")
+    )
+    num_workers: int = setting(-1, "threads that prepare images; -1: as many as processors, 0: none", low=-1, resume=True)
+
+    def __post_init__(self) -> None:
+        violations = []
+        for item in dataclasses.fields(self):
+            value, fault = _checked(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+            if fault:
+                violations.append(fault)
+        if not violations:
+            violations = self._contradictions()
+        if violations:
+            raise ConfigError("; ".join(violations))
+
+    def _contradictions(self) -> List[str]:
+        faults = []
+        steps = self.lr_steps
+        if steps is None:
+            faults.append(f"lr_scheduler_step: found {self.lr_scheduler_step!r}, expected rising epochs such as '10,20'")
+        elif self.lr_schedule == "step" and not steps:
+            faults.append("lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'")
+        elif self.lr_schedule in ("constant", "cosine") and steps:
+            faults.append(f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, expected 'step'")
+        for name in ("freeze_layer_pattern", "split_group"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                faults.append(f"{name}: found {getattr(self, name)!r}, expected a regular expression ({error})")
+        return faults
+
+    @property
+    def lr_steps(self) -> Optional[Tuple[int, ...]]:
+        """The epochs of lr_scheduler_step; None when the text is not a rising list of epochs."""
+        parts = [part.strip() for part in self.lr_scheduler_step.split(",") if part.strip()]
+        if not all(part.isdigit() and int(part) > 0 for part in parts):
+            return None
+        steps = tuple(int(part) for part in parts)
+        return steps if list(steps) == sorted(set(steps)) else None
+
+    @property
+    def schedule(self) -> str:
+        """The course of the learning rate: constant, step or cosine."""
+        return self.lr_schedule or ("step" if self.lr_steps else "cosine")
+
+    def to_json(self) -> Dict[str, Any]:
+        """All fields by name, ready for json.dump."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Build from names and texts or numbers, as flags, hyperparameters or config.json carry them. Hyphens in names
+        become underscores; the built-in algorithm's hidden keys are accepted and have no effect."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        given = {name.replace("-", "_"): value for name, value in values.items()}
+        unknown = sorted(name for name in given if name not in known and name not in HIDDEN_KEYS)
+        faults = [f"{name}: unknown setting{_did_you_mean(name, known)}" for name in unknown]
+        kept = {name: value for name, value in given.items() if name in known}
+        try:
+            config = cls(**kept)
+        except ConfigError as error:
+            faults.append(str(error))
+        if faults:
+            raise ConfigError("; ".join(faults))
+        return config
+
+
+def resumable_settings() -> Tuple[str, ...]:
+    """Settings that a resumed run may change: they do not alter what the steps already made would have been."""
+    return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
+
+
+def _did_you_mean(name: str, known: "set[str]") -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _checked(item: "dataclasses.Field[Any]", value: Any) -> Tuple[Any, str]:
+    """The value in the field's type and the fault found, "" when there is none."""
+    converted, expected = _convert(item, value)
+    if converted is None:
+        return value, f"{item.name}: found {value!r}, expected {expected}"
+    limits = item.metadata
+    choices = limits.get("choices")
+    if choices and converted not in choices:
+        return value, f"{item.name}: found {value!r}, expected one of {', '.join(c for c in choices if c)}"
+    ok = (
+        converted >= limits.get("low", converted)
+        and converted <= limits.get("high", converted)
+        and ("above" not in limits or converted > limits["above"])
+        and ("below" not in limits or converted < limits["below"])
+    )
+    return converted, "" if ok else f"{item.name}: found {value!r}, expected {_range_text(limits)}"
+
+
+def _convert(item: "dataclasses.Field[Any]", value: Any) -> Tuple[Any, str]:
+    text = str(value).strip()
+    if text == "" and item.type != "str":
+        return item.default, ""  # SageMaker sends "" for a hyperparameter left open
+    if item.name == "base_network":
+        return NETWORK_ALIASES.get(text, text), ""
+    if item.name == "freeze_layer_pattern" and text.lower() == "false":
+        return "", ""  # the console sends false for "none"
+    if item.type == "bool":
+        lowered = text.lower()
+        return (True if lowered in _TRUE else False if lowered in _FALSE else None), "true or false"
+    if item.type == "int":
+        return _whole_number(text), "a whole number"
+    if item.type == "float":
+        return _finite_number(text), "a number"
+    return text, ""
+
+
+def _whole_number(text: str) -> Optional[int]:
+    number = _finite_number(text)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _finite_number(text: str) -> Optional[float]:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+def _range_text(limits: Mapping[str, Any]) -> str:
+    parts = []
+    for key, words in (("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")):
+        if key in limits:
+            parts.append(f"{words} {limits[key]}")
+    return " and ".join(parts)

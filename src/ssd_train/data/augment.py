@@ -1,0 +1,192 @@
+"""Augmentation policies by name: the random choices, apart from the pixels they are applied to.
+
+A policy draws a `View`: which rectangle of the picture is seen (it may reach beyond the picture), turned and mirrored how,
+in what light. transforms.py renders it in one pass over the pixels and moves the boxes along.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH, iou_matrix
+
+Random = np.random.RandomState
+
+
+@dataclass(frozen=True)
+class View:
+    """What an augmented picture shows.
+
+    rect            (x, y, width, height) in pixels of the source, may reach beyond it
+    quarter_turns   turns by 90 degrees counter-clockwise, after cutting out
+    flip_x, flip_y  mirrored left to right, top to bottom, after turning
+    colour          (3, 4) matrix applied to (R, G, B, 1), or None
+    least_visible   a box is kept when at least this share of its area is seen
+    by_centre       a box is kept when its centre is seen, whatever its share
+    """
+
+    rect: Tuple[float, float, float, float]
+    quarter_turns: int = 0
+    flip_x: bool = False
+    flip_y: bool = False
+    colour: Optional[np.ndarray] = None
+    least_visible: float = 0.4
+    by_centre: bool = False
+
+
+Policy = Callable[[SizeWH, np.ndarray, Random], View]
+
+
+def _none(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+    return View((0, 0, *size_wh))
+
+
+def _flip(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+    return View((0, 0, *size_wh), flip_x=_chance(random, 0.5))
+
+
+def _geometry(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+    """One of: as it is, mirrored either way, turned by 90 degrees either way; each as likely. The offline times-five
+    augmentation of AWS's Greengrass sample, online."""
+    kind = random.randint(5)
+    turns = {3: 1, 4: 3}.get(kind, 0)
+    return View((0, 0, *size_wh), quarter_turns=turns, flip_x=kind == 1, flip_y=kind == 2)
+
+
+def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+    """SSD's own (paper, section 2.2, and GluonCV's SSDDefaultTrainTransform): light, zoom out by up to 4 half of the time,
+    a crop that overlaps the objects at least so much, mirror."""
+    colour = colour_matrix(random)
+    width, height = size_wh
+    left = top = 0.0
+    if _chance(random, 0.5):
+        ratio = random.uniform(1, 4)
+        left, top = random.uniform(0, width * (ratio - 1)), random.uniform(0, height * (ratio - 1))
+        width, height = int(width * ratio), int(height * ratio)
+    x, y, w, h = constrained_crop((width, height), boxes + np.array([left, top, left, top], np.float32), random)
+    return View((x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, least_visible=0.0, by_centre=True)
+
+
+# zoom and stretch of `strong`: half to twice the size, evenly on a log scale, and up to a quarter wider or narrower
+ZOOM, STRETCH, ATTEMPTS = 2.0, 1.25, 10
+
+
+def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+    """Zoom, stretch, shift and mirror in one, and light; tried again up to ten times until an object is left in view."""
+    colour = colour_matrix(random)
+    flip = _chance(random, 0.5)
+    view = View((0, 0, *size_wh))
+    for _ in range(ATTEMPTS):
+        zoom = math.exp(random.uniform(-math.log(ZOOM), math.log(ZOOM)))
+        stretch = math.exp(random.uniform(-math.log(STRETCH), math.log(STRETCH)) / 2)
+        sides = (size_wh[0] / (zoom * stretch), size_wh[1] * stretch / zoom)
+        # smaller than the picture: anywhere inside it; larger: the picture anywhere inside the view
+        x, y = (random.uniform(min(0.0, full - side), max(0.0, full - side)) for full, side in zip(size_wh, sides))
+        view = View((x, y, *sides), flip_x=flip, colour=colour)
+        if not len(boxes) or visible(boxes, view).any():
+            break
+    return view
+
+
+AUGMENTATIONS: Dict[str, Policy] = {
+    "none": _none,
+    "flip": _flip,
+    "geometry": _geometry,
+    "ssd": _ssd,
+    "strong": _strong,
+}
+
+
+def visible(boxes: np.ndarray, view: View) -> np.ndarray:
+    """Which boxes (N, 4) of the source are kept in `view`: bool (N,)."""
+    x, y, width, height = view.rect
+    rect = np.array([x, y, x + width, y + height])
+    if view.by_centre:
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return ((centre > rect[:2]) & (centre < rect[2:])).all(axis=1)
+    seen = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
+    share = np.prod(np.maximum(seen, 0), axis=1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return share >= view.least_visible
+
+
+# SSD's samplers: the least IoU of a crop with every object; None: whatever it is
+CROP_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
+CROP_TRIALS = 50
+CROP_SCALES = (0.3, 1.0)
+CROP_ASPECT = 2.0
+
+
+def constrained_crop(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> Tuple[float, float, float, float]:
+    """A crop (x, y, width, height) of an image of `size_wh`: the whole image or one crop for each of CROP_OVERLAPS that a
+    trial could meet, one of these at random among those that keep the centre of a box."""
+    candidates = [(0.0, 0.0, float(size_wh[0]), float(size_wh[1]))]
+    for least in CROP_OVERLAPS:
+        crop = _crop_with_overlap(size_wh, boxes, least, random)
+        if not len(boxes):
+            return crop or candidates[0]
+        if crop:
+            candidates.append(crop)
+    random.shuffle(candidates)
+    for crop in candidates:
+        if visible(boxes, View(crop, by_centre=True)).any():
+            return crop
+    return (0.0, 0.0, float(size_wh[0]), float(size_wh[1]))
+
+
+def _crop_with_overlap(
+    size_wh: SizeWH, boxes: np.ndarray, least: Optional[float], random: Random
+) -> Optional[Tuple[float, float, float, float]]:
+    crops = _random_crops(size_wh, CROP_TRIALS if len(boxes) and least is not None else 1, random)
+    if not len(boxes) or least is None:
+        fitting = np.array([0])
+    else:
+        corners = np.concatenate([crops[:, :2], crops[:, :2] + crops[:, 2:]], axis=1)
+        fitting = np.flatnonzero(iou_matrix(boxes, corners).min(axis=0) >= least)
+    if not len(fitting):
+        return None
+    x, y, width, height = (float(v) for v in crops[fitting[0]])
+    return x, y, width, height
+
+
+def _random_crops(size_wh: SizeWH, count: int, random: Random) -> np.ndarray:
+    """`count` crops (count, 4) of x, y, width, height: scale and aspect as GluonCV's random_crop_with_constraints."""
+    width, height = size_wh
+    scale = random.uniform(*CROP_SCALES, size=count)
+    low, high = np.maximum(1 / CROP_ASPECT, scale**2), np.minimum(CROP_ASPECT, 1 / scale**2)
+    aspect = np.sqrt(random.uniform(low, high))
+    w, h = np.floor(width * scale * aspect), np.floor(height * scale / aspect)
+    x, y = np.floor(random.uniform(size=count) * (width - w)), np.floor(random.uniform(size=count) * (height - h))
+    return np.stack([x, y, w, h], axis=1).astype(np.float32)
+
+
+# SSD's distortions: each half of the time, brightness by up to 32 levels, contrast and saturation 0.5 to 1.5, hue by up
+# to 18 of OpenCV's 180 degrees. (GluonCV turns hue by as many half circles, which is any hue at all.)
+BRIGHTNESS, CONTRAST, SATURATION, HUE_DEGREES = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
+LUMA = np.array([0.299, 0.587, 0.114])
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+FROM_YIQ = np.linalg.inv(TO_YIQ)
+
+
+def colour_matrix(random: Random) -> Optional[np.ndarray]:
+    """Brightness, contrast, saturation and hue as one matrix (3, 4), None where the dice left all alone."""
+    matrix = np.eye(3)
+    offset = random.uniform(-BRIGHTNESS, BRIGHTNESS) if _chance(random, 0.5) else 0.0
+    contrast = random.uniform(*CONTRAST) if _chance(random, 0.5) else 1.0
+    if _chance(random, 0.5):
+        saturation = random.uniform(*SATURATION)
+        matrix = saturation * matrix + (1 - saturation) * np.tile(LUMA, (3, 1))
+    if _chance(random, 0.5):
+        angle = math.radians(random.uniform(-HUE_DEGREES, HUE_DEGREES))
+        turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
+        matrix = FROM_YIQ @ turn @ TO_YIQ @ matrix
+    if offset == 0.0 and contrast == 1.0 and np.array_equal(matrix, np.eye(3)):
+        return None
+    return np.concatenate([matrix * contrast, np.full((3, 1), offset * contrast)], axis=1).astype(np.float32)
+
+
+def _chance(random: Random, probability: float) -> bool:
+    return bool(random.uniform() < probability)

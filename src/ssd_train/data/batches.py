@@ -1,0 +1,152 @@
+"""Batches: TrainBatch, EvalBatch, the order of an epoch, and the loader that prepares them in threads.
+
+Threads, not processes: OpenCV and NumPy let go of the interpreter while they work, nothing is pickled, /dev/shm is not
+needed, and a fork beneath a running MXNet engine, with its hangs, is avoided.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, TypeVar
+
+import numpy as np
+
+from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.records import Record
+from ssd_train.data.transforms import EvalTransform, TrainTransform
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), box targets float32 (B, A, 4), and where they are from."""
+
+    pictures: np.ndarray
+    class_targets: np.ndarray
+    box_targets: np.ndarray
+    records: Tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def positives(self) -> int:
+        """Anchors that have an object."""
+        return int(np.count_nonzero(self.class_targets))
+
+    def arrays(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What goes to the devices."""
+        return self.pictures, self.class_targets, self.box_targets
+
+    def where(self) -> str:
+        """The lines of the labels, for messages."""
+        return ", ".join(record.where or record.name for record in self.records)
+
+
+@dataclass(frozen=True)
+class EvalBatch(TrainBatch):
+    """As TrainBatch, and the (width, height) of each decoded picture where the labels do not tell it."""
+
+    sizes: Tuple[Tuple[int, int], ...] = ()
+
+
+class EpochSampler:
+    """The order of each epoch: a permutation drawn from (seed, epoch), in batches that are all full.
+
+    The last batch is filled up with images from the beginning of the permutation: steps have one shape, no BatchNorm
+    sees a batch of two, and a set smaller than a batch still trains. Such a repeat counts as index + number of images,
+    so that it is augmented anew.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.length // self.batch_size)
+
+    def batches(self, epoch: int) -> List[List[int]]:
+        """Indices of each batch; an index of `length` or more is a repeat of that index modulo `length`."""
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.length)
+        total = self.steps * self.batch_size
+        repeats = np.arange(total) // self.length
+        indices = np.resize(order, total) + repeats * self.length
+        return [chunk.tolist() for chunk in indices.reshape(self.steps, self.batch_size)]
+
+
+class TrainLoader:
+    """The batches of an epoch of training, prepared ahead by `workers` threads (0: none).
+
+    A sample depends on (seed, epoch, index) alone, so the pictures are the same for any number of threads.
+    """
+
+    def __init__(
+        self, dataset: DetectionDataset, transform: TrainTransform, sampler: EpochSampler, workers: int = 1
+    ) -> None:
+        self.dataset, self.transform, self.sampler, self.workers = dataset, transform, sampler, workers
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
+        """The batches of `epoch`, from step `first_step` on."""
+        plans = self.sampler.batches(epoch)[first_step:]
+        return _in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+
+    def _batch(self, indices: Sequence[int], epoch: int) -> TrainBatch:
+        samples = [self._sample(index, epoch) for index in indices]
+        pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
+        return TrainBatch(pictures, classes, boxes, tuple(self.dataset.record(i % len(self.dataset)) for i in indices))
+
+    def _sample(self, index: int, epoch: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        random = np.random.RandomState([self.sampler.seed, epoch, index])
+        return self.transform(*self.dataset[index % len(self.dataset)], random)
+
+
+class EvalLoader:
+    """All images of a data set once, in order, in batches of at most `batch_size`."""
+
+    def __init__(self, dataset: DetectionDataset, transform: EvalTransform, batch_size: int, workers: int = 1) -> None:
+        self.dataset, self.transform, self.batch_size, self.workers = dataset, transform, batch_size, workers
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        indices = range(len(self.dataset))
+        plans = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        return _in_order(plans, self._batch, self.workers)
+
+    def _batch(self, indices: Sequence[int]) -> EvalBatch:
+        samples = [self.dataset[index] for index in indices]
+        records = tuple(self.dataset.record(index) for index in indices)
+        pictures, classes, boxes = (np.stack(column) for column in zip(*(self.transform(*s) for s in samples)))
+        sizes = tuple(r.size_wh or (s[0].shape[1], s[0].shape[0]) for r, s in zip(records, samples))
+        return EvalBatch(pictures, classes, boxes, records, sizes)
+
+
+def _in_order(plans: Sequence[Any], make: Callable[[Any], Batch], workers: int) -> Iterator[Batch]:
+    """make(plan) for each plan, in order; with threads, up to two batches more than there are threads ahead."""
+    if workers == 0:
+        yield from map(make, plans)
+        return
+    waiting: Deque["Future[Batch]"] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+    try:
+        for plan in plans:
+            waiting.append(pool.submit(make, plan))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True)
+
+
+def default_workers() -> int:
+    """Threads for num_workers -1: one for each processor this process may use, at most 8."""
+    return min(len(os.sched_getaffinity(0)), 8)

@@ -1,0 +1,92 @@
+"""Anchor boxes from (network, image size), in numpy; tested equal to those inside the network.
+
+The scheme is SSD's (Liu et al., "SSD: Single Shot MultiBox Detector", 2016, section 2.2): each feature map has anchors
+of one size in several aspect ratios and one more square between this size and the next. Strides follow the true feature
+maps, size / cells; GluonCV's ssd_300_mobilenet0.25 preset rounds them so that its anchors cover a quarter of the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from ssd_train.errors import ConfigError
+
+FEW_RATIOS = (1.0, 2.0, 0.5)
+MANY_RATIOS = (1.0, 2.0, 0.5, 3.0, 1.0 / 3)
+
+# the stride of the first feature map that predicts; each following map has half the cells, rounded up
+FIRST_STRIDE = {"vgg-16": 8}
+DEFAULT_FIRST_STRIDE = 16
+# GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as SSD's paper has it, and its trained weights expect that
+SPECIAL_CELLS = {("vgg-16", 300): (38, 19, 10, 5, 3, 1)}
+SMALLEST_SIZE, LARGEST_SIZE = 0.1, 1.05
+
+
+@dataclass(frozen=True)
+class AnchorLayout:
+    """What the network builder and the anchors have to agree on, one entry a feature map.
+
+    cells   number of cells along each side
+    sizes   anchor sizes in pixels, one more than there are maps
+    ratios  aspect ratios (width / height)
+    """
+
+    image_size: int
+    cells: Tuple[int, ...]
+    sizes: Tuple[float, ...]
+    ratios: Tuple[Tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        # GluonCV zips these lists and silently drops what is longer
+        if not len(self.cells) == len(self.ratios) == len(self.sizes) - 1:
+            raise ConfigError(
+                f"anchors: found {len(self.cells)} maps, {len(self.sizes)} sizes, {len(self.ratios)} ratios, "
+                "expected as many ratios as maps and one size more"
+            )
+
+    @property
+    def steps(self) -> Tuple[float, ...]:
+        """Distance of neighbouring anchor centres in pixels, for each map."""
+        return tuple(self.image_size / cells for cells in self.cells)
+
+
+def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
+    """Cells per side of each feature map, down to the first map of one cell."""
+    if (base_network, image_size) in SPECIAL_CELLS:
+        return SPECIAL_CELLS[base_network, image_size]
+    stride = FIRST_STRIDE.get(base_network, DEFAULT_FIRST_STRIDE)
+    cells = [-(-image_size // stride)]
+    while cells[-1] > 1:
+        cells.append(-(-cells[-1] // 2))
+    return tuple(cells)
+
+
+def anchor_layout(base_network: str, image_size: int) -> AnchorLayout:
+    """The layout for an image of `image_size` pixels a side. Sizes grow evenly from 0.2 to 1.05 of it (from 0.15 where
+    there are seven maps or more), below them 0.1 for the first map: SSD's 300 and 512 px settings."""
+    cells = feature_cells(base_network, image_size)
+    second = 0.2 if len(cells) < 7 else 0.15
+    shares = [SMALLEST_SIZE, *np.linspace(second, LARGEST_SIZE, len(cells))]
+    ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
+    return AnchorLayout(image_size, cells, tuple(float(s * image_size) for s in shares), tuple(ratios[-len(cells) :]))
+
+
+def make_anchors(layout: AnchorLayout) -> np.ndarray:
+    """Anchors float32 (A, 4) as centre x, centre y, width, height in pixels of the input image; map by map, row by row,
+    then by shape: the order in which the network predicts."""
+    maps = []
+    for cells, step, size, larger, ratios in zip(
+        layout.cells, layout.steps, layout.sizes[:-1], layout.sizes[1:], layout.ratios
+    ):
+        shapes = [(size, size), (np.sqrt(size * larger),) * 2]
+        shapes += [(size * np.sqrt(ratio), size / np.sqrt(ratio)) for ratio in ratios[1:]]
+        centres = (np.arange(cells) + 0.5) * step
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        grid = np.empty((cells, cells, len(shapes), 4))
+        grid[..., 0], grid[..., 1] = x[..., None], y[..., None]
+        grid[..., 2:] = np.array(shapes)
+        maps.append(grid.reshape(-1, 4))
+    return np.concatenate(maps).astype(np.float32)

@@ -1,0 +1,136 @@
+"""The network as hybridized graphs: one to train, one to evaluate, one to detect.
+
+GluonCV's SSD decides by autograd's mode, while it is traced, what it returns, so a hybridized net keeps whichever form it
+was first called in. Here each purpose has a block of its own that shares the net's layers, and the net itself is never
+called. Pixels come in as the loaders make them, uint8 (B, S, S, 3), and are normalised on the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssd_train import framework
+from ssd_train.model.loss import DetectionLoss
+from ssd_train.model.targets import STDS
+
+mx = framework.mxnet()
+
+# of the ImageNet training set, RGB in 0..1: what GluonCV's weights were trained with
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+SCORE_FLOOR = 0.01  # candidates below it are not kept: GluonCV's threshold
+
+
+class _Normalize(mx.gluon.HybridBlock):
+    """uint8 RGB (B, S, S, 3) -> float32 (B, 3, S, S), ImageNet mean 0 and deviation 1."""
+
+    def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        return F.image.normalize(F.image.to_tensor(pixels), mean=PIXEL_MEAN, std=PIXEL_STD)
+
+
+class _Heads(mx.gluon.HybridBlock):
+    """Pixels -> class scores (B, A, classes + 1), box offsets (B, A, 4) and anchors (1, A, 4) of an SSD."""
+
+    def __init__(self, net: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.net = net
+        self.normalize = _Normalize()
+
+    def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        net = self.net
+        maps = net.features(self.normalize(pixels))
+        return (
+            _gather(F, maps, net.class_predictors, net.num_classes + 1),
+            _gather(F, maps, net.box_predictors, 4),
+            F.concat(*[F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, net.anchor_generators)], dim=1),
+        )
+
+
+def _gather(F: Any, maps: Any, predictors: Any, width: int) -> Any:
+    """Each map's prediction (B, k * width, H, W) -> all of them (B, A, width)."""
+    flat = [F.flatten(F.transpose(predict(m), (0, 2, 3, 1))) for m, predict in zip(maps, predictors)]
+    return F.reshape(F.concat(*flat, dim=1), shape=(0, -1, width))
+
+
+def _decode(F: Any, offsets: Any, anchors: Any) -> Any:
+    """Box offsets (B, A, 4) at anchors (1, A, 4) cxcywh -> boxes (B, A, 4) xyxy, input pixels."""
+    shift = F.slice_axis(offsets, axis=-1, begin=0, end=2) * float(STDS[0])
+    stretch = F.slice_axis(offsets, axis=-1, begin=2, end=4) * float(STDS[2])
+    centre = F.slice_axis(anchors, axis=-1, begin=0, end=2)
+    size = F.slice_axis(anchors, axis=-1, begin=2, end=4)
+    middle = F.broadcast_add(F.broadcast_mul(shift, size), centre)
+    half = F.broadcast_mul(F.exp(stretch), size) * 0.5
+    return F.concat(middle - half, middle + half, dim=-1)
+
+
+class _Suppress(mx.gluon.HybridBlock):
+    """Class scores and boxes -> the best boxes of each class, overlapping ones dropped."""
+
+    def __init__(self, num_classes: int, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._num_classes = num_classes
+        self._nms = {"overlap_thresh": nms_threshold, "topk": nms_topk, "valid_thresh": SCORE_FLOOR}
+        self._post_nms = post_nms
+
+    def hybrid_forward(self, F: Any, class_preds: Any, boxes: Any) -> Any:
+        """(B, A, classes + 1), (B, A, 4) -> (B, post_nms, 6) of class id, score, x1, y1, x2, y2; id -1 where none."""
+        scores = F.softmax(class_preds, axis=-1)
+        rows = []
+        for class_id in range(self._num_classes):
+            score = F.slice_axis(scores, axis=-1, begin=class_id + 1, end=class_id + 2)  # (B, A, 1)
+            rows.append(F.concat(F.ones_like(score) * class_id, score, boxes, dim=-1))  # (B, A, 6)
+        kept = F.contrib.box_nms(
+            F.concat(*rows, dim=1), id_index=0, score_index=1, coord_start=2, force_suppress=False, **self._nms
+        )
+        return F.slice_axis(kept, axis=1, begin=0, end=self._post_nms)
+
+
+class TrainGraph(mx.gluon.HybridBlock):
+    """One training forward: (pixels, class targets, box targets, scale) -> (loss, CrossEntropy, SmoothL1), each (1,).
+
+    `scale` (1,) is one over the number of positive anchors of the whole batch, on all devices and hosts; only `loss` is
+    multiplied by it, and gradients of devices then simply add up.
+    """
+
+    def __init__(self, net: Any, loss: DetectionLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = _Heads(net)
+        self.loss = loss
+
+    def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any, scale: Any) -> Any:
+        class_preds, box_preds, _ = self.heads(pixels)
+        cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)
+        return (cross_entropy + smooth_l1) * scale, cross_entropy, smooth_l1
+
+
+class DetectGraph(mx.gluon.HybridBlock):
+    """Pixels uint8 (B, S, S, 3) -> rows (B, post_nms, 6): class id, score, x1, y1, x2, y2 in input pixels, best first."""
+
+    def __init__(self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = _Heads(net)
+        self.suppress = _Suppress(net.num_classes, nms_threshold, nms_topk, post_nms)
+
+    def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        class_preds, box_preds, anchors = self.heads(pixels)
+        return self.suppress(class_preds, _decode(F, box_preds, anchors))
+
+
+class EvalGraph(DetectGraph):
+    """As DetectGraph, and beside the rows the loss parts (1,) on the given targets."""
+
+    def __init__(self, net: Any, loss: DetectionLoss, nms_threshold: float, nms_topk: int, post_nms: int) -> None:
+        super().__init__(net, nms_threshold, nms_topk, post_nms)
+        self.loss = loss
+
+    def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any) -> Any:
+        class_preds, box_preds, anchors = self.heads(pixels)
+        rows = self.suppress(class_preds, _decode(F, box_preds, anchors))
+        cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)
+        return rows, cross_entropy, smooth_l1
+
+
+def compile_graph(graph: Any) -> Any:
+    """Hybridize `graph` with static memory; its own trace, whatever mode the caller is in."""
+    graph.hybridize(static_alloc=True, static_shape=True)
+    return graph

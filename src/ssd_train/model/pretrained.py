@@ -1,0 +1,196 @@
+"""Trained arrays put into a network, and counted.
+
+A weights file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the Gluon
+or GluonCV model zoo. What is not for this network is never loaded by half: a load that fits too few tensors fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train import framework
+from ssd_train.errors import WeightsError
+from ssd_train.model import net as nets
+
+mx = framework.mxnet()
+gcv = framework.gluoncv()
+
+LEAST_SHARE = 0.85  # of the tensors that a file has to fill; a plain VGG-16 lacks the two dilated convolutions
+ZOO_SECONDS = 120
+# what the published detectors of the model zoo were trained on; the class names are in their head's order
+ZOO_CLASS_COUNTS = (20, 80)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How many of the network's tensors a file filled, and what of the class head was kept."""
+
+    source: str
+    kind: str
+    loaded: int
+    total: int
+    kept_classes: Tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"; class rows kept: {', '.join(self.kept_classes)}" if self.kept_classes else ""
+        return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{head}"
+
+
+Arrays = Dict[str, Any]
+
+
+def read_arrays(path: "str | Path") -> Arrays:
+    """Named arrays of a .params file, without the prefixes arg: and aux:; a WeightsError when it is none."""
+    try:
+        arrays = mx.nd.load(str(path))
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise WeightsError(f"{path}: found no readable weights ({reason}), expected a Gluon .params file") from None
+    if not isinstance(arrays, dict) or not arrays:
+        raise WeightsError(f"{path}: found arrays without names, expected a Gluon .params file")
+    for name, array in arrays.items():
+        if array.dtype.__name__.startswith("float") and not np.isfinite(array.asnumpy()).all():
+            raise WeightsError(f"{path}: found NaN or infinity in {name}, expected finite weights")
+    return {name.split(":", 1)[-1]: array for name, array in arrays.items()}
+
+
+def load_pretrained(net: Any, base_network: str, path: "str | Path", old_classes: Optional[Sequence[str]] = None) -> LoadReport:
+    """Fill `net` from the file at `path`; `old_classes` are the class names of a detector's head, where they are known.
+
+    Rows of the class head are kept for the names both know. Anchors are never loaded: ours follow the image size.
+    """
+    arrays = read_arrays(path)
+    if any(name.startswith("class_predictors.") for name in arrays):
+        return _load_detector(net, arrays, str(path), old_classes)
+    return _load_backbone(net, base_network, arrays, str(path))
+
+
+def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]]) -> LoadReport:
+    names = tuple(old_classes or _zoo_classes(arrays))
+    parameters = {n: p for n, p in net._collect_params_with_prefix().items() if not n.endswith("anchors")}
+    heads = {name for name in parameters if name.startswith("class_predictors.")}
+    fitting = {n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape}
+    body = len(parameters) - len(heads)
+    _require(len(fitting), body, source, "detector")
+    for name, array in fitting.items():
+        parameters[name].set_data(array)
+    kept = [name for name in net.classes if name in names]
+    filled = sum(_copy_class_rows(parameters[name], arrays.get(name), list(net.classes), names) for name in heads)
+    return LoadReport(source, "detector", len(fitting) + filled, len(parameters), tuple(kept) if filled else ())
+
+
+def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
+    """Class names of a detector without a config: GluonCV's VOC or COCO nets are told by their head's size."""
+    boxes = arrays["box_predictors.0.predictor.bias"].shape[0] // 4
+    count = arrays["class_predictors.0.predictor.bias"].shape[0] // boxes - 1
+    if count == ZOO_CLASS_COUNTS[0]:
+        return tuple(gcv.data.VOCDetection.CLASSES)
+    if count == ZOO_CLASS_COUNTS[1]:
+        return tuple(gcv.data.COCODetection.CLASSES)
+    return ()
+
+
+def _copy_class_rows(parameter: Any, old: Any, new_names: List[str], old_names: Sequence[str]) -> int:
+    """Copy background's rows and those of the names both know; 1 when the tensor was filled, 0 when it does not fit."""
+    if old is None or not old_names:
+        return 0
+    values, given = parameter.data().asnumpy(), old.asnumpy()
+    new_width, old_width = len(new_names) + 1, len(old_names) + 1
+    fits = given.shape[0] * new_width == values.shape[0] * old_width and given.shape[1:] == values.shape[1:]
+    if not fits:
+        return 0
+    # row k * width + c is anchor shape k, class c; background is class 0
+    values[0::new_width] = given[0::old_width]
+    for position, name in enumerate(new_names, start=1):
+        if name in old_names:
+            values[position::new_width] = given[list(old_names).index(name) + 1 :: old_width]
+    parameter.set_data(mx.nd.array(values))
+    return 1
+
+
+def _load_backbone(net: Any, base_network: str, arrays: Arrays, source: str) -> LoadReport:
+    found = _vgg_backbone(arrays) if base_network == nets.VGG else _zoo_backbone(net, base_network, arrays)
+    parameters = net._collect_params_with_prefix()
+    wanted = {name: p for name, p in parameters.items() if _is_backbone(name)}
+    fitting = {name: a for name, a in found.items() if name in wanted and tuple(a.shape) == wanted[name].shape}
+    _require(len(fitting), len(wanted), source, f"{base_network} backbone")
+    for name, array in fitting.items():
+        wanted[name].set_data(array)
+    return LoadReport(source, f"{base_network} backbone", len(fitting), len(wanted))
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("features.") and not any(
+        part in name for part in ("expand_", ".extras.", "scale")
+    )
+
+
+def _require(fitting: int, total: int, source: str, kind: str) -> None:
+    if fitting < LEAST_SHARE * total:
+        raise WeightsError(
+            f"{source}: found {fitting} of the {total} tensors of this {kind}, expected at least {LEAST_SHARE:.0%}: "
+            "is it a file of another network?"
+        )
+
+
+def _zoo_backbone(net: Any, base_network: str, arrays: Arrays) -> Arrays:
+    """A file of the model zoo under the names that the detector has for its backbone's parameters."""
+    zoo_net = gcv.model_zoo.get_model(nets.BACKBONES[base_network].zoo_name, pretrained=False)
+    # both are named <kind><counter>_<layer>, and the counters differ
+    by_layer = {name.split("_", 1)[1]: name for name in net._collect_params_with_prefix() if _is_backbone(name)}
+    layers = {name: p.name.split("_", 1)[1] for name, p in zoo_net._collect_params_with_prefix().items()}
+    return {by_layer[layers[n]]: array for n, array in arrays.items() if layers.get(n) in by_layer}
+
+
+def _vgg_backbone(arrays: Arrays) -> Arrays:
+    """VGG-16: GluonCV's atrous file as it is, or the model zoo's vgg16 with its thirteen convolutions put in stages."""
+    if any(name.startswith("stages.") for name in arrays):
+        return {f"features.{name}": array for name, array in arrays.items()}
+    layers = sorted({int(n.split(".")[1]) for n in arrays if n.startswith("features.") and arrays[n].ndim == 4})
+    places = [(stage, layer) for stage, count in enumerate((2, 2, 3, 3, 3)) for layer in range(count)]
+    renamed = {}
+    for index, (stage, layer) in zip(layers, places):
+        for kind in ("weight", "bias"):
+            renamed[f"features.stages.{stage}.{2 * layer}.{kind}"] = arrays[f"features.{index}.{kind}"]
+    first = renamed.get("features.stages.0.0.weight")
+    if first is not None:
+        # the atrous net multiplies its input by 255 times the deviation, which the model zoo's vgg16 does not expect
+        scale = mx.nd.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1)) * 255
+        renamed["features.stages.0.0.weight"] = first / scale
+    return renamed
+
+
+def zoo_weights(base_network: str, seconds: float = ZOO_SECONDS) -> Path:
+    """The file of GluonCV's model zoo for this backbone, from its cache or the network within `seconds`.
+
+    Fetched by a process of its own, because the zoo's download waits for ever on a server that never answers.
+    """
+    name = "vgg16_atrous" if base_network == nets.VGG else nets.BACKBONES[base_network].zoo_name
+    code = (
+        "from ssd_train import framework; framework.gluoncv(); "
+        "from gluoncv.model_zoo.model_store import get_model_file; "
+        f"print('FILE', get_model_file({name!r}))"
+    )
+    source_root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([source_root, *[p for p in sys.path if p]])
+    advice = "give --pretrained FILE, or --use_pretrained_model 0 to start from random weights"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path[:0] = {path.split(os.pathsep)!r}; {code}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise WeightsError(f"model zoo: found no answer for {name} within {seconds:g} s, expected its weights; {advice}") from None
+    for line in done.stdout.splitlines():
+        if line.startswith("FILE "):
+            return Path(line[5:])
+    reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+    raise WeightsError(f"model zoo: {name} could not be fetched ({reason}); {advice}")

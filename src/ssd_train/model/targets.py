@@ -1,0 +1,83 @@
+"""TargetEncoder: ground truth boxes matched to anchors and encoded, in numpy.
+
+Matching is SSD's (section 2.2): each ground truth takes its best anchor, one each, greedily by IoU; further anchors join
+the ground truth they overlap most when the IoU is at least 0.5. Equal to GluonCV's SSDTargetGenerator but for exact ties.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix, xyxy_to_cxcywh
+
+# variances of the offsets: Caffe SSD and GluonCV's NormalizedBoxCenterEncoder
+STDS = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)
+MATCH_IOU = 0.5
+
+
+class TargetEncoder:
+    """Turns the boxes of one image into what the network should answer at each of its A anchors.
+
+    anchors     (A, 4) centre x, centre y, width, height in input pixels
+    """
+
+    def __init__(self, anchors: np.ndarray) -> None:
+        self.anchors = np.asarray(anchors, dtype=np.float32)
+        self._corners = cxcywh_to_xyxy(self.anchors)
+
+    def __call__(self, boxes: np.ndarray, class_ids: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Class targets float32 (A,), 0 background and class id + 1 else, and box targets float32 (A, 4), 0 where
+        background, for boxes (N, 4) xyxy input pixels and class ids (N,). An image without boxes is all background."""
+        class_targets = np.zeros(len(self.anchors), dtype=np.float32)
+        box_targets = np.zeros((len(self.anchors), 4), dtype=np.float32)
+        if len(boxes):
+            matches = match(iou_matrix(self._corners, boxes))
+            positive = np.flatnonzero(matches >= 0)
+            matched = matches[positive]
+            class_targets[positive] = class_ids[matched] + 1
+            box_targets[positive] = encode(boxes[matched], self.anchors[positive])
+        return class_targets, box_targets
+
+
+def match(iou: np.ndarray) -> np.ndarray:
+    """The ground truth of each anchor, -1 for none: int64 (A,) from an IoU matrix (A, N), N > 0."""
+    best = iou.argmax(axis=1)
+    matches = np.where(iou[np.arange(len(iou)), best] >= MATCH_IOU, best, -1)
+    for truth, anchor in bipartite(iou):
+        matches[anchor] = truth
+    return matches
+
+
+def bipartite(iou: np.ndarray) -> "list[Tuple[int, int]]":
+    """Pairs (ground truth, anchor), the pair of highest IoU first, each used once; a pair must overlap at all."""
+    anchors = iou.argmax(axis=0)
+    if len(set(anchors.tolist())) == iou.shape[1]:
+        # nobody competes, so the greedy order does not matter
+        return [(truth, int(a)) for truth, a in enumerate(anchors) if iou[a, truth] > 0]
+    pairs = []
+    left = iou.copy()
+    for _ in range(min(iou.shape)):
+        anchor, truth = np.unravel_index(left.argmax(), left.shape)
+        if left[anchor, truth] <= 0:
+            break
+        pairs.append((int(truth), int(anchor)))
+        left[anchor, :] = -1
+        left[:, truth] = -1
+    return pairs
+
+
+def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Offsets (N, 4) of boxes (N, 4) xyxy from anchors (N, 4) cxcywh, divided by STDS (SSD, equation 2)."""
+    centred = xyxy_to_cxcywh(boxes)
+    shift = (centred[:, :2] - anchors[:, :2]) / anchors[:, 2:]
+    stretch = np.log(centred[:, 2:] / anchors[:, 2:])
+    return np.concatenate([shift, stretch], axis=1) / STDS
+
+
+def decode(offsets: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) xyxy from offsets (N, 4): the inverse of `encode`."""
+    scaled = offsets * STDS
+    centre = scaled[:, :2] * anchors[:, 2:] + anchors[:, :2]
+    return cxcywh_to_xyxy(np.concatenate([centre, np.exp(scaled[:, 2:]) * anchors[:, 2:]], axis=1))

@@ -1,0 +1,155 @@
+"""One epoch of training, one evaluation. Knows no files, no formats, no log lines and no SageMaker.
+
+Who divides the gradient: the loss of each device is a sum, multiplied by one over the number of positive anchors of the
+whole batch, and the gradients of the devices are added. Nothing divides again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+import numpy as np
+
+from ssd_train import framework
+from ssd_train.config import TrainConfig
+from ssd_train.data.batches import EvalBatch, TrainBatch
+from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.errors import TrainingDiverged
+from ssd_train.model.graphs import EvalGraph, TrainGraph, compile_graph
+from ssd_train.model.loss import DetectionLoss
+from ssd_train.training.devices import split
+from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
+from ssd_train.training.scores import Scores
+
+mx = framework.mxnet()
+
+
+class Learner:
+    """A net, its optimizer and its devices: what makes a step."""
+
+    def __init__(self, net: Any, config: TrainConfig, devices: Sequence[Any]) -> None:
+        self.net, self.devices = net, list(devices)
+        net.collect_params().reset_ctx(self.devices)
+        loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
+        self.graph = compile_graph(TrainGraph(net, loss))
+        self.clip = config.clip_gradient
+        self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
+        self.trainer = mx.gluon.Trainer(
+            self.parameters,
+            config.optimizer,
+            optimizer_settings(config),
+            kvstore=config.kv_store if len(self.devices) > 1 else None,
+            update_on_kvstore=False,
+        )
+
+    def step(self, batch: TrainBatch, rate: float) -> np.ndarray:
+        """Learn from `batch` at learning rate `rate`; returns the summed (CrossEntropy, SmoothL1) of it.
+
+        A TrainingDiverged, before anything is learned from it, when the loss or the gradient is not finite.
+        """
+        inputs = zip(*[split(array, self.devices) for array in batch.arrays()])
+        scale = 1.0 / max(batch.positives, 1)
+        with mx.autograd.record():
+            outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
+        mx.autograd.backward([output[0] for output in outputs])
+        if len(self.devices) > 1:
+            self.trainer.allreduce_grads()
+        losses, norm = self._read(outputs)
+        if not (np.isfinite(losses).all() and math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"found loss {losses.sum() * scale:g} with gradient norm {norm:g}, expected finite numbers; "
+                f"learning rate {rate:g}; the batch came from {batch.where()}"
+            )
+        self.trainer.set_learning_rate(rate)
+        self.trainer.update(max(norm / self.clip, 1.0) if self.clip else 1.0)
+        return losses
+
+    def _read(self, outputs: List[Any]) -> "tuple[np.ndarray, float]":
+        """Losses summed over devices, and the gradient's norm: one wait for the devices a step."""
+        gradients = [p.list_grad()[0] for p in self.parameters]
+        squares = mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
+        parts = [np.concatenate([o[1].asnumpy(), o[2].asnumpy()]) for o in outputs]
+        with np.errstate(over="ignore"):
+            return np.sum(parts, axis=0, dtype=np.float64), math.sqrt(float(squares.sum().asscalar()))
+
+
+def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
+    """Keyword arguments of MXNet's optimizer. As in the built-in algorithm, momentum is sgd's and weight decay is sgd's and
+    rmsprop's alone."""
+    settings = {"learning_rate": config.learning_rate}
+    if config.optimizer == "sgd":
+        settings["momentum"] = config.momentum
+    if config.optimizer in ("sgd", "rmsprop"):
+        settings["wd"] = config.weight_decay
+    return settings
+
+
+def train_one_epoch(learner: Learner, batches: Iterable[TrainBatch], rates: Sequence[float]) -> Dict[str, float]:
+    """Learn from each batch at its rate; returns the mean CrossEntropy and SmoothL1 per positive anchor, the number of
+    images and of steps, the seconds and, of these, the seconds spent waiting for data."""
+    cross_entropy, smooth_l1 = RunningMean(), RunningMean()
+    images, waited, start = 0, 0.0, time.perf_counter()
+    waiting = start
+    for batch, rate in zip(batches, rates):
+        waited += time.perf_counter() - waiting
+        losses = learner.step(batch, rate)
+        cross_entropy.update(losses[0], max(batch.positives, 1))
+        smooth_l1.update(losses[1], max(batch.positives, 1))
+        images += len(batch)
+        waiting = time.perf_counter()
+    mx.nd.waitall()
+    seconds = time.perf_counter() - start
+    return {
+        "CrossEntropy": cross_entropy.value or 0.0,
+        "SmoothL1": smooth_l1.value or 0.0,
+        "images": images,
+        "steps": len(rates),
+        "seconds": seconds,
+        "data_seconds": waited,
+    }
+
+
+class Evaluator:
+    """A net as it answers, on the first of its devices."""
+
+    def __init__(self, net: Any, config: TrainConfig, device: Any, post_nms: int) -> None:
+        loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
+        self.device = device
+        self.side = config.image_shape
+        self.overlap_threshold = config.overlap_threshold
+        self.graph = compile_graph(EvalGraph(net, loss, config.nms_threshold, config.nms_topk, post_nms))
+
+    def detect(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
+        """What the net finds in each picture, and the summed SmoothL1 on the batch's targets."""
+        arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
+        rows, _, smooth_l1 = self.graph(*arrays)
+        answers = [to_detections(r, size, self.side) for r, size in zip(rows.asnumpy(), batch.sizes)]
+        return answers, float(smooth_l1.asscalar())
+
+
+def to_detections(rows: np.ndarray, size_wh: "tuple[int, int]", side: int) -> Detections:
+    """Rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of the (side, side) input, id -1 where unused -> pixels of
+    the image of `size_wh`, clipped to it."""
+    if not np.isfinite(rows).all():
+        raise TrainingDiverged("found NaN or infinity in the network's answer, expected finite scores and boxes")
+    rows = rows[rows[:, 0] >= 0]
+    scale = np.array([*size_wh, *size_wh], np.float32) / side
+    limits = np.array([*size_wh, *size_wh], np.float32)
+    return Detections(np.clip(rows[:, 2:] * scale, 0, limits), rows[:, 1], rows[:, 0], size_wh)
+
+
+def evaluate(
+    evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames
+) -> "tuple[Scores, Optional[float], List[tuple[Record, Detections]]]":
+    """Scores over all batches, the mean SmoothL1 per positive anchor, and every record with its answer."""
+    metric, smooth_l1 = MeanAveragePrecision(class_names), RunningMean()
+    answers = []
+    for batch in batches:
+        detections, loss = evaluator.detect(batch)
+        smooth_l1.update(loss, batch.positives)
+        for record, found in zip(batch.records, detections):
+            metric.update(found, record)
+            answers.append((record, found))
+    return metric.compute(evaluator.overlap_threshold), smooth_l1.value, answers
