@@ -20,7 +20,7 @@ import types
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -40,6 +40,12 @@ _DISTRIBUTIONS = {
     "scipy": ("scipy",),
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
     "pillow": ("Pillow",),
+}
+# Shared libraries that pip does not bring.
+_REMEDIES = {
+    "libgomp": ": apt-get install libgomp1",
+    "libquadmath": ": apt-get install libquadmath0",
+    "libGL": ": pip uninstall -y opencv-python; pip install --force-reinstall --no-deps opencv-python-headless",
 }
 # What `import gluoncv` imports and, where that fails, hides (its __init__.py passes over every ImportError).
 _GLUONCV_PARTS = ("check", "data", "model_zoo", "nn", "utils", "loss")
@@ -66,12 +72,19 @@ def mxnet() -> types.ModuleType:
 
 
 @functools.lru_cache(maxsize=None)
-def gluoncv() -> types.ModuleType:
-    """The `gluoncv` module with its MXNet half (`model_zoo`, `nn`, `loss`, `data`, `utils`).
+def gluoncv(part: str = "") -> types.ModuleType:
+    """The `gluoncv` module with its MXNet half (`model_zoo`, `nn`, `loss`, `data`, `utils`), or a module inside it.
+
+    `part` names that module in full, such as "model_zoo.ssd.ssd": GluonCV's star imports put other modules of the
+    same name in the way of `gluoncv().model_zoo.ssd`.
 
     Raises:
         DependencyError: as `mxnet`, or GluonCV is missing, too old, or one of the libraries that it needs is.
     """
+    if part:
+        gluoncv()
+        with _quiet_import():
+            return _import(f"gluoncv.{part}")
     mxnet()
     with _quiet_import(), _undo_pil_leniency():
         module = _import("gluoncv", hidden=_hidden_cause_in_gluoncv)
@@ -154,7 +167,7 @@ def _check_before_import() -> None:
         raise _misfit("MXNet needs distutils, which Python 3.12 leaves to setuptools: pip install 'setuptools<81'")
 
 
-def _import(name: str, hidden=lambda: None) -> types.ModuleType:
+def _import(name: str, hidden: Callable[[], Optional[Exception]] = lambda: None) -> types.ModuleType:
     """Import a library; whatever stops it becomes one line with the cause that `hidden` digs out, else its own."""
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         raise _misfit(f"{name} is not installed; {HOW_TO_INSTALL}")
@@ -162,7 +175,8 @@ def _import(name: str, hidden=lambda: None) -> types.ModuleType:
         module = importlib.import_module(name)
     except Exception as error:  # a C library that does not load, a name that NumPy dropped: all kinds come up here
         cause = hidden() or error
-        raise _misfit(f"{name} cannot be imported ({type(cause).__name__}: {_one_line(cause)})") from cause
+        remedy = next((text for library, text in _REMEDIES.items() if library in str(cause)), "")
+        raise _misfit(f"{name} cannot be imported ({type(cause).__name__}: {_one_line(cause)}){remedy}") from cause
     return module
 
 

@@ -69,7 +69,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` of a JSON document, indented. NaN and infinity, which JSON does not have, raise ValueError."""
+    """`write_bytes_atomic` of a JSON document, indented; NaN and infinity, which JSON does not have, are a ValueError."""
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -295,6 +295,33 @@ def _errors_of(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is not None and not _are_related(Path(error.filename), path.parent):
+            raise  # the caller was reading something else in between
         if error.errno in _FULL:
             raise _full_disk(path, needed) from error
         raise SsdTrainError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
+    """Let a library `write` the file `path` itself, and flush it to the disk; a full disk is told with the `needed` bytes,
+    whatever kind of error the library makes of it."""
+    try:
+        write()
+    except Exception as error:
+        if _is_disk_full(error, Path(path).parent):
+            raise _full_disk(path, needed) from error
+        raise
+    with _errors_of(path, needed):
+        _sync_file(path)
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Rename a file that is on the disk already onto its place."""
+    with _errors_of(path, 0):
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+
+
+def _are_related(one: Path, other: Path) -> bool:
+    one, other = one.absolute(), other.absolute()
+    return one in [other, *other.parents] or other in one.parents
