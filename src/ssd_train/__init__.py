@@ -18,6 +18,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
         formats/            ground_truth
         split.py            which records are held out
+        artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
         dataset.py          DetectionDataset over records and an image source
         augment.py          the random choices of an augmentation policy, by name

@@ -133,7 +133,8 @@ def _stripes(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
 
 
 def _clouds(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
-    return sum(smooth_noise(random, size_wh, 4 * 2**octave) * 0.62**octave for octave in range(5))
+    octaves = [smooth_noise(random, size_wh, 4 * 2**octave) * 0.62**octave for octave in range(5)]
+    return np.sum(octaves, axis=0)
 
 
 def _panels(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
