@@ -100,7 +100,7 @@ BAD = {
         "found PNG with 2 frames, expected one picture",
     ),
     "animated webp": (
-        encoded(noise(), "WEBP", save_all=True, append_images=[Image.fromarray(255 - noise())]),
+        encoded(noise(), "WEBP", save_all=True, duration=100, append_images=[Image.fromarray(255 - noise())]),
         "found WEBP with 2 frames",
     ),
     "tiff of two pages": (
