@@ -1,4 +1,4 @@
-"""Line charts and histograms as inline SVG: no script, no library, colours by CSS class so that a dark theme fits too."""
+"""Line charts and histograms as inline SVG: no script, no library; colours by CSS class, so that a dark theme fits."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import math
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
-
 from ssd_train.data.boxes import SizeWH
 from ssd_train.view.markup import Html, element, finite, join, number
 
 Limits = Tuple[float, float]
-_MARGIN = (46, 10, 14, 34)  # left, top, right, bottom, in SVG units
+_MARGIN = (48, 26, 14, 36)  # left, top, right, bottom, in SVG units
 # beyond this many points the invisible hover marks would outweigh the chart
 _MAX_HOVER_POINTS = 200
+# the style of lines that are too many to be told apart
+FAINT = "faint"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: points (x, y), of which those with a missing or NaN coordinate break the line. `style` is a CSS class."""
+    """One line through points (x, y). None is a value that was not taken: the line goes on; NaN breaks it.
+
+    `style` is a CSS class that sets the colour.
+    """
 
     name: str
     x: Sequence[object]
@@ -28,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """What a chart spans: labels, and limits where they are not to follow from the points; `mark_x` is a vertical line."""
+    """Labels of a chart, its limits where they are not to follow from the points, and a vertical line at `mark_x`."""
 
     x_label: str
     y_label: str
@@ -56,7 +60,7 @@ class Frame:
 
 
 def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300), legend: bool = True) -> Html:
-    """A figure with the lines, axes, ticks, hover titles and a legend; says "no values" where there is nothing to draw."""
+    """The lines with axes, ticks, hover titles and a legend; a sentence where there is nothing to draw."""
     points = [_points(one) for one in series]
     flat = [point for runs in points for run in runs for point in run]
     if not flat:
@@ -66,8 +70,8 @@ def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300
     # titles on top, or a line drawn later would keep them from the mouse
     hover = [_hover(one, runs, frame, axes) for one, runs in zip(series, points)]
     body = join(_grid(frame, axes), _mark(frame, axes), *lines, *hover)
-    named = [one for one, runs in zip(series, points) if runs and one.name]
-    return element("div", _svg(body, size_wh, axes), _legend(named) if legend else None, class_="chart")
+    drawn = [one for one, runs in zip(series, points) if runs]
+    return element("div", _svg(body, size_wh, axes), _legend(drawn) if legend else None, class_="chart")
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float], axes: Axes, size_wh: SizeWH = (560, 220)) -> Html:
@@ -94,9 +98,10 @@ def _share(value: float, limits: Limits) -> float:
 def _points(series: Series) -> List[List[Tuple[float, float]]]:
     """Runs of neighbouring finite points."""
     runs: List[List[Tuple[float, float]]] = [[]]
-    for x, y in zip(map(finite, series.x), map(finite, series.y)):
-        if x is not None and y is not None:
-            runs[-1].append((x, y))
+    for x, y in ((x, y) for x, y in zip(series.x, series.y) if x is not None and y is not None):
+        across, up = finite(x), finite(y)
+        if across is not None and up is not None:
+            runs[-1].append((across, up))
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
@@ -156,12 +161,11 @@ def _x_labels(frame: Frame, labels: Sequence[Tuple[float, str]]) -> Html:
 
 
 def _titles(frame: Frame, axes: Axes) -> Html:
-    """The axes' names: x below its ticks, y on end left of its ticks."""
-    left, top, right, bottom = _MARGIN
+    """The axes' names: x in the middle below its ticks, y above its own, so that it never meets a long figure."""
+    left, _, right, _ = _MARGIN
     width, height = frame.size_wh
-    middle = (top + height - bottom) / 2
-    across = _text(axes.x_label, (left + width - right) / 2, height - 4, class_="axis")
-    return join(across, _text(axes.y_label, 11, middle, class_="axis", transform=f"rotate(-90 11 {middle:g})"))
+    across = _text(axes.x_label, (left + width - right) / 2, height - 3, class_="axis")
+    return join(across, _text(axes.y_label, 0, 12, "start", class_="axis"))
 
 
 def _grid(frame: Frame, axes: Axes) -> Html:
@@ -225,6 +229,11 @@ def _svg(body: Html, size_wh: SizeWH, axes: Axes) -> Html:
     return element("svg", body, viewBox=f"0 0 {size_wh[0]} {size_wh[1]}", role="img", aria_label=label)
 
 
-def _legend(series: Sequence[Series]) -> Optional[Html]:
-    keys = [element("span", element("i", class_=f"key {one.style}"), one.name) for one in series]
-    return element("div", *keys, class_="legend") if keys else None
+def _legend(series: Sequence[Series]) -> Html:
+    """A key a line; the faint ones, which are many, are one key together and are told apart by their hover titles."""
+    told = [(one.style, one.name) for one in series if one.style != FAINT]
+    if len(told) < len(series):
+        told.append((FAINT, f"{len(series) - len(told)} single ones"))
+    return element(
+        "div", *[element("span", element("i", class_=f"key {s}"), name) for s, name in told], class_="legend"
+    )

@@ -1,7 +1,7 @@
 """Boxes on a picture, and pictures on a sheet.
 
-Pictures are RGB uint8 (H, W, 3) arrays; every function returns a new one and leaves its argument as it was. Detections are
-solid lines in the colour of their class with name and score above; ground truth is a dashed white line with the name below.
+Pictures are RGB uint8 (H, W, 3) arrays; every function returns a new one and leaves its argument as it was. Detections
+are solid lines in the colour of their class, name and score above; ground truth is a dashed white line, its name below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssd_train.errors import DataError
 from ssd_train.view import fonts
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour, ink_on
 
-_HALO = (*DARK, 150)
+_HALO = (*DARK, 110)
 Area = Tuple[int, int, int, int]
 
 
@@ -35,13 +35,13 @@ TRUE = BoxStyle(dashed=True, below=True)
 
 
 def line_width(size_wh: SizeWH) -> int:
-    """Thickness of a box in pixels for a picture of `size_wh`: 1 on a thumbnail, 6 on a 2000 px photo."""
-    return int(np.clip(round(max(size_wh) / 320), 1, 16))
+    """Thickness of a box in pixels for a picture of `size_wh`: 1 on a thumbnail, 2 at 480 px, 6 on a 2000 px photo."""
+    return int(np.clip(round(max(size_wh) / 400 + 0.75), 1, 16))
 
 
 def text_size(size_wh: SizeWH) -> int:
     """Height of the letters in pixels for a picture of `size_wh`."""
-    return int(np.clip(round(max(size_wh) / 60 + 5), 9, 96))
+    return int(np.clip(round(max(size_wh) / 48 + 5), 9, 96))
 
 
 def as_picture(image: np.ndarray) -> Image.Image:
@@ -52,7 +52,7 @@ def as_picture(image: np.ndarray) -> Image.Image:
 
 
 def class_label(class_names: ClassNames, class_id: int) -> str:
-    """The name of a class, or ``#3`` where no font here can draw it or the class is unknown; a legend tells the names."""
+    """The name of a class, or ``#3`` where no font here can draw it or the class is unknown; a legend tells names."""
     number = f"#{class_id}"
     return fonts.drawable(class_names[class_id], number) if 0 <= class_id < len(class_names) else number
 
@@ -62,7 +62,7 @@ def draw_boxes(
 ) -> np.ndarray:
     """A new picture with `boxes` (N, 4) xyxy pixels of `image`, each with its label ("" for none) and colour.
 
-    Labels stay inside the picture and, where there is room, off each other; the first boxes have the first choice of place.
+    Labels stay inside the picture and, where there is room, off each other; the first boxes choose first.
     """
     if not len(boxes) == len(labels) == len(colours):
         raise DataError(
@@ -80,7 +80,7 @@ def draw_boxes(
 
 
 def draw_detections(image: np.ndarray, detections: Detections, class_names: ClassNames, threshold: float) -> np.ndarray:
-    """A new picture with the detections that score at least `threshold`; boxes are scaled when the picture was resized."""
+    """A new picture with the detections that score at least `threshold`, scaled where the picture was resized."""
     shown = detections.above(threshold)
     ids = [int(class_id) for class_id in shown.class_ids]
     labels = [f"{class_label(class_names, class_id)} {score:.2f}" for class_id, score in zip(ids, shown.scores)]
@@ -91,7 +91,7 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Clas
 def draw_truth(
     image: np.ndarray, record: Record, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
 ) -> np.ndarray:
-    """A new picture with the true boxes, dashed and white; `labelled` (N,) chooses which carry their name (all by default)."""
+    """A new picture with the true boxes, dashed and white, named where `labelled` (N,) says so (None: all)."""
     wanted = [True] * len(record.boxes) if labelled is None else labelled
     labels = [class_label(class_names, int(c)) if named else "" for c, named in zip(record.class_ids, wanted)]
     boxes = scaled(record.boxes, record.size_wh, size_of(image))
@@ -99,7 +99,7 @@ def draw_truth(
 
 
 def scaled(boxes: np.ndarray, from_wh: Optional[SizeWH], to_wh: SizeWH) -> np.ndarray:
-    """Boxes (N, 4) in pixels of an image of `from_wh` (None: of `to_wh` already) in pixels of the same one at `to_wh`."""
+    """Boxes (N, 4) of an image of `from_wh` (None: of `to_wh` already) in pixels of the same image at `to_wh`."""
     if from_wh is None or tuple(from_wh) == tuple(to_wh):
         return boxes
     across, down = to_wh[0] / from_wh[0], to_wh[1] / from_wh[1]
@@ -111,14 +111,20 @@ def size_of(image: np.ndarray) -> SizeWH:
     return image.shape[1], image.shape[0]
 
 
-def shrink(image: np.ndarray, longest: int) -> np.ndarray:
-    """The picture with no side above `longest` pixels; never enlarged."""
+def fitted(image: np.ndarray, room_wh: SizeWH, enlarge: float = 1.0) -> np.ndarray:
+    """The picture, in its own proportions, as large as `room_wh` allows; enlarged at most by the factor `enlarge`."""
     picture = as_picture(image)
-    factor = min(1.0, longest / max(picture.size))
+    factor = min(enlarge, room_wh[0] / picture.width, room_wh[1] / picture.height)
     if factor == 1.0:
         return np.asarray(picture)
     size_wh = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return np.asarray(picture.resize(size_wh, Image.LANCZOS, reducing_gap=3.0))
+    return np.asarray(picture.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def cell_room(cell_wh: SizeWH) -> SizeWH:
+    """(width, height) that a picture has in a cell of a contact sheet, below its title and inside the margins."""
+    margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
+    return cell_wh[0] - 2 * margin, cell_wh[1] - 3 * margin - fonts.text_wh("Ag", size)[1]
 
 
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, cell_wh: SizeWH) -> np.ndarray:
@@ -128,8 +134,8 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     """
     if len(images) != len(titles) or columns < 1 or min(cell_wh) < 16:
         raise DataError(
-            f"contact sheet: found {len(images)} pictures, {len(titles)} titles, {columns} columns, cells of {cell_wh}, "
-            "expected as many titles, at least 1 column and 16 px"
+            f"contact sheet: found {len(images)} pictures, {len(titles)} titles, {columns} columns, cells {cell_wh}, "
+            "expected as many titles as pictures, at least 1 column and 16 px"
         )
     rows = max(1, -(-len(images) // columns))
     sheet = Image.new("RGB", (columns * cell_wh[0], rows * cell_wh[1]), WHITE)
@@ -139,26 +145,30 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     return np.asarray(sheet)
 
 
+def _cell_margin(cell_wh: SizeWH) -> int:
+    return max(2, min(cell_wh) // 40)
+
+
+def _title_size(cell_wh: SizeWH) -> int:
+    return int(np.clip(cell_wh[1] // 20, 8, 40))
+
+
 def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, content: Tuple[np.ndarray, str]) -> None:
     """One picture, as large as fits and centred below its title."""
     image, title = content
-    margin = max(2, min(cell_wh) // 40)
-    size = int(np.clip(cell_wh[1] / 20, 8, 40))
-    line = fonts.shortened(" ".join(title.split()), size, cell_wh[0] - 2 * margin)
+    margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
+    room = cell_room(cell_wh)
+    line = fonts.shortened(" ".join(title.split()), size, room[0])
     pen = ImageDraw.Draw(sheet)
-    top = 2 * margin + fonts.text_wh(line, size)[1]
     pen.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")
-    room = (cell_wh[0] - 2 * margin, cell_wh[1] - top - margin)
-    picture = as_picture(image)
-    factor = min(room[0] / picture.width, room[1] / picture.height)
-    picture = picture.resize((max(1, int(picture.width * factor)), max(1, int(picture.height * factor))), Image.LANCZOS)
+    picture = Image.fromarray(fitted(image, room, enlarge=float("inf")))
     left = origin[0] + (cell_wh[0] - picture.width) // 2
-    sheet.paste(picture, (left, origin[1] + top + (room[1] - picture.height) // 2))
+    sheet.paste(picture, (left, origin[1] + cell_wh[1] - margin - room[1] + (room[1] - picture.height) // 2))
 
 
 def _pixel_edges(box: np.ndarray, size_wh: SizeWH) -> Area:
     """First and last pixel of a box, inside the picture; never less than one pixel."""
-    (x1, y1, x2, y2), (width, height) = (int(round(float(v))) for v in box), size_wh
+    (x1, y1, x2, y2), (width, height) = (round(float(v)) for v in box), size_wh
     left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
     return left, top, max(left, min(x2, width) - 1), max(top, min(y2, height) - 1)
 
@@ -217,7 +227,7 @@ class _Canvas:
         self.taken.append(place)
 
     def _place(self, area: Area, label_wh: SizeWH, below: bool) -> Area:
-        """Outside the edge, inside it, or at the opposite edge: the first that is free, else the first inside the picture."""
+        """Outside the edge, inside it, or at the opposite edge: the first free place, else the first in the picture."""
         width, height = self.size_wh
         left = max(0, min(area[0], width - label_wh[0]))
         tops = [area[1] - label_wh[1], area[1], area[3] + 1, area[3] + 1 - label_wh[1]]

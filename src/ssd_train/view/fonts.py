@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from PIL import ImageFont
+from PIL.ImageFont import FreeTypeFont
 
-# Pillow looks these up in the system's font folders. The first covers Latin, Greek and Cyrillic, the others Chinese, Japanese
-# and Korean on Linux, Windows and macOS; none of them is required.
+from ssd_train.errors import DependencyError
+
+# Pillow looks these up in the system's font folders. The first covers Latin, Greek and Cyrillic, the others Chinese,
+# Japanese and Korean on Linux, Windows and macOS; none of them is required.
 FONT_FILES = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
@@ -50,18 +53,20 @@ def _font_paths() -> Tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def _fonts(size: int) -> Tuple[ImageFont.FreeTypeFont, ...]:
+def _fonts(size: int) -> Tuple[FreeTypeFont, ...]:
     built_in = ImageFont.load_default(size)
-    return tuple(ImageFont.truetype(path, size) for path in _font_paths()) + (built_in,)
+    if not isinstance(built_in, FreeTypeFont):
+        raise DependencyError("Pillow: found one without FreeType, expected one with it, to write on pictures")
+    return (*[ImageFont.truetype(path, size) for path in _font_paths()], built_in)
 
 
 @lru_cache(maxsize=4096)
-def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
+def _has_glyph(font: FreeTypeFont, character: str) -> bool:
     return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask(_UNASSIGNED))
 
 
 @lru_cache(maxsize=4096)
-def font_for(text: str, size: int) -> Optional[ImageFont.FreeTypeFont]:
+def font_for(text: str, size: int) -> Optional[FreeTypeFont]:
     """The first font of `size` pixels that has every glyph of `text`; None when none on this machine has."""
     for font in _fonts(size):
         if all(_has_glyph(font, character) for character in set(text)):
@@ -75,7 +80,7 @@ def drawable(text: str, otherwise: str) -> str:
     return line if line and line.isprintable() and font_for(line, 12) else otherwise
 
 
-def any_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+def any_font(text: str, size: int) -> FreeTypeFont:
     """The font for `text`, or where no font has all of it the first there is (missing glyphs show as its empty box)."""
     return font_for(text, size) or _fonts(size)[0]
 

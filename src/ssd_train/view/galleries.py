@@ -16,7 +16,7 @@ from ssd_train.view.scenes import Matching, draw_scene, match
 from ssd_train.view.sections import section, table
 from ssd_train.view.worst import Case, worst_cases
 
-PICTURE_LONGEST = 480
+PICTURE_WH = (480, 480)
 PICTURES_SHOWN = 12
 CASES_SHOWN = 6
 
@@ -24,12 +24,13 @@ CASES_SHOWN = 6
 def pictures_section(data: ReportData) -> Html:
     """A sheet of validation pictures, evenly picked, with truth and detections."""
     if not data.samples:
-        return section(
-            "pictures", "Validation pictures", element("p", "There are no validation pictures.", class_="empty")
-        )
-    picked = np.unique(np.linspace(0, len(data.samples) - 1, PICTURES_SHOWN).astype(int))
-    lead = f"{len(picked)} of {len(data.samples):,} pictures. Detections that score {number(data.threshold, 2)} or more; missed objects carry their name."
-    figures = [_sample_figure(data.samples[index], data) for index in picked]
+        return section("pictures", "Validation pictures", _no_pictures())
+    picked = _picked(data.samples, data.threshold)
+    lead = (
+        f"{len(picked)} of {len(data.samples):,} pictures. Detections from a score of {number(data.threshold, 2)} on "
+        "are solid, labels dashed; missed objects carry their name."
+    )
+    figures = [_sample_figure(sample, data) for sample in picked]
     return section(
         "pictures",
         "Validation pictures",
@@ -39,20 +40,33 @@ def pictures_section(data: ReportData) -> Html:
     )
 
 
+def _no_pictures() -> Html:
+    return element("p", "There are no validation pictures.", class_="empty")
+
+
+def _picked(samples: Sequence[Sample], threshold: float) -> List[Sample]:
+    """Evenly over those with something to see, an object or a detection; over all where none has."""
+    telling = [s for s in samples if len(s.truth.boxes) or len(s.detections.above(threshold))] or list(samples)
+    places = np.unique(np.linspace(0, len(telling) - 1, PICTURES_SHOWN).astype(int))
+    return [telling[index] for index in places]
+
+
 def _colours(class_names: ClassNames) -> Html:
     """What the colours mean, and the names of classes that pictures can only show by number."""
     keys = [element("span", element("i", class_="key true"), "labelled by people")]
     for index, name in enumerate(class_names):
-        label = class_label(class_names, index)
-        text = name if label != f"#{index}" else f"#{index} {name}"
-        keys.append(element("span", element("i", class_=f"key c{index % len(CLASS_COLOURS)}"), text))
-    return element("div", *keys, class_="legend flat")
+        by_number = class_label(class_names, index) == f"#{index}"
+        # where colours repeat, they tell nothing that the names in the pictures do not
+        if by_number or len(class_names) <= len(CLASS_COLOURS):
+            key = element("i", class_=f"key c{index % len(CLASS_COLOURS)}")
+            keys.append(element("span", key, f"#{index} {name}" if by_number else name))
+    return element("div", *keys, class_="legend")
 
 
 def _sample_figure(sample: Sample, data: ReportData) -> Html:
     matching = match(sample, data.threshold)
     told = _tally(matching)
-    image = picture(draw_scene(sample, matching, data.class_names, PICTURE_LONGEST), f"{_short(sample.name)}: {told}")
+    image = picture(draw_scene(sample, matching, data.class_names, PICTURE_WH), f"{_short(sample.name)}: {told}")
     return _figure(image, sample.name, told)
 
 
@@ -73,6 +87,8 @@ def _short(name: str) -> str:
 
 def worst_section(data: ReportData) -> Html:
     """The pictures with most missed objects, and the surest false alarms."""
+    if not data.samples:
+        return section("worst", "Worst misses and false alarms", _no_pictures())
     worst = worst_cases(data.samples, data.class_names, data.threshold, CASES_SHOWN)
     lead = "Look here first: wrong or missing labels show up here as well as weaknesses of the model."
     return section(
@@ -88,7 +104,7 @@ def _cases(title: str, cases: Sequence[Case], none: str) -> List[Child]:
     figures = [
         _figure(picture(case.image, f"{_short(case.name)}: {case.caption}"), case.name, case.caption) for case in cases
     ]
-    shown = element("div", *figures, class_="gallery small") if figures else element("p", none, class_="empty")
+    shown = element("div", *figures, class_="gallery square") if figures else element("p", none, class_="empty")
     return [element("h3", title), shown]
 
 
@@ -101,9 +117,12 @@ def data_section(data: ReportData) -> Html:
         "data",
         "Data",
         _overview(data.data),
-        element("h3", "Boxes by class"),
-        _boxes_by_class(data),
-        element("div", *charts, class_="columns"),
+        element(
+            "div",
+            element("div", element("h3", "Boxes by class"), _boxes_by_class(data), class_="tall"),
+            *charts,
+            class_="columns",
+        ),
         *[part for one in data.data for part in _left_out(one)],
     )
 
@@ -135,9 +154,9 @@ def _image_sizes(one: SubsetSummary) -> str:
     if not one.image_sizes:
         return "n/a"
     sizes = sorted(one.image_sizes, key=lambda size_wh: size_wh[0] * size_wh[1])
-    low, high = (f"{size[0]}×{size[1]}" for size in (sizes[0], sizes[-1]))
+    low, high = (f"{size[0]} x {size[1]}" for size in (sizes[0], sizes[-1]))
     often = max(one.image_sizes, key=lambda size: one.image_sizes[size])
-    return low if len(sizes) == 1 else f"{low} to {high}, most often {often[0]}×{often[1]}"
+    return low if len(sizes) == 1 else f"{low} to {high}, most often {often[0]} x {often[1]}"
 
 
 def _boxes_by_class(data: ReportData) -> Html:

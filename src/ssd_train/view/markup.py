@@ -24,7 +24,10 @@ Child = Union[str, int, float, None]
 
 
 def element(tag: str, *children: Child, **attributes: Child) -> Html:
-    """``<tag attributes>children</tag>``. In attribute names ``class_`` is class and ``stroke_width`` stroke-width; None is left out."""
+    """``<tag attributes>children</tag>``, children and values escaped.
+
+    In names ``class_`` is class and ``stroke_width`` is stroke-width; an attribute of None is left out.
+    """
     pairs = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None]
     opening = "".join(f' {name}="{escape(str(value))}"' for name, value in pairs)
     if tag in ("img", "meta", "br"):

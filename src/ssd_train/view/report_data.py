@@ -20,8 +20,8 @@ _PLACES_SHOWN = 3
 class Sample:
     """One validation picture with its truth and what the model said.
 
-    `image` is RGB uint8 (H, W, 3) in any size, or a function that reads it: then a whole validation set may be handed over to
-    be ranked, and only the few pictures that are shown are ever read.
+    `image` is RGB uint8 (H, W, 3) in any size, or a function that reads it: then a whole validation set may be handed
+    over to be ranked, and only the few pictures that are shown are ever read.
     """
 
     name: str
@@ -48,8 +48,8 @@ class SubsetSummary:
     """What is in a set of labels, by numbers.
 
     boxes_per_class   counts (num_classes,)
-    relative_sizes    counts of boxes by RELATIVE_SIZE_EDGES, one fewer than edges; boxes of images of unknown size are not in it
-    image_sizes       (width, height) -> images; images of unknown size are not in it
+    relative_sizes    counts of boxes by RELATIVE_SIZE_EDGES, one fewer than edges; without images of unknown size
+    image_sizes       (width, height) -> images; without images of unknown size
     """
 
     name: str
@@ -66,10 +66,10 @@ class SubsetSummary:
 class ReportData:
     """All that a report shows; every part but the title and the class names may be missing.
 
-    history     one mapping an epoch: "epoch", "CrossEntropy", "SmoothL1", "learning_rate", "images_per_second", and where it was
-                evaluated "mAP" (VOC07), "coco_mAP", "mAP50", "val_SmoothL1"
-    scores      as `training.metrics` writes them: "mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area", "per_class", "best_f1",
-                "false_positives_per_background_image", "images", "background_images", "boxes"
+    history     one mapping an epoch: "epoch", "CrossEntropy", "SmoothL1", "learning_rate", "images_per_second", and
+                where it was evaluated "mAP" (VOC07), "coco_mAP", "mAP50", "val_SmoothL1"
+    scores      as `training.scores` writes them: "mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area", "per_class",
+                "best_f1", "false_positives_per_background_image", "images", "background_images", "boxes"
     curves      class name -> {"recall": [...], "precision": [...], "score": [...]}, 0..1, at an overlap of 0.5
     samples     validation pictures: some are shown, all are searched for the worst misses and false alarms
     threshold   the score from which a detection is drawn

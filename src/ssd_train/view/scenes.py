@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_train.data.boxes import SizeWH, clip_boxes, iou_matrix
 from ssd_train.data.records import ClassNames, Detections
-from ssd_train.view.draw import DETECTED, TRUE, class_label, draw_boxes, scaled, shrink, size_of
+from ssd_train.view.draw import DETECTED, TRUE, class_label, draw_boxes, fitted, scaled, size_of
 from ssd_train.view.palette import WHITE, class_colour
 from ssd_train.view.report_data import Sample
 
@@ -18,6 +18,8 @@ OVERLAP = 0.5
 _LABELS_AT_MOST = 14
 # a crop shows at least this share of the longer side, so that one sees where in the picture it is
 _LEAST_SHARE = 0.25
+# small pictures and crops are made larger, so that lines and letters are fine beside the objects
+ENLARGED = 4.0
 
 Crop = Tuple[int, int, int, int]
 
@@ -39,7 +41,7 @@ class Matching:
 
 
 def match(sample: Sample, threshold: float) -> Matching:
-    """Each detection, surest first, takes the free true box of its class that it overlaps most, if by at least OVERLAP."""
+    """Each detection, surest first, takes the free true box of its class that it overlaps most, by OVERLAP or more."""
     shown = sample.detections.above(threshold)
     truth = scaled(sample.truth.boxes, sample.truth.size_wh, shown.size_wh)
     # (M, N)
@@ -54,16 +56,16 @@ def match(sample: Sample, threshold: float) -> Matching:
 
 
 def draw_scene(
-    sample: Sample, matching: Matching, class_names: ClassNames, longest: int, around: Optional[np.ndarray] = None
+    sample: Sample, matching: Matching, class_names: ClassNames, room_wh: SizeWH, around: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """The picture, no side above `longest` pixels, with detections solid and truth dashed; missed objects carry their name.
+    """The picture, fitted into `room_wh` pixels: detections solid, truth dashed; missed objects are named.
 
     `around` (K, 4), in the detections' pixels, crops to these boxes with a margin.
     """
     image, spoken = sample.picture(), matching.detections
     size_wh = size_of(image)
     crop = (0, 0, *size_wh) if around is None else crop_around(scaled(around, spoken.size_wh, size_wh), size_wh)
-    canvas = shrink(image[crop[1] : crop[3], crop[0] : crop[2]], longest)
+    canvas = fitted(image[crop[1] : crop[3], crop[0] : crop[2]], room_wh, ENLARGED)
     view = _View(crop, size_of(canvas))
 
     boxes, seen = view.of(scaled(matching.true_boxes, spoken.size_wh, size_wh))
@@ -78,7 +80,7 @@ def draw_scene(
 
 
 def crop_around(boxes: np.ndarray, size_wh: SizeWH, margin: float = 0.6) -> Crop:
-    """Whole pixels x1, y1, x2, y2 around all `boxes` (N, 4) with `margin` of their extent on each side, inside `size_wh`."""
+    """Whole pixels x1, y1, x2, y2 around all `boxes` (N, 4), with `margin` of their extent on each side."""
     limit = np.array(size_wh, dtype=np.float64)
     low, high = boxes[:, :2].min(axis=0).astype(np.float64), boxes[:, 2:].max(axis=0).astype(np.float64)
     half = (high - low) * (0.5 + margin)
@@ -102,7 +104,7 @@ class _View:
     size_wh: SizeWH
 
     def of(self, boxes: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """The part of each box (N, 4) that is in the window, in its pixels, and the indices (K,) of those that are at all."""
+        """The boxes (N, 4) that reach into the window, cut to it and in its pixels, and their indices (K,)."""
         x1, y1, x2, y2 = self.crop
         inside = clip_boxes(boxes - np.array([x1, y1, x1, y1], dtype=np.float32), (x2 - x1, y2 - y1))
         seen = np.flatnonzero((inside[:, 0] < inside[:, 2]) & (inside[:, 1] < inside[:, 3]))

@@ -6,13 +6,15 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ssd_train.view.charts import Axes, Series, line_chart
+from ssd_train.view.charts import FAINT, Axes, Series, line_chart
 from ssd_train.view.markup import Child, Html, element, finite, join, number
 from ssd_train.view.palette import CLASS_COLOURS
 from ssd_train.view.report_data import ReportData
 
 # more points than pixels of the chart only make the file large
 _CURVE_POINTS = 200
+# a longer table gets a window of its own to scroll in
+_ROWS_SHOWN = 15
 _SHARE: "tuple[float, float]" = (0.0, 1.0)
 
 
@@ -26,7 +28,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Child]], numeric: Sequenc
     style = ["n" if index in numeric else None for index in range(len(head))]
     top = element("tr", *[element("th", text, class_=style[i]) for i, text in enumerate(head)])
     body = [element("tr", *[element("td", cell, class_=style[i]) for i, cell in enumerate(row)]) for row in rows]
-    return element("div", element("table", element("thead", top), element("tbody", *body)), class_="scroll")
+    style_of_all = "scroll long" if len(rows) > _ROWS_SHOWN else "scroll"
+    return element("div", element("table", element("thead", top), element("tbody", *body)), class_=style_of_all)
 
 
 def scores_section(data: ReportData) -> Html:
@@ -62,14 +65,15 @@ def _tile(name: str, figure: str, meaning: str, style: str = "tile") -> Html:
 
 
 def _what_was_scored(scores: Mapping[str, Any]) -> str:
-    return f"validated, {number(scores.get('background_images'))} of them without objects; {number(scores.get('boxes'))} labelled boxes"
+    background, boxes = (number(scores.get(key)) for key in ("background_images", "boxes"))
+    return f"validated, {background} of them without objects; {boxes} labelled boxes"
 
 
 def training_section(data: ReportData) -> Html:
     """Loss, precision, learning rate and speed by epoch."""
     if not data.history:
         return section("training", "Training", element("p", "No epoch was trained.", class_="empty"))
-    best = {"mark_x": finite(data.best_epoch), "mark_label": f"best epoch {number(data.best_epoch)}"}
+    best, told = finite(data.best_epoch), f"best epoch {number(data.best_epoch)}"
     loss = [
         _of(data, "CrossEntropy", "class loss (CrossEntropy)", "s0"),
         _of(data, "SmoothL1", "box loss (SmoothL1)", "s1"),
@@ -81,8 +85,8 @@ def training_section(data: ReportData) -> Html:
         _of(data, "coco_mAP", "COCO mAP", "s1"),
     ]
     charts = [
-        ("Loss", line_chart(loss, Axes("Epoch", "Loss", **best))),
-        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _SHARE, **best))),
+        ("Loss", line_chart(loss, Axes("Epoch", "Per matched anchor", mark_x=best, mark_label=told))),
+        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _SHARE, best, told))),
         (
             "Learning rate",
             line_chart([_of(data, "learning_rate", "", "s0")], Axes("Epoch", "Rate"), (560, 170), legend=False),
@@ -108,25 +112,21 @@ def _epochs(data: ReportData) -> "Optional[tuple[float, float]]":
 
 def precision_section(data: ReportData) -> Html:
     """Precision-recall curves, and the average precision of each class as bars."""
-    parts: List[Child] = []
-    if data.curves:
-        lead = "How many detections are right, as more and more of the objects are found. A good model stays high to the far right."
-        parts += [
-            element("p", lead, class_="lead"),
-            line_chart(_curves(data), Axes("Recall", "Precision", _SHARE, _SHARE), (760, 330)),
-        ]
+    lead = "How many detections are right as more and more objects are found: a good model stays high to the far right."
+    chart = line_chart(_curves(data), Axes("Recall", "Precision", _SHARE, _SHARE), (560, 340))
     per_class = (data.scores or {}).get("per_class") or {}
-    parts.append(_class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty"))
-    return section("precision", "Precision and recall by class", *parts)
+    listed = _class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty")
+    parts = element("div", element("div", chart), element("div", listed), class_="columns")
+    return section("precision", "Precision and recall by class", element("p", lead, class_="lead"), parts)
 
 
 def _curves(data: ReportData) -> List[Series]:
-    """A line each in the class's colour, or with more classes than colours thin ones; and their mean where there are several."""
+    """A line each in the class's colour, thin grey ones when colours run out; and the mean of several."""
     few = len(data.curves) <= len(CLASS_COLOURS)
     names = list(data.class_names)
     lines = []
     for name, curve in data.curves.items():
-        style = f"c{names.index(name) % len(CLASS_COLOURS)}" if few and name in names else "faint"
+        style = f"c{names.index(name) % len(CLASS_COLOURS)}" if few and name in names else FAINT
         recall, precision = np.asarray(curve["recall"], float), np.asarray(curve["precision"], float)
         keep = np.unique(np.linspace(0, max(len(recall) - 1, 0), _CURVE_POINTS).astype(int)) if len(recall) else []
         lines.append(Series(name, recall[keep].tolist(), precision[keep].tolist(), style))
@@ -160,7 +160,7 @@ def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Html:
 
 def _bar(value: Any) -> Html:
     share = min(max(finite(value) or 0.0, 0.0), 1.0)
-    return element("meter-bar", element("i", style=f"width:{share:.1%}"), aria_hidden="true")
+    return element("div", element("i", style=f"width:{share:.1%}"), class_="share", aria_hidden="true")
 
 
 def settings_section(data: ReportData) -> Html:

@@ -46,14 +46,19 @@ p { margin: 0.25rem 0 1rem; max-width: 46rem; }
 nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1.25rem; margin-top: 1rem; font-size: 0.9rem; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
-.notes { margin: 1.5rem 0 0; padding: 0.8rem 1rem 0.8rem 2rem; background: var(--note); border-left: 3px solid var(--note-line); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: 0.75rem; margin-top: 1.1rem; }
+.notes {
+  margin: 1.5rem 0 0; padding: 0.8rem 1rem; list-style: none;
+  background: var(--note); border-left: 3px solid var(--note-line);
+}
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 0.75rem; margin-top: 1.1rem; }
 .tile { padding: 0.9rem 1rem; background: var(--card); border-radius: 8px; }
-.tile b { display: block; font-size: 1.75rem; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }
+.tile b { display: block; font-size: 1.75rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { display: block; font-size: 0.86rem; font-weight: 600; }
 .tile small { display: block; margin-top: 0.15rem; font-size: 0.78rem; line-height: 1.35; color: var(--soft); }
 .tile.first b { color: var(--accent); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0.5rem 2rem; }
+.columns > * { min-width: 0; }
+.tall { grid-row: span 2; }
 .chart svg { display: block; width: 100%; height: auto; overflow: visible; }
 .chart text { font-size: 11.5px; fill: var(--soft); font-family: inherit; font-variant-numeric: tabular-nums; }
 .chart text.mark { fill: var(--text); }
@@ -63,39 +68,61 @@ line.mark { stroke: var(--soft); stroke-dasharray: 3 3; }
 .faint { --ink: var(--faint); } .strong { --ink: var(--text); }
 path.line { fill: none; stroke: var(--ink); stroke-width: 2; stroke-linejoin: round; }
 path.line.faint { stroke-width: 1; opacity: 0.6; }
-path.line.strong { stroke-width: 2.75; }
+path.line.strong { stroke-width: 2.5; stroke-dasharray: 7 4; }
 .dot { fill: var(--ink); }
 .hover { fill: transparent; }
 .hover:hover { fill: var(--ink); fill-opacity: 0.45; }
 .bar { fill: var(--s0); }
-.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; padding: 0.2rem 0 0 46px; font-size: 0.84rem; overflow-wrap: anywhere; }
-.legend.flat { padding: 0; margin: 0.5rem 0 1rem; }
-.key { display: inline-block; width: 0.85em; height: 0.85em; margin-right: 0.4em; border-radius: 2px; background: var(--ink); vertical-align: -0.06em; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; font-size: 0.84rem; overflow-wrap: anywhere; }
+.chart .legend { padding: 0.2rem 0 0.6rem 8%; }
+section > .legend { margin: 0.5rem 0 1rem; }
+.key {
+  display: inline-block; width: 0.85em; height: 0.85em; margin-right: 0.4em;
+  border-radius: 2px; background: var(--ink); vertical-align: -0.06em;
+}
 .key.true { background: #fff; border: 2px dashed #4a5663; }
 .scroll { overflow-x: auto; margin: 0.5rem 0 1rem; }
+.scroll.long { max-height: 30rem; overflow-y: auto; }
+.long th { position: sticky; top: 0; background: var(--page); }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.4rem 0.8rem 0.4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--soft); font-size: 0.82rem; white-space: nowrap; }
-td { overflow-wrap: anywhere; min-width: 3.5rem; }
+th, td { padding: 0.4rem 0.55rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); font-size: 0.82rem; white-space: nowrap; vertical-align: bottom; }
+th:first-child, td:first-child { padding-left: 0; }
+td { overflow-wrap: anywhere; }
+td:first-child { min-width: 5rem; }
 td.n, th.n { text-align: right; white-space: nowrap; }
-td.name { min-width: 8rem; }
-meter-bar { display: block; min-width: 7rem; height: 0.6rem; margin-top: 0.42rem; background: var(--card); border-radius: 3px; overflow: hidden; }
-meter-bar i { display: block; height: 100%; background: var(--s0); }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18.5rem, 100%), 1fr)); gap: 1.25rem 1rem; }
-.gallery.small { grid-template-columns: repeat(auto-fill, minmax(min(13.5rem, 46%), 1fr)); }
+.share { min-width: 4rem; height: 0.6rem; margin-top: 0.42rem; background: var(--card); border-radius: 3px; }
+.share i { display: block; height: 100%; background: var(--s0); border-radius: 3px; }
+.gallery { display: grid; gap: 1.25rem 1rem; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
 figure { margin: 0; }
-figure a { display: block; }
-figure img { display: block; width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain; background: var(--card); border-radius: 6px; }
-.small figure img { aspect-ratio: 1; }
+img {
+  display: block; width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain;
+  background: var(--card); border-radius: 6px;
+}
+.square img { aspect-ratio: 1; }
 figcaption { margin-top: 0.4rem; font-size: 0.84rem; line-height: 1.35; overflow-wrap: anywhere; }
 figcaption b { display: block; font-weight: 600; color: var(--text); }
 details { margin: 0.6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 code { font: 0.9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-@media (max-width: 40rem) { body { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.5rem; } .tile b { font-size: 1.45rem; }
-  .tiles { grid-template-columns: repeat(2, 1fr); } .chart text { font-size: 15px; } }
-@media print { body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
-  figure, tr, .tile, .chart, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; } .gallery { grid-template-columns: repeat(3, 1fr); }
-  .tile, figure img, .bar, .key, meter-bar i { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+@media (max-width: 40rem) {
+  body { padding: 1.5rem 1rem 3rem; }
+  h1 { font-size: 1.5rem; }
+  .tile b { font-size: 1.45rem; }
+  .tiles { grid-template-columns: repeat(2, 1fr); }
+  .chart text { font-size: 16px; }
+  .tall { grid-row: auto; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 11px; }
+  nav { display: none; }
+  figure, tr, .tile, .chart { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .columns { grid-template-columns: repeat(2, 1fr); }
+  .tiles { grid-template-columns: repeat(4, 1fr); }
+  .gallery { grid-template-columns: repeat(3, 1fr); }
+  .scroll.long { max-height: none; }
+  .tile, .bar, .key, .share, .share i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
 """ + _SERIES
 )

@@ -1,4 +1,4 @@
-"""Where the model is most wrong: objects it missed and false alarms, each cut out, with what likely went wrong in words."""
+"""Where the model is most wrong: objects it missed and false alarms, each cut out, with the likely reason in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssd_train.view.scenes import OVERLAP, Matching, draw_scene, match
 
 # below this overlap two boxes have nothing to do with each other
 _NEAR = 0.1
-_CROP_LONGEST = 360
+_CROP_WH = (360, 360)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class WorstCases:
 
 
 def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int) -> WorstCases:
-    """The `limit` worst pictures of each kind. Ties keep the order of `samples`; only the pictures returned are read."""
+    """The `limit` worst pictures of each kind, equals in the order of `samples`; only those returned are read."""
     pairs = [(sample, match(sample, threshold)) for sample in samples]
     missing = sorted((p for p in pairs if not p[1].found.all()), key=lambda p: -int((~p[1].found).sum()))
     alarms = sorted((p for p in pairs if not p[1].correct.all()), key=lambda p: -_surest_alarm(p[1])[1])
@@ -53,7 +53,7 @@ def _miss(sample: Sample, matching: Matching, class_names: ClassNames) -> Case:
     )
     told = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in reasons.most_common(3))
     caption = f"{len(missed)} of {len(matching.found)} missed: {told}{', …' if len(reasons) > 3 else ''}"
-    image = draw_scene(sample, matching, class_names, _CROP_LONGEST, matching.true_boxes[missed])
+    image = draw_scene(sample, matching, class_names, _CROP_WH, matching.true_boxes[missed])
     return Case(sample.name, image, caption)
 
 
@@ -83,7 +83,7 @@ def _false_alarm(sample: Sample, matching: Matching, class_names: ClassNames) ->
     index, score = _surest_alarm(matching)
     box, class_id = matching.detections.boxes[index], int(matching.detections.class_ids[index])
     reason = _why_false(sample, matching, index, class_names)
-    image = draw_scene(sample, matching, class_names, _CROP_LONGEST, box[None])
+    image = draw_scene(sample, matching, class_names, _CROP_WH, box[None])
     return Case(sample.name, image, f"{_name(class_names, class_id)} {score:.2f}: {reason}")
 
 

@@ -1,0 +1,164 @@
+"""A PDF to leaf through: a title page, then pictures with their boxes, three across and five down, names above them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.view import fonts
+from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, fitted
+from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
+from ssd_train.view.pdf import PdfWriter
+from ssd_train.view.report_data import Sample
+from ssd_train.view.scenes import ENLARGED, draw_scene, match
+
+COLUMNS, ROWS = 3, 5
+A4_PT = (595.28, 841.89)
+# A4 at 160 dots an inch: letters of 6 points are 13 pixels high
+PAGE_WH: SizeWH = (1323, 1871)
+CELL_WH: SizeWH = (424, 354)
+_MARGIN = ((PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2, 36)
+_SOFT: RGB = (90, 102, 117)
+_TEXT, _LINE = 25, 36
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page:
+    """One picture to show: `image` RGB uint8 (H, W, 3), what was detected, and what is true where that is known."""
+
+    name: str
+    image: np.ndarray
+    detections: Detections
+    truth: Optional[Record] = None
+
+
+@dataclass(frozen=True)
+class TitlePage:
+    """What the first page says: a title, lines such as the model and the date, the classes, the score threshold."""
+
+    title: str
+    lines: Sequence[str]
+    class_names: ClassNames
+    threshold: float
+
+
+def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
+    """Write `path`, whole or not at all; returns the number of pictures. `pages_of` is read once, 15 at a time."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        with open(unfinished, "wb") as file:
+            writer = PdfWriter(file, A4_PT, front.title)
+            writer.add_page(title_page(front))
+            for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
+                writer.add_page(picture_page(group, front.class_names, front.threshold, number))
+                count += len(group)
+            writer.close()
+        os.replace(unfinished, path)
+    finally:
+        # where it was not moved to its place, it is of no use
+        if unfinished.exists():
+            unfinished.unlink()
+    return count
+
+
+def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
+    """Up to 15 pictures, row by row from the top left, each in its own cell however many there are; RGB of PAGE_WH."""
+    drawn = [_drawn(page, class_names, threshold) for page in group]
+    sheet = contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
+    page = Image.new("RGB", PAGE_WH, WHITE)
+    page.paste(Image.fromarray(sheet), _MARGIN)
+    pen = ImageDraw.Draw(page)
+    pen.text((PAGE_WH[0] // 2, PAGE_WH[1] - 32), str(number), _SOFT, fonts.any_font(str(number), 20), anchor="mm")
+    return np.asarray(page)
+
+
+def cell_of(index: int) -> Tuple[int, int, int, int]:
+    """Pixels x1, y1, x2, y2 of the cell of picture `index` (0 to 14) on its page."""
+    left, top = _MARGIN[0] + index % COLUMNS * CELL_WH[0], _MARGIN[1] + index // COLUMNS * CELL_WH[1]
+    return left, top, left + CELL_WH[0], top + CELL_WH[1]
+
+
+def title_page(front: TitlePage) -> np.ndarray:
+    """Title, lines, how boxes are drawn, and the classes with their colours; RGB of PAGE_WH."""
+    page = _TitleCanvas()
+    page.write(front.title, 50, DARK, after=20)
+    for line in front.lines:
+        page.write(line, _TEXT, _SOFT)
+    page.skip(40)
+    page.write(f"Solid boxes are detections that score {front.threshold:g} or more.", _TEXT, DARK)
+    page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, DARK)
+    page.skip(40)
+    page.write("Classes" if len(front.class_names) > 1 else "Class", 32, DARK, after=12)
+    shown = page.lines_left()
+    names = list(front.class_names)
+    for index, _ in enumerate(names[: shown if len(names) <= shown else shown - 1]):
+        page.key(_class_line(front.class_names, index), class_colour(index))
+    if len(names) > shown:
+        page.write(f"and {len(names) - shown + 1} more", _TEXT, _SOFT)
+    return np.asarray(page.picture)
+
+
+class _TitleCanvas:
+    """Lines of text from the top of a page down."""
+
+    _LEFT = 130
+
+    def __init__(self) -> None:
+        self.picture = Image.new("RGB", PAGE_WH, WHITE)
+        self._pen = ImageDraw.Draw(self.picture)
+        self._y = 210
+
+    def write(self, text: str, size: int, colour: RGB, after: int = 0, indent: int = 0) -> None:
+        line = fonts.shortened(" ".join(text.split()), size, PAGE_WH[0] - 2 * self._LEFT - indent)
+        self._pen.text((self._LEFT + indent, self._y), line, colour, fonts.any_font(line, size), anchor="la")
+        self._y += round(size * _LINE / _TEXT) + after
+
+    def key(self, text: str, colour: RGB) -> None:
+        """A line with a square of `colour` before it."""
+        self._pen.rectangle((self._LEFT, self._y + 4, self._LEFT + 21, self._y + 25), fill=colour)
+        self.write(text, _TEXT, DARK, indent=38)
+
+    def skip(self, height: int) -> None:
+        self._y += height
+
+    def lines_left(self) -> int:
+        """How many more lines of text fit."""
+        return (PAGE_WH[1] - 120 - self._y) // _LINE
+
+
+def _class_line(class_names: ClassNames, index: int) -> str:
+    """The name; one that no font here can draw by its number, as on the pictures, and its letters as code points."""
+    label, name = class_label(class_names, index), class_names[index]
+    return label if label != f"#{index}" else f"{label}  {name.encode('unicode_escape').decode('ascii')}"
+
+
+def _drawn(page: Page, class_names: ClassNames, threshold: float) -> np.ndarray:
+    """The picture in the size of its cell before it is drawn on, so that lines and letters are alike on all of them."""
+    room = cell_room(CELL_WH)
+    if page.truth is None:
+        return draw_detections(fitted(page.image, room, ENLARGED), page.detections, class_names, threshold)
+    sample = Sample(page.name, page.image, page.truth, page.detections)
+    return draw_scene(sample, match(sample, threshold), class_names, room)
+
+
+def _stem(name: str) -> str:
+    """File name without folders and ending; the name as it is where that leaves nothing."""
+    return Path(name.rsplit("/", 1)[-1]).stem or name
+
+
+def _in_groups(items: Iterable[T], size: int) -> Iterator[List[T]]:
+    remaining = iter(items)
+    group = list(islice(remaining, size))
+    while group:
+        yield group
+        group = list(islice(remaining, size))

@@ -1,0 +1,134 @@
+"""Builders of drawn pictures and of whole reports with known mistakes in them."""
+
+from __future__ import annotations
+
+from typing import Callable, List, Sequence
+
+import numpy as np
+import pytest
+
+from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
+from ssd_train.view.report_data import ReportData, Sample, summarise
+
+NAMES = ("apple", "pear", "设备")
+
+
+def draw_sample(index: int, classes: int = 3, size_wh: "tuple[int, int]" = (400, 300)) -> Sample:
+    """A soft background with ellipses; boxes are near the truth, some objects are missed, some detections are false."""
+    rng = np.random.default_rng(index)
+    width, height = size_wh
+    y, x = np.mgrid[:height, :width]
+    base = np.stack([150 + 40 * np.sin((x + 31 * index) / 90), 150 + 50 * np.cos(y / 80), 120 + x / width * 60], axis=2)
+    image = base + rng.normal(0, 6, base.shape)
+    count = index % 5
+    half = rng.uniform(0.06, 0.16, (count, 1)) * [width, width * 0.8]
+    centres = half + rng.uniform(0, 1, (count, 2)) * ([width, height] - 2 * half)
+    boxes = np.concatenate([centres - half, centres + half], axis=1)
+    ids = rng.integers(0, classes, count)
+    for (cx, cy), (rx, ry), class_id in zip(centres, half, ids):
+        inside = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1
+        image[inside] = np.array([[190, 60, 50], [120, 160, 60], [70, 80, 160]])[class_id % 3] + rng.normal(0, 5, 3)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    return Sample(
+        f"frames/day {index % 3}/picture_{index:03d}.jpg",
+        image,
+        Record("p", boxes, ids, size_wh),
+        _said(rng, boxes, ids, size_wh),
+    )
+
+
+def _said(rng: np.random.Generator, boxes: np.ndarray, ids: np.ndarray, size_wh: "tuple[int, int]") -> Detections:
+    seen = rng.uniform(size=len(boxes)) < 0.85
+    near = boxes[seen] + rng.normal(0, 3, (int(seen.sum()), 4))
+    low = rng.uniform(0, 0.5, (3, 2)) * size_wh
+    alarms = np.concatenate([low, low + rng.uniform(0.1, 0.3, (3, 2)) * size_wh], axis=1)
+    scores = np.concatenate([rng.uniform(0.5, 0.99, len(near)), rng.uniform(0.02, 0.45, 3)])
+    order = np.argsort(-scores)
+    every = np.clip(np.concatenate([near, alarms]), 0, [*size_wh, *size_wh])
+    return Detections(every[order], scores[order], np.concatenate([ids[seen], [0, 0, 0]])[order], size_wh)
+
+
+def history(epochs: int, every: int = 2) -> List[dict]:
+    rows = []
+    for epoch in range(1, epochs + 1):
+        done = 1 - np.exp(-epoch / 7)
+        row = {
+            "epoch": epoch,
+            "CrossEntropy": 6.5 - 4.6 * done,
+            "SmoothL1": 3.1 - 2.2 * done,
+            "learning_rate": 0.004 * (epoch < epochs * 0.75) + 0.0004,
+        }
+        row["images_per_second"] = 41.5 + np.sin(epoch)
+        if epoch % every == 0:
+            row.update(mAP=0.86 * done, coco_mAP=0.52 * done, mAP50=0.88 * done, val_SmoothL1=3.3 - 2.0 * done)
+        rows.append(row)
+    return rows
+
+
+def curve(area: float) -> dict:
+    recall = np.linspace(0, 0.97, 150)
+    return {"recall": recall, "precision": 1 - (1 - area) * 2.2 * recall**4, "score": 1 - recall}
+
+
+def scores(names: Sequence[str]) -> dict:
+    rows = {
+        name: {
+            "AP": 0.6 - 0.3 * i / len(names),
+            "AP@0.5": 0.95 - 0.5 * i / len(names),
+            "AP@0.75": 0.7 - 0.4 * i / len(names),
+            "VOC07": 0.9 - 0.5 * i / len(names),
+            "VOC_area": 0.9,
+            "boxes": 140 - i,
+            "detections": 900,
+        }
+        for i, name in enumerate(names)
+    }
+    return {
+        "mAP": 0.512, "mAP@0.5": 0.873, "mAP@0.75": 0.604, "VOC07": 0.851, "VOC_area": 0.87, "per_class": rows,
+        "overlap_threshold": 0.5,
+        "best_f1": {"f1": 0.874, "precision": 0.902, "recall": 0.848, "threshold": 0.43},
+        "false_positives_per_background_image": 0.08,
+        "images": 61, "background_images": 12, "boxes": 143,
+    }  # fmt: skip
+
+
+def labels(samples: Sequence[Sample], names: Sequence[str]) -> LabelSet:
+    skipped = [Skipped(f"train.manifest:{n}", "labelling failed") for n in (3, 17, 40, 91)]
+    skipped.append(Skipped("train.manifest:55", "not labelled", "no 'boxes' in it"))
+    mended = [Skipped("train.manifest:12", "box cut to the picture", "x2 402 > 400")]
+    return LabelSet(
+        tuple(s.truth for s in samples), ClassNames(tuple(names)), tuple(skipped), tuple(mended), "train.manifest"
+    )
+
+
+@pytest.fixture
+def make_report() -> Callable[..., ReportData]:
+    return build_report
+
+
+def build_report(names: Sequence[str] = NAMES, epochs: int = 24, pictures: int = 20) -> ReportData:
+    """A report with everything in it."""
+    samples = [draw_sample(index, len(names)) for index in range(pictures)]
+    told = labels(samples, names)
+    return ReportData(
+        title="mobilenet1.0 at 300 px on fruit",
+        class_names=ClassNames(tuple(names)),
+        started="2024-03-08 14:20",
+        settings={
+            "base_network": "mobilenet1.0",
+            "image_shape": 300,
+            "epochs": epochs,
+            "learning_rate": 0.004,
+            "lr_scheduler_step": [16, 20],
+            "pretrained": None,
+        },
+        versions={"python": "3.11.8", "numpy": "1.23.5", "mxnet": "1.9.1"},
+        history=history(epochs),
+        scores=scores(names),
+        curves={name: curve(0.95 - 0.5 * i / len(names)) for i, name in enumerate(names)},
+        data=(summarise("train", told), summarise("validation", told.subset([i % 4 == 0 for i in range(pictures)]))),
+        samples=samples,
+        best_epoch=epochs - 2,
+        threshold=0.43,
+        notes=("The validation set was held out by a hash of the pictures' bytes: 20 % of 76 pictures.",),
+    )
