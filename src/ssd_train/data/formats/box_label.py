@@ -1,25 +1,17 @@
 """Annotations as Ground Truth and the built-in algorithm write them: left, top, width, height in pixels, class id.
 
 The value of a manifest's label attribute, a record of Pipe mode and an image's JSON file all have this shape:
-``{"annotations": [{"class_id": 0, "left": 3, "top": 4, "width": 5, "height": 6}], "image_size": [{"width": 640, ...}]}``
+``{"annotations": [{"class_id": 0, "left": 3, "top": 4, "width": 5, "height": 6}], "image_size": [{"width": 64, ...}]}``
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import Corners, image_size, number, positive_box, shown, whole_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, image_size, number, positive_box, shown, whole_number
 from ssd_train.data.records import Record
 from ssd_train.errors import DataError
-
-
-class BoxLabel(NamedTuple):
-    """One label as it stands in the file: xyxy corners, not yet fitted to the image, our class ids, size if told."""
-
-    boxes: List[Corners]
-    class_ids: List[int]
-    size_wh: Optional[SizeWH]
 
 
 def box_label(record: Record) -> Dict[str, Any]:

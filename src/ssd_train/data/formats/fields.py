@@ -12,16 +12,24 @@ from ssd_train.data.boxes import SizeWH
 from ssd_train.errors import DataError
 
 MAX_SIDE = 1_000_000  # px; below 2**23, so float32 keeps every box of at least 1 px apart
-MIN_SIDE = 1.0  # px of a box after clipping; thinner boxes make the loss infinite
+MIN_SIDE = 1.0  # px of a box after clipping, but for ROUNDING; thinner boxes make the loss infinite
 MIN_KEPT = 0.1  # share of a box's area that must lie inside the image
 ROUNDING = 1e-3  # px over the rim that is float arithmetic of a labelling tool, not a box outside the image
+_THIN = MIN_SIDE - ROUNDING
 
 CLIPPED = "box clipped to the image"
 TOO_SMALL = "box left out: smaller than 1 pixel"
 OUTSIDE = "box left out: less than 10 % of it inside the image"
-NO_BOX_LEFT = "no box of the image is usable"
 
 Corners = Tuple[float, float, float, float]
+
+
+class BoxLabel(NamedTuple):
+    """One label as it stands in its file: xyxy corners, not yet fitted to the image, our class ids, size if told."""
+
+    boxes: List[Corners]
+    class_ids: List[int]
+    size_wh: Optional[SizeWH]
 
 
 class FittedBoxes(NamedTuple):
@@ -101,12 +109,12 @@ def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners]
     x1, y1, x2, y2 = box
     width, height = size_wh or (MAX_SIDE, MAX_SIDE)
     if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
-        return (box, "") if x2 - x1 >= MIN_SIDE and y2 - y1 >= MIN_SIDE else (None, TOO_SMALL)
+        return (box, "") if x2 - x1 >= _THIN and y2 - y1 >= _THIN else (None, TOO_SMALL)
     left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
     kept_width, kept_height = max(right - left, 0.0), max(bottom - top, 0.0)
     if kept_width * kept_height < MIN_KEPT * (x2 - x1) * (y2 - y1):
         return None, OUTSIDE
-    if kept_width < MIN_SIDE or kept_height < MIN_SIDE:
+    if kept_width < _THIN or kept_height < _THIN:
         return None, TOO_SMALL
     excess = max(left - x1, top - y1, x2 - right, y2 - bottom)
     return (left, top, right, bottom), CLIPPED if excess > ROUNDING else ""

@@ -12,34 +12,21 @@ The rules, where real files leave a choice:
   manifest's order. One id with two names, and two names that differ only in blanks around them, are errors.
 - A line whose image was not labelled (by this kind of job, or at all) is skipped. A line that is malformed is an error,
   or skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
-- A line that repeats an image with the same boxes is skipped; with other boxes it is malformed (which one is true?).
-- An image all of whose boxes had to be left out is skipped: it shows something, so it is no background.
+- Boxes outside the image, repeated images and malformed lines are treated as by every format: see `gather.Gather`.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
-
-import numpy as np
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 from ssd_train.data.formats.box_label import box_label, read_box_label
-from ssd_train.data.formats.fields import (
-    NO_BOX_LEFT,
-    fit_boxes,
-    image_name,
-    shown,
-)
+from ssd_train.data.formats.fields import image_name, shown
+from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, class_table, survey
-from ssd_train.data.formats.jsonl import (
-    PathLike,
-    bad_lines_error,
-    dump_json,
-    numbered_lines,
-    parse_object,
-)
-from ssd_train.data.records import ClassNames, LabelSet, Record, Skipped
+from ssd_train.data.formats.jsonl import PathLike, dump_json, numbered_lines, parse_object
+from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage import open_atomic
 
@@ -48,8 +35,6 @@ NO_LABEL = "label attribute missing"
 NOT_AN_OBJECT = "label is not an object"
 FAILED = "labelling failed"
 OTHER_TYPE = "label of another job type"
-DUPLICATE = "duplicate line"
-BAD_LINE = "bad line"
 
 _SUFFIXES = (".manifest", ".jsonl")
 
@@ -60,31 +45,26 @@ def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_
     Boxes are clipped to `image_size`, and left out when under 1 px wide or high or less than a tenth inside; each is in
     `LabelSet.mended`. Malformed lines are one DataError that names the first few, or with `on_bad` "skip" are listed
     with the other lines left out in `LabelSet.skipped`.
+
+    Raises:
+        DataError: the file cannot be used, or (`on_bad` "error") some of its lines; begins with the file and line.
+        ConfigError: `label_attribute` has no boxes in the file, or `on_bad` is something else.
     """
-    if on_bad not in ("error", "skip"):
-        raise ConfigError(f"on_bad_data: found {on_bad!r}, expected 'error' or 'skip'")
     manifest = find_manifest(path)
     found = survey(manifest)
     attribute = choose_attribute(found, label_attribute, manifest)
     names, table = class_table(found.attributes[attribute], manifest)
-    reader = _Reader(attribute, table)
     faults = {**found.faults, **found.attributes[attribute].faults}
+    gather = Gather(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):
         where = f"{manifest}:{line_number}"
         try:
             if line_number in faults:
                 raise DataError(faults[line_number])
-            reader.add(where, parse_object(line))
-        except DataError as error:
-            reader.bad.append((where, str(error)))
-    if reader.bad and on_bad == "error":
-        raise bad_lines_error(reader.bad)
-    skipped = reader.skipped + [Skipped(where, BAD_LINE, fault) for where, fault in reader.bad]
-    if not reader.records:
-        raise DataError(f"{manifest}: no line can be used, expected labelled images; {_reasons(skipped)}")
-    return LabelSet(
-        tuple(reader.records), names, tuple(skipped), tuple(reader.mended), str(manifest), _details(found, attribute)
-    )
+            _add(gather, where, parse_object(line), attribute, table)
+        except DataError as fault:
+            gather.fault(where, fault)
+    return gather.label_set(names, _details(found, attribute))
 
 
 def write_ground_truth(
@@ -136,64 +116,31 @@ def find_manifest(path: PathLike) -> Path:
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
 
 
-class _Reader:
-    """Turns the lines of a manifest into records; what is left out or changed gathers beside them."""
-
-    def __init__(self, attribute: str, table: Dict[int, int]) -> None:
-        self.attribute = attribute
-        self.table = table
-        self.records: List[Record] = []
-        self.skipped: List[Skipped] = []
-        self.mended: List[Skipped] = []
-        self.bad: List[Tuple[str, str]] = []
-        self._seen: Dict[str, Record] = {}
-
-    def add(self, where: str, line: Dict[str, Any]) -> None:
-        """Take one line; a DataError without a place when it is malformed."""
-        reason = self._reason_to_skip(line)
-        if reason:
-            self.skipped.append(Skipped(where, *reason))
-            return
+def _add(gather: Gather, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
+    reason = _reason_to_skip(line, attribute)
+    if reason:
+        gather.skip(where, *reason)
+    else:
         name = image_name(line["source-ref"], "source-ref")
-        label = read_box_label(line[self.attribute], self.table)
-        fitted = fit_boxes(*label)
-        self.mended += [Skipped(where, *change) for change in fitted.changes]
-        if label.boxes and not fitted.rows:
-            self.skipped.append(Skipped(where, NO_BOX_LEFT, name))
-            return
-        self._keep(Record(name, fitted.rows, fitted.class_ids, label.size_wh, where))
-
-    def _keep(self, record: Record) -> None:
-        first = self._seen.setdefault(record.name, record)
-        if first is record:
-            self.records.append(record)
-        elif _same_labels(first, record):
-            self.skipped.append(Skipped(record.where, DUPLICATE, f"as {first.where}"))
-        else:
-            raise DataError(
-                f"found image {record.name!r} with other boxes than at {first.where}, expected one line for each image"
-            )
-
-    def _reason_to_skip(self, line: Dict[str, Any]) -> "Optional[Tuple[str, str]]":
-        source = line.get("source-ref")
-        if not isinstance(source, str):
-            return NO_SOURCE, f"found {', '.join(sorted(line)[:5])}"
-        metadata = line.get(self.attribute + METADATA)
-        if not isinstance(metadata, dict):
-            metadata = {}
-        if "failure-reason" in metadata:
-            return FAILED, str(metadata["failure-reason"])[:200]
-        if self.attribute not in line:
-            return NO_LABEL, f"{source} has no {self.attribute!r}"
-        if metadata.get("type") != BOX_TYPE:
-            return OTHER_TYPE, f"found {shown(metadata.get('type'))}"
-        if not isinstance(line[self.attribute], dict):
-            return NOT_AN_OBJECT, f"found {shown(line[self.attribute])}"
-        return None
+        gather.add(where, name, read_box_label(line[attribute], table))
 
 
-def _same_labels(a: Record, b: Record) -> bool:
-    return a.size_wh == b.size_wh and np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
+def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str, str]]:
+    source = line.get("source-ref")
+    if not isinstance(source, str):
+        return NO_SOURCE, f"found {', '.join(map(repr, sorted(line)[:5]))}"
+    metadata = line.get(attribute + METADATA)
+    if not isinstance(metadata, dict):
+        metadata = {}
+    if "failure-reason" in metadata:
+        return FAILED, repr(metadata["failure-reason"])[:200]
+    if attribute not in line:
+        return NO_LABEL, f"{source!r} has no {attribute!r}"
+    if metadata.get("type") != BOX_TYPE:
+        return OTHER_TYPE, f"found {shown(metadata.get('type'))}"
+    if not isinstance(line[attribute], dict):
+        return NOT_AN_OBJECT, f"found {shown(line[attribute])}"
+    return None
 
 
 def _check_attribute(name: str) -> None:
@@ -212,9 +159,3 @@ def _details(found: Survey, attribute: str) -> Dict[str, str]:
         "other_attributes": ", ".join(others),
         "newest_label": found.attributes[attribute].newest,
     }
-
-
-def _reasons(skipped: Sequence[Skipped]) -> str:
-    reasons = sorted({line.reason for line in skipped})
-    counts = [f"{sum(line.reason == reason for line in skipped)} x {reason}" for reason in reasons]
-    return f"skipped {', '.join(counts)}; the first at {skipped[0].where}: {skipped[0].detail}"

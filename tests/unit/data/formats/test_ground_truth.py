@@ -1,4 +1,4 @@
-"""Ground Truth manifests: what is read, skipped, mended and refused, each with its place; the real ones; round trips."""
+"""Ground Truth manifests: what is read, skipped, mended and refused, each with its place; real ones; round trips."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.data.formats import ground_truth as gt
-from ssd_train.data.formats.fields import CLIPPED, NO_BOX_LEFT, OUTSIDE, TOO_SMALL
+from ssd_train.data.formats.fields import CLIPPED, OUTSIDE, TOO_SMALL
+from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.records import ClassNames, Record
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
@@ -161,7 +162,7 @@ def test_malformed_line_is_skipped_on_demand_with_the_same_words(tmp_path, line,
     labels = read_ground_truth(path, on_bad="skip")
     assert [record.name for record in labels.records] == ["s3://b/good.jpg", "s3://b/background.jpg"]
     (skipped,) = labels.skipped
-    assert (skipped.where, skipped.reason) == (f"{path}:3", gt.BAD_LINE)
+    assert (skipped.where, skipped.reason) == (f"{path}:3", BAD_LINE)
     assert re.search(message, skipped.detail)
 
 
@@ -181,7 +182,7 @@ SKIPPED_LINES = {
     "metadata missing": ({"source-ref": "s3://b/a.jpg", "bb": label(box())}, gt.OTHER_TYPE),
     "metadata a string": ({**entry(), "bb-metadata": "none"}, gt.OTHER_TYPE),
     "type a number": (entry(about=metadata(type=5)), gt.OTHER_TYPE),
-    "same line again": (GOOD[0], gt.DUPLICATE),
+    "same line again": (GOOD[0], DUPLICATE),
     "only box outside": (with_box(left=200), NO_BOX_LEFT),
 }
 

@@ -1,0 +1,131 @@
+"""RecordIO framing: byte strings one after the other in a stream (dmlc-core recordio.h).
+
+Each part is: uint32 little-endian MAGIC; uint32 ``flag << 29 | length``; the bytes; zeros up to a multiple of 4. Flag 0
+is a whole record; 1, 2 and 3 are the start, middle and end of one whose bytes hold MAGIC at a multiple of 4: the writer
+cuts there and drops the MAGIC, so that a reader may find the next record by looking for it; it is put back on reading.
+
+`.rec` files hold this, and SageMaker's pipes with RecordWrapperType RecordIO.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, Iterator, List, Tuple
+
+from ssd_train.errors import DataError
+
+MAGIC = b"\x0a\x23\xd7\xce"  # 0xced7230a, little-endian
+MAX_LENGTH = (1 << 29) - 1  # bytes of a part, 29 bits
+
+_WHOLE, _START, _MIDDLE, _END = range(4)
+_HEAD = struct.Struct("<4sI")
+_CHUNK = 1 << 20  # read at most this much at once: a damaged length must not reserve half a gigabyte
+
+
+def read_records(file: BinaryIO, where: str, max_length: int = MAX_LENGTH) -> Iterator[Tuple[int, bytes]]:
+    """Yield (byte offset, record) from a binary stream until it ends; it need not be seekable (a pipe).
+
+    Args:
+        where: how the stream is called in messages.
+        max_length: bytes that one record may have, all parts together.
+
+    Raises:
+        DataError: the stream is no RecordIO, or ends inside a record; begins with ``where:number``, counted from 1.
+    """
+    offset, count = 0, 0
+    while True:
+        count += 1
+        record, size = _read_record(file, f"{where}:{count}", offset, max_length)
+        if not size:
+            return
+        yield offset, record
+        offset += size
+
+
+def read_record(file: BinaryIO, where: str) -> bytes:
+    """The record that begins where `file` stands; a DataError that begins with `where` when none does."""
+    record, size = _read_record(file, where, file.tell(), MAX_LENGTH)
+    if not size:
+        raise DataError(f"{where}: found the end of the file, expected a record")
+    return record
+
+
+def write_record(file: BinaryIO, record: bytes) -> int:
+    """Append one record and return the number of bytes written."""
+    parts = _split(record)
+    last = len(parts) - 1
+    written = 0
+    for index, part in enumerate(parts):
+        if len(part) > MAX_LENGTH:
+            raise DataError(f"record: found {len(part)} bytes, expected at most {MAX_LENGTH}")
+        flag = _WHOLE if last == 0 else _START if index == 0 else _END if index == last else _MIDDLE
+        written += file.write(_HEAD.pack(MAGIC, flag << 29 | len(part)) + part + bytes(-len(part) % 4))
+    return written
+
+
+def _split(record: bytes) -> List[bytes]:
+    """`record` cut at each MAGIC that begins at a multiple of 4, without it."""
+    parts, start, found = [], 0, record.find(MAGIC)
+    while found >= 0:
+        if found % 4 == 0:
+            parts.append(record[start:found])
+            start = found + 4
+        found = record.find(MAGIC, found + 1)
+    return [*parts, record[start:]]
+
+
+def _read_record(file: BinaryIO, where: str, offset: int, max_length: int) -> Tuple[bytes, int]:
+    """The next record and the bytes it took; (b"", 0) at the end of the stream."""
+    parts: List[bytes] = []
+    taken = total = 0
+    while True:
+        place = f"{where}: at byte {offset + taken}"
+        head = _read(file, _HEAD.size)
+        if not head and not parts:
+            return b"", 0
+        flag, length = _check_head(head, place, first=not parts)
+        total += length + (4 if parts else 0)
+        if total > max_length:
+            raise DataError(f"{place} found a record of {total} bytes, expected at most {max_length}")
+        padded = length + -length % 4
+        data = _read(file, padded)
+        if len(data) < padded:
+            raise DataError(
+                f"{place} found the end after {len(data)} of {padded} bytes, expected a whole record (cut off?)"
+            )
+        taken += _HEAD.size + padded
+        parts.append(data[:length])
+        if flag in (_WHOLE, _END):
+            return MAGIC.join(parts), taken
+
+
+def _check_head(head: bytes, place: str, first: bool) -> Tuple[int, int]:
+    """(flag, length) of a part."""
+    if len(head) < _HEAD.size:
+        raise DataError(
+            f"{place} found the end after {len(head)} of {_HEAD.size} bytes, expected a whole record (cut off?)"
+        )
+    magic, word = _HEAD.unpack(head)
+    if magic != MAGIC:
+        raise DataError(
+            f"{place} found bytes {magic.hex()}, expected {MAGIC.hex()}: RecordIO framing "
+            "(a .rec file, or a channel with ContentType application/x-recordio and RecordWrapperType RecordIO)"
+        )
+    flag, length = word >> 29, word & MAX_LENGTH
+    expected = (_WHOLE, _START) if first else (_MIDDLE, _END)
+    if flag not in expected:
+        raise DataError(f"{place} found part flag {flag}, expected {expected[0]} or {expected[1]}")
+    return flag, length
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """`size` bytes, or fewer at the end of the stream; a pipe gives them in pieces."""
+    chunks: List[bytes] = []
+    missing = size
+    while missing:
+        chunk = file.read(min(missing, _CHUNK))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        missing -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -1,0 +1,90 @@
+"""What every format does with a label once it is read: fit its boxes, notice repeats, and count what is left out."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.formats.fields import BoxLabel, fit_boxes
+from ssd_train.data.formats.jsonl import bad_lines_error
+from ssd_train.data.records import ClassNames, LabelSet, Record, Skipped
+from ssd_train.errors import ConfigError, DataError
+
+DUPLICATE = "duplicate line"
+BAD_LINE = "bad line"
+NO_BOX_LEFT = "no box of the image is usable"
+
+ON_BAD = ("error", "skip")
+
+
+class Gather:
+    """Gathers records, and beside them what was skipped, mended or bad, into a LabelSet.
+
+    - Boxes are clipped to their image, or left out where too little remains (`fields.fit_box`); each is told.
+    - An image all of whose boxes had to be left out is skipped: it shows something, so it is no background.
+    - An image that comes again with the same boxes is skipped; with other boxes it is bad: which one is true?
+    - Bad labels are one DataError that names the first few, or with `on_bad` "skip" are skipped like the rest.
+    """
+
+    def __init__(self, source: str, on_bad: str = "error") -> None:
+        if on_bad not in ON_BAD:
+            raise ConfigError(f"on_bad_data: found {on_bad!r}, expected 'error' or 'skip'")
+        self.source = source
+        self.on_bad = on_bad
+        self.records: List[Record] = []
+        self._skipped: List[Skipped] = []
+        self._mended: List[Skipped] = []
+        self._bad: List[Tuple[str, str]] = []
+        self._seen: Dict[str, Record] = {}
+
+    def add(self, where: str, name: str, label: BoxLabel) -> None:
+        """Take the label of one image; a DataError without a place when it contradicts an earlier one."""
+        fitted = fit_boxes(*label)
+        if label.boxes and not fitted.rows:
+            self._mend(where, fitted.changes)
+            self.skip(where, NO_BOX_LEFT, name)
+            return
+        record = Record(name, fitted.rows, fitted.class_ids, label.size_wh, where)
+        first = self._seen.setdefault(name, record)
+        if first is record:
+            self._mend(where, fitted.changes)
+            self.records.append(record)
+        elif _same_labels(first, record):
+            self.skip(where, DUPLICATE, f"as {first.where}")
+        else:
+            raise DataError(f"found image {name!r} with other boxes than at {first.where}, expected its boxes once")
+
+    def skip(self, where: str, reason: str, detail: str = "") -> None:
+        """Leave out a label for one of a few fixed reasons."""
+        self._skipped.append(Skipped(where, reason, detail))
+
+    def fault(self, where: str, fault: DataError) -> None:
+        """Note a bad label."""
+        self._bad.append((where, str(fault)))
+
+    def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> LabelSet:
+        """All that was gathered; a DataError if there are bad labels that must not be skipped, or no record at all."""
+        if self._bad and self.on_bad == "error":
+            raise bad_lines_error(self._bad)
+        skipped = self._skipped + [Skipped(where, BAD_LINE, fault) for where, fault in self._bad]
+        if not self.records:
+            raise DataError(f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}")
+        return LabelSet(
+            tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {}
+        )
+
+    def _mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
+        self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
+
+
+def _same_labels(a: Record, b: Record) -> bool:
+    return a.size_wh == b.size_wh and np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
+
+
+def _reasons(skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return "found none"
+    reasons = sorted({line.reason for line in skipped})
+    counts = [f"{sum(line.reason == reason for line in skipped)} x {reason}" for reason in reasons]
+    return f"skipped {', '.join(counts)}; the first at {skipped[0].where}: {skipped[0].detail}"
