@@ -1,8 +1,8 @@
 """Average precision of one class from the ranks of its hits, by three rules; and the best F1 of all classes.
 
-A class's detections stand in falling order of scores. `ranks` int (H,), rising, are the places, counted from 1, of those that
-hit a labelled box. They tell all of the precision-recall curve, as precision only falls between two hits. `boxes` >= 1 is
-the number of labelled boxes.
+A class's detections stand in falling order of scores. `ranks` int (H,), rising, are the places, counted from 1, of
+those that hit a labelled box. They tell all of the precision-recall curve, as precision only falls between two hits.
+`boxes`, at least 1, is the number of labelled boxes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from ssd_train.training.scores import BestF1
 
-# spelt as in pycocotools, so that a recall falls on the same side of a rounded threshold
+# spelt as in pycocotools, so that a recall falls on the same side of a threshold: its 0.70 is 0.7000000000000001
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 
 
@@ -43,22 +43,26 @@ def coco_average_precision(ranks: np.ndarray, boxes: int) -> float:
 
 def _mean_at(envelope: np.ndarray, points: np.ndarray) -> float:
     """Mean of the envelope at `points`; it is 0 at a recall that is never reached."""
-    return float(np.append(envelope, 0.0)[np.minimum(points, len(envelope))].mean())
+    return float(envelope[points[points < len(envelope)]].sum() / len(points))
 
 
-def best_f1(scores: np.ndarray, is_hit: np.ndarray, boxes: int) -> Optional[BestF1]:
-    """The threshold that gives the best F1 for detections (N,) in any order; None without labelled boxes."""
+def best_f1(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Optional[BestF1]:
+    """The threshold with the best F1 for detections of `scores` (N,), of which those of `hit_scores` (H,) hit a box.
+
+    A threshold takes all detections of its score or none. None without labelled boxes.
+    """
     if not boxes:
         return None
-    if not len(scores):
+    if not len(hit_scores):
         return BestF1(f1=0.0, recall=0.0, precision=None, threshold=None)
-    order = np.argsort(-scores, kind="stable")
-    scores, hits = scores[order], np.cumsum(is_hit[order])
-    # a threshold takes all detections of equal score or none
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    hits, shown = hits[last], last + 1
+    scores, hit_scores = np.sort(scores), np.sort(hit_scores)
+    shown = len(scores) - np.searchsorted(scores, hit_scores, side="left")
+    hits = len(hit_scores) - np.searchsorted(hit_scores, hit_scores, side="left")
     f1 = 2 * hits / (shown + boxes)
     best = int(np.argmax(f1))
     return BestF1(
-        float(f1[best]), float(hits[best] / boxes), float(hits[best] / shown[best]), float(scores[last[best]])
+        f1=float(f1[best]),
+        recall=float(hits[best] / boxes),
+        precision=float(hits[best] / shown[best]),
+        threshold=float(hit_scores[best]),
     )

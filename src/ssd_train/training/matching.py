@@ -6,7 +6,7 @@ higher score; the *group* of a box is the number of its image and class, and onl
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from typing import Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, and keeps them in 
 
 
 class Pairs(NamedTuple):
-    """Overlapping boxes: numbers of a detection (P,) and of a labelled box (P,), both int64, and their IoU (P,) float64."""
+    """Overlapping boxes: numbers of the detection and the labelled box, int64 (P,), and their IoU, float64 (P,)."""
 
     detection: np.ndarray
     truth: np.ndarray
@@ -33,7 +33,7 @@ class Grouped(NamedTuple):
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union float64 (N,) of each row of `a` (N, 4) with the same row of `b` (N, 4); no "+ 1" pixel."""
+    """Intersection over union float64 (N,) of each row of `a` (N, 4) and the same row of `b` (N, 4); no "+ 1" pixel."""
     ax1, ay1, ax2, ay2 = a.T.astype(np.float64)
     bx1, by1, bx2, by2 = b.T.astype(np.float64)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
@@ -47,9 +47,8 @@ def rank_in_group(groups: np.ndarray) -> np.ndarray:
     """How many earlier elements (N,) have the same group as this one."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
     rank = np.empty(len(groups), dtype=np.int64)
-    rank[order] = _offsets(np.diff(np.append(starts, len(ordered))))
+    rank[order] = _offsets(np.diff(np.append(_run_starts(ordered), len(ordered))))
     return rank
 
 
@@ -87,31 +86,45 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def match_voc(pairs: Pairs) -> np.ndarray:
+def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
     """Numbers, rising, of the detections that hit by the rule of the VOC development kit.
 
-    A detection stands for the labelled box that it overlaps most (the first of equals), taken or not; of those that stand
-    for one box the best score hits it, the others are duplicates. `pairs` holds those at or above the IoU threshold.
+    A detection stands for the labelled box that it overlaps most (the first of equals), taken or not; of those that
+    stand for one box by at least `min_iou` the best score hits it, the others are duplicates.
     """
+    pairs = pairs.take(pairs.iou >= min_iou)
     pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
-    pairs = pairs.take(np.unique(pairs.detection, return_index=True)[1])
+    pairs = pairs.take(_run_starts(pairs.detection))
     _, first = np.unique(pairs.truth, return_index=True)
     return np.sort(pairs.detection[first])
 
 
-def match_coco(pairs: Pairs) -> np.ndarray:
-    """Numbers, rising, of the detections that hit by the rule of pycocotools.
+def match_coco(pairs: Pairs, thresholds: Sequence[float]) -> List[np.ndarray]:
+    """For each threshold (rising), the numbers, rising, of the detections that hit by the rule of pycocotools.
 
-    In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals). `pairs` holds
-    those at or above the IoU threshold. That serial choice is the stable matching of detections that prefer larger
-    overlaps to boxes that all prefer higher scores, so deferred acceptance (Gale and Shapley 1962) finds it for all
-    images together in a few rounds: everyone claims their next choice, a box keeps the best claimant.
+    In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals), by at least
+    the threshold.
     """
     pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
-    _, choice, count = np.unique(pairs.detection, return_index=True, return_counts=True)
-    end = choice + count
+    hits = []
+    for threshold in thresholds:
+        pairs = pairs.take(pairs.iou >= threshold)
+        hits.append(_stable_matching(pairs))
+    return hits
+
+
+def _stable_matching(pairs: Pairs) -> np.ndarray:
+    """Numbers, rising, of the detections that get a labelled box; their pairs in order of preference.
+
+    One choice after the other by falling score is the stable matching of detections that prefer larger overlaps to
+    boxes that all prefer higher scores. So deferred acceptance (Gale and Shapley, 1962) finds it for all images
+    together in a few rounds: each detection claims its next choice, a box keeps the best claimant.
+    """
+    choice = _run_starts(pairs.detection)
+    claimants = pairs.detection[choice]
+    end = np.append(choice[1:], len(pairs.detection))
     nobody = len(choice)
-    owner = np.full(pairs.truth.max() + 1 if len(pairs.truth) else 0, nobody)
+    owner = np.full(pairs.truth.max() + 1 if nobody else 0, nobody)
     waiting = np.arange(nobody)
     while len(waiting):
         wanted = pairs.truth[choice[waiting]]
@@ -124,5 +137,11 @@ def match_coco(pairs: Pairs) -> np.ndarray:
         waiting = np.sort(np.concatenate([refused, displaced]))
         choice[waiting] += 1
         waiting = waiting[choice[waiting] < end[waiting]]
-    hits = np.sort(owner[owner < nobody])
-    return pairs.detection[(end - count)[hits]]
+    return claimants[np.sort(owner[owner < nobody])]
+
+
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    """Where runs of equal values begin."""
+    changes = np.ones(len(values), dtype=bool)
+    changes[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(changes)

@@ -1,7 +1,7 @@
-"""RunningMean of losses, and MeanAveragePrecision: VOC 2007 (11 points), VOC 2010 (area) and COCO (101 points, 10 IoUs).
+"""RunningMean of losses, and MeanAveragePrecision: VOC 2007 (11 points), VOC 2010 (area), COCO (101 points, 10 IoUs).
 
-Overlaps are taken in pixels of the image as given, without the VOC kit's "+ 1". COCO figures equal pycocotools' (area "all",
-at most 100 detections per image and class, no crowd boxes).
+Overlaps are taken in pixels of the image as given, without the VOC kit's "+ 1". COCO figures equal pycocotools' (area
+"all", at most 100 detections per image and class, no crowd boxes).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RunningMean:
 
 
 class _Boxes(NamedTuple):
-    """Boxes of all images: float32 (N, 4) xyxy pixels, number of the image (N,), class (N,) and score (N,), 1 in labels."""
+    """Boxes of all images: float32 (N, 4) xyxy pixels, number of the image (N,), class (N,), score (N,) (labels: 1)."""
 
     boxes: np.ndarray
     images: np.ndarray
@@ -94,7 +94,7 @@ class MeanAveragePrecision:
         self._images.append((truth.name, detections, truth))
 
     def compute(self, iou_threshold: float = 0.5) -> Scores:
-        """All figures; `iou_threshold` (above 0, at most 1) is that of the two VOC figures. A DataError without an image."""
+        """All figures; `iou_threshold`, above 0 and at most 1, is for the VOC figures. A DataError without images."""
         if not 0 < iou_threshold <= 1:
             raise ConfigError(f"overlap_threshold: found {iou_threshold}, expected above 0 and at most 1")
         if not self._images:
@@ -102,25 +102,23 @@ class MeanAveragePrecision:
         size = len(self.class_names)
         truth, detections = self._gather()
         pairs = overlapping_pairs(detections.grouped(size), truth.grouped(size), min(iou_threshold, COCO_IOUS[0]))
-        voc_ranks = _ranks(match_voc(pairs.take(pairs.iou >= iou_threshold)), detections.class_limits(size))
+        voc_ranks = _ranks(match_voc(pairs, iou_threshold), detections.class_limits(size))
 
         kept = _best_of_each_group(detections, size)
         considered, pairs = detections.take(kept), _renumbered(pairs, kept)
         limits = considered.class_limits(size)
-        hits = [match_coco(pairs.take(pairs.iou >= iou)) for iou in COCO_IOUS]
+        hits = match_coco(pairs, COCO_IOUS)
         coco_ranks = [_ranks(at_iou, limits) for at_iou in hits]
 
-        is_hit = np.zeros(len(considered.scores), dtype=bool)
-        is_hit[hits[0]] = True
         is_background = np.bincount(truth.images, minlength=len(self)) == 0
         return Scores(
             per_class=self._class_scores(truth, detections, voc_ranks, coco_ranks),
-            best_f1=best_f1(considered.scores, is_hit, len(truth.boxes)),
+            best_f1=best_f1(considered.scores, considered.scores[hits[0]], len(truth.boxes)),
             images=len(self),
             background_images=int(is_background.sum()),
             background_alarms=detections.scores[is_background[detections.images]],
             overlap_threshold=iou_threshold,
-            curves=self._curves(considered, is_hit, truth),
+            curves=self._curves(considered, hits[0], truth),
         )
 
     def _gather(self) -> Tuple[_Boxes, _Boxes]:
@@ -147,15 +145,18 @@ class MeanAveragePrecision:
         columns = zip(self.class_names, labelled, detected, voc, zip(*coco))
         return tuple(_scores_of_class(*column) for column in columns)
 
-    def _curves(self, detections: _Boxes, is_hit: np.ndarray, truth: _Boxes) -> Dict[str, Curve]:
+    def _curves(self, detections: _Boxes, hits: np.ndarray, truth: _Boxes) -> Dict[str, Curve]:
+        """For each class with labelled boxes; `hits` are numbers of detections."""
         limits = detections.class_limits(len(self.class_names))
         labelled = np.bincount(truth.class_ids, minlength=len(self.class_names))
+        is_hit = np.zeros(len(detections.scores), dtype=bool)
+        is_hit[hits] = True
         curves = {}
         for class_id in np.flatnonzero(labelled):
             part = slice(limits[class_id], limits[class_id + 1])
-            hits = np.cumsum(is_hit[part])
-            precision = hits / np.arange(1, len(hits) + 1)
-            curves[self.class_names[class_id]] = Curve(hits / labelled[class_id], precision, detections.scores[part])
+            found = np.cumsum(is_hit[part])
+            precision = found / np.arange(1, len(found) + 1)
+            curves[self.class_names[class_id]] = Curve(found / labelled[class_id], precision, detections.scores[part])
         return curves
 
 

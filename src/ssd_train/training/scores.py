@@ -11,7 +11,7 @@ FIXED_SCORE = 0.3  # the score at which false positives are also counted: what p
 
 
 class Curve(NamedTuple):
-    """Recall, precision and score, each (N,), after each detection of a class in falling order of scores, at IoU 0.5."""
+    """Recall, precision and score, each (N,), after each detection of a class by falling score, at IoU 0.5."""
 
     recall: np.ndarray
     precision: np.ndarray
@@ -46,7 +46,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class BestF1:
-    """The score threshold with the best F1 over the detections of all classes at IoU 0.5; None where nothing is detected."""
+    """The score threshold with the best F1 over all classes at IoU 0.5; None where nothing is hit."""
 
     f1: float
     recall: float
@@ -89,7 +89,7 @@ class Scores:
 
     @property
     def coco(self) -> Optional[float]:
-        """COCO mAP: mean over IoU 0.50, 0.55 ... 0.95 and over the classes with labelled boxes; None when there is none."""
+        """COCO mAP: mean over IoU 0.50, 0.55 ... 0.95 and the classes with labelled boxes; None if there is none."""
         return self._mean("coco")
 
     @property
@@ -171,7 +171,8 @@ class Scores:
             f"{_text(self.false_positives(FIXED_SCORE))} at score {FIXED_SCORE}"
         )
         lines.append(
-            f"images {self.images} ({self.background_images} without objects), boxes {self.boxes}, detections {self.detections}"
+            f"images {self.images} ({self.background_images} without objects), "
+            f"boxes {self.boxes}, detections {self.detections}"
         )
         if self.unanswered_images or self.unlabelled_answers:
             lines.append(

@@ -1,0 +1,109 @@
+"""Answers of a detector as JSON Lines, one image a line, in the form of the built-in algorithm.
+
+``{"image": name, "prediction": [[class, score, xmin, ymin, xmax, ymax], ...]}``: class is an index into the model's
+class names, the score lies in 0..1, coordinates are shares (0..1) of the image's width and height.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+
+from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json_lines
+from ssd_train.data.records import Detections
+from ssd_train.errors import DataError
+from ssd_train.storage import open_atomic
+
+Row = List[float]
+
+ROW = ("class", "score", "xmin", "ymin", "xmax", "ymax")
+OVERHANG = 1.0  # how far, in images, a box may leave the image and is clipped; beyond that it is in other units
+
+
+class Answer(NamedTuple):
+    """The answer for one image: its name, rows as in ROW (coordinates in 0..1), and its place (``file:line``)."""
+
+    image: str
+    rows: List[Row]
+    where: str
+
+
+def write_predictions(target: "Union[PathLike, BinaryIO]", answers: Iterable[Tuple[str, Detections]]) -> None:
+    """Write a line for each (name, detections): to a path, whole or not at all, or to an open binary file."""
+    if hasattr(target, "write"):
+        for name, detections in answers:
+            target.write(_line(name, detections))
+    else:
+        with open_atomic(Path(target)) as file:
+            write_predictions(file, answers)
+
+
+def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
+    """Rows by image name; a DataError at the first line that is not as `read_answers` demands."""
+    return {answer.image: answer.rows for answer in read_answers(path)}
+
+
+def read_answers(path: PathLike) -> Iterator[Answer]:
+    """The answers of a file, in its order; coordinates are clipped to 0..1.
+
+    Raises:
+        DataError: ``file:line`` and the fault: no JSON object, no image name or rows, an image for the second time, a
+            row that has not six finite numbers, a class that is no index, a score outside 0..1, xmax < xmin or
+            ymax < ymin, or a box so far outside the image that its coordinates must be pixels.
+    """
+    seen: Dict[str, str] = {}
+    for where, line in read_json_lines(path):
+        try:
+            answer = Answer(_image(line), _rows(line), where)
+            if answer.image in seen:
+                raise DataError(f"found image {answer.image!r} again, as in {seen[answer.image]}, expected it once")
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        seen[answer.image] = where
+        yield answer
+
+
+def _line(name: str, detections: Detections) -> bytes:
+    # the shortest digits that give the same float32 again
+    rows = np.asarray(detections.to_rows(), dtype=np.float32).reshape(-1, len(ROW)).astype(str).astype(float).tolist()
+    return dump_json({"image": name, "prediction": [[int(row[0]), *row[1:]] for row in rows]}) + b"\n"
+
+
+def _image(line: Dict[str, Any]) -> str:
+    name = line.get("image")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"found image {name!r}, expected the name of an image under the key 'image'")
+    return name
+
+
+def _rows(line: Dict[str, Any]) -> List[Row]:
+    rows = line.get("prediction")
+    if not isinstance(rows, list):
+        raise DataError(f"found prediction {rows!r}, expected a list of rows under the key 'prediction'")
+    for number, row in enumerate(rows):
+        fault = _fault(row)
+        if fault:
+            raise DataError(f"row {number} {fault}: {row!r}, expected [{', '.join(ROW)}] with coordinates in 0..1")
+    return [[int(row[0]), float(row[1]), *(min(max(float(value), 0.0), 1.0) for value in row[2:])] for row in rows]
+
+
+def _fault(row: Any) -> Optional[str]:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, list) or len(row) != len(ROW):
+        return f"has not {len(ROW)} numbers"
+    # a boolean is a number to Python; an integer may be too long for a float
+    if not all(type(value) in (int, float) and abs(value) < math.inf for value in row):
+        return "has not only finite numbers"
+    class_id, score, xmin, ymin, xmax, ymax = row
+    if class_id != math.floor(class_id) or class_id < 0:
+        return "has a class that is not an index"
+    if not 0 <= score <= 1:
+        return "has a score outside 0..1"
+    if xmax < xmin or ymax < ymin:
+        return "has xmax < xmin or ymax < ymin"
+    if min(xmin, ymin) < -OVERHANG or max(xmax, ymax) > 1 + OVERHANG:
+        return "lies far outside the image"
+    return None

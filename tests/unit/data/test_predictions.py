@@ -1,0 +1,125 @@
+"""Answers as JSON Lines: what is written is read again, and what cannot be meant is refused with file:line."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from ssd_train.data.predictions import read_answers, read_predictions, write_predictions
+from ssd_train.data.records import Detections
+from ssd_train.errors import DataError
+
+ROW = [1, 0.5, 0.1, 0.2, 0.3, 0.4]
+
+
+def detections(count, seed=0, size_wh=(640, 480)):
+    random = np.random.RandomState(seed)
+    corner = random.uniform(0, 300, (count, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(1, 150, (count, 2))], axis=1)
+    return Detections(boxes, np.sort(random.rand(count))[::-1] ** 8, random.randint(0, 30, count), size_wh)
+
+
+def write_lines(path, *lines):
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def line(image="a.jpg", rows=(ROW,), **more):
+    return json.dumps({"image": image, "prediction": list(rows), **more})
+
+
+def with_value(column, value):
+    row = list(ROW)
+    row[column] = value
+    return row
+
+
+def test_written_answers_are_read_again_exactly(tmp_path):
+    said = [("frames/a.jpg", detections(100)), ("b ü.jpg", detections(3, 1)), ("empty.jpg", detections(0))]
+    write_predictions(tmp_path / "answers.jsonl", said)
+    rows = read_predictions(tmp_path / "answers.jsonl")
+    assert list(rows) == [name for name, _ in said]
+    for name, expected in said:
+        found = Detections.from_rows(rows[name], expected.size_wh)
+        assert np.array_equal(found.scores, expected.scores)
+        assert np.array_equal(found.class_ids, expected.class_ids)
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
+        np.testing.assert_allclose(np.reshape(rows[name], (-1, 6)), np.reshape(expected.to_rows(), (-1, 6)), atol=1e-6)
+
+
+def test_a_line_is_json_with_short_numbers():
+    file = io.BytesIO()
+    write_predictions(file, [("a.jpg", Detections([[64, 48, 320, 240]], [0.9], [2], (640, 480)))])
+    assert file.getvalue() == b'{"image":"a.jpg","prediction":[[2,0.9,0.1,0.1,0.5,0.5]]}\n'
+
+
+def test_a_failure_half_way_leaves_the_old_file(tmp_path):
+    path = write_lines(tmp_path / "answers.jsonl", line())
+
+    def failing():
+        yield "b.jpg", detections(2)
+        raise DataError("no more pictures")
+
+    with pytest.raises(DataError, match="no more pictures"):
+        write_predictions(path, failing())
+    assert list(read_predictions(path)) == ["a.jpg"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answers.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        pytest.param([4.0, 1, 0, 0, 1, 1], [4, 1.0, 0.0, 0.0, 1.0, 1.0], id="whole class as float, as endpoints say"),
+        pytest.param([0, 0, -0.02, 0.5, 1.3, 0.5], [0, 0.0, 0.0, 0.5, 1.0, 0.5], id="clipped, empty box at the rim"),
+    ],
+)
+def test_rows_that_are_meant(tmp_path, row, expected):
+    path = write_lines(tmp_path / "answers.jsonl", line(rows=[row], extra=1), "", line("b.jpg", rows=[]))
+    assert read_predictions(path) == {"a.jpg": [expected], "b.jpg": []}
+
+
+def test_answers_tell_their_line(tmp_path):
+    path = write_lines(tmp_path / "answers.jsonl", line(), "", line("b.jpg"))
+    assert [(answer.image, answer.where) for answer in read_answers(path)] == [
+        ("a.jpg", f"{path}:1"),
+        ("b.jpg", f"{path}:3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad, fault",
+    [
+        pytest.param('{"image": "b.jpg", "prediction": [', "bad JSON", id="truncated line"),
+        pytest.param("[1, 2]", "JSON", id="not an object"),
+        pytest.param(line("b.jpg").replace("0.5", "NaN"), "found NaN", id="NaN"),
+        pytest.param(line("b.jpg").replace("0.5", "1e999"), "not only finite numbers", id="infinite"),
+        pytest.param('{"prediction": []}', "found image None", id="no image"),
+        pytest.param(line(7), "found image 7", id="image is no name"),
+        pytest.param('{"image": "b.jpg"}', "found prediction None", id="no prediction"),
+        pytest.param(line("b.jpg", [[1, 0.5, 0.1, 0.2, 0.3]]), "has not 6 numbers", id="short row"),
+        pytest.param(line("b.jpg", [ROW + [0]]), "has not 6 numbers", id="long row"),
+        pytest.param(line("b.jpg", [ROW, "row"]), "row 1 has not 6 numbers", id="row is no list"),
+        pytest.param(line("b.jpg", [with_value(2, "0.1")]), "not only finite numbers", id="number as text"),
+        pytest.param(line("b.jpg", [with_value(0, True)]), "not only finite numbers", id="boolean class"),
+        pytest.param(line("b.jpg", [with_value(3, None)]), "not only finite numbers", id="null"),
+        pytest.param(line("b.jpg", [with_value(0, 1.5)]), "class that is not an index", id="class is no integer"),
+        pytest.param(line("b.jpg", [with_value(0, -1)]), "class that is not an index", id="padding row"),
+        pytest.param(line("b.jpg", [with_value(1, 1.01)]), "score outside 0..1", id="score above 1"),
+        pytest.param(line("b.jpg", [with_value(1, -0.1)]), "score outside 0..1", id="score below 0"),
+        pytest.param(line("b.jpg", [with_value(4, 0.05)]), "xmax < xmin", id="x2 below x1"),
+        pytest.param(line("b.jpg", [with_value(5, 0.1)]), "ymax < ymin", id="y2 below y1"),
+        pytest.param(line("b.jpg", [[0, 0.5, 10, 20, 300, 200]]), "far outside the image", id="pixels"),
+        pytest.param(line("a.jpg"), r"found image 'a.jpg' again, as in .*answers.jsonl:1", id="image twice"),
+    ],
+)
+def test_bad_lines_are_refused_with_their_place(tmp_path, bad, fault):
+    path = write_lines(tmp_path / "answers.jsonl", line(), bad)
+    with pytest.raises(DataError, match=fault) as caught:
+        read_predictions(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="none.jsonl"):
+        read_predictions(tmp_path / "none.jsonl")

@@ -1,0 +1,97 @@
+"""Matching for all images at once, against the plain loops that the rules are told in."""
+
+import numpy as np
+import pytest
+
+from ssd_train.training import matching
+from ssd_train.training.matching import Grouped, match_coco, match_voc, overlapping_pairs, paired_iou, rank_in_group
+
+
+def boxes(random, count):
+    corner = random.randint(0, 30, (count, 2))
+    return np.concatenate([corner, corner + random.randint(0, 20, (count, 2))], axis=1).astype(np.float32)
+
+
+def scene(seed):
+    """Detections and labelled boxes of five groups, on a coarse grid so that overlaps are often equal."""
+    random = np.random.RandomState(seed)
+    found = Grouped(boxes(random, 120), random.randint(0, 5, 120))
+    return found, Grouped(boxes(random, 40), random.randint(0, 5, 40))
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def coco_loop(found, truth, threshold):
+    """As pycocotools: the free box of the largest overlap, the last of equals."""
+    taken, hits = set(), []
+    for d, box in enumerate(found.boxes.astype(float)):
+        best, match = threshold, None
+        for t, label in enumerate(truth.boxes.astype(float)):
+            if truth.groups[t] == found.groups[d] and t not in taken and iou(box, label) >= best:
+                best, match = iou(box, label), t
+        if match is not None:
+            taken.add(match)
+            hits.append(d)
+    return hits
+
+
+def voc_loop(found, truth, threshold):
+    """As the VOC kit: the box of the largest overlap, the first of equals, once."""
+    taken, hits = set(), []
+    for d, box in enumerate(found.boxes.astype(float)):
+        best, match = 0.0, None
+        for t, label in enumerate(truth.boxes.astype(float)):
+            if truth.groups[t] == found.groups[d] and iou(box, label) > best:
+                best, match = iou(box, label), t
+        if best >= threshold and match not in taken:
+            taken.add(match)
+            hits.append(d)
+    return hits
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_matching_equals_the_loops(seed):
+    found, truth = scene(seed)
+    thresholds = [0.05, 0.2, 0.5]
+    pairs = overlapping_pairs(found, truth, thresholds[0])
+    for threshold, hits in zip(thresholds, match_coco(pairs, thresholds)):
+        assert hits.tolist() == coco_loop(found, truth, threshold)
+        assert match_voc(pairs, threshold).tolist() == voc_loop(found, truth, threshold)
+
+
+def test_pairs_are_the_same_in_small_portions(monkeypatch):
+    found, truth = scene(0)
+    whole = overlapping_pairs(found, truth, 0.1)
+    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 7)
+    for expected, column in zip(whole, overlapping_pairs(found, truth, 0.1)):
+        assert np.array_equal(expected, column)
+    assert len(whole.iou) > 20
+
+
+@pytest.mark.parametrize("found, labelled", [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_pair(found, labelled):
+    random = np.random.RandomState(0)
+    nothing = overlapping_pairs(
+        Grouped(boxes(random, found), np.zeros(found, int)),
+        Grouped(boxes(random, labelled), np.zeros(labelled, int)),
+        0.5,
+    )
+    assert [len(column) for column in nothing] == [0, 0, 0]
+    assert match_voc(nothing, 0.5).tolist() == []
+    assert [hits.tolist() for hits in match_coco(nothing, [0.5, 0.75])] == [[], []]
+
+
+def test_paired_iou_equals_one_by_one():
+    random = np.random.RandomState(0)
+    a, b = boxes(random, 200), boxes(random, 200)
+    assert paired_iou(a, b) == pytest.approx([iou(*pair) for pair in zip(a.astype(float), b.astype(float))])
+
+
+def test_rank_in_group():
+    assert rank_in_group(np.array([5, 3, 5, 5, 3, 0])).tolist() == [0, 0, 1, 2, 1, 0]
+    assert rank_in_group(np.zeros(0, np.int64)).tolist() == []
