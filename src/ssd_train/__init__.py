@@ -10,6 +10,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
     storage.py          files that appear whole or not at all
+    published.py        folders that do, with checksums
     metric_lines.py     the log lines and, beside them, the regexes that SageMaker reads them with
     data/               records -> dataset -> transforms -> batches
         boxes.py            geometry of xyxy boxes; the one law of coordinates
@@ -33,7 +34,10 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         graphs.py           the net as hybridized graphs: one to train, one to detect
     training/           batches + net -> weights
         devices.py          contexts, and a batch split over them
-        metrics.py          RunningMean, average precision (VOC07, VOC area, COCO); numpy only
+        scores.py           Scores: what an evaluation found, as JSON and as lines
+        matching.py         which detections hit a labelled box, by the rules of VOC and COCO
+        average_precision.py  from the ranks of the hits to a figure; the best F1
+        metrics.py          RunningMean, MeanAveragePrecision (VOC07, VOC area, COCO); numpy only
         schedule.py         learning rate by real epochs; early stopping
         checkpoint.py       SavedModel, TrainState: written so that a kill loses nothing
         engine.py           train_one_epoch, evaluate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 import zlib
@@ -18,8 +17,8 @@ from ssd_train.model.anchors import AnchorLayout, anchor_layout
 mx = framework.mxnet()
 gcv = framework.gluoncv()
 # by name: the attribute gluoncv.model_zoo.ssd is another network's module of that name
-ssd = importlib.import_module("gluoncv.model_zoo.ssd.ssd")
-vgg_atrous = importlib.import_module("gluoncv.model_zoo.ssd.vgg_atrous")
+ssd = framework.gluoncv("model_zoo.ssd.ssd")
+vgg_atrous = framework.gluoncv("model_zoo.ssd.vgg_atrous")
 
 
 @dataclass(frozen=True)

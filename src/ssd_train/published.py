@@ -1,0 +1,178 @@
+"""Folders that appear whole or not at all, and stay what they were written as.
+
+A folder is filled out of sight, flushed to the disk, marked by `checksums.json`, written last, and renamed onto its
+place: one without that file was never finished. A kill at any moment leaves the old or the new folder, complete; what it
+leaves half done is removed by the next `publish_folder` to the same place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable, Dict, List
+
+from ssd_train import storage
+from ssd_train.errors import CheckpointError, SsdTrainError
+
+CHECKSUMS = "checksums.json"
+
+
+def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> None:
+    """Put a new folder at `target`: `write(folder)` fills it out of sight, then it takes its place in one step.
+
+    A folder published there earlier becomes the newest of `keep` previous ones beside it (`target.old-000001`, ...).
+    Between the two renames `target` is missing; `published_folders` finds the previous one then.
+
+    `target` is a sub-folder that can be renamed, not a mount point such as SageMaker's /opt/ml/model itself. An empty
+    folder there is taken over; one that holds what this function did not write is refused, lest it be swept away.
+
+    Raises:
+        SsdTrainError: the disk is full, `target` cannot be written, or it is not a folder published earlier.
+        Exception: whatever `write` raises; `target` is then as it was.
+    """
+    target = Path(target)
+    new = storage.temporary_beside(target)
+    with storage.errors_of(target, 0):
+        _refuse_foreign(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        storage.remove_leftovers(target)
+        new.mkdir()
+    try:
+        _fill(new, target, write)
+        with storage.errors_of(target, 0):
+            if _is_published(target):
+                os.rename(target, _next_old(target))
+            os.rename(new, target)
+            storage.sync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        _restore(target)
+        raise
+    with storage.errors_of(target, 0):
+        for old in _old_folders(target)[keep:]:
+            _discard(old, target)
+
+
+def published_folders(target: Path) -> List[Path]:
+    """The finished folders of `publish_folder(target, ...)`, newest first; empty where there is none.
+
+    Finished is not undamaged: `verify_folder` tells.
+    """
+    target = Path(target)
+    return [folder for folder in [target, *_old_folders(target)] if _is_published(folder)]
+
+
+def verify_folder(folder: Path) -> None:
+    """Compare every file of a published folder with its size and SHA-256.
+
+    Raises:
+        CheckpointError: the folder was never finished, or the file named is missing, truncated or changed.
+    """
+    folder = Path(folder)
+    for name, expected in _listed(folder).items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: is missing; {CHECKSUMS} beside it lists it")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{file}: has {size} bytes, {expected['bytes']} were written")
+        found = storage.sha256_of(file)
+        if found != expected["sha256"]:
+            raise CheckpointError(f"{file}: is damaged: its SHA-256 is {found}, {expected['sha256']} was written")
+
+
+def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder, put all of it on the disk, and mark it as finished."""
+    try:
+        write(folder)
+    except Exception as error:
+        if storage.is_disk_full(error, folder):
+            raise storage.full_disk(target, _size(folder)) from error
+        raise
+    with storage.errors_of(target, _size(folder)):
+        listed = {}
+        for file in _files(folder):
+            storage.sync_file(file)
+            listed[_name_in(folder, file)] = {"sha256": storage.sha256_of(file), "bytes": file.stat().st_size}
+        for directory in [path for path in folder.rglob("*") if path.is_dir()]:
+            storage.sync_directory(directory)
+        storage.write_json_atomic(folder / CHECKSUMS, {"files": listed})
+
+
+def _listed(folder: Path) -> Dict[str, Dict[str, Any]]:
+    """Files of a published folder by name, from its checksums; a name that leads out of the folder is an error."""
+    marker = folder / CHECKSUMS
+    try:
+        files = json.loads(marker.read_text("utf-8"))["files"]
+        listed = {name: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for name, entry in files.items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{marker}: is missing: the folder was not written whole") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{marker}: cannot be read as a list of checksums ({error})") from error
+    for name in listed:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CheckpointError(f"{marker}: lists {name!r}, which is not inside the folder")
+    return listed
+
+
+def _refuse_foreign(target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()) and not _is_published(target):
+        raise SsdTrainError(f"{target}: holds other files: expected no folder, an empty one, or one written earlier")
+    if target.exists() and not target.is_dir():
+        raise SsdTrainError(f"{target}: is a file, expected a folder")
+
+
+def _restore(target: Path) -> None:
+    """Put the previous folder back where it was moved aside and the new one did not get in."""
+    old = _old_folders(target)
+    if old and not target.exists():
+        os.rename(old[0], target)
+
+
+def _discard(old: Path, target: Path) -> None:
+    """Remove a published folder; one in which somebody keeps files of their own is left as it is."""
+    try:
+        ours = {*_listed(old), CHECKSUMS}
+    except CheckpointError:  # it cannot be told any more what is whose
+        return
+    if ours.issuperset(_name_in(old, file) for file in _files(old)):
+        # Renamed first, so that a kill in between leaves a leftover to remove and no folder that looks finished.
+        doomed = storage.temporary_beside(target)
+        os.rename(old, doomed)
+        shutil.rmtree(doomed)
+
+
+def _is_published(folder: Path) -> bool:
+    return (folder / CHECKSUMS).is_file()
+
+
+def _old_folders(target: Path) -> List[Path]:
+    """Previous folders of a place, newest first."""
+    pattern = re.compile(re.escape(target.name) + r"\.old-\d{6,}")
+    siblings = target.parent.iterdir() if target.parent.is_dir() else []
+    old = [path for path in siblings if pattern.fullmatch(path.name) and _is_published(path)]
+    return sorted(old, key=_number_of, reverse=True)
+
+
+def _number_of(old: Path) -> int:
+    return int(old.name.rpartition("-")[2])
+
+
+def _next_old(target: Path) -> Path:
+    number = max(map(_number_of, _old_folders(target)), default=0) + 1
+    return target.with_name(f"{target.name}.old-{number:06d}")
+
+
+def _files(folder: Path) -> List[Path]:
+    return [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in _files(folder))
