@@ -21,6 +21,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
+        predictions.py      answers of a detector as JSON Lines
         dataset.py          DetectionDataset over records and an image source
         augment.py          the random choices of an augmentation policy, by name
         transforms.py       (image, boxes) -> (image, boxes): operations, TrainTransform, EvalTransform

@@ -126,7 +126,7 @@ class Detections:
         return [[float(value) for value in row] for row in columns]
 
     @classmethod
-    def from_rows(cls, rows: "Sequence[Sequence[float]]", size_wh: SizeWH) -> "Detections":
+    def from_rows(cls, rows: "Sequence[Sequence[float]] | np.ndarray", size_wh: SizeWH) -> "Detections":
         """The inverse of `to_rows`; sorts by score and clips to the image."""
         table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
         table = table[np.argsort(-table[:, 1], kind="stable")]

@@ -59,7 +59,7 @@ def score_predictions(
         raise DataError(f"{path}: {error}") from None
     metric = MeanAveragePrecision(labels.class_names)
     for record in labels.records:
-        table = tables[answer_of[record.name]] if record.name in answer_of else []
+        table = tables[answer_of[record.name]] if record.name in answer_of else np.zeros((0, 6))
         metric.update(Detections.from_rows(table, record.size_wh or sizes(record)), record)
     return replace(
         metric.compute(overlap_threshold),

@@ -99,7 +99,7 @@ def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
     return np.sort(pairs.detection[first])
 
 
-def match_coco(pairs: Pairs, thresholds: Sequence[float]) -> List[np.ndarray]:
+def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[np.ndarray]:
     """For each threshold (rising), the numbers, rising, of the detections that hit by the rule of pycocotools.
 
     In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals), by at least
