@@ -1,8 +1,8 @@
 """Folders that appear whole or not at all, and stay what they were written as.
 
 A folder is filled out of sight, flushed to the disk, marked by `checksums.json`, written last, and renamed onto its
-place: one without that file was never finished. A kill at any moment leaves the old or the new folder, complete; what it
-leaves half done is removed by the next `publish_folder` to the same place.
+place: one without that file was never finished. A kill at any moment leaves the old or the new folder, complete; what
+it leaves half done is removed by the next `publish_folder` to the same place.
 """
 
 from __future__ import annotations
