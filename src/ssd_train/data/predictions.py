@@ -20,6 +20,7 @@ from ssd_train.storage import open_atomic
 Row = List[float]
 
 ROW = ("class", "score", "xmin", "ymin", "xmax", "ymax")
+CLASS_LIMIT = 2**31  # JSON has integers of any length, arrays have not
 OVERHANG = 1.0  # how far, in images, a box may leave the image and is clipped; beyond that it is in other units
 
 
@@ -94,11 +95,11 @@ def _fault(row: Any) -> Optional[str]:
     """What is wrong with a row, or None."""
     if not isinstance(row, list) or len(row) != len(ROW):
         return f"has not {len(ROW)} numbers"
-    # a boolean is a number to Python; an integer may be too long for a float
+    # a boolean is a number to Python
     if not all(type(value) in (int, float) and abs(value) < math.inf for value in row):
         return "has not only finite numbers"
     class_id, score, xmin, ymin, xmax, ymax = row
-    if class_id != math.floor(class_id) or class_id < 0:
+    if class_id != math.floor(class_id) or not 0 <= class_id < CLASS_LIMIT:
         return "has a class that is not an index"
     if not 0 <= score <= 1:
         return "has a score outside 0..1"

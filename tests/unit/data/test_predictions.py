@@ -105,6 +105,8 @@ def test_answers_tell_their_line(tmp_path):
         pytest.param(line("b.jpg", [with_value(3, None)]), "not only finite numbers", id="null"),
         pytest.param(line("b.jpg", [with_value(0, 1.5)]), "class that is not an index", id="class is no integer"),
         pytest.param(line("b.jpg", [with_value(0, -1)]), "class that is not an index", id="padding row"),
+        pytest.param(line("b.jpg", [with_value(0, 10**400)]), "class that is not an index", id="class of 400 digits"),
+        pytest.param(line("b.jpg", [with_value(4, 10**400)]), "far outside", id="coordinate of 400 digits"),
         pytest.param(line("b.jpg", [with_value(1, 1.01)]), "score outside 0..1", id="score above 1"),
         pytest.param(line("b.jpg", [with_value(1, -0.1)]), "score outside 0..1", id="score below 0"),
         pytest.param(line("b.jpg", [with_value(4, 0.05)]), "xmax < xmin", id="x2 below x1"),
