@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import traceback
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -22,3 +25,31 @@ def shared_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.fail(f"SSD_TRAIN_DATA is {folder!r}, which holds no data/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def killed_at() -> Callable[[int, Callable[[], None]], bool]:
+    """`killed_at(step, action)` does `action` in a child that leaves without a word, as at kill -9, before its call
+    number `step` that changes the disk. True when it died there, False when it came to its end before that."""
+    return _killed_at
+
+
+def _killed_at(step: int, action: Callable[[], None]) -> bool:
+    child = os.fork()
+    if child == 0:
+        steps = itertools.count(1)
+
+        def deadly(real):
+            return lambda *args, **kwargs: os._exit(9) if next(steps) == step else real(*args, **kwargs)
+
+        for name in ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, deadly(getattr(os, name)))
+        try:
+            action()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
+    assert code in (0, 9), "the action failed by itself"
+    return code == 9

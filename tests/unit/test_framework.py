@@ -1,0 +1,275 @@
+"""The door to MXNet: each misfit told in one line, and nothing left changed behind it.
+
+What an import does to a process is looked at in processes of their own, with stand-ins for the two libraries on the
+path where the real ones would hide what is tested.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.errors import ConfigError, DependencyError
+
+SOURCE = Path(framework.__file__).resolve().parents[1]
+needs_mxnet = pytest.mark.skipif(
+    importlib.util.find_spec("mxnet") is None or importlib.util.find_spec("gluoncv") is None,
+    reason="MXNet and GluonCV are not installed",
+)
+
+# A GluonCV in short: its __init__.py hides the error that its parts raise, as the real one does.
+GLUONCV = """
+try:
+    from . import check, data, model_zoo, nn, utils, loss
+except ImportError:
+    raise ImportError("Unable to import modules due to missing `mxnet` & `torch`.")
+"""
+LENIENT = "from PIL import ImageFile; ImageFile.LOAD_TRUNCATED_IMAGES = True"
+
+
+def stand_ins(folder, **modules):
+    """Write modules by name (gluoncv__data is gluoncv/data.py) and give the folder for PYTHONPATH."""
+    for part in ("check", "data", "model_zoo", "nn", "utils", "loss"):
+        modules.setdefault(f"gluoncv__{part}", "")
+    modules.setdefault("gluoncv____init__", GLUONCV)
+    for name, code in modules.items():
+        path = folder.joinpath(*name.split("__", 1)).with_suffix(".py") if "__" in name else folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    return folder
+
+
+def run(code, *path, **environ):
+    """Run code in a new process that sees `path` before anything else; return what it printed, or its error."""
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from ssd_train import framework\n{code}"],
+        env={**inherited, **environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, SOURCE]))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    return done.stdout + done.stderr
+
+
+def told(call, *path):
+    """The message of the DependencyError that a call ends with."""
+    return run(
+        "from ssd_train.errors import DependencyError\n"
+        f"try:\n    framework.{call}\nexcept DependencyError as error:\n    print('TOLD', error)",
+        *path,
+    )
+
+
+def cgroups(root, **files):
+    for name, text in files.items():
+        path = root.joinpath(*name.split("__"))
+        path = path.with_name(path.name.replace("_DOT_", "."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        pytest.param("3", 3, id="number"),
+        pytest.param(" 4,2 ", 4, id="list-by-level"),
+        pytest.param("0", ConfigError, id="zero"),
+        pytest.param("all", ConfigError, id="word"),
+        pytest.param("-1", ConfigError, id="negative"),
+    ],
+)
+def test_the_users_own_number_of_threads_counts(monkeypatch, value, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    if isinstance(expected, int):
+        assert framework.cpu_threads() == expected
+    else:
+        with pytest.raises(expected, match="OMP_NUM_THREADS is .* whole number"):
+            framework.cpu_threads()
+
+
+V2, V1 = "0::/job/part\n", "5:memory:/x\n4:cpu,cpuacct:/job\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        pytest.param({}, 8, id="no-cgroups"),
+        pytest.param({"proc__self__cgroup": V2}, 8, id="no-limit-file"),
+        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "max 100000"}, 8, id="v2-unlimited"),
+        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "300000 100000"}, 3, id="v2-container"),
+        pytest.param(
+            {"proc__self__cgroup": V2, "sys__fs__cgroup__job__cpu_DOT_max": "250000 100000"}, 2, id="v2-above"
+        ),
+        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "50000 100000"}, 1, id="half-a-cpu"),
+        pytest.param(
+            {"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "9900000 100000"}, 8, id="more-than-cpus"
+        ),
+        pytest.param(
+            {
+                "proc__self__cgroup": V1,
+                "sys__fs__cgroup__cpu,cpuacct__job__cpu_DOT_cfs_quota_us": "400000\n",
+                "sys__fs__cgroup__cpu,cpuacct__job__cpu_DOT_cfs_period_us": "100000\n",
+            },
+            4,
+            id="v1",
+        ),
+        pytest.param(
+            {
+                "proc__self__cgroup": V1,
+                "sys__fs__cgroup__cpu,cpuacct__cpu_DOT_cfs_quota_us": "-1\n",
+                "sys__fs__cgroup__cpu,cpuacct__cpu_DOT_cfs_period_us": "100000\n",
+            },
+            8,
+            id="v1-unlimited",
+        ),
+    ],
+)
+def test_cpus_are_those_of_the_affinity_within_the_quota(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert framework._available_cpus(cgroups(tmp_path, **files)) == expected
+
+
+def test_nothing_is_loaded_before_the_first_call():
+    assert run("import sys; print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])") == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "call, modules, expected",
+    [
+        pytest.param("mxnet()", {"mxnet": "__version__ = '1.8.0'"}, "mxnet 1.8.0 is too old", id="mxnet-old"),
+        pytest.param(
+            "mxnet()", {"mxnet": "import numpy; numpy.nonsense"}, "AttributeError: module 'numpy'", id="numpy-name"
+        ),
+        pytest.param(
+            "mxnet()",
+            {"mxnet": "raise OSError('libgomp.so.1: cannot open shared object file')"},
+            "libgomp.so.1: cannot open shared object file): apt-get install libgomp1",
+            id="system-library",
+        ),
+        pytest.param("mxnet()", {"numpy": "__version__ = '2.1.0'"}, "numpy 2 was made after", id="numpy-2"),
+        pytest.param(
+            "gluoncv()", {"gluoncv__data": "import nonsense"}, "No module named 'nonsense'", id="hidden-missing"
+        ),
+        pytest.param(
+            "gluoncv()",
+            {"gluoncv__utils": "raise ImportError('libGL.so.1: cannot open')"},
+            "--force-reinstall --no-deps opencv-python-headless",
+            id="hidden-libGL",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(tmp_path, call, modules, expected):
+    modules = {"mxnet": "__version__ = '1.9.1'", **modules}
+    message = told(call, stand_ins(tmp_path, **modules))
+    assert message.startswith("TOLD "), message
+    assert expected in message
+    assert "missing `mxnet` & `torch`" not in message
+    assert "found: python " in message and "what fits is mxnet 1.9.1" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("call, name", [("mxnet()", "mxnet"), ("gluoncv()", "gluoncv")])
+def test_a_missing_library_names_the_extra_to_install(monkeypatch, call, name):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else real(wanted))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(framework, "mxnet", framework.mxnet.__wrapped__)
+    monkeypatch.setattr(framework, "_check_before_import", lambda: None)
+    if name == "gluoncv":
+        monkeypatch.setattr(framework, "mxnet", lambda: None)
+    function = getattr(framework, name)
+    with pytest.raises(DependencyError, match=rf"^{name} is not installed; .*pip install 'ssd-train\[cpu\]'"):
+        getattr(function, "__wrapped__", function)()
+
+
+def test_python_312_without_distutils_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distutils" else real(name))
+    with pytest.raises(DependencyError, match="distutils.*setuptools"):
+        framework.mxnet.__wrapped__()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_gluoncv_leaves_pillow_as_strict_as_it_was(tmp_path, before):
+    path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'", gluoncv__data=LENIENT)
+    code = (
+        f"from PIL import ImageFile; ImageFile.LOAD_TRUNCATED_IMAGES = {before}\n"
+        "framework.gluoncv(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
+    )
+    assert run(code, path) == f"{before}\n"
+
+
+def test_the_warnings_of_the_import_are_hidden_and_later_ones_are_not(tmp_path):
+    path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import warnings; warnings.warn('old', DeprecationWarning)")
+    code = (
+        "import warnings; warnings.simplefilter('error'); before = list(warnings.filters)\n"
+        "framework.mxnet(); assert warnings.filters == before\n"
+        "try:\n    warnings.warn('mine', DeprecationWarning)\nexcept DeprecationWarning as error:\n    print(error)"
+    )
+    assert run(code, path) == "mine\n"
+
+
+def test_the_name_that_numpy_dropped_is_there_for_the_import(tmp_path):
+    path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import numpy; print(numpy.bool is bool)")
+    assert run("framework.mxnet()", path) == "True\n"
+
+
+@pytest.mark.parametrize("chosen, expected", [({}, "free"), ({"OMP_NUM_THREADS": "1"}, "1")], ids=["free", "the-users"])
+def test_threads_are_set_before_the_library_loads(tmp_path, chosen, expected):
+    path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import os; print(os.environ['OMP_NUM_THREADS'])")
+    printed = run("framework.mxnet(); print(framework._available_cpus())", path, **chosen).split()
+    assert printed[0] == (printed[1] if expected == "free" else expected)
+
+
+def test_versions_come_from_the_metadata():
+    found = framework.versions()
+    assert found["numpy"] == np.__version__
+    assert found["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
+    assert {"mxnet", "gluoncv", "scipy", "opencv", "pillow"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "version, expected",
+    [("1.9.1", (1, 9, 1)), ("0.10.5.post0", (0, 10, 5)), ("1.9.0b20211227", (1, 9, 0)), ("2.0.0rc1", (2, 0, 0))],
+)
+def test_numbers_of_a_version(version, expected):
+    assert framework._numbers(version) == expected
+
+
+@needs_mxnet
+def test_the_real_ones_load_and_leave_no_trace():
+    code = """
+import ctypes, logging, os, signal, sys, warnings
+import numpy
+from PIL import ImageFile
+
+def trace():
+    handlers = [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+    return (list(warnings.filters), logging.root.handlers, logging.root.level, handlers, numpy.get_printoptions(),
+            numpy.geterr(), numpy.random.get_state()[1].tolist(), sys.excepthook, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+before = trace()
+with warnings.catch_warnings(record=True) as escaped:
+    warnings.simplefilter("always")
+    mx, gcv = framework.mxnet(), framework.gluoncv()
+assert trace() == before
+assert not escaped, [str(warning.message) for warning in escaped]
+assert framework.gluoncv() is gcv
+assert framework.gluoncv("model_zoo.ssd.ssd").SSD.__name__ == "SSD"
+mx.nd.ones((2, 2)).asnumpy()
+library = next(line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line)
+assert ctypes.CDLL(library).omp_get_max_threads() == framework.cpu_threads() == len(os.sched_getaffinity(0))
+print("fine")
+"""
+    assert run(code) == "fine\n"

@@ -1,0 +1,244 @@
+"""Folders that appear whole or not at all: a finished one is there after a kill at any step, and damage is named."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from ssd_train import storage
+from ssd_train.errors import CheckpointError, SsdTrainError
+from ssd_train.published import CHECKSUMS, publish_folder, published_folders, verify_folder
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def write(text):
+    """A writer of a folder that holds `text` twice, once in a sub-folder."""
+
+    def fill(folder):
+        (folder / "weights.bin").write_text(text)
+        (folder / "more").mkdir()
+        (folder / "more" / "notes.txt").write_text(text + text)
+
+    return fill
+
+
+def texts(target):
+    return [(folder / "weights.bin").read_text() for folder in published_folders(target)]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "keep, expected",
+    [(0, ["c"]), (1, ["c", "b"]), (2, ["c", "b", "a"]), (9, ["c", "b", "a"])],
+    ids=["none", "one", "two", "more-than-there-are"],
+)
+def test_the_newest_stands_in_place_and_so_many_before_it_are_kept(tmp_path, keep, expected):
+    target = tmp_path / "state"
+    for text in "abc":
+        publish_folder(target, write(text), keep)
+    assert texts(target) == expected
+    assert len(names(tmp_path)) == len(expected) and names(tmp_path)[0] == "state"
+    for folder in published_folders(target):
+        verify_folder(folder)
+
+
+def test_nothing_published_is_an_empty_list(tmp_path):
+    (tmp_path / "state").mkdir()
+    assert published_folders(tmp_path / "state") == published_folders(tmp_path / "no" / "where") == []
+
+
+def test_an_empty_folder_is_taken_over(tmp_path):
+    (tmp_path / "state").mkdir()
+    publish_folder(tmp_path / "state", write("a"), 0)
+    assert texts(tmp_path / "state") == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["foreign-folder", "file"])
+def test_what_is_not_ours_is_refused_and_kept(tmp_path, kind):
+    target = tmp_path / "pictures"
+    if kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "cat.jpg").write_text("mine")
+    with pytest.raises(SsdTrainError, match="pictures: (is a file|holds other files)"):
+        publish_folder(target, write("a"), 0)
+    assert names(tmp_path) == ["pictures"]
+    assert (target if kind == "file" else target / "cat.jpg").read_text() == "mine"
+
+
+def test_a_users_file_in_an_old_folder_is_not_swept_away(tmp_path):
+    target = tmp_path / "state"
+    publish_folder(target, write("a"), 0)
+    (target / "my notes.txt").write_text("mine")
+    for text in "bc":
+        publish_folder(target, write(text), 0)
+    assert [path.read_text() for path in tmp_path.glob("*/my notes.txt")] == ["mine"]
+    assert texts(target) == ["c", "a"]
+
+
+def test_a_writers_error_passes_and_the_folder_is_as_it_was(tmp_path):
+    def failing(folder):
+        (folder / "weights.bin").write_text("half")
+        raise KeyError("the writer's own")
+
+    target = tmp_path / "state"
+    publish_folder(target, write("a"), 1)
+    with pytest.raises(KeyError, match="the writer's own"):
+        publish_folder(target, failing, 1)
+    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+
+
+@pytest.mark.parametrize("failing_rename", [1, 2], ids=["old-aside", "new-in-place"])
+def test_a_failed_rename_puts_the_old_folder_back(tmp_path, monkeypatch, failing_rename):
+    target, real, calls = tmp_path / "state", os.rename, []
+    publish_folder(target, write("a"), 1)
+
+    def rename(source, place):
+        calls.append(source)
+        if len(calls) == failing_rename:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        real(source, place)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(SsdTrainError, match="state: cannot be written: Device or resource busy"):
+        publish_folder(target, write("b"), 1)
+    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+
+
+def full_for_the_writer(folder):
+    (folder / "part.bin").write_bytes(b"x" * 1000)
+    with open("/dev/full", "wb") as device:
+        device.write(b"x")
+
+
+def full_for_mxnet(folder):
+    (folder / "part.bin").write_bytes(b"x" * 1000)
+    raise RuntimeError("FileStream.Write incomplete")
+
+
+@pytest.mark.parametrize("writer, free", [(full_for_the_writer, 1 << 30), (full_for_mxnet, 0)], ids=["system", "mxnet"])
+def test_a_full_disk_is_told_with_its_bytes_and_the_old_folder_kept(tmp_path, monkeypatch, writer, free):
+    target = tmp_path / "state"
+    publish_folder(target, write("a"), 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
+    with pytest.raises(
+        SsdTrainError, match=f"state: the disk is full: at least 1000 bytes are needed, {free} are free"
+    ):
+        publish_folder(target, writer, 1)
+    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+
+
+def test_a_full_disk_while_flushing_is_told_too(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(SsdTrainError, match="the disk is full: at least 3 bytes"):
+        publish_folder(tmp_path / "state", write("a"), 1)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_kill_at_any_step_leaves_a_complete_folder(tmp_path, killed_at, keep):
+    step, seen, died = 0, set(), True
+    while died:
+        step += 1
+        target = tmp_path / str(step) / "state"
+        publish_folder(target, write("a"), keep)
+        publish_folder(target, write("b"), keep)
+        died = killed_at(step, functools.partial(publish_folder, target, write("c"), keep))
+        newest = published_folders(target)[0]
+        verify_folder(newest)
+        seen.add((newest / "weights.bin").read_text())
+        publish_folder(target, write("d"), keep)
+        assert texts(target)[0] == "d" and len(names(target.parent)) == len(texts(target)) <= keep + 1
+    assert step > 10 and seen == {"b", "c"}
+
+
+def flip(folder):
+    data = bytearray((folder / "weights.bin").read_bytes())
+    data[0] ^= 1
+    (folder / "weights.bin").write_bytes(data)
+
+
+def listing(change):
+    def rewrite(folder):
+        document = json.loads((folder / CHECKSUMS).read_text())
+        change(document["files"])
+        storage.write_json_atomic(folder / CHECKSUMS, document)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        pytest.param(flip, "weights.bin: is damaged: its SHA-256 is", id="bit-flip"),
+        pytest.param(
+            lambda folder: os.truncate(folder / "more" / "notes.txt", 3),
+            "notes.txt: has 3 bytes, 8 were",
+            id="truncated",
+        ),
+        pytest.param(lambda folder: os.truncate(folder / "weights.bin", 0), "weights.bin: has 0 bytes", id="emptied"),
+        pytest.param(lambda folder: (folder / "weights.bin").unlink(), "weights.bin: is missing", id="file-missing"),
+        pytest.param(lambda folder: (folder / CHECKSUMS).unlink(), "not written whole", id="never-finished"),
+        pytest.param(
+            lambda folder: os.truncate(folder / CHECKSUMS, 9), "cannot be read as a list", id="list-truncated"
+        ),
+        pytest.param(lambda folder: (folder / CHECKSUMS).write_text("[]"), "cannot be read as a list", id="list-other"),
+        pytest.param(
+            listing(lambda files: files.update({"../x": files["weights.bin"]})), "lists '../x', which is not", id="dots"
+        ),
+        pytest.param(
+            listing(lambda files: files.update({"/etc/passwd": files["weights.bin"]})), "not inside", id="absolute"
+        ),
+    ],
+)
+def test_damage_is_found_and_named(tmp_path, damage, expected):
+    target = tmp_path / "state"
+    publish_folder(target, write("text"), 1)
+    verify_folder(target)
+    damage(target)
+    with pytest.raises(CheckpointError, match=expected):
+        verify_folder(target)
+
+
+def test_an_old_folder_that_is_damaged_does_not_stop_the_next(tmp_path):
+    target = tmp_path / "state"
+    publish_folder(target, write("a"), 0)
+    (target / CHECKSUMS).write_text("{")
+    publish_folder(target, write("b"), 0)
+    assert texts(target)[0] == "b"
+
+
+def test_all_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """A power cut, unlike a kill, loses what was not flushed; that cannot be staged here, the order of the calls can."""
+    events, fsync, rename = [], os.fsync, os.rename
+
+    def record_fsync(descriptor):
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def record_rename(source, place):
+        events.append("RENAME")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    publish_folder(tmp_path / "state", write("a"), 0)
+
+    new = f"state.tmp-{os.getpid()}"
+    marker = events.index(f"{CHECKSUMS}.tmp-{os.getpid()}")
+    assert set(events[:marker]) == {"weights.bin", "notes.txt", "more"}
+    assert events[marker + 1 :] == [new, "RENAME", tmp_path.name]
