@@ -32,7 +32,7 @@ FLOORS = {
         *["view.scenes", "view.sections"],
     ],
     4: ["data.labels", "data.batches", "model.pretrained", "model.graphs", "view.worst", "view.pages"],
-    5: ["training.engine", "training.checkpoint", "view.galleries"],
+    5: ["training.engine", "training.checkpoint", "deploy.engines.*", "view.galleries"],
     6: ["deploy.detector", "view.report"],
     7: ["deploy.scoring"],
     8: ["training.job"],

@@ -223,7 +223,7 @@ def test_an_old_folder_that_is_damaged_does_not_stop_the_next(tmp_path):
 
 
 def test_all_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    """A power cut, unlike a kill, loses what was not flushed; that cannot be staged here, the order of the calls can."""
+    """A power cut, unlike a kill, loses what was not flushed. It cannot be staged here; the order of the calls can."""
     events, fsync, rename = [], os.fsync, os.rename
 
     def record_fsync(descriptor):
