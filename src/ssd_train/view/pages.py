@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.storage import open_atomic
 from ssd_train.view import fonts
 from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, fitted
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
@@ -53,21 +53,14 @@ class TitlePage:
 
 def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
     """Write `path`, whole or not at all; returns the number of pictures. `pages_of` is read once, 15 at a time."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
-    try:
-        with open(unfinished, "wb") as file:
-            writer = PdfWriter(file, A4_PT, front.title)
-            writer.add_page(title_page(front))
-            for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
-                writer.add_page(picture_page(group, front.class_names, front.threshold, number))
-                count += len(group)
-            writer.close()
-        os.replace(unfinished, path)
-    finally:
-        # where it was not moved to its place, it is of no use
-        if unfinished.exists():
-            unfinished.unlink()
+    with open_atomic(path) as file:
+        writer = PdfWriter(file, A4_PT, front.title)
+        writer.add_page(title_page(front))
+        for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
+            writer.add_page(picture_page(group, front.class_names, front.threshold, number))
+            count += len(group)
+        writer.close()
     return count
 
 

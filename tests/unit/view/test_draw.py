@@ -1,0 +1,208 @@
+"""Boxes land where they belong, labels stay inside, the picture given is left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.errors import DataError
+from ssd_train.view import fonts
+from ssd_train.view.draw import (
+    cell_room,
+    class_label,
+    contact_sheet,
+    draw_boxes,
+    draw_detections,
+    draw_truth,
+    fitted,
+    line_width,
+    text_size,
+)
+from ssd_train.view.palette import CLASS_COLOURS, WHITE
+
+NAMES = ClassNames(("apple", "pear"))
+
+
+def grey(width: int = 200, height: int = 120) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Mask (H, W) of the pixels that differ."""
+    return (before != after).any(axis=2)
+
+
+def detections(*rows, size_wh=(200, 120)) -> Detections:
+    boxes, scores, ids = zip(*[(row[2:], row[1], row[0]) for row in rows])
+    return Detections(boxes, scores, ids, size_wh)
+
+
+def test_a_solid_box_is_drawn_on_its_edge_pixels_in_its_colour():
+    drawn = draw_boxes(grey(), np.array([[20, 30, 80, 90]]), [""], [(1, 2, 3)])
+    for x, y in ((20, 30), (79, 89), (20, 89), (50, 30), (50, 89), (20, 60), (79, 60)):
+        assert tuple(drawn[y, x]) == (1, 2, 3), (x, y)
+    assert tuple(drawn[60, 50]) == (128, 128, 128)
+    touched = changed(grey(), drawn)
+    # beyond the box there is only the dark line that sets it off
+    assert not touched[:29].any() and not touched[91:].any() and not touched[:, :19].any() and not touched[:, 81:].any()
+
+
+def test_the_picture_given_is_not_changed():
+    image = grey()
+    answer = draw_detections(image, detections((0, 0.9, 10, 10, 50, 50)), NAMES, 0.3)
+    draw_truth(image, Record("a", [[10, 10, 50, 50]], [1]), NAMES)
+    assert (image == grey()).all() and not np.shares_memory(image, answer)
+
+
+def test_truth_is_dashed_and_white_and_detections_are_neither():
+    truth = draw_truth(grey(), Record("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
+    top = truth[20, 20:180]
+    assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
+    solid = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
+    assert (solid[20, 20:180] == CLASS_COLOURS[0]).all()
+
+
+@pytest.mark.parametrize(
+    "threshold, expected",
+    [
+        pytest.param(0.2, [True, True], id="below both"),
+        pytest.param(0.5, [True, True], id="equal is shown"),
+        pytest.param(0.51, [True, False], id="above one"),
+        pytest.param(0.95, [False, False], id="above both"),
+    ],
+)
+def test_the_threshold_chooses_what_is_drawn(threshold, expected):
+    spoken = detections((0, 0.9, 10, 30, 50, 70), (1, 0.5, 110, 30, 190, 90))
+    drawn = draw_detections(grey(), spoken, NAMES, threshold)
+    colours = [tuple(drawn[50, 10]) == CLASS_COLOURS[0], tuple(drawn[60, 110]) == CLASS_COLOURS[1]]
+    assert colours == expected
+
+
+def test_boxes_are_scaled_to_a_resized_picture():
+    spoken = detections((0, 0.9, 200, 120, 400, 240), size_wh=(400, 240))
+    drawn = draw_detections(grey(200, 120), spoken, NAMES, 0.3)
+    assert tuple(drawn[100, 100]) == CLASS_COLOURS[0] and tuple(drawn[119, 150]) == CLASS_COLOURS[0]
+    truth = draw_truth(grey(200, 120), Record("a", [[200, 120, 400, 240]], [0], (400, 240)), NAMES)
+    assert tuple(truth[60, 100]) == WHITE
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((0, 0, 200, 120), id="whole picture"),
+        pytest.param((0, 0, 1, 1), id="one pixel in the corner"),
+        pytest.param((199, 119, 200, 120), id="last pixel"),
+        pytest.param((200, 120, 200, 120), id="empty at the rim"),
+        pytest.param((150, 0, 200, 4), id="flat at the top right"),
+        pytest.param((150, 116, 200, 120), id="flat at the bottom right"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "a name much longer than the picture is wide " * 3])
+def test_labels_stay_inside_the_picture(box, name):
+    """The label's ground has the class's colour: drawn on a larger picture, nothing of it lies beyond."""
+    classes = ClassNames((name,))
+    drawn = draw_detections(grey(), detections((0, 0.9, *box)), classes, 0.3)
+    assert drawn.shape == grey().shape and changed(grey(), drawn).any()
+    ground = (np.abs(drawn.astype(int) - CLASS_COLOURS[0]).max(axis=2) < 25).any(axis=1).sum()
+    # a whole line of text is there, not a rest of it cut by the rim
+    assert ground >= fonts.text_wh("a", text_size((200, 120)))[1]
+
+
+def test_labels_keep_off_each_other_where_there_is_room():
+    rows = [(0, 0.9, 40, 40, 160, 100), (1, 0.8, 40, 40, 160, 100)]
+    drawn = draw_detections(grey(), detections(*rows), NAMES, 0.3)
+    above, inside = drawn[28:37, 42:80].astype(int), drawn[44:54, 42:80].astype(int)
+    # half of a label at least is its ground, the rest its letters
+    assert np.median(np.abs(above - CLASS_COLOURS[0])) < 25
+    assert np.median(np.abs(inside - CLASS_COLOURS[1])) < 25
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 3), (3, 40), (1, 1)])
+def test_tiny_pictures_can_be_drawn_on(size):
+    drawn = draw_detections(grey(*size), detections((0, 0.9, 0, 0, *size), size_wh=size), NAMES, 0.3)
+    assert drawn.shape == (size[1], size[0], 3)
+
+
+def test_lines_and_letters_grow_with_the_picture():
+    sizes = [(64, 64), (480, 320), (1920, 1080), (4000, 3000)]
+    widths, letters = [line_width(size) for size in sizes], [text_size(size) for size in sizes]
+    assert widths == sorted(set(widths)) and letters == sorted(set(letters))
+    assert widths[0] == 1 and letters[0] >= 9
+
+
+@pytest.mark.parametrize(
+    "class_id, expected",
+    [pytest.param(1, "pear", id="known"), pytest.param(7, "#7", id="unknown"), pytest.param(-1, "#-1", id="none")],
+)
+def test_class_label(class_id, expected):
+    assert class_label(NAMES, class_id) == expected
+
+
+def test_a_name_that_no_font_can_draw_is_shown_by_its_number(monkeypatch):
+    monkeypatch.setattr(fonts, "FONT_FILES", ())
+    fonts._font_paths.cache_clear(), fonts._fonts.cache_clear(), fonts.font_for.cache_clear()
+    try:
+        names = ClassNames(("设备", "부호", "plain", "line\nbreak"))
+        assert [class_label(names, index) for index in range(4)] == ["#0", "#1", "plain", "line break"]
+        # and it can be drawn all the same
+        draw_detections(grey(), detections((0, 0.9, 10, 10, 90, 90)), names, 0.3)
+    finally:
+        fonts._font_paths.cache_clear(), fonts._fonts.cache_clear(), fonts.font_for.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(np.zeros((4, 4), np.uint8), id="grey"),
+        pytest.param(np.zeros((4, 4, 4), np.uint8), id="four channels"),
+        pytest.param(np.zeros((4, 4, 3), np.float32), id="float"),
+        pytest.param(np.zeros((0, 4, 3), np.uint8), id="empty"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image):
+    with pytest.raises(DataError, match="expected RGB uint8"):
+        draw_boxes(image, np.zeros((0, 4)), [], [])
+
+
+def test_labels_and_boxes_must_be_as_many():
+    with pytest.raises(DataError, match="found 1 boxes, 0 labels"):
+        draw_boxes(grey(), np.array([[1, 1, 5, 5]]), [], [])
+
+
+@pytest.mark.parametrize(
+    "size, room, enlarge, expected",
+    [
+        pytest.param((400, 200), (100, 100), 1.0, (100, 50), id="shrunk by the longer side"),
+        pytest.param((400, 200), (300, 50), 1.0, (100, 50), id="shrunk by the height"),
+        pytest.param((40, 20), (400, 400), 1.0, (40, 20), id="not enlarged unless told"),
+        pytest.param((40, 20), (400, 400), 4.0, (160, 80), id="enlarged up to the factor"),
+        pytest.param((4000, 2), (100, 100), 1.0, (100, 1), id="never without a pixel"),
+    ],
+)
+def test_fitted(size, room, enlarge, expected):
+    height, width = fitted(grey(*size), room, enlarge).shape[:2]
+    assert (width, height) == expected
+
+
+@pytest.mark.parametrize("count, rows", [(0, 1), (1, 1), (3, 1), (4, 2), (6, 2)])
+def test_contact_sheet_grid(count, rows):
+    red = np.zeros((50, 50, 3), np.uint8) + np.array([200, 0, 0], np.uint8)
+    sheet = contact_sheet([red] * count, ["name"] * count, 3, (100, 120))
+    assert sheet.shape == (rows * 120, 300, 3)
+    for index in range(rows * 3):
+        centre = sheet[index // 3 * 120 + 70, index % 3 * 100 + 50]
+        assert tuple(centre) == ((200, 0, 0) if index < count else (255, 255, 255)), index
+
+
+def test_a_picture_of_the_size_of_its_cell_is_not_resized():
+    noise = np.random.default_rng(0).integers(0, 255, (*cell_room((160, 140))[::-1], 3)).astype(np.uint8)
+    sheet = contact_sheet([noise], ["x"], 1, (160, 140))
+    height, width = noise.shape[:2]
+    left, bottom = (160 - width) // 2, 140 - (160 - width) // 2
+    assert (sheet[bottom - height : bottom, left : left + width] == noise).all()
+
+
+def test_contact_sheet_needs_a_title_for_each_picture():
+    with pytest.raises(DataError, match="found 1 pictures, 0 titles"):
+        contact_sheet([grey()], [], 3, (100, 100))

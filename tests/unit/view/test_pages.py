@@ -1,0 +1,160 @@
+"""The PDF: as many pages as it takes, each picture in its own cell on the last page too, nothing left on failure."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.errors import DataError
+from ssd_train.view.draw import as_picture
+from ssd_train.view.pages import CELL_WH, PAGE_WH, Page, TitlePage, cell_of, picture_page, title_page, write_pdf
+from ssd_train.view.palette import CLASS_COLOURS, WHITE
+from ssd_train.view.pdf import PdfWriter
+
+NAMES = ClassNames(("apple", "设备"))
+FRONT = TitlePage("Detections", ["model: out/model", "2024-03-08"], NAMES, 0.3)
+NOTHING = Detections(np.zeros((0, 4)), [], [], (80, 60))
+
+
+def shade(index: int) -> int:
+    return 20 + 10 * index
+
+
+def pages(count: int):
+    """Pictures of one grey each, told apart by it."""
+    for index in range(count):
+        yield Page(f"frames/picture_{index}.jpg", np.full((60, 80, 3), shade(index % 15), np.uint8), NOTHING)
+
+
+def pdf_pages(content: bytes):
+    """The JPEG of each page, found through the cross-reference table: a wrong offset fails here."""
+    start = int(re.search(rb"startxref\n(\d+)\n%%EOF\n$", content).group(1))
+    assert content[start : start + 5] == b"xref\n"
+    size = int(re.match(rb"xref\n0 (\d+)\n", content[start:]).group(1))
+    rows = re.findall(rb"(\d{10}) \d{5} ([nf]) \n", content[start:])
+    assert len(rows) == size and rows[0] == (b"0000000000", b"f")
+    objects = {}
+    for index, (offset, _) in enumerate(rows[1:], start=1):
+        assert content[int(offset) :].startswith(b"%d 0 obj\n" % index)
+        objects[index] = content[int(offset) :]
+    kids = re.search(rb"/Kids \[(.*?)\] /Count (\d+)", objects[2])
+    numbers = [int(number) for number in re.findall(rb"(\d+) 0 R", kids.group(1))]
+    assert int(kids.group(2)) == len(numbers)
+    return [_jpeg(objects, int(re.search(rb"/P (\d+) 0 R", objects[number]).group(1))) for number in numbers]
+
+
+def _jpeg(objects, index: int) -> np.ndarray:
+    length = int(re.search(rb"/Length (\d+)", objects[index]).group(1))
+    begin = objects[index].index(b"stream\n") + 7
+    return np.asarray(Image.open(io.BytesIO(objects[index][begin : begin + length])))
+
+
+@pytest.mark.parametrize("count, expected", [(0, 1), (1, 2), (15, 2), (16, 3), (31, 4)])
+def test_page_count(tmp_path, count, expected):
+    path = tmp_path / "o.pdf"
+    assert write_pdf(path, pages(count), FRONT) == count
+    found = pdf_pages(path.read_bytes())
+    assert len(found) == expected and all(page.shape == (PAGE_WH[1], PAGE_WH[0], 3) for page in found)
+    assert [p.name for p in tmp_path.iterdir()] == ["o.pdf"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 15, 16])
+def test_each_picture_is_in_its_own_cell_on_the_last_page_too(tmp_path, count):
+    write_pdf(tmp_path / "o.pdf", pages(count), FRONT)
+    last = pdf_pages((tmp_path / "o.pdf").read_bytes())[-1]
+    on_it = (count - 1) % 15 + 1
+    for index in range(15):
+        x1, y1, x2, y2 = cell_of(index)
+        # a little below the middle: the title takes the top
+        centre = last[(y1 + y2) // 2 + 10, (x1 + x2) // 2].astype(int)
+        assert np.abs(centre - (shade(index) if index < on_it else 255)).max() <= 2, index
+
+
+def test_cells_are_three_by_five_apart_and_on_the_page():
+    cells = [cell_of(index) for index in range(15)]
+    assert len({x1 for x1, *_ in cells}) == 3 and len({y1 for _, y1, *_ in cells}) == 5
+    assert cells[1][0] == cells[0][2] and cells[3][1] == cells[0][3] and cells[3][0] == cells[0][0]
+    assert all(0 <= x1 and 0 <= y1 and x2 <= PAGE_WH[0] and y2 <= PAGE_WH[1] for x1, y1, x2, y2 in cells)
+    assert cells[0][2] - cells[0][0] == CELL_WH[0]
+
+
+def test_names_stand_above_their_pictures():
+    page = picture_page(list(pages(2)), NAMES, 0.3, 1)
+    for index, dark in ((0, True), (1, True), (2, False)):
+        x1, y1, x2, _ = cell_of(index)
+        assert (page[y1 : y1 + 30, x1:x2].min() < 100) == dark, index
+
+
+def test_detections_from_the_threshold_on_and_truth_are_drawn():
+    spoken = Detections([[20, 20, 80, 100], [80, 20, 140, 100]], [0.5, 0.2], [0, 1], (160, 120))
+    truth = Record("a", [[30, 30, 120, 90]], [1], (160, 120))
+    image = np.full((120, 160, 3), 128, np.uint8)
+
+    def colours(threshold, record):
+        page = picture_page([Page("a", image, spoken, record)], NAMES, threshold, 1)
+        x1, y1, x2, y2 = cell_of(0)
+        cell = page[y1 + 40 : y2 - 15, x1 + 20 : x2 - 20]
+        return [bool((cell == colour).all(axis=2).sum() > 50) for colour in (CLASS_COLOURS[0], CLASS_COLOURS[1], WHITE)]
+
+    assert colours(0.3, None) == [True, False, False]
+    assert colours(0.1, None) == [True, True, False]
+    assert colours(0.3, truth) == [True, False, True]
+
+
+def test_the_title_page_differs_by_what_it_says():
+    base = title_page(FRONT)
+    assert base.shape == (PAGE_WH[1], PAGE_WH[0], 3) and base.min() < 50
+    others = [
+        TitlePage("Other", FRONT.lines, NAMES, 0.3),
+        TitlePage("Detections", ["model: other"], NAMES, 0.3),
+        TitlePage("Detections", FRONT.lines, ClassNames(("apple",)), 0.3),
+        TitlePage("Detections", FRONT.lines, NAMES, 0.7),
+    ]
+    assert all((title_page(other) != base).any() for other in others)
+
+
+def test_the_title_page_has_room_for_many_classes():
+    page = title_page(TitlePage("t" * 500, ["line"] * 3, ClassNames(tuple(f"class {i}" for i in range(200))), 0.3))
+    assert (page[-60:] == 255).all() and (page[:, -60:] == 255).all() and page[-300:-60].min() < 100
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "o.pdf"
+    path.write_bytes(b"old")
+
+    def broken():
+        yield from pages(16)
+        raise DataError("frames/16.jpg: found a truncated JPEG")
+
+    with pytest.raises(DataError, match="truncated"):
+        write_pdf(path, broken(), FRONT)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["o.pdf"]
+
+
+def test_pictures_are_asked_for_page_by_page(tmp_path, monkeypatch):
+    """All that is ever held is one page of them."""
+    asked, written = [], []
+    add_page = PdfWriter.add_page
+    monkeypatch.setattr(PdfWriter, "add_page", lambda self, image: (written.append(len(asked)), add_page(self, image)))
+    write_pdf(tmp_path / "o.pdf", (asked.append(1) or page for page in pages(40)), FRONT)
+    assert written == [0, 15, 30, 40]
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    with pytest.raises(DataError, match="expected RGB uint8"):
+        write_pdf(tmp_path / "o.pdf", [Page("a", np.zeros((4, 4), np.uint8), NOTHING)], FRONT)
+
+
+def test_the_title_is_in_the_files_information():
+    file = io.BytesIO()
+    writer = PdfWriter(file, (100.0, 50.0), "设备 (1)")
+    writer.add_page(np.asarray(as_picture(np.zeros((5, 10, 3), np.uint8))))
+    writer.close()
+    title = re.search(rb"/Title <([0-9a-f]+)>", file.getvalue()).group(1)
+    assert bytes.fromhex(title.decode()).decode("utf-16") == "设备 (1)"
+    assert b"/MediaBox [0 0 100 50]" in file.getvalue()
