@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssd_train import framework
 from ssd_train.data.formats.framing import MAGIC, MAX_LENGTH, read_record, read_records, write_record
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, DependencyError
 
 
 def framed(*records):
@@ -120,8 +121,16 @@ def test_no_record_at_the_end():
         read_record(io.BytesIO(b""), "x.rec:7")
 
 
-def test_mxnet_reads_and_writes_the_same(tmp_path):
-    recordio = pytest.importorskip("mxnet.recordio", reason="MXNet is not installed")
+@pytest.fixture
+def mxnet():
+    try:
+        return framework.mxnet()
+    except DependencyError as error:
+        pytest.skip(str(error))
+
+
+def test_mxnet_reads_and_writes_the_same(tmp_path, mxnet):
+    recordio = mxnet.recordio
     records = [record for record, _ in LAYOUTS.values() if record]
     ours, theirs = tmp_path / "ours.rec", tmp_path / "theirs.rec"
     ours.write_bytes(framed(*records))

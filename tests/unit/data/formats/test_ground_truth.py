@@ -1,10 +1,8 @@
 """Ground Truth manifests: what is read, skipped, mended and refused, each with its place; real ones; round trips."""
 
 import json
-import os
 import re
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -565,10 +563,8 @@ REAL = {
 
 
 @pytest.fixture
-def real_manifests():
-    if not os.environ.get("SSD_TRAIN_DATA"):
-        pytest.skip("SSD_TRAIN_DATA is not set: the real manifests are not at hand")
-    return Path(os.environ["SSD_TRAIN_DATA"]) / "data/manifests"
+def real_manifests(shared_data):
+    return shared_data / "data" / "manifests"
 
 
 @pytest.mark.parametrize("name, expected", REAL.items(), ids=REAL.keys())

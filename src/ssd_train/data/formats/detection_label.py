@@ -1,0 +1,72 @@
+"""The label of one image as MXNet's detection records hold it: one array of float32.
+
+``[A, B, (A - 2 more of header), (class id, xmin, ymin, xmax, ymax, (B - 5 more)) * N]``: A is the length of the header
+(2), B the numbers of one object (5, or more that are ignored here, such as "difficult"). Coordinates are shares of the
+image's width and height, 0..1. A row that begins with -1 is padding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.formats.fields import BoxLabel
+from ssd_train.data.records import Record
+from ssd_train.errors import DataError
+
+_HEADER = (2.0, 5.0)
+_PADDING = -1.0
+_PIXELS = 2.0  # a share of the image beyond this is a pixel coordinate, a common mistake
+
+
+def pack_label(record: Record, size_wh: SizeWH) -> np.ndarray:
+    """float32 (2 + 5 N,) of a record, its boxes in pixels of an image of `size_wh`; without boxes one row of padding."""
+    if not len(record.boxes):
+        return np.array([*_HEADER, *[_PADDING] * 5], "<f4")
+    width, height = size_wh
+    shares = record.boxes.astype(np.float64) / (width, height, width, height)
+    rows = np.concatenate([record.class_ids[:, None], shares], axis=1)
+    return np.concatenate([_HEADER, rows.ravel()]).astype("<f4")
+
+
+def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
+    """Boxes in pixels of an image of `size_wh` from float32 (n,); a DataError without a place when it is broken."""
+    rows = _rows(label)
+    rows = rows[rows[:, 0] != _PADDING]
+    if not np.isfinite(rows[:, :5]).all():
+        raise DataError("label: found NaN or infinity, expected finite numbers")
+    ids, shares = rows[:, 0], rows[:, 1:5].astype(np.float64)
+    if (ids < 0).any() or (ids % 1).any() or (ids > 1e6).any():
+        bad = ids[(ids < 0) | (ids % 1 != 0) | (ids > 1e6)][0]
+        raise DataError(f"class id: found {bad:g}, expected an integer of 0 or more")
+    if (np.abs(shares) > _PIXELS).any():
+        raise DataError(f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)")
+    empty = (shares[:, 2] <= shares[:, 0]) | (shares[:, 3] <= shares[:, 1])
+    if empty.any():
+        index = int(np.argmax(empty))
+        raise DataError(f"box {index}: found {shares[index].tolist()}, expected xmin < xmax and ymin < ymax")
+    corners = _pixels(shares, size_wh)
+    return BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
+
+
+def _rows(label: np.ndarray) -> np.ndarray:
+    """float32 (N, B) of the objects."""
+    if len(label) < 2 or not np.isfinite(label[:2]).all() or (label[:2] % 1).any():
+        raise DataError(f"label: found {label[:2].tolist()}, expected the integer lengths of header and objects first")
+    header, width = int(label[0]), int(label[1])
+    if not 2 <= header <= len(label) or width < 5:
+        raise DataError(
+            f"label: found lengths {header} of the header and {width} of an object in {len(label)} numbers, "
+            "expected at least 2 and 5"
+        )
+    if (len(label) - header) % width:
+        raise DataError(f"label: found {len(label) - header} numbers of objects, expected a multiple of {width}")
+    return label[header:].reshape(-1, width)
+
+
+def _pixels(shares: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+    """Shares (N, 4) as pixels; one that float32 cannot tell from a whole pixel is that pixel."""
+    scale = np.array([*size_wh, *size_wh], np.float64)
+    pixels = shares * scale
+    whole = np.round(pixels)
+    return np.where(np.abs(pixels - whole) <= scale * 2.0**-24, whole, pixels)

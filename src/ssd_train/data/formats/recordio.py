@@ -1,0 +1,191 @@
+"""Detection data sets in RecordIO: the `.rec` file of the built-in algorithm, with `.idx` and `.lst` beside it.
+
+A record is one image: ``IfQQ`` little-endian (flag, label, id, id2), `flag` float32 of label (`detection_label`), the
+encoded image. The `.idx` has lines ``id<TAB>byte offset``, the `.lst` lines ``id<TAB>label...<TAB>path``. GluonCV's
+RecordFileDetection and MXNet's ImageDetRecordIter read what is written here.
+
+Class names are not part of the format: they are given, or are class_0, class_1 and so on.
+
+Coordinates refer to the picture as it is seen, EXIF orientation applied, as ImageDetRecordIter decodes it. GluonCV does
+not apply it, so pictures that are not upright are stored anew as PNG of the same pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.formats.detection_label import pack_label, unpack_label
+from ssd_train.data.formats.fields import BoxLabel, image_name
+from ssd_train.data.formats.framing import read_record, read_records, write_record
+from ssd_train.data.formats.gather import Gather
+from ssd_train.data.formats.jsonl import PathLike
+from ssd_train.data.images import decode, encode_png, read_header, turn_for
+from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
+from ssd_train.errors import DataError
+from ssd_train.storage import open_atomic
+
+_HEAD = struct.Struct("<IfQQ")
+_READABLE = ("JPEG", "PNG", "BMP")  # what MXNet 1.9.1 decodes
+
+
+class ImageRecord(NamedTuple):
+    """One record taken apart: id, label (float32), encoded image."""
+
+    id: int
+    label: np.ndarray
+    image: bytes
+
+
+class RecordImages:
+    """The images of a `.rec` file, read at random by their names in its labels. Holds no open file."""
+
+    def __init__(self, path: Path, offsets: Dict[str, Tuple[int, int]]) -> None:
+        self._path = path
+        self._offsets = offsets  # name -> (number of the record from 1, byte offset)
+
+    def read(self, record: Record) -> bytes:
+        """The encoded image; a DataError names the record when it is not of this file, or the file has changed."""
+        where = self.locate(record)
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offsets[record.name][1])
+                payload = read_record(file, where)
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror}), expected a RecordIO file") from None
+        try:
+            return unpack_record(payload).image
+        except DataError as fault:
+            raise DataError(f"{where}: {fault}") from None
+
+    def locate(self, record: Record) -> str:
+        """``file:number`` of the record, counted from 1."""
+        if record.name not in self._offsets:
+            raise DataError(f"{record.where or record.name}: found no image {record.name!r} in {self._path}")
+        return f"{self._path}:{self._offsets[record.name][0]}"
+
+
+def read_recordio(
+    path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error"
+) -> Tuple[LabelSet, RecordImages]:
+    """The labels of a `.rec` file and the source of its images; reads it once from end to end, an `.idx` is not needed.
+
+    Images are called as in the `.lst` beside it, if there is one, else ``<stem>/<number of the record>``.
+
+    Raises:
+        DataError: the file is damaged, or (`on_bad` "error") a label cannot be used; begins with ``file:number``.
+    """
+    place = Path(path)
+    names = _lst_names(place.with_suffix(".lst"))
+    gather = Gather(str(place), on_bad)
+    offsets: Dict[str, Tuple[int, int]] = {}
+    number = 0
+    for number, (offset, payload) in enumerate(_payloads(place), 1):
+        where = f"{place}:{number}"
+        try:
+            record = unpack_record(payload)
+            name = names.get(record.id, f"{place.stem}/{number:08d}")
+            gather.add(where, name, _label(record, class_names))
+            offsets.setdefault(name, (number, offset))
+        except DataError as fault:
+            gather.fault(where, fault)
+    if not number:
+        raise DataError(f"{path}: is empty, expected one record for each image")
+    return gather.label_set(class_names or _numbered_classes(gather.records)), RecordImages(place, offsets)
+
+
+def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource) -> int:
+    """Write `.rec`, `.idx` and `.lst` one image at a time, each file whole or not at all; return the number of images.
+
+    An image without boxes gets one box of -1, because the readers named above refuse an empty label; they and
+    `read_recordio` take it for padding.
+    """
+    place = Path(path)
+    count = offset = 0
+    with ExitStack() as files:
+        rec, idx, lst = (files.enter_context(open_atomic(place.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
+        for record in records:
+            data, size_wh = _upright(images.read(record), record)
+            label = pack_label(record, size_wh)
+            idx.write(f"{count}\t{offset}\n".encode())
+            lst.write(_lst_line(count, label, record))
+            offset += write_record(rec, _HEAD.pack(label.size, 0.0, count, 0) + label.tobytes() + data)
+            count += 1
+    return count
+
+
+def unpack_record(payload: bytes) -> ImageRecord:
+    """Take one record apart; a DataError without a place when it is no image with a detection label."""
+    if len(payload) < _HEAD.size:
+        raise DataError(f"found a record of {len(payload)} bytes, expected at least {_HEAD.size}")
+    flag, _, number, _ = _HEAD.unpack_from(payload)
+    end = _HEAD.size + 4 * flag
+    if not flag:
+        raise DataError("found a label of one number, expected boxes (im2rec needs --pack-label)")
+    if len(payload) < end:
+        raise DataError(f"found a record of {len(payload)} bytes, expected {flag} numbers of label and an image")
+    return ImageRecord(number, np.frombuffer(payload, "<f4", flag, _HEAD.size), payload[end:])
+
+
+def _payloads(path: Path) -> Iterator[Tuple[int, bytes]]:
+    try:
+        with open(path, "rb") as file:
+            yield from read_records(file, str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}), expected a RecordIO file") from None
+
+
+def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
+    label = unpack_label(record.label, read_header(record.image, "image").shown_wh)
+    highest = max(label.class_ids, default=-1)
+    if class_names is not None and highest >= len(class_names):
+        raise DataError(f"found class id {highest}, expected less than {len(class_names)} ({', '.join(class_names)})")
+    return label
+
+
+def _numbered_classes(records: Sequence[Record]) -> ClassNames:
+    highest = max((int(record.class_ids.max()) for record in records if len(record.class_ids)), default=-1)
+    return ClassNames(tuple(f"class_{class_id}" for class_id in range(highest + 1)))
+
+
+def _upright(data: bytes, record: Record) -> "Tuple[bytes, Tuple[int, int]]":
+    """The image as all readers see the same pixels, and its (width, height)."""
+    where = record.where or record.name
+    header = read_header(data, where)
+    if turn_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
+        return data, header.shown_wh
+    image = decode(data, where, record.size_wh)
+    return encode_png(image), (image.shape[1], image.shape[0])
+
+
+def _lst_line(index: int, label: np.ndarray, record: Record) -> bytes:
+    key = record.name.partition("://")[2].partition("/")[2] or record.name
+    if any(sign in key for sign in "\t\r\n"):
+        raise DataError(f"{record.where or record.name}: found a tab or line end in {key!r}, which a .lst cannot hold")
+    numbers = "\t".join(f"{value:.9g}" for value in label.tolist())
+    return f"{index}\t{numbers}\t{key}\n".encode()
+
+
+def _lst_names(path: Path) -> Dict[int, str]:
+    """Names of the images by id, from a `.lst`; none where there is no such file."""
+    if not path.is_file():
+        return {}
+    names: Dict[int, str] = {}
+    for line_number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        fields = line.rstrip(b"\r").split(b"\t")
+        try:
+            name = image_name(fields[-1].decode("utf-8"), "path")
+        except (UnicodeDecodeError, DataError):
+            name = ""
+        if len(fields) < 3 or not fields[0].isdigit() or not name:
+            raise DataError(
+                f"{path}:{line_number}: found {line[:40]!r}, expected an id, a label and a path in UTF-8, with tabs"
+            )
+        names[int(fields[0])] = name
+    return names

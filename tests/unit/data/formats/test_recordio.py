@@ -1,0 +1,377 @@
+"""Detection RecordIO: labels packed and unpacked, files read by us, GluonCV and MXNet, and what breaks in them."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ssd_train import framework
+from ssd_train.data.formats import recordio
+from ssd_train.data.formats.detection_label import pack_label, unpack_label
+from ssd_train.data.formats.fields import CLIPPED, OUTSIDE
+from ssd_train.data.formats.framing import MAGIC, write_record
+from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.formats.recordio import read_recordio, write_recordio
+from ssd_train.data.images import decode
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.sources import MemoryImages
+from ssd_train.errors import DataError, DependencyError, SsdTrainError
+
+NAMES = ClassNames(("cat", "dog"))
+
+
+def picture(width=80, height=40, kind="PNG", **options):
+    """A black picture whose upper left quarter is red."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2, 0] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned(orientation=6):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    return picture(kind="JPEG", exif=exif.tobytes(), quality=95)
+
+
+PICTURE = picture()
+
+
+def payload(label, image=PICTURE, number=0):
+    data = np.array(label, "<f4")
+    return struct.pack("<IfQQ", data.size, 0, number, 0) + data.tobytes() + image
+
+
+def rec_file(folder, *payloads, name="train.rec"):
+    path = folder / name
+    with open(path, "wb") as file:
+        for record in payloads:
+            write_record(file, record)
+    return path
+
+
+BOX = [0, 0.25, 0.5, 0.5, 1]
+GOOD = payload([2, 5, *BOX])
+
+
+def test_written_set_reads_back_with_its_images(tmp_path):
+    records = [
+        Record("s3://bucket/a/one.png", [[1, 2, 30, 40], [7.25, 0, 80, 13.5]], [1, 0], (80, 40), "m:1"),
+        Record("two.jpg", [], [], (80, 40), "m:2"),
+        Record("three.png", [[0, 0, 80, 40]], [0], None, "m:3"),
+    ]
+    # MAGIC at every remainder of 4: the framing must give back the same bytes
+    tails = [PICTURE + bytes(i) + MAGIC for i in range(4)]
+    images = {"s3://bucket/a/one.png": tails[0], "two.jpg": picture(kind="JPEG"), "three.png": tails[2]}
+    assert write_recordio(tmp_path / "set.rec", iter(records), MemoryImages(images)) == 3
+    labels, source = read_recordio(tmp_path / "set.rec", NAMES)
+    assert [record.name for record in labels.records] == ["a/one.png", "two.jpg", "three.png"]
+    for found, record in zip(labels.records, records):
+        np.testing.assert_allclose(found.boxes, record.boxes, atol=1e-5)
+        assert found.class_ids.tolist() == record.class_ids.tolist() and found.size_wh == (80, 40)
+        assert source.read(found) == images[record.name]
+        assert source.locate(found) == found.where
+    assert [record.where for record in labels.records] == [f"{tmp_path / 'set.rec'}:{n}" for n in (1, 2, 3)]
+    assert labels.class_names == NAMES and not labels.mended and not labels.skipped
+
+
+def test_index_and_list_are_as_mxnet_writes_them(tmp_path):
+    records = [Record("s3://b/a.png", [[20, 20, 40, 40]], [0]), Record("b c.png", [], [])]
+    write_recordio(tmp_path / "x.rec", records, MemoryImages({"s3://b/a.png": PICTURE, "b c.png": PICTURE}))
+    size = 8 + 24 + 7 * 4 + len(PICTURE)
+    assert (tmp_path / "x.idx").read_text() == f"0\t0\n1\t{size + -size % 4}\n"
+    assert (
+        tmp_path / "x.lst"
+    ).read_text() == "0\t2\t5\t0\t0.25\t0.5\t0.5\t1\ta.png\n1\t2\t5\t-1\t-1\t-1\t-1\t-1\tb c.png\n"
+
+
+SIZES = st.tuples(st.integers(10, 8000), st.integers(10, 8000))
+
+
+@given(SIZES, st.data())
+def test_label_of_whole_pixels_is_exact(size_wh, data):
+    width, height = size_wh
+    x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = [x1, y1, data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))]
+    label = unpack_label(pack_label(Record("a", [box], [3]), size_wh), size_wh)
+    assert label == ([tuple(box)], [3], size_wh)
+
+
+@given(SIZES, st.floats(0, 1), st.floats(0, 1), st.floats(1, 5), st.floats(1, 5))
+def test_label_of_any_box_is_true_to_a_thousandth_of_a_pixel(size_wh, x, y, width, height):
+    box = [x * (size_wh[0] - 5), y * (size_wh[1] - 5), x * (size_wh[0] - 5) + width, y * (size_wh[1] - 5) + height]
+    label = unpack_label(pack_label(Record("a", [box], [0]), size_wh), size_wh)
+    np.testing.assert_allclose(label.boxes, [box], atol=1.5e-3)
+
+
+ODD_LABELS = {
+    "no box": ([2, 5], []),
+    "padding only": ([2, 5, *[-1] * 10], []),
+    "padding after a box": ([2, 5, *BOX, *[-1] * 5], [[20, 20, 40, 40]]),
+    "longer header": ([4, 5, 80, 40, *BOX], [[20, 20, 40, 40]]),
+    "wider objects": ([2, 6, *BOX, 1, *BOX[:1], 0, 0, 1, 1, 0], [[20, 20, 40, 40], [0, 0, 80, 40]]),
+}
+
+
+@pytest.mark.parametrize("label, boxes", ODD_LABELS.values(), ids=ODD_LABELS.keys())
+def test_header_and_object_widths_are_as_declared(tmp_path, label, boxes):
+    labels, _ = read_recordio(rec_file(tmp_path, payload(label)))
+    assert labels.records[0].boxes.tolist() == boxes
+
+
+BAD_RECORDS = {
+    "no bytes": (b"", "found a record of 0 bytes, expected at least 24"),
+    "half a header": (GOOD[:20], "found a record of 20 bytes"),
+    "label cut off": (GOOD[:30], "found a record of 30 bytes, expected 7 numbers of label"),
+    "flag of four billion": (struct.pack("<IfQQ", 2**32 - 1, 0, 0, 0), "expected 4294967295 numbers of label"),
+    "classification": (
+        struct.pack("<IfQQ", 0, 3, 0, 0) + PICTURE,
+        "label of one number, expected boxes .*--pack-label",
+    ),
+    "no image": (payload([2, 5, *BOX], b""), "image: found an empty file"),
+    "HTML for an image": (payload([2, 5, *BOX], b"<html>"), "image: found an HTML page"),
+    "half an image header": (payload([2, 5, *BOX], PICTURE[:20]), "image: found a damaged PNG"),
+    "label of one": (payload([2]), r"label: found \[2.0\], expected the integer lengths"),
+    "header a half": (payload([2.5, 5, *BOX]), "label: found .*2.5.* expected the integer lengths"),
+    "header NaN": (payload([np.nan, 5, *BOX]), "label: found .*nan.* expected the integer lengths"),
+    "header too long": (payload([9, 5, *BOX]), "lengths 9 of the header and 5 of an object in 7 numbers"),
+    "header of one": (payload([1, 5, *BOX[1:]]), "lengths 1 of the header"),
+    "object too narrow": (payload([2, 4, *BOX[:4]]), "lengths 2 of the header and 4 of an object"),
+    "numbers left over": (payload([2, 5, *BOX, 1]), "label: found 6 numbers of objects, expected a multiple of 5"),
+    "coordinates in pixels": (
+        payload([2, 5, 0, 10, 10, 40, 30]),
+        r"coordinates: found 40, expected shares .*not pixels",
+    ),
+    "NaN coordinate": (payload([2, 5, 0, np.nan, 0, 1, 1]), "label: found NaN or infinity"),
+    "infinite id": (payload([2, 5, np.inf, 0, 0, 1, 1]), "label: found NaN or infinity"),
+    "id a half": (payload([2, 5, 0.5, 0, 0, 1, 1]), "class id: found 0.5, expected an integer"),
+    "id -2": (payload([2, 5, -2, 0, 0, 1, 1]), "class id: found -2, expected an integer"),
+    "id of no class": (payload([2, 5, 2, 0, 0, 1, 1]), r"class id 2, expected less than 2 \(cat, dog\)"),
+    "inverted box": (
+        payload([2, 5, *BOX, 0, 0.5, 0, 0.25, 1]),
+        r"box 1: found \[0.5, 0.0, 0.25, 1.0\], expected xmin < xmax",
+    ),
+    "flat box": (payload([2, 5, 0, 0, 0.5, 1, 0.5]), "box 0: found .* expected xmin < xmax"),
+}
+
+
+@pytest.mark.parametrize("bad, message", BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
+def test_bad_record_is_an_error_with_its_number(tmp_path, bad, message):
+    path = rec_file(tmp_path, GOOD, bad)
+    with pytest.raises(DataError, match=rf"^{path}:2: .*{message}"):
+        read_recordio(path, NAMES)
+
+
+@pytest.mark.parametrize("bad, message", BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
+def test_bad_record_is_skipped_on_demand(tmp_path, bad, message):
+    path = rec_file(tmp_path, bad, GOOD)
+    labels, source = read_recordio(path, NAMES, on_bad="skip")
+    assert [(line.where, line.reason) for line in labels.skipped] == [(f"{path}:1", BAD_LINE)]
+    assert [source.read(record) for record in labels.records] == [PICTURE]
+
+
+def test_boxes_over_the_rim_are_clipped_and_counted(tmp_path):
+    label = [2, 5, 0, -0.25, 0, 0.5, 1, 1, 1.25, 0, 1.5, 1]
+    path = rec_file(tmp_path, payload(label), payload([2, 5, 1, 1.25, 0, 1.5, 1]))
+    labels, _ = read_recordio(path)
+    assert labels.records[0].boxes.tolist() == [[0, 0, 40, 40]]
+    assert [line.reason for line in labels.mended] == [CLIPPED, OUTSIDE, OUTSIDE]
+    assert [line.reason for line in labels.skipped] == [NO_BOX_LEFT]
+
+
+def test_classes_are_numbered_where_no_names_are_given(tmp_path):
+    labels, _ = read_recordio(rec_file(tmp_path, payload([2, 5, 2, 0, 0, 1, 1])))
+    assert labels.class_names.names == ("class_0", "class_1", "class_2")
+    assert labels.records[0].name == "train/00000001"
+
+
+def test_names_come_from_the_list_by_id(tmp_path):
+    path = rec_file(tmp_path, payload([2, 5, *BOX], number=7), payload([2, 5, *BOX], number=3), GOOD)
+    path.with_suffix(".lst").write_text("3\t2\t5\tthree.png\r\n\n7\t2\t5\t0\tdir/seven.png\n")
+    labels, source = read_recordio(path)
+    assert [record.name for record in labels.records] == ["dir/seven.png", "three.png", "train/00000003"]
+    assert [source.read(record) for record in labels.records] == [PICTURE] * 3
+
+
+def test_image_listed_twice_is_kept_once(tmp_path):
+    path = rec_file(tmp_path, payload([2, 5, *BOX], number=1), payload([2, 5, *BOX], number=1))
+    path.with_suffix(".lst").write_text("1\t2\t5\tone.png\n")
+    labels, _ = read_recordio(path)
+    assert len(labels) == 1 and [line.reason for line in labels.skipped] == [DUPLICATE]
+
+
+BROKEN_LINES = ["x\t2\t5\ta.png", "1 2 5 a.png", "1", "1\t", "1\t2\t", "1\t2\t5\ta\0.png", "-1\t2\t5\ta.png"]
+
+
+@pytest.mark.parametrize("line", BROKEN_LINES)
+def test_broken_list_is_an_error_with_its_line(tmp_path, line):
+    path = rec_file(tmp_path, GOOD)
+    path.with_suffix(".lst").write_text(f"0\t2\t5\tok.png\n{line}\n")
+    with pytest.raises(DataError, match=r"train\.lst:2: found .* expected an id, a label and a path"):
+        read_recordio(path)
+
+
+FILES = {
+    "empty": (b"", r"train\.rec: is empty"),
+    "text": (b"source-ref,boxes\n", r"train\.rec:1: at byte 0 found bytes .* RecordIO framing"),
+}
+
+
+@pytest.mark.parametrize("data, message", FILES.values(), ids=FILES.keys())
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_file_that_is_no_recordio_is_an_error(tmp_path, data, message, on_bad):
+    (tmp_path / "train.rec").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read_recordio(tmp_path / "train.rec", on_bad=on_bad)
+
+
+def test_file_cut_off_is_an_error(tmp_path):
+    path = rec_file(tmp_path, GOOD, GOOD)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"train\.rec:2: .*cut off"):
+        read_recordio(path, on_bad="skip")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="none.rec: cannot be read"):
+        read_recordio(tmp_path / "none.rec")
+
+
+def test_images_of_a_changed_file_and_unknown_records_are_errors(tmp_path):
+    path = rec_file(tmp_path, payload([2, 5, *BOX]), GOOD)
+    labels, source = read_recordio(path)
+    path.write_bytes(path.read_bytes()[4:])
+    with pytest.raises(DataError, match=rf"{path}:2: .*RecordIO framing"):
+        source.read(labels.records[1])
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{path}:2: cannot be read"):
+        source.read(labels.records[1])
+    with pytest.raises(DataError, match="m:1: found no image 'other'"):
+        source.read(Record("other", [], [], where="m:1"))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_picture_that_is_not_upright_is_stored_upright(tmp_path, orientation):
+    shown = (40, 80) if orientation >= 5 else (80, 40)
+    record = Record("a.jpg", [[0, 0, 40, 20]], [0], shown)
+    write_recordio(tmp_path / "x.rec", [record], MemoryImages({"a.jpg": turned(orientation)}))
+    labels, source = read_recordio(tmp_path / "x.rec")
+    assert labels.records[0].size_wh == shown and labels.records[0].boxes.tolist() == [[0, 0, 40, 20]]
+    before, after = (decode(data, "a") for data in (turned(orientation), source.read(labels.records[0])))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_labels_blind_to_the_orientation_keep_their_pixels(tmp_path):
+    record = Record("a.jpg", [[0, 0, 40, 20]], [0], (80, 40))
+    write_recordio(tmp_path / "x.rec", [record], MemoryImages({"a.jpg": turned(6)}))
+    labels, source = read_recordio(tmp_path / "x.rec")
+    found = decode(source.read(labels.records[0]), "a", labels.records[0].size_wh)
+    assert labels.records[0].size_wh == (80, 40)
+    np.testing.assert_array_equal(found, decode(turned(6), "a", (80, 40)))
+
+
+REFUSED = {
+    "size differs": (Record("a.png", [], [], (81, 40), "m:4"), "m:4: found 80x40, expected 81x40"),
+    "no image": (Record("b.png", [], [], None, "m:4"), "m:4: image 'b.png' not found"),
+    "tab in the name": (Record("a\tb.png", [], [], None, "m:4"), "m:4: found a tab"),
+}
+
+
+@pytest.mark.parametrize("record, message", REFUSED.values(), ids=REFUSED.keys())
+def test_set_that_cannot_be_written_leaves_nothing(tmp_path, record, message):
+    images = MemoryImages({"a.png": PICTURE, "a\tb.png": PICTURE, "good.png": PICTURE})
+    with pytest.raises(DataError, match=message):
+        write_recordio(tmp_path / "x.rec", [Record("good.png", [], []), record], images)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_mutated_file_gives_our_errors_only(tmp_path_factory, data):
+    path = rec_file(tmp_path_factory.mktemp("mutated"), GOOD, payload([2, 5]), GOOD)
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(raw) - 1))
+        end = start + data.draw(st.integers(0, 6))
+        raw[start:end] = data.draw(st.sampled_from([b"", b"\0", b"\xff" * 4, b"\x80", MAGIC, b"\0\0\x80\x3f"]))
+    path.write_bytes(bytes(raw))
+    for policy in ("error", "skip"):
+        try:
+            labels, source = read_recordio(path, on_bad=policy)
+        except SsdTrainError as error:
+            assert str(path) in str(error)
+        else:
+            assert all(source.read(record) for record in labels.records)
+
+
+@pytest.fixture
+def mxnet():
+    try:
+        return framework.mxnet()
+    except DependencyError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def gluoncv_data():
+    try:
+        return framework.gluoncv("data")
+    except DependencyError as error:
+        pytest.skip(str(error))
+
+
+def drawn_set(tmp_path):
+    records = [
+        Record("a.png", [[20, 20, 40, 40], [0, 0, 80, 40]], [1, 0], (80, 40)),
+        Record("none.png", [], [], (80, 40)),
+        Record("c.jpg", [[10, 20, 20, 40]], [1], (40, 80)),
+    ]
+    images = MemoryImages({"a.png": PICTURE, "none.png": PICTURE, "c.jpg": turned(6)})
+    write_recordio(tmp_path / "x.rec", records, images)
+    return records
+
+
+def test_gluoncv_reads_what_we_write(tmp_path, gluoncv_data):
+    records = drawn_set(tmp_path)
+    for found, record in zip(gluoncv_data.RecordFileDetection(str(tmp_path / "x.rec")), records):
+        image, label = found
+        assert (
+            image.shape[:2] == record.size_wh[::-1] and image[5, 30 if record.name == "c.jpg" else 5].asnumpy()[0] > 250
+        )
+        label = label[label[:, 4] >= 0]
+        np.testing.assert_allclose(label[:, :4], record.boxes, atol=1e-4)
+        assert label[:, 4].tolist() == record.class_ids.tolist()
+    listed = gluoncv_data.LstDetection(str(tmp_path / "x.lst"), root=str(tmp_path))
+    assert len(listed) == 3
+
+
+def test_mxnet_iterator_reads_what_we_write(tmp_path, mxnet):
+    records = drawn_set(tmp_path)
+    shape = {"batch_size": 1, "data_shape": (3, 64, 64), "label_pad_width": 20, "shuffle": False}
+    rows = mxnet.io.ImageDetRecordIter(path_imgrec=str(tmp_path / "x.rec"), preprocess_threads=1, **shape)
+    for batch, record in zip(rows, records):
+        label = batch.label[0].asnumpy()[0]
+        objects = label[4 + 2 : 4 + int(label[3])].reshape(-1, 5)
+        objects = objects[objects[:, 0] >= 0]
+        np.testing.assert_allclose(objects[:, 1:] * np.tile(record.size_wh, 2), record.boxes, atol=1e-4)
+        red = batch.data[0].asnumpy()[0, 0]
+        assert red[5, 60 if record.name == "c.jpg" else 5] > 250
+
+
+def test_set_written_by_mxnet_is_read(tmp_path, mxnet):
+    mx = mxnet.recordio
+    writer = mx.MXIndexedRecordIO(str(tmp_path / "m.idx"), str(tmp_path / "m.rec"), "w")
+    writer.write_idx(5, mx.pack(mx.IRHeader(7, np.array([2, 5, *BOX], np.float32), 5, 0), PICTURE))
+    writer.close()
+    labels, source = read_recordio(tmp_path / "m.rec")
+    assert labels.records[0].boxes.tolist() == [[20, 20, 40, 40]] and source.read(labels.records[0]) == PICTURE
+
+
+def test_unpack_record_names_no_place():
+    with pytest.raises(DataError, match="^found a record of 3 bytes"):
+        recordio.unpack_record(b"abc")
