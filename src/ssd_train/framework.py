@@ -211,7 +211,7 @@ def _distribution_version(distribution: str) -> Optional[str]:
 
 def _numbers(version: str) -> Tuple[int, ...]:
     """Leading numbers of a version: "0.10.5.post0" -> (0, 10, 5), "1.9.0b2021" -> (1, 9, 0)."""
-    return tuple(int(number) for number in re.match(r"[\d.]*", version).group().split(".") if number)
+    return tuple(int(number) for number in re.sub(r"[^\d.].*", "", version).split(".") if number)
 
 
 def _one_line(error: Exception) -> str:
