@@ -114,6 +114,9 @@ class EvalLoader:
     def __init__(self, dataset: DetectionDataset, transform: EvalTransform, batch_size: int, workers: int = 1) -> None:
         self.dataset, self.transform, self.batch_size, self.workers = dataset, transform, batch_size, workers
 
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
     def __iter__(self) -> Iterator[EvalBatch]:
         indices = range(len(self.dataset))
         plans = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]

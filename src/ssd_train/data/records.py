@@ -126,6 +126,16 @@ class Detections:
         return [[float(value) for value in row] for row in columns]
 
     @classmethod
+    def from_network(cls, rows: np.ndarray, size_wh: SizeWH, side: int) -> "Detections":
+        """A network's rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of its (side, side) input, id -1 where a row
+        is unused, as pixels of the image of `size_wh`, clipped to it."""
+        if not np.isfinite(rows).all():  # an id of NaN would pass for unused
+            raise DataError("detections: found NaN or infinity in the network's answer, expected finite scores and boxes")
+        rows = rows[rows[:, 0] >= 0]
+        limits = np.array([*size_wh, *size_wh], dtype=np.float32)
+        return cls(np.clip(rows[:, 2:] * (limits / side), 0, limits), rows[:, 1], rows[:, 0], size_wh)
+
+    @classmethod
     def from_rows(cls, rows: "Sequence[Sequence[float]] | np.ndarray", size_wh: SizeWH) -> "Detections":
         """The inverse of `to_rows`; sorts by score and clips to the image."""
         table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)

@@ -29,21 +29,20 @@ class _Normalize(mx.gluon.HybridBlock):
 
 
 class _Heads(mx.gluon.HybridBlock):
-    """Pixels -> class scores (B, A, classes + 1), box offsets (B, A, 4) and anchors (1, A, 4) of an SSD."""
+    """Pixels -> class scores (B, A, classes + 1), box offsets (B, A, 4) and the feature maps of an SSD."""
 
     def __init__(self, net: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.net = net
+        self.num_classes = net.num_classes
         self.normalize = _Normalize()
+        self.features = net.features
+        self.class_predictors = net.class_predictors
+        self.box_predictors = net.box_predictors
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
-        net = self.net
-        maps = net.features(self.normalize(pixels))
-        return (
-            _gather(F, maps, net.class_predictors, net.num_classes + 1),
-            _gather(F, maps, net.box_predictors, 4),
-            F.concat(*[F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, net.anchor_generators)], dim=1),
-        )
+        maps = self.features(self.normalize(pixels))
+        class_preds = _gather(F, maps, self.class_predictors, self.num_classes + 1)
+        return class_preds, _gather(F, maps, self.box_predictors, 4), maps
 
 
 def _gather(F: Any, maps: Any, predictors: Any, width: int) -> Any:
@@ -109,11 +108,16 @@ class DetectGraph(mx.gluon.HybridBlock):
     def __init__(self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = _Heads(net)
+        self.anchor_generators = net.anchor_generators
         self.suppress = _Suppress(net.num_classes, nms_threshold, nms_topk, post_nms)
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
-        class_preds, box_preds, anchors = self.heads(pixels)
-        return self.suppress(class_preds, _decode(F, box_preds, anchors))
+        class_preds, box_preds, maps = self.heads(pixels)
+        return self._rows(F, class_preds, box_preds, maps)
+
+    def _rows(self, F: Any, class_preds: Any, box_preds: Any, maps: Any) -> Any:
+        anchors = [F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, self.anchor_generators)]
+        return self.suppress(class_preds, _decode(F, box_preds, F.concat(*anchors, dim=1)))
 
 
 class EvalGraph(DetectGraph):
@@ -124,8 +128,8 @@ class EvalGraph(DetectGraph):
         self.loss = loss
 
     def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any) -> Any:
-        class_preds, box_preds, anchors = self.heads(pixels)
-        rows = self.suppress(class_preds, _decode(F, box_preds, anchors))
+        class_preds, box_preds, maps = self.heads(pixels)
+        rows = self._rows(F, class_preds, box_preds, maps)
         cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)
         return rows, cross_entropy, smooth_l1
 

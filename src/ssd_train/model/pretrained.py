@@ -73,6 +73,17 @@ def load_pretrained(net: Any, base_network: str, path: "str | Path", old_classes
     return _load_backbone(net, base_network, arrays, str(path))
 
 
+def load_exactly(net: Any, path: "str | Path") -> None:
+    """Fill every tensor of `net` from a file that was saved from such a net; a WeightsError names what does not fit."""
+    arrays, parameters = read_arrays(path), net._collect_params_with_prefix()
+    for name in sorted({*arrays, *parameters}):
+        found, wanted = (tuple(v[name].shape) if name in v else None for v in (arrays, parameters))
+        if found != wanted:
+            raise WeightsError(f"{path}: {name} has shape {found}, expected {wanted}")
+    for name, parameter in parameters.items():
+        parameter.set_data(arrays[name])
+
+
 def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]]) -> LoadReport:
     names = tuple(old_classes or _zoo_classes(arrays))
     parameters = {n: p for n, p in net._collect_params_with_prefix().items() if not n.endswith("anchors")}

@@ -30,4 +30,6 @@ def contexts(devices: str = "auto") -> List[Any]:
 
 def split(array: np.ndarray, devices: Sequence[Any]) -> List[Any]:
     """`array` cut along its first axis into parts as equal as they go, one on each device."""
-    return [mx.nd.array(part, ctx=ctx, dtype=part.dtype) for part, ctx in zip(np.array_split(array, len(devices)), devices)]
+    return [
+        mx.nd.array(part, ctx=ctx, dtype=part.dtype) for part, ctx in zip(np.array_split(array, len(devices)), devices)
+    ]

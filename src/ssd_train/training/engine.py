@@ -125,19 +125,11 @@ class Evaluator:
         """What the net finds in each picture, and the summed SmoothL1 on the batch's targets."""
         arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
         rows, _, smooth_l1 = self.graph(*arrays)
-        answers = [to_detections(r, size, self.side) for r, size in zip(rows.asnumpy(), batch.sizes)]
+        rows = rows.asnumpy()
+        if not np.isfinite(rows).all():
+            raise TrainingDiverged("found NaN or infinity in the network's answer, expected finite scores and boxes")
+        answers = [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)]
         return answers, float(smooth_l1.asscalar())
-
-
-def to_detections(rows: np.ndarray, size_wh: "tuple[int, int]", side: int) -> Detections:
-    """Rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of the (side, side) input, id -1 where unused -> pixels of
-    the image of `size_wh`, clipped to it."""
-    if not np.isfinite(rows).all():
-        raise TrainingDiverged("found NaN or infinity in the network's answer, expected finite scores and boxes")
-    rows = rows[rows[:, 0] >= 0]
-    scale = np.array([*size_wh, *size_wh], np.float32) / side
-    limits = np.array([*size_wh, *size_wh], np.float32)
-    return Detections(np.clip(rows[:, 2:] * scale, 0, limits), rows[:, 1], rows[:, 0], size_wh)
 
 
 def evaluate(

@@ -1,0 +1,99 @@
+"""Progress on a terminal (bars by tqdm) or in a log (a plain line now and then), and the way flags are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
+
+from ssd_train.errors import ConfigError
+from ssd_train.progress import Item, Progress
+
+LOG_SECONDS = 30.0
+
+
+class TerminalProgress(Progress):
+    """Bars on the terminal, lines above them."""
+
+    def say(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
+    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stderr)
+
+
+class LogProgress(Progress):
+    """Plain lines, and of long work one every half minute."""
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
+    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        last = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - last >= LOG_SECONDS:
+                last = time.monotonic()
+                self.say(f"{what}: {done} of {total}")
+
+
+def make_progress() -> Progress:
+    """Bars where a person looks on, lines elsewhere."""
+    return TerminalProgress() if sys.stderr.isatty() and sys.stdout.isatty() else LogProgress()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are ConfigErrors: one line, and exit code 2 by the usual way."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
+        """Known flags, and all others as name -> value; a flag without a value, or a value without a flag, is refused."""
+        known, rest = self.parse_known_args(list(arguments))
+        return known, _pairs(rest)
+
+
+def normalised(arguments: Sequence[str]) -> List[str]:
+    """Flags with hyphens in place of underscores become one spelling: --batch-size=8 and --batch_size 8 are the same."""
+    return [_underscored(argument) for argument in arguments]
+
+
+def _underscored(argument: str) -> str:
+    if not argument.startswith("--") or argument == "--":
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _pairs(rest: Sequence[str]) -> Dict[str, str]:
+    """--name value and --name=value as a dictionary."""
+    found: Dict[str, str] = {}
+    name: Optional[str] = None
+    for argument in rest:
+        if name is None and argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            if equals:
+                found[name], name = value, None
+        elif name is None:
+            raise ConfigError(f"found {argument!r} without a flag before it, expected --name value")
+        else:
+            found[name], name = argument, None
+    if name is not None:
+        raise ConfigError(f"--{name}: found no value, expected one after it")
+    return found

@@ -1,0 +1,52 @@
+"""demo: the main job on a data set drawn here, from pictures to scores, in a few minutes on a laptop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.config import TrainConfig
+from ssd_train.data.drawn import draw_logo_set, write_drawn_set
+from ssd_train.data.records import ClassNames
+from ssd_train.environment import Environment
+
+IMAGES, HELD_OUT = 400, 100
+LOGO = ClassNames(("logo",))
+# from random weights, so that nothing is downloaded: the smallest network, and pictures without colour
+SETTINGS = {
+    "base_network": "mobilenet0.25",
+    "image_shape": 256,
+    "use_pretrained_model": 0,
+    "grayscale": True,
+    "epochs": 36,
+    "mini_batch_size": 16,
+    "learning_rate": 0.002,
+    "validation_interval": 6,
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Draw, train, score; print where the report and the model are."""
+    parser = Parser(prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector.")
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes; default: demo")
+    known, settings = parser.parse_settings(arguments)
+    config = TrainConfig.from_mapping({**SETTINGS, **settings})
+    folder, progress = known.folder, make_progress()
+    progress.say(f"drawing {IMAGES} training and {HELD_OUT} validation pictures into {folder}")
+    train = write_drawn_set(folder / "train", draw_logo_set(IMAGES, seed=1), LOGO, "demo-logo")
+    held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
+    validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
+    environment = Environment(*train, *validation, folder / "model", folder / "output")
+    from ssd_train.training.run import train as train_job
+
+    trained = train_job(config, environment, progress)
+    for line in trained.scores.lines():
+        progress.say(line)
+    progress.say(f"report: {trained.report}")
+    progress.say(f"model:  {trained.model_dir}")
+    progress.say(
+        f"next:   python -m ssd_train predict {folder / 'validation' / 'images'} --model {trained.model_dir} "
+        f"--overlays {folder / 'overlays'}"
+    )
+    return 0

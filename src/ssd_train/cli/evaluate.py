@@ -1,0 +1,80 @@
+"""evaluate: score a model, or a file of answers, against labels."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from ssd_train import storage
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.data.images import read_header
+from ssd_train.data.labels import read_labels
+from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.data.sources import FolderImages
+from ssd_train.deploy.scoring import score_predictions
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+from ssd_train.training.scores import Scores
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the scores, and write them as JSON where asked."""
+    flags = make_parser().parse_args(list(arguments))
+    labels = read_labels(flags.labels, flags.label_attribute)
+    if (flags.model is None) == (flags.predictions is None):
+        raise ConfigError("evaluate: expected one of --model FOLDER and --predictions FILE.jsonl")
+    progress = make_progress()
+    scores = _score_file(flags, labels) if flags.model is None else _score_model(flags, labels, progress)
+    for line in scores.lines():
+        progress.say(line)
+    if flags.json:
+        storage.write_json_atomic(flags.json, scores.to_json())
+        progress.say(f"written: {flags.json}")
+    return 0
+
+
+def make_parser() -> Parser:
+    """The flags of evaluate."""
+    parser = Parser(prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels.")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model folder")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="answers as JSON Lines, in place of a model")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the images (not needed for answers if labels tell sizes)")
+    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder")
+    parser.add_argument("--label_attribute", metavar="NAME", help="default: by type and date")
+    parser.add_argument("--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there, too")
+    parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
+    return parser
+
+
+def _score_file(flags: argparse.Namespace, labels: LabelSet) -> Scores:
+    def size_of(record: Record) -> "tuple[int, int]":
+        if flags.images is None:
+            raise DataError(f"{record.where}: the labels do not tell the image's size, expected --images FOLDER to read it")
+        return read_header(FolderImages(flags.images).read(record), record.where).shown_wh
+
+    return score_predictions(flags.predictions, labels, size_of, overlap_threshold=flags.overlap_threshold)
+
+
+def _score_model(flags: argparse.Namespace, labels: LabelSet, progress: Progress) -> Scores:
+    from ssd_train.deploy.detector import Detector, Picture
+    from ssd_train.training.metrics import MeanAveragePrecision
+
+    if flags.images is None:
+        raise ConfigError("evaluate: --model needs --images FOLDER")
+    images = FolderImages(flags.images)
+    detector = Detector.load(flags.model, flags.devices)
+    labels = labels.with_classes(detector.class_names)
+    metric = MeanAveragePrecision(detector.class_names)
+    answers = detector.stream(_pictures(labels, images, Picture))
+    for record, answer in zip(labels.records, progress.track(answers, len(labels), "images")):
+        if answer.detections is None:
+            raise DataError(answer.fault)
+        metric.update(answer.detections, record)
+    return metric.compute(flags.overlap_threshold)
+
+
+def _pictures(labels: LabelSet, images: ImageSource, make: type) -> Iterator[object]:
+    for record in labels.records:
+        yield make(record.name, lambda record=record: images.read(record), record.where, record.size_wh)

@@ -1,0 +1,56 @@
+"""The front door: python -m ssd_train COMMAND ..., where no command means train."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import List, Optional
+
+from ssd_train import __version__
+from ssd_train.cli.console import normalised
+from ssd_train.errors import ConfigError, SsdTrainError
+
+# each a module beside this one, with a function run(arguments) that returns the exit code
+COMMANDS = {
+    "train": "labels and images in, a scored detector and its report out",
+    "evaluate": "score a model, or a file of answers, against labels",
+    "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
+    "demo": "draw a labelled data set, train on it and show the result",
+}
+INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 something the user can mend, 1 the rest."""
+    given = normalised(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["--help"], ["-h"], ["help"]):
+        print(_overview())
+        return 0
+    if given[:1] == ["--version"]:
+        print(f"ssd_train {__version__}")
+        return 0
+    command, rest = (given[0], given[1:]) if given and not given[0].startswith("-") else ("train", given)
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"found command {command!r}, expected one of {', '.join(COMMANDS)}")
+        return importlib.import_module(f"ssd_train.cli.{command}").run(rest)
+    except SsdTrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m ssd_train [COMMAND] [flags]; without a command: train",
+            "",
+            *lines,
+            "",
+            "python -m ssd_train COMMAND --help lists the flags of a command",
+        ]
+    )

@@ -1,0 +1,122 @@
+"""predict: what a model finds in pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+from pathlib import Path
+from typing import Iterable, Iterator, List, Sequence, Tuple
+
+from ssd_train import storage
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.data.images import encode_jpeg
+from ssd_train.data.predictions import write_predictions
+from ssd_train.deploy.detector import Answer, Detector, Picture
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+from ssd_train.view.draw import draw_detections
+from ssd_train.view.pages import Page, TitlePage, write_pdf
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Write answers, overlays and a PDF; 2 when some pictures could not be looked at, after all others were."""
+    flags = make_parser().parse_args(list(arguments))
+    if not (flags.output or flags.overlays or flags.pdf):
+        flags.output = Path("predictions.jsonl")
+    detector = Detector.load(flags.model, flags.devices)
+    pictures = find_pictures(flags.paths)
+    progress = make_progress()
+    answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
+    faults: List[str] = []
+    with contextlib.ExitStack() as stack:
+        found = _sound(answers, faults, progress)
+        if flags.overlays:
+            found = _with_overlays(found, flags, detector)
+        if flags.output:
+            found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
+        _consume(found, flags, detector)
+    for what in filter(None, (flags.output, flags.overlays, flags.pdf)):
+        progress.say(f"written: {what}")
+    if faults:
+        raise DataError(f"{len(faults)} of {len(pictures)} pictures could not be looked at, the first: {faults[0]}")
+    return 0
+
+
+def make_parser() -> Parser:
+    """The flags of predict."""
+    parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="picture, or folder of pictures")
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a model folder")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="answers as JSON Lines, all candidates; default: predictions.jsonl")
+    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
+    parser.add_argument("--pdf", type=Path, metavar="FILE", help="all pictures with boxes, 15 a page")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
+    parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
+    return parser
+
+
+def find_pictures(paths: Sequence[Path]) -> List[Picture]:
+    """The pictures among `paths` and below those that are folders, by name; a name is relative to the folder given."""
+    pictures = []
+    for path in paths:
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+            if not files:
+                raise ConfigError(f"{path}: found no picture in this folder, expected files ending in {', '.join(SUFFIXES)}")
+            pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
+        elif path.is_file():
+            pictures.append(_picture(path, path.name))
+        else:
+            raise ConfigError(f"{path}: not found, expected a picture or a folder of pictures")
+    _refuse_same_names(pictures)
+    return pictures
+
+
+def _picture(path: Path, name: str) -> Picture:
+    return Picture(name, path.read_bytes, str(path))
+
+
+def _refuse_same_names(pictures: Sequence[Picture]) -> None:
+    first = {}
+    for picture in pictures:
+        other = first.setdefault(picture.name, picture)
+        if other is not picture:
+            raise ConfigError(f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ")
+
+
+def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
+    """The answers of pictures that could be looked at; of the others each gets its line, and is counted."""
+    for answer in answers:
+        if answer.fault:
+            faults.append(answer.fault)
+            progress.warn(answer.fault)
+        else:
+            yield answer
+
+
+def _with_overlays(answers: Iterable[Answer], flags: argparse.Namespace, detector: Detector) -> Iterator[Answer]:
+    for answer in answers:
+        drawn = draw_detections(answer.image, answer.detections, detector.class_names, flags.threshold)
+        name = Path(answer.picture.name)
+        storage.write_bytes_atomic(flags.overlays / name.with_name(name.name + ".jpg"), encode_jpeg(drawn))
+        yield answer
+
+
+def _with_lines(answers: Iterable[Answer], file: object) -> Iterator[Answer]:
+    for answer in answers:
+        write_predictions(file, [(answer.picture.name, answer.detections)])
+        yield answer
+
+
+def _consume(answers: Iterable[Answer], flags: argparse.Namespace, detector: Detector) -> None:
+    if not flags.pdf:
+        for _ in answers:
+            pass
+        return
+    pages = (Page(answer.picture.name, answer.image, answer.detections) for answer in answers)
+    lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
+    write_pdf(flags.pdf, pages, TitlePage("Predictions", lines, detector.class_names, flags.threshold))
+

@@ -1,0 +1,112 @@
+"""Detector: image -> Detections; the one predictor behind predict, evaluate and serving."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.images import decode_for
+from ssd_train.data.records import ClassNames, Detections
+from ssd_train.data.transforms import to_input
+from ssd_train.errors import DataError, WeightsError
+
+
+class Engine(Protocol):
+    """A way to run a network."""
+
+    class_names: ClassNames
+    side: int
+    grayscale: bool
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        """Rows (B, N, 6) of class id, score, x1, y1, x2, y2 in input pixels for pictures uint8 (B, side, side, 3)."""
+
+
+class Picture(NamedTuple):
+    """An encoded image to look at: its name, how to read its bytes, and the size its labels give it, if any."""
+
+    name: str
+    read: Callable[[], bytes]
+    where: str
+    expected_wh: Optional[SizeWH] = None
+
+
+class Answer(NamedTuple):
+    """What was found in a picture, or why it could not be looked at. `image` is RGB uint8 (H, W, 3)."""
+
+    picture: Picture
+    image: Optional[np.ndarray]
+    detections: Optional[Detections]
+    fault: str = ""
+
+
+class Detector:
+    """A trained model that finds objects: ``Detector.load(folder)(image)``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def load(cls, path: "str | Path", devices: str = "auto") -> "Detector":
+        """The model in the folder `path`; a WeightsError says what is missing or damaged."""
+        path = Path(path)
+        if not path.is_dir():
+            raise WeightsError(f"{path}: not found, expected a model folder written by ssd_train")
+        from ssd_train.deploy.engines.gluon import GluonEngine
+
+        return cls(GluonEngine(path, devices))
+
+    @property
+    def class_names(self) -> ClassNames:
+        """What the class ids of the detections mean."""
+        return self.engine.class_names
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """What is in `image`, RGB uint8 (H, W, 3); all candidates, best first, boxes in its pixels."""
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[np.ndarray]) -> List[Detections]:
+        """What is in each of `images`."""
+        return self._answers([self._input(image) for image in images], [image.shape[1::-1] for image in images])
+
+    def stream(self, pictures: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
+        """Answers in the order of `pictures`; reading and decoding go on in threads while the network runs."""
+        pictures = iter(pictures)
+        with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
+            waiting: Deque["Future[Tuple[Answer, Optional[np.ndarray]]]"] = deque()
+            for picture in itertools.islice(pictures, (workers + 1) * batch_size):
+                waiting.append(pool.submit(self._load, picture))
+            while waiting:
+                loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                for picture in itertools.islice(pictures, len(loaded)):
+                    waiting.append(pool.submit(self._load, picture))
+                yield from self._answered(loaded)
+
+    def _input(self, image: np.ndarray) -> np.ndarray:
+        return to_input(image, self.engine.side, self.engine.grayscale)
+
+    def _load(self, picture: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
+        try:
+            image = decode_for(picture.read(), picture.where, self.engine.side, picture.expected_wh)
+        except DataError as error:
+            return Answer(picture, None, None, str(error)), None
+        return Answer(picture, image, None), self._input(image)
+
+    def _answered(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
+        good = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
+        sizes = [answer.picture.expected_wh or answer.image.shape[1::-1] for answer, _ in good if answer.image is not None]
+        found = iter(self._answers([pixels for _, pixels in good], sizes))
+        for answer, pixels in loaded:
+            yield answer if pixels is None else answer._replace(detections=next(found))
+
+    def _answers(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
+        if not inputs:
+            return []
+        rows = self.engine.run(np.stack(inputs))
+        return [Detections.from_network(r, (int(w), int(h)), self.engine.side) for r, (w, h) in zip(rows, sizes)]

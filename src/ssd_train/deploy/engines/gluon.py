@@ -1,0 +1,33 @@
+"""A saved model run by Gluon: MXNet on the CPU or a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ssd_train import framework
+from ssd_train.model.graphs import DetectGraph, compile_graph
+from ssd_train.training.checkpoint import SavedModel
+from ssd_train.training.devices import contexts
+
+mx = framework.mxnet()
+
+
+class GluonEngine:
+    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if unused."""
+
+    def __init__(self, folder: Path, devices: str = "auto") -> None:
+        self.model = SavedModel.load(folder)
+        config = self.model.config
+        self.class_names = self.model.class_names
+        self.side = config.image_shape
+        self.grayscale = config.grayscale
+        self._device = contexts(devices)[0]
+        net = self.model.build()
+        net.collect_params().reset_ctx(self._device)
+        self._graph = compile_graph(DetectGraph(net, config.nms_threshold, config.nms_topk, self.model.post_nms))
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        """The rows of each picture, best first."""
+        return self._graph(mx.nd.array(pictures, ctx=self._device, dtype="uint8")).asnumpy()

@@ -1,0 +1,203 @@
+"""A job put together: labels read and split, loaders, net, learner. What `run` then trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ssd_train import framework
+from ssd_train.config import TrainConfig, resumable_settings
+from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
+from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.labels import read_labels
+from ssd_train.data.records import ClassNames, ImageSource, LabelSet
+from ssd_train.data.sources import FolderImages
+from ssd_train.data.split import classes_missing_from, hash_of_image, split_by_hash
+from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.environment import Environment, available_memory
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.net import build_net, freeze
+from ssd_train.model.pretrained import load_pretrained, zoo_weights
+from ssd_train.model.targets import TargetEncoder
+from ssd_train.progress import Progress
+from ssd_train.training.checkpoint import CONFIG, SavedModel
+from ssd_train.training.devices import contexts
+from ssd_train.training.engine import Evaluator, Learner
+
+CACHE_SHARE = 0.5  # of the memory that is free when the job starts
+LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Labelled images of one side of the split."""
+
+    labels: LabelSet
+    images: ImageSource
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, put together once."""
+
+    config: TrainConfig
+    train: Subset
+    validation: Subset
+    learner: Learner
+    evaluator: Evaluator
+    train_loader: TrainLoader
+    validation_loader: EvalLoader
+    post_nms: int
+    fingerprint: Dict[str, Any]
+
+    @property
+    def class_names(self) -> ClassNames:
+        """The classes of training and validation."""
+        return self.train.labels.class_names
+
+    @property
+    def net(self) -> Any:
+        """The network that is trained."""
+        return self.learner.net
+
+    def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
+        """The description of the net as it is after `epoch`."""
+        return SavedModel(self.config, self.class_names, self.post_nms, epoch, scores, framework.versions())
+
+
+def prepare(config: TrainConfig, environment: Environment, progress: Progress) -> Job:
+    """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
+    train, validation = read_subsets(config, environment)
+    config = completed(config, train, progress)
+    _tell_about(train, validation, config, progress)
+    net = _make_net(config, environment, train.labels.class_names, progress)
+    devices = contexts(environment.devices)[: config.mini_batch_size]
+    learner = Learner(net, config, devices)
+    post_nms = max([config.post_nms, *(len(record.boxes) for record in train.labels.records)])
+    evaluator = Evaluator(net, config, devices[0], post_nms)
+    loaders = _make_loaders(config, train, validation)
+    progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
+    return Job(config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation))
+
+
+def read_subsets(config: TrainConfig, environment: Environment) -> Tuple[Subset, Subset]:
+    """Training and validation data, split where validation is not given; their classes are the training labels'."""
+    labels = read_labels(environment.labels, config.label_attribute, config.on_bad_data)
+    images = FolderImages(environment.train)
+    if environment.validation_labels is None:
+        if environment.validation is not None:
+            raise ConfigError(f"validation: found images {environment.validation}, expected --validation_labels too")
+        train, held_out = split_by_hash(
+            labels, config.validation_fraction, hash_of_image(images), config.split_group or None
+        )
+        # what was skipped belongs to the file, so it is told with the larger part
+        train = dataclasses.replace(train, skipped=labels.skipped, mended=labels.mended)
+        return Subset(train, images), Subset(held_out, images)
+    validation = read_labels(environment.validation_labels, config.label_attribute, config.on_bad_data)
+    source = FolderImages(environment.validation or environment.train)
+    return Subset(labels, images), Subset(validation.with_classes(labels.class_names), source)
+
+
+def completed(config: TrainConfig, train: Subset, progress: Progress) -> TrainConfig:
+    """The settings with those that the data decides. A wrong num_classes is an error, the others only warn."""
+    labels = train.labels
+    if config.num_classes and config.num_classes != len(labels.class_names):
+        raise ConfigError(
+            f"num_classes: found {config.num_classes}, expected {len(labels.class_names)}: "
+            f"{labels.source} has {', '.join(map(repr, labels.class_names))}"
+        )
+    if config.num_training_samples and config.num_training_samples != len(labels):
+        progress.warn(f"num_training_samples: found {config.num_training_samples}, the data has {len(labels)}, which is used")
+    width = LABEL_HEADER + LABEL_OBJECT * max(len(record.boxes) for record in labels.records)
+    if width > config.label_width:
+        progress.warn(f"label_width: found {config.label_width}, the data needs {width}, which is used")
+    return dataclasses.replace(
+        config, num_classes=len(labels.class_names), num_training_samples=len(labels), label_width=max(width, config.label_width)
+    )
+
+
+def _tell_about(train: Subset, validation: Subset, config: TrainConfig, progress: Progress) -> None:
+    for name, subset in (("train", train), ("validation", validation)):
+        labels = subset.labels
+        counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
+        empty = sum(not len(record.boxes) for record in labels.records)
+        progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}")
+        for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
+            for reason in sorted({line.reason for line in lines}):
+                places = [line.where for line in lines if line.reason == reason]
+                progress.warn(f"{name}: {what} {len(places)}: {reason} ({', '.join(places[:3])}{', …' if len(places) > 3 else ''})")
+    for name in classes_missing_from(train.labels, validation.labels):
+        progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
+    if not config.augmentation or not validation.labels.boxes_per_class().sum():
+        raise DataError(f"{validation.labels.source}: found no box among the validation images, expected some to score with")
+
+
+def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
+    net = build_net(config.base_network, config.image_shape, list(class_names), config.seed)
+    path, old_classes = _weights_to_start_from(config, environment)
+    if path is not None:
+        progress.say(str(load_pretrained(net, config.base_network, path, old_classes)))
+    frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
+    if frozen:
+        progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
+    return net
+
+
+def _weights_to_start_from(config: TrainConfig, environment: Environment) -> "Tuple[Optional[Path], Optional[List[str]]]":
+    """The weights file and, where they are known, the class names of its head."""
+    given = environment.pretrained
+    if given is None:
+        return (zoo_weights(config.base_network) if config.use_pretrained_model else None), None
+    if given.is_dir() and (given / CONFIG).exists():
+        model = SavedModel.load(given)
+        return Path(model.weights), list(model.class_names)
+    if given.is_dir():
+        files = sorted(given.glob("*.params"))
+        if len(files) != 1:
+            raise ConfigError(f"pretrained: found {len(files)} .params files in {given}, expected one, or a model folder")
+        return files[0], None
+    if not given.is_file():
+        raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
+    return given, None
+
+
+def _make_loaders(config: TrainConfig, train: Subset, validation: Subset) -> Tuple[TrainLoader, EvalLoader]:
+    side, gray = config.image_shape, config.grayscale
+    workers = default_workers() if config.num_workers < 0 else config.num_workers
+    encode = TargetEncoder(make_anchors(anchor_layout(config.base_network, side)))
+    budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
+    share = len(train.labels) / (len(train.labels) + len(validation.labels))
+    train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
+    validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
+    return (
+        TrainLoader(
+            train_set,
+            TrainTransform(side, config.augmentation, encode, gray),
+            EpochSampler(len(train_set), config.mini_batch_size, config.seed),
+            workers,
+        ),
+        EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers),
+    )
+
+
+def fingerprint(config: TrainConfig, train: Subset, validation: Subset) -> Dict[str, Any]:
+    """What a resumed run must share with the one before: settings that shape the weights, classes, data, and threads and
+    library versions, because sums in another order give other bits."""
+    free = set(resumable_settings())
+    found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}
+    found["classes"] = list(train.labels.class_names)
+    found["training labels"] = _digest(train.labels)
+    found["validation labels"] = _digest(validation.labels)
+    return found
+
+
+def _digest(labels: LabelSet) -> str:
+    digest = hashlib.sha256()
+    for record in labels.records:
+        digest.update(f"{record.name}\0{record.size_wh}\0".encode("utf-8", "surrogateescape"))
+        digest.update(record.boxes.tobytes() + record.class_ids.tobytes())
+    return digest.hexdigest()

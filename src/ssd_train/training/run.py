@@ -1,0 +1,167 @@
+"""train(config, environment): the hall where data, net, engine and files meet."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ssd_train import framework, metric_lines
+from ssd_train.config import TrainConfig
+from ssd_train.data.records import Detections, Record
+from ssd_train.environment import Environment
+from ssd_train.errors import SsdTrainError, TrainingDiverged
+from ssd_train.progress import Progress
+from ssd_train.training.checkpoint import Checkpoints, SavedModel, TrainState
+from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.job import Job, prepare
+from ssd_train.training.schedule import course
+from ssd_train.training.scores import Scores
+from ssd_train.view.report import write_report
+from ssd_train.view.report_data import ReportData, Sample, summarise
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the results of a run are, and the scores of its best model."""
+
+    model_dir: Path
+    report: Path
+    scores: Scores
+    best_epoch: int
+    epochs: int
+
+
+def train(config: TrainConfig, environment: Environment, progress: Optional[Progress] = None) -> Trained:
+    """Train a detector as `config` says on the data of `environment`; goes on from a checkpoint where there is one.
+
+    Raises SsdTrainError kinds: bad settings or data before the first step, TrainingDiverged during it.
+    """
+    progress = progress or Progress()
+    started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    job = prepare(config, environment, progress)
+    checkpoints = Checkpoints(environment.checkpoint_dir) if environment.checkpoint_dir else None
+    state = _resumed(job, checkpoints, environment, progress)
+    while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
+        row = _train_epoch(job, state, progress)
+        if state.epoch % job.config.validation_interval == 0 or state.epoch == job.config.epochs:
+            _validate(job, state, row, environment, progress)
+        state.history.append(row)
+        _tell_epoch(job, state, row, environment, progress)
+        if checkpoints:
+            checkpoints.save(state, job.learner, environment.model_dir)
+    return _finish(job, state, environment, started, progress)
+
+
+def _resumed(job: Job, checkpoints: Optional[Checkpoints], environment: Environment, progress: Progress) -> TrainState:
+    if not checkpoints:
+        return TrainState()
+    state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
+    for note in notes:
+        progress.say(note)
+    return state
+
+
+def _train_epoch(job: Job, state: TrainState, progress: Progress) -> Dict[str, Any]:
+    """One epoch; its row of the history."""
+    epoch, steps = state.epoch, len(job.train_loader)
+    rates = course(job.config, epoch, steps)
+    batches = progress.track(job.train_loader.epoch(epoch), steps, f"epoch {epoch + 1}/{job.config.epochs}")
+    try:
+        result = train_one_epoch(job.learner, batches, rates)
+    except TrainingDiverged as error:
+        kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
+        raise TrainingDiverged(
+            f"epoch {epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
+        ) from None
+    state.epoch += 1
+    return {
+        "epoch": epoch,
+        "CrossEntropy": result["CrossEntropy"],
+        "SmoothL1": result["SmoothL1"],
+        "learning_rate": rates[-1],
+        "images_per_second": round(result["images"] / result["seconds"], 3),
+        "seconds": round(result["seconds"], 3),
+        "data_seconds": round(result["data_seconds"], 3),
+    }
+
+
+def _validate(job: Job, state: TrainState, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
+    """Score the net, add the scores to `row`, and save the model when it is the best."""
+    batches = progress.track(job.validation_loader, len(job.validation_loader), "validation")
+    scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
+    row.update(mAP=scores.voc07, coco_mAP=scores.coco, mAP50=scores.ap50, val_SmoothL1=smooth_l1)
+    tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
+    if state.best.update(scores.voc07, row["epoch"], tolerance, interval):
+        history = [*state.history, row]
+        job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.net, history)
+
+
+def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
+    text = (
+        f"epoch {state.epoch}/{job.config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  SmoothL1 {row['SmoothL1']:.3f}  "
+        f"{row['images_per_second']:.1f} images/s"
+    )
+    if row.get("mAP") is not None:
+        best = "best so far" if state.best.epoch == row["epoch"] else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
+        text += f"  mAP {row['mAP']:.3f} ({best})"
+    progress.say(text)
+    if environment.hosted:
+        for line in _metric_lines(job, row, environment.host):
+            progress.say(metric_lines.stamped(line))
+
+
+def _metric_lines(job: Job, row: Dict[str, Any], host: str) -> List[str]:
+    epoch = row["epoch"]
+    lines = metric_lines.loss_lines(host, epoch, len(job.train_loader) - 1, row["CrossEntropy"], row["SmoothL1"])
+    lines.append(metric_lines.throughput_line(host, row["images_per_second"]))
+    lines.append(metric_lines.progress_line(host, epoch + 1, job.config.epochs))
+    if row.get("mAP") is not None:
+        lines.append(metric_lines.map_line(host, epoch, row["mAP"]))
+        lines.append(metric_lines.validation_loss_line(host, epoch, row["val_SmoothL1"]))
+    return lines
+
+
+def _finish(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:
+    """Write the last weights and the history beside the best model, score that one again from its file, and report."""
+    if state.best.epoch < 0:
+        raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
+    best = SavedModel.load(environment.model_dir)
+    best.save_last(environment.model_dir, job.net, state.history)
+    scores, answers = _score_best(job, best, progress)
+    report = environment.output_dir / REPORT
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_report(report, _report_data(job, state, started, scores, answers))
+    return Trained(environment.model_dir, report, scores, state.best.epoch, state.epoch)
+
+
+def _score_best(job: Job, best: SavedModel, progress: Progress) -> "Tuple[Scores, List[Tuple[Record, Detections]]]":
+    """The saved model read back from its folder and scored: what the report shows is what the user gets."""
+    evaluator = Evaluator(best.build(), best.config, job.learner.devices[0], best.post_nms)
+    batches = progress.track(job.validation_loader, len(job.validation_loader), "scoring the best model")
+    scores, _, answers = evaluate(evaluator, batches, job.class_names)
+    return scores, answers
+
+
+def _report_data(
+    job: Job, state: TrainState, started: str, scores: Scores, answers: "List[Tuple[Record, Detections]]"
+) -> ReportData:
+    data = job.validation_loader.dataset
+    pictures = [lambda index=index: data[index][0] for index in range(len(answers))]
+    return ReportData(
+        title="Training report",
+        class_names=job.class_names,
+        started=started,
+        settings=job.config.to_json(),
+        versions=framework.versions(),
+        history=state.history,
+        scores=scores.to_json(),
+        curves={name: curve._asdict() for name, curve in scores.curves.items()},
+        data=[summarise("train", job.train.labels), summarise("validation", job.validation.labels)],
+        samples=[Sample(r.basename, image, r, found) for image, (r, found) in zip(pictures, answers)],
+        best_epoch=state.best.epoch,
+        notes=[],
+    )
