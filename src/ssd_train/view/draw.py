@@ -45,10 +45,10 @@ def text_size(size_wh: SizeWH) -> int:
 
 
 def as_picture(image: np.ndarray) -> Image.Image:
-    """A Pillow copy of `image`; a DataError says what it is when it is no RGB uint8 (H, W, 3)."""
+    """`image` for Pillow, which copies before it draws; a DataError when it is no RGB uint8 (H, W, 3)."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"picture: found {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3) with H, W > 0")
-    return Image.fromarray(np.ascontiguousarray(image)).copy()
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 def class_label(class_names: ClassNames, class_id: int) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Optional, Tuple
 
+import PIL
 from PIL import ImageFont
 from PIL.ImageFont import FreeTypeFont
 
@@ -14,7 +15,7 @@ from ssd_train.errors import DependencyError
 
 # Pillow looks these up in the system's font folders. The first covers Latin, Greek and Cyrillic, the others Chinese,
 # Japanese and Korean on Linux, Windows and macOS; none of them is required.
-FONT_FILES = (
+FONT_FILES: Tuple[str, ...] = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
@@ -54,10 +55,21 @@ def _font_paths() -> Tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _fonts(size: int) -> Tuple[FreeTypeFont, ...]:
-    built_in = ImageFont.load_default(size)
-    if not isinstance(built_in, FreeTypeFont):
-        raise DependencyError("Pillow: found one without FreeType, expected one with it, to write on pictures")
-    return (*[ImageFont.truetype(path, size) for path in _font_paths()], built_in)
+    return tuple(ImageFont.truetype(path, size) for path in _font_paths()) or (_built_in(size),)
+
+
+def _built_in(size: int) -> FreeTypeFont:
+    """The font that Pillow carries: little more than ASCII, but there on every machine."""
+    try:
+        font = ImageFont.load_default(size)
+    except TypeError:  # before Pillow 10.1 there was one of a fixed size
+        font = None
+    if not isinstance(font, FreeTypeFont):
+        raise DependencyError(
+            f"Pillow {PIL.__version__}: found no font to write on pictures with, "
+            f"expected {FONT_FILES[0]} on this machine, matplotlib, or Pillow 10.1 or newer with FreeType"
+        )
+    return font
 
 
 @lru_cache(maxsize=4096)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Sequence
+from typing import Callable, Iterator, List, Sequence
 
 import numpy as np
+import PIL
 import pytest
 
 from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
+from ssd_train.view import fonts
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
 NAMES = ("apple", "pear", "设备")
@@ -99,6 +101,25 @@ def labels(samples: Sequence[Sample], names: Sequence[str]) -> LabelSet:
     return LabelSet(
         tuple(s.truth for s in samples), ClassNames(tuple(names)), tuple(skipped), tuple(mended), "train.manifest"
     )
+
+
+@pytest.fixture
+def no_font_files(monkeypatch) -> Iterator[None]:
+    """A machine without a single font."""
+    monkeypatch.setattr(fonts, "FONT_FILES", ("no such font.ttf",))
+    caches = (fonts._font_paths, fonts._fonts, fonts.font_for)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def only_built_in_font(no_font_files) -> None:
+    """A machine on which there is only the font that Pillow carries."""
+    if tuple(map(int, PIL.__version__.split(".")[:2])) < (10, 1):
+        pytest.skip("this Pillow carries no font that scales")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssd_train.errors import DependencyError
 from ssd_train.view import fonts
 
 
@@ -35,3 +36,15 @@ def test_shortened_text_fits(room):
         assert short == text
     if room == 80:
         assert short.endswith("…") and text.startswith(short[:-1]) and len(short) > 4
+
+
+@pytest.mark.parametrize("loaded", [TypeError("no size"), object()], ids=["Pillow 9", "without FreeType"])
+def test_a_machine_without_any_font_is_told_what_to_do(no_font_files, monkeypatch, loaded):
+    def load_default(size):
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded
+
+    monkeypatch.setattr(fonts.ImageFont, "load_default", load_default)
+    with pytest.raises(DependencyError, match="found no font .*expected no such font.ttf.* or Pillow 10.1"):
+        fonts.text_wh("a", 12)
