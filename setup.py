@@ -37,7 +37,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     # Neither mxnet nor gluoncv: what reads labels, scores answers and draws works without them.
-    install_requires=["numpy>=1.19.5,<2", "opencv-python-headless>=4.5", "Pillow>=9", "tqdm>=4.39"],
+    install_requires=["numpy>=1.19.5,<2", "opencv-python-headless>=4.5", "Pillow>=9.1", "tqdm>=4.39"],
     extras_require={
         "cpu": ["mxnet==1.9.1", *COMPANIONS],
         "cu112": ["mxnet-cu112==1.9.1", *COMPANIONS],
