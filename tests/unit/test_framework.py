@@ -221,7 +221,13 @@ def test_the_warnings_of_the_import_are_hidden_and_later_ones_are_not(tmp_path):
 
 def test_the_name_that_numpy_dropped_is_there_for_the_import(tmp_path):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import numpy; print(numpy.bool is bool)")
-    assert run("framework.mxnet()", path) == "True\n"
+    code = (
+        "import numpy\n"
+        "vars(numpy).pop('bool', None)  # as NumPy 1.24 is, whichever is installed\n"
+        "vars(numpy).pop('__getattr__', None)\n"
+        "framework.mxnet()"
+    )
+    assert run(code, path) == "True\n"
 
 
 @pytest.mark.parametrize("chosen, expected", [({}, "free"), ({"OMP_NUM_THREADS": "1"}, "1")], ids=["free", "the-users"])
