@@ -233,7 +233,7 @@ def _legend(series: Sequence[Series]) -> Html:
     """A key a line; the faint ones, which are many, are one key together and are told apart by their hover titles."""
     told = [(one.style, one.name) for one in series if one.style != FAINT]
     if len(told) < len(series):
-        told.append((FAINT, f"{len(series) - len(told)} single ones"))
+        told.append((FAINT, f"each of the {len(series) - len(told)}"))
     return element(
         "div", *[element("span", element("i", class_=f"key {s}"), name) for s, name in told], class_="legend"
     )

@@ -19,6 +19,7 @@ from ssd_train.view import fonts
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour, ink_on
 
 _HALO = (*DARK, 110)
+_GAP = (*DARK, 170)
 Area = Tuple[int, int, int, int]
 
 
@@ -209,10 +210,9 @@ class _Canvas:
         inner = (left + width, top + width, right - width, bottom - width)
         if inner[0] < inner[2] and inner[1] < inner[3]:
             self.pen.rectangle(inner, outline=_HALO)
-        if not dashed:
-            self.pen.rectangle(area, outline=colour, width=width)
-            return
-        for dash in _dashes(area, width):
+        # dark between white dashes: one of the two shows on any ground
+        self.pen.rectangle(area, outline=_GAP if dashed else colour, width=width)
+        for dash in _dashes(area, width) if dashed else ():
             self.pen.rectangle(dash, fill=colour)
 
     def label(self, area: Area, text: str, colour: RGB, below: bool) -> None:

@@ -114,14 +114,16 @@ code { font: 0.9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
   .tall { grid-row: auto; }
 }
 @media print {
-  body { max-width: none; padding: 0; font-size: 11px; }
+  html { font-size: 11px; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
   nav { display: none; }
   figure, tr, .tile, .chart { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .columns { grid-template-columns: repeat(2, 1fr); }
   .tiles { grid-template-columns: repeat(4, 1fr); }
   .gallery { grid-template-columns: repeat(3, 1fr); }
-  .scroll.long { max-height: none; }
+  .scroll, .scroll.long { max-height: none; overflow: visible; }
+  details::details-content { content-visibility: visible; height: auto; }
   .tile, .bar, .key, .share, .share i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """ + _SERIES

@@ -48,29 +48,33 @@ def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: f
 
 def _miss(sample: Sample, matching: Matching, class_names: ClassNames) -> Case:
     missed = np.flatnonzero(~matching.found)
-    reasons = Counter(
-        _why_missed(sample, matching.true_boxes[i], int(sample.truth.class_ids[i]), class_names) for i in missed
-    )
+    whys = [_why_missed(sample, matching, int(index), class_names) for index in missed]
+    # scores of single objects would keep equal reasons from being counted together
+    reasons = Counter(reason + detail * (len(missed) == 1) for reason, detail in whys)
     told = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in reasons.most_common(3))
     caption = f"{len(missed)} of {len(matching.found)} missed: {told}{', …' if len(reasons) > 3 else ''}"
     image = draw_scene(sample, matching, class_names, _CROP_WH, matching.true_boxes[missed])
     return Case(sample.name, image, caption)
 
 
-def _why_missed(sample: Sample, box: np.ndarray, class_id: int, class_names: ClassNames) -> str:
-    """What the model said, at any score, nearest to a true box (4,) that no detection above the threshold took."""
-    name, said = _name(class_names, class_id), sample.detections
+def _why_missed(sample: Sample, matching: Matching, index: int, class_names: ClassNames) -> Tuple[str, str]:
+    """Why no detection above the threshold took true box `index`, and a detail, by what was said there at any score."""
+    class_id, said = int(sample.truth.class_ids[index]), sample.detections
+    name = _name(class_names, class_id)
     # (M,)
-    overlaps = iou_matrix(box[None], said.boxes)[0]
+    overlaps = iou_matrix(matching.true_boxes[index : index + 1], said.boxes)[0]
     same = np.where(said.class_ids == class_id, overlaps, 0)
     if same.max(initial=0) >= OVERLAP:
-        # the first is the surest
-        return f"{name} only at score {said.scores[int((same >= OVERLAP).argmax())]:.2f}"
+        # the first is the surest; those above the threshold come first of all
+        first = int((same >= OVERLAP).argmax())
+        if first < len(matching.detections):
+            return f"{name} shares a box with another", ""
+        return f"{name} scored too low", f" ({said.scores[first]:.2f})"
     if overlaps.max(initial=0) >= OVERLAP:
-        return f"{name} seen as {_name(class_names, int(said.class_ids[int((overlaps >= OVERLAP).argmax())]))}"
+        return f"{name} seen as {_name(class_names, int(said.class_ids[int((overlaps >= OVERLAP).argmax())]))}", ""
     if same.max(initial=0) >= _NEAR:
-        return f"{name} box too far off"
-    return f"{name} not seen"
+        return f"{name} box too far off", ""
+    return f"{name} not seen", ""
 
 
 def _surest_alarm(matching: Matching) -> Tuple[int, float]:

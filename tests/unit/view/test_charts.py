@@ -103,7 +103,7 @@ def test_the_best_epoch_is_marked(mark, expected):
 def test_legend_names_lines_and_sums_up_faint_ones():
     series = [Series("mean", [0, 1], [0, 1], "strong"), *[Series(f"c{i}", [0, 1], [0, 1], FAINT) for i in range(80)]]
     legend = ElementTree.fromstring(line_chart(series, AXES)).findall("div")[0]
-    assert ["".join(key.itertext()) for key in legend] == ["mean", "80 single ones"]
+    assert ["".join(key.itertext()) for key in legend] == ["mean", "each of the 80"]
 
 
 def test_names_are_escaped():

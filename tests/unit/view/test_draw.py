@@ -59,6 +59,8 @@ def test_truth_is_dashed_and_white_and_detections_are_neither():
     truth = draw_truth(grey(), Record("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
     top = truth[20, 20:180]
     assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
+    # between the dashes it is dark: so it shows on white ground too
+    assert top[(top != WHITE).any(axis=1)].max() < 100
     solid = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
     assert (solid[20, 20:180] == CLASS_COLOURS[0]).all()
 

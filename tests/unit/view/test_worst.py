@@ -51,7 +51,7 @@ def test_false_alarms_are_ranked_by_score():
     "said, expected",
     [
         pytest.param([], "apple not seen", id="silent"),
-        pytest.param([(0, 0.12, A)], "apple only at score 0.12", id="score too low"),
+        pytest.param([(0, 0.12, A)], "apple scored too low (0.12)", id="score too low"),
         pytest.param([(1, 0.9, A)], "apple seen as pear", id="other class"),
         pytest.param([(0, 0.9, (30, 10, 70, 50))], "apple box too far off", id="loose box"),
         pytest.param([(0, 0.9, B)], "apple not seen", id="elsewhere"),
@@ -75,6 +75,13 @@ def test_why_an_object_was_missed(said, expected):
 def test_why_a_detection_is_false(said, expected):
     worst = worst_cases([sample("a", [(0, A)], said)], NAMES, 0.3, 5)
     assert worst.false_alarms[0].caption == expected
+
+
+def test_two_objects_in_one_box_and_equal_reasons_counted_together():
+    near = (10, 12, 50, 52)
+    both = sample("a", [(0, A), (0, near), (1, B), (1, C)], [(0, 0.9, A), (1, 0.1, B), (1, 0.2, C)])
+    worst = worst_cases([both], NAMES, 0.3, 5)
+    assert worst.misses[0].caption == "3 of 4 missed: 2 x pear scored too low, apple shares a box with another"
 
 
 def test_only_the_pictures_that_are_shown_are_read():
