@@ -47,8 +47,11 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         detector.py         Detector.load(folder): image -> Detections
         scoring.py          a file of answers, or a Detector, against labels
     view/               for human eyes
-        draw.py             boxes on a picture
-        report.py           curves, sheets of pictures, one self-contained HTML page
+        draw.py             boxes on a picture, pictures on a sheet (fonts, palette: what it draws with)
+        report_data.py      ReportData: what a report tells
+        scenes.py, worst.py truth and detections matched and drawn together; the worst mistakes
+        report.py           one self-contained HTML page (sections, galleries, charts, markup, style: its parts)
+        pages.py            a PDF of overlays, three by five a page (pdf: the file format)
 """
 
 __version__ = "0.1.0"
