@@ -23,11 +23,12 @@ FLOORS = {
     2: [
         *["published", "data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
-        *["data.formats.detection_label", "model.anchors"],
+        *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names", "model.anchors"],
         *["training.schedule", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
-        *["data.formats.ground_truth", "data.formats.recordio", "data.dataset", "data.drawn"],
+        *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
+        *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn"],
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["view.scenes", "view.sections"],
     ],

@@ -20,7 +20,7 @@ _PIXELS = 2.0  # a share of the image beyond this is a pixel coordinate, a commo
 
 
 def pack_label(record: Record, size_wh: SizeWH) -> np.ndarray:
-    """float32 (2 + 5 N,) of a record, its boxes in pixels of an image of `size_wh`; without boxes one row of padding."""
+    """float32 (2 + 5 N,) of a record with boxes in pixels of an image of `size_wh`; one row of padding without any."""
     if not len(record.boxes):
         return np.array([*_HEADER, *[_PADDING] * 5], "<f4")
     width, height = size_wh

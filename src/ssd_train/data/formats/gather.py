@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.data.boxes import as_boxes
 from ssd_train.data.formats.fields import BoxLabel, fit_boxes
 from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.records import ClassNames, LabelSet, Record, Skipped
@@ -38,17 +39,21 @@ class Gather:
         self._bad: List[Tuple[str, str]] = []
         self._seen: Dict[str, Record] = {}
 
-    def add(self, where: str, name: str, label: BoxLabel) -> None:
-        """Take the label of one image; a DataError without a place when it contradicts an earlier one."""
+    def add(self, where: str, name: str, label: BoxLabel, mended: Sequence[Tuple[str, str]] = ()) -> None:
+        """Take the label of one image; a DataError without a place when it contradicts an earlier one.
+
+        `mended` is (reason, detail) of what the format itself left out or changed.
+        """
         fitted = fit_boxes(*label)
-        if label.boxes and not fitted.rows:
-            self._mend(where, fitted.changes)
+        changes = [*mended, *fitted.changes]
+        if (label.boxes or mended) and not fitted.rows:
+            self._mend(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
-        record = Record(name, fitted.rows, fitted.class_ids, label.size_wh, where)
+        record = Record(name, as_boxes(fitted.rows), np.asarray(fitted.class_ids, np.int64), label.size_wh, where)
         first = self._seen.setdefault(name, record)
         if first is record:
-            self._mend(where, fitted.changes)
+            self._mend(where, changes)
             self.records.append(record)
         elif _same_labels(first, record):
             self.skip(where, DUPLICATE, f"as {first.where}")
@@ -76,6 +81,38 @@ class Gather:
 
     def _mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
         self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
+
+
+def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
+    """Class names in the order of the labels' ids, and id of the labels -> index into the names.
+
+    `places` has each (id, name) found in the labels and where it stands first. A name under two ids is one class.
+
+    Raises:
+        DataError: one id has two names, or two names differ only in blanks around them; names both places.
+    """
+    by_id: Dict[int, Tuple[str, str]] = {}
+    by_words: Dict[str, Tuple[str, str]] = {}
+    for (class_id, name), place in sorted(places.items()):
+        other, other_place = by_id.setdefault(class_id, (name, place))
+        if other != name:
+            raise DataError(
+                f"{place}: calls class {class_id} {name!r}, but {other_place} calls it {other!r}, "
+                "expected one name for each id"
+            )
+        other, other_place = by_words.setdefault(name.strip(), (name, place))
+        if other != name:
+            raise DataError(
+                f"{place}: has class {name!r}, but {other_place} has {other!r}, "
+                "expected names that differ in more than blanks"
+            )
+    names = list(dict.fromkeys(name for name, _ in by_id.values()))
+    return ClassNames(tuple(names)), {class_id: names.index(name) for class_id, (name, _) in by_id.items()}
+
+
+def numbered_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
+    """class_0, class_1, ... for labels that have ids and no names, and the table that keeps the ids."""
+    return ClassNames(tuple(f"class_{class_id}" for class_id in range(count))), {i: i for i in range(count)}
 
 
 def _same_labels(a: Record, b: Record) -> bool:

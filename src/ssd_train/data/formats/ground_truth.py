@@ -23,8 +23,8 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 from ssd_train.data.formats.box_label import box_label, read_box_label
 from ssd_train.data.formats.fields import image_name, shown
-from ssd_train.data.formats.gather import Gather
-from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, class_table, survey
+from ssd_train.data.formats.gather import Gather, class_table
+from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, survey
 from ssd_train.data.formats.jsonl import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.errors import ConfigError, DataError
@@ -53,7 +53,8 @@ def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_
     manifest = find_manifest(path)
     found = survey(manifest)
     attribute = choose_attribute(found, label_attribute, manifest)
-    names, table = class_table(found.attributes[attribute], manifest)
+    places = {key: f"{manifest}:{line}" for key, line in found.attributes[attribute].names.items()}
+    names, table = class_table(places)
     faults = {**found.faults, **found.attributes[attribute].faults}
     gather = Gather(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):

@@ -11,7 +11,6 @@ from typing import Any, Dict, Optional, Tuple
 
 from ssd_train.data.formats.fields import shown, whole_number
 from ssd_train.data.formats.jsonl import PathLike, numbered_lines, parse_object
-from ssd_train.data.records import ClassNames
 from ssd_train.errors import ConfigError, DataError
 
 BOX_TYPE = "groundtruth/object-detection"
@@ -26,7 +25,7 @@ class Attribute:
 
     kinds       job type -> number of the first line of that type
     newest      the latest creation-date of its bounding-box lines, "" if none tells
-    names       (class id, name) of its bounding-box class-maps -> number of the first line
+    names       (class id, name) of its bounding-box class-maps -> number of the first line with it
     faults      line number -> what is wrong with that line's class-map
     """
 
@@ -115,27 +114,6 @@ def choose_attribute(found: Survey, wanted: Optional[str], path: PathLike) -> st
             "expected --label_attribute to say which"
         )
     return candidates[0]
-
-
-def class_table(attribute: Attribute, path: PathLike) -> "Tuple[ClassNames, Dict[int, int]]":
-    """The class names in the order of the manifest's ids, and manifest id -> index into them."""
-    by_id: Dict[int, Tuple[str, int]] = {}
-    by_words: Dict[str, Tuple[str, int]] = {}
-    for (class_id, name), line_number in sorted(attribute.names.items()):
-        other, other_line = by_id.setdefault(class_id, (name, line_number))
-        if other != name:
-            raise DataError(
-                f"{path}:{line_number}: class-map calls class {class_id} {name!r}, "
-                f"but {path}:{other_line} calls it {other!r}, expected one name for each id"
-            )
-        other, other_line = by_words.setdefault(name.strip(), (name, line_number))
-        if other != name:
-            raise DataError(
-                f"{path}:{line_number}: class-map has {name!r}, but {path}:{other_line} has {other!r}, "
-                "expected names that differ in more than blanks"
-            )
-    names = list(dict.fromkeys(name for name, _ in by_id.values()))
-    return ClassNames(tuple(names)), {class_id: names.index(name) for class_id, (name, _) in by_id.items()}
 
 
 def _no_boxes(found: Survey, path: PathLike) -> str:

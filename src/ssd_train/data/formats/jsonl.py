@@ -60,21 +60,20 @@ def parse_object(line: bytes) -> Dict[str, Any]:
 
 
 def read_json(path: PathLike) -> Any:
-    """The value of a whole JSON file, read as strictly as a line; a DataError that starts with the file."""
+    """The value of a whole JSON file, read as strictly as a line; a DataError without a place."""
     data = read_bytes(path)
-    _refuse_encoding(path, data)
-    try:
-        return parse_json(data[len(_BOM) :] if data.startswith(_BOM) else data)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    fault = _encoding_fault(data)
+    if fault:
+        raise DataError(fault)
+    return parse_json(data[len(_BOM) :] if data.startswith(_BOM) else data)
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """The bytes of a file; a DataError that names it when it cannot be read."""
+    """The bytes of a file; a DataError without a place when it cannot be read."""
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)}), expected a readable file") from None
+        raise DataError(f"cannot be read ({_reason(error)}), expected a readable file") from None
 
 
 def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:
@@ -132,15 +131,17 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _refuse_encoding(path: PathLike, data: bytes) -> None:
+def _encoding_fault(data: bytes) -> str:
+    """What shows at the start of `data` that it is no text in UTF-8; "" where nothing does."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:100]:
-        raise DataError(f"{path}: is UTF-16 or no text at all, expected UTF-8")
-    if data[:2] == b"\x1f\x8b":
-        raise DataError(f"{path}: is compressed with gzip, expected the unpacked file")
+        return "is UTF-16 or no text at all, expected UTF-8"
+    return "is compressed with gzip, expected the unpacked file" if data[:2] == b"\x1f\x8b" else ""
 
 
 def _refuse_other_kinds(path: PathLike, number: int, line: bytes) -> None:
-    _refuse_encoding(path, line)
+    fault = _encoding_fault(line)
+    if fault:
+        raise DataError(f"{path}: {fault}")
     where = f"{path}:{number}"
     if line.startswith(b"["):
         raise DataError(f"{where}: starts a JSON array, expected JSON Lines: one object on each line")

@@ -15,14 +15,14 @@ from __future__ import annotations
 import struct
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from ssd_train.data.formats.detection_label import pack_label, unpack_label
 from ssd_train.data.formats.fields import BoxLabel, image_name
 from ssd_train.data.formats.framing import read_record, read_records, write_record
-from ssd_train.data.formats.gather import Gather
+from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.images import decode, encode_png, read_header, turn_for
 from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
@@ -95,7 +95,9 @@ def read_recordio(
             gather.fault(where, fault)
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
-    return gather.label_set(class_names or _numbered_classes(gather.records)), RecordImages(place, offsets)
+    highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
+    numbered, _ = numbered_classes(highest + 1)
+    return gather.label_set(class_names or numbered), RecordImages(place, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource) -> int:
@@ -145,11 +147,6 @@ def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
     if class_names is not None and highest >= len(class_names):
         raise DataError(f"found class id {highest}, expected less than {len(class_names)} ({', '.join(class_names)})")
     return label
-
-
-def _numbered_classes(records: Sequence[Record]) -> ClassNames:
-    highest = max((int(record.class_ids.max()) for record in records if len(record.class_ids)), default=-1)
-    return ClassNames(tuple(f"class_{class_id}" for class_id in range(highest + 1)))
 
 
 def _upright(data: bytes, record: Record) -> "Tuple[bytes, Tuple[int, int]]":

@@ -1,0 +1,148 @@
+"""Pascal VOC XML, one file for each image, read and written.
+
+The devkit counts pixels from 1 and includes both ends, so that a box over the whole image is (1, 1, width, height);
+inside the house that is (0, 0, width, height): 1 is taken from xmin and ymin only. Files of tools that count from 0 are
+then a pixel wider to the left and top, and clipped at the rim, which is told in `LabelSet.mended`.
+
+Class names come in no order of their own: they are sorted, unless given. Objects marked difficult are kept. A size of
+0 x 0, which some tools write, is no size.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Iterable, List, Optional, Tuple
+from xml.etree import ElementTree
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.formats.fields import BoxLabel, Corners, image_name, number, positive_box, shown, side
+from ssd_train.data.formats.gather import Gather
+from ssd_train.data.formats.jsonl import PathLike, read_bytes
+from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
+from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.data.sources import key_parts
+from ssd_train.errors import DataError
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
+
+
+def read_voc(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
+    """Read the XML files of a folder and those below it; `Record.where` is the file, `Record.name` its filename.
+
+    Raises:
+        DataError: there is no XML file, or (`on_bad` "error") a file cannot be used; begins with the file.
+    """
+    files = label_files(path, ".xml")
+    gather = Gather(str(path), on_bad)
+    read: List[Tuple[Path, str, List[str], BoxLabel]] = []
+    for file in files:
+        try:
+            read.append((file, *_annotation(file)))
+        except DataError as fault:
+            gather.fault(str(file), fault)
+    names = class_names or ClassNames(tuple(sorted({name for _, _, found, _ in read for name in found})))
+    for file, name, found, label in read:
+        try:
+            class_ids = [names.index(class_name) for class_name in found]
+            gather.add(str(file), name, label._replace(class_ids=class_ids))
+        except DataError as fault:
+            gather.fault(str(file), fault)
+    return gather.label_set(names)
+
+
+def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
+    """Write one XML file for each record into a new folder, which appears whole or not at all; return their number.
+
+    `filename` is the record's name without the bucket, and the XML file stands at the same path with the ending .xml.
+
+    Raises:
+        DataError: a record has no size, a name cannot stand in XML, or two names differ only in their ending.
+    """
+    for name in class_names:
+        if name != name.strip() or _NOT_XML.search(name):
+            raise DataError(f"class {name!r}: VOC cannot hold blanks around a name, nor control characters")
+    count = 0
+    with new_folder(path) as folder:
+        for record in records:
+            name = "/".join(key_parts(record))
+            tree = ElementTree.ElementTree(_element(name, record, class_names))
+            target = new_label_file(folder, name, ".xml", record.where or record.name)
+            tree.write(str(target), encoding="utf-8", xml_declaration=True)
+            count += 1
+    return count
+
+
+def _annotation(file: Path) -> Tuple[str, List[str], BoxLabel]:
+    """Image name, class names of the objects, and their boxes."""
+    data = read_bytes(file)
+    # entities of a document type can grow without limit or read other files; VOC has none
+    if b"<!" in data.replace(b"<!--", b"") or b"\0" in data:
+        raise DataError("found a document type, a CDATA section or UTF-16, expected plain VOC XML in UTF-8")
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"found bad XML ({error}), expected one annotation element") from None
+    if root.tag != "annotation":
+        raise DataError(f"found the element {root.tag!r}, expected annotation")
+    names, boxes = [], []
+    for index, element in enumerate(root.findall("object")):
+        try:
+            names.append(_text(element, "name"))
+            boxes.append(_box(element))
+        except DataError as fault:
+            raise DataError(f"object {index}: {fault}") from None
+    return image_name(_text(root, "filename"), "filename"), names, BoxLabel(boxes, [], _size(root))
+
+
+def _box(element: ElementTree.Element) -> Corners:
+    xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
+    left, top = xmin - 1, ymin - 1
+    return positive_box(left, top, xmax - left, ymax - top)
+
+
+def _size(root: ElementTree.Element) -> Optional[SizeWH]:
+    if root.find("size") is None:
+        return None
+    width, height = _number(root, "size/width"), _number(root, "size/height")
+    if width == height == 0:
+        return None
+    return side(int(width) if width == int(width) else width, "width"), side(int(height), "height")
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    found = (element.findtext(path) or "").strip()
+    if not found:
+        raise DataError(f"{path}: found none, expected it")
+    return found
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    found = _text(element, path)
+    if not _NUMBER.fullmatch(found) or len(found) > 100:
+        raise DataError(f"{path}: found {shown(found)}, expected a number")
+    return number(float(found), path)
+
+
+def _element(name: str, record: Record, class_names: ClassNames) -> ElementTree.Element:
+    if record.size_wh is None:
+        raise DataError(f"{record.where or record.name}: found no image size, expected one: VOC needs it")
+    if name != name.strip() or _NOT_XML.search(name):
+        raise DataError(f"{record.where or record.name}: found {name!r}, which cannot stand in XML")
+    root = ElementTree.Element("annotation")
+    _child(root, "filename", name)
+    size = ElementTree.SubElement(root, "size")
+    for key, value in zip(("width", "height", "depth"), (*record.size_wh, 3)):
+        _child(size, key, str(value))
+    for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
+        element = ElementTree.SubElement(root, "object")
+        _child(element, "name", class_names[class_id])
+        bndbox = ElementTree.SubElement(element, "bndbox")
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
+            _child(bndbox, key, repr(int(value) if value == int(value) else value))
+    return root
+
+
+def _child(parent: ElementTree.Element, tag: str, text: str) -> None:
+    ElementTree.SubElement(parent, tag).text = text
