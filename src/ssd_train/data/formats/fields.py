@@ -6,6 +6,7 @@ without a place, which the caller adds.
 
 from __future__ import annotations
 
+import re
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.data.boxes import SizeWH
@@ -15,6 +16,7 @@ MAX_SIDE = 1_000_000  # px; below 2**23, so float32 keeps every box of at least 
 MIN_SIDE = 1.0  # px of a box after clipping, but for ROUNDING; thinner boxes make the loss infinite
 MIN_KEPT = 0.1  # share of a box's area that must lie inside the image
 ROUNDING = 1e-3  # px over the rim that is float arithmetic of a labelling tool, not a box outside the image
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _THIN = MIN_SIDE - ROUNDING
 
 CLIPPED = "box clipped to the image"
@@ -47,6 +49,13 @@ def number(value: Any, field: str) -> float:
     if not -MAX_SIDE <= value <= MAX_SIDE:  # false for NaN too
         raise DataError(f"{field}: found {shown(value)}, expected a number of pixels up to {MAX_SIDE}")
     return value
+
+
+def text_number(text: str, field: str) -> float:
+    """A decimal number written out, as `number`; Python's float() would also take nan, inf and 1_000."""
+    if len(text) > 100 or not _DECIMAL.fullmatch(text):
+        raise DataError(f"{field}: found {shown(text)}, expected a number")
+    return number(float(text), field)
 
 
 def whole_number(value: Any, field: str) -> int:

@@ -1,8 +1,8 @@
 """Image and JSON: the built-in algorithm's format with one JSON file for each image, read and written.
 
 ``{"file": "dir/a.jpg", "image_size": [...], "annotations": [...], "categories": [{"class_id": 0, "name": "x"}]}``
-where `file` is relative to the folder of the images (channel `train`), the JSON files have a folder of their own (channel
-`train_annotation`). `categories` may be missing. The schema: AWS developer guide, "Object Detection".
+where `file` is relative to the folder of the images (channel `train`); the JSON files have a folder of their own
+(channel `train_annotation`). `categories` may be missing. The schema: AWS developer guide, "Object Detection".
 
 A file's class ids must be among its own categories, if it has any: AWS's COCO notebook writes other ids into the one
 than into the other, and matching them across files would give boxes the name of another class.

@@ -16,7 +16,7 @@ from typing import Iterable, List, Optional, Tuple
 from xml.etree import ElementTree
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, image_name, number, positive_box, shown, side
+from ssd_train.data.formats.fields import BoxLabel, Corners, image_name, positive_box, side, text_number
 from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
@@ -24,7 +24,6 @@ from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
@@ -105,10 +104,13 @@ def _box(element: ElementTree.Element) -> Corners:
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:
     if root.find("size") is None:
         return None
-    width, height = _number(root, "size/width"), _number(root, "size/height")
-    if width == height == 0:
-        return None
-    return side(int(width) if width == int(width) else width, "width"), side(int(height), "height")
+    width, height = (_whole(_number(root, f"size/{key}")) for key in ("width", "height"))
+    return None if width == height == 0 else (side(width, "width"), side(height, "height"))
+
+
+def _whole(value: float) -> float:
+    """``500.0`` as the integer that it means; a fraction as it is."""
+    return int(value) if value == int(value) else value
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -119,10 +121,7 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
-    found = _text(element, path)
-    if not _NUMBER.fullmatch(found) or len(found) > 100:
-        raise DataError(f"{path}: found {shown(found)}, expected a number")
-    return number(float(found), path)
+    return text_number(_text(element, path), path)
 
 
 def _element(name: str, record: Record, class_names: ClassNames) -> ElementTree.Element:
@@ -140,7 +139,7 @@ def _element(name: str, record: Record, class_names: ClassNames) -> ElementTree.
         _child(element, "name", class_names[class_id])
         bndbox = ElementTree.SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
-            _child(bndbox, key, repr(int(value) if value == int(value) else value))
+            _child(bndbox, key, repr(_whole(value)))
     return root
 
 

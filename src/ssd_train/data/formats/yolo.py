@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, positive_box, shown, whole_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, positive_box, shown, text_number, whole_number
 from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.yolo_names import read_yolo_names
@@ -104,10 +104,7 @@ def _box(fields: List[str], size_wh: SizeWH) -> Corners:
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not -1 <= value <= 2:  # false for NaN; 1..2 and below 0 are clipped like every box outside its image
+    value = text_number(text, "share of the image")
+    if not -1 <= value <= 2:  # a little outside 0..1 is clipped like every box outside its image
         raise DataError(f"found {shown(text)}, expected a share of the image, 0..1 (not pixels)")
     return value

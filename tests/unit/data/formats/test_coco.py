@@ -1,0 +1,181 @@
+"""COCO JSON: what is read, refused and written; read by pycocotools too."""
+
+import contextlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ssd_train.data.formats.coco import CROWD, read_coco, write_coco
+from ssd_train.data.formats.fields import CLIPPED, OUTSIDE
+from ssd_train.data.formats.gather import BAD_LINE, NO_BOX_LEFT
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.errors import DataError
+
+
+def image(image_id=1, **changes):
+    return {"id": image_id, "file_name": f"{image_id}.jpg", "width": 100, "height": 80, **changes}
+
+
+def annotation(image_id=1, **changes):
+    return {"id": 1, "image_id": image_id, "category_id": 3, "bbox": [10, 20, 30, 40], "iscrowd": 0, **changes}
+
+
+def write(tmp_path, images=(), annotations=(), categories=({"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}), **more):
+    path = tmp_path / "instances.json"
+    value = {"images": list(images), "annotations": list(annotations), "categories": list(categories), **more}
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_images_boxes_and_background(tmp_path):
+    path = write(tmp_path, [image(1), image(2)], [annotation(1), annotation(1, category_id=1, bbox=[0, 0, 99.5, 80])])
+    labels = read_coco(path)
+    assert labels.class_names.names == ("dog", "cat")
+    first, second = labels.records
+    assert (first.name, first.size_wh, first.where) == ("1.jpg", (100, 80), f"{path}:images[0]")
+    assert first.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 99.5, 80]] and first.class_ids.tolist() == [1, 0]
+    assert len(second.boxes) == 0
+
+
+def test_crowds_are_left_out_and_told(tmp_path):
+    crowd = annotation(1, iscrowd=1, bbox=None)
+    labels = read_coco(write(tmp_path, [image(1), image(2)], [crowd, annotation(1), annotation(2, iscrowd=1)]))
+    assert [len(record.boxes) for record in labels.records] == [1]
+    assert [(line.reason, line.detail) for line in labels.mended] == [
+        (CROWD, "annotations[0]"),
+        (CROWD, "annotations[2]"),
+    ]
+    # an image of crowds only shows something: it is no background
+    assert [line.reason for line in labels.skipped] == [NO_BOX_LEFT]
+
+
+def test_boxes_are_fitted_to_their_image(tmp_path):
+    boxes = [annotation(bbox=[-5, 0, 20, 20]), annotation(bbox=[200, 0, 20, 20])]
+    labels = read_coco(write(tmp_path, [image()], boxes))
+    assert labels.records[0].boxes.tolist() == [[0, 0, 15, 20]]
+    assert [line.reason for line in labels.mended] == [CLIPPED, OUTSIDE]
+
+
+BAD_ANNOTATIONS = {
+    "string": (
+        annotation(2, bbox=[1, "2", 3, 4]),
+        r"images\[1\]: annotations\[1\]: bbox top: found '2', expected a number",
+    ),
+    "three numbers": (annotation(2, bbox=[1, 2, 3]), r"annotations\[1\]: bbox: found an array, expected \[left, top"),
+    "no bbox": ({"image_id": 2, "category_id": 3}, r"annotations\[1\]: bbox: found null"),
+    "no width": (annotation(2, bbox=[1, 2, 0, 4]), r"annotations\[1\]: found width 0"),
+    "boolean": (annotation(2, bbox=[True, 2, 3, 4]), "bbox left: found true"),
+    "category unknown": (
+        annotation(2, category_id=2),
+        r"annotations\[1\]: category_id: found 2, expected the id of a cat",
+    ),
+    "category null": (annotation(2, category_id=None), r"annotations\[1\]: category_id: found null"),
+    "iscrowd a word": (annotation(2, iscrowd="no"), r"annotations\[1\]: iscrowd: found 'no'"),
+}
+
+
+@pytest.mark.parametrize("bad, message", BAD_ANNOTATIONS.values(), ids=BAD_ANNOTATIONS.keys())
+def test_bad_annotation_makes_its_image_bad(tmp_path, bad, message):
+    path = write(tmp_path, [image(1), image(2)], [annotation(1), bad])
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}:.*{message}"):
+        read_coco(path)
+    labels = read_coco(path, on_bad="skip")
+    assert [record.name for record in labels.records] == ["1.jpg"]
+    assert [(line.where, line.reason) for line in labels.skipped] == [(f"{path}:images[1]", BAD_LINE)]
+
+
+BAD_ENTRIES = {
+    "annotation of no image": (
+        [],
+        [annotation(7)],
+        r"annotations\[1\]: image_id: found 7, expected the id of an image",
+    ),
+    "annotation a string": ([], ["box"], r"annotations\[1\]: found 'box', expected an object"),
+    "annotation without image": ([], [{"bbox": [1, 2, 3, 4]}], r"annotations\[1\]: image_id: found null"),
+    "image a number": ([5], [], r"images\[1\]: found 5, expected an object"),
+    "image without id": ([image(None)], [], r"images\[1\]: id: found null"),
+    "id twice": ([image(1)], [], r"images\[1\]: found id 1 as in images\[0\]"),
+    "no width": ([image(2, width=None)], [], r"images\[1\]: width: found null"),
+    "height 0": ([image(2, height=0)], [], r"images\[1\]: height: found 0"),
+    "no file_name": ([image(2, file_name=None)], [], r"images\[1\]: file_name: found null"),
+    "file_name twice": (
+        [image(2, file_name="1.jpg")],
+        [],
+        r"images\[1\]: found image '1.jpg' with other boxes than at",
+    ),
+}
+
+
+@pytest.mark.parametrize("images, annotations, message", BAD_ENTRIES.values(), ids=BAD_ENTRIES.keys())
+def test_bad_entry_is_an_error_or_skipped(tmp_path, images, annotations, message):
+    path = write(tmp_path, [image(1), *images], [annotation(1), *annotations])
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}:{message}"):
+        read_coco(path)
+    labels = read_coco(path, on_bad="skip")
+    assert [record.name for record in labels.records] == ["1.jpg"] and [line.reason for line in labels.skipped] == [
+        BAD_LINE
+    ]
+
+
+WHOLE_FILES = {
+    "an array": ("[]", "found an array, expected an object with images"),
+    "no images key": ('{"annotations": [], "categories": []}', "images: found null, expected a list"),
+    "annotations an object": ('{"images": [], "annotations": {}, "categories": []}', "annotations: found an object"),
+    "results file": ('[{"image_id": 1}]', "found an array"),
+    "no images": ('{"images": [], "annotations": [], "categories": []}', "found no images"),
+    "NaN": ('{"images": [NaN]}', "found NaN, which is not JSON"),
+    "half": ('{"images": [', "bad JSON at column"),
+    "category a string": (
+        '{"images": [], "annotations": [], "categories": ["cat"]}',
+        "expected an object with id and name",
+    ),
+    "category id": ('{"images": [], "annotations": [], "categories": [{"name": "cat"}]}', "id: found null"),
+    "one id, two names": (
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+        "calls class 1 'b', but",
+    ),
+}
+
+
+@pytest.mark.parametrize("text, message", WHOLE_FILES.values(), ids=WHOLE_FILES.keys())
+def test_file_that_is_no_coco_is_an_error(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}.*{message}"):
+        read_coco(path, on_bad="skip")
+
+
+RECORDS = [
+    Record("s3://b/dir/a.jpg", [[0.1, 0.2, 30.7, 40.9], [1, 2, 3, 4]], [1, 0], (50, 60)),
+    Record("none.png", [], [], (50, 60)),
+]
+NAMES = ClassNames(("dog", "cat"))
+
+
+def test_written_set_reads_back_bit_for_bit(tmp_path):
+    write_coco(tmp_path / "out.json", RECORDS, NAMES)
+    labels = read_coco(tmp_path / "out.json")
+    assert labels.class_names == NAMES and [record.name for record in labels.records] == ["dir/a.jpg", "none.png"]
+    for found, record in zip(labels.records, RECORDS):
+        assert found.boxes.tobytes() == record.boxes.tobytes() and found.size_wh == record.size_wh
+        assert found.class_ids.tolist() == record.class_ids.tolist()
+
+
+def test_pycocotools_reads_what_we_write(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    write_coco(tmp_path / "out.json", RECORDS, NAMES)
+    with contextlib.redirect_stdout(io.StringIO()):
+        read = coco.COCO(str(tmp_path / "out.json"))
+    found = read.loadAnns(read.getAnnIds(imgIds=[1]))
+    np.testing.assert_allclose([box["bbox"] for box in found], [[0.1, 0.2, 30.6, 40.7], [1, 2, 2, 2]], atol=1e-5)
+    np.testing.assert_allclose([box["area"] for box in found], [30.6 * 40.7, 4], rtol=1e-5)
+    assert [read.loadCats(box["category_id"])[0]["name"] for box in found] == ["cat", "dog"]
+
+
+def test_record_without_size_is_refused(tmp_path):
+    with pytest.raises(DataError, match="m:1: found no image size"):
+        write_coco(tmp_path / "out.json", [Record("a.jpg", [], [], None, "m:1")], NAMES)
+    assert list(tmp_path.iterdir()) == []

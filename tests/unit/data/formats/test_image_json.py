@@ -1,0 +1,172 @@
+"""Image and JSON: what is read, refused and written; class ids and names."""
+
+import json
+import re
+
+import pytest
+
+from ssd_train.data.formats.fields import CLIPPED
+from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE
+from ssd_train.data.formats.image_json import read_image_json, write_image_json
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.errors import DataError
+
+BOX = {"class_id": 0, "left": 111, "top": 134, "width": 61, "height": 128}
+NAMES = [{"class_id": 0, "name": "dog"}, {"class_id": 1, "name": "cat"}]
+
+
+def value(file="dir/a.jpg", annotations=(BOX,), categories=NAMES, **more):
+    found = {"file": file, "image_size": [{"width": 500, "height": 400, "depth": 3}], "annotations": list(annotations)}
+    return {**found, **({} if categories is None else {"categories": categories}), **more}
+
+
+def folder(tmp_path, *values):
+    """A folder with 0.json, 1.json, ... of `values`: objects, or bytes as they are."""
+    for index, found in enumerate(values):
+        data = found if isinstance(found, bytes) else json.dumps(found).encode()
+        (tmp_path / f"{index}.json").write_bytes(data)
+    return tmp_path
+
+
+GOOD = value("good.jpg")
+
+
+def test_example_of_the_developer_guide(tmp_path):
+    labels = read_image_json(folder(tmp_path, value(annotations=[BOX, {**BOX, "class_id": 1, "left": 5}])))
+    (record,) = labels.records
+    assert (record.name, record.size_wh, record.where) == ("dir/a.jpg", (500, 400), str(tmp_path / "0.json"))
+    assert record.boxes.tolist() == [[111, 134, 172, 262], [5, 134, 66, 262]] and record.class_ids.tolist() == [0, 1]
+    assert labels.class_names.names == ("dog", "cat")
+
+
+CLASSES = {
+    "union in the order of ids": ([[NAMES[1]], [NAMES[0]]], [1, 0], ("dog", "cat"), [1, 0]),
+    "gaps become dense": ([[{"class_id": 7, "name": "x"}], [{"class_id": 3, "name": "y"}]], [7, 3], ("y", "x"), [1, 0]),
+    "repeated entries": ([[NAMES[0]] * 3], [0], ("dog",), [0]),
+    "ids as digits": ([[{"class_id": "0", "name": "dog"}]], ["0"], ("dog",), [0]),
+    "none": ([None, None], [2, 0], ("class_0", "class_1", "class_2"), [2, 0]),
+    "none in one file": ([None, NAMES], [1, 0], ("dog", "cat"), [1, 0]),
+}
+
+
+@pytest.mark.parametrize("categories, ids, names, expected", CLASSES.values(), ids=CLASSES.keys())
+def test_class_names(tmp_path, categories, ids, names, expected):
+    files = [
+        value(f"{i}.jpg", [{**BOX, "class_id": class_id}], found)
+        for i, (found, class_id) in enumerate(zip(categories, ids))
+    ]
+    labels = read_image_json(folder(tmp_path, *files))
+    assert labels.class_names.names == names
+    assert [record.class_ids.tolist() for record in labels.records] == [[class_id] for class_id in expected]
+
+
+def test_given_names_stand_for_the_ids(tmp_path):
+    # as AWS's COCO notebook writes it: categories have the ids of COCO, annotations others
+    path = folder(tmp_path, value(categories=[{"class_id": 18, "name": "dog"}]))
+    with pytest.raises(
+        DataError, match=r"0\.json: class_id: found 0, expected one of the (file's categories|class-map)"
+    ):
+        read_image_json(path)
+    labels = read_image_json(path, ClassNames(("dog", "cat")))
+    assert labels.class_names.names == ("dog", "cat") and labels.records[0].class_ids.tolist() == [0]
+
+
+def test_ids_of_another_file_are_not_matched(tmp_path):
+    # id 0 has a name in the other file, but this file's own categories do not have it
+    path = folder(tmp_path, GOOD, value(annotations=[BOX], categories=[NAMES[1]]))
+    with pytest.raises(DataError, match=r"1\.json: class_id: found 0, expected one of the file's categories: \[1\]"):
+        read_image_json(path)
+
+
+BAD = {
+    "not JSON": (b"hello", "bad JSON at column 1"),
+    "empty file": (b"", "bad JSON at column 1"),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is UTF-16"),
+    "key twice": (b'{"file": "a", "file": "b"}', "key 'file' twice"),
+    "an array": ([GOOD], "found an array, expected one JSON object"),
+    "no file": ({"annotations": []}, "file: found null, expected the name"),
+    "file a number": (value(5), "file: found 5, expected the name"),
+    "no annotations": ({"file": "a.jpg"}, "annotations: found null, expected a list"),
+    "string coordinate": (value(annotations=[{**BOX, "left": "1"}]), "box 0: left: found '1', expected a number"),
+    "no width": (value(annotations=[{**BOX, "width": 0}]), "box 0: found width 0"),
+    "class unknown": (value(annotations=[{**BOX, "class_id": 9}]), "class_id: found 9, expected one of the file's"),
+    "class a half": (value(annotations=[{**BOX, "class_id": 0.5}]), "class_id: found 0.5, expected an integer"),
+    "huge class, no names": (value(annotations=[{**BOX, "class_id": 10**8}], categories=None), "found 100000000"),
+    "categories an object": (value(categories={}), "categories: found an object, expected a list"),
+    "category a string": (value(categories=["dog"]), "categories: found 'dog' at 0, expected class_id and name"),
+    "category without id": (value(categories=[{"name": "dog"}]), "categories: class_id at 0: found null"),
+    "category blank": (value(categories=[{"class_id": 0, "name": " "}]), "categories: found an object at 0"),
+    "image_size an object": (value(image_size={"width": 5, "height": 5}), "image_size: found an object"),
+    "other boxes for an image": (value("good.jpg", []), "with other boxes than at .*0.json"),
+}
+
+
+@pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
+def test_bad_file_is_an_error_or_skipped(tmp_path, bad, message):
+    path = folder(tmp_path, GOOD, bad)
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / '1.json'))}: .*{message}"):
+        read_image_json(path)
+    labels = read_image_json(path, on_bad="skip")
+    assert [record.name for record in labels.records] == ["good.jpg"]
+    assert [(line.where, line.reason) for line in labels.skipped] == [(str(tmp_path / "1.json"), BAD_LINE)]
+
+
+def test_conflicting_names_are_an_error(tmp_path):
+    path = folder(tmp_path, GOOD, value(categories=[{"class_id": 0, "name": "wolf"}]))
+    with pytest.raises(DataError, match="1.json: calls class 0 'wolf', but .*0.json calls it 'dog'"):
+        read_image_json(path)
+
+
+def test_background_duplicate_and_clipped_box(tmp_path):
+    files = [value("b.jpg", []), GOOD, GOOD, value("c.jpg", [{**BOX, "left": -10}], image_size=None)]
+    labels = read_image_json(folder(tmp_path, *files))
+    assert [len(record.boxes) for record in labels.records] == [0, 1, 1]
+    assert [line.reason for line in labels.skipped] == [DUPLICATE] and [line.reason for line in labels.mended] == [
+        CLIPPED
+    ]
+    assert labels.records[2].size_wh is None
+
+
+def test_folder_without_json_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"found no \*\.json"):
+        read_image_json(tmp_path)
+    with pytest.raises(DataError, match=r"none: found no \*\.json"):
+        read_image_json(tmp_path / "none")
+
+
+def test_written_set_reads_back(tmp_path):
+    records = [
+        Record("s3://b/dir/ä b.jpg", [[0.5, 1, 30.25, 40]], [1], (50, 60)),
+        Record("dir/none.png", [], [], (50, 60)),
+        Record("other/none.png", [[1, 2, 3, 4]], [0], None),
+    ]
+    names = ClassNames(("dog", "cat", "unused"))
+    assert write_image_json(tmp_path / "out", iter(records), names) == 3
+    labels = read_image_json(tmp_path / "out")
+    assert labels.class_names == names
+    assert [record.name for record in labels.records] == ["dir/none.png", "dir/ä b.jpg", "other/none.png"]
+    for found, record in zip(labels.records, [records[1], records[0], records[2]]):
+        assert found.boxes.tolist() == record.boxes.tolist() and found.class_ids.tolist() == record.class_ids.tolist()
+        assert found.size_wh == record.size_wh
+
+
+REFUSED = {
+    "leaves the folder": (["../a.jpg"], "leaves its folder"),
+    "absolute": (["/a.jpg"], "absolute path"),
+    "same but for the ending": (["a.jpg", "a.png"], "'a.png' beside an image of the same name but for the ending"),
+}
+
+
+@pytest.mark.parametrize("names, message", REFUSED.values(), ids=REFUSED.keys())
+def test_names_that_cannot_be_written_leave_nothing(tmp_path, names, message):
+    records = [Record(name, [], [], (5, 5)) for name in ["good.jpg", *names]]
+    with pytest.raises(DataError, match=message):
+        write_image_json(tmp_path / "out", records, ClassNames(("dog",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_holds_something_is_not_written_over(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(DataError, match="is there already"):
+        write_image_json(tmp_path, [], ClassNames(("dog",)))
+    assert (tmp_path / "mine.txt").read_text() == "keep"

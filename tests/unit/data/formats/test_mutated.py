@@ -1,0 +1,146 @@
+"""Damaged files of every format: a reader returns labels or raises one of our own errors, never anything else.
+
+SSD_TRAIN_FUZZ sets the number of mutated files for each reader; a few hundred are tried without it.
+"""
+
+import io
+import json
+import os
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_train.data.formats.coco import read_coco, write_coco
+from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
+from ssd_train.data.formats.image_json import read_image_json, write_image_json
+from ssd_train.data.formats.recordio import read_recordio, write_recordio
+from ssd_train.data.formats.voc import read_voc, write_voc
+from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.sources import MemoryImages
+from ssd_train.errors import SsdTrainError
+
+COUNT = int(os.environ.get("SSD_TRAIN_FUZZ", "200"))
+NAMES = ClassNames(("cat", "dog"))
+RECORDS = [
+    Record("a.png", [[1, 2, 30, 40], [3.5, 4, 20, 21]], [0, 1], (80, 60)),
+    Record("b.png", [], [], (80, 60)),
+    Record("c.png", [[0, 0, 80, 60]], [1], (80, 60)),
+]
+# what hand edits, broken tools and cut-off copies leave behind
+TOKENS = [
+    b"",
+    b"0",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"<",
+    b"</",
+    b"&",
+]
+TOKENS += [
+    b"\n",
+    b"\r",
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"\xc3",
+    b"\x80" * 4,
+    b"\xff" * 4,
+    b"9" * 30,
+    b"\\ud800",
+    b"nan",
+    b"inf",
+]
+
+
+def picture():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def ground_truth(folder):
+    write_ground_truth(folder / "m.manifest", RECORDS, NAMES)
+    return folder / "m.manifest", read_ground_truth, folder / "m.manifest"
+
+
+def recordio(folder):
+    write_recordio(folder / "m.rec", RECORDS, MemoryImages({record.name: picture() for record in RECORDS}))
+    return folder / "m.rec", read_recordio, folder / "m.rec"
+
+
+def recordio_list(folder):
+    path, reader, _ = recordio(folder)
+    return path, reader, folder / "m.lst"
+
+
+def image_json(folder):
+    write_image_json(folder / "set", RECORDS, NAMES)
+    return folder / "set", read_image_json, folder / "set" / "a.json"
+
+
+def coco(folder):
+    write_coco(folder / "m.json", RECORDS, NAMES)
+    return folder / "m.json", read_coco, folder / "m.json"
+
+
+def voc(folder):
+    write_voc(folder / "set", RECORDS, NAMES)
+    return folder / "set", read_voc, folder / "set" / "a.xml"
+
+
+def yolo(folder):
+    (folder / "a.png").write_bytes(picture())
+    (folder / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.2 0.2\n")
+    return folder, read_yolo, folder / "a.txt"
+
+
+def yolo_names(folder):
+    yolo(folder)
+    (folder / "data.yaml").write_text("train: x\nnames: {0: cat, 1: 'dog'}\nnc: 2\n")
+    return folder, read_yolo, folder / "data.yaml"
+
+
+def mutated(data, rng):
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 5)):
+        start = rng.randrange(len(changed) + 1)
+        end = start + rng.choice([0, 0, 1, 1, 2, 5, 20])
+        changed[start:end] = rng.choice([*TOKENS, bytes(changed[end : end + 30]), bytes([rng.randrange(256)])])
+    return bytes(changed[: rng.randrange(len(changed) + 1)] if rng.random() < 0.05 else changed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [ground_truth, recordio, recordio_list, image_json, coco, voc, yolo, yolo_names],
+    ids=lambda make: make.__name__,
+)
+def test_reader_of_damaged_files_raises_our_errors_only(tmp_path, make):
+    path, reader, file = make(tmp_path)
+    data, rng, outcomes = file.read_bytes(), random.Random(7), set()
+    for number in range(COUNT):
+        file.write_bytes(mutated(data, rng))
+        try:
+            labels = reader(path, on_bad="skip" if number % 2 else "error")
+        except SsdTrainError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+            outcomes.add("error")
+        else:
+            labels = labels[0] if isinstance(labels, tuple) else labels
+            assert all(np.isfinite(record.boxes).all() for record in labels.records)
+            json.dumps([record.name for record in labels.records])
+            outcomes.add("labels")
+    # the mutations hit, and do not destroy everything
+    assert outcomes == {"error", "labels"}
