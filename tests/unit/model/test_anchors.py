@@ -1,0 +1,119 @@
+"""Anchors: the same as those inside the network, over the whole image, and lists that do not fit are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train.config import BASE_NETWORKS
+from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
+from ssd_train.errors import ConfigError
+from ssd_train.model.anchors import AnchorLayout, anchor_layout, feature_cells, make_anchors
+
+SIZES = (128, 200, 300, 512)
+
+
+@pytest.fixture(scope="module")
+def net_anchors():
+    """What the network itself answers: its feature maps' shapes, and the anchors that its own generators give them."""
+    from ssd_train import framework
+    from ssd_train.model.anchors import anchor_layout
+    from ssd_train.model.net import _make_ssd
+
+    mx = framework.mxnet()
+
+    def anchors(base_network, size):
+        net = _make_ssd(base_network, anchor_layout(base_network, size), ["a"])
+        net.anchor_generators.initialize()
+        maps = mx.sym.Group(net.features(mx.sym.var("data")))
+        _, shapes, _ = maps.infer_shape(data=(1, 3, size, size))
+        parts = [make(mx.nd.zeros((1, 1, *shape[2:]))) for make, shape in zip(net.anchor_generators, shapes)]
+        return [shape[2:] for shape in shapes], np.concatenate([part.asnumpy().reshape(-1, 4) for part in parts])
+
+    return anchors
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("base_network", [name for name in BASE_NETWORKS if name != "mobilenet0.5"])
+def test_anchors_are_those_of_the_network(net_anchors, base_network, size):
+    layout = anchor_layout(base_network, size)
+    maps, expected = net_anchors(base_network, size)
+    assert maps == [(cells, cells) for cells in layout.cells]
+    np.testing.assert_allclose(make_anchors(layout), expected, rtol=1e-5, atol=1e-3)
+
+
+def boxes_everywhere(size: int, side: float) -> np.ndarray:
+    """Squares of `side` whose centres lie on a fine grid, as near to the rim as they fit."""
+    centres = np.linspace(side / 2, size - side / 2, 24)
+    x, y = np.meshgrid(centres, centres)
+    return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1).reshape(-1, 4).astype(np.float32)
+
+
+# The least IoU anywhere follows from stride and sizes: an anchor of 0.2 at stride 16 is 8 px off at worst, which is much of
+# a small image. From 256 px on nearly every square has a true match, below it the best anchor is all it may get.
+@pytest.mark.parametrize("size, floor", [(128, 0.24), (200, 0.38), (256, 0.41), (300, 0.45), (512, 0.5)])
+@pytest.mark.parametrize("base_network", BASE_NETWORKS)
+def test_a_square_anywhere_in_the_image_has_an_anchor(base_network, size, floor):
+    anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(base_network, size)))
+    for share in (0.2, 0.35, 0.5, 0.7, 0.9):
+        assert iou_matrix(boxes_everywhere(size, share * size), anchors).max(axis=1).min() >= floor, share
+
+
+def test_the_preset_of_gluoncv_with_rounded_strides_would_fail_here():
+    """ssd_300_mobilenet0.25: what the test above is for."""
+    right = make_anchors(anchor_layout("mobilenet0.25", 300))
+    # its strides are 8, 16, ... where the maps have 16, 32, ...: centres end in the middle of the image
+    squeezed = right * np.array([0.5, 0.5, 1, 1], np.float32)
+    assert iou_matrix(boxes_everywhere(300, 60), cxcywh_to_xyxy(squeezed)).max(axis=1).min() < 0.1
+
+
+@pytest.mark.parametrize("size", [128, 131, 200, 299, 300, 333, 512, 640, 1024])
+@pytest.mark.parametrize("base_network", BASE_NETWORKS)
+def test_maps_halve_down_to_one_cell_and_sizes_rise(base_network, size):
+    layout = anchor_layout(base_network, size)
+    assert layout.cells[-1] == 1
+    assert all(a > b for a, b in zip(layout.cells, layout.cells[1:])), "no map twice, such as 1, 1"
+    assert all(a < b for a, b in zip(layout.sizes, layout.sizes[1:]))
+    assert layout.steps == tuple(size / cells for cells in layout.cells)
+    per_cell = [len(ratios) + 1 for ratios in layout.ratios]
+    assert len(make_anchors(layout)) == sum(c * c * n for c, n in zip(layout.cells, per_cell))
+
+
+@pytest.mark.parametrize(
+    "base_network, size, expected",
+    [
+        ("mobilenet1.0", 256, (16, 8, 4, 2, 1)),
+        ("mobilenet1.0", 300, (19, 10, 5, 3, 2, 1)),
+        ("resnet-50", 512, (32, 16, 8, 4, 2, 1)),
+        ("vgg-16", 300, (38, 19, 10, 5, 3, 1)),
+        ("vgg-16", 512, (64, 32, 16, 8, 4, 2, 1)),
+        ("vgg-16", 320, (40, 20, 10, 5, 3, 2, 1)),
+    ],
+)
+def test_cells(base_network, size, expected):
+    assert feature_cells(base_network, size) == expected
+
+
+@pytest.mark.parametrize(
+    "sizes, ratios",
+    [
+        pytest.param((10, 20), ((1,), (1,)), id="a-size-short"),
+        pytest.param((10, 20, 30, 40), ((1,), (1,)), id="a-size-too-many"),
+        pytest.param((10, 20, 30), ((1,),), id="a-ratio-short"),
+        pytest.param((10, 20, 30), ((1,),) * 3, id="a-ratio-too-many"),
+    ],
+)
+def test_lists_of_other_lengths_are_refused(sizes, ratios):
+    with pytest.raises(ConfigError, match="anchors: found 2 maps, .* sizes, .* ratios, expected as many ratios as maps"):
+        AnchorLayout(100, (4, 2), sizes, ratios)
+
+
+def test_one_cell_by_hand():
+    anchors = make_anchors(AnchorLayout(100, (1,), (25, 100), ((1, 4, 0.25),)))
+    expected = [[50, 50, 25, 25], [50, 50, 50, 50], [50, 50, 50, 12.5], [50, 50, 12.5, 50]]
+    np.testing.assert_allclose(anchors, expected)
+
+
+def test_order_is_row_by_row():
+    anchors = make_anchors(AnchorLayout(40, (2,), (10, 20), ((1,),)))
+    assert anchors[::2, :2].tolist() == [[10, 10], [30, 10], [10, 30], [30, 30]]
