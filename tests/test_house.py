@@ -32,7 +32,7 @@ FLOORS = {
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["view.scenes", "view.sections"],
     ],
-    4: ["data.labels", "data.batches", "model.pretrained", "model.graphs", "view.worst", "view.pages"],
+    4: ["data.labels", "data.batches", "model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     5: ["training.checkpoint", "view.galleries"],
     6: ["training.engine", "deploy.engines.*", "view.report"],
     7: ["deploy.detector"],

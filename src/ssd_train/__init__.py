@@ -40,6 +40,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         average_precision.py  from the ranks of the hits to a figure; the best F1
         metrics.py          RunningMean, MeanAveragePrecision (VOC07, VOC area, COCO); numpy only
         schedule.py         learning rate by real epochs; early stopping
+        optimizer_state.py  the optimizer's arrays on disk, without a pickle
         checkpoint.py       SavedModel, TrainState: written so that a kill loses nothing
         engine.py           train_one_epoch, evaluate
         run.py              train(config, environment): the hall where all meets

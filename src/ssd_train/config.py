@@ -67,7 +67,8 @@ class TrainConfig:
     optimizer: str = setting("adam", "update rule", choices=("sgd", "adam", "rmsprop", "adadelta"))
     learning_rate: float = setting(0.001, "initial learning rate, after warm-up", above=0, high=1)
     lr_schedule: str = setting(
-        "", "course of the learning rate; empty: step if lr_scheduler_step is given, else cosine",
+        "",
+        "course of the learning rate; empty: step if lr_scheduler_step is given, else cosine",
         choices=("", "constant", "step", "cosine"),
     )
     lr_scheduler_step: str = setting("", "epochs after which the rate is multiplied by lr_scheduler_factor, e.g. 10,20")
@@ -82,8 +83,12 @@ class TrainConfig:
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
     validation_interval: int = setting(1, "epochs between evaluations", low=1)
-    overlap_threshold: float = setting(0.5, "IoU at which a detection counts as found, for validation:mAP", above=0, high=1)
-    nms_threshold: float = setting(0.45, "IoU above which the lower of two boxes of a class is dropped", above=0, high=1)
+    overlap_threshold: float = setting(
+        0.5, "IoU at which a detection counts as found, for validation:mAP", above=0, high=1
+    )
+    nms_threshold: float = setting(
+        0.45, "IoU above which the lower of two boxes of a class is dropped", above=0, high=1
+    )
     nms_topk: int = setting(400, "boxes per image that enter non-maximum suppression", low=1)
     post_nms: int = setting(100, "boxes per image that leave it; raised to the most boxes of one training image", low=1)
     early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
@@ -92,9 +97,13 @@ class TrainConfig:
     early_stopping_tolerance: float = setting(0.0, "relative improvement that counts", low=0, high=1, resume=True)
     # the machine
     kv_store: str = setting(
-        "device", "how gradients of several devices meet", choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync")
+        "device",
+        "how gradients of several devices meet",
+        choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync"),
     )
-    num_workers: int = setting(-1, "threads that prepare images; -1: as many as processors, 0: none", low=-1, resume=True)
+    num_workers: int = setting(
+        -1, "threads that prepare images; -1: as many as processors, 0: none", low=-1, resume=True
+    )
 
     def __post_init__(self) -> None:
         violations = []
@@ -112,11 +121,16 @@ class TrainConfig:
         faults = []
         steps = self.lr_steps
         if steps is None:
-            faults.append(f"lr_scheduler_step: found {self.lr_scheduler_step!r}, expected rising epochs such as '10,20'")
+            faults.append(
+                f"lr_scheduler_step: found {self.lr_scheduler_step!r}, expected rising epochs such as '10,20'"
+            )
         elif self.lr_schedule == "step" and not steps:
             faults.append("lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'")
         elif self.lr_schedule in ("constant", "cosine") and steps:
-            faults.append(f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, expected 'step'")
+            faults.append(
+                f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, "
+                "expected lr_schedule 'step'"
+            )
         for name in ("freeze_layer_pattern", "split_group"):
             try:
                 re.compile(getattr(self, name))

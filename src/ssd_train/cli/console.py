@@ -64,13 +64,15 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
     def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
-        """Known flags, and all others as name -> value; a flag without a value, or a value without a flag, is refused."""
+        """Known flags, and all others as name -> value; a flag without a value, or a value without a flag, is
+        refused."""
         known, rest = self.parse_known_args(list(arguments))
         return known, _pairs(rest)
 
 
 def normalised(arguments: Sequence[str]) -> List[str]:
-    """Flags with hyphens in place of underscores become one spelling: --batch-size=8 and --batch_size 8 are the same."""
+    """Flags with hyphens in place of underscores become one spelling: --batch-size=8 and --batch_size 8 are the
+    same."""
     return [_underscored(argument) for argument in arguments]
 
 

@@ -28,7 +28,9 @@ SETTINGS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Draw, train, score; print where the report and the model are."""
-    parser = Parser(prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector.")
+    parser = Parser(
+        prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector."
+    )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes; default: demo")
     known, settings = parser.parse_settings(arguments)
     config = TrainConfig.from_mapping({**SETTINGS, **settings})

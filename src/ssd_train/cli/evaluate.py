@@ -36,13 +36,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """The flags of evaluate."""
-    parser = Parser(prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels.")
+    parser = Parser(
+        prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
+    )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model folder")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="answers as JSON Lines, in place of a model")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the images (not needed for answers if labels tell sizes)")
-    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder")
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="the images (not needed for answers if labels tell sizes)"
+    )
+    parser.add_argument(
+        "--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder"
+    )
     parser.add_argument("--label_attribute", metavar="NAME", help="default: by type and date")
-    parser.add_argument("--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5")
+    parser.add_argument(
+        "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there, too")
     parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
     return parser
@@ -51,7 +59,9 @@ def make_parser() -> Parser:
 def _score_file(flags: argparse.Namespace, labels: LabelSet) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
         if flags.images is None:
-            raise DataError(f"{record.where}: the labels do not tell the image's size, expected --images FOLDER to read it")
+            raise DataError(
+                f"{record.where}: the labels do not tell the image's size, expected --images FOLDER to read it"
+            )
         return read_header(FolderImages(flags.images).read(record), record.where).shown_wh
 
     return score_predictions(flags.predictions, labels, size_of, overlap_threshold=flags.overlap_threshold)

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import datetime
 from pathlib import Path
-from typing import Iterable, Iterator, List, Sequence, Tuple
+from typing import Iterable, Iterator, List, Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser, make_progress
@@ -50,7 +50,9 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="picture, or folder of pictures")
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a model folder")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="answers as JSON Lines, all candidates; default: predictions.jsonl")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="answers as JSON Lines, all candidates; default: predictions.jsonl"
+    )
     parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=Path, metavar="FILE", help="all pictures with boxes, 15 a page")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
@@ -65,7 +67,9 @@ def find_pictures(paths: Sequence[Path]) -> List[Picture]:
         if path.is_dir():
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
             if not files:
-                raise ConfigError(f"{path}: found no picture in this folder, expected files ending in {', '.join(SUFFIXES)}")
+                raise ConfigError(
+                    f"{path}: found no picture in this folder, expected files ending in {', '.join(SUFFIXES)}"
+                )
             pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
         elif path.is_file():
             pictures.append(_picture(path, path.name))
@@ -84,7 +88,9 @@ def _refuse_same_names(pictures: Sequence[Picture]) -> None:
     for picture in pictures:
         other = first.setdefault(picture.name, picture)
         if other is not picture:
-            raise ConfigError(f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ")
+            raise ConfigError(
+                f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ"
+            )
 
 
 def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
@@ -119,4 +125,3 @@ def _consume(answers: Iterable[Answer], flags: argparse.Namespace, detector: Det
     pages = (Page(answer.picture.name, answer.image, answer.detections) for answer in answers)
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
     write_pdf(flags.pdf, pages, TitlePage("Predictions", lines, detector.class_names, flags.threshold))
-

@@ -37,16 +37,29 @@ def make_parser() -> Parser:
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
     parser.add_argument("--train", type=Path, required=True, metavar="FOLDER", help="images")
-    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder")
-    parser.add_argument("--validation", type=Path, metavar="FOLDER", help="validation images (default: those of --train)")
+    parser.add_argument(
+        "--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder"
+    )
+    parser.add_argument(
+        "--validation", type=Path, metavar="FOLDER", help="validation images (default: those of --train)"
+    )
     parser.add_argument("--validation_labels", type=Path, metavar="FILE", help="validation labels")
     parser.add_argument("--model_dir", type=Path, default=Path("model"), metavar="FOLDER", help="default: model")
-    parser.add_argument("--output_dir", type=Path, default=Path("output"), metavar="FOLDER", help="report; default: output")
-    parser.add_argument("--checkpoint_dir", type=Path, metavar="FOLDER", help="keep checkpoints here and go on from them")
     parser.add_argument(
-        "--pretrained", type=Path, metavar="PATH", help="a .params file, or a model folder, to start from (default: model zoo)"
+        "--output_dir", type=Path, default=Path("output"), metavar="FOLDER", help="report; default: output"
     )
-    parser.add_argument("--devices", default="auto", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, metavar="FOLDER", help="keep checkpoints here and go on from them"
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        metavar="PATH",
+        help="a .params file, or a model folder, to start from (default: model zoo)",
+    )
+    parser.add_argument(
+        "--devices", default="auto", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU"
+    )
     return parser
 
 

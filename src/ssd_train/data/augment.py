@@ -1,7 +1,7 @@
 """Augmentation policies by name: the random choices, apart from the pixels they are applied to.
 
-A policy draws a `View`: which rectangle of the picture is seen (it may reach beyond the picture), turned and mirrored how,
-in what light. transforms.py renders it in one pass over the pixels and moves the boxes along.
+A policy draws a `View`: which rectangle of the picture is seen (it may reach beyond the picture), turned and mirrored
+how, in what light. transforms.py renders it in one pass over the pixels and moves the boxes along.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _geometry(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
 
 
 def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-    """SSD's own (paper, section 2.2, and GluonCV's SSDDefaultTrainTransform): light, zoom out by up to 4 half of the time,
-    a crop that overlaps the objects at least so much, mirror."""
+    """SSD's own (paper, section 2.2, and GluonCV's SSDDefaultTrainTransform): light, zoom out by up to 4 half of the
+    time, a crop that overlaps the objects at least so much, mirror."""
     colour = colour_matrix(random)
     width, height = size_wh
     left = top = 0.0
@@ -68,7 +68,9 @@ def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         left, top = random.uniform(0, width * (ratio - 1)), random.uniform(0, height * (ratio - 1))
         width, height = int(width * ratio), int(height * ratio)
     x, y, w, h = constrained_crop((width, height), boxes + np.array([left, top, left, top], np.float32), random)
-    return View((x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, least_visible=0.0, by_centre=True)
+    return View(
+        (x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, least_visible=0.0, by_centre=True
+    )
 
 
 # zoom and stretch of `strong`: half to twice the size, evenly on a log scale, and up to a quarter wider or narrower
@@ -76,7 +78,8 @@ ZOOM, STRETCH, ATTEMPTS = 2.0, 1.25, 10
 
 
 def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-    """Zoom, stretch, shift and mirror in one, and light; tried again up to ten times until an object is left in view."""
+    """Zoom, stretch, shift and mirror in one, and light; tried again up to ten times until an object is left in
+    view."""
     colour = colour_matrix(random)
     flip = _chance(random, 0.5)
     view = View((0, 0, *size_wh))
@@ -121,8 +124,8 @@ CROP_ASPECT = 2.0
 
 
 def constrained_crop(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> Tuple[float, float, float, float]:
-    """A crop (x, y, width, height) of an image of `size_wh`: the whole image or one crop for each of CROP_OVERLAPS that a
-    trial could meet, one of these at random among those that keep the centre of a box."""
+    """A crop (x, y, width, height) of an image of `size_wh`: the whole image or one crop for each of CROP_OVERLAPS that
+    a trial could meet, one of these at random among those that keep the centre of a box."""
     candidates = [(0.0, 0.0, float(size_wh[0]), float(size_wh[1]))]
     for least in CROP_OVERLAPS:
         crop = _crop_with_overlap(size_wh, boxes, least, random)

@@ -23,7 +23,8 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), box targets float32 (B, A, 4), and where they are from."""
+    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), box targets float32 (B, A, 4), and where they are
+    from."""
 
     pictures: np.ndarray
     class_targets: np.ndarray

@@ -68,7 +68,9 @@ class Record:
         object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
         place = self.where or self.name
         if len(self.boxes) != len(self.class_ids):
-            raise DataError(f"{place}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many")
+            raise DataError(
+                f"{place}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many"
+            )
         if len(self.class_ids) and self.class_ids.min() < 0:
             raise DataError(f"{place}: found class id {self.class_ids.min()}, expected 0 or more")
         bad = first_invalid(self.boxes, self.size_wh)
@@ -76,7 +78,9 @@ class Record:
             index, fault = bad
             size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
             box = [round(float(v), 2) for v in self.boxes[index]]
-            raise DataError(f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image")
+            raise DataError(
+                f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image"
+            )
 
     @property
     def basename(self) -> str:
@@ -127,10 +131,12 @@ class Detections:
 
     @classmethod
     def from_network(cls, rows: np.ndarray, size_wh: SizeWH, side: int) -> "Detections":
-        """A network's rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of its (side, side) input, id -1 where a row
-        is unused, as pixels of the image of `size_wh`, clipped to it."""
+        """A network's rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of its (side, side) input, id -1 where a
+        row is unused, as pixels of the image of `size_wh`, clipped to it."""
         if not np.isfinite(rows).all():  # an id of NaN would pass for unused
-            raise DataError("detections: found NaN or infinity in the network's answer, expected finite scores and boxes")
+            raise DataError(
+                "detections: found NaN or infinity in the network's answer, expected finite scores and boxes"
+            )
         rows = rows[rows[:, 0] >= 0]
         limits = np.array([*size_wh, *size_wh], dtype=np.float32)
         return cls(np.clip(rows[:, 2:] * (limits / side), 0, limits), rows[:, 1], rows[:, 0], size_wh)
@@ -188,7 +194,9 @@ class LabelSet:
                 raise DataError(
                     f"{self.source}: found class {name!r} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
                 )
-        lookup = np.array([class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64)
+        lookup = np.array(
+            [class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64
+        )
         records = [Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where) for r in self.records]
         return LabelSet(tuple(records), class_names, self.skipped, self.mended, self.source, self.details)
 

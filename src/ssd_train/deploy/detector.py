@@ -100,7 +100,9 @@ class Detector:
 
     def _answered(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
         good = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
-        sizes = [answer.picture.expected_wh or answer.image.shape[1::-1] for answer, _ in good if answer.image is not None]
+        sizes = [
+            answer.picture.expected_wh or answer.image.shape[1::-1] for answer, _ in good if answer.image is not None
+        ]
         found = iter(self._answers([pixels for _, pixels in good], sizes))
         for answer, pixels in loaded:
             yield answer if pixels is None else answer._replace(detections=next(found))

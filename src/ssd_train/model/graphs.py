@@ -1,8 +1,8 @@
 """The network as hybridized graphs: one to train, one to evaluate, one to detect.
 
-GluonCV's SSD decides by autograd's mode, while it is traced, what it returns, so a hybridized net keeps whichever form it
-was first called in. Here each purpose has a block of its own that shares the net's layers, and the net itself is never
-called. Pixels come in as the loaders make them, uint8 (B, S, S, 3), and are normalised on the device.
+GluonCV's SSD decides by autograd's mode, while it is traced, what it returns, so a hybridized net keeps whichever form
+it was first called in. Here each purpose has a block of its own that shares the net's layers, and the net itself is
+never called. Pixels come in as the loaders make them, uint8 (B, S, S, 3), and are normalised on the device.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class TrainGraph(mx.gluon.HybridBlock):
 
 
 class DetectGraph(mx.gluon.HybridBlock):
-    """Pixels uint8 (B, S, S, 3) -> rows (B, post_nms, 6): class id, score, x1, y1, x2, y2 in input pixels, best first."""
+    """Pixels uint8 (B, S, S, 3) -> rows (B, post_nms, 6): class id, score, x1, y1, x2, y2 in input pixels, best
+    first."""
 
     def __init__(self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -45,7 +45,6 @@ BACKBONES = {
 VGG = "vgg-16"
 # of the heads' weights, so that training starts from even class scores (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
-ANCHOR_CELLS = 128  # anchors are made for maps up to this size: 1024 px at stride 8
 
 
 def build_net(base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0) -> Any:
@@ -70,9 +69,15 @@ def _make_ssd(base_network: str, layout: AnchorLayout, class_names: Sequence[str
         ratios=[list(r) for r in layout.ratios],
         steps=list(layout.steps),
         classes=list(class_names),
-        anchor_alloc_size=ANCHOR_CELLS,
+        anchor_alloc_size=_anchor_cells(layout),
         **_feature_arguments(base_network, layout),
     )
+
+
+def _anchor_cells(layout: AnchorLayout) -> int:
+    """Cells of the grid that GluonCV cuts the first map's anchors from; it halves the grid from map to map, while maps
+    halve rounding up, so a power of two is needed."""
+    return 1 << (layout.cells[0] - 1).bit_length()
 
 
 def _feature_arguments(base_network: str, layout: AnchorLayout) -> Dict[str, Any]:
@@ -151,7 +156,9 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
     frozen = [n for n in parameters if any(re.search(pattern, a) for a in (n, *builtin_names(base_network, n)))]
     if not frozen:
         some = ", ".join(list(parameters)[:3] + list(parameters)[-12:-9])
-        raise ConfigError(f"freeze_layer_pattern: found {pattern!r} that matches no parameter, expected names such as {some}")
+        raise ConfigError(
+            f"freeze_layer_pattern: found {pattern!r} that matches no parameter, expected names such as {some}"
+        )
     for name in frozen:
         parameters[name].grad_req = "null"
     return frozen

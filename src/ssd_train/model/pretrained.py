@@ -1,7 +1,8 @@
 """Trained arrays put into a network, and counted.
 
-A weights file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the Gluon
-or GluonCV model zoo. What is not for this network is never loaded by half: a load that fits too few tensors fails.
+A weights file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the
+Gluon or GluonCV model zoo. What is not for this network is never loaded by half: a load that fits too few tensors
+fails.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -62,7 +62,9 @@ def read_arrays(path: "str | Path") -> Arrays:
     return {name.split(":", 1)[-1]: array for name, array in arrays.items()}
 
 
-def load_pretrained(net: Any, base_network: str, path: "str | Path", old_classes: Optional[Sequence[str]] = None) -> LoadReport:
+def load_pretrained(
+    net: Any, base_network: str, path: "str | Path", old_classes: Optional[Sequence[str]] = None
+) -> LoadReport:
     """Fill `net` from the file at `path`; `old_classes` are the class names of a detector's head, where they are known.
 
     Rows of the class head are kept for the names both know. Anchors are never loaded: ours follow the image size.
@@ -88,7 +90,9 @@ def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[
     names = tuple(old_classes or _zoo_classes(arrays))
     parameters = {n: p for n, p in net._collect_params_with_prefix().items() if not n.endswith("anchors")}
     heads = {name for name in parameters if name.startswith("class_predictors.")}
-    fitting = {n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape}
+    fitting = {
+        n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape
+    }
     body = len(parameters) - len(heads)
     _require(len(fitting), body, source, "detector")
     for name, array in fitting.items():
@@ -139,9 +143,7 @@ def _load_backbone(net: Any, base_network: str, arrays: Arrays, source: str) -> 
 
 
 def _is_backbone(name: str) -> bool:
-    return name.startswith("features.") and not any(
-        part in name for part in ("expand_", ".extras.", "scale")
-    )
+    return name.startswith("features.") and not any(part in name for part in ("expand_", ".extras.", "scale"))
 
 
 def _require(fitting: int, total: int, source: str, kind: str) -> None:
@@ -196,10 +198,15 @@ def zoo_weights(base_network: str, seconds: float = ZOO_SECONDS) -> Path:
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path[:0] = {path.split(os.pathsep)!r}; {code}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=seconds,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise WeightsError(f"model zoo: found no answer for {name} within {seconds:g} s, expected its weights; {advice}") from None
+        raise WeightsError(
+            f"model zoo: found no answer for {name} within {seconds:g} s, expected its weights; {advice}"
+        ) from None
     for line in done.stdout.splitlines():
         if line.startswith("FILE "):
             return Path(line[5:])

@@ -1,7 +1,8 @@
 """TargetEncoder: ground truth boxes matched to anchors and encoded, in numpy.
 
-Matching is SSD's (section 2.2): each ground truth takes its best anchor, one each, greedily by IoU; further anchors join
-the ground truth they overlap most when the IoU is at least 0.5. Equal to GluonCV's SSDTargetGenerator but for exact ties.
+Matching is SSD's (section 2.2): each ground truth takes its best anchor, one each, greedily by IoU; further anchors
+join the ground truth they overlap most when the IoU is at least 0.5. Equal to GluonCV's SSDTargetGenerator but for
+exact ties.
 """
 
 from __future__ import annotations

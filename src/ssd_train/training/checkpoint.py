@@ -1,7 +1,7 @@
 """A model and a training state on disk, written so that a kill loses nothing. Nothing here is ever unpickled.
 
-SavedModel: a folder whose config.json names the weights file and its SHA-256; new weights get a new name and config.json is
-replaced last, so the folder holds the old model or the new one, whole, at every moment.
+SavedModel: a folder whose config.json names the weights file and its SHA-256; new weights get a new name and
+config.json is replaced last, so the folder holds the old model or the new one, whole, at every moment.
 TrainState: a folder per save, with checksums, beside the one before it (see published.publish_folder).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ssd_train import __version__, framework, published, storage
 from ssd_train.config import TrainConfig
@@ -18,6 +18,7 @@ from ssd_train.data.records import ClassNames
 from ssd_train.errors import CheckpointError, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_exactly
+from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.schedule import BestScore
 
 mx = framework.mxnet()
@@ -106,7 +107,9 @@ class SavedModel:
                 sha256=document["weights"]["sha256"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path}: found a damaged description ({error!r}), expected all of a model's parts") from None
+            raise WeightsError(
+                f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
+            ) from None
 
 
 def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
@@ -134,7 +137,9 @@ def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
         raise WeightsError(f"{path}: not found, expected the weights that {CONFIG} names")
     found = storage.sha256_of(path)
     if found != entry["sha256"]:
-        raise WeightsError(f"{path}: found SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged")
+        raise WeightsError(
+            f"{path}: found SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
+        )
     return str(path)
 
 
@@ -181,8 +186,8 @@ class Checkpoints:
         published.publish_folder(self.target, write, keep=1)
 
     def restore(self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path) -> Tuple[TrainState, List[str]]:
-        """The newest undamaged state put into `learner`, and what is to be told about it; a new TrainState where there is
-        none. A CheckpointError names what differs from `fingerprint`, or the damage when no state is whole."""
+        """The newest undamaged state put into `learner`, and what is to be told about it; a new TrainState where there
+        is none. A CheckpointError names what differs from `fingerprint`, or the damage when no state is whole."""
         notes: List[str] = []
         folders = published.published_folders(self.target)
         for folder in folders:
@@ -201,7 +206,9 @@ class Checkpoints:
     def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> TrainState:
         document = json.loads((folder / STATE).read_text("utf-8"))
         if document["format"] > STATE_FORMAT:
-            raise CheckpointError(f"{folder}: found format {document['format']}, expected {STATE_FORMAT}: use a newer ssd_train")
+            raise CheckpointError(
+                f"{folder}: found format {document['format']}, expected {STATE_FORMAT}: use a newer ssd_train"
+            )
         refuse_changes(folder, document["fingerprint"], fingerprint)
         load_exactly(learner.net, folder / LAST)
         load_optimizer(folder / OPTIMIZER, learner.trainer, document["updates"])
@@ -210,8 +217,8 @@ class Checkpoints:
 
 
 def _restore_best(best: Path, model_dir: Path) -> None:
-    """The best model of a checkpoint into the model folder: on another machine it is empty, and after a kill it may hold a
-    later model than the state, which the run will make again."""
+    """The best model of a checkpoint into the model folder: on another machine it is empty, and after a kill it may
+    hold a later model than the state, which the run will make again."""
     if not best.is_dir():
         return
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -221,46 +228,12 @@ def _restore_best(best: Path, model_dir: Path) -> None:
 
 def refuse_changes(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
     """A CheckpointError that names every part of the fingerprint that differs."""
-    changes = [f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    changes = [
+        f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
     if changes:
-        raise CheckpointError(f"{folder}: cannot go on with other settings: {'; '.join(changes)}; use another checkpoint_dir to start anew")
-
-
-def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
-    """Write the arrays of the optimizer's state; returns the number of updates by parameter index.
-
-    Not Trainer.save_states: that is a pickle, which runs code when it is read.
-    """
-    updater = trainer._updaters[0]
-    arrays = {}
-    for index, value in updater.states.items():
-        for part, array in enumerate(_as_parts(value)):
-            arrays[f"{index}.{part}"] = array.as_in_context(mx.cpu())
-    if not arrays:
-        arrays = {"none": mx.nd.zeros(1)}  # sgd without momentum has no state, and MXNet cannot write an empty file
-    mx.nd.save(str(path), arrays)
-    return {str(index): count for index, count in trainer._optimizer._index_update_count.items()}
-
-
-def load_optimizer(path: Path, trainer: Any, counts: Dict[str, int]) -> None:
-    """Put back what `save_optimizer` wrote, on every device of `trainer`."""
-    arrays = mx.nd.load(str(path))
-    optimizer = trainer._optimizer
-    for device, updater in enumerate(trainer._updaters):
-        for index, parameter in enumerate(trainer._params):
-            weight = parameter.list_data()[device]
-            state = optimizer.create_state_multi_precision(index, weight)
-            for part, array in enumerate(_as_parts(state)):
-                arrays[f"{index}.{part}"].copyto(array)
-            updater.states[index] = state
-            updater.states_synced[index] = True
-        optimizer._set_current_context(device)
-        optimizer._index_update_count.update({int(index): count for index, count in counts.items()})
-    optimizer.num_update = max(counts.values(), default=0)
-
-
-def _as_parts(state: Any) -> List[Any]:
-    """The arrays of one parameter's optimizer state: none, one or several."""
-    if state is None:
-        return []
-    return [part for one in state for part in _as_parts(one)] if isinstance(state, (list, tuple)) else [state]
+        raise CheckpointError(
+            f"{folder}: cannot go on with other settings: {'; '.join(changes)}; use another checkpoint_dir to start anew"
+        )

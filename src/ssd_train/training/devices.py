@@ -14,8 +14,8 @@ mx = framework.mxnet()
 
 
 def contexts(devices: str = "auto") -> List[Any]:
-    """MXNet contexts for `devices`: auto (all visible GPUs, else the CPU), cpu, gpu, or a number of either such as gpu:2
-    or cpu:2 (several CPU contexts share the processor; they serve tests)."""
+    """MXNet contexts for `devices`: auto (all visible GPUs, else the CPU), cpu, gpu, or a number of either such as
+    gpu:2 or cpu:2 (several CPU contexts share the processor; they serve tests)."""
     found = re.fullmatch(r"(auto|cpu|gpu)(?::([1-9]\d?))?", devices)
     if not found:
         raise ConfigError(f"devices: found {devices!r}, expected auto, cpu, gpu, cpu:N or gpu:N")

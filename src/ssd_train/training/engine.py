@@ -76,8 +76,8 @@ class Learner:
 
 
 def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
-    """Keyword arguments of MXNet's optimizer. As in the built-in algorithm, momentum is sgd's and weight decay is sgd's and
-    rmsprop's alone."""
+    """Keyword arguments of MXNet's optimizer. As in the built-in algorithm, momentum is sgd's and weight decay is sgd's
+    and rmsprop's alone."""
     settings = {"learning_rate": config.learning_rate}
     if config.optimizer == "sgd":
         settings["momentum"] = config.momentum

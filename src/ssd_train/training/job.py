@@ -81,7 +81,9 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     evaluator = Evaluator(net, config, devices[0], post_nms)
     loaders = _make_loaders(config, train, validation)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
-    return Job(config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation))
+    return Job(
+        config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation)
+    )
 
 
 def read_subsets(config: TrainConfig, environment: Environment) -> Tuple[Subset, Subset]:
@@ -111,12 +113,17 @@ def completed(config: TrainConfig, train: Subset, progress: Progress) -> TrainCo
             f"{labels.source} has {', '.join(map(repr, labels.class_names))}"
         )
     if config.num_training_samples and config.num_training_samples != len(labels):
-        progress.warn(f"num_training_samples: found {config.num_training_samples}, the data has {len(labels)}, which is used")
+        progress.warn(
+            f"num_training_samples: found {config.num_training_samples}, the data has {len(labels)}, which is used"
+        )
     width = LABEL_HEADER + LABEL_OBJECT * max(len(record.boxes) for record in labels.records)
     if width > config.label_width:
         progress.warn(f"label_width: found {config.label_width}, the data needs {width}, which is used")
     return dataclasses.replace(
-        config, num_classes=len(labels.class_names), num_training_samples=len(labels), label_width=max(width, config.label_width)
+        config,
+        num_classes=len(labels.class_names),
+        num_training_samples=len(labels),
+        label_width=max(width, config.label_width),
     )
 
 
@@ -129,11 +136,15 @@ def _tell_about(train: Subset, validation: Subset, config: TrainConfig, progress
         for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
             for reason in sorted({line.reason for line in lines}):
                 places = [line.where for line in lines if line.reason == reason]
-                progress.warn(f"{name}: {what} {len(places)}: {reason} ({', '.join(places[:3])}{', …' if len(places) > 3 else ''})")
+                progress.warn(
+                    f"{name}: {what} {len(places)}: {reason} ({', '.join(places[:3])}{', …' if len(places) > 3 else ''})"
+                )
     for name in classes_missing_from(train.labels, validation.labels):
         progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
     if not config.augmentation or not validation.labels.boxes_per_class().sum():
-        raise DataError(f"{validation.labels.source}: found no box among the validation images, expected some to score with")
+        raise DataError(
+            f"{validation.labels.source}: found no box among the validation images, expected some to score with"
+        )
 
 
 def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
@@ -147,7 +158,9 @@ def _make_net(config: TrainConfig, environment: Environment, class_names: ClassN
     return net
 
 
-def _weights_to_start_from(config: TrainConfig, environment: Environment) -> "Tuple[Optional[Path], Optional[List[str]]]":
+def _weights_to_start_from(
+    config: TrainConfig, environment: Environment
+) -> "Tuple[Optional[Path], Optional[List[str]]]":
     """The weights file and, where they are known, the class names of its head."""
     given = environment.pretrained
     if given is None:
@@ -158,7 +171,9 @@ def _weights_to_start_from(config: TrainConfig, environment: Environment) -> "Tu
     if given.is_dir():
         files = sorted(given.glob("*.params"))
         if len(files) != 1:
-            raise ConfigError(f"pretrained: found {len(files)} .params files in {given}, expected one, or a model folder")
+            raise ConfigError(
+                f"pretrained: found {len(files)} .params files in {given}, expected one, or a model folder"
+            )
         return files[0], None
     if not given.is_file():
         raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
@@ -185,8 +200,8 @@ def _make_loaders(config: TrainConfig, train: Subset, validation: Subset) -> Tup
 
 
 def fingerprint(config: TrainConfig, train: Subset, validation: Subset) -> Dict[str, Any]:
-    """What a resumed run must share with the one before: settings that shape the weights, classes, data, and threads and
-    library versions, because sums in another order give other bits."""
+    """What a resumed run must share with the one before: settings that shape the weights, classes, data, and threads
+    and library versions, because sums in another order give other bits."""
     free = set(resumable_settings())
     found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}
     found["classes"] = list(train.labels.class_names)

@@ -106,7 +106,11 @@ def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: E
         f"{row['images_per_second']:.1f} images/s"
     )
     if row.get("mAP") is not None:
-        best = "best so far" if state.best.epoch == row["epoch"] else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
+        best = (
+            "best so far"
+            if state.best.epoch == row["epoch"]
+            else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
+        )
         text += f"  mAP {row['mAP']:.3f} ({best})"
     progress.say(text)
     if environment.hosted:

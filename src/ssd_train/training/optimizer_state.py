@@ -1,0 +1,50 @@
+"""The optimizer's arrays on disk and back.
+
+Not by Trainer.save_states: that is a pickle, which runs code when it is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+from ssd_train import framework
+
+mx = framework.mxnet()
+
+
+def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
+    """Write the arrays of the optimizer's state; returns the number of updates by parameter index."""
+    updater = trainer._updaters[0]
+    arrays = {}
+    for index, value in updater.states.items():
+        for part, array in enumerate(_as_parts(value)):
+            arrays[f"{index}.{part}"] = array.as_in_context(mx.cpu())
+    if not arrays:
+        arrays = {"none": mx.nd.zeros(1)}  # sgd without momentum has no state, and MXNet cannot write an empty file
+    mx.nd.save(str(path), arrays)
+    return {str(index): count for index, count in trainer._optimizer._index_update_count.items()}
+
+
+def load_optimizer(path: Path, trainer: Any, counts: Dict[str, int]) -> None:
+    """Put back what `save_optimizer` wrote, on every device of `trainer`."""
+    arrays = mx.nd.load(str(path))
+    optimizer = trainer._optimizer
+    for device, updater in enumerate(trainer._updaters):
+        for index, parameter in enumerate(trainer._params):
+            weight = parameter.list_data()[device]
+            state = optimizer.create_state_multi_precision(index, weight)
+            for part, array in enumerate(_as_parts(state)):
+                arrays[f"{index}.{part}"].copyto(array)
+            updater.states[index] = state
+            updater.states_synced[index] = True
+        optimizer._set_current_context(device)
+        optimizer._index_update_count.update({int(index): count for index, count in counts.items()})
+    optimizer.num_update = max(counts.values(), default=0)
+
+
+def _as_parts(state: Any) -> List[Any]:
+    """The arrays of one parameter's optimizer state: none, one or several."""
+    if state is None:
+        return []
+    return [part for one in state for part in _as_parts(one)] if isinstance(state, (list, tuple)) else [state]
