@@ -11,7 +11,7 @@ from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
 from ssd_train.environment import Environment
 
-IMAGES, HELD_OUT = 400, 100
+IMAGES, HELD_OUT = 600, 100
 LOGO = ClassNames(("logo",))
 # from random weights, so that nothing is downloaded: the smallest network, and pictures without colour
 SETTINGS = {
@@ -19,10 +19,11 @@ SETTINGS = {
     "image_shape": 256,
     "use_pretrained_model": 0,
     "grayscale": True,
-    "epochs": 36,
+    "augmentation": "flip",
+    "epochs": 40,
     "mini_batch_size": 16,
     "learning_rate": 0.002,
-    "validation_interval": 6,
+    "validation_interval": 8,
 }
 
 
@@ -32,11 +33,12 @@ def run(arguments: Sequence[str]) -> int:
         prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector."
     )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes; default: demo")
+    parser.add_argument("--pictures", type=int, default=IMAGES, help=f"training pictures to draw; default: {IMAGES}")
     known, settings = parser.parse_settings(arguments)
     config = TrainConfig.from_mapping({**SETTINGS, **settings})
     folder, progress = known.folder, make_progress()
-    progress.say(f"drawing {IMAGES} training and {HELD_OUT} validation pictures into {folder}")
-    train = write_drawn_set(folder / "train", draw_logo_set(IMAGES, seed=1), LOGO, "demo-logo")
+    progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation pictures into {folder}")
+    train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
     environment = Environment(*train, *validation, folder / "model", folder / "output")

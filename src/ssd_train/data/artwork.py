@@ -73,7 +73,6 @@ _FRAME: Mark = [(1, bar(-0.92, -0.92, 1.84, 1.84)), (0, bar(-0.69, -0.69, 1.38, 
 # taller than wide: turned by 30 degrees one way, an equilateral one would look like its reverse turned the other way
 _PEAK = np.array([[0.0, -0.62], [0.46, 0.42], [-0.46, 0.42]])
 _TRIANGLE: Mark = [(1, _PEAK)]
-_UPSIDE_DOWN: Mark = [(1, -_PEAK)]
 # two feathers a side; the same to the left and to the right, so that a mirrored logo is still the logo
 _WINGS: Mark = [
     (1, bar(side * reach - (reach - 0.9 if side > 0 else 0), top, reach - 0.9, 0.24))
@@ -85,7 +84,6 @@ LOGO: Mark = _WINGS + _RING + _TRIANGLE
 
 LOOK_ALIKES: Dict[str, Mark] = {
     "without triangle": _WINGS + _RING,
-    "upside down": _WINGS + _RING + _UPSIDE_DOWN,
     "without wings": _RING + _TRIANGLE,
     "square": _WINGS + _FRAME + _TRIANGLE,
     "full": _WINGS + [(1, disc(1.0)), (0, bar(-0.5, -0.12, 1.0, 0.24))],

@@ -75,9 +75,14 @@ def load_pretrained(
     return _load_backbone(net, base_network, arrays, str(path))
 
 
+def saved_parameters(net: Any) -> Dict[str, Any]:
+    """The parameters of `net` that a file holds, by name: all but the anchors, which follow from network and size."""
+    return {name: p for name, p in net._collect_params_with_prefix().items() if not name.endswith("anchors")}
+
+
 def load_exactly(net: Any, path: "str | Path") -> None:
     """Fill every tensor of `net` from a file that was saved from such a net; a WeightsError names what does not fit."""
-    arrays, parameters = read_arrays(path), net._collect_params_with_prefix()
+    arrays, parameters = read_arrays(path), saved_parameters(net)
     for name in sorted({*arrays, *parameters}):
         found, wanted = (tuple(v[name].shape) if name in v else None for v in (arrays, parameters))
         if found != wanted:
@@ -88,7 +93,7 @@ def load_exactly(net: Any, path: "str | Path") -> None:
 
 def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]]) -> LoadReport:
     names = tuple(old_classes or _zoo_classes(arrays))
-    parameters = {n: p for n, p in net._collect_params_with_prefix().items() if not n.endswith("anchors")}
+    parameters = saved_parameters(net)
     heads = {name for name in parameters if name.startswith("class_predictors.")}
     fitting = {
         n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape

@@ -17,7 +17,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.records import ClassNames
 from ssd_train.errors import CheckpointError, WeightsError
 from ssd_train.model.net import build_net
-from ssd_train.model.pretrained import load_exactly
+from ssd_train.model.pretrained import load_exactly, saved_parameters
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.schedule import BestScore
 
@@ -76,7 +76,7 @@ class SavedModel:
 
     def save_last(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]]) -> None:
         """Put the weights of the last epoch and the whole history beside the best model."""
-        save_parameters(folder / LAST, net._collect_params_with_prefix())
+        save_parameters(folder / LAST, saved_parameters(net))
         write_history(folder, history)
 
     @classmethod
@@ -114,7 +114,7 @@ class SavedModel:
 
 def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
     temporary = folder / f".{WEIGHTS.format('new')}.tmp"
-    save_parameters(temporary, net._collect_params_with_prefix())
+    save_parameters(temporary, saved_parameters(net))
     sha256 = storage.sha256_of(temporary)
     path = folder / WEIGHTS.format(sha256[:12])
     storage.move_into_place(temporary, path)
@@ -174,7 +174,7 @@ class Checkpoints:
         """Add a state; `best_model` is the model folder, which travels along."""
 
         def write(folder: Path) -> None:
-            save_parameters(folder / LAST, learner.net._collect_params_with_prefix())
+            save_parameters(folder / LAST, saved_parameters(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
             for file in sorted(best_model.glob("*")) if best_model.is_dir() else []:
                 if file.name in (CONFIG, HISTORY) or file.match(WEIGHTS.format("*")):
