@@ -1,0 +1,102 @@
+"""DetectionLoss: GluonCV's SSDMultiBoxLoss times the number of positives, and its gradients; images without objects."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.model.loss import DetectionLoss
+
+mx = framework.mxnet()
+gcv = framework.gluoncv()
+
+CLASSES, ANCHORS = 3, 200
+
+
+def random_batch(seed: int, positives: "tuple[int, ...]"):
+    """Predictions and targets of one image for each entry of `positives`, with so many positive anchors."""
+    random = np.random.RandomState(seed)
+    class_preds = random.normal(0, 2, (len(positives), ANCHORS, CLASSES + 1))
+    box_preds = random.normal(0, 2, (len(positives), ANCHORS, 4))
+    class_targets = np.zeros((len(positives), ANCHORS))
+    for row, count in zip(class_targets, positives):
+        row[random.choice(ANCHORS, count, replace=False)] = random.randint(1, CLASSES + 1, count)
+    box_targets = random.normal(0, 2, (len(positives), ANCHORS, 4)) * (class_targets > 0)[..., None]
+    return [mx.nd.array(a) for a in (class_preds, box_preds, class_targets, box_targets)]
+
+
+def ours(arrays, ratio, least, hybrid=False):
+    loss = DetectionLoss(ratio, least)
+    if hybrid:
+        loss.hybridize()
+    for array in arrays[:2]:
+        array.attach_grad()
+    with mx.autograd.record():
+        cross_entropy, smooth_l1 = loss(*arrays)
+        total = cross_entropy + smooth_l1
+    total.backward()
+    return cross_entropy.asscalar(), smooth_l1.asscalar(), [array.grad.asnumpy() for array in arrays[:2]]
+
+
+def gluoncvs(arrays, ratio, least):
+    class_preds, box_preds, class_targets, box_targets = arrays
+    for array in arrays[:2]:
+        array.attach_grad()
+    criterion = gcv.loss.SSDMultiBoxLoss(negative_mining_ratio=ratio, min_hard_negatives=least)
+    with mx.autograd.record():
+        # only one device: its parts are lists of one entry for it
+        total, cross_entropy, smooth_l1 = criterion([class_preds], [box_preds], [class_targets], [box_targets])
+    total[0].backward()
+    grads = [array.grad.asnumpy() for array in arrays[:2]]
+    return cross_entropy[0].sum().asscalar(), smooth_l1[0].sum().asscalar(), grads
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["plain", "hybrid"])
+@pytest.mark.parametrize("least", [0, 3, 17])
+@pytest.mark.parametrize("ratio", [3.0, 1.5])
+@pytest.mark.parametrize(
+    "positives",
+    [
+        pytest.param((5,), id="one-image"),
+        pytest.param((5, 1, 40), id="three-images"),
+        pytest.param((0, 7, 0), id="images-without-objects-beside-one"),
+        pytest.param((60,), id="more-negatives-wanted-than-there-are"),
+        pytest.param((0,), id="no-object-at-all"),
+    ],
+)
+def test_equal_to_gluoncv_times_the_count(positives, ratio, least, hybrid):
+    count = max(sum(positives), 1)
+    cross_entropy, smooth_l1, grads = ours(random_batch(1, positives), ratio, least, hybrid)
+    expected_ce, expected_l1, expected_grads = gluoncvs(random_batch(1, positives), ratio, least)
+    np.testing.assert_allclose(cross_entropy, expected_ce * count, rtol=1e-4)
+    np.testing.assert_allclose(smooth_l1, expected_l1 * count, rtol=1e-4)
+    for grad, expected in zip(grads, expected_grads):
+        np.testing.assert_allclose(grad, expected * count, rtol=1e-3, atol=1e-5)
+
+
+def test_by_hand():
+    """One positive, whose two hardest negatives count: cross entropies 0, 1, 2, 3 of the negatives, 0.5 of the positive."""
+    entropies = np.array([0.5, 1.0, 3.0, 0.25, 2.0])
+    wrong = np.log(np.expm1(entropies))  # softmax of (0, wrong) gives the first exactly this cross entropy
+    class_preds = np.stack([np.zeros(5), wrong], axis=1)[None]
+    class_preds[0, 0] = class_preds[0, 0, ::-1]  # the positive's true class is 1
+    box_preds, box_targets = np.zeros((1, 5, 4)), np.zeros((1, 5, 4))
+    box_targets[0, 0] = [0.5, 2, 0, -1]  # SmoothL1: 0.125 + 1.5 + 0 + 0.5
+    box_targets[0, 3] = 9  # a negative's boxes do not count
+    arrays = [mx.nd.array(a) for a in (class_preds, box_preds, [[1, 0, 0, 0, 0]], box_targets)]
+    cross_entropy, smooth_l1, _ = ours(arrays, 2.0, 0)
+    np.testing.assert_allclose([cross_entropy, smooth_l1], [0.5 + 3 + 2, 2.125], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "positives, least, counted",
+    [((0,), 0, 0), ((0,), 3, 3), ((0, 0), 3, 6), ((1, 0), 3, 1 + 3 + 3), ((4, 0), 3, 4 + 12 + 3)],
+    ids=["none-teaches-nothing", "alone", "two", "beside-one", "beside-many"],
+)
+def test_images_without_objects_teach_by_their_hardest_negatives(positives, least, counted):
+    arrays = random_batch(5, positives)
+    _, smooth_l1, (class_grad, box_grad) = ours(arrays, 3.0, least)
+    assert (np.abs(class_grad).sum(axis=2) > 0).sum() == counted
+    assert np.isfinite(class_grad).all() and np.isfinite(box_grad).all()
+    assert (smooth_l1 == 0) == (sum(positives) == 0)

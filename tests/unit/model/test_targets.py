@@ -1,0 +1,134 @@
+"""TargetEncoder: equal to GluonCV's generator, and what that one gets wrong: no boxes, and many for one anchor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_train import framework
+from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.targets import TargetEncoder, bipartite, decode, encode, match
+
+SIDE = 128
+ANCHORS = make_anchors(anchor_layout("mobilenet0.25", SIDE))
+
+
+def random_boxes(random: np.random.RandomState, count: int) -> np.ndarray:
+    corner = random.uniform(0, 0.8 * SIDE, (count, 2))
+    sides = random.uniform(2, 0.9 * SIDE, (count, 2))
+    return np.concatenate([corner, np.minimum(corner + sides, SIDE)], axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def gluoncv_targets():
+    """GluonCV's SSDTargetGenerator: (A,), (A, 4) for boxes (N, 4) and ids (N,)."""
+    framework.gluoncv()
+    generator = framework.gluoncv("model_zoo.ssd.target").SSDTargetGenerator(negative_mining_ratio=-1)
+    mx = framework.mxnet()
+
+    def targets(anchors, boxes, ids):
+        arrays = [mx.nd.array(a)[None] for a in (anchors, boxes, ids[:, None])]
+        classes, offsets, _ = generator(arrays[0], None, arrays[1], arrays[2])
+        return classes.asnumpy()[0], offsets.asnumpy()[0]
+
+    return targets
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_to_gluoncv(gluoncv_targets, count, seed):
+    random = np.random.RandomState(seed)
+    boxes, ids = random_boxes(random, count), random.randint(0, 3, count)
+    # anchors of one shape that lie within a box overlap it all the same, and which is taken is anybody's choice
+    anchors = ANCHORS * random.uniform(0.98, 1.02, ANCHORS.shape).astype(np.float32)
+    classes, offsets = TargetEncoder(anchors)(boxes, ids)
+    expected_classes, expected_offsets = gluoncv_targets(anchors, boxes, ids)
+    np.testing.assert_array_equal(classes, expected_classes)
+    np.testing.assert_allclose(offsets, expected_offsets, atol=2e-4)
+    assert (classes > 0).sum() >= min(count, 5)
+
+
+def test_an_image_without_boxes_is_all_background():
+    classes, offsets = TargetEncoder(ANCHORS)(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert classes.shape == (len(ANCHORS),) and offsets.shape == (len(ANCHORS), 4)
+    assert not classes.any() and not offsets.any()
+    assert classes.dtype == offsets.dtype == np.float32
+
+
+def test_every_box_gets_an_anchor_however_many_compete():
+    boxes = np.tile(np.array([[40, 40, 70, 70]], np.float32), (30, 1)) + np.arange(30)[:, None] * 0.01
+    ids = np.arange(30)
+    classes, offsets = TargetEncoder(ANCHORS)(boxes, ids)
+    positive = np.flatnonzero(classes)
+    assert set(ids) == set(classes[positive].astype(int) - 1)
+    found = decode(offsets[positive], ANCHORS[positive])
+    np.testing.assert_allclose(found, boxes[classes[positive].astype(int) - 1], atol=1e-3)
+
+
+def test_more_boxes_than_anchors():
+    anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
+    boxes = cxcywh_to_xyxy(np.array([[10, 10, 8, 6], [30, 30, 8, 7], [10, 10, 8, 8], [30, 30, 6, 6]], np.float32))
+    classes, _ = TargetEncoder(anchors)(boxes, np.arange(4))
+    assert classes.tolist() == [3, 2]  # each anchor's best
+
+
+def test_a_box_that_no_anchor_overlaps_makes_no_positive():
+    """GluonCV makes every anchor one."""
+    anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
+    classes, offsets = TargetEncoder(anchors)(np.array([[50, 50, 60, 60]], np.float32), np.array([1]))
+    assert not classes.any() and not offsets.any()
+
+
+@pytest.mark.parametrize(
+    "iou, expected",
+    [
+        pytest.param([[0.6, 0.0], [0.0, 0.3]], [0, 1], id="below-half-but-the-best"),
+        pytest.param([[0.6, 0.55], [0.1, 0.2]], [0, 1], id="second-truth-gets-its-next-best"),
+        pytest.param([[0.9, 0.8], [0.7, 0.85]], [0, 1], id="both-want-their-own"),
+        pytest.param([[0.8, 0.9], [0.6, 0.7]], [1, 0], id="the-higher-pair-first"),
+        pytest.param([[0.9, 0.1], [0.5, 0.2], [0.49, 0.0]], [0, 1, -1], id="threshold-includes-half"),
+        pytest.param([[0.0], [0.0]], [-1, -1], id="no-overlap"),
+    ],
+)
+def test_matching_by_hand(iou, expected):
+    assert match(np.array(iou, np.float32)).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
+def test_bipartite_is_the_greedy_order_by_hand(seed, anchors, truths):
+    iou = np.random.RandomState(seed).uniform(0, 1, (anchors, truths)) ** 2
+    expected, left = set(), iou.copy()
+    while left.max() > 0:
+        anchor, truth = np.unravel_index(left.argmax(), left.shape)
+        expected.add((truth, anchor))
+        left[anchor], left[:, truth] = 0, 0
+    assert set(bipartite(iou)) == expected
+
+
+coordinate = st.floats(0, 500, width=32)
+side = st.floats(0.5, 600, width=32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(coordinate, coordinate, side, side, st.integers(0, len(ANCHORS) - 1))
+def test_decoding_undoes_encoding(x, y, width, height, index):
+    boxes = np.array([[x, y, x + width, y + height]], np.float32)
+    anchors = ANCHORS[index : index + 1]
+    back = decode(encode(boxes, anchors), anchors)
+    np.testing.assert_allclose(back, boxes, rtol=1e-4, atol=2e-3)
+
+
+def test_positives_decode_to_their_boxes_and_overlap_half_or_are_the_best():
+    random = np.random.RandomState(3)
+    boxes, ids = random_boxes(random, 6), np.arange(6)
+    classes, offsets = TargetEncoder(ANCHORS)(boxes, ids)
+    iou = iou_matrix(cxcywh_to_xyxy(ANCHORS), boxes)
+    for anchor in np.flatnonzero(classes):
+        truth = int(classes[anchor]) - 1
+        np.testing.assert_allclose(decode(offsets[anchor : anchor + 1], ANCHORS[anchor : anchor + 1])[0], boxes[truth], atol=1e-3)
+        assert iou[anchor, truth] >= 0.5 or (anchor, truth) in [(a, t) for t, a in bipartite(iou)]
+    assert (iou[classes == 0].max(axis=1) < 0.5).all()
