@@ -22,6 +22,11 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
         predictions.py      answers of a detector as JSON Lines
+        prepare/            the steps before training, on lines of manifests and on folders of pictures
+            lines.py, classes.py    a line, read and written without losing what it holds; its classes
+            join, keep, relabel, split, listing    manifests -> manifests
+            pictures.py             folders of pictures, worked on in parallel, taken up again
+            grayscale, augment, augment_images, frames    pictures -> pictures
         dataset.py          DetectionDataset over records and an image source
         augment.py          the random choices of an augmentation policy, by name
         transforms.py       (image, boxes) -> (image, boxes): operations, TrainTransform, EvalTransform
@@ -52,6 +57,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         report_data.py      ReportData: what a report tells
         scenes.py, worst.py truth and detections matched and drawn together; the worst mistakes
         report.py           one self-contained HTML page (sections, galleries, charts, markup, style: its parts)
+        sheet.py            labelled images on one picture, to look at
         pages.py            a PDF of overlays, three by five a page (pdf: the file format)
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -114,6 +114,18 @@ def decode(
     header = read_header(data, where)
     check_limits(header, where, limits)
     orientation = turn_for(header, where, expected_wh)
+    return np.ascontiguousarray(turn(_pixels(data, header, where, reduce), orientation))
+
+
+def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
+    """The pixels as they are stored, not turned upright, and the header that tells how to turn them; else as
+    `decode`."""
+    header = read_header(data, where)
+    check_limits(header, where, limits)
+    return _pixels(data, header, where, 1), header
+
+
+def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.ndarray:
     check_whole(data, header, where)
     flags = _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -124,7 +136,7 @@ def decode(
         raise DataError(
             f"{where}: found a {header.format} that cannot be decoded (damaged or cut off), expected a whole image"
         )
-    return np.ascontiguousarray(turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), orientation))
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 _REDUCED = {

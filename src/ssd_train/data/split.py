@@ -66,7 +66,7 @@ def classes_missing_from(training: LabelSet, validation: LabelSet) -> List[str]:
 
 def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str]) -> List[List[str]]:
     """The keys of each record; two records with a key in common belong together."""
-    groups = _groups(records, group_regex) if group_regex else [None] * len(records)
+    groups = name_groups([record.name for record in records], group_regex) if group_regex else [None] * len(records)
     keys = []
     for record, group in zip(records, groups):
         digest = content_hash(record)
@@ -75,16 +75,18 @@ def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Opt
     return keys
 
 
-def _groups(records: Sequence[Record], group_regex: str) -> List[Optional[str]]:
+def name_groups(names: Sequence[str], group_regex: str, setting: str = "split_group") -> List[Optional[str]]:
+    """What `group_regex` finds in each name: its first group, or all that matches, or None. A ConfigError that begins
+    with the name of the `setting` when it is no regex or finds nothing at all."""
     try:
         pattern = re.compile(group_regex)
     except re.error as error:
-        raise ConfigError(f"split_group: found {group_regex!r}, expected a regular expression ({error})") from None
-    matches = [pattern.search(record.name) for record in records]
+        raise ConfigError(f"{setting}: found {group_regex!r}, expected a regular expression ({error})") from None
+    matches = [pattern.search(name) for name in names]
     if not any(matches):
-        example = repr(records[0].name) if records else "none"
+        example = repr(names[0]) if names else "none"
         raise ConfigError(
-            f"split_group: {group_regex!r} matches no name, expected some to match; the first is {example}"
+            f"{setting}: {group_regex!r} matches no name, expected some to match; the first is {example}"
         )
     return [match and match.group(min(pattern.groups, 1)) for match in matches]
 

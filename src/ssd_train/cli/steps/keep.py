@@ -1,0 +1,64 @@
+"""prepare keep, and prepare drop, its opposite."""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple
+
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.steps.common import add_manifest, make_parser, manifest, pairs
+from ssd_train.data.prepare.keep import WHEN_EMPTY, Conditions, Sureness, keep, read_ids
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Keep the lines that fulfil all conditions, and their boxes that are sure enough."""
+    parser = make_parser("keep", "The lines that fulfil all conditions, and their boxes that are sure enough.")
+    _add_flags(parser)
+    parser.add_argument(
+        "--min_confidence", type=float, metavar="NUMBER", help="keep only boxes of at least this, 0 to 1"
+    )
+    parser.add_argument(
+        "--when_empty",
+        choices=WHEN_EMPTY,
+        default="drop",
+        help="an image that loses its last box to --min_confidence: it shows something, so by default it is dropped",
+    )
+    return _select(parser, arguments, invert=False)
+
+
+def run_drop(arguments: Sequence[str]) -> int:
+    """Keep the other lines."""
+    parser = make_parser("drop", "All lines but those that fulfil all conditions.")
+    _add_flags(parser)
+    parser.set_defaults(min_confidence=None, when_empty="drop")
+    return _select(parser, arguments, invert=True)
+
+
+def _add_flags(parser: Parser) -> None:
+    add_manifest(parser)
+    parser.add_argument(
+        "--ids",
+        default="",
+        metavar="LIST",
+        help="images, by commas or a line each in a file: source-refs or file names",
+    )
+    parser.add_argument("--source_regex", default="", metavar="REGEX", help="found in the source-ref")
+    parser.add_argument("--where", nargs="+", action="extend", metavar="KEY=VALUE", help="keys of the line")
+    parser.add_argument("--verified", default="", metavar="NAME", help="class-name that a verification job gave")
+    parser.add_argument(
+        "--verification", default="", metavar="NAME", help="attribute of that job, if there are several"
+    )
+
+
+def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
+    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    ids: Tuple[str, ...] = read_ids(flags.ids)
+    conditions = Conditions(ids, flags.source_regex, pairs(flags.where, "where"), flags.verified, flags.verification)
+    sureness = None
+    if flags.min_confidence is not None:
+        sureness = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
+    done = keep(manifest(flags.manifest), flags.output, conditions, sureness, invert)
+    if sureness:
+        progress.say(f"{done.boxes_dropped} boxes dropped, less sure than {flags.min_confidence:g}")
+    progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
+    progress.say(f"{done.lines_out} lines written: {flags.output}")
+    return 0

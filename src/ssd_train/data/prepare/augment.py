@@ -1,0 +1,152 @@
+"""augment: five of each labelled picture: itself, mirrored in two ways, and turned by 90 degrees in two ways.
+
+Boxes are moved by the functions of data/boxes.py, which online augmentation uses too, and pixels by NumPy's flip and
+rot90, as there. Their numbers keep their text where they do not change.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from ssd_train.data import boxes as geometry
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.formats.box_label import read_box_label
+from ssd_train.data.formats.fields import BoxLabel
+from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, choose_attribute, survey
+from ssd_train.data.prepare.classes import labels_of
+from ssd_train.data.prepare.lines import SOURCE, ManifestLine, is_labelled, local_path, read_lines, write_lines
+from ssd_train.errors import ConfigError, DataError
+
+SizeOf = Callable[[ManifestLine], SizeWH]
+Tables = Mapping[str, Mapping[int, int]]
+
+
+class Operation(NamedTuple):
+    """A way to see a picture anew: of pixels (H, W, 3), of boxes (N, 4) in a picture of a size, and whether width and
+    height change places."""
+
+    pixels: Callable[[np.ndarray], np.ndarray]
+    boxes: Callable[[np.ndarray, SizeWH], np.ndarray]
+    turns: bool
+
+
+OPERATIONS: Dict[str, Operation] = {
+    "x-flip": Operation(lambda image: image[:, ::-1], geometry.flip_x, False),
+    "y-flip": Operation(lambda image: image[::-1], geometry.flip_y, False),
+    "ccw-rotate": Operation(lambda image: np.rot90(image), geometry.rotate_ccw, True),
+    "cw-rotate": Operation(lambda image: np.rot90(image, -1), geometry.rotate_cw, True),
+}
+
+
+def variant_name(source: str, operation: str) -> str:
+    """The name of an image after `operation`: ``a/b.c.jpg`` -> ``a/b.c-x-flip.jpg``."""
+    stem, suffix = posixpath.splitext(source)
+    return f"{stem}-{operation}{suffix}"
+
+
+def augment_labels(
+    path: "str | Path",
+    output: "str | Path",
+    operations: Sequence[str] = tuple(OPERATIONS),
+    size_of: Optional[SizeOf] = None,
+) -> int:
+    """Write the manifest's lines to `output` as they are, then once more for each of the `operations`; return how many.
+
+    The boxes of all labelling jobs on a line are moved, everything else is copied. The size of a picture is that of the
+    label's image_size, or else what `size_of` says.
+
+    Raises:
+        ConfigError: an operation that is none of OPERATIONS, or none.
+        DataError: a line that cannot be used, an image that comes again, a name that is taken, or a size that nobody
+            knows; begins with file:line.
+    """
+    check_operations(operations)
+    return write_lines(output, _lines(path, operations, box_tables(path), size_of))
+
+
+def check_operations(operations: Sequence[str]) -> None:
+    """A ConfigError unless they are some of OPERATIONS, each once."""
+    if not operations or len(set(operations)) < len(operations) or not set(operations) <= set(OPERATIONS):
+        raise ConfigError(
+            f"operations: found {' '.join(operations) or 'none'}, expected some of {' '.join(OPERATIONS)}"
+        )
+
+
+def refuse_taken_names(path: "str | Path", operations: Sequence[str]) -> None:
+    """A DataError when two images, as they are or after an operation, would have the same name."""
+    seen: Dict[str, str] = {}
+    for line in read_lines(path):
+        for name in [line.source, *(variant_name(line.source, operation) for operation in operations)]:
+            if name in seen:
+                raise DataError(
+                    f"{line.where}: found image {name!r} again, after {seen[name]}, expected each name once"
+                )
+            seen[name] = line.where
+
+
+def label_size(line: ManifestLine, tables: Tables) -> Optional[SizeWH]:
+    """The size of the line's picture that its labels tell, or None."""
+    sizes = [_read(line, name, table).size_wh for name, table in tables.items() if is_labelled(line, name)]
+    return next(filter(None, sizes), None)
+
+
+def box_tables(path: "str | Path") -> Tables:
+    """Every attribute with boxes, and its class ids as `read_box_label` wants them; a DataError where there is none."""
+    found = survey(local_path(path))
+    names = [name for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds]
+    if not names:
+        choose_attribute(found, None, path)  # says what there is instead
+    return {name: {class_id: class_id for class_id in labels_of(found, name, path).name_of} for name in names}
+
+
+def _lines(path: "str | Path", operations: Sequence[str], tables: Tables, size_of: Optional[SizeOf]) -> Iterator[bytes]:
+    refuse_taken_names(path, operations)
+    # one operation after the other, so that the five of one picture do not meet in one batch
+    yield from (line.raw for line in read_lines(path))
+    for operation in operations:
+        for line in read_lines(path):
+            yield _variant(line, operation, tables, size_of)
+
+
+def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Optional[SizeOf]) -> bytes:
+    labels = {name: _read(line, name, table) for name, table in tables.items() if is_labelled(line, name)}
+
+    def edit(copy: Dict[str, Any]) -> None:
+        copy[SOURCE] = variant_name(line.source, operation)
+        for name, label in labels.items():
+            size_wh = label.size_wh or _size(line, name, size_of)
+            _move(copy[name], label, size_wh, OPERATIONS[operation])
+
+    return line.edited(edit)
+
+
+def _read(line: ManifestLine, attribute: str, table: Mapping[int, int]) -> BoxLabel:
+    try:
+        return read_box_label(line.value[attribute], table)
+    except DataError as error:
+        raise DataError(f"{line.where}: {error}") from None
+
+
+def _size(line: ManifestLine, attribute: str, size_of: Optional[SizeOf]) -> SizeWH:
+    if size_of is None:
+        raise DataError(f"{line.where}: {attribute} has no image_size, expected one where there are no pictures to ask")
+    return size_of(line)
+
+
+def _move(label: Dict[str, Any], read: BoxLabel, size_wh: SizeWH, operation: Operation) -> None:
+    """Move a label's boxes in place. Width and height are not computed, so that they stay as they were labelled."""
+    moved = operation.boxes(np.array(read.boxes, np.float64).reshape(-1, 4), size_wh)
+    for box, (left, top) in zip(label["annotations"], moved[:, :2].tolist()):
+        box["left"], box["top"] = _short(left), _short(top)
+        if operation.turns:
+            box["width"], box["height"] = box["height"], box["width"]
+    for size in label.get("image_size") or [] if operation.turns else []:
+        size["width"], size["height"] = size["height"], size["width"]
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else value

@@ -1,0 +1,91 @@
+"""The classes of a manifest's boxes: read from it, and written into it anew.
+
+Written ids are dense, and every line rewritten gets the full class-map, so that each line can be read by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from ssd_train.data.formats.fields import shown, whole_number
+from ssd_train.data.formats.gather import class_table
+from ssd_train.data.formats.ground_truth_survey import METADATA, Survey, choose_attribute, survey
+from ssd_train.data.formats.jsonl import bad_lines_error
+from ssd_train.data.prepare.lines import Edit, ManifestLine, annotations_of, keep_boxes, local_path
+from ssd_train.data.records import ClassNames
+from ssd_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The box labels of one manifest: their attribute, the class names, and class id of the file -> name."""
+
+    attribute: str
+    class_names: ClassNames
+    name_of: Dict[int, str]
+
+
+def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> Labels:
+    """Which boxes a manifest holds (`label_attribute`, or those of the newest job), and their classes.
+
+    Raises:
+        DataError: a line or a class-map that is malformed, or no boxes; begins with file:line.
+        ConfigError: `label_attribute` has no boxes in the manifest.
+    """
+    found = survey(local_path(path))
+    return labels_of(found, choose_attribute(found, label_attribute, path), path)
+
+
+def labels_of(found: Survey, attribute: str, path: "str | Path") -> Labels:
+    """The classes of one attribute of a surveyed manifest."""
+    faults = {**found.faults, **found.attributes[attribute].faults}
+    if faults:
+        raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
+    places = {key: f"{path}:{line}" for key, line in found.attributes[attribute].names.items()}
+    names, table = class_table(places)
+    return Labels(attribute, names, {class_id: names[index] for class_id, index in table.items()})
+
+
+def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) -> List[str]:
+    """The class name of each box on a labelled line: by its class id, or the values of `from_keys` joined by blanks."""
+    boxes = annotations_of(line, labels.attribute)
+    if from_keys and boxes:
+        return [_joined(line, from_keys)] * len(boxes)
+    return [_name(line, index, box, labels.name_of) for index, box in enumerate(boxes)]
+
+
+def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], target: ClassNames) -> Edit:
+    """An edit of a labelled line: its boxes get the classes `names`, numbered as in `target`, and the line the full
+    class-map; boxes of no class in `target` are left out."""
+    ids = {name: class_id for class_id, name in enumerate(target)}
+
+    def edit(copy: Dict[str, Any]) -> None:
+        for box, name in zip(copy[attribute]["annotations"], names):
+            box["class_id"] = ids.get(name)
+        keep_boxes(line, copy, attribute, [name in ids for name in names])
+        copy[attribute + METADATA]["class-map"] = {str(class_id): name for name, class_id in ids.items()}
+
+    return edit
+
+
+def _name(line: ManifestLine, index: int, box: Dict[str, Any], name_of: Mapping[int, str]) -> str:
+    try:
+        class_id = whole_number(box.get("class_id"), "class_id")
+        if class_id not in name_of:
+            raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(name_of)[:20]}")
+    except DataError as error:
+        raise DataError(f"{line.where}: box {index}: {error}") from None
+    return name_of[class_id]
+
+
+def _joined(line: ManifestLine, keys: Sequence[str]) -> str:
+    words = []
+    for key in keys:
+        value = line.value.get(key)
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+            found = shown(value) if key in line.value else "none"
+            raise DataError(f"{line.where}: {key}: found {found}, expected a word for the class name of its boxes")
+        words.append(str(value).strip())
+    return " ".join(words)

@@ -1,0 +1,111 @@
+"""frames: pictures out of videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Sequence
+
+import cv2
+import numpy as np
+
+from ssd_train.data.encoded import looks_like
+from ssd_train.data.images import FORMATS, encode_like
+from ssd_train.data.prepare.lines import local_path
+from ssd_train.data.prepare.pictures import Writing, is_done, write_picture
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+
+FRAME_FORMATS = {"jpg": "JPEG", "png": "PNG"}
+
+
+class Choice(NamedTuple):
+    """Which frames, and as what: the first of each `every`, as "jpg" or "png"."""
+
+    every: int = 1
+    format: str = "jpg"
+
+
+@dataclass
+class Frames:
+    """What was done with one video: frames read, pictures written, pictures that were there already, and the number of
+    frames that the video's header promises (0: none)."""
+
+    video: str
+    read: int = 0
+    written: int = 0
+    skipped: int = 0
+    promised: int = 0
+
+
+def extract_frames(
+    videos: Sequence["str | Path"], output: "str | Path", choice: Choice, writing: Writing, progress: Progress
+) -> List[Frames]:
+    """Write the chosen frames of each video as ``<video>_<number>.<format>`` below `output`.
+
+    Numbers have six digits and count all frames of the video from 0.
+
+    Pictures that are there already, and not older than the video, are skipped unless `writing` says otherwise.
+
+    Raises:
+        ConfigError: a `choice` that is none, or two videos of one name.
+        DataError: a file that is no video, or has no frame that can be read.
+    """
+    if choice.every < 1:
+        raise ConfigError(f"every: found {choice.every}, expected 1 or more")
+    if choice.format not in FRAME_FORMATS:
+        raise ConfigError(f"format: found {choice.format!r}, expected {' or '.join(FRAME_FORMATS)}")
+    paths = [local_path(video) for video in videos]
+    stems = [path.stem for path in paths]
+    twice = [stem for stem in stems if stems.count(stem) > 1]
+    if twice:
+        raise ConfigError(f"frames: found several videos called {twice[0]!r}, expected a folder for each")
+    return [_extract(path, local_path(output), choice, writing, progress) for path in paths]
+
+
+def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progress: Progress) -> Frames:
+    capture = _open(path)
+    done = Frames(str(path), promised=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
+    try:
+        for index in progress.track(_grabbed(capture), done.promised, path.name):
+            done.read += 1
+            target = folder / f"{path.stem}_{index:06d}.{choice.format}"
+            if index % choice.every:
+                continue
+            if not writing.overwrite and is_done([target], path):
+                done.skipped += 1
+                continue
+            image = _retrieved(capture, f"{path}: frame {index}")
+            write_picture(target, encode_like(image, FRAME_FORMATS[choice.format], writing.quality))
+            done.written += 1
+    finally:
+        capture.release()
+    if not done.read:
+        raise DataError(f"{path}: found no frame that can be read, expected a video")
+    return done
+
+
+def _open(path: Path) -> cv2.VideoCapture:
+    try:
+        with open(path, "rb") as file:
+            found = looks_like(file.read(256))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
+    # OpenCV takes a picture for the first of a numbered sequence of frames
+    capture = None if found in FORMATS else cv2.VideoCapture(str(path))
+    if capture is None or not capture.isOpened():
+        raise DataError(f"{path}: found {found}, expected a video that OpenCV can read (MP4, AVI, MOV, MKV, ...)")
+    return capture
+
+
+def _grabbed(capture: cv2.VideoCapture) -> Iterator[int]:
+    """Step through the frames; a frame is decoded only when it is retrieved."""
+    return takewhile(lambda _: capture.grab(), count())
+
+
+def _retrieved(capture: cv2.VideoCapture, where: str) -> np.ndarray:
+    ok, frame = capture.retrieve()
+    if not ok:
+        raise DataError(f"{where}: cannot be decoded, expected a whole video")
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

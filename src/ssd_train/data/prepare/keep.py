@@ -1,0 +1,217 @@
+"""keep: the lines of a manifest that fulfil conditions (or the others), and the boxes that are sure enough."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ssd_train.data.formats.fields import shown
+from ssd_train.data.formats.ground_truth_survey import METADATA, survey
+from ssd_train.data.prepare.classes import read_classes
+from ssd_train.data.prepare.lines import (
+    ManifestLine,
+    annotations_of,
+    is_labelled,
+    keep_boxes,
+    local_path,
+    objects_of,
+    read_lines,
+    write_lines,
+)
+from ssd_train.errors import ConfigError, DataError
+
+VERIFICATION = "groundtruth/label-verification"
+WHEN_EMPTY = ("drop", "background")
+Condition = Callable[[ManifestLine], bool]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a line must be to be chosen; those not given do not count, and all given must hold.
+
+    ids             images: a source-ref, a file name, or a file name without its suffix
+    source_regex    found somewhere in the source-ref
+    where           (key, value) of the line, as text: ("object", "box"); dots lead into objects ("bb-metadata.type")
+    verified        class-name that a verification job gave the line's labels
+    verification    attribute of that job, where a manifest has several
+    """
+
+    ids: Sequence[str] = ()
+    source_regex: str = ""
+    where: Sequence[Tuple[str, str]] = ()
+    verified: str = ""
+    verification: str = ""
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """Which boxes stay.
+
+    min_confidence   of a box, 0..1, as its job's metadata tells it
+    when_empty       an image that loses its last box shows something, so it is no background: "drop" its line, or
+                     keep it as "background" all the same. An image without boxes always stays
+    label_attribute  whose boxes; None: those of the newest job
+    """
+
+    min_confidence: float
+    when_empty: str = "drop"
+    label_attribute: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence <= 1:
+            raise ConfigError(f"min_confidence: found {self.min_confidence}, expected a number from 0 to 1")
+        if self.when_empty not in WHEN_EMPTY:
+            raise ConfigError(f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, WHEN_EMPTY))}")
+
+
+@dataclass
+class Kept:
+    """What was done: lines read and written, boxes left out as not sure enough."""
+
+    lines_in: int = 0
+    lines_out: int = 0
+    boxes_dropped: int = 0
+
+
+def keep(
+    path: "str | Path",
+    output: "str | Path",
+    conditions: Conditions,
+    sureness: Optional[Sureness] = None,
+    invert: bool = False,
+) -> Kept:
+    """Write the lines of the manifest `path` that `conditions` choose (with `invert`: all others) to `output`, and of
+    them the boxes that `sureness` asks for.
+
+    Raises:
+        ConfigError: no condition, a bad regular expression, or an id that is no image or several images.
+        DataError: a line that cannot be used, or none would be left; begins with file:line.
+    """
+    tests = _tests(path, conditions)
+    if not tests and (sureness is None or invert):
+        raise ConfigError("found no condition, expected at least one of --ids, --source_regex, --where, --verified")
+    attribute = read_classes(path, sureness.label_attribute).attribute if sureness else ""
+    report = Kept()
+
+    def lines() -> Iterator[bytes]:
+        for line in read_lines(path):
+            report.lines_in += 1
+            if all(test(line) for test in tests) != invert:
+                yield from [line.raw] if sureness is None else _sure(line, attribute, sureness, report)
+
+    report.lines_out = write_lines(output, lines())
+    return report
+
+
+def _sure(line: ManifestLine, attribute: str, sureness: Sureness, report: Kept) -> List[bytes]:
+    """The line with its sure boxes, or none."""
+    confidences = _confidences(line, attribute) if is_labelled(line, attribute) else []
+    sure = [confidence >= sureness.min_confidence for confidence in confidences]
+    report.boxes_dropped += len(sure) - sum(sure)
+    if all(sure):
+        return [line.raw]
+    if not any(sure) and sureness.when_empty == "drop":
+        return []
+    return [line.edited(lambda copy: keep_boxes(line, copy, attribute, sure))]
+
+
+def _confidences(line: ManifestLine, attribute: str) -> List[float]:
+    boxes, objects = annotations_of(line, attribute), objects_of(line, attribute)
+    found = []
+    for index, item in enumerate(objects or [None] * len(boxes)):
+        value = item.get("confidence") if isinstance(item, dict) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise DataError(f"{line.where}: box {index}: found confidence {shown(value)}, expected a number in 0..1")
+        found.append(value)
+    return found
+
+
+def _tests(path: "str | Path", conditions: Conditions) -> List[Condition]:
+    tests: List[Condition] = [_by_key(key, value) for key, value in conditions.where]
+    if conditions.ids:
+        tests.append(_by_ids(path, conditions.ids))
+    if conditions.source_regex:
+        pattern = _compiled(conditions.source_regex)
+        tests.append(lambda line: pattern.search(line.source) is not None)
+    if conditions.verified:
+        tests.append(_by_verification(path, conditions))
+    return tests
+
+
+def _by_ids(path: "str | Path", ids: Sequence[str]) -> Condition:
+    wanted: Dict[str, Set[str]] = {name: set() for name in ids}
+    for line in read_lines(path):
+        for name in names_of(line.source) & wanted.keys():
+            wanted[name].add(line.source)
+    for name, sources in wanted.items():
+        if len(sources) != 1:
+            listed = ", ".join(sorted(sources)[:3]) or "none"
+            raise ConfigError(f"ids: {name!r} stands for {len(sources)} images of {path} ({listed}), expected one")
+    chosen = {source for sources in wanted.values() for source in sources}
+    return lambda line: line.source in chosen
+
+
+def read_ids(text: str) -> Tuple[str, ...]:
+    """The ids in the file `text`, one on each line, or where there is no such file those that `text` lists itself."""
+    parts = text.split(",")
+    if os.path.isfile(text):  # False, not an error, for a list too long to be a path
+        try:
+            parts = Path(text).read_text("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"ids: {text} cannot be read ({error}), expected a name on each line") from None
+    ids = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if text and not ids:
+        raise ConfigError(f"ids: found none in {text!r}, expected names by commas or a file with a name on each line")
+    return ids
+
+
+def names_of(source: str) -> FrozenSet[str]:
+    """What an image may be called by: its source-ref, its file name, and that without the suffix."""
+    name = source.rsplit("/", 1)[-1]
+    return frozenset((source, name, name.rpartition(".")[0] or name))
+
+
+def _compiled(regex: str) -> "re.Pattern[str]":
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"source_regex: found {regex!r}, expected a regular expression ({error})") from None
+
+
+def _by_key(key: str, expected: str) -> Condition:
+    def fulfilled(line: ManifestLine) -> bool:
+        found = value_at(line.value, key)
+        return found is not None and (found if isinstance(found, str) else shown(found)) == expected
+
+    return fulfilled
+
+
+def value_at(value: Mapping[str, Any], key: str) -> Any:
+    """The value of `key`, or where there is none of what its parts between dots lead to; None at a dead end."""
+    if key in value:
+        return value[key]
+    for dot in (place for place, letter in enumerate(key) if letter == "."):
+        inner = value.get(key[:dot])
+        if isinstance(inner, dict):
+            return value_at(inner, key[dot + 1 :])
+    return None
+
+
+def _by_verification(path: "str | Path", conditions: Conditions) -> Condition:
+    found = survey(local_path(path)).attributes
+    jobs = sorted(name for name, attribute in found.items() if VERIFICATION in attribute.kinds)
+    wanted = conditions.verification or (jobs[0] if len(jobs) == 1 else "")
+    if wanted not in jobs:
+        raise ConfigError(
+            f"verified: found {wanted or f'{len(jobs)} verification jobs'} in {path}, expected --verification with one "
+            f"of: {', '.join(jobs) or 'none (no line was verified)'}"
+        )
+
+    def fulfilled(line: ManifestLine) -> bool:
+        metadata = line.value.get(wanted + METADATA)
+        return isinstance(metadata, dict) and metadata.get("class-name") == conditions.verified
+
+    return fulfilled

@@ -1,0 +1,103 @@
+"""relabel: other classes for the boxes of a manifest; renamed, merged, dropped, or named by keys of each line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+
+from ssd_train.data.prepare.classes import Labels, names_on, new_classes, read_classes
+from ssd_train.data.prepare.lines import is_labelled, read_lines, write_lines
+from ssd_train.data.records import ClassNames
+from ssd_train.errors import ConfigError
+
+WHEN_EMPTY = ("background", "drop")
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """How classes get their new names.
+
+    from_keys   keys of the line whose values, joined by blanks, name all its boxes; empty: the names stay
+    rename      name -> new name; several that become one are merged. All at once: a=b b=a exchanges two names
+    drop        names, after renaming, whose boxes are left out
+    when_empty  an image that loses its last box to `drop`: "background" (nothing of interest in it), or "drop" the line
+    """
+
+    from_keys: Sequence[str] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    when_empty: str = "background"
+
+    def __post_init__(self) -> None:
+        if not (self.from_keys or self.rename or self.drop):
+            raise ConfigError("relabel: found nothing to do, expected --from_keys, --rename or --drop")
+        if self.when_empty not in WHEN_EMPTY:
+            raise ConfigError(f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, WHEN_EMPTY))}")
+
+
+@dataclass
+class Relabelled:
+    """What was done: new names with their boxes, boxes left out, lines read and written."""
+
+    boxes: Dict[str, int]
+    boxes_dropped: int = 0
+    lines_in: int = 0
+    lines_out: int = 0
+
+
+def relabel(
+    path: "str | Path", output: "str | Path", how: Relabelling, label_attribute: Optional[str] = None
+) -> Relabelled:
+    """Write the manifest `path` with other classes to `output`; lines without boxes of that job stay as they are.
+
+    Names made from keys are numbered in the order of the alphabet, others in the order they had.
+
+    Raises:
+        ConfigError: a name in `rename` or `drop` that is none of the classes, or no class would be left.
+        DataError: a line that cannot be read, or that has boxes and lacks one of the keys.
+    """
+    labels = read_classes(path, label_attribute)
+    named = _names_by_keys(path, labels, how.from_keys) if how.from_keys else list(labels.class_names)
+    target = _new_names(named, how)
+    report = Relabelled(dict.fromkeys(target, 0))
+    report.lines_out = write_lines(output, _lines(path, labels, how, target, report))
+    return report
+
+
+def _lines(
+    path: "str | Path", labels: Labels, how: Relabelling, target: ClassNames, report: Relabelled
+) -> Iterator[bytes]:
+    for line in read_lines(path):
+        report.lines_in += 1
+        if not is_labelled(line, labels.attribute):
+            yield line.raw
+            continue
+        names = [how.rename.get(name, name) for name in names_on(line, labels, how.from_keys)]
+        kept = [name for name in names if name in report.boxes]
+        report.boxes_dropped += len(names) - len(kept)
+        if kept or not names or how.when_empty == "background":
+            for name in kept:
+                report.boxes[name] += 1
+            yield line.edited(new_classes(line, labels.attribute, names, target))
+
+
+def _names_by_keys(path: "str | Path", labels: Labels, keys: Sequence[str]) -> List[str]:
+    labelled = (line for line in read_lines(path) if is_labelled(line, labels.attribute))
+    return sorted({name for line in labelled for name in names_on(line, labels, keys)})
+
+
+def _new_names(names: Sequence[str], how: Relabelling) -> ClassNames:
+    _refuse_unknown("rename", how.rename, names)
+    renamed = list(dict.fromkeys(how.rename.get(name, name) for name in names))
+    _refuse_unknown("drop", how.drop, renamed)
+    kept = [name for name in renamed if name not in how.drop]
+    if not kept:
+        raise ConfigError(f"relabel: no class would be left of {', '.join(map(repr, names))}, expected at least one")
+    return ClassNames(tuple(kept))
+
+
+def _refuse_unknown(flag: str, given: "Sequence[str] | Mapping[str, str]", known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ConfigError(f"{flag}: found {unknown[0]!r}, expected one of {', '.join(map(repr, known))}")

@@ -1,0 +1,142 @@
+"""split: a manifest in parts by chance, in the same way for the same seed.
+
+Lines of one image, or of one group (frames of one video), are never parted. With classes to be spread evenly the parts
+are filled by iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011):
+the rarest class first, each time into the part that lacks it most.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.prepare.classes import Labels, names_on, read_classes
+from ssd_train.data.prepare.lines import ManifestLine, is_labelled, local_path, read_lines
+from ssd_train.data.split import name_groups
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.storage import open_atomic
+
+ROUNDING = 1e-6
+BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds of images beside the classes
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How lines are parted.
+
+    fractions        share of each part, more than 0, together 1; what one fraction lacks is a second part
+    seed             of the shuffle, 0 or more
+    group            regular expression: images in whose names it finds the same text (its first group, or all of it)
+                     stay together
+    stratify         spread each class, and images without objects, over the parts
+    label_attribute  whose classes; None: those of the newest job
+    """
+
+    fractions: Sequence[float]
+    seed: int = 0
+    group: str = ""
+    stratify: bool = False
+    label_attribute: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        shares = tuple(self.fractions)
+        if len(shares) == 1:
+            shares = (*shares, 1 - shares[0])
+        if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > ROUNDING:
+            raise ConfigError(f"fractions: found {list(self.fractions)}, expected shares above 0 that make 1")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed: found {self.seed}, expected an integer from 0 to {2**32 - 1}")
+        object.__setattr__(self, "fractions", shares)
+
+
+def split(path: "str | Path", outputs: Sequence["str | Path"], how: Splitting) -> List[int]:
+    """Write each line of the manifest `path` to one of `outputs`, shuffled, and return how many each got.
+
+    The manifest's bytes are held in memory meanwhile. Training that reads a pipe sees the lines in their order, and
+    must not see one class after the other, which is why they are shuffled and not only drawn.
+
+    Raises:
+        ConfigError: not as many outputs as fractions, or the group's regular expression matches no image.
+        DataError: a line that cannot be used, or too few lines or groups to give each part one.
+    """
+    places = [local_path(output) for output in outputs]
+    if len(places) != len(how.fractions) or len(set(places)) != len(places):
+        raise ConfigError(
+            f"outputs: found {', '.join(map(str, outputs))}, expected {len(how.fractions)} different files"
+        )
+    raw, sources, kinds = _read(path, how)
+    order = np.random.RandomState(how.seed).permutation(len(raw))
+    units = _units(order, sources, how.group)
+    parts = assign(_table(units, kinds), np.array([len(unit) for unit in units]), how.fractions)
+    part_of_line = {line: part for unit, part in zip(units, parts) for line in unit}
+    counts = np.bincount(list(part_of_line.values()), minlength=len(places)).tolist()
+    if min(counts) == 0:
+        raise DataError(f"{path}: found {len(raw)} lines in {len(units)} groups, too few for parts of {how.fractions}")
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_atomic(place)) for place in places]
+        for line in order.tolist():
+            files[part_of_line[line]].write(raw[line] + b"\n")
+    return counts
+
+
+def assign(table: np.ndarray, sizes: np.ndarray, fractions: Sequence[float]) -> List[int]:
+    """The part of each of U units, given their `sizes` (U,) in lines and how many of the lines have each of K kinds of
+    objects, `table` (U, K). With K = 0 the parts have their share of the lines to the line, if all sizes are 1."""
+    bounds = np.rint(np.cumsum([0, *fractions]) * sizes.sum())
+    lines_lacking = np.diff(bounds)  # (P,)
+    lacking = np.outer(fractions, table.sum(axis=0))  # (P, K)
+    parts = np.full(len(sizes), -1)
+    while (parts < 0).any():
+        left = np.flatnonzero(parts < 0)
+        counts = table[left].sum(axis=0)
+        kind = int(np.argmin(np.where(counts > 0, counts, np.inf))) if counts.any() else None
+        pool = left if kind is None else left[table[left, kind] > 0]
+        for unit in pool[np.argsort(-sizes[pool], kind="stable")]:
+            wanted = lines_lacking if kind is None else lacking[:, kind]
+            part = np.lexsort((lines_lacking, wanted))[-1]
+            parts[unit] = part
+            lines_lacking[part] -= sizes[unit]
+            lacking[part] -= table[unit]
+    return parts.tolist()
+
+
+def _read(path: "str | Path", how: Splitting) -> Tuple[List[bytes], List[str], List[FrozenSet[str]]]:
+    """Bytes and image of each line, and the kinds of objects on it where they count."""
+    labels = read_classes(path, how.label_attribute) if how.stratify else None
+    raw, sources, kinds = [], [], []
+    for line in read_lines(path):
+        raw.append(line.raw)
+        sources.append(line.source)
+        kinds.append(frozenset() if labels is None else _kinds(line, labels))
+    return raw, sources, kinds
+
+
+def _kinds(line: ManifestLine, labels: Labels) -> FrozenSet[str]:
+    if not is_labelled(line, labels.attribute):
+        return frozenset([UNLABELLED])
+    return frozenset(names_on(line, labels) or [BACKGROUND])
+
+
+def _units(order: np.ndarray, sources: Sequence[str], group: str) -> List[List[int]]:
+    """Lines that must stay together, in the order in which `order` comes to them."""
+    groups = name_groups(sources, group, "group") if group else [None] * len(sources)
+    units: Dict[Tuple[str, str], List[int]] = {}
+    for line in order.tolist():
+        name = groups[line]
+        units.setdefault(("image", sources[line]) if name is None else ("group", name), []).append(line)
+    return list(units.values())
+
+
+def _table(units: Sequence[Sequence[int]], kinds: Sequence[FrozenSet[str]]) -> np.ndarray:
+    """(units, kinds): on how many lines of a unit a kind of object is."""
+    columns = {kind: column for column, kind in enumerate(sorted(frozenset().union(*kinds)))}
+    table = np.zeros((len(units), len(columns)), np.int64)
+    for row, unit in enumerate(units):
+        for line in unit:
+            for kind in kinds[line]:
+                table[row, columns[kind]] += 1
+    return table

@@ -1,0 +1,72 @@
+"""A contact sheet of labelled images: whether labels are where they should be is seen at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Tuple
+
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.images import decode, decode_for
+from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+from ssd_train.view.draw import cell_room, contact_sheet, draw_truth, fitted
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a sheet looks: at most `count` images, in rows of `columns`, in cells of `cell_wh` pixels."""
+
+    count: int = 24
+    columns: int = 4
+    cell_wh: SizeWH = (360, 300)
+
+
+def labelled_sheet(
+    labels: LabelSet, images: ImageSource, layout: Layout, progress: Progress
+) -> Tuple[np.ndarray, List[str]]:
+    """A sheet (H, W, 3) of images spread evenly over `labels`, with their boxes; and a line for each not readable.
+
+    Raises:
+        ConfigError: a layout without images or columns, with tiny cells, or of more than MAX_PIXELS.
+        DataError: none of the images can be read.
+    """
+    count = min(layout.count, len(labels))
+    _check(layout, count)
+    chosen = [labels.records[index] for index in np.linspace(0, len(labels) - 1, count).round().astype(int)]
+    pictures, titles, failures = [], [], []
+    for record in progress.track(chosen, count, "sheet"):
+        try:
+            pictures.append(_picture(record, labels, images, cell_room(layout.cell_wh)))
+            titles.append(f"{record.basename} ({len(record.boxes)})")
+        except DataError as error:
+            failures.append(str(error))
+    if not pictures:
+        raise DataError(f"{failures[0]}; none of {count} images can be read")
+    return contact_sheet(pictures, titles, min(layout.columns, count), layout.cell_wh), failures
+
+
+def _check(layout: Layout, count: int) -> None:
+    if layout.count < 1 or layout.columns < 1 or min(layout.cell_wh) < 64:
+        raise ConfigError(f"sheet: found {layout}, expected at least 1 image, 1 column and cells of 64 px")
+    pixels = -(-count // layout.columns) * layout.columns * layout.cell_wh[0] * layout.cell_wh[1]
+    if pixels > MAX_PIXELS:
+        raise ConfigError(
+            f"sheet: found {count} images in {pixels / 1e6:.0f} Mpx, expected at most {MAX_PIXELS / 1e6:.0f}"
+        )
+
+
+def _picture(record: Record, labels: LabelSet, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
+    """The image with its boxes, as large as its cell; lines and letters have the size in which they are seen."""
+    data, where = images.read(record), f"{record.where}: {images.locate(record)}"
+    if record.size_wh is None:  # the boxes are in pixels of the whole picture
+        image = decode(data, where)
+        size_wh = (image.shape[1], image.shape[0])
+        record = Record(record.name, record.boxes, record.class_ids, size_wh, record.where)
+    else:
+        image = decode_for(data, where, max(room_wh), record.size_wh)
+    return draw_truth(fitted(image, room_wh, enlarge=float("inf")), record, labels.class_names)
