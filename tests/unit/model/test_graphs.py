@@ -1,0 +1,168 @@
+"""The graphs: the same answers as GluonCV's own forward, whichever is called first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.data.boxes import iou_matrix
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.graphs import PIXEL_MEAN, PIXEL_STD, SCORE_FLOOR, DetectGraph, EvalGraph, TrainGraph, compile_graph
+from ssd_train.model.loss import DetectionLoss
+from ssd_train.model.net import build_net
+
+mx = framework.mxnet()
+
+SIDE, CLASSES = 128, ("cat", "dog", "cow")
+ANCHORS = len(make_anchors(anchor_layout("mobilenet0.25", SIDE)))
+NMS = {"nms_threshold": 0.45, "nms_topk": 400, "post_nms": 100}
+
+
+def make_net(base_network="mobilenet0.25", seed=1):
+    """A net with heads that say something: its class scores differ and its boxes leave their anchors."""
+    net = build_net(base_network, SIDE, CLASSES, seed)
+    for name, parameter in net._collect_params_with_prefix().items():
+        if "predictors." in name and name.endswith("weight"):
+            parameter.set_data(parameter.data() * 20)
+    return net
+
+
+def pictures(count=3, seed=0):
+    coarse = np.random.RandomState(seed).randint(0, 256, (count, 8, 8, 3))
+    return np.kron(coarse, np.ones((1, SIDE // 8, SIDE // 8, 1))).astype(np.uint8)
+
+
+def targets(count=3, positives=5):
+    random = np.random.RandomState(1)
+    classes = np.zeros((count, ANCHORS), np.float32)
+    for row in classes:
+        row[random.choice(ANCHORS, positives, replace=False)] = random.randint(1, 4, positives)
+    boxes = random.normal(0, 1, (count, ANCHORS, 4)).astype(np.float32) * (classes > 0)[..., None]
+    return classes, boxes
+
+
+def normalised(pixels):
+    """What GluonCV's default transforms make of pictures: (B, 3, S, S)."""
+    return mx.nd.array(((pixels / 255.0 - PIXEL_MEAN) / PIXEL_STD).transpose(0, 3, 1, 2))
+
+
+def arrays(pixels, *others):
+    return [mx.nd.array(pixels, dtype="uint8"), *(mx.nd.array(a) for a in others)]
+
+
+@pytest.mark.parametrize("nms", [NMS, {"nms_threshold": 0.7, "nms_topk": 50, "post_nms": 10}], ids=["usual", "other-nms"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_detections_are_those_of_gluoncvs_own_forward(compiled, nms):
+    graph = DetectGraph(make_net(), **nms)
+    rows = (compile_graph(graph) if compiled else graph)(*arrays(pictures())).asnumpy()
+    net = make_net()
+    net.set_nms(nms["nms_threshold"], nms["nms_topk"], nms["post_nms"])
+    ids, scores, boxes = (a.asnumpy() for a in net(normalised(pictures())))
+    assert (rows[..., 0] >= 0).sum() > 20, "a test of detections needs some"
+    np.testing.assert_array_equal(rows[..., :1], ids)
+    np.testing.assert_allclose(rows[..., 1:2], scores, atol=1e-5)
+    np.testing.assert_allclose(rows[..., 2:], boxes, atol=1e-2)
+
+
+def test_rows_fall_by_score_overlap_little_and_none_is_below_the_floor():
+    rows = DetectGraph(make_net(), **NMS)(*arrays(pictures())).asnumpy()
+    for picture in rows:
+        kept = picture[picture[:, 0] >= 0]
+        assert (np.diff(kept[:, 1]) <= 0).all() and (kept[:, 1] > SCORE_FLOOR).all()
+        for class_id in set(kept[:, 0]):
+            boxes = kept[kept[:, 0] == class_id, 2:]
+            assert (iou_matrix(boxes, boxes) - np.eye(len(boxes)) <= NMS["nms_threshold"] + 1e-4).all()
+
+
+def test_all_rows_may_be_asked_for_and_more_may_enter():
+    every = ANCHORS * len(CLASSES)
+    few = DetectGraph(make_net(), 0.45, 5000, 100)(*arrays(pictures())).asnumpy()
+    many = compile_graph(DetectGraph(make_net(), 0.45, 5000, every))(*arrays(pictures())).asnumpy()
+    assert many.shape == (3, every, 6)
+    np.testing.assert_allclose(many[:, :100], few, atol=1e-3)
+
+
+def test_no_threshold_keeps_all():
+    """1.0 is allowed: no two boxes overlap more."""
+    rows = DetectGraph(make_net(), 1.0, 400, 100)(*arrays(pictures())).asnumpy()
+    assert ((rows[..., 0] >= 0).sum(axis=1) == 100).all()
+
+
+class Trio:
+    """The three graphs of one net, each called as training calls it."""
+
+    def __init__(self):
+        self.net = make_net()
+        loss = DetectionLoss(3.0, 3)
+        self.graphs = {
+            "train": compile_graph(TrainGraph(self.net, loss)),
+            "eval": compile_graph(EvalGraph(self.net, loss, *NMS.values())),
+            "detect": compile_graph(DetectGraph(self.net, *NMS.values())),
+        }
+
+    def call(self, name):
+        pixels, given = pictures(), targets()
+        if name == "detect":
+            return self.graphs[name](*arrays(pixels))
+        if name == "eval":
+            return self.graphs[name](*arrays(pixels, *given))
+        with mx.autograd.record():
+            outputs = self.graphs[name](*arrays(pixels, *given, np.array([1 / 15], np.float32)))
+        outputs[0].backward()
+        mx.nd.waitall()  # MXNet moves BatchNorm's statistics in backward, and reading them does not wait for that
+        return outputs
+
+
+def as_numpy(outputs):
+    return [o.asnumpy() for o in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+
+
+ORDERS = [("train", "detect", "train", "eval"), ("detect", "train", "detect"), ("eval", "train", "detect", "eval")]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["-".join(order) for order in ORDERS])
+def test_graphs_may_be_called_in_any_order(order):
+    """GluonCV's SSD, hybridized, keeps the form of its first call. Each call here is compared with a net of which only
+    this graph was called; BatchNorm statistics, which training moves, are put back before each."""
+    trio = Trio()
+    parameters = trio.net._collect_params_with_prefix()
+    before = {name: parameter.data().copy() for name, parameter in parameters.items()}
+    for name in order:
+        for key, value in before.items():
+            parameters[key].set_data(value)
+        found, expected = as_numpy(trio.call(name)), as_numpy(Trio().call(name))
+        assert len(found) == len(expected) == {"train": 3, "eval": 3, "detect": 1}[name]
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_gives_detections_and_the_loss_of_the_same_pass():
+    trio = Trio()
+    rows, cross_entropy, smooth_l1 = as_numpy(trio.call("eval"))
+    np.testing.assert_allclose(rows, as_numpy(trio.call("detect"))[0], atol=1e-4)
+    class_preds, box_preds, _ = trio.graphs["eval"].heads(*arrays(pictures()))
+    wanted = DetectionLoss(3.0, 3)(class_preds, box_preds, *(mx.nd.array(a) for a in targets()))
+    np.testing.assert_allclose([cross_entropy[0], smooth_l1[0]], [w.asscalar() for w in wanted], rtol=1e-4)
+
+
+def test_the_scale_divides_the_gradient_and_not_the_parts():
+    gradients = []
+    for scale in (1.0, 0.25):
+        trio = Trio()
+        with mx.autograd.record():
+            loss, cross_entropy, smooth_l1 = trio.graphs["train"](
+                *arrays(pictures(), *targets(), np.array([scale], np.float32))
+            )
+        loss.backward()
+        np.testing.assert_allclose(loss.asscalar(), scale * (cross_entropy + smooth_l1).asscalar(), rtol=1e-5)
+        gradients.append(trio.net.class_predictors[0].predictor.weight.grad().asnumpy())
+    assert np.abs(gradients[0]).max() > 0
+    np.testing.assert_allclose(gradients[1], gradients[0] * 0.25, rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_are_normalised_on_the_device():
+    graph = TrainGraph(make_net(), DetectionLoss())
+    found = graph.heads.normalize(*arrays(pictures())).asnumpy()
+    np.testing.assert_allclose(found, normalised(pictures()).asnumpy(), atol=1e-5)
+    assert found.shape == (3, 3, SIDE, SIDE)
