@@ -79,7 +79,7 @@ class TrainConfig:
     clip_gradient: float = setting(10.0, "largest L2 norm of the whole gradient; 0: no limit", low=0)
     negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
     min_hard_negatives: int = setting(3, "least number of hard negatives per image, so that empty images teach", low=0)
-    amp: bool = setting(False, "mixed precision; on GPUs only")
+    amp: bool = setting(False, "mixed precision: float16 on GPUs, bfloat16 on CPUs (slower where they lack it)")
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
     validation_interval: int = setting(1, "epochs between evaluations", low=1)

@@ -94,6 +94,18 @@ def gluoncv(part: str = "") -> types.ModuleType:
     return module
 
 
+def enable_mixed_precision(on_gpu: bool) -> str:
+    """Let MXNet compute in 16 bits where that is safe: float16 on GPUs, bfloat16 on CPUs; returns which.
+
+    Networks built later take part, those built before do not, and it cannot be undone in this process.
+    """
+    dtype = "float16" if on_gpu else "bfloat16"
+    mxnet()
+    with _quiet_import():
+        importlib.import_module("mxnet.contrib.amp").init(target_dtype=dtype)
+    return dtype
+
+
 def versions() -> Dict[str, Optional[str]]:
     """Installed versions by name (python, mxnet, gluoncv, numpy, ...), None where not installed; imports nothing.
 

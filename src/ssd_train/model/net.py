@@ -107,7 +107,8 @@ def _vgg_features(layout: AnchorLayout) -> Any:
 
 def initialize(net: Any, image_size: int, seed: int) -> None:
     """Give every parameter of `net` its first value, drawn from `seed` and the parameter's own name."""
-    net.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))  # convolutions leave their input channels open
+    with mx.autograd.train_mode():  # without the decoders, which mixed precision cannot trace
+        net.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))  # convolutions leave their input channels open
     net.initialize(mx.init.Zero())
     for name, parameter in net._collect_params_with_prefix().items():
         value = _first_value(name, parameter, seed)

@@ -26,6 +26,32 @@ from ssd_train.training.scores import Scores
 mx = framework.mxnet()
 
 
+FLOAT16_SCALE = 2.0**16
+GROWTH_STEPS = 2000
+
+
+class LossScale:
+    """What the loss is multiplied by so that gradients fit into float16: halved when one overflows, doubled after 2000
+    steps without (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2). 1, and left so, in 32 bits."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.dynamic = value != 1.0
+        self.good_steps = 0
+
+    def overflows(self, losses: np.ndarray, norm: float) -> bool:
+        """Take note of a step; true when only its gradient overflowed, and a smaller scale can help."""
+        if not self.dynamic or not np.isfinite(losses).all():
+            return False
+        if not math.isfinite(norm):
+            self.value, self.good_steps = self.value / 2, 0
+            return self.value >= 1.0
+        self.good_steps += 1
+        if self.good_steps == GROWTH_STEPS:
+            self.value, self.good_steps = self.value * 2, 0
+        return False
+
+
 class Learner:
     """A net, its optimizer and its devices: what makes a step."""
 
@@ -35,6 +61,7 @@ class Learner:
         loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
         self.graph = compile_graph(TrainGraph(net, loss))
         self.clip = config.clip_gradient
+        self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
         self.trainer = mx.gluon.Trainer(
             self.parameters,
@@ -49,22 +76,29 @@ class Learner:
 
         A TrainingDiverged, before anything is learned from it, when the loss or the gradient is not finite.
         """
+        scale = self.loss_scale.value / max(batch.positives, 1)
+        losses, norm = self._gradients(batch, scale)
+        norm /= self.loss_scale.value
+        if self.loss_scale.overflows(losses, norm):
+            return losses  # 16 bits were too few for a gradient: the step is left out, the next has a smaller scale
+        if not (np.isfinite(losses).all() and math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"found loss {losses.sum() / max(batch.positives, 1):g} with gradient norm {norm:g}, "
+                f"expected finite numbers; learning rate {rate:g}; the batch came from {batch.where()}"
+            )
+        self.trainer.set_learning_rate(rate)
+        self.trainer.update(self.loss_scale.value * (max(norm / self.clip, 1.0) if self.clip else 1.0))
+        return losses
+
+    def _gradients(self, batch: TrainBatch, scale: float) -> "tuple[np.ndarray, float]":
+        """Forward and backward on all devices; the summed losses, and the norm of the gradient of their sum x `scale`."""
         inputs = zip(*[split(array, self.devices) for array in batch.arrays()])
-        scale = 1.0 / max(batch.positives, 1)
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
         mx.autograd.backward([output[0] for output in outputs])
         if len(self.devices) > 1:
             self.trainer.allreduce_grads()
-        losses, norm = self._read(outputs)
-        if not (np.isfinite(losses).all() and math.isfinite(norm)):
-            raise TrainingDiverged(
-                f"found loss {losses.sum() * scale:g} with gradient norm {norm:g}, expected finite numbers; "
-                f"learning rate {rate:g}; the batch came from {batch.where()}"
-            )
-        self.trainer.set_learning_rate(rate)
-        self.trainer.update(max(norm / self.clip, 1.0) if self.clip else 1.0)
-        return losses
+        return self._read(outputs)
 
     def _read(self, outputs: List[Any]) -> "tuple[np.ndarray, float]":
         """Losses summed over devices, and the gradient's norm: one wait for the devices a step."""

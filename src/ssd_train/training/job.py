@@ -74,8 +74,11 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     train, validation = read_subsets(config, environment)
     config = completed(config, train, progress)
     _tell_about(train, validation, config, progress)
-    net = _make_net(config, environment, train.labels.class_names, progress)
     devices = contexts(environment.devices)[: config.mini_batch_size]
+    if config.amp:
+        dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
+        progress.say(f"mixed precision: {dtype}")
+    net = _make_net(config, environment, train.labels.class_names, progress)
     learner = Learner(net, config, devices)
     post_nms = max([config.post_nms, *(len(record.boxes) for record in train.labels.records)])
     evaluator = Evaluator(net, config, devices[0], post_nms)
