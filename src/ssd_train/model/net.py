@@ -149,7 +149,7 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
     """Stop training of the parameters whose name contains `pattern` (a regular expression); returns their names.
 
     Names are those of the saved weights and, for vgg-16 and resnet-50, also the built-in algorithm's. A pattern that
-    matches nothing is a ConfigError.
+    matches nothing, or leaves nothing to train, is a ConfigError.
     """
     if not pattern:
         return []
@@ -162,6 +162,8 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
         )
     for name in frozen:
         parameters[name].grad_req = "null"
+    if all(parameter.grad_req == "null" for parameter in parameters.values()):
+        raise ConfigError(f"freeze_layer_pattern: found {pattern!r} that matches every parameter, expected some to train")
     return frozen
 
 

@@ -10,7 +10,7 @@ from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, feature_cells, make_anchors
 
-SIZES = (128, 200, 300, 512)
+SIZES = (128, 200, 300, 512, 600, 1024)
 
 
 @pytest.fixture(scope="module")
