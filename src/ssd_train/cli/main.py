@@ -14,6 +14,7 @@ from ssd_train.errors import ConfigError, SsdTrainError
 COMMANDS = {
     "train": "labels and images in, a scored detector and its report out",
     "evaluate": "score a model, or a file of answers, against labels",
+    "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
     "demo": "draw a labelled data set, train on it and show the result",
 }
