@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     flags, progress = parser.parse_args(list(arguments)), make_progress()
     paths = [manifest(place) for place in flags.manifests]
     done = join(paths, flags.output, flags.on_duplicate, flags.label_attribute)
-    for path, count in done.lines_in.items():
+    for path, count in zip(paths, done.lines_in):
         progress.say(f"{count} lines read: {path}")
     if done.duplicates:
         progress.warn(f"{done.duplicates} images come again: {flags.on_duplicate}")

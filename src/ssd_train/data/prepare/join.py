@@ -21,7 +21,7 @@ class Joined:
     """What was done: lines read of each manifest and written, images that came again, and all class names in their new
     order where ids had to be made anew (else empty)."""
 
-    lines_in: Dict[str, int] = field(default_factory=dict)
+    lines_in: List[int] = field(default_factory=list)
     lines_out: int = 0
     duplicates: int = 0
     renumbered: Tuple[str, ...] = ()
@@ -56,7 +56,7 @@ def join(
     inputs = [_input(path, label_attribute) for path in paths]
     attribute = label_attribute or _common_attribute(inputs)
     target = _new_classes(inputs)
-    report = Joined(renumbered=() if target is None else target.names)
+    report = Joined([0] * len(inputs), renumbered=() if target is None else target.names)
     chosen = _choose(inputs, on_duplicate, report)
     report.lines_out = write_lines(output, _lines(inputs, attribute, target, chosen))
     return report
@@ -101,8 +101,8 @@ def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict
     chosen: Dict[str, int] = {}
     first: Dict[str, str] = {}
     faults: List[Tuple[str, str]] = []
-    for number, (source, line) in enumerate(_all_lines(inputs)):
-        report.lines_in[source.path] = report.lines_in.get(source.path, 0) + 1
+    for number, (index, line) in enumerate(_all_lines(inputs)):
+        report.lines_in[index] += 1
         name = line.source
         if name in chosen:
             report.duplicates += 1
@@ -118,19 +118,23 @@ def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict
 def _lines(
     inputs: Sequence[_Input], attribute: str, target: Optional[ClassNames], chosen: Dict[str, int]
 ) -> Iterator[bytes]:
-    for number, (source, line) in enumerate(_all_lines(inputs)):
+    for number, (index, line) in enumerate(_all_lines(inputs)):
         if not chosen or chosen[line.source] == number:
-            unchanged = source.labels is None or (source.labels.attribute == attribute and target is None)
-            yield line.raw if unchanged else _rewritten(line, source.labels, attribute, target)
+            labels = inputs[index].labels
+            if labels is None or (labels.attribute == attribute and target is None):
+                yield line.raw
+            else:
+                yield _rewritten(line, labels, attribute, target)
 
 
-def _all_lines(inputs: Sequence[_Input]) -> Iterator[Tuple[_Input, ManifestLine]]:
-    for source in inputs:
+def _all_lines(inputs: Sequence[_Input]) -> Iterator[Tuple[int, ManifestLine]]:
+    """Each line and the index of its manifest."""
+    for index, source in enumerate(inputs):
         for line in read_lines(source.path):
-            yield source, line
+            yield index, line
 
 
-def _rewritten(line: ManifestLine, labels: Any, attribute: str, target: Optional[ClassNames]) -> bytes:
+def _rewritten(line: ManifestLine, labels: Labels, attribute: str, target: Optional[ClassNames]) -> bytes:
     """The line with the joined classes, if they have other ids, and the joined name of its labels."""
 
     def edit(copy: Dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage import open_atomic
 
 SOURCE = "source-ref"
+_WORDS = {None: "null", True: "true", False: "false"}
 Edit = Callable[[Dict[str, Any]], None]
 
 
@@ -107,7 +108,9 @@ def _text(value: Any, quoted: Callable[[str], str]) -> str:
         return "{" + ",".join(f"{quoted(key)}:{_text(item, quoted)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(_text(item, quoted) for item in value) + "]"
-    return value.text if isinstance(value, Number) else json.dumps(value, allow_nan=False)
+    if isinstance(value, Number):
+        return value.text
+    return _WORDS[value] if value is None or isinstance(value, bool) else repr(value)  # an int or a finite float
 
 
 def is_labelled(line: ManifestLine, attribute: str) -> bool:
