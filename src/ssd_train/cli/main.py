@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import List, Optional
 
@@ -14,30 +15,34 @@ from ssd_train.errors import ConfigError, SsdTrainError
 COMMANDS = {
     "train": "labels and images in, a scored detector and its report out",
     "evaluate": "score a model, or a file of answers, against labels",
+    "check": "what is wrong with labels and images, line by line, before training",
     "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
     "demo": "draw a labelled data set, train on it and show the result",
 }
-INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
+INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports of a program ended by Ctrl-C, or by `| head`
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a command and return its exit code: 0 done, 2 something the user can mend, 1 the rest."""
     given = normalised(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["--help"], ["-h"], ["help"]):
-        print(_overview())
-        return 0
-    if given[:1] == ["--version"]:
-        print(f"ssd_train {__version__}")
-        return 0
     command, rest = (given[0], given[1:]) if given and not given[0].startswith("-") else ("train", given)
     try:
+        if given[:1] in (["--help"], ["-h"], ["help"]):
+            print(_overview())
+            return 0
+        if given[:1] == ["--version"]:
+            print(f"ssd_train {__version__}")
+            return 0
         if command not in COMMANDS:
             raise ConfigError(f"found command {command!r}, expected one of {', '.join(COMMANDS)}")
         return importlib.import_module(f"ssd_train.cli.{command}").run(rest)
     except SsdTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has seen enough
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

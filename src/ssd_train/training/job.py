@@ -203,8 +203,7 @@ def _make_loaders(config: TrainConfig, train: Subset, validation: Subset) -> Tup
 
 
 def fingerprint(config: TrainConfig, train: Subset, validation: Subset) -> Dict[str, Any]:
-    """What a resumed run must share with the one before: settings that shape the weights, classes, data, and threads
-    and library versions, because sums in another order give other bits."""
+    """What a resumed run must share with the one before, by name: settings that shape the weights, classes and data."""
     free = set(resumable_settings())
     found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}
     found["classes"] = list(train.labels.class_names)

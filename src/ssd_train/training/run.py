@@ -22,6 +22,7 @@ from ssd_train.view.report import write_report
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
 REPORT = "report.html"
+PICTURE_THRESHOLD = 0.3  # where no score threshold stands out: as `predict` draws
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _report_data(
     data = job.validation_loader.dataset
     pictures = [lambda index=index: data[index][0] for index in range(len(answers))]
     return ReportData(
-        title="Training report",
+        title=f"{job.config.base_network} detector at {job.config.image_shape} px",
         class_names=job.class_names,
         started=started,
         settings=job.config.to_json(),
@@ -167,5 +168,5 @@ def _report_data(
         data=[summarise("train", job.train.labels), summarise("validation", job.validation.labels)],
         samples=[Sample(r.basename, image, r, found) for image, (r, found) in zip(pictures, answers)],
         best_epoch=state.best.epoch,
-        notes=[],
+        threshold=scores.best_f1.threshold if scores.best_f1 and scores.best_f1.threshold else PICTURE_THRESHOLD,
     )

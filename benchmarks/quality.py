@@ -1,0 +1,103 @@
+"""Mean average precision on three real data sets, ours beside GluonCV's own recipe, judged by pycocotools.
+
+    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1] [--rival]
+
+The data, the split, the rival's script and the judge are those in the folder that SSD_TRAIN_DATA names (data/,
+weights/, tools/measure/). Ours runs from the command line with default settings: paths, epochs and --pretrained only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+SETS = ("raccoon", "bccd", "fruit")
+# the rival as its authors run it: 512 px, sgd 1e-3, a tenth after 8 and after 10 epochs
+RIVAL = ["--size", "512", "--network", "ssd_512_mobilenet1.0_voc", "--batch", "8", "--lr", "1e-3", "--lr-steps", "8,10"]
+
+
+def main() -> None:
+    """Run what was asked for; print a line a run and write all as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rival", action="store_true", help="run GluonCV's recipe too")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value")
+    flags = parser.parse_args()
+    shared = Path(os.environ["SSD_TRAIN_DATA"])
+    rows: List[Dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in flags.sets:
+            split = Path(folder) / "split" / name
+            _run([_tool(shared, "split.py"), str(shared / "data" / name), str(split)])
+            for seed in range(1, flags.seeds + 1):
+                rows.append(ours(shared, name, split, Path(folder) / f"ours-{name}-{seed}", flags, seed))
+                print(json.dumps(rows[-1]), flush=True)
+                if flags.rival:
+                    rows.append(rival(shared, name, split, Path(folder) / f"rival-{name}-{seed}", flags, seed))
+                    print(json.dumps(rows[-1]), flush=True)
+    if flags.json:
+        flags.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+
+
+def ours(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namespace, seed: int) -> Dict[str, Any]:
+    """Train by the command line, predict by the command line, judge by the judge."""
+    images = shared / "data" / name
+    where = ["--train", str(images), "--labels", str(split / "train.manifest")]
+    where += ["--validation_labels", str(split / "validation.manifest")]
+    where += ["--model_dir", str(out / "model"), "--output_dir", str(out / "output")]
+    where += ["--pretrained", str(shared / "weights" / "mobilenet1.0-imagenet-coral.params")]
+    settings = [part for pair in flags.settings for part in (f"--{pair.split('=', 1)[0]}", pair.split("=", 1)[1])]
+    start = time.time()
+    _run(["-m", "ssd_train", "train", *where, "--epochs", str(flags.epochs), "--seed", str(seed), *settings])
+    minutes = (time.time() - start) / 60
+    answers = str(out / "answers.jsonl")
+    _run(["-m", "ssd_train", "predict", str(images / "images"), "--model", str(out / "model"), "--output", answers])
+    return _row("ssd_train", name, flags.epochs, seed, minutes, _judge(shared, split, answers))
+
+
+def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namespace, seed: int) -> Dict[str, Any]:
+    """GluonCV's recipe with all processors, as measured in the facts it has to reproduce."""
+    weights = str(shared / "weights" / "mobilenet1.0-imagenet-coral.params")
+    command = [_tool(shared, "peer.py"), str(shared / "data" / name), str(split), str(out), *RIVAL]
+    start = time.time()
+    _run([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
+    minutes = (time.time() - start) / 60
+    return _row("GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, str(out / "predictions.jsonl")))
+
+
+def _row(who: str, name: str, epochs: int, seed: int, minutes: float, scores: Dict[str, Any]) -> Dict[str, Any]:
+    row = {"who": who, "set": name, "epochs": epochs, "seed": seed, "minutes": round(minutes, 2)}
+    return {**row, "mAP": scores["mAP"], "mAP@0.5": scores["mAP50"], "AP@0.5": scores["AP50"]}
+
+
+def _judge(shared: Path, split: Path, answers: str) -> Dict[str, Any]:
+    return json.loads(_run([_tool(shared, "score.py"), str(split / "validation.manifest"), answers]).splitlines()[-1])
+
+
+def _tool(shared: Path, name: str) -> str:
+    return str(shared / "tools" / "measure" / name)
+
+
+def _run(arguments: List[str]) -> str:
+    """Run Python with `arguments` on all processors; its output, or the end of what it complained of."""
+    threads = str(len(os.sched_getaffinity(0)))
+    done = subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}\nexited {done.returncode}:\n{done.stderr[-2000:]}{done.stdout[-500:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
