@@ -8,6 +8,7 @@ fails.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -172,14 +173,16 @@ def _vgg_backbone(arrays: Arrays) -> Arrays:
     """VGG-16: GluonCV's atrous file as it is, or the model zoo's vgg16 with its thirteen convolutions put in stages."""
     if any(name.startswith("stages.") for name in arrays):
         return {f"features.{name}": array for name, array in arrays.items()}
-    layers = sorted({int(n.split(".")[1]) for n in arrays if n.startswith("features.") and arrays[n].ndim == 4})
+    found = [re.fullmatch(r"features\.(\d+)\.weight", name) for name in arrays]
+    layers = sorted(int(name.group(1)) for name in found if name and arrays[name.group()].ndim == 4)
     places = [(stage, layer) for stage, count in enumerate((2, 2, 3, 3, 3)) for layer in range(count)]
     renamed = {}
     for index, (stage, layer) in zip(layers, places):
         for kind in ("weight", "bias"):
-            renamed[f"features.stages.{stage}.{2 * layer}.{kind}"] = arrays[f"features.{index}.{kind}"]
+            if f"features.{index}.{kind}" in arrays:
+                renamed[f"features.stages.{stage}.{2 * layer}.{kind}"] = arrays[f"features.{index}.{kind}"]
     first = renamed.get("features.stages.0.0.weight")
-    if first is not None:
+    if first is not None and first.shape[1] == 3:
         # the atrous net multiplies its input by 255 times the deviation, which the model zoo's vgg16 does not expect
         scale = mx.nd.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1)) * 255
         renamed["features.stages.0.0.weight"] = first / scale

@@ -1,0 +1,348 @@
+"""Trained arrays: what fits is taken and counted, what does not is an error, and a silent server is left in time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.errors import WeightsError
+from ssd_train.model.net import build_net
+from ssd_train.model.pretrained import load_exactly, load_pretrained, read_arrays, saved_parameters, zoo_weights
+
+mx = framework.mxnet()
+gcv = framework.gluoncv()
+
+SMALL_NETWORK = "mobilenet0.25"
+
+
+def filled(net):
+    """`net` with every value random, as if trained."""
+    net.initialize(mx.init.Zero())
+    net(mx.nd.zeros((1, 3, 64, 64)))
+    random = np.random.RandomState(0)
+    for parameter in net.collect_params().values():
+        parameter.set_data(mx.nd.array(random.normal(0, 0.1, parameter.shape)))
+    return net
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory):
+    """A backbone of the model zoo, untrained but with values of its own: (path, its parameters by name)."""
+    net = filled(gcv.model_zoo.get_model("mobilenet0.25", pretrained=False))
+    path = tmp_path_factory.mktemp("zoo") / "mobilenet0.25.params"
+    net.save_parameters(str(path))
+    return path, net
+
+
+@pytest.fixture(scope="module")
+def our_file(tmp_path_factory):
+    """A detector of ours with values of its own: (path, net)."""
+    net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"], seed=5)
+    random = np.random.RandomState(1)
+    for parameter in net._collect_params_with_prefix().values():
+        parameter.set_data(mx.nd.array(random.normal(0, 0.1, parameter.shape)))
+    path = tmp_path_factory.mktemp("ours") / "weights.params"
+    save(path, {name: p.data() for name, p in saved_parameters(net).items()})
+    return path, net
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    """A net of each kind, built once, for files that leave it as it is."""
+    return functools.lru_cache(maxsize=None)(lambda base_network: build_net(base_network, 128, ["cat"]))
+
+
+def save(path, arrays):
+    mx.nd.save(str(path), arrays)
+    return path
+
+
+def values(net):
+    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+
+
+def test_a_backbone_of_the_zoo(backbone_file):
+    path, zoo = backbone_file
+    net = build_net(SMALL_NETWORK, 128, ["cat"])
+    before = values(net)
+    report = load_pretrained(net, SMALL_NETWORK, path)
+    assert (report.loaded, report.total) == (135, 135)
+    assert str(report) == f"{path}: mobilenet0.25 backbone, 135 of 135 tensors loaded"
+    after = values(net)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {n for n in before if n.startswith("features.mobilenet")}
+    x = mx.nd.random.uniform(shape=(1, 3, 128, 128))
+    first = mx.gluon.nn.HybridSequential()
+    first.add(*[zoo.features[i] for i in range(69)])  # up to the layer of stride 16
+    np.testing.assert_allclose(net.features(x)[0].asnumpy(), first(x).asnumpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "zoo_name, base_network", [("mobilenetv2_1.0", "mobilenetv2_1.0"), ("resnet50_v1", "resnet-50")]
+)
+def test_other_backbones_of_the_zoo(tmp_path, zoo_name, base_network):
+    zoo = filled(gcv.model_zoo.get_model(zoo_name, pretrained=False))
+    zoo.save_parameters(str(tmp_path / "a.params"))
+    net = build_net(base_network, 128, ["cat"])
+    report = load_pretrained(net, base_network, tmp_path / "a.params")
+    given = [p.data().asnumpy() for name, p in zoo._collect_params_with_prefix().items() if name.startswith("features.")]
+    assert report.loaded == report.total == len(given)
+    taken = {array.tobytes() for array in values(net).values()}
+    assert all(array.tobytes() in taken for array in given)
+
+
+def test_a_plain_vgg_computes_the_same_in_the_detector(tmp_path):
+    """The atrous net multiplies its input, so the first convolution's weights are divided."""
+    zoo = gcv.model_zoo.get_model("vgg16", pretrained=False).features[:29]  # without the dense layers
+    zoo.initialize(mx.init.Xavier())
+    x = mx.nd.random.normal(shape=(1, 3, 32, 32))
+    zoo(x)
+    expected = zoo[:4](x).asnumpy()
+    arrays = {f"features.{name}": p.data() for name, p in zoo._collect_params_with_prefix().items()}
+    net = build_net("vgg-16", 128, ["cat"])
+    report = load_pretrained(net, "vgg-16", save(tmp_path / "vgg16.params", arrays))
+    assert (report.loaded, report.total) == (26, 30)
+    scaled = x * net.features.init_scale.data()
+    np.testing.assert_allclose(net.features.stages[0](scaled).asnumpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_atrous_vgg(tmp_path):
+    trained = build_net("vgg-16", 128, ["cat"], seed=3).features
+    trained.save_parameters(str(tmp_path / "vgg16_atrous.params"))
+    report = load_pretrained(build_net("vgg-16", 128, ["cat"], seed=4), "vgg-16", tmp_path / "vgg16_atrous.params")
+    assert (report.loaded, report.total) == (30, 30)
+
+
+def test_a_detector_of_gluoncv(tmp_path):
+    """Whose class names are those of its data set, told by the number of its classes."""
+    theirs = filled(gcv.model_zoo.ssd_512_mobilenet1_0_voc(pretrained=False, pretrained_base=False))
+    theirs.save_parameters(str(tmp_path / "ssd.params"))
+    names = ["logo", "person", "aeroplane"]
+    net = build_net("mobilenet1.0", 300, names)
+    before = values(net)
+    report = load_pretrained(net, "mobilenet1.0", tmp_path / "ssd.params")
+    assert report.kind == "detector" and report.loaded == report.total and set(report.kept_classes) == {"person", "aeroplane"}
+    assert str(report).endswith("; class rows kept: person, aeroplane")
+    after, given = values(net), theirs._collect_params_with_prefix()
+    old_names = list(theirs.classes)
+    for name, array in after.items():
+        if name.startswith("class_predictors."):
+            rows, was = (a.reshape(-1, n, *a.shape[1:]) for a, n in ((array, 4), (given[name].data().asnumpy(), 21)))
+            np.testing.assert_array_equal(rows[:, 0], was[:, 0])
+            np.testing.assert_array_equal(rows[:, 2], was[:, old_names.index("person") + 1])
+            np.testing.assert_array_equal(rows[:, 3], was[:, old_names.index("aeroplane") + 1])
+            np.testing.assert_array_equal(rows[:, 1], before[name].reshape(rows.shape)[:, 1])
+        elif name.endswith("anchors"):
+            np.testing.assert_array_equal(array, before[name])
+        else:
+            np.testing.assert_array_equal(array, given[name].data().asnumpy())
+
+
+@pytest.mark.parametrize(
+    "names, kept",
+    [
+        pytest.param(["cat", "dog", "cow"], ("cat", "dog", "cow"), id="the-same"),
+        pytest.param(["cow", "emu", "cat"], ("cow", "cat"), id="some-in-another-order"),
+        pytest.param(["emu"], (), id="none"),
+    ],
+)
+def test_a_model_of_ours_with_other_classes(our_file, names, kept):
+    path, old = our_file
+    net = build_net(SMALL_NETWORK, 200, names, seed=6)  # another image size: more maps, other anchors
+    before, given = values(net), values(old)
+    report = load_pretrained(net, SMALL_NETWORK, path, ["cat", "dog", "cow"])
+    assert report.kept_classes == kept
+    after = values(net)
+    for level in range(4):
+        name = f"class_predictors.{level}.predictor.weight"
+        if given[name].shape[0] % 4 or after[name].shape[0] // (len(names) + 1) != given[name].shape[0] // 4:
+            continue  # another number of anchors a cell at this size
+        rows, was = (a.reshape(-1, n + 1, *a.shape[1:]) for a, n in ((after[name], len(names)), (given[name], 3)))
+        np.testing.assert_array_equal(rows[:, 0], was[:, 0])
+        for position, class_name in enumerate(names):
+            expected = (
+                was[:, ["cat", "dog", "cow"].index(class_name) + 1]
+                if class_name in kept
+                else before[name].reshape(rows.shape)[:, position + 1]
+            )
+            np.testing.assert_array_equal(rows[:, position + 1], expected)
+    for name in ("anchor_generators.0.anchors", "anchor_generators.3.anchors"):
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_a_detector_of_unknown_classes_gives_its_body_only(our_file):
+    path, _ = our_file
+    net = build_net(SMALL_NETWORK, 128, ["cat"])
+    before = values(net)
+    report = load_pretrained(net, SMALL_NETWORK, path)
+    assert report.kept_classes == () and report.loaded == report.total - 8
+    after = values(net)
+    assert all(np.array_equal(before[n], after[n]) for n in before if n.startswith("class_predictors."))
+
+
+def test_a_load_into_the_same_kind_is_exact(our_file):
+    path, old = our_file
+    net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"])
+    load_exactly(net, path)
+    given = values(old)
+    for name, array in values(net).items():
+        assert name.endswith("anchors") or np.array_equal(array, given[name]), name
+
+
+@pytest.mark.parametrize(
+    "names, change, expected",
+    [
+        pytest.param(["a", "b"], {}, r"class_predictors.0.predictor.bias has shape \(16,\), expected \(12,\)", id="other-classes"),
+        pytest.param(["a", "b", "c"], {"more": (2,)}, r"more has shape \(2,\), expected None", id="too-much"),
+        pytest.param(["a", "b", "c"], {"box_predictors.0.predictor.bias": None}, r"box_predictors.0.predictor.bias has shape None", id="too-little"),
+    ],
+)  # fmt: skip
+def test_what_is_not_the_same_kind_is_named(tmp_path, our_file, names, change, expected):
+    arrays = mx.nd.load(str(our_file[0]))
+    for name, shape in change.items():
+        arrays.pop(name) if shape is None else arrays.update({name: mx.nd.zeros(shape)})
+    net = build_net(SMALL_NETWORK, 128, names)
+    before = values(net)
+    with pytest.raises(WeightsError, match=expected):
+        load_exactly(net, save(tmp_path / "w.params", arrays))
+    after = values(net)
+    assert all(np.array_equal(before[name], after[name]) for name in before), "nothing is taken by half"
+
+
+def poisoned(arrays, value):
+    name = sorted(arrays)[3]
+    array = arrays[name].asnumpy()
+    array.flat[0] = value
+    return {**arrays, name: mx.nd.array(array)}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["backbone", "detector"])
+def test_a_file_with_nan_or_infinity(tmp_path, backbone_file, our_file, kind, value):
+    arrays = mx.nd.load(str({"backbone": backbone_file, "detector": our_file}[kind][0]))
+    path = save(tmp_path / "w.params", poisoned(arrays, value))
+    net = build_net(SMALL_NETWORK, 128, ["cat"])
+    with pytest.raises(WeightsError, match="w.params: found NaN or infinity in .*, expected finite weights"):
+        load_pretrained(net, SMALL_NETWORK, path)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        pytest.param(b"a text, no weights\n", "found no readable weights", id="text"),
+        pytest.param(b"", "found no readable weights", id="empty"),
+        pytest.param(b"\x12\x01" + b"\0" * 100, "found .*, expected a Gluon .params file", id="a-header"),
+        pytest.param(None, "found no readable weights", id="cut-off"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path, backbone_file, content, expected):
+    path = tmp_path / "w.params"
+    path.write_bytes(backbone_file[0].read_bytes()[:5000] if content is None else content)
+    with pytest.raises(WeightsError, match=f"w.params: {expected}"):
+        load_pretrained(build_net(SMALL_NETWORK, 128, ["cat"]), SMALL_NETWORK, path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(WeightsError, match="none.params: found no readable weights"):
+        read_arrays(tmp_path / "none.params")
+
+
+def test_arrays_without_names(tmp_path):
+    with pytest.raises(WeightsError, match="found arrays without names"):
+        read_arrays(save(tmp_path / "w.params", [mx.nd.zeros(3)]))
+
+
+def test_names_of_a_symbols_file_lose_their_prefixes(tmp_path):
+    arrays = {"arg:a_weight": mx.nd.ones(2), "aux:b_running_var": mx.nd.zeros(3), "c": mx.nd.ones(1)}
+    assert sorted(read_arrays(save(tmp_path / "w.params", arrays))) == ["a_weight", "b_running_var", "c"]
+
+
+@pytest.mark.parametrize(
+    "base_network, file, expected",
+    [
+        pytest.param("mobilenet0.5", "backbone", "found 0 of the 135 tensors of this mobilenet0.5 backbone", id="another-width"),
+        pytest.param("mobilenetv2_1.0", "backbone", r"found \d+ of the 260 tensors of this mobilenetv2_1.0", id="another-network"),
+        pytest.param("vgg-16", "backbone", r"found \d+ of the 30 tensors of this vgg-16 backbone", id="mobilenet-for-vgg"),
+        pytest.param("mobilenetv2_1.0", "detector", r"found \d+ of the \d+ tensors of this detector", id="another-detector"),
+        pytest.param("vgg-16", "detector", r"found \d+ of the \d+ tensors of this detector", id="mobilenet-detector-for-vgg"),
+        pytest.param("mobilenet0.25", "anything", "found 0 of the 135 tensors", id="arrays-of-something-else"),
+        pytest.param("vgg-16", "anything", "found 0 of the 30 tensors", id="arrays-of-something-else-for-vgg"),
+        pytest.param("vgg-16", "symbol", "found 0 of the 30 tensors", id="names-without-numbers-for-vgg"),
+    ],
+)  # fmt: skip
+def test_files_of_which_too_little_fits(tmp_path, untouched, backbone_file, our_file, base_network, file, expected):
+    paths = {
+        "backbone": backbone_file[0],
+        "detector": our_file[0],
+        "anything": save(tmp_path / "a.params", {"weight": mx.nd.ones((2, 2)), "x.y.z": mx.nd.ones(1)}),
+        "symbol": save(tmp_path / "s.params", {"features.conv0.weight": mx.nd.ones((2, 2, 3, 3))}),
+    }
+    net = untouched(base_network)
+    before = values(net)
+    with pytest.raises(WeightsError, match=f"{expected}.*, expected at least 85%: is it a file of another network?"):
+        load_pretrained(net, base_network, paths[file])
+    after = values(net)
+    assert all(np.array_equal(before[name], after[name]) for name in before), "nothing is taken by half"
+
+
+def test_the_shared_backbone(shared_data):
+    path = shared_data / "weights" / "mobilenet1.0-imagenet-coral.params"
+    report = load_pretrained(build_net("mobilenet1.0", 300, ["cat"]), "mobilenet1.0", path)
+    assert (report.loaded, report.total) == (135, 135)
+
+
+@contextlib.contextmanager
+def server(answer: bytes):
+    """The address of a server on loopback that gives `answer` to everybody, or, where that is empty, never speaks."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    held, stop = [], threading.Event()
+
+    def serve():
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                held.append(connection)
+                if answer:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+                    connection.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        stop.set()
+        listening.close()
+        for connection in held:
+            connection.close()
+
+
+def test_a_zoo_that_never_answers_is_left_in_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    with server(b"") as address:
+        monkeypatch.setenv("MXNET_GLUON_REPO", address)
+        started = time.monotonic()
+        with pytest.raises(WeightsError) as error:
+            zoo_weights("mobilenet1.0", seconds=3)
+    assert time.monotonic() - started < 10
+    assert str(error.value).startswith("model zoo: found no answer for mobilenet1.0 within 3 s, expected its weights; ")
+    assert "--pretrained FILE" in str(error.value) and "--use_pretrained_model 0" in str(error.value)
+
+
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def test_a_zoo_that_refuses_is_told_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    with server(NOT_FOUND) as address:
+        monkeypatch.setenv("MXNET_GLUON_REPO", address)
+        with pytest.raises(WeightsError, match=r"model zoo: vgg16_atrous could not be fetched \(.*\); give --pretrained"):
+            zoo_weights("vgg-16", seconds=60)
