@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 
 # An import goes strictly down a floor. A module's own name counts before a pattern that fits it.
 FLOORS = {
-    0: ["errors", "data.boxes", "data.encoded", "view.palette", "view.markup", "view.pdf"],
+    0: ["errors", "setting_values", "data.boxes", "data.encoded", "view.palette", "view.markup", "view.pdf"],
     1: [
         *["framework", "config", "environment", "storage", "metric_lines", "progress"],
         *["data.records", "data.images", "data.augment", "data.formats.fields", "data.formats.jsonl"],
@@ -23,7 +23,8 @@ FLOORS = {
     2: [
         *["published", "data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
-        *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names", "model.anchors"],
+        *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
+        *["data.formats.class_list", "data.label_formats", "model.anchors"],
         *["training.schedule", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
@@ -38,7 +39,7 @@ FLOORS = {
     ],
     5: ["data.prepare.*", "training.checkpoint", "view.galleries"],
     6: ["data.prepare.augment_images", "training.engine", "deploy.engines.*", "view.report"],
-    7: ["deploy.detector"],
+    7: ["deploy.detector", "training.sides"],
     8: ["deploy.scoring", "training.job"],
     9: ["training.run", "cli.console"],
     10: ["cli.flags", "cli.steps.common"],

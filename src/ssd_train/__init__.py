@@ -5,7 +5,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
 
     __main__.py         python -m ssd_train
     cli/                the doors, one file each: train, evaluate, predict, demo
-    config.py           TrainConfig: every hyperparameter once, with unit, limits, default
+    config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values: texts as values)
     environment.py      Environment: where we run (folders, hosts, devices)
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
@@ -18,6 +18,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         encoded.py          encoded images as bytes: what they are, how they are turned
         images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
         formats/            ground_truth
+        labels.py           the door for labels of any format, found by looking (label_formats)
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
@@ -47,6 +48,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         schedule.py         learning rate by real epochs; early stopping
         optimizer_state.py  the optimizer's arrays on disk, without a pickle
         checkpoint.py       SavedModel, TrainState: written so that a kill loses nothing
+        sides.py            training and validation data, in the same classes
         engine.py           train_one_epoch, evaluate
         run.py              train(config, environment): the hall where all meets
     deploy/             weights -> service

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ssd_train.errors import ConfigError
+from ssd_train.setting_values import checked_value
 
 BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
 # other spellings in use: GluonCV's names
@@ -24,14 +25,19 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
+LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
+# what channels of the built-in algorithm call their formats
+CONTENT_TYPES = {
+    "application/x-recordio": "recordio",
+    **{f"image/{kind}": "image_json" for kind in ("jpeg", "jpg", "png")},
+    "application/x-image": "image_json",
+}
 # keys that jobs of the built-in algorithm carry beside the documented ones; they steer its container, not ours
 HIDDEN_KEYS = ("_tuning_objective_metric", "_kvstore", "_num_kv_servers")
 
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
-
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of TrainConfig. Limits: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`;
+    """A field of TrainConfig with its limits (setting_values.checked_value);
     `resume` says whether a resumed run may change it."""
     return field(default=default, metadata={"help": help, **limits})
 
@@ -42,18 +48,32 @@ class TrainConfig:
     reports all violations in one ConfigError."""
 
     # the network
-    base_network: str = setting("mobilenet1.0", "network that the detector is built on", choices=BASE_NETWORKS)
+    base_network: str = setting(
+        "mobilenet1.0", "network that the detector is built on", choices=BASE_NETWORKS, aliases=NETWORK_ALIASES
+    )
     image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=1024)
     num_classes: int = setting(0, "number of classes; computed from the labels, a wrong value is an error", low=0)
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
-    freeze_layer_pattern: str = setting("", "regular expression of parameter names that are not trained")
+    freeze_layer_pattern: str = setting(
+        "", "regular expression of parameter names that are not trained", aliases={"false": ""}  # the console's "none"
+    )
     # the data
     num_training_samples: int = setting(0, "number of training images; computed, a wrong value warns", low=0)
     label_width: int = setting(350, "padded label width of the built-in algorithm; computed, too small warns", low=1)
     validation_fraction: float = setting(0.2, "share held out where no validation labels are given", above=0, below=1)
     split_group: str = setting("", "regular expression; images whose match is equal stay on one side of the split")
+    labels_format: str = setting(
+        "",
+        "format of the labels; found by looking when empty",
+        choices=("", *LABEL_FORMATS),
+        aliases=CONTENT_TYPES,
+        resume=True,
+    )
+    class_names: str = setting(
+        "", "names of classes for labels without (RecordIO, Pipe mode): a,b,c in order of their ids", resume=True
+    )
     label_attribute: str = setting("", "label attribute of the manifest; chosen by type and date when empty")
     on_bad_data: str = setting("error", "what unusable lines and images do", choices=("error", "skip"), resume=True)
     grayscale: bool = setting(False, "use the brightness of the images only, in training and in prediction")
@@ -101,6 +121,11 @@ class TrainConfig:
         "how gradients of several devices meet",
         choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync"),
     )
+    pipe_buffer_mb: int = setting(256, "Pipe mode: memory of the buffer that shuffles images, MB", low=1, resume=True)
+    pipe_spill_gb: float = setting(
+        0, "Pipe mode: disk for images beyond the buffer, GB; 0: half of what is free", low=0, resume=True
+    )
+    pipe_timeout: float = setting(900, "Pipe mode: seconds to wait for a FIFO or its next bytes", above=0, resume=True)
     num_workers: int = setting(
         -1, "threads that prepare images; -1: as many as processors, 0: none", low=-1, resume=True
     )
@@ -108,7 +133,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         violations = []
         for item in dataclasses.fields(self):
-            value, fault = _checked(item, getattr(self, item.name))
+            value, fault = checked_value(item, getattr(self, item.name))
             object.__setattr__(self, item.name, value)
             if fault:
                 violations.append(fault)
@@ -184,60 +209,3 @@ def _did_you_mean(name: str, known: "set[str]") -> str:
 
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
-
-
-def _checked(item: "dataclasses.Field[Any]", value: Any) -> Tuple[Any, str]:
-    """The value in the field's type and the fault found, "" when there is none."""
-    converted, expected = _convert(item, value)
-    if converted is None:
-        return value, f"{item.name}: found {value!r}, expected {expected}"
-    limits = item.metadata
-    choices = limits.get("choices")
-    if choices and converted not in choices:
-        return value, f"{item.name}: found {value!r}, expected one of {', '.join(c for c in choices if c)}"
-    ok = (
-        converted >= limits.get("low", converted)
-        and converted <= limits.get("high", converted)
-        and ("above" not in limits or converted > limits["above"])
-        and ("below" not in limits or converted < limits["below"])
-    )
-    return converted, "" if ok else f"{item.name}: found {value!r}, expected {_range_text(limits)}"
-
-
-def _convert(item: "dataclasses.Field[Any]", value: Any) -> Tuple[Any, str]:
-    text = str(value).strip()
-    if text == "" and item.type != "str":
-        return item.default, ""  # SageMaker sends "" for a hyperparameter left open
-    if item.name == "base_network":
-        return NETWORK_ALIASES.get(text, text), ""
-    if item.name == "freeze_layer_pattern" and text.lower() == "false":
-        return "", ""  # the console sends false for "none"
-    if item.type == "bool":
-        lowered = text.lower()
-        return (True if lowered in _TRUE else False if lowered in _FALSE else None), "true or false"
-    if item.type == "int":
-        return _whole_number(text), "a whole number"
-    if item.type == "float":
-        return _finite_number(text), "a number"
-    return text, ""
-
-
-def _whole_number(text: str) -> Optional[int]:
-    number = _finite_number(text)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def _finite_number(text: str) -> Optional[float]:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if abs(number) < float("inf") else None
-
-
-def _range_text(limits: Mapping[str, Any]) -> str:
-    parts = []
-    for key, words in (("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")):
-        if key in limits:
-            parts.append(f"{words} {limits[key]}")
-    return " and ".join(parts)

@@ -12,28 +12,42 @@ from typing import Optional
 class Environment:
     """Where images and labels come from and where results go.
 
-    train, labels                   images and their labels (a file or a folder)
-    validation, validation_labels   the same held out; without them a share of the training images is
+    train, labels                   images and their labels (a file or a folder); without labels, train has both
+    validation, validation_labels   the same held out; without both a share of the training images is
     model_dir                       the trained model
     output_dir                      the report
     checkpoint_dir                  what a resumed run needs; None: no checkpoints
     pretrained                      weights to start from
+    fetch_images                    images that the labels name on S3 and the folders lack are got from there
     devices                         auto, cpu, gpu, cpu:N, gpu:N
     host                            name of this machine in metric lines
     hosted                          true on SageMaker: metric lines are printed
     """
 
     train: Path
-    labels: Path
+    labels: Optional[Path] = None
     validation: Optional[Path] = None
     validation_labels: Optional[Path] = None
     model_dir: Path = Path("model")
     output_dir: Path = Path("output")
     checkpoint_dir: Optional[Path] = None
     pretrained: Optional[Path] = None
+    fetch_images: bool = False
     devices: str = "auto"
     host: str = "algo-1"
     hosted: bool = False
+
+
+def s3_endpoint() -> Optional[str]:
+    """The address of the S3 API where it is not Amazon's, by the variables of AWS's own tools."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def cache_folder() -> Path:
+    """Where copies of what came over the network are kept: SSD_TRAIN_CACHE, or ssd_train in the user's cache."""
+    named = os.environ.get("SSD_TRAIN_CACHE")
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(user_cache) / "ssd_train"
 
 
 def available_memory() -> int:

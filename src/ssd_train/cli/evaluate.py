@@ -8,10 +8,10 @@ from typing import Iterator, Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.flags import add_label_flags, label_options
 from ssd_train.data.images import read_header
-from ssd_train.data.labels import read_labels
+from ssd_train.data.labels import LabelledImages, matched_to, read_labelled
 from ssd_train.data.records import ImageSource, LabelSet, Record
-from ssd_train.data.sources import FolderImages
 from ssd_train.deploy.scoring import score_predictions
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
@@ -21,11 +21,11 @@ from ssd_train.training.scores import Scores
 def run(arguments: Sequence[str]) -> int:
     """Print the scores, and write them as JSON where asked."""
     flags = make_parser().parse_args(list(arguments))
-    labels = read_labels(flags.labels, flags.label_attribute)
+    data = read_labelled(flags.images, flags.labels, label_options(flags))
     if (flags.model is None) == (flags.predictions is None):
         raise ConfigError("evaluate: expected one of --model FOLDER and --predictions FILE.jsonl")
     progress = make_progress()
-    scores = _score_file(flags, labels) if flags.model is None else _score_model(flags, labels, progress)
+    scores = _score_file(flags, data) if flags.model is None else _score_model(flags, data, progress)
     for line in scores.lines():
         progress.say(line)
     if flags.json:
@@ -42,12 +42,10 @@ def make_parser() -> Parser:
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model folder")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="answers as JSON Lines, in place of a model")
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the images (not needed for answers if labels tell sizes)"
+        "--images", type=Path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
     )
-    parser.add_argument(
-        "--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder"
-    )
-    parser.add_argument("--label_attribute", metavar="NAME", help="default: by type and date")
+    parser.add_argument("--labels", type=Path, required=True, metavar="PATH", help="labels of any format, as for train")
+    add_label_flags(parser)
     parser.add_argument(
         "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
     )
@@ -56,28 +54,21 @@ def make_parser() -> Parser:
     return parser
 
 
-def _score_file(flags: argparse.Namespace, labels: LabelSet) -> Scores:
+def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
-        if flags.images is None:
-            raise DataError(
-                f"{record.where}: the labels do not tell the image's size, expected --images FOLDER to read it"
-            )
-        return read_header(FolderImages(flags.images).read(record), record.where).shown_wh
+        return read_header(data.images.read(record), record.where).shown_wh
 
-    return score_predictions(flags.predictions, labels, size_of, overlap_threshold=flags.overlap_threshold)
+    return score_predictions(flags.predictions, data.labels, size_of, overlap_threshold=flags.overlap_threshold)
 
 
-def _score_model(flags: argparse.Namespace, labels: LabelSet, progress: Progress) -> Scores:
+def _score_model(flags: argparse.Namespace, data: LabelledImages, progress: Progress) -> Scores:
     from ssd_train.deploy.detector import Detector, Picture
     from ssd_train.training.metrics import MeanAveragePrecision
 
-    if flags.images is None:
-        raise ConfigError("evaluate: --model needs --images FOLDER")
-    images = FolderImages(flags.images)
     detector = Detector.load(flags.model, flags.devices)
-    labels = labels.with_classes(detector.class_names)
+    labels = matched_to(data.labels, detector.class_names)
     metric = MeanAveragePrecision(detector.class_names)
-    answers = detector.stream(_pictures(labels, images, Picture))
+    answers = detector.stream(_pictures(labels, data.images, Picture))
     for record, answer in zip(labels.records, progress.track(answers, len(labels), "images")):
         if answer.detections is None:
             raise DataError(answer.fault)

@@ -36,14 +36,20 @@ def make_parser() -> Parser:
         description="Train a detector. Without validation labels a share of the images is held out.",
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
-    parser.add_argument("--train", type=Path, required=True, metavar="FOLDER", help="images")
     parser.add_argument(
-        "--labels", type=Path, required=True, metavar="FILE", help="Ground Truth output manifest, or its folder"
+        "--train", type=Path, required=True, metavar="PATH", help="folder of images, or a .rec with images and labels"
     )
     parser.add_argument(
-        "--validation", type=Path, metavar="FOLDER", help="validation images (default: those of --train)"
+        "--labels",
+        type=Path,
+        metavar="PATH",
+        help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
+        "labels (default: those found in --train)",
     )
-    parser.add_argument("--validation_labels", type=Path, metavar="FILE", help="validation labels")
+    parser.add_argument(
+        "--validation", type=Path, metavar="PATH", help="validation images, as --train (default: those of --train)"
+    )
+    parser.add_argument("--validation_labels", type=Path, metavar="PATH", help="validation labels, as --labels")
     parser.add_argument("--model_dir", type=Path, default=Path("model"), metavar="FOLDER", help="default: model")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("output"), metavar="FOLDER", help="report; default: output"

@@ -1,20 +1,159 @@
-"""Labels of any format, by looking: what `--labels` names becomes a LabelSet."""
+"""The door for labels of any format: a LabelSet and the source of its images, whatever they came as."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Dict, Optional, Tuple
 
+from ssd_train.data.formats.coco import read_coco
+from ssd_train.data.formats.gather import numbered_classes
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.records import LabelSet
-from ssd_train.errors import DataError
+from ssd_train.data.formats.image_json import read_image_json
+from ssd_train.data.formats.jsonl import PathLike
+from ssd_train.data.formats.recordio import read_recordio
+from ssd_train.data.formats.voc import read_voc
+from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.label_formats import find_labels
+from ssd_train.data.records import ClassNames, ImageSource, LabelSet
+from ssd_train.data.sources import FolderImages
+from ssd_train.errors import ConfigError, DataError
 
 
-def read_labels(path: "str | Path", label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
-    """The labels in the file or folder `path`; a DataError says what was found where nothing usable is."""
-    if not Path(path).exists():
-        raise DataError(f"{path}: not found, expected labels: a Ground Truth output manifest, or a folder with one")
-    labels = read_ground_truth(path, label_attribute or None, on_bad)
-    if not len(labels.class_names):
-        raise DataError(f"{labels.source}: found no labelled object in {len(labels)} images, expected at least one box")
-    return labels
+@dataclass(frozen=True)
+class LabelOptions:
+    """How labels are read.
+
+    format          a key of READERS, or "" to find it by looking
+    attribute       label attribute of a manifest, or "" for that of the newest job
+    on_bad          "error" or "skip": what a label that cannot be used does
+    class_names     names of the ids 0, 1, ... for formats without names, the order of the classes for the others
+    """
+
+    format: str = ""
+    attribute: str = ""
+    on_bad: str = "error"
+    class_names: Optional[ClassNames] = None
+
+    def __post_init__(self) -> None:
+        if self.format and self.format not in READERS:
+            raise ConfigError(f"labels_format: found {self.format!r}, expected one of {', '.join(READERS)}")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Labels and where their images come from."""
+
+    labels: LabelSet
+    images: ImageSource
+
+
+def read_labelled(
+    images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions = LabelOptions()
+) -> LabelledImages:
+    """Labels, and their images: those of the labels themselves (RecordIO), else those of the folder `images`.
+
+    Without `labels` they are looked for in `images`, and without `images` these are looked for where the labels are.
+
+    Raises:
+        DataError: there are no labels, it cannot be told which are meant, or they cannot be used.
+        ConfigError: an option does not fit them.
+    """
+    given = labels if labels is not None else images
+    if given is None:
+        raise ConfigError("found neither images nor labels, expected at least one of them")
+    format, place = find_labels(given, options.format)
+    near = place if place.is_dir() else place.parent
+    folder = Path(images) if images is not None and Path(images).is_dir() else near
+    read, source = READERS[format](place, folder, options)
+    if not len(read.class_names):
+        raise DataError(f"{read.source}: found no labelled object in {len(read)} images, expected at least one box")
+    read = dataclasses.replace(read, details={**read.details, "format": format})
+    return LabelledImages(read, source or FolderImages(folder))
+
+
+def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+    """The labels alone, of the file or folder `path`, as `read_labelled` reads them."""
+    return read_labelled(None, path, LabelOptions("", label_attribute or "", on_bad)).labels
+
+
+def parse_class_names(text: str) -> Optional[ClassNames]:
+    """Names separated by commas, or None for an empty text; a ConfigError when one is blank or comes twice."""
+    if not text.strip():
+        return None
+    try:
+        return ClassNames(tuple(name.strip() for name in text.split(",")))
+    except DataError as error:
+        raise ConfigError(f"class_names: {error}") from None
+
+
+def is_numbered(class_names: ClassNames) -> bool:
+    """Whether the classes are class_0, class_1, ...: what labels without names get."""
+    return class_names == numbered_classes(len(class_names))[0]
+
+
+def with_class_count(labels: LabelSet, count: int) -> LabelSet:
+    """Labels without names of their own, with as many classes as are known to be: the highest ids may have no box."""
+    if not is_numbered(labels.class_names) or len(labels.class_names) >= count:
+        return labels
+    return dataclasses.replace(labels, class_names=numbered_classes(count)[0])
+
+
+def matched_to(labels: LabelSet, class_names: ClassNames) -> LabelSet:
+    """The labels with their ids by name in `class_names`; where they have no names of their own, the ids stay.
+
+    Raises:
+        DataError: a class has boxes and is not in `class_names`.
+    """
+    if is_numbered(labels.class_names) and not set(labels.class_names) <= set(class_names):
+        if len(labels.class_names) > len(class_names):
+            raise DataError(
+                f"{labels.source}: found class id {len(labels.class_names) - 1}, expected less than {len(class_names)}"
+            )
+        return dataclasses.replace(labels, class_names=class_names)
+    return labels.with_classes(class_names)
+
+
+Read = Tuple[LabelSet, Optional[ImageSource]]
+Reader = Callable[[Path, Path, LabelOptions], Read]
+
+
+def _ground_truth(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return _ordered(read_ground_truth(place, options.attribute or None, options.on_bad), options), None
+
+
+def _coco(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return _ordered(read_coco(place, options.on_bad), options), None
+
+
+def _recordio(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_recordio(place, options.class_names, options.on_bad)
+
+
+def _image_json(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_image_json(place, options.class_names, options.on_bad), None
+
+
+def _voc(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_voc(place, options.class_names, options.on_bad), None
+
+
+def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_yolo(folder, options.class_names, options.on_bad, place), None
+
+
+def _ordered(labels: LabelSet, options: LabelOptions) -> LabelSet:
+    """Classes in the order that was given, where the format has names of its own."""
+    return labels if options.class_names is None else labels.with_classes(options.class_names)
+
+
+# format -> its reader; each takes the place of the labels, the folder of the images, and the options
+READERS: Dict[str, Reader] = {
+    "ground_truth": _ground_truth,
+    "image_json": _image_json,
+    "recordio": _recordio,
+    "coco": _coco,
+    "voc": _voc,
+    "yolo": _yolo,
+}

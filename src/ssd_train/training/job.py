@@ -12,10 +12,9 @@ from ssd_train import framework
 from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.labels import read_labels
-from ssd_train.data.records import ClassNames, ImageSource, LabelSet
-from ssd_train.data.sources import FolderImages
-from ssd_train.data.split import classes_missing_from, hash_of_image, split_by_hash
+from ssd_train.data.labels import LabelledImages
+from ssd_train.data.records import ClassNames, LabelSet
+from ssd_train.data.split import classes_missing_from
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.environment import Environment, available_memory
 from ssd_train.errors import ConfigError, DataError
@@ -27,17 +26,10 @@ from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import CONFIG, SavedModel
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
+from ssd_train.training.sides import read_sides
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
 LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Labelled images of one side of the split."""
-
-    labels: LabelSet
-    images: ImageSource
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class Job:
     """Everything a run needs, put together once."""
 
     config: TrainConfig
-    train: Subset
-    validation: Subset
+    train: LabelledImages
+    validation: LabelledImages
     learner: Learner
     evaluator: Evaluator
     train_loader: TrainLoader
@@ -71,7 +63,7 @@ class Job:
 
 def prepare(config: TrainConfig, environment: Environment, progress: Progress) -> Job:
     """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
-    train, validation = read_subsets(config, environment)
+    train, validation = read_sides(config, environment)
     config = completed(config, train, progress)
     _tell_about(train, validation, config, progress)
     devices = contexts(environment.devices)[: config.mini_batch_size]
@@ -89,25 +81,7 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     )
 
 
-def read_subsets(config: TrainConfig, environment: Environment) -> Tuple[Subset, Subset]:
-    """Training and validation data, split where validation is not given; their classes are the training labels'."""
-    labels = read_labels(environment.labels, config.label_attribute, config.on_bad_data)
-    images = FolderImages(environment.train)
-    if environment.validation_labels is None:
-        if environment.validation is not None:
-            raise ConfigError(f"validation: found images {environment.validation}, expected --validation_labels too")
-        train, held_out = split_by_hash(
-            labels, config.validation_fraction, hash_of_image(images), config.split_group or None
-        )
-        # what was skipped belongs to the file, so it is told with the larger part
-        train = dataclasses.replace(train, skipped=labels.skipped, mended=labels.mended)
-        return Subset(train, images), Subset(held_out, images)
-    validation = read_labels(environment.validation_labels, config.label_attribute, config.on_bad_data)
-    source = FolderImages(environment.validation or environment.train)
-    return Subset(labels, images), Subset(validation.with_classes(labels.class_names), source)
-
-
-def completed(config: TrainConfig, train: Subset, progress: Progress) -> TrainConfig:
+def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
     """The settings with those that the data decides. A wrong num_classes is an error, the others only warn."""
     labels = train.labels
     if config.num_classes and config.num_classes != len(labels.class_names):
@@ -130,7 +104,7 @@ def completed(config: TrainConfig, train: Subset, progress: Progress) -> TrainCo
     )
 
 
-def _tell_about(train: Subset, validation: Subset, config: TrainConfig, progress: Progress) -> None:
+def _tell_about(train: LabelledImages, validation: LabelledImages, config: TrainConfig, progress: Progress) -> None:
     for name, subset in (("train", train), ("validation", validation)):
         labels = subset.labels
         counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
@@ -183,7 +157,9 @@ def _weights_to_start_from(
     return given, None
 
 
-def _make_loaders(config: TrainConfig, train: Subset, validation: Subset) -> Tuple[TrainLoader, EvalLoader]:
+def _make_loaders(
+    config: TrainConfig, train: LabelledImages, validation: LabelledImages
+) -> Tuple[TrainLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
     encode = TargetEncoder(make_anchors(anchor_layout(config.base_network, side)))
@@ -202,7 +178,7 @@ def _make_loaders(config: TrainConfig, train: Subset, validation: Subset) -> Tup
     )
 
 
-def fingerprint(config: TrainConfig, train: Subset, validation: Subset) -> Dict[str, Any]:
+def fingerprint(config: TrainConfig, train: LabelledImages, validation: LabelledImages) -> Dict[str, Any]:
     """What a resumed run must share with the one before, by name: settings that shape the weights, classes and data."""
     free = set(resumable_settings())
     found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}

@@ -4,7 +4,8 @@ A record is one image: ``IfQQ`` little-endian (flag, label, id, id2), `flag` flo
 encoded image. The `.idx` has lines ``id<TAB>byte offset``, the `.lst` lines ``id<TAB>label...<TAB>path``. GluonCV's
 RecordFileDetection and MXNet's ImageDetRecordIter read what is written here.
 
-Class names are not part of the format: they are given, or are class_0, class_1 and so on.
+Class names are not part of the format: they are given, stand in a `.names` beside it (`class_list`), or are class_0,
+class_1 and so on.
 
 Coordinates refer to the picture as it is seen, EXIF orientation applied, as ImageDetRecordIter decodes it. GluonCV does
 not apply it, so pictures that are not upright are stored anew as PNG of the same pixels.
@@ -19,6 +20,7 @@ from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ssd_train.data.formats.class_list import NAMES, read_class_list
 from ssd_train.data.formats.detection_label import pack_label, unpack_label
 from ssd_train.data.formats.fields import BoxLabel, image_name
 from ssd_train.data.formats.framing import read_record, read_records, write_record
@@ -74,13 +76,16 @@ def read_recordio(
 ) -> Tuple[LabelSet, RecordImages]:
     """The labels of a `.rec` file and the source of its images; reads it once from end to end, an `.idx` is not needed.
 
-    Images are called as in the `.lst` beside it, if there is one, else ``<stem>/<number of the record>``.
+    Images are called as in the `.lst` beside it, if there is one, else ``<stem>/<number of the record>``; classes as
+    `class_names` says, else as in the `.names` beside it, if there is one.
 
     Raises:
         DataError: the file is damaged, or (`on_bad` "error") a label cannot be used; begins with ``file:number``.
     """
     place = Path(path)
     names = _lst_names(place.with_suffix(".lst"))
+    if class_names is None and place.with_suffix(NAMES).is_file():
+        class_names = read_class_list(place.with_suffix(NAMES))
     gather = Gather(str(place), on_bad)
     offsets: Dict[str, Tuple[int, int]] = {}
     number = 0

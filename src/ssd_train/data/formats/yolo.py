@@ -1,7 +1,7 @@
 """YOLO text labels, read only: ``<class id> <centre x> <centre y> <width> <height>``, shares of the image in 0..1.
 
-Images and labels stand side by side, or in folders `images` and `labels` of the same shape inside. Class names come
-from data.yaml, classes.txt, obj.names, or are given (`yolo_names`).
+Images and labels stand side by side, in folders `images` and `labels` of the same shape inside, or in two folders that
+are named. Class names come from data.yaml, classes.txt, obj.names, or are given (`yolo_names`).
 
 An empty .txt means an image without objects. An image without a .txt is skipped: nobody said that it shows none.
 """
@@ -26,23 +26,30 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_CLASSES = 10_000
 
 
-def read_yolo(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
+def read_yolo(
+    path: PathLike,
+    class_names: Optional[ClassNames] = None,
+    on_bad: str = "error",
+    labels: Optional[PathLike] = None,
+) -> LabelSet:
     """Read the labels of all images of a folder and those below it; `Record.name` is the image's path below `path`.
 
-    Image headers are read, because labels are shares of the size as it is seen (EXIF orientation applied).
+    Image headers are read, because labels are shares of the size as it is seen (EXIF orientation applied). `labels` is
+    a folder of the same shape with the labels; where it has none for an image, and without it, they are looked for
+    beside the image.
 
     Raises:
         DataError: there is no image, or (`on_bad` "error") a line cannot be used; begins with ``file:line``.
     """
-    root = Path(path)
+    root, others = Path(path), Path(path if labels is None else labels)
     images = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in _ENDINGS and file.is_file()]
     if not images:
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
-    given = class_names or read_yolo_names(root)
+    given = class_names or read_yolo_names(root) or read_yolo_names(others)
     names = given or numbered_classes(_MAX_CLASSES)[0]
     gather = Gather(str(path), on_bad)
     for image in images:
-        file = _label_file(image, root)
+        file = _label_file(image, root, others)
         if file is None:
             gather.skip(str(image), NO_LABEL, f"expected {image.with_suffix('.txt').name}")
         else:
@@ -53,11 +60,12 @@ def read_yolo(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: 
     return gather.label_set(names)
 
 
-def _label_file(image: Path, root: Path) -> Optional[Path]:
-    """The .txt beside the image, or at the same place in `labels` for the last folder called `images`."""
-    beside = image.with_suffix(".txt")
-    if beside.is_file():
-        return beside
+def _label_file(image: Path, root: Path, labels: Path) -> Optional[Path]:
+    """The .txt at the image's place in the folder `labels`, beside the image, or at the same place in a folder called
+    labels for the last one called images."""
+    for place in (labels / image.relative_to(root), image):
+        if place.with_suffix(".txt").is_file():
+            return place.with_suffix(".txt")
     parts = list(image.relative_to(root.parent).with_suffix(".txt").parts)
     folders = parts[:-1]
     if "images" not in folders:
