@@ -59,7 +59,7 @@ def label_set(
     size_wh: Optional[Tuple[int, int]] = (40, 30),
     class_names: Sequence[str] = ("cat", "dog"),
 ) -> LabelSet:
-    """A record for each entry of `boxes`, in class 0 unless `class_ids` says otherwise, from lines 1, 2, ... of a file."""
+    """A record for each entry of `boxes`, of class 0 unless `class_ids` tells, from lines 1, 2, ... of a file."""
     ids = class_ids or [[0] * len(rows) for rows in boxes]
     records = [
         Record(f"{index}.png", rows, classes, size_wh, f"train.manifest:{index + 1}")

@@ -49,7 +49,7 @@ def boxes_everywhere(size: int, side: float) -> np.ndarray:
     return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1).reshape(-1, 4).astype(np.float32)
 
 
-# The least IoU anywhere follows from stride and sizes: an anchor of 0.2 at stride 16 is 8 px off at worst, which is much of
+# The least IoU anywhere follows from stride and sizes: an anchor of 0.2 at stride 16 is 8 px off at worst, much of
 # a small image. From 256 px on nearly every square has a true match, below it the best anchor is all it may get.
 @pytest.mark.parametrize("size, floor", [(128, 0.24), (200, 0.38), (256, 0.41), (300, 0.45), (512, 0.5)])
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
@@ -104,7 +104,9 @@ def test_cells(base_network, size, expected):
     ],
 )
 def test_lists_of_other_lengths_are_refused(sizes, ratios):
-    with pytest.raises(ConfigError, match="anchors: found 2 maps, .* sizes, .* ratios, expected as many ratios as maps"):
+    with pytest.raises(
+        ConfigError, match="anchors: found 2 maps, .* sizes, .* ratios, expected as many ratios as maps"
+    ):
         AnchorLayout(100, (4, 2), sizes, ratios)
 
 

@@ -51,7 +51,9 @@ def arrays(pixels, *others):
     return [mx.nd.array(pixels, dtype="uint8"), *(mx.nd.array(a) for a in others)]
 
 
-@pytest.mark.parametrize("nms", [NMS, {"nms_threshold": 0.7, "nms_topk": 50, "post_nms": 10}], ids=["usual", "other-nms"])
+@pytest.mark.parametrize(
+    "nms", [NMS, {"nms_threshold": 0.7, "nms_topk": 50, "post_nms": 10}], ids=["usual", "other-nms"]
+)
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 def test_detections_are_those_of_gluoncvs_own_forward(compiled, nms):
     graph = DetectGraph(make_net(), **nms)

@@ -76,7 +76,7 @@ def test_equal_to_gluoncv_times_the_count(positives, ratio, least, hybrid):
 
 
 def test_by_hand():
-    """One positive, whose two hardest negatives count: cross entropies 0, 1, 2, 3 of the negatives, 0.5 of the positive."""
+    """One positive of cross entropy 0.5, whose two hardest negatives (of 1, 3, 0.25 and 2) count."""
     entropies = np.array([0.5, 1.0, 3.0, 0.25, 2.0])
     wrong = np.log(np.expm1(entropies))  # softmax of (0, wrong) gives the first exactly this cross entropy
     class_preds = np.stack([np.zeros(5), wrong], axis=1)[None]

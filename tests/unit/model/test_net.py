@@ -147,7 +147,13 @@ def test_reset_class_refuses(nets, names):
             ["features.stages.2.0.weight"],
             id="the-documented-example",
         ),
-        pytest.param("vgg-16", "fc[67]", ["features.stages.5.0.weight", "features.stages.5.2.bias"], ["features.stages.4.0.weight"], id="fc"),
+        pytest.param(
+            "vgg-16",
+            "fc[67]",
+            ["features.stages.5.0.weight", "features.stages.5.2.bias"],
+            ["features.stages.4.0.weight"],
+            id="fc",
+        ),
         pytest.param(
             "resnet-50",
             "^(conv0|stage1_)",
@@ -155,10 +161,22 @@ def test_reset_class_refuses(nets, names):
             ["features.resnetv10_stage2_conv0_weight"],
             id="first-stage",
         ),
-        pytest.param("mobilenet0.25", "^features", ["features.mobilenet0_conv0_weight"], ["class_predictors.0.predictor.weight"], id="our-names"),
-        pytest.param("mobilenet0.25", "conv[0-3]_", ["features.mobilenet0_conv3_weight"], ["features.mobilenet0_conv13_weight"], id="contains"),
+        pytest.param(
+            "mobilenet0.25",
+            "^features",
+            ["features.mobilenet0_conv0_weight"],
+            ["class_predictors.0.predictor.weight"],
+            id="our-names",
+        ),
+        pytest.param(
+            "mobilenet0.25",
+            "conv[0-3]_",
+            ["features.mobilenet0_conv3_weight"],
+            ["features.mobilenet0_conv13_weight"],
+            id="contains",
+        ),
     ],
-)  # fmt: skip
+)
 def test_freeze(thawed, base_network, pattern, some, others):
     net = thawed(base_network)
     parameters = net._collect_params_with_prefix()
@@ -172,7 +190,9 @@ def test_nothing_is_frozen_without_a_pattern(nets):
     assert freeze(nets(SMALL_NETWORK), SMALL_NETWORK, "") == []
 
 
-@pytest.mark.parametrize("base_network, pattern", [("mobilenet0.25", "^conv1_"), ("resnet-50", "stage9"), ("vgg-16", "conv6_1")])
+@pytest.mark.parametrize(
+    "base_network, pattern", [("mobilenet0.25", "^conv1_"), ("resnet-50", "stage9"), ("vgg-16", "conv6_1")]
+)
 def test_a_pattern_that_matches_nothing_is_an_error_that_lists_names(nets, base_network, pattern):
     with pytest.raises(ConfigError) as error:
         freeze(nets(base_network), base_network, pattern)

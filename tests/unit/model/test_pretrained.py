@@ -92,7 +92,9 @@ def test_other_backbones_of_the_zoo(tmp_path, zoo_name, base_network):
     zoo.save_parameters(str(tmp_path / "a.params"))
     net = build_net(base_network, 128, ["cat"])
     report = load_pretrained(net, base_network, tmp_path / "a.params")
-    given = [p.data().asnumpy() for name, p in zoo._collect_params_with_prefix().items() if name.startswith("features.")]
+    given = [
+        p.data().asnumpy() for name, p in zoo._collect_params_with_prefix().items() if name.startswith("features.")
+    ]
     assert report.loaded == report.total == len(given)
     taken = {array.tobytes() for array in values(net).values()}
     assert all(array.tobytes() in taken for array in given)
@@ -128,7 +130,11 @@ def test_a_detector_of_gluoncv(tmp_path):
     net = build_net("mobilenet1.0", 300, names)
     before = values(net)
     report = load_pretrained(net, "mobilenet1.0", tmp_path / "ssd.params")
-    assert report.kind == "detector" and report.loaded == report.total and set(report.kept_classes) == {"person", "aeroplane"}
+    assert (
+        report.kind == "detector"
+        and report.loaded == report.total
+        and set(report.kept_classes) == {"person", "aeroplane"}
+    )
     assert str(report).endswith("; class rows kept: person, aeroplane")
     after, given = values(net), theirs._collect_params_with_prefix()
     old_names = list(theirs.classes)
@@ -199,11 +205,18 @@ def test_a_load_into_the_same_kind_is_exact(our_file):
 @pytest.mark.parametrize(
     "names, change, expected",
     [
-        pytest.param(["a", "b"], {}, r"class_predictors.0.predictor.bias has shape \(16,\), expected \(12,\)", id="other-classes"),
+        pytest.param(
+            ["a", "b"], {}, r"class_predictors.0.predictor.bias has shape \(16,\), expected \(12,\)", id="other-classes"
+        ),
         pytest.param(["a", "b", "c"], {"more": (2,)}, r"more has shape \(2,\), expected None", id="too-much"),
-        pytest.param(["a", "b", "c"], {"box_predictors.0.predictor.bias": None}, r"box_predictors.0.predictor.bias has shape None", id="too-little"),
+        pytest.param(
+            ["a", "b", "c"],
+            {"box_predictors.0.predictor.bias": None},
+            r"box_predictors.0.predictor.bias has shape None",
+            id="too-little",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_the_same_kind_is_named(tmp_path, our_file, names, change, expected):
     arrays = mx.nd.load(str(our_file[0]))
     for name, shape in change.items():
@@ -267,16 +280,26 @@ def test_names_of_a_symbols_file_lose_their_prefixes(tmp_path):
 @pytest.mark.parametrize(
     "base_network, file, expected",
     [
-        pytest.param("mobilenet0.5", "backbone", "found 0 of the 135 tensors of this mobilenet0.5 backbone", id="another-width"),
-        pytest.param("mobilenetv2_1.0", "backbone", r"found \d+ of the 260 tensors of this mobilenetv2_1.0", id="another-network"),
-        pytest.param("vgg-16", "backbone", r"found \d+ of the 30 tensors of this vgg-16 backbone", id="mobilenet-for-vgg"),
-        pytest.param("mobilenetv2_1.0", "detector", r"found \d+ of the \d+ tensors of this detector", id="another-detector"),
-        pytest.param("vgg-16", "detector", r"found \d+ of the \d+ tensors of this detector", id="mobilenet-detector-for-vgg"),
+        pytest.param(
+            "mobilenet0.5", "backbone", "found 0 of the 135 tensors of this mobilenet0.5 backbone", id="another-width"
+        ),
+        pytest.param(
+            "mobilenetv2_1.0", "backbone", r"found \d+ of the 260 tensors of this mobilenetv2_1.0", id="another-network"
+        ),
+        pytest.param(
+            "vgg-16", "backbone", r"found \d+ of the 30 tensors of this vgg-16 backbone", id="mobilenet-for-vgg"
+        ),
+        pytest.param(
+            "mobilenetv2_1.0", "detector", r"found \d+ of the \d+ tensors of this detector", id="another-detector"
+        ),
+        pytest.param(
+            "vgg-16", "detector", r"found \d+ of the \d+ tensors of this detector", id="mobilenet-detector-for-vgg"
+        ),
         pytest.param("mobilenet0.25", "anything", "found 0 of the 135 tensors", id="arrays-of-something-else"),
         pytest.param("vgg-16", "anything", "found 0 of the 30 tensors", id="arrays-of-something-else-for-vgg"),
         pytest.param("vgg-16", "symbol", "found 0 of the 30 tensors", id="names-without-numbers-for-vgg"),
     ],
-)  # fmt: skip
+)
 def test_files_of_which_too_little_fits(tmp_path, untouched, backbone_file, our_file, base_network, file, expected):
     paths = {
         "backbone": backbone_file[0],
@@ -344,5 +367,7 @@ def test_a_zoo_that_refuses_is_told_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     with server(NOT_FOUND) as address:
         monkeypatch.setenv("MXNET_GLUON_REPO", address)
-        with pytest.raises(WeightsError, match=r"model zoo: vgg16_atrous could not be fetched \(.*\); give --pretrained"):
+        with pytest.raises(
+            WeightsError, match=r"model zoo: vgg16_atrous could not be fetched \(.*\); give --pretrained"
+        ):
             zoo_weights("vgg-16", seconds=60)

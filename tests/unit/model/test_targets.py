@@ -129,6 +129,8 @@ def test_positives_decode_to_their_boxes_and_overlap_half_or_are_the_best():
     iou = iou_matrix(cxcywh_to_xyxy(ANCHORS), boxes)
     for anchor in np.flatnonzero(classes):
         truth = int(classes[anchor]) - 1
-        np.testing.assert_allclose(decode(offsets[anchor : anchor + 1], ANCHORS[anchor : anchor + 1])[0], boxes[truth], atol=1e-3)
+        np.testing.assert_allclose(
+            decode(offsets[anchor : anchor + 1], ANCHORS[anchor : anchor + 1])[0], boxes[truth], atol=1e-3
+        )
         assert iou[anchor, truth] >= 0.5 or (anchor, truth) in [(a, t) for t, a in bipartite(iou)]
     assert (iou[classes == 0].max(axis=1) < 0.5).all()
