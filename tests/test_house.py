@@ -13,23 +13,26 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 
 # An import goes strictly down a floor. A module's own name counts before a pattern that fits it.
 FLOORS = {
-    0: ["errors", "setting_values", "data.boxes", "data.encoded", "view.palette", "view.markup", "view.pdf"],
+    0: [
+        *["errors", "setting_values", "data.boxes", "data.encoded", "data.threads", "data.check_codes"],
+        *["view.palette", "view.markup", "view.pdf"],
+    ],
     1: [
         *["framework", "config", "environment", "storage", "metric_lines", "progress"],
         *["data.records", "data.images", "data.augment", "data.formats.fields", "data.formats.jsonl"],
-        *["data.formats.framing", "training.scores", "training.matching"],
+        *["data.formats.framing", "data.anchor_fit", "data.check_duplicates", "training.scores", "training.matching"],
         *["view.fonts", "view.charts", "view.style"],
     ],
     2: [
         *["published", "data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
-        *["data.formats.class_list", "data.label_formats", "model.anchors"],
+        *["data.formats.class_list", "data.label_formats", "data.damage", "model.anchors"],
         *["training.schedule", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
-        *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn"],
+        *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["data.prepare.lines", "view.scenes", "view.sections", "view.sheet"],
     ],
@@ -37,9 +40,9 @@ FLOORS = {
         *["data.labels", "data.batches", "data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     ],
-    5: ["data.prepare.*", "training.checkpoint", "view.galleries"],
-    6: ["data.prepare.augment_images", "training.engine", "deploy.engines.*", "view.report"],
-    7: ["deploy.detector", "training.sides"],
+    5: ["data.prepare.*", "data.check_labels", "training.checkpoint", "view.galleries"],
+    6: ["data.check_statistics", "data.prepare.augment_images", "training.engine", "deploy.engines.*", "view.report"],
+    7: ["data.check", "deploy.detector", "training.sides"],
     8: ["deploy.scoring", "training.job"],
     9: ["training.run", "cli.console"],
     10: ["cli.flags", "cli.steps.common"],

@@ -28,6 +28,11 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
             join, keep, relabel, split, listing    manifests -> manifests
             pictures.py             folders of pictures, worked on in parallel, taken up again
             grayscale, augment, augment_images, frames    pictures -> pictures
+        check.py            what is wrong with a data set, before epoch 0
+            check_codes.py          the fixed list of what can be found
+            check_labels, check_images, check_duplicates, check_statistics    its parts
+            anchor_fit.py, damage.py    boxes that no anchor overlaps; files that decoders should not trust
+        threads.py          work done by threads, in order
         dataset.py          DetectionDataset over records and an image source
         augment.py          the random choices of an augmentation policy, by name
         transforms.py       (image, boxes) -> (image, boxes): operations, TrainTransform, EvalTransform

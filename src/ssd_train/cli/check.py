@@ -1,0 +1,152 @@
+"""check: what is wrong with labels and images, before anything is trained on them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.flags import add_label_flags, label_options
+from ssd_train.config import TrainConfig
+from ssd_train.data.check import CheckResult, Side, check_data, unusable
+from ssd_train.data.check_codes import CODES, SEVERITIES
+from ssd_train.data.labels import LabelOptions, read_labelled
+from ssd_train.data.sources import FolderImages
+from ssd_train.errors import DataError
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.storage import write_json_atomic
+
+LISTED = 3  # places shown of each code; --json has all
+SHAPES = (300, 512, 768, 1024)  # input sides that may be recommended
+EXIT_ERRORS = 2
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check as the flags say; prints what was found and returns 0, or 2 where there are errors."""
+    flags = make_parser().parse_args(list(arguments))
+    config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
+    sides = {config.image_shape, *SHAPES}
+    anchors = {side: make_anchors(anchor_layout(config.base_network, side)) for side in sides}
+    progress = make_progress()
+    try:
+        result = check_data(read_sides(flags), config.image_shape, anchors, progress)
+    except UnusableLabels as fault:
+        result = unusable(fault)
+    for line in report_lines(result):
+        progress.say(line)
+    if flags.json:
+        write_json_atomic(flags.json, result.to_json())
+        progress.say(f"all findings: {flags.json}")
+    return EXIT_ERRORS if result.number("error") else 0
+
+
+class UnusableLabels(DataError):
+    """Labels that cannot be read at all: a finding here, not a failure of the check."""
+
+
+def make_parser() -> Parser:
+    """The flags."""
+    parser = Parser(
+        prog="python -m ssd_train check",
+        description="Read labels and images once and tell what is wrong with them. Exit code 0, or 2 where there are "
+        "errors. The codes and what to do about each: docs/check-codes.md.",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="PATH", help="folder of images, or a .rec with images and labels"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="PATH",
+        help="their labels (default: those found in --images); alone: only checks these",
+    )
+    parser.add_argument(
+        "--validation", type=Path, metavar="PATH", help="validation images, as --images (default: those)"
+    )
+    parser.add_argument("--validation_labels", type=Path, metavar="PATH", help="validation labels, as --labels")
+    add_label_flags(parser)
+    parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
+    parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings and statistics here")
+    return parser
+
+
+def read_sides(flags: argparse.Namespace) -> List[Side]:
+    """The labels, those of validation if there are, and their images."""
+    options = label_options(flags, on_bad="skip")
+    sides = [_read("train", flags.images, flags.labels, options)]
+    if flags.validation or flags.validation_labels:
+        others = replace(options, class_names=None)  # its names are matched with those of training
+        sides.append(_read("validation", flags.validation or flags.images, flags.validation_labels, others))
+    return sides
+
+
+def _read(name: str, images: Optional[Path], labels: Optional[Path], options: LabelOptions) -> Side:
+    if images and not images.exists():
+        raise DataError(f"{images}: not found, expected a folder of images")
+    try:
+        read = read_labelled(images, labels, options)
+    except DataError as fault:
+        raise UnusableLabels(str(fault)) from fault
+    own = not isinstance(read.images, FolderImages)  # a file that holds its images
+    return Side(name, read.labels, read.images if own or images else None)
+
+
+def report_lines(result: CheckResult) -> Iterator[str]:
+    """The result for a person: statistics first, then the findings so that the last lines seen are the verdict."""
+    yield from _statistics_lines(result.statistics)
+    for severity in reversed(SEVERITIES):
+        of_it = [finding for finding in result.findings if finding.severity == severity]
+        for name, group in groupby(of_it, key=lambda finding: finding.code):
+            code, found = CODES[name], list(group)
+            yield ""
+            yield f"{severity}: {name}: {code.condition} ({len(found)})"
+            for finding in found[:LISTED]:
+                yield f"  {finding.where}: {_short(finding.detail)}"
+            if len(found) > LISTED:
+                yield f"  and {len(found) - LISTED} more"
+            yield f"  what to do: {code.remedy}"
+    counts = ", ".join(_number(result.number(severity), severity) for severity in SEVERITIES)
+    yield ""
+    yield f"found {counts}"
+
+
+def _statistics_lines(figures: Dict[str, Any]) -> Iterator[str]:
+    for name in ("train", "validation"):
+        if name in figures:
+            yield from _side_lines(name, figures[name])
+    shape = figures.get("image_shape", {})
+    if shape.get("recommended"):
+        served = ", ".join(f"{side}: {share:.1%}" for side, share in shape["served"].items())
+        yield f"image_shape {shape['recommended']} is recommended (boxes large enough at {served})"
+    if "label_width" in figures:
+        yield f"label_width {figures['label_width']} is enough"
+
+
+def _side_lines(name: str, side: Dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"{name}: {_number(side['images'], 'image')}, {side['background_images']} without objects; "
+        f"{_number(side['boxes'], 'box')} ({side['labels']})"
+    )
+    sizes = side["image_sizes"]
+    if "largest" in sizes:
+        yield f"  image sizes: {sizes['smallest']} to {sizes['largest']}, {sizes['different']} different"
+    spread = side["objects_per_image"]
+    yield f"  objects in an image: {', '.join(f'{key} {value:g}' for key, value in spread.items())}"
+    width = max((len(label) for label in side["classes"]), default=0)
+    for label, figures in side["classes"].items():
+        shares = ", ".join(f"{count} of {key}" for key, count in figures["shares"].items() if count)
+        boxes, images = _number(figures["boxes"], "box"), _number(figures["images"], "image")
+        yield f"  {label:<{width}}  {boxes} in {images}; their side in the image's: {shares or 'unknown'}"
+
+
+def _number(count: int, noun: str) -> str:
+    plural = {"box": "boxes"}.get(noun, f"{noun}s")
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def _short(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,60 @@
+"""How well boxes fit the anchors of a network, without an (N, A) matrix: 500 000 boxes in about a second."""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Sequence
+
+import numpy as np
+
+from ssd_train.data.boxes import as_boxes, xyxy_to_cxcywh
+
+
+class Axis(NamedTuple):
+    """Evenly spaced centres along one axis, input pixels."""
+
+    first: float
+    step: float
+    cells: int
+
+
+class AnchorGrid(NamedTuple):
+    """The anchors of one shape: width and height in input pixels, and where their columns and rows stand."""
+
+    width: float
+    height: float
+    columns: Axis
+    rows: Axis
+
+
+def anchor_grids(anchors: np.ndarray) -> List[AnchorGrid]:
+    """`anchors` (A, 4) centre x, centre y, width, height as the even grids that SSD's anchors stand on."""
+    _, first, which = np.unique(anchors[:, 2] + 1j * anchors[:, 3], return_index=True, return_inverse=True)
+    grids = []
+    for index, (_, _, width, height) in enumerate(anchors[first].tolist()):
+        mine = anchors[which.reshape(-1) == index]
+        grids.append(AnchorGrid(width, height, _axis(mine[:, 0]), _axis(mine[:, 1])))
+    return grids
+
+
+def best_iou(boxes: np.ndarray, grids: Sequence[AnchorGrid]) -> np.ndarray:
+    """The IoU (N,) of each box (N, 4) xyxy with the anchor it overlaps most: of each shape that is the nearest one."""
+    boxes = xyxy_to_cxcywh(as_boxes(boxes))
+    best = np.zeros(len(boxes), np.float32)
+    for grid in grids:
+        common = _overlap(boxes[:, 0], boxes[:, 2], grid.columns, grid.width)
+        common *= _overlap(boxes[:, 1], boxes[:, 3], grid.rows, grid.height)
+        best = np.maximum(best, common / (boxes[:, 2] * boxes[:, 3] + grid.width * grid.height - common))
+    return best
+
+
+def _axis(centres: np.ndarray) -> Axis:
+    first, last, cells = float(centres.min()), float(centres.max()), len(np.unique(centres))
+    return Axis(first, (last - first) / max(cells - 1, 1) or 1.0, cells)
+
+
+def _overlap(centres: np.ndarray, sides: np.ndarray, axis: Axis, side: float) -> np.ndarray:
+    """The common length (N,), along one axis, of each box with the nearest anchor of this shape."""
+    # np.minimum and np.maximum: np.clip costs more for a few boxes
+    cell = np.minimum(np.maximum(np.rint((centres - axis.first) / axis.step), 0), axis.cells - 1)
+    distance = np.abs(centres - (axis.first + axis.step * cell))
+    return np.maximum(np.minimum((sides + side) / 2 - distance, np.minimum(sides, side)), 0)

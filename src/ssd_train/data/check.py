@@ -1,0 +1,188 @@
+"""What is wrong with a data set, line by line, before the first epoch; and what it is like.
+
+Every image is read and decoded once, by all processors. `cheap_check` is the part that training does first: it opens
+every image and decodes none. The codes are listed in check_codes.py and docs/check-codes.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.anchor_fit import anchor_grids
+from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding, file_code
+from ssd_train.data.check_duplicates import near_duplicates, same_bytes
+from ssd_train.data.check_images import Seen, files_without_label, glance_at, look_at
+from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, check_sides, scaled_boxes
+from ssd_train.data.check_statistics import fitting_shapes, statistics
+from ssd_train.data.formats.jsonl import bad_lines_error
+from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.data.sources import FolderImages
+from ssd_train.data.threads import in_order, processors
+from ssd_train.errors import DataError
+from ssd_train.progress import Progress
+
+JSON_VERSION = 1
+Look = Callable[[Record, ImageSource], Seen]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Training or validation data; without `images` only its labels are checked."""
+
+    name: str
+    labels: LabelSet
+    images: Optional[ImageSource] = None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found, worst first, and statistics by the name of the side (and "image_shape", "label_width")."""
+
+    findings: Tuple[Finding, ...]
+    statistics: Dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        order = {code: rank for rank, code in enumerate(CODES)}
+        key = lambda finding: (SEVERITIES.index(finding.severity), order[finding.code])  # noqa: E731
+        object.__setattr__(self, "findings", tuple(sorted(self.findings, key=key)))
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """How often each code was found, worst first."""
+        return dict(Counter(finding.code for finding in self.findings))
+
+    def number(self, severity: str) -> int:
+        """How many findings are of this severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def to_json(self) -> Dict[str, Any]:
+        """The document that `check --json` writes; its keys are explained in docs/check-codes.md."""
+        return {
+            "version": JSON_VERSION,
+            "errors": self.number("error"),
+            "warnings": self.number("warning"),
+            "notes": self.number("note"),
+            "counts": self.counts,
+            "findings": [
+                {"code": f.code, "severity": f.severity, "where": f.where, "image": f.name, "detail": f.detail}
+                for f in self.findings
+            ],
+            "statistics": self.statistics,
+        }
+
+
+def check_data(
+    sides: Sequence[Side], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
+) -> CheckResult:
+    """Check training data, and validation data where `sides` has a second; read their labels with ``on_bad="skip"``.
+
+    `anchors` (A, 4) centre x, centre y, width, height in input pixels, by input side: of `image_shape`, for which boxes
+    are checked, and of others that may be recommended.
+    """
+    grids = {side: anchor_grids(array) for side, array in anchors.items()}
+    seen = [_look(side, look_at, progress or Progress()) for side in sides]
+    findings: List[Finding] = []
+    figures: Dict[str, Any] = {}
+    for side, looks in zip(sides, seen):
+        sizes = [look.size_wh for look in looks]
+        boxes = scaled_boxes(side.labels, sizes)
+        findings += check_lines(side.labels) + [finding for look in looks for finding in look.findings]
+        findings += check_boxes(side.labels, boxes, image_shape, grids[image_shape])
+        findings += check_counts(side.labels) if side is sides[0] else check_sides(sides[0].labels, side.labels)
+        figures[side.name] = statistics(side.labels, boxes, sizes)
+        if side is sides[0]:
+            figures["image_shape"] = fitting_shapes(boxes, grids)
+    # training and validation share one label_width
+    figures["label_width"] = max(figures[side.name]["label_width"] for side in sides)
+    findings += _check_copies(sides, seen) + _check_folders(sides)
+    return CheckResult(tuple(findings), figures)
+
+
+def unusable(fault: DataError) -> CheckResult:
+    """The result where labels cannot be read at all."""
+    where, _, detail = str(fault).partition(": ")
+    return CheckResult((Finding(file_code(str(fault)), where, detail),))
+
+
+def cheap_check(
+    labels: LabelSet, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
+) -> List[Finding]:
+    """What can be said of the images without decoding one: missing, cut off, no image, of a wrong size or too large,
+    turned. Reads both ends of each file, with `workers` threads (0: as many as processors)."""
+    seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers)
+    return [finding for look in seen for finding in look.findings]
+
+
+def refuse_errors(findings: Sequence[Finding]) -> None:
+    """A DataError that counts the errors among `findings` and names the first few, if there is any."""
+    errors = [(f.where, f"{f.detail} ({f.code})") for f in findings if f.severity == ERROR]
+    if errors:
+        raise bad_lines_error(errors, "errors in the data")
+
+
+def without_errors(labels: LabelSet, findings: Sequence[Finding]) -> LabelSet:
+    """`labels` without the images that have an error; a DataError where none is left."""
+    bad = {(f.where, f.name) for f in findings if f.severity == ERROR}
+    keep = [(record.where or record.name, record.name) not in bad for record in labels.records]
+    if not any(keep):
+        refuse_errors(findings)
+    return replace(labels.subset(keep), skipped=labels.skipped, mended=labels.mended)
+
+
+def _look(side: Side, look: Look, progress: Progress, workers: int = 0) -> List[Seen]:
+    records, images = side.labels.records, side.images
+    if images is None:
+        return [Seen((), record.size_wh) for record in records]
+    results = in_order(lambda record: look(record, images), records, workers or processors())
+    return list(progress.track(results, len(records), f"checking {side.name}"))
+
+
+def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List[Finding]:
+    """Pictures that are there twice, on one side or on both."""
+    records = [record for side in sides for record in side.labels.records]
+    numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
+    looks = [look for side in seen for look in side]
+    found = []
+    for number in range(len(sides)):
+        mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
+        found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
+    first = {look.digest: record for look, record, n in zip(looks, records, numbers) if n == 0 and look.digest}
+    for look, record, number in zip(looks, records, numbers):
+        if number and look.digest in first:
+            found.append(_copy("same-image-in-train-and-validation", record, first[look.digest]))
+    return found + _check_alike(records, looks, numbers)
+
+
+def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.ndarray) -> List[Finding]:
+    usable = [index for index, look in enumerate(looks) if look.digest]
+    if not usable:
+        return []
+    pictures, hashes = (np.stack(arrays) for arrays in zip(*((looks[i].thumbnail, looks[i].hash) for i in usable)))
+    found = []
+    for a, b in near_duplicates(pictures, hashes, sides[usable]):
+        a, b = usable[a], usable[b]
+        code = "near-duplicate-picture" if sides[a] == sides[b] else "near-duplicate-in-validation"
+        if looks[a].digest != looks[b].digest:
+            found.append(_copy(code, records[b], records[a]))
+    return found
+
+
+def _copy(code: str, record: Record, other: Record) -> Finding:
+    same = np.array_equal(record.boxes, other.boxes) and np.array_equal(record.class_ids, other.class_ids)
+    boxes = "" if same or code.startswith("near") else ", with other boxes"
+    like = "looks like" if code.startswith("near") else "is"
+    detail = f"{record.basename!r} {like} {other.basename!r} of {other.where or other.name}{boxes}"
+    return Finding(code, record.where or record.name, detail, record.name)
+
+
+def _check_folders(sides: Sequence[Side]) -> List[Finding]:
+    """Images that nobody labelled; a folder of both sides is looked through once."""
+    found: List[Finding] = []
+    records = [record for side in sides for record in side.labels.records]
+    for root in sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)}):
+        found += files_without_label(FolderImages(root), records)
+    return found

@@ -1,0 +1,146 @@
+"""What is wrong with labels, told from the labels alone: lines left out or mended, boxes the network will not see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+
+from ssd_train.config import TrainConfig
+from ssd_train.data.anchor_fit import AnchorGrid, best_iou
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.check_codes import Finding, line_code
+from ssd_train.data.formats.fields import CLIPPED
+from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
+from ssd_train.data.labels import matched_to
+from ssd_train.data.records import LabelSet, Record, Skipped
+from ssd_train.data.split import classes_missing_from
+from ssd_train.errors import DataError
+
+FEW = 10  # boxes of a class
+TINY = 8.0  # input pixels; half a cell of the first feature map
+NO_ANCHOR = 0.2  # IoU; of a box and an anchor with one centre, one is then five times as large as the other
+LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
+_DEFAULTS = TrainConfig()
+
+_SKIPPED = {
+    DUPLICATE: "duplicate-line",
+    NO_BOX_LEFT: "image-dropped",
+    FAILED: "failed-line",
+    OTHER_TYPE: "other-job-line",
+}
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Boxes of a LabelSet whose image sizes are known, all in one array.
+
+    boxes       float32 (N, 4) xyxy as shares of their images, 0..1
+    records     int64 (N,) index of the record of each
+    class_ids   int64 (N,)
+    sizes_wh    float32 (N, 2) pixels of their images
+    """
+
+    boxes: np.ndarray
+    records: np.ndarray
+    class_ids: np.ndarray
+    sizes_wh: np.ndarray
+
+
+def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
+    """The boxes of `labels`, whose images have `sizes` (width, height), or None where nobody knows."""
+    known = [index for index, record in enumerate(labels.records) if len(record.boxes) and sizes[index]]
+    counts = np.array([len(labels.records[index].boxes) for index in known], np.int64)
+    if not known:
+        return Scaled(np.zeros((0, 4), np.float32), counts, counts, np.zeros((0, 2), np.float32))
+    sizes_wh = np.repeat(np.array([sizes[index] for index in known], np.float32), counts, axis=0)
+    boxes = np.concatenate([labels.records[index].boxes for index in known])
+    return Scaled(
+        boxes / np.tile(sizes_wh, 2),
+        np.repeat(np.array(known, np.int64), counts),
+        np.concatenate([labels.records[index].class_ids for index in known]),
+        sizes_wh,
+    )
+
+
+def check_lines(labels: LabelSet) -> List[Finding]:
+    """What was left out or mended when the labels were read, with ``on_bad="skip"`` so that all of it is there."""
+    return [_of_skipped(line) for line in labels.skipped] + [
+        Finding("box-clipped" if line.reason == CLIPPED else "box-dropped", line.where, line.detail)
+        for line in labels.mended
+    ]
+
+
+def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
+    """Boxes that a network of input side `image_shape` and `anchors` can hardly learn: a finding an image, and not
+    both for one box."""
+    pixels = boxes.boxes * image_shape
+    short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
+    iou = best_iou(pixels, anchors)
+    tiny, lonely = short < TINY, (short >= TINY) & (iou < NO_ANCHOR)
+    return [
+        *_of_boxes("box-tiny", labels, boxes, tiny, short, f"px at {image_shape}, expected at least {TINY:g} px"),
+        *_of_boxes("box-without-anchor", labels, boxes, lonely, iou, f"IoU, expected at least {NO_ANCHOR:g}"),
+    ]
+
+
+def check_counts(labels: LabelSet) -> List[Finding]:
+    """Images with very many boxes, and classes with very few."""
+    most = max((len(record.boxes) for record in labels.records), default=0)
+    found = [
+        Finding("crowded", _place(record), f"found {len(record.boxes)} boxes", record.name)
+        for record in labels.records
+        if len(record.boxes) > _DEFAULTS.post_nms
+    ]
+    if label_width(most) > _DEFAULTS.label_width:
+        found.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
+    for name, count in zip(labels.class_names, labels.boxes_per_class()):
+        if count < FEW:
+            found.append(Finding("few-examples", labels.source, f"found {count} boxes of class {name!r}"))
+    return found
+
+
+def check_sides(training: LabelSet, validation: LabelSet) -> List[Finding]:
+    """Classes of the validation labels that training does not have, or has no box of."""
+    try:
+        validation = matched_to(validation, training.class_names)
+    except DataError as fault:
+        return [Finding("unknown-class", validation.source, str(fault).partition(": ")[2])]
+    return [
+        Finding("class-only-in-validation", validation.source, f"found class {name!r} in no training image")
+        for name in classes_missing_from(training, validation)
+    ]
+
+
+def label_width(boxes: int) -> int:
+    """The built-in algorithm's label_width for images of at most so many boxes."""
+    return LABEL_HEADER + LABEL_OBJECT * boxes
+
+
+def _of_skipped(line: Skipped) -> Finding:
+    if line.reason == BAD_LINE:
+        return Finding(line_code(line.detail), line.where, line.detail)
+    return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
+
+
+def _of_boxes(
+    code: str, labels: LabelSet, boxes: Scaled, bad: np.ndarray, values: np.ndarray, unit: str
+) -> List[Finding]:
+    """One finding for each image with `bad` (N,) boxes, that tells how many and the worst of their `values` (N,)."""
+    worst: Dict[int, float] = {}
+    counts: Dict[int, int] = {}
+    for index, value in zip(boxes.records[bad].tolist(), values[bad].tolist()):
+        worst[index] = min(value, worst.get(index, value))
+        counts[index] = counts.get(index, 0) + 1
+    found = []
+    for index, count in counts.items():
+        record = labels.records[index]
+        detail = f"found {count} of {len(record.boxes)} boxes, the worst with {worst[index]:.2f} {unit}"
+        found.append(Finding(code, _place(record), detail, record.name))
+    return found
+
+
+def _place(record: Record) -> str:
+    return record.where or record.name

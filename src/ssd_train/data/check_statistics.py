@@ -1,0 +1,115 @@
+"""Statistics of a labelled set: how many, how large, how crowded, and the settings that would suit it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from ssd_train.data.anchor_fit import AnchorGrid, best_iou
+from ssd_train.data.boxes import SizeWH, areas
+from ssd_train.data.check_labels import Scaled, label_width
+from ssd_train.data.records import LabelSet
+
+# COCO's areas in square pixels of the image as it is (https://cocodataset.org/#detection-eval)
+AREAS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}
+# the square root of the share of the image that a box covers
+SHARES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "50-100 %": np.inf}
+MATCH_IOU = 0.5  # at which an anchor learns a box
+CELL = 16.0  # px: a cell of the first feature map, and the short side that a box should have to be found reliably
+SERVED = 0.95
+_LISTED_SIZES = 5
+
+
+def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
+    """Figures of one side, ready for JSON; docs/check-codes.md explains each."""
+    objects = np.array([len(record.boxes) for record in labels.records], np.int64)
+    return {
+        "labels": labels.source,
+        "images": len(labels),
+        "background_images": int((objects == 0).sum()),
+        "boxes": int(objects.sum()),
+        "classes": _by_class(labels, boxes),
+        "objects_per_image": _spread(objects),
+        "image_sizes": _image_sizes(sizes),
+        "label_width": label_width(int(objects.max(initial=0))),
+    }
+
+
+def fitting_shapes(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:
+    """Which input side suits the boxes: the share of them that each side of `anchors` serves, and the smallest side
+    that serves 95 % of what the best does. None without a box.
+
+    A box is served when an anchor overlaps it with an IoU of 0.5, or its short side has 16 px. (A box of odd shape has
+    no such anchor at any side, and a stray click no pixels: neither is a reason for a larger side.)
+    """
+    if not len(boxes.boxes):
+        return {"recommended": None, "served": {}}
+    shares = {side: _share_served(boxes.boxes * side, anchors[side]) for side in sorted(anchors)}
+    wanted = SERVED * max(shares.values())
+    recommended = next(side for side, share in shares.items() if share >= wanted)
+    return {"recommended": recommended, "served": {str(side): round(share, 4) for side, share in shares.items()}}
+
+
+def _share_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
+    short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
+    return float(((short >= CELL) | (best_iou(pixels, anchors) >= MATCH_IOU)).mean())
+
+
+def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
+    """Boxes, images and box sizes of each class; sizes only of boxes whose image size is known."""
+    absolute = areas(boxes.boxes) * boxes.sizes_wh.prod(axis=1)
+    relative = np.sqrt(areas(boxes.boxes))
+    images = _images_per_class(labels)
+    found = {}
+    for class_id, (name, count) in enumerate(zip(labels.class_names, labels.boxes_per_class().tolist())):
+        mine = boxes.class_ids == class_id
+        found[name] = {
+            "boxes": count,
+            "images": int(images[class_id]),
+            "areas": _histogram(absolute[mine], AREAS),
+            "shares": _histogram(relative[mine], SHARES),
+        }
+    return found
+
+
+def _images_per_class(labels: LabelSet) -> np.ndarray:
+    """Counts (num_classes,) of images with a box of each class."""
+    classes = max(len(labels.class_names), 1)
+    counts = [len(record.class_ids) for record in labels.records]
+    ids = np.concatenate([record.class_ids for record in labels.records] or [np.zeros(0, np.int64)])
+    pairs = np.unique(np.repeat(np.arange(len(counts)), counts) * classes + ids)
+    return np.bincount(pairs % classes, minlength=classes)
+
+
+def _histogram(values: np.ndarray, limits: Mapping[str, float]) -> Dict[str, int]:
+    """How many `values` are below each of the rising `limits`, and not below the one before."""
+    below = [int((values < limit).sum()) for limit in limits.values()]
+    return {name: count - before for name, count, before in zip(limits, below, [0, *below])}
+
+
+def _spread(values: np.ndarray) -> Dict[str, float]:
+    if not len(values):
+        return {}
+    marks = {"least": 0, "median": 50, "95 of 100 below": 95, "most": 100}
+    return {name: float(np.percentile(values, mark)) for name, mark in marks.items()}
+
+
+def _image_sizes(sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
+    known = [size for size in sizes if size]
+    if not known:
+        return {"unknown": len(sizes)}
+    counts: List[Any] = Counter(known).most_common()
+    pixels = sorted(known, key=lambda size: size[0] * size[1])
+    return {
+        "unknown": len(sizes) - len(known),
+        "different": len(counts),
+        "smallest": _shown(pixels[0]),
+        "largest": _shown(pixels[-1]),
+        "most_common": {_shown(size): count for size, count in counts[:_LISTED_SIZES]},
+    }
+
+
+def _shown(size: SizeWH) -> str:
+    return f"{size[0]}x{size[1]}"

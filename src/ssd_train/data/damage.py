@@ -1,0 +1,64 @@
+"""Damage that decoders pass over without a word: what they paint where data is missing, and scans that never came.
+
+Looked for once, by a check of the data; too dear for every epoch.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Dict
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from ssd_train.data.encoded import first_scan
+from ssd_train.data.images import ImageHeader, decode_stored
+from ssd_train.errors import DataError
+
+_FILL = [128, 128, 128]  # gray: what libjpeg paints where data is missing
+_MORE = b"\x5a\x3c\xa6\x69" * 64  # data of no meaning, without the 0xff of a marker
+_PROGRESSIVE, _SCAN, _END = b"\xff\xc2", b"\xff\xda", b"\xff\xd9"
+_COEFFICIENTS = 64
+
+
+def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: str) -> None:
+    """A DataError when `image` (H, W, 3), as stored in `data`, is not all there although its file has an end: a JPEG
+    that was cut off and given an end by a repair tool, or lost a part; a TIFF with a damaged strip. Data changed into
+    other data that can be decoded, and the end of a progressive JPEG's last refinement, are not missed."""
+    if header.format == "JPEG":
+        # data is missed at the end of a picture first
+        if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data, image, where)):
+            raise DataError(
+                f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image"
+            )
+    elif header.format == "TIFF":
+        try:
+            # Pillow is strict where OpenCV is not
+            TiffImagePlugin.TiffImageFile(io.BytesIO(data)).load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{where}: found a damaged TIFF ({error}), expected a whole image") from error
+
+
+def _wants_more(data: bytes, image: np.ndarray, where: str) -> bool:
+    """Whether more data before the end of a JPEG changes its pixels: a whole one has no use for it."""
+    end = data.rfind(_END)
+    longer, _ = decode_stored(data[:end] + _MORE + data[end:], where)
+    return not np.array_equal(longer, image)
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Whether the scans of a progressive JPEG leave a coefficient without its last bit (ITU-T T.81, B.2.3 and G.1.1).
+    A baseline JPEG says everything in one scan."""
+    place = first_scan(data)
+    if data.find(_PROGRESSIVE, 0, place) < 0:
+        return False
+    end = data.find(_END, place)
+    bits_missing: Dict[int, bytearray] = {}
+    while 0 <= place < end:
+        count = data[place + 4]
+        first, last, approximation = data[place + 5 + 2 * count : place + 8 + 2 * count]
+        for component in data[place + 5 : place + 5 + 2 * count : 2]:
+            left = bits_missing.setdefault(component, bytearray(b"\xff" * _COEFFICIENTS))
+            left[first : last + 1] = bytes([approximation & 15]) * (last + 1 - first)
+        place = data.find(_SCAN, place + 2)
+    return any(any(left) for left in bits_missing.values())
