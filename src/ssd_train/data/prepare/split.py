@@ -46,7 +46,7 @@ class Splitting:
         shares = tuple(self.fractions)
         if len(shares) == 1:
             shares = (*shares, 1 - shares[0])
-        if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > ROUNDING:
+        if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= ROUNDING):  # false for NaN too
             raise ConfigError(f"fractions: found {list(self.fractions)}, expected shares above 0 that make 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed: found {self.seed}, expected an integer from 0 to {2**32 - 1}")

@@ -1,0 +1,259 @@
+"""augment: labels and pictures moved alike."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import manifests
+import numpy as np
+import pytest
+from builders import HeardProgress, picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ssd_train.data import boxes as geometry
+from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.images import decode, encode_like, encode_png, read_header
+from ssd_train.data.prepare.augment import OPERATIONS, augment_labels, variant_name
+from ssd_train.data.prepare.augment_images import augment_images, sizes_of_pictures
+from ssd_train.data.prepare.pictures import Writing
+from ssd_train.data.sources import FolderImages
+from ssd_train.errors import ConfigError, DataError
+
+ALL = list(OPERATIONS)
+
+
+def images(tmp_path, manifest, operations=ALL, **writing):
+    folders = (tmp_path / "in", tmp_path / "out")
+    return augment_images(manifest, folders, operations, Writing(**writing), HeardProgress())
+
+
+def put(tmp_path, name, data):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("s3://b/a/photo.jpg", "s3://b/a/photo-x-flip.jpg"),
+        ("s3://b/a.b/photo.1.2.JPG", "s3://b/a.b/photo.1.2-x-flip.JPG"),
+        ("s3://b/a.b/photo", "s3://b/a.b/photo-x-flip"),
+        (".jpg", ".jpg-x-flip"),
+    ],
+)
+def test_names(source, expected):
+    assert variant_name(source, "x-flip") == expected
+
+
+def test_labels_by_hand(tmp_path):
+    # W 40, H 30; the formulas: x: W-(l+w); y: H-(t+h); ccw: (t, W-(l+w)); cw: (H-(t+h), l); turns swap w and h
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/f.1.jpg", [(1, 4, 6, 10, 5)], color="blue")])
+
+    assert augment_labels(path, tmp_path / "out") == 5
+
+    first, *others = manifests.read(tmp_path / "out")
+    assert first == manifests.read(path)[0]
+    found = {}
+    for value in others:
+        (box,), (size,) = value["bb"]["annotations"], value["bb"]["image_size"]
+        assert value["color"] == "blue" and value["bb-metadata"] == first["bb-metadata"] and box["class_id"] == 1
+        assert list(box) == ["class_id", "left", "top", "width", "height"]
+        found[value["source-ref"]] = [*list(box.values())[1:], size["width"], size["height"], size["depth"]]
+    assert found == {
+        "s3://b/f.1-x-flip.jpg": [26, 6, 10, 5, 40, 30, 3],
+        "s3://b/f.1-y-flip.jpg": [4, 19, 10, 5, 40, 30, 3],
+        "s3://b/f.1-ccw-rotate.jpg": [6, 26, 5, 10, 30, 40, 3],
+        "s3://b/f.1-cw-rotate.jpg": [19, 4, 5, 10, 30, 40, 3],
+    }
+
+
+@pytest.mark.parametrize("operation", ALL)
+def test_pixels_and_boxes_move_alike(operation):
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[6:11, 4:14] = 255
+
+    pixels = OPERATIONS[operation].pixels(image)
+    (box,) = OPERATIONS[operation].boxes(geometry.as_boxes([[4, 6, 14, 11]]), (40, 30))
+
+    rows, columns = np.nonzero(pixels[..., 0])
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
+    assert (pixels.shape[:2] != image.shape[:2]) == OPERATIONS[operation].turns
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 999)] * 4), max_size=4), st.sampled_from(ALL), st.sampled_from([1, 8, 3]))
+def test_boxes_are_those_of_online_augmentation(tmp_path_factory, boxes, operation, divisor):
+    rows = [[value / divisor for value in box] for box in boxes]
+    folder = tmp_path_factory.mktemp("a")
+    path = manifests.write(folder / "a", [manifests.line("x.jpg", [(0, *row) for row in rows], size_wh=(2000, 1900))])
+
+    augment_labels(path, folder / "out", [operation])
+
+    moved = manifests.read(folder / "out")[1]["bb"]["annotations"]
+    found = geometry.xywh_to_xyxy([[box[key] for key in ("left", "top", "width", "height")] for box in moved])
+    expected = OPERATIONS[operation].boxes(geometry.xywh_to_xyxy(rows), (2000, 1900))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)
+
+
+def test_numbers_that_do_not_change_keep_their_text(tmp_path):
+    text = (
+        '{"source-ref":"a.jpg","bb":{"annotations":[{"class_id":0,"top":1.250,"left":2,"width":3.10,"height":4.0,"by":1e1}]'
+        ',"image_size":[{"width":40,"height":30,"depth":3}]},"bb-metadata":{"class-map":{"0":"cat"},"type":'
+        '"groundtruth/object-detection"},"x":[0.50]}'
+    )
+    path = manifests.write(tmp_path / "a", [text])
+
+    augment_labels(path, tmp_path / "out", ["ccw-rotate"])
+
+    turned = text.replace(
+        '"top":1.250,"left":2,"width":3.10,"height":4.0', '"top":34.9,"left":1.25,"width":4.0,"height":3.10'
+    )
+    turned = turned.replace('"width":40,"height":30', '"width":30,"height":40').replace("a.jpg", "a-ccw-rotate.jpg")
+    assert (tmp_path / "out").read_text().splitlines() == [text, turned]
+
+
+def test_boxes_of_all_jobs_on_a_line_move(tmp_path):
+    value = {
+        **manifests.line("a.jpg", attribute="first"),
+        **manifests.line("a.jpg", [(0, 9, 9, 5, 5)], attribute="second"),
+    }
+    path = manifests.write(tmp_path / "a", [value, {"source-ref": "unlabelled.jpg"}])
+
+    augment_labels(path, tmp_path / "out", ["x-flip"])
+
+    moved = manifests.read(tmp_path / "out")[2]
+    assert [moved[name]["annotations"][0]["left"] for name in ("first", "second")] == [36, 26]
+
+
+@pytest.mark.parametrize(
+    "lines, operations, error, expected",
+    [
+        pytest.param([manifests.line("a")], ["flip"], ConfigError, "found flip, expected some of x-flip", id="unknown"),
+        pytest.param([manifests.line("a")], [], ConfigError, "found none", id="none"),
+        pytest.param([manifests.line("a")], ["x-flip", "x-flip"], ConfigError, "operations", id="twice"),
+        pytest.param(
+            [manifests.line("a"), manifests.line("a")], ALL, DataError, "a:2: found image 'a' again", id="again"
+        ),
+        pytest.param(
+            [manifests.line("a.jpg"), manifests.line("a-x-flip.jpg")],
+            *[ALL, DataError, "a:2: found image 'a-x-flip.jpg' again"],
+            id="name-taken",
+        ),
+        pytest.param([manifests.line("a", size_wh=None)], ALL, DataError, "a:1: bb has no image_size", id="no-size"),
+        pytest.param([manifests.line("a", [(0, 1, 1, -5, 5)])], ALL, DataError, "a:1: box 0: found width -5", id="box"),
+        pytest.param([manifests.line("a", [(9, 1, 1, 5, 5)])], ALL, DataError, "a:1: box 0: class_id", id="class"),
+        pytest.param([manifests.line("a", [(0, "1", 1, 5, 5)])], ALL, DataError, "a:1: box 0: left", id="text"),
+        pytest.param([{"source-ref": "a"}], ALL, DataError, "a:1: found source-ref", id="no-labels"),
+    ],
+)
+def test_labels_that_cannot_be_augmented(tmp_path, lines, operations, error, expected):
+    with pytest.raises(error, match=expected):
+        augment_labels(manifests.write(tmp_path / "a", lines), tmp_path / "out", operations)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_same_basename_in_two_folders(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/one/f.1.png"), manifests.line("s3://b/two/f.1.png")])
+    for seed, folder in enumerate(("one", "two")):
+        put(tmp_path, f"{folder}/f.1.png", encode_png(picture(seed=seed)))
+
+    done = images(tmp_path, path)
+    augment_labels(path, tmp_path / "augmented", ALL)
+
+    labels, folder = read_ground_truth(tmp_path / "augmented"), FolderImages(tmp_path / "out")
+    assert (done.written, len(labels)) == (2, 10)
+    for record in labels.records:
+        name = record.basename[: -len(".png")].replace("f.1", "").lstrip("-")
+        image = picture(seed=("one", "two").index(record.name.split("/")[3]))
+        expected = OPERATIONS[name].pixels(image) if name else image
+        np.testing.assert_array_equal(decode(folder.read(record), record.where, record.size_wh), expected)
+
+
+def test_pictures_keep_format_and_originals_their_bytes(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.jpg"), manifests.line("s3://b/c.jpg")])
+    put(tmp_path, "a.jpg", encode_like(picture(), "JPEG"))
+    put(tmp_path, "c.jpg", encode_like(picture(), "PNG"))
+
+    done = images(tmp_path, path, ["cw-rotate"])
+
+    formats = {file.name: read_header(file.read_bytes(), "").format for file in (tmp_path / "out").iterdir()}
+    assert formats == {"a.jpg": "JPEG", "a-cw-rotate.jpg": "JPEG", "c.jpg": "PNG", "c-cw-rotate.jpg": "PNG"}
+    assert (tmp_path / "out/a.jpg").read_bytes() == (tmp_path / "in/a.jpg").read_bytes()
+    assert done.notes == ["c.jpg: is called .jpg and is a PNG; it stays a PNG"]
+
+
+@pytest.mark.parametrize("size_wh, upright", [((30, 40), True), ((40, 30), False)], ids=["turned", "stored"])
+def test_orientation_is_applied_once_where_the_labels_ask_for_it(tmp_path, size_wh, upright):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "in/a.png", exif=exif.tobytes())
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", size_wh=size_wh)])
+
+    images(tmp_path, path, ["x-flip"])
+
+    seen = np.rot90(picture(), -1) if upright else picture()
+    data = (tmp_path / "out/a-x-flip.png").read_bytes()
+    assert read_header(data, "").orientation == 1
+    np.testing.assert_array_equal(decode(data, "", size_wh), seen[:, ::-1])
+
+
+def test_size_of_the_picture_where_labels_tell_none(tmp_path):
+    put(tmp_path, "a.png", encode_png(picture((50, 20))))
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", [(0, 1, 2, 3, 4)], size_wh=None)])
+
+    augment_labels(path, tmp_path / "out", ["x-flip"], sizes_of_pictures(tmp_path / "in"))
+
+    assert manifests.read(tmp_path / "out")[1]["bb"]["annotations"][0]["left"] == 46
+
+
+def test_pictures_are_taken_up_again(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line(f"s3://b/{i}.png") for i in range(3)])
+    for i in range(3):
+        put(tmp_path, f"{i}.png", encode_png(picture(seed=i)))
+    images(tmp_path, path)
+    os.unlink(tmp_path / "out/1-y-flip.png")
+
+    done = images(tmp_path, path)
+
+    assert (done.written, done.skipped) == (1, 2)
+    assert images(tmp_path, path, overwrite=True).written == 3
+
+
+@pytest.mark.parametrize(
+    "data, size_wh, expected",
+    [
+        pytest.param(None, (40, 30), "a:1: image 's3://b/a.png' not found", id="missing"),
+        pytest.param(encode_png(picture())[:-9], (40, 30), "a:1: .*a.png: found a PNG cut off", id="cut-off"),
+        pytest.param(encode_png(picture()), (41, 30), "a:1: .*found 40x30, expected 41x30", id="other-size"),
+    ],
+)
+def test_unreadable_pictures_are_told(tmp_path, data, size_wh, expected):
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", size_wh=size_wh)])
+    put(tmp_path, "b.png", b"")
+    if data is not None:
+        put(tmp_path, "a.png", data)
+
+    done = images(tmp_path, path)
+
+    assert done.written == 0
+    assert len(done.failures) == 1 and re.search(expected, done.failures[0])
+
+
+def test_two_buckets_with_one_key(tmp_path):
+    (tmp_path / "in").mkdir()
+    path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png"), manifests.line("s3://c/a.png")])
+
+    with pytest.raises(DataError, match="a:2: found a.png in another bucket"):
+        images(tmp_path, path)
+
+
+def test_background_images_are_augmented_too(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line("a.jpg", [])])
+
+    assert augment_labels(path, tmp_path / "out") == 5
+    assert [value["bb"]["annotations"] for value in manifests.read(tmp_path / "out")] == [[]] * 5

@@ -1,0 +1,142 @@
+"""grayscale: honest bytes, labels that fit as before, work that is taken up again."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from builders import HeardProgress, picture
+from PIL import Image
+
+from ssd_train.data.images import decode, encode_like, read_header, to_gray
+from ssd_train.data.prepare.grayscale import grayscale
+from ssd_train.data.prepare.pictures import Writing
+from ssd_train.errors import ConfigError
+
+
+def run(tmp_path, **writing):
+    return grayscale(tmp_path / "in", tmp_path / "out", Writing(**writing), HeardProgress())
+
+
+def put(tmp_path, name, data):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def turned(image, format, orientation):
+    """The picture stored as it is with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format, exif=exif.tobytes(), **({} if format == "PNG" else {"quality": 95}))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_hold_the_gray_of_the_decoder(tmp_path, format):
+    put(tmp_path, f"a/b.c.{format.lower()}", encode_like(picture(), format))
+
+    run(tmp_path)
+
+    data = (tmp_path / "out" / f"a/b.c.{format.lower()}").read_bytes()
+    assert read_header(data, "out").format == format
+    np.testing.assert_array_equal(decode(data, "out"), to_gray(picture()))
+
+
+@pytest.mark.parametrize("format, name", [("JPEG", "a.JPG"), ("WEBP", "a.webp")])
+def test_lossy_formats_stay_what_they_are(tmp_path, format, name):
+    smooth = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 30, axis=0) * np.ones(3, np.uint8)
+    put(tmp_path, name, encode_like(smooth, format, 100))
+
+    run(tmp_path)
+
+    data = (tmp_path / "out" / name).read_bytes()
+    image = decode(data, "out").astype(int)
+    assert read_header(data, "out").format == format
+    assert np.abs(image - smooth).max() <= 6
+    assert (image.max(axis=2) - image.min(axis=2)).max() <= 1
+
+
+def test_quality_counts(tmp_path):
+    put(tmp_path, "a.jpg", encode_like(picture((200, 200)), "JPEG", 95))
+
+    sizes = []
+    for quality in (20, 95):
+        run(tmp_path, quality=quality, overwrite=True)
+        sizes.append((tmp_path / "out" / "a.jpg").stat().st_size)
+
+    assert sizes[0] * 2 < sizes[1]
+
+
+def test_mislabelled_picture_keeps_its_format_and_is_told(tmp_path):
+    put(tmp_path, "a.jpg", encode_like(picture(), "PNG"))
+
+    done = run(tmp_path)
+
+    assert read_header((tmp_path / "out" / "a.jpg").read_bytes(), "out").format == "PNG"
+    assert done.notes == ["a.jpg: is called .jpg and is a PNG; it stays a PNG"]
+
+
+@pytest.mark.parametrize("format, name", [("JPEG", "a.jpg"), ("PNG", "a.png"), ("WEBP", "a.webp")])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_stays(tmp_path, format, name, orientation):
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:16, :32] = 255  # a white corner tells all eight orientations apart
+    image[:8, 32:] = (255, 0, 0)
+    source = turned(image, format, orientation)
+    put(tmp_path, name, source)
+
+    run(tmp_path)
+
+    data = (tmp_path / "out" / name).read_bytes()
+    assert read_header(data, "out") == read_header(source, "in")
+    upright, stored = decode(data, "out"), decode(data, "out", (64, 32))
+    np.testing.assert_allclose(upright.astype(int), to_gray(decode(source, "in")), atol=12)
+    np.testing.assert_allclose(stored.astype(int), to_gray(decode(source, "in", (64, 32))), atol=12)
+
+
+def test_done_pictures_are_skipped_unless_their_source_is_newer(tmp_path):
+    sources = [put(tmp_path, f"{i}.png", encode_like(picture(seed=i), "PNG")) for i in range(3)]
+    run(tmp_path)
+    out = tmp_path / "out"
+    (out / "1.png").unlink()
+    (out / "0.png").write_bytes(b"mine")
+    sources[2].write_bytes(encode_like(picture(seed=9), "PNG"))
+
+    done = run(tmp_path)
+
+    assert (done.written, done.skipped) == (2, 1)
+    assert (out / "0.png").read_bytes() == b"mine"
+    np.testing.assert_array_equal(decode((out / "2.png").read_bytes(), ""), to_gray(picture(seed=9)))
+    assert run(tmp_path, overwrite=True).written == 3
+    assert (out / "0.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        pytest.param(b"", "an empty file", id="empty"),
+        pytest.param(b"<html>", "an HTML page", id="html"),
+        pytest.param(encode_like(picture(), "PNG")[:-20], "cut off", id="cut-off"),
+        pytest.param(encode_like(picture((5, 5)), "PNG"), "sides of at least", id="tiny"),
+    ],
+)
+def test_unreadable_pictures_are_told_and_the_others_done(tmp_path, data, expected):
+    bad = put(tmp_path, "bad.png", data)
+    put(tmp_path, "good.png", encode_like(picture(), "PNG"))
+
+    done = run(tmp_path)
+
+    assert done.written == 1 and len(done.failures) == 1
+    assert done.failures[0].startswith(str(bad)) and expected in done.failures[0]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+def test_sources_are_never_overwritten(tmp_path):
+    put(tmp_path, "a.png", encode_like(picture(), "PNG"))
+
+    with pytest.raises(ConfigError, match="outside"):
+        grayscale(tmp_path / "in", tmp_path / "in", Writing(), HeardProgress())

@@ -1,0 +1,173 @@
+"""keep: lines by condition, boxes by confidence."""
+
+from __future__ import annotations
+
+import manifests
+import pytest
+
+from ssd_train.data.prepare.keep import Conditions, Sureness, keep, read_ids
+from ssd_train.errors import ConfigError, DataError
+
+
+def verified(name, class_name, job="check"):
+    metadata = {"type": "groundtruth/label-verification", "class-name": class_name, "confidence": 0.9}
+    return {**manifests.line(name), job: "1", f"{job}-metadata": metadata}
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    lines = [
+        manifests.line("s3://b/one/a.x.jpg", object="box", n=1, deep={"in": {"side": "left"}}),
+        manifests.line("s3://b/two/b.jpg", object="bin", n=2),
+        manifests.line("s3://b/two/c.jpg", [], object="box", flag=True),
+    ]
+    return manifests.write(tmp_path / "a", lines)
+
+
+@pytest.mark.parametrize(
+    "conditions, expected",
+    [
+        pytest.param(Conditions(ids=["a.x"]), "a", id="stem-of-a-name-with-dots"),
+        pytest.param(Conditions(ids=["b.jpg", "s3://b/two/c.jpg"]), "bc", id="file-name-and-address"),
+        pytest.param(Conditions(source_regex="/two/"), "bc", id="regex"),
+        pytest.param(Conditions(where=[("object", "box")]), "ac", id="key"),
+        pytest.param(Conditions(where=[("n", "2")]), "b", id="number"),
+        pytest.param(Conditions(where=[("flag", "true")]), "c", id="true"),
+        pytest.param(Conditions(where=[("deep.in.side", "left")]), "a", id="dots"),
+        pytest.param(Conditions(where=[("object", "box")], source_regex="two"), "c", id="all-must-hold"),
+    ],
+)
+def test_conditions(tmp_path, manifest, conditions, expected):
+    before = manifest.read_bytes().splitlines()
+
+    kept, dropped = tmp_path / "kept", tmp_path / "dropped"
+    keep(manifest, kept, conditions)
+    keep(manifest, dropped, conditions, invert=True)
+
+    assert "".join(source.rsplit("/", 1)[1][0] for source in manifests.sources(kept)) == expected
+    assert sorted([*kept.read_bytes().splitlines(), *dropped.read_bytes().splitlines()]) == sorted(before)
+
+
+@pytest.mark.parametrize(
+    "conditions, expected",
+    [
+        pytest.param(Conditions(), "no condition", id="none"),
+        pytest.param(Conditions(ids=["a.x", "zz"]), "'zz' stands for 0 images", id="unknown-id"),
+        pytest.param(Conditions(source_regex="("), "expected a regular expression", id="bad-regex"),
+        pytest.param(Conditions(verified="good"), "none .no line was verified", id="nothing-verified"),
+    ],
+)
+def test_conditions_that_cannot_be(tmp_path, manifest, conditions, expected):
+    with pytest.raises(ConfigError, match=expected):
+        keep(manifest, tmp_path / "out", conditions)
+
+
+def test_id_of_two_images_is_an_error(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line("one/a.jpg"), manifests.line("two/a.png")])
+
+    with pytest.raises(ConfigError, match=r"'a' stands for 2 images of .* \(one/a.jpg, two/a.png\)"):
+        keep(path, tmp_path / "out", Conditions(ids=["a"]))
+
+
+def test_nothing_left_is_an_error(tmp_path, manifest):
+    with pytest.raises(DataError, match="no line would be left"):
+        keep(manifest, tmp_path / "out", Conditions(source_regex="zzz"))
+
+
+def test_verified_labels(tmp_path):
+    path = manifests.write(
+        tmp_path / "a", [verified("1.jpg", "good"), verified("2.jpg", "bad"), manifests.line("3.jpg")]
+    )
+
+    keep(path, tmp_path / "good", Conditions(verified="good"))
+    keep(path, tmp_path / "rest", Conditions(verified="bad"), invert=True)
+
+    assert manifests.sources(tmp_path / "good") == ["1.jpg"]
+    assert manifests.sources(tmp_path / "rest") == ["1.jpg", "3.jpg"]
+
+
+def test_one_of_several_verification_jobs_is_named(tmp_path):
+    path = manifests.write(tmp_path / "a", [verified("1.jpg", "good"), verified("2.jpg", "good", job="again")])
+
+    with pytest.raises(ConfigError, match="2 verification jobs .*again, check"):
+        keep(path, tmp_path / "out", Conditions(verified="good"))
+    keep(path, tmp_path / "out", Conditions(verified="good", verification="again"))
+
+    assert manifests.sources(tmp_path / "out") == ["2.jpg"]
+
+
+@pytest.fixture
+def unsure(tmp_path):
+    boxes = [(0, 1, 1, 5, 5), (1, 2, 2, 6.50, 6)]
+    lines = [
+        manifests.line("both.jpg", boxes, confidences=[0.9, 0.5]),
+        manifests.line("one.jpg", boxes, confidences=[0.4, 0.8]),
+        manifests.line("none.jpg", boxes, confidences=[0.1, 0.2]),
+        manifests.line("empty.jpg", []),
+        {"source-ref": "unlabelled.jpg"},
+    ]
+    return manifests.write(tmp_path / "a", lines)
+
+
+@pytest.mark.parametrize(
+    "when_empty, expected",
+    [
+        pytest.param("drop", {"both": 2, "one": 1, "empty": 0}, id="drop"),
+        pytest.param("background", {"both": 2, "one": 1, "none": 0, "empty": 0}, id="background"),
+    ],
+)
+def test_sure_boxes(tmp_path, unsure, when_empty, expected):
+    done = keep(unsure, tmp_path / "out", Conditions(), Sureness(0.5, when_empty))
+
+    lines = {value["source-ref"].split(".")[0]: value for value in manifests.read(tmp_path / "out")}
+    assert {name: len(value["bb"]["annotations"]) for name, value in lines.items() if "bb" in value} == expected
+    assert "unlabelled" in lines
+    assert lines["one"]["bb"]["annotations"] == [{"class_id": 1, "left": 2, "top": 2, "width": 6.5, "height": 6}]
+    assert lines["one"]["bb-metadata"]["objects"] == [{"confidence": 0.8}]
+    assert done.boxes_dropped == 3
+    assert unsure.read_bytes().splitlines()[0] in (tmp_path / "out").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "objects, expected",
+    [
+        pytest.param([{}], "a:1: box 0: found confidence null", id="missing"),
+        pytest.param([{"confidence": "0.9"}], "a:1: box 0: found confidence '0.9'", id="text"),
+        pytest.param([{"confidence": True}], "a:1: box 0: found confidence true", id="boolean"),
+        pytest.param([5], "a:1: box 0: found confidence null", id="no-object"),
+        pytest.param([], "a:1: bb-metadata: found 0 objects for 1 boxes", id="too-few"),
+    ],
+)
+def test_box_without_a_confidence(tmp_path, objects, expected):
+    value = manifests.line("1.jpg")
+    value["bb-metadata"]["objects"] = objects
+
+    with pytest.raises(DataError, match=expected):
+        keep(manifests.write(tmp_path / "a", [value]), tmp_path / "out", Conditions(), Sureness(0.5))
+
+
+@pytest.mark.parametrize("number", [-0.1, 1.5, float("nan")])
+def test_confidence_out_of_range(number):
+    with pytest.raises(ConfigError, match="expected a number from 0 to 1"):
+        Sureness(number)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        pytest.param("a, b,,a", ("a", "b"), id="commas"),
+        pytest.param("", (), id="not-given"),
+        pytest.param("x" * 5000, ("x" * 5000,), id="longer-than-a-path-can-be"),
+    ],
+)
+def test_ids_as_text(text, expected):
+    assert read_ids(text) == expected
+
+
+def test_ids_in_a_file(tmp_path):
+    (tmp_path / "ids.txt").write_text("\ufeffa,1\r\n\n b \n", "utf-8")
+    (tmp_path / "none.txt").write_text("\n")
+
+    assert read_ids(str(tmp_path / "ids.txt")) == ("a,1", "b")
+    with pytest.raises(ConfigError, match="found none"):
+        read_ids(str(tmp_path / "none.txt"))

@@ -1,0 +1,113 @@
+"""Lines of a manifest: nothing is lost that a step does not change."""
+
+from __future__ import annotations
+
+import json
+
+import manifests
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd_train.data.prepare.lines import dump_exact, local_path, objects_of, read_lines, write_lines
+from ssd_train.errors import ConfigError, DataError
+
+ODD = '{"z":1.50,"a":[1e3,-0.0,12345678901234567890,0.1000],"source-ref":"s3://b/ü \\u00e9.jpg","t":true,"n":null}'
+
+
+def only(path):
+    (line,) = read_lines(path)
+    return line
+
+
+def test_untouched_line_keeps_its_bytes(tmp_path):
+    path = manifests.write(tmp_path / "a", [ODD.replace(":1.50", " : 1.50")])
+
+    assert only(path).raw == ODD.replace(":1.50", " : 1.50").encode()
+
+
+def test_edited_line_keeps_order_and_numbers(tmp_path):
+    line = only(manifests.write(tmp_path / "a", [ODD]))
+
+    edited = line.edited(lambda copy: copy.update(t=False))
+
+    assert edited.decode() == ODD.replace("true", "false").replace("\\u00e9", "é")
+    assert line.value["t"] is True
+
+
+def test_lone_surrogate_stays_an_escape(tmp_path):
+    line = only(manifests.write(tmp_path / "a", ['{"source-ref":"a.jpg","x":"\\ud800é"}']))
+
+    assert line.edited(lambda copy: None) == b'{"source-ref":"a.jpg","x":"\\ud800\\u00e9"}'
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_dumped_json_reads_back(value):
+    assert json.loads(dump_exact(value).decode("utf-8")) == value
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        pytest.param("{", "a:2: found bad JSON", id="cut-off"),
+        pytest.param("[1]", "a:2: found a JSON list", id="array"),
+        pytest.param('{"a":NaN}', "a:2: found NaN", id="nan"),
+        pytest.param('{"a":1,"a":2}', "a:2: found key 'a' twice", id="key-twice"),
+        pytest.param('{"source-ref":5}', "a:2: source-ref: found 5", id="number-for-a-name"),
+        pytest.param("{}", "a:2: source-ref: found null", id="no-image"),
+    ],
+)
+def test_bad_line_is_named(tmp_path, text, expected):
+    path = manifests.write(tmp_path / "a", [manifests.line("x.jpg"), text])
+
+    with pytest.raises(DataError, match=".*") as caught:
+        [line.source for line in read_lines(path)]
+
+    assert str(caught.value).startswith(f"{tmp_path}/{expected}")
+
+
+def test_deep_json_is_an_error(tmp_path):
+    deep = '{"source-ref":"a","x":' + "[" * 700 + "]" * 700 + "}"
+    path = manifests.write(tmp_path / "a", [deep])
+
+    with pytest.raises(DataError, match="nested too deep"):
+        only(path).edited(lambda copy: None)
+
+
+def test_nothing_is_written_over_what_was_there(tmp_path):
+    path = manifests.write(tmp_path / "a", ["kept"])
+
+    with pytest.raises(DataError, match="no line would be left"):
+        write_lines(path, [])
+
+    assert path.read_text() == "kept\n"
+    assert [child.name for child in tmp_path.iterdir()] == ["a"]
+
+
+def test_manifest_may_be_written_over_itself(tmp_path):
+    path = manifests.write(tmp_path / "a", [manifests.line(f"{i}.jpg") for i in range(2000)])
+    before = path.read_bytes()
+
+    assert write_lines(path, (line.raw for line in read_lines(path))) == 2000
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a", "https://x/a", "S3://b"], ids=str)
+def test_addresses_are_refused(place):
+    with pytest.raises(ConfigError, match="expected a local file"):
+        local_path(place)
+
+
+@pytest.mark.parametrize("objects", [[], [{}, {}], {}, "x"], ids=["none", "more", "object", "text"])
+def test_objects_are_as_many_as_boxes(tmp_path, objects):
+    value = manifests.line("a.jpg")
+    value["bb-metadata"]["objects"] = objects
+
+    with pytest.raises(DataError, match="a:1: bb-metadata: found .* for 1 boxes"):
+        objects_of(only(manifests.write(tmp_path / "a", [value])), "bb")

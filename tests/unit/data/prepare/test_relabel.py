@@ -1,0 +1,134 @@
+"""relabel: other classes."""
+
+from __future__ import annotations
+
+import manifests
+import pytest
+
+from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.prepare.relabel import Relabelling, relabel
+from ssd_train.errors import ConfigError, DataError
+
+THREE = {0: "cat", 3: "dog", 7: "cow"}
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    lines = [
+        manifests.line("1.jpg", [(0, 1, 1, 5, 5), (3, 2, 2, 6, 6)], {0: "cat", 3: "dog"}, color="blue", object="box"),
+        manifests.line("2.jpg", [(7, 1, 1, 5, 5)], THREE, color="yellow", object="box"),
+        manifests.line("3.jpg", [], {}, color="red"),
+        {"source-ref": "4.jpg", "n": 1.50},
+    ]
+    return manifests.write(tmp_path / "a", lines)
+
+
+def names(path):
+    labels = read_ground_truth(path)
+    return [[labels.class_names[i] for i in record.class_ids] for record in labels.records]
+
+
+@pytest.mark.parametrize(
+    "how, classes, expected",
+    [
+        pytest.param(
+            Relabelling(from_keys=["color", "object"]),
+            *[["blue box", "yellow box"], [["blue box", "blue box"], ["yellow box"], []]],
+            id="keys",
+        ),
+        pytest.param(
+            Relabelling(rename={"cow": "ox"}), ["cat", "dog", "ox"], [["cat", "dog"], ["ox"], []], id="rename"
+        ),
+        pytest.param(
+            Relabelling(rename={"cat": "pet", "dog": "pet"}), ["pet", "cow"], [["pet", "pet"], ["cow"], []], id="merge"
+        ),
+        pytest.param(
+            Relabelling(rename={"cat": "dog", "dog": "cat"}),
+            *[["dog", "cat", "cow"], [["dog", "cat"], ["cow"], []]],
+            id="exchange",
+        ),
+        pytest.param(Relabelling(drop=["dog"]), ["cat", "cow"], [["cat"], ["cow"], []], id="drop"),
+        pytest.param(Relabelling(drop=["cow"]), ["cat", "dog"], [["cat", "dog"], [], []], id="drop-to-background"),
+        pytest.param(
+            Relabelling(drop=["cow"], when_empty="drop"), ["cat", "dog"], [["cat", "dog"], []], id="drop-the-line"
+        ),
+        pytest.param(
+            Relabelling(["color"], {"blue": "cold", "yellow": "warm"}, ["warm"]),
+            *[["cold"], [["cold", "cold"], [], []]],
+            id="all-three",
+        ),
+    ],
+)
+def test_new_classes(tmp_path, manifest, how, classes, expected):
+    before = manifest.read_bytes()
+
+    done = relabel(manifest, tmp_path / "out", how)
+
+    lines = manifests.read(tmp_path / "out")
+    labelled = [value for value in lines if "bb" in value]
+    assert names(tmp_path / "out") == expected
+    assert list(done.boxes) == classes
+    assert [value["bb-metadata"]["class-map"] for value in labelled] == [
+        {str(i): name for i, name in enumerate(classes)}
+    ] * len(labelled)
+    assert [len(value["bb-metadata"]["objects"]) for value in labelled] == [len(row) for row in expected]
+    assert list(done.boxes.values()) == [sum(row.count(name) for row in expected) for name in classes]
+    assert done.boxes_dropped == 3 - sum(map(len, expected))
+    assert manifest.read_bytes() == before
+    assert (tmp_path / "out").read_bytes().splitlines()[-1] == before.splitlines()[-1]
+
+
+def test_the_rest_of_a_line_stays(tmp_path):
+    text = (
+        '{"source-ref":"1.jpg","keep":{"x":1.50},"bb":{"annotations":[{"class_id":"0","width":5.10,"top":1,"height":5,'
+        '"left":1e0,"note":"é"}],"image_size":[{"width":40,"depth":3,"height":30}]},"bb-metadata":{"class-map":{"0":"cat"},'
+        '"objects":[{"confidence":0.090}],"type":"groundtruth/object-detection"}}'
+    )
+    path = manifests.write(tmp_path / "a", [text])
+
+    relabel(path, tmp_path / "out", Relabelling(rename={"cat": "lion"}))
+
+    expected = text.replace('"class_id":"0"', '"class_id":0').replace('"cat"', '"lion"')
+    assert (tmp_path / "out").read_text("utf-8") == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    "how, error, expected",
+    [
+        pytest.param({}, ConfigError, "nothing to do", id="nothing"),
+        pytest.param({"rename": {"cta": "x"}}, ConfigError, "rename: found 'cta', expected one of 'cat'", id="unknown"),
+        pytest.param({"drop": ["x"]}, ConfigError, "drop: found 'x'", id="unknown-drop"),
+        pytest.param({"drop": ["cat", "dog", "cow"]}, ConfigError, "no class would be left", id="none-left"),
+        pytest.param({"rename": {"cat": " "}}, DataError, "not blank", id="blank"),
+        pytest.param({"drop": ["cat"], "when_empty": "x"}, ConfigError, "when_empty: found 'x'", id="when-empty"),
+        pytest.param({"from_keys": ["size"]}, DataError, "a:1: size: found none", id="no-key"),
+    ],
+)
+def test_what_cannot_be_done(tmp_path, manifest, how, error, expected):
+    with pytest.raises(error, match=expected):
+        relabel(manifest, tmp_path / "out", Relabelling(**how))
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, "", " ", ["a"], {}], ids=repr)
+def test_key_that_is_no_word(tmp_path, value):
+    path = manifests.write(tmp_path / "a", [manifests.line("1.jpg", color=value)])
+
+    with pytest.raises(DataError, match="a:1: color: found"):
+        relabel(path, tmp_path / "out", Relabelling(from_keys=["color"]))
+
+
+@pytest.mark.parametrize(
+    "class_id, expected",
+    [
+        pytest.param(5, "a:1: box 0: class_id: found 5, expected one of the class-map", id="unknown"),
+        pytest.param(None, "a:1: box 0: class_id: found null", id="null"),
+        pytest.param(-1, "a:1: box 0: class_id: found -1", id="negative"),
+    ],
+)
+def test_bad_class_id(tmp_path, class_id, expected):
+    path = manifests.write(tmp_path / "a", [manifests.line("1.jpg", [(class_id, 1, 1, 5, 5)])])
+
+    with pytest.raises(DataError, match=expected):
+        relabel(path, tmp_path / "out", Relabelling(rename={"cat": "x"}))
