@@ -24,20 +24,22 @@ FLOORS = {
         *["view.fonts", "view.charts", "view.style"],
     ],
     2: [
-        *["published", "data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
+        *["published", "archives", "s3"],
+        *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
         *["data.formats.class_list", "data.label_formats", "data.damage", "model.anchors"],
         *["training.schedule", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
+        "remote",
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
         *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["data.prepare.lines", "view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
-        *["data.labels", "data.batches", "data.prepare.classes", "data.prepare.pictures"],
+        *["data.labels", "data.formats.video", "data.batches", "data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     ],
     5: ["data.prepare.*", "data.check_labels", "training.checkpoint", "view.galleries"],
@@ -73,6 +75,8 @@ NAMES = {"os.environ": ["environment", "framework"], "SystemExit": ["cli.*"]}
 IMPORTS = {
     "mxnet": ["framework"],
     "gluoncv": ["framework"],
+    "boto3": ["s3"],
+    "botocore": ["s3"],
     **{name: [] for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
 

@@ -11,6 +11,9 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
     storage.py          files that appear whole or not at all
     published.py        folders that do, with checksums
+    archives.py         model.tar.gz unpacked without trust
+    s3.py               the one door to boto3: objects asked for, listed, read, written; errors in words
+    remote.py           local copies of what lies on S3, and results put there
     metric_lines.py     the log lines and, beside them, the regexes that SageMaker reads them with
     data/               records -> dataset -> transforms -> batches
         boxes.py            geometry of xyxy boxes; the one law of coordinates
@@ -26,6 +29,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         prepare/            the steps before training, on lines of manifests and on folders of pictures
             lines.py, classes.py    a line, read and written without losing what it holds; its classes
             join, keep, relabel, split, listing    manifests -> manifests
+            convert                 labels of one format -> another
             pictures.py             folders of pictures, worked on in parallel, taken up again
             grayscale, augment, augment_images, frames    pictures -> pictures
         check.py            what is wrong with a data set, before epoch 0

@@ -1,0 +1,215 @@
+"""Local copies of what lies on S3, and local results put there: in parallel, with progress, going on where it stopped.
+
+A copy stands in the user's cache under the name of its object:
+
+    s3/STORE/BUCKET/files/KEY       appears whole or not at all
+    s3/STORE/BUCKET/index.jsonl     the ETag of each copy, and its size and time, so that a changed copy is noticed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar
+
+from ssd_train import storage
+from ssd_train.data.threads import in_order
+from ssd_train.environment import cache_folder
+from ssd_train.errors import DataError, SsdTrainError
+from ssd_train.progress import Progress
+from ssd_train.s3 import WORKERS, Entry, Store, Url
+
+_MB = 1e6
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Copies:
+    """Copies of objects in the user's cache, brought up to date when they are asked for.
+
+    Every method raises a DataError that names bucket and key and the cause, or an SsdTrainError where the disk is full.
+    """
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self._store, self._progress = store, progress
+        self._root = cache_folder() / "s3" / re.sub(r"[^A-Za-z0-9.]+", "-", store.name)
+        self._indexes: Dict[str, _Index] = {}
+
+    def bring(self, url: Url) -> Path:
+        """A copy of the object at `url`, or a folder with copies of all objects below it."""
+        entry = None if url.is_folder else self._store.find(url)
+        if entry is None:
+            return self._bring_folder(url.as_folder())
+        self._bring_entries(url, [entry])
+        return self._path(url)
+
+    def bring_each(self, places: Mapping[str, str]) -> Dict[str, Path]:
+        """A copy of each object, by its s3:// address; the values of `places` say where it is asked for, in errors."""
+
+        def bring(address: str) -> Path:
+            try:
+                return self._bring_if_changed(Url.parse(address))
+            except DataError as error:
+                raise DataError(f"{places[address]}: {error}") from error
+
+        for bucket in {Url.parse(address).bucket for address in places}:
+            self._index(bucket)  # read before there are threads
+        found = _each(bring, list(places), self._progress, "images from S3")
+        return dict(zip(places, found))
+
+    def _bring_folder(self, url: Url) -> Path:
+        # an object "train/" is how consoles draw an empty folder
+        entries = [entry for entry in self._store.list(url) if not entry.key.endswith("/")]
+        if not entries:
+            raise DataError(f"{url}: found nothing there, expected an object of that name, or some below it")
+        self._bring_entries(url, entries)
+        folder = self._path(url)
+        wanted = {str(self._path(url._replace(key=entry.key))) for entry in entries}
+        for path in [Path(at) / name for at, _, names in os.walk(folder) for name in names]:
+            if str(path) not in wanted:  # its object is gone
+                path.unlink()
+        return folder
+
+    def _bring_entries(self, url: Url, entries: Sequence[Entry]) -> None:
+        index = self._index(url.bucket)
+        urls = {entry.key: url._replace(key=entry.key) for entry in entries}
+        new = [entry for entry in entries if not index.is_current(entry, self._path(urls[entry.key]))]
+        if not new:
+            return
+        size = sum(entry.size for entry in new)
+        self._progress.say(f"{url}: {len(new)} of {len(entries)} files to get ({size / _MB:.1f} MB)")
+        self._refuse_if_full(url, size)
+        _each(lambda entry: self._get(urls[entry.key]), new, self._progress, f"from {url}")
+
+    def _bring_if_changed(self, url: Url) -> Path:
+        path, index = self._path(url), self._index(url.bucket)
+        if index.is_intact(url.key, path):
+            entry = self._store.find(url)
+            if entry is not None and index.is_current(entry, path):
+                return path
+        return self._get(url)
+
+    def _get(self, url: Url) -> Path:
+        path = self._path(url)
+        temporary = self._incoming(url.bucket) / uuid.uuid4().hex
+        with _errors_of_copy(url, path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    entry = self._store.read(url, file)
+                os.replace(temporary, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.unlink()
+            self._index(url.bucket).add(entry, path)
+        return path
+
+    def _path(self, url: Url) -> Path:
+        """Where the copy of `url` stands; a DataError for a key that could not be a file below a folder."""
+        parts = url.key.split("/")
+        if parts[-1] == "":
+            parts.pop()
+        if {"", ".", ".."}.intersection(parts) or "\0" in url.key:
+            raise DataError(f"{url}: found a key with an empty part, '.', '..' or NUL, expected one that can be a path")
+        return self._root.joinpath(url.bucket, "files", *parts)
+
+    def _index(self, bucket: str) -> "_Index":
+        if bucket not in self._indexes:
+            incoming = self._root / bucket / "incoming"
+            with _errors_of_copy(Url(bucket, ""), incoming):
+                incoming.parent.mkdir(parents=True, exist_ok=True)
+                storage.remove_leftovers(incoming)
+                storage.temporary_beside(incoming).mkdir()
+            self._indexes[bucket] = _Index(self._root / bucket / "index.jsonl")
+        return self._indexes[bucket]
+
+    def _incoming(self, bucket: str) -> Path:
+        return storage.temporary_beside(self._root / bucket / "incoming")
+
+    def _refuse_if_full(self, url: Url, size: int) -> None:
+        path = self._path(url)
+        if size > shutil.disk_usage(self._root).free:
+            raise storage.full_disk(path, size)
+
+
+class _Index:
+    """What the copies of a bucket are copies of, one JSON line each; a later line replaces an earlier one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._known: Dict[str, List[object]] = {}
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a line cut off by a kill: its object is got again
+                key, *facts = json.loads(line)
+                self._known[key] = facts
+
+    def is_intact(self, key: str, path: Path) -> bool:
+        """Whether the copy at `path` is as it was written."""
+        return self._known.get(key, [None])[1:] == _stamp(path)
+
+    def is_current(self, entry: Entry, path: Path) -> bool:
+        """Whether the copy at `path` is one of what the store has now."""
+        return self.is_intact(entry.key, path) and self._known[entry.key][:2] == [entry.etag, entry.size]
+
+    def add(self, entry: Entry, path: Path) -> None:
+        """Remember the copy that was put at `path`."""
+        facts = [entry.etag, *(_stamp(path) or [])]
+        with self._lock, open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps([entry.key, *facts]) + "\n")
+            self._known[entry.key] = facts
+
+
+def _stamp(path: Path) -> Optional[List[object]]:
+    """Size and time of a file, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
+    """Put the file `path` at `url`, or all files of the folder below it; how many there were.
+
+    JSON documents go last: they name the files beside them, which are then there.
+    """
+    if path.is_file():
+        store.write(path, url)
+        return 1
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    folder = url.as_folder()
+
+    def put(file: Path) -> None:
+        store.write(file, folder._replace(key=folder.key + file.relative_to(path).as_posix()))
+
+    for last in (False, True):
+        _each(put, [file for file in files if (file.suffix == ".json") == last], progress, f"to {url}")
+    return len(files)
+
+
+def _each(work: Callable[[Item], Result], items: Sequence[Item], progress: Progress, what: str) -> List[Result]:
+    """work(item) of each, in order, by threads; the first error ends it."""
+    results = in_order(work, items, WORKERS, at_once=1)
+    return list(progress.track(results, len(items), what))
+
+
+@contextlib.contextmanager
+def _errors_of_copy(url: Url, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if storage.is_disk_full(error, _existing(path)):
+            raise storage.full_disk(path, 0) from error
+        raise SsdTrainError(f"{url}: its copy {path} cannot be written: {error.strerror or error}") from error
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
