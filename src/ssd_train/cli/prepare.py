@@ -26,6 +26,7 @@ STEPS = {
     "split": Step("one manifest -> train, validation, test"),
     "grayscale": Step("pictures -> the same without colours"),
     "augment": Step("labelled pictures -> five of each: as it is, mirrored, turned"),
+    "convert": Step("labels of one format -> another"),
     "sheet": Step("labelled pictures -> one picture to look at"),
 }
 

@@ -47,13 +47,13 @@ class Gather:
         fitted = fit_boxes(*label)
         changes = [*mended, *fitted.changes]
         if (label.boxes or mended) and not fitted.rows:
-            self._mend(where, changes)
+            self.mend(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
         record = Record(name, as_boxes(fitted.rows), np.asarray(fitted.class_ids, np.int64), label.size_wh, where)
         first = self._seen.setdefault(name, record)
         if first is record:
-            self._mend(where, changes)
+            self.mend(where, changes)
             self.records.append(record)
         elif _same_labels(first, record):
             self.skip(where, DUPLICATE, f"as {first.where}")
@@ -79,7 +79,8 @@ class Gather:
             tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {}
         )
 
-    def _mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
+    def mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
+        """Tell of (reason, detail) that something was left out, changed or assumed at `where`."""
         self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
 
 

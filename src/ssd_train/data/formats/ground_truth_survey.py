@@ -50,17 +50,22 @@ class Attribute:
             self.faults[line_number] = f"class-map: {error}"
 
     def _add_names(self, line_number: int, class_map: Any) -> None:
-        if not isinstance(class_map, dict):
-            raise DataError(f"found {shown(class_map)}, expected an object")
-        ids: Dict[str, int] = {}
-        for key, name in class_map.items():
-            class_id = whole_number(key, "class id")
-            if not isinstance(name, str) or not name.strip():
-                raise DataError(f"class {class_id}: found {shown(name)}, expected a name that is not blank")
-            if ids.setdefault(name, class_id) != class_id:
-                raise DataError(f"found {name!r} under the ids {ids[name]} and {class_id}, expected one id in one line")
-        for name, class_id in ids.items():
+        for name, class_id in read_class_map(class_map).items():
             self.names.setdefault((class_id, name), line_number)
+
+
+def read_class_map(class_map: Any) -> Dict[str, int]:
+    """Class name -> id of one line's class-map; a DataError without a place when it is none, or tells a name twice."""
+    if not isinstance(class_map, dict):
+        raise DataError(f"found {shown(class_map)}, expected an object")
+    ids: Dict[str, int] = {}
+    for key, name in class_map.items():
+        class_id = whole_number(key, "class id")
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"class {class_id}: found {shown(name)}, expected a name that is not blank")
+        if ids.setdefault(name, class_id) != class_id:
+            raise DataError(f"found {name!r} under the ids {ids[name]} and {class_id}, expected one id in one line")
+    return ids
 
 
 @dataclass

@@ -1,0 +1,189 @@
+"""Ground Truth video-frame jobs (object detection and tracking): boxes of single frames, read only.
+
+The output manifest has a line for each sequence: ``source-ref`` is the sequence file (``prefix`` and ``frames``, the
+job's input), ``<label>-ref`` the SeqLabel.json with a list ``detection-annotations`` or ``tracking-annotations`` of
+``{"frame": name, "frame-no": "0", "annotations": [{"left", "top", "width", "height", "class-id": "0", ...}]}``, and
+``<label>-ref-metadata`` the type and the class-map. The schema: AWS developer guide, "Output data", "Video frame object
+detection output". Both files are looked for below the job's output folder.
+
+- A frame without boxes is background; a frame of the sequence that was not annotated is skipped.
+- Frames are called by the sequence file's prefix and their name. Where that file is not at hand, the folder it stands
+  in is taken for the prefix, which is told in `LabelSet.mended`.
+- Object ids and label-category-attributes are left out. Image sizes are not told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+from ssd_train.data.formats.fields import BoxLabel, image_name, number, positive_box, shown, whole_number
+from ssd_train.data.formats.gather import Gather, class_table
+from ssd_train.data.formats.ground_truth import find_manifest
+from ssd_train.data.formats.ground_truth_survey import METADATA, VIDEO_TYPE, read_class_map
+from ssd_train.data.formats.jsonl import PathLike, read_json, read_json_lines
+from ssd_train.data.records import LabelSet, Record
+from ssd_train.data.sources import key_parts
+from ssd_train.errors import ConfigError, DataError
+
+VIDEO_TYPES = (VIDEO_TYPE, "groundtruth/video-object-tracking")
+NOT_ANNOTATED = "frame not annotated"
+NO_SEQUENCE = "sequence not labelled"
+ASSUMED_PREFIX = "folder of the frames assumed: the sequence file is not at hand"
+
+_LISTS = ("detection-annotations", "tracking-annotations")
+_REF = "-ref"
+
+
+class _Sequence(NamedTuple):
+    """A labelled line: where it stands, the sequence file, the SeqLabel.json, and its metadata."""
+
+    where: str
+    source: str
+    labels: str
+    metadata: Dict[str, Any]
+
+
+def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+    """Read all frames of a job's output manifest, or of the folder that holds it; `Record.size_wh` is None.
+
+    Raises:
+        DataError: a file cannot be had or used, or (`on_bad` "error") a frame cannot; begins with its place.
+        ConfigError: several jobs labelled the sequences and `label_attribute` does not say which is meant.
+    """
+    manifest = find_manifest(path)
+    root = _job_folder(Path(path), manifest)
+    gather = Gather(str(manifest), on_bad)
+    sequences, attribute = _sequences(manifest, label_attribute, gather)
+    names, table = class_table(_class_places(sequences))
+    read: Set[Path] = set()
+    for sequence in sequences:
+        try:
+            place = _find(root, sequence.labels)
+            if place is None or place in read:
+                raise DataError(f"{sequence.labels!r} not found, expected a file of its own below {root}")
+            read.add(place)
+            prefix, frames = _frames_of(sequence, root, gather)
+            labelled = _add_frames(gather, place, prefix, table)
+        except DataError as fault:
+            gather.fault(sequence.where, fault)
+            continue
+        for frame in frames:
+            if frame not in labelled:
+                gather.skip(sequence.where, NOT_ANNOTATED, frame)
+    return gather.label_set(names, {"label_attribute": attribute[: -len(_REF)]})
+
+
+def _job_folder(path: Path, manifest: Path) -> Path:
+    """The folder below which the job's files are: that given, or that to which the manifest belongs."""
+    if path.is_dir():
+        return path
+    parts = manifest.resolve().parts
+    return manifest.resolve().parents[2] if parts[-3:-1] == ("manifests", "output") else manifest.parent
+
+
+def _sequences(manifest: Path, wanted: Optional[str], gather: Gather) -> Tuple[List[_Sequence], str]:
+    lines = [(where, line) for where, line in read_json_lines(manifest)]
+    found = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
+    if wanted:
+        found = [name for name in found if name in (wanted, wanted + _REF)]
+    if not found:
+        called = f" called {wanted!r}" if wanted else ""
+        raise DataError(f"{manifest}: found no labels{called} of a type that is expected: {' or '.join(VIDEO_TYPES)}")
+    if len(found) > 1:
+        raise ConfigError(f"label_attribute: expected one of {', '.join(found)}: {manifest} has them all")
+    sequences = []
+    for where, line in lines:
+        if isinstance(line.get(found[0]), str) and isinstance(line.get("source-ref"), str):
+            sequences.append(_Sequence(where, line["source-ref"], line[found[0]], line.get(found[0] + METADATA, {})))
+        else:
+            gather.skip(where, NO_SEQUENCE, f"has no {found[0]!r}")
+    return sequences, found[0]
+
+
+def _is_video(line: Mapping[str, Any], key: str) -> bool:
+    metadata = line[key]
+    return key.endswith(_REF + METADATA) and isinstance(metadata, dict) and metadata.get("type") in VIDEO_TYPES
+
+
+def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
+    """Each (id, name) of the class-maps, and where it stands first."""
+    places: Dict[Tuple[int, str], str] = {}
+    for sequence in sequences:
+        try:
+            class_map = read_class_map(sequence.metadata.get("class-map", {}))
+        except DataError as error:
+            raise DataError(f"{sequence.where}: class-map: {error}") from None
+        for name, class_id in class_map.items():
+            places.setdefault((class_id, name), sequence.where)
+    return places
+
+
+def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, List[str]]:
+    """The folder of the frames, and the names of all frames of the sequence where they are known."""
+    place = _find(root, sequence.source)
+    if place is None:
+        prefix = sequence.source.rpartition("/")[0]
+        gather.mend(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
+        return prefix, []
+    try:
+        value = read_json(place)
+        if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
+            raise DataError(f"found {shown(value)}, expected an object with prefix and frames")
+        prefix = image_name(value.get("prefix"), "prefix")
+        return prefix.rstrip("/"), [image_name(_get(frame, "frame"), "frame") for frame in value["frames"]]
+    except DataError as fault:
+        raise DataError(f"{place}: {fault}") from None
+
+
+def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
+    """Take the frames of one SeqLabel.json; returns their names."""
+    try:
+        value = read_json(place)
+        key = next((key for key in _LISTS if isinstance(_get(value, key), list)), None)
+        if key is None:
+            raise DataError(f"found {shown(value)}, expected an object with {' or '.join(_LISTS)}")
+    except DataError as fault:
+        raise DataError(f"{place}: {fault}") from None
+    labelled = set()
+    for index, frame in enumerate(value[key]):
+        where = f"{place}:{key}[{index}]"
+        try:
+            name = image_name(_get(frame, "frame"), "frame")
+            labelled.add(name)
+            gather.add(where, f"{prefix}/{name}", _label(frame, table))
+        except DataError as fault:
+            gather.fault(where, fault)
+    return labelled
+
+
+def _label(frame: Mapping[str, Any], table: Mapping[int, int]) -> BoxLabel:
+    annotations = frame.get("annotations")
+    if not isinstance(annotations, list):
+        other = ", ".join(key for key in frame if key not in ("frame", "frame-no")) or "nothing"
+        raise DataError(f"found {other}, expected annotations: a list of bounding boxes")
+    label = BoxLabel([], [], None)
+    for index, box in enumerate(annotations):
+        try:
+            class_id = whole_number(_get(box, "class-id"), "class-id")
+            if class_id not in table:
+                raise DataError(f"class-id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}")
+            left, top, width, height = (number(box.get(key), key) for key in ("left", "top", "width", "height"))
+            label.boxes.append(positive_box(left, top, width, height))
+            label.class_ids.append(table[class_id])
+        except DataError as fault:
+            raise DataError(f"box {index}: {fault}") from None
+    return label
+
+
+def _get(value: Any, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise DataError(f"found {shown(value)}, expected an object with {key}")
+    return value.get(key)
+
+
+def _find(root: Path, name: str) -> Optional[Path]:
+    """The file that an address names: the first of a/b/c, b/c, c below `root` that is there."""
+    parts = key_parts(Record(image_name(name, "reference"), [], []))
+    places = [root.joinpath(*parts[first:]) for first in range(len(parts))]
+    return next((place for place in places if place.is_file()), None)

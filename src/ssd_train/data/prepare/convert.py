@@ -1,0 +1,176 @@
+"""Labels of one format written as another, and what gets lost on the way.
+
+Labels are held in memory, images pass one at a time. What is written stands at its place whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from ssd_train.data.formats.class_list import NAMES, write_class_list
+from ssd_train.data.formats.coco import write_coco
+from ssd_train.data.formats.fields import BoxLabel
+from ssd_train.data.formats.gather import Gather
+from ssd_train.data.formats.ground_truth import write_ground_truth
+from ssd_train.data.formats.image_json import write_image_json
+from ssd_train.data.formats.label_folder import new_folder
+from ssd_train.data.formats.recordio import write_recordio
+from ssd_train.data.formats.voc import write_voc
+from ssd_train.data.images import read_header
+from ssd_train.data.labels import LabelledImages
+from ssd_train.data.prepare.pictures import is_image_name
+from ssd_train.data.records import LabelSet, Record
+from ssd_train.data.sources import FolderImages, key_parts
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+
+SIZED = ("coco", "voc")  # formats that need the size of each image
+# what a format may hold that none of this package's other words can
+ONLY_THERE = {
+    "ground_truth": "confidences and the rest of the metadata, keys beside the labels",
+    "video": "object ids and label-category-attributes",
+    "coco": "segmentations, crowds, keypoints, licences",
+    "voc": "pose, truncated, difficult, parts",
+    "recordio": "numbers beyond the five of a box",
+    "image_json": "keys beside file, image_size, annotations and categories",
+    "yolo": "",
+}
+_SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
+
+Records = Iterable[Record]
+
+
+def convert(data: LabelledImages, target: str, output: Path, progress: Optional[Progress] = None) -> List[str]:
+    """Write labels as `target`, a key of WRITERS, at `output` (RecordIO: and their images); returns what is lost, a
+    line each.
+
+    Raises:
+        ConfigError: `target` cannot be written, or `output` has not the ending that it needs.
+        DataError: `target` cannot hold the labels, or an image that it needs cannot be had.
+    """
+    if target not in WRITERS:
+        raise ConfigError(f"to: found {target!r}, expected one of {', '.join(WRITERS)}")
+    ending, write = WRITERS[target]
+    if ending and output.suffix != ending:
+        raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
+    if target in SIZED and any(record.size_wh is None for record in data.labels.records):
+        data = LabelledImages(with_sizes(data), data.images)
+    if target != "ground_truth":
+        _check_keys(data.labels.records)
+    passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
+    write(output, passing, data)
+    return _lost(data.labels, target)
+
+
+def with_sizes(data: LabelledImages) -> LabelSet:
+    """The labels with the size of each image, read from its header where they do not tell it; boxes are fitted to it
+    as every format's are."""
+    labels = data.labels
+    gather = Gather(labels.source)
+    for record in labels.records:
+        size_wh = record.size_wh or read_header(data.images.read(record), record.where or record.name).shown_wh
+        rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in record.boxes.tolist()]
+        gather.add(record.where, record.name, BoxLabel(rows, record.class_ids.tolist(), size_wh))
+    sized = gather.label_set(labels.class_names, labels.details)
+    return dataclasses.replace(sized, skipped=(*labels.skipped, *sized.skipped), mended=(*labels.mended, *sized.mended))
+
+
+def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
+    """Write all images, as they are encoded, into a new `folder` under their names without the bucket, whole or not at
+    all; returns the labels, in which a name without a picture's ending has one now (images of RecordIO have none)."""
+    _check_keys(data.labels.records)
+    renamed = []
+    with new_folder(folder) as new:
+        for record in (progress or Progress()).track(data.labels.records, len(data.labels), "images"):
+            encoded = data.images.read(record)
+            if not is_image_name(record.name):
+                kind = read_header(encoded, record.where or record.name).format
+                record = dataclasses.replace(record, name=record.name + _SUFFIX[kind])
+            target = new.joinpath(*key_parts(record))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(encoded)
+            renamed.append(record)
+    labels = dataclasses.replace(data.labels, records=tuple(renamed))
+    return LabelledImages(labels, FolderImages(folder))
+
+
+def _ground_truth(output: Path, records: Records, data: LabelledImages) -> None:
+    attribute = data.labels.details.get("label_attribute", "bounding-box")
+    write_ground_truth(output, records, data.labels.class_names, attribute)
+
+
+def _recordio(output: Path, records: Records, data: LabelledImages) -> None:
+    write_recordio(output, records, data.images)
+    write_class_list(output.with_suffix(NAMES), data.labels.class_names)
+
+
+def _coco(output: Path, records: Records, data: LabelledImages) -> None:
+    write_coco(output, list(records), data.labels.class_names)
+
+
+def _image_json(output: Path, records: Records, data: LabelledImages) -> None:
+    write_image_json(output, records, data.labels.class_names)
+
+
+def _voc(output: Path, records: Records, data: LabelledImages) -> None:
+    write_voc(output, records, data.labels.class_names)
+
+
+Writer = Callable[[Path, Records, LabelledImages], None]
+# format -> the ending of its file, "" for a folder, and its writer
+WRITERS: Dict[str, Tuple[str, Writer]] = {
+    "ground_truth": (".manifest", _ground_truth),
+    "image_json": ("", _image_json),
+    "recordio": (".rec", _recordio),
+    "coco": (".json", _coco),
+    "voc": ("", _voc),
+}
+
+
+def _check_keys(records: Sequence[Record]) -> None:
+    """Names without their buckets must still differ."""
+    seen: Dict[Tuple[str, ...], Record] = {}
+    for record in records:
+        first = seen.setdefault(tuple(key_parts(record)), record)
+        if first is not record:
+            raise DataError(
+                f"{record.where or record.name}: {record.name!r} and {first.name!r} are one name without the bucket, "
+                "expected names that differ in more"
+            )
+
+
+def _lost(labels: LabelSet, target: str) -> List[str]:
+    return [line for line in (*_lost_names(labels, target), *_lost_rest(labels, target)) if line]
+
+
+def _lost_names(labels: LabelSet, target: str) -> Iterator[str]:
+    if target == "recordio":
+        yield f"RecordIO holds class ids only: the names are in the {NAMES} file beside it"
+    if target == "voc":
+        counts = labels.boxes_per_class()
+        used = [name for name, count in zip(labels.class_names, counts) if count]
+        empty = [name for name, count in zip(labels.class_names, counts) if not count]
+        if empty:
+            yield f"VOC names only classes that have boxes, not {', '.join(empty)}"
+        if used != sorted(used):
+            yield f"VOC has no order of classes: they are read as {', '.join(sorted(used))}"
+    buckets = {record.name.split("/")[2] for record in labels.records if record.name.startswith("s3://")}
+    if buckets and target != "ground_truth":
+        yield f"names of images lose their bucket: {', '.join(sorted(buckets))}"
+
+
+def _lost_rest(labels: LabelSet, target: str) -> Iterator[str]:
+    source = labels.details.get("format", "")
+    if ONLY_THERE.get(source):
+        yield f"not carried over, if there were any: {ONLY_THERE[source]}"
+    if labels.details.get("other_attributes"):
+        yield f"labels of other jobs: {labels.details['other_attributes']}"
+    if source == "recordio" and target != "recordio":
+        yield "the images stay in the .rec unless they are written too (--output_images)"
+    for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
+        for reason, count in Counter(line.reason for line in lines).items():
+            first = next(line.where for line in lines if line.reason == reason)
+            yield f"{what} {count}: {reason} (first: {first})"

@@ -1,0 +1,221 @@
+"""Any format as any other that can hold it: the same boxes come back, and what is lost is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from builders import label_set, memory_images, picture
+
+from ssd_train.cli.main import main
+from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
+from ssd_train.data.images import encode_png
+from ssd_train.data.labels import LabelledImages, read_labelled
+from ssd_train.data.prepare.convert import WRITERS, convert, copy_images, with_sizes
+from ssd_train.data.records import ClassNames, LabelSet
+from ssd_train.data.sources import MemoryImages
+from ssd_train.errors import ConfigError, DataError
+
+BOX = {"left": 1, "top": 2, "width": 19, "height": 43, "class-id": "0"}
+LABELS = label_set([[[1, 2, 20, 12], [5.25, 5, 15, 25]], [[0, 0, 40, 30]], []], [[0, 1], [1], []])
+
+
+def data(labels=LABELS, **changes):
+    return LabelledImages(dataclasses.replace(labels, **changes), memory_images(labels))
+
+
+def renamed(*names):
+    records = [dataclasses.replace(record, name=name) for record, name in zip(LABELS.records, names)]
+    return dataclasses.replace(LABELS, records=tuple(records))
+
+
+def output(folder, format):
+    return folder / f"{format}{WRITERS[format][0]}"
+
+
+def write_yolo(folder):
+    folder.mkdir()
+    for index, record in enumerate(LABELS.records):
+        (folder / record.name).write_bytes(encode_png(picture((40, 30), index)))
+        x1, y1, x2, y2 = (record.boxes / np.array([40, 30, 40, 30])).T
+        rows = zip(record.class_ids, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+        text = "\n".join("{} {:.8f} {:.8f} {:.8f} {:.8f}".format(*row) for row in rows)
+        (folder / record.name).with_suffix(".txt").write_text(text)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    return folder
+
+
+@pytest.mark.parametrize("target", WRITERS)
+@pytest.mark.parametrize("source", [*WRITERS, "yolo"])
+def test_every_pair(tmp_path, source, target):
+    images = tmp_path / "images"
+    copy_images(data(), images)
+    if source == "yolo":
+        first = write_yolo(tmp_path / "yolo")
+    else:
+        first = output(tmp_path, source)
+        convert(data(), source, first)
+    command = ["prepare", "convert", "--from", source, "--to", target, "--labels", str(first)]
+    there = output(tmp_path / "there", target)
+
+    assert main([*command, "--images", str(images), "--output", str(there)]) == 0
+
+    found = read_labelled(images, there)
+    assert list(found.labels.class_names) == ["cat", "dog"]
+    assert [record.name for record in found.labels.records] == [record.name for record in LABELS.records]
+    for record, expected in zip(found.labels.records, LABELS.records):
+        np.testing.assert_allclose(record.boxes, expected.boxes, atol=1e-4)
+        np.testing.assert_array_equal(record.class_ids, expected.class_ids)
+        assert found.images.read(record) == memory_images(LABELS).read(expected)
+
+
+@pytest.mark.parametrize(
+    "changes, target, expected",
+    [
+        pytest.param({}, "coco", [], id="nothing"),
+        pytest.param({}, "recordio", ["names are in the .names"], id="recordio-names"),
+        pytest.param({"class_names": ClassNames(("cat", "dog", "emu"))}, "voc", ["not emu"], id="voc-empty-class"),
+        pytest.param({"class_names": ClassNames(("dog", "cat"))}, "voc", ["read as cat, dog"], id="voc-order"),
+        pytest.param({"class_names": ClassNames(("cat", "dog", "emu"))}, "image_json", [], id="json-keeps-classes"),
+        pytest.param({"details": {"format": "voc"}}, "coco", ["truncated"], id="from-voc"),
+        pytest.param({"details": {"other_attributes": "a (b)"}}, "coco", ["other jobs: a (b)"], id="other-jobs"),
+        pytest.param(
+            {"details": {"format": "recordio"}}, "coco", ["beyond the five", "--output_images"], id="from-recordio"
+        ),
+    ],
+)
+def test_what_is_lost_is_said(tmp_path, changes, target, expected):
+    lost = convert(data(**changes), target, output(tmp_path, target))
+
+    assert len(lost) == len(expected)
+    assert all(text in line for line, text in zip(lost, expected))
+
+
+@pytest.mark.parametrize("target, lines", [("ground_truth", 0), ("coco", 1)])
+def test_buckets_are_lost_where_the_format_has_none(tmp_path, target, lines):
+    labels = renamed("s3://b/x/a.png", "s3://c/b.png", "c.png")
+
+    lost = convert(LabelledImages(labels, MemoryImages({})), target, output(tmp_path, target))
+
+    assert [line for line in lost if "bucket: b, c" in line] == lost and len(lost) == lines
+
+
+def test_skipped_and_mended_are_counted(tmp_path):
+    manifest = tmp_path / "x.manifest"
+    write_ground_truth(manifest, LABELS.records, LABELS.class_names)
+    text = manifest.read_text().replace('"left":1,', '"left":-9,')
+    manifest.write_text(text + text.split("\n")[1] + "\n")
+
+    lost = convert(read_labelled(tmp_path, manifest), "coco", tmp_path / "x.json")
+
+    assert f"skipped 1: duplicate line (first: {manifest}:4)" in lost
+    assert f"mended 1: box clipped to the image (first: {manifest}:1)" in lost
+
+
+@pytest.mark.parametrize(
+    "target, output_name, labels, kind, message",
+    [
+        pytest.param("yolo", "x", LABELS, ConfigError, "to: found 'yolo', expected one of ground_truth", id="target"),
+        pytest.param("coco", "x.txt", LABELS, ConfigError, "expected a file named *.json", id="ending"),
+        pytest.param("recordio", "x", LABELS, ConfigError, "expected a file named *.rec", id="rec-ending"),
+        pytest.param(
+            "coco",
+            "x.json",
+            renamed("s3://a/x.png", "s3://b/x.png", "y.png"),
+            DataError,
+            "are one name without the bucket",
+            id="same-key",
+        ),
+    ],
+)
+def test_what_cannot_be_written(tmp_path, target, output_name, labels, kind, message):
+    with pytest.raises(kind) as error:
+        convert(LabelledImages(labels, MemoryImages({})), target, tmp_path / output_name)
+
+    assert message in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_come_from_the_images_where_they_are_needed(tmp_path):
+    labels = label_set([[[1, 2, 20, 45]], []], size_wh=None)
+    known = LabelledImages(labels, MemoryImages({r.name: encode_png(picture((40, 30))) for r in labels.records}))
+
+    lost = convert(known, "voc", tmp_path / "voc")
+
+    read = read_labelled(None, tmp_path / "voc").labels
+    np.testing.assert_array_equal(read.records[0].boxes, [[1, 2, 20, 30]])
+    assert read.records[1].size_wh == (40, 30)
+    assert any("clipped" in line for line in lost)
+    assert [record.size_wh for record in with_sizes(known).records] == [(40, 30)] * 2
+
+
+def test_images_of_a_rec_as_files(tmp_path):
+    convert(data(), "recordio", tmp_path / "x.rec")
+    (tmp_path / "x.lst").unlink()
+    command = ["prepare", "convert", "--from", "recordio", "--to", "ground_truth", "--labels", str(tmp_path / "x.rec")]
+    files = ["--output", str(tmp_path / "x.manifest"), "--output_images", str(tmp_path / "images")]
+
+    assert main([*command, *files]) == 0
+
+    names = [record.name for record in read_ground_truth(tmp_path / "x.manifest").records]
+    assert names == [f"x/{number:08}.png" for number in (1, 2, 3)]
+    for name, record in zip(names, LABELS.records):
+        assert (tmp_path / "images" / name).read_bytes() == memory_images(LABELS).read(record)
+
+
+def test_images_appear_whole_or_not_at_all(tmp_path):
+    labels = data().labels
+    images = MemoryImages({labels.records[0].name: encode_png(picture())})
+
+    with pytest.raises(DataError, match="1.png' not found"):
+        copy_images(LabelledImages(labels, images), tmp_path / "images")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recordio_is_written_in_constant_memory(tmp_path):
+    class Large:
+        def read(self, record):
+            return encode_png(picture((400, 300), int(record.basename.partition(".")[0])))  # 360 kB of noise
+
+        def locate(self, record):
+            return record.name
+
+    def peak(count):
+        records = tuple(dataclasses.replace(LABELS.records[2], name=f"{i}.png", size_wh=None) for i in range(count))
+        labels = LabelSet(records, LABELS.class_names)
+        tracemalloc.start()
+        convert(LabelledImages(labels, Large()), "recordio", tmp_path / f"{count}.rec")
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    few, many = peak(3), peak(30)
+
+    assert (tmp_path / "30.rec").stat().st_size > 10_000_000
+    assert many < few + 1_000_000
+
+
+def test_video_frames_become_a_manifest(tmp_path):
+    images, annotations = tmp_path / "images", tmp_path / "job" / "annotations"
+    images.mkdir()
+    (images / "f0.png").write_bytes(encode_png(picture((40, 30))))
+    annotations.mkdir(parents=True)
+    frame = {"frame": "f0.png", "frame-no": "0", "annotations": [BOX]}
+    (annotations / "SeqLabel.json").write_text(json.dumps({"detection-annotations": [frame]}))
+    metadata = {"class-map": {"0": "car"}, "type": "groundtruth/video-object-detection"}
+    line = {"source-ref": "s3://b/v/seq.json", "Cars-ref": "s3://o/annotations/SeqLabel.json"}
+    (tmp_path / "job" / "output.manifest").write_text(json.dumps({**line, "Cars-ref-metadata": metadata}))
+    command = ["prepare", "convert", "--from", "video", "--to", "ground_truth", "--labels", str(tmp_path / "job")]
+
+    assert main([*command, "--output", str(tmp_path / "a.manifest")]) == 0
+    assert main([*command, "--output", str(tmp_path / "b.manifest"), "--images", str(images)]) == 0
+
+    blind, sized = (read_ground_truth(tmp_path / f"{name}.manifest") for name in "ab")
+    assert blind.details["label_attribute"] == "Cars"
+    assert blind.records[0].size_wh is None and sized.records[0].size_wh == (40, 30)
+    np.testing.assert_array_equal(blind.records[0].boxes, [[1, 2, 20, 45]])
+    np.testing.assert_array_equal(sized.records[0].boxes, [[1, 2, 20, 30]])
