@@ -22,10 +22,10 @@ def run(arguments: Sequence[str]) -> int:
     """Print the scores, and write them as JSON where asked."""
     flags = make_parser().parse_args(list(arguments))
     data = read_labelled(flags.images, flags.labels, label_options(flags))
-    if (flags.model is None) == (flags.predictions is None):
-        raise ConfigError("evaluate: expected one of --model FOLDER and --predictions FILE.jsonl")
+    if flags.model is None and flags.predictions is None:
+        raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
     progress = make_progress()
-    scores = _score_file(flags, data) if flags.model is None else _score_model(flags, data, progress)
+    scores = _score_file(flags, data) if flags.predictions else _score_model(flags, data, progress)
     for line in scores.lines():
         progress.say(line)
     if flags.json:
@@ -40,7 +40,12 @@ def make_parser() -> Parser:
         prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model folder")
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help="answers as JSON Lines, in place of a model")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="answers as JSON Lines, in place of a model's; their class ids are --model's, or else those of the labels",
+    )
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
     )
@@ -58,7 +63,12 @@ def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
         return read_header(data.images.read(record), record.where).shown_wh
 
-    return score_predictions(flags.predictions, data.labels, size_of, overlap_threshold=flags.overlap_threshold)
+    names = None
+    if flags.model is not None:
+        from ssd_train.training.checkpoint import SavedModel
+
+        names = SavedModel.load(flags.model).class_names
+    return score_predictions(flags.predictions, data.labels, size_of, names, flags.overlap_threshold)
 
 
 def _score_model(flags: argparse.Namespace, data: LabelledImages, progress: Progress) -> Scores:

@@ -50,7 +50,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch(TrainBatch):
-    """As TrainBatch, and the (width, height) of each decoded picture where the labels do not tell it."""
+    """As TrainBatch, and the (width, height) that the boxes of each record refer to."""
 
     sizes: Tuple[Tuple[int, int], ...] = ()
 
@@ -127,7 +127,7 @@ class EvalLoader:
         samples = [self.dataset[index] for index in indices]
         records = tuple(self.dataset.record(index) for index in indices)
         pictures, classes, boxes = (np.stack(column) for column in zip(*(self.transform(*s) for s in samples)))
-        sizes = tuple(r.size_wh or (s[0].shape[1], s[0].shape[0]) for r, s in zip(records, samples))
+        sizes = tuple(self.dataset.size_wh(index) for index in indices)
         return EvalBatch(pictures, classes, boxes, records, sizes)
 
 

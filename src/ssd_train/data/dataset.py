@@ -7,7 +7,8 @@ from typing import Dict, Optional, Tuple
 
 import numpy as np
 
-from ssd_train.data.images import decode_for
+from ssd_train.data.boxes import SizeWH
+from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ImageSource, LabelSet, Record
 
 Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -50,6 +51,7 @@ class DetectionDataset:
         self.images = images
         self.side = side
         self.cache = ImageCache(cache_bytes)
+        self._sizes: Dict[int, SizeWH] = {}  # of images read whose labels do not tell it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,17 +60,26 @@ class DetectionDataset:
         """The labels of sample `index`."""
         return self.labels.records[index]
 
+    def size_wh(self, index: int) -> SizeWH:
+        """(width, height) that the boxes of sample `index` refer to; where its labels do not tell, the sample has to be
+        read first."""
+        return self.record(index).size_wh or self._sizes[index]
+
     def __getitem__(self, index: int) -> Sample:
         record = self.record(index)
         image = self.cache.get(index)
         if image is None:
-            image = decode_for(self.images.read(record), record.where or record.name, self.side, record.size_wh)
+            image = self._read(index, record)
             self.cache.put(index, image)
-        return image, self._scaled(record, image), record.class_ids
+        return image, self._scaled(index, image), record.class_ids
 
-    def _scaled(self, record: Record, image: np.ndarray) -> np.ndarray:
-        if record.size_wh is None or not len(record.boxes):
-            return record.boxes
-        height, width = image.shape[:2]
-        factor = np.array([width / record.size_wh[0], height / record.size_wh[1]] * 2, np.float32)
-        return record.boxes * factor if (factor != 1).any() else record.boxes
+    def _read(self, index: int, record: Record) -> np.ndarray:
+        data, where = self.images.read(record), record.where or record.name
+        if record.size_wh is None:
+            self._sizes[index] = read_header(data, where).shown_wh
+        return decode_for(data, where, self.side, record.size_wh)
+
+    def _scaled(self, index: int, image: np.ndarray) -> np.ndarray:
+        boxes, (width, height) = self.record(index).boxes, self.size_wh(index)
+        factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
+        return boxes * factor if (factor != 1).any() else boxes

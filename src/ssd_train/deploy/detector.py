@@ -11,7 +11,7 @@ from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Option
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.images import decode_for
+from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
 from ssd_train.errors import DataError, WeightsError
@@ -38,7 +38,8 @@ class Picture(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was found in a picture, or why it could not be looked at. `image` is RGB uint8 (H, W, 3)."""
+    """What was found in a picture, or why it could not be looked at. `image` is RGB uint8 (H, W, 3), of a large picture
+    a smaller one; the detections are in pixels of the whole picture, whose size `picture.expected_wh` then is."""
 
     picture: Picture
     image: Optional[np.ndarray]
@@ -93,16 +94,18 @@ class Detector:
 
     def _load(self, picture: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
         try:
-            image = decode_for(picture.read(), picture.where, self.engine.side, picture.expected_wh)
+            data = picture.read()
+            size_wh = picture.expected_wh or read_header(data, picture.where).shown_wh
+            image = decode_for(data, picture.where, self.engine.side, size_wh)
         except DataError as error:
             return Answer(picture, None, None, str(error)), None
-        return Answer(picture, image, None), self._input(image)
+        except OSError as error:
+            return Answer(picture, None, None, f"{picture.where}: cannot be read ({error.strerror})"), None
+        return Answer(picture._replace(expected_wh=size_wh), image, None), self._input(image)
 
     def _answered(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
         good = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
-        sizes = [
-            answer.picture.expected_wh or answer.image.shape[1::-1] for answer, _ in good if answer.image is not None
-        ]
+        sizes = [answer.picture.expected_wh for answer, _ in good]
         found = iter(self._answers([pixels for _, pixels in good], sizes))
         for answer, pixels in loaded:
             yield answer if pixels is None else answer._replace(detections=next(found))

@@ -1,0 +1,104 @@
+"""DetectionDataset: boxes follow the decoded size, the cache keeps its budget, a bad image is told with its line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import label_set, memory_images, picture
+
+from ssd_train.data.boxes import as_boxes
+from ssd_train.data.dataset import DetectionDataset, ImageCache
+from ssd_train.data.images import encode_jpeg
+from ssd_train.data.sources import MemoryImages
+from ssd_train.errors import DataError
+
+
+def test_a_sample_is_the_image_its_boxes_and_ids():
+    labels = label_set([[[1, 2, 30, 20]], []], [[1], []])
+    dataset = DetectionDataset(labels, memory_images(labels), 32)
+    image, boxes, ids = dataset[0]
+    np.testing.assert_array_equal(image, picture(seed=0))
+    assert (boxes.tolist(), ids.tolist(), len(dataset)) == ([[1, 2, 30, 20]], [1], 2)
+    image, boxes, ids = dataset[1]
+    assert image.shape == (30, 40, 3) and boxes.shape == (0, 4) and ids.shape == (0,)
+    assert dataset.record(1).where == "train.manifest:2"
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["size-in-the-labels", "size-unknown"])
+@pytest.mark.parametrize(
+    "size_wh, side, decoded",
+    [
+        pytest.param((800, 600), 300, (800, 600), id="whole"),
+        pytest.param((1200, 900), 300, (600, 450), id="half"),
+        pytest.param((2400, 1800), 300, (600, 450), id="quarter"),
+        pytest.param((2403, 1801), 150, (301, 226), id="eighth-of-odd-sides"),
+    ],
+)
+def test_a_large_picture_is_decoded_smaller_and_its_boxes_with_it(size_wh, side, decoded, told):
+    width, height = size_wh
+    image = np.zeros((height, width, 3), np.uint8)
+    box = [width // 4, height // 3, width // 2, height - 100]
+    image[box[1] : box[3], box[0] : box[2]] = 255
+    labels = label_set([[box]], size_wh=size_wh if told else None)
+    dataset = DetectionDataset(labels, MemoryImages({"0.png": encode_jpeg(image)}), side, cache_bytes=10**8)
+    for _ in range(2):  # decoded, then from the cache
+        found, boxes, _ = dataset[0]
+        assert found.shape[1::-1] == decoded
+        y, x = np.nonzero(found[..., 0] > 127)
+        np.testing.assert_allclose(boxes[0], [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=1.01)
+        assert dataset.size_wh(0) == size_wh
+    np.testing.assert_array_equal(dataset.record(0).boxes, as_boxes([box]))  # the labels stay as they are
+
+
+def test_images_are_kept_while_they_fit():
+    labels = label_set([[]] * 5)
+    size = picture().nbytes
+    dataset = DetectionDataset(labels, memory_images(labels), 32, cache_bytes=int(2.5 * size))
+    for _ in range(2):
+        for index in range(5):
+            np.testing.assert_array_equal(dataset[index][0], picture(seed=index))
+    assert len(dataset.cache) == 2 and dataset.cache.bytes_used == 2 * size <= dataset.cache.max_bytes
+
+
+def test_a_kept_image_is_not_read_again_and_cannot_be_changed():
+    labels = label_set([[], []])
+    source = memory_images(labels)
+    dataset = DetectionDataset(labels, source, 32, cache_bytes=picture().nbytes)
+    dataset[0], dataset[1]
+    source._images.clear()
+    image = dataset[0][0]
+    with pytest.raises(ValueError, match="read-only"):
+        image[0] = 0
+    with pytest.raises(DataError, match="train.manifest:2: image '1.png' not found"):
+        dataset[1]
+
+
+def test_no_cache_unless_asked_for():
+    labels = label_set([[]])
+    dataset = DetectionDataset(labels, memory_images(labels), 32)
+    dataset[0]
+    assert len(dataset.cache) == 0
+
+
+def test_the_cache_counts_an_image_once():
+    cache = ImageCache(100)
+    for _ in range(3):
+        cache.put(7, np.zeros(40, np.uint8))
+    cache.put(8, np.zeros(61, np.uint8))
+    assert (len(cache), cache.bytes_used, cache.get(8)) == (1, 40, None)
+    cache.put(9, np.zeros(60, np.uint8))
+    assert (len(cache), cache.bytes_used) == (2, 100)
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        pytest.param(b"no image", "train.manifest:1: found .*, expected an image", id="text"),
+        pytest.param(encode_jpeg(picture((40, 30)))[:-200], "train.manifest:1: found a JPEG cut off", id="cut-off"),
+        pytest.param(encode_jpeg(picture((41, 30))), "train.manifest:1: found 41x30, expected 40x30", id="other-size"),
+    ],
+)
+def test_a_bad_image_is_told_with_its_line(data, expected):
+    dataset = DetectionDataset(label_set([[]]), MemoryImages({"0.png": data}), 32)
+    with pytest.raises(DataError, match=expected):
+        dataset[0]
