@@ -65,7 +65,11 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
     train, validation = read_sides(config, environment)
     config = completed(config, train, progress)
-    _tell_about(train, validation, config, progress)
+    _tell_about(train, validation, progress)
+    if not validation.labels.boxes_per_class().sum():
+        raise DataError(
+            f"{validation.labels.source}: found no box among the validation images, expected some to score with"
+        )
     devices = contexts(environment.devices)[: config.mini_batch_size]
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
@@ -104,7 +108,7 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
     )
 
 
-def _tell_about(train: LabelledImages, validation: LabelledImages, config: TrainConfig, progress: Progress) -> None:
+def _tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:
     for name, subset in (("train", train), ("validation", validation)):
         labels = subset.labels
         counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
@@ -118,10 +122,6 @@ def _tell_about(train: LabelledImages, validation: LabelledImages, config: Train
                 )
     for name in classes_missing_from(train.labels, validation.labels):
         progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
-    if not config.augmentation or not validation.labels.boxes_per_class().sum():
-        raise DataError(
-            f"{validation.labels.source}: found no box among the validation images, expected some to score with"
-        )
 
 
 def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
