@@ -32,7 +32,7 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
 
 def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     text = str(value).strip()
-    if text == "" and item.type != "str":
+    if text == "" and (item.type != "str" or "" not in item.metadata.get("choices", ("",))):
         return item.default, ""  # SageMaker sends "" for a hyperparameter left open
     if "aliases" in item.metadata:
         return item.metadata["aliases"].get(text.lower(), text), ""

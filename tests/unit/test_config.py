@@ -1,0 +1,215 @@
+"""TrainConfig: the built-in algorithm's names and ranges, texts as hyperparameters carry them, all faults at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from ssd_train.config import BASE_NETWORKS, TrainConfig, resumable_settings
+from ssd_train.errors import ConfigError
+
+
+def faults(**values):
+    """What a ConfigError says of `values`, one entry a violation."""
+    with pytest.raises(ConfigError) as error:
+        TrainConfig.from_mapping(values)
+    return str(error.value).split("; ")
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("base_network", "vgg-16", "vgg-16"),
+        ("base_network", "resnet50_v1", "resnet-50"),
+        ("base_network", " mobilenet1.0 ", "mobilenet1.0"),
+        ("image_shape", "512", 512),
+        ("image_shape", "128", 128),
+        ("image_shape", 300.0, 300),
+        ("epochs", "1e2", 100),
+        ("use_pretrained_model", "0", 0),
+        ("learning_rate", "1e-6", 1e-6),
+        ("learning_rate", "1", 1.0),
+        ("momentum", "0.0", 0.0),  # the tuner's range begins there
+        ("momentum", "0.999", 0.999),
+        ("weight_decay", "0", 0.0),
+        ("nms_threshold", "1", 1.0),
+        ("overlap_threshold", "0.5", 0.5),
+        ("lr_scheduler_factor", "0.1", 0.1),
+        ("early_stopping", "True", True),
+        ("early_stopping", "false", False),
+        ("early_stopping", "FALSE", False),
+        ("early_stopping", "1", True),
+        ("early_stopping", True, True),
+        ("early_stopping_tolerance", "1", 1.0),
+        ("freeze_layer_pattern", "^(conv1_|conv2_).*", "^(conv1_|conv2_).*"),
+        ("freeze_layer_pattern", "false", ""),  # the console's word for none
+        ("kv_store", "dist_sync", "dist_sync"),
+        ("kv_store", "-", "device"),
+        ("optimizer", "adadelta", "adadelta"),
+        ("lr_scheduler_step", "80, 160", "80, 160"),
+        ("mini_batch_size", "", 8),  # left open
+        ("early_stopping", "", False),
+        ("optimizer", "", "adam"),
+        ("base_network", "", "mobilenet1.0"),
+        ("freeze_layer_pattern", "", ""),
+        ("grayscale", "yes", True),
+        ("seed", "0", 0),
+    ],
+)
+def test_texts_and_numbers_are_understood(name, value, expected):
+    found = getattr(TrainConfig.from_mapping({name: value}), name)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("base_network", "vgg-19", f"expected one of {', '.join(BASE_NETWORKS)}"),
+        ("image_shape", "127", "expected at least 128"),
+        ("image_shape", "10001", "at most 10000"),
+        ("image_shape", "300.5", "expected a whole number"),
+        ("image_shape", "300x300", "expected a whole number"),
+        ("num_classes", "-1", "expected at least 0"),
+        ("epochs", "0", "expected at least 1"),
+        ("mini_batch_size", "0", "expected at least 1"),
+        ("use_pretrained_model", "2", "expected at least 0 and at most 1"),
+        ("use_pretrained_model", "maybe", "expected a whole number"),
+        ("learning_rate", "0", "expected more than 0 and at most 1"),
+        ("learning_rate", "1.01", "expected more than 0 and at most 1"),
+        ("learning_rate", "nan", "expected a number"),
+        ("learning_rate", "inf", "expected a number"),
+        ("learning_rate", "fast", "expected a number"),
+        ("lr_scheduler_factor", "0", "expected more than 0 and less than 1"),
+        ("lr_scheduler_factor", "1", "expected more than 0 and less than 1"),
+        ("momentum", "1.1", "expected at least 0 and at most 1"),
+        ("weight_decay", "1", "expected at least 0 and less than 1"),
+        ("nms_threshold", "0", "expected more than 0 and at most 1"),
+        ("overlap_threshold", "1.5", "expected more than 0 and at most 1"),
+        ("early_stopping", "sometimes", "expected true or false"),
+        ("early_stopping_tolerance", "-0.1", "expected at least 0 and at most 1"),
+        ("early_stopping_min_epochs", "0", "expected at least 1"),
+        ("early_stopping_patience", "0", "expected at least 1"),
+        ("optimizer", "lamb", "expected one of sgd, adam, rmsprop, adadelta"),
+        ("kv_store", "redis", "expected one of device, local, dist_sync"),
+        ("augmentation", "mosaic", "expected one of none, flip, geometry, ssd, strong"),
+        ("on_bad_data", "ignore", "expected one of error, skip"),
+        ("validation_fraction", "1", "expected more than 0 and less than 1"),
+        ("label_width", "0", "expected at least 1"),
+        ("seed", "-1", "expected at least 0"),
+        ("num_workers", "-2", "expected at least -1"),
+        ("lr_scheduler_step", "20,10", "expected rising epochs such as '10,20'"),
+        ("lr_scheduler_step", "10,10", "expected rising epochs such as '10,20'"),
+        ("lr_scheduler_step", "0", "expected rising epochs such as '10,20'"),
+        ("lr_scheduler_step", "10;20", "expected rising epochs such as '10,20'"),
+        ("lr_scheduler_step", "1.5", "expected rising epochs such as '10,20'"),
+        ("lr_scheduler_step", "²", "expected rising epochs such as '10,20'"),
+        ("freeze_layer_pattern", "(conv", "expected a regular expression"),
+        ("split_group", "[a", "expected a regular expression"),
+    ],
+)
+def test_what_is_out_of_range_is_told(name, value, expected):
+    (fault,) = faults(**{name: value})
+    assert fault.startswith(f"{name}: found {value!r}") and expected in fault
+
+
+def test_all_violations_come_in_one_message():
+    found = faults(
+        epochs="0",
+        image_shape="90",
+        optimizer="lamb",
+        lr_scheduler_step="3,1",
+        split_group="(",
+        colour="red",
+        early_stopping="x",
+    )
+    names = ["colour", "image_shape", "split_group", "epochs", "optimizer", "lr_scheduler_step", "early_stopping"]
+    assert sorted(fault.split(":")[0] for fault in found) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("learning_rat", "learning_rat: unknown setting, did you mean learning_rate?"),
+        ("batch_size", "batch_size: unknown setting, did you mean mini_batch_size?"),
+        ("epoch", "epoch: unknown setting, did you mean epochs?"),
+        ("xyzzy", "xyzzy: unknown setting"),
+        ("Epochs", "Epochs: unknown setting, did you mean epochs?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_what_it_may_mean(name, expected):
+    assert faults(**{name: "1"}) == [expected]
+
+
+def test_hyphens_and_underscores_are_the_same():
+    found = TrainConfig.from_mapping({"mini-batch-size": "4", "learning-rate": 0.01, "lr_scheduler-step": "2"})
+    assert (found.mini_batch_size, found.learning_rate, found.lr_scheduler_step) == (4, 0.01, "2")
+
+
+@pytest.mark.parametrize("name", ["_tuning_objective_metric", "_kvstore", "_num_kv_servers"])
+def test_hidden_keys_have_no_effect(name):
+    assert TrainConfig.from_mapping({name: "validation:mAP"}) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    "schedule, steps, expected",
+    [
+        ("", "", "cosine"),
+        ("", "10,20", "step"),
+        ("step", "5", "step"),
+        ("constant", "", "constant"),
+        ("cosine", "", "cosine"),
+        ("step", "", "lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'"),
+        ("cosine", "3", "lr_scheduler_step: found '3' with lr_schedule 'cosine', expected lr_schedule 'step'"),
+        ("constant", "3", "lr_scheduler_step: found '3' with lr_schedule 'constant', expected lr_schedule 'step'"),
+    ],
+)
+def test_schedules_and_their_steps(schedule, steps, expected):
+    values = {"lr_schedule": schedule, "lr_scheduler_step": steps}
+    if " " in expected:
+        assert faults(**values) == [expected]
+    else:
+        assert TrainConfig.from_mapping(values).schedule == expected
+
+
+def test_steps_are_epochs_with_or_without_blanks():
+    assert (
+        TrainConfig(lr_scheduler_step="80, 160").lr_steps
+        == TrainConfig(lr_scheduler_step="80,160,").lr_steps
+        == (80, 160)
+    )
+
+
+def test_every_default_is_valid_and_survives_json():
+    config = TrainConfig()
+    assert TrainConfig.from_mapping(json.loads(json.dumps(config.to_json()))) == config
+    changed = dataclasses.replace(config, epochs=3, grayscale=True, lr_scheduler_step="1,2")
+    assert TrainConfig.from_mapping(json.loads(json.dumps(changed.to_json()))) == changed
+    assert TrainConfig.from_mapping({name: str(value) for name, value in changed.to_json().items()}) == changed
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().epochs = 3
+
+
+def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
+    free = set(resumable_settings())
+    assert {"num_workers", "cache_images", "early_stopping", "early_stopping_patience"} <= free
+    shaping = {"learning_rate", "epochs", "seed", "optimizer", "image_shape", "augmentation", "mini_batch_size"}
+    assert not shaping & free
+
+
+def test_every_setting_says_what_it_is():
+    for item in dataclasses.fields(TrainConfig):
+        assert len(item.metadata["help"]) > 10, item.name
+
+
+def test_names_of_the_builtin_algorithm_are_all_there():
+    names = {item.name for item in dataclasses.fields(TrainConfig)}
+    table = """num_classes num_training_samples base_network early_stopping early_stopping_min_epochs
+        early_stopping_patience early_stopping_tolerance image_shape epochs freeze_layer_pattern kv_store label_width
+        learning_rate lr_scheduler_factor lr_scheduler_step mini_batch_size momentum nms_threshold optimizer
+        overlap_threshold use_pretrained_model weight_decay nms_topk"""
+    assert set(table.split()) <= names

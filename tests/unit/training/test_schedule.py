@@ -1,0 +1,159 @@
+"""Learning rates against tables written by hand; early stopping as the built-in algorithm defines it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train.config import TrainConfig
+from ssd_train.training.schedule import BestScore, course, learning_rate
+
+
+def config(**settings):
+    return TrainConfig(**{"learning_rate": 0.1, "warmup_epochs": 0, "epochs": 4, **settings})
+
+
+def rates(settings, steps):
+    return [rate for epoch in range(settings.epochs) for rate in course(settings, epoch, steps)]
+
+
+@pytest.mark.parametrize(
+    "settings, steps, expected",
+    [
+        pytest.param({"lr_schedule": "constant"}, 2, [0.1] * 8, id="constant"),
+        pytest.param({"lr_scheduler_step": "2"}, 2, [0.1] * 4 + [0.01] * 4, id="step"),
+        pytest.param(
+            {"lr_scheduler_step": "1,3", "lr_scheduler_factor": 0.5},
+            2,
+            [0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025, 0.025],
+            id="two-steps",
+        ),
+        pytest.param({"lr_scheduler_step": "9"}, 1, [0.1] * 4, id="a-step-that-never-comes"),
+        # half of 1 + cos of 0, 45, 90, 135 degrees
+        pytest.param({}, 1, [0.1, 0.0853553, 0.05, 0.0146447], id="cosine"),
+        pytest.param({"epochs": 2}, 2, [0.1, 0.0853553, 0.05, 0.0146447], id="cosine-by-steps"),
+        pytest.param({"epochs": 1}, 1, [0.1], id="cosine-of-one-step"),
+        # 2 epochs of 2 steps: fifths of the rate, then on
+        pytest.param(
+            {"lr_schedule": "constant", "warmup_epochs": 2, "epochs": 3},
+            2,
+            [0.02, 0.04, 0.06, 0.08, 0.1, 0.1],
+            id="warm-up",
+        ),
+        pytest.param(
+            {"lr_schedule": "constant", "warmup_epochs": 0.5, "epochs": 1},
+            4,
+            [0.1 / 3, 0.2 / 3, 0.1, 0.1],
+            id="warm-up-of-half-an-epoch",
+        ),
+        pytest.param(
+            {"lr_schedule": "constant", "warmup_epochs": 9, "epochs": 1},
+            4,
+            [0.1 * n / 37 for n in (1, 2, 3, 4)],
+            id="warm-up-only",
+        ),
+        # after the warm-up of 1 epoch the half cosine over the 2 others
+        pytest.param(
+            {"warmup_epochs": 1, "epochs": 3},
+            2,
+            [0.1 / 3, 0.2 / 3, 0.1, 0.0853553, 0.05, 0.0146447],
+            id="warm-up-and-cosine",
+        ),
+        pytest.param(
+            {"lr_scheduler_step": "1,2", "warmup_epochs": 1, "epochs": 3},
+            1,
+            [0.05, 0.01, 0.001],
+            id="warm-up-and-steps",
+        ),
+    ],
+)
+def test_rates_by_hand(settings, steps, expected):
+    np.testing.assert_allclose(rates(config(**settings), steps), expected, rtol=1e-5)
+
+
+def test_rates_are_by_real_epochs_whatever_the_number_of_steps():
+    for steps in (1, 7, 100):
+        found = rates(config(lr_scheduler_step="1,2"), steps)
+        assert len(found) == 4 * steps
+        np.testing.assert_allclose([found[0], found[steps], found[2 * steps]], [0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("warmup", [0, 0.3, 0.5, 2.5])
+def test_a_rate_is_never_zero_and_never_above_the_setting(warmup):
+    for steps in (1, 3, 10):
+        found = rates(config(warmup_epochs=warmup), steps)
+        assert all(0 < rate <= 0.1 for rate in found)
+        assert learning_rate(config(warmup_epochs=warmup), 0, 0, steps) == found[0]
+
+
+def run(scores, **settings):
+    """The number of epochs after which early stopping stops, and the best epoch, of one that scores as given."""
+    chosen = config(early_stopping=True, epochs=len(scores), **{"early_stopping_min_epochs": 1, **settings})
+    best = BestScore()
+    for epoch, score in enumerate(scores):
+        if best.should_stop(chosen, epoch):
+            return epoch, best.epoch
+        best.update(score, epoch, chosen.early_stopping_tolerance)
+    return len(scores), best.epoch
+
+
+@pytest.mark.parametrize(
+    "scores, settings, expected",
+    [
+        pytest.param([0.1, 0.2, 0.3, 0.4], {"early_stopping_patience": 1}, (4, 3), id="rising"),
+        pytest.param([0.3] * 9, {"early_stopping_patience": 3}, (4, 0), id="level"),
+        pytest.param([0.3, 0.2, 0.1, 0.3, 0.2, 0.2], {"early_stopping_patience": 2}, (3, 0), id="falling"),
+        pytest.param(
+            [0.3, 0.2, 0.2, 0.4, 0.1, 0.1, 0.1], {"early_stopping_patience": 3}, (7, 3), id="an-improvement-in-time"
+        ),
+        pytest.param(
+            [0.3] * 9,
+            {"early_stopping_patience": 2, "early_stopping_min_epochs": 6},
+            (6, 0),
+            id="not-before-min-epochs",
+        ),
+        # of the best before: 0.5 to 0.52 is 4 %
+        pytest.param(
+            [0.5, 0.52, 0.54, 0.56],
+            {"early_stopping_patience": 2, "early_stopping_tolerance": 0.1},
+            (3, 2),
+            id="too-little",
+        ),
+        pytest.param(
+            [0.5, 0.56, 0.62, 0.69],
+            {"early_stopping_patience": 1, "early_stopping_tolerance": 0.1},
+            (4, 3),
+            id="enough",
+        ),
+        pytest.param([0.0, 0.0, 0.0, 0.0], {"early_stopping_patience": 2}, (3, 0), id="nothing-found"),
+        pytest.param(
+            [0.0, 0.1, 0.2], {"early_stopping_patience": 1, "early_stopping_tolerance": 1.0}, (3, 2), id="from-nothing"
+        ),
+        pytest.param([None, None, 0.1], {"early_stopping_patience": 1}, (3, 2), id="not-scored-is-no-failure"),
+    ],
+)
+def test_early_stopping(scores, settings, expected):
+    assert run(scores, **settings) == expected
+
+
+def test_early_stopping_only_when_asked_for():
+    best = BestScore(0.5, 0, epochs_since_improvement=99)
+    assert not best.should_stop(config(early_stopping=False), 99)
+    assert best.should_stop(config(early_stopping=True), 99)
+
+
+def test_patience_is_counted_in_epochs_where_not_all_are_scored():
+    best = BestScore()
+    best.update(0.5, 1, 0.0, interval=2)
+    best.update(0.4, 3, 0.0, interval=2)
+    assert best.epochs_since_improvement == 2
+    best.update(0.4, 5, 0.0, interval=2)
+    assert best.epochs_since_improvement == 4
+    best.update(0.6, 7, 0.0, interval=2)
+    assert (best.epochs_since_improvement, best.value, best.epoch) == (0, 0.6, 7)
+
+
+def test_the_best_model_is_the_best_however_little_better():
+    best = BestScore()
+    assert best.update(0.5, 0, 0.1) and best.update(0.5001, 1, 0.1) and not best.update(0.5001, 2, 0.1)
+    assert (best.value, best.epoch) == (0.5001, 1)
