@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -117,6 +117,16 @@ def cheap_check(
     return [finding for look in seen for finding in look.findings]
 
 
+def check_apart(train: Side, validation: Side) -> List[Finding]:
+    """Images that both sides take from the same place; a cheap part of what `check_data` tells by content."""
+    places = dict(_places(train))
+    return [
+        _copy("same-image-in-train-and-validation", record, places[place])
+        for place, record in _places(validation)
+        if place in places
+    ]
+
+
 def refuse_errors(findings: Sequence[Finding]) -> None:
     """A DataError that counts the errors among `findings` and names the first few, if there is any."""
     errors = [(f.where, f"{f.detail} ({f.code})") for f in findings if f.severity == ERROR]
@@ -141,19 +151,29 @@ def _look(side: Side, look: Look, progress: Progress, workers: int = 0) -> List[
     return list(progress.track(results, len(records), f"checking {side.name}"))
 
 
+def _places(side: Side) -> Iterator[Tuple[str, Record]]:
+    """Where each image is; those that are nowhere are told by the check of the images."""
+    for record in side.labels.records:
+        try:
+            yield (side.images.locate(record) if side.images else record.name), record
+        except DataError:
+            continue
+
+
 def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List[Finding]:
     """Pictures that are there twice, on one side or on both."""
     records = [record for side in sides for record in side.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
     looks = [look for side in seen for look in side]
-    found = []
+    found, trained = [], {}
     for number in range(len(sides)):
         mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
         found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
-    first = {look.digest: record for look, record, n in zip(looks, records, numbers) if n == 0 and look.digest}
     for look, record, number in zip(looks, records, numbers):
-        if number and look.digest in first:
-            found.append(_copy("same-image-in-train-and-validation", record, first[look.digest]))
+        if number == 0 and look.digest:
+            trained.setdefault(look.digest, record)
+        elif look.digest in trained:
+            found.append(_copy("same-image-in-train-and-validation", record, trained[look.digest]))
     return found + _check_alike(records, looks, numbers)
 
 
@@ -173,7 +193,8 @@ def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.nda
 
 def _copy(code: str, record: Record, other: Record) -> Finding:
     same = np.array_equal(record.boxes, other.boxes) and np.array_equal(record.class_ids, other.class_ids)
-    boxes = "" if same or code.startswith("near") else ", with other boxes"
+    # between the sides class ids may mean different classes
+    boxes = ", with other boxes" if code == "duplicate-picture" and not same else ""
     like = "looks like" if code.startswith("near") else "is"
     detail = f"{record.basename!r} {like} {other.basename!r} of {other.where or other.name}{boxes}"
     return Finding(code, record.where or record.name, detail, record.name)

@@ -15,7 +15,7 @@ ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 
 
 class Code(NamedTuple):
-    """One kind of finding. `error`: cannot be trained on as it is; `warning`: can, but worth a look; `note`: so it is."""
+    """One kind of finding. `error`: cannot be trained on; `warning`: can, but look at it; `note`: good to know."""
 
     name: str
     severity: str
@@ -68,7 +68,7 @@ _CODES = (
          "move images of it to training: what is never shown is never learned"),
     Code("box-tiny", WARNING, "the short side of a box is under 8 px once the image is resized",
          "train with a larger --image_shape, or on crops"),
-    Code("box-without-anchor", WARNING, "a box of 8 px or more has an IoU under 0.2 with every anchor of this shape",
+    Code("box-without-anchor", WARNING, "no anchor has an IoU of 0.2 with a box (that is not tiny) at this image shape",
          "look whether it is right; what is long and thin is hard to learn"),
     Code("crowded", NOTE, "an image has more boxes than --post_nms (100) lets out",
          "nothing: train raises post_nms itself"),
@@ -105,7 +105,7 @@ _CODES = (
          "delete one; train keeps them on one side when it splits"),
     Code("near-duplicate-picture", NOTE, "an image looks like another on the same side",
          "copies, or frames of one video: keep them on one side (--split_group)"),
-    Code("image-without-label", WARNING, "an image in the folder is named by no line",
+    Code("image-without-label", WARNING, "an image in the folder is the image of no usable line",
          "label it, or add an empty label if it shows no object"),
 )
 # fmt: on

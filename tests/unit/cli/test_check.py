@@ -1,0 +1,160 @@
+"""check on the command line: what is shown, what is written, which exit code; never a traceback."""
+
+from __future__ import annotations
+
+import json
+
+import manifests
+import pytest
+from builders import flags_of, label_set, memory_images, shapes_set
+
+from ssd_train.cli.main import main
+from ssd_train.data.check_codes import CODES
+from ssd_train.data.formats.recordio import write_recordio
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Thirty pictures with nothing wrong, but for classes with few boxes."""
+    return shapes_set(tmp_path_factory.mktemp("drawn"), 30)
+
+
+def check(capsys, **flags):
+    """Exit code, output and errors of `check` with `flags`."""
+    code = main(["check", *flags_of(flags)])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def with_lines(drawn, folder, *lines):
+    """A manifest like that of `drawn`, and more `lines`."""
+    path = folder / "more.manifest"
+    path.write_text(drawn.manifest.read_text("utf-8") + "".join(f"{line}\n" for line in lines), "utf-8")
+    return path
+
+
+def line(drawn, source, **box):
+    """The first line of `drawn` for another image, with changes to its first box."""
+    text = drawn.manifest.read_text("utf-8").splitlines()[0]
+    found = json.loads(text)
+    found["source-ref"] = source
+    attribute = next(key for key in found if f"{key}-metadata" in found)
+    found[attribute]["annotations"][0].update(box)
+    return json.dumps(found)
+
+
+def test_clean_data(drawn, capsys):
+    code, out, _ = check(capsys, images=drawn.images, labels=drawn.manifest)
+    assert code == 0
+    assert "train: 30 images, 3 without objects; " in out
+    assert "image_shape 300 is recommended" in out and "label_width" in out
+    assert out.rstrip().endswith("found 0 errors, 0 warnings, 0 notes")
+
+
+def test_errors_are_shown_with_place_and_remedy_and_written(drawn, capsys, tmp_path):
+    labels = with_lines(drawn, tmp_path, line(drawn, "s3://b/absent.png"), "no JSON")
+    code, out, _ = check(capsys, images=drawn.images, labels=labels, json=tmp_path / "deep" / "found.json")
+    assert code == 2
+    absent = f"{labels}:31: image 's3://b/absent.png' not found"
+    assert f"error: missing-image: {CODES['missing-image'].condition} (1)\n  {absent}" in out
+    assert f"error: bad-line: {CODES['bad-line'].condition} (1)\n  {labels}:32: found bad JSON at column 1" in out
+    assert f"  what to do: {CODES['bad-line'].remedy}\n" in out
+    assert "found 2 errors, 0 warnings, 0 notes" in out
+    document = json.loads((tmp_path / "deep" / "found.json").read_text("utf-8"))
+    assert document["errors"] == 2 and document["counts"] == {"bad-line": 1, "missing-image": 1}
+    assert document["statistics"]["train"]["images"] == 31
+    assert [entry["where"] for entry in document["findings"]] == [f"{labels}:32", f"{labels}:31"]
+
+
+def test_only_the_first_three_places_are_shown(drawn, capsys, tmp_path):
+    labels = with_lines(drawn, tmp_path, *["no JSON"] * 5)
+    _, out, _ = check(capsys, images=drawn.images, labels=labels)
+    assert [f"{labels}:{number}: " in out for number in range(31, 36)] == [True] * 3 + [False] * 2
+    assert "\n  and 2 more\n" in out
+
+
+def test_warnings_are_no_failure(drawn, capsys, tmp_path):
+    first = drawn.manifest.read_text("utf-8").splitlines()[0]
+    code, out, _ = check(capsys, images=drawn.images, labels=with_lines(drawn, tmp_path, first))
+    assert code == 0
+    assert "warning: duplicate-line: " in out and "found 0 errors, 1 warning, 0 notes" in out
+
+
+def test_labels_alone(drawn, capsys, tmp_path):
+    labels = with_lines(drawn, tmp_path, line(drawn, "s3://b/absent.png", class_id=7))
+    code, out, _ = check(capsys, labels=labels)
+    assert code == 2 and "unknown-class" in out and "missing-image" not in out
+
+
+def test_image_shape_decides_what_is_tiny(capsys, tmp_path):
+    labels = manifests.write(tmp_path / "a.manifest", [manifests.line("a.png", [(0, 5, 5, 6, 6)], size_wh=(300, 300))])
+    assert "box-tiny" in check(capsys, labels=labels)[1]
+    assert "box-tiny" not in check(capsys, labels=labels, image_shape=512)[1]
+
+
+def test_both_sides(drawn, capsys):
+    flags = {"images": drawn.images, "labels": drawn.manifest, "validation_labels": drawn.manifest}
+    code, out, _ = check(capsys, **flags)
+    assert code == 2
+    assert "validation: 30 images" in out
+    assert "error: same-image-in-train-and-validation: " in out and "(30)\n" in out
+
+
+def test_record_file_brings_its_images(capsys, tmp_path):
+    labels = label_set([[[1, 1, 30, 25]]] * 12)
+    write_recordio(tmp_path / "a.rec", labels.records, memory_images(labels))
+    code, out, _ = check(capsys, images=tmp_path / "a.rec", class_names="cat")
+    assert code == 0 and "train: 12 images" in out and "cat  12 boxes" in out
+    data = bytearray((tmp_path / "a.rec").read_bytes())
+    start = data.index(b"IDAT", len(data) // 2)
+    data[start + 40 : start + 60] = bytes(20)
+    (tmp_path / "a.rec").write_bytes(bytes(data))
+    code, out, _ = check(capsys, images=tmp_path / "a.rec", class_names="cat")
+    assert code == 2 and "error: unreadable-image: " in out and f"{tmp_path / 'a.rec'}:" in out
+
+
+UNUSABLE = {
+    "absent": (None, "labels-unusable"),
+    "empty": (b"", "labels-unusable"),
+    "a picture": (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "labels-unusable"),
+    "classification": (
+        b'{"source-ref": "a", "x": 1, "x-metadata": {"type": "groundtruth/image-classification"}}',
+        "wrong-job-type",
+    ),
+}
+
+
+@pytest.mark.parametrize("data, code", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_labels_that_cannot_be_used_are_a_finding_too(drawn, capsys, tmp_path, data, code):
+    labels = tmp_path / "a.manifest"
+    if data is not None:
+        labels.write_bytes(data)
+    exit_code, out, _ = check(capsys, images=drawn.images, labels=labels, json=tmp_path / "found.json")
+    assert exit_code == 2
+    assert f"error: {code}: {CODES[code].condition} (1)\n  {labels}" in out
+    assert json.loads((tmp_path / "found.json").read_text("utf-8"))["counts"] == {code: 1}
+
+
+WRONG_FLAGS = {
+    "nothing": ({}, "neither images nor labels"),
+    "no such folder": ({"images": "/no/such", "labels": "a.manifest"}, "/no/such: not found"),
+    "image_shape": ({"labels": "a", "image_shape": "big"}, "image_shape: found 'big'"),
+    "base_network": ({"labels": "a", "base_network": "lenet"}, "base_network: found 'lenet'"),
+    "unknown": ({"labels": "a", "color": "red"}, "unrecognized arguments: --color red"),
+    "another job's attribute": ({"labels": "LABELS", "label_attribute": "no"}, "label_attribute: found 'no'"),
+}
+
+
+@pytest.mark.parametrize("flags, message", WRONG_FLAGS.values(), ids=WRONG_FLAGS.keys())
+def test_wrong_flags_are_one_line(drawn, capsys, flags, message):
+    flags = {name: drawn.manifest if value == "LABELS" else value for name, value in flags.items()}
+    code, out, err = check(capsys, **flags)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_help_names_the_documentation(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "--help"])
+    assert caught.value.code == 0
+    assert "docs/check-codes.md" in capsys.readouterr().out

@@ -1,0 +1,97 @@
+"""Statistics by hand, and the rule of the recommended image shape."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import label_set
+
+from ssd_train.data.anchor_fit import anchor_grids
+from ssd_train.data.check_labels import scaled_boxes
+from ssd_train.data.check_statistics import fitting_shapes, statistics
+from ssd_train.model.anchors import anchor_layout, make_anchors
+
+GRIDS = {side: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", side))) for side in (300, 512, 768)}
+
+
+def test_statistics_by_hand():
+    labels = label_set(
+        [[[0, 0, 20, 20], [0, 0, 50, 50]], [[0, 0, 200, 200]], []], [[0, 1], [1], []], (400, 200), ("cat", "dog")
+    )
+    sizes = [(400, 200), (400, 200), None]
+    found = json.loads(json.dumps(statistics(labels, scaled_boxes(labels, sizes), sizes), allow_nan=False))
+    assert found == {
+        "labels": "train.manifest",
+        "images": 3,
+        "background_images": 1,
+        "boxes": 3,
+        "classes": {
+            "cat": {
+                "boxes": 1,
+                "images": 1,
+                "areas": {"small": 1, "medium": 0, "large": 0},
+                # the square root of 400 / 80000 is 0.0707
+                "shares": {"0-5 %": 0, "5-10 %": 1, "10-25 %": 0, "25-50 %": 0, "50-100 %": 0},
+            },
+            "dog": {
+                "boxes": 2,
+                "images": 2,
+                "areas": {"small": 0, "medium": 1, "large": 1},
+                # 0.177 and 0.707
+                "shares": {"0-5 %": 0, "5-10 %": 0, "10-25 %": 1, "25-50 %": 0, "50-100 %": 1},
+            },
+        },
+        "objects_per_image": {"least": 0.0, "median": 1.0, "95 of 100 below": 1.9, "most": 2.0},
+        "image_sizes": {
+            "unknown": 1,
+            "different": 1,
+            "smallest": "400x200",
+            "largest": "400x200",
+            "most_common": {"400x200": 2},
+        },
+        "label_width": 12,
+    }
+
+
+def test_statistics_of_labels_without_sizes_and_without_records():
+    labels = label_set([[[0, 0, 20, 20]]], size_wh=None)
+    found = statistics(labels, scaled_boxes(labels, [None]), [None])
+    assert found["image_sizes"] == {"unknown": 1}
+    assert found["classes"]["cat"]["boxes"] == 1 and sum(found["classes"]["cat"]["areas"].values()) == 0
+    nothing = label_set([])
+    assert statistics(nothing, scaled_boxes(nothing, []), [])["boxes"] == 0
+
+
+@pytest.mark.parametrize(
+    "sides, recommended",
+    [
+        pytest.param([100] * 20, 300, id="large"),
+        pytest.param([22] * 20, 300, id="16 px at 300"),
+        pytest.param([20] * 20, 512, id="15 px at 300"),
+        pytest.param([20] + [100] * 19, 300, id="one in twenty"),
+        pytest.param([20] * 2 + [100] * 18, 512, id="two in twenty"),
+        pytest.param([9] * 20, 768, id="17 px at 768"),
+        pytest.param([1] * 2 + [100] * 18, 300, id="stray clicks, for which no side is large enough"),
+        pytest.param([1] * 20, 300, id="nothing is ever large enough"),
+    ],
+)
+def test_smallest_shape_that_serves_the_boxes(sides, recommended):
+    labels = label_set([[[100, 100, 100 + side, 100 + side]] for side in sides], size_wh=(400, 400))
+    found = fitting_shapes(scaled_boxes(labels, [(400, 400)] * len(sides)), GRIDS)
+    assert found["recommended"] == recommended
+    assert list(found["served"]) == ["300", "512", "768"]
+    assert all(0 <= share <= 1 for share in found["served"].values())
+
+
+def test_no_box_no_recommendation():
+    labels = label_set([[]])
+    assert fitting_shapes(scaled_boxes(labels, [(40, 30)]), GRIDS) == {"recommended": None, "served": {}}
+
+
+def test_boxes_are_shares_of_the_size_that_is_given():
+    labels = label_set([[[10, 10, 20, 30]], [], [[0, 0, 40, 30]]], [[1], [], [0]], None)
+    boxes = scaled_boxes(labels, [(100, 50), (9, 9), None])
+    np.testing.assert_allclose(boxes.boxes, [[0.1, 0.2, 0.2, 0.6]])
+    assert boxes.records.tolist() == [0] and boxes.class_ids.tolist() == [1] and boxes.sizes_wh.tolist() == [[100, 50]]

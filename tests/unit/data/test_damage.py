@@ -1,0 +1,104 @@
+"""Damage that decoders pass over: found where it is, and never where it is not."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from builders import picture
+from PIL import Image
+
+from ssd_train.data.check_codes import CODES
+from ssd_train.data.check_images import look_at
+from ssd_train.data.damage import check_undamaged
+from ssd_train.data.images import decode_stored, encode_jpeg, encode_png
+from ssd_train.data.records import Record
+from ssd_train.data.sources import MemoryImages
+from ssd_train.errors import DataError
+
+
+def saved(image, format="JPEG", **options):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def with_restarts(image):
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes()
+
+
+def ended(data, kept):
+    """The first part of a JPEG, given an end as repair tools do."""
+    return data[: int(len(data) * kept)] + b"\xff\xd9"
+
+
+def without(data, first, count):
+    return data[:first] + data[first + count :]
+
+
+NOISE = picture((160, 120), 1)
+GRAY = np.full((120, 160, 3), 128, np.uint8)
+HALF_GRAY = np.concatenate([NOISE[:60], GRAY[60:]])
+PLAIN, PROGRESSIVE = encode_jpeg(NOISE), saved(NOISE, progressive=True)
+TIFF = saved(NOISE, "TIFF", compression="tiff_lzw")
+
+DAMAGED = {
+    "half": ended(PLAIN, 0.5),
+    "all but a fiftieth": ended(PLAIN, 0.98),
+    "a part missing": without(PLAIN, len(PLAIN) // 2, 1500),
+    "half of a gray one": ended(saved(NOISE[:, :, 0]), 0.5),
+    "half of one with restarts": ended(with_restarts(NOISE), 0.5),
+    "half of a progressive one": ended(PROGRESSIVE, 0.5),
+    "a quarter of a progressive one": ended(PROGRESSIVE, 0.25),
+    "half with a thumbnail": ended(saved(NOISE, exif=b"Exif\0\0" + saved(NOISE[:30, :40])), 0.6),
+    "TIFF with a hole": TIFF[:9000] + bytes(3000) + TIFF[12000:],
+}
+WHOLE = {
+    "plain": PLAIN,
+    "gray": saved(NOISE[:, :, 0]),
+    "of the gray that stands for missing": encode_jpeg(GRAY),
+    "ending in that gray": encode_jpeg(HALF_GRAY),
+    "ending in that gray, progressive": saved(HALF_GRAY, progressive=True),
+    "ending in that gray, with restarts": with_restarts(HALF_GRAY),
+    "ending in that gray, optimised": saved(HALF_GRAY, optimize=True),
+    "without subsampling": saved(NOISE, subsampling=0),
+    "progressive": PROGRESSIVE,
+    "with restarts": with_restarts(NOISE),
+    "with a film after it": PLAIN + b"ftypmp42" + bytes(5000),
+    "with a picture after it": PLAIN + PROGRESSIVE,
+    "PNG": encode_png(HALF_GRAY),
+    "TIFF": TIFF,
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_is_found(data):
+    image, header = decode_stored(data, "a:1")  # the decoder itself does not mind
+    with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
+        check_undamaged(data, header, image, "a:1")
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
+def test_whole_pictures_pass(data):
+    image, header = decode_stored(data, "a:1")
+    check_undamaged(data, header, image, "a:1")
+
+
+@pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Tag data).*:UserWarning")  # Pillow's, of the damage done here
+@pytest.mark.parametrize(
+    "data", [PLAIN, PROGRESSIVE, encode_png(NOISE), TIFF], ids=["JPEG", "progressive", "PNG", "TIFF"]
+)
+def test_no_damage_whatever_raises_anything_but_findings(data):
+    random = np.random.RandomState(0)
+    record = Record("a.jpg", [], [], None, "a:1")
+    for _ in range(100):
+        broken = bytearray(data)
+        for place in random.randint(0, len(data), random.randint(1, 20)):
+            broken[place] = random.randint(256)
+        start = random.randint(len(data))
+        del broken[start : start + random.choice([0, 0, 1, 500, len(data)])]
+        seen = look_at(record, MemoryImages({"a.jpg": bytes(broken)}))
+        assert all(finding.code in CODES and finding.where == "a:1" for finding in seen.findings)
+        assert bool(seen.digest) == (not any(finding.severity == "error" for finding in seen.findings))
