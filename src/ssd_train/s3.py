@@ -114,7 +114,8 @@ class Store:
         self.name = _shown(endpoint)
         with self._explained("S3", "open"):
             try:
-                self._client = boto3.client("s3", endpoint_url=endpoint, config=Config(**_options(endpoint)))
+                session = boto3.session.Session()
+                self._client = session.client("s3", endpoint_url=endpoint, config=Config(**_options(endpoint)))
             except ValueError as error:
                 raise ConfigError(f"AWS_ENDPOINT_URL: found {self.name}, expected http(s)://host:port") from error
 

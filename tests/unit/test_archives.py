@@ -45,7 +45,7 @@ def test_what_was_packed_is_unpacked(tmp_path):
         ("w.params", weights, FILE),
     ]
     unpack_archive(packed(tmp_path / "a.tar.gz", *members), tmp_path / "out")
-    assert contents(tmp_path / "out") == {"config.json": b"{}", "code/größe.py": b"", "w": weights}
+    assert contents(tmp_path / "out") == {"config.json": b"{}", "code/größe.py": b"", "w.params": weights}
 
 
 def test_long_names_are_unpacked(tmp_path):

@@ -17,8 +17,8 @@ _CHUNK = 16  # short pieces of work that a thread takes at once: handing over on
 def in_order(
     make: Callable[[Item], Result], items: Sequence[Item], workers: int, at_once: int = _CHUNK
 ) -> Iterator[Result]:
-    """make(item) for each item, in order, by `workers` threads that take `at_once` items each and run only a little ahead,
-    so that memory is bounded and an interrupt is soon obeyed. What `make` raises is raised here."""
+    """make(item) for each item, in order, by `workers` threads that take `at_once` items each and run only a little
+    ahead, so that memory is bounded and an interrupt is soon obeyed. What `make` raises is raised here."""
     chunks = [items[start : start + at_once] for start in range(0, len(items), at_once)]
     waiting: Deque["Future[List[Result]]"] = deque()
 
