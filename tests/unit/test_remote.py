@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 import urllib.request
@@ -314,12 +315,13 @@ def limited(server, client, monkeypatch):
     iam = boto3.client("iam", endpoint_url=server, region_name="us-east-1")
     iam.create_user(UserName="limited")
     allowed = [
-        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "*"},
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::bucket"},
         {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::bucket/open/*"},
     ]
     policy = json.dumps({"Version": "2012-10-17", "Statement": allowed})
     iam.put_user_policy(UserName="limited", PolicyName="limited", PolicyDocument=policy)
     key = iam.create_access_key(UserName="limited")["AccessKey"]
+    client.create_bucket(Bucket="other")
     put(client, "open/1.jpg", "closed/1.jpg")
     tell(server, "reset-auth", b"0")  # from now on every request is checked
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
@@ -328,23 +330,28 @@ def limited(server, client, monkeypatch):
     tell(server, "reset-auth", b"inf")
 
 
-def test_permissions(limited, tmp_path):
-    assert contents(copies().bring(Url("bucket", "open/"))) == {"1.jpg": b"1"}
-    with pytest.raises(DataError, match="^s3://bucket/closed/1.jpg: access denied: these credentials may not read it$"):
-        copies().bring(Url("bucket", "closed/1.jpg"))
-    with pytest.raises(DataError, match="^s3://bucket/closed/1.jpg: access denied: these credentials may not read it$"):
-        copies().bring(Url("bucket", "closed/"))
+DENIED = {
+    "read": ("read", lambda path: copies().bring(Url("bucket", "closed/1.jpg"))),
+    "read what was listed": ("read", lambda path: copies().bring(Url("bucket", "")), "s3://bucket/closed/1.jpg"),
+    "list": ("list", lambda path: copies().bring(Url("other", "")), "s3://other/"),
+    "write": ("write", lambda path: upload(Store(), path, Url("bucket", "closed/1.jpg"), HeardProgress())),
+    "ask to write": ("write", lambda path: Store().check_writable(Url("bucket", "closed/1.jpg"))),
+}
+
+
+@pytest.mark.parametrize("case", DENIED.values(), ids=DENIED.keys())
+def test_what_is_not_permitted_is_named(limited, tmp_path, case):
+    doing, action, where = (*case, "s3://bucket/closed/1.jpg")[:3]
     (tmp_path / "file").write_bytes(b"1")
-    with pytest.raises(DataError, match="^s3://bucket/open/x: access denied: these credentials may not write it$"):
-        upload(Store(), tmp_path / "file", Url("bucket", "open/x"), HeardProgress())
-    with pytest.raises(DataError, match="^s3://bucket/open/x: access denied: these credentials may not write it$"):
-        Store().check_writable(Url("bucket", "open/x"))
+    assert copies().bring(Url("bucket", "open/1.jpg")).read_bytes() == b"1"
+    with pytest.raises(DataError, match=f"^{where}: access denied: these credentials may not {doing} it$"):
+        action(tmp_path / "file")
 
 
 def test_unknown_credentials(limited, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
-    with pytest.raises(DataError, match="^s3://bucket/open/: the credentials are refused: the access key is unknown"):
-        copies().bring(Url("bucket", "open/"))
+    with pytest.raises(DataError, match="^s3://bucket/open/1: the credentials are refused: the access key is unknown"):
+        copies().bring(Url("bucket", "open/1"))
 
 
 REFUSALS = {
@@ -438,7 +445,7 @@ def test_an_endpoint_that_is_no_address(monkeypatch):
 
 
 def test_a_missing_boto3_is_told_with_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(DependencyError, match=r"pip install 'ssd-train\[s3\]'"):
         Store()
 
