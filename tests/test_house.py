@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 # An import goes strictly down a floor. A module's own name counts before a pattern that fits it.
 FLOORS = {
     0: [
-        *["errors", "setting_values", "data.boxes", "data.encoded", "data.threads", "data.check_codes"],
+        *["errors", "builtin", "setting_values", "data.boxes", "data.encoded", "data.threads", "data.check_codes"],
         *["view.palette", "view.markup", "view.pdf"],
     ],
     1: [
@@ -29,23 +29,23 @@ FLOORS = {
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
         *["data.formats.class_list", "data.label_formats", "data.damage", "model.anchors"],
-        *["training.schedule", "training.average_precision", "view.draw", "view.report_data"],
+        *["training.schedule", "training.tally", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
         "remote",
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
-        *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
+        *["data.formats.voc", "data.formats.yolo", "data.channel", "data.dataset", "data.drawn", "data.check_images"],
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["data.prepare.lines", "view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
-        *["data.labels", "data.formats.video", "data.batches", "data.prepare.classes", "data.prepare.pictures"],
+        *["data.labels", "data.stream", "data.formats.video", "data.batches", "data.gluon", "data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     ],
-    5: ["data.prepare.*", "data.check_labels", "training.checkpoint", "view.galleries"],
-    6: ["data.check_statistics", "data.prepare.augment_images", "training.engine", "deploy.engines.*", "view.report"],
-    7: ["data.check", "deploy.detector", "training.sides"],
-    8: ["deploy.scoring", "training.job"],
+    5: ["data.prepare.*", "data.stream_loader", "training.pipes", "data.check_labels", "training.saved_model", "view.galleries"],
+    6: ["data.check_statistics", "data.prepare.augment_images", "training.checkpoint", "training.engine", "deploy.engines.*", "view.report"],
+    7: ["data.check", "deploy.detector", "training.sides", "training.keeper"],
+    8: ["deploy.scoring", "deploy.serve", "training.job"],
     9: ["training.run", "cli.console"],
     10: ["cli.flags", "cli.steps.common"],
     11: ["cli.*"],

@@ -5,7 +5,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
 
     __main__.py         python -m ssd_train
     cli/                the doors, one file each: train, evaluate, predict, demo
-    config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values: texts as values)
+    config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values: texts as values,
+                        builtin: what settings mean to the built-in algorithm)
     environment.py      Environment: where we run (folders, hosts, devices)
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
@@ -20,7 +21,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         records.py          Record, Detections, ClassNames: the words everyone speaks
         encoded.py          encoded images as bytes: what they are, how they are turned
         images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
-        formats/            ground_truth
+        formats/            one file a format, read and where it can be written; what they share (fields, gather, jsonl)
         labels.py           the door for labels of any format, found by looking (label_formats)
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds
@@ -37,7 +38,11 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
             check_labels, check_images, check_duplicates, check_statistics    its parts
             anchor_fit.py, damage.py    boxes that no anchor overlaps; files that decoders should not trust
         threads.py          work done by threads, in order
+        fifo.py, spill.py   FIFOs read with a time limit; bytes that do not fit into memory
+        channel.py          a channel in Pipe mode read once: labels, and images while they fit on the disk
+        stream.py           one too large to keep: a FIFO for each epoch, shuffled (stream_loader: its batches)
         dataset.py          DetectionDataset over records and an image source
+        gluon.py            the data set as Gluon's and GluonCV's own code wants it
         augment.py          the random choices of an augmentation policy, by name
         transforms.py       (image, boxes) -> (image, boxes): operations, TrainTransform, EvalTransform
         batches.py          TrainBatch, EvalBatch, EpochSampler, loaders
@@ -56,13 +61,17 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         metrics.py          RunningMean, MeanAveragePrecision (VOC07, VOC area, COCO); numpy only
         schedule.py         learning rate by real epochs; early stopping
         optimizer_state.py  the optimizer's arrays on disk, without a pickle
-        checkpoint.py       SavedModel, TrainState: written so that a kill loses nothing
-        sides.py            training and validation data, in the same classes
+        saved_model.py      SavedModel: a model folder that is whole at every moment
+        tally.py            what an epoch has come to, after any step
+        checkpoint.py       TrainState, Checkpoints: written so that a kill loses nothing
+        keeper.py           when they are written, and how a run is stopped
+        sides.py            training and validation data, in the same classes (pipes: those in Pipe mode)
         engine.py           train_one_epoch, evaluate
         run.py              train(config, environment): the hall where all meets
     deploy/             weights -> service
         detector.py         Detector.load(folder): image -> Detections
         scoring.py          a file of answers, or a Detector, against labels
+        serve.py            model_fn, transform_fn: requests and answers of SageMaker's endpoints
     view/               for human eyes
         draw.py             boxes on a picture, pictures on a sheet (fonts, palette: what it draws with)
         report_data.py      ReportData: what a report tells

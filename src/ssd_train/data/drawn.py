@@ -95,9 +95,9 @@ def _draw_logos(name: str, canvas: Canvas, random: np.random.RandomState, empty:
 
 
 def _distractors(random: np.random.RandomState) -> List[Mark]:
-    """Up to two look-alikes of the logo and up to three other shapes."""
+    """Up to two look-alikes of the logo, in half of the pictures none, and up to three other shapes."""
     alikes, shapes = list(LOOK_ALIKES.values()), list(SHAPES.values())
-    chosen = [alikes[i] for i in random.randint(0, len(alikes), random.randint(0, 3))]
+    chosen = [alikes[i] for i in random.randint(0, len(alikes), random.choice([0, 1, 2], p=[0.5, 0.35, 0.15]))]
     return chosen + [shapes[i] for i in random.randint(0, len(shapes), random.randint(0, 4))]
 
 
@@ -105,7 +105,7 @@ def _background(random: np.random.RandomState, size_wh: SizeWH, family: Mapping[
     """Grey levels float32 (H, W) of a texture of one kind of `family`, with a little unevenness."""
     texture = family[list(family)[random.randint(len(family))]](random, size_wh)
     texture = texture + 0.3 * smooth_noise(random, size_wh, 3)
-    return (random.uniform(60, 195) + random.uniform(8, 34) * texture).astype(np.float32)
+    return (random.uniform(60, 195) + random.uniform(6, 26) * texture).astype(np.float32)
 
 
 def _standing_out(level: float, random: np.random.RandomState) -> np.ndarray:
