@@ -42,6 +42,7 @@ setup(
         "cpu": ["mxnet==1.9.1", *COMPANIONS],
         "cu112": ["mxnet-cu112==1.9.1", *COMPANIONS],
         "s3": ["boto3>=1.36,<2"],  # 1.36: the first whose checksums can be left to those stores that know them
+        "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
             *["pytest>=8", "hypothesis>=6.100", "pycocotools>=2.0.7", "ruff==0.17.5", "mypy>=1.14"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],

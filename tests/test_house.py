@@ -18,13 +18,13 @@ FLOORS = {
         *["view.palette", "view.markup", "view.pdf"],
     ],
     1: [
-        *["framework", "config", "environment", "storage", "metric_lines", "progress"],
+        *["framework", "config", "environment", "storage", "metric_lines", "progress", "launch.job", "launch.images"],
         *["data.records", "data.images", "data.augment", "data.formats.fields", "data.formats.jsonl"],
         *["data.formats.framing", "data.anchor_fit", "data.check_duplicates", "training.scores", "training.matching"],
         *["view.fonts", "view.charts", "view.style"],
     ],
     2: [
-        *["published", "archives", "s3"],
+        *["published", "archives", "s3", "launch.requests"],
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
@@ -32,13 +32,14 @@ FLOORS = {
         *["training.schedule", "training.tally", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [
-        "remote",
+        *["remote", "launch.source", "launch.tuning", "launch.serving", "launch.amazon"],
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
         *["data.formats.voc", "data.formats.yolo", "data.channel", "data.dataset", "data.drawn", "data.check_images"],
         *["model.net", "model.targets", "model.loss", "training.devices", "training.metrics"],
         *["data.prepare.lines", "view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
+        *["launch.watch", "launch.sdk2", "launch.sdk3"],
         *["data.labels", "data.stream", "data.formats.video", "data.batches", "data.gluon", "data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     ],
@@ -47,7 +48,7 @@ FLOORS = {
     7: ["data.check", "deploy.detector", "training.sides", "training.keeper"],
     8: ["deploy.scoring", "deploy.serve", "training.job"],
     9: ["training.run", "cli.console"],
-    10: ["cli.flags", "cli.steps.common"],
+    10: ["cli.flags", "cli.steps.common", "cli.aws.common"],
     11: ["cli.*"],
     12: ["cli.main"],
     13: ["__main__"],
@@ -75,8 +76,8 @@ NAMES = {"os.environ": ["environment", "framework"], "SystemExit": ["cli.*"]}
 IMPORTS = {
     "mxnet": ["framework"],
     "gluoncv": ["framework"],
-    "boto3": ["s3"],
-    "botocore": ["s3"],
+    "boto3": ["s3", "launch.amazon"],
+    "botocore": ["s3", "launch.amazon"],
     **{name: [] for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
 

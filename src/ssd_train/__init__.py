@@ -16,6 +16,14 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     s3.py               the one door to boto3: objects asked for, listed, read, written; errors in words
     remote.py           local copies of what lies on S3, and results put there
     metric_lines.py     the log lines and, beside them, the regexes that SageMaker reads them with
+    launch/             the program sent to SageMaker, and requests that say what to do with it
+        job.py              Job, Channel: machines, rights and inputs of a training job
+        images.py           addresses of AWS's MXNet containers
+        requests.py         the training request, built from settings; tuning.py: ranges to search
+        serving.py          requests for endpoints, batch transform jobs and answers
+        source.py           the program's archive, and a model's with the program that serves it
+        amazon.py           the connection to AWS: what is sent, and refusals in words; watch.py: a job's log and metrics
+        sdk2.py, sdk3.py    the same job by the SageMaker SDK
     data/               records -> dataset -> transforms -> batches
         boxes.py            geometry of xyxy boxes; the one law of coordinates
         records.py          Record, Detections, ClassNames: the words everyone speaks

@@ -1,0 +1,117 @@
+"""launch --deploy, --transform, --delete: a model on machines that answer."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Dict, Sequence
+
+from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped
+from ssd_train.cli.console import Parser, make_progress
+from ssd_train.launch import serving
+from ssd_train.launch.amazon import Amazon
+from ssd_train.launch.job import MODEL_ARCHIVE
+from ssd_train.launch.source import entry_point_folder, write_served_model
+from ssd_train.launch.watch import describe
+
+
+def deploy(arguments: Sequence[str]) -> int:
+    """Make an endpoint, or give an existing one another model."""
+    parser = make_parser(" --deploy NAME", "Serve a model: an endpoint, which costs until it is deleted.")
+    parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
+    parser.add_argument("--update", action="store_true", help="the endpoint is there: give it this model")
+    _add_model_flags(parser)
+    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    amazon, region, role = account(flags)
+    service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
+    last = serving.endpoint_request(flags.deploy, service, {} if flags.update else tags)
+    requests = {
+        "create_model": serving.model_request(service, tags),
+        "create_endpoint_config": serving.endpoint_config_request(service, tags),
+        "update_endpoint" if flags.update else "create_endpoint": last,
+    }
+    if flags.dry_run or amazon is None:
+        return show(requests, progress)
+    _bring_model(amazon, flags, service)
+    for operation, request in requests.items():
+        amazon.send(operation, request)
+    progress.say(f"starting: {flags.deploy}, which takes some minutes")
+    progress.say(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
+    progress.say(f"at last:  python -m ssd_train launch --delete {flags.deploy} --region {region}")
+    return 0
+
+
+def transform(arguments: Sequence[str]) -> int:
+    """Start a batch transform job."""
+    parser = make_parser(" --transform NAME", "Answers to all images below an address, as JSON files.")
+    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; the time is added")
+    parser.add_argument("--pictures", required=True, metavar="s3://...", help="prefix of the images")
+    parser.add_argument("--answers", metavar="s3://...", help="folder of the answers (default: below the output)")
+    _add_model_flags(parser)
+    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    amazon, region, role = account(flags)
+    service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
+    pictures = serving.check_folder("pictures", flags.pictures)
+    answers = serving.check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
+    requests = {
+        "create_model": serving.model_request(service, tags),
+        "create_transform_job": serving.transform_request(service, pictures, answers, tags),
+    }
+    if flags.dry_run or amazon is None:
+        return show(requests, progress)
+    _bring_model(amazon, flags, service)
+    for operation, request in requests.items():
+        amazon.send(operation, request)
+    progress.say(f"started: {service.name}")
+    progress.say(f"answers: {answers}")
+    return 0
+
+
+def delete(arguments: Sequence[str]) -> int:
+    """Take an endpoint away, with what `deploy` made for it; archives on S3 stay."""
+    parser = make_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
+    parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
+    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    amazon = Amazon(flags.region)
+    config = amazon.send("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
+    variants = amazon.send("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
+    amazon.send("delete_endpoint", {"EndpointName": flags.delete})
+    amazon.send("delete_endpoint_config", {"EndpointConfigName": config})
+    for variant in variants:
+        amazon.send("delete_model", {"ModelName": variant["ModelName"]})
+    progress.say(f"deleted: {flags.delete}")
+    return 0
+
+
+def _add_model_flags(parser: Parser) -> None:
+    add_job_flags(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="name of a training job, s3://.../model.tar.gz, or a model folder or archive here",
+    )
+    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
+    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
+
+
+def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> serving.Service:
+    folder = serving.check_folder("output", flags.output)
+    machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
+    entry_point_folder(flags.source_dir)
+    return serving.Service(stamped(name), role, region, folder, image=flags.image, **machines)
+
+
+def _bring_model(amazon: Amazon, flags: argparse.Namespace, service: serving.Service) -> None:
+    """Put the model with the program that serves it where the requests say."""
+    with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
+        model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
+        if not model.exists():
+            address = flags.model
+            if not address.startswith("s3://"):
+                address = describe(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
+            model = Path(temporary) / MODEL_ARCHIVE
+            amazon.download(address, model)
+        write_served_model(model, served, flags.source_dir)
+        amazon.upload(served, service.archive)

@@ -1,0 +1,65 @@
+"""launch --invoke: what an endpoint finds in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from ssd_train import storage
+from ssd_train.cli.aws.common import make_parser, words
+from ssd_train.cli.console import make_progress
+from ssd_train.data.formats.jsonl import dump_json
+from ssd_train.data.images import decode, encode_jpeg
+from ssd_train.data.predictions import read_answers
+from ssd_train.data.records import ClassNames, Detections
+from ssd_train.errors import ConfigError
+from ssd_train.launch import serving
+from ssd_train.launch.amazon import Amazon
+from ssd_train.view.draw import draw_detections
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Send images, write the answers as JSON Lines and the pictures with boxes."""
+    parser = make_parser(" --invoke NAME", "Send images to an endpoint.")
+    parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
+    parser.add_argument("--picture", required=True, nargs="+", type=Path, metavar="FILE", help="images to send")
+    parser.add_argument(
+        "--predictions", type=Path, default=Path("predictions.jsonl"), metavar="FILE", help="default: predictions.jsonl"
+    )
+    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
+    parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="names for the pictures")
+    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    pictures = _by_name(flags.picture)
+    amazon, class_names = Amazon(flags.region), ClassNames(flags.class_names)
+    lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
+    storage.write_bytes_atomic(flags.predictions, b"".join(lines))
+    progress.say(f"written: {flags.predictions}")
+    for answer in read_answers(flags.predictions):
+        image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
+        detections = Detections.from_rows(answer.rows, image.shape[1::-1])
+        shown = detections.above(flags.threshold)
+        progress.say(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
+        if flags.overlays:
+            drawn = draw_detections(image, detections, class_names, flags.threshold)
+            storage.write_bytes_atomic(flags.overlays / f"{answer.image}.jpg", encode_jpeg(drawn))
+    if flags.overlays:
+        progress.say(f"written: {flags.overlays}")
+    return 0
+
+
+def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ConfigError(f"picture: {missing[0]} is not there, expected an image file")
+    pictures = {path.name: path for path in paths}
+    if len(pictures) < len(paths):
+        raise ConfigError("picture: found two of one name, expected names to differ")
+    return pictures
+
+
+def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
+    """The answer to one image as a line of predictions."""
+    request = serving.invoke_request(endpoint, str(path), path.read_bytes())
+    answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
+    return dump_json({"image": name, "prediction": serving.read_answer(endpoint, answer["Body"].read())}) + b"\n"

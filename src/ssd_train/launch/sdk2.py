@@ -1,0 +1,82 @@
+"""The same job by version 2 of the SageMaker SDK, the last with an MXNet estimator, for notebooks written in it.
+
+It is not needed to launch a job (`python -m ssd_train launch` sends it with boto3), and wants other versions of NumPy
+and friends than training does: requirements/launch-sdk2.txt is an environment for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+from ssd_train.errors import DependencyError
+from ssd_train.launch.images import PYTHON, VERSION
+from ssd_train.launch.job import PROGRAM, Channel, Job
+from ssd_train.launch.requests import typed_settings
+from ssd_train.launch.source import PACKAGE, entry_point_folder
+from ssd_train.metric_lines import METRIC_DEFINITIONS
+
+
+def estimator_arguments(job: Job, settings: Mapping[str, Any], entry_point: Optional[Path] = None) -> Dict[str, Any]:
+    """What `sagemaker.mxnet.MXNet` of SDK 2 takes for `job`."""
+    arguments: Dict[str, Any] = {
+        "entry_point": PROGRAM,
+        "source_dir": str(entry_point_folder(entry_point)),
+        "dependencies": [str(PACKAGE)],
+        "framework_version": VERSION,
+        "py_version": PYTHON,
+        "image_uri": job.image or None,
+        "role": job.role,
+        "instance_type": job.instance_type,
+        "instance_count": job.instance_count,
+        "volume_size": job.volume_gb,
+        "max_run": job.max_run,
+        "output_path": job.output.rstrip("/"),
+        "code_location": job.output.rstrip("/"),
+        "hyperparameters": typed_settings(job, settings),
+        "metric_definitions": METRIC_DEFINITIONS,
+        "tags": dict(job.tags),
+        "enable_network_isolation": job.network_isolation,
+        "encrypt_inter_container_traffic": job.encrypt_traffic,
+        "volume_kms_key": job.volume_kms_key or None,
+        "output_kms_key": job.output_kms_key or None,
+        "subnets": list(job.subnets) or None,
+        "security_group_ids": list(job.security_groups) or None,
+        "checkpoint_s3_uri": job.checkpoint_folder or None,
+        # they hook into the network to read what it computes, and cost time
+        "debugger_hook_config": False,
+        "disable_profiler": True,
+    }
+    if job.spot:
+        arguments.update(use_spot_instances=True, max_wait=job.longest_wait)
+    if job.distribution == "parameter_server":
+        arguments["distribution"] = {"parameter_server": {"enabled": True}}
+    if job.distribution == "mpi":
+        arguments["distribution"] = {"mpi": {"enabled": True, "processes_per_host": job.processes_per_host}}
+    return arguments
+
+
+def fit_by_sdk_2(job: Job, settings: Mapping[str, Any], session: Any, entry_point: Optional[Path] = None) -> Any:
+    """Start `job` with the MXNet estimator of SDK 2 and the `sagemaker.Session` given; returns the estimator, whose
+    `deploy` serves the model."""
+    try:
+        from sagemaker.inputs import ShuffleConfig, TrainingInput
+        from sagemaker.mxnet import MXNet
+    except ImportError as error:
+        raise DependencyError(f"found no SageMaker SDK 2 ({error}): pip install 'sagemaker<3'") from error
+
+    def as_input(channel: Channel) -> Any:
+        return TrainingInput(
+            channel.uri,
+            input_mode=channel.mode or None,
+            content_type=channel.content_type or None,
+            s3_data_type="AugmentedManifestFile" if channel.attributes else "S3Prefix",
+            attribute_names=list(channel.attributes) or None,
+            record_wrapping="RecordIO" if channel.attributes else None,
+            shuffle_config=None if channel.shuffle_seed is None else ShuffleConfig(channel.shuffle_seed),
+        )
+
+    estimator = MXNet(sagemaker_session=session, **estimator_arguments(job, settings, entry_point))
+    inputs = {name: as_input(channel) for name, channel in job.channels.items()}
+    estimator.fit(inputs, job_name=job.name, wait=False)
+    return estimator
