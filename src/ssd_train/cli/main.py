@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "what is wrong with labels and images, line by line, before training",
     "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
+    "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
     "demo": "draw a labelled data set, train on it and show the result",
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports of a program ended by Ctrl-C, or by `| head`
