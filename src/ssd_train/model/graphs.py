@@ -118,7 +118,9 @@ class DetectGraph(mx.gluon.HybridBlock):
 
     def _rows(self, F: Any, class_preds: Any, box_preds: Any, maps: Any) -> Any:
         anchors = [F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, self.anchor_generators)]
-        return self.suppress(class_preds, _decode(F, box_preds, F.concat(*anchors, dim=1)))
+        rows = self.suppress(class_preds, _decode(F, box_preds, F.concat(*anchors, dim=1)))  # (B, post_nms, 6)
+        # suppression drops a score of NaN as if nothing had been found; so all rows of such an image become NaN
+        return F.broadcast_add(rows, F.sum(class_preds * 0, axis=(1, 2), keepdims=True))
 
 
 class EvalGraph(DetectGraph):

@@ -150,20 +150,26 @@ class Evaluator:
 
     def __init__(self, net: Any, config: TrainConfig, device: Any, post_nms: int) -> None:
         loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
-        self.device = device
+        self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
         self.graph = compile_graph(EvalGraph(net, loss, config.nms_threshold, config.nms_topk, post_nms))
+
+    def require_finite_weights(self) -> None:
+        """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN
+        into 0, and suppression drops scores of NaN."""
+        for name, parameter in self.net._collect_params_with_prefix().items():
+            if not mx.nd.contrib.isfinite(parameter.data(self.device)).min().asscalar():
+                raise TrainingDiverged(f"found NaN or infinity in {name}, expected finite weights")
 
     def detect(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
         """What the net finds in each picture, and the summed SmoothL1 on the batch's targets."""
         arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
         rows, _, smooth_l1 = self.graph(*arrays)
-        rows = rows.asnumpy()
-        if not np.isfinite(rows).all():
+        rows, loss = rows.asnumpy(), float(smooth_l1.asscalar())
+        if not (np.isfinite(rows).all() and math.isfinite(loss)):
             raise TrainingDiverged("found NaN or infinity in the network's answer, expected finite scores and boxes")
-        answers = [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)]
-        return answers, float(smooth_l1.asscalar())
+        return [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)], loss
 
 
 def evaluate(
@@ -172,6 +178,7 @@ def evaluate(
     """Scores over all batches, the mean SmoothL1 per positive anchor, and every record with its answer."""
     metric, smooth_l1 = MeanAveragePrecision(class_names), RunningMean()
     answers = []
+    evaluator.require_finite_weights()
     for batch in batches:
         detections, loss = evaluator.detect(batch)
         smooth_l1.update(loss, batch.positives)
