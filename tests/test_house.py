@@ -20,7 +20,7 @@ FLOORS = {
     1: [
         *["framework", "config", "environment", "storage", "metric_lines", "progress", "launch.job", "launch.images"],
         *["data.records", "data.images", "data.augment", "data.formats.fields", "data.formats.jsonl"],
-        *["data.formats.framing", "data.anchor_fit", "data.check_duplicates", "training.scores", "training.matching"],
+        *["data.formats.framing", "data.fifo", "data.anchor_fit", "data.check_duplicates", "training.scores", "training.matching"],
         *["view.fonts", "view.charts", "view.style"],
     ],
     2: [
@@ -28,7 +28,7 @@ FLOORS = {
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
-        *["data.formats.class_list", "data.label_formats", "data.damage", "model.anchors"],
+        *["data.formats.class_list", "data.formats.pipe", "data.spill", "data.label_formats", "data.damage", "model.anchors"],
         *["training.schedule", "training.tally", "training.average_precision", "view.draw", "view.report_data"],
     ],
     3: [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import FrozenSet, Optional
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Environment:
     devices                         auto, cpu, gpu, cpu:N, gpu:N
     host                            name of this machine in metric lines
     hosted                          true on SageMaker: metric lines are printed
+    pipes                           which of train and validation come as streams (Pipe mode): path_0, path_1, ...
     """
 
     train: Path
@@ -36,6 +37,7 @@ class Environment:
     devices: str = "auto"
     host: str = "algo-1"
     hosted: bool = False
+    pipes: FrozenSet[str] = frozenset()
 
 
 def s3_endpoint() -> Optional[str]:

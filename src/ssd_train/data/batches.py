@@ -10,7 +10,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Iterator, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
         """The batches of `epoch`, from step `first_step` on."""
         plans = self.sampler.batches(epoch)[first_step:]
-        return _in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+        return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> TrainBatch:
         samples = [self._sample(index, epoch) for index in indices]
@@ -121,7 +121,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[EvalBatch]:
         indices = range(len(self.dataset))
         plans = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        return _in_order(plans, self._batch, self.workers)
+        return in_order(plans, self._batch, self.workers)
 
     def _batch(self, indices: Sequence[int]) -> EvalBatch:
         samples = [self.dataset[index] for index in indices]
@@ -131,7 +131,7 @@ class EvalLoader:
         return EvalBatch(pictures, classes, boxes, records, sizes)
 
 
-def _in_order(plans: Sequence[Any], make: Callable[[Any], Batch], workers: int) -> Iterator[Batch]:
+def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -> Iterator[Batch]:
     """make(plan) for each plan, in order; with threads, up to two batches more than there are threads ahead."""
     if workers == 0:
         yield from map(make, plans)

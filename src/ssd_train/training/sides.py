@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Tuple
+from pathlib import Path
+from typing import Optional, Tuple
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.labels import (
@@ -14,29 +15,61 @@ from ssd_train.data.labels import (
     read_labelled,
     with_class_count,
 )
+from ssd_train.data.records import ClassNames
 from ssd_train.data.split import hash_of_image, split_by_hash
+from ssd_train.data.stream import DetectionStream
 from ssd_train.environment import Environment
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+from ssd_train.training.pipes import Pipes, piped_paths
+
+Sides = Tuple[LabelledImages, LabelledImages]
 
 
-def read_sides(config: TrainConfig, environment: Environment) -> Tuple[LabelledImages, LabelledImages]:
-    """Training and validation data, split where validation is not given; their classes are the training labels'."""
-    options = LabelOptions(
-        config.labels_format, config.label_attribute, config.on_bad_data, parse_class_names(config.class_names)
-    )
-    train = read_labelled(environment.train, environment.labels, options)
-    train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
+def read_sides(config: TrainConfig, environment: Environment, progress: Progress) -> Sides:
+    """Training and validation data, split where validation is not given; their classes are the training labels'.
+
+    Raises:
+        DataError: data that cannot be used; ConfigError: a setting that does not fit it.
+    """
+    pipes = Pipes(config, piped_paths(environment), progress)
+    if "train" in pipes:
+        if environment.labels is not None:
+            raise ConfigError(f"labels: found {environment.labels}, expected none: train is a pipe that brings labels")
+        train = pipes.train()
+    else:
+        train = read_labelled(environment.train, environment.labels, _options(config, config.class_names))
+        train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
+    if "validation" in pipes:
+        return train, pipes.validation(train.labels.class_names)
     if environment.validation is None and environment.validation_labels is None:
         return hold_out(train, config)
-    own = dataclasses.replace(options, class_names=None)  # its names are matched with those of training
-    validation = read_labelled(environment.validation or environment.train, environment.validation_labels, own)
-    labels = matched_to(validation.labels, train.labels.class_names)
-    return train, LabelledImages(labels, validation.images)
+    images: Optional[Path] = environment.validation or environment.train
+    return train, _read_validation(images, environment.validation_labels, config, train.labels.class_names)
 
 
-def hold_out(whole: LabelledImages, config: TrainConfig) -> Tuple[LabelledImages, LabelledImages]:
+def hold_out(whole: LabelledImages, config: TrainConfig) -> Sides:
     """A share of the images kept for validation."""
+    if isinstance(whole.images, DetectionStream):
+        raise DataError(
+            f"{whole.images.path}: holds more images than can be kept to hold some out for validation, expected a "
+            "channel validation, or a larger --pipe_spill_gb"
+        )
     group = config.split_group or None
     train, held_out = split_by_hash(whole.labels, config.validation_fraction, hash_of_image(whole.images), group)
     # what was skipped belongs to the file, so it is told with the larger part
     train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
     return LabelledImages(train, whole.images), LabelledImages(held_out, whole.images)
+
+
+def _read_validation(
+    images: Optional[Path], labels: Optional[Path], config: TrainConfig, class_names: ClassNames
+) -> LabelledImages:
+    read = read_labelled(images, labels, _options(config, ""))  # its names are matched with those of training
+    return LabelledImages(matched_to(read.labels, class_names), read.images)
+
+
+def _options(config: TrainConfig, class_names: str) -> LabelOptions:
+    return LabelOptions(
+        config.labels_format, config.label_attribute, config.on_bad_data, parse_class_names(class_names)
+    )

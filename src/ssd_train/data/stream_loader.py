@@ -1,0 +1,89 @@
+"""The batches of epochs that come as streams, as TrainLoader makes those of a set that is at hand."""
+
+from __future__ import annotations
+
+import zlib
+from itertools import islice
+from typing import Iterator, List, Sequence, Tuple
+
+import numpy as np
+
+from ssd_train.data.batches import EpochSampler, TrainBatch, in_order
+from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.records import LabelSet
+from ssd_train.data.sources import MemoryImages
+from ssd_train.data.stream import DetectionStream, StreamedImage
+from ssd_train.data.transforms import TrainTransform
+from ssd_train.errors import DataError
+
+Planned = Tuple[StreamedImage, int]  # and how often it came before in this epoch
+
+
+class StreamLoader:
+    """The batches of an epoch, prepared ahead by `workers` threads (0: none). A sample depends on its image, (seed,
+    epoch), and its place in the stream alone.
+
+    `labels` are those of the first pass: their number decides how many steps an epoch has. The last batch is filled up
+    with the first images of the epoch. A stream of another length is told: what is too much is left out, what is too
+    little makes the epoch shorter.
+    """
+
+    def __init__(
+        self,
+        stream: DetectionStream,
+        labels: LabelSet,
+        transform: TrainTransform,
+        sampler: EpochSampler,
+        side: int,
+        workers: int = 1,
+    ) -> None:
+        self.stream, self.labels, self.transform = stream, labels, transform
+        self.sampler, self.side, self.workers = sampler, side, workers
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
+        """The batches of `epoch`, from step `first_step` on. To be taken to the end before the next call."""
+        plans = islice(self._plans(epoch), first_step, None)
+        return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+
+    def _plans(self, epoch: int) -> Iterator[List[Planned]]:
+        size = self.sampler.batch_size
+        first: List[StreamedImage] = []
+        batch: List[Planned] = []
+        count = 0
+        for image in self.stream.epoch((self.sampler.seed, epoch)):
+            count += 1
+            if count > self.sampler.length:  # taken to the end all the same: its writer waits for that
+                continue
+            if len(first) < size:
+                first.append(image)
+            batch.append((image, 0))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if not count:
+            raise DataError(f"{self.stream.path}: found no usable image in epoch {epoch + 1}, expected some")
+        if count != self.sampler.length:
+            self.stream.progress.warn(
+                f"epoch {epoch + 1}: the stream had {count} images, {self.sampler.length} in the first pass"
+            )
+        if batch:
+            missing = size - len(batch)
+            yield batch + [(first[index % len(first)], 1 + index // len(first)) for index in range(missing)]
+
+    def _batch(self, plan: Sequence[Planned], epoch: int) -> TrainBatch:
+        records = tuple(image.record for image, _ in plan)
+        images = MemoryImages({image.record.name: image.data for image, _ in plan})
+        dataset = DetectionDataset(LabelSet(records, self.labels.class_names), images, self.side)
+        samples = [self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)]
+        pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
+        return TrainBatch(pictures, classes, boxes, records)
+
+    def _sample(
+        self, dataset: DetectionDataset, index: int, repeat: int, epoch: int
+    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chance = zlib.crc32(dataset.record(index).name.encode("utf-8", "surrogateescape"))
+        random = np.random.RandomState([self.sampler.seed, epoch, chance, repeat])
+        return self.transform(*dataset[index], random)

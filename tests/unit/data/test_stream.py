@@ -1,0 +1,273 @@
+"""Epochs from FIFOs: each image once, in an order that the seed decides, in little memory, no writer stalled."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import HeardProgress, label_set, memory_images, picture
+from fifos import FifoWriter, framed, samples
+
+from ssd_train.data.batches import EpochSampler
+from ssd_train.data.images import encode_png
+from ssd_train.data.records import Record
+from ssd_train.data.sources import MemoryImages
+from ssd_train.data.spill import SpillFile
+from ssd_train.data.stream import DetectionStream, StreamedImage, StreamOptions, shuffled
+from ssd_train.data.stream_loader import StreamLoader
+from ssd_train.data.transforms import TrainTransform
+from ssd_train.errors import DataError
+
+COUNT = 10
+LABELS = label_set([[[1 + i, 2, 20 + i, 12]] for i in range(COUNT)])
+IMAGES = memory_images(LABELS)
+SAMPLES = samples(LABELS.records, IMAGES)
+SIZE = len(IMAGES.read(LABELS.records[0]))
+TABLE = {0: 0, 1: 1}
+
+
+def stream(folder, epochs=2, buffer=10**6, spill=10**6, progress=None, **options):
+    given = {"timeout": 5, "on_bad": "error", **options}
+    return DetectionStream(
+        folder / "train",
+        TABLE,
+        StreamOptions(epochs, buffer_bytes=buffer, spill=SpillFile(folder, spill), **given),
+        progress,
+    )
+
+
+def loader(stream, batch_size=4, length=COUNT, workers=0):
+    def encode(boxes, class_ids):
+        return np.full(3, len(boxes), np.float32), np.zeros((3, 4), np.float32)
+
+    labels = label_set([[]] * length)
+    transform = TrainTransform(64, "flip", encode, False)
+    return StreamLoader(stream, labels, transform, EpochSampler(length, batch_size, 7), 64, workers)
+
+
+def left_edges(images):
+    """Each image of LABELS is known by the left edge of its box."""
+    return [int(image.record.boxes[0, 0]) - 1 for image in images]
+
+
+def skip_first(writer):
+    """The first pass, which made the set known."""
+    with open(f"{writer.channel}_0", "rb") as file:
+        file.read()
+
+
+def test_each_epoch_is_read_from_its_own_fifo(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES[::-1]]) as writer:
+        skip_first(writer)
+        source = stream(tmp_path)
+        first, second = (left_edges(source.epoch((1, epoch))) for epoch in (0, 1))
+
+    assert sorted(first) == sorted(second) == list(range(COUNT))
+    assert first != second
+    assert writer.finished == [0, 1, 2]
+
+
+def test_images_come_with_their_labels(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
+        skip_first(writer)
+        for image in stream(tmp_path, epochs=1).epoch((1, 0)):
+            expected = LABELS.records[int(image.record.boxes[0, 0]) - 1]
+            assert image.data == IMAGES.read(expected)
+            np.testing.assert_array_equal(image.record.boxes, expected.boxes)
+
+
+def test_the_seed_decides_the_order(tmp_path):
+    images = [StreamedImage(record, b"12345") for record in LABELS.records]
+
+    def order(seed, size=20):
+        return left_edges(shuffled(iter(images), size, seed))
+
+    assert order((1, 0)) == order((1, 0)) != order((1, 1))
+    assert sorted(order((1, 0))) == list(range(COUNT))
+    early = [order((seed,), 10)[0] for seed in range(200)]
+    assert set(early) == {0, 1, 2}  # of those that fill the buffer, each may be first
+
+
+def test_little_memory_and_a_small_file_still_pass_everything(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES * 5]) as writer:
+        skip_first(writer)
+        passed = left_edges(stream(tmp_path, 1, buffer=2 * SIZE, spill=3 * SIZE).epoch((1, 0)))
+
+    assert sorted(passed) == sorted(list(range(COUNT)) * 5)
+
+
+def test_memory_does_not_grow_with_the_stream(tmp_path):
+    record = LABELS.records[0]
+    large = encode_png(picture((250, 200)))  # 150 kB of noise
+    sample = samples([replace(record, size_wh=None)], MemoryImages({record.name: large}))
+
+    def peak(count):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with FifoWriter(folder / "train", [[], sample * count]) as writer:
+            skip_first(writer)
+            source = stream(folder, 1, buffer=4 * len(large), spill=10 * len(large))
+            tracemalloc.start()
+            passed = sum(1 for _ in source.epoch((1, 0)))
+            used = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert passed == count
+        return used
+
+    few = peak(20)
+
+    assert peak(200) < few + 10 * len(large)
+
+
+def test_next_fifo_is_read_while_an_evaluation_takes_its_time(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES]) as writer:
+        skip_first(writer)
+        source = stream(tmp_path)
+        list(source.epoch((1, 0)))
+        deadline = time.monotonic() + 5
+        while 2 not in writer.finished and time.monotonic() < deadline:  # nobody asks for an image meanwhile
+            time.sleep(0.02)
+        assert writer.finished == [0, 1, 2]
+
+        assert sorted(left_edges(source.epoch((1, 1)))) == list(range(COUNT))
+
+
+def test_no_more_fifos_than_epochs_are_asked_for(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES]) as writer:
+        skip_first(writer)
+        source = stream(tmp_path, epochs=1)
+        list(source.epoch((1, 0)))
+        time.sleep(0.3)
+        assert writer.opened == [0, 1]
+        with pytest.raises(DataError, match="was read for all of 1 epochs"):
+            list(source.epoch((1, 1)))
+
+
+def reading_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("train_")]
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_the_thread_ends_with_the_stream(tmp_path, how):
+    os.mkfifo(tmp_path / "train_1")
+    source = stream(tmp_path, timeout=30)
+    source._start()
+    assert reading_threads()
+    if how == "closed":
+        source.close()
+    del source
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while reading_threads() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    assert not reading_threads()
+
+
+@pytest.mark.parametrize(
+    "pieces, message",
+    [
+        pytest.param([SAMPLES[0], SAMPLES[1][:-9]], "train_1:.*cut off", id="dies-in-a-record"),
+        pytest.param([], "train_1: found no record", id="empty"),
+        pytest.param([SAMPLES[0], framed(b"GIF89a", b'{"annotations": []}')], "train_1:3: image: found a", id="bad"),
+    ],
+)
+def test_broken_epochs(tmp_path, pieces, message):
+    with FifoWriter(tmp_path / "train", [[], pieces]) as writer:
+        skip_first(writer)
+        with pytest.raises(DataError, match=message):
+            list(stream(tmp_path).epoch((1, 0)))
+
+
+def test_fifo_that_does_not_come_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="train_1: no FIFO after 0.2 s"):
+        list(stream(tmp_path, timeout=0.2).epoch((1, 0)))
+
+
+def test_skipped_records_are_counted_and_listed(tmp_path):
+    bad = framed(b"GIF89a", b'{"annotations": []}')
+    good = samples(LABELS.records[:1], IMAGES)[0]
+    unknown, outside = good.replace(b'"class_id": 0', b'"class_id": 5'), good.replace(b'"left": 1', b'"left":99')
+    progress = HeardProgress()
+    with FifoWriter(tmp_path / "train", [[], [SAMPLES[0], bad, bad, unknown, outside, SAMPLES[1]]]) as writer:
+        skip_first(writer)
+        images = list(stream(tmp_path, on_bad="skip", progress=progress).epoch((1, 0)))
+
+    assert len(images) == 2
+    assert progress.warnings[0].startswith("skipped 2: image: found a GIF image")
+    assert progress.warnings[0].endswith("(train_1:3, train_1:5)")
+    assert "class_id: found 5, expected one of the classes" in progress.warnings[1]
+    assert "no box of the image is usable (train_1:9)" in progress.warnings[2]
+
+
+def test_an_image_cannot_be_asked_for(tmp_path):
+    with pytest.raises(DataError, match="train_1:3: the image has passed"):
+        stream(tmp_path).read(Record("a", [], [], None, "train_1:3"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_an_epoch_are_full(tmp_path, workers):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES]) as writer:
+        skip_first(writer)
+        made = loader(stream(tmp_path), workers=workers)
+        batches = list(made.epoch(0))
+
+        assert len(made) == len(batches) == 3
+        assert [len(batch) for batch in batches] == [4, 4, 4]
+        names = [record.name for batch in batches for record in batch.records]
+        assert names[10:] == names[:2] and len(set(names)) == COUNT
+        assert all((batch.class_targets == 1).all() for batch in batches)
+        assert batches[0].pictures.shape == (4, 64, 64, 3)
+
+
+def test_pictures_do_not_depend_on_threads(tmp_path):
+    def pictures(name, workers):
+        (tmp_path / name).mkdir()
+        with FifoWriter(tmp_path / name / "train", [[], SAMPLES]) as writer:
+            skip_first(writer)
+            return [batch.pictures for batch in loader(stream(tmp_path / name, 1), workers=workers).epoch(3)]
+
+    for one, other in zip(pictures("a", 0), pictures("b", 2)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_epoch_may_go_on_from_a_step(tmp_path):
+    with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES]) as writer:
+        skip_first(writer)
+        whole = list(loader(stream(tmp_path)).epoch(0))
+    (tmp_path / "again").mkdir()
+    with FifoWriter(tmp_path / "again" / "train", [[], SAMPLES]) as writer:
+        skip_first(writer)
+        rest = list(loader(stream(tmp_path / "again", 1)).epoch(0, 2))
+
+    assert len(rest) == 1
+    np.testing.assert_array_equal(rest[0].pictures, whole[2].pictures)
+
+
+@pytest.mark.parametrize("length, steps", [(7, 2), (14, 3)], ids=["longer", "shorter"])
+def test_stream_of_another_length_is_told(tmp_path, length, steps):
+    progress = HeardProgress()
+    with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
+        skip_first(writer)
+        batches = list(loader(stream(tmp_path, 1, progress=progress), length=length).epoch(0))
+
+    assert [len(batch) for batch in batches] == [4] * steps
+    assert progress.warnings == [f"epoch 1: the stream had 10 images, {length} in the first pass"]
+    assert writer.finished == [0, 1]
+
+
+def test_labels_without_a_size_keep_their_boxes(tmp_path):
+    record = replace(LABELS.records[0], size_wh=None)
+    images = MemoryImages({record.name: encode_png(picture((40, 30)))})
+    with FifoWriter(tmp_path / "train", [[], samples([record], images)]) as writer:
+        skip_first(writer)
+        (image,) = stream(tmp_path, 1).epoch((1, 0))
+
+    assert image.record.size_wh is None
+    np.testing.assert_array_equal(image.record.boxes, record.boxes)
