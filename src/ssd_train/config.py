@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
+from ssd_train import builtin
 from ssd_train.errors import ConfigError
 from ssd_train.setting_values import checked_value
 
@@ -32,8 +33,6 @@ CONTENT_TYPES = {
     **{f"image/{kind}": "image_json" for kind in ("jpeg", "jpg", "png")},
     "application/x-image": "image_json",
 }
-# keys that jobs of the built-in algorithm carry beside the documented ones; they steer its container, not ours
-HIDDEN_KEYS = ("_tuning_objective_metric", "_kvstore", "_num_kv_servers")
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -47,17 +46,25 @@ class TrainConfig:
     """What is trained and how; where (folders, devices) is Environment's. Construction checks every value and
     reports all violations in one ConfigError."""
 
+    defaults: str = setting(
+        "measured",
+        "of settings not given: the best measured here, or the built-in algorithm's table",
+        choices=("measured", "builtin"),
+        resume=True,  # what it led to are the other settings
+    )
     # the network
     base_network: str = setting(
         "mobilenet1.0", "network that the detector is built on", choices=BASE_NETWORKS, aliases=NETWORK_ALIASES
     )
-    image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=1024)
+    image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=10000)
     num_classes: int = setting(0, "number of classes; computed from the labels, a wrong value is an error", low=0)
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
     freeze_layer_pattern: str = setting(
-        "", "regular expression of parameter names that are not trained", aliases={"false": ""}  # the console's "none"
+        "",
+        "regular expression of parameter names that are not trained",
+        aliases={"false": ""},  # the console's "none"
     )
     # the data
     num_training_samples: int = setting(0, "number of training images; computed, a wrong value warns", low=0)
@@ -120,6 +127,10 @@ class TrainConfig:
         "device",
         "how gradients of several devices meet",
         choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync"),
+        aliases={"-": "device", "": "device"},  # documented as the default: one machine
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "minutes between checkpoints inside an epoch; 0: only after each epoch", low=0, resume=True
     )
     pipe_buffer_mb: int = setting(256, "Pipe mode: memory of the buffer that shuffles images, MB", low=1, resume=True)
     pipe_spill_gb: float = setting(
@@ -137,8 +148,7 @@ class TrainConfig:
             object.__setattr__(self, item.name, value)
             if fault:
                 violations.append(fault)
-        if not violations:
-            violations = self._contradictions()
+        violations += self._contradictions()
         if violations:
             raise ConfigError("; ".join(violations))
 
@@ -167,7 +177,7 @@ class TrainConfig:
     def lr_steps(self) -> Optional[Tuple[int, ...]]:
         """The epochs of lr_scheduler_step; None when the text is not a rising list of epochs."""
         parts = [part.strip() for part in self.lr_scheduler_step.split(",") if part.strip()]
-        if not all(part.isdigit() and int(part) > 0 for part in parts):
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
             return None
         steps = tuple(int(part) for part in parts)
         return steps if list(steps) == sorted(set(steps)) else None
@@ -182,14 +192,21 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "TrainConfig":
+    def from_mapping(cls, values: Mapping[str, Any], warn: Callable[[str], None] = lambda text: None) -> "TrainConfig":
         """Build from names and texts or numbers, as flags, hyperparameters or config.json carry them. Hyphens in names
-        become underscores; the built-in algorithm's hidden keys are accepted and have no effect."""
+        become underscores; the built-in algorithm's hidden keys are accepted and have no effect. `warn` is told of
+        values that are understood but not as they should be."""
         known = {item.name for item in dataclasses.fields(cls)}
         given = {name.replace("-", "_"): value for name, value in values.items()}
-        unknown = sorted(name for name in given if name not in known and name not in HIDDEN_KEYS)
+        unknown = sorted(name for name in given if name not in known and not _is_hidden(name))
         faults = [f"{name}: unknown setting{_did_you_mean(name, known)}" for name in unknown]
         kept = {name: value for name, value in given.items() if name in known}
+        if str(kept.get("defaults", "")).strip() == "builtin":
+            kept = builtin.with_defaults(kept)
+        if "image_shape" in kept:
+            kept["image_shape"], note = builtin.side_of(kept["image_shape"])
+            if note:
+                warn(note)
         try:
             config = cls(**kept)
         except ConfigError as error:
@@ -202,6 +219,10 @@ class TrainConfig:
 def resumable_settings() -> Tuple[str, ...]:
     """Settings that a resumed run may change: they do not alter what the steps already made would have been."""
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
+
+
+def _is_hidden(name: str) -> bool:
+    return name in builtin.HIDDEN_KEYS or name.startswith(builtin.CONTAINER_PREFIX)
 
 
 def _did_you_mean(name: str, known: "set[str]") -> str:

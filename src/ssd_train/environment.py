@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import FrozenSet, Optional
+from typing import Any, Dict, FrozenSet, Iterator, Mapping, Optional, Tuple
+
+from ssd_train.errors import ConfigError
+
+# what of an Environment each channel of a SageMaker job fills: our names, then the built-in algorithm's and the SDK's
+CHANNELS = {
+    "train": ("train", "training"),
+    "labels": ("labels", "train_annotation"),
+    "validation": ("validation",),
+    "validation_labels": ("validation_labels", "validation_annotation"),
+    "pretrained": ("pretrained", "model"),
+}
+CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # of launchers that send the program this way
+FAILURE_CHARACTERS = 1024  # of the failure file that SageMaker shows
 
 
 @dataclass(frozen=True)
@@ -20,9 +34,10 @@ class Environment:
     pretrained                      weights to start from
     fetch_images                    images that the labels name on S3 and the folders lack are got from there
     devices                         auto, cpu, gpu, cpu:N, gpu:N
-    host                            name of this machine in metric lines
+    host, hosts                     name of this machine in metric lines, and the names of all in the job
     hosted                          true on SageMaker: metric lines are printed
     pipes                           which of train and validation come as streams (Pipe mode): path_0, path_1, ...
+    unused_channels                 those of the job whose names mean nothing here
     """
 
     train: Path
@@ -37,7 +52,106 @@ class Environment:
     devices: str = "auto"
     host: str = "algo-1"
     hosted: bool = False
+    hosts: Tuple[str, ...] = ("algo-1",)
     pipes: FrozenSet[str] = frozenset()
+    unused_channels: Tuple[str, ...] = ()
+
+    @classmethod
+    def from_sagemaker(cls, flags: Mapping[str, Any]) -> "Environment":
+        """The places of a SageMaker job, by the variables that its toolkit sets and the files below /opt/ml, or
+        SAGEMAKER_BASE_DIR. What `flags` say, by field, wins.
+
+        Raises:
+            ConfigError: train is missing, two channels mean the same, or the job's description is damaged.
+        """
+        base, channels = _base(), _channels()
+        places = dict(_places(channels))
+        found: Dict[str, Any] = {field: channels[name] for field, name in places.items()}
+        if "train" not in {**found, **flags}:
+            raise ConfigError(f"channels: found {', '.join(channels) or 'none'}, expected one called train")
+        resources = _description("resourceconfig")
+        found.update(
+            model_dir=Path(os.environ.get("SM_MODEL_DIR", base / "model")),
+            output_dir=Path(os.environ.get("SM_OUTPUT_DATA_DIR", base / "output" / "data")),
+            checkpoint_dir=base / "checkpoints" if (base / "checkpoints").is_dir() else None,
+            host=resources.get("current_host", cls.host),
+            hosts=tuple(resources.get("hosts", cls.hosts)),
+            hosted=True,
+            pipes=frozenset(field for field, name in places.items() if _is_pipe(name)),
+            unused_channels=tuple(name for name in channels if name not in (*places.values(), *CODE_CHANNELS)),
+        )
+        return cls(**{**found, **flags})
+
+
+def is_hosted() -> bool:
+    """Whether this process is a SageMaker training job."""
+    return "SM_MODEL_DIR" in os.environ or (_base() / "input" / "config").is_dir()
+
+
+def hosted_settings() -> Dict[str, str]:
+    """The hyperparameters of a SageMaker job as texts, where no toolkit has made them into flags."""
+    if "SM_HPS" in os.environ:
+        return {}
+    return {name: _plain(value) for name, value in _description("hyperparameters").items()}
+
+
+def report_failure(message: str) -> None:
+    """Leave `message` where SageMaker takes the reason of a failed job from. Its toolkit keeps what is there."""
+    folder = Path(os.environ.get("SM_OUTPUT_DIR", _base() / "output"))
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = message if len(message) <= FAILURE_CHARACTERS else message[: FAILURE_CHARACTERS - 1] + "…"
+    (folder / "failure").write_text(cut, "utf-8")
+
+
+def _base() -> Path:
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def _channels() -> Dict[str, Path]:
+    """The folder of each channel."""
+    data = _base() / "input" / "data"
+    named = {name: data / name for name in sorted(_description("inputdataconfig"))}
+    described = {f"SM_CHANNEL_{name.upper()}" for name in named}
+    for variable in sorted(os.environ):
+        if variable.startswith("SM_CHANNEL_") and variable not in described:
+            named[variable[len("SM_CHANNEL_") :].lower()] = Path(os.environ[variable])
+    return named
+
+
+def _places(channels: Mapping[str, Path]) -> Iterator[Tuple[str, str]]:
+    """What each channel fills, and its name."""
+    for field, names in CHANNELS.items():
+        given = [name for name in names if name in channels]
+        if len(given) > 1:
+            raise ConfigError(f"channels: found {' and '.join(given)}, expected one of them")
+        yield from ((field, name) for name in given)
+
+
+def _is_pipe(channel: str) -> bool:
+    return dict(_description("inputdataconfig").get(channel, {})).get("TrainingInputMode") == "Pipe"
+
+
+def _description(name: str) -> Dict[str, Any]:
+    """One of the JSON files that describe the job; empty where there is none."""
+    path = _base() / "input" / "config" / f"{name}.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path}: found no JSON ({error}), expected the description of a job") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: found {type(found).__name__}, expected a JSON object")
+    return found
+
+
+def _plain(value: Any) -> str:
+    """A hyperparameter's text: the SDK sends each as JSON of its own, so that texts are quoted twice."""
+    text = str(value)
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text
+    except ValueError:
+        return text
 
 
 def s3_endpoint() -> Optional[str]:

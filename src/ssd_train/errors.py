@@ -39,3 +39,9 @@ class DependencyError(SsdTrainError):
 
 class TrainingDiverged(SsdTrainError):
     """A loss, gradient or weight became NaN or infinite; names the labels of the batch that did it."""
+
+
+class Stopped(SsdTrainError):
+    """A run ended early because it was asked to (SIGTERM); what it had made is saved."""
+
+    exit_code = 143  # 128 + SIGTERM, as a shell reports it

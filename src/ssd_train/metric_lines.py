@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from typing import Dict, List
+from typing import Any, Dict, List, Mapping
 
 METRIC_DEFINITIONS: List[Dict[str, str]] = [
     {"Name": "train:progress", "Regex": r"#progress_metric: host=\S+, completed (\S+) %"},
@@ -33,6 +33,13 @@ def stamped(text: str) -> str:
     """`text` after the time, level and thread that the built-in algorithm puts before each line."""
     now = datetime.datetime.now().strftime("%m/%d/%Y %H:%M:%S")
     return f"[{now} INFO {threading.get_ident()}] {text}"
+
+
+def configuration_line(settings: Mapping[str, Any]) -> str:
+    """All settings of the run as the built-in algorithm wrote them, texts in Python 2's spelling: a notebook looks for
+    ``num_training_samples': u'`` in this line."""
+    pairs = ", ".join(f"u'{name}': u'{value}'" for name, value in settings.items())
+    return f"Final configuration: {{{pairs}}}"
 
 
 def loss_lines(host: str, epoch: int, batch: int, cross_entropy: float, smooth_l1: float) -> List[str]:

@@ -1,8 +1,11 @@
 """Folders that appear whole or not at all, and stay what they were written as.
 
 A folder is filled out of sight, flushed to the disk, marked by `checksums.json`, written last, and renamed onto its
-place: one without that file was never finished. A kill at any moment leaves the old or the new folder, complete; what
-it leaves half done is removed by the next `publish_folder` to the same place.
+place: one without that file was never finished. A kill at any moment leaves what stood there before, or that and the
+new folder, complete; what it leaves half done is removed by the next `publish_folder` to the same place.
+
+Each folder has a name of its own and is never changed again. So a service that copies them file by file as they come,
+as SageMaker copies checkpoints to S3, never mixes two of them.
 """
 
 from __future__ import annotations
@@ -15,45 +18,38 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Dict, List
 
 from ssd_train import storage
-from ssd_train.errors import CheckpointError, SsdTrainError
+from ssd_train.errors import CheckpointError
 
 CHECKSUMS = "checksums.json"
 
 
-def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> None:
-    """Put a new folder at `target`: `write(folder)` fills it out of sight, then it takes its place in one step.
-
-    A folder published there earlier becomes the newest of `keep` previous ones beside it (`target.old-000001`, ...).
-    Between the two renames `target` is missing; `published_folders` finds the previous one then.
-
-    `target` is a sub-folder that can be renamed, not a mount point such as SageMaker's /opt/ml/model itself. An empty
-    folder there is taken over; one that holds what this function did not write is refused, lest it be swept away.
+def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> Path:
+    """Put a new folder at `target`-000001, or the next number: `write(folder)` fills it out of sight, then it takes its
+    place in one step. Returns that place. Of the folders before it the newest `keep` stay.
 
     Raises:
-        SsdTrainError: the disk is full, `target` cannot be written, or it is not a folder published earlier.
-        Exception: whatever `write` raises; `target` is then as it was.
+        SsdTrainError: the disk is full, or the place cannot be written.
+        Exception: whatever `write` raises; nothing is changed then.
     """
     target = Path(target)
     new = storage.temporary_beside(target)
     with storage.errors_of(target, 0):
-        _refuse_foreign(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         storage.remove_leftovers(target)
         new.mkdir()
     try:
         _fill(new, target, write)
         with storage.errors_of(target, 0):
-            if _is_published(target):
-                os.rename(target, _next_old(target))
-            os.rename(new, target)
+            place = target.with_name(f"{target.name}-{max(map(_number_of, _numbered(target)), default=0) + 1:06d}")
+            os.rename(new, place)
             storage.sync_directory(target.parent)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
-        _restore(target)
         raise
     with storage.errors_of(target, 0):
-        for old in _old_folders(target)[keep:]:
+        for old in published_folders(target)[1 + keep :]:
             _discard(old, target)
+    return place
 
 
 def published_folders(target: Path) -> List[Path]:
@@ -61,8 +57,8 @@ def published_folders(target: Path) -> List[Path]:
 
     Finished is not undamaged: `verify_folder` tells.
     """
-    target = Path(target)
-    return [folder for folder in [target, *_old_folders(target)] if _is_published(folder)]
+    finished = [folder for folder in _numbered(Path(target)) if (folder / CHECKSUMS).is_file()]
+    return sorted(finished, key=_number_of, reverse=True)
 
 
 def verify_folder(folder: Path) -> None:
@@ -118,20 +114,6 @@ def _listed(folder: Path) -> Dict[str, Dict[str, Any]]:
     return listed
 
 
-def _refuse_foreign(target: Path) -> None:
-    if target.is_dir() and any(target.iterdir()) and not _is_published(target):
-        raise SsdTrainError(f"{target}: holds other files: expected no folder, an empty one, or one written earlier")
-    if target.exists() and not target.is_dir():
-        raise SsdTrainError(f"{target}: is a file, expected a folder")
-
-
-def _restore(target: Path) -> None:
-    """Put the previous folder back where it was moved aside and the new one did not get in."""
-    old = _old_folders(target)
-    if old and not target.exists():
-        os.rename(old[0], target)
-
-
 def _discard(old: Path, target: Path) -> None:
     """Remove a published folder; one in which somebody keeps files of their own is left as it is."""
     try:
@@ -145,25 +127,15 @@ def _discard(old: Path, target: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def _is_published(folder: Path) -> bool:
-    return (folder / CHECKSUMS).is_file()
+def _numbered(target: Path) -> List[Path]:
+    """What has the name of a folder published at a place."""
+    pattern = re.compile(re.escape(target.name) + r"-\d{6,}")
+    beside = target.parent.iterdir() if target.parent.is_dir() else []
+    return [path for path in beside if pattern.fullmatch(path.name)]
 
 
-def _old_folders(target: Path) -> List[Path]:
-    """Previous folders of a place, newest first."""
-    pattern = re.compile(re.escape(target.name) + r"\.old-\d{6,}")
-    siblings = target.parent.iterdir() if target.parent.is_dir() else []
-    old = [path for path in siblings if pattern.fullmatch(path.name) and _is_published(path)]
-    return sorted(old, key=_number_of, reverse=True)
-
-
-def _number_of(old: Path) -> int:
-    return int(old.name.rpartition("-")[2])
-
-
-def _next_old(target: Path) -> Path:
-    number = max(map(_number_of, _old_folders(target)), default=0) + 1
-    return target.with_name(f"{target.name}.old-{number:06d}")
+def _number_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _files(folder: Path) -> List[Path]:

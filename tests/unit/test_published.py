@@ -42,12 +42,13 @@ def names(folder):
     [(0, ["c"]), (1, ["c", "b"]), (2, ["c", "b", "a"]), (9, ["c", "b", "a"])],
     ids=["none", "one", "two", "more-than-there-are"],
 )
-def test_the_newest_stands_in_place_and_so_many_before_it_are_kept(tmp_path, keep, expected):
+def test_the_newest_and_so_many_before_it_are_kept_each_under_a_name_of_its_own(tmp_path, keep, expected):
     target = tmp_path / "state"
-    for text in "abc":
-        publish_folder(target, write(text), keep)
+    places = [publish_folder(target, write(text), keep) for text in "abc"]
     assert texts(target) == expected
-    assert len(names(tmp_path)) == len(expected) and names(tmp_path)[0] == "state"
+    assert [place.name for place in places] == ["state-000001", "state-000002", "state-000003"]
+    assert published_folders(target) == places[::-1][: len(expected)]
+    assert names(tmp_path) == sorted(folder.name for folder in published_folders(target))
     for folder in published_folders(target):
         verify_folder(folder)
 
@@ -57,37 +58,31 @@ def test_nothing_published_is_an_empty_list(tmp_path):
     assert published_folders(tmp_path / "state") == published_folders(tmp_path / "no" / "where") == []
 
 
-def test_an_empty_folder_is_taken_over(tmp_path):
-    (tmp_path / "state").mkdir()
-    publish_folder(tmp_path / "state", write("a"), 0)
-    assert texts(tmp_path / "state") == ["a"]
-
-
-@pytest.mark.parametrize("kind", ["foreign-folder", "file"])
-def test_what_is_not_ours_is_refused_and_kept(tmp_path, kind):
-    target = tmp_path / "pictures"
+@pytest.mark.parametrize("kind", ["folder", "file", "unfinished"])
+def test_what_is_there_already_is_left_as_it_is(tmp_path, kind):
+    """Also a folder of ours without its checksums: a copy of it broke off."""
+    other = tmp_path / ("state-000004" if kind == "unfinished" else "state")
     if kind == "file":
-        target.write_text("mine")
+        other.write_text("mine")
     else:
-        target.mkdir()
-        (target / "cat.jpg").write_text("mine")
-    with pytest.raises(SsdTrainError, match="pictures: (is a file|holds other files)"):
-        publish_folder(target, write("a"), 0)
-    assert names(tmp_path) == ["pictures"]
-    assert (target if kind == "file" else target / "cat.jpg").read_text() == "mine"
+        other.mkdir()
+        (other / "weights.bin").write_text("mine")
+    place = publish_folder(tmp_path / "state", write("a"), 0)
+    assert place.name == ("state-000005" if kind == "unfinished" else "state-000001")
+    assert texts(tmp_path / "state") == ["a"]
+    assert (other if kind == "file" else other / "weights.bin").read_text() == "mine"
 
 
 def test_a_users_file_in_an_old_folder_is_not_swept_away(tmp_path):
     target = tmp_path / "state"
-    publish_folder(target, write("a"), 0)
-    (target / "my notes.txt").write_text("mine")
+    (publish_folder(target, write("a"), 0) / "my notes.txt").write_text("mine")
     for text in "bc":
         publish_folder(target, write(text), 0)
     assert [path.read_text() for path in tmp_path.glob("*/my notes.txt")] == ["mine"]
     assert texts(target) == ["c", "a"]
 
 
-def test_a_writers_error_passes_and_the_folder_is_as_it_was(tmp_path):
+def test_a_writers_error_passes_and_nothing_is_changed(tmp_path):
     def failing(folder):
         (folder / "weights.bin").write_text("half")
         raise KeyError("the writer's own")
@@ -96,24 +91,20 @@ def test_a_writers_error_passes_and_the_folder_is_as_it_was(tmp_path):
     publish_folder(target, write("a"), 1)
     with pytest.raises(KeyError, match="the writer's own"):
         publish_folder(target, failing, 1)
-    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+    assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
-@pytest.mark.parametrize("failing_rename", [1, 2], ids=["old-aside", "new-in-place"])
-def test_a_failed_rename_puts_the_old_folder_back(tmp_path, monkeypatch, failing_rename):
-    target, real, calls = tmp_path / "state", os.rename, []
+def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
+    target = tmp_path / "state"
     publish_folder(target, write("a"), 1)
 
     def rename(source, place):
-        calls.append(source)
-        if len(calls) == failing_rename:
-            raise OSError(errno.EBUSY, "Device or resource busy")
-        real(source, place)
+        raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(SsdTrainError, match="state: cannot be written: Device or resource busy"):
         publish_folder(target, write("b"), 1)
-    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+    assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
 def full_for_the_writer(folder):
@@ -136,7 +127,7 @@ def test_a_full_disk_is_told_with_its_bytes_and_the_old_folder_kept(tmp_path, mo
         SsdTrainError, match=f"state: the disk is full: at least 1000 bytes are needed, {free} are free"
     ):
         publish_folder(target, writer, 1)
-    assert texts(target) == ["a"] and names(tmp_path) == ["state"]
+    assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
 def test_a_full_disk_while_flushing_is_told_too(tmp_path, monkeypatch):
@@ -206,18 +197,16 @@ def listing(change):
     ],
 )
 def test_damage_is_found_and_named(tmp_path, damage, expected):
-    target = tmp_path / "state"
-    publish_folder(target, write("text"), 1)
-    verify_folder(target)
-    damage(target)
+    folder = publish_folder(tmp_path / "state", write("text"), 1)
+    verify_folder(folder)
+    damage(folder)
     with pytest.raises(CheckpointError, match=expected):
-        verify_folder(target)
+        verify_folder(folder)
 
 
 def test_an_old_folder_that_is_damaged_does_not_stop_the_next(tmp_path):
     target = tmp_path / "state"
-    publish_folder(target, write("a"), 0)
-    (target / CHECKSUMS).write_text("{")
+    (publish_folder(target, write("a"), 0) / CHECKSUMS).write_text("{")
     publish_folder(target, write("b"), 0)
     assert texts(target)[0] == "b"
 

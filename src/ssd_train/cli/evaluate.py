@@ -65,7 +65,7 @@ def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
 
     names = None
     if flags.model is not None:
-        from ssd_train.training.checkpoint import SavedModel
+        from ssd_train.training.saved_model import SavedModel
 
         names = SavedModel.load(flags.model).class_names
     return score_predictions(flags.predictions, data.labels, size_of, names, flags.overlap_threshold)

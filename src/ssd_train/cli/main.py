@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from typing import List, Optional
+import traceback
+from pathlib import Path
+from typing import Iterator, List, Optional
 
 from ssd_train import __version__
 from ssd_train.cli.console import normalised
+from ssd_train.environment import is_hosted, report_failure
 from ssd_train.errors import ConfigError, SsdTrainError
 
 # each a module beside this one, with a function run(arguments) that returns the exit code
@@ -29,15 +33,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     given = normalised(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given and not given[0].startswith("-") else ("train", given)
     try:
-        if given[:1] in (["--help"], ["-h"], ["help"]):
-            print(_overview())
-            return 0
-        if given[:1] == ["--version"]:
-            print(f"ssd_train {__version__}")
-            return 0
-        if command not in COMMANDS:
-            raise ConfigError(f"found command {command!r}, expected one of {', '.join(COMMANDS)}")
-        return importlib.import_module(f"ssd_train.cli.{command}").run(rest)
+        with _failure_reported():
+            return _run(given, command, rest)
     except SsdTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -47,6 +44,36 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(given: List[str], command: str, rest: List[str]) -> int:
+    if given[:1] in (["--help"], ["-h"], ["help"]):
+        print(_overview())
+        return 0
+    if given[:1] == ["--version"]:
+        print(f"ssd_train {__version__}")
+        return 0
+    if command not in COMMANDS:
+        raise ConfigError(f"found command {command!r}, expected one of {', '.join(COMMANDS)}")
+    return importlib.import_module(f"ssd_train.cli.{command}").run(rest)
+
+
+@contextlib.contextmanager
+def _failure_reported() -> Iterator[None]:
+    """In a SageMaker job, whatever ends it is left for its user to see; the error goes on."""
+    try:
+        yield
+    except Exception as error:
+        if is_hosted():
+            report_failure(str(error) if isinstance(error, SsdTrainError) else _crash(error))
+        raise
+
+
+def _crash(error: Exception) -> str:
+    """An error that nobody foresaw, in a line: its kind, its text, and where it came from."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}; the log has more)"
 
 
 def _overview() -> str:

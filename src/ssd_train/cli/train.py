@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import signal
 from pathlib import Path
-from typing import List, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Sequence, Tuple
 
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.config import TrainConfig
-from ssd_train.environment import Environment
+from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
+from ssd_train.errors import ConfigError
+from ssd_train.progress import Progress
+
+if TYPE_CHECKING:
+    from ssd_train.training.run import Trained
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Train as the flags say; prints the scores and where the model and the report are."""
-    parser = make_parser()
-    known, settings = parser.parse_settings(arguments)
-    config = TrainConfig.from_mapping(settings)
-    environment = Environment(**vars(known))
+    """Train as the flags say, on SageMaker as the job says where they are silent; the last line is a summary."""
+    known, settings = make_parser().parse_settings(arguments)
     progress = make_progress()
+    config, environment = _read(vars(known), settings, progress)
     from ssd_train.training.run import train
 
-    trained = train(config, environment, progress)
+    trained = train(config, environment, progress, stop_requests())
     for line in trained.scores.lines():
         progress.say(line)
-    progress.say(f"best epoch: {trained.best_epoch + 1} of {trained.epochs}")
     progress.say(f"report: {trained.report}")
-    progress.say(f"model:  {trained.model_dir}")
+    progress.say(summary(trained))
     return 0
+
+
+def _read(
+    flags: Mapping[str, Any], settings: Mapping[str, str], progress: Progress
+) -> "Tuple[TrainConfig, Environment]":
+    """Settings and places; what is wrong with either is told together."""
+    faults: List[str] = []
+    config = environment = None
+    try:
+        given = {**hosted_settings(), **settings} if is_hosted() else settings
+        config = TrainConfig.from_mapping(given, progress.warn)
+    except ConfigError as fault:
+        faults.append(str(fault))
+    try:
+        environment = _environment(flags)
+    except ConfigError as fault:
+        faults.append(str(fault))
+    if config is None or environment is None:
+        raise ConfigError("; ".join(faults))
+    for name in environment.unused_channels:
+        progress.warn(f"channel {name!r} is not used, expected names among {', '.join(sum(CHANNELS.values(), ()))}")
+    return config, environment
+
+
+def _environment(flags: Mapping[str, Any]) -> Environment:
+    if is_hosted():
+        return Environment.from_sagemaker(flags)
+    if "train" not in flags:
+        raise ConfigError("train: found no --train, expected a folder of images or a .rec file")
+    return Environment(**flags)
+
+
+def stop_requests() -> Callable[[], bool]:
+    """Takes SIGTERM from now on; returns what tells whether it has come. It ends a run between two steps."""
+    requests: List[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: requests.append(number))
+    return lambda: bool(requests)
+
+
+def summary(trained: "Trained") -> str:
+    """What a run came to, in a line."""
+    score = "none" if trained.scores.voc07 is None else f"{trained.scores.voc07:.4f}"
+    return (
+        f"training is complete: best mAP {score} after epoch {trained.best_epoch + 1} of {trained.epochs}; "
+        f"the model is in {trained.model_dir}"
+    )
 
 
 def make_parser() -> Parser:
     """The flags that say where; all others are settings of TrainConfig."""
     parser = Parser(
         prog="python -m ssd_train train",
-        description="Train a detector. Without validation labels a share of the images is held out.",
+        description="Train a detector. Without validation labels a share of the images is held out. In a SageMaker "
+        "training job folders are its channels, and all flags hyperparameters.",
+        argument_default=argparse.SUPPRESS,
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
-    parser.add_argument(
-        "--train", type=Path, required=True, metavar="PATH", help="folder of images, or a .rec with images and labels"
-    )
+    parser.add_argument("--train", type=Path, metavar="PATH", help="folder of images, or a .rec with images and labels")
     parser.add_argument(
         "--labels",
         type=Path,
@@ -50,10 +100,8 @@ def make_parser() -> Parser:
         "--validation", type=Path, metavar="PATH", help="validation images, as --train (default: those of --train)"
     )
     parser.add_argument("--validation_labels", type=Path, metavar="PATH", help="validation labels, as --labels")
-    parser.add_argument("--model_dir", type=Path, default=Path("model"), metavar="FOLDER", help="default: model")
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("output"), metavar="FOLDER", help="report; default: output"
-    )
+    parser.add_argument("--model_dir", type=Path, metavar="FOLDER", help="default: model")
+    parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="report; default: output")
     parser.add_argument(
         "--checkpoint_dir", type=Path, metavar="FOLDER", help="keep checkpoints here and go on from them"
     )
@@ -61,11 +109,9 @@ def make_parser() -> Parser:
         "--pretrained",
         type=Path,
         metavar="PATH",
-        help="a .params file, or a model folder, to start from (default: model zoo)",
+        help="a .params file, or a model folder or its model.tar.gz, to start from (default: model zoo)",
     )
-    parser.add_argument(
-        "--devices", default="auto", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU"
-    )
+    parser.add_argument("--devices", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU")
     return parser
 
 

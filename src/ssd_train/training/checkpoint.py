@@ -1,152 +1,23 @@
-"""A model and a training state on disk, written so that a kill loses nothing. Nothing here is ever unpickled.
-
-SavedModel: a folder whose config.json names the weights file and its SHA-256; new weights get a new name and
-config.json is replaced last, so the folder holds the old model or the new one, whole, at every moment.
-TrainState: a folder per save, with checksums, beside the one before it (see published.publish_folder).
-"""
+"""A training state on disk, written so that a kill loses nothing: a folder per save, with checksums (see published.py).
+Nothing here is ever unpickled."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Tuple
 
-from ssd_train import __version__, framework, published, storage
-from ssd_train.config import TrainConfig
-from ssd_train.data.records import ClassNames
-from ssd_train.errors import CheckpointError, WeightsError
-from ssd_train.model.net import build_net
+from ssd_train import __version__, published, storage
+from ssd_train.errors import CheckpointError
 from ssd_train.model.pretrained import load_exactly, saved_parameters
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
+from ssd_train.training.saved_model import CONFIG, LAST, is_of_best_model, save_parameters
 from ssd_train.training.schedule import BestScore
+from ssd_train.training.tally import Tally
 
-mx = framework.mxnet()
-
-MODEL_FORMAT, STATE_FORMAT = 1, 1
-STATE, OPTIMIZER, LAST = "state.json", "optimizer.params", "last.params"
-CONFIG, HISTORY, WEIGHTS = "config.json", "history.jsonl", "weights-{}.params"
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """What a model folder holds beside the weights.
-
-    post_nms    boxes per image that the model may answer
-    scores      validation scores of these weights, as Scores.to_json()
-    epoch       the epoch (from 0) after which the weights were taken
-    """
-
-    config: TrainConfig
-    class_names: ClassNames
-    post_nms: int
-    epoch: int
-    scores: Dict[str, Any] = field(default_factory=dict)
-    versions: Dict[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    sha256: str = ""
-
-    def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
-        """Put the weights of `net` and this description into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path, sha256 = _save_weights(folder, net)
-        document = {
-            "format": MODEL_FORMAT,
-            "package": __version__,
-            "class_names": list(self.class_names),
-            "image_shape": self.config.image_shape,
-            "post_nms": self.post_nms,
-            "epoch": self.epoch,
-            "weights": {"file": path.name, "sha256": sha256},
-            "scores": self.scores,
-            "settings": self.config.to_json(),
-            "versions": self.versions,
-        }
-        write_history(folder, history)
-        storage.write_json_atomic(folder / CONFIG, document)
-        for old in folder.glob(WEIGHTS.format("*")):
-            if old.name != path.name:
-                old.unlink()
-
-    def build(self) -> Any:
-        """The network with these weights, on the CPU."""
-        net = build_net(self.config.base_network, self.config.image_shape, list(self.class_names))
-        load_exactly(net, self.weights)
-        return net
-
-    def save_last(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]]) -> None:
-        """Put the weights of the last epoch and the whole history beside the best model."""
-        save_parameters(folder / LAST, saved_parameters(net))
-        write_history(folder, history)
-
-    @classmethod
-    def load(cls, folder: Path) -> "SavedModel":
-        """The description in `folder`, its weights checked against their SHA-256; a WeightsError says what is wrong."""
-        path = Path(folder) / CONFIG
-        try:
-            document = json.loads(path.read_text("utf-8"))
-            newer = document["format"] > MODEL_FORMAT
-        except FileNotFoundError:
-            raise WeightsError(f"{folder}: found no {CONFIG}, expected a model folder written by ssd_train") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-        if newer:
-            raise WeightsError(
-                f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
-                f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
-            )
-        try:
-            return cls(
-                config=TrainConfig.from_mapping(document["settings"]),
-                class_names=ClassNames(tuple(document["class_names"])),
-                post_nms=int(document["post_nms"]),
-                epoch=int(document["epoch"]),
-                scores=document["scores"],
-                versions=document["versions"],
-                weights=_checked_weights(Path(folder), document["weights"]),
-                sha256=document["weights"]["sha256"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
-            ) from None
-
-
-def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
-    temporary = folder / f".{WEIGHTS.format('new')}.tmp"
-    save_parameters(temporary, saved_parameters(net))
-    sha256 = storage.sha256_of(temporary)
-    path = folder / WEIGHTS.format(sha256[:12])
-    storage.move_into_place(temporary, path)
-    return path, sha256
-
-
-def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
-    """Write `parameters` by name in MXNet's format, after checking that each is finite: a dead net is never saved."""
-    arrays = {name: parameter.data().as_in_context(mx.cpu()) for name, parameter in parameters.items()}
-    for name, array in arrays.items():
-        # one number that is finite exactly when all are, without moving the array to NumPy
-        if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
-            raise CheckpointError(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
-    storage.guarded_write(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))
-
-
-def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
-    path = folder / Path(entry["file"]).name
-    if not path.is_file():
-        raise WeightsError(f"{path}: not found, expected the weights that {CONFIG} names")
-    found = storage.sha256_of(path)
-    if found != entry["sha256"]:
-        raise WeightsError(
-            f"{path}: found SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
-        )
-    return str(path)
-
-
-def write_history(folder: Path, history: Sequence[Dict[str, Any]]) -> None:
-    """One JSON line an epoch."""
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
-    storage.write_text_atomic(folder / HISTORY, lines)
+STATE_FORMAT = 1
+STATE, OPTIMIZER, BEST = "state.json", "optimizer.params", "best"
 
 
 @dataclass
@@ -154,17 +25,32 @@ class TrainState:
     """All that a run needs to go on as if it had never stopped, beside the weights and the optimizer's arrays.
 
     epoch           epochs made
+    tally           steps made of the one after them
     fingerprint     what the run was started with and may not change
     """
 
     epoch: int = 0
+    tally: Tally = field(default_factory=Tally)
     best: BestScore = field(default_factory=BestScore)
     history: List[Dict[str, Any]] = field(default_factory=list)
     fingerprint: Dict[str, Any] = field(default_factory=dict)
 
+    def end_epoch(self, row: Dict[str, Any]) -> None:
+        """Take the row of the history of an epoch of which all is done."""
+        self.history.append(row)
+        self.epoch += 1
+        self.tally = Tally()
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}" + (f", step {self.tally.steps} of the next" if self.tally.steps else "")
+
 
 class Checkpoints:
-    """The training states in a folder: the newest and the one before."""
+    """The training states in a folder: the newest and two before.
+
+    Two, because SageMaker deletes on S3 what is deleted here: a machine that is taken away while the newest is copied
+    there leaves the one before, even where that one too was still on its way.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -176,14 +62,15 @@ class Checkpoints:
         def write(folder: Path) -> None:
             save_parameters(folder / LAST, saved_parameters(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
-            for file in sorted(best_model.glob("*")) if best_model.is_dir() else []:
-                if file.name in (CONFIG, HISTORY) or file.match(WEIGHTS.format("*")):
-                    (folder / "best").mkdir(exist_ok=True)
-                    (folder / "best" / file.name).write_bytes(file.read_bytes())
+            if state.best.epoch >= 0:
+                (folder / BEST).mkdir()
+                for file in filter(is_of_best_model, best_model.iterdir()):
+                    (folder / BEST / file.name).write_bytes(file.read_bytes())
             document = {"format": STATE_FORMAT, "package": __version__, **asdict(state), "updates": counts}
+            document["loss_scale"] = learner.loss_scale.state()
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
-        published.publish_folder(self.target, write, keep=1)
+        published.publish_folder(self.target, write, keep=2)
 
     def restore(self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path) -> Tuple[TrainState, List[str]]:
         """The newest undamaged state put into `learner`, and what is to be told about it; a new TrainState where there
@@ -197,8 +84,8 @@ class Checkpoints:
                 notes.append(f"{error}; the checkpoint before it is used")
                 continue
             state = self._read(folder, fingerprint, learner)
-            _restore_best(folder / "best", model_dir)
-            return state, [*notes, f"resuming after epoch {state.epoch} from {folder}"]
+            _restore_best(folder / BEST, model_dir)
+            return state, [*notes, f"resuming after {state} from {folder}"]
         if folders:
             raise CheckpointError("; ".join(notes).replace("the checkpoint before it is used", "no other is whole"))
         return TrainState(fingerprint=fingerprint), []
@@ -212,8 +99,9 @@ class Checkpoints:
         refuse_changes(folder, document["fingerprint"], fingerprint)
         load_exactly(learner.net, folder / LAST)
         load_optimizer(folder / OPTIMIZER, learner.trainer, document["updates"])
-        best = BestScore(**document["best"])
-        return TrainState(document["epoch"], best, document["history"], fingerprint)
+        learner.loss_scale.restore(document["loss_scale"])
+        best, tally = BestScore(**document["best"]), Tally(**document["tally"])
+        return TrainState(document["epoch"], tally, best, document["history"], fingerprint)
 
 
 def _restore_best(best: Path, model_dir: Path) -> None:
@@ -235,5 +123,6 @@ def refuse_changes(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> No
     ]
     if changes:
         raise CheckpointError(
-            f"{folder}: cannot go on with other settings: {'; '.join(changes)}; use another checkpoint_dir to start anew"
+            f"{folder}: cannot go on with other settings: {'; '.join(changes)}; "
+            "use another checkpoint_dir to start anew"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ssd_train.model.loss import DetectionLoss
 from ssd_train.training.devices import split
 from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
 from ssd_train.training.scores import Scores
+from ssd_train.training.tally import Tally
 
 mx = framework.mxnet()
 
@@ -38,6 +39,14 @@ class LossScale:
         self.value = value
         self.dynamic = value != 1.0
         self.good_steps = 0
+
+    def state(self) -> List[float]:
+        """What a checkpoint keeps of it."""
+        return [self.value, self.good_steps]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from a `state()`."""
+        self.value, self.good_steps = state[0], int(state[1])
 
     def overflows(self, losses: np.ndarray, norm: float) -> bool:
         """Take note of a step; true when only its gradient overflowed, and a smaller scale can help."""
@@ -91,7 +100,8 @@ class Learner:
         return losses
 
     def _gradients(self, batch: TrainBatch, scale: float) -> "tuple[np.ndarray, float]":
-        """Forward and backward on all devices; the summed losses, and the norm of the gradient of their sum x `scale`."""
+        """Forward and backward on all devices; the summed losses, and the norm of the gradient of their sum times
+        `scale`."""
         inputs = zip(*[split(array, self.devices) for array in batch.arrays()])
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
@@ -120,29 +130,33 @@ def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
     return settings
 
 
-def train_one_epoch(learner: Learner, batches: Iterable[TrainBatch], rates: Sequence[float]) -> Dict[str, float]:
+def train_one_epoch(
+    learner: Learner,
+    batches: Iterable[TrainBatch],
+    rates: Sequence[float],
+    tally: Optional[Tally] = None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Dict[str, float]:
     """Learn from each batch at its rate; returns the mean CrossEntropy and SmoothL1 per positive anchor, the number of
-    images and of steps, the seconds and, of these, the seconds spent waiting for data."""
-    cross_entropy, smooth_l1 = RunningMean(), RunningMean()
-    images, waited, start = 0, 0.0, time.perf_counter()
-    waiting = start
-    for batch, rate in zip(batches, rates):
-        waited += time.perf_counter() - waiting
+    images and of steps, the seconds and, of these, the seconds spent waiting for data.
+
+    rates           of all steps of the epoch
+    tally           the steps made before, to which these are added; `batches` are those that remain
+    after_step      called when `tally` has a step more
+    """
+    tally = Tally() if tally is None else tally
+    start = time.perf_counter()
+    for batch, rate in zip(batches, rates[tally.steps :]):
+        waited = time.perf_counter() - start
         losses = learner.step(batch, rate)
-        cross_entropy.update(losses[0], max(batch.positives, 1))
-        smooth_l1.update(losses[1], max(batch.positives, 1))
-        images += len(batch)
-        waiting = time.perf_counter()
+        tally.add(len(batch), max(batch.positives, 1), *losses.tolist())
+        tally.data_seconds += waited
+        tally.seconds += time.perf_counter() - start
+        after_step()
+        start = time.perf_counter()
     mx.nd.waitall()
-    seconds = time.perf_counter() - start
-    return {
-        "CrossEntropy": cross_entropy.value or 0.0,
-        "SmoothL1": smooth_l1.value or 0.0,
-        "images": images,
-        "steps": len(rates),
-        "seconds": seconds,
-        "data_seconds": waited,
-    }
+    tally.seconds += time.perf_counter() - start
+    return tally.result()
 
 
 class Evaluator:

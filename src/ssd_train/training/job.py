@@ -6,32 +6,31 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Tuple
 
 from ssd_train import framework
+from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.split import classes_missing_from
-from ssd_train.data.stream import DetectionStream
-from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.environment import Environment, available_memory
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, WeightsError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
-from ssd_train.model.pretrained import load_pretrained, zoo_weights
+from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
-from ssd_train.training.checkpoint import CONFIG, SavedModel
+from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
 from ssd_train.training.sides import read_sides
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
-AnyLoader = Union[TrainLoader, StreamLoader]
+BUILTIN_ARTIFACT = "model_algo_1"  # what the built-in algorithm calls its files
 LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
 
 
@@ -44,7 +43,7 @@ class Job:
     validation: LabelledImages
     learner: Learner
     evaluator: Evaluator
-    train_loader: AnyLoader
+    train_loader: TrainLoader
     validation_loader: EvalLoader
     post_nms: int
     fingerprint: Dict[str, Any]
@@ -66,7 +65,9 @@ class Job:
 
 def prepare(config: TrainConfig, environment: Environment, progress: Progress) -> Job:
     """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
-    train, validation = read_sides(config, environment, progress)
+    if len(environment.hosts) > 1:
+        raise ConfigError(f"hosts: found {', '.join(environment.hosts)}, expected one")
+    train, validation = read_sides(config, environment)
     config = completed(config, train, progress)
     _tell_about(train, validation, progress)
     if not validation.labels.boxes_per_class().sum():
@@ -129,54 +130,67 @@ def _tell_about(train: LabelledImages, validation: LabelledImages, progress: Pro
 
 def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
     net = build_net(config.base_network, config.image_shape, list(class_names), config.seed)
-    path, old_classes = _weights_to_start_from(config, environment)
-    if path is not None:
-        progress.say(str(load_pretrained(net, config.base_network, path, old_classes)))
+    if environment.pretrained is not None:
+        progress.say(str(_load_given(net, config, environment.pretrained)))
+    elif config.use_pretrained_model:
+        progress.say(str(load_pretrained(net, config.base_network, zoo_weights(config.base_network))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
-def _weights_to_start_from(
-    config: TrainConfig, environment: Environment
-) -> "Tuple[Optional[Path], Optional[List[str]]]":
-    """The weights file and, where they are known, the class names of its head."""
-    given = environment.pretrained
-    if given is None:
-        return (zoo_weights(config.base_network) if config.use_pretrained_model else None), None
-    if given.is_dir() and (given / CONFIG).exists():
-        model = SavedModel.load(given)
-        return Path(model.weights), list(model.class_names)
-    if given.is_dir():
-        files = sorted(given.glob("*.params"))
-        if len(files) != 1:
-            raise ConfigError(
-                f"pretrained: found {len(files)} .params files in {given}, expected one, or a model folder"
-            )
-        return files[0], None
-    if not given.is_file():
+def _load_given(net: Any, config: TrainConfig, given: Path) -> LoadReport:
+    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive."""
+    if not given.exists():
         raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
-    return given, None
+    with opened_model(given) as place:
+        if not (place / CONFIG).exists():
+            report = load_pretrained(net, config.base_network, _params_file(place))
+        else:
+            model = SavedModel.load(place)
+            if model.config.base_network != config.base_network:
+                raise ConfigError(
+                    f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
+                    f"that of the model in {given}"
+                )
+            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names))
+    return dataclasses.replace(report, source=str(given))
+
+
+def _params_file(place: Path) -> Path:
+    if place.is_file():
+        return place
+    files = sorted(place.glob("*.params"))
+    if len(files) != 1:
+        raise ConfigError(f"pretrained: found {len(files)} .params files in {place}, expected one, or a model folder")
+    if files[0].name.startswith(BUILTIN_ARTIFACT):
+        raise WeightsError(
+            f"{files[0].name}: found an artifact of the built-in algorithm, whose network is another one, "
+            "expected a model of ssd_train or a .params file of GluonCV"
+        )
+    return files[0]
 
 
 def _make_loaders(
     config: TrainConfig, train: LabelledImages, validation: LabelledImages
-) -> Tuple[AnyLoader, EvalLoader]:
+) -> Tuple[TrainLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
     encode = TargetEncoder(make_anchors(anchor_layout(config.base_network, side)))
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
+    train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
-    transform = TrainTransform(side, config.augmentation, encode, gray)
-    sampler = EpochSampler(len(train.labels), config.mini_batch_size, config.seed)
-    if isinstance(train.images, DetectionStream):
-        loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
-    else:
-        train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
-        loader = TrainLoader(train_set, transform, sampler, workers)
-    return loader, EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers)
+    return (
+        TrainLoader(
+            train_set,
+            TrainTransform(side, config.augmentation, encode, gray),
+            EpochSampler(len(train_set), config.mini_batch_size, config.seed),
+            workers,
+        ),
+        EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers),
+    )
 
 
 def fingerprint(config: TrainConfig, train: LabelledImages, validation: LabelledImages) -> Dict[str, Any]:

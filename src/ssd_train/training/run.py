@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ssd_train import framework, metric_lines
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
-from ssd_train.errors import SsdTrainError, TrainingDiverged
+from ssd_train.errors import SsdTrainError, Stopped, TrainingDiverged
 from ssd_train.progress import Progress
-from ssd_train.training.checkpoint import Checkpoints, SavedModel, TrainState
+from ssd_train.training.checkpoint import Checkpoints, TrainState
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.job import Job, prepare
+from ssd_train.training.keeper import Keeper
+from ssd_train.training.saved_model import SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
 from ssd_train.view.report import write_report
@@ -36,49 +38,80 @@ class Trained:
     epochs: int
 
 
-def train(config: TrainConfig, environment: Environment, progress: Optional[Progress] = None) -> Trained:
+def train(
+    config: TrainConfig,
+    environment: Environment,
+    progress: Optional[Progress] = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
     """Train a detector as `config` says on the data of `environment`; goes on from a checkpoint where there is one.
 
-    Raises SsdTrainError kinds: bad settings or data before the first step, TrainingDiverged during it.
+    `should_stop` is asked between two steps. Raises SsdTrainError kinds: bad settings or data before the first step,
+    TrainingDiverged during it, Stopped when it was asked to.
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     job = prepare(config, environment, progress)
-    checkpoints = Checkpoints(environment.checkpoint_dir) if environment.checkpoint_dir else None
-    state = _resumed(job, checkpoints, environment, progress)
-    while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
-        row = _train_epoch(job, state, progress)
-        if state.epoch % job.config.validation_interval == 0 or state.epoch == job.config.epochs:
-            _validate(job, state, row, environment, progress)
-        state.history.append(row)
-        _tell_epoch(job, state, row, environment, progress)
-        if checkpoints:
-            checkpoints.save(state, job.learner, environment.model_dir)
+    _tell_configuration(job, environment, progress)
+    keeper = _make_keeper(job, environment, should_stop, progress)
+    state = keeper.state
+    try:
+        while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
+            _make_epoch(job, keeper, environment, progress)
+            keeper.save()
+    except Stopped as stop:
+        raise Stopped(f"{stop}; {_left_behind(job, keeper, environment)}") from None
     return _finish(job, state, environment, started, progress)
 
 
-def _resumed(job: Job, checkpoints: Optional[Checkpoints], environment: Environment, progress: Progress) -> TrainState:
-    if not checkpoints:
-        return TrainState()
-    state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
+def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], bool], progress: Progress) -> Keeper:
+    """The state to start from, new or that of a checkpoint, with what keeps it."""
+    checkpoints = Checkpoints(environment.checkpoint_dir) if environment.checkpoint_dir else None
+    state, notes = TrainState(), []
+    if checkpoints:
+        state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
     for note in notes:
         progress.say(note)
-    return state
+    minutes = job.config.checkpoint_minutes
+    return Keeper(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
 
 
-def _train_epoch(job: Job, state: TrainState, progress: Progress) -> Dict[str, Any]:
-    """One epoch; its row of the history."""
-    epoch, steps = state.epoch, len(job.train_loader)
+def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Progress) -> None:
+    """The rest of an epoch: its steps, its evaluation where one is due, its lines."""
+    state = keeper.state
+    row = _train_epoch(job, keeper, progress)
+    done = state.epoch + 1
+    if done % job.config.validation_interval == 0 or done == job.config.epochs:
+        _validate(job, keeper, row, environment, progress)
+    state.end_epoch(row)
+    _tell_epoch(job, state, row, environment, progress)
+
+
+def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
+    """What a run that was stopped has made; weights that were never scored are better than none."""
+    state = keeper.state
+    if state.best.epoch < 0:
+        job.saved_model(state.epoch, {}).save(environment.model_dir, job.net, state.history)
+        model = f"its weights, not yet scored, are in {environment.model_dir}"
+    else:
+        model = f"the model of epoch {state.best.epoch + 1} is in {environment.model_dir}"
+    return f"{model}; the same command goes on from there" if keeper.checkpoints else model
+
+
+def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
+    """The steps of an epoch that are not made yet; the epoch's row of the history."""
+    state, steps = keeper.state, len(job.train_loader)
+    epoch, made = state.epoch, state.tally.steps
     rates = course(job.config, epoch, steps)
-    batches = progress.track(job.train_loader.epoch(epoch), steps, f"epoch {epoch + 1}/{job.config.epochs}")
+    name = f"epoch {epoch + 1}/{job.config.epochs}"
+    batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
     try:
-        result = train_one_epoch(job.learner, batches, rates)
+        result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
     except TrainingDiverged as error:
         kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
         raise TrainingDiverged(
             f"epoch {epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
         ) from None
-    state.epoch += 1
     return {
         "epoch": epoch,
         "CrossEntropy": result["CrossEntropy"],
@@ -90,9 +123,10 @@ def _train_epoch(job: Job, state: TrainState, progress: Progress) -> Dict[str, A
     }
 
 
-def _validate(job: Job, state: TrainState, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
+def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
     """Score the net, add the scores to `row`, and save the model when it is the best."""
-    batches = progress.track(job.validation_loader, len(job.validation_loader), "validation")
+    state = keeper.state
+    batches = keeper.watched(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
     scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
     row.update(mAP=scores.voc07, coco_mAP=scores.coco, mAP50=scores.ap50, val_SmoothL1=smooth_l1)
     tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
@@ -101,10 +135,15 @@ def _validate(job: Job, state: TrainState, row: Dict[str, Any], environment: Env
         job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.net, history)
 
 
+def _tell_configuration(job: Job, environment: Environment, progress: Progress) -> None:
+    if environment.hosted:
+        progress.say(metric_lines.stamped(metric_lines.configuration_line(job.config.to_json())))
+
+
 def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
     text = (
-        f"epoch {state.epoch}/{job.config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  SmoothL1 {row['SmoothL1']:.3f}  "
-        f"{row['images_per_second']:.1f} images/s"
+        f"epoch {state.epoch}/{job.config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
+        f"SmoothL1 {row['SmoothL1']:.3f}  {row['images_per_second']:.1f} images/s"
     )
     if row.get("mAP") is not None:
         best = (

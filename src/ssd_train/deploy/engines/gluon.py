@@ -8,8 +8,8 @@ import numpy as np
 
 from ssd_train import framework
 from ssd_train.model.graphs import DetectGraph, compile_graph
-from ssd_train.training.checkpoint import SavedModel
 from ssd_train.training.devices import contexts
+from ssd_train.training.saved_model import SavedModel
 
 mx = framework.mxnet()
 

@@ -1,0 +1,55 @@
+"""Keeps the state of a run while it trains: after every epoch, every so many minutes, and when it is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
+
+from ssd_train.errors import Stopped
+from ssd_train.training.checkpoint import Checkpoints, TrainState
+
+Item = TypeVar("Item")
+
+
+class Keeper:
+    """Saves `state` with `learner`'s weights and the best model so far, which is in `model_dir`.
+
+    checkpoints     where to; None: nothing is saved
+    minutes         between two saves inside an epoch; 0: none there
+    should_stop     asked between two steps
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        learner: Any,
+        model_dir: Path,
+        checkpoints: Optional[Checkpoints],
+        minutes: float,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.state, self.learner, self.model_dir = state, learner, model_dir
+        self.checkpoints, self.minutes, self.should_stop = checkpoints, minutes, should_stop
+        self._saved = time.monotonic()
+
+    def save(self) -> None:
+        """Save the state as it is."""
+        if self.checkpoints:
+            self.checkpoints.save(self.state, self.learner, self.model_dir)
+        self._saved = time.monotonic()
+
+    def between_steps(self) -> None:
+        """Save when it is time; a Stopped, after saving, when the run is to end here."""
+        if self.should_stop():
+            self.save()
+            raise Stopped(f"stopped on request after {self.state}")
+        if self.minutes and time.monotonic() - self._saved >= 60 * self.minutes:
+            self.save()
+
+    def watched(self, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`, with a look at the request to stop before each."""
+        for item in items:
+            if self.should_stop():
+                self.between_steps()
+            yield item

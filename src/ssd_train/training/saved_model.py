@@ -1,0 +1,150 @@
+"""A model on disk: a folder that holds the old model or the new one, whole, at every moment.
+
+config.json names the weights file and its SHA-256; new weights get a new name and config.json is replaced last. Nothing
+here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Sequence, Tuple
+
+from ssd_train import __version__, framework, storage
+from ssd_train.config import TrainConfig
+from ssd_train.data.records import ClassNames
+from ssd_train.errors import CheckpointError, WeightsError
+from ssd_train.model.net import build_net
+from ssd_train.model.pretrained import load_exactly, saved_parameters
+
+mx = framework.mxnet()
+
+MODEL_FORMAT = 1
+CONFIG, HISTORY, WEIGHTS, LAST = "config.json", "history.jsonl", "weights-{}.params", "last.params"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model folder holds beside the weights.
+
+    post_nms    boxes per image that the model may answer
+    scores      validation scores of these weights, as Scores.to_json()
+    epoch       the epoch (from 0) after which the weights were taken
+    """
+
+    config: TrainConfig
+    class_names: ClassNames
+    post_nms: int
+    epoch: int
+    scores: Dict[str, Any] = field(default_factory=dict)
+    versions: Dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    sha256: str = ""
+
+    def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
+        """Put the weights of `net` and this description into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path, sha256 = _save_weights(folder, net)
+        document = {
+            "format": MODEL_FORMAT,
+            "package": __version__,
+            "class_names": list(self.class_names),
+            "image_shape": self.config.image_shape,
+            "post_nms": self.post_nms,
+            "epoch": self.epoch,
+            "weights": {"file": path.name, "sha256": sha256},
+            "scores": self.scores,
+            "settings": self.config.to_json(),
+            "versions": self.versions,
+        }
+        write_history(folder, history)
+        storage.write_json_atomic(folder / CONFIG, document)
+        for old in folder.glob(WEIGHTS.format("*")):
+            if old.name != path.name:
+                old.unlink()
+
+    def build(self) -> Any:
+        """The network with these weights, on the CPU."""
+        net = build_net(self.config.base_network, self.config.image_shape, list(self.class_names))
+        load_exactly(net, self.weights)
+        return net
+
+    def save_last(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]]) -> None:
+        """Put the weights of the last epoch and the whole history beside the best model."""
+        save_parameters(folder / LAST, saved_parameters(net))
+        write_history(folder, history)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SavedModel":
+        """The description in `folder`, its weights checked against their SHA-256; a WeightsError says what is wrong."""
+        path = Path(folder) / CONFIG
+        try:
+            document = json.loads(path.read_text("utf-8"))
+            newer = document["format"] > MODEL_FORMAT
+        except FileNotFoundError:
+            raise WeightsError(f"{folder}: found no {CONFIG}, expected a model folder written by ssd_train") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
+        if newer:
+            raise WeightsError(
+                f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
+                f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
+            )
+        try:
+            return cls(
+                config=TrainConfig.from_mapping(document["settings"]),
+                class_names=ClassNames(tuple(document["class_names"])),
+                post_nms=int(document["post_nms"]),
+                epoch=int(document["epoch"]),
+                scores=document["scores"],
+                versions=document["versions"],
+                weights=_checked_weights(Path(folder), document["weights"]),
+                sha256=document["weights"]["sha256"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
+            ) from None
+
+
+def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
+    temporary = folder / f".{WEIGHTS.format('new')}.tmp"
+    save_parameters(temporary, saved_parameters(net))
+    sha256 = storage.sha256_of(temporary)
+    path = folder / WEIGHTS.format(sha256[:12])
+    storage.move_into_place(temporary, path)
+    return path, sha256
+
+
+def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
+    """Write `parameters` by name in MXNet's format, after checking that each is finite: a dead net is never saved."""
+    arrays = {name: parameter.list_data()[0].as_in_context(mx.cpu()) for name, parameter in parameters.items()}
+    for name, array in arrays.items():
+        # one number that is finite exactly when all are, without moving the array to NumPy
+        if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
+            raise CheckpointError(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
+    storage.guarded_write(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))
+
+
+def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
+    path = folder / Path(entry["file"]).name
+    if not path.is_file():
+        raise WeightsError(f"{path}: not found, expected the weights that {CONFIG} names")
+    found = storage.sha256_of(path)
+    if found != entry["sha256"]:
+        raise WeightsError(
+            f"{path}: found SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
+        )
+    return str(path)
+
+
+def write_history(folder: Path, history: Sequence[Dict[str, Any]]) -> None:
+    """One JSON line an epoch."""
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+    storage.write_text_atomic(folder / HISTORY, lines)
+
+
+def is_of_best_model(file: Path) -> bool:
+    """Whether a file of a model folder belongs to the best model."""
+    return file.name in (CONFIG, HISTORY) or file.match(WEIGHTS.format("*"))

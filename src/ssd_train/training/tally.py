@@ -1,0 +1,42 @@
+"""What an epoch has come to so far: sums that a checkpoint can hold, so that it goes on after any step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict
+
+
+@dataclass
+class Tally:
+    """Sums over the steps of an epoch.
+
+    cross_entropy, smooth_l1    losses summed over `positives` anchors that have an object
+    seconds, data_seconds       of training, and of these, of waiting for data
+    """
+
+    steps: int = 0
+    images: int = 0
+    positives: int = 0
+    cross_entropy: float = 0.0
+    smooth_l1: float = 0.0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+    def add(self, images: int, positives: int, cross_entropy: float, smooth_l1: float) -> None:
+        """Take a step with the losses summed over its anchors."""
+        self.steps += 1
+        self.images += images
+        self.positives += positives
+        self.cross_entropy += cross_entropy
+        self.smooth_l1 += smooth_l1
+
+    def result(self) -> Dict[str, float]:
+        """The mean losses per anchor that has an object, and the other sums by name."""
+        return {
+            "CrossEntropy": self.cross_entropy / max(self.positives, 1),
+            "SmoothL1": self.smooth_l1 / max(self.positives, 1),
+            "images": self.images,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "data_seconds": self.data_seconds,
+        }
