@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Tuple, Union
 
 from ssd_train import framework
 from ssd_train.archives import opened_model
@@ -16,6 +16,8 @@ from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.split import classes_missing_from
+from ssd_train.data.stream import DetectionStream
+from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.environment import Environment, available_memory
 from ssd_train.errors import ConfigError, DataError, WeightsError
@@ -24,13 +26,14 @@ from ssd_train.model.net import build_net, freeze
 from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
-from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
+from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.sides import read_sides
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
 BUILTIN_ARTIFACT = "model_algo_1"  # what the built-in algorithm calls its files
+AnyLoader = Union[TrainLoader, StreamLoader]
 LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
 
 
@@ -43,7 +46,7 @@ class Job:
     validation: LabelledImages
     learner: Learner
     evaluator: Evaluator
-    train_loader: TrainLoader
+    train_loader: AnyLoader
     validation_loader: EvalLoader
     post_nms: int
     fingerprint: Dict[str, Any]
@@ -67,7 +70,7 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
     if len(environment.hosts) > 1:
         raise ConfigError(f"hosts: found {', '.join(environment.hosts)}, expected one")
-    train, validation = read_sides(config, environment)
+    train, validation = read_sides(config, environment, progress)
     config = completed(config, train, progress)
     _tell_about(train, validation, progress)
     if not validation.labels.boxes_per_class().sum():
@@ -174,23 +177,21 @@ def _params_file(place: Path) -> Path:
 
 def _make_loaders(
     config: TrainConfig, train: LabelledImages, validation: LabelledImages
-) -> Tuple[TrainLoader, EvalLoader]:
+) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
     encode = TargetEncoder(make_anchors(anchor_layout(config.base_network, side)))
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
-    train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
-    return (
-        TrainLoader(
-            train_set,
-            TrainTransform(side, config.augmentation, encode, gray),
-            EpochSampler(len(train_set), config.mini_batch_size, config.seed),
-            workers,
-        ),
-        EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers),
-    )
+    transform = TrainTransform(side, config.augmentation, encode, gray)
+    sampler = EpochSampler(len(train.labels), config.mini_batch_size, config.seed)
+    if isinstance(train.images, DetectionStream):
+        loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
+    else:
+        train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
+        loader = TrainLoader(train_set, transform, sampler, workers)
+    return loader, EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers)
 
 
 def fingerprint(config: TrainConfig, train: LabelledImages, validation: LabelledImages) -> Dict[str, Any]:
