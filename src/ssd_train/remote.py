@@ -16,14 +16,14 @@ import shutil
 import threading
 import uuid
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, Union
 
 from ssd_train import storage
 from ssd_train.data.threads import in_order
 from ssd_train.environment import cache_folder
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
-from ssd_train.s3 import WORKERS, Entry, Store, Url
+from ssd_train.s3 import WORKERS, Entry, Store, Unavailable, Url
 
 _MB = 1e6
 
@@ -50,19 +50,18 @@ class Copies:
         self._bring_entries(url, [entry])
         return self._path(url)
 
-    def bring_each(self, places: Mapping[str, str]) -> Dict[str, Path]:
-        """A copy of each object, by its s3:// address; the values of `places` say where it is asked for, in errors."""
+    def bring_each(self, addresses: Sequence[str]) -> Dict[str, Union[Path, Unavailable]]:
+        """By its s3:// address, a copy of each object, or why it cannot be had where that does not concern them all."""
 
-        def bring(address: str) -> Path:
+        def bring(address: str) -> Union[Path, Unavailable]:
             try:
                 return self._bring_if_changed(Url.parse(address))
-            except DataError as error:
-                raise DataError(f"{places[address]}: {error}") from error
+            except Unavailable as error:
+                return error
 
-        for bucket in {Url.parse(address).bucket for address in places}:
+        for bucket in {Url.parse(address).bucket for address in addresses}:
             self._index(bucket)  # read before there are threads
-        found = _each(bring, list(places), self._progress, "images from S3")
-        return dict(zip(places, found))
+        return dict(zip(addresses, _each(bring, addresses, self._progress, "images from S3")))
 
     def _bring_folder(self, url: Url) -> Path:
         # an object "train/" is how consoles draw an empty folder
@@ -112,12 +111,12 @@ class Copies:
         return path
 
     def _path(self, url: Url) -> Path:
-        """Where the copy of `url` stands; a DataError for a key that could not be a file below a folder."""
+        """Where the copy of `url` stands; Unavailable for a key that could not be a file below a folder."""
         parts = url.key.split("/")
         if parts[-1] == "":
             parts.pop()
         if {"", ".", ".."}.intersection(parts) or "\0" in url.key:
-            raise DataError(f"{url}: found a key with an empty part, '.', '..' or NUL, expected one that can be a path")
+            raise Unavailable(f"{url}: found a key with an empty part, '.', '..' or NUL, expected a path")
         return self._root.joinpath(url.bucket, "files", *parts)
 
     def _index(self, bucket: str) -> "_Index":
@@ -174,6 +173,16 @@ def _stamp(path: Path) -> Optional[List[object]]:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Union[Path, Unavailable]]]":
+    """`bring_each` of a store that is opened only when there is something to bring."""
+
+    def fetch(addresses: Sequence[str]) -> "Dict[str, Union[Path, Unavailable]]":
+        progress.say(f"{len(addresses)} images are not in their folder and are fetched from S3")
+        return Copies(Store(), progress).bring_each(addresses)
+
+    return fetch
 
 
 def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:

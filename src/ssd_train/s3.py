@@ -36,6 +36,7 @@ _CODES = {
     "RequestTimeTooSkewed": "the credentials are refused: the clock of this machine is wrong",
     "SlowDown": "the store is too busy, after {attempts} attempts",
 }
+_OF_ONE = [_CODES[code] for code in ("NoSuchBucket", "NoSuchKey", "AccessDenied")]
 _UNREACHABLE = "{store} cannot be reached, after {attempts} attempts"
 # errors of botocore before or beside an answer, by class, the first that fits
 _FAULTS = {
@@ -93,6 +94,10 @@ class Entry(NamedTuple):
 def is_url(text: str) -> bool:
     """Whether `text` is meant for S3."""
     return text[: len(SCHEME)].lower() == SCHEME
+
+
+class Unavailable(DataError):
+    """One object cannot be had, or one bucket; others may well be."""
 
 
 class Store:
@@ -181,8 +186,9 @@ class Store:
         try:
             yield
         except (BotoCoreError, ClientError) as error:
-            words = _words(error).format(doing=doing, store=self.name, attempts=ATTEMPTS, silence=READ_SECONDS)
-            raise DataError(f"{what}: {words}") from error
+            words = _words(error)
+            filled = words.format(doing=doing, store=self.name, attempts=ATTEMPTS, silence=READ_SECONDS)
+            raise (Unavailable if words in _OF_ONE else DataError)(f"{what}: {filled}") from error
 
 
 def _words(error: Exception) -> str:

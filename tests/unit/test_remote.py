@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from ssd_train import s3
 from ssd_train.errors import ConfigError, DataError, DependencyError, SsdTrainError
 from ssd_train.remote import Copies, upload
-from ssd_train.s3 import Entry, Store, Url
+from ssd_train.s3 import Entry, Store, Unavailable, Url
 
 SECRET = "never-to-be-shown-0123456789"
 
@@ -241,29 +241,38 @@ def test_what_an_interrupted_run_got_is_kept(client):
 
 def test_images_are_brought_one_by_one_and_kept_up_to_date(client):
     put(client, "a/1.jpg", "b/2.jpg")
-    places = {"s3://bucket/a/1.jpg": "m:1", "s3://bucket/b/2.jpg": "m:2"}
-    first = copies().bring_each(places)
+    addresses = ["s3://bucket/a/1.jpg", "s3://bucket/b/2.jpg"]
+    first = copies().bring_each(addresses)
     put(client, "b/2.jpg", body=b"newer")
-    second = copies().bring_each(places)
+    second = copies().bring_each(addresses)
     assert first == second and [path.read_bytes() for path in second.values()] == [b"1", b"newer"]
 
 
 MISSING = {
-    "object": ("s3://bucket/none.jpg", "m:7: s3://bucket/none.jpg: there is no such object"),
-    "bucket": ("s3://none/a.jpg", "m:7: s3://none/a.jpg: there is no such bucket"),
-    "object gone since": ("s3://bucket/gone.jpg", "m:7: s3://bucket/gone.jpg: there is no such object"),
-    "dots": ("s3://bucket/a/../../b", r"m:7: s3://bucket/a/../../b: found a key with an empty part, '\.', '\.\.'"),
-    "empty part": ("s3://bucket/a//b", "m:7: s3://bucket/a//b: found a key with an empty part"),
+    "object": ("s3://bucket/none.jpg", "s3://bucket/none.jpg: there is no such object"),
+    "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
+    "object gone since": ("s3://bucket/gone.jpg", "s3://bucket/gone.jpg: there is no such object"),
+    "dots": ("s3://bucket/a/../../b", "s3://bucket/a/../../b: found a key with an empty part, '.', '..' or NUL"),
+    "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: found a key with an empty part"),
 }
 
 
 @pytest.mark.parametrize("address, message", MISSING.values(), ids=MISSING.keys())
-def test_an_image_that_cannot_be_had_names_its_line(client, address, message):
-    put(client, "gone.jpg")
-    copies().bring_each({"s3://bucket/gone.jpg": "m:1"})
+def test_an_image_that_cannot_be_had_does_not_stop_the_others(client, address, message):
+    put(client, "gone.jpg", "there.jpg")
+    copies().bring_each(["s3://bucket/gone.jpg"])
     client.delete_object(Bucket="bucket", Key="gone.jpg")
-    with pytest.raises(DataError, match=f"^{message}"):
-        copies().bring_each({address: "m:7"})
+    found = copies().bring_each(["s3://bucket/there.jpg", address])
+    assert found["s3://bucket/there.jpg"].read_bytes() == b"1"
+    assert isinstance(found[address], Unavailable) and str(found[address]).startswith(message)
+
+
+def test_what_concerns_all_images_stops_at_once(monkeypatch):
+    with stub(fault("ExpiredToken")) as (address, seen):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(DataError, match="^s3://bucket/0.jpg: the credentials have expired$"):
+            copies().bring_each([f"s3://bucket/{n}.jpg" for n in range(100)])
+    assert len(seen) < 50
 
 
 @pytest.mark.parametrize(

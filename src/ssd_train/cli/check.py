@@ -8,8 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.console import Parser
 from ssd_train.cli.flags import add_label_flags, label_options
+from ssd_train.cli.places import localised, source, target
 from ssd_train.config import TrainConfig
 from ssd_train.data.check import CheckResult, Side, check_data, unusable
 from ssd_train.data.check_codes import CODES, SEVERITIES
@@ -17,6 +18,7 @@ from ssd_train.data.labels import LabelOptions, read_labelled
 from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.progress import Progress
 from ssd_train.storage import write_json_atomic
 
 LISTED = 3  # places shown of each code; --json has all
@@ -30,17 +32,17 @@ def run(arguments: Sequence[str]) -> int:
     config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
     sides = {config.image_shape, *SHAPES}
     anchors = {side: make_anchors(anchor_layout(config.base_network, side)) for side in sides}
-    progress = make_progress()
-    try:
-        result = check_data(read_sides(flags), config.image_shape, anchors, progress)
-    except UnusableLabels as fault:
-        result = unusable(fault)
-    for line in report_lines(result):
-        progress.say(line)
-    if flags.json:
-        write_json_atomic(flags.json, result.to_json())
-        progress.say(f"all findings: {flags.json}")
-    return EXIT_ERRORS if result.number("error") else 0
+    with localised(flags) as progress:
+        try:
+            result = check_data(read_sides(flags, progress), config.image_shape, anchors, progress)
+        except UnusableLabels as fault:
+            result = unusable(fault)
+        for line in report_lines(result):
+            progress.say(line)
+        if flags.json:
+            write_json_atomic(flags.json, result.to_json())
+            progress.say(f"all findings: {flags.json}")
+        return EXIT_ERRORS if result.number("error") else 0
 
 
 class UnusableLabels(DataError):
@@ -55,28 +57,28 @@ def make_parser() -> Parser:
         "errors. The codes and what to do about each: docs/check-codes.md.",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="PATH", help="folder of images, or a .rec with images and labels"
+        "--images", type=source, metavar="PATH", help="folder of images, or a .rec with images and labels"
     )
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=source,
         metavar="PATH",
         help="their labels (default: those found in --images); alone: only checks these",
     )
     parser.add_argument(
-        "--validation", type=Path, metavar="PATH", help="validation images, as --images (default: those)"
+        "--validation", type=source, metavar="PATH", help="validation images, as --images (default: those)"
     )
-    parser.add_argument("--validation_labels", type=Path, metavar="PATH", help="validation labels, as --labels")
+    parser.add_argument("--validation_labels", type=source, metavar="PATH", help="validation labels, as --labels")
     add_label_flags(parser)
     parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
     parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings and statistics here")
+    parser.add_argument("--json", type=target, metavar="FILE", help="write all findings and statistics here")
     return parser
 
 
-def read_sides(flags: argparse.Namespace) -> List[Side]:
+def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Side]:
     """The labels, those of validation if there are, and their images."""
-    options = label_options(flags, on_bad="skip")
+    options = label_options(flags, progress, on_bad="skip")
     sides = [_read("train", flags.images, flags.labels, options)]
     if flags.validation or flags.validation_labels:
         others = replace(options, class_names=None)  # its names are matched with those of training

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Iterator, Sequence
 
 from ssd_train import storage
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.console import Parser
 from ssd_train.cli.flags import add_label_flags, label_options
+from ssd_train.cli.places import localised, source, target
 from ssd_train.data.images import read_header
 from ssd_train.data.labels import LabelledImages, matched_to, read_labelled
 from ssd_train.data.records import ImageSource, LabelSet, Record
@@ -21,16 +21,16 @@ from ssd_train.training.scores import Scores
 def run(arguments: Sequence[str]) -> int:
     """Print the scores, and write them as JSON where asked."""
     flags = make_parser().parse_args(list(arguments))
-    data = read_labelled(flags.images, flags.labels, label_options(flags))
     if flags.model is None and flags.predictions is None:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
-    progress = make_progress()
-    scores = _score_file(flags, data) if flags.predictions else _score_model(flags, data, progress)
-    for line in scores.lines():
-        progress.say(line)
-    if flags.json:
-        storage.write_json_atomic(flags.json, scores.to_json())
-        progress.say(f"written: {flags.json}")
+    with localised(flags) as progress:
+        data = read_labelled(flags.images, flags.labels, label_options(flags, progress))
+        scores = _score_file(flags, data) if flags.predictions else _score_model(flags, data, progress)
+        for line in scores.lines():
+            progress.say(line)
+        if flags.json:
+            storage.write_json_atomic(flags.json, scores.to_json())
+            progress.say(f"written: {flags.json}")
     return 0
 
 
@@ -39,22 +39,24 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a model folder")
+    parser.add_argument("--model", type=source, metavar="PATH", help="a model folder, or a model.tar.gz")
     parser.add_argument(
         "--predictions",
-        type=Path,
+        type=source,
         metavar="FILE",
         help="answers as JSON Lines, in place of a model's; their class ids are --model's, or else those of the labels",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
+        "--images", type=source, metavar="FOLDER", help="the images (default: those in or beside the labels)"
     )
-    parser.add_argument("--labels", type=Path, required=True, metavar="PATH", help="labels of any format, as for train")
+    parser.add_argument(
+        "--labels", type=source, required=True, metavar="PATH", help="labels of any format, as for train"
+    )
     add_label_flags(parser)
     parser.add_argument(
         "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there, too")
+    parser.add_argument("--json", type=target, metavar="FILE", help="write the scores there, too")
     parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
     return parser
 

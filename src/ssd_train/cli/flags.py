@@ -6,6 +6,8 @@ import argparse
 
 from ssd_train.config import CONTENT_TYPES, LABEL_FORMATS
 from ssd_train.data.labels import LabelOptions, parse_class_names
+from ssd_train.progress import Progress
+from ssd_train.remote import image_fetcher
 
 
 def add_label_flags(parser: argparse.ArgumentParser, format_flag: str = "--labels_format") -> None:
@@ -17,13 +19,26 @@ def add_label_flags(parser: argparse.ArgumentParser, format_flag: str = "--label
         metavar="FORMAT",
         help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: found by looking)",
     )
+    add_fetch_flag(parser)
     parser.add_argument("--label_attribute", default="", metavar="NAME", help="default: by type and date")
     parser.add_argument(
         "--class_names", default="", metavar="A,B,...", help="names for labels without (RecordIO), in order of ids"
     )
 
 
-def label_options(flags: argparse.Namespace, on_bad: str = "error") -> LabelOptions:
+def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
+    """Whether images may be got from where the labels say they are."""
+    parser.add_argument(
+        "--fetch_images",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: images that labels name on S3 and the folder lacks are got from there; default: 0",
+    )
+
+
+def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "error") -> LabelOptions:
     """The values of the flags; a ConfigError names one that is wrong."""
     format = CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
-    return LabelOptions(format, flags.label_attribute, on_bad, parse_class_names(flags.class_names))
+    fetch = image_fetcher(progress) if flags.fetch_images else None
+    return LabelOptions(format, flags.label_attribute, on_bad, parse_class_names(flags.class_names), fetch)

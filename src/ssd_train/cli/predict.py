@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Iterable, Iterator, List, Sequence
 
 from ssd_train import storage
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.console import Parser
+from ssd_train.cli.places import localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.predictions import write_predictions
 from ssd_train.deploy.detector import Answer, Detector, Picture
@@ -26,35 +27,38 @@ def run(arguments: Sequence[str]) -> int:
     flags = make_parser().parse_args(list(arguments))
     if not (flags.output or flags.overlays or flags.pdf):
         flags.output = Path("predictions.jsonl")
-    detector = Detector.load(flags.model, flags.devices)
-    pictures = find_pictures(flags.paths)
-    progress = make_progress()
-    answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
-    faults: List[str] = []
-    with contextlib.ExitStack() as stack:
-        found = _sound(answers, faults, progress)
-        if flags.overlays:
-            found = _with_overlays(found, flags, detector)
-        if flags.output:
-            found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
-        _consume(found, flags, detector)
-    for what in filter(None, (flags.output, flags.overlays, flags.pdf)):
-        progress.say(f"written: {what}")
-    if faults:
-        raise DataError(f"{len(faults)} of {len(pictures)} pictures could not be looked at, the first: {faults[0]}")
+    with localised(flags) as progress:
+        detector = Detector.load(flags.model, flags.devices)
+        pictures = find_pictures(flags.paths)
+        answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
+        faults: List[str] = []
+        with contextlib.ExitStack() as stack:
+            found = _sound(answers, faults, progress)
+            if flags.overlays:
+                found = _with_overlays(found, flags, detector)
+            if flags.output:
+                found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
+            _consume(found, flags, detector)
+        for what in filter(None, (flags.output, flags.overlays, flags.pdf)):
+            progress.say(f"written: {what}")
+        if faults:
+            raise DataError(f"{len(faults)} of {len(pictures)} pictures could not be looked at, the first: {faults[0]}")
     return 0
 
 
 def make_parser() -> Parser:
     """The flags of predict."""
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="picture, or folder of pictures")
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a model folder")
+    parser.add_argument("paths", nargs="+", type=source, metavar="PATH", help="picture, or folder of pictures")
+    parser.add_argument("--model", type=source, required=True, metavar="PATH", help="a model folder, or model.tar.gz")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="answers as JSON Lines, all candidates; default: predictions.jsonl"
+        "--output",
+        type=target,
+        metavar="FILE",
+        help="answers as JSON Lines, all candidates; default: predictions.jsonl",
     )
-    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
-    parser.add_argument("--pdf", type=Path, metavar="FILE", help="all pictures with boxes, 15 a page")
+    parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
+    parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
     parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
     return parser

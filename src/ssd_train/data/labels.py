@@ -17,7 +17,7 @@ from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.label_formats import find_labels
 from ssd_train.data.records import ClassNames, ImageSource, LabelSet
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
 from ssd_train.errors import ConfigError, DataError
 
 
@@ -29,12 +29,14 @@ class LabelOptions:
     attribute       label attribute of a manifest, or "" for that of the newest job
     on_bad          "error" or "skip": what a label that cannot be used does
     class_names     names of the ids 0, 1, ... for formats without names, the order of the classes for the others
+    fetch           gets images that the labels name on S3 and the folder lacks; None: they are missing
     """
 
     format: str = ""
     attribute: str = ""
     on_bad: str = "error"
     class_names: Optional[ClassNames] = None
+    fetch: Optional[Fetch] = None
 
     def __post_init__(self) -> None:
         if self.format and self.format not in READERS:
@@ -70,7 +72,10 @@ def read_labelled(
     if not len(read.class_names):
         raise DataError(f"{read.source}: found no labelled object in {len(read)} images, expected at least one box")
     read = dataclasses.replace(read, details={**read.details, "format": format})
-    return LabelledImages(read, source or FolderImages(folder))
+    if source is None:
+        own = FolderImages(folder)
+        source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
+    return LabelledImages(read, source)
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:

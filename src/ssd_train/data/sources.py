@@ -1,9 +1,10 @@
-"""Where the bytes of a record's image come from: a folder, or memory."""
+"""Where the bytes of a record's image come from: a folder, copies fetched for it, or memory."""
 
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Mapping, Optional
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from ssd_train.data.records import Record
 from ssd_train.errors import DataError
@@ -45,6 +46,11 @@ class FolderImages:
             raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
         return real
 
+    def holds(self, record: Record) -> bool:
+        """Whether there is such an image, or several of its name."""
+        parts = key_parts(record)
+        return self._by_path(parts) is not None or parts[-1] in self._names()
+
     def _by_path(self, parts: List[str]) -> Optional[str]:
         for first in range(len(parts)):
             path = os.path.join(self.root, *parts[first:])
@@ -53,12 +59,11 @@ class FolderImages:
         return None
 
     def _by_unique_basename(self, record: Record, basename: str) -> str:
-        if self._by_basename is None:  # two threads may both build it; they build the same
-            self._by_basename = _files_by_basename(self.root)
-        paths = self._by_basename.get(basename, [])
+        paths = self._names().get(basename, [])
         if not paths:
+            elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
             raise DataError(
-                f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}"
+                f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}{elsewhere}"
             )
         if len(paths) > 1:
             raise DataError(
@@ -66,6 +71,38 @@ class FolderImages:
                 "name), expected one, or the path of the labels below the folder"
             )
         return paths[0]
+
+    def _names(self) -> Dict[str, List[str]]:
+        if self._by_basename is None:  # two threads may both build it; they build the same
+            self._by_basename = _files_by_basename(self.root)
+        return self._by_basename
+
+
+# gets s3:// addresses: for each a file with what is there, or why it cannot be had
+Fetch = Callable[[Sequence[str]], Mapping[str, Union[Path, DataError]]]
+
+
+class FetchedImages:
+    """Images below a folder, and copies of those that their labels name on S3 and the folder lacks."""
+
+    def __init__(self, folder: FolderImages, records: Sequence[Record], fetch: Fetch) -> None:
+        self._folder = folder
+        missing = [record.name for record in records if is_on_s3(record) and not folder.holds(record)]
+        self._fetched = fetch(sorted(set(missing))) if missing else {}
+
+    def read(self, record: Record) -> bytes:
+        """The encoded image; a DataError names the record's place when it cannot be had."""
+        if record.name not in self._fetched:
+            return self._folder.read(record)
+        with open(self.locate(record), "rb") as file:
+            return file.read()
+
+    def locate(self, record: Record) -> str:
+        """The path of the image or of its copy."""
+        found = self._fetched.get(record.name)
+        if isinstance(found, DataError):
+            raise DataError(f"{_place(record)}: image {found}")
+        return self._folder.locate(record) if found is None else str(found)
 
 
 class MemoryImages:
@@ -85,6 +122,11 @@ class MemoryImages:
     def locate(self, record: Record) -> str:
         """The name itself: there is no file."""
         return record.name
+
+
+def is_on_s3(record: Record) -> bool:
+    """Whether the labels name the image by its address on S3."""
+    return record.name[:5].lower() == "s3://"
 
 
 def key_parts(record: Record) -> List[str]:

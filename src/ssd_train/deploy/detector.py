@@ -10,6 +10,7 @@ from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Option
 
 import numpy as np
 
+from ssd_train.archives import opened_model
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ClassNames, Detections
@@ -55,13 +56,13 @@ class Detector:
 
     @classmethod
     def load(cls, path: "str | Path", devices: str = "auto") -> "Detector":
-        """The model in the folder `path`; a WeightsError says what is missing or damaged."""
-        path = Path(path)
-        if not path.is_dir():
-            raise WeightsError(f"{path}: not found, expected a model folder written by ssd_train")
-        from ssd_train.deploy.engines.gluon import GluonEngine
+        """The model in the folder or archive (model.tar.gz) `path`; a WeightsError says what is missing or damaged."""
+        with opened_model(Path(path)) as folder:
+            if not folder.is_dir():
+                raise WeightsError(f"{path}: not found, expected a model folder written by ssd_train, or its .tar.gz")
+            from ssd_train.deploy.engines.gluon import GluonEngine
 
-        return cls(GluonEngine(path, devices))
+            return cls(GluonEngine(folder, devices))
 
     @property
     def class_names(self) -> ClassNames:

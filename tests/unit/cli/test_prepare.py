@@ -52,9 +52,9 @@ def test_every_step_has_help(prepare, capsys, step):
         pytest.param(["juggle"], "found 'juggle', expected one of manifest,", id="unknown-step"),
         pytest.param(["join"], "MANIFEST", id="nothing-to-join"),
         pytest.param(["join", "nope", "--output", "o"], "nope: cannot be read", id="missing-file"),
-        pytest.param(["join", "s3://b/a", "--output", "o"], "expected a local file", id="address"),
+        pytest.param(["join", "gs://b/a", "--output", "o"], "expected a local file", id="address"),
         pytest.param(
-            ["keep", "a", "--output", "s3://b/o", "--where", "k=v"], "expected a local file", id="out-address"
+            ["keep", "a", "--output", "gs://b/o", "--where", "k=v"], "expected a local file", id="out-address"
         ),
         pytest.param(["keep", "a", "--output", "o"], "no condition", id="no-condition"),
         pytest.param(

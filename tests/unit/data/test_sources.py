@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ssd_train.data.records import Record
-from ssd_train.data.sources import FolderImages, MemoryImages
+from ssd_train.data.sources import FetchedImages, FolderImages, MemoryImages
 from ssd_train.errors import DataError
 
 
@@ -48,7 +48,11 @@ def test_folder_images_are_found(root, name, file):
 
 
 REFUSED = {
-    "missing": ("s3://bucket/a/none.jpg", r"'s3://bucket/a/none.jpg' not found, expected 'none.jpg' below .*root$"),
+    "missing": (
+        "s3://bucket/a/none.jpg",
+        r"'s3://bucket/a/none.jpg' not found, expected 'none.jpg' below .*root; --fetch_images 1",
+    ),
+    "missing relative path": ("a/none.jpg", r"'a/none.jpg' not found, expected 'none.jpg' below .*root$"),
     "decoded key": ("s3://bucket/frames/with space plus .jpg", "not found"),
     "ambiguous": ("s3://bucket/three/twin.jpg", r"may be .*one/twin.jpg or .*two/twin.jpg \(2 files"),
     "dots": ("s3://bucket/../secret.jpg", r"leaves its folder by '\.\.'"),
@@ -130,3 +134,34 @@ def test_memory_images():
     assert source.locate(record("s3://b/a.jpg")) == "s3://b/a.jpg"
     with pytest.raises(DataError, match="^train.manifest:17: image 'b.jpg' not found, expected one of 1 in memory$"):
         source.read(record("b.jpg"))
+
+
+def test_fetched_images_are_those_that_the_folder_lacks(root, tmp_path):
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(b"copy")
+    found = {"s3://bucket/none.jpg": copy, "s3://bucket/gone.jpg": DataError("s3://bucket/gone.jpg: no such object")}
+    asked = []
+
+    def fetch(addresses):
+        asked.extend(addresses)
+        return {address: found[address] for address in addresses}
+
+    names = ["s3://bucket/a/b/c.jpg", "s3://bucket/none.jpg", "s3://bucket/three/twin.jpg", "a/none.jpg", *found]
+    source = FetchedImages(FolderImages(root), [record(name) for name in names], fetch)
+
+    assert asked == ["s3://bucket/gone.jpg", "s3://bucket/none.jpg"]
+    assert source.read(record("s3://bucket/none.jpg")) == b"copy"
+    assert source.locate(record("s3://bucket/none.jpg")) == str(copy)
+    assert source.read(record("s3://bucket/a/b/c.jpg")) == b"a/b/c.jpg"
+    for name, message in {
+        "s3://bucket/gone.jpg": r"^train.manifest:17: image s3://bucket/gone.jpg: no such object$",
+        "s3://bucket/three/twin.jpg": "2 files",
+        "a/none.jpg": "not found",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            source.read(record(name))
+
+
+def test_nothing_is_fetched_where_nothing_lacks(root):
+    source = FetchedImages(FolderImages(root), [record("s3://bucket/d.jpg")], fetch=None)
+    assert source.read(record("s3://bucket/d.jpg")) == b"d.jpg"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
 from ssd_train.cli.console import Parser
+from ssd_train.cli.places import source, target
 from ssd_train.data.formats.ground_truth import find_manifest
-from ssd_train.data.prepare.lines import local_path
 from ssd_train.data.prepare.pictures import Processed, Writing
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
@@ -19,8 +20,10 @@ def make_parser(step: str, description: str) -> Parser:
 
 def add_manifest(parser: Parser) -> None:
     """One manifest in, one out, and the attribute that is read."""
-    parser.add_argument("manifest", metavar="MANIFEST", help="a manifest, or the folder of a labelling job")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the new manifest")
+    parser.add_argument(
+        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the folder of a labelling job"
+    )
+    parser.add_argument("--output", type=target, required=True, metavar="FILE", help="the new manifest")
     add_attribute(parser)
 
 
@@ -42,9 +45,9 @@ def writing(quality: int, overwrite: bool) -> Writing:
     return Writing(quality, overwrite)
 
 
-def manifest(place: str) -> str:
+def manifest(place: Path) -> str:
     """The manifest at `place`, or in the folder `place`."""
-    return str(find_manifest(local_path(place)))
+    return str(find_manifest(place))
 
 
 def pairs(texts: Optional[Sequence[str]], flag: str) -> Tuple[Tuple[str, str], ...]:
@@ -65,7 +68,7 @@ def mapping(texts: Optional[Sequence[str]], flag: str) -> Dict[str, str]:
     return dict(found)
 
 
-def report(done: Processed, output: str, progress: Progress) -> None:
+def report(done: Processed, output: Path, progress: Progress) -> None:
     """Say what became of pictures; a DataError, so that the command returns 2, when some could not be read."""
     for line in [*done.notes, *done.failures]:
         progress.warn(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.places import localised, source, target_folder
 from ssd_train.cli.steps.common import add_writing, make_parser, report, writing
 from ssd_train.data.prepare.grayscale import grayscale
 
@@ -16,10 +16,13 @@ def run(arguments: Sequence[str]) -> int:
         "Pictures without their colours, under the same names and in the same formats; labels fit as before. "
         "Taken up again where it was broken off.",
     )
-    parser.add_argument("--images", required=True, metavar="FOLDER", help="pictures, also in folders below")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="another folder")
+    parser.add_argument(
+        "--images", type=source, required=True, metavar="FOLDER", help="pictures, also in folders below"
+    )
+    parser.add_argument("--output", type=target_folder, required=True, metavar="FOLDER", help="another folder")
     add_writing(parser)
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    done = grayscale(flags.images, flags.output, writing(flags.quality, flags.overwrite), progress)
-    report(done, flags.output, progress)
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        done = grayscale(flags.images, flags.output, writing(flags.quality, flags.overwrite), progress)
+        report(done, flags.output, progress)
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Sequence, Tuple
 
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.console import Parser
+from ssd_train.cli.places import localised
 from ssd_train.cli.steps.common import add_manifest, make_parser, manifest, pairs
 from ssd_train.data.prepare.keep import WHEN_EMPTY, Conditions, Sureness, keep, read_ids
 
@@ -50,15 +51,18 @@ def _add_flags(parser: Parser) -> None:
 
 
 def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    ids: Tuple[str, ...] = read_ids(flags.ids)
-    conditions = Conditions(ids, flags.source_regex, pairs(flags.where, "where"), flags.verified, flags.verification)
-    sureness = None
-    if flags.min_confidence is not None:
-        sureness = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
-    done = keep(manifest(flags.manifest), flags.output, conditions, sureness, invert)
-    if sureness:
-        progress.say(f"{done.boxes_dropped} boxes dropped, less sure than {flags.min_confidence:g}")
-    progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
-    progress.say(f"{done.lines_out} lines written: {flags.output}")
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        ids: Tuple[str, ...] = read_ids(flags.ids)
+        conditions = Conditions(
+            ids, flags.source_regex, pairs(flags.where, "where"), flags.verified, flags.verification
+        )
+        sureness = None
+        if flags.min_confidence is not None:
+            sureness = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
+        done = keep(manifest(flags.manifest), flags.output, conditions, sureness, invert)
+        if sureness:
+            progress.say(f"{done.boxes_dropped} boxes dropped, less sure than {flags.min_confidence:g}")
+        progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
+        progress.say(f"{done.lines_out} lines written: {flags.output}")
     return 0

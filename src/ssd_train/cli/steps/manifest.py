@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.places import localised, source, target
 from ssd_train.cli.steps.common import make_parser
 from ssd_train.data.prepare.listing import write_listing
 
@@ -13,9 +13,13 @@ def run(arguments: Sequence[str]) -> int:
     """Write the input manifest of a labelling job."""
     parser = make_parser("manifest", "Images as the input manifest of a labelling job.")
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="a folder, an image, or a file with a name on each line"
+        "sources",
+        nargs="+",
+        type=source,
+        metavar="SOURCE",
+        help="a folder, an image, or a file with a name on each line",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the new manifest")
+    parser.add_argument("--output", type=target, required=True, metavar="FILE", help="the new manifest")
     parser.add_argument("--prefix", default="", metavar="s3://BUCKET/PATH", help="where the images are, or will be")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N images; default: 1, all")
     parser.add_argument(
@@ -24,7 +28,8 @@ def run(arguments: Sequence[str]) -> int:
         metavar="REGEX",
         help="its named groups become keys: (?P<color>[a-z]+)_(?P<object>[a-z]+)",
     )
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
-    progress.say(f"{count} lines written: {flags.output}")
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
+        progress.say(f"{count} lines written: {flags.output}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.places import localised
 from ssd_train.cli.steps.common import add_manifest, make_parser, manifest, mapping
 from ssd_train.data.prepare.relabel import WHEN_EMPTY, Relabelling, relabel
 
@@ -29,13 +29,14 @@ def run(arguments: Sequence[str]) -> int:
         default="background",
         help="an image that loses its last box to --drop; default: background",
     )
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
-    how = Relabelling(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty)
-    done = relabel(manifest(flags.manifest), flags.output, how, flags.label_attribute)
-    for class_id, (name, count) in enumerate(done.boxes.items()):
-        progress.say(f"class {class_id}: {name}, {count} boxes")
-    if done.boxes_dropped:
-        progress.say(f"{done.boxes_dropped} boxes dropped, {done.lines_in - done.lines_out} lines dropped")
-    progress.say(f"{done.lines_out} lines written: {flags.output}")
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
+        how = Relabelling(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty)
+        done = relabel(manifest(flags.manifest), flags.output, how, flags.label_attribute)
+        for class_id, (name, count) in enumerate(done.boxes.items()):
+            progress.say(f"class {class_id}: {name}, {count} boxes")
+        if done.boxes_dropped:
+            progress.say(f"{done.boxes_dropped} boxes dropped, {done.lines_in - done.lines_out} lines dropped")
+        progress.say(f"{done.lines_out} lines written: {flags.output}")
     return 0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 from typing import Sequence, Tuple
 
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.places import localised, source, target
 from ssd_train.cli.steps.common import add_attribute, make_parser
 from ssd_train.data.images import encode_like
 from ssd_train.data.labels import read_labels
-from ssd_train.data.prepare.lines import local_path
 from ssd_train.data.sources import FolderImages
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage import write_bytes_atomic
@@ -22,28 +20,31 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 def run(arguments: Sequence[str]) -> int:
     """Write the sheet; 2 when some of its images could not be read."""
     parser = make_parser("sheet", "Labelled images with their boxes on one picture, to look at.")
-    parser.add_argument("labels", metavar="LABELS", help="a manifest, or labels of another format")
-    parser.add_argument("--images", required=True, metavar="FOLDER", help="the pictures that the labels name")
-    parser.add_argument("--output", required=True, metavar="FILE", help="*.png or *.jpg")
+    parser.add_argument("labels", type=source, metavar="LABELS", help="a manifest, or labels of another format")
+    parser.add_argument(
+        "--images", type=source, required=True, metavar="FOLDER", help="the pictures that the labels name"
+    )
+    parser.add_argument("--output", type=target, required=True, metavar="FILE", help="*.png or *.jpg")
     parser.add_argument("--count", type=int, default=24, help="images, spread evenly over the labels; default: 24")
     parser.add_argument("--columns", type=int, default=4, help="default: 4")
     parser.add_argument(
         "--cell", type=_size, default=(360, 300), metavar="WxH", help="pixels for each; default: 360x300"
     )
     add_attribute(parser)
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    format = FORMATS.get(PurePosixPath(flags.output).suffix.lower())
-    if format is None:
-        raise ConfigError(f"output: found {flags.output!r}, expected a name that ends in {', '.join(FORMATS)}")
-    labels = read_labels(local_path(flags.labels), flags.label_attribute)
-    images = FolderImages(local_path(flags.images))
-    sheet, failures = labelled_sheet(labels, images, Layout(flags.count, flags.columns, flags.cell), progress)
-    write_bytes_atomic(local_path(flags.output), encode_like(sheet, format))
-    progress.say(f"{min(flags.count, len(labels)) - len(failures)} of {len(labels)} images: {flags.output}")
-    for failure in failures:
-        progress.warn(failure)
-    if failures:
-        raise DataError(f"{len(failures)} images could not be read, the first: {failures[0]}")
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        format = FORMATS.get(flags.output.suffix.lower())
+        if format is None:
+            raise ConfigError(f"output: found {str(flags.output)!r}, expected a name that ends in {', '.join(FORMATS)}")
+        labels = read_labels(flags.labels, flags.label_attribute)
+        images = FolderImages(flags.images)
+        sheet, failures = labelled_sheet(labels, images, Layout(flags.count, flags.columns, flags.cell), progress)
+        write_bytes_atomic(flags.output, encode_like(sheet, format))
+        progress.say(f"{min(flags.count, len(labels)) - len(failures)} of {len(labels)} images: {flags.output}")
+        for failure in failures:
+            progress.warn(failure)
+        if failures:
+            raise DataError(f"{len(failures)} images could not be read, the first: {failures[0]}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import List, Sequence
 
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.places import localised, source, target_folder
 from ssd_train.cli.steps.common import add_attribute, make_parser, manifest
 from ssd_train.data.prepare.split import Splitting, split
 from ssd_train.errors import ConfigError
@@ -16,8 +16,12 @@ NAMES = {2: ["train", "validation"], 3: ["train", "validation", "test"]}
 def run(arguments: Sequence[str]) -> int:
     """Split; say how many lines each part got."""
     parser = make_parser("split", "A manifest in parts by chance. Lines of one image are never parted.")
-    parser.add_argument("manifest", metavar="MANIFEST", help="a manifest, or the folder of a labelling job")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where <name>.manifest of each part goes")
+    parser.add_argument(
+        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the folder of a labelling job"
+    )
+    parser.add_argument(
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="where <name>.manifest of each part goes"
+    )
     parser.add_argument(
         "--fractions",
         nargs="+",
@@ -38,12 +42,13 @@ def run(arguments: Sequence[str]) -> int:
         "--stratify", action="store_true", help="spread each class, and background, evenly over the parts"
     )
     add_attribute(parser)
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
-    how = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
-    outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(how.fractions))]
-    counts = split(manifest(flags.manifest), outputs, how)
-    for output, count in zip(outputs, counts):
-        progress.say(f"{count} lines written: {output}")
+    flags = parser.parse_args(list(arguments))
+    with localised(flags) as progress:
+        how = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
+        outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(how.fractions))]
+        counts = split(manifest(flags.manifest), outputs, how)
+        for output, count in zip(outputs, counts):
+            progress.say(f"{count} lines written: {output}")
     return 0
 
 
