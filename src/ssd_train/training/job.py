@@ -83,13 +83,21 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
         progress.say(f"mixed precision: {dtype}")
     net = _make_net(config, environment, train.labels.class_names, progress)
     learner = Learner(net, config, devices)
-    post_nms = max([config.post_nms, *(len(record.boxes) for record in train.labels.records)])
+    post_nms = _boxes_let_out(config, train.labels)
     evaluator = Evaluator(net, config, devices[0], post_nms)
     loaders = _make_loaders(config, train, validation)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
     return Job(
         config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation)
     )
+
+
+def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
+    """Boxes per image that the model may answer: post_nms, or as many as the fullest training image has; never more than
+    there are anchors in all classes."""
+    most = max(len(record.boxes) for record in labels.records)
+    anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
+    return min(max(config.post_nms, most), anchors * len(labels.class_names))
 
 
 def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
