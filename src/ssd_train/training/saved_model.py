@@ -14,7 +14,7 @@ from typing import Any, Dict, Sequence, Tuple
 from ssd_train import __version__, framework, storage
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import ClassNames
-from ssd_train.errors import CheckpointError, WeightsError
+from ssd_train.errors import TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_exactly, saved_parameters
 
@@ -123,7 +123,7 @@ def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
     for name, array in arrays.items():
         # one number that is finite exactly when all are, without moving the array to NumPy
         if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
-            raise CheckpointError(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
+            raise TrainingDiverged(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
     storage.guarded_write(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))
 
 

@@ -1,0 +1,324 @@
+"""A step, an epoch, an evaluation: gradients of devices add up, nothing that is not finite is learned or scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import small_config
+
+from ssd_train import framework
+from ssd_train.data.batches import EvalBatch, TrainBatch
+from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.data.records import Record
+from ssd_train.data.transforms import EvalTransform
+from ssd_train.errors import TrainingDiverged
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.net import build_net, freeze
+from ssd_train.model.targets import TargetEncoder
+from ssd_train.training.devices import contexts
+from ssd_train.training.engine import Evaluator, Learner, evaluate, optimizer_settings, train_one_epoch
+
+mx = framework.mxnet()
+
+SIDE = 128
+NETWORK = "mobilenet0.25"
+CONFIG = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_gradient": 0.0}
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Eight drawn pictures with their targets; the last two show nothing."""
+    encode = TargetEncoder(make_anchors(anchor_layout(NETWORK, SIDE)))
+    drawn = draw_shapes_set(6, 1, (SIDE, SIDE), empty_fraction=0.0) + draw_shapes_set(2, 2, (SIDE, SIDE), 0, 1.0)
+    transform = EvalTransform(SIDE, encode)
+    found = []
+    for index, sample in enumerate(drawn):
+        record = Record(sample.name, sample.boxes, sample.class_ids, (SIDE, SIDE), f"train.manifest:{index + 1}")
+        found.append((record, transform(sample.image, sample.boxes, sample.class_ids)))
+    return found
+
+
+def batch_of(samples, indices, kind=TrainBatch, **more):
+    chosen = [samples[index] for index in indices]
+    arrays = [np.stack(column) for column in zip(*(targets for _, targets in chosen))]
+    return kind(*arrays, tuple(record for record, _ in chosen), **more)
+
+
+def learner(devices="cpu", **settings):
+    config = small_config(**{**CONFIG, **settings})
+    return Learner(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices))
+
+
+def weights(learned, device=0):
+    mx.nd.waitall()
+    return {name: p.list_data()[device].asnumpy() for name, p in learned.net._collect_params_with_prefix().items()}
+
+
+def gradients(learned):
+    return {p.name.split("_", 1)[1]: p.list_grad()[0].asnumpy() for p in learned.parameters}
+
+
+def assert_close(found, expected, share):
+    """Each array within `share` of the other's largest value, in a sum of many float32."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        scale = max(np.abs(expected[name]).max(), 1e-5)
+        np.testing.assert_allclose(array, expected[name], atol=share * scale, err_msg=name)
+
+
+def test_a_few_steps_lower_the_loss(samples):
+    learned = learner(optimizer="adam")
+    batch = batch_of(samples, [0, 1, 2, 6])
+    losses = [learned.step(batch, 0.002).sum() for _ in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("devices", ["cpu:2", "cpu:3"])
+@pytest.mark.parametrize(
+    "indices",
+    [
+        pytest.param([0, 1, 2, 3, 4, 5], id="objects-everywhere"),
+        pytest.param([0, 1, 2, 6, 7, 3], id="some-empty"),
+        pytest.param([0, 1, 6, 7], id="a-device-without-objects"),
+        pytest.param([0, 1, 2, 3, 4], id="parts-of-other-sizes"),
+    ],
+)
+def test_gradients_of_devices_add_up(samples, indices, devices):
+    """Each part of the batch alone, on one device, with the whole batch's scale: their sum is the gradient of all. (A
+    part has BatchNorm statistics of its own, so one device with the whole batch would have another gradient.)"""
+    several, alone = learner(devices, min_hard_negatives=3), learner(min_hard_negatives=3)
+    batch = batch_of(samples, indices)
+    scale = 1.0 / batch.positives
+    losses, norm = several._gradients(batch, scale)
+    total, expected_losses = None, 0
+    for part in np.array_split(indices, int(devices[-1])):
+        part_losses, _ = alone._gradients(batch_of(samples, part), scale)
+        expected_losses = expected_losses + part_losses
+        found = gradients(alone)
+        total = found if total is None else {name: total[name] + array for name, array in found.items()}
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    assert_close(gradients(several), total, 2e-3)
+    np.testing.assert_allclose(norm, np.sqrt(sum((array**2).sum() for array in total.values())), rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, optimizer, count):
+    """Each of two devices gets the same half of a batch, whose mean is that of the half alone, BatchNorm's too."""
+    settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
+    one, several = learner(**settings), learner(f"cpu:{count}", **settings)
+    start = weights(one)
+    for indices in ([0, 1, 6], [2, 7], [3, 4, 5]):
+        losses = one.step(batch_of(samples, indices), 1e-3)
+        np.testing.assert_allclose(several.step(batch_of(samples, indices * count), 1e-3), losses * count, rtol=1e-6)
+    found, expected = weights(several), weights(one)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert sum(not np.array_equal(start[name], array) for name, array in expected.items()) > 100
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_devices_stay_equal(samples, optimizer):
+    """All but BatchNorm's statistics, each device's own; those of the first are evaluated and saved."""
+    learned = learner("cpu:2", optimizer=optimizer, momentum=0.9)
+    for indices in ([0, 1, 2, 3], [3, 4, 6, 7], [5, 1, 6]):
+        learned.step(batch_of(samples, indices), 1e-3)
+    first, second = weights(learned), weights(learned, device=1)
+    for name, array in first.items():
+        assert np.array_equal(array, second[name]) or "running" in name or "moving" in name, name
+
+
+def test_an_update_is_rate_times_gradient(samples):
+    learned = learner()
+    start = weights(learned)
+    batch = batch_of(samples, [0, 1, 2, 3])
+    learned._gradients(batch, 1.0 / batch.positives)
+    name = "class_predictors.0.predictor.weight"
+    gradient = learned.net._collect_params_with_prefix()[name].grad().asnumpy()
+    learned = learner()
+    learned.step(batch, 0.25)
+    np.testing.assert_allclose(weights(learned)[name], start[name] - 0.25 * gradient, atol=1e-5)
+
+
+def test_a_gradient_is_clipped_by_its_norm(samples):
+    batch = batch_of(samples, [0, 1, 2, 3])
+    free, clipped = learner(), learner(clip_gradient=0.5)
+    start = weights(free)
+    _, norm = learner()._gradients(batch, 1.0 / batch.positives)
+    assert norm > 0.5
+    for learned in (free, clipped):
+        learned.step(batch, 0.1)
+    moves = [
+        {n: a - start[n] for n, a in weights(learned).items() if "running" not in n and "moving" not in n}
+        for learned in (free, clipped)
+    ]
+    assert_close(moves[1], {name: move * 0.5 / norm for name, move in moves[0].items()}, 2e-2)
+    total = np.sqrt(sum((move.astype(float) ** 2).sum() for move in moves[1].values()))
+    np.testing.assert_allclose(total, 0.1 * 0.5, rtol=1e-2)
+
+
+def test_frozen_weights_stay(samples):
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    frozen = freeze(net, NETWORK, "mobilenet0_conv[0-9]_")
+    assert frozen
+    learned = Learner(net, small_config(**{**CONFIG, "weight_decay": 0.1}), contexts("cpu"))
+    before = weights(learned)
+    for _ in range(2):
+        learned.step(batch_of(samples, [0, 1, 2, 3]), 0.05)
+    after = weights(learned)
+    assert all(np.array_equal(before[name], after[name]) for name in frozen)
+    assert not np.array_equal(before["features.mobilenet0_conv20_weight"], after["features.mobilenet0_conv20_weight"])
+
+
+@pytest.mark.parametrize("least, teaches", [(3, True), (0, False)])
+def test_a_batch_of_empty_images_is_finite(samples, least, teaches):
+    learned = learner(min_hard_negatives=least)
+    before = weights(learned)
+    cross_entropy, smooth_l1 = learned.step(batch_of(samples, [6, 7]), 0.05)
+    assert np.isfinite(cross_entropy) and (cross_entropy > 0) == teaches and smooth_l1 == 0
+    name = "class_predictors.0.predictor.bias"
+    assert np.array_equal(before[name], weights(learned)[name]) != teaches
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name",
+    ["class_predictors.0.predictor.bias", "box_predictors.1.predictor.weight", "features.mobilenet0_conv3_weight"],
+)
+def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
+    learned = learner(optimizer="adam", clip_gradient=10.0)
+    parameter = learned.net._collect_params_with_prefix()[name]
+    array = parameter.data().asnumpy()
+    array.flat[0] = value
+    parameter.set_data(mx.nd.array(array))
+    before = weights(learned)
+    with pytest.raises(TrainingDiverged) as error:
+        learned.step(batch_of(samples, [0, 3, 6]), 0.01)
+    for text in (
+        "expected finite numbers",
+        "learning rate 0.01",
+        "train.manifest:1, train.manifest:4, train.manifest:7",
+    ):
+        assert text in str(error.value)
+    after = weights(learned)
+    learnt = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
+    assert all("running" in n or "moving" in n for n in learnt), "only BatchNorm's statistics, which are then not saved"
+    assert not learned.trainer._optimizer._index_update_count, "nor has the optimizer counted it"
+
+
+def test_a_rate_much_too_high_is_told_a_few_steps_later(samples):
+    learned = learner(momentum=0.9)
+    with pytest.raises(TrainingDiverged, match="found loss .* with gradient norm nan, expected finite numbers"):
+        for _ in range(20):
+            learned.step(batch_of(samples, [0, 1, 2, 3]), 1e6)
+
+
+@pytest.mark.parametrize(
+    "optimizer, expected",
+    [
+        ("sgd", {"learning_rate": 0.001, "momentum": 0.7, "wd": 0.01}),
+        ("rmsprop", {"learning_rate": 0.001, "wd": 0.01}),
+        ("adam", {"learning_rate": 0.001}),
+        ("adadelta", {"learning_rate": 0.001}),
+    ],
+)
+def test_settings_of_optimizers(optimizer, expected):
+    assert optimizer_settings(small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)) == expected
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_every_optimizer_learns(samples, optimizer):
+    learned = learner(optimizer=optimizer)
+    batch = batch_of(samples, [0, 1, 2, 3])
+    rate = 0.01 if optimizer == "sgd" else 0.001
+    steps = 16 if optimizer == "adadelta" else 6  # which has no rate and begins with large steps
+    losses = [learned.step(batch, rate).sum() for _ in range(steps)]
+    assert losses[-1] < losses[0]
+
+
+def test_an_epoch_reports_means_per_positive_anchor(samples):
+    learned = learner()
+    batches = [batch_of(samples, [0, 1]), batch_of(samples, [2, 6]), batch_of(samples, [6, 7])]
+    expected = [learner().step(batch, 1e-9) for batch in batches]
+    found = train_one_epoch(learned, iter(batches), [1e-9] * 3)
+    positives = batches[0].positives + batches[1].positives + 1
+    np.testing.assert_allclose(found["CrossEntropy"], sum(e[0] for e in expected) / positives, rtol=2e-2)
+    np.testing.assert_allclose(found["SmoothL1"], sum(e[1] for e in expected) / positives, rtol=2e-2)
+    assert (found["images"], found["steps"]) == (6, 3)
+    assert 0 <= found["data_seconds"] <= found["seconds"]
+
+
+def evaluator(net, **settings):
+    return Evaluator(net, small_config(**settings), mx.cpu(), 100)
+
+
+def eval_batches(samples, indices, size=3, size_wh=(SIDE, SIDE)):
+    chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return [batch_of(samples, chunk, EvalBatch, sizes=(size_wh,) * len(chunk)) for chunk in chunks]
+
+
+def test_an_evaluation_scores_all_records(samples):
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    scores, smooth_l1, answers = evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
+    assert scores.images == len(answers) == 8 and scores.background_images == 2
+    assert [record.where for record, _ in answers] == [f"train.manifest:{i + 1}" for i in range(8)]
+    assert smooth_l1 > 0 and 0 <= scores.voc07 <= 1
+    again = evaluate(evaluator(net), eval_batches(samples, range(8), size=8), SHAPE_CLASSES)
+    assert again[0].to_json() == scores.to_json()
+    np.testing.assert_allclose(again[1], smooth_l1, rtol=1e-4)
+
+
+def test_detections_are_in_pixels_of_the_image(samples):
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    (batch,) = eval_batches(samples, [0], size_wh=(640, 320))
+    (large,), _ = evaluator(net).detect(batch)
+    (small,), _ = evaluator(net).detect(eval_batches(samples, [0])[0])
+    np.testing.assert_allclose(large.boxes, small.boxes * np.array([5, 2.5, 5, 2.5]), rtol=1e-4, atol=1e-2)
+    assert large.size_wh == (640, 320)
+
+
+def test_evaluation_leaves_the_net_as_it_is(samples):
+    learned = learner()
+    before = weights(learned)
+    evaluate(evaluator(learned.net), eval_batches(samples, range(8)), SHAPE_CLASSES)
+    assert all(np.array_equal(before[name], array) for name, array in weights(learned).items())
+
+
+def test_images_without_objects_alone_have_no_validation_loss(samples):
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    scores, smooth_l1, _ = evaluate(evaluator(net), eval_batches(samples, [6, 7]), SHAPE_CLASSES)
+    assert smooth_l1 is None and scores.voc07 is None
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("class_predictors.0.predictor.bias", np.nan),
+        ("class_predictors.0.predictor.bias", np.inf),
+        ("class_predictors.3.predictor.weight", np.nan),
+        ("class_predictors.3.predictor.weight", -np.inf),
+        ("box_predictors.0.predictor.bias", np.nan),
+        ("box_predictors.0.predictor.weight", np.inf),
+        ("features.mobilenet0_conv3_weight", np.nan),
+        ("features.mobilenet0_conv3_weight", -np.inf),
+        ("features.mobilenet0_batchnorm2_running_var", np.nan),
+        ("features.mobilenet0_batchnorm20_running_mean", np.inf),
+    ],
+)
+def test_nothing_that_is_not_finite_is_scored(samples, name, value):
+    """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS drops its scores unseen."""
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    parameter = net._collect_params_with_prefix()[name]
+    parameter.set_data(mx.nd.full(parameter.shape, value))
+    with pytest.raises(TrainingDiverged, match=f"found NaN or infinity in {name}, expected finite weights"):
+        evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
+
+
+@pytest.mark.parametrize("name", ["class_predictors.0.predictor.weight", "box_predictors.0.predictor.weight"])
+def test_an_answer_that_is_not_finite_is_not_scored(samples, name):
+    """Finite weights so large that what they compute is not."""
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    parameter = net._collect_params_with_prefix()[name]
+    parameter.set_data(mx.nd.full(parameter.shape, 3e38))
+    with pytest.raises(TrainingDiverged, match="found NaN or infinity in the network's answer"):
+        evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
