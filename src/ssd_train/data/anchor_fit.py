@@ -28,12 +28,13 @@ class AnchorGrid(NamedTuple):
 
 def anchor_grids(anchors: np.ndarray) -> List[AnchorGrid]:
     """`anchors` (A, 4) centre x, centre y, width, height as the even grids that SSD's anchors stand on."""
-    _, first, which = np.unique(anchors[:, 2] + 1j * anchors[:, 3], return_index=True, return_inverse=True)
-    grids = []
-    for index, (_, _, width, height) in enumerate(anchors[first].tolist()):
-        mine = anchors[which.reshape(-1) == index]
-        grids.append(AnchorGrid(width, height, _axis(mine[:, 0]), _axis(mine[:, 1])))
-    return grids
+    shapes = np.ascontiguousarray(anchors[:, 2:], np.float32).view(np.int64).ravel()  # both sides as one number
+    order = np.argsort(shapes, kind="stable")
+    starts = np.flatnonzero(np.diff(shapes[order])) + 1
+    return [
+        AnchorGrid(float(mine[0, 2]), float(mine[0, 3]), _axis(mine[:, 0]), _axis(mine[:, 1]))
+        for mine in np.split(anchors[order], starts)
+    ]
 
 
 def best_iou(boxes: np.ndarray, grids: Sequence[AnchorGrid]) -> np.ndarray:

@@ -165,7 +165,8 @@ def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List
     records = [record for side in sides for record in side.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
     looks = [look for side in seen for look in side]
-    found, trained = [], {}
+    found: List[Finding] = []
+    trained: Dict[bytes, Record] = {}
     for number in range(len(sides)):
         mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
         found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
@@ -178,12 +179,12 @@ def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List
 
 
 def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.ndarray) -> List[Finding]:
-    usable = [index for index, look in enumerate(looks) if look.digest]
+    usable = [index for index, look in enumerate(looks) if look.thumbnail is not None]
     if not usable:
         return []
-    pictures, hashes = (np.stack(arrays) for arrays in zip(*((looks[i].thumbnail, looks[i].hash) for i in usable)))
+    pictures = np.stack([look.thumbnail for look in looks if look.thumbnail is not None])
     found = []
-    for a, b in near_duplicates(pictures, hashes, sides[usable]):
+    for a, b in near_duplicates(pictures, sides[usable]):
         a, b = usable[a], usable[b]
         code = "near-duplicate-picture" if sides[a] == sides[b] else "near-duplicate-in-validation"
         if looks[a].digest != looks[b].digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.check_codes import Finding, image_code
-from ssd_train.data.check_duplicates import difference_hash, thumbnail
+from ssd_train.data.check_duplicates import thumbnail
 from ssd_train.data.damage import check_undamaged
 from ssd_train.data.encoded import looks_like
 from ssd_train.data.images import (
@@ -41,14 +42,12 @@ class Seen:
     size_wh     (width, height) that its boxes refer to; None where neither labels nor image tell
     digest      SHA-256 of the file's bytes, b"" where the image cannot be used
     thumbnail   uint8 (32, 32), gray, or None where the image cannot be used
-    hash        uint8 (16,), its difference hash, or None
     """
 
     findings: Tuple[Finding, ...]
     size_wh: Optional[SizeWH] = None
     digest: bytes = b""
     thumbnail: Optional[np.ndarray] = None
-    hash: Optional[np.ndarray] = None
 
 
 def look_at(record: Record, images: ImageSource) -> Seen:
@@ -61,9 +60,8 @@ def look_at(record: Record, images: ImageSource) -> Seen:
         check_undamaged(data, header, stored, where)
     except DataError as fault:
         return Seen((_finding_of(fault, record),), record.size_wh)
-    height, width = turn(stored, orientation).shape[:2]
-    small = thumbnail(turn(stored, orientation))
-    return Seen(findings, (width, height), hashlib.sha256(data).digest(), small, difference_hash(small))
+    image = turn(stored, orientation)
+    return Seen(findings, (image.shape[1], image.shape[0]), hashlib.sha256(data).digest(), thumbnail(image))
 
 
 def glance_at(record: Record, images: ImageSource) -> Seen:
@@ -94,22 +92,27 @@ def files_without_label(images: FolderImages, records: Sequence[Record]) -> List
         named.setdefault(record.basename, []).append(record)
     found: List[str] = []
     labelled: Set[str] = set()
-    for name, paths in _files(images.root).items():
-        if len(paths) > 1 or os.path.islink(paths[0]):  # which of them do the labels mean?
+    for name, entries in _files(images.root).items():
+        if len(entries) > 1 or entries[0].is_symlink():  # which of them do the labels mean?
             labelled.update(_located(images, named.get(name, ())))
-            found += paths
-        elif name not in named:
-            found += paths
-    found = [path for path in sorted(found) if not os.path.islink(path) and path not in labelled and _is_image(path)]
-    return [Finding("image-without-label", path, "found an image that no line names") for path in found]
+        elif name in named:
+            continue
+        found += [entry.path for entry in entries if not entry.is_symlink()]
+    found = [path for path in sorted(found) if path not in labelled and _is_image(path)]
+    return [Finding("image-without-label", path, "found an image that no usable line names") for path in found]
 
 
-def _files(root: str) -> Dict[str, List[str]]:
-    """The paths below `root` by their last part."""
-    found: Dict[str, List[str]] = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            found.setdefault(name, []).append(os.path.join(folder, name))
+def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
+    """What is below `root` and no folder, by its last part; a folder that may not be read has nothing."""
+    found: "Dict[str, List[os.DirEntry[str]]]" = {}
+    folders = [root]
+    while folders:
+        with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
+            for entry in entries:  # tells links and folders without asking the disk for each
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    found.setdefault(entry.name, []).append(entry)
     return found
 
 

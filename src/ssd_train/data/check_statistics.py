@@ -54,7 +54,9 @@ def fitting_shapes(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -
 
 def _share_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
     short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
-    return float(((short >= CELL) | (best_iou(pixels, anchors) >= MATCH_IOU)).mean())
+    served = short >= CELL
+    served[~served] = best_iou(pixels[~served], anchors) >= MATCH_IOU
+    return float(served.mean())
 
 
 def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
