@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import traceback
+import urllib.request
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import pytest
 
@@ -53,3 +54,63 @@ def _killed_at(step: int, action: Callable[[], None]) -> bool:
     code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
     assert code in (0, 9), "the action failed by itself"
     return code == 9
+
+
+class S3Server:
+    """moto's server of the S3 API, in a thread of this process, on loopback."""
+
+    def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        self.address = "http://{}:{}".format(*self._server.get_host_and_port())
+
+    def tell(self, what: str, data: bytes = b"") -> None:
+        """A command to moto itself."""
+        request = urllib.request.Request(f"{self.address}/moto-api/{what}", data, {"Content-Type": "text/plain"})
+        urllib.request.urlopen(request, timeout=10).read()
+
+    def stop(self) -> None:
+        """End it."""
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One for all tests."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_surroundings(monkeypatch, tmp_path_factory) -> str:
+    """No configuration of whoever runs the tests, no request to anything but loopback, and a cache of its own. The
+    secret key, which nobody may see."""
+    secret = "never-to-be-shown-0123456789"
+    none = str(tmp_path_factory.mktemp("aws") / "none")
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": none,
+        "AWS_SHARED_CREDENTIALS_FILE": none,
+        "SSD_TRAIN_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return secret
+
+
+@pytest.fixture
+def s3_client(s3_server, s3_surroundings, monkeypatch):
+    """boto3's own client of an empty store with one bucket, called bucket; AWS_ENDPOINT_URL points there."""
+    import boto3
+
+    s3_server.tell("reset")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.address)
+    client = boto3.client("s3", endpoint_url=s3_server.address, region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    return client

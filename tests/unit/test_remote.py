@@ -8,61 +8,29 @@ import os
 import sys
 import threading
 import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import boto3
 import pytest
 from builders import HeardProgress
-from moto.server import ThreadedMotoServer
 
 from ssd_train import s3
 from ssd_train.errors import ConfigError, DataError, DependencyError, SsdTrainError
 from ssd_train.remote import Copies, upload
 from ssd_train.s3 import Entry, Store, Unavailable, Url
 
-SECRET = "never-to-be-shown-0123456789"
-
-
-@pytest.fixture(scope="session")
-def server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch, tmp_path):
-    """No configuration of whoever runs the tests, and no request to anything but loopback."""
-    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "SSD_TRAIN_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
+def secret(s3_surroundings):
+    """The secret key; only loopback, and an empty cache."""
+    return s3_surroundings
 
 
 @pytest.fixture
-def client(server, monkeypatch):
-    """boto3's own client of an empty store, to which AWS_ENDPOINT_URL points."""
-    tell(server, "reset")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
-    client.create_bucket(Bucket="bucket")
-    return client
-
-
-def tell(server, what, data=b""):
-    """A command to moto itself."""
-    request = urllib.request.Request(f"{server}/moto-api/{what}", data, {"Content-Type": "text/plain"})
-    urllib.request.urlopen(request, timeout=10).read()
+def client(s3_client):
+    """boto3's own client of a store with an empty bucket."""
+    return s3_client
 
 
 def put(client, *keys, body=b"1"):
@@ -319,9 +287,9 @@ def test_permission_to_write_is_asked_for_without_a_trace(client):
 
 
 @pytest.fixture
-def limited(server, client, monkeypatch):
+def limited(s3_server, client, monkeypatch):
     """Credentials that may list the bucket, and read below open/, and nothing else; moto enforces it."""
-    iam = boto3.client("iam", endpoint_url=server, region_name="us-east-1")
+    iam = boto3.client("iam", endpoint_url=s3_server.address, region_name="us-east-1")
     iam.create_user(UserName="limited")
     allowed = [
         {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::bucket"},
@@ -332,11 +300,11 @@ def limited(server, client, monkeypatch):
     key = iam.create_access_key(UserName="limited")["AccessKey"]
     client.create_bucket(Bucket="other")
     put(client, "open/1.jpg", "closed/1.jpg")
-    tell(server, "reset-auth", b"0")  # from now on every request is checked
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    s3_server.tell("reset-auth", b"0")  # from now on every request is checked
     yield
-    tell(server, "reset-auth", b"inf")
+    s3_server.tell("reset-auth", b"inf")
 
 
 DENIED = {
@@ -430,10 +398,10 @@ def test_a_store_that_falls_silent_is_given_up(monkeypatch, no_pauses, tmp_path)
     assert len(seen) == s3.ATTEMPTS
 
 
-def test_an_endpoint_that_is_not_there_is_told_soon(monkeypatch):
+def test_an_endpoint_that_is_not_there_is_told_soon(monkeypatch, secret):
     with stub(fault("Any")) as (address, _):
         pass
-    monkeypatch.setenv("AWS_ENDPOINT_URL", address.replace("//", f"//user:{SECRET}@"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address.replace("//", f"//user:{secret}@"))
     started = time.monotonic()
     with pytest.raises(DataError, match=f"^s3://bucket/a: {address} cannot be reached, after 4 attempts$"):
         copies().bring(Url("bucket", "a"))
@@ -459,11 +427,11 @@ def test_a_missing_boto3_is_told_with_the_extra(monkeypatch):
         Store()
 
 
-def test_credentials_are_in_no_error(client, monkeypatch, no_pauses, caplog):
+def test_credentials_are_in_no_error(client, secret, caplog):
     """Not in its text, nor in what stands behind it, nor in a log."""
     caplog.set_level("INFO")
     failing = [lambda: copies().bring(Url("none", "a")), lambda: copies().bring(Url("Bad_Bucket!", "a"))]
     for fail in failing:
         with pytest.raises(DataError) as caught:
             fail()
-        assert SECRET not in f"{caught.getrepr()} {caplog.text}"
+        assert secret not in f"{caught.getrepr()} {caplog.text}"

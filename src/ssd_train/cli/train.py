@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Sequence, Tuple
 
 from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.flags import add_fetch_flag
+from ssd_train.cli.places import local, localised, source, target_folder
 from ssd_train.config import TrainConfig
 from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
 from ssd_train.errors import ConfigError
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     """Train as the flags say, on SageMaker as the job says where they are silent; the last line is a summary."""
     known, settings = make_parser().parse_settings(arguments)
-    progress = make_progress()
-    config, environment = _read(vars(known), settings, progress)
-    from ssd_train.training.run import train
+    config, environment = _read(vars(known), settings, make_progress())  # refused before anything is brought here
+    with localised(known) as progress:
+        environment = dataclasses.replace(environment, **vars(known))
+        from ssd_train.training.run import train
 
-    trained = train(config, environment, progress, stop_requests())
-    for line in trained.scores.lines():
-        progress.say(line)
-    progress.say(f"report: {trained.report}")
-    progress.say(summary(trained))
+        trained = train(config, environment, progress, stop_requests())
+        for line in trained.scores.lines():
+            progress.say(line)
+        progress.say(f"report: {trained.report}")
+        progress.say(summary(trained))
     return 0
 
 
@@ -88,29 +90,32 @@ def make_parser() -> Parser:
         argument_default=argparse.SUPPRESS,
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
-    parser.add_argument("--train", type=Path, metavar="PATH", help="folder of images, or a .rec with images and labels")
+    parser.add_argument(
+        "--train", type=source, metavar="PATH", help="folder of images, or a .rec with images and labels"
+    )
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=source,
         metavar="PATH",
         help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
         "labels (default: those found in --train)",
     )
     parser.add_argument(
-        "--validation", type=Path, metavar="PATH", help="validation images, as --train (default: those of --train)"
+        "--validation", type=source, metavar="PATH", help="validation images, as --train (default: those of --train)"
     )
-    parser.add_argument("--validation_labels", type=Path, metavar="PATH", help="validation labels, as --labels")
-    parser.add_argument("--model_dir", type=Path, metavar="FOLDER", help="default: model")
-    parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="report; default: output")
+    parser.add_argument("--validation_labels", type=source, metavar="PATH", help="validation labels, as --labels")
+    parser.add_argument("--model_dir", type=target_folder, metavar="FOLDER", help="default: model")
+    parser.add_argument("--output_dir", type=target_folder, metavar="FOLDER", help="report; default: output")
     parser.add_argument(
-        "--checkpoint_dir", type=Path, metavar="FOLDER", help="keep checkpoints here and go on from them"
+        "--checkpoint_dir", type=local, metavar="FOLDER", help="keep checkpoints here and go on from them"
     )
     parser.add_argument(
         "--pretrained",
-        type=Path,
+        type=source,
         metavar="PATH",
         help="a .params file, or a model folder or its model.tar.gz, to start from (default: model zoo)",
     )
+    add_fetch_flag(parser)
     parser.add_argument("--devices", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU")
     return parser
 

@@ -15,12 +15,13 @@ from ssd_train.data.labels import (
     read_labelled,
     with_class_count,
 )
-from ssd_train.data.records import ClassNames
+from ssd_train.data.sources import Fetch
 from ssd_train.data.split import hash_of_image, split_by_hash
 from ssd_train.data.stream import DetectionStream
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
+from ssd_train.remote import image_fetcher
 from ssd_train.training.pipes import Pipes, piped_paths
 
 Sides = Tuple[LabelledImages, LabelledImages]
@@ -33,19 +34,22 @@ def read_sides(config: TrainConfig, environment: Environment, progress: Progress
         DataError: data that cannot be used; ConfigError: a setting that does not fit it.
     """
     pipes = Pipes(config, piped_paths(environment), progress)
+    fetch = image_fetcher(progress) if environment.fetch_images else None
     if "train" in pipes:
         if environment.labels is not None:
             raise ConfigError(f"labels: found {environment.labels}, expected none: train is a pipe that brings labels")
         train = pipes.train()
     else:
-        train = read_labelled(environment.train, environment.labels, _options(config, config.class_names))
+        train = read_labelled(environment.train, environment.labels, _options(config, config.class_names, fetch))
         train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
     if "validation" in pipes:
         return train, pipes.validation(train.labels.class_names)
     if environment.validation is None and environment.validation_labels is None:
         return hold_out(train, config)
     images: Optional[Path] = environment.validation or environment.train
-    return train, _read_validation(images, environment.validation_labels, config, train.labels.class_names)
+    others = _options(config, "", fetch)  # their names are matched with those of training
+    validation = read_labelled(images, environment.validation_labels, others)
+    return train, LabelledImages(matched_to(validation.labels, train.labels.class_names), validation.images)
 
 
 def hold_out(whole: LabelledImages, config: TrainConfig) -> Sides:
@@ -62,14 +66,7 @@ def hold_out(whole: LabelledImages, config: TrainConfig) -> Sides:
     return LabelledImages(train, whole.images), LabelledImages(held_out, whole.images)
 
 
-def _read_validation(
-    images: Optional[Path], labels: Optional[Path], config: TrainConfig, class_names: ClassNames
-) -> LabelledImages:
-    read = read_labelled(images, labels, _options(config, ""))  # its names are matched with those of training
-    return LabelledImages(matched_to(read.labels, class_names), read.images)
-
-
-def _options(config: TrainConfig, class_names: str) -> LabelOptions:
+def _options(config: TrainConfig, class_names: str, fetch: Optional[Fetch]) -> LabelOptions:
     return LabelOptions(
-        config.labels_format, config.label_attribute, config.on_bad_data, parse_class_names(class_names)
+        config.labels_format, config.label_attribute, config.on_bad_data, parse_class_names(class_names), fetch
     )

@@ -1,0 +1,180 @@
+"""The commands on s3:// paths, against a real server of the S3 API on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from builders import SMALL, flags_of, shapes_set
+
+from ssd_train.cli.main import main
+
+TRAINING = flags_of({**SMALL, "epochs": 1})
+
+
+@pytest.fixture
+def run(s3_client, capsys):
+    """`run(command, ...)` on the command line; its exit code, and what it said."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return shapes_set(tmp_path_factory.mktemp("drawn"), 12, size_wh=(128, 96))
+
+
+@pytest.fixture
+def on_s3(s3_client, drawn):
+    """The same images and labels at s3://bucket/images/ and s3://bucket/labels/train.manifest."""
+    for image in drawn.images.iterdir():
+        s3_client.upload_file(str(image), "bucket", f"images/{image.name}")
+    s3_client.upload_file(str(drawn.manifest), "bucket", "labels/train.manifest")
+    return s3_client
+
+
+def keys(client, prefix=""):
+    answer = client.list_objects_v2(Bucket="bucket", Prefix=prefix)
+    return {item["Key"] for item in answer.get("Contents", ())}
+
+
+def read(client, key):
+    return client.get_object(Bucket="bucket", Key=key)["Body"].read()
+
+
+@pytest.mark.integration
+def test_train_evaluate_and_predict(run, on_s3, drawn, tmp_path):
+    data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]
+    results = ["--model_dir", "s3://bucket/job/model", "--output_dir", "s3://bucket/job/output/"]
+
+    trained = run("train", *data, *results, *TRAINING)
+    assert trained.code == 0, trained.err
+    assert "the model is in s3://bucket/job/model" in trained.out
+    assert "report: s3://bucket/job/output/report.html" in trained.out
+    assert "uploaded: s3://bucket/job/model/" in trained.out
+    assert {"job/model/config.json", "job/output/report.html"} <= keys(on_s3, "job/")
+
+    labels = ["--labels", data[3], "--images", "s3://bucket/images/"]
+    on_s3_scores = run("evaluate", "--model", "s3://bucket/job/model", *labels, "--json", "s3://bucket/job/scores.json")
+    assert on_s3_scores.code == 0, on_s3_scores.err
+    for key in keys(on_s3, "job/model/"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        on_s3.download_file("bucket", key, str(tmp_path / "model" / key.rpartition("/")[2]))
+    here = ["--labels", drawn.manifest, "--images", drawn.images, "--json", tmp_path / "scores.json"]
+    local = run("evaluate", "--model", tmp_path / "model", *here)
+    assert local.code == 0, local.err
+    assert json.loads(read(on_s3, "job/scores.json")) == json.loads((tmp_path / "scores.json").read_text())
+
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "model", arcname=".")
+    on_s3.upload_file(str(tmp_path / "model.tar.gz"), "bucket", "job/output/model.tar.gz")
+    answers = run("predict", "s3://bucket/images", "--model", tmp_path / "model", "--output", tmp_path / "a.jsonl")
+    archived = run(
+        *["predict", "s3://bucket/images", "--model", "s3://bucket/job/output/model.tar.gz"],
+        *["--output", "s3://bucket/a.jsonl", "--overlays", "s3://bucket/overlays"],
+    )
+    assert (answers.code, archived.code) == (0, 0), archived.err
+    assert read(on_s3, "a.jsonl") == (tmp_path / "a.jsonl").read_bytes()
+    assert len(keys(on_s3, "overlays/")) == 12
+
+    more = run("train", *data, "--model_dir", tmp_path / "more", "--output_dir", tmp_path / "out", *TRAINING,
+               "--pretrained", "s3://bucket/job/output/model.tar.gz")  # fmt: skip
+    assert more.code == 0, more.err
+    assert "job/output/model.tar.gz" in more.out and (tmp_path / "more" / "config.json").is_file()
+
+
+def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
+    (tmp_path / "images").mkdir()
+    lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        name = line["source-ref"].rpartition("/")[2]
+        line["source-ref"] = f"s3://bucket/images/{name}"
+        if number % 2:
+            shutil.copy(drawn.images / name, tmp_path / "images")
+    (tmp_path / "labels.manifest").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    check = ["check", "--images", tmp_path / "images", "--labels", tmp_path / "labels.manifest"]
+
+    without = run(*check)
+    fetched = run(*check, "--fetch_images", 1)
+    on_s3.delete_object(Bucket="bucket", Key=lines[0]["source-ref"].partition("bucket/")[2])
+    gone = run(*check, "--fetch_images", "1")
+
+    assert without.code == 2 and "--fetch_images 1 gets it from S3" in without.out
+    assert fetched.code == 0, fetched.out
+    assert "6 images are not in their folder and are fetched from S3" in fetched.out
+    assert gone.code == 2 and f"image {lines[0]['source-ref']}: there is no such object" in gone.out
+    assert f"{tmp_path / 'labels.manifest'}:1" in gone.out
+
+
+def test_check_tells_lines_by_their_s3_names(run, on_s3):
+    on_s3.put_object(
+        Bucket="bucket", Key="labels/bad.manifest", Body=read(on_s3, "labels/train.manifest") + b"no JSON\n"
+    )
+    done = run("check", "--labels", "s3://bucket/labels/bad.manifest", "--json", "s3://bucket/findings.json")
+    assert done.code == 2 and "s3://bucket/labels/bad.manifest:13" in done.out
+    assert json.loads(read(on_s3, "findings.json"))
+
+
+def test_prepare(run, on_s3, drawn, tmp_path):
+    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts", "--seed", 3)
+    local = run("prepare", "split", drawn.manifest, "--output", tmp_path / "parts", "--seed", 3)
+    assert (done.code, local.code) == (0, 0), done.err
+    assert "lines written: s3://bucket/parts/train.manifest" in done.out
+    for name in ("train", "validation"):
+        assert read(on_s3, f"parts/{name}.manifest") == (tmp_path / "parts" / f"{name}.manifest").read_bytes()
+    gray = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray/")
+    assert gray.code == 0 and len(keys(on_s3, "gray/")) == 12
+
+
+def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
+    on_s3.put_object(Bucket="bucket", Key="images/broken.png", Body=b"no picture")
+    done = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray")
+    assert done.code == 2 and "error: 1 of 13 pictures could not be read" in done.err
+    assert len(keys(on_s3, "gray/")) == 12 and "uploaded: s3://bucket/gray/ (12 files)" in done.out
+
+
+def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
+    """The bucket is deleted while the command runs."""
+    from ssd_train.cli.steps import split as step
+
+    def split(*arguments):
+        for key in keys(on_s3):
+            on_s3.delete_object(Bucket="bucket", Key=key)
+        on_s3.delete_bucket(Bucket="bucket")
+        return real(*arguments)
+
+    real = step.split
+    monkeypatch.setattr(step, "split", split)
+    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts")
+    assert done.code == 2 and "s3://bucket/parts/" in done.err and "there is no such bucket" in done.err
+    folder = done.err.rpartition("the results are kept in ")[2].strip()
+    assert len(list(Path(folder).glob("*.manifest"))) == 2
+
+
+REFUSED = {
+    "no bucket to read": (["--train", "s3://none/images"], "error: s3://none/images: there is no such bucket"),
+    "nothing to read": (["--train", "s3://bucket/none"], "error: s3://bucket/none/: found nothing there"),
+    "no bucket to write": (["--model_dir", "s3://none/model"], "error: s3://none/model/: there is no such bucket"),
+    "nowhere to write": (["--model_dir", "s3://bucket"], "error: found 's3://bucket', expected s3://bucket/key"),
+    "checkpoints": (["--checkpoint_dir", "s3://bucket/c"], "error: found s3://bucket/c, expected a local folder"),
+    "another store": (["--train", "gs://bucket/images"], "error: gs://bucket/images: is on gs://, expected"),
+    "setting": (["--epochs", "none"], "error: epochs: found 'none'"),
+}
+
+
+@pytest.mark.parametrize("flags, message", REFUSED.values(), ids=REFUSED.keys())
+def test_refused_in_one_line_before_anything_is_trained(run, on_s3, flags, message):
+    given = {"--train": "s3://bucket/images", "--labels": "s3://bucket/labels/train.manifest"}
+    given.update(zip(flags[::2], flags[1::2]))
+    done = run("train", *[part for pair in given.items() for part in pair], *TRAINING[:2])
+    assert done.code == 2 and done.err.startswith(message) and done.err.count("\n") == 1
+    assert "files to get" not in done.out
