@@ -128,7 +128,7 @@ def test_one_epoch_from_a_pipe_gives_the_same_loss(drawn, expected, tmp_path):
 
 
 def test_a_stream_brings_the_same_pictures_and_targets(drawn, tmp_path):
-    """Its order is its own, and the sums of BatchNorm depend on it by 1e-4: what is equal is not the loss but its input."""
+    """Its order is its own, and the sums of BatchNorm depend on it by 1e-4: what is equal is the input of the loss."""
     _, data = drawn
     with FifoWriter(tmp_path / "train", [pipe_pieces(data)] * 2):
         found, _ = read_sides(pipe_config(pipe_spill_gb=1e-6), piped(tmp_path, drawn), HeardProgress())
