@@ -21,7 +21,7 @@ from ssd_train.errors import DataError, SsdTrainError
 
 Body = Union[bytes, bytearray, str]
 
-BAD_REQUEST, UNSUPPORTED_TYPE, NOT_ACCEPTABLE = 400, 415, 406
+BAD_REQUEST, NOT_ACCEPTABLE, UNSUPPORTED_TYPE, MODEL_FAULT = 400, 406, 415, 500
 JSON = "application/json"
 
 
@@ -47,15 +47,18 @@ def transform_fn(model: Detector, data: Body, content_type: str, accept: str) ->
 
 
 def answer(detector: Detector, body: Body, content_type: str, accept: str = JSON) -> Tuple[str, str]:
-    """What `detector` finds in the image of a request, and the content type of that; a RequestError with 400, 406 or
-    415 when there is no answer to it."""
+    """What `detector` finds in the image of a request, and the content type of that; a RequestError with 400, 406,
+    415, or 500 when there is no answer to it."""
     write = _chosen(WRITERS, accept, NOT_ACCEPTABLE, "Accept")
     read = _chosen(READERS, content_type, UNSUPPORTED_TYPE, "Content-Type")
     try:
         image = read(body.encode("utf-8") if isinstance(body, str) else bytes(body), detector.engine.side)
     except DataError as error:
         raise RequestError(BAD_REQUEST, str(error)) from None
-    return write(detector(image)), JSON
+    try:
+        return write(detector(image)), JSON
+    except DataError as error:  # NaN of a dead network never leaves
+        raise RequestError(MODEL_FAULT, str(error)) from None
 
 
 def _chosen(table: "Dict[str, Any]", wanted: str, status: int, header: str) -> Any:

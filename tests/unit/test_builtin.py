@@ -1,0 +1,144 @@
+"""A job of the built-in algorithm, as it is sent to that one, means what it meant there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssd_train.config import TrainConfig
+from ssd_train.errors import ConfigError
+
+# hyperparams.json of a deployed model: all that the algorithm knows, as it writes it
+OF_A_REAL_JOB = {
+    "label_width": "150",
+    "early_stopping_min_epochs": "10",
+    "epochs": "30",
+    "overlap_threshold": "0.5",
+    "lr_scheduler_factor": "0.25",
+    "_num_kv_servers": "auto",
+    "weight_decay": "0.0005",
+    "mini_batch_size": "30",
+    "use_pretrained_model": "1",
+    "freeze_layer_pattern": "",
+    "lr_scheduler_step": "10,20",
+    "early_stopping": "False",
+    "early_stopping_patience": "5",
+    "momentum": "0.9",
+    "num_training_samples": "5870",
+    "optimizer": "sgd",
+    "_tuning_objective_metric": "",
+    "early_stopping_tolerance": "0.0",
+    "learning_rate": "0.001",
+    "kv_store": "device",
+    "nms_threshold": "0.45",
+    "num_classes": "2",
+    "base_network": "resnet-50",
+    "nms_topk": "400",
+    "_kvstore": "device",
+    "image_shape": "512",
+}
+# the defaults of its documentation
+TABLE = {
+    "base_network": "vgg-16",
+    "early_stopping": False,
+    "early_stopping_min_epochs": 10,
+    "early_stopping_patience": 5,
+    "early_stopping_tolerance": 0.0,
+    "image_shape": 300,
+    "epochs": 30,
+    "freeze_layer_pattern": "",
+    "label_width": 350,
+    "learning_rate": 0.001,
+    "lr_scheduler_factor": 0.1,
+    "lr_scheduler_step": "",
+    "mini_batch_size": 32,
+    "momentum": 0.9,
+    "nms_threshold": 0.45,
+    "optimizer": "sgd",
+    "overlap_threshold": 0.5,
+    "use_pretrained_model": 1,
+    "weight_decay": 0.0005,
+}
+
+
+def test_a_real_jobs_hyperparameters_are_all_understood():
+    config = TrainConfig.from_mapping(OF_A_REAL_JOB)
+    assert (config.base_network, config.image_shape, config.num_classes) == ("resnet-50", 512, 2)
+    assert (config.lr_steps, config.schedule, config.lr_scheduler_factor) == ((10, 20), "step", 0.25)
+    assert config.num_training_samples == 5870 and config.early_stopping is False
+
+
+def test_its_defaults_are_its_table():
+    config = TrainConfig.from_mapping({"num_classes": "2", "num_training_samples": "10", "defaults": "builtin"})
+    assert {name: getattr(config, name) for name in TABLE} == TABLE
+    assert config.schedule == "constant" and config.warmup_epochs == 0 and config.augmentation == "ssd"
+
+
+def test_ours_are_others():
+    config = TrainConfig.from_mapping({})
+    assert (config.base_network, config.optimizer, config.schedule) == ("mobilenet1.0", "adam", "cosine")
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"learning_rate": "0.01", "optimizer": "adam"}, {"learning_rate": 0.01, "optimizer": "adam"}),
+        ({"lr_scheduler_step": "80, 160"}, {"schedule": "step", "lr_steps": (80, 160)}),
+        ({"lr_schedule": "cosine"}, {"schedule": "cosine"}),
+        ({"base-network": "mobilenet1.0", "augmentation": "strong"}, {"base_network": "mobilenet1.0"}),
+        ({"epochs": "", "mini_batch_size": " "}, {"epochs": 30, "mini_batch_size": 32}),
+    ],
+    ids=["values", "steps", "schedule", "ours", "left-open"],
+)
+def test_what_is_given_wins(given, expected):
+    config = TrainConfig.from_mapping({"defaults": "builtin", **given})
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_a_saved_configuration_is_read_as_it_was():
+    config = TrainConfig.from_mapping({"defaults": "builtin", "learning_rate": 0.01})
+    assert TrainConfig.from_mapping(config.to_json()) == config
+
+
+@pytest.mark.parametrize("shape", ["3,416,416", "3, 416, 416", " 3,416,416 "])
+def test_a_shape_with_channels_is_the_side_of_its_square_and_told(shape):
+    said = []
+    assert TrainConfig.from_mapping({"image_shape": shape}, said.append).image_shape == 416
+    assert said == [f"image_shape: found {shape!r}, expected the side of the square; 416 is used"]
+
+
+@pytest.mark.parametrize("shape", ["3,416,300", "416,416", "1,416,416", "300.5", "big"])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ConfigError, match=f"image_shape: found '{shape}', expected a whole number"):
+        TrainConfig.from_mapping({"image_shape": shape})
+
+
+@pytest.mark.parametrize("shape", [300, 512, 10000])
+def test_the_whole_range_of_shapes_is_taken_without_a_word(shape):
+    said = []
+    assert TrainConfig.from_mapping({"image_shape": str(shape)}, said.append).image_shape == shape
+    assert said == []
+
+
+@pytest.mark.parametrize("text, expected", [("-", "device"), ("", "device"), ("dist_sync", "dist_sync")])
+def test_kv_store_as_documented(text, expected):
+    assert TrainConfig.from_mapping({"kv_store": text}).kv_store == expected
+
+
+@pytest.mark.parametrize("name", ["_ps_port", "_num_kv_servers", "sagemaker_program", "_tuning_objective_metric"])
+def test_the_containers_own_keys_change_nothing(name):
+    assert TrainConfig.from_mapping({name: "8000"}) == TrainConfig()
+
+
+def test_all_violations_of_all_kinds_come_in_one_message():
+    with pytest.raises(ConfigError) as error:
+        TrainConfig.from_mapping(
+            {"momentum": "2", "optimiser": "sgd", "lr_scheduler_step": "20,10", "defaults": "old", "epochs": "ten"}
+        )
+    for part in (
+        "momentum: found '2'",
+        "optimiser: unknown",
+        "'20,10'",
+        "defaults: found 'old'",
+        "epochs: found 'ten'",
+    ):
+        assert part in str(error.value)

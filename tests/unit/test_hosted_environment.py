@@ -1,0 +1,163 @@
+"""Where a SageMaker job is: its channels, folders and hosts, by the toolkit's variables and the files it stands for."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from opt_ml import describe, failure_of, make_opt_ml
+
+from ssd_train.environment import (
+    FAILURE_CHARACTERS,
+    Environment,
+    hosted_settings,
+    is_hosted,
+    report_failure,
+)
+from ssd_train.errors import ConfigError
+
+
+@pytest.fixture
+def hosted(tmp_path, monkeypatch):
+    """`hosted(channels, ...)` makes a false /opt/ml and moves this process there."""
+    for name in ("SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR", "SM_OUTPUT_DIR", "SM_HPS", "SM_CHANNEL_TRAIN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "s3").mkdir()
+
+    def make(*channels, hyperparameters=(), **more):
+        places = dict.fromkeys(channels, tmp_path / "s3")
+        base = make_opt_ml(tmp_path / "opt" / "ml", dict(hyperparameters), places, **more)
+        monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
+        return base
+
+    return make
+
+
+def test_a_laptop_is_no_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    monkeypatch.delenv("SM_MODEL_DIR", raising=False)
+    assert not is_hosted()
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    assert is_hosted()
+
+
+@pytest.mark.parametrize(
+    "channels, expected",
+    [
+        pytest.param(["train", "labels"], {"train": "train", "labels": "labels"}, id="images-and-a-manifest"),
+        pytest.param(["training"], {"train": "training"}, id="the-name-of-an-unnamed-input"),
+        pytest.param(
+            ["train", "validation", "train_annotation", "validation_annotation"],
+            {
+                "train": "train",
+                "labels": "train_annotation",
+                "validation": "validation",
+                "validation_labels": "validation_annotation",
+            },
+            id="image-and-json",
+        ),
+        pytest.param(["train", "validation"], {"train": "train", "validation": "validation"}, id="recordio"),
+        pytest.param(["train", "model"], {"train": "train", "pretrained": "model"}, id="incremental"),
+        pytest.param(["train", "pretrained"], {"train": "train", "pretrained": "pretrained"}, id="weights"),
+    ],
+)
+def test_channels_fill_places(hosted, channels, expected):
+    data = hosted(*channels) / "input" / "data"
+    environment = Environment.from_sagemaker({})
+    fields = ("train", "labels", "validation", "validation_labels", "pretrained")
+    found = {field: getattr(environment, field) for field in fields if getattr(environment, field) is not None}
+    assert found == {field: data / name for field, name in expected.items()}
+    assert environment.unused_channels == () and environment.pipes == frozenset()
+
+
+def test_results_hosts_and_checkpoints(hosted):
+    base = hosted("train", hosts=("algo-2", "algo-1"))
+    found = Environment.from_sagemaker({})
+    assert (found.model_dir, found.output_dir) == (base / "model", base / "output" / "data")
+    assert (found.host, found.hosts, found.hosted) == ("algo-2", ("algo-2", "algo-1"), True)
+    assert found.checkpoint_dir == base / "checkpoints"
+    (base / "checkpoints").rmdir()
+    assert Environment.from_sagemaker({}).checkpoint_dir is None, "the job has no S3 folder for them"
+
+
+def test_flags_win(hosted):
+    hosted("train", "labels")
+    found = Environment.from_sagemaker({"train": Path("/here"), "model_dir": Path("/there"), "devices": "cpu"})
+    assert (found.train, found.model_dir, found.devices) == (Path("/here"), Path("/there"), "cpu")
+    assert found.labels is not None and found.hosted
+
+
+def test_the_toolkits_variables_alone_will_do(tmp_path, monkeypatch, hosted):
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
+    for name, value in {"CHANNEL_TRAIN": "/a", "CHANNEL_TRAIN_ANNOTATION": "/b", "MODEL_DIR": "/c"}.items():
+        monkeypatch.setenv(f"SM_{name}", value)
+    found = Environment.from_sagemaker({})
+    assert (found.train, found.labels, found.model_dir) == (Path("/a"), Path("/b"), Path("/c"))
+
+
+def test_streams_are_told_by_their_mode(hosted):
+    base = hosted("train", "validation", "labels", pipes=("train",))
+    found = Environment.from_sagemaker({})
+    assert found.pipes == {"train"} and found.train == base / "input" / "data" / "train"
+
+
+def test_a_channel_of_another_name_is_told_and_the_programs_is_not(hosted):
+    hosted("train", "label", "code")
+    assert Environment.from_sagemaker({}).unused_channels == ("label",)
+
+
+@pytest.mark.parametrize(
+    "channels, message",
+    [
+        (["labels"], r"channels: found labels, expected one called train"),
+        ([], "channels: found none, expected one called train"),
+        (["train", "labels", "train_annotation"], "found labels and train_annotation, expected one of them"),
+        (["train", "model", "pretrained"], "found pretrained and model, expected one of them"),
+    ],
+    ids=["no-train", "none", "labels-twice", "weights-twice"],
+)
+def test_channels_that_do_not_go(hosted, channels, message):
+    hosted(*channels)
+    with pytest.raises(ConfigError, match=message):
+        Environment.from_sagemaker({})
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("inputdataconfig", "{", r"inputdataconfig.json: found no JSON .*, expected the description of a job"),
+        ("resourceconfig", "[1]", "resourceconfig.json: found list, expected a JSON object"),
+    ],
+)
+def test_a_damaged_description_is_named(hosted, name, text, message):
+    (hosted("train") / "input" / "config" / f"{name}.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Environment.from_sagemaker({})
+
+
+def test_hyperparameters_are_texts_however_they_were_sent(hosted, monkeypatch):
+    base = hosted("train", hyperparameters={"epochs": 3, "optimizer": "sgd", "early_stopping": True})
+    assert hosted_settings() == {"epochs": "3", "optimizer": "sgd", "early_stopping": "true"}
+    describe(base, "hyperparameters", {"epochs": "30", "lr_scheduler_step": "10,20", "optimizer": "sgd", "a": '"b'})
+    assert hosted_settings()["lr_scheduler_step"] == "10,20" and hosted_settings()["a"] == '"b'
+    monkeypatch.setenv("SM_HPS", "{}")
+    assert hosted_settings() == {}, "the toolkit has made flags of them"
+
+
+@pytest.mark.parametrize("length", [10, FAILURE_CHARACTERS, FAILURE_CHARACTERS + 1, 5000])
+def test_a_failure_is_left_where_sagemaker_looks_and_fits(hosted, length):
+    base = hosted("train")
+    message = "".join("é" if index % 2 else "x" for index in range(length))
+    report_failure(message)
+    found = failure_of(base)
+    assert len(found) <= 1024 and found[:1000] == message[:1000]
+    assert (found == message) == (length <= 1024) and (found.endswith("…") == (length > 1024))
+
+
+def test_a_failure_goes_where_the_toolkit_says(hosted, tmp_path, monkeypatch):
+    monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "elsewhere"))
+    report_failure("why")
+    assert (tmp_path / "elsewhere" / "failure").read_text() == "why"
+    with contextlib.suppress(FileNotFoundError):
+        pytest.fail(failure_of(hosted("train")))
