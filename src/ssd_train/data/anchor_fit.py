@@ -39,23 +39,32 @@ def anchor_grids(anchors: np.ndarray) -> List[AnchorGrid]:
 
 def best_iou(boxes: np.ndarray, grids: Sequence[AnchorGrid]) -> np.ndarray:
     """The IoU (N,) of each box (N, 4) xyxy with the anchor it overlaps most: of each shape that is the nearest one."""
-    boxes = xyxy_to_cxcywh(as_boxes(boxes))
-    best = np.zeros(len(boxes), np.float32)
+    x, y, width, height = xyxy_to_cxcywh(as_boxes(boxes)).T
+    # several shapes share an axis
+    apart_x = {axis: _distance(x, axis) for axis in {grid.columns for grid in grids}}
+    apart_y = {axis: _distance(y, axis) for axis in {grid.rows for grid in grids}}
+    area, best = width * height, np.zeros(len(x), np.float32)
     for grid in grids:
-        common = _overlap(boxes[:, 0], boxes[:, 2], grid.columns, grid.width)
-        common *= _overlap(boxes[:, 1], boxes[:, 3], grid.rows, grid.height)
-        best = np.maximum(best, common / (boxes[:, 2] * boxes[:, 3] + grid.width * grid.height - common))
+        common = _overlap(apart_x[grid.columns], width, grid.width)
+        common *= _overlap(apart_y[grid.rows], height, grid.height)
+        best = np.maximum(best, common / (area + grid.width * grid.height - common))
     return best
 
 
 def _axis(centres: np.ndarray) -> Axis:
-    first, last, cells = float(centres.min()), float(centres.max()), len(np.unique(centres))
+    """The axis of a full grid, of which each column (or row) has equally many of the `centres`."""
+    first, last = float(centres.min()), float(centres.max())
+    cells = len(centres) // int((centres == centres.min()).sum())
     return Axis(first, (last - first) / max(cells - 1, 1) or 1.0, cells)
 
 
-def _overlap(centres: np.ndarray, sides: np.ndarray, axis: Axis, side: float) -> np.ndarray:
-    """The common length (N,), along one axis, of each box with the nearest anchor of this shape."""
+def _distance(centres: np.ndarray, axis: Axis) -> np.ndarray:
+    """The distance (N,) of each of `centres` to the nearest of the axis."""
     # np.minimum and np.maximum: np.clip costs more for a few boxes
     cell = np.minimum(np.maximum(np.rint((centres - axis.first) / axis.step), 0), axis.cells - 1)
-    distance = np.abs(centres - (axis.first + axis.step * cell))
+    return np.abs(centres - (axis.first + axis.step * cell))
+
+
+def _overlap(distance: np.ndarray, sides: np.ndarray, side: float) -> np.ndarray:
+    """The common length (N,), along one axis, of boxes and anchors whose centres are `distance` apart."""
     return np.maximum(np.minimum((sides + side) / 2 - distance, np.minimum(sides, side)), 0)
