@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Tuple
 
 from ssd_train import __version__, published, storage
 from ssd_train.errors import CheckpointError
-from ssd_train.model.pretrained import load_exactly, saved_parameters
+from ssd_train.model.pretrained import load_exactly, read_arrays, saved_parameters
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.saved_model import CONFIG, LAST, is_of_best_model, save_parameters
 from ssd_train.training.schedule import BestScore
@@ -91,17 +91,20 @@ class Checkpoints:
         return TrainState(fingerprint=fingerprint), []
 
     def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> TrainState:
-        document = json.loads((folder / STATE).read_text("utf-8"))
-        if document["format"] > STATE_FORMAT:
-            raise CheckpointError(
-                f"{folder}: found format {document['format']}, expected {STATE_FORMAT}: use a newer ssd_train"
-            )
-        refuse_changes(folder, document["fingerprint"], fingerprint)
-        load_exactly(learner.net, folder / LAST)
-        load_optimizer(folder / OPTIMIZER, learner.trainer, document["updates"])
-        learner.loss_scale.restore(document["loss_scale"])
-        best, tally = BestScore(**document["best"]), Tally(**document["tally"])
-        return TrainState(document["epoch"], tally, best, document["history"], fingerprint)
+        try:
+            document = json.loads((folder / STATE).read_text("utf-8"))
+            if document["format"] > STATE_FORMAT:
+                raise CheckpointError(
+                    f"{folder}: found format {document['format']}, expected {STATE_FORMAT}: use a newer ssd_train"
+                )
+            refuse_changes(folder, document["fingerprint"], fingerprint)
+            load_exactly(learner.net, folder / LAST)
+            load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
+            learner.loss_scale.restore(document["loss_scale"])
+            best, tally = BestScore(**document["best"]), Tally(**document["tally"])
+            return TrainState(document["epoch"], tally, best, document["history"], fingerprint)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: cannot be read as a training state ({error!r})") from None
 
 
 def _restore_best(best: Path, model_dir: Path) -> None:

@@ -6,7 +6,7 @@ Not by Trainer.save_states: that is a pickle, which runs code when it is read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from ssd_train import framework
 
@@ -26,12 +26,13 @@ def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
     return {str(index): count for index, count in trainer._optimizer._index_update_count.items()}
 
 
-def load_optimizer(path: Path, trainer: Any, counts: Dict[str, int]) -> None:
-    """Put back what `save_optimizer` wrote, on every device of `trainer`."""
-    arrays = mx.nd.load(str(path))
+def load_optimizer(arrays: Mapping[str, Any], trainer: Any, counts: Mapping[str, int]) -> None:
+    """Put back what `save_optimizer` wrote and returned, on every device of `trainer`."""
     optimizer = trainer._optimizer
     for device, updater in enumerate(trainer._updaters):
         for index, parameter in enumerate(trainer._params):
+            if str(index) not in counts:
+                continue  # never updated so far, so it has no state
             weight = parameter.list_data()[device]
             state = optimizer.create_state_multi_precision(index, weight)
             for part, array in enumerate(_as_parts(state)):
