@@ -93,8 +93,8 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
 
 
 def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
-    """Boxes per image that the model may answer: post_nms, or as many as the fullest training image has; never more than
-    there are anchors in all classes."""
+    """Boxes per image that the model may answer: post_nms, or as many as the fullest training image has; never more
+    than there are anchors in all classes."""
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
