@@ -88,14 +88,23 @@ def _pairs(rest: Sequence[str]) -> Dict[str, str]:
     found: Dict[str, str] = {}
     name: Optional[str] = None
     for argument in rest:
-        if name is None and argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            if equals:
-                found[name], name = value, None
-        elif name is None:
+        is_flag = argument.startswith("--")
+        if name is None and not is_flag:
             raise ConfigError(f"found {argument!r} without a flag before it, expected --name value")
+        if is_flag:
+            _refuse_open(name)
+            name, equals, value = argument[2:].partition("=")
+            if name in found:
+                raise ConfigError(f"--{name}: found twice, expected once")
+            if not equals:
+                continue
         else:
-            found[name], name = argument, None
+            value = argument
+        found[str(name)], name = value, None
+    _refuse_open(name)
+    return found
+
+
+def _refuse_open(name: Optional[str]) -> None:
     if name is not None:
         raise ConfigError(f"--{name}: found no value, expected one after it")
-    return found

@@ -1,88 +1,121 @@
-"""The front door: exit codes, one line for the user, and in a SageMaker job the failure file."""
+"""The front door: which command is meant, what it returns, and that errors are one line."""
 
 from __future__ import annotations
 
-import os
-import signal
+import sys
 import types
 
 import pytest
-from opt_ml import failure_of, make_opt_ml
 
+from ssd_train import __version__
 from ssd_train.cli import main as door
-from ssd_train.cli.train import stop_requests
-from ssd_train.errors import DataError, Stopped
+from ssd_train.cli.main import COMMANDS, main
+from ssd_train.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DependencyError,
+    SsdTrainError,
+    TrainingDiverged,
+    WeightsError,
+)
 
 
 @pytest.fixture
-def ends_with(monkeypatch):
-    """`ends_with(error)` makes every command end with it."""
+def command(monkeypatch):
+    """Puts `run` in the place of a command; returns what it was called with."""
 
-    def command(error):
-        def run(arguments):
-            raise error
+    def install(name, run):
+        module = types.ModuleType(f"ssd_train.cli.{name}")
+        module.run = run
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
-        monkeypatch.setattr(door.importlib, "import_module", lambda name: types.SimpleNamespace(run=run))
-
-    return command
-
-
-@pytest.fixture
-def base(tmp_path, monkeypatch):
-    for name in ("SM_OUTPUT_DIR", "SM_MODEL_DIR", "SM_HPS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "ml"))
-    return make_opt_ml(tmp_path / "ml", {"base_network": "alexnet", "epochs": 0}, {})
+    return install
 
 
 @pytest.mark.parametrize(
-    "error, code", [(DataError("a.manifest:3: found x"), 2), (Stopped("stopped after epoch 2"), 143)]
+    "arguments, name, rest",
+    [
+        ([], "train", []),
+        (["--train", "a", "--labels", "b"], "train", ["--train", "a", "--labels", "b"]),
+        (["--train=a"], "train", ["--train=a"]),
+        (["train", "--epochs", "3"], "train", ["--epochs", "3"]),
+        (["--mini-batch-size", "4"], "train", ["--mini_batch_size", "4"]),
+        (["predict", "a-b.jpg", "--top-k=a-b"], "predict", ["a-b.jpg", "--top_k=a-b"]),
+        (["evaluate"], "evaluate", []),
+    ],
 )
-def test_an_error_of_ours_is_a_line_and_the_failure_file(base, ends_with, capsys, error, code):
-    ends_with(error)
-    assert door.main(["train"]) == code
-    assert capsys.readouterr().err == f"error: {error}\n"
-    assert failure_of(base) == str(error)
+def test_the_command_that_is_meant(command, arguments, name, rest):
+    called = []
+    command(name, lambda given: called.append(given) or 0)
+    assert main(arguments) == 0
+    assert called == [rest]
 
 
-def test_a_crash_is_told_with_its_place_and_goes_on(base, ends_with):
-    ends_with(ZeroDivisionError("a\nfault"))
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (ConfigError("epochs: found 0"), 2),
+        (DataError("a.manifest:3: box 0"), 2),
+        (WeightsError("w.params"), 2),
+        (CheckpointError("c"), 2),
+        (DependencyError("mxnet is not installed"), 2),
+        (TrainingDiverged("found loss nan"), 1),
+        (SsdTrainError("disk full"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_a_code(command, capsys, error, code):
+    def run(arguments):
+        raise error
+
+    command("train", run)
+    assert main(["train"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    expected = "interrupted\n" if isinstance(error, KeyboardInterrupt) else f"error: {error}\n"
+    assert printed.err == expected
+
+
+def test_what_nobody_foresaw_is_not_hidden(command):
+    def run(arguments):
+        raise ZeroDivisionError("a bug")
+
+    command("train", run)
     with pytest.raises(ZeroDivisionError):
-        door.main(["train"])
-    found = failure_of(base)
-    assert found.startswith("ZeroDivisionError: a fault (test_main.py:") and found.endswith("the log has more)")
+        main(["train"])
 
 
-def test_nothing_is_left_where_no_job_runs(tmp_path, monkeypatch, ends_with):
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
-    monkeypatch.delenv("SM_MODEL_DIR", raising=False)
-    ends_with(DataError("x"))
-    assert door.main(["train"]) == 2 and list(tmp_path.iterdir()) == []
+def test_an_unknown_command_is_told(capsys):
+    assert main(["trane"]) == 2
+    assert capsys.readouterr().err.startswith("error: found command 'trane', expected one of train, evaluate")
 
 
-def test_what_is_wrong_with_settings_and_channels_comes_in_one_message(base, capsys):
-    """Hyperparameters come from the job's file where no toolkit has made flags of them."""
-    assert door.main(["train", "--epochs", "1", "--no-such", "1"]) == 2
-    found = failure_of(base)
-    for part in ("base_network: found 'alexnet'", "no_such: unknown setting", "channels: found none"):
-        assert part in found
-    assert "epochs" not in found, "the flag wins"
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(capsys, arguments):
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}" in text for name in COMMANDS)
 
 
-def test_a_local_run_says_what_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
-    monkeypatch.delenv("SM_MODEL_DIR", raising=False)
-    assert door.main(["--optimizer", "no"]) == 2
-    error = capsys.readouterr().err
-    assert "train: found no --train" in error and "optimizer: found 'no'" in error
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ssd_train {__version__}\n"
 
 
-def test_a_request_to_stop_is_heard():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(capsys, name):
     try:
-        should_stop = stop_requests()
-        assert not should_stop()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert should_stop()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        code = main([name, "--help"])
+    except SystemExit as ended:  # argparse's way
+        code = ended.code
+    assert code == 0
+    assert f"usage: python -m ssd_train {name}" in capsys.readouterr().out
+
+
+def test_arguments_come_from_the_shell(monkeypatch, command):
+    called = []
+    command("train", lambda given: called.append(given) or 0)
+    monkeypatch.setattr(sys, "argv", ["ssd-train", "--image-shape", "128"])
+    assert door.main() == 0 and called == [["--image_shape", "128"]]
