@@ -11,7 +11,7 @@ from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
 from ssd_train.environment import Environment
 
-IMAGES, HELD_OUT = 600, 100
+IMAGES, HELD_OUT = 1600, 100
 LOGO = ClassNames(("logo",))
 # from random weights, so that nothing is downloaded: the smallest network, and pictures without colour
 SETTINGS = {
@@ -20,10 +20,10 @@ SETTINGS = {
     "use_pretrained_model": 0,
     "grayscale": True,
     "augmentation": "flip",
-    "epochs": 40,
+    "epochs": 14,
     "mini_batch_size": 16,
-    "learning_rate": 0.002,
-    "validation_interval": 8,
+    "learning_rate": 0.004,
+    "validation_interval": 7,
 }
 
 

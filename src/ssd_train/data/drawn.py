@@ -24,8 +24,8 @@ from ssd_train.data.records import ClassNames, Record
 from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
 
-# the longer side of a logo as a share of the picture's width: 32 to 128 px at 320
-LOGO_SIDES = (0.1, 0.4)
+# the longer side of a logo as a share of the picture's width: 36 to 147 px at 320
+LOGO_SIDES = (0.115, 0.46)
 MAX_TURN = 30.0
 
 SHAPE_SIDES = (0.15, 0.45)
