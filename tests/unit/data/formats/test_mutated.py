@@ -10,16 +10,21 @@ import random
 
 import numpy as np
 import pytest
+from fifos import samples
 from PIL import Image
 
+from ssd_train.data.channel import receive
 from ssd_train.data.formats.coco import read_coco, write_coco
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.image_json import read_image_json, write_image_json
 from ssd_train.data.formats.recordio import read_recordio, write_recordio
+from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.voc import read_voc, write_voc
 from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.labels import read_labels
 from ssd_train.data.records import ClassNames, Record
 from ssd_train.data.sources import MemoryImages
+from ssd_train.data.spill import SpillFile
 from ssd_train.errors import SsdTrainError
 
 COUNT = int(os.environ.get("SSD_TRAIN_FUZZ", "200"))
@@ -113,6 +118,47 @@ def yolo_names(folder):
     return folder, read_yolo, folder / "data.yaml"
 
 
+def class_list(folder):
+    path, reader, _ = recordio(folder)
+    (folder / "m.names").write_text("cat\ndog\n")
+    return path, reader, folder / "m.names"
+
+
+def video(folder):
+    box = {"left": 1, "top": 2, "width": 30, "height": 20, "class-id": "0"}
+    frames = [{"frame": f"{i}.png", "frame-no": str(i), "annotations": [box] * i} for i in range(3)]
+    (folder / "SeqLabel.json").write_text(json.dumps({"detection-annotations": frames}))
+    (folder / "seq.json").write_text(json.dumps({"prefix": "s3://b/v", "frames": [{"frame": "0.png"}]}))
+    metadata = {"class-map": {"0": "cat"}, "type": "groundtruth/video-object-detection"}
+    line = {"source-ref": "s3://b/seq.json", "x-ref": "s3://b/SeqLabel.json", "x-ref-metadata": metadata}
+    (folder / "output.manifest").write_text(json.dumps(line) + "\n")
+    return folder, read_video_frames, folder / "SeqLabel.json"
+
+
+def video_manifest(folder):
+    return (*video(folder)[:2], folder / "output.manifest")
+
+
+def video_sequence(folder):
+    return (*video(folder)[:2], folder / "seq.json")
+
+
+def pipe(folder):
+    images = MemoryImages({record.name: picture() for record in RECORDS})
+    (folder / "train_0").write_bytes(b"".join(samples(RECORDS, images, NAMES)))
+
+    def read(channel, on_bad):
+        received = receive(channel, 5, SpillFile(folder, 10**6))
+        return received.label_set(*received.class_table(None), on_bad)
+
+    return folder / "train", read, folder / "train_0"
+
+
+def found_by_looking(folder):
+    write_coco(folder / "m.json", RECORDS, NAMES)
+    return folder / "m.json", lambda path, on_bad: read_labels(path, None, on_bad), folder / "m.json"
+
+
 def mutated(data, rng):
     changed = bytearray(data)
     for _ in range(rng.randint(1, 5)):
@@ -124,7 +170,10 @@ def mutated(data, rng):
 
 @pytest.mark.parametrize(
     "make",
-    [ground_truth, recordio, recordio_list, image_json, coco, voc, yolo, yolo_names],
+    [
+        *[ground_truth, recordio, recordio_list, class_list, image_json, coco, voc, yolo, yolo_names],
+        *[video, video_manifest, video_sequence, pipe, found_by_looking],
+    ],
     ids=lambda make: make.__name__,
 )
 def test_reader_of_damaged_files_raises_our_errors_only(tmp_path, make):
@@ -135,7 +184,7 @@ def test_reader_of_damaged_files_raises_our_errors_only(tmp_path, make):
         try:
             labels = reader(path, on_bad="skip" if number % 2 else "error")
         except SsdTrainError as error:
-            assert str(tmp_path) in str(error) and "\n" not in str(error)
+            assert (str(tmp_path) in str(error) or "train_0:" in str(error)) and "\n" not in str(error)
             outcomes.add("error")
         else:
             labels = labels[0] if isinstance(labels, tuple) else labels
