@@ -18,17 +18,15 @@ from threading import Event
 from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 
 from ssd_train.data.fifo import fifo_path, open_fifo
-from ssd_train.data.formats.box_label import read_box_label
 from ssd_train.data.formats.fields import BoxLabel
 from ssd_train.data.formats.gather import Gather, class_table, numbered_classes
 from ssd_train.data.formats.ground_truth_survey import read_class_map
-from ssd_train.data.formats.pipe import PipeSample, read_samples
+from ssd_train.data.formats.pipe import Sample, read_samples
 from ssd_train.data.images import check_limits, read_header
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.spill import SpillFile, SpillImages
 from ssd_train.errors import DataError
 
-MAX_CLASSES = 10_000  # a higher id is a mistake, not a class
 Table = Mapping[int, int]
 
 
@@ -129,12 +127,12 @@ def _receive_all(file: BinaryIO, where: str, channel: Channel) -> None:
         channel.received.append(Received(sample.where, digest, ending, label, (offset or 0, len(sample.image))))
 
 
-def take_apart(sample: PipeSample) -> Tuple[str, str, BoxLabel]:
+def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
     """Hash of the image, ending of its kind, and label with the stream's class ids; a DataError without a place when
     one of them cannot be used."""
     header = read_header(sample.image, "image")
     check_limits(header, "image")
-    label = read_box_label(sample.label_object(), _ANY_CLASS)
+    label = sample.box_label()
     return hashlib.sha256(sample.image).hexdigest()[:24], header.format.lower(), label
 
 
@@ -151,11 +149,8 @@ def image_name(channel: Path, digest: str, ending: str, copies: int = 1) -> str:
     return f"{channel.name}/{digest}{'' if copies == 1 else f'-{copies}'}.{ending}"
 
 
-def _class_map(sample: PipeSample) -> Dict[str, int]:
+def _class_map(sample: Sample) -> Dict[str, int]:
     try:
         return read_class_map(sample.class_map())
     except DataError as fault:
         raise DataError(f"metadata: {fault}") from None
-
-
-_ANY_CLASS = {class_id: class_id for class_id in range(MAX_CLASSES)}

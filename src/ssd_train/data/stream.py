@@ -20,7 +20,7 @@ from ssd_train.data.boxes import as_boxes
 from ssd_train.data.channel import Table, image_name, take_apart, with_table
 from ssd_train.data.fifo import Stopped, fifo_path, open_fifo
 from ssd_train.data.formats.fields import fit_boxes
-from ssd_train.data.formats.pipe import PipeSample, read_samples
+from ssd_train.data.formats.pipe import Sample, read_samples
 from ssd_train.data.records import Record, Skipped
 from ssd_train.data.spill import SpillFile, SpillQueue
 from ssd_train.errors import DataError
@@ -151,7 +151,7 @@ class _Reader:
         except BaseException as error:  # whatever it is, it belongs to the thread that waits for images
             queue.fail(error)
 
-    def _record(self, sample: PipeSample) -> Record:
+    def _record(self, sample: Sample) -> Record:
         digest, ending, label = take_apart(sample)
         label = with_table(label, self._table)
         fitted = fit_boxes(*label)

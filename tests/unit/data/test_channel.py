@@ -12,6 +12,7 @@ from fifos import FifoWriter, framed, samples
 
 from ssd_train.data.channel import receive
 from ssd_train.data.formats.gather import BAD_LINE
+from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.records import ClassNames
 from ssd_train.data.spill import SpillFile
 from ssd_train.errors import DataError
@@ -43,6 +44,24 @@ def test_labels_and_images_of_a_channel(tmp_path, delay):
         np.testing.assert_array_equal(record.boxes, expected.boxes)
         np.testing.assert_array_equal(record.class_ids, expected.class_ids)
         assert record.size_wh == (40, 30) and images.read(record) == IMAGES.read(expected)
+
+
+def test_a_rec_in_a_pipe(tmp_path):
+    write_recordio(tmp_path / "x.rec", LABELS.records, IMAGES)
+
+    labels, images = labels_of(received(tmp_path, [(tmp_path / "x.rec").read_bytes()]), ClassNames(("cat", "dog")))
+
+    assert labels.boxes_per_class().tolist() == [1, 2]
+    assert {images.read(r) for r in labels.records} == {IMAGES.read(r) for r in LABELS.records}
+
+
+def test_a_bad_record_of_a_rec_is_listed(tmp_path):
+    write_recordio(tmp_path / "x.rec", LABELS.records, IMAGES)
+    data = (tmp_path / "x.rec").read_bytes() + framed(b"short")
+
+    labels, _ = labels_of(received(tmp_path, [data]), on_bad="skip")
+
+    assert len(labels) == 3 and [line.where for line in labels.skipped] == ["train_0:4"]
 
 
 def test_the_order_of_the_stream_makes_no_difference(tmp_path):

@@ -1,26 +1,33 @@
-"""The records of an augmented manifest in Pipe mode, read from a stream: image, label, image, label, ...
+"""What a channel in Pipe mode brings: the lines of an augmented manifest, or the records of a detection `.rec`.
 
-SageMaker sends, for each line, the attributes that AttributeNames lists, in that order, each framed as RecordIO: the
-bytes of the image, the label as JSON text, and, where ``<label>-metadata`` is listed third, the metadata with the
-class-map. Nothing else of the line arrives, not even the image's name. (AWS developer guide, "Augmented manifest".)
+Of an augmented manifest SageMaker sends, for each line, the attributes that AttributeNames lists, in that order, each
+framed as RecordIO: the bytes of the image, the label as JSON text, and, where ``<label>-metadata`` is listed third, the
+metadata with the class-map. Nothing else of the line arrives, not even the image's name. (AWS developer guide,
+"Augmented manifest".) What was listed shows in the first records, and what should have been is then said.
 
-What was listed shows in the first records, and what should have been is then said.
+A `.rec` (`recordio`) comes as it is, which the first record shows, too; it has no class-map.
 """
 
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from ssd_train.data.encoded import looks_like
+from ssd_train.data.formats.box_label import read_box_label
+from ssd_train.data.formats.detection_label import unpack_label
+from ssd_train.data.formats.fields import BoxLabel
 from ssd_train.data.formats.framing import read_records
 from ssd_train.data.formats.jsonl import parse_json, parse_object
-from ssd_train.data.images import FORMATS
+from ssd_train.data.formats.recordio import unpack_record
+from ssd_train.data.images import FORMATS, read_header
 from ssd_train.errors import DataError
 
 EXPECTED = 'expected AttributeNames ["source-ref", "<label attribute>"], or with "<label attribute>-metadata" third'
 
+MAX_CLASSES = 10_000  # a higher id is a mistake, not a class
 _MOST = 3  # attributes
+_ANY_CLASS = {class_id: class_id for class_id in range(MAX_CLASSES)}
 Numbered = Tuple[int, bytes]
 
 
@@ -32,16 +39,40 @@ class PipeSample(NamedTuple):
     label: bytes
     metadata: Optional[bytes]
 
-    def label_object(self) -> Dict[str, Any]:
-        """The label; a DataError without a place when it is no JSON object."""
-        return parse_object(self.label)
+    def box_label(self) -> BoxLabel:
+        """Boxes with the stream's class ids; a DataError without a place when the label cannot be used."""
+        return read_box_label(parse_object(self.label), _ANY_CLASS)
 
     def class_map(self) -> Any:
         """The class-map of the metadata, an empty one where none was sent; a DataError without a place."""
         return {} if self.metadata is None else parse_object(self.metadata).get("class-map", {})
 
 
-def read_samples(file: BinaryIO, where: str) -> Iterator[PipeSample]:
+class DetectionSample(NamedTuple):
+    """One record of a detection `.rec`: ``stream:number``, and its bytes."""
+
+    where: str
+    record: bytes
+
+    @property
+    def image(self) -> bytes:
+        """The encoded image; a DataError without a place when the record has none."""
+        return unpack_record(self.record).image
+
+    def box_label(self) -> BoxLabel:
+        """As PipeSample's."""
+        record = unpack_record(self.record)
+        return unpack_label(record.label, read_header(record.image, "image").shown_wh)
+
+    def class_map(self) -> Any:
+        """Empty: the format has no names."""
+        return {}
+
+
+Sample = Union[PipeSample, DetectionSample]
+
+
+def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
     """Yield the samples of a stream until it ends; `where` is how it is called in messages.
 
     Raises:
@@ -55,6 +86,9 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[PipeSample]:
             f"{where}: found no record, expected samples: does the manifest have lines, is it what S3Uri names, and "
             f"are AttributeNames attributes of its lines? {EXPECTED}"
         )
+    if _is_detection(first[0][1]):
+        yield from (DetectionSample(f"{where}:{number}", record) for number, record in chain(first, records))
+        return
     size = sum(not _is_image(record) for _, record in first) + 1
     if len(first) > size:  # the image of the next sample is among them
         first, rest = first[:size], first[size:]
@@ -106,6 +140,13 @@ def _check_attributes(records: List[bytes], where: str) -> None:
         raise DataError(f"{where}:2: found {_described(others[0])}, expected a label with annotations: {EXPECTED}")
     if len(others) == 2 and not _is_metadata(others[1]):
         raise DataError(f"{where}:3: found {_described(others[1])}, expected the label's metadata: {EXPECTED}")
+
+
+def _is_detection(record: bytes) -> bool:
+    try:
+        return looks_like(unpack_record(record).image) in FORMATS
+    except DataError:
+        return False
 
 
 def _is_image(record: bytes) -> bool:

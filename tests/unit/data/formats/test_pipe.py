@@ -6,12 +6,13 @@ import io
 import json
 
 import pytest
-from builders import picture
+from builders import label_set, memory_images, picture
 from fifos import framed, metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.data.formats.pipe import read_samples
+from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.images import encode_png
 from ssd_train.errors import DataError, SsdTrainError
 
@@ -30,7 +31,7 @@ def test_image_and_label_in_turn(count):
 
     assert [sample.where for sample in found] == [f"train_0:{1 + 2 * index}" for index in range(count)]
     assert all(sample[1:] == (PNG, LABEL, None) for sample in found)
-    assert found[0].label_object()["annotations"] == [] and found[0].class_map() == {}
+    assert found[0].box_label() == ([], [], (40, 30)) and found[0].class_map() == {}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -67,6 +68,17 @@ def test_attribute_names_that_are_wrong_are_explained(records, message):
     assert 'expected AttributeNames ["source-ref", "<label attribute>"]' in str(error.value)
 
 
+def test_a_rec_comes_as_it_is(tmp_path):
+    labels = label_set([[[1, 2, 20, 12]], []])
+    write_recordio(tmp_path / "x.rec", labels.records, memory_images(labels))
+    with open(tmp_path / "x.rec", "rb") as file:
+        one, other = read_samples(file, "train_0")
+
+    assert (one.where, other.where) == ("train_0:1", "train_0:2")
+    assert one.box_label() == ([(1, 2, 20, 12)], [0], (40, 30)) and other.box_label().boxes == []
+    assert one.image == encode_png(picture()) and one.class_map() == {}
+
+
 @pytest.mark.parametrize(
     "records, message",
     [
@@ -101,7 +113,7 @@ def test_bad_label_does_not_break_the_step():
 
     assert len(found) == 3
     with pytest.raises(DataError, match="found bad JSON"):
-        found[1].label_object()
+        found[1].box_label()
 
 
 @pytest.mark.parametrize(
