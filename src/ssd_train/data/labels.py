@@ -67,7 +67,7 @@ def read_labelled(
         raise ConfigError("found neither images nor labels, expected at least one of them")
     format, place = find_labels(given, options.format)
     near = place if place.is_dir() else place.parent
-    folder = Path(images) if images is not None and Path(images).is_dir() else near
+    folder = _image_folder(images, labels, near)
     read, source = READERS[format](place, folder, options)
     if not len(read.class_names):
         raise DataError(f"{read.source}: found no labelled object in {len(read)} images, expected at least one box")
@@ -76,6 +76,15 @@ def read_labelled(
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
     return LabelledImages(read, source)
+
+
+def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
+    """Where images are looked for: in the folder given, else beside the labels."""
+    if images is None or (labels is None and Path(images).is_file()):
+        return near
+    if not Path(images).is_dir():
+        raise DataError(f"{images}: not found or not a folder, expected a folder of images")
+    return Path(images)
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:

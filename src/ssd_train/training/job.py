@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Tuple, Union
@@ -12,6 +13,7 @@ from ssd_train import framework
 from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
+from ssd_train.data.check import cheap_check, refuse_errors, without_errors
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
@@ -71,6 +73,7 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     if len(environment.hosts) > 1:
         raise ConfigError(f"hosts: found {', '.join(environment.hosts)}, expected one")
     train, validation = read_sides(config, environment, progress)
+    train, validation = checked(train, validation, config, progress)
     config = completed(config, train, progress)
     _tell_about(train, validation, progress)
     if not validation.labels.boxes_per_class().sum():
@@ -98,6 +101,26 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
+
+
+def checked(
+    train: LabelledImages, validation: LabelledImages, config: TrainConfig, progress: Progress
+) -> Tuple[LabelledImages, LabelledImages]:
+    """Both sides after a look at every image, none decoded: a missing, cut off or wrong one is an error, or with
+    on_bad_data 'skip' left out and counted. A stream is looked at as it comes."""
+    sides = []
+    for name, side in (("train", train), ("validation", validation)):
+        if isinstance(side.images, DetectionStream):
+            sides.append(side)
+            continue
+        findings = cheap_check(side.labels, side.images, progress)
+        if config.on_bad_data == "error":
+            refuse_errors(findings)
+        for code, count in Counter(finding.code for finding in findings).items():
+            places = [finding.where for finding in findings if finding.code == code]
+            progress.warn(f"{name}: {count} images: {code} ({', '.join(places[:3])}{', …' if count > 3 else ''})")
+        sides.append(LabelledImages(without_errors(side.labels, findings), side.images))
+    return sides[0], sides[1]
 
 
 def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
