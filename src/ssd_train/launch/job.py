@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ssd_train.environment import CHANNELS
 from ssd_train.errors import ConfigError
 
 MODEL_ARCHIVE = "model.tar.gz"
@@ -133,7 +134,11 @@ class Job:
         for name, uri in (("output", self.output), ("checkpoints", self.checkpoints)):
             if (uri or name == "output") and not _S3.fullmatch(uri):
                 faults.append(f"{name}: found {uri!r}, expected s3://bucket/prefix")
-        if "train" not in self.channels:
+        for names in CHANNELS.values():
+            given = [name for name in names if name in self.channels]
+            if len(given) > 1:
+                faults.append(f"channels: found {' and '.join(given)}, expected one of them")
+        if not self.channels.keys() & set(CHANNELS["train"]):
             faults.append("train: found no address, expected s3://bucket/key of the training images")
         if bool(self.subnets) != bool(self.security_groups):
             faults.append("subnets, security_groups: found one of them, expected both")

@@ -35,7 +35,7 @@ def estimator_arguments(job: Job, settings: Mapping[str, Any], entry_point: Opti
         "code_location": job.output.rstrip("/"),
         "hyperparameters": typed_settings(job, settings),
         "metric_definitions": METRIC_DEFINITIONS,
-        "tags": dict(job.tags),
+        "tags": dict(job.tags) or None,
         "enable_network_isolation": job.network_isolation,
         "encrypt_inter_container_traffic": job.encrypt_traffic,
         "volume_kms_key": job.volume_kms_key or None,

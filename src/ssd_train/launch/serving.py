@@ -68,9 +68,9 @@ def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Reques
     return {"EndpointConfigName": service.name, "ProductionVariants": [variant], "Tags": tag_list(tags)}
 
 
-def endpoint_request(endpoint: str, service: Service, tags: Mapping[str, str]) -> Request:
-    """CreateEndpoint."""
-    return {"EndpointName": endpoint, "EndpointConfigName": service.name, "Tags": tag_list(tags)}
+def endpoint_request(endpoint: str, service: Service) -> Request:
+    """UpdateEndpoint; CreateEndpoint takes Tags besides."""
+    return {"EndpointName": endpoint, "EndpointConfigName": service.name}
 
 
 def transform_request(service: Service, images: str, answers: str, tags: Mapping[str, str]) -> Request:

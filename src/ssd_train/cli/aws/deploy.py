@@ -12,6 +12,7 @@ from ssd_train.cli.console import Parser, make_progress
 from ssd_train.launch import serving
 from ssd_train.launch.amazon import Amazon
 from ssd_train.launch.job import MODEL_ARCHIVE
+from ssd_train.launch.requests import tag_list
 from ssd_train.launch.source import entry_point_folder, write_served_model
 from ssd_train.launch.watch import describe
 
@@ -25,12 +26,15 @@ def deploy(arguments: Sequence[str]) -> int:
     flags, progress = parser.parse_args(list(arguments)), make_progress()
     amazon, region, role = account(flags)
     service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
-    last = serving.endpoint_request(flags.deploy, service, {} if flags.update else tags)
+    endpoint = serving.endpoint_request(flags.deploy, service)
     requests = {
         "create_model": serving.model_request(service, tags),
         "create_endpoint_config": serving.endpoint_config_request(service, tags),
-        "update_endpoint" if flags.update else "create_endpoint": last,
     }
+    if flags.update:
+        requests["update_endpoint"] = endpoint
+    else:
+        requests["create_endpoint"] = {**endpoint, "Tags": tag_list(tags)}
     if flags.dry_run or amazon is None:
         return show(requests, progress)
     _bring_model(amazon, flags, service)

@@ -1,0 +1,246 @@
+"""The job of `launch` is the job of the SageMaker SDK: what both send is compared with what is written out here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import pytest
+from launches import INPUTS, REGION, ROLE, make_job
+
+from ssd_train.launch import serving
+from ssd_train.launch.images import inference_image, training_image
+from ssd_train.launch.job import Job, make_channels
+from ssd_train.launch.requests import training_request
+from ssd_train.launch.source import CHECKOUT, write_served_model, write_source
+
+pytestmark = pytest.mark.sagemaker
+
+HERE = Path(__file__).resolve().parent
+SETTINGS = {
+    "epochs": 3,
+    "learning_rate": 0.001,
+    "lr_scheduler_step": "10,20",
+    "grayscale": True,
+    "base_network": "vgg16",
+}
+SPOT = make_job(
+    spot=True, max_run=3600, max_wait=7200, checkpoints="s3://my-bucket/checkpoints", tags={"team": "logos"}
+)
+CASES: Sequence[Tuple[str, Job]] = (
+    ("spot", SPOT),
+    ("parameter server", make_job(name="ps", instance_count=2, distribution="parameter_server")),
+    ("mpi", make_job(name="mpi", instance_count=2, distribution="mpi", processes_per_host=4)),
+    (
+        "isolated",
+        make_job(
+            name="isolated",
+            network_isolation=True,
+            encrypt_traffic=True,
+            subnets=("subnet-1",),
+            security_groups=("sg-1",),
+            volume_kms_key="volume-key",
+            output_kms_key="output-key",
+            image="registry/own:1",
+            volume_gb=100,
+        ),
+    ),
+    (
+        "pipe",
+        make_job(
+            name="pipe",
+            channels=make_channels(
+                {**INPUTS, "train": INPUTS["labels"], "model": "s3://b/m.tar.gz"}, True, ("source-ref", "bb")
+            ),
+        ),
+    ),
+    ("plain", make_job(name="plain", instance_type="ml.c5.xlarge")),
+)
+EXPECTED = {
+    "TrainingJobName": "ssd-logo-1",
+    "RoleArn": "arn:aws:iam::123456789012:role/SageMakerRole",
+    "AlgorithmSpecification": {
+        "TrainingImage": "763104351884.dkr.ecr.eu-west-1.amazonaws.com/mxnet-training:1.9.0-gpu-py38",
+        "TrainingInputMode": "File",
+        "MetricDefinitions": [
+            {"Name": "train:progress", "Regex": r"#progress_metric: host=\S+, completed (\S+) %"},
+            {
+                "Name": "train:smooth_l1",
+                "Regex": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train smooth_l1 <loss>=(\S+)",
+            },
+            {
+                "Name": "train:cross_entropy",
+                "Regex": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train cross_entropy <loss>=(\S+)",
+            },
+            {
+                "Name": "train:throughput",
+                "Regex": r"#throughput_metric: host=\S+, train throughput=(\S+) records/second",
+            },
+            {
+                "Name": "validation:mAP",
+                "Regex": r"#quality_metric: host=\S+, epoch=\S+, validation mAP <score>=\((\S+)\)",
+            },
+            {
+                "Name": "validation:smooth_l1",
+                "Regex": r"#quality_metric: host=\S+, epoch=\S+, validation smooth_l1 <loss>=(\S+)",
+            },
+        ],
+        "EnableSageMakerMetricsTimeSeries": True,
+    },
+    "HyperParameters": {
+        "epochs": "3",
+        "learning_rate": "0.001",
+        "lr_scheduler_step": '"10,20"',
+        "grayscale": "true",
+        "base_network": '"vgg-16"',
+        "sagemaker_submit_directory": '"s3://my-bucket/ssd/ssd-logo-1/source/sourcedir.tar.gz"',
+        "sagemaker_program": '"train.py"',
+        "sagemaker_container_log_level": "20",
+        "sagemaker_job_name": '"ssd-logo-1"',
+        "sagemaker_region": '"eu-west-1"',
+    },
+    "InputDataConfig": [
+        {
+            "ChannelName": "train",
+            "DataSource": {
+                "S3DataSource": {
+                    "S3DataType": "S3Prefix",
+                    "S3Uri": "s3://my-bucket/train",
+                    "S3DataDistributionType": "FullyReplicated",
+                }
+            },
+        },
+        {
+            "ChannelName": "labels",
+            "DataSource": {
+                "S3DataSource": {
+                    "S3DataType": "S3Prefix",
+                    "S3Uri": "s3://my-bucket/labels/output.manifest",
+                    "S3DataDistributionType": "FullyReplicated",
+                }
+            },
+        },
+    ],
+    "OutputDataConfig": {"S3OutputPath": "s3://my-bucket/ssd"},
+    "ResourceConfig": {"InstanceType": "ml.p3.2xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200},
+    "EnableManagedSpotTraining": True,
+    "CheckpointConfig": {"S3Uri": "s3://my-bucket/checkpoints"},
+    "Tags": [{"Key": "team", "Value": "logos"}],
+    "ProfilerConfig": {"DisableProfiler": True},
+}
+
+
+def run_sdk(version: int, jobs: Sequence[Job], folder: Path) -> Any:
+    """What `sdk<version>_run.py` finds, in the environment of that SDK."""
+    python = CHECKOUT / f".venv-launch-sdk{version}" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip("python3.11 is not here, which the environments of the SageMaker SDK need")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": str(CHECKOUT / "src"),
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(HERE / "sdk_config.yaml"),
+        # whatever is not sent to moto reaches nobody
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    }
+    given = [{"job": described(job), "settings": SETTINGS} for job in jobs]
+    program = [str(python), str(HERE / f"sdk{version}_run.py"), str(CHECKOUT / "entry_point"), str(folder)]
+    done = subprocess.run(program, input=json.dumps(given), env=environment, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+def described(job: Job) -> Dict[str, Any]:
+    return {**dataclasses.asdict(job), "channels": {name: dataclasses.asdict(c) for name, c in job.channels.items()}}
+
+
+def contents(archive: Path) -> Dict[str, bytes]:
+    """Files of an archive by name, without those that Python compiles."""
+    with tarfile.open(archive) as opened:
+        found = {member.name.lstrip("./"): opened.extractfile(member) for member in opened if member.isfile()}
+        return {name: file.read() for name, file in found.items() if "__pycache__" not in name and file is not None}
+
+
+@pytest.fixture(scope="module")
+def by_sdk_2(tmp_path_factory) -> List[Dict[str, Any]]:
+    """Of each of CASES, the last being deployed too."""
+    return run_sdk(2, [job for _, job in CASES], tmp_path_factory.mktemp("sdk2"))
+
+
+def test_what_sdk_2_sends_is_what_is_expected(by_sdk_2):
+    assert by_sdk_2[0]["CreateTrainingJob"] == EXPECTED
+
+
+def test_what_launch_sends_is_what_is_expected():
+    assert training_request(SPOT, SETTINGS) == EXPECTED
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[name for name, _ in CASES])
+def test_launch_sends_what_sdk_2_sends(by_sdk_2, index):
+    assert training_request(CASES[index][1], SETTINGS) == by_sdk_2[index]["CreateTrainingJob"]
+
+
+def test_the_program_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
+    write_source(tmp_path / "sourcedir.tar.gz")
+    own = contents(tmp_path / "sourcedir.tar.gz")
+    assert own == contents(by_sdk_2[0]["source"])
+    assert {"train.py", "requirements.txt", "ssd_train/__init__.py"} <= set(own)
+
+
+def test_an_endpoint_is_made_as_sdk_2_makes_it(by_sdk_2):
+    sdk = by_sdk_2[0]
+    name = sdk["CreateModel"]["ModelName"]
+    service = serving.Service(name, ROLE, REGION, "s3://my-bucket/ssd")
+    assert without_tags(serving.model_request(service, {})) == without_tags(sdk["CreateModel"])
+    config = serving.endpoint_config_request(service, {})
+    assert config["ProductionVariants"] == sdk["CreateEndpointConfig"]["ProductionVariants"]
+    assert serving.endpoint_request("logo", service)["EndpointName"] == sdk["CreateEndpoint"]["EndpointName"]
+
+
+def test_a_model_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights.params").write_bytes(b"abc")
+    write_served_model(model, tmp_path / "served.tar.gz")
+    theirs = contents(by_sdk_2[0]["served"])
+    # the SDK packs the package a second time, where training finds it
+    twice = {name for name in theirs if name.startswith("code/ssd_train/")}
+    assert contents(tmp_path / "served.tar.gz") == {name: data for name, data in theirs.items() if name not in twice}
+
+
+def test_the_containers_of_every_region(by_sdk_2):
+    ours = {"training": training_image, "inference": inference_image}
+    found = by_sdk_2[0]["images"]
+    assert len(found) > 100
+    for key, uri in found.items():
+        scope, region, instance_type = key.split()
+        assert ours[scope](region, instance_type) == uri
+
+
+def test_what_sdk_3_sends(tmp_path):
+    job = dataclasses.replace(SPOT, channels=make_channels({**INPUTS, "pretrained": "s3://b/p"}))
+    sent, own = run_sdk(3, [job], tmp_path), training_request(job, SETTINGS)
+    for name in ("RoleArn", "OutputDataConfig", "ResourceConfig", "StoppingCondition", "CheckpointConfig", "Tags"):
+        assert sent[name] == own[name]
+    assert sent["EnableManagedSpotTraining"] is True
+    for name in ("TrainingImage", "MetricDefinitions"):
+        assert sent["AlgorithmSpecification"][name] == own["AlgorithmSpecification"][name]
+    assert sent["InputDataConfig"][:3] == own["InputDataConfig"]
+    assert [channel["ChannelName"] for channel in sent["InputDataConfig"][3:]] == ["code", "sm_drivers"]
+    assert sent["HyperParameters"]["epochs"] == "3"
+    write_source(tmp_path / "own.tar.gz")
+    assert contents(tmp_path / "sourcedir.tar.gz") == contents(tmp_path / "own.tar.gz")
+
+
+def without_tags(request: Dict[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in request.items() if name != "Tags"}

@@ -1,0 +1,292 @@
+"""launch, from its flags to what AWS's stand-in (moto) has afterwards, and every error in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+import numpy as np
+import pytest
+from builders import picture
+from launches import REGION, ROLE, entry_point, faults_of, isolate, make_job
+from moto import mock_aws
+
+from ssd_train.cli.main import main
+from ssd_train.data.images import decode, encode_jpeg
+from ssd_train.data.predictions import read_predictions
+from ssd_train.launch.requests import training_request
+
+OPERATIONS = {
+    "create_training_job": "CreateTrainingJob",
+    "create_hyper_parameter_tuning_job": "CreateHyperParameterTuningJob",
+    "create_model": "CreateModel",
+    "create_endpoint_config": "CreateEndpointConfig",
+    "create_endpoint": "CreateEndpoint",
+    "update_endpoint": "UpdateEndpoint",
+    "create_transform_job": "CreateTransformJob",
+}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    isolate(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    entry_point(tmp_path / "program")
+
+
+@pytest.fixture
+def aws():
+    """An account with a role and a bucket."""
+    with mock_aws():
+        boto3.client("iam").create_role(RoleName="SageMakerRole", AssumeRolePolicyDocument="{}")
+        where = {"LocationConstraint": REGION}
+        boto3.client("s3").create_bucket(Bucket="my-bucket", CreateBucketConfiguration=where)
+        yield boto3.client("sagemaker")
+
+
+def launch(*flags, output="s3://my-bucket/ssd", role=ROLE):
+    return main(["launch", *flags, "--role", role, "--output", output, "--source-dir", "program"])
+
+
+def train(*flags, **places):
+    inputs = ("--train", "s3://my-bucket/train", "--labels", "s3://my-bucket/labels/output.manifest")
+    return launch(*inputs, "--job-name", "ssd-logo-1", *flags, **places)
+
+
+def stored(uri):
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
+def names_in(archive):
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return set(opened.getnames())
+
+
+def model_archive():
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        info = tarfile.TarInfo("weights.params")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"abc"))
+    return data.getvalue()
+
+
+def finished_job(aws):
+    """A training job that left a model."""
+    assert train() == 0
+    place = aws.describe_training_job(TrainingJobName="ssd-logo-1")["ModelArtifacts"]["S3ModelArtifacts"]
+    boto3.client("s3").put_object(Bucket="my-bucket", Key=place[len("s3://my-bucket/") :], Body=model_archive())
+
+
+def test_a_job_is_sent_with_its_program(aws, capsys):
+    assert train("--epochs", "3", "--spot", "--tag", "team=logos", "--instance-type", "ml.g4dn.xlarge") == 0
+    job = aws.describe_training_job(TrainingJobName="ssd-logo-1")
+    expected = training_request(
+        make_job(spot=True, tags={"team": "logos"}, instance_type="ml.g4dn.xlarge"), {"epochs": 3}
+    )
+    for name in ("HyperParameters", "ResourceConfig", "InputDataConfig", "StoppingCondition", "CheckpointConfig"):
+        assert job[name] == expected[name]
+    source = stored(json.loads(job["HyperParameters"]["sagemaker_submit_directory"]))
+    assert {"train.py", "ssd_train/cli/main.py"} <= names_in(source)
+    assert "started: ssd-logo-1" in capsys.readouterr().out
+
+
+def test_a_role_by_name(aws):
+    assert train(role="SageMakerRole") == 0
+    assert aws.describe_training_job(TrainingJobName="ssd-logo-1")["RoleArn"] == ROLE
+
+
+def test_a_dry_run_shows_the_request_and_asks_nobody(capsys, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    assert train("--dry-run", "--region", REGION, "--learning-rate", "0.01") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"create_training_job": training_request(make_job(), {"learning_rate": 0.01})}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["--train", "s3://b/t", "--pipe"], id="pipe-recordio"),
+        pytest.param(
+            ["--train", "s3://b/o.manifest", "--pipe", "--attribute-names", "source-ref,bb"], id="pipe-manifest"
+        ),
+        pytest.param(["--train", "s3://b/t", "--channel", "train_annotation=s3://b/a"], id="built-in-channels"),
+        pytest.param(
+            ["--train", "s3://b/t", "--distribution", "parameter_server", "--instance-count", "2"], id="hosts"
+        ),
+        pytest.param(["--train", "s3://b/t", "--distribution", "mpi", "--processes-per-host", "4"], id="mpi"),
+        pytest.param(["--train", "s3://b/t", "--network-isolation", "--encrypt-traffic"], id="isolated"),
+        pytest.param(["--train", "s3://b/t", "--subnets", "a,b", "--security-groups", "c"], id="own-network"),
+        pytest.param(["--train", "s3://b/t", "--tune", "learning_rate", "--tune", "optimizer=sgd:adam"], id="tune"),
+        pytest.param(["--deploy", "logo", "--model", "s3://b/model.tar.gz"], id="deploy"),
+        pytest.param(["--deploy", "logo", "--model", "s3://b/model.tar.gz", "--update"], id="update"),
+        pytest.param(["--transform", "logo", "--model", "s3://b/m.tar.gz", "--pictures", "s3://b/p"], id="transform"),
+    ],
+)
+def test_what_is_shown_is_what_aws_describes(capsys, flags):
+    assert launch(*flags, "--tag", "team=logos", "--dry-run") == 0
+    for operation, request in json.loads(capsys.readouterr().out).items():
+        assert faults_of(OPERATIONS[operation], request) == ""
+        assert operation == "update_endpoint" or {"Key": "team", "Value": "logos"} in request["Tags"]
+
+
+def test_tuning(aws):
+    assert train("--tune", "learning_rate=1e-4:1e-2", "--max-jobs", "4", "--epochs", "5") == 0
+    tuning = aws.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="ssd-logo-1")
+    ranges = tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["ContinuousParameterRanges"]
+    assert [item["Name"] for item in ranges] == ["learning_rate"]
+    assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["epochs"] == "5"
+
+
+@pytest.mark.parametrize("model", ["ssd-logo-1", "s3://my-bucket/ssd/ssd-logo-1/output/model.tar.gz", "model.tar.gz"])
+def test_an_endpoint_is_made_and_deleted(aws, capsys, tmp_path, model):
+    finished_job(aws)
+    (tmp_path / "model.tar.gz").write_bytes(model_archive())
+    assert launch("--deploy", "logo", "--model", model, "--instance-type", "ml.m5.large") == 0
+    config = aws.describe_endpoint(EndpointName="logo")["EndpointConfigName"]
+    variant = aws.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0]
+    assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.m5.large", 1)
+    container = aws.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]
+    served = names_in(stored(container["ModelDataUrl"]))
+    assert {"weights.params", "code/train.py", "code/lib/ssd_train/deploy/detector.py"} <= served
+
+    assert main(["launch", "--delete", "logo"]) == 0
+    assert aws.list_endpoints()["Endpoints"] == []
+    assert aws.list_models()["Models"] == []
+    assert "deleted: logo" in capsys.readouterr().out
+
+
+def test_batch_transform(aws):
+    finished_job(aws)
+    assert launch("--transform", "logo", "--model", "ssd-logo-1", "--pictures", "s3://my-bucket/pictures") == 0
+    (summary,) = aws.list_transform_jobs()["TransformJobSummaries"]
+    job = aws.describe_transform_job(TransformJobName=summary["TransformJobName"])
+    source = job["TransformInput"]["DataSource"]["S3DataSource"]
+    assert source == {"S3DataType": "S3Prefix", "S3Uri": "s3://my-bucket/pictures"}
+    assert job["TransformOutput"]["S3OutputPath"] == f"s3://my-bucket/ssd/{job['ModelName']}/answers"
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    """An endpoint on loopback that gives the answers it is told to (moto takes no image); what was asked, and those."""
+    asked, answers = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.path, self.headers["Content-Type"], body))
+            answer = json.dumps(answers.pop(0)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{server.server_port}")
+    yield asked, answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_image_to_an_endpoint_and_the_answer_back(endpoint, tmp_path, capsys):
+    asked, answers = endpoint
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(np.full((100, 200, 3), 128, np.uint8)))
+    (tmp_path / "b.jpg").write_bytes(encode_jpeg(picture((80, 60))))
+    answers.append({"prediction": [[0.0, 0.9, 0.1, 0.2, 0.5, 0.8], [1.0, 0.2, 0.0, 0.0, 1.0, 1.0]]})
+    answers.append({"prediction": []})
+    flags = ["--class-names", "logo,stamp", "--overlays", "seen", "--predictions", "found.jsonl"]
+    assert main(["launch", "--invoke", "logo", "--picture", "a.jpg", "b.jpg", *flags]) == 0
+    image = (tmp_path / "a.jpg").read_bytes()
+    assert asked[0] == ("/endpoints/logo/invocations", "image/jpeg", image)
+    found = read_predictions(tmp_path / "found.jsonl")
+    assert found == {"a.jpg": [[0, 0.9, 0.1, 0.2, 0.5, 0.8], [1, 0.2, 0.0, 0.0, 1.0, 1.0]], "b.jpg": []}
+    drawn = decode((tmp_path / "seen/a.jpg.jpg").read_bytes(), "a")
+    # the box's left edge, 0.1 * 200, is drawn; what is outside the box stays gray
+    changed = abs(drawn.astype(int) - 128).max(axis=2) > 20
+    assert changed[40:70, 18:23].any(axis=1).all()
+    assert not changed[90:, 110:].any()
+    assert "a.jpg: 1 of 2 score 0.3 or more" in capsys.readouterr().out
+
+
+def test_an_answer_that_is_none(endpoint, tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(picture()))
+    endpoint[1].append({"prediction": [[0, 0.5, 10, 20, 30, 40]]})
+    assert main(["launch", "--invoke", "logo", "--picture", "a.jpg"]) == 2
+    assert "predictions.jsonl:1: row 0 lies far outside the image" in capsys.readouterr().err
+
+
+def test_a_job_is_described_and_followed(aws, capsys):
+    finished_job(aws)
+    capsys.readouterr()
+    assert main(["launch", "--describe", "ssd-logo-1", "--wait"]) == 0
+    out = capsys.readouterr().out
+    assert "state:  Completed" in out
+    assert "model:  s3://my-bucket/ssd/ssd-logo-1/output/model.tar.gz" in out
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        pytest.param(["--epochs", "0"], "epochs: found '0', expected at least 1", id="setting"),
+        pytest.param(["--instance-type", "p3"], "instance_type: found 'p3'", id="instance"),
+        pytest.param(["--tag", "team"], "tag: found 'team', expected KEY=VALUE", id="tag"),
+        pytest.param(["--tune", "epochs"], "tune: found 'epochs'", id="tune"),
+        pytest.param(["--source-dir", "."], "source_dir: found no train.py", id="entry-point"),
+        pytest.param(["--role", "Nobody"], "get_role: AWS refused it: NoSuchEntity", id="role"),
+        pytest.param(["--output", "s3://other-bucket/a"], "there is no such bucket", id="bucket"),
+        pytest.param(["--pretrained", "/here"], "pretrained: found '/here', expected s3://", id="channel"),
+    ],
+)
+def test_faults_are_one_line(aws, capsys, flags, expected):
+    inputs = [
+        "--train",
+        "s3://my-bucket/train",
+        "--role",
+        ROLE,
+        "--output",
+        "s3://my-bucket/a",
+        "--source-dir",
+        "program",
+    ]
+    assert main(["launch", *inputs, *flags]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.startswith("error: ") and err.count("\n") == 1
+    assert aws.list_training_jobs()["TrainingJobSummaries"] == []
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        pytest.param(["--describe", "nothing"], "describe_training_job: AWS refused it", id="describe"),
+        pytest.param(["--delete", "nothing"], "describe_endpoint: AWS refused it", id="delete"),
+        pytest.param(["--invoke", "logo", "--picture", "none.jpg"], "picture: none.jpg is not there", id="picture"),
+        pytest.param(["--train", "s3://b/t"], "the following arguments are required: --role, --output", id="role"),
+    ],
+)
+def test_faults_of_other_ways(aws, capsys, flags, expected):
+    assert main(["launch", *flags]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_no_credentials(capsys, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert train() == 2
+    assert "found no credentials, expected AWS_ACCESS_KEY_ID" in capsys.readouterr().err
+
+
+def test_the_help_names_all_ways(capsys):
+    with pytest.raises(SystemExit):
+        main(["launch", "--help"])
+    out = capsys.readouterr().out
+    assert all(f"--{mode}" in out for mode in ("deploy", "transform", "invoke", "describe", "delete", "tune"))

@@ -1,0 +1,157 @@
+"""The training request, written out; tests/integration/launch compares it with what the SageMaker SDK sends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from launches import INPUTS, ROLE, faults_of, make_job
+
+from ssd_train.errors import ConfigError
+from ssd_train.launch.job import make_channels
+from ssd_train.launch.requests import hyperparameters, toolkit_parameters, training_request
+from ssd_train.metric_lines import METRIC_DEFINITIONS
+
+SETTINGS = {"epochs": "3", "learning-rate": "0.001", "lr_scheduler_step": "10,20", "grayscale": "True"}
+
+
+def channel(name, uri, **more):
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, **more}
+
+
+def test_the_simplest_job():
+    assert training_request(make_job(), SETTINGS) == {
+        "TrainingJobName": "ssd-logo-1",
+        "RoleArn": ROLE,
+        "AlgorithmSpecification": {
+            "TrainingImage": "763104351884.dkr.ecr.eu-west-1.amazonaws.com/mxnet-training:1.9.0-gpu-py38",
+            "TrainingInputMode": "File",
+            "MetricDefinitions": METRIC_DEFINITIONS,
+            "EnableSageMakerMetricsTimeSeries": True,
+        },
+        "HyperParameters": {
+            "epochs": "3",
+            "learning_rate": "0.001",
+            "lr_scheduler_step": '"10,20"',
+            "grayscale": "true",
+            "sagemaker_submit_directory": '"s3://my-bucket/ssd/ssd-logo-1/source/sourcedir.tar.gz"',
+            "sagemaker_program": '"train.py"',
+            "sagemaker_container_log_level": "20",
+            "sagemaker_job_name": '"ssd-logo-1"',
+            "sagemaker_region": '"eu-west-1"',
+        },
+        "InputDataConfig": [channel("train", INPUTS["train"]), channel("labels", INPUTS["labels"])],
+        "OutputDataConfig": {"S3OutputPath": "s3://my-bucket/ssd"},
+        "ResourceConfig": {"InstanceType": "ml.p3.2xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 86400},
+        "ProfilerConfig": {"DisableProfiler": True},
+    }
+
+
+def test_everything_that_can_be_asked_for():
+    job = make_job(
+        instance_count=2,
+        instance_type="ml.g4dn.12xlarge",
+        image="registry/own:1",
+        volume_gb=100,
+        max_run=3600,
+        spot=True,
+        max_wait=7200,
+        distribution="mpi",
+        processes_per_host=4,
+        tags={"team": "logos"},
+        network_isolation=True,
+        encrypt_traffic=True,
+        subnets=("subnet-1",),
+        security_groups=("sg-1",),
+        volume_kms_key="volume-key",
+        output_kms_key="output-key",
+    )
+    request = training_request(job, {})
+    assert request["AlgorithmSpecification"]["TrainingImage"] == "registry/own:1"
+    assert request["ResourceConfig"] == {
+        "InstanceType": "ml.g4dn.12xlarge",
+        "InstanceCount": 2,
+        "VolumeSizeInGB": 100,
+        "VolumeKmsKeyId": "volume-key",
+    }
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["CheckpointConfig"] == {"S3Uri": "s3://my-bucket/ssd/ssd-logo-1/checkpoints"}
+    assert request["EnableNetworkIsolation"] is True
+    assert request["EnableInterContainerTrafficEncryption"] is True
+    assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert request["OutputDataConfig"] == {"S3OutputPath": "s3://my-bucket/ssd", "KmsKeyId": "output-key"}
+    assert request["Tags"] == [{"Key": "team", "Value": "logos"}]
+    assert request["InputDataConfig"][-1] == channel("code", job.source)
+    assert faults_of("CreateTrainingJob", request) == ""
+
+
+def test_without_a_network_the_program_comes_as_a_channel():
+    parameters = toolkit_parameters(make_job(network_isolation=True))
+    assert json.loads(parameters["sagemaker_submit_directory"]) == "/opt/ml/input/data/code/sourcedir.tar.gz"
+
+
+def test_an_augmented_manifest_is_streamed():
+    channels = make_channels({"train": INPUTS["labels"], "model": "s3://b/model.tar.gz"}, True, ("source-ref", "bb"))
+    train, model = training_request(make_job(channels=channels), {})["InputDataConfig"]
+    assert train == {
+        "ChannelName": "train",
+        "DataSource": {
+            "S3DataSource": {
+                "S3DataType": "AugmentedManifestFile",
+                "S3Uri": INPUTS["labels"],
+                "S3DataDistributionType": "FullyReplicated",
+                "AttributeNames": ["source-ref", "bb"],
+            }
+        },
+        "ContentType": "application/x-recordio",
+        "RecordWrapperType": "RecordIO",
+        "InputMode": "Pipe",
+        "ShuffleConfig": {"Seed": 1},
+    }
+    own = {"ContentType": "application/x-sagemaker-model", "InputMode": "File"}
+    assert model == channel("model", "s3://b/model.tar.gz", **own)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"spot": True}, id="spot"),
+        pytest.param({"distribution": "parameter_server", "instance_count": 2}, id="hosts"),
+        pytest.param({"channels": make_channels({"train": INPUTS["labels"]}, True, ("source-ref", "bb"))}, id="pipe"),
+    ],
+)
+def test_aws_describes_such_requests(changes):
+    assert faults_of("CreateTrainingJob", training_request(make_job(**changes), SETTINGS)) == ""
+
+
+def test_the_parameter_server_and_its_store():
+    job = make_job(distribution="parameter_server", instance_count=2)
+    assert hyperparameters(job, {}) == {"kv_store": '"dist_sync"'}
+    assert hyperparameters(job, {"kv_store": "dist_async"}) == {"kv_store": '"dist_async"'}
+    assert toolkit_parameters(job)["sagemaker_parameter_server_enabled"] == "true"
+    with pytest.raises(ConfigError, match="kv_store: found 'local', expected dist_sync"):
+        hyperparameters(job, {"kv_store": "local"})
+
+
+def test_mpi():
+    parameters = toolkit_parameters(make_job(distribution="mpi", processes_per_host=4))
+    assert parameters["sagemaker_mpi_enabled"] == "true"
+    assert parameters["sagemaker_mpi_num_of_processes_per_host"] == "4"
+    assert parameters["sagemaker_mpi_custom_mpi_options"] == '""'
+
+
+def test_settings_are_checked_before_anything_is_sent():
+    with pytest.raises(ConfigError, match="epoch: unknown setting, did you mean epochs.*optimizer: found 'sdg'"):
+        training_request(make_job(), {"epoch": "3", "optimizer": "sdg"})
+
+
+def test_only_what_is_given_is_sent():
+    assert hyperparameters(make_job(), {"epochs": 30}) == {"epochs": "30"}
+    assert hyperparameters(make_job(), {"defaults": "builtin", "optimizer": "adam"}) == {
+        "defaults": '"builtin"',
+        "optimizer": '"adam"',
+    }

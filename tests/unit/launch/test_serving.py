@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from launches import REGION, ROLE, faults_of
+
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.launch import serving
+
+SERVICE = serving.Service("logo-1", ROLE, REGION, "s3://my-bucket/ssd/", instance_count=2)
+TAGS = {"team": "logos"}
+
+
+def test_the_model():
+    request = serving.model_request(SERVICE, TAGS)
+    assert request == {
+        "ModelName": "logo-1",
+        "ExecutionRoleArn": ROLE,
+        "PrimaryContainer": {
+            "Image": "763104351884.dkr.ecr.eu-west-1.amazonaws.com/mxnet-inference:1.9.0-cpu-py38",
+            "ModelDataUrl": "s3://my-bucket/ssd/logo-1/model.tar.gz",
+            "Environment": {
+                "SAGEMAKER_PROGRAM": "train.py",
+                "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+                "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+                "SAGEMAKER_REGION": "eu-west-1",
+            },
+        },
+        "Tags": [{"Key": "team", "Value": "logos"}],
+    }
+    assert faults_of("CreateModel", request) == ""
+
+
+def test_the_endpoint():
+    request = serving.endpoint_config_request(SERVICE, TAGS)
+    assert request["ProductionVariants"] == [
+        {
+            "VariantName": "AllTraffic",
+            "ModelName": "logo-1",
+            "InitialInstanceCount": 2,
+            "InstanceType": "ml.c5.xlarge",
+            "InitialVariantWeight": 1,
+        }
+    ]
+    assert faults_of("CreateEndpointConfig", request) == ""
+    assert faults_of("UpdateEndpoint", serving.endpoint_request("logo", SERVICE)) == ""
+
+
+def test_the_transform_job():
+    request = serving.transform_request(SERVICE, "s3://my-bucket/images", "s3://my-bucket/answers", TAGS)
+    assert request["TransformInput"]["ContentType"] == "application/x-image"
+    assert request["TransformInput"]["SplitType"] == "None"
+    assert request["BatchStrategy"] == "SingleRecord"
+    assert faults_of("CreateTransformJob", request) == ""
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        pytest.param(b"\xff\xd8\xff\xe0rest", "image/jpeg", id="jpeg"),
+        pytest.param(b"\x89PNG\r\n\x1a\nrest", "image/png", id="png"),
+        pytest.param(b"RIFF....WEBP", "application/x-image", id="another"),
+    ],
+)
+def test_an_image_is_sent_as_what_it_is(image, expected):
+    request = serving.invoke_request("logo", "a.jpg", image)
+    assert (request["ContentType"], request["Body"]) == (expected, image)
+    assert faults_of("InvokeEndpoint", request, "sagemaker-runtime") == ""
+
+
+def test_an_image_that_is_too_large():
+    with pytest.raises(DataError, match="a.jpg: found 7 MB, expected at most 6 MB"):
+        serving.invoke_request("logo", "a.jpg", bytes(7 << 20))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[1]", b'{"predictions": []}', b'{"prediction": [[0, NaN, 0, 0, 1, 1]]}', b"\xff"],
+    ids=["empty", "list", "another-key", "nan", "no-text"],
+)
+def test_what_is_no_answer(body):
+    with pytest.raises(DataError, match="endpoint logo: found .*, expected"):
+        serving.read_answer("logo", body)
+
+
+def test_an_answer():
+    assert serving.read_answer("logo", b'{"prediction": [[0, 0.5, 0, 0, 1, 1]]}') == [[0, 0.5, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("uri", ["", "s3://", "answers"])
+def test_folders(uri):
+    with pytest.raises(ConfigError, match="answers: found"):
+        serving.check_folder("answers", uri)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+from launches import entry_point
+
+from ssd_train.archives import unpack_archive
+from ssd_train.errors import ConfigError, WeightsError
+from ssd_train.launch.source import CHECKOUT, PACKAGE, entry_point_folder, write_served_model, write_source
+
+
+def names_in(archive):
+    with tarfile.open(archive) as opened:
+        return opened.getnames()
+
+
+@pytest.fixture
+def program(tmp_path):
+    folder = entry_point(tmp_path / "entry_point")
+    for name in ("__pycache__/train.cpython-38.pyc", ".ipynb_checkpoints/train.py", ".DS_Store"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("left over")
+    return folder
+
+
+def test_the_entry_point_lies_on_top_and_the_package_beside_it(tmp_path, program):
+    names = write_source(tmp_path / "sourcedir.tar.gz", program)
+    assert names_in(tmp_path / "sourcedir.tar.gz") == sorted(names)
+    assert {"train.py", "requirements.txt", "ssd_train/__init__.py", "ssd_train/data/boxes.py"} <= set(names)
+    modules = {f"ssd_train/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
+    assert modules <= set(names)
+    assert not [name for name in names if ".pyc" in name or "__pycache__" in name or "/." in f"/{name}"]
+
+
+def test_the_archive_unpacks_to_the_same_files(tmp_path, program):
+    write_source(tmp_path / "sourcedir.tar.gz", program)
+    unpack_archive(tmp_path / "sourcedir.tar.gz", tmp_path / "code")
+    assert (tmp_path / "code/train.py").read_text() == "print('trained')\n"
+    for path in PACKAGE.rglob("*.py"):
+        assert (tmp_path / "code/ssd_train" / path.relative_to(PACKAGE)).read_bytes() == path.read_bytes()
+
+
+def test_equal_files_give_equal_bytes(tmp_path, program):
+    write_source(tmp_path / "a.tar.gz", program)
+    (program / "train.py").touch()
+    write_source(tmp_path / "b.tar.gz", program)
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+
+
+def test_a_folder_without_a_program(tmp_path):
+    with pytest.raises(ConfigError, match=r"source_dir: found no train.py in .*, expected the repository's folder"):
+        write_source(tmp_path / "sourcedir.tar.gz", tmp_path)
+
+
+def test_a_folder_that_would_be_installed(tmp_path, program):
+    (program / "setup.py").write_text("")
+    with pytest.raises(ConfigError, match="found setup.py in"):
+        entry_point_folder(program)
+
+
+def test_the_checkouts_own_entry_point():
+    assert entry_point_folder() == CHECKOUT / "entry_point"
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["archive", "folder"])
+def test_a_model_is_served_by_the_program_in_it(tmp_path, program, packed):
+    model = tmp_path / "model"
+    (model / "code").mkdir(parents=True)
+    (model / "weights.params").write_bytes(b"\x00\x01")
+    (model / "code/train.py").write_text("an old one")
+    if packed:
+        with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+            archive.add(model, ".")
+        model = tmp_path / "model.tar.gz"
+    write_served_model(model, tmp_path / "served.tar.gz", program)
+    unpack_archive(tmp_path / "served.tar.gz", tmp_path / "served")
+    assert (tmp_path / "served/weights.params").read_bytes() == b"\x00\x01"
+    assert (tmp_path / "served/code/train.py").read_text() == "print('trained')\n"
+    assert (tmp_path / "served/code/lib/ssd_train/__init__.py").is_file()
+
+
+def test_a_damaged_model(tmp_path, program):
+    (tmp_path / "model.tar.gz").write_bytes(b"\x1f\x8b" + b"damaged")
+    with pytest.raises(WeightsError, match="model.tar.gz"):
+        write_served_model(tmp_path / "model.tar.gz", tmp_path / "served.tar.gz", program)
+    assert not (tmp_path / "served.tar.gz").exists()

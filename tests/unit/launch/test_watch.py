@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import time
+
+import boto3
+import pytest
+from launches import REGION, isolate
+from moto import mock_aws
+
+from ssd_train import metric_lines
+from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.launch import watch
+from ssd_train.launch.amazon import Amazon
+
+
+@pytest.fixture
+def amazon(monkeypatch, tmp_path):
+    isolate(monkeypatch, tmp_path)
+    with mock_aws():
+        yield Amazon()
+
+
+def write_log(stream, lines, group=watch.LOG_GROUP):
+    logs = boto3.client("logs", region_name=REGION)
+    if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
+        logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName=stream)
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now + index, "message": line} for index, line in enumerate(lines)]
+    logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+
+
+def answers(amazon, monkeypatch, *states):
+    """Let SageMaker tell of the job's `states`, one after another."""
+    told = iter(states)
+    real = amazon.send
+
+    def send(operation, request, service="sagemaker"):
+        return next(told) if operation == "describe_training_job" else real(operation, request, service)
+
+    monkeypatch.setattr(amazon, "send", send)
+
+
+def test_metrics_of_a_log():
+    lines = [
+        metric_lines.stamped(metric_lines.map_line("algo-1", 0, 0.25)),
+        *metric_lines.loss_lines("algo-1", 0, 9, 3.5, 1.25),
+        "some other line with validation mAP in it",
+        metric_lines.stamped(metric_lines.map_line("algo-1", 1, 0.5)),
+        metric_lines.progress_line("algo-1", 1, 4),
+    ]
+    assert watch.metric_series(lines) == {
+        "validation:mAP": [0.25, 0.5],
+        "train:cross_entropy": [3.5],
+        "train:smooth_l1": [1.25],
+        "train:progress": [25.0],
+    }
+
+
+def test_a_job_without_a_log_yet(amazon):
+    assert list(watch.log_lines(amazon, "ssd-1")) == []
+
+
+def test_the_log_of_every_machine_and_of_no_other_job(amazon):
+    first = [f"line {number}" for number in range(250)]
+    write_log("ssd-1/algo-1-1", first)
+    write_log("ssd-1/algo-2-1", ["second machine\n"])
+    write_log("ssd-10/algo-1-1", ["another job"])
+    assert list(watch.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
+
+
+def test_a_job_is_followed_to_its_end(amazon, monkeypatch):
+    write_log("ssd-1/algo-1-1", ["one", "two"])
+    answers(
+        amazon,
+        monkeypatch,
+        {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"},
+        {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"},
+        {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"},
+    )
+    heard = []
+    answer = watch.follow(amazon, "ssd-1", heard.append, pause=0)
+    assert heard == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
+    assert answer["TrainingJobStatus"] == "Completed"
+
+
+def test_a_failed_job_says_why(amazon, monkeypatch):
+    answers(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
+    with pytest.raises(SsdTrainError, match="ssd-1: failed: AlgorithmError: no images"):
+        watch.follow(amazon, "ssd-1", lambda line: None, pause=0)
+
+
+def test_a_job_that_is_not_there(amazon):
+    with pytest.raises(ConfigError, match="describe_training_job: AWS refused it: ValidationException: .*ssd-1"):
+        watch.describe(amazon, "ssd-1")
