@@ -21,7 +21,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, 
 from ssd_train import storage
 from ssd_train.data.threads import in_order
 from ssd_train.environment import cache_folder
-from ssd_train.errors import DataError, SsdTrainError
+from ssd_train.errors import ConfigError, DataError, SsdTrainError
 from ssd_train.progress import Progress
 from ssd_train.s3 import WORKERS, Entry, Store, Unavailable, Url
 
@@ -53,15 +53,23 @@ class Copies:
     def bring_each(self, addresses: Sequence[str]) -> Dict[str, Union[Path, Unavailable]]:
         """By its s3:// address, a copy of each object, or why it cannot be had where that does not concern them all."""
 
-        def bring(address: str) -> Union[Path, Unavailable]:
+        found: Dict[str, Union[Path, Unavailable]] = {}
+        urls = []
+        for address in addresses:
             try:
-                return self._bring_if_changed(Url.parse(address))
+                urls.append(Url.parse(address))
+                self._index(urls[-1].bucket)  # read before there are threads
+            except ConfigError as error:
+                found[address] = Unavailable(str(error))
+
+        def bring(url: Url) -> Union[Path, Unavailable]:
+            try:
+                return self._bring_if_changed(url)
             except Unavailable as error:
                 return error
 
-        for bucket in {Url.parse(address).bucket for address in addresses}:
-            self._index(bucket)  # read before there are threads
-        return dict(zip(addresses, _each(bring, addresses, self._progress, "images from S3")))
+        brought = iter(_each(bring, urls, self._progress, "images from S3"))
+        return {address: found[address] if address in found else next(brought) for address in addresses}
 
     def _bring_folder(self, url: Url) -> Path:
         # an object "train/" is how consoles draw an empty folder

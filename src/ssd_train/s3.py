@@ -66,7 +66,7 @@ class Url(NamedTuple):
     def parse(cls, text: str) -> "Url":
         """`text` taken apart, its key literal (no %20); a ConfigError when it names no bucket."""
         bucket, _, key = text[len(SCHEME) :].partition("/")
-        if not is_url(text) or not bucket:
+        if not is_url(text) or bucket in ("", ".", ".."):
             raise ConfigError(f"found {text!r}, expected s3://bucket/key")
         return cls(bucket, key)
 

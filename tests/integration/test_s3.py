@@ -160,6 +160,21 @@ def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
     assert len(list(Path(folder).glob("*.manifest"))) == 2
 
 
+def test_what_an_interrupt_leaves_is_said(run, on_s3, monkeypatch):
+    from ssd_train.cli.steps import split as step
+
+    def split(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    real = step.split
+    monkeypatch.setattr(step, "split", split)
+    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts")
+    assert done.code == 130 and not keys(on_s3, "parts/")
+    folder = done.out.partition("s3://bucket/parts/: not uploaded; what was written is kept in ")[2].strip()
+    assert len(list(Path(folder).glob("*.manifest"))) == 2
+
+
 REFUSED = {
     "no bucket to read": (["--train", "s3://none/images"], "error: s3://none/images: there is no such bucket"),
     "nothing to read": (["--train", "s3://bucket/none"], "error: s3://bucket/none/: found nothing there"),

@@ -221,6 +221,8 @@ MISSING = {
     "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
     "object gone since": ("s3://bucket/gone.jpg", "s3://bucket/gone.jpg: there is no such object"),
     "dots": ("s3://bucket/a/../../b", "s3://bucket/a/../../b: found a key with an empty part, '.', '..' or NUL"),
+    "no bucket": ("s3:///b", "found 's3:///b', expected s3://bucket/key"),
+    "bucket that is a folder": ("s3://../b", "found 's3://../b', expected s3://bucket/key"),
     "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: found a key with an empty part"),
 }
 

@@ -84,6 +84,9 @@ def localised(flags: argparse.Namespace) -> Iterator[Progress]:
         except SsdTrainError as second:
             progress.warn(str(second))
         raise
+    except BaseException:
+        places.tell_what_is_left()
+        raise
     places.deliver()
 
 
@@ -122,6 +125,12 @@ class _Places:
                 raise type(error)(f"{error}; the results are kept in {path}") from error
             self._progress.say(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
         shutil.rmtree(self._outgoing, ignore_errors=True)
+
+    def tell_what_is_left(self) -> None:
+        """Say where results are that were not put where they belong."""
+        for path, url in self._targets:
+            if path.exists():
+                self._progress.warn(f"{url}: not uploaded; what was written is kept in {path}")
 
     def _replaced(self, value: object, targets: bool, place: Callable[[Url], Path]) -> object:
         if isinstance(value, list):
