@@ -22,7 +22,7 @@ from ssd_train.data.formats.fields import BoxLabel
 from ssd_train.data.formats.gather import Gather, class_table, numbered_classes
 from ssd_train.data.formats.ground_truth_survey import read_class_map
 from ssd_train.data.formats.pipe import Sample, read_samples
-from ssd_train.data.images import check_limits, read_header
+from ssd_train.data.images import check_limits, check_whole, read_header
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.spill import SpillFile, SpillImages
 from ssd_train.errors import DataError
@@ -132,6 +132,7 @@ def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
     one of them cannot be used."""
     header = read_header(sample.image, "image")
     check_limits(header, "image")
+    check_whole(sample.image, header, "image")
     label = sample.box_label()
     return hashlib.sha256(sample.image).hexdigest()[:24], header.format.lower(), label
 

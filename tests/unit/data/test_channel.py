@@ -133,14 +133,16 @@ def test_bad_samples_are_listed(tmp_path):
     label = {"annotations": [{"class_id": 0, "left": 1, "top": 1, "width": -1, "height": 2}]}
     bad_box = framed(IMAGES.read(LABELS.records[0]), json.dumps(label).encode())
     bad_image = framed(b"GIF89a", b'{"annotations": []}')
-    pieces = [PLAIN[0], bad_box, bad_image, PLAIN[1]]
+    cut_off = framed(IMAGES.read(LABELS.records[2])[:-20], b'{"annotations": []}')
+    pieces = [PLAIN[0], bad_box, bad_image, PLAIN[1], cut_off]
     channel = received(tmp_path, pieces)
 
     labels, _ = labels_of(channel, on_bad="skip")
 
     assert len(labels) == 2
-    assert [(line.where, line.reason) for line in labels.skipped] == [("train_0:3", BAD_LINE), ("train_0:5", BAD_LINE)]
-    with pytest.raises(DataError, match="2 bad lines: train_0:3: box 0: found width -1.*train_0:5: image: found a GIF"):
+    assert [line.where for line in labels.skipped] == ["train_0:3", "train_0:5", "train_0:9"]
+    assert {line.reason for line in labels.skipped} == {BAD_LINE}
+    with pytest.raises(DataError, match="3 bad lines: train_0:3: box 0: found width -1.*train_0:5: image: found a GIF"):
         labels_of(channel)
 
 
