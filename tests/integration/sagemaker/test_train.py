@@ -1,0 +1,125 @@
+"""The real `train` command runs entry_point/train.py to a saved model, and shows its user why when it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+from opt_ml import failure_of
+
+from ssd_train.deploy.detector import Detector
+from ssd_train.metric_lines import METRIC_DEFINITIONS
+
+from .conftest import ROOT, copy_package, pack
+
+pytestmark = pytest.mark.sagemaker
+
+# what a job of the built-in algorithm brings along, and flags spelt as AWS's examples do
+BROUGHT = {"num_classes": "3", "kv_store": "-", "_tuning_objective_metric": "", "early-stopping": "False"}
+SETTINGS = {**BROUGHT, "image_shape": "3,128,128", "freeze_layer_pattern": "", "lr_scheduler_step": "1"}
+
+
+@pytest.fixture(scope="module")
+def job(toolkit, shapes, tmp_path_factory):
+    """A job that ran to its end: its folder, and how it ended."""
+    labels = tmp_path_factory.mktemp("labels")
+    shutil.copy(shapes.manifest, labels)
+    base = tmp_path_factory.mktemp("job") / "ml"
+    toolkit.make_job(base, {"train": shapes.images, "labels": labels}, SETTINGS)
+    return base, toolkit.run(base)
+
+
+def test_it_succeeds(job):
+    base, finished = job
+    assert finished.code == 0, finished.log
+    assert (base / "output" / "success").exists() and not (base / "output" / "failure").exists()
+
+
+def test_nothing_is_installed(job):
+    """requirements.txt names only what the container holds, and pip looks no further."""
+    assert "Requirement already satisfied: tqdm" in job[1].log
+    assert not re.search(r"Collecting|Downloading|Looking in indexes.*\n.*ERROR", job[1].log)
+
+
+def test_the_model_is_saved_and_detects(job, shapes):
+    from ssd_train.data.images import decode
+
+    base, _ = job
+    description = json.loads((base / "model" / "config.json").read_text())
+    assert description["class_names"] == ["disc", "square", "triangle"]
+    detector = Detector.load(base / "model")
+    picture = sorted(shapes.images.iterdir())[0]
+    assert len(detector(decode(picture.read_bytes(), picture.name)))
+    assert (base / "output" / "data" / "report.html").exists()
+    assert (base / "checkpoints").iterdir()
+
+
+def test_every_metric_is_found_once_an_epoch(job):
+    for definition in METRIC_DEFINITIONS:
+        found = re.findall(definition["Regex"], job[1].log)
+        assert len(found) == 2 and all(float(value) >= 0 for value in found), definition["Name"]
+
+
+def test_notebooks_find_what_they_cut_out_of_the_log(job):
+    """As AWS's notebooks on Ground Truth and on birds do, line by line."""
+    messages = job[1].lines
+    (final,) = [line for line in messages if "Final configuration" in line]
+    assert final.split("num_training_samples': u'")[1].split("'")[0] == "19", "a fifth of 24 is held out"
+    scores = [line for line in messages if "validation mAP <score>=(" in line]
+    assert [float(line.split("validation mAP <score>=(")[1][:-1]) for line in scores]
+    assert [float(line[line.find("(") + 1 : line.find(")")]) for line in scores]
+
+
+def test_the_last_line_of_the_program_is_its_summary(job):
+    own = [line for line in job[1].lines if line and "sagemaker" not in line.lower()]
+    assert own[-1].startswith("training is complete: best mAP ") and own[-1].endswith("/model")
+    assert any("image_shape: found '3,128,128'" in line for line in own)
+
+
+def refused(toolkit, base, channels, settings=()):
+    """The failure text of a job that cannot run; the toolkit's exit code is always 1, ours is in its log."""
+    finished = toolkit.run(toolkit.make_job(base, channels, dict(settings)))
+    assert finished.code == 1, finished.log
+    found = failure_of(base)
+    assert f"error: {found[:500]}" in finished.log and len(found) <= 1024
+    assert "ExitCode 2" in finished.log
+    assert not list((base / "model").iterdir()) and not (base / "output" / "success").exists()
+    return found
+
+
+def test_bad_hyperparameters_are_all_named(toolkit, shapes, tmp_path):
+    settings = {"base_network": "alexnet", "learning_rate": "5", "mini_batch_sise": 8, "epochs": "many"}
+    found = refused(toolkit, tmp_path / "ml", {"train": shapes.images.parent}, settings)
+    for part in ("base_network: found 'alexnet', expected one of", "learning_rate: found '5', expected", "epochs: "):
+        assert part in found
+    assert "mini_batch_sise: unknown setting, did you mean mini_batch_size?" in found
+
+
+def test_a_bad_label_is_named_with_its_line(container, shapes, tmp_path):
+    lines = shapes.manifest.read_text().splitlines()
+    lines[4] = lines[4].replace('"width"', '"wide"')
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "output.manifest").write_text("\n".join(lines))
+    found = refused(container, tmp_path / "ml", {"train": shapes.images, "labels": labels})
+    assert "output.manifest:5: " in found and "width" in found
+
+
+def test_a_missing_channel_is_named(container, shapes, tmp_path):
+    found = refused(container, tmp_path / "ml", {"images": shapes.images})
+    assert found == "channels: found images, expected one called train"
+
+
+def test_a_crash_is_told_in_a_line(container, shapes, tmp_path):
+    engine = copy_package(tmp_path) / "training" / "engine.py"
+    engine.write_text(
+        f"{engine.read_text()}\n\ndef train_one_epoch(*arguments):\n    raise ZeroDivisionError('a fault')\n"
+    )
+    archive = pack(tmp_path / "sourcedir.tar.gz", [ROOT / "entry_point", tmp_path / "ssd_train"])
+    faulty = container._replace(archive=archive)
+    base = faulty.make_job(tmp_path / "ml", {"train": shapes.images.parent})
+    finished = faulty.run(base)
+    assert finished.code == 1 and "Traceback" in finished.log
+    assert re.fullmatch(r"ZeroDivisionError: a fault \(engine.py:\d+; the log has more\)", failure_of(base))
