@@ -17,6 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+import numpy as np
+
 from ssd_train.data.formats.fields import BoxLabel, image_name, number, positive_box, shown, whole_number
 from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.ground_truth import find_manifest
@@ -184,6 +186,6 @@ def _get(value: Any, key: str) -> Any:
 
 def _find(root: Path, name: str) -> Optional[Path]:
     """The file that an address names: the first of a/b/c, b/c, c below `root` that is there."""
-    parts = key_parts(Record(image_name(name, "reference"), [], []))
+    parts = key_parts(Record(image_name(name, "reference"), np.zeros((0, 4)), np.zeros(0)))
     places = [root.joinpath(*parts[first:]) for first in range(len(parts))]
     return next((place for place in places if place.is_file()), None)
