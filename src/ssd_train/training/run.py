@@ -201,11 +201,11 @@ def _report_data(
         started=started,
         settings=job.config.to_json(),
         versions=framework.versions(),
-        history=state.history,
+        history=[{**row, "epoch": row["epoch"] + 1} for row in state.history],  # people count from 1
         scores=scores.to_json(),
         curves={name: curve._asdict() for name, curve in scores.curves.items()},
         data=[summarise("train", job.train.labels), summarise("validation", job.validation.labels)],
         samples=[Sample(r.basename, image, r, found) for image, (r, found) in zip(pictures, answers)],
-        best_epoch=state.best.epoch,
+        best_epoch=state.best.epoch + 1,
         threshold=scores.best_f1.threshold if scores.best_f1 and scores.best_f1.threshold else PICTURE_THRESHOLD,
     )
