@@ -1,0 +1,277 @@
+"""The main job by its commands, on drawn shapes: trained, scored, shown, and its answers scored again."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
+
+from ssd_train import metric_lines
+from ssd_train.cli.main import main
+from ssd_train.deploy.detector import Detector
+from ssd_train.environment import Environment
+from ssd_train.training.run import train
+from ssd_train.training.saved_model import SavedModel
+
+pytestmark = pytest.mark.integration
+
+EPOCHS = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Training and validation pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    return shapes_set(folder / "train", 40, seed=1), shapes_set(folder / "validation", 14, seed=2)
+
+
+def places(data, folder):
+    """The flags that say where."""
+    training, validation = data
+    return flags_of(
+        {
+            "train": training.images,
+            "labels": training.manifest,
+            "validation": validation.images,
+            "validation_labels": validation.manifest,
+            "model_dir": folder / "model",
+            "output_dir": folder / "output",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a finished run of the command."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = {**SMALL, "epochs": EPOCHS, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip"}
+    assert main(["train", *places(data, folder), *flags_of(settings)]) == 0
+    return folder
+
+
+def config_of(folder):
+    return json.loads((folder / "model" / "config.json").read_text())
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "model" / "history.jsonl").read_text().splitlines()]
+
+
+def scores_of(path):
+    """Every number in a file of scores, by its path."""
+
+    def walk(value, name):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(inner, f"{name}/{key}")
+        else:
+            yield name, value
+
+    return dict(walk(json.loads(path.read_text()), ""))
+
+
+def assert_same_scores(found, expected, tolerance):
+    assert found.keys() == expected.keys() and len(found) > 20
+    for name, value in expected.items():
+        if isinstance(value, float):
+            assert found[name] == pytest.approx(value, abs=tolerance), name
+        else:
+            assert found[name] == value, name
+
+
+def test_the_model_folder_is_complete(trained):
+    names = sorted(path.name for path in (trained / "model").iterdir())
+    assert names[:3] == ["config.json", "history.jsonl", "last.params"] and len(names) == 4
+    config = config_of(trained)
+    assert config["weights"]["file"] == names[3]
+    assert config["class_names"] == ["disc", "square", "triangle"] and config["image_shape"] == 128
+    settings = config["settings"]
+    assert (settings["num_classes"], settings["num_training_samples"], settings["epochs"]) == (3, 40, EPOCHS)
+    assert config["versions"]["mxnet"] and config["versions"]["numpy"] == np.__version__
+
+
+def test_the_net_has_learned_something(trained):
+    rows = rows_of(trained)
+    assert [row["epoch"] for row in rows] == list(range(EPOCHS))
+    assert rows[-1]["CrossEntropy"] < 0.8 * rows[0]["CrossEntropy"]
+    scores = [row["mAP"] for row in rows]
+    assert max(scores) > 0 and max(scores) == scores[config_of(trained)["epoch"]], "the best epoch's model is kept"
+    assert all(row["images_per_second"] > 0 and row["val_SmoothL1"] > 0 for row in rows)
+
+
+def test_the_report_stands_alone(trained):
+    html = (trained / "output" / "report.html").read_text("utf-8")
+    assert "<svg" in html and "data:image/" in html and "disc" in html
+    assert not re.search(r"(src|href)\s*=\s*[\"']https?:", html)
+
+
+def test_evaluate_gives_the_scores_of_training(trained, data, tmp_path, capsys):
+    _, validation = data
+    flags = {"model": trained / "model", "images": validation.images, "labels": validation.manifest}
+    assert main(["evaluate", *flags_of({**flags, "json": tmp_path / "scores.json"})]) == 0
+    found = scores_of(tmp_path / "scores.json")
+    (tmp_path / "training.json").write_text(json.dumps(config_of(trained)["scores"]))
+    assert_same_scores(found, scores_of(tmp_path / "training.json"), 1e-9)
+    assert re.search(r"^mAP@0.5 0\.\d{3}$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def answers(trained, data, tmp_path_factory):
+    """A file of answers to the validation pictures."""
+    path = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    assert main(["predict", str(data[1].images), *flags_of({"model": trained / "model", "output": path})]) == 0
+    return path
+
+
+def test_answers_scored_from_their_file_give_the_same(trained, data, answers, tmp_path):
+    for name, flags in {
+        "model": {"model": trained / "model", "images": data[1].images},
+        "file": {"predictions": answers},
+        "file-with-model": {"predictions": answers, "model": trained / "model"},
+    }.items():
+        out = tmp_path / f"{name}.json"
+        assert main(["evaluate", *flags_of({**flags, "labels": data[1].manifest, "json": out})]) == 0
+    expected = scores_of(tmp_path / "model.json")
+    for name in ("file", "file-with-model"):
+        assert_same_scores(scores_of(tmp_path / f"{name}.json"), expected, 1e-6)
+
+
+def test_answers_are_scored_in_the_models_classes(trained, data, answers, tmp_path):
+    """Labels of some pictures may lack a class; then the ids of the labels are not those of the answers."""
+    lines = data[1].manifest.read_text().splitlines()
+    kept = [line for line in lines if '"disc"' not in line and '"class_id"' in line]
+    assert kept and len(kept) < len(lines)
+    some = tmp_path / "some.manifest"
+    some.write_text("\n".join(kept) + "\n")
+    for name, flags in {
+        "model": {"model": trained / "model", "images": data[1].images},
+        "file": {"predictions": answers, "model": trained / "model"},
+    }.items():
+        assert main(["evaluate", *flags_of({**flags, "labels": some, "json": tmp_path / f"{name}.json"})]) == 0
+    found, expected = (scores_of(tmp_path / f"{name}.json") for name in ("file", "model"))
+    extra = {"/unlabelled_answers", "/unanswered_images"}
+    assert_same_scores(*({k: v for k, v in s.items() if k not in extra} for s in (found, expected)), 1e-6)
+
+
+def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [line["image"] for line in lines] == sorted(path.name for path in data[1].images.iterdir())
+    rows = np.array([row for line in lines for row in line["prediction"]])
+    assert set(rows[:, 0]) <= {0, 1, 2} and (rows[:, 1] > 0).all() and (rows[:, 1] < 1).all()
+    assert (rows[:, 2:] >= 0).all() and (rows[:, 2:] <= 1).all() and (rows[:, 2:4] <= rows[:, 4:]).all()
+    for line in lines:
+        scores = [row[1] for row in line["prediction"]]
+        assert scores == sorted(scores, reverse=True) and len(scores) == 100, "all candidates, best first"
+
+
+def test_the_detector_in_a_program(trained, data):
+    """As the README has it."""
+    from ssd_train.data.images import decode
+
+    detector = Detector.load(trained / "model", "cpu")
+    path = sorted(data[1].images.iterdir())[0]
+    image = decode(path.read_bytes(), str(path))
+    found = detector(image)
+    assert (
+        found.size_wh == image.shape[1::-1]
+        and len(found)
+        and list(detector.class_names) == ["disc", "square", "triangle"]
+    )
+    np.testing.assert_array_equal(found.boxes, detector.batch([image, image[:, ::-1]])[0].boxes)
+
+
+def test_overlays_and_pdf(trained, data, tmp_path):
+    flags = flags_of({"model": trained / "model", "overlays": tmp_path / "overlays", "pdf": tmp_path / "a.pdf"})
+    assert main(["predict", str(data[1].images), *flags]) == 0
+    assert len(list((tmp_path / "overlays").iterdir())) == 14
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, capsys):
+    lines = data[0].manifest.read_text().replace('"triangle"', '"pyramid"')
+    (tmp_path / "renamed.manifest").write_text(lines)
+    flags = {
+        "train": data[0].images,
+        "labels": tmp_path / "renamed.manifest",
+        "pretrained": trained / "model",
+        "model_dir": tmp_path / "model",
+        "output_dir": tmp_path / "output",
+    }
+    settings = {**SMALL, "epochs": 1, "learning_rate": 1e-6}
+    assert main(["train", *flags_of({**flags, **settings})]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"model: detector, (\d+) of \1 tensors loaded; class rows kept: disc, square$", said, re.MULTILINE)
+    assert SavedModel.load(tmp_path / "model").class_names.names == ("disc", "square", "pyramid")
+
+
+def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
+    flags = {
+        "train": data[0].images,
+        "labels": data[0].manifest,
+        "model_dir": tmp_path / "m",
+        "output_dir": tmp_path / "o",
+    }
+    settings = {**SMALL, "epochs": 1, "validation_fraction": 0.3, "grayscale": 1, "augmentation": "geometry"}
+    assert main([*flags_of(flags), *flags_of(settings)]) == 0, "no command means train"
+    found = re.findall(r"^(?:train|validation): (\d+) images, (\d+) without", capsys.readouterr().out, re.MULTILINE)
+    (training, empty), (held_out, empty_too) = (map(int, pair) for pair in found)
+    assert training + held_out == 40 and 4 <= held_out <= 20
+    assert empty + empty_too == 4, "images without objects are trained on and scored, too"
+
+
+def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_path):
+    training, validation = data
+    progress = HeardProgress()
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True, host="algo-7")
+    train(small_config(epochs=2), environment, progress)
+    log = "\n".join(progress.lines)
+    found = {d["Name"]: [float(v) for v in re.findall(d["Regex"], log)] for d in metric_lines.METRIC_DEFINITIONS}
+    rows = [json.loads(line) for line in (tmp_path / "m" / "history.jsonl").read_text().splitlines()]
+    expected = {
+        "train:cross_entropy": [row["CrossEntropy"] for row in rows],
+        "train:smooth_l1": [row["SmoothL1"] for row in rows],
+        "train:throughput": [row["images_per_second"] for row in rows],
+        "train:progress": [50, 100],
+        "validation:mAP": [row["mAP"] for row in rows],
+        "validation:smooth_l1": [row["val_SmoothL1"] for row in rows],
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+    assert "host=algo-7, epoch=0, batch=9 train" in log
+
+
+def test_an_evaluation_that_is_skipped_prints_nothing(data, tmp_path):
+    training, validation = data
+    progress = HeardProgress()
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True)
+    train(small_config(epochs=3, validation_interval=2), environment, progress)
+    rows = [json.loads(line) for line in (tmp_path / "m" / "history.jsonl").read_text().splitlines()]
+    assert ["mAP" in row for row in rows] == [False, True, True], "the last epoch is always scored"
+    lines = [line for line in progress.lines if "validation mAP" in line]
+    assert [re.search(r"epoch=(\d)", line).group(1) for line in lines] == ["1", "2"]
+
+
+def test_wrong_counts_are_told(data, tmp_path):
+    training, validation = data
+    progress = HeardProgress()
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o")
+    found = train(small_config(epochs=1, num_training_samples=7, label_width=3, num_classes=3), environment, progress)
+    assert found.epochs == 1
+    assert "num_training_samples: found 7, the data has 40, which is used" in progress.warnings
+    assert any(re.fullmatch(r"label_width: found 3, the data needs 17, which is used", w) for w in progress.warnings)
+
+
+def test_early_stopping_ends_a_run(data, tmp_path):
+    training, validation = data
+    settings = {
+        "early_stopping": True,
+        "early_stopping_min_epochs": 2,
+        "early_stopping_patience": 1,
+        "early_stopping_tolerance": 1.0,
+    }
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o")
+    assert train(small_config(epochs=30, learning_rate=1e-6, **settings), environment).epochs < 10
