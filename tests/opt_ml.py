@@ -20,7 +20,7 @@ def make_opt_ml(
     """`base` as SageMaker leaves /opt/ml: each of `channels` a link to its folder, `hyperparameters` as the SDK sends
     them, each value a JSON document in a text. The channels called in `pipes` are described, but nothing is there."""
     for folder in ("input/config", "input/data", "model", "output/data", "checkpoints"):
-        (base / folder).mkdir(parents=True)
+        (base / folder).mkdir(parents=True, exist_ok=True)
     for name, place in channels.items():
         if name not in pipes:
             (base / "input" / "data" / name).symlink_to(place.resolve())

@@ -1,4 +1,4 @@
-"""SageMaker's own training toolkits, each in its environment, on a false /opt/ml and without a network to install from."""
+"""SageMaker's own training toolkits, each in its environment, on a false /opt/ml, with no network to install from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines that are taken away: killed three times within an epoch, the run ends with the weights of an unbroken one."""
+"""Machines that are taken away: killed thrice within an epoch, the run ends with the weights of an unbroken one."""
 
 from __future__ import annotations
 

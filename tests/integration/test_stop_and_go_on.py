@@ -1,0 +1,126 @@
+"""A run that is stopped, or dies, between any two steps and goes on ends as if nothing had been."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+
+import pytest
+from builders import HeardProgress, shapes_set, small_config
+
+from ssd_train.environment import Environment
+from ssd_train.errors import CheckpointError, Stopped
+from ssd_train.training import keeper
+from ssd_train.training.run import train
+from ssd_train.training.saved_model import SavedModel
+
+pytestmark = pytest.mark.integration
+
+STEPS, EPOCHS = 4, 2  # 16 images, 4 a step
+SETTINGS = {"epochs": EPOCHS, "checkpoint_minutes": 0, "optimizer": "sgd"}
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    return [*shapes_set(folder / "train", 16, 1), *shapes_set(folder / "validation", 6, 2)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(sides, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    train(small_config(**SETTINGS), environment_of(sides, folder))
+    return folder
+
+
+def environment_of(sides, folder, machine="model"):
+    return Environment(*sides, folder / machine, folder / "output", folder / "checkpoints")
+
+
+def stop_at(calls):
+    """Asks to stop when it is asked for the `calls`th time."""
+    counter = itertools.count(1)
+    return lambda: next(counter) >= calls
+
+
+def weights(folder, machine="model"):
+    best = SavedModel.load(folder / machine)
+    return (folder / machine / "last.params").read_bytes(), best.sha256, best.epoch
+
+
+@pytest.mark.parametrize(
+    "calls, told",
+    [
+        pytest.param(1, "epoch 0, step 1 of the next; its weights, not yet scored, are in", id="first-step"),
+        pytest.param(STEPS, "epoch 0, step 4 of the next", id="last-step"),
+        pytest.param(STEPS + 1, "epoch 0, step 4 of the next", id="in-the-evaluation"),
+        pytest.param(STEPS + 2 + 2, "epoch 1, step 2 of the next; the model of epoch 1 is in", id="second-epoch"),
+    ],
+)
+def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken, tmp_path, calls, told):
+    with pytest.raises(Stopped, match=told):
+        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(calls))
+    assert SavedModel.load(tmp_path / "model").class_names, "there is a model, whatever comes"
+    heard = HeardProgress()
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path, "elsewhere"), heard)
+    assert any(line.startswith("resuming after epoch") for line in heard.lines)
+    assert weights(tmp_path, "elsewhere") == weights(unbroken)
+
+
+def test_stopped_again_and_again(sides, unbroken, tmp_path):
+    for _ in range(STEPS * EPOCHS):
+        with pytest.raises(Stopped):
+            train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+    assert weights(tmp_path) == weights(unbroken)
+    lines = (tmp_path / "model" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+
+
+def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
+    """A clock that goes a minute a step: every other step is kept."""
+    clock = itertools.count(0, 60)
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: next(clock))
+    saved = []
+    real = keeper.Checkpoints.save
+    monkeypatch.setattr(
+        keeper.Checkpoints, "save", lambda self, state, *rest: (saved.append(str(state)), real(self, state, *rest))
+    )
+    settings = {**SETTINGS, "epochs": 1, "checkpoint_minutes": 2}
+    train(small_config(**settings), environment_of(sides, tmp_path))
+    assert saved == ["epoch 0, step 2 of the next", "epoch 0, step 4 of the next", "epoch 1"]
+
+
+def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp_path):
+    places = Environment(*sides, tmp_path / "model", tmp_path / "output")
+    with pytest.raises(Stopped) as stop:
+        train(small_config(**SETTINGS), places, should_stop=stop_at(2))
+    assert "goes on from there" not in str(stop.value)
+    assert SavedModel.load(tmp_path / "model").epoch == 0
+
+
+def test_other_settings_are_refused_and_named(sides, tmp_path):
+    with pytest.raises(Stopped):
+        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2))
+    with pytest.raises(CheckpointError, match="setting seed: found 2, the checkpoint has 1"):
+        train(small_config(**SETTINGS, seed=2), environment_of(sides, tmp_path))
+
+
+@pytest.mark.parametrize("damaged", [1, 3], ids=["the-newest", "all"])
+def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbroken, tmp_path, damaged):
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
+    folders = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    assert [folder.name for folder in folders] == ["state-000003", "state-000002", "state-000001"]
+    for folder in folders[:damaged]:
+        with open(folder / "last.params", "r+b") as file:
+            file.seek(1000)
+            file.write(b"\xff\x00\xff")
+    if damaged == len(folders):
+        with pytest.raises(CheckpointError, match="is damaged.*no other is whole"):
+            train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+        shutil.rmtree(tmp_path / "checkpoints")
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+    assert weights(tmp_path) == weights(unbroken)
