@@ -8,6 +8,7 @@ same surroundings.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Dict, List, Mapping, Optional
 
 from ssd_train.config import TrainConfig
@@ -18,6 +19,8 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 Request = Dict[str, Any]
 
+# flags of train that say where it works and make sense in a container too, and what their values look like
+_PLACES = {"devices": "auto|cpu|gpu|gpu:[0-9]+", "fetch_images": "0|1"}
 _LOG_LEVEL = 20  # of the toolkit: INFO
 
 
@@ -46,6 +49,10 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """`settings` checked, by names with underscores, their values in the types of TrainConfig; and what the job's
     distribution needs of them. A ConfigError lists all that is wrong."""
     given = {name.replace("-", "_"): value for name, value in settings.items()}
+    places = {name: str(given.pop(name)) for name in _PLACES if name in given}
+    faults = [name for name, value in places.items() if not re.fullmatch(_PLACES[name], value)]
+    if faults:
+        raise ConfigError(f"{faults[0]}: found {places[faults[0]]!r}, expected {_PLACES[faults[0]]}")
     if job.distribution == "parameter_server":
         given.setdefault("kv_store", "dist_sync")
     config = TrainConfig.from_mapping(given)
@@ -54,7 +61,7 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
             f"kv_store: found {config.kv_store!r}, expected dist_sync, dist_async or dist_device_sync with "
             "--distribution parameter_server"
         )
-    return {name: getattr(config, name, value) for name, value in given.items()}
+    return {**{name: getattr(config, name, value) for name, value in given.items()}, **places}
 
 
 def toolkit_parameters(job: Job) -> Dict[str, str]:

@@ -17,6 +17,7 @@ from sagemaker import image_uris
 from ssd_train.launch.job import Channel, Job
 from ssd_train.launch.sdk2 import fit_by_sdk_2
 
+MACHINES = ("g4dn.xlarge", "c5.xlarge", "m5.large", "p4d.24xlarge", "t3.medium")
 OPERATIONS = ("CreateTrainingJob", "CreateModel", "CreateEndpointConfig", "CreateEndpoint")
 
 
@@ -47,16 +48,15 @@ def leave_model(boto, uri):
 
 
 def images():
-    """The containers of every region that the SDK knows."""
-    config = image_uris.config_for_framework("mxnet")
-    found = {}
-    for scope in ("training", "inference"):
-        for region in config[scope]["versions"]["1.9.0"]["registries"]:
-            for instance in ("ml.p3.2xlarge", "ml.g4dn.xlarge", "ml.c5.xlarge"):
-                found[f"{scope} {region} {instance}"] = image_uris.retrieve(
-                    "mxnet", region, version="1.9.0", py_version="py38", instance_type=instance, image_scope=scope
-                )
-    return found
+    """The containers of every region that the SDK knows, and for several machines in one."""
+    registries = image_uris.config_for_framework("mxnet")["training"]["versions"]["1.9.0"]["registries"]
+    wanted = [("training", region, "ml.p3.2xlarge") for region in registries]
+    wanted += [(scope, "eu-west-1", f"ml.{name}") for scope in ("training", "inference") for name in MACHINES]
+    return [
+        (*asked, image_uris.retrieve("mxnet", region, "1.9.0", "py38", instance_type=instance, image_scope=scope))
+        for asked in wanted
+        for scope, region, instance in [asked]
+    ]
 
 
 @mock_aws

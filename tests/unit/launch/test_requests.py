@@ -155,3 +155,12 @@ def test_only_what_is_given_is_sent():
         "defaults": '"builtin"',
         "optimizer": '"adam"',
     }
+
+
+def test_flags_of_train_that_say_where():
+    assert hyperparameters(make_job(), {"fetch-images": 1, "devices": "gpu:0"}) == {
+        "fetch_images": '"1"',
+        "devices": '"gpu:0"',
+    }
+    with pytest.raises(ConfigError, match="fetch_images: found 'yes', expected 0|1"):
+        hyperparameters(make_job(), {"fetch_images": "yes"})
