@@ -76,10 +76,9 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     train, validation = checked(train, validation, config, progress)
     config = completed(config, train, progress)
     _tell_about(train, validation, progress)
-    if not validation.labels.boxes_per_class().sum():
-        raise DataError(
-            f"{validation.labels.source}: found no box among the validation images, expected some to score with"
-        )
+    for name, side, purpose in (("training", train, "learn from"), ("validation", validation, "score with")):
+        if not side.labels.boxes_per_class().sum():
+            raise DataError(f"{side.labels.source}: found no box among the {name} images, expected some to {purpose}")
     devices = contexts(environment.devices)[: config.mini_batch_size]
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")

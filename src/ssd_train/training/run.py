@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ssd_train import framework, metric_lines
 from ssd_train.config import TrainConfig
@@ -79,12 +80,25 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
 def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Progress) -> None:
     """The rest of an epoch: its steps, its evaluation where one is due, its lines."""
     state = keeper.state
-    row = _train_epoch(job, keeper, progress)
-    done = state.epoch + 1
-    if done % job.config.validation_interval == 0 or done == job.config.epochs:
-        _validate(job, keeper, row, environment, progress)
+    with _divergence_told(state):
+        row = _train_epoch(job, keeper, progress)
+        done = state.epoch + 1
+        if done % job.config.validation_interval == 0 or done == job.config.epochs:
+            _validate(job, keeper, row, environment, progress)
     state.end_epoch(row)
     _tell_epoch(job, state, row, environment, progress)
+
+
+@contextlib.contextmanager
+def _divergence_told(state: TrainState) -> Iterator[None]:
+    """Adds to a divergence in which epoch it came, what is kept, and what may help."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
+        raise TrainingDiverged(
+            f"epoch {state.epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
+        ) from None
 
 
 def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
@@ -105,13 +119,7 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
     rates = course(job.config, epoch, steps)
     name = f"epoch {epoch + 1}/{job.config.epochs}"
     batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
-    try:
-        result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
-    except TrainingDiverged as error:
-        kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
-        raise TrainingDiverged(
-            f"epoch {epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
-        ) from None
+    result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
     return {
         "epoch": epoch,
         "CrossEntropy": result["CrossEntropy"],
