@@ -1,0 +1,249 @@
+"""A run that is killed and started again ends as the unbroken one, bit for bit; another run is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import SMALL, flags_of, shapes_set
+
+from ssd_train import framework
+from ssd_train.cli.main import main
+from ssd_train.published import published_folders
+
+pytestmark = pytest.mark.integration
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+SETTINGS = {**SMALL, "epochs": 3, "augmentation": "strong", "learning_rate": 0.005}
+OPTIMIZERS = {
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
+    "adam": {"optimizer": "adam", "mini_batch_size": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return shapes_set(folder / "train", 14, seed=1), shapes_set(folder / "validation", 5, seed=2)
+
+
+def flags(data, folder, **settings):
+    training, validation = data
+    named = {
+        "train": training.images,
+        "labels": training.manifest,
+        "validation": validation.images,
+        "validation_labels": validation.manifest,
+        "model_dir": folder / "model",
+        "output_dir": folder / "output",
+        "checkpoint_dir": folder / "checkpoints",
+    }
+    return flags_of({**named, **SETTINGS, **settings})
+
+
+def start(arguments):
+    """`python -m ssd_train` as a process of its own, whose sums are in one order."""
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssd_train", *arguments],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(arguments):
+    """Let a run come to its end; what it printed."""
+    process = start(arguments)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def kill_after(arguments, pattern, delay=0.0):
+    """Start a run and kill it `delay` seconds after a line that matches; what it printed until then."""
+    process, printed = start(arguments), []
+    for line in process.stdout:
+        printed.append(line)
+        if re.search(pattern, line):
+            break
+    else:
+        pytest.fail("".join(printed))
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return "".join(printed)
+
+
+def outcome(folder):
+    """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history."""
+    mx = framework.mxnet()
+    config = json.loads((folder / "model" / "config.json").read_text())
+    rows = [json.loads(line) for line in (folder / "model" / "history.jsonl").read_text().splitlines()]
+    clock = ("images_per_second", "seconds", "data_seconds")
+    arrays = {}
+    for file in ("last.params", config["weights"]["file"]):
+        kind = "last" if file.startswith("last") else "best"
+        loaded = mx.nd.load(str(folder / "model" / file))
+        arrays.update({f"{kind} {name}": array.asnumpy() for name, array in loaded.items()})
+    history = [{name: value for name, value in row.items() if name not in clock} for row in rows]
+    return (
+        arrays,
+        {"epoch": config["epoch"], "scores": config["scores"], "sha256": config["weights"]["sha256"]},
+        history,
+    )
+
+
+def assert_same(found, expected):
+    assert found[2] == expected[2], "history"
+    assert found[0].keys() == expected[0].keys()
+    assert [name for name, array in expected[0].items() if not np.array_equal(array, found[0][name])] == []
+    assert found[1] == expected[1]
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    """The outcome of a run that nothing disturbed, by optimizer."""
+    found = {}
+
+    def run(optimizer):
+        if optimizer not in found:
+            folder = tmp_path_factory.mktemp(f"unbroken-{optimizer}")
+            finish(flags(data, folder, **OPTIMIZERS[optimizer]))
+            found[optimizer] = outcome(folder)
+        return found[optimizer]
+
+    return run
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_killed_between_epochs(data, unbroken, tmp_path, optimizer):
+    command = flags(data, tmp_path, **OPTIMIZERS[optimizer])
+    kill_after(command, "^epoch 2/3", delay=0.15)
+    printed = finish(command)
+    assert re.search(r"^resuming after epoch [12]", printed, re.MULTILINE) and "epoch 1/3" not in printed
+    assert_same(outcome(tmp_path), unbroken(optimizer))
+
+
+def test_killed_at_any_moment_again_and_again(data, unbroken, tmp_path):
+    """With a checkpoint after every step, each run is killed within its training, until one comes to its end."""
+    command = flags(data, tmp_path, checkpoint_minutes=0.0001, **OPTIMIZERS["adam"])
+    dice = random.Random(4)
+    resumed = []
+    for _ in range(3):
+        printed = kill_after(command, "^training on", delay=dice.uniform(0.2, 1.5))
+        resumed += re.findall(r"^resuming after (.*) from ", printed, re.MULTILINE)
+    printed = finish(command)
+    resumed += re.findall(r"^resuming after (.*) from ", printed, re.MULTILINE)
+    assert any("step" in where for where in resumed), f"one at least went on inside an epoch: {resumed}"
+    assert_same(outcome(tmp_path), unbroken("adam"))
+
+
+def test_a_run_that_has_ended_is_only_shown_again(data, unbroken, tmp_path):
+    command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
+    finish(command)
+    before = outcome(tmp_path)
+    printed = finish(command)
+    assert "resuming after epoch 3" in printed and not re.search("^epoch", printed, re.MULTILINE)
+    assert_same(outcome(tmp_path), before)
+    assert_same(before, unbroken("sgd"))
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tmp_path):
+    command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
+    kill_after(command, "^epoch 2/3", delay=0.5)
+    newest = published_folders(tmp_path / "checkpoints" / "state")[0]
+    data_of = bytearray((newest / "last.params").read_bytes())
+    data_of[5000] ^= 16
+    (newest / "last.params").write_bytes(bytes(data_of))
+    printed = finish(command)
+    assert re.search(r"last.params: is damaged: .*; the checkpoint before it is used", printed)
+    assert "resuming after epoch 1 " in printed
+    assert_same(outcome(tmp_path), unbroken("sgd"))
+
+
+def test_another_machine_goes_on_with_the_checkpoints_alone(data, unbroken, tmp_path):
+    """The model folder is empty there."""
+    import shutil
+
+    command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
+    kill_after(command, "^epoch 2/3", delay=0.3)
+    shutil.rmtree(tmp_path / "model")
+    finish(command)
+    assert_same(outcome(tmp_path), unbroken("sgd"))
+
+
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """A folder with the checkpoint of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    assert main(flags(data, folder, epochs=1)) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"learning_rate": 0.01}, "setting learning_rate: found 0.01, the checkpoint has 0.005"),
+        ({"epochs": 5}, "setting epochs: found 5, the checkpoint has 1"),
+        (
+            {"seed": 9, "augmentation": "flip"},
+            "setting augmentation: found 'flip', .*; setting seed: found 9, the checkpoint has 1",
+        ),
+        ({"image_shape": 160}, "setting image_shape: found 160, the checkpoint has 128"),
+        ({"optimizer": "sgd"}, "setting optimizer: found 'sgd', the checkpoint has 'adam'"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_other_settings_are_refused_by_name(data, stopped, capsys, settings, expected):
+    assert main(flags(data, stopped, **{"epochs": 1, **settings})) == 2
+    error = capsys.readouterr().err
+    assert re.match(rf"error: .*cannot go on with other settings: .*{expected}.*use another checkpoint_dir", error)
+
+
+def test_settings_of_the_machine_may_change(data, stopped):
+    assert main(flags(data, stopped, epochs=1, num_workers=0, cache_images=0, early_stopping=1)) == 0
+
+
+def one_less(lines):
+    return lines[:-1]
+
+
+def moved(lines):
+    """The first box one pixel further right."""
+    return [re.sub(r'"left": ?(\d+)', lambda found: f'"left":{int(found[1]) + 1}', "\n".join(lines), count=1)]
+
+
+def renamed(lines):
+    return [line.replace('"disc"', '"dish"') for line in lines]
+
+
+def edited(drawn, target, change):
+    target.write_text("\n".join(change(drawn.manifest.read_text().splitlines())) + "\n")
+    return drawn._replace(manifest=target)
+
+
+@pytest.mark.parametrize(
+    "sides, change, expected",
+    [
+        ((0,), one_less, "training labels: found"),
+        ((0,), moved, "training labels: found"),
+        ((1,), one_less, "validation labels: found"),
+        ((0, 1), renamed, r"classes: found \['dish', 'square', 'triangle'\]"),
+    ],
+    ids=["a-line-less", "a-box-moved", "a-line-less-to-score-with", "a-class-renamed"],
+)
+def test_other_data_is_refused_by_name(data, stopped, tmp_path, capsys, sides, change, expected):
+    other = [edited(drawn, tmp_path / f"{i}.manifest", change) if i in sides else drawn for i, drawn in enumerate(data)]
+    assert main(flags(other, stopped, epochs=1)) == 2
+    assert re.search(rf"cannot go on with other settings: .*{expected}", capsys.readouterr().err)
