@@ -15,13 +15,13 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 FLOORS = {
     0: [
         *["errors", "builtin", "setting_values", "data.boxes", "data.encoded", "data.threads", "data.check_codes"],
-        *["view.palette", "view.markup", "view.pdf"],
+        *["view.palette", "view.markup", "view.pdf", "model.pixels"],
     ],
     1: [
         *["framework", "config", "environment", "storage", "metric_lines", "progress"],
         *["data.records", "data.images", "data.augment", "data.formats.fields", "data.formats.jsonl"],
         *["data.formats.framing", "data.fifo", "data.anchor_fit", "data.check_duplicates", "training.scores", "training.matching"],
-        *["view.fonts", "view.charts", "view.style"],
+        *["view.fonts", "view.charts", "view.style", "deploy.agreement", "deploy.onnx_graph"],
     ],
     2: [
         *["published", "archives", "s3", "launch.job", "launch.images"],
@@ -30,8 +30,10 @@ FLOORS = {
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
         *["data.formats.class_list", "data.spill", "data.label_formats", "data.damage", "model.anchors"],
         *["training.schedule", "training.tally", "training.average_precision", "view.draw", "view.report_data"],
+        *["deploy.description", "deploy.onnx_head"],
     ],
     3: [
+        "deploy.exported",
         *["remote", "launch.requests"],
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
         *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
@@ -44,7 +46,7 @@ FLOORS = {
         *["model.pretrained", "model.graphs", "training.optimizer_state", "view.worst", "view.pages"],
     ],
     5: ["launch.watch", "launch.sdk2", "launch.sdk3", "data.prepare.*", "data.channel", "data.check_labels", "training.saved_model", "view.galleries"],
-    6: ["data.stream", "data.check_statistics", "data.prepare.augment_images", "training.checkpoint", "training.engine", "deploy.engines.*", "view.report"],
+    6: ["data.stream", "data.check_statistics", "data.prepare.augment_images", "training.checkpoint", "training.engine", "deploy.symbol_file", "deploy.onnx_file", "deploy.engines.*", "view.report"],
     7: ["data.check", "data.stream_loader", "deploy.detector", "training.pipes", "training.keeper"],
     8: ["deploy.scoring", "deploy.serve", "training.sides"],
     9: ["training.job", "cli.console"],

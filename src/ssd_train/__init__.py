@@ -56,6 +56,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         batches.py          TrainBatch, EvalBatch, EpochSampler, loaders
     model/              image -> anchors, class scores, boxes
         anchors.py          anchor boxes from (network, image size); numpy only
+        pixels.py           mean and deviation of the pixels that networks expect
         net.py              build_net: an SSD with our class head
         pretrained.py       arrays of a weights file put into a net, and counted
         targets.py          TargetEncoder: boxes matched to anchors
@@ -77,7 +78,13 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         engine.py           train_one_epoch, evaluate
         run.py              train(config, environment): the hall where all meets
     deploy/             weights -> service
-        detector.py         Detector.load(folder): image -> Detections
+        detector.py         Detector.load(folder, archive or .onnx): image -> Detections
+        engines/            gluon, symbol, onnx, openvino: one file a way to run a net
+        description.py      what an exported model says of itself
+        exported.py         a folder of MXNet's deployment files: its names, and whether it is whole
+        symbol_file.py      a model written as those files
+        onnx_file.py        a model written as an ONNX file (onnx_graph: its layers, onnx_head: decoding, suppression)
+        agreement.py        whether two ways to run a network say the same
         scoring.py          a file of answers, or a Detector, against labels
         serve.py            model_fn, transform_fn: requests and answers of SageMaker's endpoints
     view/               for human eyes

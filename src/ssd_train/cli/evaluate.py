@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Iterator, Sequence
+from typing import Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser
-from ssd_train.cli.flags import add_label_flags, label_options
+from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
 from ssd_train.cli.places import localised, source, target
 from ssd_train.data.images import read_header
-from ssd_train.data.labels import LabelledImages, matched_to, read_labelled
-from ssd_train.data.records import ImageSource, LabelSet, Record
-from ssd_train.deploy.scoring import score_predictions
-from ssd_train.errors import ConfigError, DataError
-from ssd_train.progress import Progress
+from ssd_train.data.labels import LabelledImages, read_labelled
+from ssd_train.data.records import Record
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.scoring import score_images, score_predictions
+from ssd_train.errors import ConfigError
 from ssd_train.training.scores import Scores
 
 
@@ -25,7 +25,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
     with localised(flags) as progress:
         data = read_labelled(flags.images, flags.labels, label_options(flags, progress))
-        scores = _score_file(flags, data) if flags.predictions else _score_model(flags, data, progress)
+        if flags.predictions:
+            scores = _score_file(flags, data)
+        else:
+            scores = score_images(_load(flags), data, flags.overlap_threshold, progress)
         for line in scores.lines():
             progress.say(line)
         if flags.json:
@@ -39,7 +42,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
     )
-    parser.add_argument("--model", type=source, metavar="PATH", help="a model folder, or a model.tar.gz")
+    parser.add_argument("--model", type=source, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--predictions",
         type=source,
@@ -57,7 +60,7 @@ def make_parser() -> Parser:
         "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
     )
     parser.add_argument("--json", type=target, metavar="FILE", help="write the scores there, too")
-    parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
+    add_engine_flags(parser)
     return parser
 
 
@@ -65,29 +68,9 @@ def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
         return read_header(data.images.read(record), record.where).shown_wh
 
-    names = None
-    if flags.model is not None:
-        from ssd_train.training.saved_model import SavedModel
-
-        names = SavedModel.load(flags.model).class_names
+    names = None if flags.model is None else _load(flags).class_names
     return score_predictions(flags.predictions, data.labels, size_of, names, flags.overlap_threshold)
 
 
-def _score_model(flags: argparse.Namespace, data: LabelledImages, progress: Progress) -> Scores:
-    from ssd_train.deploy.detector import Detector, Picture
-    from ssd_train.training.metrics import MeanAveragePrecision
-
-    detector = Detector.load(flags.model, flags.devices)
-    labels = matched_to(data.labels, detector.class_names)
-    metric = MeanAveragePrecision(detector.class_names)
-    answers = detector.stream(_pictures(labels, data.images, Picture))
-    for record, answer in zip(labels.records, progress.track(answers, len(labels), "images")):
-        if answer.detections is None:
-            raise DataError(answer.fault)
-        metric.update(answer.detections, record)
-    return metric.compute(flags.overlap_threshold)
-
-
-def _pictures(labels: LabelSet, images: ImageSource, make: type) -> Iterator[object]:
-    for record in labels.records:
-        yield make(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
+def _load(flags: argparse.Namespace) -> Detector:
+    return Detector.load(flags.model, flags.devices, flags.engine)

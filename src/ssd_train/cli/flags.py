@@ -1,4 +1,4 @@
-"""Flags that several commands have: how labels are read."""
+"""Flags that several commands have: how labels are read, what runs a model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,23 @@ import argparse
 
 from ssd_train.config import CONTENT_TYPES, LABEL_FORMATS
 from ssd_train.data.labels import LabelOptions, parse_class_names
+from ssd_train.deploy.detector import ENGINES
 from ssd_train.progress import Progress
 from ssd_train.remote import image_fetcher
+
+MODEL_HELP = "a model folder, its model.tar.gz, or an .onnx file"
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """What runs a model, and where."""
+    parser.add_argument("--devices", default="auto", help="of MXNet: auto, cpu, gpu; default: auto")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", *ENGINES),
+        help="what runs the model: auto (what fits it and is installed), mxnet, symbol (an exported symbol, by MXNet), "
+        "onnxruntime, openvino; default: auto",
+    )
 
 
 def add_label_flags(parser: argparse.ArgumentParser, format_flag: str = "--labels_format") -> None:

@@ -10,6 +10,7 @@ from typing import Iterable, Iterator, List, Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser
+from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
 from ssd_train.cli.places import localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.predictions import write_predictions
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     if not (flags.output or flags.overlays or flags.pdf):
         flags.output = Path("predictions.jsonl")
     with localised(flags) as progress:
-        detector = Detector.load(flags.model, flags.devices)
+        detector = Detector.load(flags.model, flags.devices, flags.engine)
         pictures = find_pictures(flags.paths)
         answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
         faults: List[str] = []
@@ -50,7 +51,7 @@ def make_parser() -> Parser:
     """The flags of predict."""
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
     parser.add_argument("paths", nargs="+", type=source, metavar="PATH", help="picture, or folder of pictures")
-    parser.add_argument("--model", type=source, required=True, metavar="PATH", help="a model folder, or model.tar.gz")
+    parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--output",
         type=target,
@@ -60,7 +61,7 @@ def make_parser() -> Parser:
     parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
-    parser.add_argument("--devices", default="auto", help="auto, cpu, gpu; default: auto")
+    add_engine_flags(parser)
     return parser
 
 

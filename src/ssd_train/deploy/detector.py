@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
@@ -15,7 +16,15 @@ from ssd_train.data.boxes import SizeWH
 from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
-from ssd_train.errors import DataError, WeightsError
+from ssd_train.errors import ConfigError, DataError, WeightsError
+
+# engine -> the packages that it needs
+ENGINES = {
+    "mxnet": ("mxnet", "gluoncv"),
+    "symbol": ("mxnet",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+}
 
 
 class Engine(Protocol):
@@ -55,14 +64,18 @@ class Detector:
         self.engine = engine
 
     @classmethod
-    def load(cls, path: "str | Path", devices: str = "auto") -> "Detector":
-        """The model in the folder or archive (model.tar.gz) `path`; a WeightsError says what is missing or damaged."""
-        with opened_model(Path(path)) as folder:
-            if not folder.is_dir():
-                raise WeightsError(f"{path}: not found, expected a model folder written by ssd_train, or its .tar.gz")
-            from ssd_train.deploy.engines.gluon import GluonEngine
+    def load(cls, path: "str | Path", devices: str = "auto", engine: str = "auto") -> "Detector":
+        """The model at `path`: a model folder, its archive (model.tar.gz), or an ONNX file.
 
-            return cls(GluonEngine(folder, devices))
+        devices     of MXNet: auto, cpu, gpu, gpu:N
+        engine      one of ENGINES; auto: what fits the model and is installed, in the order of ENGINES
+
+        Raises:
+            WeightsError: the model is not there, damaged, or not of the kind that the engine runs.
+            DependencyError: the engine is not installed.
+        """
+        with opened_model(Path(path)) as place:
+            return cls(_open(place, devices, _chosen(place, engine, str(path))))
 
     @property
     def class_names(self) -> ClassNames:
@@ -116,3 +129,58 @@ class Detector:
             return []
         rows = self.engine.run(np.stack(inputs))
         return [Detections.from_network(r, (int(w), int(h)), self.engine.side) for r, (w, h) in zip(rows, sizes)]
+
+
+def _chosen(place: Path, engine: str, shown: str) -> str:
+    """The engine to run what is at `place`, which the user calls `shown`."""
+    if engine not in ("auto", *ENGINES):
+        raise ConfigError(f"engine: found {engine!r}, expected auto, {', '.join(ENGINES)}")
+    fitting = [name for name, marks in _MARKS.items() if any(_holds(place, mark) for mark in marks)]
+    if not fitting:
+        raise WeightsError(
+            f"{shown}: found no model, expected a model folder written by ssd_train, its .tar.gz, or an .onnx file"
+        )
+    if engine == "auto":
+        installed = [name for name in fitting if all(find_spec(package) for package in ENGINES[name])]
+        return (installed or fitting)[0]
+    if engine not in fitting:
+        raise WeightsError(f"{shown}: found a model for {' or '.join(fitting)}, expected one for {engine}: see export")
+    return engine
+
+
+# engine -> what a model that it runs can be told by
+_MARKS = {
+    "mxnet": ("config.json",),
+    "symbol": ("model-export.json",),
+    "onnxruntime": ("*.onnx",),
+    "openvino": ("*.onnx",),
+}
+
+
+def _holds(place: Path, mark: str) -> bool:
+    return any(place.glob(mark)) if place.is_dir() else place.is_file() and place.match(mark)
+
+
+def _open(place: Path, devices: str, engine: str) -> Engine:
+    if engine == "mxnet":
+        from ssd_train.deploy.engines.gluon import GluonEngine
+
+        return GluonEngine(place, devices)
+    if engine == "symbol":
+        from ssd_train.deploy.engines.symbol import SymbolEngine
+
+        return SymbolEngine(place, devices)
+    if engine == "openvino":
+        from ssd_train.deploy.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(_onnx_file(place))
+    from ssd_train.deploy.engines.onnx import OnnxEngine
+
+    return OnnxEngine(_onnx_file(place))
+
+
+def _onnx_file(place: Path) -> Path:
+    files = sorted(place.glob("*.onnx")) if place.is_dir() else [place]
+    if len(files) != 1:
+        raise WeightsError(f"{place}: found {', '.join(f.name for f in files)}, expected one .onnx file: name it")
+    return files[0]

@@ -10,9 +10,12 @@ import numpy as np
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.formats.jsonl import PathLike
+from ssd_train.data.labels import LabelledImages, matched_to
 from ssd_train.data.predictions import read_answers
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
+from ssd_train.data.records import ClassNames, Detections, ImageSource, LabelSet, Record
+from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.errors import DataError
+from ssd_train.progress import Progress
 from ssd_train.training.metrics import MeanAveragePrecision, Scores
 
 
@@ -30,6 +33,30 @@ def score_detector(
     for record, image in samples:
         metric.update(detector(image), record)
     return metric.compute(overlap_threshold)
+
+
+def score_images(
+    detector: Detector, data: LabelledImages, overlap_threshold: float = 0.5, progress: Optional[Progress] = None
+) -> Scores:
+    """Score what `detector` says of the images of `data` against their labels, whose classes are matched by name.
+
+    Raises:
+        DataError: a labelled class is not the detector's, or an image cannot be looked at.
+    """
+    labels = matched_to(data.labels, detector.class_names)
+    metric = MeanAveragePrecision(detector.class_names)
+    answers = detector.stream(pictures_of(labels, data.images))
+    for record, answer in zip(labels.records, (progress or Progress()).track(answers, len(labels), "images")):
+        if answer.detections is None:
+            raise DataError(answer.fault)
+        metric.update(answer.detections, record)
+    return metric.compute(overlap_threshold)
+
+
+def pictures_of(labels: LabelSet, images: ImageSource) -> Iterator[Picture]:
+    """The pictures that `labels` are of."""
+    for record in labels.records:
+        yield Picture(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
 
 
 def score_predictions(

@@ -11,13 +11,11 @@ from typing import Any
 
 from ssd_train import framework
 from ssd_train.model.loss import DetectionLoss
+from ssd_train.model.pixels import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
 
 mx = framework.mxnet()
 
-# of the ImageNet training set, RGB in 0..1: what GluonCV's weights were trained with
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 SCORE_FLOOR = 0.01  # candidates below it are not kept: GluonCV's threshold
 
 

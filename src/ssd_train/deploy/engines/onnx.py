@@ -1,0 +1,50 @@
+"""An ONNX file run by ONNX Runtime; neither MXNet nor the onnx package is needed."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd_train import framework
+from ssd_train.deploy.description import Description, as_input
+from ssd_train.errors import DependencyError, WeightsError
+
+
+class OnnxEngine:
+    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
+    unused."""
+
+    def __init__(self, path: Path) -> None:
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = framework.cpu_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: it warns of every constant that it folds away
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own kinds, one for each status, without a common base
+            raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
+        self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
+        self.class_names = self.description.class_names
+        self.side = self.description.side
+        self.grayscale = self.description.grayscale
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        """The rows of each picture, best first."""
+        return self._session.run(None, {self.description.input: as_input(pictures, self.description.input)})[0]
+
+
+def _runtime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise DependencyError(
+            f"onnxruntime cannot be imported ({error}); install the extra: pip install 'ssd-train[onnx]'"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
