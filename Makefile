@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 
 # Each training toolkit has an environment of its own: AWS's container, and the newest.
 TOOLKITS := 3.8 3.11
+# So has each version of the SDK that launches jobs.
+SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-integration check test-aws clean
@@ -20,7 +22,7 @@ TOOLKITS := 3.8 3.11
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
-	@echo "make test-integration  SageMaker's own training toolkits, set up and run here (they need python3.8, python3.11)"
+	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
 	@echo "make check     ruff, ruff format, mypy, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
@@ -31,7 +33,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-integration: $(VENV)/.test $(TOOLKITS:%=.venv-toolkit-%/.done)
+test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done)
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
 check: $(VENV)/.test
@@ -45,7 +47,7 @@ test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-toolkit-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # What pip cannot bring: MXNet's two system libraries, and Debian's split-off part of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -69,13 +71,25 @@ $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
 	touch $@
 
-# Its interpreter is on the PATH or one of pyenv's. Without it there is no environment, and its tests are skipped by name.
-.venv-toolkit-%/.done: requirements/toolkit-%.txt requirements.txt requirements/aws-container.txt
-	@for python in python$* "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$*.*/bin/python$*; do \
+# An environment for one tool, of Python $(1), which is on the PATH or one of pyenv's. Without that interpreter there is no
+# environment, and its tests are skipped by name.
+define OWN_VENV
+	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \
 			set -ex; "$$python" -m venv --clear $(@D); \
 			$(@D)/bin/python -m pip install -q --disable-pip-version-check pip==25.0.1; \
 			$(@D)/bin/python -m pip install -q --no-deps -r $<; \
 			touch $@; exit 0; \
 		fi; \
-	done; echo "python$* is not here: the tests of its toolkit are skipped"
+	done; echo "python$(1) is not here: the tests in $(@D) are skipped"
+endef
+
+.venv-toolkit-%/.done: requirements/toolkit-%.txt requirements.txt requirements/aws-container.txt
+	$(call OWN_VENV,$*)
+
+.venv-launch-%/.done: requirements/launch-%.txt
+	$(call OWN_VENV,3.11)
+
+$(VENV)/.notebooks: $(VENV)/.test requirements/notebooks.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements/notebooks.txt
+	touch $@
