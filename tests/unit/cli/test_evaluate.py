@@ -1,0 +1,102 @@
+"""evaluate: answers of a file scored against labels; no network runs here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from builders import shapes_set
+
+from ssd_train.cli.main import main
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    return shapes_set(tmp_path / "set", 6, empty_fraction=0.2)
+
+
+def perfect(drawn, path, keep=lambda index: True):
+    """Answers that are right, of the images that are kept."""
+    lines = []
+    for index, line in enumerate(map(json.loads, drawn.manifest.read_text().splitlines())):
+        label = line["shapes"]
+        (size,) = label["image_size"]
+        rows = [
+            [
+                a["class_id"],
+                0.9,
+                a["left"] / size["width"],
+                a["top"] / size["height"],
+                (a["left"] + a["width"]) / size["width"],
+                (a["top"] + a["height"]) / size["height"],
+            ]
+            for a in label["annotations"]
+        ]
+        if keep(index):
+            lines.append({"image": line["source-ref"].rsplit("/", 1)[-1], "prediction": rows})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def run(drawn, *arguments):
+    return main(["evaluate", "--labels", str(drawn.manifest), *map(str, arguments)])
+
+
+def test_right_answers_score_one(drawn, tmp_path, capsys):
+    answers = perfect(drawn, tmp_path / "a.jsonl")
+    assert run(drawn, "--predictions", answers, "--json", tmp_path / "s.json") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "mAP 1.000" and "mAP@0.5 1.000" in printed and f"written: {tmp_path / 's.json'}" in printed
+    assert json.loads((tmp_path / "s.json").read_text())["mAP"] == 1.0
+
+
+def test_images_without_an_answer_count_as_nothing_found(drawn, tmp_path, capsys):
+    assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl", lambda index: index < 3)) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("mAP 0.") and first != "mAP 0.000"
+
+
+def test_images_are_not_needed_where_labels_tell_sizes(drawn, tmp_path):
+    for file in drawn.images.iterdir():
+        file.unlink()
+    assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl")) == 0
+
+
+def without_sizes(drawn):
+    lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]
+    for line in lines:
+        del line["shapes"]["image_size"]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_sizes_are_read_from_the_images_where_labels_do_not_tell(drawn, tmp_path, capsys):
+    answers = perfect(drawn, tmp_path / "a.jsonl")
+    drawn.manifest.write_text(without_sizes(drawn))
+    assert run(drawn, "--predictions", answers, "--images", drawn.images) == 0
+    assert capsys.readouterr().out.startswith("mAP 1.000\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "evaluate: expected --model FOLDER or --predictions FILE.jsonl"),
+        (["--predictions", "none.jsonl"], "none.jsonl"),
+        (["--model", "none"], "none: found no model"),
+        (["--predictions", "{bad}"], "bad.jsonl:1: "),
+        (["--predictions", "{other}"], "other.jsonl: found no answer to any label"),
+    ],
+)
+def test_what_does_not_fit_is_told(drawn, tmp_path, capsys, arguments, expected):
+    (tmp_path / "bad.jsonl").write_text('{"image": "a.png", "prediction": [[0, 2, 0, 0, 1, 1]]}\n')
+    (tmp_path / "other.jsonl").write_text('{"image": "elsewhere.png", "prediction": []}\n')
+    named = [a.format(bad=tmp_path / "bad.jsonl", other=tmp_path / "other.jsonl") for a in arguments]
+    assert run(drawn, *named) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("threshold", ["0", "-1", "1.5", "nan"])
+def test_an_overlap_that_is_none_is_refused(drawn, tmp_path, capsys, threshold):
+    answers = perfect(drawn, tmp_path / "a.jsonl")
+    assert run(drawn, "--predictions", answers, f"--overlap_threshold={threshold}") == 2
+    assert "overlap_threshold: found" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""predict: which pictures are meant, under which names."""
+
+from __future__ import annotations
+
+import pytest
+from builders import picture
+
+from ssd_train.cli.main import main
+from ssd_train.cli.predict import find_pictures
+from ssd_train.data.images import encode_png
+from ssd_train.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures at several depths, and files that are none."""
+    for name in ("b.jpg", "a.PNG", "deep/er/c.jpeg", "deep/a.PNG", "notes.txt", "deep/d.webp", "Ä ö+%20.png"):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(picture()))
+    return tmp_path / "pictures"
+
+
+def names(paths):
+    return [found.name for found in find_pictures(paths)]
+
+
+def test_a_folder_gives_all_below_it_by_their_paths(folder):
+    assert names([folder]) == ["a.PNG", "b.jpg", "deep/a.PNG", "deep/d.webp", "deep/er/c.jpeg", "Ä ö+%20.png"]
+
+
+def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
+    assert names([folder / "deep" / "d.webp", folder / "notes.txt"]) == ["d.webp", "notes.txt"]
+
+
+def test_bytes_are_read_when_they_are_wanted(folder):
+    (found,) = find_pictures([folder / "b.jpg"])
+    assert found.read() == (folder / "b.jpg").read_bytes() and found.where == str(folder / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    "chosen, expected",
+    [
+        (["a.PNG", "deep/a.PNG"], "both are called 'a.PNG', expected names to differ"),
+        (["deep", "deep/er"], None),
+        (["."], None),
+        ([".", "b.jpg"], "both are called 'b.jpg', expected names to differ"),
+        (["none.jpg"], "none.jpg: not found, expected a picture or a folder of pictures"),
+        (["empty"], "empty: found no picture in this folder, expected files ending in .jpg, .jpeg, .png"),
+    ],
+)
+def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
+    (folder / "empty").mkdir()
+    paths = [folder / name for name in chosen]
+    if expected is None:
+        assert len(names(paths)) >= 4
+        return
+    with pytest.raises(ConfigError) as error:
+        find_pictures(paths)
+    assert str(error.value).startswith((str(folder), "found ")) and expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "the following arguments are required: PATH, --model"),
+        (["a.jpg"], "the following arguments are required: --model"),
+        (["a.jpg", "--model", "none"], "none"),
+        (["a.jpg", "--model", "none", "--threshold", "much"], "argument --threshold: invalid float value: 'much'"),
+        (["a.jpg", "--model", "m", "--colour", "red"], "unrecognized arguments: --colour red"),
+    ],
+)
+def test_flags_that_do_not_fit(capsys, arguments, expected):
+    assert main(["predict", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1

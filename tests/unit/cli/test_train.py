@@ -1,0 +1,45 @@
+"""train: its flags and its help; training itself is tests/integration/test_main_job.py's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ssd_train.cli.main import main
+from ssd_train.cli.train import make_parser, setting_lines
+from ssd_train.config import TrainConfig
+
+
+def test_every_setting_has_its_line_of_help():
+    lines = setting_lines()
+    for item, line in zip(dataclasses.fields(TrainConfig), lines):
+        assert line.split()[0] == f"--{item.name}" and item.metadata["help"] in line
+        assert item.default == "" or line.endswith(f"[{item.default}]")
+    assert len(lines) == len(dataclasses.fields(TrainConfig))
+    assert "(sgd, adam, rmsprop, adadelta)" in "\n".join(lines)
+
+
+def test_no_flag_of_a_place_hides_a_setting():
+    flags = {action.dest for action in make_parser()._actions}
+    assert not flags & {item.name for item in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "train: found no --train"),
+        (["--train", "a", "--epochs"], "--epochs: found no value, expected one after it"),
+        (["--train", "a", "3"], "found '3' without a flag before it"),
+        (["--train", "a", "--epoch", "3"], "epoch: unknown setting, did you mean epochs?"),
+        (["--train", "a", "--tran", "b"], "tran: unknown setting"),
+        (["--train", "nowhere/at/all", "--labels", "nowhere/either"], "nowhere/"),
+        (["--epochs", "0", "--image-shape", "9"], "image_shape: found '9', expected at least 128"),
+        (["--epochs", "0", "--image-shape", "9"], "epochs: found '0', expected at least 1"),
+        (["--epochs", "0"], "train: found no --train"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_read(capsys, arguments, expected):
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
