@@ -146,7 +146,7 @@ def distance(a, b):
 
 @pytest.mark.parametrize("boxes", [BOXES, BOXES[:1], NO_BOXES], ids=["two", "one", "none"])
 def test_ssd_chooses_as_gluoncv_does(boxes):
-    count = 600
+    count = 400
     gluon = Gluon(0)
     theirs = described(WH, [gluon.draw(WH, boxes) for _ in range(count)])
     found = views("ssd", count, boxes=boxes, seed=1)
