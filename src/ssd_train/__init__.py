@@ -84,7 +84,10 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         exported.py         a folder of MXNet's deployment files: its names, and whether it is whole
         symbol_file.py      a model written as those files
         onnx_file.py        a model written as an ONNX file (onnx_graph: its layers, onnx_head: decoding, suppression)
+        quantize.py         convolutions in 8 bits
         agreement.py        whether two ways to run a network say the same
+        artifact.py         the deployment files in a model folder, kept those of its model
+        export.py           a model in other forms, each proven before it takes its place
         scoring.py          a file of answers, or a Detector, against labels
         serve.py            model_fn, transform_fn: requests and answers of SageMaker's endpoints
     view/               for human eyes

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "what is wrong with labels and images, line by line, before training",
     "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
+    "export": "a model as ONNX file or MXNet symbol, also in 8 bits, compared before it is written",
     "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
     "demo": "draw a labelled data set, train on it and show the result",
 }

@@ -11,16 +11,15 @@ from typing import Iterable, Iterator, List, Sequence
 from ssd_train import storage
 from ssd_train.cli.console import Parser
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
+from ssd_train.cli.pictures import find_pictures
 from ssd_train.cli.places import localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.predictions import write_predictions
-from ssd_train.deploy.detector import Answer, Detector, Picture
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.deploy.detector import Answer, Detector
+from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 from ssd_train.view.draw import draw_detections
 from ssd_train.view.pages import Page, TitlePage, write_pdf
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -63,39 +62,6 @@ def make_parser() -> Parser:
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
     add_engine_flags(parser)
     return parser
-
-
-def find_pictures(paths: Sequence[Path]) -> List[Picture]:
-    """The pictures among `paths` and below those that are folders, by name; a name is relative to the folder given."""
-    pictures = []
-    for path in paths:
-        if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-            if not files:
-                raise ConfigError(
-                    f"{path}: found no picture in this folder, expected files ending in {', '.join(SUFFIXES)}"
-                )
-            pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
-        elif path.is_file():
-            pictures.append(_picture(path, path.name))
-        else:
-            raise ConfigError(f"{path}: not found, expected a picture or a folder of pictures")
-    _refuse_same_names(pictures)
-    return pictures
-
-
-def _picture(path: Path, name: str) -> Picture:
-    return Picture(name, path.read_bytes, str(path))
-
-
-def _refuse_same_names(pictures: Sequence[Picture]) -> None:
-    first = {}
-    for picture in pictures:
-        other = first.setdefault(picture.name, picture)
-        if other is not picture:
-            raise ConfigError(
-                f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ"
-            )
 
 
 def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:

@@ -12,13 +12,14 @@ import importlib
 import itertools
 import json
 from collections import Counter
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Union
 
 import numpy as np
 
 from ssd_train.errors import DependencyError, SsdTrainError
 
 OPSET, IR_VERSION = 13, 7  # of 2020: all that is needed, and what the runtimes in use know
+FLOAT, UINT8 = 1, 2  # element types
 
 HOW_TO_INSTALL = "install the extra: pip install 'ssd-train[onnx]'"
 
@@ -31,19 +32,43 @@ def onnx_module(part: str = "onnx") -> Any:
         raise DependencyError(f"{part} cannot be imported ({error}); {HOW_TO_INSTALL}") from None
 
 
+class Value(NamedTuple):
+    """A tensor at an end of a graph: name, element type (onnx.TensorProto's number), shape with names for what is
+    open."""
+
+    name: str
+    element: int
+    shape: Sequence[Union[int, str, None]]
+
+
 class GraphBuilder:
     """Nodes and constants of an ONNX graph, in the order of computation."""
 
     def __init__(self) -> None:
-        self._helper = onnx_module("onnx.helper")
+        self._onnx = onnx_module()
         self.nodes: List[Any] = []
         self.constants: Dict[str, np.ndarray] = {}
         self._numbers = itertools.count()
 
+    def document(self, input: Value, outputs: Sequence[Value]) -> Any:
+        """The graph as an ONNX model. Constants are not among its inputs: runtimes may fold them."""
+        helper = self._onnx.helper
+        infos = [helper.make_tensor_value_info(*value) for value in (input, *outputs)]
+        tensors = [self._onnx.numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        graph = helper.make_graph(self.nodes, "ssd_train", infos[:1], infos[1:], tensors)
+        document = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        document.ir_version = IR_VERSION
+        return document
+
+    def take(self, document: Any) -> None:
+        """Go on from the nodes and constants of an ONNX model."""
+        self.nodes = list(document.graph.node)
+        self.constants = {t.name: self._onnx.numpy_helper.to_array(t) for t in document.graph.initializer}
+
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """A node of one output; the output's name."""
         name = name or f"{operator.lower()}_{next(self._numbers)}"
-        self.nodes.append(self._helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any, name: str = "", dtype: Any = np.float32) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 from ssd_train.deploy.onnx_graph import GraphBuilder
 from ssd_train.model.pixels import PIXEL_MEAN, PIXEL_STD
 
+NORMALISED = "normalised_pixels"
+
 
 class Suppression(NamedTuple):
     """How candidates become boxes.
@@ -34,7 +36,7 @@ def add_normalisation(graph: GraphBuilder, pixels: str) -> str:
     channels_first = graph.add("Cast", graph.add("Transpose", pixels, perm=[0, 3, 1, 2]), to=1)
     mean, std = (np.array(values, np.float64).reshape(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     scaled = graph.add("Mul", channels_first, graph.constant(1 / (255 * std)))
-    return graph.add("Add", scaled, graph.constant(-mean / std))
+    return graph.add("Add", scaled, graph.constant(-mean / std), name=NORMALISED)
 
 
 def add_decoding(graph: GraphBuilder, offsets: str, anchors: np.ndarray, variances: Tuple[float, float]) -> str:

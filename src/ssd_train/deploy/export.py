@@ -1,0 +1,164 @@
+"""A trained model in other forms, each proven before it takes its place.
+
+    symbol       MXNet's deployment files (exported.py), in a folder
+    int8         the same with convolutions in 8 bits, for CPUs
+    onnx         an ONNX file
+    onnx-int8    the same with convolutions in 8 bits
+
+Those in 32 bits have to answer as the model does; those in 8 bits, which cannot, have to score as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+
+from ssd_train import storage
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import decode_for
+from ssd_train.data.labels import LabelledImages
+from ssd_train.data.transforms import to_input
+from ssd_train.deploy.agreement import compare
+from ssd_train.deploy.artifact import prepared_files, publish_symbol
+from ssd_train.deploy.detector import Detector, Engine, Picture
+from ssd_train.deploy.engines.gluon import GluonEngine
+from ssd_train.deploy.engines.onnx import OnnxEngine
+from ssd_train.deploy.engines.symbol import SymbolEngine
+from ssd_train.deploy.onnx_file import write_onnx
+from ssd_train.deploy.quantize import quantize_layers, quantize_symbol
+from ssd_train.deploy.scoring import pictures_of, score_images
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
+from ssd_train.training.saved_model import SavedModel
+
+COMPARED, CALIBRATED = 100, 128  # pictures at most
+DRAWN = 20  # pictures that stand in where none are given
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What an exported model is proven with.
+
+    validation      labelled images; needed for 8 bits
+    calibration     pictures that ranges of values are measured on; those of `validation` where there are none
+    max_map_drop    by how much mAP (COCO's, 0..1) may fall in 8 bits
+    """
+
+    validation: Optional[LabelledImages] = None
+    calibration: Sequence[Picture] = ()
+    max_map_drop: float = 0.01
+
+
+def export(folder: Path, format: str, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+    """Write the model of `folder` as `format` to `output`; `input` is the ONNX file's, see description.INPUTS.
+
+    Raises:
+        SsdTrainError: the exported model answers differently; nothing was written.
+        ConfigError: it loses more than `proof` allows; nothing was written.
+    """
+    _EXPORTS[format](folder, output, input, proof, progress)
+
+
+def _symbol(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+    pictures = _compared(SavedModel.load(folder), proof)
+    progress.say(f"compared on {len(pictures)} pictures: {publish_symbol(folder, output, pictures)}")
+
+
+def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+    model = SavedModel.load(folder)
+    pictures = _compared(model, proof)
+    with _prepared_file(output) as prepared:
+        write_onnx(model, prepared, input)
+        agreement = compare(_rows(GluonEngine(folder), pictures), _rows(OnnxEngine(prepared), pictures))
+        agreement.require(f"{output}: the exported network")
+    progress.say(f"compared on {len(pictures)} pictures: {agreement}")
+
+
+def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+    if output.exists() and output.samefile(folder):
+        raise ConfigError(f"output: found {output}, the model's own folder, expected another")
+    model = SavedModel.load(folder)
+    parts = quantize_symbol(model, _calibration(model, proof))
+    with prepared_files(model, "int8", output, parts) as prepared:
+        _require_map(folder, SymbolEngine(prepared, "cpu"), proof, progress)
+
+
+def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+    model = SavedModel.load(folder)
+    pictures = _calibration(model, proof)
+    with _prepared_file(output) as prepared:
+        write_onnx(model, prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, pictures, input))
+        _require_map(folder, OnnxEngine(prepared), proof, progress)
+
+
+_EXPORTS = {"symbol": _symbol, "onnx": _onnx, "int8": _int8, "onnx-int8": _onnx_int8}
+
+
+def _require_map(folder: Path, engine: Engine, proof: Proof, progress: Progress) -> None:
+    """A ConfigError if `engine` scores worse than the model of `folder` by more than is allowed; says both figures."""
+    validation = _required(proof)
+    before = score_images(Detector(GluonEngine(folder)), validation, progress=progress)
+    after = score_images(Detector(engine), validation, progress=progress)
+    if before.coco is None or after.coco is None:
+        raise DataError(f"{validation.labels.source}: found no boxes, expected some to measure mAP on")
+    for name, scores in (("32 bits", before), ("8 bits", after)):
+        progress.say(f"{name}: mAP {scores.coco:.4f}, mAP@0.5 {scores.ap50:.4f}")
+    drop = before.coco - after.coco
+    if drop > proof.max_map_drop:
+        raise ConfigError(
+            f"max_map_drop: found a drop of mAP by {drop:.4f}, from {before.coco:.4f} to {after.coco:.4f}, expected at "
+            f"most {proof.max_map_drop}; nothing was written: try more --calibration pictures, or allow more"
+        )
+
+
+def _required(proof: Proof) -> LabelledImages:
+    if proof.validation is None:
+        raise ConfigError("export: found no --labels, expected labelled images to measure what 8 bits cost")
+    return proof.validation
+
+
+def _calibration(model: SavedModel, proof: Proof) -> np.ndarray:
+    validation = _required(proof)
+    return _inputs(model, proof.calibration or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
+
+
+def _compared(model: SavedModel, proof: Proof) -> np.ndarray:
+    """What two ways to run the network are compared on, as `_inputs`."""
+    if proof.validation is None:
+        side, gray = model.config.image_shape, model.config.grayscale
+        return np.stack([to_input(sample.image, side, gray) for sample in draw_shapes_set(DRAWN, seed=1)])
+    return _inputs(model, list(pictures_of(proof.validation.labels, proof.validation.images)), COMPARED)
+
+
+def _inputs(model: SavedModel, pictures: Sequence[Picture], count: int) -> np.ndarray:
+    """Up to `count` of `pictures`, evenly among them, as the network sees them: uint8 (B, side, side, 3)."""
+    side, gray = model.config.image_shape, model.config.grayscale
+    chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, count).astype(int))]
+    images = (decode_for(p.read(), p.where, side, p.expected_wh) for p in chosen)
+    return np.stack([to_input(image, side, gray) for image in images])
+
+
+def _rows(engine: Engine, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
+    """What `engine` says of `pictures`, a few at a time."""
+    return np.concatenate([engine.run(pictures[start : start + batch]) for start in range(0, len(pictures), batch)])
+
+
+@contextlib.contextmanager
+def _prepared_file(output: Path) -> Iterator[Path]:
+    """Where to write the ONNX file that takes the place `output` at the end of the block, and does not if it raises."""
+    if output.suffix != ".onnx":
+        raise ConfigError(f"output: found {output}, expected a name that ends in .onnx")
+    with storage.errors_of(output, 0):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        storage.remove_leftovers(output)
+    prepared = storage.temporary_beside(output)
+    try:
+        yield prepared
+        storage.move_into_place(prepared, output)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            prepared.unlink()
