@@ -39,11 +39,14 @@ FOR_MODELS = Limits()
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is a file in gzip's format."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(2) == _GZIP_MAGIC
+    """Whether `path` is a file in gzip's format; a WeightsError when that cannot be read."""
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            return file.read(2) == _GZIP_MAGIC
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 @contextlib.contextmanager
@@ -53,9 +56,12 @@ def opened_model(path: Path) -> Iterator[Path]:
     A folder with nothing but one archive, as SageMaker lays a model channel out, counts as that archive.
 
     Raises:
-        WeightsError: the archive is damaged, or holds what no model does.
+        WeightsError: the archive is damaged, or holds what no model does, or `path` cannot be read.
     """
-    inside = list(path.iterdir()) if path.is_dir() else []
+    try:
+        inside = list(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise _unreadable(path, error) from error
     archive = inside[0] if len(inside) == 1 and is_archive(inside[0]) else path
     if not is_archive(archive):
         yield path
@@ -154,6 +160,10 @@ class _Limited(io.RawIOBase):
         if self._position > self._most:
             raise WeightsError(f"{self._path}: unpacks to more than {self._most} bytes, expected a model's archive")
         return data
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"{path}: cannot be read ({error.strerror}), expected a readable model or weights file")
 
 
 @contextlib.contextmanager

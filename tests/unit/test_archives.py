@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import builtins
+import errno
 import gzip
 import io
 import random
@@ -149,6 +151,21 @@ def test_folders_and_other_files_are_left_as_they_are(tmp_path):
     for path in (tmp_path, tmp_path / "w.params", tmp_path / "none"):
         with opened_model(path) as opened:
             assert opened == path
+
+
+@pytest.mark.parametrize("refusing", ["open", "is_file", "iterdir"])
+def test_what_may_not_be_read_is_told_in_a_line(tmp_path, monkeypatch, refusing):
+    """Root, as whom tests may run, reads everything: the refusal is put where the system's would come from."""
+
+    def refuse(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path if refusing == "iterdir" else tmp_path / "w.params"
+    (tmp_path / "w.params").write_bytes(b"weights")
+    monkeypatch.setattr(builtins if refusing == "open" else type(path), refusing, refuse)
+    with pytest.raises(WeightsError) as error, opened_model(path):
+        pass
+    assert str(error.value) == f"{path}: cannot be read (Permission denied), expected a readable model or weights file"
 
 
 @pytest.mark.parametrize("in_channel", [False, True], ids=["file", "channel"])
