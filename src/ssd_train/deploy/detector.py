@@ -83,11 +83,17 @@ class Detector:
         return self.engine.class_names
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """What is in `image`, RGB uint8 (H, W, 3); all candidates, best first, boxes in its pixels."""
+        """What is in `image`, RGB uint8 (H, W, 3); all candidates, best first, boxes in its pixels.
+
+        Raises:
+            DataError: `image` is not such an array.
+        """
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[np.ndarray]) -> List[Detections]:
-        """What is in each of `images`."""
+        """What is in each of `images`, as for one."""
+        for image in images:
+            _check_picture(image)
         return self._answers([self._input(image) for image in images], [image.shape[1::-1] for image in images])
 
     def stream(self, pictures: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
@@ -129,6 +135,14 @@ class Detector:
             return []
         rows = self.engine.run(np.stack(inputs))
         return [Detections.from_network(r, (int(w), int(h)), self.engine.side) for r, (w, h) in zip(rows, sizes)]
+
+
+def _check_picture(image: object) -> None:
+    """A DataError for what is no picture, before a library trips over it."""
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"image: found {type(image).__name__}, expected a numpy array, RGB uint8 (H, W, 3)")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(f"image: found {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3)")
 
 
 def _chosen(place: Path, engine: str, shown: str) -> str:

@@ -79,6 +79,25 @@ def test_a_batch_and_none():
     assert Detector(engine).batch([]) == []
 
 
+@pytest.mark.parametrize(
+    "image, found",
+    [
+        pytest.param(None, "NoneType, expected a numpy array", id="none"),
+        pytest.param("a.jpg", "str, expected a numpy array", id="path"),
+        pytest.param(np.zeros((30, 40), np.uint8), "uint8 (30, 40), expected RGB uint8", id="gray"),
+        pytest.param(np.zeros((30, 40, 4), np.uint8), "uint8 (30, 40, 4), expected RGB uint8", id="alpha"),
+        pytest.param(np.zeros((2, 30, 40, 3), np.uint8), "uint8 (2, 30, 40, 3), expected RGB uint8", id="batch"),
+        pytest.param(np.zeros((30, 40, 3), np.float32), "float32 (30, 40, 3), expected RGB uint8", id="floats"),
+        pytest.param(np.zeros((0, 40, 3), np.uint8), "uint8 (0, 40, 3), expected RGB uint8", id="empty"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image, found):
+    engine = WhiteBox()
+    with pytest.raises(DataError) as error:
+        Detector(engine)(image)
+    assert str(error.value).startswith(f"image: found {found}") and not engine.seen
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_a_stream_answers_in_order(batch_size, workers):
