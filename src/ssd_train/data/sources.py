@@ -22,6 +22,12 @@ class FolderImages:
         self.root = os.path.realpath(os.fspath(root))
         if not os.path.isdir(self.root):
             raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
+        try:
+            os.scandir(self.root).close()  # what may not be listed would look like images that are not there
+        except OSError as error:
+            raise DataError(
+                f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
+            ) from error
         self._by_basename: Optional[Dict[str, List[str]]] = None
 
     def read(self, record: Record) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from builders import picture
 
@@ -27,6 +30,19 @@ def names(paths):
 
 def test_a_folder_gives_all_below_it_by_their_paths(folder):
     assert names([folder]) == ["a.PNG", "b.jpg", "deep/a.PNG", "deep/d.webp", "deep/er/c.jpeg", "Ä ö+%20.png"]
+
+
+def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "er":  # root, as whom tests may run, lists everything
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ConfigError, match=r"deep/er: cannot be read \(Permission denied\), expected a folder that is"):
+        find_pictures([folder])
 
 
 def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):

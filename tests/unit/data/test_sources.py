@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -109,6 +110,15 @@ def test_a_dangling_link_is_an_error(root):
     (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
     with pytest.raises(DataError, match="cannot be read .No such file"):
         FolderImages(root).read(record("gone.jpg"))
+
+
+def test_a_folder_that_may_not_be_listed_is_told_at_once(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root, as whom tests may run, lists everything
+    with pytest.raises(DataError, match=r"root: cannot be read \(Permission denied\), expected a readable folder"):
+        FolderImages(root)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
