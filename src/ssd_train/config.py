@@ -92,7 +92,9 @@ class TrainConfig:
     epochs: int = setting(30, "passes over the training images", low=1)
     mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1)
     optimizer: str = setting("adam", "update rule", choices=("sgd", "adam", "rmsprop", "adadelta"))
-    learning_rate: float = setting(0.001, "initial learning rate, after warm-up", above=0, high=1)
+    learning_rate: float = setting(
+        0.001, "initial learning rate, after warm-up; MXNet's adadelta has none", above=0, high=1
+    )
     lr_schedule: str = setting(
         "",
         "course of the learning rate; empty: step if lr_scheduler_step is given, else cosine",

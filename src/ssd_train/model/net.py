@@ -163,7 +163,9 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
     for name in frozen:
         parameters[name].grad_req = "null"
     if all(parameter.grad_req == "null" for parameter in parameters.values()):
-        raise ConfigError(f"freeze_layer_pattern: found {pattern!r} that matches every parameter, expected some to train")
+        raise ConfigError(
+            f"freeze_layer_pattern: found {pattern!r} that matches every parameter, expected some to train"
+        )
     return frozen
 
 

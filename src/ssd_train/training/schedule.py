@@ -11,7 +11,7 @@ from ssd_train.config import TrainConfig
 
 def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps` in `epoch` (from 0): a linear warm-up, then constant, steps or a half
-    cosine down to 0 at the last step of all (Loshchilov & Hutter, "SGDR", 2017, equation 5, one period)."""
+    cosine that would be 0 after the last step of all (Loshchilov & Hutter, "SGDR", 2017, equation 5, one period)."""
     done = epoch + step / steps  # epochs made
     if done < config.warmup_epochs:
         return config.learning_rate * (epoch * steps + step + 1) / (config.warmup_epochs * steps + 1)

@@ -35,7 +35,9 @@ def train_loader(count=10, batch_size=4, seed=1, workers=0, augmentation="strong
 
 
 def eval_loader(count=10, batch_size=4, workers=0, size_wh=(40, 30)):
-    labels = label_set([[[index % 20, 1, index % 20 + 10, 21]] * (index % 3) for index in range(count)], size_wh=size_wh)
+    labels = label_set(
+        [[[index % 20, 1, index % 20 + 10, 21]] * (index % 3) for index in range(count)], size_wh=size_wh
+    )
     return EvalLoader(
         DetectionDataset(labels, memory_images(labels), SIDE), EvalTransform(SIDE, counting), batch_size, workers
     )
