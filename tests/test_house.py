@@ -48,7 +48,7 @@ FLOORS = {
     5: ["launch.watch", "launch.sdk2", "launch.sdk3", "data.prepare.*", "data.channel", "data.check_labels", "training.saved_model", "view.galleries"],
     6: ["data.stream", "data.check_statistics", "data.prepare.augment_images", "training.checkpoint", "training.engine", "deploy.symbol_file", "deploy.onnx_file", "deploy.engines.*", "view.report"],
     7: ["data.check", "data.stream_loader", "deploy.detector", "deploy.artifact", "deploy.quantize", "training.pipes", "training.keeper"],
-    8: ["deploy.scoring", "deploy.serve", "training.sides"],
+    8: ["deploy.scoring", "deploy.serve", "training.deployment", "training.sides"],
     9: ["deploy.export", "training.job", "cli.console"],
     10: ["training.run", "cli.flags", "cli.pictures", "cli.places"],
     11: ["cli.steps.common", "cli.aws.common"],

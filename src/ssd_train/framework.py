@@ -62,6 +62,7 @@ def mxnet() -> types.ModuleType:
     _check_before_import()
     if "mxnet" not in sys.modules:
         os.environ["OMP_NUM_THREADS"] = str(cpu_threads())
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network made ready
     with _quiet_import():
         if not hasattr(np, "bool"):  # gone in NumPy 1.24; MXNet reads it when it is imported, and later
             np.bool = bool  # type: ignore[attr-defined]

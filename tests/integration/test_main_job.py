@@ -84,9 +84,10 @@ def assert_same_scores(found, expected, tolerance):
 
 def test_the_model_folder_is_complete(trained):
     names = sorted(path.name for path in (trained / "model").iterdir())
-    assert names[:3] == ["config.json", "history.jsonl", "last.params"] and len(names) == 4
     config = config_of(trained)
-    assert config["weights"]["file"] == names[3]
+    model = ["config.json", "history.jsonl", "last.params", config["weights"]["file"]]
+    deployment = ["hyperparams.json", "model-0000.params", "model-export.json", "model-shapes.json", "model-symbol.json"]
+    assert names == sorted(model + deployment)
     assert config["class_names"] == ["disc", "square", "triangle"] and config["image_shape"] == 128
     settings = config["settings"]
     assert (settings["num_classes"], settings["num_training_samples"], settings["epochs"]) == (3, 40, EPOCHS)

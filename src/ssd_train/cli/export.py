@@ -23,6 +23,7 @@ FORMATS = {
     "onnx": "a file for ONNX Runtime, OpenVINO and others",
     "onnx-int8": "the same with convolutions in 8 bits",
 }
+EIGHT_BITS = ("int8", "onnx-int8")
 INPUTS = {"uint8": "pixels", "float": "normalised"}
 
 
@@ -44,10 +45,11 @@ def run(arguments: Sequence[str]) -> int:
 def _proof(flags: argparse.Namespace, progress: Progress) -> "Proof":
     from ssd_train.deploy.export import Proof
 
-    validation = None
-    if flags.labels is not None or flags.images is not None:
-        validation = read_labelled(flags.images, flags.labels, label_options(flags, progress))
-    return Proof(validation, find_pictures(flags.calibration or []), flags.max_map_drop)
+    given = flags.images is not None or flags.labels is not None
+    if flags.format in EIGHT_BITS:
+        validation = read_labelled(flags.images, flags.labels, label_options(flags, progress)) if given else None
+        return Proof(find_pictures(flags.calibration or []), validation, flags.max_map_drop)
+    return Proof(find_pictures([flags.images] if flags.images is not None else []))
 
 
 def make_parser() -> Parser:
@@ -70,18 +72,20 @@ def make_parser() -> Parser:
         help="what the ONNX file takes: uint8, RGB pixels (N, side, side, 3); float, those normalised (N, 3, side, side)",
     )
     parser.add_argument(
-        "--images", type=source, metavar="FOLDER", help="validation images (default: those in or beside the labels)"
+        "--images",
+        type=source,
+        metavar="FOLDER",
+        help="pictures with objects: what is compared (default: drawn ones), what 8 bits are measured on (default: those "
+        "in or beside the labels)",
     )
-    parser.add_argument(
-        "--labels", type=source, metavar="PATH", help="validation labels of any format; 8 bits are measured on them"
-    )
+    parser.add_argument("--labels", type=source, metavar="PATH", help="their labels of any format, for 8 bits")
     add_label_flags(parser)
     parser.add_argument(
         "--calibration",
         type=source,
         nargs="+",
         metavar="PATH",
-        help="pictures, or folders of them, that 8 bits are fitted to (default: the validation images)",
+        help="pictures, or folders of them, that 8 bits are fitted to (default: those that they are measured on)",
     )
     parser.add_argument(
         "--max_map_drop", type=float, default=0.01, help="by how much mAP may fall in 8 bits, 0 to 1; default: 0.01"

@@ -36,7 +36,9 @@ class Agreement:
         )
 
     def require(self, what: str) -> None:
-        """A SsdTrainError that `what` answers differently, unless it does not."""
+        """A SsdTrainError unless `what` answers the same, and answers at all."""
+        if not self.rows:
+            raise SsdTrainError(f"{what} finds nothing in the pictures that it was compared on, expected some with objects: --images")
         if self.unmatched > FLIPPED_SHARE * self.rows:
             raise SsdTrainError(
                 f"{what} answers differently: {self}; expected scores within {SCORE_TOLERANCE} and corners within "

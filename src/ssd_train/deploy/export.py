@@ -18,7 +18,7 @@ from typing import Iterator, Optional, Sequence
 import numpy as np
 
 from ssd_train import storage
-from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.drawn import draw_logo_set, draw_shapes_set
 from ssd_train.data.images import decode_for
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.transforms import to_input
@@ -43,13 +43,14 @@ DRAWN = 20  # pictures that stand in where none are given
 class Proof:
     """What an exported model is proven with.
 
+    pictures        what answers are compared on, or 8 bits fitted to; where there are none, drawn ones, or those of
+                    `validation`
     validation      labelled images; needed for 8 bits
-    calibration     pictures that ranges of values are measured on; those of `validation` where there are none
     max_map_drop    by how much mAP (COCO's, 0..1) may fall in 8 bits
     """
 
+    pictures: Sequence[Picture] = ()
     validation: Optional[LabelledImages] = None
-    calibration: Sequence[Picture] = ()
     max_map_drop: float = 0.01
 
 
@@ -122,16 +123,18 @@ def _required(proof: Proof) -> LabelledImages:
 
 
 def _calibration(model: SavedModel, proof: Proof) -> np.ndarray:
+    """What 8 bits are fitted to, as `_inputs`."""
     validation = _required(proof)
-    return _inputs(model, proof.calibration or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
+    return _inputs(model, proof.pictures or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
 
 
 def _compared(model: SavedModel, proof: Proof) -> np.ndarray:
     """What two ways to run the network are compared on, as `_inputs`."""
-    if proof.validation is None:
-        side, gray = model.config.image_shape, model.config.grayscale
-        return np.stack([to_input(sample.image, side, gray) for sample in draw_shapes_set(DRAWN, seed=1)])
-    return _inputs(model, list(pictures_of(proof.validation.labels, proof.validation.images)), COMPARED)
+    if proof.pictures:
+        return _inputs(model, proof.pictures, COMPARED)
+    side, gray = model.config.image_shape, model.config.grayscale
+    drawn = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
+    return np.stack([to_input(sample.image, side, gray) for sample in drawn])
 
 
 def _inputs(model: SavedModel, pictures: Sequence[Picture], count: int) -> np.ndarray:

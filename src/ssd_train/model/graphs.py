@@ -57,7 +57,7 @@ def _decode(F: Any, offsets: Any, anchors: Any) -> Any:
     size = F.slice_axis(anchors, axis=-1, begin=2, end=4)
     middle = F.broadcast_add(F.broadcast_mul(shift, size), centre)
     half = F.broadcast_mul(F.exp(stretch), size) * 0.5
-    return F.concat(middle - half, middle + half, dim=-1)
+    return F.concat(middle - half, middle + half, dim=2)
 
 
 class _Suppress(mx.gluon.HybridBlock):
@@ -75,7 +75,7 @@ class _Suppress(mx.gluon.HybridBlock):
         rows = []
         for class_id in range(self._num_classes):
             score = F.slice_axis(scores, axis=-1, begin=class_id + 1, end=class_id + 2)  # (B, A, 1)
-            rows.append(F.concat(F.ones_like(score) * class_id, score, boxes, dim=-1))  # (B, A, 6)
+            rows.append(F.concat(F.ones_like(score) * class_id, score, boxes, dim=2))  # (B, A, 6)
         kept = F.contrib.box_nms(
             F.concat(*rows, dim=1), id_index=0, score_index=1, coord_start=2, force_suppress=False, **self._nms
         )

@@ -15,6 +15,7 @@ from ssd_train.environment import Environment
 from ssd_train.errors import SsdTrainError, Stopped, TrainingDiverged
 from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Keeper
@@ -71,6 +72,8 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
     state, notes = TrainState(), []
     if checkpoints:
         state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
+    if state.best.epoch >= 0:
+        _keep_deployable(job, environment, progress)
     for note in notes:
         progress.say(note)
     minutes = job.config.checkpoint_minutes
@@ -141,6 +144,11 @@ def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Enviro
     if state.best.update(scores.voc07, row["epoch"], tolerance, interval):
         history = [*state.history, row]
         job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.net, history)
+        _keep_deployable(job, environment, progress)
+
+
+def _keep_deployable(job: Job, environment: Environment, progress: Progress) -> None:
+    keep_deployable(environment.model_dir, job.validation_loader.dataset, job.config, progress)
 
 
 def _tell_configuration(job: Job, environment: Environment, progress: Progress) -> None:
@@ -183,6 +191,7 @@ def _finish(job: Job, state: TrainState, environment: Environment, started: str,
         raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
     best = SavedModel.load(environment.model_dir)
     best.save_last(environment.model_dir, job.net, state.history)
+    _keep_deployable(job, environment, progress)
     scores, answers = _score_best(job, best, progress)
     report = environment.output_dir / REPORT
     report.parent.mkdir(parents=True, exist_ok=True)
