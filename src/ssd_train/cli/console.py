@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Set, TypeVar
 
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Item, Progress
 
 LOG_SECONDS = 30.0
+Number = TypeVar("Number", int, float)
 
 
 class TerminalProgress(Progress):
@@ -55,10 +56,19 @@ def make_progress() -> Progress:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are ConfigErrors: one line, and exit code 2 by the usual way."""
+    """An argument parser whose complaints are ConfigErrors: one line, and exit code 2 by the usual way. A flag with a
+    value is given once; argparse itself would take the last without a word."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
+        self.stored: Set[str] = set()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; every other way of parsing goes through here."""
+        self.stored.clear()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -68,6 +78,29 @@ class Parser(argparse.ArgumentParser):
         refused."""
         known, rest = self.parse_known_args(list(arguments))
         return known, _pairs(rest)
+
+
+class _StoreOnce(argparse.Action):
+    """Keeps the value of a flag; a ConfigError when it comes again."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if option_string is not None and self.dest in parser.stored:
+            raise ConfigError(f"{option_string}: found twice, expected once")
+        parser.stored.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def within(kind: Callable[[str], Number], low: float, high: float) -> Callable[[str], Number]:
+    """A type of flag: numbers from `low` to `high`, both included."""
+
+    def number(text: str) -> Number:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"found {text}, expected {low:g} to {high:g}")
+        return value
+
+    number.__name__ = kind.__name__  # argparse tells it of what is no number
+    return number
 
 
 def normalised(arguments: Sequence[str]) -> List[str]:

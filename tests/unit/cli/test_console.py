@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ssd_train.cli import console
-from ssd_train.cli.console import LogProgress, Parser, TerminalProgress, make_progress, normalised
+from ssd_train.cli.console import LogProgress, Parser, TerminalProgress, make_progress, normalised, within
 from ssd_train.errors import ConfigError
 
 
@@ -60,12 +60,42 @@ def test_other_flags_are_settings(arguments, settings):
         ("--tra a", "the following arguments are required: --train (see tool --help)"),
         ("--train a --epochs --seed 3", "--epochs: found no value, expected one after it"),
         ("--train a --epochs 3 --epochs 4", "--epochs: found twice, expected once"),
+        ("--train a --epochs 3 --train=b", "--train: found twice, expected once"),
+        ("--train a --devices cpu --devices cpu", "--devices: found twice, expected once"),
     ],
 )
 def test_flags_that_are_none_are_told(arguments, expected):
     with pytest.raises(ConfigError) as error:
         parser().parse_settings(arguments.split())
     assert str(error.value) == expected
+
+
+def test_a_parser_parses_again():
+    made = parser()
+    assert [made.parse_args(["--train", name]).train for name in "ab"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "kind, text, expected",
+    [
+        (float, "0", 0.0),
+        (float, "1.0", 1.0),
+        (int, "1", 1),
+        (float, "-0.1", "found -0.1, expected 0 to 1"),
+        (float, "nan", "found nan, expected 0 to 1"),
+        (int, "2", "found 2, expected 0 to 1"),
+        (int, "0.5", "invalid int value: '0.5'"),
+    ],
+)
+def test_numbers_of_a_range(kind, text, expected):
+    made = Parser(prog="tool")
+    made.add_argument("--share", type=within(kind, 0, 1))
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError) as error:
+            made.parse_args([f"--share={text}"])
+        assert str(error.value) == f"argument --share: {expected} (see tool --help)"
+    else:
+        assert made.parse_args([f"--share={text}"]).share == expected
 
 
 def test_a_log_gets_plain_lines(capsys):
