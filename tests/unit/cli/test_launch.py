@@ -210,7 +210,7 @@ def test_an_image_to_an_endpoint_and_the_answer_back(endpoint, tmp_path, capsys)
     assert asked[0] == ("/endpoints/logo/invocations", "image/jpeg", image)
     found = read_predictions(tmp_path / "found.jsonl")
     assert found == {"a.jpg": [[0, 0.9, 0.1, 0.2, 0.5, 0.8], [1, 0.2, 0.0, 0.0, 1.0, 1.0]], "b.jpg": []}
-    drawn = decode((tmp_path / "seen/a.jpg.jpg").read_bytes(), "a")
+    drawn = decode((tmp_path / "seen/a.jpg").read_bytes(), "a")
     # the box's left edge, 0.1 * 200, is drawn; what is outside the box stays gray
     changed = abs(drawn.astype(int) - 128).max(axis=2) > 20
     assert changed[40:70, 18:23].any(axis=1).all()
@@ -248,17 +248,9 @@ def test_a_job_is_described_and_followed(aws, capsys):
     ],
 )
 def test_faults_are_one_line(aws, capsys, flags, expected):
-    inputs = [
-        "--train",
-        "s3://my-bucket/train",
-        "--role",
-        ROLE,
-        "--output",
-        "s3://my-bucket/a",
-        "--source-dir",
-        "program",
-    ]
-    assert main(["launch", *inputs, *flags]) == 2
+    given = {"--train": "s3://my-bucket/train", "--role": ROLE, "--output": "s3://my-bucket/a"}
+    given.update({"--source-dir": "program", **dict([flags])})
+    assert main(["launch", *[part for pair in given.items() for part in pair]]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.startswith("error: ") and err.count("\n") == 1
     assert aws.list_training_jobs()["TrainingJobSummaries"] == []
