@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Dict, List, NoReturn, Sequence
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Dict, List, Mapping, NoReturn, Sequence
 
 from ssd_train.deploy.detector import Picture
 from ssd_train.errors import ConfigError
@@ -53,3 +54,27 @@ def _refuse_same_names(pictures: Sequence[Picture]) -> None:
             raise ConfigError(
                 f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ"
             )
+
+
+def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]:
+    """Name of a picture -> the JPEG file in `folder` that it is drawn into; `pictures` says where each one is.
+
+    It has the picture's name with the ending .jpg; where two would be the same, .jpg is added to the name: a.png.jpg.
+
+    Raises:
+        ConfigError: one of the pictures would be drawn over.
+    """
+    found = {name: PurePosixPath(name).with_suffix(".jpg").as_posix() for name in pictures}
+    while True:  # an added ending may meet another picture's name, which then gets one, too
+        counts = Counter(found.values())
+        same = [name for name, drawn in found.items() if counts[drawn] > 1 and drawn != f"{name}.jpg"]
+        if not same:
+            break
+        found.update({name: f"{name}.jpg" for name in same})
+    originals = {os.path.realpath(path) for path in pictures.values()}
+    for drawn in found.values():
+        if os.path.realpath(folder / drawn) in originals:
+            raise ConfigError(
+                f"overlays: found {folder / drawn}, one of the pictures themselves, expected another folder"
+            )
+    return {name: folder / drawn for name, drawn in found.items()}

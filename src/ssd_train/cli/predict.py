@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import datetime
 from pathlib import Path
-from typing import Iterable, Iterator, List, Sequence
+from typing import Iterable, Iterator, List, Mapping, Sequence
 
 from ssd_train import storage
-from ssd_train.cli.console import Parser
+from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
-from ssd_train.cli.pictures import find_pictures
+from ssd_train.cli.pictures import find_pictures, overlay_paths
 from ssd_train.cli.places import localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.predictions import write_predictions
@@ -30,12 +30,13 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
         pictures = find_pictures(flags.paths)
+        overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
         answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
         faults: List[str] = []
         with contextlib.ExitStack() as stack:
             found = _sound(answers, faults, progress)
             if flags.overlays:
-                found = _with_overlays(found, flags, detector)
+                found = _with_overlays(found, overlays, flags.threshold, detector)
             if flags.output:
                 found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
             _consume(found, flags, detector)
@@ -59,7 +60,12 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
+    parser.add_argument(
+        "--threshold",
+        type=within(float, 0, 1),
+        default=0.3,
+        help="least score of a box in pictures, 0 to 1; default: 0.3",
+    )
     add_engine_flags(parser)
     return parser
 
@@ -74,11 +80,12 @@ def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> 
             yield answer
 
 
-def _with_overlays(answers: Iterable[Answer], flags: argparse.Namespace, detector: Detector) -> Iterator[Answer]:
+def _with_overlays(
+    answers: Iterable[Answer], overlays: Mapping[str, Path], threshold: float, detector: Detector
+) -> Iterator[Answer]:
     for answer in answers:
-        drawn = draw_detections(answer.image, answer.detections, detector.class_names, flags.threshold)
-        name = Path(answer.picture.name)
-        storage.write_bytes_atomic(flags.overlays / name.with_name(name.name + ".jpg"), encode_jpeg(drawn))
+        drawn = draw_detections(answer.image, answer.detections, detector.class_names, threshold)
+        storage.write_bytes_atomic(overlays[answer.picture.name], encode_jpeg(drawn))
         yield answer
 
 

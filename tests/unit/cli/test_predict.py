@@ -9,7 +9,7 @@ import pytest
 from builders import picture
 
 from ssd_train.cli.main import main
-from ssd_train.cli.predict import find_pictures
+from ssd_train.cli.pictures import find_pictures, overlay_paths
 from ssd_train.data.images import encode_png
 from ssd_train.errors import ConfigError
 
@@ -77,12 +77,32 @@ def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
 
 
 @pytest.mark.parametrize(
+    "given, expected",
+    [
+        pytest.param(["a.jpg", "d/b.png", "c"], ["a.jpg", "d/b.jpg", "c.jpg"], id="endings"),
+        pytest.param(["a.jpg", "a.png", "b.png"], ["a.jpg.jpg", "a.png.jpg", "b.jpg"], id="two of one name"),
+        pytest.param(["a.jpg", "d/a.png"], ["a.jpg", "d/a.jpg"], id="in two folders"),
+        pytest.param(["a.jpg", "a.png", "a.png.bmp"], ["a.jpg.jpg", "a.png.jpg", "a.png.bmp.jpg"], id="three"),
+    ],
+)
+def test_names_of_overlays(tmp_path, given, expected):
+    found = overlay_paths(tmp_path / "seen", {name: tmp_path / name for name in given})
+    assert found == {name: tmp_path / "seen" / drawn for name, drawn in zip(given, expected)}
+
+
+def test_pictures_are_not_drawn_over(folder):
+    with pytest.raises(ConfigError, match=r"overlays: found .*b\.jpg, one of the pictures themselves, expected"):
+        overlay_paths(folder, {"b.jpg": folder / "deep" / ".." / "b.jpg"})
+
+
+@pytest.mark.parametrize(
     "arguments, expected",
     [
         ([], "the following arguments are required: PATH, --model"),
         (["a.jpg"], "the following arguments are required: --model"),
         (["a.jpg", "--model", "none"], "none"),
         (["a.jpg", "--model", "none", "--threshold", "much"], "argument --threshold: invalid float value: 'much'"),
+        (["a.jpg", "--model", "none", "--threshold", "3"], "argument --threshold: found 3, expected 0 to 1"),
         (["a.jpg", "--model", "m", "--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )

@@ -7,7 +7,8 @@ from typing import Sequence
 
 from ssd_train import storage
 from ssd_train.cli.aws.common import make_parser, words
-from ssd_train.cli.console import make_progress
+from ssd_train.cli.console import make_progress, within
+from ssd_train.cli.pictures import overlay_paths
 from ssd_train.data.formats.jsonl import dump_json
 from ssd_train.data.images import decode, encode_jpeg
 from ssd_train.data.predictions import read_answers
@@ -27,10 +28,16 @@ def invoke(arguments: Sequence[str]) -> int:
         "--predictions", type=Path, default=Path("predictions.jsonl"), metavar="FILE", help="default: predictions.jsonl"
     )
     parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a box in pictures; default: 0.3")
+    parser.add_argument(
+        "--threshold",
+        type=within(float, 0, 1),
+        default=0.3,
+        help="least score of a box in pictures, 0 to 1; default: 0.3",
+    )
     parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="names for the pictures")
     flags, progress = parser.parse_args(list(arguments)), make_progress()
     pictures = _by_name(flags.picture)
+    overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
     amazon, class_names = Amazon(flags.region), ClassNames(flags.class_names)
     lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
     storage.write_bytes_atomic(flags.predictions, b"".join(lines))
@@ -42,7 +49,7 @@ def invoke(arguments: Sequence[str]) -> int:
         progress.say(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
         if flags.overlays:
             drawn = draw_detections(image, detections, class_names, flags.threshold)
-            storage.write_bytes_atomic(flags.overlays / f"{answer.image}.jpg", encode_jpeg(drawn))
+            storage.write_bytes_atomic(overlays[answer.image], encode_jpeg(drawn))
     if flags.overlays:
         progress.say(f"written: {flags.overlays}")
     return 0
