@@ -80,9 +80,9 @@ def test_prepare_makes_what_the_next_needs(local):
     assert len(list((work / "gray").glob("*.jpg"))) == 12
     counts = [len((work / f"{name}.manifest").read_text().splitlines()) for name in ("train", "validation", "output")]
     assert counts[0] + counts[1] == counts[2] == 12
-    assert (work / "input.manifest").read_text().startswith('{"source-ref":"s3://my-bucket/ssd/gray/')
+    assert (work / "input.manifest").read_text().startswith('{"source-ref":"s3://my-bucket/ssd/images/')
     assert "found 0 errors" in said(local["1_prepare"])
-    assert len(pictures(local["1_prepare"])) == 1
+    assert len(pictures(local["1_prepare"])) == 2
 
 
 def test_train_trains_and_shows_curves(local):
@@ -146,18 +146,18 @@ def test_the_notebooks_on_aws(aws, local, tmp_path):
         archive.add(made / "model", ".")
     aws.upload_file(str(tmp_path / "model.tar.gz"), "my-bucket", "ssd/jobs/ssd-first-try/output/model.tar.gz")
 
-    execute("1_prepare", tmp_path, LOCAL=False, IMAGES=str(made / "drawn/images"))
+    execute("1_prepare", tmp_path, LOCAL=False, IMAGES=str(made / "images"))
     keys = {item["Key"] for item in aws.list_objects_v2(Bucket="my-bucket")["Contents"]}
     assert {"ssd/input.manifest", "ssd/train.manifest", "ssd/validation.manifest"} <= keys
-    assert len([key for key in keys if key.startswith("ssd/gray/")]) == 12
+    assert len([key for key in keys if key.startswith("ssd/images/")]) == 12
 
-    train = execute("2_train", tmp_path, LOCAL=False, ROLE=ROLE)
+    train = execute("2_train", tmp_path, LOCAL=False, IMAGES=str(made / "images"), ROLE=ROLE)
     job = boto3.client("sagemaker").describe_training_job(TrainingJobName="ssd-first-try")
     assert job["HyperParameters"]["epochs"] == "1"
     assert "ssd-first-try: Completed" in said(train)
     assert (work / "model/history.jsonl").read_bytes() == (made / "model/history.jsonl").read_bytes()
 
-    deploy = execute("3_deploy", tmp_path, LOCAL=False, ROLE=ROLE)
+    deploy = execute("3_deploy", tmp_path, LOCAL=False, IMAGES=str(made / "images"), ROLE=ROLE)
     assert list(read_predictions(work / "answer.jsonl").values()) == [[[0, 0.9, 0.25, 0.25, 0.75, 0.75]]]
     assert "deleted: ssd-first-try" in said(deploy)
     assert boto3.client("sagemaker").list_endpoints()["Endpoints"] == []
