@@ -29,7 +29,7 @@ def onnx_module(part: str = "onnx") -> Any:
     try:
         return importlib.import_module(part)
     except ImportError as error:
-        raise DependencyError(f"{part} cannot be imported ({error}); {HOW_TO_INSTALL}") from None
+        raise DependencyError(f"{part} cannot be imported ({str(error) or type(error).__name__}); {HOW_TO_INSTALL}") from None
 
 
 class Value(NamedTuple):
