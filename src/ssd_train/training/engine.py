@@ -143,17 +143,24 @@ def train_one_epoch(
     rates           of all steps of the epoch
     tally           the steps made before, to which these are added; `batches` are those that remain
     after_step      called when `tally` has a step more
+
+    Raises:
+        ValueError: there are more or fewer batches than rates.
     """
     tally = Tally() if tally is None else tally
     start = time.perf_counter()
-    for batch, rate in zip(batches, rates[tally.steps :]):
+    for batch in batches:
         waited = time.perf_counter() - start
-        losses = learner.step(batch, rate)
+        if tally.steps == len(rates):
+            raise ValueError(f"found more batches than the {len(rates)} rates of the epoch, expected one for each")
+        losses = learner.step(batch, rates[tally.steps])
         tally.add(len(batch), max(batch.positives, 1), *losses.tolist())
         tally.data_seconds += waited
         tally.seconds += time.perf_counter() - start
         after_step()
         start = time.perf_counter()
+    if tally.steps != len(rates):
+        raise ValueError(f"found {tally.steps} batches for {len(rates)} rates of the epoch, expected one for each")
     mx.nd.waitall()
     tally.seconds += time.perf_counter() - start
     return tally.result()

@@ -17,6 +17,7 @@ from ssd_train.model.net import build_net, freeze
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner, evaluate, optimizer_settings, train_one_epoch
+from ssd_train.training.tally import Tally
 
 mx = framework.mxnet()
 
@@ -246,6 +247,20 @@ def test_an_epoch_reports_means_per_positive_anchor(samples):
     np.testing.assert_allclose(found["SmoothL1"], sum(e[1] for e in expected) / positives, rtol=2e-2)
     assert (found["images"], found["steps"]) == (6, 3)
     assert 0 <= found["data_seconds"] <= found["seconds"]
+
+
+@pytest.mark.parametrize(
+    "steps, rates, expected",
+    [
+        pytest.param(0, 2, "found 1 batches for 2 rates", id="fewer"),
+        pytest.param(3, 5, "found 4 batches for 5 rates", id="fewer, resumed"),
+        pytest.param(0, 0, "found more batches than the 0 rates", id="more"),
+        pytest.param(3, 3, "found more batches than the 3 rates", id="more, resumed"),
+    ],
+)
+def test_an_epoch_with_other_steps_than_planned_is_no_epoch(samples, steps, rates, expected):
+    with pytest.raises(ValueError, match=expected):
+        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=steps))
 
 
 def evaluator(net, **settings):
