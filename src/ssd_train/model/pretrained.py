@@ -218,5 +218,12 @@ def zoo_weights(base_network: str, seconds: float = ZOO_SECONDS) -> Path:
     for line in done.stdout.splitlines():
         if line.startswith("FILE "):
             return Path(line[5:])
-    reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+    reason = _zoo_reason(done.stderr)
     raise WeightsError(f"model zoo: {name} could not be fetched ({reason}); {advice}")
+
+
+def _zoo_reason(stderr: str) -> str:
+    """Why the zoo's download failed: which host gave no answer, or else what its error says."""
+    last = (stderr.strip().splitlines() or ["no message"])[-1]
+    host = re.search(r"ConnectionPool\(host='([^']+)'", last)
+    return f"{host.group(1)} cannot be reached" if host else last[:200]

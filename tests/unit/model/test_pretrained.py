@@ -371,3 +371,14 @@ def test_a_zoo_that_refuses_is_told_with_its_reason(tmp_path, monkeypatch):
             WeightsError, match=r"model zoo: vgg16_atrous could not be fetched \(.*\); give --pretrained"
         ):
             zoo_weights("vgg-16", seconds=60)
+
+
+def test_a_zoo_that_is_not_there_is_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    monkeypatch.setenv("MXNET_GLUON_REPO", f"http://127.0.0.1:{port}/")
+    with pytest.raises(
+        WeightsError, match=r"mobilenet1\.0 could not be fetched \(127\.0\.0\.1 cannot be reached\); give"
+    ):
+        zoo_weights("mobilenet1.0", seconds=60)
