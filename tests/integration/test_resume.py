@@ -236,9 +236,9 @@ def edited(drawn, target, change):
 @pytest.mark.parametrize(
     "sides, change, expected",
     [
-        ((0,), one_less, "training labels: found"),
-        ((0,), moved, "training labels: found"),
-        ((1,), one_less, "validation labels: found"),
+        ((0,), one_less, "the training labels are not those of the checkpoint"),
+        ((0,), moved, "the training labels are not those of the checkpoint"),
+        ((1,), one_less, "the validation labels are not those of the checkpoint"),
         ((0, 1), renamed, r"classes: found \['dish', 'square', 'triangle'\]"),
     ],
     ids=["a-line-less", "a-box-moved", "a-line-less-to-score-with", "a-class-renamed"],

@@ -304,7 +304,10 @@ def test_nothing_saved_is_a_new_state(tmp_path):
     [
         ({"setting learning_rate": 0.02}, "setting learning_rate: found 0.02, the checkpoint has 0.01"),
         ({"classes": ["cat", "emu"]}, r"classes: found \['cat', 'emu'\], the checkpoint has \['cat', 'dog'\]"),
-        ({"training labels": "xyz"}, "training labels: found 'xyz', the checkpoint has 'abc'"),
+        (
+            {"training labels": "xyz"},
+            "other settings: the training labels are not those of the checkpoint; use another",
+        ),
         ({"validation labels": "new"}, "validation labels: found 'new', the checkpoint has None"),
         (
             {"setting learning_rate": 1, "classes": []},
