@@ -30,6 +30,30 @@ def job(folder, lines):
     return manifests.write(folder / "manifests/output/output.manifest", lines)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param("keep {job} --output {manifest} --source_regex a", id="keep"),
+        pytest.param("drop {manifest} --output {manifest} --source_regex b", id="drop"),
+        pytest.param("relabel {manifest} --output ./{manifest} --drop dog", id="relabel"),
+        pytest.param("join {manifest} --output {manifest}", id="join"),
+        pytest.param("split {manifest} --output job/manifests/output --names output other", id="split"),
+        pytest.param("augment augmented.manifest --output . --annotations_only", id="augment"),
+        pytest.param("convert --labels {job} --to ground_truth --output {manifest}", id="convert"),
+        pytest.param("manifest {manifest} --output link", id="manifest, by a link"),
+    ],
+)
+def test_no_step_writes_over_what_it_reads(prepare, tmp_path, arguments):
+    path = job(tmp_path / "job", [manifests.line("a"), manifests.line("b")])
+    (tmp_path / "augmented.manifest").write_bytes(path.read_bytes())
+    (tmp_path / "link").symlink_to(path)
+    before = path.read_bytes()
+    given = arguments.format(job="job", manifest="job/manifests/output/output.manifest").split()
+    code, _, err = prepare(*given)
+    assert code == 2 and "which is what is read, expected another place" in err and err.count("\n") == 1
+    assert path.read_bytes() == before == (tmp_path / "augmented.manifest").read_bytes()
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "help"])
 def test_overview_lists_all_steps(prepare, arguments):
     code, out, _ = prepare(*arguments)

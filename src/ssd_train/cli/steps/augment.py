@@ -30,7 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         if flags.annotations_only == bool(flags.images):
             raise ConfigError("augment: expected either --images FOLDER or --annotations_only")
-        labels, output = manifest(flags.manifest), f"{flags.output}/augmented.manifest"
+        output = f"{flags.output}/augmented.manifest"
+        labels = manifest(flags.manifest, output)
         if flags.images:
             folders, how = (flags.images, f"{flags.output}/images"), writing(flags.quality, flags.overwrite)
             report(augment_images(labels, folders, flags.operations, how, progress), folders[1], progress)

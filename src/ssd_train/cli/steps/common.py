@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
@@ -45,9 +46,18 @@ def writing(quality: int, overwrite: bool) -> Writing:
     return Writing(quality, overwrite)
 
 
-def manifest(place: Path) -> str:
-    """The manifest at `place`, or in the folder `place`."""
-    return str(find_manifest(place))
+def manifest(place: Path, *outputs: "str | Path") -> str:
+    """The manifest at `place`, or in the folder `place`; a ConfigError when it is one of `outputs`."""
+    found = find_manifest(place)
+    for output in outputs:
+        refuse_own_input(output, found)
+    return str(found)
+
+
+def refuse_own_input(output: "str | Path", *inputs: "str | Path") -> None:
+    """A ConfigError when `output` is one of `inputs`, by whatever name: labels are too dear to be written over."""
+    if os.path.realpath(output) in [os.path.realpath(given) for given in inputs]:
+        raise ConfigError(f"output: found {output}, which is what is read, expected another place")
 
 
 def pairs(texts: Optional[Sequence[str]], flag: str) -> Tuple[Tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from typing import Sequence
 
 from ssd_train.cli.flags import add_label_flags, label_options
 from ssd_train.cli.places import localised, source, target, target_folder
-from ssd_train.cli.steps.common import make_parser
+from ssd_train.cli.steps.common import make_parser, refuse_own_input
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.labels import LabelledImages, read_labelled
 from ssd_train.data.prepare.convert import WRITERS, convert, copy_images, with_sizes
@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
         data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
+        refuse_own_input(flags.output, flags.labels, data.labels.source)
         if flags.output_images:
             data = copy_images(data, flags.output_images, progress)
             progress.say(f"{len(data.labels)} images written: {flags.output_images}")

@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--label_attribute", metavar="NAME", help="what the labels of all jobs are called afterwards")
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
-        paths = [manifest(place) for place in flags.manifests]
+        paths = [manifest(place, flags.output) for place in flags.manifests]
         done = join(paths, flags.output, flags.on_duplicate, flags.label_attribute)
         for path, count in zip(paths, done.lines_in):
             progress.say(f"{count} lines read: {path}")

@@ -60,7 +60,7 @@ def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
         sureness = None
         if flags.min_confidence is not None:
             sureness = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
-        done = keep(manifest(flags.manifest), flags.output, conditions, sureness, invert)
+        done = keep(manifest(flags.manifest, flags.output), flags.output, conditions, sureness, invert)
         if sureness:
             progress.say(f"{done.boxes_dropped} boxes dropped, less sure than {flags.min_confidence:g}")
         progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")

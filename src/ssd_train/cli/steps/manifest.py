@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from ssd_train.cli.places import localised, source, target
-from ssd_train.cli.steps.common import make_parser
+from ssd_train.cli.steps.common import make_parser, refuse_own_input
 from ssd_train.data.prepare.listing import write_listing
 
 
@@ -30,6 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
+        refuse_own_input(flags.output, *flags.sources)
         count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
         progress.say(f"{count} lines written: {flags.output}")
     return 0

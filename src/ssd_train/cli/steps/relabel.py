@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
         how = Relabelling(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty)
-        done = relabel(manifest(flags.manifest), flags.output, how, flags.label_attribute)
+        done = relabel(manifest(flags.manifest, flags.output), flags.output, how, flags.label_attribute)
         for class_id, (name, count) in enumerate(done.boxes.items()):
             progress.say(f"class {class_id}: {name}, {count} boxes")
         if done.boxes_dropped:

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         how = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
         outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(how.fractions))]
-        counts = split(manifest(flags.manifest), outputs, how)
+        counts = split(manifest(flags.manifest, *outputs), outputs, how)
         for output, count in zip(outputs, counts):
             progress.say(f"{count} lines written: {output}")
     return 0
