@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import pytest
+from builders import SMALL, shapes_set
 from launches import INPUTS, REGION, ROLE, make_job
+from opt_ml import job_environment, make_opt_ml
 
 from ssd_train.launch import serving
 from ssd_train.launch.images import inference_image, training_image
 from ssd_train.launch.job import Job, make_channels
 from ssd_train.launch.requests import training_request
 from ssd_train.launch.source import CHECKOUT, write_served_model, write_source
+from ssd_train.launch.watch import metric_series
 
 pytestmark = pytest.mark.sagemaker
 
@@ -59,7 +62,8 @@ CASES: Sequence[Tuple[str, Job]] = (
             ),
         ),
     ),
-    ("plain", make_job(name="plain", instance_type="ml.c5.xlarge")),
+    # run here, below
+    ("small", make_job(name="small", instance_type="ml.c5.xlarge")),
 )
 EXPECTED = {
     "TrainingJobName": "ssd-logo-1",
@@ -153,11 +157,15 @@ def run_sdk(version: int, jobs: Sequence[Job], folder: Path) -> Any:
         # whatever is not sent to moto reaches nobody
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
     }
-    given = [{"job": described(job), "settings": SETTINGS} for job in jobs]
+    given = [{"job": described(job), "settings": settings_of(job)} for job in jobs]
     program = [str(python), str(HERE / f"sdk{version}_run.py"), str(CHECKOUT / "entry_point"), str(folder)]
     done = subprocess.run(program, input=json.dumps(given), env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text())
+
+
+def settings_of(job: Job) -> Dict[str, Any]:
+    return SMALL if job.name == "small" else SETTINGS
 
 
 def described(job: Job) -> Dict[str, Any]:
@@ -187,7 +195,8 @@ def test_what_launch_sends_is_what_is_expected():
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[name for name, _ in CASES])
 def test_launch_sends_what_sdk_2_sends(by_sdk_2, index):
-    assert training_request(CASES[index][1], SETTINGS) == by_sdk_2[index]["CreateTrainingJob"]
+    job = CASES[index][1]
+    assert training_request(job, settings_of(job)) == by_sdk_2[index]["CreateTrainingJob"]
 
 
 def test_the_program_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
@@ -195,6 +204,38 @@ def test_the_program_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
     own = contents(tmp_path / "sourcedir.tar.gz")
     assert own == contents(by_sdk_2[0]["source"])
     assert {"train.py", "requirements.txt", "ssd_train/__init__.py"} <= set(own)
+
+
+def test_the_very_archive_trains_in_the_toolkit(by_sdk_2, tmp_path):
+    """What SDK 2 sent, its hyperparameters and its archive, run by SageMaker's own toolkit on AWS's versions."""
+    toolkit = CHECKOUT / ".venv-toolkit-3.8" / "bin"
+    if not toolkit.is_dir():
+        pytest.skip("python3.8 is not here, which the environment of the training toolkit needs")
+    parameters = {k: json.loads(v) for k, v in by_sdk_2[-1]["CreateTrainingJob"]["HyperParameters"].items()}
+    parameters["sagemaker_submit_directory"] = by_sdk_2[0]["source"]
+    shapes = shapes_set(tmp_path / "shapes", 12)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    shapes.manifest.rename(labels / "output.manifest")
+    base = make_opt_ml(tmp_path / "ml", parameters, {"train": shapes.images, "labels": labels})
+    more = {
+        "PATH": f"{toolkit}:{os.environ['PATH']}",
+        "SAGEMAKER_TRAINING_MODULE": "sagemaker_mxnet_container.training:main",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": REGION,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # nothing is to be installed
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [str(toolkit / "train")],
+        env=job_environment(base, **more),
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout.decode()[-3000:]
+    assert metric_series(done.stdout.decode().splitlines()).keys() >= {"train:cross_entropy", "validation:mAP"}
+    assert (base / "model" / "config.json").is_file()
 
 
 def test_an_endpoint_is_made_as_sdk_2_makes_it(by_sdk_2):
