@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
@@ -79,11 +80,12 @@ def read_labelled(
 
 
 def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
-    """Where images are looked for: in the folder given, else beside the labels."""
-    if images is None or (labels is None and Path(images).is_file()):
+    """Where images are looked for: in the folder given, else beside the labels, which may be given as both."""
+    if images is None or (os.path.isfile(images) and (labels is None or os.path.samefile(images, labels))):
         return near
-    if not Path(images).is_dir():
-        raise DataError(f"{images}: not found or not a folder, expected a folder of images")
+    if not os.path.isdir(images):
+        found = "a file" if os.path.exists(images) else "nothing"
+        raise DataError(f"{images}: found {found}, expected a folder of images")
     return Path(images)
 
 

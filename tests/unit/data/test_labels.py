@@ -112,6 +112,21 @@ def test_labels_alone(tmp_path, format):
     assert_same(read_labels(tmp_path / "labels"))
 
 
+@pytest.mark.parametrize("images", ["x.manifest", "./x.manifest"])
+def test_one_file_given_as_images_and_labels(tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    write_ground_truth("x.manifest", LABELS.records, LABELS.class_names)
+    assert read_labelled(images, "x.manifest").images.root == str(tmp_path)
+
+
+@pytest.mark.parametrize("images, found", [("notes.txt", "a file"), ("none", "nothing")])
+def test_images_that_are_no_folder(tmp_path, images, found):
+    write_ground_truth(tmp_path / "x.manifest", LABELS.records, LABELS.class_names)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=f"{images}: found {found}, expected a folder of images"):
+        read_labelled(tmp_path / images, tmp_path / "x.manifest")
+
+
 def test_a_rec_needs_no_folder_of_images(tmp_path):
     WRITERS["recordio"](tmp_path)
 
