@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
-from ssd_train.data.check import CheckResult, Side, check_data, cheap_check
+from ssd_train.data.check import CheckResult, Side, cheap_check, check_data
 from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.recordio import write_recordio
@@ -41,7 +41,9 @@ def main() -> None:
         manifest = write_long_manifest(Path(folder) / "long.manifest")
         seconds, megabytes = in_own_process(check_labels, manifest)
         print(json.dumps({"what": f"{LINES} lines read and checked", "seconds": seconds, "MB": megabytes}), flush=True)
-        images, labels = write_drawn_set(Path(folder), draw_shapes_set(PICTURES, 1, (640, 480)), SHAPE_CLASSES, "shapes")
+        images, labels = write_drawn_set(
+            Path(folder), draw_shapes_set(PICTURES, 1, (640, 480)), SHAPE_CLASSES, "shapes"
+        )
         print(json.dumps(checked_beside_decoded(images, labels, rounds)), flush=True)
         for times in (1, 4):
             seconds, megabytes = in_own_process(write_records, images, labels, times)
@@ -56,7 +58,8 @@ def write_long_manifest(path: Path) -> Path:
     sides = random.randint(5, 150, (LINES, 3, 2))
     boxes = np.concatenate([corners, corners + sides], axis=2)
     records = [
-        Record(f"s3://bucket/frames/video_{i % 50}/{i:06d}.jpg", boxes[i], [0, 1, 2], (1920, 1080)) for i in range(LINES)
+        Record(f"s3://bucket/frames/video_{i % 50}/{i:06d}.jpg", boxes[i], [0, 1, 2], (1920, 1080))
+        for i in range(LINES)
     ]
     write_ground_truth(path, records, SHAPE_CLASSES)
     return path
@@ -72,7 +75,9 @@ def write_records(images: Path, labels: Path, times: int) -> int:
     """All pictures as RecordIO, `times` over."""
     records = read_ground_truth(labels).records
     with tempfile.TemporaryDirectory() as folder:
-        return write_recordio(Path(folder) / "all.rec", (r for _ in range(times) for r in records), FolderImages(images))
+        return write_recordio(
+            Path(folder) / "all.rec", (r for _ in range(times) for r in records), FolderImages(images)
+        )
 
 
 def checked_beside_decoded(images: Path, labels: Path, rounds: int) -> Dict[str, Any]:

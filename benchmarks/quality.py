@@ -72,7 +72,9 @@ def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Names
     start = time.time()
     _run([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
     minutes = (time.time() - start) / 60
-    return _row("GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, str(out / "predictions.jsonl")))
+    return _row(
+        "GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, str(out / "predictions.jsonl"))
+    )
 
 
 def _row(who: str, name: str, epochs: int, seed: int, minutes: float, scores: Dict[str, Any]) -> Dict[str, Any]:

@@ -52,7 +52,9 @@ def measure(side: int, cache: bool, rounds: int, base_network: str = "mobilenet1
     net = build_net(base_network, side, list(SHAPE_CLASSES), config.seed)
     learner = Learner(net, config, contexts())
     with tempfile.TemporaryDirectory() as folder:
-        images, labels = write_drawn_set(Path(folder), draw_shapes_set(PICTURES, 1, (640, 480)), SHAPE_CLASSES, "shapes")
+        images, labels = write_drawn_set(
+            Path(folder), draw_shapes_set(PICTURES, 1, (640, 480)), SHAPE_CLASSES, "shapes"
+        )
         loader = make_loader(config, images, labels, cache)
         floor, whole = [], []
         floor_turn(learner, loader, 2), whole_turn(learner, loader, 0)  # the first calls trace and allocate

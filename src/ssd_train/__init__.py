@@ -75,6 +75,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         checkpoint.py       TrainState, Checkpoints: written so that a kill loses nothing
         keeper.py           when they are written, and how a run is stopped
         sides.py            training and validation data, in the same classes (pipes: those in Pipe mode)
+        intake.py           both sides looked at, counted and told about; the settings they decide
         deployment.py       deployment files kept those of the best model
         engine.py           train_one_epoch, evaluate
         run.py              train(config, environment): the hall where all meets

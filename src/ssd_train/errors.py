@@ -42,6 +42,6 @@ class TrainingDiverged(SsdTrainError):
 
 
 class Stopped(SsdTrainError):
-    """A run ended early because it was asked to (SIGTERM); what it had made is saved."""
+    """A run ended early because it was asked to (SIGTERM, Ctrl-C); what it had made is saved."""
 
     exit_code = 143  # 128 + SIGTERM, as a shell reports it

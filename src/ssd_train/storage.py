@@ -174,3 +174,19 @@ def _is_alive(pid: int) -> bool:
 def _are_related(one: Path, other: Path) -> bool:
     one, other = one.absolute(), other.absolute()
     return one in [other, *other.parents] or other in one.parents
+
+
+def require_writable(folder: Path) -> None:
+    """See that `folder` can be made and written to, before the work whose results it is for; nothing is left behind.
+
+    Raises:
+        SsdTrainError: a file is in its place, or nothing can be written there.
+    """
+    folder = Path(folder).absolute()
+    there = next(place for place in [folder, *folder.parents] if place.exists())
+    if not there.is_dir():
+        raise SsdTrainError(f"{there}: is a file, expected a folder that can be written to")
+    probe = there / f".writable-{os.getpid()}"
+    with errors_of(folder, 0):
+        probe.touch()
+        probe.unlink()

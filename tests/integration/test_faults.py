@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 
 import numpy as np
 import pytest
 from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
 
 from ssd_train import framework
+from ssd_train.cli.console import LogProgress
 from ssd_train.cli.main import main
 from ssd_train.environment import Environment
-from ssd_train.errors import DataError, TrainingDiverged
+from ssd_train.errors import DataError, SsdTrainError, TrainingDiverged
 from ssd_train.model.net import build_net
+from ssd_train.training.devices import memory_advice
 from ssd_train.training.run import train
+
+mx = framework.mxnet()
 
 pytestmark = pytest.mark.integration
 
@@ -391,3 +398,62 @@ def test_divergence_keeps_the_model_before_it(data, tmp_path):
             train(small_config(epochs=4), environment, progress)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["epoch"] == 0
     assert_nothing_dead(tmp_path / "model")
+
+
+def test_the_same_images_on_both_sides_are_refused(data, tmp_path, capsys):
+    training, _ = data
+    arguments = command((training, training), tmp_path)
+    refused(capsys, arguments, r"12 errors in the data: .*output\.manifest:1: .*same-image-in-train-and-validation")
+
+
+def test_errors_of_both_sides_are_told_together(data, tmp_path, capsys):
+    for name, side in zip(("train", "validation"), data):
+        shutil.copytree(side.images, tmp_path / name)
+        next((tmp_path / name).iterdir()).unlink()
+    broken = [side._replace(images=tmp_path / name) for name, side in zip(("train", "validation"), data)]
+    refused(capsys, command(broken, tmp_path), "2 errors in the data: ")
+
+
+@pytest.mark.parametrize("place", ["model_dir", "output_dir", "checkpoint_dir"])
+def test_a_place_that_cannot_be_written_is_told_before_the_first_step(data, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("in the way")
+    arguments = command(data, tmp_path, **{place: tmp_path / "file"})
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert re.match(f"error: {re.escape(str(tmp_path / 'file'))}", told.err) and told.err.count("\n") == 1
+    assert "epoch" not in told.out
+
+
+def test_a_batch_larger_than_the_data_is_made_smaller(data, tmp_path, capsys):
+    assert main(command(data, tmp_path, mini_batch_size=100000000000)) == 0
+    assert "mini_batch_size: found 100000000000, the data has 12 images: all are used" in capsys.readouterr().out
+
+
+def test_too_little_memory_says_what_to_lower():
+    with pytest.raises(SsdTrainError, match="out of memory with mini_batch_size 4 at image_shape 128: lower one"):
+        with memory_advice(small_config()):
+            mx.nd.zeros((1 << 40,)).wait_to_read()
+    with pytest.raises(mx.MXNetError, match="[Ss]hape"):  # any other error is left as it is
+        with memory_advice(small_config()):
+            mx.nd.dot(mx.nd.zeros((2, 3)), mx.nd.zeros((2, 3))).wait_to_read()
+
+
+@pytest.mark.parametrize("old_model", [False, True])
+def test_ctrl_c_before_anything_is_scored(data, tmp_path, capsys, old_model):
+    if old_model:
+        assert main(command(data, tmp_path, checkpoint_dir=None)) == 0
+    before = sorted((tmp_path / "model").glob("*")) if old_model else []
+
+    class Interrupting(LogProgress):
+        def track(self, items, total, what):
+            for number, item in enumerate(items):
+                if what.startswith("epoch") and number == 0:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd_train.cli.console.LogProgress", Interrupting)
+        assert main(command(data, tmp_path, checkpoint_dir=None)) == 130
+    assert "stopped on request" in capsys.readouterr().err
+    after = sorted((tmp_path / "model").glob("*"))
+    assert after == before if old_model else any(file.suffix == ".params" for file in after)

@@ -98,7 +98,7 @@ def test_the_net_has_learned_something(trained):
     rows = rows_of(trained)
     assert [row["epoch"] for row in rows] == list(range(EPOCHS))
     assert rows[-1]["CrossEntropy"] < 0.8 * rows[0]["CrossEntropy"]
-    scores = [row["mAP"] for row in rows]
+    scores = [row["VOC07"] for row in rows]
     assert max(scores) > 0 and max(scores) == scores[config_of(trained)["epoch"]], "the best epoch's model is kept"
     assert all(row["images_per_second"] > 0 and row["val_SmoothL1"] > 0 for row in rows)
 
@@ -236,7 +236,7 @@ def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_pat
         "train:smooth_l1": [row["SmoothL1"] for row in rows],
         "train:throughput": [row["images_per_second"] for row in rows],
         "train:progress": [50, 100],
-        "validation:mAP": [row["mAP"] for row in rows],
+        "validation:mAP": [row["VOC07"] for row in rows],
         "validation:smooth_l1": [row["val_SmoothL1"] for row in rows],
     }
     assert found.keys() == expected.keys()
@@ -251,7 +251,7 @@ def test_an_evaluation_that_is_skipped_prints_nothing(data, tmp_path):
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True)
     train(small_config(epochs=3, validation_interval=2), environment, progress)
     rows = [json.loads(line) for line in (tmp_path / "m" / "history.jsonl").read_text().splitlines()]
-    assert ["mAP" in row for row in rows] == [False, True, True], "the last epoch is always scored"
+    assert ["VOC07" in row for row in rows] == [False, True, True], "the last epoch is always scored"
     lines = [line for line in progress.lines if "validation mAP" in line]
     assert [re.search(r"epoch=(\d)", line).group(1) for line in lines] == ["1", "2"]
 

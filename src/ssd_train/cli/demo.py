@@ -10,6 +10,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
 from ssd_train.environment import Environment
+from ssd_train.storage import require_writable
 
 IMAGES, HELD_OUT = 1600, 100
 LOGO = ClassNames(("logo",))
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     known, settings = parser.parse_settings(arguments)
     config = TrainConfig.from_mapping({**SETTINGS, **settings})
     folder, progress = known.folder, make_progress()
+    require_writable(folder)
     progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation pictures into {folder}")
     train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import signal
-from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Sequence, Tuple
+import sys
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.cli.flags import add_fetch_flag
 from ssd_train.cli.places import local, localised, source, target_folder
 from ssd_train.config import TrainConfig
 from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
-from ssd_train.errors import ConfigError
+from ssd_train.errors import ConfigError, Stopped
 from ssd_train.progress import Progress
+
+SIGNAL_EXIT = 128  # and the signal's number: what a shell reports of a program ended by it
 
 if TYPE_CHECKING:
     from ssd_train.training.run import Trained
@@ -27,7 +30,8 @@ def run(arguments: Sequence[str]) -> int:
         environment = dataclasses.replace(environment, **vars(known))
         from ssd_train.training.run import train
 
-        trained = train(config, environment, progress, stop_requests())
+        with StopRequests() as requests:
+            trained = train(config, environment, progress, requests)
         for line in trained.scores.lines():
             progress.say(line)
         progress.say(f"report: {trained.report}")
@@ -65,18 +69,38 @@ def _environment(flags: Mapping[str, Any]) -> Environment:
     return Environment(**flags)
 
 
-def stop_requests() -> Callable[[], bool]:
-    """Takes SIGTERM from now on; returns what tells whether it has come. It ends a run between two steps."""
-    requests: List[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: requests.append(number))
-    return lambda: bool(requests)
+class StopRequests:
+    """Takes SIGTERM and Ctrl-C inside its block: the run ends between two steps. A second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: Dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if isinstance(error, Stopped):
+            error.exit_code = SIGNAL_EXIT + self.signal
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+    def _take(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("stopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
 
 
 def summary(trained: "Trained") -> str:
     """What a run came to, in a line."""
     score = "none" if trained.scores.voc07 is None else f"{trained.scores.voc07:.4f}"
     return (
-        f"training is complete: best mAP {score} after epoch {trained.best_epoch + 1} of {trained.epochs}; "
+        f"training is complete: best VOC07 mAP {score} after epoch {trained.best_epoch + 1} of {trained.epochs}; "
         f"the model is in {trained.model_dir}"
     )
 

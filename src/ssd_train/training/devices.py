@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import Any, List, Sequence
+from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 
 from ssd_train import framework
-from ssd_train.errors import ConfigError
+from ssd_train.config import TrainConfig
+from ssd_train.errors import ConfigError, SsdTrainError
 
 mx = framework.mxnet()
+
+# what MXNet says when memory runs out: on the processor, on a GPU, and of an array larger than it can count
+OUT_OF_MEMORY = ("Failed to allocate", "out of memory", "cudaMalloc", "larger than 2^31")
 
 
 def contexts(devices: str = "auto") -> List[Any]:
@@ -26,6 +31,21 @@ def contexts(devices: str = "auto") -> List[Any]:
     if gpus < max(count, 1):
         raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {max(count, 1)} for {devices!r}")
     return [mx.gpu(i) for i in range(count or gpus)]
+
+
+@contextlib.contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Turns an error of too little memory, on the processor or a GPU, into one line that says what to lower."""
+    try:
+        yield
+    except (mx.MXNetError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
+            raise
+        raise SsdTrainError(
+            f"out of memory with mini_batch_size {config.mini_batch_size} at image_shape {config.image_shape}: "
+            "lower one of them, or take a smaller --base_network"
+        ) from error
 
 
 def split(array: np.ndarray, devices: Sequence[Any]) -> List[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Tuple, Union
@@ -13,16 +12,14 @@ from ssd_train import framework
 from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
-from ssd_train.data.check import cheap_check, refuse_errors, without_errors
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
-from ssd_train.data.split import classes_missing_from
 from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.environment import Environment, available_memory
-from ssd_train.errors import ConfigError, DataError, WeightsError
+from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
 from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
@@ -30,13 +27,12 @@ from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
+from ssd_train.training.intake import take_in
 from ssd_train.training.saved_model import CONFIG, SavedModel
-from ssd_train.training.sides import read_sides
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
 BUILTIN_ARTIFACT = "model_algo_1"  # what the built-in algorithm calls its files
 AnyLoader = Union[TrainLoader, StreamLoader]
-LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
 
 
 @dataclass(frozen=True)
@@ -72,13 +68,7 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
     """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
     if len(environment.hosts) > 1:
         raise ConfigError(f"hosts: found {', '.join(environment.hosts)}, expected one")
-    train, validation = read_sides(config, environment, progress)
-    train, validation = checked(train, validation, config, progress)
-    config = completed(config, train, progress)
-    _tell_about(train, validation, progress)
-    for name, side, purpose in (("training", train, "learn from"), ("validation", validation, "score with")):
-        if not side.labels.boxes_per_class().sum():
-            raise DataError(f"{side.labels.source}: found no box among the {name} images, expected some to {purpose}")
+    config, train, validation = take_in(config, environment, progress)
     devices = contexts(environment.devices)[: config.mini_batch_size]
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
@@ -100,65 +90,6 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
-
-
-def checked(
-    train: LabelledImages, validation: LabelledImages, config: TrainConfig, progress: Progress
-) -> Tuple[LabelledImages, LabelledImages]:
-    """Both sides after a look at every image, none decoded: a missing, cut off or wrong one is an error, or with
-    on_bad_data 'skip' left out and counted. A stream is looked at as it comes."""
-    sides = []
-    for name, side in (("train", train), ("validation", validation)):
-        if isinstance(side.images, DetectionStream):
-            sides.append(side)
-            continue
-        findings = cheap_check(side.labels, side.images, progress)
-        if config.on_bad_data == "error":
-            refuse_errors(findings)
-        for code, count in Counter(finding.code for finding in findings).items():
-            places = [finding.where for finding in findings if finding.code == code]
-            progress.warn(f"{name}: {count} images: {code} ({', '.join(places[:3])}{', …' if count > 3 else ''})")
-        sides.append(LabelledImages(without_errors(side.labels, findings), side.images))
-    return sides[0], sides[1]
-
-
-def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
-    """The settings with those that the data decides. A wrong num_classes is an error, the others only warn."""
-    labels = train.labels
-    if config.num_classes and config.num_classes != len(labels.class_names):
-        raise ConfigError(
-            f"num_classes: found {config.num_classes}, expected {len(labels.class_names)}: "
-            f"{labels.source} has {', '.join(map(repr, labels.class_names))}"
-        )
-    if config.num_training_samples and config.num_training_samples != len(labels):
-        progress.warn(
-            f"num_training_samples: found {config.num_training_samples}, the data has {len(labels)}, which is used"
-        )
-    width = LABEL_HEADER + LABEL_OBJECT * max(len(record.boxes) for record in labels.records)
-    if width > config.label_width:
-        progress.warn(f"label_width: found {config.label_width}, the data needs {width}, which is used")
-    return dataclasses.replace(
-        config,
-        num_classes=len(labels.class_names),
-        num_training_samples=len(labels),
-        label_width=max(width, config.label_width),
-    )
-
-
-def _tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:
-    for name, subset in (("train", train), ("validation", validation)):
-        labels = subset.labels
-        counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
-        empty = sum(not len(record.boxes) for record in labels.records)
-        progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}")
-        for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
-            for reason in sorted({line.reason for line in lines}):
-                places = [line.where for line in lines if line.reason == reason]
-                progress.warn(
-                    f"{name}: {what} {len(places)}: {reason} ({', '.join(places[:3])}{', …' if len(places) > 3 else ''})"
-                )
-    for name in classes_missing_from(train.labels, validation.labels):
-        progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
 
 
 def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:

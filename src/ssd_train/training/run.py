@@ -14,12 +14,14 @@ from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
 from ssd_train.errors import SsdTrainError, Stopped, TrainingDiverged
 from ssd_train.progress import Progress
+from ssd_train.storage import require_writable
 from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.devices import memory_advice
 from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Keeper
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
 from ssd_train.view.report import write_report
@@ -53,6 +55,19 @@ def train(
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
+        require_writable(folder)
+    with memory_advice(config):
+        return _train(config, environment, started, progress, should_stop)
+
+
+def _train(
+    config: TrainConfig,
+    environment: Environment,
+    started: str,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> Trained:
     job = prepare(config, environment, progress)
     _tell_configuration(job, environment, progress)
     keeper = _make_keeper(job, environment, should_stop, progress)
@@ -107,7 +122,9 @@ def _divergence_told(state: TrainState) -> Iterator[None]:
 def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
     """What a run that was stopped has made; weights that were never scored are better than none."""
     state = keeper.state
-    if state.best.epoch < 0:
+    if state.best.epoch < 0 and (environment.model_dir / CONFIG).exists():
+        model = f"nothing was scored yet; {environment.model_dir} holds the model that was there before"
+    elif state.best.epoch < 0:
         job.saved_model(state.epoch, {}).save(environment.model_dir, job.net, state.history)
         model = f"its weights, not yet scored, are in {environment.model_dir}"
     else:
@@ -139,7 +156,7 @@ def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Enviro
     state = keeper.state
     batches = keeper.watched(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
     scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
-    row.update(mAP=scores.voc07, coco_mAP=scores.coco, mAP50=scores.ap50, val_SmoothL1=smooth_l1)
+    row.update({"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1})
     tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
     if state.best.update(scores.voc07, row["epoch"], tolerance, interval):
         history = [*state.history, row]
@@ -161,13 +178,13 @@ def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: E
         f"epoch {state.epoch}/{job.config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
         f"SmoothL1 {row['SmoothL1']:.3f}  {row['images_per_second']:.1f} images/s"
     )
-    if row.get("mAP") is not None:
+    if row.get("VOC07") is not None:
         best = (
             "best so far"
             if state.best.epoch == row["epoch"]
             else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
         )
-        text += f"  mAP {row['mAP']:.3f} ({best})"
+        text += f"  VOC07 mAP {row['mAP']:.3f} ({best})"
     progress.say(text)
     if environment.hosted:
         for line in _metric_lines(job, row, environment.host):
@@ -179,8 +196,8 @@ def _metric_lines(job: Job, row: Dict[str, Any], host: str) -> List[str]:
     lines = metric_lines.loss_lines(host, epoch, len(job.train_loader) - 1, row["CrossEntropy"], row["SmoothL1"])
     lines.append(metric_lines.throughput_line(host, row["images_per_second"]))
     lines.append(metric_lines.progress_line(host, epoch + 1, job.config.epochs))
-    if row.get("mAP") is not None:
-        lines.append(metric_lines.map_line(host, epoch, row["mAP"]))
+    if row.get("VOC07") is not None:
+        lines.append(metric_lines.map_line(host, epoch, row["VOC07"]))
         lines.append(metric_lines.validation_loss_line(host, epoch, row["val_SmoothL1"]))
     return lines
 
@@ -194,7 +211,6 @@ def _finish(job: Job, state: TrainState, environment: Environment, started: str,
     _keep_deployable(job, environment, progress)
     scores, answers = _score_best(job, best, progress)
     report = environment.output_dir / REPORT
-    report.parent.mkdir(parents=True, exist_ok=True)
     write_report(report, _report_data(job, state, started, scores, answers))
     return Trained(environment.model_dir, report, scores, state.best.epoch, state.epoch)
 

@@ -67,7 +67,7 @@ class ReportData:
     """All that a report shows; every part but the title and the class names may be missing.
 
     history     one mapping an epoch: "epoch", "CrossEntropy", "SmoothL1", "learning_rate", "images_per_second", and
-                where it was evaluated "mAP" (VOC07), "coco_mAP", "mAP50", "val_SmoothL1"
+                where it was evaluated "VOC07", "mAP" (COCO), "mAP@0.5", "val_SmoothL1"
     scores      as `training.scores` writes them: "mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area", "per_class",
                 "best_f1", "false_positives_per_background_image", "images", "background_images", "boxes"
     curves      class name -> {"recall": [...], "precision": [...], "score": [...]}, 0..1, at an overlap of 0.5

@@ -80,9 +80,9 @@ def training_section(data: ReportData) -> Html:
     ]
     loss.append(_of(data, "val_SmoothL1", "box loss, validation", "s2"))
     means = [
-        _of(data, "mAP50", "mAP@0.5", "s2"),
-        _of(data, "mAP", "VOC07 mAP", "s0"),
-        _of(data, "coco_mAP", "COCO mAP", "s1"),
+        _of(data, "mAP@0.5", "mAP@0.5", "s2"),
+        _of(data, "VOC07", "VOC07 mAP", "s0"),
+        _of(data, "mAP", "COCO mAP", "s1"),
     ]
     charts = [
         ("Loss", line_chart(loss, Axes("Epoch", "Per matched anchor", mark_x=best, mark_label=told))),

@@ -62,7 +62,9 @@ def history(epochs: int, every: int = 2) -> List[dict]:
         }
         row["images_per_second"] = 41.5 + np.sin(epoch)
         if epoch % every == 0:
-            row.update(mAP=0.86 * done, coco_mAP=0.52 * done, mAP50=0.88 * done, val_SmoothL1=3.3 - 2.0 * done)
+            row.update(
+                {"VOC07": 0.86 * done, "mAP": 0.52 * done, "mAP@0.5": 0.88 * done, "val_SmoothL1": 3.3 - 2.0 * done}
+            )
         rows.append(row)
     return rows
 
