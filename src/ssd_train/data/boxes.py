@@ -95,7 +95,8 @@ def rotate_cw(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
 
 
 def first_invalid(boxes: np.ndarray, size_wh: "SizeWH | None" = None) -> "Tuple[int, str] | None":
-    """Index and fault of the first box that breaks the law above, or None. Without `size_wh` no upper limit is checked."""
+    """Index and fault of the first box that breaks the law above, or None. Without `size_wh` no upper limit is
+    checked."""
     limit = np.array([np.inf] * 4 if size_wh is None else [*size_wh, *size_wh], dtype=np.float32)
     finite = np.isfinite(boxes).all(axis=1)
     ordered = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
