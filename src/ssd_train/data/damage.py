@@ -1,6 +1,6 @@
 """Damage that decoders pass over without a word: what they paint where data is missing, and scans that never came.
 
-Looked for once, by a check of the data; too dear for every epoch.
+Looked for by a check of the data, and once in each picture that is trained on or looked at.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from ssd_train.data.encoded import first_scan
-from ssd_train.data.images import ImageHeader, decode_stored
+from ssd_train.data.images import ImageHeader, decode_stored, read_header
 from ssd_train.errors import DataError
 
 _FILL = [128, 128, 128]  # gray: what libjpeg paints where data is missing
@@ -37,6 +37,16 @@ def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: 
             TiffImagePlugin.TiffImageFile(io.BytesIO(data)).load()
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{where}: found a damaged TIFF ({error}), expected a whole image") from error
+
+
+def check_decoded(data: bytes, image: np.ndarray, where: str) -> None:
+    """`check_undamaged` for an `image` that was turned upright, and perhaps decoded smaller. Cheap: only a file whose
+    picture has a corner of the gray that stands for missing data, or that is a TIFF, is decoded once more."""
+    header = read_header(data, where)
+    suspicious = header.format == "TIFF" or (image[[0, 0, -1, -1], [0, -1, 0, -1]] == _FILL).all(axis=1).any()
+    if suspicious or (header.format == "JPEG" and _lacks_scans(data)):
+        stored, header = decode_stored(data, where)
+        check_undamaged(data, header, stored, where)
 
 
 def _wants_more(data: bytes, image: np.ndarray, where: str) -> bool:

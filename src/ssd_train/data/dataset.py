@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Set, Tuple
 
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
+from ssd_train.data.damage import check_decoded
 from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ImageSource, LabelSet, Record
 
@@ -51,6 +52,7 @@ class DetectionDataset:
         self.images = images
         self.side = side
         self.cache = ImageCache(cache_bytes)
+        self._undamaged: Set[int] = set()  # looked at for damage, which is done once
         self._sizes: Dict[int, SizeWH] = {}  # of images read whose labels do not tell it
 
     def __len__(self) -> int:
@@ -77,7 +79,11 @@ class DetectionDataset:
         data, where = self.images.read(record), record.where or record.name
         if record.size_wh is None:
             self._sizes[index] = read_header(data, where).shown_wh
-        return decode_for(data, where, self.side, record.size_wh)
+        image = decode_for(data, where, self.side, record.size_wh)
+        if index not in self._undamaged:
+            check_decoded(data, image, where)
+            self._undamaged.add(index)
+        return image
 
     def _scaled(self, index: int, image: np.ndarray) -> np.ndarray:
         boxes, (width, height) = self.record(index).boxes, self.size_wh(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import numpy as np
 
 from ssd_train.archives import opened_model
 from ssd_train.data.boxes import SizeWH
+from ssd_train.data.damage import check_decoded
 from ssd_train.data.images import decode_for, read_header
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
@@ -75,7 +77,9 @@ class Detector:
             DependencyError: the engine is not installed.
         """
         with opened_model(Path(path)) as place:
-            return cls(_open(place, devices, _chosen(place, engine, str(path))))
+            opened = _open(place, devices, _chosen(place, engine, str(path)))
+            _refuse_stale(place, opened, str(path))
+            return cls(opened)
 
     @property
     def class_names(self) -> ClassNames:
@@ -117,6 +121,7 @@ class Detector:
             data = picture.read()
             size_wh = picture.expected_wh or read_header(data, picture.where).shown_wh
             image = decode_for(data, picture.where, self.engine.side, size_wh)
+            check_decoded(data, image, picture.where)
         except DataError as error:
             return Answer(picture, None, None, str(error)), None
         except OSError as error:
@@ -191,6 +196,20 @@ def _open(place: Path, devices: str, engine: str) -> Engine:
     from ssd_train.deploy.engines.onnx import OnnxEngine
 
     return OnnxEngine(_onnx_file(place))
+
+
+def _refuse_stale(place: Path, engine: Engine, shown: str) -> None:
+    """A WeightsError if `engine` runs what was exported from other weights than those of the model folder it is in."""
+    description = getattr(engine, "description", None)  # of exported models
+    config = place / "config.json"
+    if description is None or not config.is_file():
+        return
+    weights = json.loads(config.read_text("utf-8"))["weights"]["sha256"]
+    if description.weights != weights:
+        raise WeightsError(
+            f"{shown}: found an export of weights {description.weights[:12]} beside a model of weights {weights[:12]}, "
+            "expected one of these: export the model again"
+        )
 
 
 def _onnx_file(place: Path) -> Path:

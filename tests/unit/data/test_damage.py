@@ -12,8 +12,8 @@ from PIL import Image
 
 from ssd_train.data.check_codes import CODES
 from ssd_train.data.check_images import look_at
-from ssd_train.data.damage import check_undamaged
-from ssd_train.data.images import decode_stored, encode_jpeg, encode_png
+from ssd_train.data.damage import check_decoded, check_undamaged
+from ssd_train.data.images import decode_for, decode_stored, encode_jpeg, encode_png, turn
 from ssd_train.data.records import Record
 from ssd_train.data.sources import MemoryImages
 from ssd_train.errors import DataError
@@ -102,3 +102,18 @@ def test_no_damage_whatever_raises_anything_but_findings(data):
         seen = look_at(record, MemoryImages({"a.jpg": bytes(broken)}))
         assert all(finding.code in CODES and finding.where == "a:1" for finding in seen.findings)
         assert bool(seen.digest) == (not any(finding.severity == "error" for finding in seen.findings))
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+@pytest.mark.parametrize("side", [300, 20], ids=["whole", "smaller"])
+@pytest.mark.parametrize("turned", [1, 6], ids=["upright", "turned"])
+def test_damage_is_found_in_what_is_trained_on(data, side, turned):
+    image = turn(decode_for(data, "a:1", side), turned)
+    with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
+        check_decoded(data, image, "a:1")
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
+@pytest.mark.parametrize("side", [300, 20], ids=["whole", "smaller"])
+def test_what_is_whole_is_trained_on(data, side):
+    check_decoded(data, decode_for(data, "a:1", side), "a:1")

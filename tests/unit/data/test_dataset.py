@@ -102,3 +102,16 @@ def test_a_bad_image_is_told_with_its_line(data, expected):
     dataset = DetectionDataset(label_set([[]]), MemoryImages({"0.png": data}), 32)
     with pytest.raises(DataError, match=expected):
         dataset[0]
+
+
+def test_damage_is_looked_for_once_in_each_image(monkeypatch):
+    """Here a JPEG of which the end is missing, and which was given an end."""
+    data = encode_jpeg(picture((160, 120), 1))
+    half = data[: len(data) // 2] + b"\xff\xd9"
+    dataset = DetectionDataset(label_set([[]], size_wh=(160, 120)), MemoryImages({"0.png": half}), 32)
+    with pytest.raises(DataError, match="train.manifest:1: found a JPEG cut off after too little data"):
+        dataset[0]
+    dataset = DetectionDataset(label_set([[]], size_wh=(160, 120)), MemoryImages({"0.png": data}), 32)
+    dataset[0]
+    monkeypatch.setattr("ssd_train.data.dataset.check_decoded", None)
+    dataset[0]
