@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.console import Parser, make_progress, within
 from ssd_train.config import TrainConfig
 from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
@@ -34,7 +34,9 @@ def run(arguments: Sequence[str]) -> int:
         prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector."
     )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes; default: demo")
-    parser.add_argument("--pictures", type=int, default=IMAGES, help=f"training pictures to draw; default: {IMAGES}")
+    parser.add_argument(
+        "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"training pictures to draw; default: {IMAGES}"
+    )
     known, settings = parser.parse_settings(arguments)
     config = TrainConfig.from_mapping({**SETTINGS, **settings})
     folder, progress = known.folder, make_progress()
