@@ -5,8 +5,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
 
     __main__.py         python -m ssd_train
     cli/                the doors, one file each: train, evaluate, predict, demo
-    config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values: texts as values,
-                        builtin: what settings mean to the built-in algorithm)
+    config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values:
+                        texts as values, builtin: what settings mean to the built-in algorithm)
     environment.py      Environment: where we run (folders, hosts, devices)
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
@@ -22,7 +22,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         requests.py         the training request, built from settings; tuning.py: ranges to search
         serving.py          requests for endpoints, batch transform jobs and answers
         source.py           the program's archive, and a model's with the program that serves it
-        amazon.py           the connection to AWS: what is sent, and refusals in words; watch.py: a job's log and metrics
+        amazon.py           the connection to AWS: what is sent, and refusals in words
+        watch.py            a job's log and metrics
         sdk2.py, sdk3.py    the same job by the SageMaker SDK
     data/               records -> dataset -> transforms -> batches
         boxes.py            geometry of xyxy boxes; the one law of coordinates

@@ -86,7 +86,13 @@ def test_the_model_folder_is_complete(trained):
     names = sorted(path.name for path in (trained / "model").iterdir())
     config = config_of(trained)
     model = ["config.json", "history.jsonl", "last.params", config["weights"]["file"]]
-    deployment = ["hyperparams.json", "model-0000.params", "model-export.json", "model-shapes.json", "model-symbol.json"]
+    deployment = [
+        "hyperparams.json",
+        "model-0000.params",
+        "model-export.json",
+        "model-shapes.json",
+        "model-symbol.json",
+    ]
     assert names == sorted(model + deployment)
     assert config["class_names"] == ["disc", "square", "triangle"] and config["image_shape"] == 128
     settings = config["settings"]

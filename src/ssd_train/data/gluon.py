@@ -15,9 +15,9 @@ mx = framework.mxnet()
 class GluonDetectionDataset(mx.gluon.data.Dataset):
     """A `gluon.data.Dataset` over a DetectionDataset, with items in the form of GluonCV's detection data sets.
 
-    An item is (image, label): an NDArray uint8 RGB (H, W, 3) on the CPU, and float32 (N, 5) rows of x1, y1, x2, y2 in its
-    pixels and class id. A background image has a label of (0, 5), which GluonCV's own transforms do not accept: filter
-    those, or use ours.
+    An item is (image, label): an NDArray uint8 RGB (H, W, 3) on the CPU, and float32 (N, 5) rows of x1, y1, x2, y2 in
+    its pixels and class id. A background image has a label of (0, 5), which GluonCV's own transforms do not accept:
+    filter those, or use ours.
     """
 
     def __init__(self, dataset: DetectionDataset) -> None:

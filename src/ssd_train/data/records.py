@@ -108,7 +108,8 @@ class Detections:
         object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
         if not len(self.boxes) == len(self.scores) == len(self.class_ids):
             raise DataError(
-                f"detections: found {len(self.boxes)} boxes, {len(self.scores)} scores, {len(self.class_ids)} class ids, expected as many"
+                f"detections: found {len(self.boxes)} boxes, {len(self.scores)} scores, "
+                f"{len(self.class_ids)} class ids, expected as many"
             )
         # a dead net's NaN must never be scored or served
         if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
@@ -176,7 +177,8 @@ class LabelSet:
         for record in self.records:
             if len(record.class_ids) and record.class_ids.max() >= len(self.class_names):
                 raise DataError(
-                    f"{record.where}: found class id {record.class_ids.max()}, expected less than {len(self.class_names)}"
+                    f"{record.where}: found class id {record.class_ids.max()}, "
+                    f"expected less than {len(self.class_names)}"
                 )
 
     def __len__(self) -> int:
@@ -192,7 +194,8 @@ class LabelSet:
         for name, count in zip(self.class_names, self.boxes_per_class()):
             if count and name not in class_names.names:
                 raise DataError(
-                    f"{self.source}: found class {name!r} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
+                    f"{self.source}: found class {name!r} ({count} boxes), "
+                    f"expected only {', '.join(map(repr, class_names))}"
                 )
         lookup = np.array(
             [class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64

@@ -40,9 +40,12 @@ def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
     """Both sides after a look at every image, none decoded: one that is missing, cut off or wrong, or on both sides,
     is an error, or with on_bad_data 'skip' left out and counted. A stream is looked at as it comes."""
     named = [Side(name, s.labels, s.images) for name, s in zip(("train", "validation"), sides)]
-    fixed = [side for side in named if not isinstance(side.images, DetectionStream)]
-    found = {side.name: cheap_check(side.labels, side.images, progress) for side in fixed}
-    if len(fixed) == 2:
+    found = {
+        side.name: cheap_check(side.labels, whole.images, progress)
+        for side, whole in zip(named, sides)
+        if not isinstance(whole.images, DetectionStream)
+    }
+    if len(found) == 2:
         found["validation"] += check_apart(*named)
     if config.on_bad_data == "error":
         refuse_errors([finding for findings in found.values() for finding in findings])

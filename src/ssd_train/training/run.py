@@ -16,8 +16,8 @@ from ssd_train.errors import SsdTrainError, Stopped, TrainingDiverged
 from ssd_train.progress import Progress
 from ssd_train.storage import require_writable
 from ssd_train.training.checkpoint import Checkpoints, TrainState
-from ssd_train.training.devices import memory_advice
 from ssd_train.training.deployment import keep_deployable
+from ssd_train.training.devices import memory_advice
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Keeper
