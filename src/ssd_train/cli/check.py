@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             result = check_data(read_sides(flags, progress), config.image_shape, anchors, progress)
         except UnusableLabels as fault:
-            result = unusable(fault)
+            result = unusable(fault.fault)
         for line in report_lines(result):
             progress.say(line)
         if flags.json:
@@ -47,6 +47,10 @@ def run(arguments: Sequence[str]) -> int:
 
 class UnusableLabels(DataError):
     """Labels that cannot be read at all: a finding here, not a failure of the check."""
+
+    def __init__(self, fault: DataError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 def make_parser() -> Parser:
@@ -92,7 +96,7 @@ def _read(name: str, images: Optional[Path], labels: Optional[Path], options: La
     try:
         read = read_labelled(images, labels, options)
     except DataError as fault:
-        raise UnusableLabels(str(fault)) from fault
+        raise UnusableLabels(fault) from fault
     own = not isinstance(read.images, FolderImages)  # a file that holds its images
     return Side(name, read.labels, read.images if own or images else None)
 

@@ -16,8 +16,9 @@ from ssd_train.data.anchor_fit import anchor_grids
 from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding, file_code
 from ssd_train.data.check_duplicates import near_duplicates, same_bytes
 from ssd_train.data.check_images import Seen, files_without_label, glance_at, look_at
-from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, check_sides, scaled_boxes
+from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, check_sides, of_skipped, scaled_boxes
 from ssd_train.data.check_statistics import fitting_shapes, statistics
+from ssd_train.data.formats.gather import NoUsableLine
 from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.records import ImageSource, LabelSet, Record
 from ssd_train.data.sources import FolderImages
@@ -103,9 +104,10 @@ def check_data(
 
 
 def unusable(fault: DataError) -> CheckResult:
-    """The result where labels cannot be read at all."""
+    """The result where labels cannot be read at all, or have no usable line: then each line is told, too."""
     where, _, detail = str(fault).partition(": ")
-    return CheckResult((Finding(file_code(str(fault)), where, detail),))
+    lines = [of_skipped(line) for line in fault.skipped] if isinstance(fault, NoUsableLine) else []
+    return CheckResult((Finding(file_code(str(fault)), where, detail), *lines))
 
 
 def cheap_check(

@@ -67,7 +67,7 @@ def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
 
 def check_lines(labels: LabelSet) -> List[Finding]:
     """What was left out or mended when the labels were read, with ``on_bad="skip"`` so that all of it is there."""
-    return [_of_skipped(line) for line in labels.skipped] + [
+    return [of_skipped(line) for line in labels.skipped] + [
         Finding("box-clipped" if line.reason == CLIPPED else "box-dropped", line.where, line.detail)
         for line in labels.mended
     ]
@@ -119,7 +119,8 @@ def label_width(boxes: int) -> int:
     return LABEL_HEADER + LABEL_OBJECT * boxes
 
 
-def _of_skipped(line: Skipped) -> Finding:
+def of_skipped(line: Skipped) -> Finding:
+    """What a line that was left out is told as."""
     if line.reason == BAD_LINE:
         return Finding(line_code(line.detail), line.where, line.detail)
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")

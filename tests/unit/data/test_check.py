@@ -255,10 +255,25 @@ def test_labels_that_cannot_be_used_at_all(tmp_path, text, code):
         path.write_text(text, "utf-8")
     with pytest.raises(DataError) as caught:
         read_labels(path, None, "skip")
-    (finding,) = unusable(caught.value).findings
+    finding, *lines = unusable(caught.value).findings
+    assert bool(lines) == ("no line can be used" in finding.detail)
     assert (finding.code, finding.severity) == (code, "error")
     assert re.fullmatch(re.escape(str(path)) + r"(:\d+)?", finding.where)
     assert finding.detail and not finding.detail.startswith(finding.where)
+
+
+def test_lines_are_told_where_none_can_be_used(tmp_path):
+    bad = [with_box(width="10"), {"source-ref": "a.jpg"}, with_box(class_id=7)]
+    path = tmp_path / "a.manifest"
+    path.write_text("\n".join(json.dumps(value) for value in bad), "utf-8")
+    with pytest.raises(DataError) as caught:
+        read_labels(path, None, "skip")
+    assert [(f.code, f.where) for f in unusable(caught.value).findings] == [
+        ("labels-unusable", str(path)),
+        ("bad-coordinates", f"{path}:1"),
+        ("unknown-class", f"{path}:3"),
+        ("unlabelled-line", f"{path}:2"),
+    ]
 
 
 def labels_of(boxes, class_ids=None, size_wh=(400, 400), class_names=("cat", "dog")):

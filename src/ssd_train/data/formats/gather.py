@@ -19,6 +19,14 @@ NO_BOX_LEFT = "no box of the image is usable"
 ON_BAD = ("error", "skip")
 
 
+class NoUsableLine(DataError):
+    """Labels of which no line can be used; `skipped` tells of each line why."""
+
+    def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
+        super().__init__(message)
+        self.skipped = tuple(skipped)
+
+
 class Gather:
     """Gathers records, and beside them what was skipped, mended or bad, into a LabelSet.
 
@@ -74,7 +82,8 @@ class Gather:
             raise bad_lines_error(self._bad)
         skipped = self._skipped + [Skipped(where, BAD_LINE, fault) for where, fault in self._bad]
         if not self.records:
-            raise DataError(f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}")
+            found = f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}"
+            raise NoUsableLine(found, skipped)
         return LabelSet(
             tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {}
         )
