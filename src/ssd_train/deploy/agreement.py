@@ -9,6 +9,7 @@ import numpy as np
 from ssd_train.errors import SsdTrainError
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of a score; of a corner, input pixels
+LEAST_SCORE = 0.01  # the networks leave out what scores no more
 # Suppression is a matter of yes or no: of two boxes whose overlap is the threshold to the sixth digit, sums in another
 # order let one pass or not.
 FLIPPED_SHARE = 0.01
@@ -47,8 +48,8 @@ class Agreement:
 
 
 def compare(expected: np.ndarray, found: np.ndarray) -> Agreement:
-    """Compare rows (B, N, 6) with rows (B, M, 6) of the same pictures. Boxes at the lower end of either list, where a
-    hair decides whether they are on it, are not missed."""
+    """Compare rows (B, N, 6) with rows (B, N, 6) of the same pictures. A box is not missed where it would be at the lower
+    end of the list, where a hair decides."""
     rows = unmatched = 0
     score_difference = box_difference = 0.0
     for ours, theirs in zip(expected, found):
@@ -57,11 +58,17 @@ def compare(expected: np.ndarray, found: np.ndarray) -> Agreement:
         differences = np.abs(ours[first] - theirs[second])
         score_difference = max(score_difference, differences[:, 1].max(initial=0))
         box_difference = max(box_difference, differences[:, 2:].max(initial=0))
-        end = max((table[:, 1].min() for table in (ours, theirs) if len(table)), default=0) + SCORE_TOLERANCE
-        lone = (np.delete(table[:, 1], list(taken)) for table, taken in ((ours, first), (theirs, second)))
-        unmatched += sum(int((scores > end).sum()) for scores in lone)
+        limit = expected.shape[1]
+        unmatched += _missed(np.delete(ours[:, 1], first), theirs[:, 1], limit)
+        unmatched += _missed(np.delete(theirs[:, 1], second), ours[:, 1], limit)
         rows += len(ours)
     return Agreement(rows, unmatched, float(score_difference), float(box_difference))
+
+
+def _missed(lone: np.ndarray, others: np.ndarray, limit: int) -> int:
+    """How many of the scores `lone` should have been among `others`, which are `limit` at most."""
+    least = others.min() if len(others) == limit else 0.0
+    return int((lone > max(LEAST_SCORE, least) + SCORE_TOLERANCE).sum())
 
 
 def _pairs(ours: np.ndarray, theirs: np.ndarray) -> "tuple[list[int], list[int]]":
@@ -69,7 +76,8 @@ def _pairs(ours: np.ndarray, theirs: np.ndarray) -> "tuple[list[int], list[int]]
     free = np.ones(len(theirs), bool)
     first, second = [], []
     for index, row in enumerate(ours):
-        apart = np.abs(theirs - row)
+        with np.errstate(invalid="ignore"):  # of corners that are infinite
+            apart = np.abs(theirs - row)
         same = free & (apart[:, 0] == 0) & (apart[:, 1] <= SCORE_TOLERANCE) & (apart[:, 2:] <= BOX_TOLERANCE).all(axis=1)
         if same.any():
             nearest = int(np.argmin(np.where(same, apart[:, 1:].sum(axis=1), np.inf)))

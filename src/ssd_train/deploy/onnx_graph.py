@@ -105,7 +105,8 @@ def convert_symbol(
     given           tensors of `graph` that stand for what a node puts out, by the node's name or operator
     """
     document = json.loads(symbol_json)
-    readers = Counter(source for node in document["nodes"] for source, *_ in node["inputs"])
+    ends = [source for source, *_ in document["heads"]]
+    readers = Counter([source for node in document["nodes"] for source, *_ in node["inputs"]] + ends)
     tensors: List[str] = []
     for row in document["nodes"]:
         name, operator, sources = row["name"], row["op"], [source for source, *_ in row["inputs"]]
@@ -113,12 +114,12 @@ def convert_symbol(
         if name in given or operator in given:
             tensors.append(given[name if name in given else operator])
         elif operator == "null":
-            graph.constants[name] = arrays[name] if name in arrays else _unknown(f"no value of {name}")
-            tensors.append(name)
+            value = arrays[name] if name in arrays else _unknown(f"no value of {name}")
+            tensors.append(graph.constant(value, name))
         else:
             tensors.append(_OPERATORS.get(operator, _no_translation(operator))(graph, node))
     _drop_unused(graph)
-    return [tensors[source] for source, *_ in document["heads"]]
+    return [tensors[source] for source in ends]
 
 
 def _unknown(what: str) -> Any:
@@ -182,8 +183,9 @@ def _clip(graph: GraphBuilder, node: Node) -> str:
 
 
 def _l2_normalization(graph: GraphBuilder, node: Node) -> str:
-    if node.value("mode") != "channel":
-        return _unknown(f"L2Normalization over {node.value('mode')} ({node.name})")
+    mode = node.value("mode", "instance")
+    if mode != "channel":
+        return _unknown(f"L2Normalization over {mode} ({node.name})")
     squares = graph.add("ReduceSumSquare", *node.inputs, axes=[1], keepdims=1)  # (N, 1, H, W)
     length = graph.add("Sqrt", graph.add("Add", squares, graph.constant(node.value("eps", 1e-10))))
     return graph.add("Div", node.inputs[0], length, name=node.name)

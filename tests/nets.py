@@ -1,0 +1,48 @@
+"""Builders of model folders whose networks say something, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from builders import small_config
+
+from ssd_train import framework
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.records import ClassNames
+from ssd_train.data.transforms import to_input
+from ssd_train.model.net import build_net
+from ssd_train.training.saved_model import SavedModel
+
+mx = framework.mxnet()
+
+CLASSES = ("cat", "dog", "cow")
+
+
+def talking_net(base_network: str = "mobilenet0.25", side: int = 128, classes: Sequence[str] = CLASSES) -> Any:
+    """A net whose class scores differ and whose boxes leave their anchors, with BatchNorm statistics as after training."""
+    net = build_net(base_network, side, classes, seed=1)
+    random = np.random.RandomState(0)
+    for name, parameter in net._collect_params_with_prefix().items():
+        if name.endswith(("running_mean", "moving_mean", "beta")):
+            parameter.set_data(mx.nd.array(random.normal(0, 0.1, parameter.shape)))
+        elif name.endswith(("running_var", "moving_var", "gamma")):
+            parameter.set_data(mx.nd.array(random.uniform(0.7, 1.3, parameter.shape)))
+        elif "predictors." in name and name.endswith("weight"):
+            # resnet's and vgg's features are many and large
+            parameter.set_data(parameter.data() * (0.5 if base_network in ("resnet-50", "vgg-16") else 5))
+    return net
+
+
+def talking_model(folder: Path, classes: Sequence[str] = CLASSES, post_nms: int = 100, **settings: Any) -> SavedModel:
+    """A model folder with such a net."""
+    config = small_config(**settings)
+    net = talking_net(config.base_network, config.image_shape, classes)
+    SavedModel(config, ClassNames(tuple(classes)), post_nms, epoch=0).save(folder, net)
+    return SavedModel.load(folder)
+
+
+def drawn_inputs(count: int, side: int = 128, seed: int = 3) -> np.ndarray:
+    """Drawn pictures as a network sees them: uint8 (count, side, side, 3)."""
+    return np.stack([to_input(sample.image, side) for sample in draw_shapes_set(count, seed)])

@@ -1,0 +1,71 @@
+"""Whether two engines say the same: what counts as missed, and what does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train.deploy.agreement import compare
+from ssd_train.errors import SsdTrainError
+
+UNUSED = [-1.0] * 6
+A, B, C = [0, 0.9, 10, 10, 50, 50], [1, 0.7, 20, 20, 40, 60], [0, 0.4, 5, 5, 9, 9]
+LAST, FAINT = [1, 0.1, 1, 1, 3, 3], [1, 0.0105, 1, 1, 3, 3]
+
+
+def rows(*table, length=6):
+    padded = [*table, *[UNUSED] * (length - len(table))]
+    return np.array([padded], np.float32)
+
+
+def moved(row, **by):
+    names = ["id", "score", "x1", "y1", "x2", "y2"]
+    return [value + by.get(name, 0) for name, value in zip(names, row)]
+
+
+@pytest.mark.parametrize(
+    "expected, found, unmatched",
+    [
+        pytest.param([A, B, C], [A, B, C], 0, id="same"),
+        pytest.param([A, B, C], [B, A, C], 0, id="other-order"),
+        pytest.param([A, B, LAST], [moved(A, score=5e-4, x1=0.05), B, LAST], 0, id="within-tolerance"),
+        pytest.param([A, B, LAST], [moved(A, score=2e-3), B, LAST], 2, id="other-score"),
+        pytest.param([A, B, LAST], [moved(A, y2=0.2), B, LAST], 2, id="other-corner"),
+        pytest.param([A, B, LAST], [moved(A, id=1), B, LAST], 2, id="other-class"),
+        pytest.param([A, B, LAST], [A, LAST], 1, id="missing"),
+        pytest.param([A, LAST], [A, B, LAST], 1, id="too-many"),
+        pytest.param([A, A, LAST], [A, LAST], 1, id="twice-and-once"),
+        pytest.param([A, B, LAST], [A, B], 1, id="last-only-here"),
+        pytest.param([A, B], [A, B, FAINT], 0, id="faint-only-there"),
+        pytest.param([A, B, C, A, B, LAST], [A, B, C, A, B, moved(LAST, x1=9)], 0, id="last-of-full-lists"),
+        pytest.param([A, B, C, A, B, LAST], [A, B, C, A, LAST, LAST], 1, id="not-last-of-full-lists"),
+        pytest.param([C] * 6, [A] * 6, 6, id="full-of-others"),
+        pytest.param([A] * 6, [C] * 6, 6, id="full-of-others-turned-round"),
+        pytest.param([A], [], 1, id="the-only-one"),
+        pytest.param([A, B], [], 2, id="nothing"),
+        pytest.param([], [], 0, id="both-nothing"),
+        pytest.param([A, B, LAST], [[np.nan] * 6, B, LAST], 1, id="nan"),
+    ],
+)
+def test_unmatched(expected, found, unmatched):
+    agreement = compare(rows(*expected), rows(*found))
+    assert agreement.rows == len(expected)
+    assert agreement.unmatched == unmatched
+
+
+def test_differences_of_what_both_have():
+    found = compare(rows(A, B, LAST), rows(A, moved(B, score=-5e-4, y1=0.06), LAST))
+    assert (found.score_difference, found.box_difference) == (pytest.approx(5e-4, rel=1e-2), pytest.approx(0.06, rel=1e-2))
+    assert "3 boxes, 0 unmatched, scores within 5.0e-04, corners within 6.0e-02 px" == str(found)
+
+
+def test_what_answers_differently_is_refused():
+    many = [moved(A, score=-0.005 * i, x1=i) for i in range(150)]
+    compare(rows(*many, LAST, length=160), rows(*many[1:], LAST, length=160)).require("one of 151")
+    with pytest.raises(SsdTrainError, match="x.onnx answers differently: 151 boxes, 5 unmatched"):
+        compare(rows(*many, LAST, length=160), rows(*many[5:], LAST, length=160)).require("x.onnx")
+
+
+def test_what_answers_nothing_proves_nothing():
+    with pytest.raises(SsdTrainError, match="x.onnx finds nothing in the pictures"):
+        compare(rows(), rows()).require("x.onnx")

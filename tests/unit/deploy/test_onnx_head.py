@@ -1,0 +1,105 @@
+"""Decoding and suppression as ONNX: the same rows as from MXNet's operators, in every corner of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.deploy.onnx_graph import FLOAT, UINT8, GraphBuilder, Value
+from ssd_train.deploy.onnx_head import Suppression, add_decoding, add_detection, add_normalisation
+from ssd_train.model.graphs import SCORE_FLOOR, _decode, _Normalize, _Suppress
+
+mx = framework.mxnet()
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cannot decide type")
+ANCHORS, CLASSES = 60, 3
+USUAL = Suppression(threshold=0.45, topk=400, post_nms=100, score_floor=SCORE_FLOOR)
+
+
+def run(document, **inputs):
+    onnx.checker.check_model(document)
+    return runtime.InferenceSession(document.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+
+def candidates(count=2, seed=0, spread=3.0):
+    """Class scores before softmax (B, A, C + 1) and boxes (B, A, 4) in a few heaps, so that many overlap."""
+    random = np.random.RandomState(seed)
+    scores = random.normal(0, spread, (count, ANCHORS, CLASSES + 1)).astype(np.float32)
+    corners = np.repeat(random.uniform(0, 90, (count, ANCHORS // 6, 2)), 6, axis=1) + random.uniform(0, 8, (count, ANCHORS, 2))
+    sizes = random.uniform(20, 30, (count, ANCHORS, 2))
+    return scores, np.concatenate([corners, corners + sizes], axis=2).astype(np.float32)
+
+
+def by_onnx(scores, boxes, rules):
+    graph = GraphBuilder()
+    add_detection(graph, "scores", "boxes", (ANCHORS, CLASSES), rules, "rows")
+    # one input of the builder's document is enough for a detector; here are two
+    document = graph.document(Value("scores", FLOAT, ["N", ANCHORS, CLASSES + 1]), [Value("rows", FLOAT, ["N", None, 6])])
+    document.graph.input.append(onnx.helper.make_tensor_value_info("boxes", FLOAT, ["N", ANCHORS, 4]))
+    return run(document, scores=scores, boxes=boxes)
+
+
+def by_mxnet(scores, boxes, rules):
+    block = _Suppress(CLASSES, rules.threshold, rules.topk, rules.post_nms)
+    return block(mx.nd.array(scores), mx.nd.array(boxes)).asnumpy()
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(USUAL, id="usual"),
+        pytest.param(USUAL._replace(threshold=0.7), id="higher-threshold"),
+        pytest.param(USUAL._replace(threshold=1.0), id="nothing-is-dropped"),
+        pytest.param(USUAL._replace(topk=25), id="few-enter"),
+        pytest.param(USUAL._replace(post_nms=7), id="few-leave"),
+        pytest.param(USUAL._replace(topk=9, post_nms=180), id="few-enter-all-may-leave"),
+        pytest.param(USUAL._replace(topk=180, post_nms=180), id="all"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_are_mxnets(rules, count):
+    scores, boxes = candidates(count)
+    expected = by_mxnet(scores, boxes, rules)
+    assert (expected[..., 0] >= 0).any(axis=1).all() and {0, 1, 2} <= set(expected[..., 0].ravel())
+    found = by_onnx(scores, boxes, rules)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_pictures_without_boxes_have_unused_rows_only():
+    scores, boxes = candidates(3)
+    scores[1, :, 0] += 30  # background, by far
+    found = by_onnx(scores, boxes, USUAL)
+    assert (found[1] == -1).all() and (found[[0, 2], 0, 0] >= 0).all()
+    scores[..., 0] += 30
+    assert (by_onnx(scores, boxes, USUAL) == -1).all()
+
+
+def test_nan_shows_and_only_in_its_picture():
+    scores, boxes = candidates(2)
+    scores[0, 5, 1] = np.nan
+    found = by_onnx(scores, boxes, USUAL)
+    assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
+
+
+def test_offsets_are_decoded_as_by_the_network():
+    random = np.random.RandomState(0)
+    anchors = random.uniform(5, 60, (ANCHORS, 4)).astype(np.float32)
+    offsets = random.normal(0, 2, (3, ANCHORS, 4)).astype(np.float32)
+    graph = GraphBuilder()
+    boxes = add_decoding(graph, "offsets", anchors, (0.1, 0.2))
+    document = graph.document(Value("offsets", FLOAT, ["N", ANCHORS, 4]), [Value(boxes, FLOAT, ["N", ANCHORS, 4])])
+    expected = _decode(mx.nd, mx.nd.array(offsets), mx.nd.array(anchors[None])).asnumpy()
+    np.testing.assert_allclose(run(document, offsets=offsets), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_pixels_are_normalised_as_by_the_network():
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 5, 5, 3)).astype(np.uint8)
+    graph = GraphBuilder()
+    name = add_normalisation(graph, "pixels")
+    document = graph.document(Value("pixels", UINT8, ["N", 5, 5, 3]), [Value(name, FLOAT, ["N", 3, 5, 5])])
+    expected = _Normalize()(mx.nd.array(pixels, dtype="uint8")).asnumpy()
+    np.testing.assert_allclose(run(document, pixels=pixels), expected, atol=1e-5)
