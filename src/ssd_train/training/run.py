@@ -184,7 +184,7 @@ def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: E
             if state.best.epoch == row["epoch"]
             else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
         )
-        text += f"  VOC07 mAP {row['mAP']:.3f} ({best})"
+        text += f"  VOC07 mAP {row['VOC07']:.3f} ({best})"
     progress.say(text)
     if environment.hosted:
         for line in _metric_lines(job, row, environment.host):
