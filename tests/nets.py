@@ -21,7 +21,8 @@ CLASSES = ("cat", "dog", "cow")
 
 
 def talking_net(base_network: str = "mobilenet0.25", side: int = 128, classes: Sequence[str] = CLASSES) -> Any:
-    """A net whose class scores differ and whose boxes leave their anchors, with BatchNorm statistics as after training."""
+    """A net whose class scores differ and whose boxes leave their anchors, with BatchNorm statistics as after
+    training."""
     net = build_net(base_network, side, classes, seed=1)
     random = np.random.RandomState(0)
     for name, parameter in net._collect_params_with_prefix().items():

@@ -60,7 +60,9 @@ def make_parser() -> Parser:
         "bits it has to answer the same, in 8 bits it has to score as well.",
         epilog="formats:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FORMATS.items()),
     )
-    parser.add_argument("--model", type=source, required=True, metavar="PATH", help="a model folder or its model.tar.gz")
+    parser.add_argument(
+        "--model", type=source, required=True, metavar="PATH", help="a model folder or its model.tar.gz"
+    )
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="see below")
     parser.add_argument(
         "--output", type=target, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
@@ -69,14 +71,14 @@ def make_parser() -> Parser:
         "--input",
         choices=tuple(INPUTS),
         default="uint8",
-        help="what the ONNX file takes: uint8, RGB pixels (N, side, side, 3); float, those normalised (N, 3, side, side)",
+        help="what the ONNX file takes: uint8, RGB pixels (N, side, side, 3); float, normalised (N, 3, side, side)",
     )
     parser.add_argument(
         "--images",
         type=source,
         metavar="FOLDER",
-        help="pictures with objects: what is compared (default: drawn ones), what 8 bits are measured on (default: those "
-        "in or beside the labels)",
+        help="pictures with objects: what is compared (default: drawn ones), what 8 bits are measured on "
+        "(default: those in or beside the labels)",
     )
     parser.add_argument("--labels", type=source, metavar="PATH", help="their labels of any format, for 8 bits")
     add_label_flags(parser)

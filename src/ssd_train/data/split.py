@@ -85,9 +85,7 @@ def name_groups(names: Sequence[str], group_regex: str, setting: str = "split_gr
     matches = [pattern.search(name) for name in names]
     if not any(matches):
         example = repr(names[0]) if names else "none"
-        raise ConfigError(
-            f"{setting}: {group_regex!r} matches no name, expected some to match; the first is {example}"
-        )
+        raise ConfigError(f"{setting}: {group_regex!r} matches no name, expected some to match; the first is {example}")
     return [match and match.group(min(pattern.groups, 1)) for match in matches]
 
 

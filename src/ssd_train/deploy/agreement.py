@@ -39,7 +39,9 @@ class Agreement:
     def require(self, what: str) -> None:
         """A SsdTrainError unless `what` answers the same, and answers at all."""
         if not self.rows:
-            raise SsdTrainError(f"{what} finds nothing in the pictures that it was compared on, expected some with objects: --images")
+            raise SsdTrainError(
+                f"{what} finds nothing in the pictures that it was compared on, expected some with objects: --images"
+            )
         if self.unmatched > FLIPPED_SHARE * self.rows:
             raise SsdTrainError(
                 f"{what} answers differently: {self}; expected scores within {SCORE_TOLERANCE} and corners within "
@@ -48,8 +50,8 @@ class Agreement:
 
 
 def compare(expected: np.ndarray, found: np.ndarray) -> Agreement:
-    """Compare rows (B, N, 6) with rows (B, N, 6) of the same pictures. A box is not missed where it would be at the lower
-    end of the list, where a hair decides."""
+    """Compare rows (B, N, 6) with rows (B, N, 6) of the same pictures. A box is not missed where it would be at the
+    lower end of the list, where a hair decides."""
     rows = unmatched = 0
     score_difference = box_difference = 0.0
     for ours, theirs in zip(expected, found):
@@ -78,7 +80,9 @@ def _pairs(ours: np.ndarray, theirs: np.ndarray) -> "tuple[list[int], list[int]]
     for index, row in enumerate(ours):
         with np.errstate(invalid="ignore"):  # of corners that are infinite
             apart = np.abs(theirs - row)
-        same = free & (apart[:, 0] == 0) & (apart[:, 1] <= SCORE_TOLERANCE) & (apart[:, 2:] <= BOX_TOLERANCE).all(axis=1)
+        same = (
+            free & (apart[:, 0] == 0) & (apart[:, 1] <= SCORE_TOLERANCE) & (apart[:, 2:] <= BOX_TOLERANCE).all(axis=1)
+        )
         if same.any():
             nearest = int(np.argmin(np.where(same, apart[:, 1:].sum(axis=1), np.inf)))
             free[nearest] = False

@@ -3,7 +3,8 @@
 config.json and the weights that it names are the model; the files of exported.py follow from them. They are made out of
 sight, from a network of its own read from the disk, run on pictures beside that network, and only then put in their
 places, model-export.json last. A kill in between leaves the model as it is, and deployment files that do not fit it or
-one another, which every reader notices: they name the SHA-256 of the weights that they were made from and of each other.
+one another, which every reader notices: they name the SHA-256 of the weights that they were made from and of each
+other.
 The next `refresh` makes them anew.
 """
 

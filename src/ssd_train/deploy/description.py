@@ -87,7 +87,9 @@ class Description:
                 settings=dict(document["settings"]),
             )
         except (KeyError, TypeError, ValueError, DataError) as error:
-            raise WeightsError(f"{where}: found no description of its classes and input ({error!r}), {_EXPECTED}") from None
+            raise WeightsError(
+                f"{where}: found no description of its classes and input ({error!r}), {_EXPECTED}"
+            ) from None
         if found.input not in INPUTS:
             raise WeightsError(f"{where}: found input {found.input!r}, expected one of {', '.join(INPUTS)}")
         return found

@@ -52,4 +52,3 @@ def read_description(folder: Path) -> Description:
         if found != expected:
             raise WeightsError(f"{folder / name}: found SHA-256 {found[:12]}, {EXPORT} says {expected[:12]}; {_REMEDY}")
     return Description.from_json(document, path)
-

@@ -1,4 +1,5 @@
-"""A trained model written as an ONNX file: pixels in, rows of boxes out, class names and preprocessing in its metadata."""
+"""A trained model written as an ONNX file: pixels in, rows of boxes out, class names and preprocessing in its
+metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ BEFORE_LAYERS = ("data", "_image_to_tensor", "_image_normalize")
 Change = Callable[[Any], Any]
 
 
-def write_onnx(model: SavedModel, path: Path, input: str = "pixels", kind: str = "onnx", change: Optional[Change] = None) -> None:
+def write_onnx(
+    model: SavedModel, path: Path, input: str = "pixels", kind: str = "onnx", change: Optional[Change] = None
+) -> None:
     """Write `model` to the file `path`.
 
     input       "pixels" or "normalised" (see description.INPUTS)

@@ -29,7 +29,9 @@ def onnx_module(part: str = "onnx") -> Any:
     try:
         return importlib.import_module(part)
     except ImportError as error:
-        raise DependencyError(f"{part} cannot be imported ({str(error) or type(error).__name__}); {HOW_TO_INSTALL}") from None
+        raise DependencyError(
+            f"{part} cannot be imported ({str(error) or type(error).__name__}); {HOW_TO_INSTALL}"
+        ) from None
 
 
 class Value(NamedTuple):
@@ -110,7 +112,9 @@ def convert_symbol(
     tensors: List[str] = []
     for row in document["nodes"]:
         name, operator, sources = row["name"], row["op"], [source for source, *_ in row["inputs"]]
-        node = Node(name, row.get("attrs", {}), [tensors[s] for s in sources], bool(sources) and readers[sources[0]] == 1)
+        node = Node(
+            name, row.get("attrs", {}), [tensors[s] for s in sources], bool(sources) and readers[sources[0]] == 1
+        )
         if name in given or operator in given:
             tensors.append(given[name if name in given else operator])
         elif operator == "null":

@@ -53,8 +53,8 @@ def add_decoding(graph: GraphBuilder, offsets: str, anchors: np.ndarray, varianc
 def add_detection(
     graph: GraphBuilder, class_scores: str, boxes: str, counts: Tuple[int, int], rules: Suppression, name: str
 ) -> str:
-    """Class scores (N, A, C + 1) before softmax, background first, and boxes (N, A, 4) -> rows (N, post_nms, 6) of class
-    id, score, x1, y1, x2, y2, best first, -1 where none; `counts` are A and C."""
+    """Class scores (N, A, C + 1) before softmax, background first, and boxes (N, A, 4) -> rows (N, post_nms, 6) of
+    class id, score, x1, y1, x2, y2, best first, -1 where none; `counts` are A and C."""
     anchors, classes = counts
     shares = graph.add("Transpose", graph.add("Softmax", class_scores, axis=2), perm=[0, 2, 1])
     scores = _slice(graph, shares, 1, classes + 1, axis=1)  # (N, C, A)

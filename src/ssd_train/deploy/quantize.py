@@ -35,7 +35,8 @@ def quantize_symbol(model: SavedModel, pictures: np.ndarray) -> "Tuple[Any, Arra
         data_names=(INPUT,),
         label_names=(),
         excluded_op_names=["Concat", "Flatten"],  # between the heads and the boxes: nothing to gain, corners to lose
-        calib_mode="naive",  # smallest and largest value: closer to the whole network than "entropy", and a tenth the time
+        # smallest and largest value: closer to the whole network than "entropy", and a tenth of the time
+        calib_mode="naive",
         calib_data=batches,
         quantized_dtype="auto",
         quantize_granularity="channel-wise",

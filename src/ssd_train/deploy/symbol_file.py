@@ -39,8 +39,9 @@ def _variables(symbol: Any) -> "Tuple[list[str], list[str]]":
 
 
 def _for_service(text: str) -> str:
-    """A symbol's JSON with another first operator, which takes pixels as float32 (B, 3, S, S), and without what training
-    would need: first values (with the addresses of their objects in memory) and multipliers of the learning rate."""
+    """A symbol's JSON with another first operator, which takes pixels as float32 (B, 3, S, S), and without what
+    training would need: first values (with the addresses of their objects in memory) and multipliers of the learning
+    rate."""
     document = json.loads(text)
     for node in document["nodes"]:
         if node["op"] == "_image_to_tensor":

@@ -55,7 +55,10 @@ def test_unmatched(expected, found, unmatched):
 
 def test_differences_of_what_both_have():
     found = compare(rows(A, B, LAST), rows(A, moved(B, score=-5e-4, y1=0.06), LAST))
-    assert (found.score_difference, found.box_difference) == (pytest.approx(5e-4, rel=1e-2), pytest.approx(0.06, rel=1e-2))
+    assert (found.score_difference, found.box_difference) == (
+        pytest.approx(5e-4, rel=1e-2),
+        pytest.approx(0.06, rel=1e-2),
+    )
     assert "3 boxes, 0 unmatched, scores within 5.0e-04, corners within 6.0e-02 px" == str(found)
 
 

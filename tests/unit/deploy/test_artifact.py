@@ -1,4 +1,5 @@
-"""The deployment files of a model folder: loaded by SageMaker's default handler, as the model says, whole after a kill."""
+"""The deployment files of a model folder: loaded by SageMaker's default handler, as the model says, whole after a
+kill."""
 
 from __future__ import annotations
 
@@ -120,7 +121,9 @@ def test_a_symbol_and_weights_of_two_networks_never_load_together(copied, tmp_pa
 
 def test_an_export_of_another_model_is_refused_beside_a_model(copied):
     talking_model(copied, OTHER_CLASSES)
-    with pytest.raises(WeightsError, match="found an export of weights .* beside a model of weights .*: export the model"):
+    with pytest.raises(
+        WeightsError, match="found an export of weights .* beside a model of weights .*: export the model"
+    ):
         Detector.load(copied, engine="symbol")
     assert Detector.load(copied, engine="mxnet").class_names.names == OTHER_CLASSES
     refresh(copied, PICTURES)
@@ -178,11 +181,17 @@ def test_a_kill_at_any_moment_leaves_files_that_are_whole_or_known_not_to_be(pub
     "damage, expected",
     [
         pytest.param(lambda f: (f / EXPORT).unlink(), "found no model-export.json, expected what", id="no-description"),
-        pytest.param(lambda f: (f / EXPORT).write_text("{"), "model-export.json: cannot be read", id="broken-description"),
-        pytest.param(lambda f: (f / EXPORT).write_text("[]"), "model-export.json: cannot be read", id="other-description"),
+        pytest.param(
+            lambda f: (f / EXPORT).write_text("{"), "model-export.json: cannot be read", id="broken-description"
+        ),
+        pytest.param(
+            lambda f: (f / EXPORT).write_text("[]"), "model-export.json: cannot be read", id="other-description"
+        ),
         pytest.param(lambda f: (f / SYMBOL).unlink(), "model-symbol.json: found SHA-256 no file", id="no-symbol"),
         pytest.param(
-            lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), "model-0000.params: found", id="cut-off"
+            lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]),
+            "model-0000.params: found",
+            id="cut-off",
         ),
     ],
 )

@@ -1,4 +1,5 @@
-"""Description: nothing is lost on the way through JSON or texts, and what is wrong is told; what an input is made of."""
+"""Description: nothing is lost on the way through JSON or texts, and what is wrong is told; what an input is made
+of."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def test_json_and_back():
     assert WHOLE.grayscale and WHOLE.side == 128 and WHOLE.settings["base_network"] == "mobilenet0.25"
 
 
-@pytest.mark.parametrize("names", [NAMES, ClassNames(("1", "2")), ClassNames(("null",))], ids=["mixed", "digits", "null"])
+@pytest.mark.parametrize(
+    "names", [NAMES, ClassNames(("1", "2")), ClassNames(("null",))], ids=["mixed", "digits", "null"]
+)
 def test_texts_and_back(names):
     whole = Description.of(small_config(), names, "12" * 32, "onnx", "pixels")
     texts = whole.to_texts()

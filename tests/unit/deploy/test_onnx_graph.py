@@ -1,4 +1,5 @@
-"""Operators of MXNet as ONNX: the same numbers from ONNX Runtime, BatchNorm folded where it may be, no weight an input."""
+"""Operators of MXNet as ONNX: the same numbers from ONNX Runtime, BatchNorm folded where it may be, no weight an
+input."""
 
 from __future__ import annotations
 
@@ -101,7 +102,9 @@ def test_the_same_numbers(symbol):
     found = by_onnx(document, data)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(by_onnx(document, data[1:]), expected[1:], rtol=1e-4, atol=1e-4)  # any number of pictures
+    np.testing.assert_allclose(
+        by_onnx(document, data[1:]), expected[1:], rtol=1e-4, atol=1e-4
+    )  # any number of pictures
 
 
 @pytest.mark.parametrize(

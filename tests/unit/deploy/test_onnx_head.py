@@ -21,14 +21,18 @@ USUAL = Suppression(threshold=0.45, topk=400, post_nms=100, score_floor=SCORE_FL
 
 def run(document, **inputs):
     onnx.checker.check_model(document)
-    return runtime.InferenceSession(document.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+    return runtime.InferenceSession(document.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[
+        0
+    ]
 
 
 def candidates(count=2, seed=0, spread=3.0):
     """Class scores before softmax (B, A, C + 1) and boxes (B, A, 4) in a few heaps, so that many overlap."""
     random = np.random.RandomState(seed)
     scores = random.normal(0, spread, (count, ANCHORS, CLASSES + 1)).astype(np.float32)
-    corners = np.repeat(random.uniform(0, 90, (count, ANCHORS // 6, 2)), 6, axis=1) + random.uniform(0, 8, (count, ANCHORS, 2))
+    corners = np.repeat(random.uniform(0, 90, (count, ANCHORS // 6, 2)), 6, axis=1) + random.uniform(
+        0, 8, (count, ANCHORS, 2)
+    )
     sizes = random.uniform(20, 30, (count, ANCHORS, 2))
     return scores, np.concatenate([corners, corners + sizes], axis=2).astype(np.float32)
 
@@ -37,7 +41,9 @@ def by_onnx(scores, boxes, rules):
     graph = GraphBuilder()
     add_detection(graph, "scores", "boxes", (ANCHORS, CLASSES), rules, "rows")
     # one input of the builder's document is enough for a detector; here are two
-    document = graph.document(Value("scores", FLOAT, ["N", ANCHORS, CLASSES + 1]), [Value("rows", FLOAT, ["N", None, 6])])
+    document = graph.document(
+        Value("scores", FLOAT, ["N", ANCHORS, CLASSES + 1]), [Value("rows", FLOAT, ["N", None, 6])]
+    )
     document.graph.input.append(onnx.helper.make_tensor_value_info("boxes", FLOAT, ["N", ANCHORS, 4]))
     return run(document, scores=scores, boxes=boxes)
 

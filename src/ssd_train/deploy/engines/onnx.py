@@ -42,7 +42,8 @@ def _runtime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise DependencyError(
-            f"onnxruntime cannot be imported ({str(error) or type(error).__name__}); install the extra: pip install 'ssd-train[onnx]'"
+            f"onnxruntime cannot be imported ({str(error) or type(error).__name__}); "
+            "install the extra: pip install 'ssd-train[onnx]'"
         ) from None
 
 

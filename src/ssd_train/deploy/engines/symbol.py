@@ -42,7 +42,11 @@ class SymbolEngine:
     def _bind(self, count: int) -> Any:
         """The network made ready for as many pictures at once; all numbers of them share the weights."""
         weights, states = (
-            {name[4:]: array.as_in_context(self._device) for name, array in self._arrays.items() if name.startswith(kind)}
+            {
+                name[4:]: array.as_in_context(self._device)
+                for name, array in self._arrays.items()
+                if name.startswith(kind)
+            }
             for kind in ("arg:", "aux:")
         )
         inputs = mx.nd.zeros((count, 3, self.side, self.side), ctx=self._device)
