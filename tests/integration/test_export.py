@@ -1,0 +1,149 @@
+"""Exported models say what the Gluon net says: every network, a hundred pictures, drawn and real; training leaves its
+deployment files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from builders import flags_of, shapes_set, small_config
+from nets import CLASSES, drawn_inputs, talking_model, talking_net
+
+from ssd_train.cli.main import main
+from ssd_train.data.images import decode
+from ssd_train.data.records import ClassNames
+from ssd_train.data.transforms import to_input
+from ssd_train.deploy.agreement import BOX_TOLERANCE, SCORE_TOLERANCE, compare
+from ssd_train.deploy.artifact import is_current
+from ssd_train.deploy.detector import Detector
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.pretrained import load_pretrained
+from ssd_train.training.saved_model import SavedModel
+
+pytestmark = pytest.mark.integration
+BATCH = 10
+ANCHORS = len(make_anchors(anchor_layout("mobilenet0.25", 128)))
+
+
+def rows(engine, pictures):
+    return np.concatenate([engine.run(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)])
+
+
+def exported(model, folder):
+    """Path of each export by the engine that runs it; those engines that are not installed are left out."""
+    from ssd_train.deploy.artifact import publish_symbol
+    from ssd_train.deploy.onnx_file import write_onnx
+
+    publish_symbol(model, folder / "symbol", drawn_inputs(2, SavedModel.load(model).config.image_shape))
+    found = {"symbol": folder / "symbol"}
+    for engine in ("onnxruntime", "openvino"):
+        try:
+            __import__(engine)
+        except ImportError:  # onnxruntime and the NumPy of the AWS container do not go together
+            continue
+        for input in ("pixels", "normalised"):
+            found[f"{engine} {input}"] = folder / f"{input}.onnx"
+            write_onnx(SavedModel.load(model), folder / f"{input}.onnx", input)
+    return found
+
+
+def assert_all_agree(model, folder, pictures, at_least):
+    expected = rows(Detector.load(model, "cpu", "mxnet").engine, pictures)
+    places = exported(model, folder)
+    assert len(places) > 1, "expected an ONNX runtime, found none"
+    for name, path in places.items():
+        found = rows(Detector.load(path, "cpu", name.split()[0]).engine, pictures)
+        agreement = compare(expected, found)
+        assert agreement.rows >= at_least and agreement.unmatched == 0, (name, str(agreement))
+        assert agreement.score_difference <= SCORE_TOLERANCE and agreement.box_difference <= BOX_TOLERANCE
+
+
+def test_a_hundred_drawn_pictures(tmp_path):
+    talking_model(tmp_path / "model")
+    assert_all_agree(tmp_path / "model", tmp_path, drawn_inputs(100), at_least=5000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"base_network": "mobilenet1.0", "image_shape": 192}, id="mobilenet1.0"),
+        pytest.param({"base_network": "mobilenetv2_1.0", "grayscale": True}, id="mobilenetv2"),
+        pytest.param({"base_network": "resnet-50"}, id="resnet-50"),
+        pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16"),
+        pytest.param({"nms_threshold": 0.6, "nms_topk": 30, "post_nms": 20}, id="other-suppression"),
+        pytest.param({"post_nms": ANCHORS, "classes": ("cat",)}, id="all-boxes"),
+    ],
+)
+def test_every_network(tmp_path, settings):
+    side = settings.get("image_shape", 128)
+    model = talking_model(tmp_path / "model", **settings)
+    assert_all_agree(tmp_path / "model", tmp_path, drawn_inputs(4, side), at_least=40)
+    assert Detector.load(tmp_path / "symbol").engine.grayscale == model.config.grayscale
+
+
+def test_a_hundred_real_pictures(shared_data, tmp_path):
+    """A backbone trained on ImageNet, at the usual size, and pictures with labelled objects."""
+    config = small_config(base_network="mobilenet1.0", image_shape=300)
+    net = talking_net("mobilenet1.0", 300)
+    load_pretrained(net, "mobilenet1.0", shared_data / "weights" / "mobilenet1.0-imagenet-coral.params")
+    for name, parameter in net._collect_params_with_prefix().items():
+        if "predictors." in name and name.endswith("weight"):
+            parameter.set_data(parameter.data() * 0.1)  # the features of trained backbones are large
+    SavedModel(config, ClassNames(CLASSES), 100, epoch=0).save(tmp_path / "model", net)
+    files = sorted((shared_data / "data" / "raccoon" / "images").iterdir())[:100]
+    pictures = np.stack([to_input(decode(path.read_bytes(), path.name), 300) for path in files])
+    assert len(pictures) == 100
+    assert_all_agree(tmp_path / "model", tmp_path, pictures, at_least=1000)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a short run in two parts: the second goes on from the first's checkpoint on an empty machine."""
+    folder = tmp_path_factory.mktemp("run")
+    drawn = shapes_set(folder / "data", 24)
+    run_settings = {
+        "base_network": "mobilenet0.25",
+        "image_shape": 128,
+        "use_pretrained_model": 0,
+        "mini_batch_size": 4,
+    }
+    for machine in ("first", "second"):
+        places = {name: folder / machine / name for name in ("model_dir", "output_dir")}
+        flags = flags_of({**run_settings, **places, "epochs": 1, "checkpoint_dir": folder / "checkpoints"})
+        assert main(["train", "--train", str(drawn.images), "--labels", str(drawn.manifest), *flags]) == 0
+    return folder, drawn
+
+
+@pytest.mark.parametrize("machine", ["first", "second"])
+def test_training_leaves_the_deployment_files_of_its_best_model(trained, machine):
+    folder, drawn = trained
+    assert is_current(folder / machine / "model_dir")
+    scores = {}
+    for engine in ("mxnet", "symbol"):
+        path = folder / machine / f"{engine}.json"
+        flags = flags_of(
+            {"model": folder / machine / "model_dir", "engine": engine, "json": path, "labels": drawn.manifest}
+        )
+        assert main(["evaluate", *flags]) == 0
+        scores[engine] = json.loads(path.read_text())
+    assert scores["symbol"]["mAP"] == pytest.approx(scores["mxnet"]["mAP"], abs=1e-3)
+
+
+def test_mixed_precision_leaves_them_too(trained, tmp_path):
+    """In a process of its own: networks made in one with mixed precision round to 16 bits."""
+    _, drawn = trained
+    program = "import sys\nif __name__ == '__main__':\n    from ssd_train.cli.main import main\n    sys.exit(main())\n"
+    (tmp_path / "program.py").write_text(program)
+    settings = {"base_network": "mobilenet0.25", "image_shape": 128, "use_pretrained_model": 0, "epochs": 1, "amp": 1}
+    places = {"model_dir": tmp_path / "model", "output_dir": tmp_path / "output"}
+    flags = flags_of({"train": drawn.images, "labels": drawn.manifest, **settings, **places})
+    command = [sys.executable, str(tmp_path / "program.py"), *flags]
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, check=False
+    )
+    assert run.returncode == 0, run.stdout
+    assert "mixed precision" in run.stdout and "no deployment files" not in run.stdout
+    assert is_current(tmp_path / "model")

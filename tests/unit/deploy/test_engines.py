@@ -1,0 +1,182 @@
+"""Which engine runs a model, what is said where none can, and ONNX files without MXNet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from nets import CLASSES, drawn_inputs, talking_model
+
+from ssd_train.cli.main import main
+from ssd_train.data.images import encode_png
+from ssd_train.deploy import detector
+from ssd_train.deploy.agreement import compare
+from ssd_train.deploy.detector import Detector
+from ssd_train.errors import ConfigError, DependencyError, WeightsError
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime", exc_type=ImportError)
+
+SOURCE = Path(detector.__file__).resolve().parents[2]
+WITHOUT_MXNET = """
+import sys
+sys.modules.update(mxnet=None, gluoncv=None, onnx=None)
+from ssd_train.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder `both` with a model and its deployment files, `symbol` with these alone, and file.onnx."""
+    from ssd_train.deploy.artifact import publish_symbol
+    from ssd_train.deploy.onnx_file import write_onnx
+
+    folder = tmp_path_factory.mktemp("engines")
+    saved = talking_model(folder / "both")
+    for target in ("both", "symbol"):
+        publish_symbol(folder / "both", folder / target, drawn_inputs(2))
+    write_onnx(saved, folder / "file.onnx")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place, engine, expected",
+    [
+        pytest.param("both", "auto", "GluonEngine", id="model-folder"),
+        pytest.param("both", "mxnet", "GluonEngine", id="gluon"),
+        pytest.param("both", "symbol", "SymbolEngine", id="symbol-of-a-model-folder"),
+        pytest.param("symbol", "auto", "SymbolEngine", id="exported-symbol"),
+        pytest.param("file.onnx", "auto", "OnnxEngine", id="onnx"),
+        pytest.param("file.onnx", "onnxruntime", "OnnxEngine", id="onnxruntime"),
+        pytest.param("file.onnx", "openvino", "OpenVinoEngine", id="openvino"),
+    ],
+)
+def test_engines_say_the_same(model, place, engine, expected):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    found = Detector.load(model / place, "cpu", engine)
+    assert type(found.engine).__name__ == expected and found.class_names.names == CLASSES
+    pictures = drawn_inputs(3)
+    agreement = compare(Detector.load(model / "both", engine="mxnet").engine.run(pictures), found.engine.run(pictures))
+    assert agreement.rows > 50 and agreement.unmatched == 0
+
+
+@pytest.mark.parametrize(
+    "place, engine, kind, expected",
+    [
+        ("both", "tensorrt", ConfigError, "engine: found 'tensorrt', expected auto, mxnet"),
+        ("both", "openvino", WeightsError, "both: found a model for mxnet or symbol, expected one for openvino"),
+        ("symbol", "mxnet", WeightsError, "symbol: found a model for symbol, expected one for mxnet"),
+        (
+            "file.onnx",
+            "mxnet",
+            WeightsError,
+            "file.onnx: found a model for onnxruntime or openvino, expected one for mxnet",
+        ),
+        ("nowhere", "auto", WeightsError, "nowhere: found no model, expected a model folder"),
+        ("nowhere.onnx", "auto", WeightsError, "nowhere.onnx: found no model, expected a model folder"),
+    ],
+    ids=["unknown", "no-onnx-file", "no-config", "file-for-mxnet", "nowhere", "no-such-file"],
+)
+def test_what_no_engine_can_run_is_told(model, place, engine, kind, expected):
+    with pytest.raises(kind, match=expected):
+        Detector.load(model / place, engine=engine)
+
+
+@pytest.mark.parametrize(
+    "installed, place, expected",
+    [
+        pytest.param({"mxnet", "gluoncv", "onnxruntime"}, "all", "mxnet", id="all"),
+        pytest.param({"mxnet", "onnxruntime"}, "all", "symbol", id="no-gluoncv"),
+        pytest.param({"onnxruntime", "openvino"}, "all", "onnxruntime", id="no-mxnet"),
+        pytest.param({"openvino"}, "all", "openvino", id="openvino-only"),
+        pytest.param({"openvino"}, "m.onnx", "openvino", id="openvino-only-file"),
+        pytest.param(set(), "m.onnx", "onnxruntime", id="nothing-says-what-to-install"),
+        pytest.param(set(), "all", "mxnet", id="nothing-says-what-to-install-for-a-folder"),
+    ],
+)
+def test_auto_takes_what_is_installed(tmp_path, monkeypatch, installed, place, expected):
+    (tmp_path / "all").mkdir()
+    for name in ("all/config.json", "all/model-export.json", "all/m.onnx", "m.onnx"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr(detector, "find_spec", lambda package: package in installed or None)
+    assert detector._chosen(tmp_path / place, "auto", "shown") == expected
+
+
+def test_an_archive_may_hold_an_onnx_file(model, tmp_path):
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        archive.add(model / "file.onnx", "some.onnx")
+    assert Detector.load(tmp_path / "model.tar.gz").class_names.names == CLASSES
+
+
+def test_of_two_onnx_files_none_is_meant(model, tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes((model / "file.onnx").read_bytes())
+    with pytest.raises(WeightsError, match="found a.onnx, b.onnx, expected one .onnx file"):
+        Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1000], lambda data: b"GIF89a" * 99])
+def test_a_damaged_file_is_told_in_a_line(model, tmp_path, engine, damage):
+    pytest.importorskip(engine)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(damage((model / "file.onnx").read_bytes()))
+    with pytest.raises(WeightsError, match="m.onnx: (cannot be read as an ONNX model|found no description)") as error:
+        Detector.load(path, engine=engine)
+    assert "\n" not in str(error.value)
+
+
+def test_onnxruntime_takes_as_many_threads_as_mxnet(model, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    options = Detector.load(model / "file.onnx").engine._session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+
+
+@pytest.mark.parametrize("module, engine", [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_runtime_is_told(model, monkeypatch, module, engine):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DependencyError, match=f"{module} cannot be imported .* pip install"):
+        Detector.load(model / "file.onnx", engine=engine)
+
+
+def test_an_onnx_file_needs_no_mxnet(model, tmp_path):
+    """In a process in which neither MXNet nor GluonCV nor the onnx package can be imported."""
+    (tmp_path / "pictures").mkdir()
+    for index, picture in enumerate(drawn_inputs(3)):
+        (tmp_path / "pictures" / f"{index}.png").write_bytes(encode_png(picture))
+    outputs = []
+    for name, program in (("without", ["-c", WITHOUT_MXNET]), ("with", ["-m", "ssd_train"])):
+        outputs.append(tmp_path / f"{name}.jsonl")
+        command = [
+            "predict",
+            str(tmp_path / "pictures"),
+            "--model",
+            str(model / "file.onnx"),
+            "--output",
+            str(outputs[-1]),
+        ]
+        run = subprocess.run(
+            [sys.executable, *program, *command], env={"PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, universal_newlines=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout
+    without, with_all = (path.read_text() for path in outputs)
+    assert without == with_all and without.count("\n") == 3 and len(without) > 1000
+
+
+def test_commands_take_engines(model, tmp_path, capsys):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(encode_png(drawn_inputs(1)[0]))
+    for engine in ("auto", "mxnet", "symbol"):
+        output = str(tmp_path / f"{engine}.jsonl")
+        assert (
+            main(["predict", str(picture), "--model", str(model / "both"), "--engine", engine, "--output", output]) == 0
+        )
+    assert main(["predict", str(picture), "--model", str(model / "both"), "--engine", "onnxruntime"]) == 2
+    assert "both: found a model for mxnet or symbol, expected one for onnxruntime" in capsys.readouterr().err
+    assert (tmp_path / "auto.jsonl").read_text() == (tmp_path / "mxnet.jsonl").read_text()

@@ -1,0 +1,222 @@
+"""export: what is written has been proven, and what could not be is not written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import HeardProgress, memory_images
+from nets import CLASSES, talking_model
+
+from ssd_train import framework
+from ssd_train.cli.export import EIGHT_BITS, FORMATS, INPUTS
+from ssd_train.cli.main import main
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import encode_png
+from ssd_train.data.labels import LabelledImages
+from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.deploy import onnx_file
+from ssd_train.deploy.detector import Detector, Picture
+from ssd_train.deploy.export import Proof, export
+from ssd_train.deploy.scoring import pictures_of, score_images
+from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.training.saved_model import SavedModel
+
+mx = framework.mxnet()
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    talking_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(folder):
+    """Drawn pictures whose labels are what the model finds in them, so that it scores well."""
+    images = [sample.image for sample in draw_shapes_set(16, seed=5)]
+    detector, records = Detector.load(folder), []
+    for index, image in enumerate(images):
+        found = detector(image)
+        large = (found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 4
+        best = np.flatnonzero(large)[:5]
+        records.append(
+            Record(f"{index}.png", found.boxes[best], found.class_ids[best], found.size_wh, f"labels:{index + 1}")
+        )
+    labels = LabelSet(tuple(records), ClassNames(CLASSES), source="labels")
+    data = LabelledImages(labels, memory_images(labels, images))
+    assert score_images(detector, data).coco > 0.3
+    return data
+
+
+def written(folder, format, output, proof, input="pixels"):
+    progress = HeardProgress()
+    export(folder, format, output, input, proof, progress)
+    return progress.lines
+
+
+@pytest.mark.parametrize("input", INPUTS.values(), ids=INPUTS.keys())
+def test_an_onnx_file(folder, labelled, tmp_path, input):
+    pictures = list(pictures_of(labelled.labels, labelled.images))
+    (line,) = written(folder, "onnx", tmp_path / "new" / "m.onnx", Proof(pictures), input)
+    assert line.startswith("compared on 16 pictures: 1600 boxes, 0 unmatched")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.onnx"]
+    document = onnx.load(str(tmp_path / "new" / "m.onnx"))
+    (entry,) = document.graph.input  # weights are none
+    shape = [d.dim_param or d.dim_value for d in entry.type.tensor_type.shape.dim]
+    assert (entry.name, shape) == (input, ["N", 128, 128, 3] if input == "pixels" else ["N", 3, 128, 128])
+    assert entry.type.tensor_type.elem_type == (2 if input == "pixels" else 1)
+    operators = [node.op_type for node in document.graph.node]
+    assert "NonMaxSuppression" in operators and "BatchNormalization" not in operators
+    texts = {entry.key: entry.value for entry in document.metadata_props}
+    assert json.loads(texts["class_names"]) == list(CLASSES) and texts["weights"] == SavedModel.load(folder).sha256
+    assert (texts["kind"], texts["side"], texts["grayscale"]) == ("onnx", "128", "false")
+    assert json.loads(texts["settings"])["base_network"] == "mobilenet0.25" and json.loads(texts["mean"])[0] == 0.485
+
+
+def test_symbol_files_without_pictures_are_compared_on_drawn_ones(folder, tmp_path):
+    (line,) = written(folder, "symbol", tmp_path / "out", Proof())
+    assert line.startswith("compared on 20 pictures: 2000 boxes, 0 unmatched")
+    assert Detector.load(tmp_path / "out").class_names.names == CLASSES
+
+
+def places(tmp_path):
+    return {"onnx": tmp_path / "m.onnx", "symbol": tmp_path, "onnx-int8": tmp_path / "m.onnx", "int8": tmp_path / "q"}
+
+
+@pytest.mark.parametrize("format", EIGHT_BITS)
+def test_eight_bits_are_measured_and_written(folder, labelled, tmp_path, format):
+    output = places(tmp_path)[format]
+    lines = written(folder, format, output, Proof(validation=labelled, max_map_drop=1.0))
+    assert [line.split(":")[0] for line in lines] == ["32 bits", "8 bits"]
+    found = Detector.load(output)
+    assert found.engine.description.kind == format
+    scores = score_images(found, labelled)
+    assert scores.coco > 0.1, "quantised, not broken"
+    assert lines[1] == f"8 bits: mAP {scores.coco:.4f}, mAP@0.5 {scores.ap50:.4f}"
+    if format == "onnx-int8":
+        operators = [node.op_type for node in onnx.load(str(output)).graph.node]
+        assert "QuantizeLinear" in operators
+        assert output.stat().st_size < 0.5 * _size_of_float(folder, tmp_path)
+    else:
+        assert "_sg_mkldnn_conv" in (output / "model-symbol.json").read_text()
+
+
+def _size_of_float(folder, tmp_path):
+    onnx_file.write_onnx(SavedModel.load(folder), tmp_path / "float.onnx")
+    return (tmp_path / "float.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("format", EIGHT_BITS)
+def test_eight_bits_that_cost_too_much_are_refused_with_both_figures(folder, labelled, tmp_path, format):
+    """Fitted to black pictures, every range is wrong."""
+    black = [Picture("black.png", lambda: encode_png(np.zeros((128, 128, 3), np.uint8)), "black.png")] * 4
+    output = places(tmp_path)[format]
+    expected = r"found a drop of mAP by 0\.\d+, from 0\.\d+ to 0\.\d+, expected at most 0.01; nothing was written"
+    with pytest.raises(ConfigError, match=expected):
+        written(folder, format, output, Proof(black, labelled))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("format", EIGHT_BITS)
+def test_eight_bits_need_labels(folder, tmp_path, format):
+    with pytest.raises(ConfigError, match="found no --labels, expected labelled images to measure what 8 bits cost"):
+        written(folder, format, places(tmp_path)[format], Proof())
+
+
+def test_eight_bits_do_not_go_where_the_models_own_files_are(folder, labelled):
+    with pytest.raises(ConfigError, match="found .*, the model's own folder, expected another"):
+        written(folder, "int8", folder, Proof(validation=labelled))
+
+
+def test_an_onnx_file_that_answers_differently_is_not_written(folder, tmp_path, monkeypatch):
+    """As with anchors of another order."""
+    make = onnx_file.make_anchors
+    monkeypatch.setattr(onnx_file, "make_anchors", lambda layout: make(layout)[::-1])
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    with pytest.raises(SsdTrainError, match="m.onnx: the exported network answers differently"):
+        written(folder, "onnx", tmp_path / "m.onnx", Proof())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"] and (tmp_path / "m.onnx").read_bytes() == b"old"
+
+
+def test_pictures_in_which_nothing_is_found_prove_nothing(tmp_path):
+    model = talking_model(tmp_path / "model")
+    net = model.build()
+    for parameter in net.collect_params(".*convpredictor[0246]_conv0_(weight|bias)").values():
+        value = np.zeros(parameter.shape, np.float32)
+        if value.ndim == 1:
+            value[::4] = 20  # background
+        parameter.set_data(mx.nd.array(value))
+    model.save(tmp_path / "model", net)
+    with pytest.raises(SsdTrainError, match="finds nothing in the pictures that it was compared on"):
+        written(tmp_path / "model", "onnx", tmp_path / "m.onnx", Proof())
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        pytest.param(
+            ["--format", "onnx", "--output", "m.bin"], "found m.bin, expected a name that ends in .onnx", id="name"
+        ),
+        pytest.param(["--format", "tflite", "--output", "m"], "invalid choice: 'tflite'", id="format"),
+        pytest.param(
+            ["--format", "symbol", "--output", "m", "--input", "float"],
+            "found 'float' with format 'symbol'",
+            id="input",
+        ),
+        pytest.param(
+            ["--format", "int8", "--output", "m", "--max_map_drop", "2"], "found 2.0, expected 0 to 1", id="drop"
+        ),
+        pytest.param(["--format", "int8", "--output", "m"], "found no --labels", id="labels"),
+    ],
+)
+def test_flags_that_do_not_fit_are_told(folder, tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--model", str(folder), *flags]) == 2
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_model_folder_is_told(tmp_path, capsys):
+    command = ["export", "--model", str(tmp_path), "--format", "onnx", "--output", str(tmp_path / "m.onnx")]
+    assert main(command) == 2
+    assert f"{tmp_path}: found no config.json, expected a model folder" in capsys.readouterr().err
+
+
+def test_the_command_writes_every_format(folder, labelled, tmp_path, capsys):
+    images, manifest = tmp_path / "images", tmp_path / "labels.json"
+    images.mkdir()
+    for record in labelled.labels.records:
+        (images / record.name).write_bytes(labelled.images.read(record))
+    manifest.write_text(json.dumps(_coco(labelled.labels)))
+    for format in FORMATS:
+        output = tmp_path / (f"{format}.onnx" if "onnx" in format else format)
+        flags = ["--images", str(images), "--labels", str(manifest), "--max_map_drop", "1"]
+        assert main(["export", "--model", str(folder), "--format", format, "--output", str(output), *flags]) == 0
+        assert f"written: {output}" in capsys.readouterr().out
+        assert main(["evaluate", "--model", str(output), "--images", str(images), "--labels", str(manifest)]) == 0
+        assert "mAP 0." in capsys.readouterr().out
+
+
+def _coco(labels):
+    return {
+        "images": [
+            {"id": i, "file_name": r.name, "width": r.size_wh[0], "height": r.size_wh[1]}
+            for i, r in enumerate(labels.records)
+        ],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(labels.class_names)],
+        "annotations": [
+            {"id": 100 * i + j, "image_id": i, "category_id": int(c) + 1, "bbox": _xywh(box), "iscrowd": 0, "area": 1}
+            for i, r in enumerate(labels.records)
+            for j, (box, c) in enumerate(zip(r.boxes, r.class_ids))
+        ],
+    }
+
+
+def _xywh(box):
+    x1, y1, x2, y2 = map(float, box)
+    return [x1, y1, x2 - x1, y2 - y1]
