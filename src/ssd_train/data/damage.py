@@ -9,7 +9,7 @@ import io
 from typing import Dict
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import JpegImagePlugin, TiffImagePlugin
 
 from ssd_train.data.encoded import first_scan
 from ssd_train.data.images import ImageHeader, decode_stored, read_header
@@ -27,7 +27,7 @@ def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: 
     other data that can be decoded, and the end of a progressive JPEG's last refinement, are not missed."""
     if header.format == "JPEG":
         # data is missed at the end of a picture first
-        if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data, image, where)):
+        if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data)):
             raise DataError(
                 f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image"
             )
@@ -49,11 +49,18 @@ def check_decoded(data: bytes, image: np.ndarray, where: str) -> None:
         check_undamaged(data, header, stored, where)
 
 
-def _wants_more(data: bytes, image: np.ndarray, where: str) -> bool:
-    """Whether more data before the end of a JPEG changes its pixels: a whole one has no use for it."""
+def _wants_more(data: bytes) -> bool:
+    """Whether more data before the end of a JPEG changes its pixels: a whole one has no use for it. Asked of Pillow,
+    whose decoder writes no warnings to standard error."""
     end = data.rfind(_END)
-    longer, _ = decode_stored(data[:end] + _MORE + data[end:], where)
-    return not np.array_equal(longer, image)
+    try:
+        pixels, longer = (
+            np.asarray(JpegImagePlugin.JpegImageFile(io.BytesIO(part)))
+            for part in (data, data[:end] + _MORE + data[end:])
+        )
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return not np.array_equal(longer, pixels)
 
 
 def _lacks_scans(data: bytes) -> bool:
