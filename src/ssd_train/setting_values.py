@@ -27,7 +27,7 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
         and ("above" not in limits or converted > limits["above"])
         and ("below" not in limits or converted < limits["below"])
     )
-    return converted, "" if ok else f"{item.name}: found {value!r}, expected {_range_text(limits)}"
+    return converted, "" if ok else f"{item.name}: found {value!r}, expected {range_text(limits)}"
 
 
 def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
@@ -59,7 +59,8 @@ def _finite_number(text: str) -> Optional[float]:
     return number if abs(number) < float("inf") else None
 
 
-def _range_text(limits: Mapping[str, Any]) -> str:
+def range_text(limits: Mapping[str, Any]) -> str:
+    """The limits of a number in words, "" where there are none."""
     parts = []
     for key, words in (("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")):
         if key in limits:

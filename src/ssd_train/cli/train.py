@@ -15,6 +15,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
 from ssd_train.errors import ConfigError, Stopped
 from ssd_train.progress import Progress
+from ssd_train.setting_values import range_text
 
 SIGNAL_EXIT = 128  # and the signal's number: what a shell reports of a program ended by it
 
@@ -150,7 +151,8 @@ def setting_lines() -> List[str]:
     for item in dataclasses.fields(TrainConfig):
         limits = item.metadata
         choices = [choice for choice in limits.get("choices", ()) if choice]
-        among = f" ({', '.join(choices)})" if choices else ""
+        among = ", ".join(choices) or range_text(limits)
+        among = f" ({among})" if among else ""
         default = f" [{item.default}]" if item.default != "" else ""
         lines.append(f"  --{item.name:<26} {limits['help']}{among}{default}")
     return lines

@@ -17,7 +17,8 @@ def test_every_setting_has_its_line_of_help():
         assert line.split()[0] == f"--{item.name}" and item.metadata["help"] in line
         assert item.default == "" or line.endswith(f"[{item.default}]")
     assert len(lines) == len(dataclasses.fields(TrainConfig))
-    assert "(sgd, adam, rmsprop, adadelta)" in "\n".join(lines)
+    help = "\n".join(lines)
+    assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1) [0.001]" in help
 
 
 def test_no_flag_of_a_place_hides_a_setting():
