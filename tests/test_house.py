@@ -47,7 +47,7 @@ FLOORS = {
         *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
         *["data.prepare.lines"],
         *["model.net", "model.targets", "model.loss"],
-        *["training.devices", "training.metrics"],
+        *["training.devices", "training.metrics", "training.anchor_choice"],
         *["view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
@@ -61,7 +61,7 @@ FLOORS = {
     5: [
         *["launch.watch", "launch.sdk2", "launch.sdk3"],
         *["data.prepare.*", "data.channel", "data.check_labels"],
-        *["training.saved_model"],
+        *["training.saved_model", "training.averaging"],
         *["view.galleries"],
     ],
     6: [

@@ -70,6 +70,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         average_precision.py  from the ranks of the hits to a figure; the best F1
         metrics.py          RunningMean, MeanAveragePrecision (VOC07, VOC area, COCO); numpy only
         schedule.py         learning rate by real epochs; early stopping
+        anchor_choice.py    anchor sizes chosen by the boxes of a data set
+        averaging.py        a moving average of the weights, in a net of its own
         optimizer_state.py  the optimizer's arrays on disk, without a pickle
         saved_model.py      SavedModel: a model folder that is whole at every moment
         tally.py            what an epoch has come to, after any step

@@ -27,6 +27,7 @@ NETWORK_ALIASES = {
     "mobilenet-1.0": "mobilenet1.0",
 }
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
+LARGEST_ANCHOR = 2.0  # of the image's side
 # what channels of the built-in algorithm call their formats
 CONTENT_TYPES = {
     "application/x-recordio": "recordio",
@@ -61,6 +62,10 @@ class TrainConfig:
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
+    anchor_sizes: str = setting(
+        "", "sides of the anchors as shares of the image's, e.g. 0.1,0.2,0.37: one more than feature maps; empty: SSD's"
+    )
+    fit_anchors: bool = setting(False, "choose anchor_sizes by the training boxes, where none are given")
     freeze_layer_pattern: str = setting(
         "",
         "regular expression of parameter names that are not trained",
@@ -108,6 +113,15 @@ class TrainConfig:
     clip_gradient: float = setting(10.0, "largest L2 norm of the whole gradient; 0: no limit", low=0)
     negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
     min_hard_negatives: int = setting(3, "least number of hard negatives per image, so that empty images teach", low=0)
+    classification_loss: str = setting(
+        "hard_negative",
+        "cross entropy of objects and hard negatives, or the focal loss of all anchors",
+        choices=("hard_negative", "focal"),
+    )
+    label_smoothing: float = setting(0.0, "share of the wanted class's probability spread over all", low=0, below=1)
+    ema_decay: float = setting(
+        0.0, "the model is a moving average of the weights, of which a step leaves this share; 0: none", low=0, below=1
+    )
     amp: bool = setting(False, "mixed precision: float16 on GPUs, bfloat16 on CPUs (slower where they lack it)")
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
@@ -168,6 +182,11 @@ class TrainConfig:
                 f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, "
                 "expected lr_schedule 'step'"
             )
+        if _rising_shares(self.anchor_sizes) is None:
+            faults.append(
+                f"anchor_sizes: found {self.anchor_sizes!r}, expected rising shares of the image's side, each more "
+                "than 0 and at most 2, such as '0.1,0.2,0.37'"
+            )
         for name in ("freeze_layer_pattern", "split_group"):
             try:
                 re.compile(getattr(self, name))
@@ -183,6 +202,11 @@ class TrainConfig:
             return None
         steps = tuple(int(part) for part in parts)
         return steps if list(steps) == sorted(set(steps)) else None
+
+    @property
+    def anchor_shares(self) -> Tuple[float, ...]:
+        """The numbers of anchor_sizes."""
+        return _rising_shares(self.anchor_sizes) or ()
 
     @property
     def schedule(self) -> str:
@@ -221,6 +245,16 @@ class TrainConfig:
 def resumable_settings() -> Tuple[str, ...]:
     """Settings that a resumed run may change: they do not alter what the steps already made would have been."""
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
+
+
+def _rising_shares(text: str) -> Optional[Tuple[float, ...]]:
+    """The numbers of `text`; None when it is not a rising list of shares."""
+    try:
+        shares = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        return None
+    inside = all(0 < share <= LARGEST_ANCHOR for share in shares)  # which NaN is not
+    return shares if inside and list(shares) == sorted(set(shares)) else None
 
 
 def _is_hidden(name: str) -> bool:

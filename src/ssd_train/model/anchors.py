@@ -8,7 +8,7 @@ maps, size / cells; GluonCV's ssd_300_mobilenet0.25 preset rounds them so that i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 
@@ -64,12 +64,17 @@ def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
     return tuple(cells)
 
 
-def anchor_layout(base_network: str, image_size: int) -> AnchorLayout:
-    """The layout for an image of `image_size` pixels a side. Sizes grow evenly from 0.2 to 1.05 of it (from 0.15 where
-    there are seven maps or more), below them 0.1 for the first map: SSD's 300 and 512 px settings."""
+def even_shares(maps: int, smallest: float, second: float, largest: float) -> Tuple[float, ...]:
+    """Anchor sizes for so many feature maps, as shares of the image's side: the first map's, then evenly grown ones."""
+    return (smallest, *(float(share) for share in np.linspace(second, largest, maps)))
+
+
+def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = ()) -> AnchorLayout:
+    """The layout for an image of `image_size` pixels a side, with anchors of so large `shares` of it, one more than
+    feature maps. Without: sizes grow evenly from 0.2 to 1.05 of it (from 0.15 where there are seven maps or more),
+    below them 0.1 for the first map: SSD's 300 and 512 px settings."""
     cells = feature_cells(base_network, image_size)
-    second = 0.2 if len(cells) < 7 else 0.15
-    shares = [SMALLEST_SIZE, *np.linspace(second, LARGEST_SIZE, len(cells))]
+    shares = shares or even_shares(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
     return AnchorLayout(image_size, cells, tuple(float(s * image_size) for s in shares), tuple(ratios[-len(cells) :]))
 

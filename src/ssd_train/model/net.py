@@ -45,16 +45,20 @@ BACKBONES = {
 VGG = "vgg-16"
 # of the heads' weights, so that training starts from even class scores (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
+PRIOR = 0.99  # of background, where the focal loss is used
 
 
-def build_net(base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0) -> Any:
-    """An initialised SSD on the CPU (a GluonCV `SSD` HybridBlock) for square images of `image_size` pixels.
+def build_net(
+    base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0, shares: Sequence[float] = ()
+) -> Any:
+    """An initialised SSD on the CPU (a GluonCV `SSD` HybridBlock) for square images of `image_size` pixels, with
+    anchors of so large `shares` of it (anchor_layout's where none are given).
 
     Weights are drawn from `seed` by parameter name, so they do not depend on the order of calls, and layers that two
     networks share start equal. Convolutions: Xavier (Gaussian, by fan-out, magnitude 2, as GluonCV intends);
     BatchNorm: scale 1, shift 0, mean 0, variance 1 (GluonCV's own initialisation draws even variances at random).
     """
-    layout = anchor_layout(base_network, image_size)
+    layout = anchor_layout(base_network, image_size, shares)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Cannot decide type": of the input, which is known when the net runs
         net = _make_ssd(base_network, layout, class_names)
@@ -130,6 +134,18 @@ def _first_value(name: str, parameter: Any, seed: int) -> "np.ndarray | None":
     if "_conv" in name and parameter.shape[1] == 1:
         fan_out = int(np.prod(parameter.shape[2:]))  # depthwise: each channel has one output
     return random.normal(0, np.sqrt(2.0 / fan_out), parameter.shape).astype(np.float32)
+
+
+def expect_background(net: Any, probability: float = PRIOR) -> None:
+    """Let the class heads of `net` begin with this probability of background, evenly shared by the classes for the
+    rest: without it the many empty anchors drown the objects in the focal loss's first steps (RetinaNet, section 4.1).
+    """
+    classes = net.num_classes
+    for predictor in net.class_predictors:
+        bias = predictor.predictor.bias
+        values = np.zeros(bias.shape, np.float32).reshape(-1, classes + 1)
+        values[:, 0] = np.log(probability * classes / (1 - probability))
+        bias.set_data(mx.nd.array(values.ravel()))
 
 
 def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:

@@ -17,7 +17,7 @@ from ssd_train.training.schedule import BestScore
 from ssd_train.training.tally import Tally
 
 STATE_FORMAT = 1
-STATE, OPTIMIZER, BEST = "state.json", "optimizer.params", "best"
+STATE, OPTIMIZER, AVERAGE, BEST = "state.json", "optimizer.params", "average.params", "best"
 
 
 @dataclass
@@ -62,12 +62,15 @@ class Checkpoints:
         def write(folder: Path) -> None:
             save_parameters(folder / LAST, saved_parameters(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
+            if learner.average:
+                save_parameters(folder / AVERAGE, saved_parameters(learner.average.net))
             if state.best.epoch >= 0:
                 (folder / BEST).mkdir()
                 for file in filter(is_of_best_model, best_model.iterdir()):
                     (folder / BEST / file.name).write_bytes(file.read_bytes())
             document = {"format": STATE_FORMAT, "package": __version__, **asdict(state), "updates": counts}
             document["loss_scale"] = learner.loss_scale.state()
+            document["averaged_steps"] = learner.average.updates if learner.average else 0
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
         published.publish_folder(self.target, write, keep=2)
@@ -101,6 +104,9 @@ class Checkpoints:
             load_exactly(learner.net, folder / LAST)
             load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
             learner.loss_scale.restore(document["loss_scale"])
+            if learner.average:
+                load_exactly(learner.average.net, folder / AVERAGE)
+                learner.average.updates = document["averaged_steps"]
             best, tally = BestScore(**document["best"]), Tally(**document["tally"])
             return TrainState(document["epoch"], tally, best, document["history"], fingerprint)
         except (KeyError, TypeError, ValueError) as error:

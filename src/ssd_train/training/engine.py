@@ -19,6 +19,7 @@ from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.graphs import EvalGraph, TrainGraph, compile_graph
 from ssd_train.model.loss import DetectionLoss
+from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import split
 from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
 from ssd_train.training.scores import Scores
@@ -67,8 +68,8 @@ class Learner:
     def __init__(self, net: Any, config: TrainConfig, devices: Sequence[Any]) -> None:
         self.net, self.devices = net, list(devices)
         net.collect_params().reset_ctx(self.devices)
-        loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
-        self.graph = compile_graph(TrainGraph(net, loss))
+        self.graph = compile_graph(TrainGraph(net, make_loss(config)))
+        self.average: Optional[WeightAverage] = None  # follows every step where there is one
         self.clip = config.clip_gradient
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
@@ -97,6 +98,8 @@ class Learner:
             )
         self.trainer.set_learning_rate(rate)
         self.trainer.update(self.loss_scale.value * (max(norm / self.clip, 1.0) if self.clip else 1.0))
+        if self.average:
+            self.average.update()
         return losses
 
     def _gradients(self, batch: TrainBatch, scale: float) -> "tuple[np.ndarray, float]":
@@ -117,6 +120,12 @@ class Learner:
         parts = [np.concatenate([o[1].asnumpy(), o[2].asnumpy()]) for o in outputs]
         with np.errstate(over="ignore"):
             return np.sum(parts, axis=0, dtype=np.float64), math.sqrt(float(squares.sum().asscalar()))
+
+
+def make_loss(config: TrainConfig) -> DetectionLoss:
+    """The loss that `config` asks for."""
+    focal = config.classification_loss == "focal"
+    return DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives, focal, config.label_smoothing)
 
 
 def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
@@ -170,11 +179,10 @@ class Evaluator:
     """A net as it answers, on the first of its devices."""
 
     def __init__(self, net: Any, config: TrainConfig, device: Any, post_nms: int) -> None:
-        loss = DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives)
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_graph(EvalGraph(net, loss, config.nms_threshold, config.nms_topk, post_nms))
+        self.graph = compile_graph(EvalGraph(net, make_loss(config), config.nms_threshold, config.nms_topk, post_nms))
 
     def require_finite_weights(self) -> None:
         """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN

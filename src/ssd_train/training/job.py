@@ -20,11 +20,12 @@ from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.environment import Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
-from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.net import build_net, freeze
+from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
+from ssd_train.model.net import build_net, expect_background, freeze
 from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
+from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
 from ssd_train.training.intake import take_in
@@ -59,6 +60,11 @@ class Job:
         """The network that is trained."""
         return self.learner.net
 
+    @property
+    def answering_net(self) -> Any:
+        """The network that is scored and saved: the one that is trained, or the average of its weights."""
+        return self.evaluator.net
+
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
         """The description of the net as it is after `epoch`."""
         return SavedModel(self.config, self.class_names, self.post_nms, epoch, scores, framework.versions())
@@ -75,8 +81,10 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
         progress.say(f"mixed precision: {dtype}")
     net = _make_net(config, environment, train.labels.class_names, progress)
     learner = Learner(net, config, devices)
+    if config.ema_decay:
+        learner.average = _make_average(learner, config, train.labels.class_names)
     post_nms = _boxes_let_out(config, train.labels)
-    evaluator = Evaluator(net, config, devices[0], post_nms)
+    evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
     loaders = _make_loaders(config, train, validation)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
     return Job(
@@ -88,12 +96,28 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     """Boxes per image that the model may answer: post_nms, or as many as the fullest training image has; never more
     than there are anchors in all classes."""
     most = max(len(record.boxes) for record in labels.records)
-    anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
+    anchors = len(make_anchors(_layout(config)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
 
 
+def _layout(config: TrainConfig) -> AnchorLayout:
+    return anchor_layout(config.base_network, config.image_shape, config.anchor_shares)
+
+
+def _new_net(config: TrainConfig, class_names: ClassNames) -> Any:
+    return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_shares)
+
+
+def _make_average(learner: Learner, config: TrainConfig, class_names: ClassNames) -> WeightAverage:
+    net = _new_net(config, class_names)
+    net.collect_params().reset_ctx(learner.devices[0])
+    return WeightAverage(net, learner.net, config.ema_decay)
+
+
 def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
-    net = build_net(config.base_network, config.image_shape, list(class_names), config.seed)
+    net = _new_net(config, class_names)
+    if config.classification_loss == "focal":
+        expect_background(net)
     if environment.pretrained is not None:
         progress.say(str(_load_given(net, config, environment.pretrained)))
     elif config.use_pretrained_model:
@@ -141,7 +165,7 @@ def _make_loaders(
 ) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
-    encode = TargetEncoder(make_anchors(anchor_layout(config.base_network, side)))
+    encode = TargetEncoder(make_anchors(_layout(config)))
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))

@@ -125,7 +125,7 @@ def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
     if state.best.epoch < 0 and (environment.model_dir / CONFIG).exists():
         model = f"nothing was scored yet; {environment.model_dir} holds the model that was there before"
     elif state.best.epoch < 0:
-        job.saved_model(state.epoch, {}).save(environment.model_dir, job.net, state.history)
+        job.saved_model(state.epoch, {}).save(environment.model_dir, job.answering_net, state.history)
         model = f"its weights, not yet scored, are in {environment.model_dir}"
     else:
         model = f"the model of epoch {state.best.epoch + 1} is in {environment.model_dir}"
@@ -160,7 +160,7 @@ def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Enviro
     tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
     if state.best.update(scores.voc07, row["epoch"], tolerance, interval):
         history = [*state.history, row]
-        job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.net, history)
+        job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.answering_net, history)
         _keep_deployable(job, environment, progress)
 
 
@@ -207,7 +207,7 @@ def _finish(job: Job, state: TrainState, environment: Environment, started: str,
     if state.best.epoch < 0:
         raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
     best = SavedModel.load(environment.model_dir)
-    best.save_last(environment.model_dir, job.net, state.history)
+    best.save_last(environment.model_dir, job.answering_net, state.history)
     _keep_deployable(job, environment, progress)
     scores, answers = _score_best(job, best, progress)
     report = environment.output_dir / REPORT

@@ -66,7 +66,8 @@ class SavedModel:
 
     def build(self) -> Any:
         """The network with these weights, on the CPU."""
-        net = build_net(self.config.base_network, self.config.image_shape, list(self.class_names))
+        config = self.config
+        net = build_net(config.base_network, config.image_shape, list(self.class_names), shares=config.anchor_shares)
         load_exactly(net, self.weights)
         return net
 
