@@ -14,9 +14,20 @@ class ConfigError(SsdTrainError):
 
 
 class DataError(SsdTrainError):
-    """Images or labels that cannot be used as they are; the message starts with file:line where there is one."""
+    """Images or labels that cannot be used as they are; the message starts with file:line where there is one.
+
+    `code` is what `check` calls it (data/check_codes.py); "" where no code is more exact than that of the place.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+    def at(self, place: object) -> "DataError":
+        """The same fault, told of `place`."""
+        return DataError(f"{place}: {self}", self.code)
 
 
 class WeightsError(SsdTrainError):

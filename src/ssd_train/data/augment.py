@@ -116,8 +116,8 @@ def visible(boxes: np.ndarray, view: View) -> np.ndarray:
     return share >= view.least_visible
 
 
-# SSD's samplers: the least IoU of a crop with every object; None: whatever it is
-CROP_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
+# SSD's samplers: the least IoU of a crop with every object; the last takes any crop
+CROP_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 CROP_TRIALS = 50
 CROP_SCALES = (0.3, 1.0)
 CROP_ASPECT = 2.0
@@ -126,32 +126,32 @@ CROP_ASPECT = 2.0
 def constrained_crop(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> Tuple[float, float, float, float]:
     """A crop (x, y, width, height) of an image of `size_wh`: the whole image or one crop for each of CROP_OVERLAPS that
     a trial could meet, one of these at random among those that keep the centre of a box."""
-    candidates = [(0.0, 0.0, float(size_wh[0]), float(size_wh[1]))]
-    for least in CROP_OVERLAPS:
-        crop = _crop_with_overlap(size_wh, boxes, least, random)
-        if not len(boxes):
-            return crop or candidates[0]
-        if crop:
-            candidates.append(crop)
-    random.shuffle(candidates)
-    for crop in candidates:
-        if visible(boxes, View(crop, by_centre=True)).any():
-            return crop
-    return (0.0, 0.0, float(size_wh[0]), float(size_wh[1]))
+    if not len(boxes):
+        return _as_rect(_random_crops(size_wh, 1, random)[0])
+    whole = np.array([[0, 0, *size_wh]], np.float32)
+    candidates = np.concatenate([whole, _crops_with_overlap(size_wh, boxes, random)])
+    corners = _corners(candidates)
+    centres = (boxes[:, :2] + boxes[:, 2:])[:, None] / 2  # (N, 1, 2)
+    keeps_one = ((centres > corners[:, :2]) & (centres < corners[:, 2:])).all(axis=2).any(axis=0)
+    keepers = np.flatnonzero(keeps_one)
+    return _as_rect(candidates[keepers[random.randint(len(keepers))]] if len(keepers) else whole[0])
 
 
-def _crop_with_overlap(
-    size_wh: SizeWH, boxes: np.ndarray, least: Optional[float], random: Random
-) -> Optional[Tuple[float, float, float, float]]:
-    crops = _random_crops(size_wh, CROP_TRIALS if len(boxes) and least is not None else 1, random)
-    if not len(boxes) or least is None:
-        fitting = np.array([0])
-    else:
-        corners = np.concatenate([crops[:, :2], crops[:, :2] + crops[:, 2:]], axis=1)
-        fitting = np.flatnonzero(iou_matrix(boxes, corners).min(axis=0) >= least)
-    if not len(fitting):
-        return None
-    x, y, width, height = (float(v) for v in crops[fitting[0]])
+def _crops_with_overlap(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> np.ndarray:
+    """For each of CROP_OVERLAPS the first of CROP_TRIALS crops that has it, where one does: (at most 6, 4)."""
+    crops = _random_crops(size_wh, len(CROP_OVERLAPS) * CROP_TRIALS, random)
+    overlap = iou_matrix(boxes, _corners(crops)).min(axis=0).reshape(len(CROP_OVERLAPS), CROP_TRIALS)
+    fitting = overlap >= np.array(CROP_OVERLAPS)[:, None]
+    first = np.arange(len(CROP_OVERLAPS)) * CROP_TRIALS + fitting.argmax(axis=1)
+    return crops[first[fitting.any(axis=1)]]
+
+
+def _corners(crops: np.ndarray) -> np.ndarray:
+    return np.concatenate([crops[:, :2], crops[:, :2] + crops[:, 2:]], axis=1)
+
+
+def _as_rect(crop: np.ndarray) -> Tuple[float, float, float, float]:
+    x, y, width, height = crop.tolist()
     return x, y, width, height
 
 

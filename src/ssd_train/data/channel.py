@@ -141,7 +141,9 @@ def with_table(label: BoxLabel, table: Table) -> BoxLabel:
     """The label with our class ids; a DataError without a place for one that has none."""
     unknown = [class_id for class_id in label.class_ids if class_id not in table]
     if unknown:
-        raise DataError(f"class_id: found {unknown[0]}, expected one of the classes: {sorted(table)[:20]}")
+        raise DataError(
+            f"class_id: found {unknown[0]}, expected one of the classes: {sorted(table)[:20]}", "unknown-class"
+        )
     return label._replace(class_ids=[table[class_id] for class_id in label.class_ids])
 
 
@@ -154,4 +156,4 @@ def _class_map(sample: Sample) -> Dict[str, int]:
     try:
         return read_class_map(sample.class_map())
     except DataError as fault:
-        raise DataError(f"metadata: {fault}") from None
+        raise fault.at("metadata") from None

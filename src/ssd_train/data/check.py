@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from ssd_train.data.anchor_fit import anchor_grids
-from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding, file_code
+from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding
 from ssd_train.data.check_duplicates import near_duplicates, same_bytes
 from ssd_train.data.check_images import Seen, files_without_label, glance_at, look_at
 from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, check_sides, of_skipped, scaled_boxes
@@ -107,7 +107,7 @@ def unusable(fault: DataError) -> CheckResult:
     """The result where labels cannot be read at all, or have no usable line: then each line is told, too."""
     where, _, detail = str(fault).partition(": ")
     lines = [of_skipped(line) for line in fault.skipped] if isinstance(fault, NoUsableLine) else []
-    return CheckResult((Finding(file_code(str(fault)), where, detail), *lines))
+    return CheckResult((Finding(fault.code or "labels-unusable", where, detail), *lines))
 
 
 def cheap_check(

@@ -1,15 +1,14 @@
 """The fixed list of what `check` can find: a code, how bad it is, when it is said, what to do. docs/check-codes.md has
 the same list, and a test compares the two.
 
-Readers of labels and images say what is wrong in words that are fixed but for what was found; here is the one place
-where these words become codes.
+Readers of labels and images give their DataError the code of what they found, where one is more exact than that of
+the place: "bad-line" of a line of labels, "labels-unusable" of a file of labels, "unreadable-image" of an image.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Pattern, Sequence, Tuple
+from typing import Dict, NamedTuple
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 
@@ -126,57 +125,3 @@ class Finding:
     def severity(self) -> str:
         """error, warning or note."""
         return CODES[self.code].severity
-
-
-def line_code(message: str) -> str:
-    """The code of what a reader of labels says of one line."""
-    return _first(_OF_LINES, message, "bad-line")
-
-
-def file_code(message: str) -> str:
-    """The code of what a reader of labels says of the whole file."""
-    return _first(_OF_FILES, message, "labels-unusable")
-
-
-def image_code(message: str) -> str:
-    """The code of what a reader of images says."""
-    return _first(_OF_IMAGES, message, "unreadable-image")
-
-
-def _first(table: Sequence[Tuple[str, Pattern[str]]], message: str, default: str) -> str:
-    return next((code for code, pattern in table if pattern.search(message)), default)
-
-
-def _table(*rows: Tuple[str, str]) -> Sequence[Tuple[str, Pattern[str]]]:
-    return tuple((code, re.compile(pattern, re.DOTALL)) for code, pattern in rows)
-
-
-_OF_LINES = _table(
-    ("conflicting-duplicate", r"with other boxes than at"),
-    ("bad-class-map", r"^class-map: "),
-    ("unknown-class", r"(class_id|class id|category_id): found|^class .* is unknown"),
-    ("bad-image-size", r"^image_size"),
-    ("bad-image-name", r"expected the name of an image|expected a name without NUL"),
-    ("box-degenerate", r"expected both above 0|expected xmin < xmax"),
-    ("bad-coordinates", r"expected a (finite )?number|expected \[left|expected (a share|shares) of the image"),
-)
-_OF_FILES = _table(
-    ("wrong-job-type", r"found labels of type"),
-    ("ambiguous-label-attribute", r"expected --label_attribute to say which"),
-    ("conflicting-class-map", r"expected one name for each id|differ in more than blanks"),
-    ("no-objects", r"found no labelled object"),
-)
-_OF_IMAGES = _table(
-    ("bad-image-name", r"or a relative path$|expected a (relative )?path( inside it)?$"),
-    ("ambiguous-image", r" files of that name\), expected one"),
-    ("missing-image", r" not found, expected "),
-    ("unreadable-image", r"found (an empty file|an HTML|XML|text |unknown bytes|a Git LFS|a zip|a gzip)"),
-    ("unsupported-format", r", expected an image \(|found a TIFF with orientation"),
-    ("truncated-image", r" cut off after "),
-    ("too-large", r"expected at most .* Mpx$"),
-    ("too-small", r"expected sides of at least"),
-    ("aspect-ratio", r"expected an aspect ratio"),
-    ("multi-frame", r"frames, expected one picture$"),
-    ("box-outside-image", r"expected it inside the image of"),
-    ("size-differs", r"\(the labels' image_size\)$"),
-)

@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.check_codes import Finding, image_code
+from ssd_train.data.check_codes import Finding
 from ssd_train.data.check_duplicates import thumbnail
 from ssd_train.data.damage import check_undamaged
 from ssd_train.data.encoded import looks_like
@@ -82,7 +82,7 @@ def _finding_of(fault: DataError, record: Record) -> Finding:
     message = str(fault)
     if message.startswith(f"{place}: "):
         message = message[len(place) + 2 :]
-    return Finding(image_code(message), place, message, record.name)
+    return Finding(fault.code or "unreadable-image", place, message, record.name)
 
 
 def files_without_label(images: FolderImages, records: Sequence[Record]) -> List[Finding]:
@@ -150,7 +150,9 @@ def _check_boxes_inside(record: Record, size_wh: SizeWH) -> None:
         outside = (record.boxes[:, 2:] > np.array(size_wh) + _ROUNDING).any(axis=1)
         if outside.any():
             box = [round(value, 2) for value in record.boxes[int(np.argmax(outside))].tolist()]
-            raise DataError(f"found box {box}, expected it inside the image of {size_wh[0]}x{size_wh[1]}")
+            raise DataError(
+                f"found box {box}, expected it inside the image of {size_wh[0]}x{size_wh[1]}", "box-outside-image"
+            )
 
 
 def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: str) -> Tuple[str, str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ssd_train.config import TrainConfig
 from ssd_train.data.anchor_fit import AnchorGrid, best_iou
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.check_codes import Finding, line_code
+from ssd_train.data.check_codes import Finding
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
@@ -122,7 +122,7 @@ def label_width(boxes: int) -> int:
 def of_skipped(line: Skipped) -> Finding:
     """What a line that was left out is told as."""
     if line.reason == BAD_LINE:
-        return Finding(line_code(line.detail), line.where, line.detail)
+        return Finding(line.code or "bad-line", line.where, line.detail)
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
 
 

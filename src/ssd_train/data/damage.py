@@ -29,7 +29,8 @@ def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: 
         # data is missed at the end of a picture first
         if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data)):
             raise DataError(
-                f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image"
+                f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image",
+                "truncated-image",
             )
     elif header.format == "TIFF":
         try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import struct
 from typing import Tuple
 
-# (offset, first bytes, name): what is read above, then what people have instead
-_SIGNATURES: Tuple[Tuple[int, bytes, str], ...] = (
+_Signatures = Tuple[Tuple[int, bytes, str], ...]
+# (offset, first bytes, name): what is read, pictures that are not, and what people have instead of pictures
+_READ: _Signatures = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"BM", "BMP"),
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
     (8, b"WEBP", "WEBP"),
+)
+_NOT_READ: _Signatures = (
     (0, b"GIF8", "a GIF image"),
     (4, b"ftypavif", "an AVIF image"),
     (4, b"ftypavis", "an AVIF image"),
@@ -25,6 +28,8 @@ _SIGNATURES: Tuple[Tuple[int, bytes, str], ...] = (
     (0, b"\0\0\1\0", "an icon (ICO)"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%PDF", "a PDF"),
+)
+_NO_PICTURES: _Signatures = (
     (0, b"PK\3\4", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip file"),
     (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
@@ -35,7 +40,7 @@ def looks_like(data: bytes) -> str:
     """JPEG, PNG, BMP, TIFF or WEBP, or words for what else the bytes look like."""
     if not data:
         return "an empty file (0 bytes)"
-    for offset, signature, name in _SIGNATURES:
+    for offset, signature, name in _READ + _NOT_READ + _NO_PICTURES:
         if data.startswith(signature, offset):
             return name
     head = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -46,6 +51,11 @@ def looks_like(data: bytes) -> str:
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64]):
         return f"text beginning {bytes(data[:32])!r}"
     return f"unknown bytes beginning {bytes(data[:8]).hex()}"
+
+
+def is_of_other_format(found: str) -> bool:
+    """Whether what `looks_like` says is a picture, film or document, of a format that is not read."""
+    return found in {name for _, _, name in _NOT_READ}
 
 
 def exif_orientation(exif: bytes) -> int:

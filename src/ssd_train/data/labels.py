@@ -71,7 +71,9 @@ def read_labelled(
     folder = _image_folder(images, labels, near)
     read, source = READERS[format](place, folder, options)
     if not len(read.class_names):
-        raise DataError(f"{read.source}: found no labelled object in {len(read)} images, expected at least one box")
+        raise DataError(
+            f"{read.source}: found no labelled object in {len(read)} images, expected at least one box", "no-objects"
+        )
     read = dataclasses.replace(read, details={**read.details, "format": format})
     if source is None:
         own = FolderImages(folder)

@@ -62,7 +62,7 @@ def read_answers(path: PathLike) -> Iterator[Answer]:
             if answer.image in seen:
                 raise DataError(f"found image {answer.image!r} again, as in {seen[answer.image]}, expected it once")
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise error.at(where) from None
         seen[answer.image] = where
         yield answer
 

@@ -42,7 +42,9 @@ class ClassNames:
     def index(self, name: str) -> int:
         """The id of `name`; a DataError that lists the known names when there is none."""
         if name not in self.names:
-            raise DataError(f"class {name!r} is unknown, expected one of {', '.join(map(repr, self.names))}")
+            raise DataError(
+                f"class {name!r} is unknown, expected one of {', '.join(map(repr, self.names))}", "unknown-class"
+            )
         return self.names.index(name)
 
 
@@ -154,11 +156,13 @@ class Detections:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A line of labels that was left out, and why. `reason` is one of a few fixed texts, so that it can be counted."""
+    """A line of labels that was left out, and why. `reason` is one of a few fixed texts, so that it can be counted;
+    `code` is that of the fault (DataError.code), "" where none is more exact."""
 
     where: str
     reason: str
     detail: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,15 @@ class FolderImages:
         if not paths:
             elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
             raise DataError(
-                f"{_place(record)}: image {record.name!r} not found, expected {basename!r} below {self.root}{elsewhere}"
+                f"{_place(record)}: image {record.name!r} not found, "
+                f"expected {basename!r} below {self.root}{elsewhere}",
+                "missing-image",
             )
         if len(paths) > 1:
             raise DataError(
                 f"{_place(record)}: image {record.name!r} may be {paths[0]} or {paths[1]} ({len(paths)} files of that "
-                "name), expected one, or the path of the labels below the folder"
+                "name), expected one, or the path of the labels below the folder",
+                "ambiguous-image",
             )
         return paths[0]
 
@@ -107,7 +110,7 @@ class FetchedImages:
         """The path of the image or of its copy."""
         found = self._fetched.get(record.name)
         if isinstance(found, DataError):
-            raise DataError(f"{_place(record)}: image {found}")
+            raise DataError(f"{_place(record)}: image {found}", "missing-image")
         return self._folder.locate(record) if found is None else str(found)
 
 
@@ -121,7 +124,8 @@ class MemoryImages:
         """The encoded image; a DataError names the record's place when there is none of that name."""
         if record.name not in self._images:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory"
+                f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory",
+                "missing-image",
             )
         return self._images[record.name]
 
@@ -140,18 +144,24 @@ def key_parts(record: Record) -> List[str]:
     name = record.name
     scheme, separator, rest = name.partition("://")
     if separator and scheme.lower() != "s3":
-        raise DataError(f"{_place(record)}: image {name!r}, expected s3://bucket/key or a relative path")
+        raise DataError(
+            f"{_place(record)}: image {name!r}, expected s3://bucket/key or a relative path", "bad-image-name"
+        )
     key = rest.partition("/")[2] if separator else name
     if "\0" in key or key.startswith("/"):
         raise DataError(
-            f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path"
+            f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path",
+            "bad-image-name",
         )
     parts = [part for part in key.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise DataError(f"{_place(record)}: image {name!r} leaves its folder by '..', expected a path inside it")
+        raise DataError(
+            f"{_place(record)}: image {name!r} leaves its folder by '..', expected a path inside it", "bad-image-name"
+        )
     if not parts or key.endswith("/"):
         raise DataError(
-            f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path"
+            f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path",
+            "bad-image-name",
         )
     return parts
 

@@ -140,8 +140,8 @@ class _Reader:
                         record = self._record(sample)
                     except DataError as fault:
                         if self._options.on_bad == "error":
-                            raise DataError(f"{sample.where}: {fault}") from None
-                        skipped.append(Skipped(sample.where, "bad line", str(fault)))
+                            raise fault.at(sample.where) from None
+                        skipped.append(Skipped(sample.where, "bad line", str(fault), fault.code))
                         continue
                     queue.put(record, sample.image)
             queue.put(skipped)

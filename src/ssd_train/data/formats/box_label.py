@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, image_size, number, positive_box, shown, whole_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, image_size, number, positive_box, shown
 from ssd_train.data.records import Record
 from ssd_train.errors import DataError
 
@@ -36,7 +36,7 @@ def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
         try:
             corners, class_id = _box(annotation, table)
         except DataError as error:
-            raise DataError(f"box {index}: {error}") from None
+            raise error.at(f"box {index}") from None
         read.boxes.append(corners)
         read.class_ids.append(class_id)
     return read
@@ -45,9 +45,11 @@ def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
 def _box(annotation: Any, table: Mapping[int, int]) -> Tuple[Corners, int]:
     if not isinstance(annotation, dict):
         raise DataError(f"found {shown(annotation)}, expected an object")
-    class_id = whole_number(annotation.get("class_id"), "class_id")
+    class_id = class_number(annotation.get("class_id"), "class_id")
     if class_id not in table:
-        raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}")
+        raise DataError(
+            f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
+        )
     left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
     return positive_box(left, top, width, height), table[class_id]
 
@@ -57,7 +59,7 @@ def _size(label: Dict[str, Any]) -> Optional[SizeWH]:
     if sizes is None:
         return None
     if not isinstance(sizes, list) or len(sizes) != 1:
-        raise DataError(f"image_size: found {shown(sizes)}, expected a list of one object")
+        raise DataError(f"image_size: found {shown(sizes)}, expected a list of one object", "bad-image-size")
     return image_size(sizes[0], "image_size")
 
 

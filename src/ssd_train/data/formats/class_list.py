@@ -20,7 +20,7 @@ def read_class_list(path: PathLike) -> ClassNames:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise error.at(path) from None
 
 
 def write_class_list(path: PathLike, class_names: ClassNames) -> None:

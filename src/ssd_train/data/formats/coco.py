@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from ssd_train.data.boxes import areas
-from ssd_train.data.formats.fields import BoxLabel, image_name, number, positive_box, shown, side, whole_number
+from ssd_train.data.formats.fields import (
+    BoxLabel,
+    class_number,
+    image_name,
+    number,
+    positive_box,
+    shown,
+    side,
+    whole_number,
+)
 from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
 from ssd_train.data.records import ClassNames, LabelSet, Record
@@ -35,7 +44,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
         value = read_json(path)
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
     except DataError as fault:
-        raise DataError(f"{path}: {fault}") from None
+        raise fault.at(path) from None
     names, table = class_table(_categories(categories, path))
     gather = Gather(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
@@ -96,7 +105,7 @@ def _categories(categories: Sequence[Any], path: PathLike) -> Dict[Tuple[int, st
         try:
             places.setdefault((whole_number(category.get("id"), "id"), name), where)
         except DataError as fault:
-            raise DataError(f"{where}: {fault}") from None
+            raise fault.at(where) from None
     return places
 
 
@@ -141,19 +150,19 @@ def _add(
             if whole_number(annotation.get("iscrowd", 0), "iscrowd"):
                 crowds.append((CROWD, f"annotations[{index}]"))
                 continue
-            class_id = whole_number(annotation.get("category_id"), "category_id")
+            class_id = class_number(annotation.get("category_id"), "category_id")
             if class_id not in table:
-                raise DataError(f"category_id: found {class_id}, expected the id of a category")
+                raise DataError(f"category_id: found {class_id}, expected the id of a category", "unknown-class")
             label.boxes.append(positive_box(*_bbox(annotation.get("bbox"))))
             label.class_ids.append(table[class_id])
         except DataError as fault:
-            raise DataError(f"annotations[{index}]: {fault}") from None
+            raise fault.at(f"annotations[{index}]") from None
     gather.add(where, name, label, crowds)
 
 
 def _bbox(value: Any) -> Iterator[float]:
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"bbox: found {shown(value)}, expected [left, top, width, height]")
+        raise DataError(f"bbox: found {shown(value)}, expected [left, top, width, height]", "bad-coordinates")
     return (number(part, f"bbox {key}") for part, key in zip(value, ("left", "top", "width", "height")))
 
 

@@ -34,17 +34,22 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
     rows = _rows(label)
     rows = rows[rows[:, 0] != _PADDING]
     if not np.isfinite(rows[:, :5]).all():
-        raise DataError("label: found NaN or infinity, expected finite numbers")
+        raise DataError("label: found NaN or infinity, expected finite numbers", "bad-coordinates")
     ids, shares = rows[:, 0], rows[:, 1:5].astype(np.float64)
     if (ids < 0).any() or (ids % 1).any() or (ids > 1e6).any():
         bad = ids[(ids < 0) | (ids % 1 != 0) | (ids > 1e6)][0]
-        raise DataError(f"class id: found {bad:g}, expected an integer of 0 or more")
+        raise DataError(f"class id: found {bad:g}, expected an integer of 0 or more", "unknown-class")
     if (np.abs(shares) > _PIXELS).any():
-        raise DataError(f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)")
+        raise DataError(
+            f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)",
+            "bad-coordinates",
+        )
     empty = (shares[:, 2] <= shares[:, 0]) | (shares[:, 3] <= shares[:, 1])
     if empty.any():
         index = int(np.argmax(empty))
-        raise DataError(f"box {index}: found {shares[index].tolist()}, expected xmin < xmax and ymin < ymax")
+        raise DataError(
+            f"box {index}: found {shares[index].tolist()}, expected xmin < xmax and ymin < ymax", "box-degenerate"
+        )
     corners = _pixels(shares, size_wh)
     return BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
 

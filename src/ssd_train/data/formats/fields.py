@@ -45,16 +45,18 @@ class FittedBoxes(NamedTuple):
 def number(value: Any, field: str) -> float:
     """A finite JSON number of at most MAX_SIDE in size; strings, booleans and null are none."""
     if type(value) is not int and type(value) is not float:
-        raise DataError(f"{field}: found {shown(value)}, expected a number")
+        raise DataError(f"{field}: found {shown(value)}, expected a number", "bad-coordinates")
     if not -MAX_SIDE <= value <= MAX_SIDE:  # false for NaN too
-        raise DataError(f"{field}: found {shown(value)}, expected a number of pixels up to {MAX_SIDE}")
+        raise DataError(
+            f"{field}: found {shown(value)}, expected a number of pixels up to {MAX_SIDE}", "bad-coordinates"
+        )
     return value
 
 
 def text_number(text: str, field: str) -> float:
     """A decimal number written out, as `number`; Python's float() would also take nan, inf and 1_000."""
     if len(text) > 100 or not _DECIMAL.fullmatch(text):
-        raise DataError(f"{field}: found {shown(text)}, expected a number")
+        raise DataError(f"{field}: found {shown(text)}, expected a number", "bad-coordinates")
     return number(float(text), field)
 
 
@@ -67,33 +69,45 @@ def whole_number(value: Any, field: str) -> int:
     raise DataError(f"{field}: found {shown(value)}, expected an integer of 0 or more")
 
 
+def class_number(value: Any, field: str) -> int:
+    """A class id, as `whole_number`."""
+    try:
+        return whole_number(value, field)
+    except DataError as fault:
+        raise DataError(str(fault), "unknown-class") from None
+
+
 def image_size(value: Any, field: str) -> SizeWH:
     """(width, height) in pixels of ``{"width": 640, "height": 480, ...}``."""
     if not isinstance(value, dict):
-        raise DataError(f"{field}: found {shown(value)}, expected an object with width and height")
+        raise DataError(f"{field}: found {shown(value)}, expected an object with width and height", "bad-image-size")
     return side(value.get("width"), f"{field} width"), side(value.get("height"), f"{field} height")
 
 
 def side(value: Any, field: str) -> int:
     """The width or height of an image in pixels: an integer from 1 to MAX_SIDE."""
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise DataError(f"{field}: found {shown(value)}, expected an integer from 1 to {MAX_SIDE}")
+        raise DataError(f"{field}: found {shown(value)}, expected an integer from 1 to {MAX_SIDE}", "bad-image-size")
     return value
 
 
 def image_name(value: Any, field: str) -> str:
     """A name that is a string, not empty, and that a file system and UTF-8 can hold."""
     if not isinstance(value, str) or not value:
-        raise DataError(f"{field}: found {shown(value)}, expected the name of an image")
+        raise DataError(f"{field}: found {shown(value)}, expected the name of an image", "bad-image-name")
     if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
-        raise DataError(f"{field}: found {shown(value)}, expected a name without NUL and lone surrogates")
+        raise DataError(
+            f"{field}: found {shown(value)}, expected a name without NUL and lone surrogates", "bad-image-name"
+        )
     return value
 
 
 def positive_box(left: float, top: float, width: float, height: float) -> Corners:
     """Corners of a box that must have an extent; a box of negative or no size is an error, not a small box."""
     if width <= 0 or height <= 0:
-        raise DataError(f"found width {shown(width)} and height {shown(height)}, expected both above 0")
+        raise DataError(
+            f"found width {shown(width)} and height {shown(height)}, expected both above 0", "box-degenerate"
+        )
     return (left, top, left + width, top + height)
 
 

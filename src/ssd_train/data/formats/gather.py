@@ -44,7 +44,7 @@ class Gather:
         self.records: List[Record] = []
         self._skipped: List[Skipped] = []
         self._mended: List[Skipped] = []
-        self._bad: List[Tuple[str, str]] = []
+        self._bad: List[Tuple[str, DataError]] = []
         self._seen: Dict[str, Record] = {}
 
     def add(self, where: str, name: str, label: BoxLabel, mended: Sequence[Tuple[str, str]] = ()) -> None:
@@ -66,7 +66,10 @@ class Gather:
         elif _same_labels(first, record):
             self.skip(where, DUPLICATE, f"as {first.where}")
         else:
-            raise DataError(f"found image {name!r} with other boxes than at {first.where}, expected its boxes once")
+            raise DataError(
+                f"found image {name!r} with other boxes than at {first.where}, expected its boxes once",
+                "conflicting-duplicate",
+            )
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
         """Leave out a label for one of a few fixed reasons."""
@@ -74,13 +77,13 @@ class Gather:
 
     def fault(self, where: str, fault: DataError) -> None:
         """Note a bad label."""
-        self._bad.append((where, str(fault)))
+        self._bad.append((where, fault))
 
     def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> LabelSet:
         """All that was gathered; a DataError if there are bad labels that must not be skipped, or no record at all."""
         if self._bad and self.on_bad == "error":
             raise bad_lines_error(self._bad)
-        skipped = self._skipped + [Skipped(where, BAD_LINE, fault) for where, fault in self._bad]
+        skipped = self._skipped + [Skipped(where, BAD_LINE, str(fault), fault.code) for where, fault in self._bad]
         if not self.records:
             found = f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}"
             raise NoUsableLine(found, skipped)
@@ -108,13 +111,15 @@ def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict
         if other != name:
             raise DataError(
                 f"{place}: calls class {class_id} {name!r}, but {other_place} calls it {other!r}, "
-                "expected one name for each id"
+                "expected one name for each id",
+                "conflicting-class-map",
             )
         other, other_place = by_words.setdefault(name.strip(), (name, place))
         if other != name:
             raise DataError(
                 f"{place}: has class {name!r}, but {other_place} has {other!r}, "
-                "expected names that differ in more than blanks"
+                "expected names that differ in more than blanks",
+                "conflicting-class-map",
             )
     names = list(dict.fromkeys(name for name, _ in by_id.values()))
     return ClassNames(tuple(names)), {class_id: names.index(name) for class_id, (name, _) in by_id.items()}

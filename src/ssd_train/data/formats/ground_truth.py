@@ -61,7 +61,7 @@ def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_
         where = f"{manifest}:{line_number}"
         try:
             if line_number in faults:
-                raise DataError(faults[line_number])
+                raise faults[line_number]
             _add(gather, where, parse_object(line), attribute, table)
         except DataError as fault:
             gather.fault(where, fault)

@@ -32,7 +32,7 @@ class Attribute:
     kinds: Dict[str, int] = field(default_factory=dict)
     newest: str = ""
     names: Dict[Tuple[int, str], int] = field(default_factory=dict)
-    faults: Dict[int, str] = field(default_factory=dict)
+    faults: Dict[int, DataError] = field(default_factory=dict)
 
     def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
         """Take the metadata of one line."""
@@ -47,7 +47,7 @@ class Attribute:
         try:
             self._add_names(line_number, metadata.get("class-map", {}))
         except DataError as error:
-            self.faults[line_number] = f"class-map: {error}"
+            self.faults[line_number] = DataError(f"class-map: {error}", "bad-class-map")
 
     def _add_names(self, line_number: int, class_map: Any) -> None:
         for name, class_id in read_class_map(class_map).items():
@@ -73,7 +73,7 @@ class Survey:
     """What the first pass learns: the label attributes by name, and the lines that are no JSON object."""
 
     attributes: Dict[str, Attribute] = field(default_factory=dict)
-    faults: Dict[int, str] = field(default_factory=dict)
+    faults: Dict[int, DataError] = field(default_factory=dict)
     first_line: int = 0
     first_keys: Tuple[str, ...] = ()
 
@@ -85,7 +85,7 @@ def survey(path: PathLike) -> Survey:
         try:
             line = parse_object(raw)
         except DataError as error:
-            found.faults[line_number] = str(error)
+            found.faults[line_number] = error
             continue
         if not found.first_line:
             found.first_line, found.first_keys = line_number, tuple(line)
@@ -96,7 +96,7 @@ def survey(path: PathLike) -> Survey:
         raise DataError(f"{path}: is empty, expected one labelled image on each line")
     if not found.first_line:
         line_number, fault = next(iter(found.faults.items()))
-        raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object")
+        raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object", fault.code)
     return found
 
 
@@ -104,7 +104,7 @@ def choose_attribute(found: Survey, wanted: Optional[str], path: PathLike) -> st
     """The label attribute to read: `wanted`, or the bounding-box attribute with the newest creation-date."""
     boxes = {name: attribute for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds}
     if not boxes:
-        raise DataError(_no_boxes(found, path))
+        raise _no_boxes(found, path)
     if wanted is not None:
         if wanted not in boxes:
             raise ConfigError(
@@ -116,21 +116,22 @@ def choose_attribute(found: Survey, wanted: Optional[str], path: PathLike) -> st
     if len(candidates) > 1:
         raise DataError(
             f"{path}: found boxes of {len(candidates)} jobs with the same creation-date ({', '.join(candidates)}), "
-            "expected --label_attribute to say which"
+            "expected --label_attribute to say which",
+            "ambiguous-label-attribute",
         )
     return candidates[0]
 
 
-def _no_boxes(found: Survey, path: PathLike) -> str:
+def _no_boxes(found: Survey, path: PathLike) -> DataError:
     kinds = {
         kind: (line, name) for name, attribute in found.attributes.items() for kind, line in attribute.kinds.items()
     }
     if not kinds:
         keys = ", ".join(found.first_keys[:5]) or "no keys"
-        return (
+        return DataError(
             f"{path}:{found.first_line}: found {keys}, expected a label attribute and its metadata of type {BOX_TYPE}"
         )
     line = min(line for line, _ in kinds.values())
     listed = ", ".join(f"{kind} ({name})" for kind, (_, name) in sorted(kinds.items()))
     hint = "; prepare convert makes boxes of video frames" if VIDEO_TYPE in kinds else ""
-    return f"{path}:{line}: found labels of type {listed}, expected {BOX_TYPE}{hint}"
+    return DataError(f"{path}:{line}: found labels of type {listed}, expected {BOX_TYPE}{hint}", "wrong-job-type")

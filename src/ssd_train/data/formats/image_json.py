@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ssd_train.data.formats.box_label import box_label, read_box_label
-from ssd_train.data.formats.fields import image_name, shown, whole_number
+from ssd_train.data.formats.fields import class_number, image_name, shown, whole_number
 from ssd_train.data.formats.gather import Gather, class_table, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
 from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
@@ -106,11 +106,14 @@ def _categories(label: Mapping[str, Any]) -> Iterator[Tuple[int, str]]:
 def _ids(label: Mapping[str, Any]) -> List[int]:
     annotations = label.get("annotations")
     listed = annotations if isinstance(annotations, list) else []
-    return [whole_number(box.get("class_id"), "class_id") for box in listed if isinstance(box, dict)]
+    return [class_number(box.get("class_id"), "class_id") for box in listed if isinstance(box, dict)]
 
 
 def _check_categories(label: Mapping[str, Any]) -> None:
     known = {class_id for class_id, _ in _categories(label)}
     unknown = sorted(set(_ids(label)) - known)
     if known and unknown:
-        raise DataError(f"class_id: found {unknown[0]}, expected one of the file's categories: {sorted(known)[:20]}")
+        raise DataError(
+            f"class_id: found {unknown[0]}, expected one of the file's categories: {sorted(known)[:20]}",
+            "unknown-class",
+        )

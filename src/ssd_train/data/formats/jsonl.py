@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NoReturn, Tuple, Union
+from typing import Any, Dict, Iterator, List, NoReturn, Sequence, Tuple, Union
 
 from ssd_train.errors import DataError
 
@@ -20,7 +20,7 @@ _LISTED = 3  # bad lines named in one message
 
 
 def _reject_constant(text: str) -> NoReturn:
-    raise ValueError(f"found {text}, which is not JSON, expected a finite number")
+    raise DataError(f"found {text}, which is not JSON, expected a finite number", "bad-coordinates")
 
 
 def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
@@ -28,7 +28,7 @@ def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"found key {twice!r} twice in one object, expected each key once")
+        raise DataError(f"found key {twice!r} twice in one object, expected each key once")
     return found
 
 
@@ -47,7 +47,7 @@ def parse_json(data: bytes) -> Any:
         ) from None
     except RecursionError:
         raise DataError("found JSON nested too deep to be labels, expected a few levels") from None
-    except ValueError as error:  # ours above, or an integer of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits
         raise DataError(str(error)) from None
 
 
@@ -104,10 +104,10 @@ def read_json_lines(path: PathLike) -> Iterator[Tuple[str, Dict[str, Any]]]:
         try:
             yield f"{path}:{number}", parse_object(line)
         except DataError as error:
-            raise DataError(f"{path}:{number}: {error}") from None
+            raise error.at(f"{path}:{number}") from None
 
 
-def bad_lines_error(bad: "List[Tuple[str, str]]", noun: str = "bad lines") -> DataError:
+def bad_lines_error(bad: "Sequence[Tuple[str, object]]", noun: str = "bad lines") -> DataError:
     """One error for all `bad` (where, fault), naming the first few."""
     faults = [f"{where}: {fault}" for where, fault in bad]
     if len(faults) == 1:

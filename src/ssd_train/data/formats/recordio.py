@@ -62,7 +62,7 @@ class RecordImages:
         try:
             return unpack_record(payload).image
         except DataError as fault:
-            raise DataError(f"{where}: {fault}") from None
+            raise fault.at(where) from None
 
     def locate(self, record: Record) -> str:
         """``file:number`` of the record, counted from 1."""
@@ -150,7 +150,10 @@ def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
     label = unpack_label(record.label, read_header(record.image, "image").shown_wh)
     highest = max(label.class_ids, default=-1)
     if class_names is not None and highest >= len(class_names):
-        raise DataError(f"found class id {highest}, expected less than {len(class_names)} ({', '.join(class_names)})")
+        raise DataError(
+            f"found class id {highest}, expected less than {len(class_names)} ({', '.join(class_names)})",
+            "unknown-class",
+        )
     return label
 
 

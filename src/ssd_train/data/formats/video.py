@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.fields import BoxLabel, image_name, number, positive_box, shown, whole_number
+from ssd_train.data.formats.fields import BoxLabel, class_number, image_name, number, positive_box, shown
 from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.ground_truth import find_manifest
 from ssd_train.data.formats.ground_truth_survey import METADATA, VIDEO_TYPE, read_class_map
@@ -115,7 +115,7 @@ def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
         try:
             class_map = read_class_map(sequence.metadata.get("class-map", {}))
         except DataError as error:
-            raise DataError(f"{sequence.where}: class-map: {error}") from None
+            raise error.at(f"{sequence.where}: class-map") from None
         for name, class_id in class_map.items():
             places.setdefault((class_id, name), sequence.where)
     return places
@@ -135,7 +135,7 @@ def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, Li
         prefix = image_name(value.get("prefix"), "prefix")
         return prefix.rstrip("/"), [image_name(_get(frame, "frame"), "frame") for frame in value["frames"]]
     except DataError as fault:
-        raise DataError(f"{place}: {fault}") from None
+        raise fault.at(place) from None
 
 
 def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
@@ -146,7 +146,7 @@ def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, in
         if key is None:
             raise DataError(f"found {shown(value)}, expected an object with {' or '.join(_LISTS)}")
     except DataError as fault:
-        raise DataError(f"{place}: {fault}") from None
+        raise fault.at(place) from None
     labelled = set()
     for index, frame in enumerate(value[key]):
         where = f"{place}:{key}[{index}]"
@@ -167,14 +167,16 @@ def _label(frame: Mapping[str, Any], table: Mapping[int, int]) -> BoxLabel:
     label = BoxLabel([], [], None)
     for index, box in enumerate(annotations):
         try:
-            class_id = whole_number(_get(box, "class-id"), "class-id")
+            class_id = class_number(_get(box, "class-id"), "class-id")
             if class_id not in table:
-                raise DataError(f"class-id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}")
+                raise DataError(
+                    f"class-id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
+                )
             left, top, width, height = (number(box.get(key), key) for key in ("left", "top", "width", "height"))
             label.boxes.append(positive_box(left, top, width, height))
             label.class_ids.append(table[class_id])
         except DataError as fault:
-            raise DataError(f"box {index}: {fault}") from None
+            raise fault.at(f"box {index}") from None
     return label
 
 

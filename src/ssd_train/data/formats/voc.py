@@ -91,7 +91,7 @@ def _annotation(file: Path) -> Tuple[str, List[str], BoxLabel]:
             names.append(_text(element, "name"))
             boxes.append(_box(element))
         except DataError as fault:
-            raise DataError(f"object {index}: {fault}") from None
+            raise fault.at(f"object {index}") from None
     return image_name(_text(root, "filename"), "filename"), names, BoxLabel(boxes, [], _size(root))
 
 

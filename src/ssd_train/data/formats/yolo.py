@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, positive_box, shown, text_number, whole_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, positive_box, shown, text_number
 from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.yolo_names import read_yolo_names
@@ -84,9 +84,9 @@ def _add(gather: Gather, file: Path, image: Path, name: str, num_classes: int) -
         where = str(file)
         for line_number, fields in _lines(file):
             where = f"{file}:{line_number}"
-            class_id = whole_number(fields[0], "class id")
+            class_id = class_number(fields[0], "class id")
             if class_id >= num_classes:
-                raise DataError(f"class id: found {class_id}, expected less than {num_classes}")
+                raise DataError(f"class id: found {class_id}, expected less than {num_classes}", "unknown-class")
             label.boxes.append(_box(fields, size_wh))
             label.class_ids.append(class_id)
         gather.add(str(file), name, label)
@@ -114,5 +114,5 @@ def _box(fields: List[str], size_wh: SizeWH) -> Corners:
 def _share(text: str) -> float:
     value = text_number(text, "share of the image")
     if not -1 <= value <= 2:  # a little outside 0..1 is clipped like every box outside its image
-        raise DataError(f"found {shown(text)}, expected a share of the image, 0..1 (not pixels)")
+        raise DataError(f"found {shown(text)}, expected a share of the image, 0..1 (not pixels)", "bad-coordinates")
     return value

@@ -42,7 +42,7 @@ def read_yolo_names(folder: Path) -> Optional[ClassNames]:
                 text = _decode(read_bytes(path))
                 return ClassNames(tuple(_from_yaml(text) if path.suffix in _YAML_ENDINGS else _from_lines(text)))
             except DataError as fault:
-                raise DataError(f"{path}: {fault}") from None
+                raise fault.at(path) from None
     return None
 
 

@@ -128,7 +128,7 @@ def _read(line: ManifestLine, attribute: str, table: Mapping[int, int]) -> BoxLa
     try:
         return read_box_label(line.value[attribute], table)
     except DataError as error:
-        raise DataError(f"{line.where}: {error}") from None
+        raise error.at(line.where) from None
 
 
 def _size(line: ManifestLine, attribute: str, size_of: Optional[SizeOf]) -> SizeWH:

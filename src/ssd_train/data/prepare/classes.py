@@ -76,7 +76,7 @@ def _name(line: ManifestLine, index: int, box: Dict[str, Any], name_of: Mapping[
         if class_id not in name_of:
             raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(name_of)[:20]}")
     except DataError as error:
-        raise DataError(f"{line.where}: box {index}: {error}") from None
+        raise error.at(f"{line.where}: box {index}") from None
     return name_of[class_id]
 
 

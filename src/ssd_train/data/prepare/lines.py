@@ -48,7 +48,7 @@ class ManifestLine:
         try:
             return image_name(self.value.get(SOURCE), SOURCE)
         except DataError as error:
-            raise DataError(f"{self.where}: {error}") from None
+            raise error.at(self.where) from None
 
     def edited(self, edit: Edit) -> bytes:
         """The line after `edit` has changed a copy of its object in place."""
@@ -75,7 +75,7 @@ def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
         try:
             yield ManifestLine(where, raw, parse_object(raw))
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise error.at(where) from None
 
 
 def write_lines(path: "str | Path", lines: Iterable[bytes]) -> int:
