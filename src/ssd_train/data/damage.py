@@ -6,13 +6,14 @@ Looked for by a check of the data, and once in each picture that is trained on o
 from __future__ import annotations
 
 import io
-from typing import Dict
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 from PIL import JpegImagePlugin, TiffImagePlugin
 
+from ssd_train.data.boxes import SizeWH
 from ssd_train.data.encoded import first_scan
-from ssd_train.data.images import ImageHeader, decode_stored, read_header
+from ssd_train.data.images import DEFAULT_LIMITS, ImageHeader, ImageLimits, decode_for, decode_stored, read_header
 from ssd_train.errors import DataError
 
 _FILL = [128, 128, 128]  # gray: what libjpeg paints where data is missing
@@ -48,6 +49,21 @@ def check_decoded(data: bytes, image: np.ndarray, where: str) -> None:
     if suspicious or (header.format == "JPEG" and _lacks_scans(data)):
         stored, header = decode_stored(data, where)
         check_undamaged(data, header, stored, where)
+
+
+def decode_whole(
+    data: bytes,
+    where: str,
+    side: int,
+    expected_wh: Optional[SizeWH] = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Tuple[np.ndarray, SizeWH]:
+    """What a network that looks at (side, side) pixels is given of an encoded picture, as `decode_for`, seen to be all
+    there; and the (width, height) of the whole picture, upright."""
+    size_wh = expected_wh or read_header(data, where).shown_wh
+    image = decode_for(data, where, side, size_wh, limits)
+    check_decoded(data, image, where)
+    return image, size_wh
 
 
 def _wants_more(data: bytes) -> bool:

@@ -14,8 +14,7 @@ import numpy as np
 
 from ssd_train.archives import opened_model
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.damage import check_decoded
-from ssd_train.data.images import decode_for, read_header
+from ssd_train.data.damage import decode_whole
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
 from ssd_train.errors import ConfigError, DataError, WeightsError
@@ -98,7 +97,7 @@ class Detector:
         """What is in each of `images`, as for one."""
         for image in images:
             _check_picture(image)
-        return self._answers([self._input(image) for image in images], [image.shape[1::-1] for image in images])
+        return self.find([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
 
     def stream(self, pictures: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
         """Answers in the order of `pictures`; reading and decoding go on in threads while the network runs."""
@@ -113,29 +112,28 @@ class Detector:
                     waiting.append(pool.submit(self._load, picture))
                 yield from self._answered(loaded)
 
-    def _input(self, image: np.ndarray) -> np.ndarray:
+    def to_input(self, image: np.ndarray) -> np.ndarray:
+        """`image` (H, W, 3) as the network looks at it: uint8 (side, side, 3)."""
         return to_input(image, self.engine.side, self.engine.grayscale)
 
     def _load(self, picture: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
         try:
-            data = picture.read()
-            size_wh = picture.expected_wh or read_header(data, picture.where).shown_wh
-            image = decode_for(data, picture.where, self.engine.side, size_wh)
-            check_decoded(data, image, picture.where)
+            image, size_wh = decode_whole(picture.read(), picture.where, self.engine.side, picture.expected_wh)
         except DataError as error:
             return Answer(picture, None, None, str(error)), None
         except OSError as error:
             return Answer(picture, None, None, f"{picture.where}: cannot be read ({error.strerror})"), None
-        return Answer(picture._replace(expected_wh=size_wh), image, None), self._input(image)
+        return Answer(picture._replace(expected_wh=size_wh), image, None), self.to_input(image)
 
     def _answered(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
         good = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
         sizes = [answer.picture.expected_wh for answer, _ in good]
-        found = iter(self._answers([pixels for _, pixels in good], sizes))
+        found = iter(self.find([pixels for _, pixels in good], sizes))
         for answer, pixels in loaded:
             yield answer if pixels is None else answer._replace(detections=next(found))
 
-    def _answers(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
+    def find(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
+        """What is in each of `inputs`, pictures as `to_input` makes them, in pixels of the (width, height) `sizes`."""
         if not inputs:
             return []
         rows = self.engine.run(np.stack(inputs))
