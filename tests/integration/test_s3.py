@@ -135,6 +135,16 @@ def test_prepare(run, on_s3, drawn, tmp_path):
     assert gray.code == 0 and len(keys(on_s3, "gray/")) == 12
 
 
+def test_labels_are_not_written_over(run, on_s3):
+    labels = "s3://bucket/labels/train.manifest"
+    before = read(on_s3, "labels/train.manifest")
+    kept = run("prepare", "keep", labels, "--source_regex", "no such image", "--output", labels)
+    assert kept.code == 2 and kept.err.splitlines() == [
+        f"error: found {labels} to write to, which is what is read, expected another place"
+    ]
+    assert read(on_s3, "labels/train.manifest") == before
+
+
 def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
     on_s3.put_object(Bucket="bucket", Key="images/broken.png", Body=b"no picture")
     done = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray")

@@ -70,6 +70,7 @@ def localised(flags: argparse.Namespace) -> Iterator[Progress]:
     if not any(isinstance(value, Remote) for value in _values(flags)):
         yield progress
         return
+    _refuse_own_input(flags)
     places = _Places(progress)
     for name, value in vars(flags).items():
         setattr(flags, name, places.targets_of(value))
@@ -172,6 +173,15 @@ def _target(text: str, shape: Callable[[Url], Url]) -> Union[Path, Remote]:
     if url.key.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"found {text!r}, expected s3://bucket/key with a name to write to")
     return Remote(url, is_target=True)
+
+
+def _refuse_own_input(flags: argparse.Namespace) -> None:
+    """A ConfigError when something is to be written where something is read: it would be gone."""
+    remotes = [value for value in _values(flags) if isinstance(value, Remote)]
+    read = {str(remote).rstrip("/") for remote in remotes if not remote.is_target}
+    for remote in remotes:
+        if remote.is_target and str(remote).rstrip("/") in read:
+            raise ConfigError(f"found {remote} to write to, which is what is read, expected another place")
 
 
 def _values(flags: argparse.Namespace) -> Iterator[object]:
