@@ -12,6 +12,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
     storage.py          files that appear whole or not at all
     published.py        folders that do, with checksums
+    locks.py            a folder held by one run at a time
     archives.py         model.tar.gz unpacked without trust
     s3.py               the one door to boto3: objects asked for, listed, read, written; errors in words
     remote.py           local copies of what lies on S3, and results put there
@@ -47,6 +48,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
             check_labels, check_images, check_duplicates, check_statistics    its parts
             anchor_fit.py, damage.py    boxes that no anchor overlaps; files that decoders should not trust
         threads.py          work done by threads, in order
+        patience.py         work that may never end, done within a time limit
+        setbacks.py         images that go bad during a run, met as --on_bad_data says
         fifo.py, spill.py   FIFOs read with a time limit; bytes that do not fit into memory
         channel.py          a channel in Pipe mode read once: labels, and images while they fit on the disk
         stream.py           one too large to keep: a FIFO for each epoch, shuffled (stream_loader: its batches)
@@ -77,6 +80,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         tally.py            what an epoch has come to, after any step
         checkpoint.py       TrainState, Checkpoints: written so that a kill loses nothing
         keeper.py           when they are written, and how a run is stopped
+        circumstances.py    what a resumed run may change and is told of: threads, devices, versions, epochs
         sides.py            training and validation data, in the same classes (pipes: those in Pipe mode)
         intake.py           both sides looked at, counted and told about; the settings they decide
         deployment.py       deployment files kept those of the best model

@@ -94,7 +94,7 @@ class TrainConfig:
     )
     cache_images: bool = setting(True, "keep decoded images in memory while they fit", resume=True)
     # the optimisation
-    epochs: int = setting(30, "passes over the training images", low=1)
+    epochs: int = setting(30, "passes over the training images", low=1, resume=True)  # not below what is made
     mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1)
     optimizer: str = setting("adam", "update rule", choices=("sgd", "adam", "rmsprop", "adadelta"))
     learning_rate: float = setting(
@@ -243,7 +243,12 @@ class TrainConfig:
 
 
 def resumable_settings() -> Tuple[str, ...]:
-    """Settings that a resumed run may change: they do not alter what the steps already made would have been."""
+    """Settings that a resumed run may change: they do not alter what the steps already made would have been.
+
+    These are all whose field says resume=True. Folders and devices, which are Environment's, may change too. All
+    others, the classes and the labels may not: they are the checkpoint's fingerprint (training/job.py), and a run that
+    differs is refused by name.
+    """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
 
 

@@ -166,6 +166,22 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(user_cache) / "ssd_train"
 
 
+def read_seconds() -> float:
+    """Seconds within which a file of an image has to be read: SSD_TRAIN_READ_SECONDS, or 30; 0: no limit.
+
+    Raises:
+        ConfigError: the variable holds no such number.
+    """
+    text = os.environ.get("SSD_TRAIN_READ_SECONDS", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"SSD_TRAIN_READ_SECONDS: found {text!r}, expected seconds, at least 0")
+    return seconds
+
+
 def available_memory() -> int:
     """Bytes that this process may still use: what the system has free, or less where its control group is limited."""
     amounts = [_memory_of_system()]

@@ -211,7 +211,6 @@ def stopped(data, tmp_path_factory):
     "settings, expected",
     [
         ({"learning_rate": 0.01}, "setting learning_rate: found 0.01, the checkpoint has 0.005"),
-        ({"epochs": 5}, "setting epochs: found 5, the checkpoint has 1"),
         (
             {"seed": 9, "augmentation": "flip"},
             "setting augmentation: found 'flip', .*; setting seed: found 9, the checkpoint has 1",
@@ -225,6 +224,30 @@ def test_other_settings_are_refused_by_name(data, stopped, capsys, settings, exp
     assert main(flags(data, stopped, **{"epochs": 1, **settings})) == 2
     error = capsys.readouterr().err
     assert re.match(rf"error: .*cannot go on with other settings: .*{expected}.*use another checkpoint_dir", error)
+
+
+def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
+    """With a rate that does not depend on their number, as if they had been asked for at once."""
+    steady = {"lr_schedule": "constant", "optimizer": "sgd"}
+    finish(flags(data, tmp_path / "once", **steady, epochs=2))
+    finish(flags(data, tmp_path / "twice", **steady, epochs=1))
+    printed = finish(flags(data, tmp_path / "twice", **steady, epochs=2))
+    assert "epochs: found 2, the checkpoint was made on the way to 1\n" in printed
+    assert_same(outcome(tmp_path / "twice"), outcome(tmp_path / "once"))
+
+
+def test_fewer_epochs_than_were_made_are_refused(data, tmp_path, capsys):
+    finish(flags(data, tmp_path, epochs=2))
+    assert main(flags(data, tmp_path, epochs=1)) == 2
+    assert re.search(r"checkpoints: holds epoch 2, expected --epochs to be no less", capsys.readouterr().err)
+
+
+def test_another_number_of_threads_is_told(data, tmp_path):
+    finish(flags(data, tmp_path, epochs=1))
+    environ = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-m", "ssd_train", *flags(data, tmp_path, epochs=1)]
+    printed = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert "CPU threads: found 2, the checkpoint was made with 1: the weights may differ" in printed
 
 
 def test_settings_of_the_machine_may_change(data, stopped):

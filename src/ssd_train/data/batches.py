@@ -10,15 +10,17 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.records import Record
+from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 
 Batch = TypeVar("Batch")
+Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,20 @@ class EpochSampler:
 class TrainLoader:
     """The batches of an epoch of training, prepared ahead by `workers` threads (0: none).
 
-    A sample depends on (seed, epoch, index) alone, so the pictures are the same for any number of threads.
+    A sample depends on (seed, epoch, index) alone, so the pictures are the same for any number of threads. In the place
+    of an image that `setbacks` leaves out comes the next in the labels.
     """
 
     def __init__(
-        self, dataset: DetectionDataset, transform: TrainTransform, sampler: EpochSampler, workers: int = 1
+        self,
+        dataset: DetectionDataset,
+        transform: TrainTransform,
+        sampler: EpochSampler,
+        workers: int = 1,
+        setbacks: Optional[Setbacks] = None,
     ) -> None:
         self.dataset, self.transform, self.sampler, self.workers = dataset, transform, sampler, workers
+        self.setbacks = setbacks or Setbacks(len(dataset))
 
     def __len__(self) -> int:
         return self.sampler.steps
@@ -100,20 +109,31 @@ class TrainLoader:
         return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> TrainBatch:
-        samples = [self._sample(index, epoch) for index in indices]
+        places, samples = zip(*(self._sample(index, epoch) for index in indices))
         pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
-        return TrainBatch(pictures, classes, boxes, tuple(self.dataset.record(i % len(self.dataset)) for i in indices))
+        return TrainBatch(pictures, classes, boxes, tuple(self.dataset.record(place) for place in places))
 
-    def _sample(self, index: int, epoch: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        random = np.random.RandomState([self.sampler.seed, epoch, index])
-        return self.transform(*self.dataset[index % len(self.dataset)], random)
+    def _sample(self, index: int, epoch: int) -> Tuple[int, Arrays]:
+        count = len(self.dataset)
+        places = ((index + further) % count for further in range(count))
+        place, sample = self.setbacks.first_usable(places, self.dataset.__getitem__)
+        return place, self.transform(*sample, np.random.RandomState([self.sampler.seed, epoch, index]))
 
 
 class EvalLoader:
-    """All images of a data set once, in order, in batches of at most `batch_size`."""
+    """All images of a data set once, in order, in batches of at most `batch_size`; without those that `setbacks` leaves
+    out."""
 
-    def __init__(self, dataset: DetectionDataset, transform: EvalTransform, batch_size: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        transform: EvalTransform,
+        batch_size: int,
+        workers: int = 1,
+        setbacks: Optional[Setbacks] = None,
+    ) -> None:
         self.dataset, self.transform, self.batch_size, self.workers = dataset, transform, batch_size, workers
+        self.setbacks = setbacks or Setbacks(len(dataset))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -121,13 +141,17 @@ class EvalLoader:
     def __iter__(self) -> Iterator[EvalBatch]:
         indices = range(len(self.dataset))
         plans = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        return in_order(plans, self._batch, self.workers)
+        return filter(None, in_order(plans, self._batch, self.workers))
 
-    def _batch(self, indices: Sequence[int]) -> EvalBatch:
-        samples = [self.dataset[index] for index in indices]
-        records = tuple(self.dataset.record(index) for index in indices)
+    def _batch(self, indices: Sequence[int]) -> Optional[EvalBatch]:
+        """None where no image of the batch can be used any more."""
+        usable = self.setbacks.usable(indices, self.dataset.__getitem__)
+        if not usable:
+            return None
+        places, samples = zip(*usable)
+        records = tuple(self.dataset.record(place) for place in places)
         pictures, classes, boxes = (np.stack(column) for column in zip(*(self.transform(*s) for s in samples)))
-        sizes = tuple(self.dataset.size_wh(index) for index in indices)
+        sizes = tuple(self.dataset.size_wh(place) for place in places)
         return EvalBatch(pictures, classes, boxes, records, sizes)
 
 

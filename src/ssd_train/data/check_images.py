@@ -169,7 +169,7 @@ def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
     where = record.where or record.name
     if isinstance(images, FolderImages):
         try:
-            head, tail = _ends(images.locate(record))
+            head, tail = images.ends(record, _ENDS)
             header = read_header(head, where)
             if _ENDING.get(header.format, b"") in tail:
                 return header
@@ -179,15 +179,3 @@ def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
     header = read_header(data, where)
     check_whole(data, header, where)
     return header
-
-
-def _ends(path: str) -> Tuple[bytes, bytes]:
-    """The first and the last bytes of a file; nothing of what is none."""
-    if not os.path.isfile(path):
-        return b"", b""
-    with open(path, "rb", buffering=0) as file:
-        head = file.read(_ENDS)
-        if len(head) < _ENDS:
-            return head, head
-        file.seek(max(_ENDS, os.fstat(file.fileno()).st_size - _ENDS))
-        return head, file.read(_ENDS) or head

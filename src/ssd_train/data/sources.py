@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from ssd_train.data.patience import in_time
 from ssd_train.data.records import Record
+from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
 
 
@@ -15,7 +17,8 @@ class FolderImages:
 
     ``s3://bucket/a/b/c.jpg`` and ``a/b/c.jpg`` mean the same here: the first that exists of a/b/c.jpg, b/c.jpg, c.jpg
     under the folder, else the only file called c.jpg anywhere below it. Keys are literal: ``%20`` and ``+`` stand for
-    themselves. Names that point out of the folder are refused, and so are links that lead out of it.
+    themselves. Names that point out of the folder are refused, and so are links that lead out of it. A file that cannot
+    be read within environment.read_seconds() is an error like any other.
     """
 
     def __init__(self, root: "str | os.PathLike[str]") -> None:
@@ -29,9 +32,19 @@ class FolderImages:
                 f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
             ) from error
         self._by_basename: Optional[Dict[str, List[str]]] = None
+        self._seconds = read_seconds()
 
     def read(self, record: Record) -> bytes:
         """The encoded image; a DataError names the record's place when it cannot be had."""
+        return in_time(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
+
+    def ends(self, record: Record, size: int) -> Tuple[bytes, bytes]:
+        """The first and the last `size` bytes of the encoded image; nothing of what is no file. Errors as `read`, and
+        OSError."""
+        where = f"{_place(record)}: image {record.name!r}"
+        return in_time(lambda: _ends(self.locate(record), size), self._seconds, where)
+
+    def _read(self, record: Record) -> bytes:
         path = self.locate(record)
         if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for ever
             raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
@@ -178,3 +191,14 @@ def _files_by_basename(root: str) -> Dict[str, List[str]]:
         for name in sorted(names):
             found.setdefault(name, []).append(os.path.join(folder, name))
     return found
+
+
+def _ends(path: str, size: int) -> Tuple[bytes, bytes]:
+    if not os.path.isfile(path):
+        return b"", b""
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(size)
+        if len(head) < size:
+            return head, head
+        file.seek(max(size, os.fstat(file.fileno()).st_size - size))
+        return head, file.read(size) or head

@@ -8,9 +8,10 @@ from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.batches import EpochSampler, TrainBatch, in_order
+from ssd_train.data.batches import Arrays, EpochSampler, TrainBatch, in_order
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.records import LabelSet
+from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.sources import MemoryImages
 from ssd_train.data.stream import DetectionStream, StreamedImage
 from ssd_train.data.transforms import TrainTransform
@@ -39,6 +40,7 @@ class StreamLoader:
     ) -> None:
         self.stream, self.labels, self.transform = stream, labels, transform
         self.sampler, self.side, self.workers = sampler, side, workers
+        self.setbacks = Setbacks(len(labels), stream.options.on_bad, stream.progress)
 
     def __len__(self) -> int:
         return self.sampler.steps
@@ -77,13 +79,16 @@ class StreamLoader:
         records = tuple(image.record for image, _ in plan)
         images = MemoryImages({image.record.name: image.data for image, _ in plan})
         dataset = DetectionDataset(LabelSet(records, self.labels.class_names), images, self.side)
-        samples = [self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)]
+        places, samples = zip(*(self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)))
         pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
-        return TrainBatch(pictures, classes, boxes, records)
+        return TrainBatch(pictures, classes, boxes, tuple(records[place] for place in places))
 
-    def _sample(
-        self, dataset: DetectionDataset, index: int, repeat: int, epoch: int
-    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        chance = zlib.crc32(dataset.record(index).name.encode("utf-8", "surrogateescape"))
+    def _sample(self, dataset: DetectionDataset, index: int, repeat: int, epoch: int) -> Tuple[int, Arrays]:
+        """A sample, and its place in the batch: in that of an image that cannot be decoded comes the next of them."""
+        names = [record.name for record in dataset.labels.records]
+        name, sample = self.setbacks.first_usable(
+            names[index:] + names[:index], lambda name: dataset[names.index(name)]
+        )
+        chance = zlib.crc32(names[index].encode("utf-8", "surrogateescape"))
         random = np.random.RandomState([self.sampler.seed, epoch, chance, repeat])
-        return self.transform(*dataset[index], random)
+        return names.index(name), self.transform(*sample, random)

@@ -4,13 +4,15 @@ Nothing here is ever unpickled."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ssd_train import __version__, published, storage
-from ssd_train.errors import CheckpointError
+from ssd_train.config import TrainConfig, resumable_settings
+from ssd_train.errors import CheckpointError, SsdTrainError
 from ssd_train.model.pretrained import load_exactly, read_arrays, saved_parameters
+from ssd_train.training.circumstances import changes
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.saved_model import CONFIG, LAST, is_of_best_model, save_parameters
 from ssd_train.training.schedule import BestScore
@@ -50,11 +52,14 @@ class Checkpoints:
 
     Two, because SageMaker deletes on S3 what is deleted here: a machine that is taken away while the newest is copied
     there leaves the one before, even where that one too was still on its way.
+
+    circumstances   of the run (circumstances.py): kept, and what differs from a checkpoint's is told
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, circumstances: Optional[Mapping[str, Any]] = None) -> None:
         self.folder = Path(folder)
         self.target = self.folder / "state"
+        self.circumstances = dict(circumstances or {})
 
     def save(self, state: TrainState, learner: Any, best_model: Path) -> None:
         """Add a state; `best_model` is the model folder, which travels along."""
@@ -65,12 +70,11 @@ class Checkpoints:
             if learner.average:
                 save_parameters(folder / AVERAGE, saved_parameters(learner.average.net))
             if state.best.epoch >= 0:
-                (folder / BEST).mkdir()
-                for file in filter(is_of_best_model, best_model.iterdir()):
-                    (folder / BEST / file.name).write_bytes(file.read_bytes())
+                _copy_best(best_model, folder / BEST)
             document = {"format": STATE_FORMAT, "package": __version__, **asdict(state), "updates": counts}
             document["loss_scale"] = learner.loss_scale.state()
             document["averaged_steps"] = learner.average.updates if learner.average else 0
+            document["circumstances"] = self.circumstances
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
         published.publish_folder(self.target, write, keep=2)
@@ -86,19 +90,21 @@ class Checkpoints:
             except CheckpointError as error:
                 notes.append(f"{error}; the checkpoint before it is used")
                 continue
-            state = self._read(folder, fingerprint, learner)
+            state, differences = self._read(folder, fingerprint, learner)
             _restore_best(folder / BEST, model_dir)
-            return state, [*notes, f"resuming after {state} from {folder}"]
+            return state, [*notes, f"resuming after {state} from {folder}", *differences]
         if folders:
             raise CheckpointError("; ".join(notes).replace("the checkpoint before it is used", "no other is whole"))
         return TrainState(fingerprint=fingerprint), []
 
-    def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> TrainState:
+    def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> Tuple[TrainState, List[str]]:
+        """The state in `folder`, whose arrays are put into `learner`, and what of its circumstances has changed."""
         try:
             document = json.loads((folder / STATE).read_text("utf-8"))
             if document["format"] > STATE_FORMAT:
                 raise CheckpointError(
-                    f"{folder}: found format {document['format']}, expected {STATE_FORMAT}: use a newer ssd_train"
+                    f"{folder}: found format {document['format']} of ssd_train {document.get('package')}, "
+                    f"expected {STATE_FORMAT} or less: use a newer ssd_train"
                 )
             refuse_changes(folder, document["fingerprint"], fingerprint)
             load_exactly(learner.net, folder / LAST)
@@ -108,9 +114,30 @@ class Checkpoints:
                 load_exactly(learner.average.net, folder / AVERAGE)
                 learner.average.updates = document["averaged_steps"]
             best, tally = BestScore(**document["best"]), Tally(**document["tally"])
-            return TrainState(document["epoch"], tally, best, document["history"], fingerprint)
-        except (KeyError, TypeError, ValueError) as error:
+            differences = changes(document.get("circumstances", {}), self.circumstances) if self.circumstances else []
+            return TrainState(document["epoch"], tally, best, document["history"], fingerprint), differences
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder}: cannot be read as a training state ({error!r})") from None
+
+
+def _copy_best(best_model: Path, folder: Path) -> None:
+    """The files of the best model; an SsdTrainError when somebody took them away."""
+    folder.mkdir()
+    try:
+        read = {file.name: file.read_bytes() for file in filter(is_of_best_model, best_model.iterdir())}
+    except OSError as error:
+        raise _gone(best_model, error.strerror) from error
+    if CONFIG not in read:
+        raise _gone(best_model, f"no {CONFIG}")
+    for name, data in read.items():
+        (folder / name).write_bytes(data)
+
+
+def _gone(best_model: Path, what: str) -> SsdTrainError:
+    return SsdTrainError(
+        f"{best_model}: the best model cannot be read any more ({what}), expected it to be left alone during the run; "
+        "the checkpoint before has it: the same command goes on from there"
+    )
 
 
 def _restore_best(best: Path, model_dir: Path) -> None:
@@ -125,12 +152,21 @@ def _restore_best(best: Path, model_dir: Path) -> None:
 
 def refuse_changes(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
     """A CheckpointError that names every part of the fingerprint that differs."""
-    changes = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if changes:
+    # a setting that came after the checkpoint was written did then what its default does
+    defaults = {f"setting {item.name}": item.default for item in fields(TrainConfig)}
+    old = {**{name: defaults[name] for name in new if name in defaults}, **old}
+    old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
+    differing = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differing:
         raise CheckpointError(
-            f"{folder}: cannot go on with other settings: {'; '.join(changes)}; "
+            f"{folder}: cannot go on with other settings: {'; '.join(differing)}; "
             "use another checkpoint_dir to start anew"
         )
+
+
+def _may_change(key: str) -> bool:
+    """Whether a part of an older checkpoint's fingerprint is a setting that a run may change by now."""
+    return key in {f"setting {name}" for name in resumable_settings()}
 
 
 def _change(key: str, old: Dict[str, Any], new: Dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, defaul
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
+from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
@@ -85,7 +86,7 @@ def prepare(config: TrainConfig, environment: Environment, progress: Progress) -
         learner.average = _make_average(learner, config, train.labels.class_names)
     post_nms = _boxes_let_out(config, train.labels)
     evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
-    loaders = _make_loaders(config, train, validation)
+    loaders = _make_loaders(config, train, validation, progress)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
     return Job(
         config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation)
@@ -161,7 +162,7 @@ def _params_file(place: Path) -> Path:
 
 
 def _make_loaders(
-    config: TrainConfig, train: LabelledImages, validation: LabelledImages
+    config: TrainConfig, train: LabelledImages, validation: LabelledImages, progress: Progress
 ) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
@@ -175,8 +176,14 @@ def _make_loaders(
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:
         train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
-        loader = TrainLoader(train_set, transform, sampler, workers)
-    return loader, EvalLoader(validation_set, EvalTransform(side, encode, gray), config.mini_batch_size, workers)
+        loader = TrainLoader(train_set, transform, sampler, workers, _setbacks(config, train, progress))
+    whole = EvalTransform(side, encode, gray)
+    setbacks = _setbacks(config, validation, progress)
+    return loader, EvalLoader(validation_set, whole, config.mini_batch_size, workers, setbacks)
+
+
+def _setbacks(config: TrainConfig, side: LabelledImages, progress: Progress) -> Setbacks:
+    return Setbacks(len(side.labels), config.on_bad_data, progress)
 
 
 def fingerprint(config: TrainConfig, train: LabelledImages, validation: LabelledImages) -> Dict[str, Any]:

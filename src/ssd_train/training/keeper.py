@@ -7,9 +7,25 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
 from ssd_train.errors import Stopped
+from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import Checkpoints, TrainState
 
 Item = TypeVar("Item")
+
+
+class Heeding(Progress):
+    """Another progress, with a look at the request to stop before each piece of long work: for the parts of a run that
+    have nothing to save. A Stopped says `when` it was."""
+
+    def __init__(self, progress: Progress, should_stop: Callable[[], bool], when: str) -> None:
+        self._progress, self._should_stop, self._when = progress, should_stop, when
+        self.say, self.warn = progress.say, progress.warn  # type: ignore[method-assign]
+
+    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        for item in self._progress.track(items, total, what):
+            if self._should_stop():
+                raise Stopped(f"stopped on request {self._when}")
+            yield item
 
 
 class Keeper:

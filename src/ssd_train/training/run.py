@@ -12,15 +12,17 @@ from ssd_train import framework, metric_lines
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
-from ssd_train.errors import SsdTrainError, Stopped, TrainingDiverged
+from ssd_train.errors import CheckpointError, SsdTrainError, Stopped, TrainingDiverged
+from ssd_train.locks import held
 from ssd_train.progress import Progress
 from ssd_train.storage import require_writable
 from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.circumstances import circumstances
 from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.devices import memory_advice
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.job import Job, prepare
-from ssd_train.training.keeper import Keeper
+from ssd_train.training.keeper import Heeding, Keeper
 from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
@@ -57,7 +59,7 @@ def train(
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
         require_writable(folder)
-    with memory_advice(config):
+    with memory_advice(config), held(environment.checkpoint_dir, progress):
         return _train(config, environment, started, progress, should_stop)
 
 
@@ -68,7 +70,7 @@ def _train(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> Trained:
-    job = prepare(config, environment, progress)
+    job = prepare(config, environment, Heeding(progress, should_stop, "before the first step"))
     _tell_configuration(job, environment, progress)
     keeper = _make_keeper(job, environment, should_stop, progress)
     state = keeper.state
@@ -78,15 +80,17 @@ def _train(
             keeper.save()
     except Stopped as stop:
         raise Stopped(f"{stop}; {_left_behind(job, keeper, environment)}") from None
-    return _finish(job, state, environment, started, progress)
+    return _finish(job, state, environment, started, Heeding(progress, should_stop, f"after {state}"))
 
 
 def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], bool], progress: Progress) -> Keeper:
     """The state to start from, new or that of a checkpoint, with what keeps it."""
-    checkpoints = Checkpoints(environment.checkpoint_dir) if environment.checkpoint_dir else None
-    state, notes = TrainState(), []
-    if checkpoints:
+    state, notes, checkpoints = TrainState(), [], None
+    if environment.checkpoint_dir:
+        checkpoints = Checkpoints(environment.checkpoint_dir, circumstances(job.config, job.learner.devices))
         state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
+    if state.epoch + bool(state.tally.steps) > job.config.epochs:
+        raise CheckpointError(f"{environment.checkpoint_dir}: holds {state}, expected --epochs to be no less than that")
     if state.best.epoch >= 0:
         _keep_deployable(job, environment, progress)
     for note in notes:
@@ -227,7 +231,9 @@ def _report_data(
     job: Job, state: TrainState, started: str, scores: Scores, answers: "List[Tuple[Record, Detections]]"
 ) -> ReportData:
     data = job.validation_loader.dataset
-    pictures = [lambda index=index: data[index][0] for index in range(len(answers))]
+    places = {id(record): place for place, record in enumerate(data.labels.records)}  # some may have been left out
+    shown = [places[id(record)] for record, _ in answers]
+    pictures = [lambda place=place: data[place][0] for place in shown]
     return ReportData(
         title=f"{job.config.base_network} detector at {job.config.image_shape} px",
         class_names=job.class_names,

@@ -14,7 +14,7 @@ from typing import Any, Dict, Sequence, Tuple
 from ssd_train import __version__, framework, storage
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import ClassNames
-from ssd_train.errors import TrainingDiverged, WeightsError
+from ssd_train.errors import ConfigError, TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_exactly, saved_parameters
 
@@ -103,7 +103,11 @@ class SavedModel:
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except ConfigError as error:
+            raise WeightsError(
+                f"{path}: written by ssd_train {document.get('package')}: {error}; this is ssd_train {__version__}"
+            ) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
                 f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
             ) from None

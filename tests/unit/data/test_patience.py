@@ -1,0 +1,46 @@
+"""Work with a time limit: what comes in time is passed on, what does not is told, and no thread stays behind."""
+
+import threading
+import time
+
+import pytest
+
+from ssd_train.data.patience import in_time
+from ssd_train.errors import DataError
+
+
+def helpers():
+    return [thread for thread in threading.enumerate() if thread.name == "patience"]
+
+
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_what_comes_in_time_is_passed_on(seconds):
+    assert in_time(lambda: 7, seconds, "a.png") == 7
+    for error in (OSError("gone"), DataError("bad"), TimeoutError("of the work itself"), MemoryError()):
+        with pytest.raises(type(error)) as raised:
+            in_time(lambda error=error: (_ for _ in ()).throw(error), seconds, "a.png")
+        assert raised.value is error
+
+
+def test_what_does_not_come_is_told_and_the_next_is_not_held_up():
+    gate = threading.Event()
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"^m:3: image 'a': nothing came within 0.2 s, expected a disk that answers$"):
+        in_time(gate.wait, 0.2, "m:3: image 'a'")
+    assert in_time(lambda: 1, 5, "b") == 1
+    assert time.monotonic() - start < 3
+    assert all(thread.daemon for thread in helpers()), "they would hold up the end of the program"
+    gate.set()
+
+
+def test_a_helper_leaves_with_its_thread():
+    before = set(helpers())
+    threads = [threading.Thread(target=in_time, args=(lambda: 1, 5, "a")) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until = time.monotonic() + 10
+    while set(helpers()) - before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert set(helpers()) <= before

@@ -1,0 +1,103 @@
+"""A folder is held by one process at a time, by the kernel: however that ends, and wherever the folder is copied to."""
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import HeardProgress
+
+from ssd_train.errors import CheckpointError, SsdTrainError
+from ssd_train.locks import LOCK, held
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ssd_train.locks import held
+from ssd_train.progress import Progress
+with held(Path(sys.argv[1]), Progress()):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder."""
+    source = Path(__file__).resolve().parents[2] / "src"
+    environ = {**os.environ, "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "c")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environ)
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def hold(folder):
+    with held(folder, HeardProgress()):
+        pass
+
+
+def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path, holder):
+    with pytest.raises(CheckpointError, match=r"^\S*/c: is in use by another run, .* or use another --checkpoint_dir$"):
+        hold(tmp_path / "c")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    hold(tmp_path / "c")
+
+
+def test_a_copy_of_a_held_folder_is_free(tmp_path, holder):
+    """As when a folder is synced to S3 and restored on another machine."""
+    shutil.copytree(tmp_path / "c", tmp_path / "restored")
+    hold(tmp_path / "restored")
+
+
+@pytest.mark.parametrize("content", ["", "4711", "held"])
+def test_the_content_of_the_file_means_nothing(tmp_path, content):
+    (tmp_path / LOCK).write_text(content)
+    hold(tmp_path)
+    assert (tmp_path / LOCK).read_text() == content
+
+
+def test_it_is_free_again_after_the_block_and_after_an_error(tmp_path):
+    hold(tmp_path)
+    with pytest.raises(ValueError), held(tmp_path, HeardProgress()):
+        raise ValueError
+    hold(tmp_path)
+    with held(None, HeardProgress()):
+        pass
+
+
+def test_a_program_started_meanwhile_does_not_keep_it(tmp_path):
+    with held(tmp_path, HeardProgress()):
+        process = subprocess.Popen(["sleep", "60"], close_fds=False)
+    hold(tmp_path)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number, warned", [(errno.ENOLCK, True), (errno.EOPNOTSUPP, True), (errno.EBADF, False)])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number, warned):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    progress = HeardProgress()
+    if not warned:
+        with pytest.raises(OSError), held(tmp_path, progress):
+            pass
+        return
+    with held(tmp_path, progress):
+        assert progress.warnings[0].startswith(f"{tmp_path}: its file system has no locks: see that no other run")
+
+
+def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SsdTrainError, match="file"):
+        hold(tmp_path / "file")
