@@ -18,6 +18,7 @@ from ssd_train.training.saved_model import SavedModel
 pytestmark = pytest.mark.integration
 
 STEPS, EPOCHS = 4, 2  # 16 images, 4 a step
+LOOKED_AT = 16 + 6  # images, before the first step
 SETTINGS = {"epochs": EPOCHS, "checkpoint_minutes": 0, "optimizer": "sgd"}
 
 
@@ -39,8 +40,8 @@ def environment_of(sides, folder, machine="model"):
 
 
 def stop_at(calls):
-    """Asks to stop when it is asked for the `calls`th time."""
-    counter = itertools.count(1)
+    """Asks to stop when it is asked for the `calls`th time after the images were looked at."""
+    counter = itertools.count(1 - LOOKED_AT)
     return lambda: next(counter) >= calls
 
 
@@ -66,6 +67,22 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
     train(small_config(**SETTINGS), environment_of(sides, tmp_path, "elsewhere"), heard)
     assert any(line.startswith("resuming after epoch") for line in heard.lines)
     assert weights(tmp_path, "elsewhere") == weights(unbroken)
+
+
+def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
+    with pytest.raises(Stopped, match="^stopped on request before the first step$"):
+        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
+    assert not (tmp_path / "model").exists()
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+    assert weights(tmp_path) == weights(unbroken)
+
+
+def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
+    asked = 1 + EPOCHS * (STEPS + 2 + 1)
+    with pytest.raises(Stopped, match="^stopped on request after epoch 2$"):
+        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(asked - 1))
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+    assert weights(tmp_path) == weights(unbroken)
 
 
 def test_stopped_again_and_again(sides, unbroken, tmp_path):
@@ -112,7 +129,7 @@ def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbro
     for _ in range(3):
         with pytest.raises(Stopped):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
-    folders = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    folders = sorted((tmp_path / "checkpoints").glob("state-*"), reverse=True)
     assert [folder.name for folder in folders] == ["state-000003", "state-000002", "state-000001"]
     for folder in folders[:damaged]:
         with open(folder / "last.params", "r+b") as file:
