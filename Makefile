@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration check test-aws clean
+.PHONY: help demo test test-integration test-slice check test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,10 @@ test: $(VENV)/.test
 
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done)
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
+
+# Of these what .ci/run has the time for: a job in AWS's container, and one that it refuses.
+test-slice: $(VENV)/.test .venv-toolkit-3.8/.done
+	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

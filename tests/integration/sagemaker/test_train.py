@@ -36,18 +36,21 @@ def job(toolkit, shapes, tmp_path_factory):
     return base, toolkit.run(base)
 
 
+@pytest.mark.slice
 def test_it_succeeds(job):
     base, finished = job
     assert finished.code == 0, finished.log
     assert (base / "output" / "success").exists() and not (base / "output" / "failure").exists()
 
 
+@pytest.mark.slice
 def test_nothing_is_installed(job):
     """requirements.txt names only what the container holds, and pip looks no further."""
     assert "Requirement already satisfied: tqdm" in job[1].log
     assert not re.search(r"Collecting|Downloading|Looking in indexes.*\n.*ERROR", job[1].log)
 
 
+@pytest.mark.slice
 def test_the_model_is_saved_and_detects(job, shapes):
     base, _ = job
     description = json.loads((base / "model" / "config.json").read_text())
@@ -59,12 +62,14 @@ def test_the_model_is_saved_and_detects(job, shapes):
     assert (base / "checkpoints").iterdir()
 
 
+@pytest.mark.slice
 def test_every_metric_is_found_once_an_epoch(job):
     for definition in METRIC_DEFINITIONS:
         found = re.findall(definition["Regex"], job[1].log)
         assert len(found) == 2 and all(float(value) >= 0 for value in found), definition["Name"]
 
 
+@pytest.mark.slice
 def test_notebooks_find_what_they_cut_out_of_the_log(job):
     """As AWS's notebooks on Ground Truth and on birds do, line by line."""
     messages = job[1].lines
@@ -75,6 +80,7 @@ def test_notebooks_find_what_they_cut_out_of_the_log(job):
     assert [float(line[line.find("(") + 1 : line.find(")")]) for line in scores]
 
 
+@pytest.mark.slice
 def test_the_last_line_of_the_program_is_its_summary(job):
     own = [line for line in job[1].lines if line and "sagemaker" not in line.lower()]
     assert own[-1].startswith("training is complete: best VOC07 mAP ") and own[-1].endswith("/model")
@@ -129,6 +135,7 @@ def refused(toolkit, base, channels, settings=()):
     return found
 
 
+@pytest.mark.slice
 def test_bad_hyperparameters_are_all_named(toolkit, shapes, tmp_path):
     settings = {"base_network": "alexnet", "learning_rate": "5", "mini_batch_sise": 8, "epochs": "many"}
     found = refused(toolkit, tmp_path / "ml", {"train": shapes.images.parent}, settings)
