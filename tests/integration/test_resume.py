@@ -27,6 +27,7 @@ SETTINGS = {**SMALL, "epochs": 3, "augmentation": "strong", "learning_rate": 0.0
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
     "adam": {"optimizer": "adam", "mini_batch_size": 3},
+    "averaged": {"ema_decay": 0.9, "fit_anchors": "true", "classification_loss": "focal", "label_smoothing": 0.1},
 }
 
 

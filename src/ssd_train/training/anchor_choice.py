@@ -3,62 +3,77 @@
 from __future__ import annotations
 
 import itertools
-from typing import Tuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.anchor_fit import anchor_grids, best_iou
 from ssd_train.data.augment import ZOOM, View
+from ssd_train.data.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.data.records import LabelSet
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, even_shares, feature_cells, make_anchors
 
-MOST_BOXES = 2000  # more change the choice little
-# what is tried, of the image's side; SSD's own are 0.1, 0.2 (0.15 with seven maps) and 1.05
-SMALLEST = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
-SECOND = (1.4, 2.0, 2.8)  # times the smallest
-LARGEST = (0.4, 0.55, 0.75, 1.05)
+# what is tried, of the image's side; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
+SMALLEST = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35)
+SECOND = (1.4, 2.0, 2.8, 4.0)  # times the smallest
+LARGEST = (0.75, 1.05)
+# anchors of each box that count. More than one: sizes that many anchors share with a box teach more, and large boxes
+# found by the fine maps, whose layers are pretrained, are learned sooner than by the coarse ones, whose are new
+NEIGHBOURS = 4
+MOST_OVERLAPS = 1_000_000  # of boxes and anchors: a trial of 30 ms
+FEWEST_BOXES = 100
 
 
-def fitted_shares(config: TrainConfig, labels: LabelSet) -> Tuple[Tuple[float, ...], float, float]:
-    """The anchor sizes, as shares of the image's side, that the training boxes overlap best on average, and this mean
-    IoU beside that of SSD's own sizes.
+class Choice(NamedTuple):
+    """Anchor sizes as shares of the image's side, and the mean IoU of the training boxes with their four best anchors:
+    of these sizes, and of SSD's own."""
 
-    The boxes are taken as they lie in the input, and half and twice as large where augmentation zooms so.
+    shares: Tuple[float, ...]
+    overlap: float
+    usual: float
+
+
+def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
+    """The sizes, among a few dozen, whose anchors overlap the training boxes best; every class counts as much.
+
+    The boxes are taken as they lie in the network's input, and half and twice as large where augmentation zooms so.
     """
-    boxes = _boxes_in_input(labels, config)
+    boxes = _augmented(_sample(labels, config), config)
     maps = len(feature_cells(config.base_network, config.image_shape))
+    usual = tuple(size / config.image_shape for size in anchor_layout(config.base_network, config.image_shape).sizes)
     shapes = itertools.product(SMALLEST, SECOND, LARGEST)
-    candidates = [even_shares(maps, s, s * times, top) for s, times, top in shapes if s * times < top]
-    scores = [_mean_iou(config, boxes, shares) for shares in candidates]
-    best = int(np.argmax(scores))
-    usual = _mean_iou(config, boxes, ())
-    if usual >= scores[best]:
-        layout = anchor_layout(config.base_network, config.image_shape)
-        return tuple(size / config.image_shape for size in layout.sizes), usual, usual
-    return tuple(round(share, 4) for share in candidates[best]), scores[best], usual
+    candidates = [usual, *(even_shares(maps, s, s * times, top) for s, times, top in shapes if s * times < top)]
+    overlaps = [_overlap(config, boxes, shares) for shares in candidates]
+    best = int(np.argmax(overlaps))
+    return Choice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
 
 
-def _boxes_in_input(labels: LabelSet, config: TrainConfig) -> np.ndarray:
-    """Boxes (N, 4) xyxy in pixels of the input."""
-    side = config.image_shape
-    sized = [(record.boxes, record.size_wh) for record in labels.records if record.size_wh and len(record.boxes)]
-    parts = [boxes * (side / np.array([*size_wh, *size_wh])) for boxes, size_wh in sized]
-    if not parts:
+def _sample(labels: LabelSet, config: TrainConfig) -> np.ndarray:
+    """As many boxes (N, 4) xyxy as can be tried in seconds, in pixels of the input, drawn from all classes evenly and
+    always the same."""
+    sized = [(r.boxes, np.array([*r.size_wh, *r.size_wh]), r.class_ids) for r in labels.records if r.size_wh]
+    boxes = np.concatenate([np.zeros((0, 4)), *(boxes * (config.image_shape / size) for boxes, size, _ in sized)])
+    if not len(boxes):
         raise DataError(f"{labels.source}: found no box of an image of known size, expected some to fit anchors to")
-    boxes = np.concatenate(parts)
-    boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]
+    class_ids = np.concatenate([ids for _, _, ids in sized])
+    chances = 1 / np.bincount(class_ids)[class_ids]
+    anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
+    count = max(MOST_OVERLAPS // anchors, FEWEST_BOXES)
+    return boxes[np.random.RandomState(0).choice(len(boxes), count, p=chances / chances.sum())].astype(np.float32)
+
+
+def _augmented(boxes: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """A third each of `boxes` as they are, half and twice as large, as far as in view, where augmentation zooms."""
     if config.augmentation != "strong":
-        return boxes.astype(np.float32)
-    # zoomed about the image's middle: where a box stands matters little
-    zoomed = np.concatenate([boxes, *((boxes - side / 2) * zoom + side / 2 for zoom in (1 / ZOOM, ZOOM))])
-    seen = zoomed.clip(0, side)
-    area, whole = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (seen, zoomed))
-    kept = area >= View.least_visible * whole
-    return seen[kept].astype(np.float32)
+        return boxes
+    side = config.image_shape
+    zoom = np.resize([1 / ZOOM, 1, ZOOM], (len(boxes), 1))
+    zoomed = (boxes - side / 2) * zoom + side / 2  # about the image's middle: where a box stands matters little
+    seen = clip_boxes(zoomed.astype(np.float32), (side, side))
+    return seen[areas(seen) >= View.least_visible * areas(zoomed)]
 
 
-def _mean_iou(config: TrainConfig, boxes: np.ndarray, shares: Tuple[float, ...]) -> float:
-    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, shares))
-    return float(best_iou(boxes, anchor_grids(anchors)).mean())
+def _overlap(config: TrainConfig, boxes: np.ndarray, shares: Tuple[float, ...]) -> float:
+    anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(config.base_network, config.image_shape, shares)))
+    return float(np.partition(iou_matrix(boxes, anchors), -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:].mean())

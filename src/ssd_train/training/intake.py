@@ -101,9 +101,9 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
 
 
 def _with_fitted_anchors(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
-    shares, overlap, usual = fitted_shares(config, labels)
-    sizes = ",".join(f"{share:g}" for share in shares)
-    progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {overlap:.3f}, of SSD's own sizes {usual:.3f}")
+    choice = fitted_shares(config, labels)
+    sizes = ",".join(f"{share:g}" for share in choice.shares)
+    progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}")
     return dataclasses.replace(config, anchor_sizes=sizes)
 
 

@@ -26,8 +26,8 @@ def random_batch(seed: int, positives: "tuple[int, ...]"):
     return [mx.nd.array(a) for a in (class_preds, box_preds, class_targets, box_targets)]
 
 
-def ours(arrays, ratio, least, hybrid=False):
-    loss = DetectionLoss(ratio, least)
+def ours(arrays, ratio, least, hybrid=False, **kind):
+    loss = DetectionLoss(ratio, least, **kind)
     if hybrid:
         loss.hybridize()
     for array in arrays[:2]:
@@ -100,3 +100,58 @@ def test_images_without_objects_teach_by_their_hardest_negatives(positives, leas
     assert (np.abs(class_grad).sum(axis=2) > 0).sum() == counted
     assert np.isfinite(class_grad).all() and np.isfinite(box_grad).all()
     assert (smooth_l1 == 0) == (sum(positives) == 0)
+
+
+def softmax_entropies(arrays):
+    """-log of each class's probability, (B, A, classes + 1), and the wanted class (B, A), in double precision."""
+    scores, wanted = arrays[0].asnumpy().astype(np.float64), arrays[2].asnumpy().astype(int)
+    return np.log(np.exp(scores).sum(axis=-1, keepdims=True)) - scores, wanted
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["plain", "hybrid"])
+@pytest.mark.parametrize("positives", [(5,), (5, 1, 40), (0, 7), (0,)], ids=str)
+def test_focal_loss_of_all_anchors(positives, hybrid):
+    """RetinaNet, equation 5: gamma 2, alpha 0.25 for objects, of the wanted class's probability."""
+    arrays = random_batch(2, positives)
+    entropies, wanted = softmax_entropies(arrays)
+    entropy = np.take_along_axis(entropies, wanted[..., None], axis=-1)[..., 0]
+    expected = (np.where(wanted > 0, 0.25, 0.75) * (1 - np.exp(-entropy)) ** 2 * entropy).sum()
+    cross_entropy, smooth_l1, grads = ours(arrays, 3.0, 3, hybrid, focal=True)
+    np.testing.assert_allclose(cross_entropy, expected, rtol=1e-4)
+    np.testing.assert_allclose(smooth_l1, ours(random_batch(2, positives), 3.0, 3)[1], rtol=1e-6)
+    assert (np.abs(grads[0]).sum(axis=2) > 0).all(), "every anchor teaches"
+
+
+def test_focal_gradient_is_that_of_the_whole_product():
+    """By finite differences: the weight, which depends on the prediction, is not taken for a constant."""
+    arrays = random_batch(3, (2,))
+    _, _, (gradient, _) = ours(arrays, 3.0, 3, focal=True)
+    anchor, step = int(arrays[2].asnumpy()[0].argmax()), 0.05
+
+    def moved(amount):
+        scores = arrays[0].asnumpy()
+        scores[0, anchor, 1] += amount
+        return ours([mx.nd.array(scores), *arrays[1:]], 3.0, 3, focal=True)[0]
+
+    slope = (float(moved(step)) - float(moved(-step))) / (2 * step)
+    np.testing.assert_allclose(gradient[0, anchor, 1], slope, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_label_smoothing_by_hand(share):
+    """With more negatives wanted than there are, all anchors count: cross entropy with (1 - share) of the wanted class
+    and share spread over all."""
+    arrays = random_batch(4, (60,))
+    entropies, wanted = softmax_entropies(arrays)
+    plain = np.take_along_axis(entropies, wanted[..., None], axis=-1).sum()
+    expected = (1 - share) * plain + share * entropies.mean(axis=-1).sum()
+    np.testing.assert_allclose(ours(arrays, 3.0, 0, label_smoothing=share)[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(ours(arrays, 3.0, 0)[0], plain, rtol=1e-4)
+
+
+def test_smoothing_leaves_the_choice_of_negatives_alone():
+    counted = [
+        np.abs(ours(random_batch(6, (5, 1)), 3.0, 3, label_smoothing=share)[2][0]).sum(axis=2) > 0
+        for share in (0.0, 0.2)
+    ]
+    assert np.array_equal(*counted)

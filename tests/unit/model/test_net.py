@@ -10,7 +10,8 @@ import pytest
 from ssd_train import framework
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import ConfigError
-from ssd_train.model.net import build_net, builtin_names, freeze, reset_class
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.net import build_net, builtin_names, expect_background, freeze, reset_class
 
 mx = framework.mxnet()
 
@@ -240,3 +241,29 @@ def test_resnets_names_in_the_builtin_algorithm(nets):
 def test_other_networks_have_no_names_there():
     assert builtin_names("mobilenet1.0", "features.mobilenet0_conv0_weight") == ()
     assert builtin_names("vgg-16", "class_predictors.0.predictor.weight") == ()
+
+
+@pytest.mark.parametrize("classes", [["a"], ["a", "b", "c"]], ids=len)
+def test_heads_that_expect_background(classes):
+    """Of zero features every anchor has 0.99 of background and the rest shared evenly by the classes."""
+    net = build_net(SMALL_NETWORK, 128, classes)
+    before = values(net)
+    expect_background(net, 0.99)
+    after = values(net)
+    for name, array in after.items():
+        if name.startswith("class_predictors.") and name.endswith("bias"):
+            scores = np.exp(array.reshape(-1, len(classes) + 1))
+            shares = scores / scores.sum(axis=1, keepdims=True)
+            np.testing.assert_allclose(shares[:, 0], 0.99, rtol=1e-5)
+            np.testing.assert_allclose(shares[:, 1:], 0.01 / len(classes), rtol=1e-4)
+        else:
+            assert np.array_equal(array, before[name]), name
+
+
+def test_anchors_of_given_sizes_are_the_networks():
+    shares = (0.2, 0.4, 0.6, 0.8, 1.0)
+    net = build_net(SMALL_NETWORK, 128, ["a"], shares=shares)
+    layout = anchor_layout(SMALL_NETWORK, 128, shares)
+    maps = [mx.nd.zeros((1, 1, cells, cells)) for cells in layout.cells]
+    found = np.concatenate([make(m).asnumpy().reshape(-1, 4) for m, make in zip(maps, net.anchor_generators)])
+    np.testing.assert_allclose(found, make_anchors(layout), atol=1e-3)

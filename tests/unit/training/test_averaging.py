@@ -1,0 +1,84 @@
+"""The moving average of weights: its sum by hand, what it leaves alone, the net that answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import small_config
+
+from ssd_train import framework
+from ssd_train.data.drawn import SHAPE_CLASSES
+from ssd_train.model.net import build_net
+from ssd_train.training.averaging import WeightAverage
+from ssd_train.training.devices import contexts
+from ssd_train.training.engine import Learner
+
+mx = framework.mxnet()
+
+SIDE = 128
+
+
+def make_net(seed=1):
+    return build_net("mobilenet0.25", SIDE, list(SHAPE_CLASSES), seed)
+
+
+def values(net):
+    return {n: p.list_data()[0].asnumpy() for n, p in net._collect_params_with_prefix().items() if "anchors" not in n}
+
+
+def add(net, amount):
+    for name, parameter in net._collect_params_with_prefix().items():
+        if "anchors" not in name:
+            parameter.set_data(parameter.list_data()[0] + amount)
+
+
+def test_it_begins_as_the_net_that_learns():
+    net, learner = make_net(1), make_net(2)
+    WeightAverage(net, learner, 0.9)
+    found, expected = values(net), values(learner)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.25, 0.999])
+def test_by_hand(decay):
+    """Steps of +1, +2, +3 on every number: of the average, the first three decays are at most 2/11, 3/12 and 4/13."""
+    net, learner = make_net(1), make_net(2)
+    start = values(learner)
+    average = WeightAverage(net, learner, decay)
+    moved = expected = 0.0
+    for step in (1, 2, 3):
+        add(learner, step)
+        average.update()
+        moved += step
+        share = min(decay, (1 + step) / (10 + step))
+        expected = share * expected + (1 - share) * moved
+    assert average.updates == 3
+    for name, found in values(net).items():
+        np.testing.assert_allclose(found, start[name] + expected, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert all(np.allclose(found, start[name] + 6, atol=1e-5) for name, found in values(learner).items())
+
+
+def test_statistics_of_batch_normalisation_are_averaged_too():
+    net, learner = make_net(1), make_net(2)
+    average = WeightAverage(net, learner, 0.5)
+    add(learner, 1.0)
+    average.update()
+    moving = [name for name in values(net) if name.endswith(("running_mean", "moving_mean"))]
+    assert any("running" in name for name in moving)
+    for name in moving:
+        np.testing.assert_allclose(values(net)[name], 1 - 2 / 11, rtol=1e-5, err_msg=name)
+
+
+def test_what_does_not_move_stays():
+    net, learner = make_net(1), make_net(2)
+    average = WeightAverage(net, learner, 0.9)
+    for _ in range(3):
+        average.update()
+    found = values(net)
+    for name, array in values(learner).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-6, err_msg=name)
+
+
+def test_a_learner_has_none_unless_it_is_given_one():
+    assert Learner(make_net(), small_config(), contexts("cpu")).average is None
