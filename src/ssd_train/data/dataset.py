@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from typing import Dict, Optional, Set, Tuple
+from typing import Callable, Dict, Optional, Set, Tuple
 
 import numpy as np
 
+from ssd_train.data.augment import View
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.damage import check_decoded
-from ssd_train.data.images import decode_for, read_header
+from ssd_train.data.images import decode, decode_for, read_header
 from ssd_train.data.records import ImageSource, LabelSet, Record
 
 Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -75,11 +77,41 @@ class DetectionDataset:
             self.cache.put(index, image)
         return image, self._scaled(index, image), record.class_ids
 
+    def look(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
+        """A sample, and the view of it that `choose` takes, knowing its (width, height) and boxes (N, 4) as labelled.
+        The view is returned in pixels of the image, as the boxes are.
+
+        Where no images are kept only as many pixels are decoded as the view shows.
+        """
+        record = self.record(index)
+        if self.cache.max_bytes:
+            sample = self[index]
+            view = choose(self.size_wh(index), record.boxes)
+        else:
+            data = self._fetch(index, record)
+            view = choose(self.size_wh(index), record.boxes)
+            image = self._decoded(index, data, reduction(view, self.side))
+            sample = image, self._scaled(index, image), record.class_ids
+        height, width = sample[0].shape[:2]
+        return sample, _scaled_view(view, self.size_wh(index), (width, height))
+
     def _read(self, index: int, record: Record) -> np.ndarray:
-        data, where = self.images.read(record), record.where or record.name
+        return self._decoded(index, self._fetch(index, record))
+
+    def _fetch(self, index: int, record: Record) -> bytes:
+        data = self.images.read(record)
         if record.size_wh is None:
-            self._sizes[index] = read_header(data, where).shown_wh
-        image = decode_for(data, where, self.side, record.size_wh)
+            self._sizes[index] = read_header(data, record.where or record.name).shown_wh
+        return data
+
+    def _decoded(self, index: int, data: bytes, reduce: Optional[int] = None) -> np.ndarray:
+        """The image, divided by `reduce` or, without one, as `decode_for` has it."""
+        record = self.record(index)
+        where = record.where or record.name
+        if reduce:
+            image = decode(data, where, record.size_wh, reduce=reduce)
+        else:
+            image = decode_for(data, where, self.side, record.size_wh)
         if index not in self._undamaged:
             check_decoded(data, image, where)
             self._undamaged.add(index)
@@ -89,3 +121,18 @@ class DetectionDataset:
         boxes, (width, height) = self.record(index).boxes, self.size_wh(index)
         factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
         return boxes * factor if (factor != 1).any() else boxes
+
+
+def reduction(view: View, side: int) -> int:
+    """By how much (1, 2, 4, 8) a picture may be divided so that `view` of it still has (side, side) pixels."""
+    _, _, width, height = view.rect
+    return next((r for r in (8, 4, 2) if min(width, height) >= r * side), 1)
+
+
+def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
+    """`view` of a picture of `size_wh`, in pixels of the same decoded at `decoded_wh`."""
+    if decoded_wh == tuple(size_wh):
+        return view
+    x, y = (decoded / size for decoded, size in zip(decoded_wh, size_wh))
+    left, top, width, height = view.rect
+    return dataclasses.replace(view, rect=(left * x, top * y, width * x, height * y))

@@ -242,7 +242,7 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
     """`image` (H, W, 3) at `size_wh`: halved while a side is at least twice too long, then linear.
 
-    Within a grey level or so of the mean over each pixel's area (OpenCV's INTER_AREA), in a third to a ninth of the time.
+    Within a grey level or so of the mean over each pixel's area (OpenCV's INTER_AREA), three to nine times as fast.
     """
     (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
     while w >= 2 * width or h >= 2 * height:

@@ -91,7 +91,12 @@ class TrainTransform:
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 (side, side, 3), class targets (A,), box targets (A, 4) from (H, W, 3), boxes (N, 4) xyxy, ids (N,)."""
         height, width = image.shape[:2]
-        view = self.policy((width, height), boxes, random)
+        return self.show(image, boxes, class_ids, self.policy((width, height), boxes, random))
+
+    def show(
+        self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
+    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of a view that is chosen already."""
         picture = render(image, view, self.side)
         if self.grayscale:
             picture = to_gray(picture)

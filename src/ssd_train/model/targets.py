@@ -26,7 +26,7 @@ class TargetEncoder:
 
     def __init__(self, anchors: np.ndarray) -> None:
         self.anchors = np.asarray(anchors, dtype=np.float32)
-        self._corners = cxcywh_to_xyxy(self.anchors)
+        self._corners = np.asfortranarray(cxcywh_to_xyxy(self.anchors))  # a column is worked on at a time
 
     def __call__(self, boxes: np.ndarray, class_ids: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Class targets float32 (A,), 0 background and class id + 1 else, and box targets float32 (A, 4), 0 where
@@ -34,7 +34,8 @@ class TargetEncoder:
         class_targets = np.zeros(len(self.anchors), dtype=np.float32)
         box_targets = np.zeros((len(self.anchors), 4), dtype=np.float32)
         if len(boxes):
-            matches = match(iou_matrix(self._corners, boxes))
+            # (N, A), seen as (A, N): long rows are what NumPy is fast at
+            matches = match(iou_matrix(boxes, self._corners).T)
             positive = np.flatnonzero(matches >= 0)
             matched = matches[positive]
             class_targets[positive] = class_ids[matched] + 1
@@ -44,8 +45,9 @@ class TargetEncoder:
 
 def match(iou: np.ndarray) -> np.ndarray:
     """The ground truth of each anchor, -1 for none: int64 (A,) from an IoU matrix (A, N), N > 0."""
-    best = iou.argmax(axis=1)
-    matches = np.where(iou[np.arange(len(iou)), best] >= MATCH_IOU, best, -1)
+    matches = np.full(len(iou), -1)
+    overlapping = np.flatnonzero(iou.max(axis=1) >= MATCH_IOU)
+    matches[overlapping] = iou[overlapping].argmax(axis=1)
     for truth, anchor in bipartite(iou):
         matches[anchor] = truth
     return matches

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
 
+from ssd_train.data.augment import View
 from ssd_train.data.boxes import as_boxes
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.images import encode_jpeg
@@ -115,3 +116,41 @@ def test_damage_is_looked_for_once_in_each_image(monkeypatch):
     dataset[0]
     monkeypatch.setattr("ssd_train.data.dataset.check_decoded", None)
     dataset[0]
+
+
+def whole(size_wh, boxes):
+    return View((0, 0, *size_wh))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["size-in-the-labels", "size-unknown"])
+@pytest.mark.parametrize(
+    "rect, decoded",
+    [
+        pytest.param((0, 0, 800, 600), (400, 300), id="whole"),
+        pytest.param((100, 100, 500, 400), (800, 600), id="a-part"),
+        pytest.param((-400, -300, 1600, 1200), (200, 150), id="zoomed-out"),
+        pytest.param((0, 0, 800, 400), (800, 600), id="one-side-too-short"),
+    ],
+)
+def test_only_as_many_pixels_are_decoded_as_a_view_shows(rect, decoded, told):
+    labels = label_set([[[100, 150, 500, 450]]], size_wh=(800, 600) if told else None)
+    dataset = DetectionDataset(labels, MemoryImages({"0.png": encode_jpeg(picture((800, 600)))}), 300)
+    asked = []
+    (image, boxes, ids), view = dataset.look(0, lambda *known: asked.append(known) or View(rect, flip_x=True))
+    (size_wh, given), share = asked[0], decoded[0] / 800
+    assert size_wh == (800, 600) and given.tolist() == [[100, 150, 500, 450]]
+    assert image.shape[1::-1] == decoded and ids.tolist() == [0]
+    np.testing.assert_allclose(boxes, given * share)
+    np.testing.assert_allclose(view.rect, np.array(rect) * share)
+    assert view.flip_x
+
+
+def test_a_view_of_kept_images_does_not_depend_on_which_are_kept():
+    """Else a run that is taken up again would see other pixels."""
+    labels = label_set([[]] * 2, size_wh=(800, 600))
+    encoded = encode_jpeg(picture((800, 600)))
+    source = MemoryImages({"0.png": encoded, "1.png": encoded})
+    dataset = DetectionDataset(labels, source, 300, cache_bytes=800 * 600 * 3)
+    shown = [dataset.look(index, whole)[0][0] for index in (0, 1, 0, 1)]
+    assert len(dataset.cache) == 1
+    assert all(np.array_equal(shown[0], image) for image in shown[1:])

@@ -318,6 +318,22 @@ def test_resize_averages_when_shrinking():
     assert images.resize(quadrants(), (30, 80)).shape == (80, 30, 3)
 
 
+@pytest.mark.parametrize(
+    "size_wh, to",
+    [
+        pytest.param((640, 480), (300, 300), id="one-side-halved"),
+        pytest.param((640, 480), (100, 77), id="halved-several-times"),
+        pytest.param((427, 401), (150, 200), id="odd-sides"),
+        pytest.param((301, 299), (300, 298), id="a-pixel-less"),
+    ],
+)
+def test_resize_is_close_to_the_mean_over_areas(size_wh, to):
+    image = cv2.resize(noise(size_wh[0] // 8, size_wh[1] // 8), size_wh, interpolation=cv2.INTER_CUBIC)
+    expected = cv2.resize(image, to, interpolation=cv2.INTER_AREA).astype(int)
+    off = np.abs(images.resize(image, to) - expected)
+    assert off.mean() < 0.02 * expected.std() + 2
+
+
 def test_header_and_checks_are_cheap():
     data = encoded(np.random.RandomState(0).randint(0, 256, (300, 300, 3)).astype(np.uint8), "JPEG", quality=75)
     best = min(_seconds_to_check(data) for _ in range(20))
