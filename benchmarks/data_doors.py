@@ -30,6 +30,7 @@ from ssd_train.data.threads import in_order, processors
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 LINES, PICTURES, SIDE = 100_000, 400, 300
+PICTURE_WH = (1280, 960)
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         seconds, megabytes = in_own_process(check_labels, manifest)
         print(json.dumps({"what": f"{LINES} lines read and checked", "seconds": seconds, "MB": megabytes}), flush=True)
         images, labels = write_drawn_set(
-            Path(folder), draw_shapes_set(PICTURES, 1, (640, 480)), SHAPE_CLASSES, "shapes"
+            Path(folder), draw_shapes_set(PICTURES, 1, PICTURE_WH), SHAPE_CLASSES, "shapes"
         )
         print(json.dumps(checked_beside_decoded(images, labels, rounds)), flush=True)
         for times in (1, 4):
