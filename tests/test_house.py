@@ -30,6 +30,7 @@ FLOORS = {
     2: [
         *["published", "archives", "s3", "locks", "data.setbacks"],
         *["launch.job", "launch.images"],
+        *["training.watchdog"],
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
@@ -47,6 +48,7 @@ FLOORS = {
         *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
         *["data.prepare.lines"],
         *["model.net", "model.targets", "model.loss"],
+        *["training.exchange", "training.peers"],
         *["training.devices", "training.metrics", "training.anchor_choice"],
         *["view.scenes", "view.sections", "view.sheet"],
     ],
@@ -55,7 +57,7 @@ FLOORS = {
         *["data.labels", "data.formats.pipe", "data.formats.video", "data.batches", "data.gluon"],
         *["data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.graphs"],
-        *["training.optimizer_state"],
+        *["training.optimizer_state", "training.cluster"],
         *["view.worst", "view.pages"],
     ],
     5: [
@@ -74,6 +76,7 @@ FLOORS = {
         *["data.check", "data.stream_loader"],
         *["deploy.detector", "deploy.artifact", "deploy.quantize"],
         *["training.pipes", "training.keeper"],
+        *["training.hand_over", "training.telling"],
     ],
     8: ["deploy.scoring", "deploy.serve", "training.deployment", "training.sides"],
     9: ["deploy.export", "training.intake", "cli.console"],
@@ -93,7 +96,7 @@ CALLS = {
     "sys.exit": ["cli.*", "__main__"],
     "exit": [],
     "quit": [],
-    "os._exit": ["training.devices"],
+    "os._exit": ["training.watchdog"],
     # what reads a pickle or a program can run anything; MXNet's Trainer states are a pickle
     "eval": [],
     "exec": [],
@@ -106,6 +109,7 @@ NAMES = {"os.environ": ["environment", "framework"], "SystemExit": ["cli.*"]}
 IMPORTS = {
     "mxnet": ["framework"],
     "gluoncv": ["framework"],
+    "horovod": ["framework"],
     "boto3": ["s3", "launch.amazon"],
     "botocore": ["s3", "launch.amazon"],
     **{name: [] for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},

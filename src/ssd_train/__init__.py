@@ -68,6 +68,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         graphs.py           the net as hybridized graphs: one to train, one to detect
     training/           batches + net -> weights
         devices.py          contexts, and a batch split over them
+        cluster.py          Cluster: the hosts that train together (exchange: how their gradients meet, peers: what
+                            else they tell each other, watchdog: that all end when one dies, hand_over: one start)
         scores.py           Scores: what an evaluation found, as JSON and as lines
         matching.py         which detections hit a labelled box, by the rules of VOC and COCO
         average_precision.py  from the ranks of the hits to a figure; the best F1
@@ -85,6 +87,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         intake.py           both sides looked at, counted and told about; the settings they decide
         deployment.py       deployment files kept those of the best model
         engine.py           train_one_epoch, evaluate
+        telling.py          what a run says of its epochs
         run.py              train(config, environment): the hall where all meets
     deploy/             weights -> service
         detector.py         Detector.load(folder, archive or .onnx): image -> Detections

@@ -141,9 +141,15 @@ class TrainConfig:
     # the machine
     kv_store: str = setting(
         "device",
-        "how gradients of several devices meet",
+        "how gradients of several devices and hosts meet; hosts with a parameter server: dist_sync unless given",
         choices=("device", "local", "dist_sync", "dist_async", "dist_device_sync"),
         aliases={"-": "device", "": "device"},  # documented as the default: one machine
+    )
+    peer_timeout: float = setting(
+        60, "several hosts: seconds after which all end when one no longer gives signs of life", low=2, resume=True
+    )
+    peer_port: int = setting(
+        8470, "several hosts: port of the first one's that the others find", low=1024, high=65535, resume=True
     )
     checkpoint_minutes: float = setting(
         10.0, "minutes between checkpoints inside an epoch; 0: only after each epoch", low=0, resume=True

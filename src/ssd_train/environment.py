@@ -88,6 +88,15 @@ def is_hosted() -> bool:
     return "SM_MODEL_DIR" in os.environ or (_base() / "input" / "config").is_dir()
 
 
+def joined_by() -> Tuple[str, int]:
+    """What the launcher has joined the processes of this job by, and how many: "parameter_server" (the estimator's
+    distribution of that name, or DMLC's own launchers), "mpi" (mpirun or horovodrun), or "" for nothing."""
+    if os.environ.get("DMLC_ROLE") == "worker":
+        return "parameter_server", int(os.environ.get("DMLC_NUM_WORKER", 1))
+    processes = int(os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE") or 1)
+    return ("mpi", processes) if processes > 1 else ("", 1)
+
+
 def hosted_settings() -> Dict[str, str]:
     """The hyperparameters of a SageMaker job as texts, where no toolkit has made them into flags."""
     if "SM_HPS" in os.environ:

@@ -52,6 +52,10 @@ class TrainingDiverged(SsdTrainError):
     """A loss, gradient or weight became NaN or infinite; names the labels of the batch that did it."""
 
 
+class PeerLost(SsdTrainError):
+    """Another host of the job has died, failed, or never came; the message names it."""
+
+
 class Stopped(SsdTrainError):
     """A run ended early because it was asked to (SIGTERM, Ctrl-C); what it had made is saved."""
 

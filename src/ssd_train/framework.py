@@ -95,6 +95,18 @@ def gluoncv(part: str = "") -> types.ModuleType:
     return module
 
 
+@functools.lru_cache(maxsize=None)
+def horovod() -> types.ModuleType:
+    """The `horovod.mxnet` module.
+
+    Raises:
+        DependencyError: it is missing, or was not built for this MXNet.
+    """
+    mxnet()
+    with _quiet_import():
+        return _import("horovod.mxnet")
+
+
 def enable_mixed_precision(on_gpu: bool) -> str:
     """Let MXNet compute in 16 bits where that is safe: float16 on GPUs, bfloat16 on CPUs; returns which.
 

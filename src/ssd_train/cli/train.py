@@ -33,6 +33,9 @@ def run(arguments: Sequence[str]) -> int:
 
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
+        if trained is None:
+            progress.say(f"this host has done its part; the model is on {environment.hosts[0]}")
+            return 0
         for line in trained.scores.lines():
             progress.say(line)
         progress.say(f"report: {trained.report}")

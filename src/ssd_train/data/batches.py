@@ -63,23 +63,36 @@ class EpochSampler:
     The last batch is filled up with images from the beginning of the permutation: steps have one shape, no BatchNorm
     sees a batch of two, and a set smaller than a batch still trains. Such a repeat counts as index + number of images,
     so that it is augmented anew.
+
+    Several processes that make a step together, `parts` of them, each take `batch_size` images of it: the one numbered
+    `part` those at its place. All together see what one with batches `parts` times as large would.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, part: int = 0, parts: int = 1) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.part, self.parts = part, parts
+
+    @property
+    def step_size(self) -> int:
+        """Images of a step, in all parts."""
+        return self.batch_size * self.parts
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return -(-self.length // self.batch_size)
+        return -(-self.length // self.step_size)
+
+    def own(self, step: Sequence[Any]) -> List[Any]:
+        """Of the images of a step those of this part."""
+        return list(step[self.part * self.batch_size : (self.part + 1) * self.batch_size])
 
     def batches(self, epoch: int) -> List[List[int]]:
         """Indices of each batch; an index of `length` or more is a repeat of that index modulo `length`."""
         order = np.random.RandomState([self.seed, epoch]).permutation(self.length)
-        total = self.steps * self.batch_size
+        total = self.steps * self.step_size
         repeats = np.arange(total) // self.length
         indices = np.resize(order, total) + repeats * self.length
-        return [chunk.tolist() for chunk in indices.reshape(self.steps, self.batch_size)]
+        return [self.own(step) for step in indices.reshape(self.steps, self.step_size).tolist()]
 
 
 class TrainLoader:

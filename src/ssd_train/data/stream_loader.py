@@ -47,11 +47,12 @@ class StreamLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
         """The batches of `epoch`, from step `first_step` on. To be taken to the end before the next call."""
-        plans = islice(self._plans(epoch), first_step, None)
+        plans = map(self.sampler.own, islice(self._plans(epoch), first_step, None))
         return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
 
     def _plans(self, epoch: int) -> Iterator[List[Planned]]:
-        size = self.sampler.batch_size
+        """The images of each step, those of other hosts' parts among them: every host gets the whole stream."""
+        size = self.sampler.step_size
         first: List[StreamedImage] = []
         batch: List[Planned] = []
         count = 0

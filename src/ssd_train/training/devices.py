@@ -18,9 +18,10 @@ mx = framework.mxnet()
 OUT_OF_MEMORY = ("Failed to allocate", "out of memory", "cudaMalloc", "larger than 2^31")
 
 
-def contexts(devices: str = "auto") -> List[Any]:
+def contexts(devices: str = "auto", local_rank: int = 0, local_size: int = 1) -> List[Any]:
     """MXNet contexts for `devices`: auto (all visible GPUs, else the CPU), cpu, gpu, or a number of either such as
-    gpu:2 or cpu:2 (several CPU contexts share the processor; they serve tests)."""
+    gpu:2 or cpu:2 (several CPU contexts share the processor; they serve tests). Of `local_size` processes on this
+    machine, the one numbered `local_rank` gets its share of the GPUs."""
     found = re.fullmatch(r"(auto|cpu|gpu)(?::([1-9]\d?))?", devices)
     if not found:
         raise ConfigError(f"devices: found {devices!r}, expected auto, cpu, gpu, cpu:N or gpu:N")
@@ -28,9 +29,10 @@ def contexts(devices: str = "auto") -> List[Any]:
     gpus = 0 if kind == "cpu" else mx.context.num_gpus()
     if kind == "cpu" or (kind == "auto" and not gpus):
         return [mx.cpu(i) for i in range(count or 1)]
-    if gpus < max(count, 1):
-        raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {max(count, 1)} for {devices!r}")
-    return [mx.gpu(i) for i in range(count or gpus)]
+    least = max(count, local_size)
+    if gpus < least:
+        raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {least} for {devices!r}")
+    return [mx.gpu(i) for i in range(count or gpus)][local_rank::local_size]
 
 
 @contextlib.contextmanager

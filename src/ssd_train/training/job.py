@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from ssd_train import framework
 from ssd_train.archives import opened_model
@@ -27,6 +27,7 @@ from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.training.averaging import WeightAverage
+from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, Learner
 from ssd_train.training.intake import take_in
@@ -57,6 +58,11 @@ class Job:
         return self.train.labels.class_names
 
     @property
+    def cluster(self) -> Cluster:
+        """The hosts that train together."""
+        return self.learner.cluster
+
+    @property
     def net(self) -> Any:
         """The network that is trained."""
         return self.learner.net
@@ -71,26 +77,34 @@ class Job:
         return SavedModel(self.config, self.class_names, self.post_nms, epoch, scores, framework.versions())
 
 
-def prepare(config: TrainConfig, environment: Environment, progress: Progress) -> Job:
-    """Read the data, build the net and all that trains it. Everything that can be refused is refused here."""
-    if len(environment.hosts) > 1:
-        raise ConfigError(f"hosts: found {', '.join(environment.hosts)}, expected one")
+def prepare(
+    config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Cluster] = None
+) -> Job:
+    """Read the data, build the net and all that trains it. Everything that can be refused is refused here.
+
+    Raises:
+        SsdTrainError: also where hosts of a cluster were given different data or settings.
+    """
+    cluster = cluster or Cluster()
     config, train, validation = take_in(config, environment, progress)
-    devices = contexts(environment.devices)[: config.mini_batch_size]
+    batch = max(config.mini_batch_size // cluster.local_size, 1)
+    devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)[:batch]
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")
     net = _make_net(config, environment, train.labels.class_names, progress)
-    learner = Learner(net, config, devices)
+    learner = Learner(net, config, devices, cluster)
     if config.ema_decay:
         learner.average = _make_average(learner, config, train.labels.class_names)
     post_nms = _boxes_let_out(config, train.labels)
     evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
-    loaders = _make_loaders(config, train, validation, progress)
+    sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
+    loaders = _make_loaders(config, train, validation, sampler, progress)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
-    return Job(
-        config, train, validation, learner, evaluator, *loaders, post_nms, fingerprint(config, train, validation)
-    )
+    marks = fingerprint(config, train, validation, cluster.size)
+    for what, value in marks.items():
+        cluster.require_equal(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
+    return Job(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
 
 
 def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
@@ -162,7 +176,11 @@ def _params_file(place: Path) -> Path:
 
 
 def _make_loaders(
-    config: TrainConfig, train: LabelledImages, validation: LabelledImages, progress: Progress
+    config: TrainConfig,
+    train: LabelledImages,
+    validation: LabelledImages,
+    sampler: EpochSampler,
+    progress: Progress,
 ) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
@@ -171,7 +189,6 @@ def _make_loaders(
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
     transform = TrainTransform(side, config.augmentation, encode, gray)
-    sampler = EpochSampler(len(train.labels), config.mini_batch_size, config.seed)
     if isinstance(train.images, DetectionStream):
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:
@@ -186,13 +203,17 @@ def _setbacks(config: TrainConfig, side: LabelledImages, progress: Progress) -> 
     return Setbacks(len(side.labels), config.on_bad_data, progress)
 
 
-def fingerprint(config: TrainConfig, train: LabelledImages, validation: LabelledImages) -> Dict[str, Any]:
+def fingerprint(
+    config: TrainConfig, train: LabelledImages, validation: LabelledImages, processes: int = 1
+) -> Dict[str, Any]:
     """What a resumed run must share with the one before, by name: settings that shape the weights, classes and data."""
     free = set(resumable_settings())
     found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}
     found["classes"] = list(train.labels.class_names)
     found["training labels"] = _digest(train.labels)
     found["validation labels"] = _digest(validation.labels)
+    if processes > 1:  # which decides what a step is
+        found["processes"] = processes
     return found
 
 

@@ -56,16 +56,28 @@ class Keeper:
         self._saved = time.monotonic()
 
     def between_steps(self) -> None:
-        """Save when it is time; a Stopped, after saving, when the run is to end here."""
-        if self.should_stop():
-            self.save()
-            raise Stopped(f"stopped on request after {self.state}")
+        """Save when it is time; a Stopped, after saving, when the run is to end here: on all hosts after the same step.
+        (With dist_async hosts have no steps in common, so that they end between two epochs.)"""
+        if self.learner.cluster.exchange.together:
+            self.stop_if_asked()
         if self.minutes and time.monotonic() - self._saved >= 60 * self.minutes:
             self.save()
 
+    def after_epoch(self) -> None:
+        """Save; where steps are not made together, end here when any host is to."""
+        self.save()
+        if not self.learner.cluster.exchange.together:
+            self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """A Stopped, after saving, when any host is to end; all ask at once."""
+        if self.learner.cluster.any_asks(self.should_stop()):
+            self.save()
+            raise Stopped(f"stopped on request after {self.state}")
+
     def watched(self, items: Iterable[Item]) -> Iterator[Item]:
-        """`items`, with a look at the request to stop before each."""
+        """`items`, with a look at the request to stop before each, where no other host would have to look too."""
         for item in items:
-            if self.should_stop():
-                self.between_steps()
+            if self.learner.cluster.size == 1:
+                self.stop_if_asked()
             yield item

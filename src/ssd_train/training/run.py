@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from ssd_train import framework, metric_lines
+from ssd_train import framework
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
@@ -18,14 +19,17 @@ from ssd_train.progress import Progress
 from ssd_train.storage import require_writable
 from ssd_train.training.checkpoint import Checkpoints, TrainState
 from ssd_train.training.circumstances import circumstances
+from ssd_train.training.cluster import Cluster, join
 from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.devices import memory_advice
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.hand_over import same_start
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Heeding, Keeper
 from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
+from ssd_train.training.telling import tell_configuration, tell_epoch
 from ssd_train.view.report import write_report
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
@@ -49,43 +53,53 @@ def train(
     environment: Environment,
     progress: Optional[Progress] = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Trained:
+) -> Optional[Trained]:
     """Train a detector as `config` says on the data of `environment`; goes on from a checkpoint where there is one.
 
-    `should_stop` is asked between two steps. Raises SsdTrainError kinds: bad settings or data before the first step,
+    On several hosts all call it; the one that leads has the results, the others get None. `should_stop` is asked
+    between two steps. Raises SsdTrainError kinds: bad settings or data before the first step,
     TrainingDiverged during it, Stopped when it was asked to.
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    config, cluster = join(config, environment, progress)
+    progress = cluster.heard(progress)
+    with cluster, memory_advice(config):
+        environment = _own_folders(environment, cluster)
+        with held(environment.checkpoint_dir, progress):
+            job = prepare(config, environment, Heeding(progress, should_stop, "before the first step"), cluster)
+            return _train(job, environment, started, progress, should_stop)
+
+
+def _own_folders(environment: Environment, cluster: Cluster) -> Environment:
+    """Where this host may write, which is made sure of: the leader everywhere, the others nowhere."""
+    if not cluster.is_leader:
+        return dataclasses.replace(environment, checkpoint_dir=None)
     for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
         require_writable(folder)
-    with memory_advice(config), held(environment.checkpoint_dir, progress):
-        return _train(config, environment, started, progress, should_stop)
+    return environment
 
 
 def _train(
-    config: TrainConfig,
-    environment: Environment,
-    started: str,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> Trained:
-    job = prepare(config, environment, Heeding(progress, should_stop, "before the first step"))
-    _tell_configuration(job, environment, progress)
+    job: Job, environment: Environment, started: str, progress: Progress, should_stop: Callable[[], bool]
+) -> Optional[Trained]:
+    tell_configuration(job.config, environment, progress)
     keeper = _make_keeper(job, environment, should_stop, progress)
     state = keeper.state
     try:
         while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
             _make_epoch(job, keeper, environment, progress)
-            keeper.save()
+            keeper.after_epoch()
     except Stopped as stop:
         raise Stopped(f"{stop}; {_left_behind(job, keeper, environment)}") from None
+    if not job.cluster.is_leader:
+        return None
     return _finish(job, state, environment, started, Heeding(progress, should_stop, f"after {state}"))
 
 
 def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], bool], progress: Progress) -> Keeper:
     """The state to start from, new or that of a checkpoint, with what keeps it."""
-    state, notes, checkpoints = TrainState(), [], None
+    state, notes, checkpoints = TrainState(fingerprint=job.fingerprint), [], None
     if environment.checkpoint_dir:
         checkpoints = Checkpoints(environment.checkpoint_dir, circumstances(job.config, job.learner.devices))
         state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
@@ -95,6 +109,8 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
         _keep_deployable(job, environment, progress)
     for note in notes:
         progress.say(note)
+    state = same_start(job.cluster, state, job.learner, job.fingerprint)
+    job.learner.begin(job.config, len(job.train_loader), state.epoch)
     minutes = job.config.checkpoint_minutes
     return Keeper(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
 
@@ -108,7 +124,7 @@ def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Pr
         if done % job.config.validation_interval == 0 or done == job.config.epochs:
             _validate(job, keeper, row, environment, progress)
     state.end_epoch(row)
-    _tell_epoch(job, state, row, environment, progress)
+    tell_epoch(job.config, len(job.train_loader), state, environment, progress)
 
 
 @contextlib.contextmanager
@@ -126,6 +142,8 @@ def _divergence_told(state: TrainState) -> Iterator[None]:
 def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
     """What a run that was stopped has made; weights that were never scored are better than none."""
     state = keeper.state
+    if not job.cluster.is_leader:
+        return "the first host has the model"
     if state.best.epoch < 0 and (environment.model_dir / CONFIG).exists():
         model = f"nothing was scored yet; {environment.model_dir} holds the model that was there before"
     elif state.best.epoch < 0:
@@ -158,52 +176,25 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
 def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
     """Score the net, add the scores to `row`, and save the model when it is the best."""
     state = keeper.state
+    found = job.cluster.by_leader(lambda: _score(job, keeper, progress))
+    row.update(found["row"])
+    tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
+    if state.best.update(row["VOC07"], row["epoch"], tolerance, interval) and job.cluster.is_leader:
+        history = [*state.history, row]
+        job.saved_model(row["epoch"], found["scores"]).save(environment.model_dir, job.answering_net, history)
+        _keep_deployable(job, environment, progress)
+
+
+def _score(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
+    """The figures of an evaluation: those of the history's row, and all."""
     batches = keeper.watched(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
     scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
-    row.update({"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1})
-    tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
-    if state.best.update(scores.voc07, row["epoch"], tolerance, interval):
-        history = [*state.history, row]
-        job.saved_model(row["epoch"], scores.to_json()).save(environment.model_dir, job.answering_net, history)
-        _keep_deployable(job, environment, progress)
+    row = {"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1}
+    return {"row": row, "scores": scores.to_json()}
 
 
 def _keep_deployable(job: Job, environment: Environment, progress: Progress) -> None:
     keep_deployable(environment.model_dir, job.validation_loader.dataset, job.config, progress)
-
-
-def _tell_configuration(job: Job, environment: Environment, progress: Progress) -> None:
-    if environment.hosted:
-        progress.say(metric_lines.stamped(metric_lines.configuration_line(job.config.to_json())))
-
-
-def _tell_epoch(job: Job, state: TrainState, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
-    text = (
-        f"epoch {state.epoch}/{job.config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
-        f"SmoothL1 {row['SmoothL1']:.3f}  {row['images_per_second']:.1f} images/s"
-    )
-    if row.get("VOC07") is not None:
-        best = (
-            "best so far"
-            if state.best.epoch == row["epoch"]
-            else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
-        )
-        text += f"  VOC07 mAP {row['VOC07']:.3f} ({best})"
-    progress.say(text)
-    if environment.hosted:
-        for line in _metric_lines(job, row, environment.host):
-            progress.say(metric_lines.stamped(line))
-
-
-def _metric_lines(job: Job, row: Dict[str, Any], host: str) -> List[str]:
-    epoch = row["epoch"]
-    lines = metric_lines.loss_lines(host, epoch, len(job.train_loader) - 1, row["CrossEntropy"], row["SmoothL1"])
-    lines.append(metric_lines.throughput_line(host, row["images_per_second"]))
-    lines.append(metric_lines.progress_line(host, epoch + 1, job.config.epochs))
-    if row.get("VOC07") is not None:
-        lines.append(metric_lines.map_line(host, epoch, row["VOC07"]))
-        lines.append(metric_lines.validation_loss_line(host, epoch, row["val_SmoothL1"]))
-    return lines
 
 
 def _finish(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:

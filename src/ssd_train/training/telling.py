@@ -1,0 +1,50 @@
+"""What a run says while it trains: to a person a line an epoch, to SageMaker its metric lines."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from ssd_train import metric_lines
+from ssd_train.config import TrainConfig
+from ssd_train.environment import Environment
+from ssd_train.progress import Progress
+from ssd_train.training.checkpoint import TrainState
+
+
+def tell_configuration(config: TrainConfig, environment: Environment, progress: Progress) -> None:
+    """The settings, where SageMaker's own algorithm tells them."""
+    if environment.hosted:
+        progress.say(metric_lines.stamped(metric_lines.configuration_line(config.to_json())))
+
+
+def tell_epoch(
+    config: TrainConfig, steps: int, state: TrainState, environment: Environment, progress: Progress
+) -> None:
+    """The epoch of `steps` that ended last."""
+    row = state.history[-1]
+    text = (
+        f"epoch {state.epoch}/{config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
+        f"SmoothL1 {row['SmoothL1']:.3f}  {row['images_per_second']:.1f} images/s"
+    )
+    if row.get("VOC07") is not None:
+        best = (
+            "best so far"
+            if state.best.epoch == row["epoch"]
+            else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
+        )
+        text += f"  VOC07 mAP {row['VOC07']:.3f} ({best})"
+    progress.say(text)
+    if environment.hosted:
+        for line in _metric_lines(row, steps, config.epochs, environment.host):
+            progress.say(metric_lines.stamped(line))
+
+
+def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> List[str]:
+    epoch = row["epoch"]
+    lines = metric_lines.loss_lines(host, epoch, steps - 1, row["CrossEntropy"], row["SmoothL1"])
+    lines.append(metric_lines.throughput_line(host, row["images_per_second"]))
+    lines.append(metric_lines.progress_line(host, epoch + 1, epochs))
+    if row.get("VOC07") is not None:
+        lines.append(metric_lines.map_line(host, epoch, row["VOC07"]))
+        lines.append(metric_lines.validation_loss_line(host, epoch, row["val_SmoothL1"]))
+    return lines
