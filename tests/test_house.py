@@ -28,7 +28,7 @@ FLOORS = {
         *["deploy.agreement", "deploy.onnx_graph"],
     ],
     2: [
-        *["published", "archives", "s3", "locks", "data.setbacks"],
+        *["published", "archives", "s3", "locks", "secrecy", "data.setbacks"],
         *["launch.job", "launch.images"],
         *["training.watchdog"],
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],

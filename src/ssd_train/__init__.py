@@ -13,6 +13,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     storage.py          files that appear whole or not at all
     published.py        folders that do, with checksums
     locks.py            a folder held by one run at a time
+    secrecy.py          keys and passwords kept out of what is printed
     archives.py         model.tar.gz unpacked without trust
     s3.py               the one door to boto3: objects asked for, listed, read, written; errors in words
     remote.py           local copies of what lies on S3, and results put there

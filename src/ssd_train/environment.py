@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
 
 from ssd_train.errors import ConfigError
 
@@ -19,6 +20,10 @@ CHANNELS = {
     "pretrained": ("pretrained", "model"),
 }
 CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # of launchers that send the program this way
+_SECRET_NAME = re.compile(
+    r"(SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|API_KEY)(?!.*_(FILE|URI|PATH|ARN)$)", re.IGNORECASE
+)
+SHORTEST_SECRET = 8  # characters; shorter ones are parts of common words
 FAILURE_CHARACTERS = 1024  # of the failure file that SageMaker shows
 
 
@@ -166,6 +171,13 @@ def _plain(value: Any) -> str:
 def s3_endpoint() -> Optional[str]:
     """The address of the S3 API where it is not Amazon's, by the variables of AWS's own tools."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def secrets() -> List[str]:
+    """Values of variables that are keys, tokens or passwords by their names, the longest first; where a file with one
+    lies is no secret."""
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET}
+    return sorted(found, key=len, reverse=True)
 
 
 def cache_folder() -> Path:

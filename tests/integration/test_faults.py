@@ -185,6 +185,48 @@ def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, e
     assert (tmp_path / "model" / "config.json").exists(), "the model of the first epoch"
 
 
+@pytest.mark.parametrize("side", ["train", "validation"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_path, side, workers):
+    """Told once, named, and the run comes to its end."""
+    (training, validation), files = data, {}
+    for name, drawn in (("train", training), ("validation", validation)):
+        files[name] = shutil.copytree(drawn.images, tmp_path / name)
+    index, manifest = ("train", "validation").index(side), data[("train", "validation").index(side)].manifest
+    victim = files[side] / name_of(manifest, 3)
+
+    class Spoiling(HeardProgress):
+        def say(self, text):
+            super().say(text)
+            if text.startswith("epoch 1/"):
+                victim.write_bytes(victim.read_bytes()[:300])
+
+    progress = Spoiling()
+    sides = [files["train"], training.manifest, files["validation"], validation.manifest]
+    environment = Environment(*sides, tmp_path / "model", tmp_path / "output")
+    train(small_config(epochs=3, cache_images=0, num_workers=workers, on_bad_data="skip"), environment, progress)
+    ending = ("another takes its place", "scores are without it")[index]
+    told = [warning for warning in progress.warnings if warning.startswith("left out")]
+    assert len(told) == 1 and "output.manifest:3: " in told[0] and told[0].endswith(ending), told
+    assert (tmp_path / "output" / "report.html").exists()
+
+
+def test_a_folder_that_vanishes_during_the_run_is_an_error_although_bad_data_is_skipped(data, tmp_path):
+    training, validation = data
+    images = shutil.copytree(training.images, tmp_path / "images")
+
+    class Removing(HeardProgress):
+        def say(self, text):
+            super().say(text)
+            if text.startswith("epoch 1/"):
+                shutil.rmtree(images)
+
+    environment = Environment(images, training.manifest, *validation, tmp_path / "model", tmp_path / "output")
+    with pytest.raises(DataError, match="of 12 images cannot be used any more, expected most of them"):
+        train(small_config(epochs=3, cache_images=0, on_bad_data="skip"), environment, Removing())
+    assert_nothing_dead(tmp_path / "model")
+
+
 # ---------------------------------------------------------------- labels
 
 
@@ -436,6 +478,23 @@ def test_too_little_memory_says_what_to_lower():
     with pytest.raises(mx.MXNetError, match="[Ss]hape"):  # any other error is left as it is
         with memory_advice(small_config()):
             mx.nd.dot(mx.nd.zeros((2, 3)), mx.nd.zeros((2, 3))).wait_to_read()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[10:00:00] ../src/storage/./pooled_storage_manager.h:187: cudaMalloc retry failed: out of memory",
+        "Check failed: e == cudaSuccess || e == cudaErrorCudartUnloading: CUDA: out of memory",
+        "OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 1769472 bytes",
+        "MXNetError: Check failed: ret == 0 (12 vs. 0) : AlignedMallocPitch failed",
+    ],
+    ids=["gpu-pool", "gpu", "opencv", "operator"],
+)
+def test_each_way_to_say_out_of_memory_is_known(text):
+    """What MXNet says on a GPU (of its source; no GPU was at hand), and others."""
+    with pytest.raises(SsdTrainError, match="^out of memory with mini_batch_size 4 at image_shape 128: lower one"):
+        with memory_advice(small_config()):
+            raise mx.MXNetError(text)
 
 
 @pytest.mark.parametrize("old_model", [False, True])

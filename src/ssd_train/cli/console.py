@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Opti
 
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Item, Progress
+from ssd_train.secrecy import hidden
 
 LOG_SECONDS = 30.0
 Number = TypeVar("Number", int, float)
@@ -20,7 +21,7 @@ class TerminalProgress(Progress):
     def say(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(hidden(text), file=sys.stdout)
         sys.stdout.flush()
 
     def warn(self, text: str) -> None:
@@ -36,7 +37,7 @@ class LogProgress(Progress):
     """Plain lines, and of long work one every half minute."""
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print(hidden(text), flush=True)
 
     def warn(self, text: str) -> None:
         self.say(f"warning: {text}")

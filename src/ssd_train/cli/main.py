@@ -14,6 +14,7 @@ from ssd_train import __version__
 from ssd_train.cli.console import normalised
 from ssd_train.environment import is_hosted, report_failure
 from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.secrecy import hidden
 
 # each a module beside this one, with a function run(arguments) that returns the exit code
 COMMANDS = {
@@ -37,11 +38,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
         with _failure_reported():
             return _run(given, command, rest)
     except SsdTrainError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hidden(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has seen enough
         return BROKEN_PIPE
+    except Exception:  # nobody foresaw it: all of it is told
+        print(hidden(traceback.format_exc()), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -66,7 +70,7 @@ def _failure_reported() -> Iterator[None]:
         yield
     except Exception as error:
         if is_hosted():
-            report_failure(str(error) if isinstance(error, SsdTrainError) else _crash(error))
+            report_failure(hidden(str(error) if isinstance(error, SsdTrainError) else _crash(error)))
         raise
 
 

@@ -83,6 +83,8 @@ def read_header(data: bytes, where: str) -> ImageHeader:
     try:
         image = _READERS[found](io.BytesIO(data))
         return _header_of(image, found)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's parsers meet damage with many kinds of exception; all mean the same here
         raise DataError(f"{where}: found a damaged {found} header ({error}), expected a whole image") from error
 
@@ -132,6 +134,8 @@ def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.nda
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{where}: {error.err}") from error
         raise DataError(f"{where}: found a damaged {header.format} ({error.err}), expected a whole image") from error
     if bgr is None:
         raise DataError(

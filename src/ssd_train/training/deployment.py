@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import List
 
 import numpy as np
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.batches import EvalLoader
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.artifact import refresh
 from ssd_train.errors import SsdTrainError
@@ -18,7 +20,7 @@ from ssd_train.progress import Progress
 PICTURES = 4  # that the exported network is compared on; each costs a tenth of a second or so
 
 
-def keep_deployable(folder: Path, validation: DetectionDataset, config: TrainConfig, progress: Progress) -> None:
+def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
     """Make the deployment files of the model in `folder` where they are not there or of another, proven on pictures of
     `validation`. The run goes on when that fails, and says so: the model itself is whole, and the next try may do."""
     pictures = _pictures(validation, config.grayscale)
@@ -29,11 +31,16 @@ def keep_deployable(folder: Path, validation: DetectionDataset, config: TrainCon
                 pool.submit(refresh, folder, pictures).result()
         else:
             refresh(folder, pictures)
-    except SsdTrainError as error:
+    except (SsdTrainError, BrokenProcessPool) as error:
         progress.warn(f"no deployment files: {error}; the model itself is not affected")
 
 
-def _pictures(validation: DetectionDataset, grayscale: bool) -> np.ndarray:
+def _pictures(validation: EvalLoader, grayscale: bool) -> np.ndarray:
     """Some pictures with objects, as the network sees them: uint8 (B, side, side, 3)."""
-    busy = [index for index, record in enumerate(validation.labels.records) if len(record.boxes)]
-    return np.stack([to_input(validation[index][0], validation.side, grayscale) for index in busy[:PICTURES]])
+    data = validation.dataset
+    found: List[np.ndarray] = []
+    for index, record in enumerate(data.labels.records):
+        if len(record.boxes) and len(found) < PICTURES:
+            samples = validation.setbacks.usable([index], data.__getitem__)
+            found += [to_input(image, data.side, grayscale) for _, (image, _, _) in samples]
+    return np.stack(found)

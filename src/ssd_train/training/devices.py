@@ -14,8 +14,13 @@ from ssd_train.errors import ConfigError, SsdTrainError
 
 mx = framework.mxnet()
 
-# what MXNet says when memory runs out: on the processor, on a GPU, and of an array larger than it can count
-OUT_OF_MEMORY = ("Failed to allocate", "out of memory", "cudaMalloc", "larger than 2^31")
+# what is said when memory runs out: by MXNet on the processor, on a GPU, and of an array larger than it can count; by
+# OpenCV
+OUT_OF_MEMORY = (
+    *("Failed to allocate", "AlignedMallocPitch failed", "out of memory", "cudaMalloc", "larger than 2^31"),
+    "Insufficient memory",
+)
+PENDING = 100  # errors of work begun before, which fails in the same way and would tell of it when the program ends
 
 
 def contexts(devices: str = "auto", local_rank: int = 0, local_size: int = 1) -> List[Any]:
@@ -40,10 +45,14 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
     """Turns an error of too little memory, on the processor or a GPU, into one line that says what to lower."""
     try:
         yield
-    except (mx.MXNetError, MemoryError) as error:
+    except Exception as error:
         text = str(error)
         if not isinstance(error, MemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
             raise
+        for _ in range(PENDING):
+            with contextlib.suppress(mx.MXNetError):
+                mx.nd.waitall()
+                break
         raise SsdTrainError(
             f"out of memory with mini_batch_size {config.mini_batch_size} at image_shape {config.image_shape}: "
             "lower one of them, or take a smaller --base_network"

@@ -194,7 +194,7 @@ def _score(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
 
 
 def _keep_deployable(job: Job, environment: Environment, progress: Progress) -> None:
-    keep_deployable(environment.model_dir, job.validation_loader.dataset, job.config, progress)
+    keep_deployable(environment.model_dir, job.validation_loader, job.config, progress)
 
 
 def _finish(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:

@@ -1,0 +1,62 @@
+"""Keys and passwords appear nowhere: not in what is printed, nor in errors, crashes and the failure file."""
+
+import sys
+import types
+
+import pytest
+
+from ssd_train.cli.console import LogProgress
+from ssd_train.cli.main import main
+from ssd_train.errors import SsdTrainError
+from ssd_train.secrecy import hidden
+
+# put together here so that nobody takes them for real ones
+KEY_ID, SECRET, SESSION = "AKIA" + "EXAMPLE0EXAMPLE0", "not/a/real+key" * 3, "session-" + "x" * 300
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", SESSION)
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/token")
+    monkeypatch.setenv("SHORT_PASSWORD", "epoch")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (f"id {KEY_ID}, {SECRET} and {SESSION}.", "id ***, *** and ***."),
+        ("AKIA" + "0123456789ABCDEF is not of the environment", "*** is not of the environment"),
+        ("https://me:pa55@host/x cannot be reached", "https://***@host/x cannot be reached"),
+        ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
+        (
+            "https://b.s3.amazonaws.com/a.jpg?X-Amz-Credential=AK%2F1&X-Amz-Date=1&X-Amz-Signature=abc",
+            "https://b.s3.amazonaws.com/a.jpg?X-Amz-Credential=***&X-Amz-Date=1&X-Amz-Signature=***",
+        ),
+        ("http://h/?a=1&token=abc 'x'", "http://h/?a=1&token=*** 'x'"),
+        ("/var/run/secrets/token in epoch 3", "/var/run/secrets/token in epoch 3"),
+    ],
+    ids=["environment", "any-key-id", "password", "an-at-sign", "signed", "token", "no-secrets"],
+)
+def test_secrets_are_hidden_and_nothing_else(keys, text, expected):
+    assert hidden(text) == expected
+
+
+@pytest.mark.parametrize("error", [SsdTrainError(f"failed with {SECRET}"), RuntimeError(f"crashed with {SECRET}")])
+def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, capsys, error):
+    def run(arguments):
+        LogProgress().say(f"begun with {SECRET}")
+        LogProgress().warn(f"going on with {KEY_ID}")
+        raise error
+
+    module = types.ModuleType("ssd_train.cli.train")
+    module.run = run
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path))
+    assert main(["train"]) == 1
+    printed = capsys.readouterr()
+    told = printed.out + printed.err + (tmp_path / "failure").read_text()
+    assert "begun with ***" in told and "with ***" in (tmp_path / "failure").read_text()
+    assert SECRET not in told and KEY_ID not in told
