@@ -36,6 +36,7 @@ setup(
     python_requires=">=3.8,<3.13",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    package_data={"ssd_train.deploy": ["*.html"]},
     # Neither mxnet nor gluoncv: what reads labels, scores answers and draws works without them.
     install_requires=["numpy>=1.19.5,<2", "opencv-python-headless>=4.5", "Pillow>=9.1", "tqdm>=4.39"],
     extras_require={
@@ -44,11 +45,12 @@ setup(
         "s3": ["boto3>=1.36,<2"],  # 1.36: the first whose checksums can be left to those stores that know them
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17"],  # export writes with onnx; a file runs with onnxruntime alone
         "openvino": ["openvino>=2024.4"],
+        "serve": ["uvicorn>=0.33", "onnxruntime>=1.17"],  # any other engine serves as well
         "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
             *["pytest>=8", "hypothesis>=6.100", "pycocotools>=2.0.7", "ruff==0.17.5", "mypy>=1.14"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
-            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4"],
+            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", "uvicorn>=0.33"],
         ],
     },
     entry_points={"console_scripts": ["ssd-train = ssd_train.cli.main:main"]},

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 FLOORS = {
     0: [
         *["errors", "builtin", "setting_values"],
+        *["deploy.server_page"],
         *["data.boxes", "data.encoded", "data.threads", "data.check_codes"],
         *["view.palette", "view.markup", "view.pdf"],
         *["model.pixels"],
@@ -42,6 +43,7 @@ FLOORS = {
     ],
     3: [
         *["deploy.exported"],
+        *["deploy.requests", "deploy.server_metrics"],
         *["remote"],
         *["launch.requests"],
         *["data.formats.ground_truth", "data.formats.recordio", "data.formats.image_json", "data.formats.coco"],
@@ -53,6 +55,7 @@ FLOORS = {
         *["view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
+        *["deploy.answers"],
         *["launch.source", "launch.tuning", "launch.serving", "launch.amazon"],
         *["data.labels", "data.formats.pipe", "data.formats.video", "data.batches", "data.gluon"],
         *["data.prepare.classes", "data.prepare.pictures"],
@@ -79,9 +82,9 @@ FLOORS = {
         *["training.hand_over", "training.telling"],
     ],
     8: ["deploy.scoring", "deploy.serve", "training.deployment", "training.sides"],
-    9: ["deploy.export", "training.intake", "cli.console"],
+    9: ["deploy.server_work", "deploy.export", "training.intake", "cli.console"],
     10: ["training.job", "cli.flags", "cli.pictures", "cli.places"],
-    11: ["training.run", "cli.steps.common", "cli.aws.common"],
+    11: ["deploy.server", "deploy.server_run", "training.run", "cli.steps.common", "cli.aws.common"],
     12: ["cli.*"],
     13: ["cli.main"],
     14: ["__main__"],

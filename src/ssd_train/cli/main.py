@@ -24,6 +24,7 @@ COMMANDS = {
     "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
     "export": "a model as ONNX file or MXNet symbol, also in 8 bits, compared before it is written",
+    "serve": "a model behind HTTP, with a page to try it on",
     "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
     "demo": "draw a labelled data set, train on it and show the result",
 }

@@ -1,71 +1,96 @@
 """Requests and answers of SageMaker's MXNet serving container: model_fn and transform_fn, with its exact signatures.
 
 A request is an encoded image (its kind is told by its bytes), or its pixels as JSON or .npy, as the SDK's predictors
-send them. The answer is the built-in algorithm's:
+send them: see requests.py. What comes back is in answers.py.
 
-    {"prediction": [[class, score, xmin, ymin, xmax, ymax], ...]}    coordinates in 0..1 of the image, best first
+The container calls these from `sagemaker_inference`, which writes the trace of any error, with the paths of files, into
+the body of its answer; `model_fn` puts an end to that. It also passes over an import that fails, and then answers
+"Prediction failed" for ever: so this module can be imported without OpenCV, which AWS's inference image lacks, and says
+so in each answer.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from typing import Any, Callable, Dict, Tuple, Union
+import http
+import logging
+import sys
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
 
-from ssd_train.data.images import DEFAULT_LIMITS, decode_for
-from ssd_train.data.records import Detections
-from ssd_train.deploy.detector import Detector
-from ssd_train.errors import DataError, SsdTrainError
+from ssd_train.environment import payload_limit
+from ssd_train.errors import DataError, DependencyError
+
+try:
+    from ssd_train.deploy.answers import check_accept, write_answer
+    from ssd_train.deploy.detector import Detector
+    from ssd_train.deploy.requests import (
+        DEFAULT_REQUEST_LIMITS,
+        MODEL_FAULT,
+        RequestError,
+        RequestLimits,
+        read_request,
+    )
+
+    MISSING: Optional[DependencyError] = None
+except DependencyError as error:
+    MISSING = error
 
 Body = Union[bytes, bytearray, str]
 
-BAD_REQUEST, NOT_ACCEPTABLE, UNSUPPORTED_TYPE, MODEL_FAULT = 400, 406, 415, 500
-JSON = "application/json"
-
-
-class RequestError(SsdTrainError):
-    """A request that cannot be answered, with its HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 def model_fn(model_dir: str) -> Detector:
-    """The model in the folder `model_dir`."""
-    return Detector.load(model_dir)
+    """The model in the folder `model_dir`, warmed up.
+
+    Raises:
+        DependencyError: a library that it needs is missing.
+        WeightsError: the model is not there, or damaged.
+    """
+    _hide_traces()
+    if MISSING is not None:
+        raise MISSING
+    detector = Detector.load(model_dir)
+    warm_up(detector)
+    return detector
 
 
 def transform_fn(model: Detector, data: Body, content_type: str, accept: str) -> Tuple[str, str]:
     """The answer to a request, and its content type; an error of the container's own kind says why there is none."""
     try:
-        return answer(model, data, content_type, accept)
+        return answer(model, data, content_type, accept, RequestLimits(payload_limit()))
     except RequestError as error:
         raise _for_container(error) from None
 
 
-def answer(detector: Detector, body: Body, content_type: str, accept: str = JSON) -> Tuple[str, str]:
-    """What `detector` finds in the image of a request, and the content type of that; a RequestError with 400, 406,
-    415, or 500 when there is no answer to it."""
-    write = _chosen(WRITERS, accept, NOT_ACCEPTABLE, "Accept")
-    read = _chosen(READERS, content_type, UNSUPPORTED_TYPE, "Content-Type")
+def answer(
+    detector: Detector,
+    body: Body,
+    content_type: str,
+    accept: str = "application/json",
+    limits: "Optional[RequestLimits]" = None,
+) -> Tuple[str, str]:
+    """What `detector` finds in the picture of a request, and the content type of that.
+
+    Raises:
+        RequestError: there is no answer; 400, 406, 413, 415, or 500 where the network says NaN.
+    """
+    check_accept(accept)  # before any work
+    data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
+    image, size_wh = read_request(data, content_type, detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
+    return write_answer(find_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
+
+
+def warm_up(detector: Detector) -> None:
+    """Have the first run, which allocates and compiles, behind it."""
+    detector(np.zeros((detector.engine.side, detector.engine.side, 3), np.uint8))
+
+
+def find_one(detector: Detector, picture: np.ndarray, size_wh: Tuple[int, int]) -> Any:
+    """The Detections in a picture made ready by `detector.to_input`; a RequestError (500) in place of NaN."""
     try:
-        image = read(body.encode("utf-8") if isinstance(body, str) else bytes(body), detector.engine.side)
-    except DataError as error:
-        raise RequestError(BAD_REQUEST, str(error)) from None
-    try:
-        return write(detector(image)), JSON
+        return detector.find([picture], [size_wh])[0]
     except DataError as error:  # NaN of a dead network never leaves
         raise RequestError(MODEL_FAULT, str(error)) from None
-
-
-def _chosen(table: "Dict[str, Any]", wanted: str, status: int, header: str) -> Any:
-    kind = (wanted or "").split(";")[0].strip().lower()
-    if kind not in table:
-        raise RequestError(status, f"{header}: found {wanted!r}, expected one of {', '.join(filter(None, table))}")
-    return table[kind]
 
 
 def _for_container(error: RequestError) -> Exception:
@@ -77,55 +102,25 @@ def _for_container(error: RequestError) -> Exception:
     return GenericInferenceToolkitError(error.status, str(error))
 
 
-def _encoded(body: bytes, side: int) -> np.ndarray:
-    return decode_for(body, "request", side)
-
-
-def _pixels_of_json(body: bytes, side: int) -> np.ndarray:
+def _hide_traces() -> None:
+    """Make the container's toolkit, where there is one, answer an error with one line."""
     try:
-        found = json.loads(body)
-    except ValueError as error:
-        raise DataError(f"request: found no JSON ({error}), expected an image's pixels as nested lists") from None
-    try:
-        return _checked_pixels(np.array(found, dtype=np.float64))
-    except (TypeError, ValueError):  # ragged lists, texts, objects
-        raise DataError("request: found JSON that is no array of numbers, expected height x width x 3 pixels") from None
+        from sagemaker_inference.transformer import Transformer
+    except ImportError:
+        return
+    Transformer.handle_error = staticmethod(_one_line)
 
 
-def _pixels_of_npy(body: bytes, side: int) -> np.ndarray:
-    try:
-        found = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"request: found no .npy array ({error}), expected an image's pixels") from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "uif":
-        raise DataError("request: found an .npy that is no array of numbers, expected an image's pixels")
-    return _checked_pixels(found)
-
-
-def _checked_pixels(array: np.ndarray) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of (H, W, 3) or (1, H, W, 3) numbers in 0..255."""
-    image = array[0] if array.ndim == 4 and len(array) == 1 else array
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"request: found an array of {array.shape}, expected height x width x 3 pixels")
-    height, width = image.shape[:2]
-    if min(height, width) < DEFAULT_LIMITS.min_side or height * width > DEFAULT_LIMITS.max_pixels:
-        raise DataError(
-            f"request: found {width}x{height} pixels, expected sides of at least {DEFAULT_LIMITS.min_side} px and at "
-            f"most {DEFAULT_LIMITS.max_pixels / 1e6:g} Mpx"
-        )
-    if not np.isfinite(image).all() or image.min() < 0 or image.max() > 255:
-        raise DataError("request: found values beyond 0 to 255, expected pixels in 8 bits")
-    return np.ascontiguousarray(np.rint(image), dtype=np.uint8)
-
-
-def _builtin_rows(detections: Detections) -> str:
-    return json.dumps({"prediction": detections.to_rows()}, allow_nan=False)
-
-
-# content type -> what makes RGB uint8 (H, W, 3) of a body, for a network that looks at (side, side) pixels
-READERS: Dict[str, Callable[[bytes, int], np.ndarray]] = {
-    **dict.fromkeys(("image/jpeg", "image/jpg", "image/png", "application/x-image"), _encoded),
-    JSON: _pixels_of_json,
-    "application/x-npy": _pixels_of_npy,
-}
-WRITERS: Dict[str, Callable[[Detections], str]] = dict.fromkeys((JSON, "*/*", ""), _builtin_rows)
+def _one_line(context: Any, error: Any, trace: str) -> List[str]:
+    """In place of the toolkit's own: the answer to a request that ended in `error`, made of what was raised."""
+    raised = sys.exc_info()[1]
+    if raised is error or isinstance(raised, DependencyError):
+        status, message = error.status_code, error.message
+    elif isinstance(raised, UnicodeDecodeError):  # the toolkit's own, before we are asked
+        status, message = 400, "request: found bytes that are no UTF-8, expected text, as its Content-Type says"
+    else:
+        status, message = 500, "internal error: the log of the server says more"
+    if status >= 500:
+        logging.getLogger(__name__).error(trace)
+    context.set_response_status(code=status, phrase=http.HTTPStatus(status).phrase)
+    return [message]

@@ -1,0 +1,57 @@
+"""serve: a model behind HTTP, on this machine."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from ssd_train.cli.console import Parser, within
+from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
+from ssd_train.cli.places import localised, source
+from ssd_train.data.images import ImageLimits
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.requests import RequestLimits
+from ssd_train.deploy.serve import warm_up
+from ssd_train.deploy.server import Server, engine_name
+from ssd_train.deploy.server_run import listen
+from ssd_train.deploy.server_run import run as run_server
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    flags = make_parser().parse_args(list(arguments))
+    limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
+    with localised(flags) as progress:
+        detector = Detector.load(flags.model, flags.devices, flags.engine)
+        warm_up(detector)
+        listener = listen(flags.host, flags.port)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        progress.say(f"serving {flags.model} by {engine_name(detector)} at http://{shown}:{port}/")
+        run_server(Server(detector, limits, flags.queue, progress), listener, flags.queue)
+        progress.say("ended: all requests were answered")
+    return 0
+
+
+def make_parser() -> Parser:
+    """The flags of serve."""
+    parser = Parser(
+        prog="python -m ssd_train serve",
+        description="Serve a model over HTTP: /invocations and /ping as SageMaker's endpoints have them, a page to try "
+        "it at /, and /metrics for Prometheus.",
+    )
+    parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: from everywhere; default: this machine only"
+    )
+    parser.add_argument("--port", type=within(int, 0, 65535), default=8080, help="0: a free one; default: 8080")
+    add_engine_flags(parser)
+    parser.add_argument(
+        "--max_mb", type=within(float, 0.001, 1024), default=6, help="largest body of a request, MiB; default: 6"
+    )
+    parser.add_argument(
+        "--max_megapixels", type=within(float, 0.01, 1000), default=50, help="largest picture; default: 50"
+    )
+    parser.add_argument(
+        "--queue", type=within(int, 1, 10000), default=64, help="requests that may wait; more get a 503; default: 64"
+    )
+    return parser

@@ -1,0 +1,231 @@
+"""The light server, asked as an ASGI server would ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+import pytest
+from builders import HeardProgress
+
+from ssd_train.data.images import ImageLimits, encode_png
+from ssd_train.data.records import ClassNames
+from ssd_train.deploy import server as module
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.requests import RequestLimits
+from ssd_train.deploy.server import Server
+
+ROWS = np.array([[1, 0.9, 10, 10, 20, 40], [-1, 0, 0, 0, 0, 0]], np.float32)
+PNG = encode_png(np.random.RandomState(1).randint(0, 256, (40, 80, 3)).astype(np.uint8))
+LIMITS = RequestLimits(max_bytes=100_000, image=ImageLimits(max_pixels=1_000_000))
+TYPE = {"content-type": "image/png"}
+
+
+class SlowEngine:
+    """Finds one thing, as soon as it may."""
+
+    class_names = ClassNames(("cat", "dog"))
+    side, grayscale = 40, False
+
+    def __init__(self, rows: Any = ROWS) -> None:
+        self.may, self.rows, self.running, self.most = threading.Event(), rows, 0, 0
+        self.may.set()
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        assert self.may.wait(10)
+        self.running -= 1
+        if isinstance(self.rows, Exception):
+            raise self.rows
+        return np.stack([self.rows] * len(pictures))
+
+
+class Said(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: "dict[str, str]"
+    body: bytes
+
+
+def make_server(engine: Any = None, queue: int = 4) -> "tuple[Server, HeardProgress]":
+    progress = HeardProgress()
+    return Server(Detector(engine or SlowEngine()), LIMITS, queue, progress), progress
+
+
+async def ask(
+    server: Server, method: str, path: str, headers: Any = (), parts: "Sequence[Any]" = (b"",)
+) -> "Said | None":
+    """An answer to a request whose body comes in `parts`; None: the client leaves, a number: it waits."""
+    waiting, sent = list(parts), []
+
+    async def receive() -> Any:
+        part = waiting.pop(0)
+        if part is None:
+            return {"type": "http.disconnect"}
+        if isinstance(part, float):
+            await asyncio.sleep(part)
+            part = b""
+        return {"type": "http.request", "body": part, "more_body": bool(waiting)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in dict(headers).items()]
+    await server({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+    if not sent:
+        return None
+    start, body = sent
+    return Said(start["status"], {n.decode(): v.decode() for n, v in start["headers"]}, body["body"])
+
+
+def said(server: Server, *request: Any) -> Said:
+    return asyncio.run(ask(server, *request))
+
+
+def test_a_picture_is_answered():
+    server, _ = make_server()
+    for accept, key in (("", "prediction"), ("application/json;verbose=1", "annotations")):
+        found = said(server, "POST", "/invocations", {**TYPE, "accept": accept}, [PNG[:50], PNG[50:]])
+        assert found.status == 200 and found.headers["content-type"] == "application/json"
+        assert key in json.loads(found.body)
+        assert found.headers["content-length"] == str(len(found.body))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path, content_type",
+    [("/ping", "application/json"), ("/", "text/html; charset=utf-8"), ("/metrics", "text/plain; version=0.0.4")],
+)
+def test_what_is_there_to_get(method, path, content_type):
+    found = said(make_server()[0], method, path)
+    assert found.status == 200 and found.headers["content-type"].startswith(content_type)
+    assert bool(found.body) == (method == "GET") and int(found.headers["content-length"]) > 0
+    assert found.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "request_, status, message",
+    [
+        pytest.param(("GET", "/secret"), 404, "found no such page", id="no-page"),
+        pytest.param(("GET", "/invocations"), 405, "method: found GET, expected POST", id="get-invocations"),
+        pytest.param(("DELETE", "/"), 405, "expected GET", id="delete"),
+        pytest.param(("POST", "/invocations", {}, [PNG]), 415, "Content-Type: found ''", id="no-type"),
+        pytest.param(("POST", "/invocations", TYPE, [b"abc"]), 400, "expected an image", id="no-image"),
+        pytest.param(("POST", "/invocations", TYPE, [PNG[:-20]]), 400, "cut off", id="cut-off"),
+        pytest.param(("POST", "/invocations", TYPE, [b""]), 400, "an empty file", id="empty"),
+        pytest.param(("POST", "/invocations", {**TYPE, "accept": "a/b"}, [PNG]), 406, "Accept: found 'a/b'", id="406"),
+        pytest.param(
+            ("POST", "/invocations", {**TYPE, "content-length": "999999"}, []), 413, "found 999999 bytes", id="length"
+        ),
+        pytest.param(
+            ("POST", "/invocations", {**TYPE, "content-length": "-1"}, []), 400, "Content-Length", id="bad-length"
+        ),
+        pytest.param(
+            ("POST", "/invocations", TYPE, [b"x" * 60_000] * 9), 413, "found 120000 bytes, expected at", id="no-length"
+        ),
+    ],
+)
+def test_errors_are_one_line(request_, status, message):
+    found = said(make_server()[0], *request_)
+    text = found.body.decode()
+    assert found.status == status and message in text
+    assert text.endswith("\n") and text.count("\n") == 1 and found.headers["content-type"].startswith("text/plain")
+    assert ("allow" in found.headers) == (status == 405)
+
+
+def test_a_client_that_leaves_is_not_answered():
+    server, _ = make_server()
+    assert said(server, "POST", "/invocations", TYPE, [PNG[:50], None]) is None
+    assert not server.metrics.answered and server.metrics.in_flight == 0
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
+    found = said(make_server()[0], "POST", "/invocations", TYPE, [PNG[:50], 9.0, b""])
+    assert found.status == 408 and b"no end of the body" in found.body
+
+
+def test_a_full_line_is_told_and_those_in_it_are_answered():
+    engine = SlowEngine()
+    server, _ = make_server(engine, queue=4)
+
+    async def crowd() -> "list[Said]":
+        engine.may.clear()
+        asked = [asyncio.ensure_future(ask(server, "POST", "/invocations", TYPE, [PNG])) for _ in range(6)]
+        while sum(task.done() for task in asked) < 2:
+            await asyncio.sleep(0.01)
+        assert (await ask(server, "GET", "/ping")).status == 200  # also while it works
+        assert b"ssd_train_requests_in_flight 4\n" in (await ask(server, "GET", "/metrics")).body
+        engine.may.set()
+        return await asyncio.gather(*asked)
+
+    answers = asyncio.run(crowd())
+    assert [one.status for one in answers] == [200] * 4 + [503] * 2
+    assert answers[5].headers["retry-after"] == "1" and answers[5].body.count(b"\n") == 1
+    assert engine.most == 1  # engines are not asked by two threads at once
+    assert server.metrics.in_flight == 0 and server.metrics.answered == {200: 4, 503: 2}
+
+
+@pytest.mark.parametrize(
+    "rows, message, told",
+    [
+        (np.full((1, 6), np.nan, np.float32), "NaN", False),
+        (RuntimeError("/opt/secret/path\nsecond line"), "internal error", True),
+    ],
+    ids=["nan", "crash"],
+)
+def test_a_fault_of_ours_shows_nothing_of_us(rows, message, told):
+    server, progress = make_server(SlowEngine(rows))
+    found = said(server, "POST", "/invocations", TYPE, [PNG])
+    assert found.status == 500 and message in found.body.decode() and found.body.count(b"\n") == 1
+    assert b"secret" not in found.body and b".py" not in found.body
+    assert any("secret" in line for line in progress.warnings) == told
+    assert server.metrics.answered == {500: 1}
+
+
+SAMPLE = re.compile(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? -?[0-9.]+(e[+-]?[0-9]+)?')
+
+
+def test_metrics_count_what_happened():
+    server, _ = make_server()
+    for body in (PNG, PNG, b"abc"):
+        said(server, "POST", "/invocations", TYPE, [body])
+    lines = said(server, "GET", "/metrics").body.decode().splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    assert all(SAMPLE.fullmatch(line) for line in samples)
+    values = dict(line.rsplit(" ", 1) for line in samples)
+    assert values['ssd_train_requests_total{status="200"}'] == "2"
+    assert values['ssd_train_requests_total{status="400"}'] == "1"
+    assert values['ssd_train_request_seconds_bucket{le="+Inf"}'] == values["ssd_train_request_seconds_count"] == "2"
+    assert float(values["ssd_train_network_seconds_sum"]) <= float(values["ssd_train_request_seconds_sum"])
+    assert float(values["process_resident_memory_bytes"]) > 1e6
+    described = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert {re.sub("_(bucket|sum|count)$", "", re.split("[{ ]", line)[0]) for line in samples} == described
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_may_do_nothing_else():
+    found = said(make_server()[0], "GET", "/")
+    page, policy = found.body.decode(), found.headers["content-security-policy"]
+    assert re.findall(r"https?://[^\"']+", page.replace("http://www.w3.org/2000/svg", "")) == []
+    assert "default-src 'none'" in policy and policy.count("'sha256-") == 2 and "unsafe" not in policy
+    assert "style=" not in page and not re.search(r" on[a-z]+=", page)  # which the policy forbids
+
+
+def test_the_server_comes_up_and_goes_down():
+    server, _ = make_server()
+    messages, sent = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(server({"type": "lifespan"}, receive, send))
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
