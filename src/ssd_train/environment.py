@@ -180,6 +180,19 @@ def secrets() -> List[str]:
     return sorted(found, key=len, reverse=True)
 
 
+def payload_limit() -> int:
+    """The largest body of a request that a serving container takes, in bytes: what a batch transform job sets, or what
+    an endpoint allows.
+
+    Raises:
+        ConfigError: SAGEMAKER_MAX_PAYLOAD_IN_MB is no whole number of at least 1.
+    """
+    text = os.environ.get("SAGEMAKER_MAX_PAYLOAD_IN_MB", "6")
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"SAGEMAKER_MAX_PAYLOAD_IN_MB is {text!r}: expected a whole number of at least 1")
+    return int(text) << 20
+
+
 def cache_folder() -> Path:
     """Where copies of what came over the network are kept: SSD_TRAIN_CACHE, or ssd_train in the user's cache."""
     named = os.environ.get("SSD_TRAIN_CACHE")

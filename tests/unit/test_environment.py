@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssd_train import environment
-from ssd_train.environment import Environment, available_memory
+from ssd_train.environment import Environment, available_memory, payload_limit
+from ssd_train.errors import ConfigError
 
 
 def test_a_local_run_needs_little():
@@ -34,3 +35,19 @@ def test_a_control_groups_limit_counts(monkeypatch, limit, used, expected):
     monkeypatch.setattr(environment, "_number_in", lambda path: numbers.get(path))
     monkeypatch.setattr(environment, "_memory_of_system", lambda: 10**9)
     assert available_memory() == (10**9 if expected is None else expected)
+
+
+@pytest.mark.parametrize("text, expected", [(None, 6 << 20), ("20", 20 << 20)], ids=["an-endpoint", "batch-transform"])
+def test_the_largest_body_is_what_the_container_allows(monkeypatch, text, expected):
+    if text is None:
+        monkeypatch.delenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", raising=False)
+    else:
+        monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", text)
+    assert payload_limit() == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "6.5", "six"])
+def test_a_limit_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", text)
+    with pytest.raises(ConfigError, match="SAGEMAKER_MAX_PAYLOAD_IN_MB is"):
+        payload_limit()
