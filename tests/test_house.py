@@ -51,7 +51,7 @@ FLOORS = {
         *["data.prepare.lines"],
         *["model.net", "model.targets", "model.loss"],
         *["training.exchange", "training.peers"],
-        *["training.devices", "training.metrics", "training.anchor_choice"],
+        *["training.devices", "training.metrics"],
         *["view.scenes", "view.sections", "view.sheet"],
     ],
     4: [
@@ -71,7 +71,7 @@ FLOORS = {
     ],
     6: [
         *["data.stream", "data.check_statistics", "data.prepare.augment_images"],
-        *["training.checkpoint", "training.engine"],
+        *["training.anchor_choice", "training.checkpoint", "training.engine"],
         *["deploy.symbol_file", "deploy.onnx_file", "deploy.engines.*"],
         *["view.report"],
     ],

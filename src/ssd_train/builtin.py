@@ -34,6 +34,7 @@ DEFAULTS: Dict[str, Any] = {
     "early_stopping_tolerance": 0.0,
     # the crops, paddings, colours and flips of mxnet-ssd, which it grew from; so are the losses' negatives
     "augmentation": "ssd",
+    "fit_anchors": False,
     "negative_mining_ratio": 3.0,
     "min_hard_negatives": 0,
     "warmup_epochs": 0.0,

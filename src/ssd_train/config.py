@@ -65,7 +65,7 @@ class TrainConfig:
     anchor_sizes: str = setting(
         "", "sides of the anchors as shares of the image's, e.g. 0.1,0.2,0.37: one more than feature maps; empty: SSD's"
     )
-    fit_anchors: bool = setting(False, "choose anchor_sizes by the training boxes, where none are given")
+    fit_anchors: bool = setting(True, "choose anchor_sizes by the training boxes, where none are given")
     freeze_layer_pattern: str = setting(
         "",
         "regular expression of parameter names that are not trained",

@@ -21,6 +21,7 @@ SETTINGS = {
     "use_pretrained_model": 0,
     "grayscale": True,
     "augmentation": "flip",
+    "fit_anchors": False,
     "epochs": 14,
     "mini_batch_size": 16,
     "learning_rate": 0.004,

@@ -24,6 +24,7 @@ from ssd_train.model import net as nets
 mx = framework.mxnet()
 gcv = framework.gluoncv()
 
+CLASS_HEADS = "class_predictors."  # what the names of a detector's class heads begin with
 LEAST_SHARE = 0.85  # of the tensors that a file has to fill; a plain VGG-16 lacks the two dilated convolutions
 ZOO_SECONDS = 120
 # what the published detectors of the model zoo were trained on; the class names are in their head's order
@@ -71,7 +72,7 @@ def load_pretrained(
     Rows of the class head are kept for the names both know. Anchors are never loaded: ours follow the image size.
     """
     arrays = read_arrays(path)
-    if any(name.startswith("class_predictors.") for name in arrays):
+    if any(name.startswith(CLASS_HEADS) for name in arrays):
         return _load_detector(net, arrays, str(path), old_classes)
     return _load_backbone(net, base_network, arrays, str(path))
 
@@ -95,7 +96,7 @@ def load_exactly(net: Any, path: "str | Path") -> None:
 def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]]) -> LoadReport:
     names = tuple(old_classes or _zoo_classes(arrays))
     parameters = saved_parameters(net)
-    heads = {name for name in parameters if name.startswith("class_predictors.")}
+    heads = {name for name in parameters if name.startswith(CLASS_HEADS)}
     fitting = {
         n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape
     }

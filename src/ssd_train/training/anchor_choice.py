@@ -1,27 +1,32 @@
-"""Anchor sizes chosen by the boxes of a data set."""
+"""Anchor sizes chosen by the boxes of a data set, or by the detector that training starts from."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from typing import NamedTuple, Tuple
+from pathlib import Path
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig
 from ssd_train.data.augment import ZOOM, View
 from ssd_train.data.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.data.records import LabelSet
-from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, even_shares, feature_cells, make_anchors
+from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
+from ssd_train.progress import Progress
+from ssd_train.training.saved_model import CONFIG, SavedModel
 
 # what is tried, of the image's side; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
 SMALLEST = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35)
 SECOND = (1.4, 2.0, 2.8, 4.0)  # times the smallest
-LARGEST = (0.75, 1.05)
+LARGEST = 1.05
 # anchors of each box that count. More than one: sizes that many anchors share with a box teach more, and large boxes
 # found by the fine maps, whose layers are pretrained, are learned sooner than by the coarse ones, whose are new
 NEIGHBOURS = 4
-MOST_OVERLAPS = 1_000_000  # of boxes and anchors: a trial of 30 ms
+MOST_OVERLAPS = 600_000  # of boxes and anchors: a trial of 20 ms
 FEWEST_BOXES = 100
 
 
@@ -34,16 +39,53 @@ class Choice(NamedTuple):
     usual: float
 
 
+def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelSet, progress: Progress) -> TrainConfig:
+    """`config` with the anchor_sizes to train with: those given; those of the detector in `pretrained`, whose answers
+    are told from them; with fit_anchors, those that fit `labels`; else none, which are SSD's own."""
+    if config.anchor_sizes or not config.fit_anchors:
+        return config
+    old = None if pretrained is None else anchors_of(pretrained, config)
+    if old is not None:
+        progress.say(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
+        return dataclasses.replace(config, anchor_sizes=old)
+    if not any(record.size_wh and len(record.boxes) for record in labels.records):
+        progress.warn("fit_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
+        return config
+    choice = fitted_shares(config, labels)
+    sizes = ",".join(f"{share:g}" for share in choice.shares)
+    progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}")
+    return dataclasses.replace(config, anchor_sizes=sizes)
+
+
+def anchors_of(pretrained: Path, config: TrainConfig) -> Optional[str]:
+    """The anchor_sizes of a detector: a model of ours for images of the same size (others have other maps), or one of
+    GluonCV's, which has SSD's own; None where there is no such detector."""
+    if not pretrained.exists():
+        return None  # which loading it will tell
+    with opened_model(pretrained) as place:
+        if not (place / CONFIG).exists():
+            return "" if _is_detector(place) else None
+        old = SavedModel.load(place).config
+    same = (old.base_network, old.image_shape) == (config.base_network, config.image_shape)
+    return old.anchor_sizes if same else None
+
+
+def _is_detector(place: Path) -> bool:
+    files = [place] if place.is_file() else sorted(place.glob("*.params"))
+    return any(name.startswith(CLASS_HEADS) for file in files for name in read_arrays(file))
+
+
 def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
-    """The sizes, among a few dozen, whose anchors overlap the training boxes best; every class counts as much.
+    """The sizes, among a few dozen, whose anchors overlap best the boxes of images of known size, of which there must
+    be some; every class counts as much.
 
     The boxes are taken as they lie in the network's input, and half and twice as large where augmentation zooms so.
     """
     boxes = _augmented(_sample(labels, config), config)
     maps = len(feature_cells(config.base_network, config.image_shape))
     usual = tuple(size / config.image_shape for size in anchor_layout(config.base_network, config.image_shape).sizes)
-    shapes = itertools.product(SMALLEST, SECOND, LARGEST)
-    candidates = [usual, *(even_shares(maps, s, s * times, top) for s, times, top in shapes if s * times < top)]
+    shapes = [(s, s * times) for s, times in itertools.product(SMALLEST, SECOND) if s * times < LARGEST]
+    candidates = [usual, *(even_shares(maps, smallest, second, LARGEST) for smallest, second in shapes)]
     overlaps = [_overlap(config, boxes, shares) for shares in candidates]
     best = int(np.argmax(overlaps))
     return Choice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
@@ -53,9 +95,7 @@ def _sample(labels: LabelSet, config: TrainConfig) -> np.ndarray:
     """As many boxes (N, 4) xyxy as can be tried in seconds, in pixels of the input, drawn from all classes evenly and
     always the same."""
     sized = [(r.boxes, np.array([*r.size_wh, *r.size_wh]), r.class_ids) for r in labels.records if r.size_wh]
-    boxes = np.concatenate([np.zeros((0, 4)), *(boxes * (config.image_shape / size) for boxes, size, _ in sized)])
-    if not len(boxes):
-        raise DataError(f"{labels.source}: found no box of an image of known size, expected some to fit anchors to")
+    boxes = np.concatenate([boxes * (config.image_shape / size) for boxes, size, _ in sized])
     class_ids = np.concatenate([ids for _, _, ids in sized])
     chances = 1 / np.bincount(class_ids)[class_ids]
     anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))

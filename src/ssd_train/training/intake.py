@@ -11,13 +11,11 @@ from ssd_train.data.check import Side, cheap_check, check_apart, refuse_errors, 
 from ssd_train.data.check_codes import Finding
 from ssd_train.data.check_labels import label_width
 from ssd_train.data.labels import LabelledImages
-from ssd_train.data.records import LabelSet
 from ssd_train.data.split import classes_missing_from
 from ssd_train.data.stream import DetectionStream
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.training.anchor_choice import fitted_shares
 from ssd_train.training.sides import Sides, read_sides
 
 
@@ -86,8 +84,6 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
         progress.warn(
             f"mini_batch_size: found {config.mini_batch_size}, the data has {len(labels)} images: all are used"
         )
-    if config.fit_anchors and not config.anchor_sizes:
-        config = _with_fitted_anchors(config, labels, progress)
     width = label_width(max(len(record.boxes) for record in labels.records))
     if width > config.label_width:
         progress.warn(f"label_width: found {config.label_width}, the data needs {width}, which is used")
@@ -98,13 +94,6 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
         mini_batch_size=min(config.mini_batch_size, len(labels)),
         label_width=max(width, config.label_width),
     )
-
-
-def _with_fitted_anchors(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
-    choice = fitted_shares(config, labels)
-    sizes = ",".join(f"{share:g}" for share in choice.shares)
-    progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}")
-    return dataclasses.replace(config, anchor_sizes=sizes)
 
 
 def tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:

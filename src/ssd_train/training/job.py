@@ -26,6 +26,7 @@ from ssd_train.model.net import build_net, expect_background, freeze
 from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
+from ssd_train.training.anchor_choice import with_anchors
 from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import contexts
@@ -87,6 +88,7 @@ def prepare(
     """
     cluster = cluster or Cluster()
     config, train, validation = take_in(config, environment, progress)
+    config = with_anchors(config, environment.pretrained, train.labels, progress)
     batch = max(config.mini_batch_size // cluster.local_size, 1)
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)[:batch]
     if config.amp:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import label_set, small_config
+from builders import HeardProgress, label_set, small_config
 
-from ssd_train.errors import DataError
+from ssd_train import framework
+from ssd_train.data.records import ClassNames
 from ssd_train.model.anchors import anchor_layout, even_shares
-from ssd_train.training.anchor_choice import LARGEST, SECOND, SMALLEST, fitted_shares
+from ssd_train.model.net import build_net
+from ssd_train.training.anchor_choice import SECOND, SMALLEST, fitted_shares, with_anchors
+from ssd_train.training.saved_model import SavedModel
+
+mx = framework.mxnet()
 
 SIZE = (400, 200)
 
@@ -76,16 +81,72 @@ def test_never_worse_than_the_usual_sizes():
 def test_it_is_the_best_of_what_is_tried():
     """Boxes exactly as large as the first map's anchors of one candidate."""
     share = 0.14
-    assert share in SMALLEST and 2.0 in SECOND and 1.05 in LARGEST
+    assert share in SMALLEST and 2.0 in SECOND
     choice = fitted_shares(config(), labels_of(boxes_of(share, 60)))
     assert share in choice.shares or choice.shares[0] * choice.shares[1] == pytest.approx(share**2, rel=0.2)
 
 
-def test_images_of_unknown_size_have_nothing_to_fit():
-    labels = label_set([boxes_of(0.3, 2)], size_wh=None)
-    with pytest.raises(DataError, match="found no box of an image of known size, expected some to fit anchors to"):
-        fitted_shares(config(), labels)
-
-
 def test_even_shares():
     np.testing.assert_allclose(even_shares(3, 0.1, 0.2, 1.0), [0.1, 0.2, 0.6, 1.0])
+
+
+def model_of(folder, **settings):
+    """A saved model of these settings."""
+    net = build_net("mobilenet0.25", 128, ["a"], shares=small_config(**settings).anchor_shares)
+    SavedModel(small_config(**settings), ClassNames(("a",)), 100, 0).save(folder, net)
+    return folder
+
+
+def chosen(config, pretrained=None, labels=None):
+    """The anchor_sizes, what was said and what was warned of."""
+    progress = HeardProgress()
+    labels = labels or labels_of(boxes_of(0.6, 20))
+    return with_anchors(config, pretrained, labels, progress).anchor_sizes, progress.lines, progress.warnings
+
+
+def test_sizes_that_are_given_are_kept():
+    assert chosen(config(anchor_sizes="0.1,0.2"))[0] == "0.1,0.2"
+
+
+def test_without_fitting_there_are_none():
+    assert chosen(config(fit_anchors=False)) == ("", [], [])
+
+
+def test_fitted_sizes_are_told():
+    sizes, lines, _ = chosen(config())
+    assert sizes == ",".join(f"{share:g}" for share in fitted_shares(config(), labels_of(boxes_of(0.6, 20))).shares)
+    assert lines[0].startswith(f"anchor_sizes {sizes}: mean IoU with the boxes 0.")
+
+
+def test_images_of_unknown_size_get_the_usual_anchors_and_a_warning():
+    unknown = label_set([boxes_of(0.3, 2)], size_wh=None)
+    sizes, _, warnings = chosen(config(), labels=unknown)
+    assert sizes == "" and "found no box of an image of known size" in warnings[0]
+
+
+OLD = "0.2,0.3,0.4,0.5,0.6"
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        pytest.param({"anchor_sizes": OLD}, {}, OLD, id="those-of-the-model"),
+        pytest.param({"fit_anchors": False}, {}, "", id="a-model-with-the-usual-ones"),
+        pytest.param({"anchor_sizes": OLD}, {"image_shape": 256}, None, id="another-image-size-is-fitted-anew"),
+        pytest.param({"anchor_sizes": OLD}, {"anchor_sizes": "0.1,0.2"}, "0.1,0.2", id="those-given"),
+    ],
+)
+def test_training_goes_on_with_the_anchors_of_the_model_it_starts_from(tmp_path, old, new, expected):
+    settings = small_config(**new)
+    fitted = chosen(settings)[0]
+    assert chosen(settings, model_of(tmp_path / "model", **old))[0] == (fitted if expected is None else expected)
+
+
+def test_a_detector_of_gluoncv_keeps_its_anchors_and_a_backbone_has_none(tmp_path):
+    arrays = {"features.conv0_weight": mx.nd.ones((1,)), "class_predictors.0.predictor.bias": mx.nd.ones((1,))}
+    mx.nd.save(str(tmp_path / "detector.params"), arrays)
+    mx.nd.save(str(tmp_path / "backbone.params"), {"features.conv0_weight": mx.nd.ones((1,))})
+    fitted = chosen(config())[0]
+    assert chosen(config(), tmp_path / "detector.params")[0] == ""
+    assert chosen(config(), tmp_path / "backbone.params")[0] == fitted
+    assert chosen(config(), tmp_path / "not-there.params")[0] == fitted
