@@ -25,11 +25,11 @@ os.sched_setaffinity(0, {PROCESSOR})  # before the libraries start threads
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from benchmarks.pictures import write_pictures  # noqa: E402
 from benchmarks.turns import alternate, figures, times_as_fast  # noqa: E402
 from ssd_train import framework  # noqa: E402
 from ssd_train.data.batches import EpochSampler, TrainLoader  # noqa: E402
 from ssd_train.data.dataset import DetectionDataset  # noqa: E402
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set  # noqa: E402
 from ssd_train.data.formats.ground_truth import read_ground_truth  # noqa: E402
 from ssd_train.data.sources import FolderImages  # noqa: E402
 from ssd_train.data.transforms import TrainTransform  # noqa: E402
@@ -37,7 +37,6 @@ from ssd_train.model.anchors import anchor_layout, make_anchors  # noqa: E402
 from ssd_train.model.targets import TargetEncoder  # noqa: E402
 
 NETWORK, BATCH = "mobilenet1.0", 8
-NOISE = 9.0  # levels of sensor noise: a drawn JPEG of 640 x 480 then takes some 90 kB, as photographs do
 
 
 class Case(NamedTuple):
@@ -78,23 +77,11 @@ def main() -> None:
 def measure(name: str, folder: Path, rounds: int) -> Dict[str, Any]:
     """Images per second of both, and the ratio."""
     case = CASES[name]
-    images, labels = write_pictures(folder, case)
+    images, labels = write_pictures(folder, case.pictures, case.size_wh)
     speeds = alternate({"ours": ours(case, images, labels), "gluoncv": gluoncvs(case, images, labels)}, rounds)
     ratio = times_as_fast(speeds["ours"], speeds["gluoncv"])
     row = {"case": name, "ours, images/s": figures(speeds["ours"]), "GluonCV, images/s": figures(speeds["gluoncv"])}
     return {**row, **ratio, "aim": case.aim, "reached": ratio["median ratio"] >= case.aim}
-
-
-def write_pictures(folder: Path, case: Case) -> "tuple[Path, Path]":
-    """Drawn pictures as JPEG, and their manifest."""
-    random = np.random.RandomState(0)
-    drawn = [
-        sample._replace(
-            image=np.clip(sample.image + random.normal(0, NOISE, sample.image.shape), 0, 255).astype(np.uint8)
-        )
-        for sample in draw_shapes_set(case.pictures, 1, case.size_wh, empty_fraction=0.0)
-    ]
-    return write_drawn_set(folder, drawn, SHAPE_CLASSES, "shapes")
 
 
 def ours(case: Case, images: Path, labels: Path) -> Callable[[], int]:
@@ -134,7 +121,7 @@ def gluoncvs(case: Case, images: Path, labels: Path) -> Callable[[], int]:
 def profile(name: str, folder: Path) -> None:
     """Print where our time goes."""
     case = CASES[name]
-    work = ours(case, *write_pictures(folder, case))
+    work = ours(case, *write_pictures(folder, case.pictures, case.size_wh))
     work()
     profiler = cProfile.Profile()
     profiler.enable()
