@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
     "export": "a model as ONNX file or MXNet symbol, also in 8 bits, compared before it is written",
     "serve": "a model behind HTTP, with a page to try it on",
+    "convert": "a model of SageMaker's built-in Object Detection algorithm as one that can be used here",
     "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
     "demo": "draw a labelled data set, train on it and show the result",
 }

@@ -6,41 +6,51 @@ import argparse
 import contextlib
 import datetime
 from pathlib import Path
-from typing import Iterable, Iterator, List, Mapping, Sequence
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser, within
-from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
+from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
 from ssd_train.cli.pictures import find_pictures, overlay_paths
 from ssd_train.cli.places import localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
+from ssd_train.data.labels import matched_to, read_labelled
 from ssd_train.data.predictions import write_predictions
-from ssd_train.deploy.detector import Answer, Detector
-from ssd_train.errors import DataError
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.deploy.batch_transform import transform
+from ssd_train.deploy.detector import Answer, Detector, Picture
+from ssd_train.deploy.scoring import match_names
+from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.view.draw import draw_detections
-from ssd_train.view.pages import Page, TitlePage, write_pdf
+from ssd_train.view.draw import size_of
+from ssd_train.view.pages import Page, TitlePage, draw_page, write_pdf
+
+
+class View(NamedTuple):
+    """How answers are drawn: classes, the least score of a box, and what is true of the pictures that have labels."""
+
+    class_names: ClassNames
+    threshold: float
+    truth: Mapping[str, Record]
+
+    def page(self, answer: Answer) -> Page:
+        """An answer as something to draw."""
+        return Page(answer.picture.name, answer.image, answer.detections, self.truth.get(answer.picture.name))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Write answers, overlays and a PDF; 2 when some pictures could not be looked at, after all others were."""
     flags = make_parser().parse_args(list(arguments))
-    if not (flags.output or flags.overlays or flags.pdf):
-        flags.output = Path("predictions.jsonl")
+    _check(flags)
     with localised(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
         pictures = find_pictures(flags.paths)
-        overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
-        answers = progress.track(detector.stream(pictures), len(pictures), "pictures")
         faults: List[str] = []
-        with contextlib.ExitStack() as stack:
-            found = _sound(answers, faults, progress)
-            if flags.overlays:
-                found = _with_overlays(found, overlays, flags.threshold, detector)
-            if flags.output:
-                found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
-            _consume(found, flags, detector)
-        for what in filter(None, (flags.output, flags.overlays, flags.pdf)):
+        if flags.transform_output:
+            _transform(detector, pictures, flags, faults, progress)
+        else:
+            _predict(detector, pictures, flags, faults, progress)
+        for what in filter(None, (flags.output, flags.overlays, flags.pdf, flags.transform_output)):
             progress.say(f"written: {what}")
         if faults:
             raise DataError(f"{len(faults)} of {len(pictures)} pictures could not be looked at, the first: {faults[0]}")
@@ -61,13 +71,79 @@ def make_parser() -> Parser:
     parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
     parser.add_argument(
+        "--labels", type=source, metavar="PATH", help="what is true of them, of any format: drawn beside what is found"
+    )
+    add_label_flags(parser)
+    parser.add_argument(
         "--threshold",
         type=within(float, 0, 1),
         default=0.3,
         help="least score of a box in pictures, 0 to 1; default: 0.3",
     )
+    parser.add_argument(
+        "--transform_output",
+        type=target_folder,
+        metavar="FOLDER",
+        help="in place of all that: NAME.out for each picture, as a batch transform job leaves them",
+    )
+    parser.add_argument(
+        "--accept",
+        default="application/json",
+        metavar="TYPE",
+        help="of these files, as an endpoint's Accept header; default: application/json",
+    )
     add_engine_flags(parser)
     return parser
+
+
+def _check(flags: argparse.Namespace) -> None:
+    """A ConfigError for flags that do not go together; the default of what is written."""
+    pictured = flags.overlays or flags.pdf
+    if flags.transform_output and (flags.output or pictured or flags.labels):
+        raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
+    if flags.labels and not pictured:
+        raise ConfigError("labels: found neither --pdf nor --overlays, expected one of them to draw the labels in")
+    if not (flags.output or pictured or flags.transform_output):
+        flags.output = Path("predictions.jsonl")
+
+
+def _transform(
+    detector: Detector, pictures: Sequence[Picture], flags: argparse.Namespace, faults: List[str], progress: Progress
+) -> None:
+    outcomes = transform(detector, pictures, flags.transform_output, flags.accept)
+    for fault in filter(None, progress.track(outcomes, len(pictures), "pictures")):
+        faults.append(fault)
+        progress.warn(fault)
+
+
+def _predict(
+    detector: Detector, pictures: Sequence[Picture], flags: argparse.Namespace, faults: List[str], progress: Progress
+) -> None:
+    view = View(detector.class_names, flags.threshold, _truth(flags, pictures, detector, progress))
+    overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
+    with_sizes = (p._replace(expected_wh=view.truth[p.name].size_wh) if p.name in view.truth else p for p in pictures)
+    found = _sound(progress.track(detector.stream(with_sizes), len(pictures), "pictures"), faults, progress)
+    with contextlib.ExitStack() as stack:
+        if flags.overlays:
+            found = _with_overlays(found, overlays, view)
+        if flags.output:
+            found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
+        _consume(found, flags, view, len(pictures))
+
+
+def _truth(
+    flags: argparse.Namespace, pictures: Sequence[Picture], detector: Detector, progress: Progress
+) -> Dict[str, Record]:
+    """What the labels say of those pictures that they name, by the picture's name; classes are the detector's."""
+    if flags.labels is None:
+        return {}
+    read = read_labelled(None, flags.labels, label_options(flags, progress)).labels
+    records = {record.name: record for record in matched_to(read, detector.class_names).records}
+    try:
+        named = match_names(list(records), [picture.name for picture in pictures])
+    except DataError as error:
+        raise DataError(f"{flags.labels}: {error}") from None
+    return {picture: records[name] for name, picture in named.items()}
 
 
 def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
@@ -80,11 +156,9 @@ def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> 
             yield answer
 
 
-def _with_overlays(
-    answers: Iterable[Answer], overlays: Mapping[str, Path], threshold: float, detector: Detector
-) -> Iterator[Answer]:
+def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:
     for answer in answers:
-        drawn = draw_detections(answer.image, answer.detections, detector.class_names, threshold)
+        drawn = draw_page(view.page(answer), view.class_names, view.threshold, size_of(answer.image))
         storage.write_bytes_atomic(overlays[answer.picture.name], encode_jpeg(drawn))
         yield answer
 
@@ -95,11 +169,13 @@ def _with_lines(answers: Iterable[Answer], file: object) -> Iterator[Answer]:
         yield answer
 
 
-def _consume(answers: Iterable[Answer], flags: argparse.Namespace, detector: Detector) -> None:
+def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, count: int) -> None:
     if not flags.pdf:
         for _ in answers:
             pass
         return
-    pages = (Page(answer.picture.name, answer.image, answer.detections) for answer in answers)
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
-    write_pdf(flags.pdf, pages, TitlePage("Predictions", lines, detector.class_names, flags.threshold))
+    if flags.labels:
+        lines.append(f"labels: {flags.labels}, of {len(view.truth)} of {count} pictures")
+    front = TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))
+    write_pdf(flags.pdf, map(view.page, answers), front)

@@ -52,15 +52,20 @@ def refresh(folder: Path, pictures: np.ndarray) -> Optional[Agreement]:
 def publish_symbol(folder: Path, target: Path, pictures: np.ndarray) -> Agreement:
     """Put the deployment files of the model in `folder` into the folder `target`, which may be the same."""
     model = SavedModel.load(folder)
-    with prepared_files(model, KIND, target, make_symbol(model)) as prepared:
+    with prepared_files(describe(model, KIND), target, make_symbol(model)) as prepared:
         rows = GluonEngine(folder, "cpu").run(pictures)
         agreement = compare(rows, SymbolEngine(prepared, "cpu").run(pictures))
         agreement.require(f"{target}: the exported network")
     return agreement
 
 
+def describe(model: SavedModel, kind: str) -> Description:
+    """What the deployment files of `model` say of themselves."""
+    return Description.of(model.config, model.class_names, model.sha256, kind, INPUT)
+
+
 @contextlib.contextmanager
-def prepared_files(model: SavedModel, kind: str, target: Path, parts: "Tuple[Any, Arrays, Arrays]") -> Iterator[Path]:
+def prepared_files(description: Description, target: Path, parts: "Tuple[Any, Arrays, Arrays]") -> Iterator[Path]:
     """A folder out of sight with the files of FILES, made of a symbol, weights and states; at the end of the block they
     take their places in `target`, and none of them if it raises."""
     place = target / ".export"
@@ -70,7 +75,7 @@ def prepared_files(model: SavedModel, kind: str, target: Path, parts: "Tuple[Any
         storage.remove_leftovers(place)
         prepared.mkdir()
     try:
-        write_files(prepared, Description.of(model.config, model.class_names, model.sha256, kind, INPUT), parts)
+        write_files(prepared, description, parts)
         yield prepared
         for name in FILES:
             storage.move_into_place(prepared / name, target / name)

@@ -22,6 +22,11 @@ INPUTS = {
     "normalised": "float32 (N, 3, side, side), RGB, (value / 255 - mean) / std",
     "data": "float32 (N, 3, side, side), RGB, 0..255",
 }
+# what corners of boxes are in -> how the network's output is told of
+COORDINATES = {
+    "pixels": "x1, y1, x2, y2 in pixels of the input",
+    "shares": "x1, y1, x2, y2 in 0..1 of the input's side",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Description:
     kind            the format it was exported as
     weights         SHA-256 of the trained weights that it was made from
     settings        of the training, as in config.json
+    coordinates     of its boxes, one of COORDINATES
     """
 
     class_names: ClassNames
@@ -44,6 +50,7 @@ class Description:
     kind: str
     weights: str
     settings: Dict[str, Any] = field(default_factory=dict)
+    coordinates: str = "pixels"
     package: str = __version__
 
     def to_json(self) -> Dict[str, Any]:
@@ -55,7 +62,7 @@ class Description:
             "preprocessing": f"stretched to side x side; {INPUTS[self.input]}",
             "mean": list(PIXEL_MEAN),
             "std": list(PIXEL_STD),
-            "output": "float32 (N, boxes, 6): class id, score, x1, y1, x2, y2 in pixels of the input; id -1: unused",
+            "output": f"float32 (N, boxes, 6): class id, score, {COORDINATES[self.coordinates]}; id -1: unused",
         }
 
     def to_texts(self) -> Dict[str, str]:
@@ -85,6 +92,7 @@ class Description:
                 grayscale=bool(document["grayscale"]),
                 **{name: str(document[name]) for name in ("input", "kind", "weights", "package")},
                 settings=dict(document["settings"]),
+                coordinates=str(document.get("coordinates", "pixels")),
             )
         except (KeyError, TypeError, ValueError, DataError) as error:
             raise WeightsError(
@@ -92,6 +100,10 @@ class Description:
             ) from None
         if found.input not in INPUTS:
             raise WeightsError(f"{where}: found input {found.input!r}, expected one of {', '.join(INPUTS)}")
+        if found.coordinates not in COORDINATES:
+            raise WeightsError(
+                f"{where}: found coordinates {found.coordinates!r}, expected one of {', '.join(COORDINATES)}"
+            )
         return found
 
     @classmethod

@@ -17,6 +17,7 @@ from ssd_train.data.boxes import SizeWH
 from ssd_train.data.damage import decode_whole
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
+from ssd_train.deploy.exported import BUILTIN_ARTIFACT
 from ssd_train.errors import ConfigError, DataError, WeightsError
 
 # engine -> the packages that it needs
@@ -153,6 +154,10 @@ def _chosen(place: Path, engine: str, shown: str) -> str:
     if engine not in ("auto", *ENGINES):
         raise ConfigError(f"engine: found {engine!r}, expected auto, {', '.join(ENGINES)}")
     fitting = [name for name, marks in _MARKS.items() if any(_holds(place, mark) for mark in marks)]
+    if not fitting and _holds(place, f"{BUILTIN_ARTIFACT}-*"):
+        raise WeightsError(
+            f"{shown}: found a model of the built-in algorithm, expected it converted: python -m ssd_train convert"
+        )
     if not fitting:
         raise WeightsError(
             f"{shown}: found no model, expected a model folder written by ssd_train, its .tar.gz, or an .onnx file"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional, Sequence, Union
 
 import numpy as np
 
@@ -23,17 +23,17 @@ from ssd_train.data.images import decode_for
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.artifact import prepared_files, publish_symbol
+from ssd_train.deploy.artifact import prepared_files
 from ssd_train.deploy.detector import Detector, Engine, Picture
-from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.onnx import OnnxEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
-from ssd_train.deploy.onnx_file import write_onnx
+from ssd_train.deploy.exportable import Converted, Trained, open_exportable
 from ssd_train.deploy.quantize import quantize_layers, quantize_symbol
 from ssd_train.deploy.scoring import pictures_of, score_images
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.training.saved_model import SavedModel
+
+Exportable = Union[Trained, Converted]
 
 COMPARED, CALIBRATED = 100, 128  # pictures at most
 DRAWN = 20  # pictures that stand in where none are given
@@ -65,16 +65,17 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Proof, pr
 
 
 def _symbol(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
-    pictures = _compared(SavedModel.load(folder), proof)
-    progress.say(f"compared on {len(pictures)} pictures: {publish_symbol(folder, output, pictures)}")
+    model = open_exportable(folder)
+    pictures = _compared(model, proof)
+    progress.say(f"compared on {len(pictures)} pictures: {model.publish_symbol(output, pictures)}")
 
 
 def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
-    model = SavedModel.load(folder)
+    model = open_exportable(folder)
     pictures = _compared(model, proof)
     with _prepared_file(output) as prepared:
-        write_onnx(model, prepared, input)
-        agreement = compare(_rows(GluonEngine(folder), pictures), _rows(OnnxEngine(prepared), pictures))
+        model.write_onnx(prepared, input)
+        agreement = compare(_rows(model.engine(), pictures), _rows(OnnxEngine(prepared), pictures))
         agreement.require(f"{output}: the exported network")
     progress.say(f"compared on {len(pictures)} pictures: {agreement}")
 
@@ -82,27 +83,27 @@ def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progre
 def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     if output.exists() and output.samefile(folder):
         raise ConfigError(f"output: found {output}, the model's own folder, expected another")
-    model = SavedModel.load(folder)
-    parts = quantize_symbol(model, _calibration(model, proof))
-    with prepared_files(model, "int8", output, parts) as prepared:
-        _require_map(folder, SymbolEngine(prepared, "cpu"), proof, progress)
+    model = open_exportable(folder)
+    parts = quantize_symbol(model.parts(), _calibration(model, proof))
+    with prepared_files(model.describe("int8"), output, parts) as prepared:
+        _require_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
 
 
 def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
-    model = SavedModel.load(folder)
+    model = open_exportable(folder)
     pictures = _calibration(model, proof)
     with _prepared_file(output) as prepared:
-        write_onnx(model, prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, pictures, input))
-        _require_map(folder, OnnxEngine(prepared), proof, progress)
+        model.write_onnx(prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, pictures))
+        _require_map(model, OnnxEngine(prepared), proof, progress)
 
 
 _EXPORTS = {"symbol": _symbol, "onnx": _onnx, "int8": _int8, "onnx-int8": _onnx_int8}
 
 
-def _require_map(folder: Path, engine: Engine, proof: Proof, progress: Progress) -> None:
-    """A ConfigError if `engine` scores worse than the model of `folder` by more than is allowed; says both figures."""
+def _require_map(model: Exportable, engine: Engine, proof: Proof, progress: Progress) -> None:
+    """A ConfigError if `engine` scores worse than `model` by more than is allowed; says both figures."""
     validation = _required(proof)
-    before = score_images(Detector(GluonEngine(folder)), validation, progress=progress)
+    before = score_images(Detector(model.engine()), validation, progress=progress)
     after = score_images(Detector(engine), validation, progress=progress)
     if before.coco is None or after.coco is None:
         raise DataError(f"{validation.labels.source}: found no boxes, expected some to measure mAP on")
@@ -122,24 +123,24 @@ def _required(proof: Proof) -> LabelledImages:
     return proof.validation
 
 
-def _calibration(model: SavedModel, proof: Proof) -> np.ndarray:
+def _calibration(model: Exportable, proof: Proof) -> np.ndarray:
     """What 8 bits are fitted to, as `_inputs`."""
     validation = _required(proof)
     return _inputs(model, proof.pictures or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
 
 
-def _compared(model: SavedModel, proof: Proof) -> np.ndarray:
+def _compared(model: Exportable, proof: Proof) -> np.ndarray:
     """What two ways to run the network are compared on, as `_inputs`."""
     if proof.pictures:
         return _inputs(model, proof.pictures, COMPARED)
-    side, gray = model.config.image_shape, model.config.grayscale
+    side, gray = model.side, model.grayscale
     drawn = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
     return np.stack([to_input(sample.image, side, gray) for sample in drawn])
 
 
-def _inputs(model: SavedModel, pictures: Sequence[Picture], count: int) -> np.ndarray:
+def _inputs(model: Exportable, pictures: Sequence[Picture], count: int) -> np.ndarray:
     """Up to `count` of `pictures`, evenly among them, as the network sees them: uint8 (B, side, side, 3)."""
-    side, gray = model.config.image_shape, model.config.grayscale
+    side, gray = model.side, model.grayscale
     chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, count).astype(int))]
     images = (decode_for(p.read(), p.where, side, p.expected_wh) for p in chosen)
     return np.stack([to_input(image, side, gray) for image in images])

@@ -28,6 +28,8 @@ SYMBOL, WEIGHTS, SHAPES, HYPERPARAMETERS = (
 )
 EXPORT = "model-export.json"
 INPUT = "data"
+BUILTIN_ARTIFACT = "model_algo_1"  # what the built-in algorithm calls its files
+BUILTIN = "builtin"  # the kind of export that `convert` makes of them
 # in this order they take their places: weights after the network that they are for, and what tells of all, last
 FILES = (HYPERPARAMETERS, SHAPES, SYMBOL, WEIGHTS, EXPORT)
 _REMEDY = "expected what `python -m ssd_train export --format symbol` writes; it writes them anew from a model folder"
@@ -52,3 +54,8 @@ def read_description(folder: Path) -> Description:
         if found != expected:
             raise WeightsError(f"{folder / name}: found SHA-256 {found[:12]}, {EXPORT} says {expected[:12]}; {_REMEDY}")
     return Description.from_json(document, path)
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether `folder` has what `convert` made of a model of the built-in algorithm."""
+    return (folder / EXPORT).is_file() and read_description(folder).kind == BUILTIN

@@ -43,17 +43,18 @@ def write_onnx(
     description = Description.of(config, model.class_names, model.sha256, kind, input)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)
-    ends = _input(description), [Value(name, FLOAT, ["N", len(anchors), None]) for name in (class_scores, offsets)]
+    ends = input_value(description), [Value(name, FLOAT, ["N", len(anchors), None]) for name in (class_scores, offsets)]
     if change is not None:
         graph.take(change(graph.document(*ends)))
     boxes = add_decoding(graph, offsets, anchors, (float(STDS[0]), float(STDS[2])))
     rules = Suppression(config.nms_threshold, config.nms_topk, model.post_nms, SCORE_FLOOR)
     add_detection(graph, class_scores, boxes, (len(anchors), class_count), rules, OUTPUT)
     rows = min(model.post_nms, len(anchors) * class_count)
-    _save(graph.document(ends[0], [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)
+    save_document(graph.document(ends[0], [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)
 
 
-def _save(document: Any, path: Path, description: Description) -> None:
+def save_document(document: Any, path: Path, description: Description) -> None:
+    """Write `document` to `path`, whole or not at all, with the description as its metadata."""
     onnx = onnx_module()
     document.producer_name, document.producer_version = "ssd_train", description.package
     onnx.helper.set_model_props(document, description.to_texts())
@@ -61,7 +62,8 @@ def _save(document: Any, path: Path, description: Description) -> None:
     storage.write_bytes_atomic(path, document.SerializeToString())
 
 
-def _input(description: Description) -> Value:
+def input_value(description: Description) -> Value:
+    """The graph's input, for any number of pictures."""
     side = description.side
     if description.input == "pixels":
         return Value("pixels", UINT8, ["N", side, side, 3])

@@ -216,6 +216,7 @@ _OPERATORS: Dict[str, Callable[[GraphBuilder, Node], str]] = {
     "Reshape": _reshape,
     "Flatten": _same("Flatten"),
     "elemwise_add": _same("Add"),
+    "_copy": lambda graph, node: node.inputs[0],
     "broadcast_mul": _same("Mul"),
     "Concat": lambda graph, node: graph.add("Concat", *node.inputs, name=node.name, axis=node.value("dim", 1)),
     "transpose": lambda graph, node: graph.add("Transpose", *node.inputs, name=node.name, perm=node.value("axes")),

@@ -16,17 +16,16 @@ from ssd_train.deploy.description import as_input
 from ssd_train.deploy.exported import INPUT
 from ssd_train.deploy.onnx_graph import onnx_module
 from ssd_train.deploy.onnx_head import NORMALISED
-from ssd_train.deploy.symbol_file import Arrays, make_symbol
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.deploy.symbol_file import Arrays
 
 mx = framework.mxnet()
 
 BATCH = 8
 
 
-def quantize_symbol(model: SavedModel, pictures: np.ndarray) -> "Tuple[Any, Arrays, Arrays]":
-    """The detector as symbol, weights and states, with convolutions in 8 bits."""
-    symbol, weights, states = make_symbol(model)
+def quantize_symbol(parts: "Tuple[Any, Arrays, Arrays]", pictures: np.ndarray) -> "Tuple[Any, Arrays, Arrays]":
+    """A detector's symbol, weights and states, with convolutions in 8 bits."""
+    symbol, weights, states = parts
     batches = mx.io.NDArrayIter({INPUT: as_input(pictures, INPUT)}, batch_size=min(BATCH, len(pictures)))
     return mx.contrib.quantization.quantize_model_mkldnn(
         symbol,
@@ -43,19 +42,20 @@ def quantize_symbol(model: SavedModel, pictures: np.ndarray) -> "Tuple[Any, Arra
     )
 
 
-def quantize_layers(document: Any, pictures: np.ndarray, input: str) -> Any:
+def quantize_layers(document: Any, pictures: np.ndarray) -> Any:
     """An ONNX model with its convolutions in 8 bits (activations of their own zero point, weights by channel)."""
     quantization = onnx_module("onnxruntime.quantization")
+    first = next(node.name for node in document.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory(prefix="ssd-train-int8-") as folder, _quiet():
         source, target = Path(folder) / "layers.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(document.SerializeToString())
         quantization.quantize_static(
             source,
             target,
-            _reader(quantization, pictures, input),
+            _reader(quantization, pictures, document.graph.input[0].name),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu", "Clip", "Add"],
-            nodes_to_exclude=[NORMALISED],
+            nodes_to_exclude=[NORMALISED, first],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

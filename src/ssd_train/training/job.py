@@ -19,6 +19,7 @@ from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.deploy.exported import BUILTIN_ARTIFACT, is_converted
 from ssd_train.environment import Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
@@ -169,7 +170,7 @@ def _params_file(place: Path) -> Path:
     files = sorted(place.glob("*.params"))
     if len(files) != 1:
         raise ConfigError(f"pretrained: found {len(files)} .params files in {place}, expected one, or a model folder")
-    if files[0].name.startswith(BUILTIN_ARTIFACT):
+    if files[0].name.startswith(BUILTIN_ARTIFACT) or is_converted(place):
         raise WeightsError(
             f"{files[0].name}: found an artifact of the built-in algorithm, whose network is another one, "
             "expected a model of ssd_train or a .params file of GluonCV"

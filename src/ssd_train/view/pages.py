@@ -43,12 +43,14 @@ class Page:
 
 @dataclass(frozen=True)
 class TitlePage:
-    """What the first page says: a title, lines such as the model and the date, the classes, the score threshold."""
+    """What the first page says: a title, lines such as the model and the date, the classes, the score threshold, and
+    whether the pictures show labels, too."""
 
     title: str
     lines: Sequence[str]
     class_names: ClassNames
     threshold: float
+    has_truth: bool = False
 
 
 def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
@@ -66,7 +68,8 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
 
 def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
     """Up to 15 pictures, row by row from the top left, each in its own cell however many there are; RGB of PAGE_WH."""
-    drawn = [_drawn(page, class_names, threshold) for page in group]
+    # in the size of its cell before it is drawn on, so that lines and letters are alike on all of them
+    drawn = [draw_page(page, class_names, threshold, cell_room(CELL_WH)) for page in group]
     sheet = contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
     page = Image.new("RGB", PAGE_WH, WHITE)
     page.paste(Image.fromarray(sheet), _MARGIN)
@@ -89,7 +92,8 @@ def title_page(front: TitlePage) -> np.ndarray:
         page.write(line, _TEXT, _SOFT)
     page.skip(40)
     page.write(f"Solid boxes are detections that score {front.threshold:g} or more.", _TEXT, DARK)
-    page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, DARK)
+    if front.has_truth:
+        page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, DARK)
     page.skip(40)
     page.write("Classes" if len(front.class_names) > 1 else "Class", 32, DARK, after=12)
     shown = page.lines_left()
@@ -135,13 +139,12 @@ def _class_line(class_names: ClassNames, index: int) -> str:
     return label if label != f"#{index}" else f"{label}  {name.encode('unicode_escape').decode('ascii')}"
 
 
-def _drawn(page: Page, class_names: ClassNames, threshold: float) -> np.ndarray:
-    """The picture in the size of its cell before it is drawn on, so that lines and letters are alike on all of them."""
-    room = cell_room(CELL_WH)
+def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
+    """The picture, fitted into `room_wh`, with what was detected and, where that is known, what is true."""
     if page.truth is None:
-        return draw_detections(fitted(page.image, room, ENLARGED), page.detections, class_names, threshold)
+        return draw_detections(fitted(page.image, room_wh, ENLARGED), page.detections, class_names, threshold)
     sample = Sample(page.name, page.image, page.truth, page.detections)
-    return draw_scene(sample, match(sample, threshold), class_names, room)
+    return draw_scene(sample, match(sample, threshold), class_names, room_wh)
 
 
 def _stem(name: str) -> str:

@@ -13,7 +13,7 @@ from nets import CLASSES, drawn_inputs, talking_model
 from ssd_train import framework
 from ssd_train.deploy import artifact, exported
 from ssd_train.deploy.agreement import LEAST_SCORE, compare
-from ssd_train.deploy.artifact import is_current, prepared_files, publish_symbol, refresh
+from ssd_train.deploy.artifact import describe, is_current, prepared_files, publish_symbol, refresh
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
@@ -155,7 +155,7 @@ def test_a_kill_at_any_moment_leaves_files_that_are_whole_or_known_not_to_be(pub
         parts = make_symbol(model)
 
         def publish(model=model, parts=parts, folder=folder):
-            with prepared_files(model, artifact.KIND, folder, parts):
+            with prepared_files(describe(model, artifact.KIND), folder, parts):
                 pass
 
         died = killed_at(step, publish)

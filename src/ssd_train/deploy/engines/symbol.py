@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import numpy as np
 
@@ -37,22 +37,31 @@ class SymbolEngine:
         """The rows of each picture, best first."""
         executor = self._executors.get(len(pictures)) or self._bind(len(pictures))
         executor.arg_dict[INPUT][:] = mx.nd.array(as_input(pictures, INPUT), ctx=self._device)
-        return executor.forward(is_train=False)[0].asnumpy()
+        rows = executor.forward(is_train=False)[0].asnumpy()
+        return rows if self.description.coordinates == "pixels" else in_pixels(rows, self.side)
+
+    @property
+    def parts(self) -> "Tuple[Any, Dict[str, Any], Dict[str, Any]]":
+        """The network: its symbol, weights and auxiliary states by name."""
+        return (self._symbol, self._of_kind("arg:"), self._of_kind("aux:"))
+
+    def _of_kind(self, kind: str) -> Dict[str, Any]:
+        return {
+            name[4:]: array.as_in_context(self._device) for name, array in self._arrays.items() if name.startswith(kind)
+        }
 
     def _bind(self, count: int) -> Any:
         """The network made ready for as many pictures at once; all numbers of them share the weights."""
-        weights, states = (
-            {
-                name[4:]: array.as_in_context(self._device)
-                for name, array in self._arrays.items()
-                if name.startswith(kind)
-            }
-            for kind in ("arg:", "aux:")
-        )
+        _, weights, states = self.parts
         inputs = mx.nd.zeros((count, 3, self.side, self.side), ctx=self._device)
         executor = self._symbol.bind(self._device, {**weights, INPUT: inputs}, grad_req="null", aux_states=states)
         self._executors[count] = executor
         return executor
+
+
+def in_pixels(rows: np.ndarray, side: int) -> np.ndarray:
+    """Rows (B, N, 6) with corners in 0..1 as rows with corners in pixels of the (side, side) input."""
+    return rows * np.array([1, 1, side, side, side, side], np.float32)
 
 
 def _last_line(error: Exception) -> str:

@@ -1,0 +1,277 @@
+"""convert: archives of the built-in algorithm become detectors that say what its own deployable network would say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from builders import SMALL, flags_of, shapes_set
+from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
+from nets import drawn_inputs
+
+from ssd_train import framework
+from ssd_train.cli.main import main
+from ssd_train.data.images import encode_png
+from ssd_train.deploy.agreement import compare
+from ssd_train.deploy.builtin_network import Rules, make_detector, read_artifact
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.exported import SYMBOL, read_description
+
+mx = framework.mxnet()
+SIDES = {"resnet-50": 128, "vgg-16": 300}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """The folder of each base network's training job."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    for base_network, side in SIDES.items():
+        write_artifact(folder / base_network, base_network, side)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(artifacts, tmp_path_factory):
+    """A converted model of each base network."""
+    folder = tmp_path_factory.mktemp("converted")
+    for base_network in SIDES:
+        archive = archive_of(artifacts / base_network, folder / f"{base_network}.tar.gz")
+        flags = ["--output", str(folder / base_network), "--class_names", "cat,dog,cow"]
+        assert main(["convert", "--model", str(archive), *flags]) == 0
+    return folder
+
+
+def rows_of_training_symbol(artifact, pictures, **detection):
+    """The class scores, offsets and priors that the training symbol computes, decoded and suppressed one by one with
+    NumPy, as src/operator/contrib/multibox_detection.cc does."""
+    inner = artifact.symbol.get_internals()
+    outputs = [inner[f"multibox_{name}_output"] for name in ("cls_pred", "loc_pred", "anchors")]
+    block = mx.gluon.SymbolBlock(outputs, mx.sym.var("data", dtype="float32"))
+    for name, parameter in block.collect_params().items():
+        value = artifact.arrays.get(f"arg:{name}", artifact.arrays.get(f"aux:{name}"))
+        parameter.shape = value.shape
+        parameter.initialize()
+        parameter.set_data(value)
+    data = mx.nd.array(pictures.transpose(0, 3, 1, 2).astype(np.float32))
+    scores, offsets, priors = (array.asnumpy() for array in block(data))
+    found = [_detect(s, o.reshape(-1, 4), priors[0], **detection) for s, o in zip(scores, offsets)]
+    rows = np.full((len(pictures), len(priors[0]), 6), -1, np.float32)
+    for target, kept in zip(rows, found):
+        target[: len(kept)] = kept
+    return rows
+
+
+def _detect(scores, offsets, priors, topk=400, threshold=0.45, per_class=False):
+    shares = np.exp(scores - scores.max(axis=0))
+    shares = (shares / shares.sum(axis=0))[1:]
+    classes, best = shares.argmax(axis=0), shares.max(axis=0)
+    size = priors[:, 2:] - priors[:, :2]
+    middle = (priors[:, :2] + priors[:, 2:]) / 2 + offsets[:, :2] * 0.1 * size
+    half = np.exp(offsets[:, 2:] * 0.2) * size / 2
+    boxes = np.clip(np.concatenate([middle - half, middle + half], axis=1), 0, 1)
+    order = [i for i in np.argsort(-best, kind="stable") if best[i] >= 0.01][:topk]
+    kept = []
+    for i in order:
+        rivals = [j for j in kept if not per_class or classes[j] == classes[i]]
+        if all(_iou(boxes[i], boxes[j]) < threshold for j in rivals):
+            kept.append(i)
+    return np.array([[classes[i], best[i], *boxes[i]] for i in kept], np.float32).reshape(-1, 6)
+
+
+def _iou(a, b):
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    both = max(width, 0) * max(height, 0)
+    whole = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both
+    return both / whole if whole > 0 else 0
+
+
+def in_pixels(rows, side):
+    return rows * np.array([1, 1, side, side, side, side], np.float32)
+
+
+@pytest.mark.parametrize("per_class", [False, True], ids=["class-agnostic", "per-class"])
+@pytest.mark.parametrize("base_network", SIDES)
+def test_it_answers_as_the_training_symbol_decoded_by_hand(artifacts, tmp_path, base_network, per_class):
+    side, way = SIDES[base_network], "per-class" if per_class else "class-agnostic"
+    flags = ["--model", str(artifacts / base_network), "--output", str(tmp_path / "model"), "--nms", way]
+    assert main(["convert", *flags]) == 0
+    pictures = drawn_inputs(2, side)
+    artifact = read_artifact(artifacts / base_network)
+    expected = rows_of_training_symbol(artifact, pictures, per_class=per_class)
+    agreement = compare(in_pixels(expected, side), Detector.load(tmp_path / "model").engine.run(pictures))
+    assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
+    other = rows_of_training_symbol(artifact, pictures, per_class=not per_class)
+    assert compare(in_pixels(other, side), in_pixels(expected, side)).unmatched > 5, "the two ways differ here"
+
+
+def test_the_genuine_deployable_network(shared_data, tmp_path):
+    """The definition of a ResNet-50 that AWS's own walk-through deployed, and what convert makes of such a job."""
+    genuine = mx.sym.load(str(shared_data / "data" / "builtin" / "deploy_model_algo_1-symbol.json"))
+    write_artifact(tmp_path, "resnet-50", 512, num_classes=2)
+    made, weights, states = make_detector(read_artifact(tmp_path), Rules(0.45, 400, per_class=False))
+    assert set(made.list_arguments()) == set(genuine.list_arguments())
+    assert set(made.list_auxiliary_states()) == set(genuine.list_auxiliary_states())
+    ours, theirs = (symbol.infer_shape(data=(1, 3, 512, 512)) for symbol in (made, genuine))
+    assert dict(zip(made.list_arguments(), ours[0])) == dict(zip(genuine.list_arguments(), theirs[0]))
+    assert ours[1] == theirs[1] == [(1, 6132, 6)]
+    assert _attributes(made, "MultiBoxPrior") == _attributes(genuine, "MultiBoxPrior")
+    assert _attributes(made, "MultiBoxDetection") == _attributes(genuine, "MultiBoxDetection")
+    data = mx.nd.array(drawn_inputs(1, 512).transpose(0, 3, 1, 2).astype(np.float32))
+    rows = [
+        s.bind(mx.cpu(), {**weights, "data": data}, aux_states=states, grad_req="null").forward()[0].asnumpy()
+        for s in (made, genuine)
+    ]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert (rows[0][0, :, 0] >= 0).sum() > 20
+
+
+def _attributes(symbol, operator):
+    """What each node of an operator says, numbers as numbers, by the node's name."""
+    nodes = [node for node in json.loads(symbol.tojson())["nodes"] if node["op"].endswith(operator)]
+    return {
+        node["name"]: {k: json.loads(v.replace("(", "[").replace(")", "]").lower()) for k, v in node["attrs"].items()}
+        for node in nodes
+    }
+
+
+def test_anchors_of_the_artifact_stay(artifacts):
+    """Of an archive whose job had other priors than the usual ones, as mxnet-ssd's presets for other sides."""
+    artifact = read_artifact(artifacts / "resnet-50")
+    text = artifact.symbol.tojson().replace("(0.1, 0.14142136)", "(0.05, 0.3)")
+    assert "(0.05, 0.3)" in text
+    made, _, _ = make_detector(artifact._replace(symbol=mx.sym.load_json(text)), Rules(0.45, 400, per_class=False))
+    assert (0.05, 0.3) in [tuple(a["sizes"]) for a in _attributes(made, "MultiBoxPrior").values()]
+
+
+@pytest.mark.parametrize("base_network", SIDES)
+def test_what_it_says_of_itself(converted, base_network):
+    found = read_description(converted / base_network)
+    assert (found.class_names.names, found.side) == (("cat", "dog", "cow"), SIDES[base_network])
+    assert (found.kind, found.input, found.coordinates) == ("builtin", "data", "shares")
+    texts = json.loads((converted / base_network / "hyperparams.json").read_text())
+    assert texts["base_network"] == base_network and texts["_kvstore"] == "device" and texts["nms_topk"] == "400"
+    document = json.loads((converted / base_network / "model-export.json").read_text())
+    assert document["output"].endswith("x1, y1, x2, y2 in 0..1 of the input's side; id -1: unused")
+
+
+@pytest.mark.parametrize("base_network", SIDES)
+def test_settings_of_the_job_are_used(artifacts, tmp_path, base_network):
+    write_settings(artifacts / base_network, tmp_path / "job", nms_threshold="0.3", nms_topk="17")
+    assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 0
+    (found,) = _attributes(mx.sym.load(str(tmp_path / "model" / SYMBOL)), "MultiBoxDetection").values()
+    assert (found["nms_threshold"], found["nms_topk"], found["force_suppress"]) == (0.3, 17, True)
+    assert len(Detector.load(tmp_path / "model")(np.full((40, 60, 3), 90, np.uint8))) <= 17
+    assert read_description(tmp_path / "model").class_names.names == ("class_0", "class_1", "class_2")
+
+
+def write_settings(artifact, folder, **changes):
+    """A copy of `artifact` with other hyperparameters."""
+    shutil.copytree(artifact, folder)
+    path = folder / "hyperparams.json"
+    settings = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not None}))
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def settings(**changes):
+    def change(folder):
+        path = folder / "hyperparams.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def arrays(change):
+    def rewrite(folder):
+        path = str(folder / "model_algo_1-0000.params")
+        named = mx.nd.load(path)
+        change(named)
+        mx.nd.save(path, named)
+
+    return rewrite
+
+
+def _dead(named):
+    named["arg:conv0_weight"][0, 0, 0, 0] = np.nan
+
+
+def _other_shape(named):
+    named["arg:conv0_weight"] = mx.nd.zeros((64, 3, 5, 5))
+
+
+DAMAGED = [
+    pytest.param(without("hyperparams.json"), "found no hyperparams.json, expected an artifact", id="no settings"),
+    pytest.param(without("model_algo_1-symbol.json"), "found no file *-symbol.json, expected", id="no symbol"),
+    pytest.param(without("model_algo_1-0000.params"), "found no file *-[0-9][0-9][0-9][0-9].params", id="no weights"),
+    pytest.param(lambda f: (f / "hyperparams.json").write_text("[]"), "cannot be read as hyperparameters", id="list"),
+    pytest.param(settings(num_classes="20"), "found num_classes 20, the symbol has 3 and background", id="classes"),
+    pytest.param(settings(num_classes="few"), "found num_classes 'few', expected 1 to 10000", id="no number"),
+    pytest.param(settings(nms_threshold="45"), "found nms_threshold '45', expected 0 to 1", id="threshold"),
+    pytest.param(settings(base_network="alexnet"), "found base_network 'alexnet', expected vgg-16 or", id="network"),
+    pytest.param(lambda f: (f / "model_algo_1-symbol.json").write_text("{"), "expected an artifact", id="no JSON"),
+    pytest.param(lambda f: (f / "model_algo_1-0000.params").write_bytes(b"x" * 99), "expected an artifact", id="bytes"),
+    pytest.param(
+        lambda f: (mx.sym.var("data") + 1).save(str(f / "model_algo_1-symbol.json")),
+        "found no multibox_cls_pred, multibox_loc_pred, multibox_anchors",
+        id="another network",
+    ),
+    pytest.param(
+        arrays(lambda named: named.pop("arg:conv0_weight")), "found none for conv0_weight, expected (64,", id="lacking"
+    ),
+    pytest.param(arrays(_other_shape), "found (64, 3, 5, 5) for conv0_weight, expected (64, 3, 7, 7)", id="shape"),
+    pytest.param(arrays(_dead), "arg:conv0_weight holds NaN or infinity", id="dead"),
+]
+
+
+@pytest.mark.parametrize("damage, expected", DAMAGED)
+def test_what_is_no_artifact_is_told_and_nothing_is_written(artifacts, tmp_path, capsys, damage, expected):
+    shutil.copytree(artifacts / "resnet-50", tmp_path / "job")
+    damage(tmp_path / "job")
+    assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+    assert not (tmp_path / "model" / "model-export.json").exists()
+
+
+def test_as_many_class_names_as_classes(artifacts, tmp_path, capsys):
+    flags = ["--output", str(tmp_path / "model"), "--class_names", "cat,dog"]
+    assert main(["convert", "--model", str(artifacts / "resnet-50"), *flags]) == 2
+    assert "class_names: found 2 (cat, dog), the artifact has 3 classes" in capsys.readouterr().err
+
+
+def test_an_archive_that_leads_out_of_its_folder_is_refused(artifacts, tmp_path, capsys):
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        archive.add(artifacts / "resnet-50" / "hyperparams.json", "../escaped.json")
+    assert main(["convert", "--model", str(tmp_path / "model.tar.gz"), "--output", str(tmp_path / "out")]) == 2
+    assert "'../escaped.json', which leads out of its folder" in capsys.readouterr().err
+
+
+def test_an_artifact_that_nobody_converted_is_told_what_to_do(artifacts, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((40, 40, 3), np.uint8)))
+    assert main(["predict", str(tmp_path / "a.png"), "--model", str(artifacts / "resnet-50")]) == 2
+    assert "a model of the built-in algorithm, expected it converted: python -m ssd_train convert" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("place", ["artifact", "converted"])
+def test_it_cannot_be_trained_further_and_says_so(artifacts, converted, tmp_path, capsys, place):
+    drawn = shapes_set(tmp_path / "data", 6)
+    model = artifacts / "resnet-50" if place == "artifact" else converted / "resnet-50"
+    flags = {**SMALL, "train": drawn.images, "labels": drawn.manifest, "model_dir": tmp_path / "m", "pretrained": model}
+    assert main(["train", *flags_of({**flags, "use_pretrained_model": 1, "output_dir": tmp_path / "o"})]) == 2
+    error = capsys.readouterr().err
+    assert "of the built-in algorithm, whose network is another one" in error and error.count("\n") == 1
+
+
+def test_the_builder_makes_what_a_job_leaves(artifacts):
+    """Its symbol cannot be used as it is: it wants labels, and says losses."""
+    symbol = training_symbol("vgg-16", 3)
+    assert "label" in symbol.list_arguments() and len(symbol.list_outputs()) == 4
+    assert not [name for name in random_arrays(symbol, 300) if "label" in name]
