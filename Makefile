@@ -16,13 +16,14 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-slice check test-aws clean
+.PHONY: help demo test test-integration test-horovod test-slice check test-aws clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
+	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make check     ruff, ruff format, mypy, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
@@ -40,6 +41,10 @@ test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:
 test-slice: $(VENV)/.test .venv-toolkit-3.8/.done
 	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
 
+# Two processes under Horovod, which is built against MXNet first: minutes, so no part of CI.
+test-horovod: $(VENV)/.test .venv-horovod/.done
+	$(BIN)/python -m pytest -m horovod $(ARGS)
+
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +56,7 @@ test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-horovod .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # What pip cannot bring: MXNet's two system libraries, and Debian's split-off part of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -90,6 +95,12 @@ endef
 
 .venv-toolkit-%/.done: requirements/toolkit-%.txt requirements.txt requirements/aws-container.txt
 	$(call OWN_VENV,$*)
+
+HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 $(addprefix HOROVOD_WITHOUT_,MPI=1 TENSORFLOW=1 PYTORCH=1)
+.venv-horovod/.done: requirements/horovod.txt requirements.txt
+	$(call OWN_VENV,3.8)
+	[ ! -f $@ ] || PATH="$(CURDIR)/$(@D)/bin:$$PATH" MAKEFLAGS=-j2 $(HOROVOD) $(@D)/bin/python -m pip install -q --no-deps \
+		--no-build-isolation --no-binary horovod horovod==0.28.1
 
 .venv-launch-%/.done: requirements/launch-%.txt
 	$(call OWN_VENV,3.11)

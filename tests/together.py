@@ -1,0 +1,126 @@
+"""A few steps of training, alone or as one of several processes, with all that decides the weights kept.
+
+    python together.py RESULT HOST [name=value ...]
+
+as a worker: HOST of hosts.HOSTS, or algo-1 under horovodrun; its weights are in RESULT, an .npz file
+with {} in its name for the rank.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+from builders import small_config
+from hosts import HOSTS
+
+from ssd_train import framework
+from ssd_train.config import TrainConfig
+from ssd_train.data.batches import EpochSampler, TrainBatch
+from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.data.records import Record
+from ssd_train.data.transforms import EvalTransform
+from ssd_train.environment import Environment
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.net import build_net
+from ssd_train.model.targets import TargetEncoder
+from ssd_train.progress import Progress
+from ssd_train.training.checkpoint import TrainState
+from ssd_train.training.cluster import Cluster, join
+from ssd_train.training.devices import contexts
+from ssd_train.training.engine import Learner, train_one_epoch
+from ssd_train.training.hand_over import same_start
+
+SIDE, NETWORK, IMAGES, EPOCHS = 128, "mobilenet0.25", 10, 2
+RATE = 0.02
+SETTINGS = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001, "clip_gradient": 2.0, "learning_rate": RATE}
+mx = framework.mxnet()
+
+
+def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
+    """Drawn pictures with their targets; the last shows nothing, so that parts have different numbers of objects."""
+    encode = TargetEncoder(make_anchors(anchor_layout(NETWORK, SIDE)))
+    drawn = draw_shapes_set(IMAGES - 1, 1, (SIDE, SIDE), empty_fraction=0.0) + draw_shapes_set(
+        1, 2, (SIDE, SIDE), 0, 1.0
+    )
+    transform = EvalTransform(SIDE, encode)
+    return [
+        (
+            Record(f"{index}.png", sample.boxes, sample.class_ids, (SIDE, SIDE)),
+            transform(sample.image, sample.boxes, sample.class_ids),
+        )
+        for index, sample in enumerate(drawn)
+    ]
+
+
+def frozen_norm(net: Any) -> Any:
+    """`net` with BatchNorm that answers with its own statistics in training too, whatever else is in the batch."""
+    inputs, graph = net.features._cached_graph
+    document = json.loads(graph.tojson())
+    for node in document["nodes"]:
+        if node["op"] == "BatchNorm":
+            node["attrs"] = {**node.get("attrs", {}), "use_global_stats": "True"}
+    net.features._cached_graph = inputs, mx.sym.load_json(json.dumps(document))
+    return net
+
+
+def make_learner(config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu") -> Learner:
+    net = frozen_norm(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed))
+    return Learner(net, config, contexts(devices), cluster)
+
+
+def learn(learner: Learner, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
+    """The results of the epochs, and the names of the pictures seen."""
+    data, cluster = samples(), learner.cluster
+    sampler = EpochSampler(len(data), batch_size, 1, cluster.rank, cluster.size)
+    results, seen = [], []
+    for epoch in range(EPOCHS):
+        plans = sampler.batches(epoch)
+        batches = []
+        for plan in plans:
+            chosen = [data[index % len(data)] for index in plan]
+            records = tuple(record for record, _ in chosen)
+            batches.append(TrainBatch(*(np.stack(column) for column in zip(*(a for _, a in chosen))), records))
+            seen += [f"{epoch}/{index}" for index in plan]
+        results.append(train_one_epoch(learner, batches, [RATE] * len(plans)))
+    return results, seen
+
+
+def weights(learner: Learner) -> Dict[str, np.ndarray]:
+    return {name: p.list_data()[0].asnumpy() for name, p in learner.net._collect_params_with_prefix().items()}
+
+
+def assert_alike(found: Dict[str, np.ndarray], learner: Learner) -> None:
+    """That `found`, the weights of one of several, are those of `learner` but for the order of float32 sums, after
+    steps much larger than that."""
+    start, moved = weights(make_learner(small_config(**SETTINGS), Cluster())), 0
+    for name, array in weights(learner).items():
+        np.testing.assert_allclose(found[name], array, atol=2e-5 * max(np.abs(array).max(), 1e-3), err_msg=name)
+        moved += np.abs(array - start[name]).max() > 1e-3 * np.abs(start[name]).max()
+    assert moved > 50
+
+
+def run_part(result: str, host: str, *settings: str) -> None:
+    """What a worker does."""
+    given = dict(text.split("=") for text in settings)
+    devices, batch_size = given.pop("devices", "cpu"), int(given.pop("batch", 2))
+    config = small_config(**{**SETTINGS, **given})
+    hosts = HOSTS if host in HOSTS else (host,)
+    config, cluster = join(config, Environment(Path("."), host=host, hosts=hosts), Progress())
+    with cluster:
+        learner = make_learner(config, cluster, seed=1 + cluster.rank, devices=devices)  # the leader's is taken
+        same_start(cluster, TrainState(), learner, {})
+        learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), 0)
+        results, seen = learn(learner, batch_size)
+        for row in results:
+            row.pop("seconds")
+            row.pop("data_seconds")
+        sums = np.array([sorted(row.items()) for row in results])[..., 1].astype(float)
+        np.savez(result.format(cluster.rank), seen=np.array(seen), results=sums, rank=cluster.rank, **weights(learner))
+
+
+if __name__ == "__main__":
+    run_part(*sys.argv[1:])
