@@ -1,6 +1,6 @@
 """Mean average precision on three real data sets, ours beside GluonCV's own recipe, judged by pycocotools.
 
-    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1] [--rival]
+    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1 2 3] [--rival]
 
 The data, the split, the rival's script and the judge are those in the folder that SSD_TRAIN_DATA names (data/,
 weights/, tools/measure/). Ours runs from the command line with default settings: paths, epochs and --pretrained only.
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--rival", action="store_true", help="run GluonCV's recipe too")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value")
@@ -37,9 +37,8 @@ def main() -> None:
     rows: List[Dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.sets:
-            split = Path(folder) / "split" / name
-            _run([_tool(shared, "split.py"), str(shared / "data" / name), str(split)])
-            for seed in range(1, flags.seeds + 1):
+            split = split_of(shared, name, Path(folder) / "split")
+            for seed in flags.seeds:
                 rows.append(ours(shared, name, split, Path(folder) / f"ours-{name}-{seed}", flags, seed))
                 print(json.dumps(rows[-1]), flush=True)
                 if flags.rival:
@@ -47,6 +46,13 @@ def main() -> None:
                     print(json.dumps(rows[-1]), flush=True)
     if flags.json:
         flags.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+
+
+def split_of(shared: Path, name: str, folder: Path) -> Path:
+    """The folder with the split of a set: train.manifest and validation.manifest."""
+    split = folder / name
+    run_python([_tool(shared, "split.py"), str(shared / "data" / name), str(split)])
+    return split
 
 
 def ours(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namespace, seed: int) -> Dict[str, Any]:
@@ -58,11 +64,22 @@ def ours(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namesp
     where += ["--pretrained", str(shared / "weights" / "mobilenet1.0-imagenet-coral.params")]
     settings = [part for pair in flags.settings for part in (f"--{pair.split('=', 1)[0]}", pair.split("=", 1)[1])]
     start = time.time()
-    _run(["-m", "ssd_train", "train", *where, "--epochs", str(flags.epochs), "--seed", str(seed), *settings])
+    run_python(["-m", "ssd_train", "train", *where, "--epochs", str(flags.epochs), "--seed", str(seed), *settings])
     minutes = (time.time() - start) / 60
     answers = str(out / "answers.jsonl")
-    _run(["-m", "ssd_train", "predict", str(images / "images"), "--model", str(out / "model"), "--output", answers])
-    return _row("ssd_train", name, flags.epochs, seed, minutes, _judge(shared, split, answers))
+    run_python(
+        ["-m", "ssd_train", "predict", str(images / "images"), "--model", str(out / "model"), "--output", answers]
+    )
+    row = _row("ssd_train", name, flags.epochs, seed, minutes, _judge(shared, split, answers))
+    return {**row, "settings": flags.settings, "threads": _threads(), **course(out / "model" / "history.jsonl")}
+
+
+def course(history: Path) -> Dict[str, Any]:
+    """The last epoch's scores by our own metric, which equals the judge's, and SmoothL1 per positive anchor of every
+    epoch, on GluonCV's scale."""
+    rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
+    last = {f"last {name}": rows[-1][name] for name in ("mAP", "mAP@0.5")}
+    return {**last, **{name: [row.get(name) for row in rows] for name in ("SmoothL1", "val_SmoothL1")}}
 
 
 def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namespace, seed: int) -> Dict[str, Any]:
@@ -70,7 +87,7 @@ def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Names
     weights = str(shared / "weights" / "mobilenet1.0-imagenet-coral.params")
     command = [_tool(shared, "peer.py"), str(shared / "data" / name), str(split), str(out), *RIVAL]
     start = time.time()
-    _run([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
+    run_python([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
     minutes = (time.time() - start) / 60
     return _row(
         "GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, str(out / "predictions.jsonl"))
@@ -83,19 +100,23 @@ def _row(who: str, name: str, epochs: int, seed: int, minutes: float, scores: Di
 
 
 def _judge(shared: Path, split: Path, answers: str) -> Dict[str, Any]:
-    return json.loads(_run([_tool(shared, "score.py"), str(split / "validation.manifest"), answers]).splitlines()[-1])
+    return json.loads(
+        run_python([_tool(shared, "score.py"), str(split / "validation.manifest"), answers]).splitlines()[-1]
+    )
 
 
 def _tool(shared: Path, name: str) -> str:
     return str(shared / "tools" / "measure" / name)
 
 
-def _run(arguments: List[str]) -> str:
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def run_python(arguments: List[str]) -> str:
     """Run Python with `arguments` on all processors; its output, or the end of what it complained of."""
-    threads = str(len(os.sched_getaffinity(0)))
-    done = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True
-    )
+    environ = {**os.environ, "OMP_NUM_THREADS": str(_threads())}
+    done = subprocess.run([sys.executable, *arguments], env=environ, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(arguments)}\nexited {done.returncode}:\n{done.stderr[-2000:]}{done.stdout[-500:]}")
     return done.stdout

@@ -158,24 +158,32 @@ class Canvas:
 
 
 def draw_shapes_set(
-    count: int, seed: int, size_wh: SizeWH = (160, 120), max_objects: int = 3, empty_fraction: float = 0.1
+    count: int,
+    seed: int,
+    size_wh: SizeWH = (160, 120),
+    max_objects: int = 3,
+    empty_fraction: float = 0.1,
+    sides: Tuple[float, float] = SHAPE_SIDES,
 ) -> List[DrawnSample]:
     """`count` easy coloured pictures of reddish discs, greenish squares and bluish triangles (SHAPE_CLASSES), for tests
-    and measurements: 1 to `max_objects` in each, and an `empty_fraction` of them without."""
+    and measurements: 1 to `max_objects` in each, `sides` of the picture's width long (least and most), and an
+    `empty_fraction` of them without."""
     objects = np.where(_spread(count, empty_fraction), 0, max_objects)
     return [
-        _draw_shapes(f"shapes-{index:04d}", np.random.RandomState([seed, index]), size_wh, objects[index])
+        _draw_shapes(f"shapes-{index:04d}", np.random.RandomState([seed, index]), size_wh, objects[index], sides)
         for index in range(count)
     ]
 
 
-def _draw_shapes(name: str, random: np.random.RandomState, size_wh: SizeWH, max_objects: int) -> DrawnSample:
+def _draw_shapes(
+    name: str, random: np.random.RandomState, size_wh: SizeWH, max_objects: int, sides: Tuple[float, float]
+) -> DrawnSample:
     texture = np.stack([smooth_noise(random, size_wh, 5) for _ in range(3)], axis=2)
     canvas = Canvas((random.uniform(90, 200) + 25 * texture).astype(np.float32), random)
     placed = []
     for class_id in random.randint(0, len(SHAPE_CLASSES), random.randint(1, max_objects + 1) if max_objects else 0):
         color = np.add(_SHAPE_COLORS[class_id], random.uniform(-25, 25, 3))
-        box = canvas.place(SHAPES[SHAPE_CLASSES[class_id]], SHAPE_SIDES, _plain(color))
+        box = canvas.place(SHAPES[SHAPE_CLASSES[class_id]], sides, _plain(color))
         if box is not None:
             placed.append((box, class_id))
     image = np.clip(np.round(canvas.pixels + random.normal(0, 3, canvas.pixels.shape)), 0, 255).astype(np.uint8)
