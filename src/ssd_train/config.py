@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from ssd_train import builtin
+from ssd_train import builtin, recipes
 from ssd_train.errors import ConfigError
-from ssd_train.setting_values import checked_value
+from ssd_train.setting_values import checked_value, rising_shares
 
 BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
 # other spellings in use: GluonCV's names
@@ -52,6 +52,12 @@ class TrainConfig:
         "of settings not given: the best measured here, or the built-in algorithm's table",
         choices=("measured", "builtin"),
         resume=True,  # what it led to are the other settings
+    )
+    recipe: str = setting(
+        "",
+        "settings measured together, above which those given count: image size and epochs",
+        choices=("", *recipes.RECIPES),
+        resume=True,  # as with defaults
     )
     # the network
     base_network: str = setting(
@@ -188,11 +194,13 @@ class TrainConfig:
                 f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, "
                 "expected lr_schedule 'step'"
             )
-        if _rising_shares(self.anchor_sizes) is None:
+        if rising_shares(self.anchor_sizes, LARGEST_ANCHOR) is None:
             faults.append(
                 f"anchor_sizes: found {self.anchor_sizes!r}, expected rising shares of the image's side, each more "
                 "than 0 and at most 2, such as '0.1,0.2,0.37'"
             )
+        if self.recipe and self.defaults == "builtin":
+            faults.append(f"recipe: found {self.recipe!r} with defaults 'builtin', expected one of the two")
         for name in ("freeze_layer_pattern", "split_group"):
             try:
                 re.compile(getattr(self, name))
@@ -212,7 +220,7 @@ class TrainConfig:
     @property
     def anchor_shares(self) -> Tuple[float, ...]:
         """The numbers of anchor_sizes."""
-        return _rising_shares(self.anchor_sizes) or ()
+        return rising_shares(self.anchor_sizes, LARGEST_ANCHOR) or ()
 
     @property
     def schedule(self) -> str:
@@ -235,6 +243,7 @@ class TrainConfig:
         kept = {name: value for name, value in given.items() if name in known}
         if str(kept.get("defaults", "")).strip() == "builtin":
             kept = builtin.with_defaults(kept)
+        kept = recipes.with_recipe(kept)
         if "image_shape" in kept:
             kept["image_shape"], note = builtin.side_of(kept["image_shape"])
             if note:
@@ -256,16 +265,6 @@ def resumable_settings() -> Tuple[str, ...]:
     differs is refused by name.
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
-
-
-def _rising_shares(text: str) -> Optional[Tuple[float, ...]]:
-    """The numbers of `text`; None when it is not a rising list of shares."""
-    try:
-        shares = tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        return None
-    inside = all(0 < share <= LARGEST_ANCHOR for share in shares)  # which NaN is not
-    return shares if inside and list(shares) == sorted(set(shares)) else None
 
 
 def _is_hidden(name: str) -> bool:

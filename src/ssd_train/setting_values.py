@@ -66,3 +66,10 @@ def range_text(limits: Mapping[str, Any]) -> str:
         if key in limits:
             parts.append(f"{words} {limits[key]}")
     return " and ".join(parts)
+
+
+def rising_shares(text: str, largest: float) -> Optional[Tuple[float, ...]]:
+    """The numbers of `text`, more than 0 and at most `largest`; None when it is not a rising list of such."""
+    numbers = [_finite_number(part) for part in text.split(",") if part.strip()]
+    shares = [number for number in numbers if number is not None and 0 < number <= largest]
+    return tuple(shares) if len(shares) == len(numbers) and shares == sorted(set(shares)) else None

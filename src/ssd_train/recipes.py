@@ -1,0 +1,22 @@
+"""--recipe: settings that were measured together, by name; benchmarks/README.md has their scores and minutes.
+
+They say how much time is spent. Everything else is as the defaults have it, which are the best found for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+RECIPES: Dict[str, Dict[str, Any]] = {
+    "fast": {"image_shape": 256, "epochs": 8},
+    "balanced": {"image_shape": 300, "epochs": 30},
+    "best": {"image_shape": 416, "epochs": 40},
+}
+
+
+def with_recipe(given: Mapping[str, Any]) -> Dict[str, Any]:
+    """`given` above the settings of its recipe, where it names one that there is; an empty text is a setting left
+    open."""
+    recipe = RECIPES.get(str(given.get("recipe", "")).strip(), {})
+    open_ones = {name for name in recipe if str(given.get(name, "")).strip() == ""}
+    return {**given, **{name: recipe[name] for name in open_ones}}
