@@ -99,8 +99,9 @@ endef
 HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 $(addprefix HOROVOD_WITHOUT_,MPI=1 TENSORFLOW=1 PYTORCH=1)
 .venv-horovod/.done: requirements/horovod.txt requirements.txt
 	$(call OWN_VENV,3.8)
-	[ ! -f $@ ] || PATH="$(CURDIR)/$(@D)/bin:$$PATH" MAKEFLAGS=-j2 $(HOROVOD) $(@D)/bin/python -m pip install -q --no-deps \
-		--no-build-isolation --no-binary horovod horovod==0.28.1
+	[ ! -f $@ ] || { set -ex; $(@D)/bin/python -m pip install -q --no-deps setuptools==65.7.0; \
+		PATH="$(CURDIR)/$(@D)/bin:$$PATH" MAKEFLAGS=-j2 $(HOROVOD) $(@D)/bin/python -m pip install -q --no-deps \
+		--no-build-isolation --no-binary horovod horovod==0.28.1; }
 
 .venv-launch-%/.done: requirements/launch-%.txt
 	$(call OWN_VENV,3.11)

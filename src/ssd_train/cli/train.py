@@ -87,7 +87,7 @@ class StopRequests:
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped):
+        if isinstance(error, Stopped) and self.signal:  # which may have reached another host
             error.exit_code = SIGNAL_EXIT + self.signal
 
     def __call__(self) -> bool:

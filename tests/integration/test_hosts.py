@@ -1,0 +1,127 @@
+"""A job on two hosts: one writes, all stop and go on together, and when one dies the other ends too, in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+from builders import SMALL, shapes_set
+from hosts import HOSTS, ParameterServer
+from opt_ml import describe, failure_of, make_opt_ml
+
+pytestmark = pytest.mark.integration
+
+TIMEOUT = 8  # --peer_timeout
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return shapes_set(tmp_path_factory.mktemp("shapes"), 24, seed=1)
+
+
+@pytest.fixture
+def server() -> Iterator[ParameterServer]:
+    with ParameterServer() as one:
+        yield one
+
+
+def start(
+    server: ParameterServer, folder: Path, channel: Path, other: "Path | None" = None, **settings: Any
+) -> List[Any]:
+    """A job on both hosts, on `channel`, or the second on `other`; the processes, whose bases are `folder`/HOST."""
+    given = {**SMALL, "mini_batch_size": 2, "peer_timeout": TIMEOUT, "peer_port": server.port, **settings}
+    workers = []
+    for host in HOSTS:
+        base = folder / host
+        if not base.exists():
+            make_opt_ml(base, given, {"train": other if other and host == HOSTS[1] else channel}, HOSTS)
+        describe(base, "hyperparameters", {name: json.dumps(value) for name, value in given.items()})
+        describe(base, "resourceconfig", {"current_host": host, "hosts": HOSTS, "network_interface_name": "lo"})
+        workers.append(server.start(["-m", "ssd_train"], SAGEMAKER_BASE_DIR=str(base)))
+    return workers
+
+
+def wait_until(condition: Callable[[], Any], workers: List[Any], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for worker in workers:
+            assert worker.poll() is None, worker.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def states(folder: Path) -> List[Path]:
+    """The finished checkpoints of the first host."""
+    return sorted((folder / HOSTS[0]).glob("checkpoints/state-*/checksums.json"))
+
+
+def test_one_host_writes(server, shapes, tmp_path):
+    """Also with dist_async, where hosts make steps of their own and still end with the same weights."""
+    start(server, tmp_path, shapes.images.parent, kv_store="dist_async", optimizer="sgd")
+    logs = server.finish()
+    first, second = (tmp_path / host for host in HOSTS)
+    assert json.loads((first / "model" / "config.json").read_text())["settings"]["kv_store"] == "dist_async"
+    assert "training is complete: " in logs[0] and "#quality_metric" in logs[0]
+    assert logs[1].splitlines()[-1] == f"this host has done its part; the model is on {HOSTS[0]}"
+    assert "#quality_metric" not in logs[1]
+    assert states(tmp_path)
+    for place in ("model", "checkpoints", "output/data"):
+        assert not list((second / place).iterdir()), "the second host writes nothing"
+
+
+@pytest.mark.parametrize(
+    "host, number, expected",
+    [
+        pytest.param(1, signal.SIGKILL, "host 127.0.0.2 is gone: ", id="a-worker-is-killed"),
+        pytest.param(0, signal.SIGKILL, "host 127.0.0.1 is gone: ", id="the-leader-is-killed"),
+        pytest.param(
+            1, signal.SIGSTOP, "host 127.0.0.2 does not answer: no sign of life for ", id="a-worker-is-silent"
+        ),
+    ],
+)
+def test_when_one_dies_the_other_ends_in_time(server, shapes, tmp_path, host, number, expected):
+    workers = start(server, tmp_path, shapes.images.parent, epochs=1000)
+    wait_until(lambda: states(tmp_path), workers)
+    os.kill(workers[host].pid, number)
+    died = time.monotonic()
+    log, _ = workers[1 - host].communicate(timeout=60)
+    assert time.monotonic() - died < TIMEOUT + 2  # and what a busy machine adds
+    assert workers[1 - host].returncode == 1
+    told = failure_of(tmp_path / HOSTS[1 - host])
+    assert told.startswith(expected) and f"error: {told}" in log
+
+
+def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
+    others = shapes_set(tmp_path / "others", 24, seed=2)
+    workers = start(server, tmp_path, shapes.images.parent, others.images.parent)
+    logs = [worker.communicate(timeout=90)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [1, 1], logs
+    fault = "127.0.0.2: found other training labels than on 127.0.0.1, expected the same on all hosts"
+    assert failure_of(tmp_path / HOSTS[1]).startswith(fault)
+    assert failure_of(tmp_path / HOSTS[0]).startswith(f"host 127.0.0.2 failed: {fault}")
+
+
+def test_all_stop_together_and_go_on_to_the_same_weights(shapes, tmp_path):
+    """SIGTERM reaches one host alone, within an epoch; resumed, the run ends as if nothing had been."""
+    settings = {"epochs": 3, "checkpoint_minutes": 0.0001}
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    with ParameterServer() as server:
+        start(server, unbroken, shapes.images.parent, **settings)
+        server.finish()
+    with ParameterServer() as server:
+        workers = start(server, broken, shapes.images.parent, **settings)
+        wait_until(lambda: len(states(broken)) > 1, workers)
+        workers[1].send_signal(signal.SIGTERM)
+        logs = [worker.communicate(timeout=90)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [143, 143], logs
+    assert "stopped on request after epoch 0, step " in failure_of(broken / HOSTS[0])
+    with ParameterServer() as server:
+        start(server, broken, shapes.images.parent, **settings)
+        assert "resuming after epoch 0, step " in server.finish()[0]
+    last = [(base / HOSTS[0] / "model" / "last.params").read_bytes() for base in (unbroken, broken)]
+    assert last[0] == last[1]
