@@ -98,7 +98,8 @@ class TrainConfig:
     augmentation: str = setting(
         "strong", "policy of online augmentation", choices=("none", "flip", "geometry", "ssd", "strong")
     )
-    cache_images: bool = setting(True, "keep decoded images in memory while they fit", resume=True)
+    # not free on resume: kept pictures are decoded for the whole image, others for each view, which differs a little
+    cache_images: bool = setting(True, "keep decoded images in memory while they fit")
     # the optimisation
     epochs: int = setting(30, "passes over the training images", low=1, resume=True)  # not below what is made
     mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1)

@@ -179,12 +179,12 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tm
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
     kill_after(command, "^epoch 2/3", delay=0.5)
     newest, before = published_folders(tmp_path / "checkpoints" / "state")[:2]
+    epoch = json.loads((before / "state.json").read_text())["epoch"]
     data_of = bytearray((newest / "last.params").read_bytes())
     data_of[5000] ^= 16
     (newest / "last.params").write_bytes(bytes(data_of))
     printed = finish(command)
     assert re.search(r"last.params: is damaged: .*; the checkpoint before it is used", printed)
-    epoch = json.loads((before / "state.json").read_text())["epoch"]
     assert f"resuming after epoch {epoch} " in printed
     assert_same(outcome(tmp_path), unbroken("sgd"))
 
@@ -252,7 +252,7 @@ def test_another_number_of_threads_is_told(data, tmp_path):
 
 
 def test_settings_of_the_machine_may_change(data, stopped):
-    assert main(flags(data, stopped, epochs=1, num_workers=0, cache_images=0, early_stopping=1)) == 0
+    assert main(flags(data, stopped, epochs=1, num_workers=0, early_stopping=1)) == 0
 
 
 def one_less(lines):

@@ -205,7 +205,7 @@ def test_a_config_cannot_be_changed():
 
 def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
     free = set(resumable_settings())
-    assert {"num_workers", "cache_images", "early_stopping", "early_stopping_patience", "epochs"} <= free
+    assert {"num_workers", "early_stopping", "early_stopping_patience", "epochs"} <= free
     shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mini_batch_size"}
     assert not shaping & free
 
