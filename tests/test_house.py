@@ -51,7 +51,7 @@ FLOORS = {
         *["data.prepare.lines"],
         *["model.net", "model.targets", "model.loss"],
         *["training.exchange", "training.peers"],
-        *["training.devices", "training.metrics"],
+        *["training.devices", "training.array_file", "training.metrics"],
         *["view.scenes", "view.sections", "view.sheet"],
     ],
     4: [

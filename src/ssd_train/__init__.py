@@ -79,6 +79,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         schedule.py         learning rate by real epochs; early stopping
         anchor_choice.py    anchor sizes chosen by the boxes of a data set
         averaging.py        a moving average of the weights, in a net of its own
+        array_file.py       arrays in a file; a failing disk is told as one
         optimizer_state.py  the optimizer's arrays on disk, without a pickle
         saved_model.py      SavedModel: a model folder that is whole at every moment
         tally.py            what an epoch has come to, after any step

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-from builders import SMALL, flags_of, shapes_set
+import runs
+from builders import shapes_set
+from runs import assert_same, finish, kill_after, outcome, start
 
-from ssd_train import framework
 from ssd_train.cli.main import main
 from ssd_train.published import published_folders
 
 pytestmark = pytest.mark.integration
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
-SETTINGS = {**SMALL, "epochs": 3, "augmentation": "strong", "learning_rate": 0.005}
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
     "adam": {"optimizer": "adam", "mini_batch_size": 3},
@@ -38,78 +32,7 @@ def data(tmp_path_factory):
 
 
 def flags(data, folder, **settings):
-    training, validation = data
-    named = {
-        "train": training.images,
-        "labels": training.manifest,
-        "validation": validation.images,
-        "validation_labels": validation.manifest,
-        "model_dir": folder / "model",
-        "output_dir": folder / "output",
-        "checkpoint_dir": folder / "checkpoints",
-    }
-    return flags_of({**named, **SETTINGS, **settings})
-
-
-def start(arguments):
-    """`python -m ssd_train` as a process of its own, whose sums are in one order."""
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ssd_train", *arguments],
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(arguments):
-    """Let a run come to its end; what it printed."""
-    process = start(arguments)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
-    return printed
-
-
-def kill_after(arguments, pattern, delay=0.0):
-    """Start a run and kill it `delay` seconds after a line that matches; what it printed until then."""
-    process, printed = start(arguments), []
-    for line in process.stdout:
-        printed.append(line)
-        if re.search(pattern, line):
-            break
-    else:
-        pytest.fail("".join(printed))
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return "".join(printed)
-
-
-def outcome(folder):
-    """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history."""
-    mx = framework.mxnet()
-    config = json.loads((folder / "model" / "config.json").read_text())
-    rows = [json.loads(line) for line in (folder / "model" / "history.jsonl").read_text().splitlines()]
-    clock = ("images_per_second", "seconds", "data_seconds")
-    arrays = {}
-    for file in ("last.params", config["weights"]["file"]):
-        kind = "last" if file.startswith("last") else "best"
-        loaded = mx.nd.load(str(folder / "model" / file))
-        arrays.update({f"{kind} {name}": array.asnumpy() for name, array in loaded.items()})
-    history = [{name: value for name, value in row.items() if name not in clock} for row in rows]
-    return (
-        arrays,
-        {"epoch": config["epoch"], "scores": config["scores"], "sha256": config["weights"]["sha256"]},
-        history,
-    )
-
-
-def assert_same(found, expected):
-    assert found[2] == expected[2], "history"
-    assert found[0].keys() == expected[0].keys()
-    assert [name for name, array in expected[0].items() if not np.array_equal(array, found[0][name])] == []
-    assert found[1] == expected[1]
+    return runs.flags(data, folder, **{"epochs": 3, "augmentation": "strong", "learning_rate": 0.005, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +168,7 @@ def test_fewer_epochs_than_were_made_are_refused(data, tmp_path, capsys):
 
 def test_another_number_of_threads_is_told(data, tmp_path):
     finish(flags(data, tmp_path, epochs=1))
-    environ = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-m", "ssd_train", *flags(data, tmp_path, epochs=1)]
-    printed = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    printed = finish(flags(data, tmp_path, epochs=1), OMP_NUM_THREADS="2")
     assert "CPU threads: found 2, the checkpoint was made with 1: the weights may differ" in printed
 
 

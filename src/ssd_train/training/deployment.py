@@ -14,7 +14,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.batches import EvalLoader
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.artifact import refresh
-from ssd_train.errors import SsdTrainError
+from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
 
 PICTURES = 4  # that the exported network is compared on; each costs a tenth of a second or so
@@ -43,4 +43,6 @@ def _pictures(validation: EvalLoader, grayscale: bool) -> np.ndarray:
         if len(record.boxes) and len(found) < PICTURES:
             samples = validation.setbacks.usable([index], data.__getitem__)
             found += [to_input(image, data.side, grayscale) for _, (image, _, _) in samples]
+    if not found:
+        raise DataError(f"{data.labels.source}: none of the images with boxes can be used any more, expected some")
     return np.stack(found)

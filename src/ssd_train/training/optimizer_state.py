@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from ssd_train import framework
+from ssd_train.training.array_file import write_arrays
 
 mx = framework.mxnet()
 
@@ -22,7 +23,7 @@ def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
             arrays[f"{index}.{part}"] = array.as_in_context(mx.cpu())
     if not arrays:
         arrays = {"none": mx.nd.zeros(1)}  # sgd without momentum has no state, and MXNet cannot write an empty file
-    mx.nd.save(str(path), arrays)
+    write_arrays(path, arrays)
     return {str(index): count for index, count in trainer._optimizer._index_update_count.items()}
 
 

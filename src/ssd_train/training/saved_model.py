@@ -17,6 +17,7 @@ from ssd_train.data.records import ClassNames
 from ssd_train.errors import ConfigError, TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_exactly, saved_parameters
+from ssd_train.training.array_file import write_arrays
 
 mx = framework.mxnet()
 
@@ -129,7 +130,7 @@ def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
         # one number that is finite exactly when all are, without moving the array to NumPy
         if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
             raise TrainingDiverged(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
-    storage.guarded_write(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))
+    write_arrays(path, arrays)
 
 
 def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
