@@ -1,0 +1,144 @@
+"""The table of Pascal VOC that AWS published for its built-in algorithm, made again: VOC07+12 to VOC07 test at 512 px.
+
+    python -m benchmarks.voc VOCdevkit --out runs [--networks vgg-16 resnet-50] [--pretrained_folder weights] [...]
+
+VOCdevkit has VOC2007 and VOC2012, each with Annotations, ImageSets/Main and JPEGImages, as the organisers' archives
+unpack (host.robots.ox.ac.uk/pascal/VOC). 240 epochs of 16 551 images are a matter of days without GPUs. The last epoch
+is scored once, by GluonCV's VOC07MApMetric, which leaves out objects marked difficult as the devkit does; our own
+VOC07, which counts them, stands beside it. AWS's figures were taken on p3 instances, batch 64 and 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ssd_train import framework
+from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
+from ssd_train.data.formats.voc import read_voc
+from ssd_train.data.records import Detections, LabelSet, Record
+from ssd_train.data.sources import FolderImages
+from ssd_train.deploy.detector import Detector, Picture
+from ssd_train.training.metrics import MeanAveragePrecision
+
+TRAINING, TEST = ("VOC2007/trainval", "VOC2012/trainval"), ("VOC2007/test",)
+PUBLISHED = {"vgg-16": 0.780, "resnet-50": 0.796}  # VOC07 mAP, by AWS
+RECIPE = {
+    "image_shape": 512,
+    "epochs": 240,
+    "lr_scheduler_step": "80,160",
+    "lr_scheduler_factor": 0.1,
+    "optimizer": "sgd",
+    "learning_rate": 0.001,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "mini_batch_size": 32,
+    "augmentation": "ssd",
+    "fit_anchors": 0,
+}
+Sets = Sequence[str]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Print a JSON line for each network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("devkit", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=list(PUBLISHED))
+    parser.add_argument("--training", nargs="+", default=TRAINING, help="image sets, as YEAR/SET")
+    parser.add_argument("--test", nargs="+", default=TEST)
+    parser.add_argument("--pretrained_folder", type=Path, help="with NETWORK.params; without, GluonCV's model zoo")
+    parser.add_argument("--set", nargs="*", default=[], help="other settings of train, as name=value")
+    flags = parser.parse_args(arguments)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    class_names = None
+    for sets, name in ((flags.training, "train"), (flags.test, "test")):
+        labels = read_sets(flags.devkit, sets, class_names)
+        class_names = labels.class_names
+        write_ground_truth(flags.out / f"{name}.manifest", labels.records, class_names)
+    for network in flags.networks:
+        print(json.dumps(reproduce(network, flags)), flush=True)
+
+
+def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
+    """The labels of the images that `sets` (YEAR/SET) list, named by their paths below `devkit`."""
+    records: List[Record] = []
+    for place in sets:
+        year, name = place.split("/")
+        listed = (devkit / year / "ImageSets/Main" / f"{name}.txt").read_text("utf-8").split()
+        found = read_voc(devkit / year / "Annotations", class_names)
+        class_names = found.class_names
+        by_stem = {Path(record.where).stem: record for record in found.records}
+        records += [
+            dataclasses.replace(by_stem[stem], name=f"{year}/JPEGImages/{by_stem[stem].basename}") for stem in listed
+        ]
+    return LabelSet(tuple(records), class_names, source=str(devkit))
+
+
+def reproduce(network: str, flags: argparse.Namespace) -> Dict[str, Any]:
+    """Train a network, let it answer, score."""
+    settings = {**RECIPE, **dict(pair.split("=", 1) for pair in flags.set)}
+    settings["validation_interval"] = settings["epochs"]  # scored once: no epoch is chosen by the test images
+    model = flags.out / network / "model"
+    command = [sys.executable, "-m", "ssd_train", "train", "--base_network", network, "--train", str(flags.devkit)]
+    command += ["--labels", str(flags.out / "train.manifest"), "--validation_labels", str(flags.out / "test.manifest")]
+    command += ["--model_dir", str(model), "--output_dir", str(flags.out / network / "output")]
+    command += ["--checkpoint_dir", str(flags.out / network / "checkpoints")]
+    if flags.pretrained_folder:
+        command += ["--pretrained", str(flags.pretrained_folder / f"{network}.params")]
+    start = time.perf_counter()
+    subprocess.run([*command, *(f"--{name}={value}" for name, value in settings.items())], check=True)
+    hours = (time.perf_counter() - start) / 3600
+    with_difficult, as_devkit = score(model, flags.devkit, flags.out / "test.manifest")
+    return {
+        "network": network,
+        "VOC07 mAP": round(as_devkit, 4),
+        "published": PUBLISHED.get(network),
+        "VOC07 mAP, difficult ones counted": round(with_difficult, 4),
+        "epochs": int(settings["epochs"]),
+        "pixels": int(settings["image_shape"]),
+        "hours": round(hours, 3),
+    }
+
+
+def score(model: Path, devkit: Path, manifest: Path) -> Tuple[float, float]:
+    """VOC07 mAP of all objects, by our metric, and without difficult ones, by GluonCV's."""
+    labels, source = read_ground_truth(manifest), FolderImages(devkit)
+    pictures = [
+        Picture(record.name, lambda record=record: source.read(record), record.where, record.size_wh)
+        for record in labels.records
+    ]
+    ours = MeanAveragePrecision(labels.class_names)
+    framework.gluoncv()
+    module = framework.gluoncv("utils.metrics.voc_detection")
+    theirs = module.VOC07MApMetric(iou_thresh=0.5, class_names=list(labels.class_names))
+    for record, answer in zip(labels.records, Detector.load(model).stream(pictures)):
+        ours.update(answer.detections, record)
+        theirs.update(*rows_for_gluoncv(answer.detections, record, is_difficult(devkit, record)))
+    return ours.compute().voc07, float(theirs.get()[1][-1])
+
+
+def rows_for_gluoncv(found: Detections, record: Record, difficult: np.ndarray) -> Iterable[List[np.ndarray]]:
+    """What VOC07MApMetric.update takes for one image."""
+    columns = (found.boxes, found.class_ids[:, None], found.scores[:, None], record.boxes, record.class_ids[:, None])
+    return [[column[None]] for column in (*columns, difficult[:, None])]
+
+
+def is_difficult(devkit: Path, record: Record) -> np.ndarray:
+    """Which objects of a record are marked so, (N,) of 0 and 1, in the order of its annotation."""
+    year, _, name = record.name.partition("/JPEGImages/")
+    tree = ElementTree.parse(devkit / year / "Annotations" / f"{Path(name).stem}.xml")
+    return np.array([int(o.findtext("difficult") or 0) for o in tree.iter("object")], int).reshape(-1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""benchmarks.voc, the harness of Pascal VOC's table, from an unpacked devkit to a figure, on a drawn miniature."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.data.formats.voc import write_voc
+from ssd_train.data.images import encode_jpeg
+from ssd_train.data.records import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    """VOC2007 and VOC2012, some images of each listed in the sets; the second object of an image is difficult."""
+    folder = tmp_path_factory.mktemp("VOCdevkit")
+    for year, seed in (("VOC2007", 1), ("VOC2012", 2)):
+        samples = draw_shapes_set(12, seed, (160, 128), empty_fraction=0.0)
+        records = [Record(f"{index:06d}.jpg", s.boxes, s.class_ids, (160, 128)) for index, s in enumerate(samples)]
+        (folder / year).mkdir()
+        write_voc(folder / year / "Annotations", records, SHAPE_CLASSES)
+        images, sets = folder / year / "JPEGImages", folder / year / "ImageSets/Main"
+        images.mkdir()
+        sets.mkdir(parents=True)
+        for record, sample in zip(records, samples):
+            (images / record.name).write_bytes(encode_jpeg(sample.image))
+            mark_second(folder / year / "Annotations" / f"{Path(record.name).stem}.xml")
+        names = [Path(record.name).stem for record in records]
+        (sets / "trainval.txt").write_text("\n".join(names[:6]) + "\n")
+        (sets / "test.txt").write_text("\n".join(names[6:10]) + "\n")
+    return folder
+
+
+def mark_second(file: Path) -> None:
+    from xml.etree import ElementTree
+
+    tree = ElementTree.parse(file)
+    for index, item in enumerate(tree.iter("object")):
+        mark = item.find("difficult")
+        mark = ElementTree.SubElement(item, "difficult") if mark is None else mark
+        mark.text = str(int(index == 1))
+    tree.write(file)
+
+
+def test_the_sets_of_a_devkit_are_read_by_their_lists(devkit):
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import voc
+    finally:
+        sys.path.remove(str(ROOT))
+    labels = voc.read_sets(devkit, voc.TRAINING)
+    assert [r.name for r in labels.records] == [
+        f"{year}/JPEGImages/{index:06d}.jpg" for year in ("VOC2007", "VOC2012") for index in range(6)
+    ]
+    assert set(labels.class_names) == set(SHAPE_CLASSES)
+    marks = [voc.is_difficult(devkit, record).tolist() for record in labels.records]
+    assert marks == [[int(i == 1) for i in range(len(r.boxes))] for r in labels.records]
+    assert any(1 in mark for mark in marks)
+    # answers that are the labels themselves: all is found, with or without the difficult
+    perfect = dataclasses.replace(labels.records[0], name="x")
+    rows = list(voc.rows_for_gluoncv(as_detections(perfect), perfect, voc.is_difficult(devkit, labels.records[0])))
+    assert [row[0].shape[:2] for row in rows] == [(1, len(perfect.boxes))] * 6
+
+
+def as_detections(record):
+    import numpy as np
+
+    from ssd_train.data.records import Detections
+
+    return Detections(record.boxes, np.ones(len(record.boxes)), record.class_ids, record.size_wh)
+
+
+def test_the_table_is_made_end_to_end(devkit, tmp_path):
+    """Two epochs of both networks would take minutes; one small network walks the same way."""
+    command = [sys.executable, "-m", "benchmarks.voc", str(devkit), "--out", str(tmp_path / "runs")]
+    command += ["--networks", "mobilenet0.25", "--set"]
+    command += ["image_shape=128", "epochs=2", "lr_scheduler_step=1", "mini_batch_size=4", "use_pretrained_model=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert (row["network"], row["epochs"], row["pixels"]) == ("mobilenet0.25", 2, 128)
+    assert 0 <= row["VOC07 mAP"] <= 1 and 0 <= row["VOC07 mAP, difficult ones counted"] <= 1
+    saved = json.loads((tmp_path / "runs/mobilenet0.25/model/config.json").read_text("utf-8"))
+    settings = json.dumps(saved)
+    assert '"lr_scheduler_step": "1"' in settings and '"augmentation": "ssd"' in settings
