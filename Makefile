@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-horovod test-slice check test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice check test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
+	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make check     ruff, ruff format, mypy, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
@@ -31,10 +32,13 @@ help:
 demo: $(VENV)/.runtime
 	$(BIN)/python -m ssd_train demo $(ARGS)
 
+serve-container-stack: $(VENV)/.runtime .venv-serving/.done
+	$(BIN)/python examples/serving_stack.py --venv .venv-serving --model "$(MODEL)" --port $(or $(PORT),8080)
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done)
+test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
 # Of these what .ci/run has the time for: a job in AWS's container, and one that it refuses.
@@ -56,7 +60,7 @@ test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-horovod .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-horovod .venv-serving .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # What pip cannot bring: MXNet's two system libraries, and Debian's split-off part of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -105,6 +109,9 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 $(addprefix HOROVOD_WITHOUT_
 
 .venv-launch-%/.done: requirements/launch-%.txt
 	$(call OWN_VENV,3.11)
+
+.venv-serving/.done: requirements/serving-container.txt requirements/aws-container.txt
+	$(call OWN_VENV,3.8)
 
 $(VENV)/.notebooks: $(VENV)/.test requirements/notebooks.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/notebooks.txt

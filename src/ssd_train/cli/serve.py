@@ -12,7 +12,7 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.requests import RequestLimits
 from ssd_train.deploy.serve import warm_up
 from ssd_train.deploy.server import Server, engine_name
-from ssd_train.deploy.server_run import listen
+from ssd_train.deploy.server_run import keep_memory_flat, listen
 from ssd_train.deploy.server_run import run as run_server
 
 
@@ -20,6 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     flags = make_parser().parse_args(list(arguments))
     limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
+    keep_memory_flat()
     with localised(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
         warm_up(detector)

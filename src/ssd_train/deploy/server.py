@@ -25,7 +25,8 @@ from ssd_train.deploy.server_work import Work
 from ssd_train.progress import Progress
 
 NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BAD_LENGTH, FAULT, BUSY = 404, 405, 408, 400, 500, 503
-BODY_SECONDS = 60.0
+BODY_SECONDS, DRAIN_SECONDS = 60.0, 10.0
+DRAINED_BYTES = 64 << 20
 INVOCATIONS = "/invocations"
 TEXT = "text/plain; charset=utf-8"
 RETRY = (("retry-after", "1"),)
@@ -44,6 +45,43 @@ class Response(NamedTuple):
 
 class Gone(Exception):
     """The client has left before it was done with its request."""
+
+
+class Incoming:
+    """The body of a request as it comes in."""
+
+    def __init__(self, receive: Receive, limits: RequestLimits) -> None:
+        self._receive, self._limits = receive, limits
+        self._ended = False
+
+    async def read(self) -> bytes:
+        """All of it; a RequestError (413) when it becomes too large."""
+        parts, count = [], 0
+        while not self._ended:
+            parts.append(await self._next())
+            count += len(parts[-1])
+            check_size(count, self._limits)
+        return b"".join(parts)
+
+    async def drain(self) -> None:
+        """Let the rest pass by, within reason. A client that is still sending when its connection is closed would be
+        told of that, and not read its answer."""
+        try:
+            await asyncio.wait_for(self._pass_by(), DRAIN_SECONDS)
+        except asyncio.TimeoutError:
+            return
+
+    async def _pass_by(self) -> None:
+        count = 0
+        while not self._ended and count < DRAINED_BYTES:
+            count += len(await self._next())
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self._ended = not message.get("more_body", False)
+        return message.get("body", b"")
 
 
 class Server:
@@ -113,20 +151,23 @@ class Server:
         return Response(200, server_page.PAGE, "text/html; charset=utf-8", server_page.HEADERS)
 
     async def _invocation(self, headers: Mapping[str, str], receive: Receive) -> Response:
+        incoming = Incoming(receive, self._limits)
         try:
-            return await self._answer(headers, receive)
+            return await self._answer(headers, incoming)
         except asyncio.TimeoutError:
             return _told(TOO_SLOW, f"request: found no end of the body after {BODY_SECONDS:g} s")
         except RequestError as error:
+            if "expect" not in headers:  # a client that asked first has sent nothing
+                await incoming.drain()
             return _told(error.status, str(error), RETRY if error.status == BUSY else ())
 
-    async def _answer(self, headers: Mapping[str, str], receive: Receive) -> Response:
+    async def _answer(self, headers: Mapping[str, str], incoming: "Incoming") -> Response:
         started = time.perf_counter()
         accept, content_type = headers.get("accept", ""), headers.get("content-type", "")
         check_accept(accept)
         check_type(content_type)
         _check_length(headers.get("content-length"), self._limits)
-        body = await asyncio.wait_for(_body(receive, self._limits), BODY_SECONDS)
+        body = await asyncio.wait_for(incoming.read(), BODY_SECONDS)
         # only now a place in the line is taken: those who send slowly keep it from nobody
         with self._place():
             found = await self._work.find(body, content_type)
@@ -159,19 +200,6 @@ def _check_length(length: Optional[str], limits: RequestLimits) -> None:
     if not (length.isascii() and length.isdigit() and len(length) < 20):
         raise RequestError(BAD_LENGTH, "Content-Length: found no number, expected bytes")
     check_size(int(length), limits)
-
-
-async def _body(receive: Receive, limits: RequestLimits) -> bytes:
-    parts, count = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        parts.append(message.get("body", b""))
-        count += len(parts[-1])
-        check_size(count, limits)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def _headers(scope: Mapping[str, Any]) -> Dict[str, str]:

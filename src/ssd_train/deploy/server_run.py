@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import signal
 import socket
@@ -12,6 +13,15 @@ from ssd_train.errors import ConfigError, DependencyError
 GRACE_SECONDS = 30  # in which requests that are there are answered, once the server is told to end
 IDLE_SECONDS = 75
 CONNECTIONS_PER_PLACE = 4
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
+def keep_memory_flat() -> None:
+    """Have what pictures and bodies took given back to the system as soon as it is free. glibc raises by itself the
+    size from which it does so, and then keeps more and more. With another C library nothing is done."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 256 << 10)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ Batches are not made of those that wait: on a CPU a network takes as long for ei
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Tuple
@@ -21,6 +22,7 @@ from ssd_train.deploy.requests import RequestLimits, is_costly, read_request
 from ssd_train.deploy.serve import find_one
 
 READERS = 2  # threads
+NICE = 10  # of the thread for large pictures
 
 
 class Found(NamedTuple):
@@ -37,8 +39,8 @@ class Work:
         self._detector = detector
         self._limits = limits
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
-        # large pictures wait for one another here, where nobody else waits for them
-        self._costly = ThreadPoolExecutor(1, thread_name_prefix="reading-large")
+        # large pictures wait for one another here, where nobody else waits for them, nor for a processor
+        self._costly = ThreadPoolExecutor(1, thread_name_prefix="reading-large", initializer=_step_back)
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     async def find(self, body: bytes, content_type: str) -> Found:
@@ -62,3 +64,8 @@ class Work:
         started = time.perf_counter()
         detections = find_one(self._detector, picture, size_wh)
         return Found(detections, time.perf_counter() - started)
+
+
+def _step_back() -> None:
+    """Let other threads go first; on Linux a thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)

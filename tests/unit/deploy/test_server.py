@@ -65,7 +65,7 @@ async def ask(
     waiting, sent = list(parts), []
 
     async def receive() -> Any:
-        part = waiting.pop(0)
+        part = waiting.pop(0) if waiting else None
         if part is None:
             return {"type": "http.disconnect"}
         if isinstance(part, float):
@@ -121,10 +121,13 @@ def test_what_is_there_to_get(method, path, content_type):
         pytest.param(("POST", "/invocations", TYPE, [b""]), 400, "an empty file", id="empty"),
         pytest.param(("POST", "/invocations", {**TYPE, "accept": "a/b"}, [PNG]), 406, "Accept: found 'a/b'", id="406"),
         pytest.param(
-            ("POST", "/invocations", {**TYPE, "content-length": "999999"}, []), 413, "found 999999 bytes", id="length"
+            ("POST", "/invocations", {**TYPE, "content-length": "999999"}, [b"x"]),
+            413,
+            "found 999999 bytes",
+            id="length",
         ),
         pytest.param(
-            ("POST", "/invocations", {**TYPE, "content-length": "-1"}, []), 400, "Content-Length", id="bad-length"
+            ("POST", "/invocations", {**TYPE, "content-length": "-1"}, [b"x"]), 400, "Content-Length", id="bad-length"
         ),
         pytest.param(
             ("POST", "/invocations", TYPE, [b"x" * 60_000] * 9), 413, "found 120000 bytes, expected at", id="no-length"
@@ -137,6 +140,27 @@ def test_errors_are_one_line(request_, status, message):
     assert found.status == status and message in text
     assert text.endswith("\n") and text.count("\n") == 1 and found.headers["content-type"].startswith("text/plain")
     assert ("allow" in found.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("more", [{}, {"expect": "100-continue"}], ids=["sends-at-once", "asks-first"])
+def test_a_refused_body_is_let_pass_unless_it_has_not_been_sent(more):
+    """A client that sends on while its connection is closed reads no answer."""
+    server, _ = make_server()
+    parts = [b"x" * 50_000] * 9
+    headers = {**TYPE, "content-length": "450000", **more}
+    taken = []
+
+    async def receive():
+        taken.append(1)
+        return {"type": "http.request", "body": parts[0], "more_body": len(taken) < len(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(server({"type": "http", "method": "POST", "path": "/invocations", "headers": raw}, receive, send))
+    assert sent[0]["status"] == 413 and len(taken) == (0 if more else 9)
 
 
 def test_a_client_that_leaves_is_not_answered():

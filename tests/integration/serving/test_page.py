@@ -1,0 +1,133 @@
+"""The server's page in a real browser."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import encode_jpeg
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on this machine: apt-get install chromium"),
+]
+
+WIDTH, HEIGHT = 320, 200
+STATUS = "document.getElementById('status').textContent"
+BOXES = "document.querySelectorAll('#boxes rect').length"
+ROWS = "document.querySelectorAll('#rows tr').length"
+TAB, RIGHT = ("Tab", 9), ("ArrowRight", 39)
+
+
+@pytest.fixture
+def page(light, tmp_path):
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(f"http://{light.address}/")
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, sample in enumerate(draw_shapes_set(2, 5, (WIDTH, HEIGHT))):
+        (folder / f"picture-{index}.jpg").write_bytes(encode_jpeg(sample.image))
+    (folder / "letter.jpg").write_bytes(b"Dear Sir or Madam")
+    return folder
+
+
+def set_threshold(page, value):
+    page.value(
+        f"(() => {{ const e = document.getElementById('threshold'); e.value = {value};"
+        " e.dispatchEvent(new Event('input')); })()"
+    )
+
+
+def test_a_chosen_picture_shows_its_boxes(page, files, tmp_path):
+    page.choose("#file", files / "picture-0.jpg")
+    page.wait(f"{STATUS}.includes('picture-0.jpg: answered in')")
+    set_threshold(page, 0)
+    count = page.value(BOXES)
+    assert count > 0 and page.value(ROWS) == count
+    # the boxes lie on the picture as it is shown, whatever its size there
+    view = page.value("document.getElementById('boxes').getAttribute('viewBox')")
+    assert view == f"0 0 {WIDTH} {HEIGHT}"
+    places = page.value(
+        "['picture', 'boxes'].map((id) => { const r = document.getElementById(id).getBoundingClientRect();"
+        " return [r.x, r.y, r.width, r.height]; })"
+    )
+    np.testing.assert_allclose(places[0], places[1], atol=1)
+    assert page.value("document.querySelector('#boxes text').textContent").split()[0] in ("cat", "dog", "cow")
+    set_threshold(page, 1)
+    assert page.value(BOXES) == 0 and page.value(ROWS) == 0
+    target = tmp_path / "page.png"
+    page.screenshot(target)
+    assert target.read_bytes()[:4] == b"\x89PNG"
+    assert page.complaints() == []
+
+
+def test_a_dropped_picture_takes_the_place_of_the_one_before(page, files):
+    page.choose("#file", files / "picture-0.jpg")
+    page.wait(f"{STATUS}.includes('picture-0.jpg: answered in')")
+    page.drop("#drop", files / "picture-1.jpg")
+    page.wait(f"{STATUS}.includes('picture-1.jpg: answered in')")
+    assert "picture-1.jpg" in page.value("document.getElementById('picture').alt")
+
+
+def test_what_is_no_picture_is_said_in_the_servers_words(page, files):
+    page.choose("#file", files / "letter.jpg")
+    page.wait(f"{STATUS}.includes('expected an image')")
+    assert page.value("document.getElementById('status').className") == "bad"
+    assert page.value("document.getElementById('result').hidden")
+    page.choose("#file", files / "picture-0.jpg")
+    page.wait(f"{STATUS}.includes('answered in')")
+    assert page.value("document.getElementById('status').className") == ""
+
+
+def test_nothing_is_asked_for_but_of_this_server(page, light, files):
+    page.choose("#file", files / "picture-0.jpg")
+    page.wait(f"{STATUS}.includes('answered in')")
+    asked = [address for address in page.addresses() if not address.startswith(("data:", "blob:"))]
+    assert set(asked) == {f"http://{light.address}/", f"http://{light.address}/invocations"}
+
+
+def test_the_keyboard_is_enough(page, files):
+    page.press(*TAB)
+    assert page.value("document.activeElement.id") == "file"
+    assert page.value("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid"
+    page.choose("#file", files / "picture-0.jpg")  # what Enter leads to is the browser's own
+    page.wait(f"{STATUS}.includes('answered in')")
+    page.press(*TAB)
+    assert page.value("document.activeElement.id") == "threshold"
+    before = page.value("document.getElementById('shown').textContent")
+    page.press(*RIGHT)
+    assert float(page.value("document.getElementById('shown').textContent")) == pytest.approx(float(before) + 0.01)
+    set_threshold(page, 0)
+    page.press(*TAB)
+    assert page.value("document.activeElement.tagName") == "TR"
+    assert page.value("document.querySelectorAll('#boxes g.pointed').length") == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_text_can_be_read_by_day_and_by_night(page, scheme):
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    colours = page.value(
+        "(() => { const of = (e, p) => getComputedStyle(e)[p].match(/\\d+/g).slice(0, 3).map(Number);"
+        " const body = document.body, p = document.querySelector('p'), drop = document.getElementById('drop');"
+        " return [[of(body, 'color'), of(body, 'backgroundColor')], [of(p, 'color'), of(body, 'backgroundColor')],"
+        " [of(drop.querySelector('strong'), 'color'), of(drop, 'backgroundColor')]]; })()"
+    )
+    assert all(contrast(*pair) >= 4.5 for pair in colours), colours  # WCAG 2.1, AA
+    assert (sum(colours[0][1]) < 200) == (scheme == "dark")
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours (WCAG 2.1)."""
+
+    def luminance(colour):
+        linear = [(v / 255 / 12.92) if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
