@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping
 
 RECIPES: Dict[str, Dict[str, Any]] = {
     "fast": {"image_shape": 256, "epochs": 8},
-    "balanced": {"image_shape": 300, "epochs": 30},
+    "balanced": {"image_shape": 300, "epochs": 20},
     "best": {"image_shape": 416, "epochs": 40},
 }
 

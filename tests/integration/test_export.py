@@ -75,6 +75,7 @@ def test_a_hundred_drawn_pictures(tmp_path):
         pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16"),
         pytest.param({"nms_threshold": 0.6, "nms_topk": 30, "post_nms": 20}, id="other-suppression"),
         pytest.param({"post_nms": ANCHORS, "classes": ("cat",)}, id="all-boxes"),
+        pytest.param({"anchor_sizes": "0.2,0.35,0.5,0.7,1.05"}, id="anchors-of-other-sizes"),
     ],
 )
 def test_every_network(tmp_path, settings):

@@ -1,0 +1,80 @@
+"""What shapes learning beyond the defaults, through the whole job: averages, losses, anchors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import HeardProgress, shapes_set, small_config
+
+from ssd_train.environment import Environment
+from ssd_train.model.anchors import anchor_layout
+from ssd_train.training.run import train
+from ssd_train.training.saved_model import SavedModel
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return (*shapes_set(folder / "train", 12, seed=1), *shapes_set(folder / "validation", 5, seed=2))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Trains with these settings; the model, the weights by name, the history's rows and what was said."""
+
+    def trained(pretrained=None, **settings):
+        folder, progress = tmp_path_factory.mktemp("run"), HeardProgress()
+        environment = Environment(*data, folder / "model", folder / "output", pretrained=pretrained)
+        result = train(small_config(**settings), environment, progress)
+        model = SavedModel.load(folder / "model")
+        assert result.scores.to_json() == model.scores
+        arrays = {n: p.list_data()[0].asnumpy() for n, p in model.build()._collect_params_with_prefix().items()}
+        rows = (folder / "model" / "history.jsonl").read_text().splitlines()
+        return model, arrays, rows, progress.lines
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    return run()
+
+
+def differing(a, b):
+    return [name for name in a if not np.array_equal(a[name], b[name])]
+
+
+def test_the_model_is_the_average_and_learning_does_not_depend_on_it(plain, run):
+    _, weights, rows, _ = plain
+    _, averaged, its_rows, _ = run(ema_decay=0.9)
+    assert len(differing(weights, averaged)) > 100
+    for row, other in zip(rows, its_rows):
+        assert row.split('"learning_rate"')[0] == other.split('"learning_rate"')[0]  # both losses of training
+
+
+@pytest.mark.parametrize("settings", [{"classification_loss": "focal"}, {"label_smoothing": 0.2}], ids=str)
+def test_another_loss_learns_otherwise(plain, run, settings):
+    _, other, _, _ = run(**settings)
+    assert differing(plain[1], other)
+
+
+def test_anchors_are_fitted_and_kept_in_the_model(plain, run):
+    model, weights, _, lines = plain
+    sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_shares).sizes
+    assert any(line.startswith(f"anchor_sizes {model.config.anchor_sizes}: mean IoU") for line in lines)
+    usual, its_weights, _, its_lines = run(fit_anchors=False)
+    assert usual.config.anchor_sizes == "" and not any("anchor_sizes" in line for line in its_lines)
+    assert sizes != anchor_layout("mobilenet0.25", 128).sizes
+    anchors = [name for name in weights if name.endswith("anchors")]
+    assert set(anchors) & set(differing(weights, its_weights)), "the network's own anchors are the fitted ones"
+
+
+def test_training_from_a_model_keeps_its_anchors(run):
+    first, *_ = run(anchor_sizes="0.2,0.35,0.5,0.7,1.05", epochs=1)
+    second, _, _, lines = run(pretrained=Path(first.weights).parent, epochs=1)
+    assert second.config.anchor_sizes == first.config.anchor_sizes
+    assert any("those of" in line for line in lines)
