@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -67,7 +68,9 @@ def test_one_host_writes(server, shapes, tmp_path):
     first, second = (tmp_path / host for host in HOSTS)
     assert json.loads((first / "model" / "config.json").read_text())["settings"]["kv_store"] == "dist_async"
     assert "training is complete: " in logs[0] and "#quality_metric" in logs[0]
-    assert logs[1].splitlines()[-1] == f"this host has done its part; the model is on {HOSTS[0]}"
+    weights = re.search("weights at the end, on all 2 hosts: SHA-256 (\\w{12})\n", logs[0])[1]
+    done = f"this host has done its part: weights at the end SHA-256 {weights}; the model is on {HOSTS[0]}"
+    assert logs[1].splitlines()[-1] == done
     assert "#quality_metric" not in logs[1]
     assert states(tmp_path)
     for place in ("model", "checkpoints", "output/data"):

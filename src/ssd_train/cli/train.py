@@ -29,12 +29,15 @@ def run(arguments: Sequence[str]) -> int:
     config, environment = _read(vars(known), settings, make_progress())  # refused before anything is brought here
     with localised(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
-        from ssd_train.training.run import train
+        from ssd_train.training.run import TookPart, train
 
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
-        if trained is None:
-            progress.say(f"this host has done its part; the model is on {environment.hosts[0]}")
+        if isinstance(trained, TookPart):
+            progress.say(
+                f"this host has done its part: weights at the end SHA-256 {trained.weights[:12]}; "
+                f"the model is on {trained.leader}"
+            )
             return 0
         for line in trained.scores.lines():
             progress.say(line)

@@ -36,7 +36,6 @@ from ssd_train.training.intake import take_in
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
-BUILTIN_ARTIFACT = "model_algo_1"  # what the built-in algorithm calls its files
 AnyLoader = Union[TrainLoader, StreamLoader]
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from ssd_train import framework
 from ssd_train.config import TrainConfig
@@ -22,14 +22,14 @@ from ssd_train.training.circumstances import circumstances
 from ssd_train.training.cluster import Cluster, join
 from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.devices import memory_advice
-from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.engine import Evaluator, digest, evaluate, train_one_epoch
 from ssd_train.training.hand_over import same_start
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Heeding, Keeper
 from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
-from ssd_train.training.telling import tell_configuration, tell_epoch
+from ssd_train.training.telling import tell_configuration, tell_epoch, tell_weights
 from ssd_train.view.report import write_report
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
@@ -48,17 +48,24 @@ class Trained:
     epochs: int
 
 
+@dataclass(frozen=True)
+class TookPart:
+    """What a host that does not lead comes to: nothing but the weights (their SHA-256), which the leader has too."""
+
+    leader: str
+    weights: str
+
+
 def train(
     config: TrainConfig,
     environment: Environment,
     progress: Optional[Progress] = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Optional[Trained]:
+) -> Union[Trained, TookPart]:
     """Train a detector as `config` says on the data of `environment`; goes on from a checkpoint where there is one.
 
-    On several hosts all call it; the one that leads has the results, the others get None. `should_stop` is asked
-    between two steps. Raises SsdTrainError kinds: bad settings or data before the first step,
-    TrainingDiverged during it, Stopped when it was asked to.
+    On several hosts all call it, and the one that leads has the results. `should_stop` is asked between two steps.
+    Raises SsdTrainError kinds: bad settings or data before the first step, TrainingDiverged during it, Stopped.
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
@@ -82,7 +89,7 @@ def _own_folders(environment: Environment, cluster: Cluster) -> Environment:
 
 def _train(
     job: Job, environment: Environment, started: str, progress: Progress, should_stop: Callable[[], bool]
-) -> Optional[Trained]:
+) -> Union[Trained, TookPart]:
     tell_configuration(job.config, environment, progress)
     keeper = _make_keeper(job, environment, should_stop, progress)
     state = keeper.state
@@ -93,7 +100,8 @@ def _train(
     except Stopped as stop:
         raise Stopped(f"{stop}; {_left_behind(job, keeper, environment)}") from None
     if not job.cluster.is_leader:
-        return None
+        return TookPart(environment.hosts[0], digest(job.learner.parameters))
+    tell_weights(job.cluster.size, digest(job.learner.parameters), progress)
     return _finish(job, state, environment, started, Heeding(progress, should_stop, f"after {state}"))
 
 

@@ -39,6 +39,12 @@ def tell_epoch(
             progress.say(metric_lines.stamped(line))
 
 
+def tell_weights(hosts: int, digest: str, progress: Progress) -> None:
+    """The SHA-256 of the last weights, where others tell theirs."""
+    if hosts > 1:
+        progress.say(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
+
+
 def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> List[str]:
     epoch = row["epoch"]
     lines = metric_lines.loss_lines(host, epoch, steps - 1, row["CrossEntropy"], row["SmoothL1"])
