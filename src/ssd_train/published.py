@@ -87,7 +87,8 @@ def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
     except Exception as error:
         if storage.is_disk_full(error, folder):
             raise storage.full_disk(target, _size(folder)) from error
-        raise
+        with storage.errors_of(target, 0):
+            raise
     with storage.errors_of(target, _size(folder)):
         listed = {}
         for file in _files(folder):

@@ -150,17 +150,21 @@ def errors_of(path: Path, needed: int) -> Iterator[None]:
 def is_disk_full(error: Exception, folder: Path) -> bool:
     """Whether a failure to write below `folder` came from a full disk."""
     # MXNet's C++ writers say only "FileStream.Write incomplete", so the disk is asked as well.
-    return getattr(error, "errno", None) in _FULL or shutil.disk_usage(folder).free < _TINY
+    return getattr(error, "errno", None) in _FULL or _free(folder) < _TINY
 
 
 def full_disk(path: Path, needed: int) -> SsdTrainError:
     """The error that says so, with the bytes `needed` at least and those that are free."""
-    existing = next(parent for parent in path.absolute().parents if parent.is_dir())
-    free = shutil.disk_usage(existing).free
     return SsdTrainError(
-        f"{path}: the disk is full: at least {needed} bytes are needed, {free} are free; "
+        f"{path}: the disk is full: at least {needed} bytes are needed, {_free(path.parent)} are free; "
         "nothing was changed, what stood there before is kept"
     )
+
+
+def _free(folder: Path) -> int:
+    """Free bytes of the disk that a folder is on, or would be: somebody may have taken it away."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(place for place in [folder, *folder.parents] if place.is_dir())).free
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,0 +1,200 @@
+"""Disks that are full, read-only or gone, and slow or stuck ones: the answer, and that nothing is lost."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
+
+pytestmark = pytest.mark.integration
+
+STRACE = shutil.which("strace")
+
+
+def mounted(place, size):
+    """A tmpfs of `size` at `place`; skips where this process may not mount."""
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], stderr=subprocess.PIPE)
+    if done.returncode:
+        pytest.skip(f"may not mount a tmpfs: {done.stderr.decode().strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk on which three checkpoints fit, and four do not."""
+    place = tmp_path / "disk"
+    mounted(place, "70m")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.faults
+def test_a_full_disk_says_the_bytes_it_needs_and_keeps_what_it_has(data, tmp_path, unbroken, small_disk):
+    command = flags(data, tmp_path, **{**SAVING, "checkpoint_dir": small_disk / "checkpoints"})
+    process = start(command)
+    printed = ended(process)
+    assert process.returncode == 1
+    full = r"^error: \S*/checkpoints/\S+: the disk is full: at least \d{6,} bytes are needed, \d+ are free; nothing was"
+    assert re.search(full, printed, re.MULTILINE), printed
+    states = sorted((small_disk / "checkpoints").glob("state-*"))
+    assert states and not [path for path in states if "tmp" in path.name]
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    assert "resuming after epoch" in finish(command)
+    assert_same(outcome(tmp_path), unbroken.outcome)
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    """What makes a run one of a user who may not write everything: (words before the command, its environment)."""
+    if os.getuid():
+        return [], {}
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed, and root may write everywhere")
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], {"HOME": str(tmp_path)}
+
+
+def test_a_read_only_folder_is_told_before_the_first_step(data, tmp_path, nobody):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir(mode=0o555)
+    before, environ = nobody
+    probe = subprocess.run([*before, sys.executable, "-c", "import numpy"], stderr=subprocess.PIPE)
+    if probe.returncode:
+        pytest.skip("another user may not read this Python")
+    for place in [tmp_path, *tmp_path.parents]:
+        if before and not place.stat().st_mode & 0o005:
+            place.chmod(place.stat().st_mode | 0o005)  # pytest's folders are root's alone
+    (tmp_path / "model").mkdir(mode=0o777)
+    (tmp_path / "model").chmod(0o777)
+    (tmp_path / "output").mkdir(mode=0o777)
+    (tmp_path / "output").chmod(0o777)
+    process = start(flags(data, tmp_path, **SAVING), before, **environ)
+    printed = ended(process)
+    assert process.returncode == 1
+    assert re.match(rf"error: {re.escape(str(folder))}: cannot be written: Permission denied\n$", printed), printed
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["model", "checkpoints", "output"])
+def test_a_folder_that_vanishes_during_the_run(command, tmp_path, unbroken, name):
+    """The run goes on in a new one, or ends with one line; the same command then ends as if nothing had been."""
+    process = start(command)
+    told(process, "^epoch 1/2")
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+    printed = ended(process)
+    assert process.returncode in (0, 1) and "Traceback" not in printed, printed
+    if process.returncode:
+        assert re.search(r"^error: .*: (the best model )?cannot be (read any more|written)", printed, re.MULTILINE), (
+            printed
+        )
+    assert_loads_as_what_it_is(tmp_path)
+    finish(command)
+    assert_same(outcome(tmp_path), unbroken.outcome)
+
+
+class Stuck:
+    """A file that no other process can open: the kernel lets them wait until this one gives up its lease, or its
+    patience ends (/proc/sys/fs/lease-break-time, 45 s)."""
+
+    def __init__(self, path):
+        self._before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        self._file = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            self.close()
+            pytest.skip(f"no leases on this file system: {error}")
+
+    def close(self):
+        os.close(self._file)
+        signal.signal(signal.SIGIO, self._before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_a_file_that_stands_still_is_told_within_seconds(data, tmp_path, workers, on_bad):
+    images = shutil.copytree(data[0].images, tmp_path / "images")
+    victim = sorted(images.iterdir())[2]
+    stuck = Stuck(victim)
+    sides = (data[0]._replace(images=images), data[1])
+    settings = {**SAVING, "epochs": 1, "on_bad_data": on_bad, "num_workers": workers}
+    began = time.monotonic()
+    try:
+        process = start(flags(sides, tmp_path, **settings), SSD_TRAIN_READ_SECONDS="1")
+        printed = ended(process, 40)  # less than the kernel's patience
+    finally:
+        stuck.close()
+    assert time.monotonic() - began < 40
+    assert re.search(r"output.manifest:3\b", printed), printed
+    if on_bad == "error":
+        assert process.returncode == 2 and "nothing came within 1 s, expected a disk that answers" in printed, printed
+    else:
+        assert process.returncode == 0 and "train: 7 images" in printed, printed
+
+
+def test_a_file_that_stands_still_during_the_run(data, tmp_path):
+    """Not at its beginning, when every file is looked at."""
+    images = shutil.copytree(data[0].images, tmp_path / "images")
+    victim = sorted(images.iterdir())[2]
+    sides = (data[0]._replace(images=images), data[1])
+    settings = {**SAVING, "epochs": 50, "cache_images": 0, "on_bad_data": "error"}
+    process = start(flags(sides, tmp_path, **settings), SSD_TRAIN_READ_SECONDS="1")
+    told(process, "^epoch 1/50")
+    for _ in range(100):  # a lease is not given while the file is open
+        try:
+            stuck = Stuck(victim)
+            break
+        except BlockingIOError:
+            time.sleep(0.01)
+    try:
+        printed = ended(process, 30)
+    finally:
+        stuck.close()
+    expected = rf"error: \S*output.manifest:3: image .*{victim.name}.*: nothing came within 1 s"
+    assert process.returncode == 2 and re.search(expected, printed), printed
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed: apt-get install strace")
+def test_a_slow_disk_only_takes_longer(data, tmp_path, unbroken):
+    """Every image takes 0.3 s to open: the run goes on, and the waiting is in its history."""
+    paths = [part for drawn in data for file in sorted(drawn.images.iterdir()) for part in ("-P", str(file))]
+    before = [STRACE, "-f", "-qq", *paths, "-e", "inject=openat:delay_enter=300ms", "-o", os.devnull]
+    process = start(flags(data, tmp_path, **SAVING), before)
+    printed = ended(process)
+    assert process.returncode == 0, printed
+    assert_same(outcome(tmp_path), unbroken.outcome)
+
+
+@pytest.mark.faults
+def test_little_shared_memory_is_enough(data, tmp_path, unbroken):
+    """/dev/shm of 1 MB: images are prepared by threads, and nothing is put there."""
+    probe = subprocess.run(["unshare", "-m", "true"], stderr=subprocess.PIPE)
+    if probe.returncode:
+        pytest.skip(f"may not mount: {probe.stderr.decode().strip()}")
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    settings = {**SAVING, "num_workers": 4}
+    process = start(flags(data, tmp_path, **settings), ["unshare", "-m", "sh", "-c", script, "sh"])
+    printed = ended(process)
+    assert process.returncode == 0, printed
+    assert_same(outcome(tmp_path), unbroken.outcome)
+
+
+def test_no_worker_processes_that_could_die(data, tmp_path):
+    """Images are prepared by threads: there is no process beside the run's own that a memory killer could take."""
+    process = start(flags(data, tmp_path, **{**SAVING, "epochs": 50, "num_workers": 4}))
+    told(process, "^epoch 1/50")
+    seen = set()
+    for _ in range(50):
+        seen.update(members(process.pid))
+        time.sleep(0.01)
+    process.kill()
+    ended(process)
+    assert seen == {process.pid}
