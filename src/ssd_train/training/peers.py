@@ -142,6 +142,7 @@ def _gather(place: Place, deadline: float) -> "Tuple[Links, Links]":
             if hello:
                 _refuse_strangers(place, link, hello)
                 found[hello["kind"]][hello["rank"]] = _ready(link)
+                send(link, b"{}")
     for link in (*found["talk"].values(), *found["watch"].values()):
         send(link, b"{}")
     return found["talk"], found["watch"]
@@ -171,23 +172,29 @@ def _refuse_strangers(place: Place, link: socket.socket, hello: Dict[str, Any]) 
 
 
 def _approach(place: Place, deadline: float) -> "Tuple[Links, Links]":
-    """The others' side of the meeting: two connections to the leader."""
-    links = []
-    for kind in KINDS:
-        link = _connect(place, deadline)
+    """The others' side of the meeting: two connections to the leader, both before a word is said, so that one that is
+    refused has its answer to read."""
+    links = [_connect(place, deadline) for _ in KINDS]
+    for kind, link in zip(KINDS, links):
         hello = {"ssd_train": __version__, "kind": kind, "rank": place.rank, "names": list(place.names)}
-        send(link, json.dumps(hello).encode("utf-8"))
-        links.append(link)
+        _asked(place, link, json.dumps(hello).encode("utf-8"), deadline)
     for link in links:
-        link.settimeout(max(deadline - time.monotonic(), 0.01))
-        try:
-            answer = json.loads(receive(link, HELLO_BYTES))
-        except OSError as error:
-            raise PeerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
-        if "error" in answer:
-            raise ConfigError(answer["error"])
+        _asked(place, link, b"", deadline)  # answered when all are there
         _ready(link)
     return {0: links[0]}, {0: links[1]}
+
+
+def _asked(place: Place, link: socket.socket, question: bytes, deadline: float) -> None:
+    """A question to the leader that it has to answer without complaint."""
+    link.settimeout(max(deadline - time.monotonic(), 0.01))
+    try:
+        if question:
+            send(link, question)
+        answer = json.loads(receive(link, HELLO_BYTES))
+    except OSError as error:
+        raise PeerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
+    if "error" in answer:
+        raise ConfigError(answer["error"])
 
 
 def _connect(place: Place, deadline: float) -> socket.socket:

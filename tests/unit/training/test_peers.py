@@ -1,0 +1,213 @@
+"""What processes tell each other beside gradients, and what ends them when one dies. No MXNet here."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hosts import free_port, plain_environment
+from opt_ml import failure_of, make_opt_ml
+
+from ssd_train.errors import ConfigError, PeerLost
+from ssd_train.training.peers import Peers, Place, receive, send
+
+NAMES = ("algo-1", "algo-2", "algo-3")
+
+
+def place(rank, port, names=NAMES):
+    return Place(rank, len(names), names, "127.0.0.1", port)
+
+
+def join_all(port, names=NAMES, seconds=20.0):
+    """All peers of a job, each joined in a thread of its own, by rank."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(lambda rank: Peers(place(rank, port, names), 30, seconds), range(len(names))))
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three peers in one process."""
+    peers = join_all(free_port())
+    yield peers
+    everywhere(peers, Peers.leave)
+
+
+def everywhere(peers, call):
+    """call(peer) for all at once; what they return, by rank."""
+    with ThreadPoolExecutor(len(peers)) as pool:
+        return list(pool.map(call, peers))
+
+
+def test_the_leader_gathers_in_the_order_of_ranks(three):
+    found = everywhere(three, lambda peer: peer.gather(f"of {peer.place.rank}".encode()))
+    assert found == [[b"of 0", b"of 1", b"of 2"], None, None]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_all_get_what_the_leader_shares(three, size):
+    given = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    assert everywhere(three, lambda peer: peer.share(given if peer.place.rank == 0 else b"other")) == [given] * 3
+
+
+def test_messages_do_not_mix(three):
+    def talk(peer):
+        return [peer.share(str(number).encode()) for number in range(200) if peer.gather(b"a") is not number]
+
+    assert everywhere(three, talk) == [[str(number).encode() for number in range(200)]] * 3
+
+
+def test_a_message_longer_than_allowed_is_refused():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send(ours, b"12345")
+        with pytest.raises(ConnectionError, match="found 5 bytes, expected at most 4"):
+            receive(theirs, limit=4)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="a-browser"),
+        pytest.param(b"\0" * 7 + b"\x02{}", id="an-empty-document"),
+        pytest.param(b"\0" * 7 + b"\x01[", id="no-document"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_strangers_are_passed_over(said):
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(Peers, place(0, port, NAMES[:2]), 30, 20)
+        visit(port, said)
+        peers = [leader.result, pool.submit(Peers, place(1, port, NAMES[:2]), 30, 20).result]
+        peers = [result() for result in reversed(peers)][::-1]
+    assert everywhere(peers, lambda peer: peer.share(b"x")) == [b"x", b"x"]
+    everywhere(peers, Peers.leave)
+
+
+def visit(port, said):
+    """Connect to the leader, say something, and leave."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+                link.sendall(said)
+            return
+        except OSError:
+            time.sleep(0.01)
+
+
+def test_a_peer_of_another_job_is_told():
+    port = free_port()
+
+    def join(rank):
+        names = NAMES[:2] if rank == 0 else ("algo-1", "algo-7")
+        with pytest.raises(ConfigError) as error:
+            Peers(place(rank, port, names), 30, 20)
+        return str(error.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(join, range(2)))
+    assert told[0] == told[1] and "expected" in told[0] and "algo-7" in told[0]
+
+
+@pytest.mark.parametrize(
+    "rank, expected",
+    [
+        pytest.param(0, "host algo-2, algo-3 did not join in time", id="the-others-do-not-come"),
+        pytest.param(1, r"host algo-1 \(port \d+\) did not answer in time", id="the-leader-does-not-come"),
+    ],
+)
+def test_hosts_that_do_not_come(rank, expected):
+    with pytest.raises(PeerLost, match=expected):
+        Peers(place(rank, free_port()), 30, join_seconds=0.5)
+
+
+WORKER = """
+import sys, time
+from ssd_train.errors import PeerLost
+from ssd_train.training.peers import Peers, Place
+rank, port, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+peers = Peers(Place(rank, 3, ("algo-1", "algo-2", "algo-3"), "127.0.0.1", port), 3.0, 30)
+peers.share(b"")
+if rank == 1 and what == "fail":
+    peers.fail("found no disk", 7)
+    sys.exit(7)
+if rank == 1 and what == "leave":
+    sys.exit(0)
+print("ready", flush=True)
+if what == "stuck" or rank == 1:
+    time.sleep(60)   # as in MXNet's C++, where no exception reaches
+try:
+    peers.gather(b"")
+    peers.share(b"")
+except PeerLost as error:
+    peers.fail(str(error), 1)
+    sys.exit(f"error: {error}")
+"""
+
+
+def start_three(folder, what):
+    port, processes = free_port(), []
+    for rank in range(3):
+        make_opt_ml(folder / str(rank), {}, {})
+        variables = plain_environment(SAGEMAKER_BASE_DIR=str(folder / str(rank)))
+        command = [sys.executable, "-c", WORKER, str(rank), str(port), what]
+        processes.append(
+            subprocess.Popen(
+                command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+            )
+        )
+    return processes
+
+
+@pytest.fixture
+def processes(request, tmp_path):
+    """Three processes whose second does what the test is about."""
+    started = start_three(tmp_path, request.param)
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("processes", ["fail"], indirect=True)
+def test_one_that_fails_tells_all_why(processes):
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    assert processes[1].returncode == 7
+    for rank in (0, 2):
+        assert processes[rank].returncode == 1
+        assert "host algo-2 failed: found no disk" in errors[rank]
+
+
+@pytest.mark.parametrize("processes, waits_in_a_library", [("kill", False), ("stuck", True)], indirect=["processes"])
+def test_one_that_dies_ends_all_with_its_name(processes, tmp_path, waits_in_a_library):
+    """Whether they wait for a message or in a library, where the watchdog writes the failure file."""
+    assert processes[1].stdout.readline() == "ready\n"
+    processes[1].kill()
+    killed = time.monotonic()
+    errors = [processes[rank].communicate(timeout=30)[1] for rank in (0, 2)]
+    assert time.monotonic() - killed < 3.0
+    for rank, error in zip((0, 2), errors):
+        assert processes[rank].returncode == 1 and "host algo-2 is gone: " in error
+    if waits_in_a_library:
+        assert [failure_of(tmp_path / str(rank))[:20] for rank in (0, 2)] == ["host algo-2 is gone:"] * 2
+
+
+@pytest.mark.parametrize("processes", ["leave"], indirect=True)
+def test_one_that_leaves_without_a_word_is_missed(processes):
+    """A program that ends in the middle of a job, with exit code 0 or not."""
+    errors = [processes[rank].communicate(timeout=30)[1] for rank in (0, 2)]
+    assert all("host algo-2 is gone: " in error for error in errors)
+
+
+def test_the_words_of_a_hello_are_plain(three):
+    """What travels is JSON and bytes with a length: never a pickle."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send(ours, json.dumps({"a": 1}).encode())
+        assert theirs.recv(100) == b"\0\0\0\0\0\0\0\x08" + b'{"a": 1}'
