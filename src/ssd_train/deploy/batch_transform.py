@@ -12,6 +12,7 @@ from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.requests import RequestError, RequestLimits
 from ssd_train.deploy.serve import answer
 from ssd_train.environment import payload_limit
+from ssd_train.errors import ConfigError
 
 CONTENT_TYPE = "application/x-image"  # JPEG or PNG, told by its bytes
 
@@ -20,9 +21,12 @@ def transform(detector: Detector, pictures: Iterable[Picture], folder: Path, acc
     """Write `<name>.out` into `folder` for each picture; yields for each of them why there is none, "" where there is.
 
     Raises:
-        RequestError: `accept` is no content type of an answer (406); nothing was written.
+        ConfigError: `accept` is no content type of an answer; nothing was written.
     """
-    check_accept(accept)
+    try:
+        check_accept(accept)
+    except RequestError as error:
+        raise ConfigError(str(error)) from None
     limits = RequestLimits(payload_limit())
     for picture in pictures:
         try:

@@ -119,7 +119,7 @@ def convert_symbol(
             tensors.append(given[name if name in given else operator])
         elif operator == "null":
             value = arrays[name] if name in arrays else _unknown(f"no value of {name}")
-            tensors.append(graph.constant(value, name))
+            tensors.append(graph.constant(value, _free_name(name)))
         else:
             tensors.append(_OPERATORS.get(operator, _no_translation(operator))(graph, node))
     _drop_unused(graph)
@@ -132,6 +132,12 @@ def _unknown(what: str) -> Any:
 
 def _no_translation(operator: str) -> Callable[[GraphBuilder, Node], str]:
     return lambda graph, node: _unknown(f"operator {operator} ({node.name})")
+
+
+def _free_name(name: str) -> str:
+    """`name`, unless it is one that ONNX Runtime's quantisation takes for a tensor's own scale: mxnet-ssd's
+    relu4_3_scale is a parameter beside the layer relu4_3."""
+    return f"{name}_value" if name.endswith(("_scale", "_zero_point")) else name
 
 
 def _drop_unused(graph: GraphBuilder) -> None:

@@ -1,0 +1,114 @@
+"""A converted model of the built-in algorithm is used as any other: predict, evaluate, serve, and every export."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import HeardProgress, memory_images
+from builtin_nets import write_artifact
+from nets import drawn_inputs
+
+from ssd_train.cli.main import main
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import encode_png
+from ssd_train.data.labels import LabelledImages
+from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.deploy.agreement import compare
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.export import Proof, export
+from ssd_train.deploy.scoring import score_images
+from ssd_train.deploy.serve import model_fn, transform_fn
+
+pytestmark = pytest.mark.integration
+SIDES = {"resnet-50": 128, "vgg-16": 300}
+NAMES = ("cat", "dog", "cow")
+
+
+@pytest.fixture(
+    scope="module", params=[(net, way) for net in SIDES for way in ("class-agnostic", "per-class")], ids="-".join
+)
+def model(request, tmp_path_factory):
+    """A converted model's folder."""
+    base_network, way = request.param
+    folder = tmp_path_factory.mktemp("builtin")
+    write_artifact(folder / "job", base_network, SIDES[base_network], nms_topk=150)
+    flags = ["--output", str(folder / "model"), "--nms", way, "--class_names", ",".join(NAMES)]
+    assert main(["convert", "--model", str(folder / "job"), *flags]) == 0
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def labelled(model):
+    """Pictures labelled with what the model finds in them."""
+    detector, images, records = Detector.load(model), [s.image for s in draw_shapes_set(6, seed=5)], []
+    for index, image in enumerate(images):
+        found = detector(image)
+        large = np.flatnonzero((found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 4)[:5]
+        boxes, ids = found.boxes[large], found.class_ids[large]
+        records.append(Record(f"{index}.png", boxes, ids, found.size_wh, f"labels:{index + 1}"))
+    labels = LabelSet(tuple(records), ClassNames(NAMES), source="labels")
+    return LabelledImages(labels, memory_images(labels, images))
+
+
+def engine_of(path, name="auto"):
+    return Detector.load(path, "cpu", name).engine
+
+
+@pytest.mark.parametrize("input", ["pixels", "normalised"])
+def test_as_onnx(model, tmp_path, input):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
+    progress = HeardProgress()
+    export(model, "onnx", tmp_path / "m.onnx", input, Proof(), progress)
+    assert progress.lines[0].startswith("compared on 20 pictures: ")
+    pictures = drawn_inputs(5, engine_of(model).side)
+    expected = engine_of(model).run(pictures)
+    for count in (5, 2):  # any number of pictures
+        found = engine_of(tmp_path / "m.onnx", "onnxruntime")
+        agreement = compare(expected[:count], found.run(pictures[:count]))
+        assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
+        assert found.description.input == ("pixels" if input == "pixels" else "data")
+        assert found.class_names.names == NAMES
+
+
+def test_as_onnx_in_openvino(model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
+    pytest.importorskip("openvino")
+    export(model, "onnx", tmp_path / "m.onnx", "pixels", Proof(), HeardProgress())
+    pictures = drawn_inputs(5, engine_of(model).side)
+    agreement = compare(engine_of(model).run(pictures), engine_of(tmp_path / "m.onnx", "openvino").run(pictures))
+    assert agreement.rows > 50 and agreement.unmatched <= 0.02 * agreement.rows, str(agreement)
+
+
+def test_as_symbol_again(model, tmp_path):
+    export(model, "symbol", tmp_path / "again", "pixels", Proof(), HeardProgress())
+    pictures = drawn_inputs(2, engine_of(model).side)
+    np.testing.assert_array_equal(engine_of(tmp_path / "again").run(pictures), engine_of(model).run(pictures))
+    export(tmp_path / "again", "symbol", tmp_path / "third", "pixels", Proof(), HeardProgress())
+
+
+@pytest.mark.parametrize("format", ["int8", "onnx-int8"])
+def test_in_eight_bits(model, labelled, tmp_path, format):
+    if format == "onnx-int8":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime", exc_type=ImportError)
+    output, progress = tmp_path / ("m.onnx" if format == "onnx-int8" else "q"), HeardProgress()
+    export(model, format, output, "pixels", Proof(validation=labelled, max_map_drop=1.0), progress)
+    assert [line.split(":")[0] for line in progress.lines] == ["32 bits", "8 bits"]
+    assert score_images(Detector.load(output), labelled).ap50 > 0.1, "quantised, not broken"
+
+
+def test_evaluate_and_predict_and_serve(model, labelled, tmp_path):
+    assert score_images(Detector.load(model), labelled).ap50 > 0.3
+    body = encode_png(draw_shapes_set(1, seed=9)[0].image)
+    (tmp_path / "a.png").write_bytes(body)
+    flags = ["--model", str(model), "--output", str(tmp_path / "a.jsonl")]
+    assert main(["predict", str(tmp_path / "a.png"), *flags]) == 0
+    predicted = json.loads((tmp_path / "a.jsonl").read_text())["prediction"]
+    served = json.loads(transform_fn(model_fn(str(model)), body, "image/png", "application/json")[0])["prediction"]
+    assert len(served) > 10
+    np.testing.assert_allclose(served, predicted, atol=1e-6)
+    assert {row[0] for row in served} <= {0.0, 1.0, 2.0} and np.array(served)[:, 2:].max() <= 1

@@ -1,0 +1,150 @@
+"""predict: what it writes; a file for each picture as batch transform leaves them, pages and overlays beside labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from builders import shapes_set
+from nets import CLASSES, talking_model
+from PIL import Image
+
+from ssd_train.cli.main import main
+from ssd_train.deploy.serve import model_fn, transform_fn
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder whose net says something; its classes are those of drawn pictures."""
+    folder = tmp_path_factory.mktemp("model")
+    talking_model(folder, ("disc", "square", "triangle"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Seventeen pictures and their labels: a full page, and one with two."""
+    return shapes_set(tmp_path_factory.mktemp("drawn"), 17)
+
+
+def predict(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/json;annotation=1", "application/jsonlines"])
+def test_a_file_for_each_picture_says_what_the_endpoint_says(model, drawn, tmp_path, accept):
+    nested = tmp_path / "pictures" / "deep" / "er.v2"
+    nested.mkdir(parents=True)
+    files = sorted(drawn.images.iterdir())[:3]
+    for index, path in enumerate(files):
+        ((nested if index else nested.parents[1]) / path.name).write_bytes(path.read_bytes())
+    flags = ["--model", model, "--transform_output", tmp_path / "out", "--accept", accept]
+    assert predict(tmp_path / "pictures", *flags) == 0
+    found = {path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*.out")}
+    assert set(found) == {f"{files[0].name}.out", *(f"deep/er.v2/{path.name}.out" for path in files[1:])}
+    endpoint = model_fn(str(model))
+    for name, path in found.items():
+        body = (tmp_path / "pictures" / name[: -len(".out")]).read_bytes()
+        expected, _ = transform_fn(endpoint, body, "application/x-image", accept)
+        assert path.read_text("utf-8") == expected and len(expected) > 500
+
+
+def test_pictures_without_an_answer_are_told_and_the_others_have_theirs(model, drawn, tmp_path, capsys):
+    for path in sorted(drawn.images.iterdir())[:2]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert predict(tmp_path, "--model", model, "--transform_output", tmp_path / "out") == 2
+    captured = capsys.readouterr()
+    assert "1 of 3 pictures could not be looked at, the first: " in captured.err and "broken.png" in captured.err
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_from_and_to_s3(s3_client, model, drawn, tmp_path):
+    files = sorted(drawn.images.iterdir())[:2]
+    for path in files:
+        s3_client.put_object(Bucket="bucket", Key=f"in/{path.name}", Body=path.read_bytes())
+    assert predict("s3://bucket/in", "--model", model, "--transform_output", "s3://bucket/out") == 0
+    endpoint = model_fn(str(model))
+    for path in files:
+        body = s3_client.get_object(Bucket="bucket", Key=f"out/{path.name}.out")["Body"].read().decode()
+        assert body == transform_fn(endpoint, path.read_bytes(), "application/x-image", "application/json")[0]
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--transform_output", "out", "--pdf", "a.pdf"], "transform_output: found --output, --overlays, --pdf or"),
+        (
+            ["--transform_output", "out", "--accept", "text/html"],
+            "Accept: found 'text/html', expected application/json",
+        ),
+        (["--labels", "labels.manifest"], "labels: found neither --pdf nor --overlays, expected one of them"),
+    ],
+    ids=["two ways", "accept", "nowhere to draw"],
+)
+def test_flags_that_do_not_go_together(model, drawn, tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert predict(drawn.images, "--model", model, *flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def pdf_pages(path):
+    """The picture of each page."""
+    content = path.read_bytes()
+    starts = re.finditer(rb"/Filter /DCTDecode /Length (\d+) >>\nstream\n", content)
+    return [np.asarray(Image.open(io.BytesIO(content[m.end() : m.end() + int(m.group(1))]))) for m in starts]
+
+
+def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
+    plain, both = tmp_path / "plain.pdf", tmp_path / "both.pdf"
+    assert predict(drawn.images, "--model", model, "--pdf", plain) == 0
+    assert predict(drawn.images, "--model", model, "--pdf", both, "--labels", drawn.manifest) == 0
+    without, with_labels = pdf_pages(plain), pdf_pages(both)
+    assert len(without) == len(with_labels) == 3  # title, 15, 2
+    assert all((a != b).any() for a, b in zip(without, with_labels)), "the title page says so, too"
+    from ssd_train.view.pages import cell_of
+
+    last = with_labels[-1]
+    for index in range(15):
+        x1, y1, x2, y2 = cell_of(index)
+        differs = (np.abs(last[y1:y2, x1:x2].astype(int) - without[-1][y1:y2, x1:x2]) > 100).any()
+        assert differs == (index < 2), f"cell {index} of the last page"
+
+
+def test_overlays_show_labels_too(model, drawn, tmp_path):
+    for name, labels in (("plain", []), ("both", ["--labels", drawn.manifest])):
+        assert predict(drawn.images, "--model", model, "--overlays", tmp_path / name, *labels) == 0
+    for path in (tmp_path / "plain").iterdir():
+        a, b = (np.asarray(Image.open(tmp_path / name / path.name)).astype(int) for name in ("plain", "both"))
+        assert a.shape == b.shape and (np.abs(a - b) > 60).any()
+
+
+def test_labels_of_some_pictures_and_of_others(model, drawn, tmp_path, capsys):
+    """Pictures without a label are shown as they are; labels without a picture are not missed."""
+    for path in sorted(drawn.images.iterdir())[:2]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "unlabelled.png").write_bytes(sorted(drawn.images.iterdir())[5].read_bytes())
+    flags = ["--model", model, "--pdf", tmp_path / "a.pdf", "--labels", drawn.manifest]
+    assert predict(tmp_path, *flags) == 0
+    assert len(pdf_pages(tmp_path / "a.pdf")) == 2
+
+
+def test_labels_of_other_classes_or_sizes_are_told(model, drawn, tmp_path, capsys):
+    other = tmp_path / "other"
+    talking_model(other, CLASSES)
+    flags = ["--pdf", tmp_path / "a.pdf", "--labels"]
+    assert predict(drawn.images, "--model", other, *flags, drawn.manifest) == 2
+    assert "expected only 'cat', 'dog', 'cow'" in capsys.readouterr().err
+    lines = drawn.manifest.read_text().splitlines()
+    document = json.loads(lines[0])
+    size = document["shapes"]["image_size"][0]
+    size["width"] += 1
+    wrong = tmp_path / "wrong.manifest"
+    wrong.write_text("\n".join([json.dumps(document), *lines[1:]]))
+    assert predict(drawn.images, "--model", model, *flags, wrong) == 2
+    assert f"expected {size['width']}x{size['height']}" in capsys.readouterr().err
+    assert len(pdf_pages(tmp_path / "a.pdf")) == 3, "the others are in it"
