@@ -14,6 +14,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.augment import ZOOM, View
 from ssd_train.data.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.data.records import LabelSet
+from ssd_train.errors import WeightsError
 from ssd_train.model.anchors import anchor_layout, even_shares, feature_cells, make_anchors
 from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
 from ssd_train.progress import Progress
@@ -71,8 +72,12 @@ def anchors_of(pretrained: Path, config: TrainConfig) -> Optional[str]:
 
 
 def _is_detector(place: Path) -> bool:
+    """Whether a .params file there holds a detector; one that cannot be read is told when it is loaded."""
     files = [place] if place.is_file() else sorted(place.glob("*.params"))
-    return any(name.startswith(CLASS_HEADS) for file in files for name in read_arrays(file))
+    try:
+        return any(name.startswith(CLASS_HEADS) for file in files for name in read_arrays(file))
+    except WeightsError:
+        return False
 
 
 def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
