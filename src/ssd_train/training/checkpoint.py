@@ -172,4 +172,6 @@ def _may_change(key: str) -> bool:
 def _change(key: str, old: Dict[str, Any], new: Dict[str, Any]) -> str:
     if key.endswith(" labels") and key in old and key in new:  # digests, which tell a reader nothing
         return f"the {key} are not those of the checkpoint"
+    if key.startswith("setting ") and key not in new:
+        return f"{key}: the checkpoint has {old[key]!r}, this ssd_train does not know it: use a newer one"
     return f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}"

@@ -53,9 +53,9 @@ sys.exit(main(["train", *sys.argv[2:]]))
 
 @pytest.mark.faults
 def test_a_long_run_holds_no_more_at_its_end(tmp_path):
-    """500 epochs of four images, each evaluated and saved."""
-    data = shapes_set(tmp_path / "train", 4, seed=1), shapes_set(tmp_path / "validation", 2, seed=2)
-    settings = {"epochs": EPOCHS, "mini_batch_size": 4, "optimizer": "sgd", "num_workers": 1}
+    """500 epochs of eight images, each evaluated and saved."""
+    data = shapes_set(tmp_path / "train", 8, seed=1), shapes_set(tmp_path / "validation", 2, seed=2)
+    settings = {"epochs": EPOCHS, "mini_batch_size": 8, "optimizer": "sgd", "num_workers": 1}
     command = [sys.executable, "-c", WATCHED, str(tmp_path / "rows"), *flags(data, tmp_path, **settings)]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)}
     done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200)
