@@ -13,6 +13,7 @@ from ssd_train.environment import (
     Environment,
     hosted_settings,
     is_hosted,
+    joined_by,
     report_failure,
 )
 from ssd_train.errors import ConfigError
@@ -161,3 +162,22 @@ def test_a_failure_goes_where_the_toolkit_says(hosted, tmp_path, monkeypatch):
     assert (tmp_path / "elsewhere" / "failure").read_text() == "why"
     with contextlib.suppress(FileNotFoundError):
         pytest.fail(failure_of(hosted("train")))
+
+
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        pytest.param({}, ("", 1), id="nothing"),
+        pytest.param({"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}, ("parameter_server", 3), id="parameter-server"),
+        pytest.param({"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "1"}, ("parameter_server", 1), id="with-one-host"),
+        pytest.param({"OMPI_COMM_WORLD_SIZE": "4"}, ("mpi", 4), id="mpirun"),
+        pytest.param({"HOROVOD_SIZE": "2"}, ("mpi", 2), id="horovodrun"),
+        pytest.param({"OMPI_COMM_WORLD_SIZE": "1"}, ("", 1), id="mpirun-of-one"),
+    ],
+)
+def test_what_joins_the_processes_of_a_job(monkeypatch, variables, expected):
+    for name in ("DMLC_ROLE", "DMLC_NUM_WORKER", "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert joined_by() == expected

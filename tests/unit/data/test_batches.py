@@ -62,6 +62,17 @@ def test_batches_are_full_and_every_image_comes_once(length, batch_size, steps):
         assert all(index // length == 1 + place // length for place, index in enumerate(indices[length:]))
 
 
+@pytest.mark.parametrize("length, batch_size, parts", [(10, 2, 2), (12, 3, 2), (7, 2, 3), (2, 4, 2), (1, 1, 3)])
+def test_parts_are_together_what_one_with_larger_batches_sees(length, batch_size, parts):
+    """Step by step, in the order of the parts; no image is in two parts of an epoch's first pass."""
+    whole = EpochSampler(length, batch_size * parts, seed=3)
+    samplers = [EpochSampler(length, batch_size, 3, part, parts) for part in range(parts)]
+    for epoch in range(3):
+        steps = list(zip(*(sampler.batches(epoch) for sampler in samplers)))
+        assert [[index for part in step for index in part] for step in steps] == whole.batches(epoch)
+        assert {sampler.steps for sampler in samplers} == {len(steps)}
+
+
 def test_the_order_follows_from_seed_and_epoch():
     orders = {(seed, epoch): str(EpochSampler(20, 4, seed).batches(epoch)) for seed in range(4) for epoch in range(4)}
     assert len(set(orders.values())) == 16

@@ -73,6 +73,23 @@ def test_each_epoch_is_read_from_its_own_fifo(tmp_path):
     assert writer.finished == [0, 1, 2]
 
 
+def test_hosts_share_the_images_of_a_stream_that_each_of_them_gets_whole(tmp_path):
+    seen = []
+    for name in ("0", "1", "whole"):
+        (tmp_path / name).mkdir()
+    for part in range(2):
+        with FifoWriter(tmp_path / str(part) / "train", [[], SAMPLES]) as writer:
+            skip_first(writer)
+            one = loader(stream(tmp_path / str(part), epochs=1), batch_size=2)
+            one.sampler = EpochSampler(COUNT, 2, 7, part, 2)
+            seen.append([[record.name for record in batch.records] for batch in one.epoch(0)])
+        assert writer.finished == [0, 1]
+    with FifoWriter(tmp_path / "whole" / "train", [[], SAMPLES]) as writer:
+        skip_first(writer)
+        whole = [[r.name for r in batch.records] for batch in loader(stream(tmp_path / "whole", epochs=1)).epoch(0)]
+    assert [first + second for first, second in zip(*seen)] == whole
+
+
 def test_images_come_with_their_labels(tmp_path):
     with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
         skip_first(writer)

@@ -24,6 +24,29 @@ def test_auto_is_all_gpus_or_else_the_cpu():
     assert contexts() == ([mx.gpu(i) for i in range(gpus)] or [mx.cpu(0)])
 
 
+@pytest.mark.parametrize(
+    "gpus, devices, processes, expected",
+    [
+        (4, "auto", 1, [[0, 1, 2, 3]]),
+        (4, "auto", 4, [[0], [1], [2], [3]]),
+        (4, "gpu", 2, [[0, 2], [1, 3]]),
+        (4, "gpu:3", 2, [[0, 2], [1]]),
+        (0, "auto", 2, [["cpu"], ["cpu"]]),
+    ],
+)
+def test_processes_of_a_machine_share_its_gpus(monkeypatch, gpus, devices, processes, expected):
+    """This machine need not have them: an MXNet context is a name until something is put there."""
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: gpus)
+    found = [contexts(devices, rank, processes) for rank in range(processes)]
+    assert [["cpu" if c.device_type == "cpu" else c.device_id for c in own] for own in found] == expected
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+    with pytest.raises(ConfigError, match="found 2 GPUs that MXNet can use, expected 4"):
+        contexts("auto", 0, 4)
+
+
 @pytest.mark.parametrize("devices", ["gpu", "gpu:2", "auto:3"])
 def test_gpus_that_are_not_there(devices):
     if mx.context.num_gpus():

@@ -140,7 +140,9 @@ if rank == 1 and what == "fail":
 if rank == 1 and what == "leave":
     sys.exit(0)
 print("ready", flush=True)
-if what == "stuck" or rank == 1:
+if what == "slow" and rank == 0:
+    time.sleep(4)    # longer than the others' patience, as an evaluation may be
+if what == "stuck" or rank == 1 and what != "slow":
     time.sleep(60)   # as in MXNet's C++, where no exception reaches
 try:
     peers.gather(b"")
@@ -148,6 +150,7 @@ try:
 except PeerLost as error:
     peers.fail(str(error), 1)
     sys.exit(f"error: {error}")
+peers.leave()
 """
 
 
@@ -173,6 +176,13 @@ def processes(request, tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("processes", ["slow"], indirect=True)
+def test_one_that_is_slow_is_waited_for(processes):
+    """What counts is that a process lives; it beats while its main thread works."""
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
 
 
 @pytest.mark.parametrize("processes", ["fail"], indirect=True)

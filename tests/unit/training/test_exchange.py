@@ -1,0 +1,73 @@
+"""How gradients meet: the way of one host, and the optimizer that a server runs (test_cluster has the others)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import small_config
+
+from ssd_train import framework
+from ssd_train.training.engine import optimizer_settings
+from ssd_train.training.exchange import OneHost, server_optimizer
+from ssd_train.training.schedule import learning_rate
+
+mx = framework.mxnet()
+
+EPOCHS, STEPS, HOSTS = 6, 10, 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"lr_schedule": "constant"}, id="constant"),
+        pytest.param({"lr_scheduler_step": "2,4", "lr_scheduler_factor": 0.5, "warmup_epochs": 0}, id="steps"),
+        pytest.param({"lr_schedule": "cosine", "warmup_epochs": 0}, id="cosine"),
+        pytest.param({"lr_schedule": "cosine", "warmup_epochs": 2}, id="warm-up"),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_server_follows_the_course_of_the_learning_rate(settings, first):
+    """Every host's step is an update there; from an epoch after the first as from the first."""
+    config = small_config(epochs=EPOCHS, learning_rate=0.01, optimizer="sgd", momentum=0.0, **settings)
+    updates = STEPS * HOSTS
+    optimizer = server_optimizer(config, optimizer_settings(config), updates, first * updates)
+    weight, rates = mx.nd.zeros(1), []
+    updater = mx.optimizer.get_updater(optimizer)
+    for _ in range(first * updates, EPOCHS * updates):
+        before = weight.asscalar()
+        optimizer.wd = 0.0
+        updater(0, mx.nd.ones(1), weight)
+        rates.append(before - weight.asscalar())
+    expected = [learning_rate(config, e, s, STEPS) for e in range(first, EPOCHS) for s in range(STEPS) for _ in "ab"]
+    # a step sooner or later where it changes
+    slack = 0.01 / (config.warmup_epochs * updates) * 2.1 if config.warmup_epochs else 0.001
+    jumps = [i for i in range(len(rates)) if abs(rates[i] - expected[i]) > slack]
+    assert len(jumps) <= 2, [(i, rates[i], expected[i]) for i in jumps]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_the_server_has_the_optimizer_that_was_asked_for(optimizer):
+    config = small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)
+    found = server_optimizer(config, optimizer_settings(config), 10, 0)
+    assert type(found).__name__.lower() == optimizer and found.rescale_grad == 1
+    assert getattr(found, "momentum", 0.7) == 0.7 and found.wd == (0.01 if optimizer in ("sgd", "rmsprop") else 0)
+
+
+def test_the_longest_warm_up_leaves_a_course():
+    config = small_config(epochs=1, warmup_epochs=5, lr_schedule="cosine")
+    optimizer = server_optimizer(config, optimizer_settings(config), 4, 0)
+    assert np.isfinite([optimizer.lr_scheduler(update) for update in range(10)]).all()
+
+
+@pytest.mark.parametrize(
+    "kv_store, devices, expected",
+    [
+        ("device", 1, None),
+        ("device", 2, "device"),
+        ("local", 2, "local"),
+        ("dist_sync", 1, None),
+        ("dist_sync", 2, "device"),
+    ],
+)
+def test_the_store_of_one_host(kv_store, devices, expected):
+    assert OneHost().local_store(small_config(kv_store=kv_store), [mx.cpu(i) for i in range(devices)]) == expected
