@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
+import numpy as np
 import pytest
-from builders import SMALL, shapes_set
+import together
+from builders import SMALL, shapes_set, small_config
 from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
+
+from ssd_train.training.cluster import Cluster
 
 pytestmark = pytest.mark.integration
 
@@ -75,6 +79,18 @@ def test_one_host_writes(server, shapes, tmp_path):
     assert states(tmp_path)
     for place in ("model", "checkpoints", "output/data"):
         assert not list((second / place).iterdir()), "the second host writes nothing"
+
+
+def test_two_devices_on_each_of_two_hosts(server, tmp_path):
+    """dist_device_sync adds up the devices of each host first; the sum is that of one device with the whole batch."""
+    settings = ["kv_store=dist_device_sync", "devices=cpu:2", f"peer_port={server.port}"]
+    for host in HOSTS:
+        server.start([Path(together.__file__), tmp_path / "{}.npz", host, *settings])
+    server.finish()
+    whole = together.make_learner(small_config(**together.SETTINGS), Cluster())
+    together.learn(whole, 4)
+    for rank in range(2):
+        together.assert_alike(dict(np.load(tmp_path / f"{rank}.npz")), whole)
 
 
 @pytest.mark.parametrize(

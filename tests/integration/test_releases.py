@@ -118,7 +118,9 @@ def test_a_checkpoint_of_a_later_version_is_refused(release):
     state = published_folders(release / "checkpoints" / "state")[0]
     document = json.loads((state / "state.json").read_text())
     rewrite(state, {**document, "fingerprint": {**document["fingerprint"], "setting number_of_wings": 2}})
-    with pytest.raises(CheckpointError, match="setting number_of_wings: the checkpoint has 2, this ssd_train does not know"):
+    with pytest.raises(
+        CheckpointError, match="setting number_of_wings: the checkpoint has 2, this ssd_train does not know"
+    ):
         train(small_config(**settings_of(release)), places_of(release))
     rewrite(state, {**document, "format": 99, "package": "9.0.0"})
     with pytest.raises(CheckpointError, match=r"found format 99 of ssd_train 9.0.0, expected 1 or less: use a newer"):

@@ -130,7 +130,7 @@ def _exactly(link: socket.socket, length: int) -> bytes:
 def _gather(place: Place, deadline: float) -> "Tuple[Links, Links]":
     """The leader's side of the meeting: two connections from each of the others."""
     found: Dict[str, Links] = {kind: {} for kind in KINDS}
-    with socket.create_server(("", place.port), backlog=2 * place.size) as server:
+    with _listening(place) as server:
         while any(len(links) < place.size - 1 for links in found.values()):
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
@@ -146,6 +146,13 @@ def _gather(place: Place, deadline: float) -> "Tuple[Links, Links]":
     for link in (*found["talk"].values(), *found["watch"].values()):
         send(link, b"{}")
     return found["talk"], found["watch"]
+
+
+def _listening(place: Place) -> socket.socket:
+    try:
+        return socket.create_server(("", place.port), backlog=2 * place.size)
+    except OSError as error:
+        raise ConfigError(f"peer_port: found {place.port} in use ({error.strerror}), expected a free port") from None
 
 
 def _hello(link: socket.socket) -> Optional[Dict[str, Any]]:

@@ -127,6 +127,13 @@ def test_hosts_that_do_not_come(rank, expected):
         Peers(place(rank, free_port()), 30, join_seconds=0.5)
 
 
+def test_a_port_in_use_is_told():
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"peer_port: found {port} in use \(.*\), expected a free port"):
+            Peers(place(0, port), 30, join_seconds=0.5)
+
+
 WORKER = """
 import sys, time
 from ssd_train.errors import PeerLost
