@@ -29,7 +29,8 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts, split
-from ssd_train.training.engine import Learner, train_one_epoch
+from ssd_train.training.engine import train_one_epoch
+from ssd_train.training.learner import Learner
 
 mx = framework.mxnet()
 PICTURES = 96

@@ -31,8 +31,9 @@ from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import TrainState
 from ssd_train.training.cluster import Cluster, join
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Learner, train_one_epoch
+from ssd_train.training.engine import train_one_epoch
 from ssd_train.training.hand_over import same_start
+from ssd_train.training.learner import Learner
 
 SIDE, NETWORK, IMAGES, EPOCHS = 128, "mobilenet0.25", 10, 2
 RATE = 0.02

@@ -63,7 +63,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     model/              image -> anchors, class scores, boxes
         anchors.py          anchor boxes from (network, image size); numpy only
         pixels.py           mean and deviation of the pixels that networks expect
-        net.py              build_net: an SSD with our class head
+        net.py              build_net: an SSD with our class head (frozen: BatchNorm layers that are not trained)
         pretrained.py       arrays of a weights file put into a net, and counted
         targets.py          TargetEncoder: boxes matched to anchors
         loss.py             DetectionLoss: named parts, (sum, count)
@@ -89,6 +89,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         sides.py            training and validation data, in the same classes (pipes: those in Pipe mode)
         intake.py           both sides looked at, counted and told about; the settings they decide
         deployment.py       deployment files kept those of the best model
+        learner.py          Learner: net, optimizer and devices; a step (masked: steps that devices leave out by
+                            themselves, loss_scale: for 16 bits)
         engine.py           train_one_epoch, evaluate
         telling.py          what a run says of its epochs
         run.py              train(config, environment): the hall where all meets

@@ -25,7 +25,8 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Learner, train_one_epoch
+from ssd_train.training.engine import train_one_epoch
+from ssd_train.training.learner import Learner
 from ssd_train.training.schedule import course
 from ssd_train.training.sides import read_sides
 

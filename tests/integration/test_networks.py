@@ -16,7 +16,8 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Evaluator, Learner
+from ssd_train.training.engine import Evaluator
+from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import SavedModel
 
 pytestmark = pytest.mark.integration

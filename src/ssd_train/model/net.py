@@ -13,6 +13,7 @@ import numpy as np
 from ssd_train import framework
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout
+from ssd_train.model.frozen import fix_statistics
 
 mx = framework.mxnet()
 gcv = framework.gluoncv()
@@ -162,7 +163,8 @@ def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
 
 
 def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
-    """Stop training of the parameters whose name contains `pattern` (a regular expression); returns their names.
+    """Stop training of the parameters whose name contains `pattern` (a regular expression); returns their names. A
+    BatchNorm layer without training has no training of its statistics either.
 
     Names are those of the saved weights and, for vgg-16 and resnet-50, also the built-in algorithm's. A pattern that
     matches nothing, or leaves nothing to train, is a ConfigError.
@@ -182,6 +184,7 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
         raise ConfigError(
             f"freeze_layer_pattern: found {pattern!r} that matches every parameter, expected some to train"
         )
+    fix_statistics(net, frozen)
     return frozen
 
 

@@ -31,8 +31,9 @@ from ssd_train.training.anchor_choice import with_anchors
 from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Evaluator, Learner
+from ssd_train.training.engine import Evaluator
 from ssd_train.training.intake import take_in
+from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts

@@ -22,10 +22,11 @@ from ssd_train.training.circumstances import circumstances
 from ssd_train.training.cluster import Cluster, join
 from ssd_train.training.deployment import keep_deployable
 from ssd_train.training.devices import memory_advice
-from ssd_train.training.engine import Evaluator, digest, evaluate, train_one_epoch
+from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.hand_over import same_start
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Heeding, Keeper
+from ssd_train.training.learner import digest
 from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict
+from typing import Callable, Dict, Optional, Sequence
 
 
 @dataclass
@@ -22,13 +22,24 @@ class Tally:
     seconds: float = 0.0
     data_seconds: float = 0.0
 
-    def add(self, images: int, positives: int, cross_entropy: float, smooth_l1: float) -> None:
-        """Take a step with the losses summed over its anchors."""
+    def __post_init__(self) -> None:
+        # no field: the losses of a step on its way; a checkpoint is written when it is settled
+        self._open: Optional[Callable[[], Sequence[float]]] = None
+
+    def begin(self, images: int, positives: int, losses: Callable[[], Sequence[float]]) -> None:
+        """Take a step. `losses` waits for the two summed over its anchors, and is asked by `settle`."""
         self.steps += 1
         self.images += images
         self.positives += positives
-        self.cross_entropy += cross_entropy
-        self.smooth_l1 += smooth_l1
+        self._open = losses
+
+    def settle(self) -> None:
+        """Take the losses of the step that was begun; after it all that is here has been made, and went well."""
+        waited_for, self._open = self._open, None
+        if waited_for:
+            cross_entropy, smooth_l1 = waited_for()
+            self.cross_entropy += float(cross_entropy)
+            self.smooth_l1 += float(smooth_l1)
 
     def result(self) -> Dict[str, float]:
         """The mean losses per anchor that has an object, and the other sums by name."""

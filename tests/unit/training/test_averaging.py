@@ -11,7 +11,7 @@ from ssd_train.data.drawn import SHAPE_CLASSES
 from ssd_train.model.net import build_net
 from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Learner
+from ssd_train.training.learner import Learner
 
 mx = framework.mxnet()
 

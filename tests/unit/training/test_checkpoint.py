@@ -20,7 +20,7 @@ from ssd_train.model.pretrained import read_arrays
 from ssd_train.published import published_folders, verify_folder
 from ssd_train.training.checkpoint import Checkpoints, TrainState
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Learner
+from ssd_train.training.learner import Learner
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.saved_model import SavedModel
 from ssd_train.training.schedule import BestScore

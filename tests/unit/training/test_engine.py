@@ -16,7 +16,8 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts
-from ssd_train.training.engine import Evaluator, Learner, evaluate, optimizer_settings, train_one_epoch
+from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.learner import Learner, optimizer_settings
 from ssd_train.training.tally import Tally
 
 mx = framework.mxnet()
@@ -337,3 +338,114 @@ def test_an_answer_that_is_not_finite_is_not_scored(samples, name):
     parameter.set_data(mx.nd.full(parameter.shape, 3e38))
     with pytest.raises(TrainingDiverged, match="found NaN or infinity in the network's answer"):
         evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
+
+
+def deferred(devices="cpu", **settings):
+    """A learner as on GPUs, on the processor."""
+    config = small_config(**{**CONFIG, "optimizer": "adam", **settings})
+    return Learner(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices), deferred=True)
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu:2", "cpu:4"])
+@pytest.mark.parametrize("clip", [0.0, 0.5], ids=["free", "clipped"])
+def test_steps_whose_end_nobody_waits_for_learn_the_same(samples, devices, clip):
+    waiting, learned = learner(devices, optimizer="adam", clip_gradient=clip), deferred(devices, clip_gradient=clip)
+    batches = [batch_of(samples, indices) for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 3, 5, 7])]
+    assert learned.deferred and not waiting.deferred
+    for who in (waiting, learned):
+        who.step(batches[0], 1e-3)
+    assert_close(weights(learned), weights(waiting), 1e-3)  # later steps of Adam make much of a rounding
+    results = [train_one_epoch(who, iter(batches), [1e-3] * 3) for who in (waiting, learned)]
+    np.testing.assert_allclose(results[1]["CrossEntropy"], results[0]["CrossEntropy"], rtol=2e-2)
+    counts = [who.trainer._optimizer._index_update_count for who in (waiting, learned)]
+    assert counts[0] == counts[1] and set(counts[1].values()) == {4}
+    first, second = weights(learned), weights(learned, device=len(learned.devices) - 1)
+    assert all(np.array_equal(a, second[n]) or "running" in n or "moving" in n for n, a in first.items())
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+def test_a_step_that_is_not_finite_is_left_out_by_the_devices_and_told_a_step_later(samples, devices):
+    learned = deferred(devices)
+    good, bad, later = (batch_of(samples, indices) for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 3, 5, 7]))
+    bad.box_targets[0, np.flatnonzero(bad.class_targets[0])[0]] = np.nan
+    learned.step(good, 1e-3)
+    before = [weights(learned, device) for device in range(len(learned.devices))]
+    states = [array.asnumpy() for pair in learned.trainer._updaters[0].states.values() for array in pair]
+    step = learned.begin_step(bad, 1e-3)
+    after = [weights(learned, device) for device in range(len(learned.devices))]  # nobody has asked how it went
+    for name, array in before[0].items():
+        assert np.array_equal(array, after[0][name]) or "running" in name or "moving" in name, name
+    for array, old in zip((a for pair in learned.trainer._updaters[0].states.values() for a in pair), states):
+        np.testing.assert_array_equal(array.asnumpy(), old)
+    with pytest.raises(TrainingDiverged, match="found loss nan .* train.manifest:5, train.manifest:6"):
+        learned.end_step(step)
+    for device, old in enumerate(before):
+        found = weights(learned, device)
+        assert all(np.array_equal(found[name], array) for name, array in old.items()), "BatchNorm's statistics too"
+    assert set(learned.trainer._optimizer._index_update_count.values()) == {1}, "nor has the optimizer counted it"
+    told = []
+    with pytest.raises(TrainingDiverged, match="train.manifest:5"):
+        train_one_epoch(deferred(devices), iter([bad, later, good]), [1e-3] * 3, after_step=lambda: told.append(1))
+    assert len(told) == 1, "told when the next step is on its way"
+
+
+def test_a_step_on_its_way_is_waited_for_before_its_tally_is_kept(samples):
+    learned, tally = deferred(), Tally()
+    batch = batch_of(samples, [0, 1, 2, 3])
+    seen = []
+
+    def keep():
+        open_sum = tally.cross_entropy
+        tally.settle()
+        seen.append((open_sum, tally.cross_entropy, tally.steps))
+
+    train_one_epoch(learned, [batch] * 2, [1e-9] * 2, tally, keep)
+    (before, first, one), (same, second, two) = seen
+    assert before == 0 < first == same < second and (one, two) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "settings, expected", [({"optimizer": "adam"}, True), ({"optimizer": "sgd"}, False)], ids=["adam", "sgd"]
+)
+def test_only_adam_can_be_masked(settings, expected):
+    assert deferred(**settings).deferred is expected
+
+
+def frozen_learner(pattern, network=NETWORK):
+    net = build_net(network, SIDE, list(SHAPE_CLASSES), 1)
+    for name, parameter in net._collect_params_with_prefix().items():
+        if name.endswith(("running_mean", "running_var")):  # as of a trained backbone, other than a batch's
+            draw = np.random.RandomState(len(name)).uniform(0.5, 1.5, parameter.shape)
+            parameter.set_data(mx.nd.array(draw - ("mean" in name)))
+    freeze(net, network, pattern)
+    return Learner(net, small_config(**CONFIG), contexts("cpu"))
+
+
+@pytest.mark.parametrize("network", ["mobilenet0.25", "mobilenetv2_1.0", "resnet-50"])
+def test_a_frozen_backbone_is_seen_in_training_as_it_is_afterwards(samples, network):
+    learned = frozen_learner(r"^features\.(mobilenet|resnet)", network)
+    before = weights(learned)
+    pixels = mx.nd.random.uniform(-1, 1, (2, 3, SIDE, SIDE))
+    features = learned.net.features
+    with mx.autograd.train_mode():
+        training = [array.asnumpy() for array in features(pixels)][:2]
+    with mx.autograd.predict_mode():
+        afterwards = [array.asnumpy() for array in features(pixels)][:2]
+    for a, b in zip(training, afterwards):
+        np.testing.assert_allclose(a, b, atol=1e-4 * b.max())
+    learned.step(batch_of(samples, [0, 1, 2, 3]), 0.05)
+    after = weights(learned)
+    changed = {name for name, array in before.items() if not np.array_equal(array, after[name])}
+    assert changed and not [name for name in changed if name.startswith(("features.mobilenet", "features.resnet"))]
+    assert any("expand" in name and "moving" in name for name in changed), "layers that learn keep their statistics"
+
+
+def test_freezing_does_not_change_what_the_rest_learns(samples):
+    """The same statistics with and without gradients of the layers below: those above have the same gradients."""
+    frozen, free = frozen_learner(r"^features\.mobilenet"), frozen_learner(r"^features\.mobilenet0_batchnorm")
+    batch = batch_of(samples, [0, 1, 2, 3])
+    results = [learned._gradients(batch, 1.0 / batch.positives)[0] for learned in (frozen, free)]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    found, all_of_them = gradients(frozen), gradients(free)
+    assert 0 < len(found) < len(all_of_them)
+    assert_close(found, {name: all_of_them[name] for name in found}, 1e-4)
