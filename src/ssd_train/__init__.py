@@ -110,7 +110,8 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         scoring.py          a file of answers, or a Detector, against labels
         serve.py            model_fn, transform_fn: requests and answers of SageMaker's endpoints
         requests.py, answers.py    bodies of requests -> pictures; detections -> bodies of answers
-        server.py           the light server: an ASGI application (server_work: its threads, server_metrics, server_page)
+        server.py           the light server: an ASGI application (server_work: its threads, server_metrics,
+                            server_page)
         server_run.py       the one door to uvicorn
     view/               for human eyes
         draw.py             boxes on a picture, pictures on a sheet (fonts, palette: what it draws with)
