@@ -125,6 +125,15 @@ def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
     assert failure_of(tmp_path / HOSTS[0]).startswith(f"host 127.0.0.2 failed: {fault}")
 
 
+def test_a_divergence_ends_both_with_its_place(server, shapes, tmp_path):
+    """The gradient that both have is not finite, so that both end at the same step."""
+    reckless = {"optimizer": "sgd", "learning_rate": 1, "clip_gradient": 0, "warmup_epochs": 0, "epochs": 50}
+    workers = start(server, tmp_path, shapes.images.parent, **reckless)
+    logs = [worker.communicate(timeout=90)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [1, 1], logs
+    assert all("expected finite" in failure_of(tmp_path / host) for host in HOSTS)
+
+
 def test_all_stop_together_and_go_on_to_the_same_weights(shapes, tmp_path):
     """SIGTERM reaches one host alone, within an epoch; resumed, the run ends as if nothing had been."""
     settings = {"epochs": 3, "checkpoint_minutes": 0.0001}
