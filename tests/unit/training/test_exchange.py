@@ -7,8 +7,8 @@ import pytest
 from builders import small_config
 
 from ssd_train import framework
-from ssd_train.training.engine import optimizer_settings
 from ssd_train.training.exchange import OneHost, server_optimizer
+from ssd_train.training.learner import optimizer_settings
 from ssd_train.training.schedule import learning_rate
 
 mx = framework.mxnet()
