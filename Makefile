@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice check test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice check bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
+	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
 	@echo "make check     ruff, ruff format, mypy, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
@@ -55,6 +56,9 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks $(ARGS)
 
 test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt

@@ -19,22 +19,19 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple
 
-PROCESSOR = min(os.sched_getaffinity(0))
-os.sched_setaffinity(0, {PROCESSOR})  # before the libraries start threads
+import cv2
+import numpy as np
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from benchmarks.pictures import write_pictures  # noqa: E402
-from benchmarks.turns import alternate, figures, times_as_fast  # noqa: E402
-from ssd_train import framework  # noqa: E402
-from ssd_train.data.batches import EpochSampler, TrainLoader  # noqa: E402
-from ssd_train.data.dataset import DetectionDataset  # noqa: E402
-from ssd_train.data.formats.ground_truth import read_ground_truth  # noqa: E402
-from ssd_train.data.sources import FolderImages  # noqa: E402
-from ssd_train.data.transforms import TrainTransform  # noqa: E402
-from ssd_train.model.anchors import anchor_layout, make_anchors  # noqa: E402
-from ssd_train.model.targets import TargetEncoder  # noqa: E402
+from benchmarks.pictures import write_pictures
+from benchmarks.turns import alternate, figures, times_as_fast
+from ssd_train import framework
+from ssd_train.data.batches import EpochSampler, TrainLoader
+from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.sources import FolderImages
+from ssd_train.data.transforms import TrainTransform
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.targets import TargetEncoder
 
 NETWORK, BATCH = "mobilenet1.0", 8
 
@@ -65,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--profile", action="store_true", help="where our time goes, instead")
     flags = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that begin later inherit it
     cv2.setNumThreads(1)
     for name in flags.cases:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,85 @@
+"""What the benchmarks are made of: turns that alternate, figures of them, tables from results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """benchmarks.NAME by name."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def test_contestants_take_turns_and_the_first_do_not_count(bench):
+    order = []
+    turns = {name: (lambda name=name: order.append(name) or 10) for name in "ab"}
+    speeds = bench("turns").alternate(turns, rounds=3, warm_up=2)
+    assert order == ["a", "b"] * 5
+    assert [len(found) for found in speeds.values()] == [3, 3] and min(map(min, speeds.values())) > 0
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, expected",
+    [
+        pytest.param([20, 30, 10], [10, 10, 10], (3.0, 2.0, "1.5 to 2.5"), id="spread"),
+        pytest.param([5], [10], (0.5, 0.5, "0.5"), id="one-turn"),
+        pytest.param([40, 20], [20, 10], (2.0, 2.0, "2.0 to 2.0"), id="noise-that-both-had"),
+    ],
+)
+def test_ratios_are_of_neighbouring_turns(bench, ours, theirs, expected):
+    assert tuple(bench("turns").times_as_fast(ours, theirs).values()) == expected
+
+
+def test_a_module_of_each_name_is_there(bench):
+    for name in bench("__main__").SUITE:
+        assert callable(bench(name).main)
+
+
+def test_tables_are_made_from_results_and_the_words_around_them_stay(bench):
+    main = bench("__main__")
+    machine = {**bench("machine").describe(), "processor": "Abacus", "cores": 2}
+    rows = [{"case": "x", "speed": {"best": 3, "median": 2}, "reached": True, "aim": None}, {"other": 1}]
+    result = {"commands": ["python -m benchmarks.some"], "minutes": 0.5, "machine": machine, "rows": rows}
+    text = "# A\nwords\n<!-- table some -->\nold\n<!-- end -->\nmore\n<!-- table absent -->\nkept\n<!-- end -->\n"
+    written = main.with_tables(text, {"some": result, "unmentioned": result})
+    assert written == main.with_tables(written, {"some": result}), "made again, it is the same"
+    lines = written.splitlines()
+    assert lines[:2] == ["# A", "words"] and "old" not in lines and "kept" in lines and "more" in lines
+    assert "| case | speed | reached | aim |" in lines and "| x | best 3, median 2 | yes |  |" in lines
+    assert "| other |" in lines and "Abacus, 2 cores" in written and json.dumps(result)
+
+
+def test_the_tables_that_are_committed_are_those_of_the_results(bench):
+    main = bench("__main__")
+    text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    assert main.with_tables(text, main.read_results()) == text, "expected: python -m benchmarks --tables"
+
+
+def test_a_metric_is_scored_as_its_rivals_score_it(bench):
+    pytest.importorskip("pycocotools")
+    module = bench("evaluation_speed")
+    data = module.invent(20, 3)
+    found, coco, voc = module.ours(data), module.by_pycocotools(data), module.voc07_by_gluoncv(data)
+    for name, value in coco.items():
+        assert found[name] == pytest.approx(value, abs=1e-6)
+    assert found["VOC07"] == pytest.approx(voc["VOC07"], abs=0.02), "but for the pixel that the VOC kit adds"
+
+
+def test_both_data_paths_make_what_the_network_wants(bench, tmp_path):
+    """The contestants do the same work: as many pictures, of the same sizes and targets of the same shape."""
+    module, pictures = bench("data_path"), bench("pictures")
+    case = module.Case(128, 8, (160, 120), False, 1.0)
+    images, labels = pictures.write_pictures(tmp_path, case.pictures, case.size_wh)
+    assert module.ours(case, images, labels)() == module.gluoncvs(case, images, labels)() == 8
