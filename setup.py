@@ -44,13 +44,14 @@ setup(
         "cu112": ["mxnet-cu112==1.9.1", *COMPANIONS],
         "s3": ["boto3>=1.36,<2"],  # 1.36: the first whose checksums can be left to those stores that know them
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17"],  # export writes with onnx; a file runs with onnxruntime alone
+        "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
         "serve": ["uvicorn>=0.33", "onnxruntime>=1.17"],  # any other engine serves as well
         "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
             *["pytest>=8", "hypothesis>=6.100", "pycocotools>=2.0.7", "ruff==0.17.5", "mypy>=1.14"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
-            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", "uvicorn>=0.33"],
+            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", "uvicorn>=0.33", "paho-mqtt>=2,<3"],
         ],
     },
     entry_points={"console_scripts": ["ssd-train = ssd_train.cli.main:main"]},

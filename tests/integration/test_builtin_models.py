@@ -16,7 +16,7 @@ from ssd_train.data.images import encode_png
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.export import Proof, export
 from ssd_train.deploy.scoring import score_images
 from ssd_train.deploy.serve import model_fn, transform_fn
@@ -24,6 +24,10 @@ from ssd_train.deploy.serve import model_fn, transform_fn
 pytestmark = pytest.mark.integration
 SIDES = {"resnet-50": 128, "vgg-16": 300}
 NAMES = ("cat", "dog", "cow")
+SHOWN = [
+    Picture(str(index), lambda sample=sample: encode_png(sample.image), str(index))
+    for index, sample in enumerate(draw_shapes_set(3, seed=1))
+]
 
 
 @pytest.fixture(
@@ -42,7 +46,7 @@ def model(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def labelled(model):
     """Pictures labelled with what the model finds in them."""
-    detector, images, records = Detector.load(model), [s.image for s in draw_shapes_set(6, seed=5)], []
+    detector, images, records = Detector.load(model), [s.image for s in draw_shapes_set(3, seed=5)], []
     for index, image in enumerate(images):
         found = detector(image)
         large = np.flatnonzero((found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 4)[:5]
@@ -61,11 +65,11 @@ def test_as_onnx(model, tmp_path, input):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     progress = HeardProgress()
-    export(model, "onnx", tmp_path / "m.onnx", input, Proof(), progress)
-    assert progress.lines[0].startswith("compared on 20 pictures: ")
-    pictures = drawn_inputs(5, engine_of(model).side)
+    export(model, "onnx", tmp_path / "m.onnx", input, Proof(SHOWN), progress)
+    assert progress.lines[0].startswith("compared on 3 pictures: ")
+    pictures = drawn_inputs(3, engine_of(model).side)
     expected = engine_of(model).run(pictures)
-    for count in (5, 2):  # any number of pictures
+    for count in (3, 2):  # any number of pictures
         found = engine_of(tmp_path / "m.onnx", "onnxruntime")
         agreement = compare(expected[:count], found.run(pictures[:count]))
         assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
@@ -77,17 +81,17 @@ def test_as_onnx_in_openvino(model, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     pytest.importorskip("openvino")
-    export(model, "onnx", tmp_path / "m.onnx", "pixels", Proof(), HeardProgress())
-    pictures = drawn_inputs(5, engine_of(model).side)
+    export(model, "onnx", tmp_path / "m.onnx", "pixels", Proof(SHOWN), HeardProgress())
+    pictures = drawn_inputs(3, engine_of(model).side)
     agreement = compare(engine_of(model).run(pictures), engine_of(tmp_path / "m.onnx", "openvino").run(pictures))
     assert agreement.rows > 50 and agreement.unmatched <= 0.02 * agreement.rows, str(agreement)
 
 
 def test_as_symbol_again(model, tmp_path):
-    export(model, "symbol", tmp_path / "again", "pixels", Proof(), HeardProgress())
+    export(model, "symbol", tmp_path / "again", "pixels", Proof(SHOWN), HeardProgress())
     pictures = drawn_inputs(2, engine_of(model).side)
     np.testing.assert_array_equal(engine_of(tmp_path / "again").run(pictures), engine_of(model).run(pictures))
-    export(tmp_path / "again", "symbol", tmp_path / "third", "pixels", Proof(), HeardProgress())
+    export(tmp_path / "again", "symbol", tmp_path / "third", "pixels", Proof(SHOWN), HeardProgress())
 
 
 @pytest.mark.parametrize("format", ["int8", "onnx-int8"])

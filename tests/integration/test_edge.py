@@ -1,0 +1,332 @@
+"""The runner on a device: every picture's message arrives by a real broker (Debian's mosquitto) on loopback, also when
+the broker, the runner or both are killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nets import CLASSES, talking_model
+
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import encode_png
+
+pytestmark = pytest.mark.integration
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime", exc_type=ImportError)
+mqtt = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed: the extra 'edge'")
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed: apt-get install mosquitto")
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "greengrass"
+TOPIC = "ssd_train/detections"
+PATIENCE = 60
+
+
+def waited_for(condition, seconds=PATIENCE):
+    """Whether `condition` holds before so many seconds have gone."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Broker:
+    """A mosquitto on loopback that keeps its sessions on the disk."""
+
+    def __init__(self, folder):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self._settings, self._state = folder / "mosquitto.conf", folder / "mosquitto.db"
+        self._settings.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\n"
+            f"persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+        )
+        self.start()
+
+    def start(self):
+        self._process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self._settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        assert waited_for(self._answers, 10), "mosquitto does not start"
+
+    def kill(self, how=signal.SIGKILL):
+        self._process.send_signal(how)
+        self._process.wait(10)
+
+    def save(self):
+        """Have its sessions on the disk now, so that a kill does not take the listener's."""
+        before = self._state.stat().st_mtime_ns if self._state.exists() else 0
+        self._process.send_signal(signal.SIGUSR1)
+        assert waited_for(lambda: self._state.exists() and self._state.stat().st_mtime_ns > before, 10)
+
+    def _answers(self):
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Listener:
+    """Hears every message, over a session that the broker keeps."""
+
+    def __init__(self, port):
+        self.messages, self._lock, ready = [], threading.Lock(), threading.Event()
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False)
+        self._client.on_message = self._hear
+        self._client.on_connect = lambda client, *_: client.subscribe(TOPIC, qos=1)
+        self._client.on_subscribe = lambda *_: ready.set()
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert ready.wait(10)
+
+    def _hear(self, client, data, message):
+        with self._lock:
+            self.messages.append(json.loads(message.payload))
+
+    def names(self):
+        with self._lock:
+            return {message["image"] for message in self.messages}
+
+    def close(self):
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path):
+    place = tmp_path / "broker"
+    place.mkdir()
+    found = Broker(place)
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def listener(broker):
+    found = Listener(broker.port)
+    broker.save()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from ssd_train.deploy.onnx_file import write_onnx
+
+    folder = tmp_path_factory.mktemp("model")
+    write_onnx(talking_model(folder / "model"), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return [encode_png(sample.image) for sample in draw_shapes_set(8, seed=2)]
+
+
+class Device:
+    """The runner as a process of its own, and the folder that it watches."""
+
+    def __init__(self, model, place, port):
+        self.folder, self.outbox, self._place = place / "pictures", place / "outbox.db", place
+        self.folder.mkdir()
+        self._model, self._port = model, port
+
+    def add(self, names, encoded):
+        """Pictures appear in the folder, whole."""
+        for index, name in enumerate(names):
+            (self.folder / f".{name}").write_bytes(encoded[index % len(encoded)])
+            os.replace(self.folder / f".{name}", self.folder / name)
+
+    def start(self, *more):
+        command = [sys.executable, str(EXAMPLE / "runner.py"), "--model", str(self._model)]
+        command += ["--outbox", str(self.outbox), "--port", str(self._port), "--every", "0.2", "--threshold", "0.2"]
+        source = [] if "--camera" in more else ["--folder", str(self.folder)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        self.log = open(self._place / "log.txt", "a")
+        self.process = subprocess.Popen(
+            [*command, *source, *more], env=environment, stdout=self.log, stderr=subprocess.STDOUT
+        )
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        self.process.wait(30)
+        self.log.close()
+
+    def waiting(self):
+        """How many messages are in the outbox."""
+        sys.path.insert(0, str(EXAMPLE))
+        try:
+            from outbox import Outbox
+        finally:
+            sys.path.remove(str(EXAMPLE))
+        if not self.outbox.exists():
+            return 0
+        box = Outbox(self.outbox, 1)
+        try:
+            return len(box)
+        finally:
+            box.close()
+
+    def told(self):
+        return (self._place / "log.txt").read_text()
+
+
+@pytest.fixture
+def device(model, tmp_path, broker):
+    found = Device(model, tmp_path, broker.port)
+    yield found
+    if found.process.poll() is None:
+        found.kill()
+
+
+def names(start, stop):
+    return [f"{index:03}.png" for index in range(start, stop)]
+
+
+@needs_broker
+def test_messages_say_what_was_found(device, listener, encoded):
+    device.add(["a.png"], encoded)
+    (device.folder / "broken.jpg").write_bytes(b"no picture")
+    (device.folder / "notes.txt").write_text("no picture, and not called one")
+    device.start("--once")
+    assert device.process.wait(PATIENCE) == 0, device.told()
+    assert waited_for(lambda: len(listener.messages) == 2)
+    by_name = {message["image"]: message for message in listener.messages}
+    found = by_name["a.png"]
+    assert (found["device"], found["width"], found["height"]) == ("ssd_train-edge", 160, 120)
+    assert found["detections"] and {d["class"] for d in found["detections"]} <= set(CLASSES)
+    boxes = np.array([d["box"] for d in found["detections"]])
+    assert boxes.min() >= 0 and boxes.max() <= 160 and min(d["score"] for d in found["detections"]) >= 0.2
+    assert "broken.jpg" in by_name["broken.jpg"]["fault"] and "detections" not in by_name["broken.jpg"]
+
+
+@needs_broker
+def test_a_broker_that_is_killed_and_comes_back(device, broker, listener, encoded):
+    device.add(names(0, 10), encoded)
+    device.start()
+    assert waited_for(lambda: listener.names() == set(names(0, 10))), device.told()
+    assert waited_for(lambda: device.waiting() == 0)
+    broker.kill()
+    device.add(names(10, 25), encoded)
+    assert waited_for(lambda: device.waiting() == 15), "it goes on without the broker"
+    assert len(listener.names()) == 10
+    broker.start()
+    assert waited_for(lambda: listener.names() == set(names(0, 25))), device.told()
+    assert waited_for(lambda: device.waiting() == 0)
+    device.kill(signal.SIGTERM)
+    assert device.process.returncode == 0 and "the broker is away; messages wait" in device.told()
+
+
+@needs_broker
+def test_the_runner_is_killed_at_any_time(device, listener, encoded):
+    device.add(names(0, 60), encoded)
+    for reached in (5, 20, 40):
+        device.start()
+        assert waited_for(lambda reached=reached: len(listener.names()) >= reached), device.told()
+        device.kill()
+    device.start("--once")
+    assert device.process.wait(PATIENCE) == 0, device.told()
+    assert waited_for(lambda: listener.names() == set(names(0, 60)))
+    identities = {(message["image"], message["id"]) for message in listener.messages}
+    assert len(identities) == 60, "what comes twice has the same id"
+
+
+@needs_broker
+def test_killed_while_the_broker_is_away(device, broker, listener, encoded):
+    broker.kill()
+    device.add(names(0, 12), encoded)
+    device.start()
+    assert waited_for(lambda: device.waiting() >= 6), device.told()
+    device.kill()
+    shutil.rmtree(device.folder)  # the pictures are gone, what was found in them is not
+    device.folder.mkdir()
+    kept = device.waiting()
+    broker.start()
+    device.start("--once")
+    assert device.process.wait(PATIENCE) == 0, device.told()
+    assert waited_for(lambda: len(listener.names()) == kept) and device.waiting() == 0
+
+
+@needs_broker
+def test_a_full_outbox_lets_pictures_wait(device, broker, listener, encoded):
+    broker.kill()
+    device.add(names(0, 12), encoded)
+    device.start("--limit", "5")
+    assert waited_for(lambda: device.waiting() == 5), device.told()
+    time.sleep(1)
+    assert device.waiting() == 5
+    broker.start()
+    assert waited_for(lambda: listener.names() == set(names(0, 12))), device.told()
+
+
+@needs_broker
+def test_a_picture_is_looked_at_again_when_it_changed(device, listener, encoded):
+    device.add(["a.png"], encoded)
+    device.start()
+    assert waited_for(lambda: len(listener.messages) == 1), device.told()
+    device.add(["a.png"], encoded[1:])
+    assert waited_for(lambda: len(listener.messages) >= 2), device.told()
+    time.sleep(1)
+    first, second = listener.messages
+    assert first["image"] == second["image"] and first["id"] != second["id"]
+
+
+@needs_broker
+def test_a_camera(device, listener, tmp_path):
+    """A video stands in for it."""
+    import cv2
+
+    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (160, 120))
+    for sample in draw_shapes_set(4, seed=4):
+        video.write(np.ascontiguousarray(sample.image[:, :, ::-1]))
+    video.release()
+    device.start("--camera", str(tmp_path / "v.avi"), "--once")
+    assert device.process.wait(PATIENCE) == 0, device.told()
+    assert waited_for(lambda: len(listener.messages) == 4)
+    assert len({message["id"] for message in listener.messages}) == 4
+    assert all(message["detections"] for message in listener.messages)
+
+
+@needs_broker
+def test_a_model_that_is_none_is_told(device, broker, tmp_path):
+    device._model = tmp_path / "none.onnx"
+    device.start()
+    assert device.process.wait(PATIENCE) == 2
+    assert "none.onnx: found no model" in device.told() and "Traceback" not in device.told()
+
+
+def test_the_recipe_names_what_is_there():
+    yaml = pytest.importorskip("yaml")
+    recipe = yaml.safe_load((EXAMPLE / "recipe.yaml").read_text())
+    assert recipe["RecipeFormatVersion"] == "2020-01-25"
+    assert recipe["ComponentName"] and recipe["ComponentVersion"] == "1.0.0"
+    (manifest,) = recipe["Manifests"]
+    artifacts = {entry["URI"].rsplit("/", 1)[-1] for entry in manifest["Artifacts"]}
+    assert {"runner.py", "outbox.py", "model.onnx"} <= artifacts
+    assert {path.name for path in EXAMPLE.glob("*.py")} <= artifacts
+    scripts = manifest["Lifecycle"]["Install"]["Script"] + " " + manifest["Lifecycle"]["Run"]["Script"]
+    for part in scripts.split("{")[1:]:
+        kind, _, name = part.split("}")[0].partition(":")
+        known = recipe["ComponentConfiguration"]["DefaultConfiguration"]
+        assert kind in ("work", "artifacts", "iot") or name.lstrip("/") in known, part
+    flags = [word for word in manifest["Lifecycle"]["Run"]["Script"].split() if word.startswith("--")]
+    help_text = subprocess.run(
+        [sys.executable, str(EXAMPLE / "runner.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, stdout=subprocess.PIPE, universal_newlines=True,
+        check=True,
+    ).stdout  # fmt: skip
+    assert len(flags) > 6 and all(flag in help_text for flag in flags)
