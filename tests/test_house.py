@@ -36,10 +36,10 @@ FLOORS = {
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
         *["data.formats.class_list", "data.spill", "data.label_formats", "data.damage"],
-        *["model.anchors", "model.frozen"],
+        *["model.params_file", "model.anchors", "model.frozen"],
         *["training.schedule", "training.tally", "training.average_precision", "training.circumstances"],
         *["view.draw", "view.report_data"],
-        *["deploy.description", "deploy.onnx_head"],
+        *["deploy.description", "deploy.symbol_reader", "deploy.onnx_head"],
     ],
     3: [
         *["deploy.exported"],

@@ -64,6 +64,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         anchors.py          anchor boxes from (network, image size); numpy only
         pixels.py           mean and deviation of the pixels that networks expect
         net.py              build_net: an SSD with our class head (frozen: BatchNorm layers that are not trained)
+        params_file.py      files of arrays looked through before MXNet reads them
         pretrained.py       arrays of a weights file put into a net, and counted
         targets.py          TargetEncoder: boxes matched to anchors
         loss.py             DetectionLoss: named parts, (sum, count)
@@ -99,6 +100,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         engines/            gluon, symbol, onnx, openvino: one file a way to run a net
         description.py      what an exported model says of itself
         exported.py         a folder of MXNet's deployment files: its names, and whether it is whole
+        symbol_reader.py    a symbol read without trust: only operators that a detector has
         symbol_file.py      a model written as those files
         onnx_file.py        a model written as an ONNX file (onnx_graph: its layers, onnx_head: decoding, suppression)
         quantize.py         convolutions in 8 bits

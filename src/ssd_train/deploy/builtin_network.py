@@ -16,7 +16,9 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 from ssd_train import framework, storage
 from ssd_train.deploy.exported import HYPERPARAMETERS, INPUT
 from ssd_train.deploy.symbol_file import Arrays
+from ssd_train.deploy.symbol_reader import read_symbol
 from ssd_train.errors import WeightsError
+from ssd_train.model.params_file import check_params_file
 
 mx = framework.mxnet()
 
@@ -80,8 +82,8 @@ def read_artifact(folder: Path) -> Artifact:
     if base_network not in BASE_NETWORKS:
         raise WeightsError(f"{where}: found base_network {base_network!r}, expected {' or '.join(BASE_NETWORKS)}")
     return Artifact(
-        _loaded(mx.sym.load, symbol_path),
-        _checked_arrays(_loaded(mx.nd.load, weights_path), weights_path),
+        _loaded(read_symbol, symbol_path),
+        _checked_arrays(_loaded(_arrays, weights_path), weights_path),
         storage.sha256_of(weights_path),
         settings,
         base_network,
@@ -131,9 +133,16 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
+def _arrays(path: str) -> Any:
+    check_params_file(Path(path))
+    return mx.nd.load(path)
+
+
 def _loaded(load: Callable[[str], Any], path: Path) -> Any:
     try:
         return load(str(path))
+    except WeightsError as error:
+        raise WeightsError(f"{error}; {_EXPECTED}") from None
     except (mx.MXNetError, UnicodeDecodeError) as error:  # its own messages may quote bytes that are no text
         raise WeightsError(f"{path}: {str(error).strip().splitlines()[-1]}, {_EXPECTED}") from None
 

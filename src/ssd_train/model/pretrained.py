@@ -20,6 +20,7 @@ import numpy as np
 from ssd_train import framework
 from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
+from ssd_train.model.params_file import check_params_file
 
 mx = framework.mxnet()
 gcv = framework.gluoncv()
@@ -51,6 +52,7 @@ Arrays = Dict[str, Any]
 
 def read_arrays(path: "str | Path") -> Arrays:
     """Named arrays of a .params file, without the prefixes arg: and aux:; a WeightsError when it is none."""
+    check_params_file(Path(path))
     try:
         arrays = mx.nd.load(str(path))
     except mx.MXNetError as error:

@@ -10,7 +10,9 @@ import numpy as np
 from ssd_train import framework
 from ssd_train.deploy.description import as_input
 from ssd_train.deploy.exported import INPUT, SYMBOL, WEIGHTS, read_description
+from ssd_train.deploy.symbol_reader import read_symbol
 from ssd_train.errors import WeightsError
+from ssd_train.model.params_file import check_params_file
 from ssd_train.training.devices import contexts
 
 mx = framework.mxnet()
@@ -26,8 +28,9 @@ class SymbolEngine:
         self.side = self.description.side
         self.grayscale = self.description.grayscale
         self._device = contexts(devices)[0]
+        check_params_file(folder / WEIGHTS)
         try:
-            self._symbol = mx.sym.load(str(folder / SYMBOL))
+            self._symbol = read_symbol(folder / SYMBOL)
             self._arrays = mx.nd.load(str(folder / WEIGHTS))
         except mx.MXNetError as error:
             raise WeightsError(f"{folder}: {_last_line(error)}, expected an exported model") from None

@@ -1,0 +1,270 @@
+"""Models, checkpoints and request bodies of anybody: read without running anything, and whatever is wrong with them is
+one of our own errors. SSD_TRAIN_FUZZ sets how many mutations of each are tried."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from builders import shapes_set
+from nets import talking_model
+from runs import SOURCE, flags
+
+from ssd_train import framework
+from ssd_train.data.images import encode_jpeg
+from ssd_train.data.records import ClassNames
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.requests import RequestError
+from ssd_train.deploy.serve import answer
+from ssd_train.errors import SsdTrainError
+from ssd_train.model.pretrained import read_arrays
+from ssd_train.storage import sha256_of
+from ssd_train.training.saved_model import SavedModel
+
+mx = framework.mxnet()
+
+pytestmark = pytest.mark.integration
+
+COUNT = int(os.environ.get("SSD_TRAIN_FUZZ", "200"))
+TOKENS = [
+    b"",
+    b"0",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\xff",
+    b"\0",
+]
+
+
+def mutated(data, rng):
+    """`data` with a few changes."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(changed) + 1)
+        changed[start : start + rng.choice([0, 1, 1, 2, 8])] = rng.choice(
+            [*TOKENS, bytes(rng.randrange(256) for _ in range(rng.choice([1, 4, 8])))]
+        )
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    talking_model(folder)
+    return folder
+
+
+# ---------------------------------------------------------------- mutations
+
+
+def test_mutated_descriptions_of_models(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    config, outcomes, rng = tmp_path / "m" / "config.json", set(), random.Random(1)
+    data = config.read_bytes()
+    for _ in range(COUNT):
+        config.write_bytes(mutated(data, rng))
+        try:
+            SavedModel.load(tmp_path / "m")
+            outcomes.add("model")
+        except SsdTrainError as error:
+            assert "\n" not in str(error)
+            outcomes.add("error")
+    assert outcomes == {"model", "error"}
+
+
+def test_mutated_arrays(tmp_path):
+    """The header of an array is 40 bytes or so: what is changed there asks for other shapes, types and counts."""
+    path, outcomes, rng = tmp_path / "a.params", set(), random.Random(2)
+    mx.nd.save(str(path), {"one": mx.nd.ones((2, 3)), "two": mx.nd.ones((4,))})
+    data = path.read_bytes()
+    for _ in range(COUNT):
+        path.write_bytes(mutated(data, rng))
+        try:
+            read_arrays(path)
+            outcomes.add("arrays")
+        except (SsdTrainError, MemoryError):
+            outcomes.add("error")
+    assert outcomes == {"arrays", "error"}
+
+
+def absurd(shape):
+    """A file in MXNet's format with an array of this shape, and no data."""
+    file = io.BytesIO()
+    file.write(np.array([0x112, 0, 1], "<u8").tobytes())  # kMXAPINDArrayListMagic, reserved, number of arrays
+    file.write(np.array([0xF993FAC9, 0], "<u4").tobytes())  # NDARRAY_V2_MAGIC, dense
+    file.write(np.array([len(shape)], "<i4").tobytes() + np.array(shape, "<i8").tobytes())
+    file.write(np.array([1, 0, 0], "<i4").tobytes())  # on the CPU, device 0, float32
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "shape", [(1 << 40,), (1 << 20, 1 << 20, 1 << 20), (-5, 3), (1,) * 40], ids=["long", "large", "negative", "deep"]
+)
+def test_absurd_shapes_take_no_memory(tmp_path, shape):
+    path = tmp_path / "a.params"
+    path.write_bytes(absurd(shape))
+    script = (
+        "import resource, sys; from ssd_train.model.pretrained import read_arrays; from ssd_train.errors import "
+        "SsdTrainError\ntry:\n    read_arrays(sys.argv[1])\nexcept (SsdTrainError, MemoryError) as error:\n"
+        "    print('refused', type(error).__name__)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0 and lines[0].startswith("refused"), (lines, done.stderr)
+    assert int(lines[-1]) < 1_000_000, "kB"
+
+
+def test_mutated_archives(model, tmp_path):
+    with tarfile.open(tmp_path / "m.tar", "w") as archive:
+        archive.add(model / "config.json", "config.json")
+    data, outcomes, rng = (tmp_path / "m.tar").read_bytes(), set(), random.Random(4)
+    for _ in range(COUNT):
+        (tmp_path / "m.tar.gz").write_bytes(gzip.compress(mutated(data, rng), 1))
+        with pytest.raises(SsdTrainError) as error:  # there are no weights in it
+            Detector.load(tmp_path / "m.tar.gz", engine="mxnet")
+        outcomes.add(str(error.value).count("damaged"))
+    assert len(outcomes) > 1
+
+
+class Engine:
+    """Finds nothing."""
+
+    class_names, side, grayscale = ClassNames(("cat",)), 32, False
+
+    def run(self, pictures):
+        return np.full((len(pictures), 1, 6), -1, np.float32)
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "application/json", "application/x-npy", "text/plain"])
+def test_mutated_bodies_of_requests(content_type):
+    pixels, file = np.random.RandomState(0).randint(0, 255, (20, 30, 3)).astype(np.uint8), io.BytesIO()
+    np.save(file, pixels)
+    bodies = {"image/jpeg": encode_jpeg(pixels), "application/x-npy": file.getvalue()}
+    body = bodies.get(content_type, json.dumps(pixels[:12, :12].tolist()).encode())
+    detector, rng, outcomes = Detector(Engine()), random.Random(5), set()
+    for _ in range(COUNT):
+        try:
+            answer(detector, mutated(body, rng), content_type, "application/json")
+            outcomes.add("answer")
+        except RequestError as error:
+            assert 400 <= error.status < 500, error
+            outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+# ---------------------------------------------------------------- nothing is run
+
+# In a process whose ways to run what a file says all raise: a whole job, a resumed one, evaluation and serving.
+GUARDED = """
+import builtins, json, pickle, sys
+import _pickle
+from ssd_train import framework
+framework.gluoncv()  # what the libraries themselves do while they are imported is not of our files
+mx = framework.mxnet()
+import matplotlib, tqdm, yaml
+
+def forbidden(name):
+    def refuse(*arguments, **named):
+        raise AssertionError(f"{name} was reached")
+    return refuse
+
+for module in (pickle, _pickle):
+    for name in ("load", "loads", "Unpickler"):
+        setattr(module, name, forbidden(f"pickle.{name}"))
+for name in ("load", "full_load", "unsafe_load", "load_all"):
+    setattr(yaml, name, forbidden(f"yaml.{name}"))
+mx.gluon.Trainer.load_states = forbidden("Trainer.load_states")
+mx.optimizer.Updater.set_states = forbidden("Updater.set_states")
+mx.kvstore.KVStoreBase.load_optimizer_states = forbidden("load_optimizer_states")
+real_eval, real_exec = builtins.eval, builtins.exec
+def of_ours(real, name):
+    def guarded(*arguments, **named):
+        if "ssd_train" in sys._getframe(1).f_globals.get("__name__", ""):
+            raise AssertionError(f"{name} was reached")
+        return real(*arguments, **named)
+    return guarded
+builtins.eval, builtins.exec = of_ours(real_eval, "eval"), of_ours(real_exec, "exec")
+
+from ssd_train.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    assert code == 0, (arguments, code)
+print("nothing was run")
+"""
+
+
+def guarded(jobs):
+    environ = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", GUARDED, json.dumps(jobs)],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=200,
+    )
+
+
+def test_no_pickle_eval_or_yaml_is_reached_on_any_way_that_reads(tmp_path):
+    data = shapes_set(tmp_path / "train", 8, 1), shapes_set(tmp_path / "validation", 4, 2)
+    train = ["train", *flags(data, tmp_path, epochs=1, optimizer="adam")]
+    more = ["train", *flags(data, tmp_path, epochs=2, optimizer="adam")]
+    model, images = str(tmp_path / "model"), str(data[1].images)
+    jobs = [
+        train,
+        more,  # resumed
+        ["evaluate", "--model", model, "--images", images, "--labels", str(data[1].manifest)],
+        ["predict", images, "--model", model, "--output", str(tmp_path / "answers.jsonl")],
+        ["check", "--images", images, "--labels", str(data[1].manifest)],
+    ]
+    done = guarded(jobs)
+    assert done.returncode == 0 and b"nothing was run" in done.stdout, done.stdout.decode()
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("name", ["weights", "config.json", "history.jsonl"])
+def test_a_pickle_in_a_models_place_is_refused_and_not_read(model, tmp_path, name):
+    shutil.copytree(model, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    victim = tmp_path / "m" / (config["weights"]["file"] if name == "weights" else name)
+    victim.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    if name == "weights":
+        config["weights"]["sha256"] = sha256_of(victim)
+        (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    if name == "history.jsonl":
+        Detector.load(tmp_path / "m", engine="mxnet")  # does not need it
+    else:
+        with pytest.raises(SsdTrainError):
+            Detector.load(tmp_path / "m", engine="mxnet")
+    assert not (tmp_path / "sprung").exists()

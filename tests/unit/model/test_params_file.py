@@ -1,0 +1,90 @@
+"""Files of arrays: what MXNet writes passes, what would make its reader fail or ask for much memory is refused."""
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.errors import WeightsError
+from ssd_train.model.params_file import check_params_file
+
+mx = framework.mxnet()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a": mx.nd.ones((2, 3)), "b": mx.nd.zeros((1,))},
+        {
+            f"{kind}": mx.nd.zeros((2, 2), dtype=kind)
+            for kind in ("float16", "float64", "uint8", "int32", "int8", "int64")
+        },
+        [mx.nd.ones((1, 2, 3, 4, 5))],
+        [],
+    ],
+    ids=["named", "types", "without-names", "none"],
+)
+def test_what_mxnet_writes_passes(tmp_path, arrays):
+    mx.nd.save(str(tmp_path / "a.params"), arrays)
+    check_params_file(tmp_path / "a.params")
+
+
+def numbers(*parts):
+    return b"".join(np.array(values, kind).tobytes() for kind, values in parts)
+
+
+def a_file(shape=(2,), magic=0xF993FAC9, storage=0, kind=0, data=b"\0" * 8, names=b"", arrays=1, start=0x112):
+    head = numbers(("<u8", [start, 0, arrays]), ("<u4", [magic]), ("<i4", [storage, len(shape)]), ("<i8", shape))
+    return head + numbers(("<i4", [1, 0, kind])) + data + (names or numbers(("<u8", [0])))
+
+
+NAMED = numbers(("<u8", [1, 3])) + b"abc"
+
+
+def test_the_files_below_are_right_but_for_one_thing(tmp_path):
+    (tmp_path / "a.params").write_bytes(a_file(names=NAMED))
+    check_params_file(tmp_path / "a.params")
+    (found,) = mx.nd.load(str(tmp_path / "a.params")).values()
+    assert found.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "it is cut off"),
+        (b"not arrays at all, but a long text", "it does not begin as one"),
+        (a_file(start=0x113), "it does not begin as one"),
+        (a_file(arrays=1 << 60), "it says that it holds 1152921504606846976 arrays"),
+        (a_file(arrays=2), "it is cut off|array 1 has"),
+        (a_file(shape=(1 << 40,)), r"array 0 has shape \(1099511627776,\) and 16 bytes follow"),
+        (a_file(shape=(1 << 20,) * 3), "array 0 has shape"),
+        (a_file(shape=(-5, 3)), r"array 0 has shape \(-5, 3\)"),
+        (a_file(shape=(1,) * 40), "array 0 has 40 dimensions"),
+        (a_file(storage=1), "array 0 is sparse"),
+        (a_file(kind=99), "array 0 has numbers of type 99"),
+        (a_file(names=numbers(("<u8", [2]))), "it says that it holds 2 names of 1 arrays"),
+        (a_file(names=numbers(("<u8", [1, 1 << 50]))), "it has a name of 1125899906842624 bytes"),
+        (a_file(names=numbers(("<u8", [1, 2])) + b"\xff\xfe"), "decode"),
+        (a_file(names=NAMED[:-1]), "it does not end where it says|cut off"),
+        (a_file(names=NAMED + b"more"), "it does not end where it says"),
+    ],
+    ids=[
+        *[
+            "empty",
+            "text",
+            "magic",
+            "many-arrays",
+            "one-too-few",
+            "long",
+            "large",
+            "negative",
+            "deep",
+            "sparse",
+            "type",
+        ],
+        *["names", "long-name", "no-text", "cut-off", "more"],
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, data, message):
+    (tmp_path / "a.params").write_bytes(data)
+    with pytest.raises(WeightsError, match=rf"a.params: found no readable weights \(.*({message})"):
+        check_params_file(tmp_path / "a.params")
