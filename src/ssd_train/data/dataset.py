@@ -29,6 +29,9 @@ class ImageCache:
     def __len__(self) -> int:
         return len(self._images)
 
+    def __str__(self) -> str:
+        return f"{len(self)} images decoded, {self.bytes_used / 1e6:.0f} MB of at most {self.max_bytes / 1e6:.0f} MB"
+
     def get(self, index: int) -> Optional[np.ndarray]:
         """The image, or None."""
         return self._images.get(index)

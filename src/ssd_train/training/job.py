@@ -12,7 +12,7 @@ from ssd_train import framework
 from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
-from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.setbacks import Setbacks
@@ -73,6 +73,12 @@ class Job:
     def answering_net(self) -> Any:
         """The network that is scored and saved: the one that is trained, or the average of its weights."""
         return self.evaluator.net
+
+    @property
+    def cache(self) -> Optional[ImageCache]:
+        """The training images that are kept decoded; None where none are to be, or in a stream."""
+        kept = self.config.cache_images and isinstance(self.train_loader, TrainLoader)
+        return self.train_loader.dataset.cache if kept else None
 
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
         """The description of the net as it is after `epoch`."""

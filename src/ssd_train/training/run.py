@@ -171,6 +171,8 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
     name = f"epoch {epoch + 1}/{job.config.epochs}"
     batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
     result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
+    if epoch == 0 and job.cache is not None:
+        progress.say(f"kept in memory: {job.cache}")
     return {
         "epoch": epoch,
         "CrossEntropy": result["CrossEntropy"],
