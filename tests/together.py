@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from builders import small_config
@@ -68,9 +68,11 @@ def frozen_norm(net: Any) -> Any:
     return net
 
 
-def make_learner(config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu") -> Learner:
+def make_learner(
+    config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu", deferred: Optional[bool] = None
+) -> Learner:
     net = frozen_norm(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed))
-    return Learner(net, config, contexts(devices), cluster)
+    return Learner(net, config, contexts(devices), cluster, deferred)
 
 
 def learn(learner: Learner, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
@@ -107,12 +109,13 @@ def assert_alike(found: Dict[str, np.ndarray], learner: Learner) -> None:
 def run_part(result: str, host: str, *settings: str) -> None:
     """What a worker does."""
     given = dict(text.split("=") for text in settings)
-    devices, batch_size = given.pop("devices", "cpu"), int(given.pop("batch", 2))
+    devices, batch_size, deferred = given.pop("devices", "cpu"), int(given.pop("batch", 2)), given.pop("deferred", None)
     config = small_config(**{**SETTINGS, **given})
     hosts = HOSTS if host in HOSTS else (host,)
     config, cluster = join(config, Environment(Path("."), host=host, hosts=hosts), Progress())
     with cluster:
-        learner = make_learner(config, cluster, seed=1 + cluster.rank, devices=devices)  # the leader's is taken
+        seed = 1 + cluster.rank  # the leader's weights are taken
+        learner = make_learner(config, cluster, seed, devices, deferred and deferred == "True")
         same_start(cluster, TrainState(), learner, {})
         learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), 0)
         results, seen = learn(learner, batch_size)

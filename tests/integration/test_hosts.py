@@ -93,6 +93,22 @@ def test_two_devices_on_each_of_two_hosts(server, tmp_path):
         together.assert_alike(dict(np.load(tmp_path / f"{rank}.npz")), whole)
 
 
+def test_steps_that_are_known_a_step_later(server, tmp_path):
+    """As adam makes them on GPUs, where hosts tell each other the losses of one step when the next is on its way."""
+    settings = ["optimizer=adam", "deferred=True", f"peer_port={server.port}"]
+    for host in HOSTS:
+        server.start([Path(together.__file__), tmp_path / "{}.npz", host, *settings])
+    server.finish()
+    whole = together.make_learner(small_config(**{**together.SETTINGS, "optimizer": "adam"}), Cluster(), deferred=True)
+    expected, _ = together.learn(whole, 4)
+    two = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
+    for name in set(two[0]) - {"seen", "rank"}:
+        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
+    # adam's first steps have the size of the rate whatever the gradient, so that sums of float32 show more
+    losses = [row["CrossEntropy"] for row in expected]
+    np.testing.assert_allclose(two[0]["results"][:, 0], losses, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "host, number, expected",
     [

@@ -61,8 +61,12 @@ class Keeper:
         (With dist_async hosts have no steps in common, so that they end between two epochs.)"""
         if self.learner.cluster.exchange.together:
             self.stop_if_asked()
-        if self.minutes and time.monotonic() - self._saved >= 60 * self.minutes:
+        if self.learner.cluster.total_of_step([self._is_due()])[0]:  # a step on its way comes to its end on all hosts
             self.save()
+
+    def _is_due(self) -> bool:
+        passed = time.monotonic() - self._saved
+        return bool(self.checkpoints and self.minutes) and passed >= 60 * self.minutes
 
     def after_epoch(self) -> None:
         """Save; where steps are not made together, end here when any host is to."""
