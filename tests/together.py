@@ -8,7 +8,6 @@ with {} in its name for the rank.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -17,7 +16,6 @@ import numpy as np
 from builders import small_config
 from hosts import HOSTS
 
-from ssd_train import framework
 from ssd_train.config import TrainConfig
 from ssd_train.data.batches import EpochSampler, TrainBatch
 from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
@@ -25,6 +23,7 @@ from ssd_train.data.records import Record
 from ssd_train.data.transforms import EvalTransform
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.frozen import fix_statistics
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
@@ -38,7 +37,6 @@ from ssd_train.training.learner import Learner
 SIDE, NETWORK, IMAGES, EPOCHS = 128, "mobilenet0.25", 10, 2
 RATE = 0.02
 SETTINGS = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001, "clip_gradient": 2.0, "learning_rate": RATE}
-mx = framework.mxnet()
 
 
 def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
@@ -57,21 +55,12 @@ def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
     ]
 
 
-def frozen_norm(net: Any) -> Any:
-    """`net` with BatchNorm that answers with its own statistics in training too, whatever else is in the batch."""
-    inputs, graph = net.features._cached_graph
-    document = json.loads(graph.tojson())
-    for node in document["nodes"]:
-        if node["op"] == "BatchNorm":
-            node["attrs"] = {**node.get("attrs", {}), "use_global_stats": "True"}
-    net.features._cached_graph = inputs, mx.sym.load_json(json.dumps(document))
-    return net
-
-
 def make_learner(
     config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu", deferred: Optional[bool] = None
 ) -> Learner:
-    net = frozen_norm(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed))
+    """A learner whose BatchNorm layers use their statistics in training too, whatever else is in the batch."""
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed)
+    assert fix_statistics(net, set(net._collect_params_with_prefix()))
     return Learner(net, config, contexts(devices), cluster, deferred)
 
 

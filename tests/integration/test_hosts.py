@@ -17,7 +17,12 @@ from builders import SMALL, shapes_set, small_config
 from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
 
+from ssd_train import framework
+from ssd_train.environment import Environment
 from ssd_train.training.cluster import Cluster
+from ssd_train.training.run import train
+
+mx = framework.mxnet()
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +84,23 @@ def test_one_host_writes(server, shapes, tmp_path):
     assert states(tmp_path)
     for place in ("model", "checkpoints", "output/data"):
         assert not list((second / place).iterdir()), "the second host writes nothing"
+
+
+def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_path):
+    """The whole job, with BatchNorm frozen as its user would: splits, augmentation, order, schedule, clipping."""
+    settings = {"optimizer": "sgd", "learning_rate": 0.01, "freeze_layer_pattern": "batchnorm|_bn[0-9]"}
+    start(server, tmp_path / "two", shapes.images.parent, **settings)
+    server.finish()
+    places = Environment(shapes.images.parent, model_dir=tmp_path / "model", output_dir=tmp_path / "output")
+    train(small_config(**settings, mini_batch_size=4), places)
+    found = mx.nd.load(str(tmp_path / "two" / HOSTS[0] / "model" / "last.params"))
+    expected = mx.nd.load(str(tmp_path / "model" / "last.params"))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        array = array.asnumpy()
+        np.testing.assert_allclose(
+            found[name].asnumpy(), array, atol=1e-4 * max(np.abs(array).max(), 1e-3), err_msg=name
+        )
 
 
 def test_two_devices_on_each_of_two_hosts(server, tmp_path):
