@@ -16,13 +16,15 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice check bench test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults fuzz check bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
+	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; all of it as root, with strace)"
+	@echo "make fuzz      200 kills, and 20000 mutations of whatever is read (two hours)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
@@ -45,6 +47,17 @@ test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:
 # Of these what .ci/run has the time for: a job in AWS's container, and one that it refuses.
 test-slice: $(VENV)/.test .venv-toolkit-3.8/.done
 	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
+
+# docs/reliability.md says what each of them promises.
+test-faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
+
+FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/test_archives.py \
+	tests/unit/data/test_images.py tests/unit/deploy/test_symbol_reader.py
+fuzz: $(VENV)/.test
+	SSD_TRAIN_FUZZ=$(or $(MUTATIONS),20000) $(BIN)/python -m pytest -k "mutated or damaged or any_tar" $(FUZZED) $(ARGS)
+	SSD_TRAIN_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -m faults -k random_moments \
+		tests/integration/faults/test_kills.py $(ARGS)
 
 # Two processes under Horovod, which is built against MXNet first: minutes, so no part of CI.
 test-horovod: $(VENV)/.test .venv-horovod/.done

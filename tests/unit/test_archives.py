@@ -3,6 +3,8 @@ from __future__ import annotations
 import builtins
 import errno
 import gzip
+import shutil
+import os
 import io
 import random
 import tarfile
@@ -133,7 +135,8 @@ def test_any_tar_inside_gives_files_or_our_error(tmp_path):
     """Headers are changed and the gzip around them is made anew, so that nothing but the tar reader stands guard."""
     path = packed(tmp_path / "a.tar.gz", ("d/" * 60 + "x", b"{}" * 300, FILE), ("w", b"1" * 700, FILE))
     tar, random_, refused = gzip.decompress(path.read_bytes()), random.Random(4), 0
-    for case in range(200):
+    count = int(os.environ.get("SSD_TRAIN_FUZZ", "200"))
+    for case in range(count):
         damaged = bytearray(tar)
         for _ in range(random_.randint(1, 3)):
             damaged[random_.randrange(4000)] = random_.randrange(256)
@@ -142,7 +145,8 @@ def test_any_tar_inside_gives_files_or_our_error(tmp_path):
             unpack_archive(path, tmp_path / f"out{case}")
         except WeightsError:
             refused += 1
-    assert 20 < refused < 200
+        shutil.rmtree(tmp_path / f"out{case}", ignore_errors=True)
+    assert count / 10 < refused < count
 
 
 def test_folders_and_other_files_are_left_as_they_are(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from builders import small_config
@@ -18,6 +20,7 @@ from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.learner import Learner, optimizer_settings
+from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
 from ssd_train.training.tally import Tally
 
 mx = framework.mxnet()
@@ -206,6 +209,28 @@ def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
     learnt = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
     assert all("running" in n or "moving" in n for n in learnt), "only BatchNorm's statistics, which are then not saved"
     assert not learned.trainer._optimizer._index_update_count, "nor has the optimizer counted it"
+
+
+def test_an_overflow_in_16_bits_is_left_out_and_the_scale_halved(samples):
+    """By a scale at which gradients overflow 32 bits as those of 16 bits do earlier: that is no divergence."""
+    learned = learner()
+    learned.loss_scale = LossScale(2.0**150)
+    before = weights(learned)
+    learned.step(batch_of(samples, [0, 3]), 0.1)
+    assert learned.loss_scale.value == 2.0**149
+    after = weights(learned)
+    learnt = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert all("running" in name or "moving" in name for name in learnt)
+
+
+def test_a_scale_grows_again_and_is_kept():
+    scale = LossScale(8.0)
+    assert not any(scale.overflows(np.ones(2), 1.0) for _ in range(GROWTH_STEPS))
+    assert scale.value == 16.0
+    other = LossScale(1024.0)
+    other.restore(json.loads(json.dumps(scale.state())))
+    assert other.state() == scale.state()
+    assert not LossScale(1.0).overflows(np.ones(2), float("inf")), "in 32 bits it is a divergence"
 
 
 def test_a_rate_much_too_high_is_told_a_few_steps_later(samples):

@@ -1,0 +1,56 @@
+"""docs/reliability.md names only tests that exist, and what it lists of the settings is what config.py says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from ssd_train.config import resumable_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+FILES = dict(re.findall(r"\[(\w+)\] `(tests/[\w/]+\.py)`", PAGE))
+# [file] `test_a`, `test_b` (fast); the names that follow a file's are of that file until the next
+PLACES = re.split(r"\[(\w+)\](?!\()", PAGE)
+
+
+def named():
+    """(file's short name, test) of each test on the page."""
+    for short, text in zip(PLACES[1::2], PLACES[2::2]):
+        for test in re.findall(r"`(test_\w+)`", text.split("\n\n")[0]):
+            yield short, test
+
+
+def functions_of(path):
+    return {node.name for node in ast.parse((ROOT / path).read_text("utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_page_names_many_tests():
+    assert len(set(named())) > 60 and set(FILES) <= {short for short, _ in named()}
+
+
+@pytest.mark.parametrize("short", sorted({short for short, _ in named()}))
+def test_every_test_that_the_page_names_is_there(short):
+    assert {test for found, test in named() if found == short} - functions_of(FILES[short]) == set()
+
+
+def is_slow(mark):
+    return isinstance(mark, ast.Attribute) and mark.attr == "faults"
+
+
+def test_what_is_called_fast_is_not_left_to_the_slow_ones():
+    slow = set()
+    for path in (ROOT / "tests" / "integration" / "faults").glob("test_*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(is_slow(mark) for mark in node.decorator_list):
+                slow.add(node.name)
+    fast = set(re.findall(r"`(test_\w+)` \(fast\)", PAGE))
+    assert slow and not slow & fast
+
+
+def test_the_settings_that_may_change_are_those_of_config():
+    text = PAGE.split("all others not:")[1].split("The fixture")[0]
+    assert set(re.findall(r"`(\w+)`", text)) == set(resumable_settings())
