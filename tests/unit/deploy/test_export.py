@@ -101,9 +101,17 @@ def test_eight_bits_are_measured_and_written(folder, labelled, tmp_path, format)
     if format == "onnx-int8":
         operators = [node.op_type for node in onnx.load(str(output)).graph.node]
         assert "QuantizeLinear" in operators
+        assert _whole_weights(output) == ["Conv"], "the first convolution, of pixels, stays in 32 bits"
         assert output.stat().st_size < 0.5 * _size_of_float(folder, tmp_path)
     else:
         assert "_sg_mkldnn_conv" in (output / "model-symbol.json").read_text()
+
+
+def _whole_weights(path):
+    """The operators of convolutions whose weights are in 32 bits."""
+    graph = onnx.load(str(path)).graph
+    floats = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return [node.op_type for node in graph.node if node.op_type == "Conv" and node.input[1] in floats]
 
 
 def _size_of_float(folder, tmp_path):
