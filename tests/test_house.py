@@ -30,7 +30,7 @@ FLOORS = {
     ],
     2: [
         *["published", "archives", "s3", "locks", "secrecy", "data.setbacks"],
-        *["launch.job", "launch.images"],
+        *["launch.job", "launch.images", "deploy.served_code"],
         *["training.watchdog"],
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],

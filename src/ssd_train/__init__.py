@@ -106,6 +106,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         quantize.py         convolutions in 8 bits
         agreement.py        whether two ways to run a network say the same
         artifact.py         the deployment files in a model folder, kept those of its model
+        served_code.py      code/ in a model folder, with which its archive serves as it is
         export.py           a model in other forms, each proven before it takes its place (exportable: which models)
         convert.py          archives of the built-in algorithm made usable (builtin_network, onnx_builtin: its network)
         batch_transform.py  a file of answers for each picture, as batch transform jobs leave them

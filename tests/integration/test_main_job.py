@@ -87,6 +87,7 @@ def test_the_model_folder_is_complete(trained):
     config = config_of(trained)
     model = ["config.json", "history.jsonl", "last.params", config["weights"]["file"]]
     deployment = [
+        "code",
         "hyperparams.json",
         "model-0000.params",
         "model-export.json",

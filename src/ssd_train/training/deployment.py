@@ -1,4 +1,5 @@
-"""The deployment files in the model folder, kept those of the best model while a run goes on."""
+"""The deployment files in the model folder, kept those of the best model while a run goes on, and the code that serves
+them."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.batches import EvalLoader
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.artifact import refresh
+from ssd_train.deploy.served_code import put_code
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
 
@@ -31,6 +33,7 @@ def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, p
                 pool.submit(refresh, folder, pictures).result()
         else:
             refresh(folder, pictures)
+        put_code(folder)
     except (SsdTrainError, BrokenProcessPool) as error:
         progress.warn(f"no deployment files: {error}; the model itself is not affected")
 
