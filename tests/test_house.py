@@ -59,7 +59,7 @@ FLOORS = {
         *["launch.source", "launch.tuning", "launch.serving", "launch.amazon"],
         *["data.labels", "data.formats.pipe", "data.formats.video", "data.batches", "data.gluon"],
         *["data.prepare.classes", "data.prepare.pictures"],
-        *["model.pretrained", "model.graphs"],
+        *["model.pretrained", "model.zoo", "model.graphs"],
         *["training.optimizer_state", "training.cluster"],
         *["view.worst", "view.pages"],
     ],

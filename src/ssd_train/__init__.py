@@ -66,6 +66,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         net.py              build_net: an SSD with our class head (frozen: BatchNorm layers that are not trained)
         params_file.py      files of arrays looked through before MXNet reads them
         pretrained.py       arrays of a weights file put into a net, and counted
+        zoo.py              weights of GluonCV's model zoo, asked for with a time limit
         targets.py          TargetEncoder: boxes matched to anchors
         loss.py             DetectionLoss: named parts, (sum, count)
         graphs.py           the net as hybridized graphs: one to train, one to detect

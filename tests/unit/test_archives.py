@@ -3,10 +3,10 @@ from __future__ import annotations
 import builtins
 import errno
 import gzip
-import shutil
-import os
 import io
+import os
 import random
+import shutil
 import tarfile
 
 import pytest

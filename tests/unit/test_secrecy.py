@@ -1,9 +1,11 @@
 """Keys and passwords appear nowhere: not in what is printed, nor in errors, crashes and the failure file."""
 
+import json
 import sys
 import types
 
 import pytest
+from builders import shapes_set
 
 from ssd_train.cli.console import LogProgress
 from ssd_train.cli.main import main
@@ -60,3 +62,16 @@ def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, c
     told = printed.out + printed.err + (tmp_path / "failure").read_text()
     assert "begun with ***" in told and "with ***" in (tmp_path / "failure").read_text()
     assert SECRET not in told and KEY_ID not in told
+
+
+def test_they_are_not_in_what_check_writes_of_the_labels(keys, tmp_path, capsys):
+    """A manifest whose images are named by signed addresses."""
+    images, manifest = shapes_set(tmp_path / "drawn", 3)
+    signed = "https://b.s3.amazonaws.com/a.png?X-Amz-Credential=" + KEY_ID + "%2Fs3&X-Amz-Signature=0123abcd"
+    manifest.write_text(manifest.read_text().replace('"source-ref":"', f'"source-ref":"{signed}'))
+    assert signed in manifest.read_text()
+    assert main(["check", "--images", str(images), "--labels", str(manifest), "--json", str(tmp_path / "c.json")]) == 2
+    told = capsys.readouterr()
+    for text in (told.out, told.err, (tmp_path / "c.json").read_text()):
+        assert "0123abcd" not in text and KEY_ID not in text
+    assert json.loads((tmp_path / "c.json").read_text())["findings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +20,8 @@ from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.progress import Progress
-from ssd_train.storage import write_json_atomic
+from ssd_train.secrecy import hidden
+from ssd_train.storage import write_text_atomic
 
 LISTED = 3  # places shown of each code; --json has all
 SHAPES = (300, 512, 768, 1024)  # input sides that may be recommended
@@ -40,7 +42,8 @@ def run(arguments: Sequence[str]) -> int:
         for line in report_lines(result):
             progress.say(line)
         if flags.json:
-            write_json_atomic(flags.json, result.to_json())
+            text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+            write_text_atomic(flags.json, hidden(text) + "\n")  # labels may name images by signed addresses
             progress.say(f"all findings: {flags.json}")
         return EXIT_ERRORS if result.number("error") else 0
 

@@ -7,10 +7,7 @@ fails.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -27,7 +24,6 @@ gcv = framework.gluoncv()
 
 CLASS_HEADS = "class_predictors."  # what the names of a detector's class heads begin with
 LEAST_SHARE = 0.85  # of the tensors that a file has to fill; a plain VGG-16 lacks the two dilated convolutions
-ZOO_SECONDS = 120
 # what the published detectors of the model zoo were trained on; the class names are in their head's order
 ZOO_CLASS_COUNTS = (20, 80)
 
@@ -190,43 +186,3 @@ def _vgg_backbone(arrays: Arrays) -> Arrays:
         scale = mx.nd.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1)) * 255
         renamed["features.stages.0.0.weight"] = first / scale
     return renamed
-
-
-def zoo_weights(base_network: str, seconds: float = ZOO_SECONDS) -> Path:
-    """The file of GluonCV's model zoo for this backbone, from its cache or the network within `seconds`.
-
-    Fetched by a process of its own, because the zoo's download waits for ever on a server that never answers.
-    """
-    name = "vgg16_atrous" if base_network == nets.VGG else nets.BACKBONES[base_network].zoo_name
-    code = (
-        "from ssd_train import framework; framework.gluoncv(); "
-        "from gluoncv.model_zoo.model_store import get_model_file; "
-        f"print('FILE', get_model_file({name!r}))"
-    )
-    source_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([source_root, *[p for p in sys.path if p]])
-    advice = "give --pretrained FILE, or --use_pretrained_model 0 to start from random weights"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path[:0] = {path.split(os.pathsep)!r}; {code}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise WeightsError(
-            f"model zoo: found no answer for {name} within {seconds:g} s, expected its weights; {advice}"
-        ) from None
-    for line in done.stdout.splitlines():
-        if line.startswith("FILE "):
-            return Path(line[5:])
-    reason = _zoo_reason(done.stderr)
-    raise WeightsError(f"model zoo: {name} could not be fetched ({reason}); {advice}")
-
-
-def _zoo_reason(stderr: str) -> str:
-    """Why the zoo's download failed: which host gave no answer, or else what its error says."""
-    last = (stderr.strip().splitlines() or ["no message"])[-1]
-    host = re.search(r"ConnectionPool\(host='([^']+)'", last)
-    return f"{host.group(1)} cannot be reached" if host else last[:200]

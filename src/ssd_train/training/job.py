@@ -24,8 +24,9 @@ from ssd_train.environment import Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
 from ssd_train.model.net import build_net, expect_background, freeze
-from ssd_train.model.pretrained import LoadReport, load_pretrained, zoo_weights
+from ssd_train.model.pretrained import LoadReport, load_pretrained
 from ssd_train.model.targets import TargetEncoder
+from ssd_train.model.zoo import zoo_weights
 from ssd_train.progress import Progress
 from ssd_train.training.anchor_choice import with_anchors
 from ssd_train.training.averaging import WeightAverage
@@ -145,7 +146,8 @@ def _make_net(config: TrainConfig, environment: Environment, class_names: ClassN
     if environment.pretrained is not None:
         progress.say(str(_load_given(net, config, environment.pretrained)))
     elif config.use_pretrained_model:
-        progress.say(str(load_pretrained(net, config.base_network, zoo_weights(config.base_network))))
+        weights = zoo_weights(config.base_network, progress=progress)
+        progress.say(str(load_pretrained(net, config.base_network, weights)))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 import signal
+import socket
 import time
 
 import pytest
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, outcome, start, told
+from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
 
 pytestmark = pytest.mark.integration
 
@@ -63,3 +64,23 @@ def test_a_second_ctrl_c_ends_at_once(data, tmp_path, unbroken, between):
         printed
     )
     assert_loads_as_what_it_is(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_while_the_model_zoo_does_not_answer(data, tmp_path, number):
+    """The process that asks it ends with the run, however that ends."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        zoo = {"MXNET_HOME": str(tmp_path), "MXNET_GLUON_REPO": f"http://127.0.0.1:{silent.getsockname()[1]}/"}
+        process = start(flags(data, tmp_path, use_pretrained_model=1), **zoo)
+        connection, _ = silent.accept()
+        with connection:
+            assert len(members(process.pid)) == 2
+            process.send_signal(number)
+            began = time.monotonic()
+            printed, _ = process.communicate(timeout=30)
+            while members(process.pid) and time.monotonic() < began + SOON:
+                time.sleep(0.05)
+            assert members(process.pid) == [] and time.monotonic() < began + SOON
+    if number == signal.SIGTERM:
+        assert process.returncode == 143 and "stopped on request before the first step" in printed, printed

@@ -14,7 +14,8 @@ import pytest
 from ssd_train import framework
 from ssd_train.errors import WeightsError
 from ssd_train.model.net import build_net
-from ssd_train.model.pretrained import load_exactly, load_pretrained, read_arrays, saved_parameters, zoo_weights
+from ssd_train.model.pretrained import load_exactly, load_pretrained, read_arrays, saved_parameters
+from ssd_train.model.zoo import zoo_weights
 
 mx = framework.mxnet()
 gcv = framework.gluoncv()
