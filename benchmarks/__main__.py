@@ -35,6 +35,7 @@ SUITE: Dict[str, List[List[str]]] = {
     ],
     "evaluation_speed": [[]],
     "scaling": [[]],
+    "torchvision_speed": [[]],
     "rival_check": [["--rounds", "1"]],
 }
 
