@@ -57,8 +57,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
     with tempfile.TemporaryDirectory() as folder:
         lay_out(flags.model, Path(folder))
-        with RunningStack(flags.venv, Path(folder), flags.workers, flags.port):
-            print(f"serving {flags.model} at http://127.0.0.1:{flags.port}/invocations (Ctrl-C ends it)", flush=True)
+        with RunningStack(flags.venv, Path(folder), flags.workers, flags.port) as stack:
+            print(f"serving {flags.model} at http://127.0.0.1:{stack.port}/invocations (Ctrl-C ends it)", flush=True)
             threading.Event().wait()
     return 0
 

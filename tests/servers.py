@@ -47,10 +47,14 @@ class LightServer:
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
         )
-        self.said: List[str] = [self.process.stdout.readline()]
-        self.address = self.said[0].rstrip().rstrip("/").rpartition("http://")[2]
-        if "serving" not in self.said[0]:
-            raise AssertionError(self.said[0] + self.process.communicate()[0])
+        self.said: List[str] = []
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("serving "):
+                break
+        else:
+            raise AssertionError("".join(self.said))
+        self.address = self.said[-1].rstrip().rstrip("/").rpartition("http://")[2]
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout))
         self._reader.start()
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Sequence
 
+from ssd_train.archives import opened_model
 from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
 from ssd_train.cli.places import localised, source
@@ -14,6 +21,7 @@ from ssd_train.deploy.serve import warm_up
 from ssd_train.deploy.server import Server, engine_name
 from ssd_train.deploy.server_run import keep_memory_flat, listen
 from ssd_train.deploy.server_run import run as run_server
+from ssd_train.progress import Progress
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
     keep_memory_flat()
     with localised(flags) as progress:
-        detector = Detector.load(flags.model, flags.devices, flags.engine)
+        detector = _detector(flags, progress)
         warm_up(detector)
         listener = listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
@@ -31,6 +39,40 @@ def run(arguments: Sequence[str]) -> int:
         run_server(Server(detector, limits, flags.queue, progress), listener, flags.queue)
         progress.say("ended: all requests were answered")
     return 0
+
+
+def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
+    """The model, run by ONNX Runtime where nothing else is asked for and it is installed: it is the fastest for one
+    picture at a time."""
+    if (flags.engine, flags.devices) != ("auto", "auto") or not find_spec("onnxruntime"):
+        return Detector.load(flags.model, flags.devices, flags.engine)
+    with opened_model(flags.model) as place:
+        if place.is_dir() and any(place.glob("*.onnx")):
+            return Detector.load(place, engine="onnxruntime")
+        if (place / "config.json").is_file() and all(map(find_spec, ("mxnet", "onnx"))):
+            return _exported(place, progress)
+        return Detector.load(flags.model)
+
+
+def _exported(folder: Path, progress: Progress) -> Detector:
+    """The trained model in `folder` by way of an ONNX file, made and compared in another process: what MXNet has in
+    memory once it is imported is not carried on."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "model.onnx"
+        progress.say(
+            "exporting the model to ONNX, which runs faster; `export --format onnx` does so once for all times"
+        )
+        command = [sys.executable, "-m", "ssd_train", "export", "--format", "onnx"]
+        done = subprocess.run(
+            [*command, "--model", str(folder), "--output", str(made)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+        if done.returncode == 0:
+            return Detector.load(made)
+    progress.warn(f"it was not exported ({(done.stdout.strip() or 'no word').splitlines()[-1]}); MXNet runs it")
+    return Detector.load(folder)
 
 
 def make_parser() -> Parser:

@@ -170,6 +170,22 @@ def test_what_cannot_be_served_is_told_in_a_line(flags, message):
     assert done.returncode == 2 and message in done.stdout and done.stdout.count("\n") == 1
 
 
+def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
+    """Exported on the way; with an engine asked for, by that."""
+    body = encode_jpeg(IMAGES[0])
+    expected = ask(light.address, "/invocations", body, "image/jpeg").json["prediction"]
+    for flags, engine in (((), "onnx"), (("--engine", "mxnet"), "gluon")):
+        server = LightServer(folder, *flags)
+        try:
+            assert f"by {engine} at" in server.said[-1]
+            assert any("exporting" in line for line in server.said) == (engine == "onnx")
+            found = ask(server.address, "/invocations", body, "image/jpeg").json["prediction"]
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+            assert server.stop() == 0
+        finally:
+            server.kill()
+
+
 def test_a_port_that_is_taken_is_told(light, onnx):
     port = light.address.split(":")[1]
     command = [sys.executable, "-m", "ssd_train", "serve", "--model", str(onnx), "--port", port]

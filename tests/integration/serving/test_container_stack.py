@@ -1,0 +1,190 @@
+"""AWS's real serving stack, started as its container starts it, in a namespace that has loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import Iterator
+
+import numpy as np
+import pytest
+from nets import drawn_inputs, talking_model
+from servers import ROOT, ask
+
+from benchmarks.bodies import bad_bodies
+from benchmarks.clients import Crowd
+from ssd_train.data.drawn import draw_shapes_set
+from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.deploy.artifact import publish_symbol
+from ssd_train.deploy.detector import Detector
+
+pytestmark = pytest.mark.sagemaker
+
+IMAGES = [sample.image for sample in draw_shapes_set(3, 1, (320, 240))]
+VENV = ROOT / ".venv-serving"
+
+
+def _example() -> ModuleType:
+    spec = util.spec_from_file_location("serving_stack", ROOT / "examples" / "serving_stack.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+stack = _example()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model folder with the deployment files that the container runs."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    talking_model(folder)
+    publish_symbol(folder, folder, drawn_inputs(4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment() -> Path:
+    """The stack's own; skips where it cannot be."""
+    if not (VENV / ".done").exists():
+        if subprocess.run(["sh", "-c", "python3.8 -c ''"], stderr=subprocess.DEVNULL).returncode:
+            pytest.skip("python3.8 is not on this machine, which AWS's serving stack runs on")
+        pytest.fail(f"{VENV.name} is not there: make test-integration sets it up")
+    problem = stack.missing(VENV)
+    if problem:
+        pytest.skip(problem)
+    return VENV
+
+
+def start(environment: Path, model: Path, base: Path, **variables: str) -> "stack.RunningStack":
+    base.mkdir(exist_ok=True)
+    stack.lay_out(model, base)
+    return stack.RunningStack(environment, base, workers=1, port=0, OMP_NUM_THREADS="1", **variables)
+
+
+@pytest.fixture(scope="module")
+def address(environment, model, tmp_path_factory) -> Iterator[str]:
+    """Of the stack on that model."""
+    with start(environment, model, tmp_path_factory.mktemp("ml") / "base") as running:
+        yield f"127.0.0.1:{running.port}"
+
+
+def invoke(address, body, content_type="image/jpeg", accept="application/json"):
+    return ask(address, "/invocations", body, content_type, accept)
+
+
+def test_ping(address):
+    assert ask(address, "/ping").status == 200
+
+
+def test_a_picture_is_answered_as_by_the_model_itself(address, model):
+    body = encode_jpeg(IMAGES[0])
+    found = invoke(address, body)
+    assert (found.status, found.content_type) == (200, "application/json")
+    detector = Detector.load(model, "cpu", "symbol")
+    assert found.json["prediction"]
+    from ssd_train.deploy.serve import answer
+
+    expected = json.loads(answer(detector, body, "image/jpeg")[0])["prediction"]
+    np.testing.assert_allclose(found.json["prediction"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "accept, key",
+    [
+        ("application/json;annotation=1", "annotations"),
+        ("application/json;verbose=1", "annotations"),
+        ("application/jsonlines", "prediction"),
+    ],
+)
+def test_forms_of_answers(address, accept, key):
+    found = invoke(address, encode_png(IMAGES[0]), "image/png", accept)
+    assert found.status == 200 and found.content_type == accept.split(";")[0]
+    assert found.json[key]
+    assert ("class_name" in found.body.decode()) == ("verbose" in accept)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-npy"])
+def test_forms_of_requests(address, content_type, tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES[1])
+    npy = content_type.endswith("npy")
+    body = (tmp_path / "a.npy").read_bytes() if npy else json.dumps(IMAGES[1].tolist()).encode()
+    assert invoke(address, body, content_type).body == invoke(address, encode_png(IMAGES[1]), "image/png").body
+
+
+BAD = [sent for sent in bad_bodies(IMAGES[0]) if len(sent.body) < 6 << 20]
+
+
+@pytest.mark.parametrize("sent", BAD, ids=lambda sent: sent.name)
+def test_what_is_broken_huge_or_harmful_gets_one_line(address, sent):
+    found = invoke(address, sent.body, sent.content_type)
+    assert found.status == sent.status, found.body
+    if found.status != 200:
+        text = found.body.decode()
+        assert "\n" not in text and "Traceback" not in text and ".py" not in text and str(ROOT) not in text
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/csv"])
+def test_bytes_that_are_no_text_are_refused_though_the_toolkit_decodes_them_first(address, content_type):
+    found = invoke(address, b"\xff\xfe\xff", content_type)
+    assert found.status == 400 and b"no UTF-8" in found.body and b"\n" not in found.body
+
+
+def test_what_is_too_large_is_refused_by_the_front_end(address):
+    """Before it has been sent: multi-model-server closes the connection of who sends on."""
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(f"POST /invocations HTTP/1.1\r\nHost: {host}\r\nContent-Length: {7 << 20}\r\n\r\n".encode())
+        assert raw.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_what_cannot_be_accepted(address):
+    assert invoke(address, encode_jpeg(IMAGES[0]), accept="text/csv").status == 406
+
+
+def test_16_clients_get_no_error(address):
+    good = {}
+    for image in IMAGES:
+        body = encode_jpeg(image)
+        good[body] = invoke(address, body, accept="").body
+    tally = Crowd(address, good, BAD[:4], share=0.2).ask(16, seconds=10)
+    assert tally.faults == [] and tally.good > 20 and tally.bad > 2
+
+
+def test_without_opencv_as_in_awss_image_it_is_said_what_is_missing(environment, model, tmp_path):
+    with_out = tmp_path / "code-before-all-others"
+    with_out.mkdir()
+    (with_out / "cv2.py").write_text("raise ImportError(\"No module named 'cv2'\")")
+    with start(environment, model, tmp_path / "base", PYTHONPATH=str(with_out)) as running:
+        end = time.monotonic() + 60
+        found = invoke(f"127.0.0.1:{running.port}", encode_jpeg(IMAGES[0]))
+        while found.status == 503 and time.monotonic() < end:  # no worker yet
+            time.sleep(0.5)
+            found = invoke(f"127.0.0.1:{running.port}", encode_jpeg(IMAGES[0]))
+    assert found.status == 500 and b"\n" not in found.body
+    assert found.body.startswith(b"OpenCV cannot be imported") and b"pip install opencv-python-headless" in found.body
+
+
+def test_the_command_serves_and_ends(environment, model):
+    """What `make serve-container-stack` runs."""
+    command = [sys.executable, str(ROOT / "examples" / "serving_stack.py"), "--venv", str(environment), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--model", str(model)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    line = next(line for line in process.stdout if line.startswith("serving "))
+    address = line.split("http://")[1].split("/")[0]
+    assert invoke(address, encode_jpeg(IMAGES[0])).status == 200
+    process.terminate()
+    assert process.wait(20) == 130
+    with pytest.raises(OSError):
+        ask(address, "/ping")
