@@ -78,8 +78,9 @@ class Job:
     @property
     def cache(self) -> Optional[ImageCache]:
         """The training images that are kept decoded; None where none are to be, or in a stream."""
-        kept = self.config.cache_images and isinstance(self.train_loader, TrainLoader)
-        return self.train_loader.dataset.cache if kept else None
+        if self.config.cache_images and isinstance(self.train_loader, TrainLoader):
+            return self.train_loader.dataset.cache
+        return None
 
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
         """The description of the net as it is after `epoch`."""
