@@ -11,7 +11,7 @@ import time
 import pytest
 import runs
 from builders import shapes_set
-from runs import assert_same, finish, kill_after, outcome, start
+from runs import assert_same, ended, finish, kill_after, outcome, start, told
 
 from ssd_train.cli.main import main
 from ssd_train.published import published_folders
@@ -164,6 +164,20 @@ def test_fewer_epochs_than_were_made_are_refused(data, tmp_path, capsys):
     finish(flags(data, tmp_path, epochs=2))
     assert main(flags(data, tmp_path, epochs=1)) == 2
     assert re.search(r"checkpoints: holds epoch 2, expected --epochs to be no less", capsys.readouterr().err)
+
+
+def test_a_second_run_on_one_folder_is_refused_and_the_first_not_disturbed(data, unbroken, tmp_path):
+    first = start(flags(data, tmp_path, **OPTIMIZERS["sgd"]))
+    told(first, "^training on")
+    first.send_signal(signal.SIGSTOP)  # so that it is there as long as the second needs
+    second = start(flags(data, tmp_path, **OPTIMIZERS["sgd"], model_dir=tmp_path / "other"))
+    printed = ended(second)
+    assert second.returncode == 2 and re.search(r"error: \S*/checkpoints: is in use by another run", printed), printed
+    assert not (tmp_path / "other").exists()
+    first.send_signal(signal.SIGCONT)
+    ended(first)
+    assert first.returncode == 0
+    assert_same(outcome(tmp_path), unbroken("sgd"))
 
 
 def test_another_number_of_threads_is_told(data, tmp_path):
