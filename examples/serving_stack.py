@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 INSIDE = 8080  # its port in the namespace
+PROGRAM = "inference.py"  # what the container imports unless told otherwise
 START_SECONDS = 120
 ENDED = 130
 # what `serve` of sagemaker_mxnet_serving_container does, with its configuration file elsewhere
@@ -76,9 +77,15 @@ def missing(venv: Path) -> str:
 
 
 def lay_out(model: Path, base: Path) -> None:
-    """The container's /opt/ml below `base`: the model, and the program that serves it in code/, as by `launch`."""
+    """The container's /opt/ml below `base`: the model as it is, where it brings code/ to serve it, else with the
+    program that `launch --deploy` sends."""
+    from ssd_train.archives import opened_model
     from ssd_train.launch.source import write_served_model
 
+    with opened_model(model) as folder:
+        if (folder / "code" / PROGRAM).is_file():
+            shutil.copytree(folder, base / "model")
+            return
     write_served_model(model, base / "model.tar.gz")
     with tarfile.open(base / "model.tar.gz") as archive:
         archive.extractall(base / "model")
@@ -139,7 +146,7 @@ def _surroundings(venv: Path, base: Path, workers: int) -> Dict[str, str]:
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": "",
         "SAGEMAKER_BASE_DIR": str(base),
-        "SAGEMAKER_PROGRAM": "train.py",
+        "SAGEMAKER_PROGRAM": PROGRAM if (base / "model" / "code" / PROGRAM).is_file() else "train.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": str(base / "model" / "code"),
         "SAGEMAKER_BIND_TO_PORT": str(INSIDE),
         "SAGEMAKER_MODEL_SERVER_WORKERS": str(workers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_jpeg, encode_png
 from ssd_train.deploy.artifact import publish_symbol
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.served_code import put_code
 
 pytestmark = pytest.mark.sagemaker
 
@@ -43,10 +45,11 @@ stack = _example()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A model folder with the deployment files that the container runs."""
+    """A model folder as training leaves it: with the deployment files that the container runs, and code/."""
     folder = tmp_path_factory.mktemp("model") / "model"
     talking_model(folder)
     publish_symbol(folder, folder, drawn_inputs(4))
+    put_code(folder)
     return folder
 
 
@@ -172,11 +175,12 @@ def test_without_opencv_as_in_awss_image_it_is_said_what_is_missing(environment,
     assert found.body.startswith(b"OpenCV cannot be imported") and b"pip install opencv-python-headless" in found.body
 
 
-def test_the_command_serves_and_ends(environment, model):
-    """What `make serve-container-stack` runs."""
+def test_the_command_serves_and_ends(environment, model, tmp_path):
+    """What `make serve-container-stack` runs, on a model without code/."""
+    bare = shutil.copytree(model, tmp_path / "bare", ignore=shutil.ignore_patterns("code"))
     command = [sys.executable, str(ROOT / "examples" / "serving_stack.py"), "--venv", str(environment), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--model", str(model)],
+        [*command, "--model", str(bare)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         universal_newlines=True,
