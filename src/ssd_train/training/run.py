@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from ssd_train import framework
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, SsdTrainError, Stopped, TrainingDiverged
+from ssd_train.errors import CheckpointError, SsdTrainError, Stopped
 from ssd_train.locks import held
 from ssd_train.progress import Progress
 from ssd_train.storage import require_writable
@@ -30,7 +29,7 @@ from ssd_train.training.learner import digest
 from ssd_train.training.saved_model import CONFIG, SavedModel
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
-from ssd_train.training.telling import tell_configuration, tell_epoch, tell_weights
+from ssd_train.training.telling import divergence_told, tell_configuration, tell_epoch, tell_weights
 from ssd_train.view.report import write_report
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
@@ -127,25 +126,13 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
 def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Progress) -> None:
     """The rest of an epoch: its steps, its evaluation where one is due, its lines."""
     state = keeper.state
-    with _divergence_told(state):
+    with divergence_told(state):
         row = _train_epoch(job, keeper, progress)
         done = state.epoch + 1
         if done % job.config.validation_interval == 0 or done == job.config.epochs:
             _validate(job, keeper, row, environment, progress)
     state.end_epoch(row)
     tell_epoch(job.config, len(job.train_loader), state, environment, progress)
-
-
-@contextlib.contextmanager
-def _divergence_told(state: TrainState) -> Iterator[None]:
-    """Adds to a divergence in which epoch it came, what is kept, and what may help."""
-    try:
-        yield
-    except TrainingDiverged as error:
-        kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
-        raise TrainingDiverged(
-            f"epoch {state.epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
-        ) from None
 
 
 def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:

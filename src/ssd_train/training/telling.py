@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+import contextlib
+from typing import Any, Dict, Iterator, List
 
 from ssd_train import metric_lines
 from ssd_train.config import TrainConfig
 from ssd_train.environment import Environment
+from ssd_train.errors import TrainingDiverged
 from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import TrainState
 
@@ -43,6 +45,18 @@ def tell_weights(hosts: int, digest: str, progress: Progress) -> None:
     """The SHA-256 of the last weights, where others tell theirs."""
     if hosts > 1:
         progress.say(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
+
+
+@contextlib.contextmanager
+def divergence_told(state: TrainState) -> Iterator[None]:
+    """Adds to a divergence in which epoch it came, what is kept, and what may help."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        kept = f"; the model of epoch {state.best.epoch + 1} is kept" if state.best.epoch >= 0 else ""
+        raise TrainingDiverged(
+            f"epoch {state.epoch + 1}: {error}{kept}; try a lower --learning_rate or a longer --warmup_epochs"
+        ) from None
 
 
 def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> List[str]:
