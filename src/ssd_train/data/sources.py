@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ssd_train.data.patience import in_time
 from ssd_train.data.records import Record
@@ -32,6 +32,7 @@ class FolderImages:
                 f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
             ) from error
         self._by_basename: Optional[Dict[str, List[str]]] = None
+        self._plain_folders: Set[str] = set()
         self._seconds = read_seconds()
 
     def read(self, record: Record) -> bytes:
@@ -60,10 +61,20 @@ class FolderImages:
         """The path of the image, links resolved and inside the folder."""
         parts = key_parts(record)
         path = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
-        real = os.path.realpath(path)
+        real = path if self._is_itself(path) else os.path.realpath(path)
         if not real.startswith(os.path.join(self.root, "")):
             raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
         return real
+
+    def _is_itself(self, path: str) -> bool:
+        """Whether no part of `path` is a link. A folder is looked at once: resolving each of a hundred thousand paths
+        from its first part on takes seconds."""
+        folder = os.path.dirname(path)
+        if folder not in self._plain_folders:
+            if os.path.realpath(folder) != folder:
+                return False
+            self._plain_folders.add(folder)
+        return not os.path.islink(path)
 
     def holds(self, record: Record) -> bool:
         """Whether there is such an image, or several of its name."""
