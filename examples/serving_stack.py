@@ -96,6 +96,7 @@ class RunningStack:
 
     def __init__(self, venv: Path, base: Path, workers: int, port: int, **variables: str) -> None:
         self._base, self._port = base, port
+        venv = venv.absolute()  # the stack runs in a folder of its own
         (base / "run").mkdir()
         command = [*_namespaces(), sys.executable, __file__, "--inside", str(venv), str(base)]
         self._process = subprocess.Popen(
@@ -126,7 +127,8 @@ class RunningStack:
                 return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.5)
-        raise SystemExit(f"the stack did not answer within {START_SECONDS} s")
+        ended = self._process.poll() is not None
+        raise SystemExit("the stack has ended" if ended else f"the stack did not answer within {START_SECONDS} s")
 
 
 def inside(venv: Path, base: Path) -> int:
@@ -213,9 +215,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
-        sys.exit(inside(Path(sys.argv[2]), Path(sys.argv[3])))
     try:
-        sys.exit(main())
+        sys.exit(inside(Path(sys.argv[2]), Path(sys.argv[3])) if sys.argv[1:2] == ["--inside"] else main())
     except KeyboardInterrupt:
         sys.exit(ENDED)

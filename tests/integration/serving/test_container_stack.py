@@ -178,9 +178,10 @@ def test_without_opencv_as_in_awss_image_it_is_said_what_is_missing(environment,
 def test_the_command_serves_and_ends(environment, model, tmp_path):
     """What `make serve-container-stack` runs, on a model without code/."""
     bare = shutil.copytree(model, tmp_path / "bare", ignore=shutil.ignore_patterns("code"))
-    command = [sys.executable, str(ROOT / "examples" / "serving_stack.py"), "--venv", str(environment), "--port", "0"]
+    command = [sys.executable, "examples/serving_stack.py", "--venv", environment.name, "--port", "0"]
     process = subprocess.Popen(
         [*command, "--model", str(bare)],
+        cwd=str(ROOT),
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         universal_newlines=True,
