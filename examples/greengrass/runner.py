@@ -69,6 +69,7 @@ def main() -> int:
     finally:
         stop.set()
         sender.join()
+        client.on_disconnect = None  # which tells of brokers that leave
         client.disconnect()
         client.loop_stop()
     return 0
