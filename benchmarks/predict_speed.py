@@ -50,7 +50,7 @@ def main() -> None:
         answers = detector.stream(_pictures(paths, flags.pictures + PIECE), BATCH)
         turns = {"predict": lambda: _take(answers, PIECE), "engine": lambda: _run(detector, ready, PIECE)}
         speeds = alternate(turns, flags.pictures // PIECE)
-    row = {"side": flags.side, "engine": flags.engine, "threads": framework.cpu_threads(), "pictures": flags.pictures}
+    row = {"side": flags.side, "run by": flags.engine, "threads": framework.cpu_threads(), "pictures": flags.pictures}
     shares = times_as_fast(speeds["predict"], speeds["engine"])
     print(json.dumps({**row, **{name: figures(found) for name, found in speeds.items()}, "share": shares}))
 
