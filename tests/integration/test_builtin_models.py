@@ -24,15 +24,14 @@ from ssd_train.deploy.serve import model_fn, transform_fn
 pytestmark = pytest.mark.integration
 SIDES = {"resnet-50": 128, "vgg-16": 300}
 NAMES = ("cat", "dog", "cow")
+MODELS = [("resnet-50", "class-agnostic"), ("resnet-50", "per-class"), ("vgg-16", "class-agnostic")]
 SHOWN = [
     Picture(str(index), lambda sample=sample: encode_png(sample.image), str(index))
     for index, sample in enumerate(draw_shapes_set(3, seed=1))
 ]
 
 
-@pytest.fixture(
-    scope="module", params=[(net, way) for net in SIDES for way in ("class-agnostic", "per-class")], ids="-".join
-)
+@pytest.fixture(scope="module", params=MODELS, ids="-".join)
 def model(request, tmp_path_factory):
     """A converted model's folder."""
     base_network, way = request.param
