@@ -122,6 +122,7 @@ def _pixels_of_json(body: bytes, side: int, limits: ImageLimits) -> Read:
     try:
         array = np.array(found, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):  # ragged lists, texts, objects, numbers beyond all bounds
+        found = None  # which the error's traceback would keep, ten times as large as the body
         raise DataError("request: found JSON that is no array of numbers, expected height x width x 3 pixels") from None
     return _checked(array, limits)
 

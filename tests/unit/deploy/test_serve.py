@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import traceback
 import types
 import zlib
 
@@ -237,6 +238,17 @@ def test_limits_count_before_anything_is_decoded(limits, body, message):
 )
 def test_what_takes_long_is_known_before(body, content_type, expected):
     assert is_costly(body, content_type) is expected
+
+
+def test_an_error_keeps_no_lists_alive():
+    """They take ten times the memory of the body, and an error may live until the garbage collector comes by."""
+    with pytest.raises(RequestError) as caught:
+        answer(Detector(FixedEngine()), json.dumps([[[1, 2], [3]]] * 1000), "application/json")
+    error, kept = caught.value, []
+    while error is not None:
+        kept += [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values()]
+        error = error.__context__
+    assert not any(isinstance(value, list) and len(value) == 1000 for value in kept)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
