@@ -66,7 +66,7 @@ def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
     try:
         return future.result(seconds)
     except NotInTime:
-        if future.done():  # the error of the work itself
-            raise
+        if future.done():  # at the last moment, or the error is the work's own
+            return future.result()
         _own.helper = None  # the next work has another
         raise DataError(f"{where}: nothing came within {seconds:g} s, expected a disk that answers") from None

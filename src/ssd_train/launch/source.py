@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Mapping, Optional
+from typing import BinaryIO, Dict, List, Mapping, Optional, Union
 
 from ssd_train.archives import opened_model
+from ssd_train.deploy.served_code import REQUIREMENTS
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import PROGRAM
 from ssd_train.storage import open_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[1]
+NEEDS = "requirements.txt"
+
+
+Content = Union[Path, bytes]  # of a file in an archive: what holds it, or it
 
 
 def entry_point_folder(given: Optional[Path] = None) -> Path:
@@ -51,8 +57,11 @@ def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
 
 def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = None) -> None:
     """Write the model, a folder or an archive of it, to the archive `target` with the program that serves it: code/,
-    and this package in code/lib/, as the SDK does. A damaged archive is a WeightsError."""
-    code = source_files(entry_point_folder(entry_point), "lib")
+    and this package in code/lib/, as the SDK does; code/requirements.txt names what the image that serves lacks, too. A
+    damaged archive is a WeightsError."""
+    code: Dict[str, Content] = {**source_files(entry_point_folder(entry_point), "lib")}
+    own = code.get(NEEDS)
+    code[NEEDS] = (own.read_bytes() if isinstance(own, Path) else b"") + b"\n" + REQUIREMENTS.encode()
     with opened_model(model) as folder:
         weights = {name: path for name, path in _files(folder).items() if not name.startswith("code/")}
         with open_atomic(target) as file:
@@ -70,10 +79,12 @@ def _files(folder: Path) -> Dict[str, Path]:
     return found
 
 
-def _pack(files: Mapping[str, Path], target: BinaryIO) -> None:
+def _pack(files: Mapping[str, Content], target: BinaryIO) -> None:
     with gzip.GzipFile("", "wb", fileobj=target, mtime=0) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         for name in sorted(files):
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = files[name].stat().st_size, 0o644
-            with open(files[name], "rb") as file:
+            content, info = files[name], tarfile.TarInfo(name)
+            info.mode = 0o644
+            with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+                info.size = file.seek(0, io.SEEK_END)
+                file.seek(0)
                 archive.addfile(info, file)

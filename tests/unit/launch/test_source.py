@@ -78,6 +78,8 @@ def test_a_model_is_served_by_the_program_in_it(tmp_path, program, packed):
     assert (tmp_path / "served/weights.params").read_bytes() == b"\x00\x01"
     assert (tmp_path / "served/code/train.py").read_text() == "print('trained')\n"
     assert (tmp_path / "served/code/lib/ssd_train/__init__.py").is_file()
+    needs = (tmp_path / "served/code/requirements.txt").read_text().splitlines()
+    assert "opencv-python-headless>=4.5" in needs  # which AWS's inference image lacks
 
 
 def test_a_damaged_model(tmp_path, program):
