@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
 from ssd_train import framework, storage
+from ssd_train.builtin import side_of
 from ssd_train.deploy.exported import HYPERPARAMETERS, INPUT
 from ssd_train.deploy.symbol_file import Arrays
 from ssd_train.deploy.symbol_reader import read_symbol
@@ -87,10 +88,10 @@ def read_artifact(folder: Path) -> Artifact:
         storage.sha256_of(weights_path),
         settings,
         base_network,
-        num_classes=int(_number(settings, "num_classes", "", (1, 10_000), where)),
-        side=int(_number(settings, "image_shape", "300", (64, 10_000), where)),
+        num_classes=_whole_number(settings, "num_classes", "", (1, 10_000), where),
+        side=_whole_number(settings, "image_shape", "300", (64, 10_000), where),
         nms_threshold=_number(settings, "nms_threshold", "0.45", (0, 1), where),
-        nms_topk=int(_number(settings, "nms_topk", "400", (1, 1_000_000), where)),
+        nms_topk=_whole_number(settings, "nms_topk", "400", (1, 1_000_000), where),
     )
 
 
@@ -150,11 +151,14 @@ def _loaded(load: Callable[[str], Any], path: Path) -> Any:
 def _read_settings(path: Path) -> Dict[str, str]:
     try:
         document = json.loads(path.read_text("utf-8"))
-        return {name: str(value) for name, value in document.items()}
+        texts = {name: str(value) for name, value in document.items()}
     except FileNotFoundError:
         raise WeightsError(f"{path.parent}: found no {path.name}, {_EXPECTED}") from None
     except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: cannot be read as hyperparameters ({error!r})") from None
+    if "image_shape" in texts:
+        texts["image_shape"], _ = side_of(texts["image_shape"])
+    return texts
 
 
 def _number(settings: Mapping[str, str], name: str, default: str, limits: "Tuple[float, float]", where: Path) -> float:
@@ -166,6 +170,13 @@ def _number(settings: Mapping[str, str], name: str, default: str, limits: "Tuple
     if not limits[0] <= value <= limits[1]:
         raise WeightsError(f"{where}: found {name} {text!r}, expected {limits[0]} to {limits[1]}")
     return value
+
+
+def _whole_number(settings: Mapping[str, str], name: str, default: str, limits: "Tuple[int, int]", where: Path) -> int:
+    value = _number(settings, name, default, limits, where)
+    if value != int(value):
+        raise WeightsError(f"{where}: found {name} {settings[name]!r}, expected a whole number")
+    return int(value)
 
 
 def _checked_arrays(arrays: Any, path: Path) -> Arrays:

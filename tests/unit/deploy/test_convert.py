@@ -167,6 +167,12 @@ def test_settings_of_the_job_are_used(artifacts, tmp_path, base_network):
     assert read_description(tmp_path / "model").class_names.names == ("class_0", "class_1", "class_2")
 
 
+@pytest.mark.parametrize("shape", ["3,128,128", " 3, 128, 128 ", "128"])
+def test_channels_before_the_side_as_jobs_have_them(artifacts, tmp_path, shape):
+    write_settings(artifacts / "resnet-50", tmp_path / "job", image_shape=shape)
+    assert read_artifact(tmp_path / "job").side == 128
+
+
 def write_settings(artifact, folder, **changes):
     """A copy of `artifact` with other hyperparameters."""
     shutil.copytree(artifact, folder)
@@ -212,6 +218,10 @@ DAMAGED = [
     pytest.param(lambda f: (f / "hyperparams.json").write_text("[]"), "cannot be read as hyperparameters", id="list"),
     pytest.param(settings(num_classes="20"), "found num_classes 20, the symbol has 3 and background", id="classes"),
     pytest.param(settings(num_classes="few"), "found num_classes 'few', expected 1 to 10000", id="no number"),
+    pytest.param(settings(num_classes="2.7"), "found num_classes '2.7', expected a whole number", id="a part of one"),
+    pytest.param(settings(nms_topk="0.5"), "found nms_topk '0.5', expected 1 to 1000000", id="half a box"),
+    pytest.param(settings(nms_topk="20.5"), "found nms_topk '20.5', expected a whole number", id="and a half"),
+    pytest.param(settings(image_shape="3,128,96"), "found image_shape '3,128,96', expected 64", id="no square"),
     pytest.param(settings(nms_threshold="45"), "found nms_threshold '45', expected 0 to 1", id="threshold"),
     pytest.param(settings(base_network="alexnet"), "found base_network 'alexnet', expected vgg-16 or", id="network"),
     pytest.param(lambda f: (f / "model_algo_1-symbol.json").write_text("{"), "expected an artifact", id="no JSON"),
