@@ -27,6 +27,7 @@ mx = framework.mxnet()
 pytestmark = pytest.mark.integration
 
 TIMEOUT = 8  # --peer_timeout
+in_test_integration = pytest.mark.sagemaker  # minutes in all; `make test` keeps the first
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,7 @@ def test_one_host_writes(server, shapes, tmp_path):
         assert not list((second / place).iterdir()), "the second host writes nothing"
 
 
+@in_test_integration
 def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_path):
     """The whole job, with BatchNorm frozen as its user would: splits, augmentation, order, schedule, clipping."""
     settings = {"optimizer": "sgd", "learning_rate": 0.01, "freeze_layer_pattern": "batchnorm|_bn[0-9]"}
@@ -103,6 +105,7 @@ def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_
         )
 
 
+@in_test_integration
 def test_two_devices_on_each_of_two_hosts(server, tmp_path):
     """dist_device_sync adds up the devices of each host first; the sum is that of one device with the whole batch."""
     settings = ["kv_store=dist_device_sync", "devices=cpu:2", f"peer_port={server.port}"]
@@ -115,6 +118,7 @@ def test_two_devices_on_each_of_two_hosts(server, tmp_path):
         together.assert_alike(dict(np.load(tmp_path / f"{rank}.npz")), whole)
 
 
+@in_test_integration
 def test_steps_that_are_known_a_step_later(server, tmp_path):
     """As adam makes them on GPUs, where hosts tell each other the losses of one step when the next is on its way."""
     settings = ["optimizer=adam", "deferred=True", f"peer_port={server.port}"]
@@ -131,6 +135,7 @@ def test_steps_that_are_known_a_step_later(server, tmp_path):
     np.testing.assert_allclose(two[0]["results"][:, 0], losses, rtol=1e-3)
 
 
+@in_test_integration
 @pytest.mark.parametrize(
     "host, number, expected",
     [
@@ -153,6 +158,7 @@ def test_when_one_dies_the_other_ends_in_time(server, shapes, tmp_path, host, nu
     assert told.startswith(expected) and f"error: {told}" in log
 
 
+@in_test_integration
 def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
     others = shapes_set(tmp_path / "others", 24, seed=2)
     workers = start(server, tmp_path, shapes.images.parent, others.images.parent)
@@ -163,6 +169,7 @@ def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
     assert failure_of(tmp_path / HOSTS[0]).startswith(f"host 127.0.0.2 failed: {fault}")
 
 
+@in_test_integration
 def test_a_divergence_ends_both_with_its_place(server, shapes, tmp_path):
     """The gradient that both have is not finite, so that both end at the same step."""
     reckless = {"optimizer": "sgd", "learning_rate": 1, "clip_gradient": 0, "warmup_epochs": 0, "epochs": 50}
@@ -172,6 +179,7 @@ def test_a_divergence_ends_both_with_its_place(server, shapes, tmp_path):
     assert all("expected finite" in failure_of(tmp_path / host) for host in HOSTS)
 
 
+@in_test_integration
 def test_all_stop_together_and_go_on_to_the_same_weights(shapes, tmp_path):
     """SIGTERM reaches one host alone, within an epoch; resumed, the run ends as if nothing had been."""
     settings = {"epochs": 3, "checkpoint_minutes": 0.0001}
