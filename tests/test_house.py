@@ -31,7 +31,6 @@ FLOORS = {
     2: [
         *["published", "archives", "s3", "locks", "secrecy", "data.setbacks"],
         *["launch.job", "launch.images", "deploy.served_code"],
-        *["training.watchdog"],
         *["data.split", "data.sources", "data.predictions", "data.transforms", "data.artwork"],
         *["data.formats.box_label", "data.formats.gather", "data.formats.ground_truth_survey"],
         *["data.formats.detection_label", "data.formats.label_folder", "data.formats.yolo_names"],
@@ -50,7 +49,7 @@ FLOORS = {
         *["data.formats.voc", "data.formats.yolo", "data.dataset", "data.drawn", "data.check_images"],
         *["data.prepare.lines"],
         *["model.net", "model.targets", "model.loss"],
-        *["training.exchange", "training.peers"],
+        *["training.exchange", "training.watchdog"],
         *["training.devices", "training.array_file", "training.metrics"],
         *["view.scenes", "view.sections", "view.sheet"],
     ],
@@ -60,13 +59,13 @@ FLOORS = {
         *["data.labels", "data.formats.pipe", "data.formats.video", "data.batches", "data.gluon"],
         *["data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.zoo", "model.graphs"],
-        *["training.optimizer_state", "training.cluster"],
+        *["training.optimizer_state", "training.peers"],
         *["view.worst", "view.pages"],
     ],
     5: [
         *["launch.watch", "launch.sdk2", "launch.sdk3"],
         *["data.prepare.*", "data.channel", "data.check_labels"],
-        *["training.saved_model", "training.averaging", "training.masked"],
+        *["training.saved_model", "training.averaging", "training.masked", "training.cluster"],
         *["view.galleries"],
     ],
     6: [

@@ -1,6 +1,9 @@
 """Keys and passwords appear nowhere: not in what is printed, nor in errors, crashes and the failure file."""
 
 import json
+import os
+import socket
+import subprocess
 import sys
 import types
 
@@ -11,6 +14,7 @@ from ssd_train.cli.console import LogProgress
 from ssd_train.cli.main import main
 from ssd_train.errors import SsdTrainError
 from ssd_train.secrecy import hidden
+from ssd_train.training.watchdog import Watchdog
 
 # put together here so that nobody takes them for real ones
 KEY_ID, SECRET, SESSION = "AKIA" + "EXAMPLE0EXAMPLE0", "not/a/real+key" * 3, "session-" + "x" * 300
@@ -62,6 +66,24 @@ def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, c
     told = printed.out + printed.err + (tmp_path / "failure").read_text()
     assert "begun with ***" in told and "with ***" in (tmp_path / "failure").read_text()
     assert SECRET not in told and KEY_ID not in told
+
+
+def test_they_are_not_told_to_other_hosts(keys, monkeypatch):
+    monkeypatch.setattr("ssd_train.training.watchdog.end_process", lambda message: None)  # the last resort, later
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        Watchdog({"algo-2": ours}, "algo-1", 30).tell(f"no answer to {SECRET}")
+        assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***"}
+
+
+def test_they_are_not_in_the_words_of_a_process_ended_by_the_watchdog(keys, tmp_path):
+    """It ends by os._exit, past all that prints and reports otherwise."""
+    program = "import sys; from ssd_train.training.watchdog import end_process; end_process(sys.argv[1])"
+    variables = {**os.environ, "SM_MODEL_DIR": str(tmp_path), "SM_OUTPUT_DIR": str(tmp_path)}
+    told = f"host algo-2 failed: no answer to {SECRET}"
+    found = subprocess.run([sys.executable, "-c", program, told], env=variables, stderr=subprocess.PIPE, check=False)
+    assert found.returncode == 1 and found.stderr == b"error: host algo-2 failed: no answer to ***\n"
+    assert (tmp_path / "failure").read_text() == "host algo-2 failed: no answer to ***"
 
 
 def test_they_are_not_in_what_check_writes_of_the_labels(keys, tmp_path, capsys):

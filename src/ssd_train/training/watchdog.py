@@ -18,6 +18,7 @@ import time
 from typing import Any, Dict, Mapping, Optional
 
 from ssd_train.environment import is_hosted, report_failure
+from ssd_train.secrecy import hidden
 
 BEATS = 6  # signs of life in peer_timeout; one or two may come late
 PATIENCE = 0.75  # of peer_timeout after the last sign; the rest is for telling the others and leaving
@@ -69,7 +70,7 @@ class Watchdog(threading.Thread):
     def tell(self, message: str) -> None:
         """Tell all others that this host fails and why; it is about to leave."""
         self._leaving.set()
-        self._send({"failed": message})
+        self._send({"failed": hidden(message)})
         last_resort = threading.Timer(LEAVE_SECONDS, end_process, [message])
         last_resort.daemon = True
         last_resort.start()
@@ -113,7 +114,7 @@ class Watchdog(threading.Thread):
                 )
 
     def _lose(self, message: str) -> None:
-        self.lost = self.lost or message
+        self.lost = self.lost or hidden(message)
         self.known.set()
 
     def _forget(self, host: str) -> None:
@@ -134,7 +135,8 @@ def _told(host: str, message: str) -> str:
 
 
 def end_process(message: str) -> None:
-    """Say why and end this process at once: a normal exit would wait for a peer that is dead."""
+    """Say why, without secrets, and end this process at once: a normal exit would wait for a peer that is dead."""
+    message = hidden(message)
     if is_hosted():
         report_failure(message)
     sys.stderr.write(f"error: {message}\n")
