@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Set
 
 from ssd_train import storage
-from ssd_train.errors import WeightsError
+from ssd_train.errors import SsdTrainError, WeightsError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -56,7 +56,8 @@ def opened_model(path: Path) -> Iterator[Path]:
     A folder with nothing but one archive, as SageMaker lays a model channel out, counts as that archive.
 
     Raises:
-        WeightsError: the archive is damaged, or holds what no model does, or `path` cannot be read.
+        WeightsError: the archive is damaged, or holds what no model does, or `path` cannot be read. Errors within the
+            block name files by the archive that they are in.
     """
     try:
         inside = list(path.iterdir()) if path.is_dir() else []
@@ -67,8 +68,12 @@ def opened_model(path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as folder:
-        unpack_archive(archive, Path(folder))
-        yield Path(folder)
+        try:
+            unpack_archive(archive, Path(folder))
+            yield Path(folder)
+        except SsdTrainError as error:
+            error.args = tuple(str(part).replace(folder, str(archive)) for part in error.args)
+            raise
 
 
 def unpack_archive(path: Path, folder: Path, limits: Limits = FOR_MODELS) -> None:

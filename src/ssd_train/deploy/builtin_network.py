@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
 from ssd_train import framework, storage
 from ssd_train.builtin import side_of
-from ssd_train.deploy.exported import HYPERPARAMETERS, INPUT
+from ssd_train.deploy.exported import EXPORT, HYPERPARAMETERS, INPUT
 from ssd_train.deploy.symbol_file import Arrays
 from ssd_train.deploy.symbol_reader import read_symbol
 from ssd_train.errors import WeightsError
@@ -29,6 +29,7 @@ PROBABILITIES, DETECTION = "cls_prob", "detection"
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 SCORE_FLOOR = 0.01  # MultiBoxDetection's own: candidates below it are none
 BASE_NETWORKS = ("vgg-16", "resnet-50")
+OWN_MARKS = ("config.json", EXPORT)  # of what train, export and convert write
 _EXPECTED = "expected an artifact of the built-in algorithm: *-symbol.json, *-0000.params and hyperparams.json"
 
 
@@ -45,15 +46,25 @@ class Rules(NamedTuple):
     per_class: bool
 
 
+class Files(NamedTuple):
+    """Those of an artifact."""
+
+    symbol: Path
+    weights: Path
+    settings: Path
+
+
 class Artifact(NamedTuple):
     """What an archive of the built-in algorithm says.
 
+    files           where the three were read
     settings        hyperparams.json, all as text
     base_network    one of BASE_NETWORKS
     num_classes     without background
     side            of the square picture, pixels
     """
 
+    files: Files
     symbol: Any
     arrays: Arrays
     weights: str
@@ -74,18 +85,18 @@ def read_artifact(folder: Path) -> Artifact:
     """The artifact in `folder`, an archive unpacked.
 
     Raises:
-        WeightsError: a file is missing, damaged, or says what cannot be.
+        WeightsError: a file is missing, damaged, or says what cannot be, or `folder` is a model of ssd_train.
     """
-    symbol_path, weights_path = _only(folder, "*-symbol.json"), _only(folder, "*-[0-9][0-9][0-9][0-9].params")
-    settings = _read_settings(folder / HYPERPARAMETERS)
-    where = folder / HYPERPARAMETERS
+    files = _files(folder)
+    where, settings = files.settings, _read_settings(files.settings)
     base_network = settings.get("base_network", BASE_NETWORKS[0])
     if base_network not in BASE_NETWORKS:
         raise WeightsError(f"{where}: found base_network {base_network!r}, expected {' or '.join(BASE_NETWORKS)}")
     return Artifact(
-        _loaded(read_symbol, symbol_path),
-        _checked_arrays(_loaded(_arrays, weights_path), weights_path),
-        storage.sha256_of(weights_path),
+        files,
+        _loaded(read_symbol, files.symbol),
+        _checked_arrays(_loaded(_arrays, files.weights), files.weights),
+        storage.sha256_of(files.weights),
         settings,
         base_network,
         num_classes=_whole_number(settings, "num_classes", "", (1, 10_000), where),
@@ -102,7 +113,7 @@ def make_detector(artifact: Artifact, rules: Rules) -> "Tuple[Any, Arrays, Array
     Raises:
         WeightsError: the symbol is not of the built-in algorithm, or the weights do not fit it.
     """
-    scores, offsets, priors = heads(artifact.symbol)
+    scores, offsets, priors = heads(artifact.symbol, artifact.files.symbol)
     symbol = mx.sym.contrib.MultiBoxDetection(
         mx.sym.SoftmaxActivation(scores, mode="channel", name=PROBABILITIES),
         offsets,
@@ -117,13 +128,25 @@ def make_detector(artifact: Artifact, rules: Rules) -> "Tuple[Any, Arrays, Array
     return (symbol, *_chosen_arrays(symbol, artifact))
 
 
-def heads(symbol: Any) -> "Tuple[Any, Any, Any]":
-    """Class scores, box offsets and priors of a symbol of the built-in algorithm, for training or for use."""
+def heads(symbol: Any, where: "str | Path" = "symbol") -> "Tuple[Any, Any, Any]":
+    """Class scores, box offsets and priors of a symbol of the built-in algorithm, for training or for use; `where` it
+    was read, for the WeightsError that says what it lacks."""
     inner = symbol.get_internals()
     missing = [name for name in (CLASS_SCORES, OFFSETS, PRIORS) if f"{name}_output" not in inner.list_outputs()]
     if missing:
-        raise WeightsError(f"symbol: found no {', '.join(missing)}, {_EXPECTED}")
+        raise WeightsError(f"{where}: found no {', '.join(missing)}, {_EXPECTED}")
     return tuple(inner[f"{name}_output"] for name in (CLASS_SCORES, OFFSETS, PRIORS))  # type: ignore[return-value]
+
+
+def _files(folder: Path) -> Files:
+    if not folder.exists():
+        raise WeightsError(f"{folder}: not found, {_EXPECTED}")
+    if any((folder / name).is_file() for name in OWN_MARKS):
+        raise WeightsError(
+            f"{folder}: is a model of ssd_train already, which predict, export and serve take as it is, {_EXPECTED}"
+        )
+    weights = _only(folder, "*-[0-9][0-9][0-9][0-9].params")
+    return Files(_only(folder, "*-symbol.json"), weights, folder / HYPERPARAMETERS)
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -193,10 +216,10 @@ def _check_classes(scores: Any, artifact: Artifact) -> None:
     try:
         _, ((_, found, _),), _ = scores.infer_shape(**{INPUT: artifact.shape})
     except mx.MXNetError as error:
-        raise WeightsError(f"symbol: {str(error).strip().splitlines()[-1]}, {_EXPECTED}") from None
+        raise WeightsError(f"{artifact.files.symbol}: {str(error).strip().splitlines()[-1]}, {_EXPECTED}") from None
     if found != artifact.num_classes + 1:
         raise WeightsError(
-            f"{HYPERPARAMETERS}: found num_classes {artifact.num_classes}, "
+            f"{artifact.files.settings}: found num_classes {artifact.num_classes}, "
             f"the symbol has {found - 1} and background: expected files of one training job"
         )
 
@@ -213,6 +236,8 @@ def _chosen_arrays(symbol: Any, artifact: Artifact) -> "Tuple[Arrays, Arrays]":
             array = artifact.arrays.get(f"{kind}:{name}")
             found = "none" if array is None else array.shape
             if found != shape:
-                raise WeightsError(f"params: found {found} for {name}, expected {shape}: files of one training job")
+                raise WeightsError(
+                    f"{artifact.files.weights}: found {found} for {name}, expected {shape}: files of one training job"
+                )
             place[name] = array
     return chosen

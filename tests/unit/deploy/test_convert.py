@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from builders import SMALL, flags_of, shapes_set
 from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
-from nets import drawn_inputs
+from nets import drawn_inputs, talking_model
 
 from ssd_train import framework
 from ssd_train.cli.main import main
@@ -245,8 +245,34 @@ def test_what_is_no_artifact_is_told_and_nothing_is_written(artifacts, tmp_path,
     damage(tmp_path / "job")
     assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+    assert error.startswith(f"error: {tmp_path / 'job'}") and expected in error and error.count("\n") == 1
     assert not (tmp_path / "model" / "model-export.json").exists()
+
+
+def test_errors_name_files_by_the_archive_that_they_are_in(artifacts, tmp_path, capsys):
+    shutil.copytree(artifacts / "resnet-50", tmp_path / "job")
+    arrays(_other_shape)(tmp_path / "job")
+    archive = archive_of(tmp_path / "job", tmp_path / "model.tar.gz")
+    assert main(["convert", "--model", str(archive), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {archive}/model_algo_1-0000.params: found (64, 3, 5, 5) for")
+
+
+@pytest.mark.parametrize(
+    "made, expected",
+    [
+        pytest.param(lambda place: None, "not found, expected an artifact of the built-in algorithm", id="nothing"),
+        pytest.param(lambda place: talking_model(place, ("cat",)), "is a model of ssd_train already, which", id="ours"),
+    ],
+)
+def test_what_is_not_there_and_what_needs_no_conversion(tmp_path, capsys, made, expected):
+    made(tmp_path / "model")
+    assert main(["convert", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'model'}: {expected}")
+
+
+def test_what_was_converted_is_not_converted_again(converted, tmp_path, capsys):
+    assert main(["convert", "--model", str(converted / "resnet-50"), "--output", str(tmp_path / "out")]) == 2
+    assert "is a model of ssd_train already" in capsys.readouterr().err
 
 
 def test_as_many_class_names_as_classes(artifacts, tmp_path, capsys):
