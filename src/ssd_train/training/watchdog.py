@@ -45,7 +45,17 @@ class Watchdog(threading.Thread):
             self._selector.register(link, selectors.EVENT_READ, host)
 
     def run(self) -> None:
-        """Beat and listen until a host is lost, or `leave` or `tell` was called."""
+        """Beat and listen until a host is lost, or `leave` or `tell` was called; end the process if one is lost."""
+        try:
+            self._watch()
+        except Exception as error:  # with the thread gone, this host would be taken for dead and would miss the dead
+            self._lose(f"the watch of host {self.host} has failed: {type(error).__name__}: {error}")
+        if self.lost and not self._leaving.is_set():
+            self._send({"failed": self.lost})
+            if not self._leaving.wait(min(GRACE_SECONDS, self.peer_timeout / 10)):
+                end_process(self.lost)
+
+    def _watch(self) -> None:
         next_beat = 0.0
         while not self._leaving.is_set() and not self.lost:
             if time.monotonic() >= next_beat:
@@ -54,10 +64,6 @@ class Watchdog(threading.Thread):
             for key, _ in self._selector.select(min(self.peer_timeout / BEATS, 0.5)):
                 self._listen(key.data, key.fileobj)
             self._look_for_silence()
-        if self.lost and not self._leaving.is_set():
-            self._send({"failed": self.lost})
-            if not self._leaving.wait(min(GRACE_SECONDS, self.peer_timeout / 10)):
-                end_process(self.lost)
 
     def leave(self) -> None:
         """Go in good order: the others no longer wait for signs of this host."""
@@ -97,7 +103,10 @@ class Watchdog(threading.Thread):
         self._heard[host] = time.monotonic()
         *lines, self._partial[host] = (self._partial[host] + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            message = _understood(line)
+            if message is None:
+                self._lose(f"host {host} is lost: found {line[:40]!r} on its connection, expected a sign of life")
+                return
             if "failed" in message:
                 self._lose(_told(host, message["failed"]))
             elif "bye" in message:
@@ -127,6 +136,16 @@ class Watchdog(threading.Thread):
         for link in self.links.values():
             link.close()
         self._selector.close()
+
+
+def _understood(line: bytes) -> Optional[Dict[str, Any]]:
+    """What a watchdog sent; None for what is none of it."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    fits = isinstance(message, dict) and isinstance(message.get("failed", ""), str)
+    return message if fits else None
 
 
 def _told(host: str, message: str) -> str:
