@@ -152,7 +152,7 @@ def test_mutated_archives(model, tmp_path):
 class Engine:
     """Finds nothing."""
 
-    class_names, side, grayscale = ClassNames(("cat",)), 32, False
+    name, class_names, side, grayscale = "mxnet", ClassNames(("cat",)), 32, False
 
     def run(self, pictures):
         return np.full((len(pictures), 1, 6), -1, np.float32)

@@ -15,10 +15,10 @@ from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
 from ssd_train.cli.places import localised, source
 from ssd_train.data.images import ImageLimits
-from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.detector import ENGINES, Detector
 from ssd_train.deploy.requests import RequestLimits
 from ssd_train.deploy.serve import warm_up
-from ssd_train.deploy.server import Server, engine_name
+from ssd_train.deploy.server import Server
 from ssd_train.deploy.server_run import keep_memory_flat, listen
 from ssd_train.deploy.server_run import run as run_server
 from ssd_train.progress import Progress
@@ -31,11 +31,12 @@ def run(arguments: Sequence[str]) -> int:
     keep_memory_flat()
     with localised(flags) as progress:
         detector = _detector(flags, progress)
+        _tell_of_slower(detector.engine.name, flags, progress)
         warm_up(detector)
         listener = listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        progress.say(f"serving {flags.model} by {engine_name(detector)} at http://{shown}:{port}/")
+        progress.say(f"serving {flags.model} by {detector.engine.name} at http://{shown}:{port}/")
         run_server(Server(detector, limits, flags.queue, progress), listener, flags.queue)
         progress.say("ended: all requests were answered")
     return 0
@@ -52,6 +53,17 @@ def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
         if (place / "config.json").is_file() and all(map(find_spec, ("mxnet", "onnx"))):
             return _exported(place, progress)
         return Detector.load(flags.model)
+
+
+def _tell_of_slower(name: str, flags: argparse.Namespace, progress: Progress) -> None:
+    """Warn where MXNet runs the model because what would run it faster is not installed."""
+    missing = [package for package in ("onnxruntime", "onnx") if not find_spec(package)]
+    chosen = (flags.engine, flags.devices) != ("auto", "auto")
+    if missing and not chosen and "mxnet" in ENGINES[name]:
+        progress.warn(
+            f"{name} runs the model, which is slower than onnxruntime; {' and '.join(missing)} not found: "
+            "pip install 'ssd-train[onnx]'"
+        )
 
 
 def _exported(folder: Path, progress: Progress) -> Detector:
@@ -71,7 +83,7 @@ def _exported(folder: Path, progress: Progress) -> Detector:
         )
         if done.returncode == 0:
             return Detector.load(made)
-    progress.warn(f"it was not exported ({(done.stdout.strip() or 'no word').splitlines()[-1]}); MXNet runs it")
+    progress.warn(f"it was not exported ({(done.stdout.strip() or 'no word').splitlines()[-1]}); mxnet runs it")
     return Detector.load(folder)
 
 

@@ -30,8 +30,9 @@ ENGINES = {
 
 
 class Engine(Protocol):
-    """A way to run a network."""
+    """A way to run a network; its name is one of ENGINES."""
 
+    name: str
     class_names: ClassNames
     side: int
     grayscale: bool

@@ -88,7 +88,7 @@ class Server:
     """The application: ``uvicorn.run(Server(detector, limits, queue=64, progress))``."""
 
     def __init__(self, detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> None:
-        self.metrics = Metrics(engine_name(detector), detector.class_names, detector.engine.side)
+        self.metrics = Metrics(detector.engine.name, detector.class_names, detector.engine.side)
         self._class_names = detector.class_names
         self._limits = limits
         self._queue = queue
@@ -186,11 +186,6 @@ class Server:
             yield
         finally:
             self.metrics.in_flight -= 1
-
-
-def engine_name(detector: Detector) -> str:
-    """What runs the model: gluon, symbol, onnx or openvino."""
-    return type(detector.engine).__name__.replace("Engine", "").lower()
 
 
 def _check_length(length: Optional[str], limits: RequestLimits) -> None:

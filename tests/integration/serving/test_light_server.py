@@ -62,7 +62,7 @@ def test_ways_to_send_a_picture_are_alike(light):
 def test_ping_page_and_metrics(light):
     assert ask(light.address, "/ping").json == {"status": "Healthy"}
     assert b"<title>ssd_train" in ask(light.address, "/").body
-    assert b'ssd_train_model_info{engine="onnx",classes="3",side="128"} 1' in ask(light.address, "/metrics").body
+    assert b'ssd_train_model_info{engine="onnxruntime",classes="3",side="128"} 1' in ask(light.address, "/metrics").body
 
 
 @pytest.mark.parametrize("sent", bad_bodies(IMAGES[0]), ids=lambda sent: sent.name)
@@ -174,11 +174,11 @@ def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
     """Exported on the way; with an engine asked for, by that."""
     body = encode_jpeg(IMAGES[0])
     expected = ask(light.address, "/invocations", body, "image/jpeg").json["prediction"]
-    for flags, engine in (((), "onnx"), (("--engine", "mxnet"), "gluon")):
+    for flags, engine in (((), "onnxruntime"), (("--engine", "mxnet"), "mxnet")):
         server = LightServer(folder, *flags)
         try:
             assert f"by {engine} at" in server.said[-1]
-            assert any("exporting" in line for line in server.said) == (engine == "onnx")
+            assert any("exporting" in line for line in server.said) == (engine == "onnxruntime")
             found = ask(server.address, "/invocations", body, "image/jpeg").json["prediction"]
             np.testing.assert_allclose(found, expected, atol=1e-3)
             assert server.stop() == 0

@@ -28,6 +28,7 @@ TYPE = {"content-type": "image/png"}
 class SlowEngine:
     """Finds one thing, as soon as it may."""
 
+    name = "mxnet"
     class_names = ClassNames(("cat", "dog"))
     side, grayscale = 40, False
 

@@ -18,6 +18,8 @@ class GluonEngine:
     """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
     unused."""
 
+    name = "mxnet"
+
     def __init__(self, folder: Path, devices: str = "auto") -> None:
         self.model = SavedModel.load(folder)
         config = self.model.config

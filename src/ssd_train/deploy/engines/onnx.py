@@ -17,6 +17,8 @@ class OnnxEngine:
     """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
     unused."""
 
+    name = "onnxruntime"
+
     def __init__(self, path: Path) -> None:
         runtime = _runtime()
         options = runtime.SessionOptions()

@@ -22,6 +22,8 @@ class SymbolEngine:
     """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
     unused."""
 
+    name = "symbol"
+
     def __init__(self, folder: Path, devices: str = "auto") -> None:
         self.description = read_description(folder)
         self.class_names = self.description.class_names
