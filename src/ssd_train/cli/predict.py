@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import datetime
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from ssd_train import storage
 from ssd_train.cli.console import Parser, within
@@ -25,17 +25,22 @@ from ssd_train.progress import Progress
 from ssd_train.view.draw import size_of
 from ssd_train.view.pages import Page, TitlePage, draw_page, write_pdf
 
+NO_LABELS = "no labels"
+
 
 class View(NamedTuple):
-    """How answers are drawn: classes, the least score of a box, and what is true of the pictures that have labels."""
+    """How answers are drawn: classes, the least score of a box, and what is true of the pictures that have labels;
+    None where none were asked for."""
 
     class_names: ClassNames
     threshold: float
-    truth: Mapping[str, Record]
+    truth: Optional[Mapping[str, Record]]
 
     def page(self, answer: Answer) -> Page:
         """An answer as something to draw."""
-        return Page(answer.picture.name, answer.image, answer.detections, self.truth.get(answer.picture.name))
+        name = answer.picture.name
+        note = NO_LABELS if self.truth is not None and name not in self.truth else ""
+        return Page(name, answer.image, answer.detections, (self.truth or {}).get(name), note)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -121,7 +126,8 @@ def _predict(
 ) -> None:
     view = View(detector.class_names, flags.threshold, _truth(flags, pictures, detector, progress))
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
-    with_sizes = (p._replace(expected_wh=view.truth[p.name].size_wh) if p.name in view.truth else p for p in pictures)
+    truth = view.truth or {}
+    with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in pictures)
     found = _sound(progress.track(detector.stream(with_sizes), len(pictures), "pictures"), faults, progress)
     with contextlib.ExitStack() as stack:
         if flags.overlays:
@@ -129,14 +135,16 @@ def _predict(
         if flags.output:
             found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
         _consume(found, flags, view, len(pictures))
+    if flags.labels and len(truth) < len(pictures):
+        progress.say(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
 
 
 def _truth(
     flags: argparse.Namespace, pictures: Sequence[Picture], detector: Detector, progress: Progress
-) -> Dict[str, Record]:
+) -> Optional[Dict[str, Record]]:
     """What the labels say of those pictures that they name, by the picture's name; classes are the detector's."""
     if flags.labels is None:
-        return {}
+        return None
     read = read_labelled(None, flags.labels, label_options(flags, progress)).labels
     records = {record.name: record for record in matched_to(read, detector.class_names).records}
     try:
@@ -175,7 +183,7 @@ def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, c
             pass
         return
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
-    if flags.labels:
+    if view.truth is not None:
         lines.append(f"labels: {flags.labels}, of {len(view.truth)} of {count} pictures")
     front = TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))
     write_pdf(flags.pdf, map(view.page, answers), front)

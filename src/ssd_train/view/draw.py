@@ -99,6 +99,13 @@ def draw_truth(
     return draw_boxes(image, boxes, labels, [WHITE] * len(labels), TRUE)
 
 
+def draw_note(image: np.ndarray, note: str) -> np.ndarray:
+    """A new picture with a line of text in its lower left corner."""
+    canvas = _Canvas(as_picture(image))
+    canvas.label((0, 0, 0, canvas.size_wh[1] - 1), note, WHITE, below=True)
+    return np.asarray(canvas.picture)
+
+
 def scaled(boxes: np.ndarray, from_wh: Optional[SizeWH], to_wh: SizeWH) -> np.ndarray:
     """Boxes (N, 4) of an image of `from_wh` (None: of `to_wh` already) in pixels of the same image at `to_wh`."""
     if from_wh is None or tuple(from_wh) == tuple(to_wh):

@@ -14,7 +14,7 @@ from ssd_train.data.boxes import SizeWH
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.storage import open_atomic
 from ssd_train.view import fonts
-from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, fitted
+from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, draw_note, fitted
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
 from ssd_train.view.pdf import PdfWriter
 from ssd_train.view.report_data import Sample
@@ -33,12 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Page:
-    """One picture to show: `image` RGB uint8 (H, W, 3), what was detected, and what is true where that is known."""
+    """One picture to show: `image` RGB uint8 (H, W, 3), what was detected, and what is true where that is known; `note`
+    is written in its corner."""
 
     name: str
     image: np.ndarray
     detections: Detections
     truth: Optional[Record] = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,12 @@ def _class_line(class_names: ClassNames, index: int) -> str:
 
 
 def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
-    """The picture, fitted into `room_wh`, with what was detected and, where that is known, what is true."""
+    """The picture, fitted into `room_wh`, with what was detected and, where that is known, what is true; its note."""
+    drawn = _draw_boxes(page, class_names, threshold, room_wh)
+    return draw_note(drawn, page.note) if page.note else drawn
+
+
+def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
     if page.truth is None:
         return draw_detections(fitted(page.image, room_wh, ENLARGED), page.detections, class_names, threshold)
     sample = Sample(page.name, page.image, page.truth, page.detections)

@@ -131,6 +131,23 @@ def test_labels_of_some_pictures_and_of_others(model, drawn, tmp_path, capsys):
     flags = ["--model", model, "--pdf", tmp_path / "a.pdf", "--labels", drawn.manifest]
     assert predict(tmp_path, *flags) == 0
     assert len(pdf_pages(tmp_path / "a.pdf")) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 of 3 pictures have no labels" in lines
+
+
+def test_a_picture_without_labels_says_so_where_labels_are_shown(model, drawn, tmp_path, capsys):
+    files = sorted(drawn.images.iterdir())
+    lines = drawn.manifest.read_text().splitlines()
+    (tmp_path / "some.manifest").write_text("\n".join(lines[1:]))
+    (missing,) = {p.name for p in files} - {json.loads(line)["source-ref"].rpartition("/")[2] for line in lines[1:]}
+    for name, labels in (("plain", []), ("some", ["--labels", tmp_path / "some.manifest"])):
+        assert predict(drawn.images, "--model", model, "--overlays", tmp_path / name, *labels) == 0
+    said = capsys.readouterr().out
+    assert said.count("have no labels") == 1 and f"1 of {len(files)} pictures have no labels" in said
+    shown = (tmp_path / name / missing for name in ("plain", "some"))
+    plain, some = (np.asarray(Image.open(path.with_suffix(".jpg"))).astype(int) for path in shown)
+    rows, columns = np.nonzero((np.abs(plain - some) > 60).any(axis=2))
+    assert len(rows) and rows.min() > 0.8 * len(plain) and columns.max() < 0.6 * plain.shape[1], "in the corner"
 
 
 def test_labels_of_other_classes_or_sizes_are_told(model, drawn, tmp_path, capsys):
