@@ -12,7 +12,7 @@ from ssd_train import storage
 from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
 from ssd_train.cli.pictures import find_pictures, overlay_paths
-from ssd_train.cli.places import localised, source, target, target_folder
+from ssd_train.cli.places import Remote, localised, source, target, target_folder
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.labels import matched_to, read_labelled
 from ssd_train.data.predictions import write_predictions
@@ -108,8 +108,17 @@ def _check(flags: argparse.Namespace) -> None:
         raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
     if flags.labels and not pictured:
         raise ConfigError("labels: found neither --pdf nor --overlays, expected one of them to draw the labels in")
+    for folder in filter(None, (flags.overlays, flags.transform_output)):
+        _refuse_file(folder)
     if not (flags.output or pictured or flags.transform_output):
         flags.output = Path("predictions.jsonl")
+
+
+def _refuse_file(folder: "Path | Remote") -> None:
+    """A ConfigError if a file is where `folder` is to be, before any work is done for it."""
+    for place in (folder, *folder.parents) if isinstance(folder, Path) else ():
+        if place.is_file():
+            raise ConfigError(f"{place}: found a file, expected a folder")
 
 
 def _transform(

@@ -150,6 +150,16 @@ def test_a_picture_without_labels_says_so_where_labels_are_shown(model, drawn, t
     assert len(rows) and rows.min() > 0.8 * len(plain) and columns.max() < 0.6 * plain.shape[1], "in the corner"
 
 
+@pytest.mark.parametrize("flag", ["--overlays", "--transform_output"])
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_file_where_a_folder_is_to_be_is_told_before_a_model_is_read(drawn, tmp_path, capsys, flag, below):
+    file = tmp_path / "b.txt"
+    file.write_text("kept")
+    assert predict(drawn.images, "--model", tmp_path / "none", flag, file / below) == 2
+    assert capsys.readouterr().err == f"error: {file}: found a file, expected a folder\n"
+    assert file.read_text() == "kept"
+
+
 def test_labels_of_other_classes_or_sizes_are_told(model, drawn, tmp_path, capsys):
     other = tmp_path / "other"
     talking_model(other, CLASSES)
