@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Tuple
 
 from ssd_train import builtin, recipes
 from ssd_train.errors import ConfigError
@@ -233,14 +233,20 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], warn: Callable[[str], None] = lambda text: None) -> "TrainConfig":
+    def from_mapping(
+        cls,
+        values: Mapping[str, Any],
+        warn: Callable[[str], None] = lambda text: None,
+        flags: Collection[str] = (),
+    ) -> "TrainConfig":
         """Build from names and texts or numbers, as flags, hyperparameters or config.json carry them. Hyphens in names
         become underscores; the built-in algorithm's hidden keys are accepted and have no effect. `warn` is told of
-        values that are understood but not as they should be."""
+        values that are understood but not as they should be. `flags`, which are no settings, may have been meant by a
+        name that is unknown."""
         known = {item.name for item in dataclasses.fields(cls)}
         given = {name.replace("-", "_"): value for name, value in values.items()}
         unknown = sorted(name for name in given if name not in known and not _is_hidden(name))
-        faults = [f"{name}: unknown setting{_did_you_mean(name, known)}" for name in unknown]
+        faults = [f"{name}: unknown setting{_did_you_mean(name, known, flags)}" for name in unknown]
         kept = {name: value for name, value in given.items() if name in known}
         if str(kept.get("defaults", "")).strip() == "builtin":
             kept = builtin.with_defaults(kept)
@@ -272,8 +278,8 @@ def _is_hidden(name: str) -> bool:
     return name in builtin.HIDDEN_KEYS or name.startswith(builtin.CONTAINER_PREFIX)
 
 
-def _did_you_mean(name: str, known: "set[str]") -> str:
+def _did_you_mean(name: str, known: "set[str]", flags: Collection[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(name, sorted({*known, *flags}), n=1)
+    return f", did you mean {'--' if close[0] in flags else ''}{close[0]}?" if close else ""

@@ -61,10 +61,17 @@ class Parser(argparse.ArgumentParser):
     value is given once; argparse itself would take the last without a word."""
 
     def __init__(self, **settings: Any) -> None:
+        self.names: Set[str] = set()  # of all flags; argparse itself adds one
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.stored: Set[str] = set()
+
+    def add_argument(self, *spellings: Any, **settings: Any) -> argparse.Action:
+        """As argparse's; `names` are those of all flags."""
+        action = super().add_argument(*spellings, **settings)
+        self.names.update(spelling[2:] for spelling in action.option_strings if spelling.startswith("--"))
+        return action
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; every other way of parsing goes through here."""

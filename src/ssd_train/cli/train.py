@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.cli.flags import add_fetch_flag
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Train as the flags say, on SageMaker as the job says where they are silent; the last line is a summary."""
-    known, settings = make_parser().parse_settings(arguments)
-    config, environment = _read(vars(known), settings, make_progress())  # refused before anything is brought here
+    parser = make_parser()
+    known, settings = parser.parse_settings(arguments)
+    # refused before anything is brought here
+    config, environment = _read(vars(known), settings, parser.names, make_progress())
     with localised(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
         from ssd_train.training.run import TookPart, train
@@ -47,14 +49,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read(
-    flags: Mapping[str, Any], settings: Mapping[str, str], progress: Progress
+    flags: Mapping[str, Any], settings: Mapping[str, str], names: Collection[str], progress: Progress
 ) -> "Tuple[TrainConfig, Environment]":
     """Settings and places; what is wrong with either is told together."""
     faults: List[str] = []
     config = environment = None
     try:
         given = {**hosted_settings(), **settings} if is_hosted() else settings
-        config = TrainConfig.from_mapping(given, progress.warn)
+        config = TrainConfig.from_mapping(given, progress.warn, names)
     except ConfigError as fault:
         faults.append(str(fault))
     try:
