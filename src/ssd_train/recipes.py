@@ -20,3 +20,14 @@ def with_recipe(given: Mapping[str, Any]) -> Dict[str, Any]:
     recipe = RECIPES.get(str(given.get("recipe", "")).strip(), {})
     open_ones = {name for name in recipe if str(given.get(name, "")).strip() == ""}
     return {**given, **{name: recipe[name] for name in open_ones}}
+
+
+def told(name: str, chosen: Mapping[str, Any]) -> str:
+    """What recipe `name` came to among the `chosen` settings: those taken from it, and those that were given in place
+    of its own."""
+    recipe = RECIPES[name]
+    taken = [f"{key} {value}" for key, value in recipe.items() if chosen[key] == value]
+    given = [f"{key} {chosen[key]} in place of {value}" for key, value in recipe.items() if chosen[key] != value]
+    return f"recipe {name}: {', '.join(taken) or 'nothing of it is used'}" + (
+        f"; given: {', '.join(given)}" if given else ""
+    )

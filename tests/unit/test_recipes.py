@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssd_train.cli.main import main
 from ssd_train.config import TrainConfig
 from ssd_train.errors import ConfigError
 from ssd_train.recipes import RECIPES
@@ -19,6 +20,30 @@ def test_a_recipe_sets_what_it_names_and_leaves_the_rest(name):
 def test_what_is_given_wins(name):
     found = TrainConfig.from_mapping({"recipe": name, "epochs": "3", "learning_rate": "0.002"})
     assert (found.epochs, found.learning_rate, found.image_shape) == (3, 0.002, RECIPES[name]["image_shape"])
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, "recipe fast: image_shape 256, epochs 8"),
+        ({"epochs": "3", "seed": "7"}, "recipe fast: image_shape 256; given: epochs 3 in place of 8"),
+        (
+            {"epochs": "3", "image_shape": "300"},
+            "recipe fast: nothing of it is used; given: image_shape 300 in place of 256, epochs 3 in place of 8",
+        ),
+    ],
+    ids=["all of it", "in part", "nothing"],
+)
+def test_what_was_taken_and_what_was_given_is_told(tmp_path, capsys, given, expected):
+    """Before anything is read: there is no such folder."""
+    flags = [part for name, value in given.items() for part in (f"--{name}", value)]
+    assert main(["train", "--train", str(tmp_path / "none"), "--recipe", "fast", *flags]) == 2
+    assert capsys.readouterr().out.splitlines()[0] == expected
+
+
+def test_without_a_recipe_none_is_told(tmp_path, capsys):
+    assert main(["train", "--train", str(tmp_path / "none")]) == 2
+    assert "recipe" not in capsys.readouterr().out
 
 
 def test_an_empty_text_is_left_to_the_recipe():

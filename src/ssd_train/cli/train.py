@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ssd_train import recipes
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.cli.flags import add_fetch_flag
 from ssd_train.cli.places import local, localised, source, target_folder
@@ -65,6 +66,8 @@ def _read(
         faults.append(str(fault))
     if config is None or environment is None:
         raise ConfigError("; ".join(faults))
+    if config.recipe:
+        progress.say(recipes.told(config.recipe, config.to_json()))
     for name in environment.unused_channels:
         progress.warn(f"channel {name!r} is not used, expected names among {', '.join(sum(CHANNELS.values(), ()))}")
     return config, environment
