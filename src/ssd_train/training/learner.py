@@ -36,7 +36,7 @@ class Step:
     scale       what the loss was multiplied by before the division by `positives`
     outputs     of TrainGraph, for each device
     squares     sums of squares of the gradients, one for each parameter
-    before      copies of BatchNorm's statistics before it, where it can no longer be kept from changing them
+    before      copies of BatchNorm's statistics before it, which it changes before anybody can know how it goes
     """
 
     batch: TrainBatch
@@ -45,7 +45,7 @@ class Step:
     scale: float
     outputs: List[Any]
     squares: Any
-    before: Sequence[Any] = ()
+    before: Sequence[Any]
 
 
 class Learner:
@@ -53,7 +53,8 @@ class Learner:
 
     deferred    a step is known to have gone well when the next is on its way: until then the devices do not wait. It is
                 they who leave out an update that is not finite. None: with adam on GPUs. (On the processor, which makes
-                both, masking costs more than waiting; the other optimizers have no such update.)
+                both, masking costs more than waiting; the other optimizers have no such update.) Never with ema_decay:
+                an average follows the steps that count, so it has to know each before the next changes the weights.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class Learner:
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
         self.graph = compile_graph(TrainGraph(net, make_loss(config)))
-        self.average: Optional[WeightAverage] = None  # follows every step where there is one
+        self.average: Optional[WeightAverage] = None  # follows every step that counts, where there is one
         self.clip = config.clip_gradient
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
-        able = config.optimizer == "adam" and self.exchange.together
+        able = config.optimizer == "adam" and self.exchange.together and not config.ema_decay
         self.deferred = able and (self.devices[0].device_type == "gpu" if deferred is None else deferred)
-        self.statistics = Statistics(net, self.devices) if self.deferred else None
+        self.statistics = Statistics(net, self.devices)
         settings = optimizer_settings(config)
         self.trainer = mx.gluon.Trainer(
             self.parameters,
@@ -113,7 +114,7 @@ class Learner:
         with an object of all hosts, counted where they are not given. Another step may begin before the end of this one
         if steps are deferred."""
         positives = max(self.counts(batch)[1] if positives is None else positives, 1)
-        before = self.statistics.copies() if self.statistics else ()
+        before = self.statistics.copies()
         scale = self.loss_scale.value
         step = Step(batch, rate, positives, scale, *self._forward_backward(batch, scale / positives), before)
         if self.deferred:
@@ -149,10 +150,10 @@ class Learner:
             self.average.update()
 
     def _take_back(self, step: Step) -> None:
-        """What a step that was masked has left behind all the same."""
-        if self.statistics:
+        """What a step that is left out has left behind all the same."""
+        self.statistics.put_back(step.before)
+        if self.deferred:
             self.trainer._optimizer.take_back()
-            self.statistics.put_back(step.before)
 
     def _gradients(self, batch: TrainBatch, scale: float) -> "tuple[np.ndarray, float]":
         """Forward and backward on all devices; the summed losses, and the norm of the gradient of their sum times
