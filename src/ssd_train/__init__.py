@@ -72,8 +72,9 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         graphs.py           the net as hybridized graphs: one to train, one to detect
     training/           batches + net -> weights
         devices.py          contexts, and a batch split over them
-        cluster.py          Cluster: the hosts that train together (exchange: how their gradients meet, peers: what
-                            else they tell each other, watchdog: that all end when one dies, hand_over: one start)
+        cluster.py          Cluster: the hosts that train together (meeting: how they find each other, exchange: how
+                            their gradients meet, peers: what else they tell each other, watchdog: that all end when
+                            one dies, hand_over: one start)
         scores.py           Scores: what an evaluation found, as JSON and as lines
         matching.py         which detections hit a labelled box, by the rules of VOC and COCO
         average_precision.py  from the ranks of the hits to a figure; the best F1

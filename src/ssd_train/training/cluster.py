@@ -18,7 +18,8 @@ from ssd_train.environment import Environment, joined_by
 from ssd_train.errors import ConfigError, SsdTrainError, Stopped
 from ssd_train.progress import Progress
 from ssd_train.training.exchange import HorovodSums, OneHost, ServerSteps, ServerSums
-from ssd_train.training.peers import Peers, Place
+from ssd_train.training.meeting import Place
+from ssd_train.training.peers import Peers
 
 INTERRUPTED = 130  # what the command line returns after Ctrl-C
 

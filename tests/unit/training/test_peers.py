@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from hosts import free_port, plain_environment
 from opt_ml import failure_of, make_opt_ml
 
 from ssd_train.errors import ConfigError, PeerLost
-from ssd_train.training.peers import Peers, Place, receive, send
+from ssd_train.training.meeting import Place, meet, receive, send
+from ssd_train.training.peers import Peers
 
 NAMES = ("algo-1", "algo-2", "algo-3")
 
@@ -76,6 +78,7 @@ def test_a_message_longer_than_allowed_is_refused():
         pytest.param(b"\0" * 7 + b"\x02{}", id="an-empty-document"),
         pytest.param(b"\0" * 7 + b"\x01[", id="no-document"),
         pytest.param(b"", id="nothing"),
+        pytest.param(b"\0" * 6 + b"\x0b\xb8" + b"[" * 3000, id="a-deep-document"),
     ],
 )
 def test_strangers_are_passed_over(said):
@@ -91,13 +94,18 @@ def test_strangers_are_passed_over(said):
 
 def visit(port, said):
     """Connect to the leader, say something, and leave."""
+    with connected(port) as link:
+        link.sendall(said)
+
+
+def connected(port):
+    """A connection to the leader, once it listens."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+    while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-                link.sendall(said)
-            return
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
         except OSError:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
@@ -113,6 +121,57 @@ def test_a_peer_of_another_job_is_told():
     with ThreadPoolExecutor(2) as pool:
         told = list(pool.map(join, range(2)))
     assert told[0] == told[1] and "expected" in told[0] and "algo-7" in told[0]
+
+
+def test_those_of_a_large_job_join():
+    """Each hello has the names of all."""
+    names = tuple(f"ip-10-0-{number}.eu-west-1.compute.internal (rank {number})" for number in range(240))
+    assert len(json.dumps(names)) > 2 * 4096
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(meet, Place(0, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
+        with pytest.raises(PeerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) did not gather all"):
+            meet(Place(239, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
+        with pytest.raises(PeerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) did not join"):
+            leader.result()  # the last has
+
+
+def test_those_who_are_silent_or_slow_keep_nobody_waiting():
+    port, names = free_port(), NAMES[:2]
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as links:
+        start = time.monotonic()
+        leader = pool.submit(Peers, place(0, port, names), 30, 20)
+        for said in (b"", b"", b"\0" * 7, b"\0" * 7 + b"\x09{"):
+            link = links.enter_context(connected(port))
+            link.sendall(said)
+        peers = [leader, pool.submit(Peers, place(1, port, names), 30, 20)]
+        peers = [peer.result() for peer in peers]
+        assert time.monotonic() - start < 5
+    everywhere(peers, Peers.leave)
+
+
+def test_those_who_are_silent_do_not_move_the_deadline():
+    port = free_port()
+    with ThreadPoolExecutor(1) as pool:
+        start = time.monotonic()
+        leader = pool.submit(Peers, place(0, port), 30, 0.5)
+        with connected(port), pytest.raises(PeerLost, match="host algo-2, algo-3 did not join in time"):
+            leader.result()
+        assert time.monotonic() - start < 5
+
+
+def test_a_second_one_of_a_rank_is_told():
+    """Started twice: the first would wait for ever for answers that the second gets."""
+    port, expected = free_port(), "host algo-2: found two processes of rank 1, expected one; was it started twice?"
+
+    def join(rank):
+        with pytest.raises((ConfigError, PeerLost)) as error:
+            Peers(place(rank, port), 30, 10)
+        return str(error.value)
+
+    with ThreadPoolExecutor(3) as pool:
+        told = list(pool.map(join, [0, 1, 1]))
+    assert told[0] == expected and expected in told[1:]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +196,8 @@ def test_a_port_in_use_is_told():
 WORKER = """
 import sys, time
 from ssd_train.errors import PeerLost
-from ssd_train.training.peers import Peers, Place
+from ssd_train.training.meeting import Place
+from ssd_train.training.peers import Peers
 rank, port, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 peers = Peers(Place(rank, 3, ("algo-1", "algo-2", "algo-3"), "127.0.0.1", port), 3.0, 30)
 peers.share(b"")
