@@ -24,7 +24,7 @@ from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import split
 from ssd_train.training.exchange import server_optimizer
 from ssd_train.training.loss_scale import FLOAT16_SCALE, LossScale
-from ssd_train.training.masked import MaskedAdam, Statistics, factor_of_step
+from ssd_train.training.masked import MaskedAdam, Statistics, factor_of_step, mark_gradients
 
 mx = framework.mxnet()
 
@@ -74,6 +74,7 @@ class Learner:
         self.clip = config.clip_gradient
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
+        self.marked = min(self.parameters, key=lambda parameter: int(np.prod(parameter.shape)))  # the smallest
         able = config.optimizer == "adam" and self.exchange.together and not config.ema_decay
         self.deferred = able and (self.devices[0].device_type == "gpu" if deferred is None else deferred)
         self.statistics = Statistics(net, self.devices)
@@ -118,7 +119,7 @@ class Learner:
         scale = self.loss_scale.value
         step = Step(batch, rate, positives, scale, *self._forward_backward(batch, scale / positives), before)
         if self.deferred:
-            factor = factor_of_step(step.outputs, step.squares, scale, self.clip)
+            factor = factor_of_step(step.squares, scale, self.clip)
             self.trainer._optimizer.factors = [factor.as_in_context(device) for device in self.devices]
             self._update(rate, 1.0)
         return step
@@ -166,6 +167,8 @@ class Learner:
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
         mx.autograd.backward([output[0] for output in outputs])
+        if self.deferred:
+            mark_gradients(outputs, self.marked.list_grad())
         self.exchange.add_up(self.trainer)
         gradients = [p.list_grad()[0] for p in self.parameters]
         return outputs, mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))

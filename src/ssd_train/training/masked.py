@@ -17,18 +17,27 @@ TENSORS_AT_ONCE = 40
 STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var")  # as layers and as symbols call them
 
 
-def factor_of_step(outputs: Sequence[Any], squares: Any, scale: float, clip: float) -> Any:
-    """What the gradients of a step are multiplied by, (1,) on the first device: it takes the loss scale out, clips the
-    norm to `clip` (0: it does not), and is 0 where a loss or a gradient is not finite.
+def mark_gradients(outputs: Sequence[Any], gradients: Sequence[Any]) -> None:
+    """Make the gradient of each device NaN where its losses are not finite, and leave it as it is where they are. Added
+    up, the gradients then tell all devices and hosts alike whether any loss was not finite.
 
     outputs     of TrainGraph, for each device
-    squares     sums of squares of the gradients, which were multiplied by `scale`
+    gradients   of one parameter, for each device, before they are added up
+    """
+    for output, gradient in zip(outputs, gradients):
+        mark = (mx.nd.concat(output[1], output[2], dim=0) * 0).sum()  # 0, or NaN
+        gradient += mark.astype(gradient.dtype).reshape((1,) * gradient.ndim)
+
+
+def factor_of_step(squares: Any, scale: float, clip: float) -> Any:
+    """What the gradients of a step are multiplied by, (1,) on the first device: it takes the loss scale out, clips the
+    norm to `clip` (0: it does not), and is 0 where a gradient is not finite.
+
+    squares     sums of squares of the gradients, added up and marked, which were multiplied by `scale`
     """
     norm = mx.nd.sqrt(mx.nd.sum(squares)) / scale
     factor = 1 / (scale * mx.nd.maximum(norm / clip, 1)) if clip else mx.nd.ones_like(norm) / scale
-    losses = [output[part].as_in_context(norm.context) for output in outputs for part in (1, 2)]
-    finite = mx.nd.contrib.isfinite(mx.nd.concat(norm, *losses, dim=0)).min()
-    return mx.nd.where(finite.reshape(1), factor.reshape(1), mx.nd.zeros_like(factor).reshape(1))
+    return mx.nd.where(mx.nd.contrib.isfinite(norm), factor, mx.nd.zeros_like(factor)).reshape(1)
 
 
 class MaskedAdam(mx.optimizer.Adam):

@@ -21,6 +21,7 @@ from ssd_train.model.targets import TargetEncoder
 from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.exchange import OneHost
 from ssd_train.training.learner import Learner, optimizer_settings
 from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
 from ssd_train.training.tally import Tally
@@ -413,6 +414,43 @@ def test_a_step_that_is_not_finite_is_left_out_by_the_devices_and_told_a_step_la
     with pytest.raises(TrainingDiverged, match="train.manifest:5"):
         train_one_epoch(deferred(devices), iter([bad, later, good]), [1e-3] * 3, after_step=lambda: told.append(1))
     assert len(told) == 1, "told when the next step is on its way"
+
+
+class Neighbour(OneHost):
+    """Adds up with the gradients of another learner, which has made its own before."""
+
+    def __init__(self, other):
+        self.other, self.own = other, None
+
+    def add_up(self, trainer):
+        super().add_up(trainer)
+        mine = [parameter.list_grad() for parameter in trainer._params]
+        self.own = [arrays[0].copy() for arrays in mine]
+        for arrays, others in zip(mine, self.other.own if self.other else ()):
+            for array in arrays:
+                array += others
+
+
+@pytest.mark.parametrize("part", [1, 2], ids=["CrossEntropy", "SmoothL1"])
+def test_a_loss_that_is_not_finite_on_one_host_is_left_out_on_all(samples, part):
+    """Though its gradients are finite: the others hear of the loss when they have made the step."""
+    first, second = deferred(), deferred()
+    first.exchange = Neighbour(None)
+    second.exchange = Neighbour(first.exchange)
+    graph = first.graph
+
+    def poisoned(*arrays):
+        outputs = list(graph(*arrays))
+        outputs[part] = outputs[part] * np.inf
+        return outputs
+
+    first.graph = poisoned
+    batch = batch_of(samples, [0, 1, 2, 3])
+    for who in (first, second):
+        before = weights(who)
+        who.begin_step(batch, 1e-3)
+        for name, array in weights(who).items():
+            assert np.array_equal(array, before[name]) or "running" in name or "moving" in name, name
 
 
 def test_a_step_on_its_way_is_waited_for_before_its_tally_is_kept(samples):
