@@ -7,6 +7,7 @@ and a picture whose message is there is never looked at again. Both are one tran
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Iterable, List, NamedTuple, Sequence
 
@@ -14,6 +15,10 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS messages (number INTEGER PRIMARY KEY AUTOINCREMENT, payload TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS done (source TEXT PRIMARY KEY);
 """
+
+
+# SQLite answers "locked" at once, whatever the timeout, when two connections look through what a kill left behind
+_opening = threading.Lock()
 
 
 class Message(NamedTuple):
@@ -30,9 +35,10 @@ class Outbox:
         self._limit = limit
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(str(path), timeout=30)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES)
+        with _opening:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
 
     def put(self, source: str, payload: str) -> bool:
         """Keep the message made of `source`, such as a picture's name, size and time; False where there is no room. A
