@@ -45,7 +45,7 @@ class Step:
     scale: float
     outputs: List[Any]
     squares: Any
-    before: Sequence[Any]
+    before: List[Any]
 
 
 class Learner:

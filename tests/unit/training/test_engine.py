@@ -416,6 +416,27 @@ def test_a_step_that_is_not_finite_is_left_out_by_the_devices_and_told_a_step_la
     assert len(told) == 1, "told when the next step is on its way"
 
 
+@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_overflows_in_a_row_leave_batchnorms_statistics_as_they_were(samples, devices, count):
+    """Each is known of only when the next has already been through the layers, with what the one before left there."""
+    learned = deferred(devices)
+    learned.loss_scale = LossScale(2.0**10)
+    good, bad = batch_of(samples, [0, 1, 2, 3]), batch_of(samples, [4, 5, 6, 7])
+    bad = dataclasses.replace(bad, pictures=np.where(bad.pictures > 200, np.float32(np.inf), bad.pictures))
+    learned.step(good, 1e-4)
+    before = [weights(learned, device) for device in range(len(learned.devices))]
+    train_one_epoch(learned, iter([bad] * count), [1e-4] * count)
+    assert learned.loss_scale.value == 2.0 ** (10 - count), "all were left out"
+    for device, old in enumerate(before):
+        found = weights(learned, device)
+        for name, array in old.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+    train_one_epoch(learned, iter([bad, bad, good, good]), [1e-4] * 4)
+    for device in range(len(learned.devices)):
+        assert all(np.isfinite(array).all() for array in weights(learned, device).values())
+
+
 class Neighbour(OneHost):
     """Adds up with the gradients of another learner, which has made its own before."""
 
