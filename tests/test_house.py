@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "ssd_train"
 # An import goes strictly down a floor. A module's own name counts before a pattern that fits it.
 FLOORS = {
     0: [
-        *["errors", "builtin", "recipes", "setting_values"],
+        *["errors", "builtin", "cpus", "recipes", "setting_values"],
         *["deploy.server_page"],
         *["data.boxes", "data.encoded", "data.threads", "data.check_codes"],
         *["view.palette", "view.markup", "view.pdf"],

@@ -10,7 +10,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
                         recipes: settings measured together)
     environment.py      Environment: where we run (folders, hosts, devices)
     errors.py           SsdTrainError and its kinds
-    framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once
+    framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once (cpus: how many it may use)
     storage.py          files that appear whole or not at all
     published.py        folders that do, with checksums
     locks.py            a folder held by one run at a time

@@ -68,15 +68,6 @@ def told(call, *path):
     )
 
 
-def cgroups(root, **files):
-    for name, text in files.items():
-        path = root.joinpath(*name.split("__"))
-        path = path.with_name(path.name.replace("_DOT_", "."))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
 @pytest.mark.parametrize(
     "value, expected",
     [
@@ -94,48 +85,6 @@ def test_the_users_own_number_of_threads_counts(monkeypatch, value, expected):
     else:
         with pytest.raises(expected, match="OMP_NUM_THREADS is .* whole number"):
             framework.cpu_threads()
-
-
-V2, V1 = "0::/job/part\n", "5:memory:/x\n4:cpu,cpuacct:/job\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    "files, expected",
-    [
-        pytest.param({}, 8, id="no-cgroups"),
-        pytest.param({"proc__self__cgroup": V2}, 8, id="no-limit-file"),
-        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "max 100000"}, 8, id="v2-unlimited"),
-        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "300000 100000"}, 3, id="v2-container"),
-        pytest.param(
-            {"proc__self__cgroup": V2, "sys__fs__cgroup__job__cpu_DOT_max": "250000 100000"}, 2, id="v2-above"
-        ),
-        pytest.param({"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "50000 100000"}, 1, id="half-a-cpu"),
-        pytest.param(
-            {"proc__self__cgroup": V2, "sys__fs__cgroup__cpu_DOT_max": "9900000 100000"}, 8, id="more-than-cpus"
-        ),
-        pytest.param(
-            {
-                "proc__self__cgroup": V1,
-                "sys__fs__cgroup__cpu,cpuacct__job__cpu_DOT_cfs_quota_us": "400000\n",
-                "sys__fs__cgroup__cpu,cpuacct__job__cpu_DOT_cfs_period_us": "100000\n",
-            },
-            4,
-            id="v1",
-        ),
-        pytest.param(
-            {
-                "proc__self__cgroup": V1,
-                "sys__fs__cgroup__cpu,cpuacct__cpu_DOT_cfs_quota_us": "-1\n",
-                "sys__fs__cgroup__cpu,cpuacct__cpu_DOT_cfs_period_us": "100000\n",
-            },
-            8,
-            id="v1-unlimited",
-        ),
-    ],
-)
-def test_cpus_are_those_of_the_affinity_within_the_quota(tmp_path, monkeypatch, files, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert framework._available_cpus(cgroups(tmp_path, **files)) == expected
 
 
 def test_nothing_is_loaded_before_the_first_call():
@@ -233,7 +182,7 @@ def test_the_name_that_numpy_dropped_is_there_for_the_import(tmp_path):
 @pytest.mark.parametrize("chosen, expected", [({}, "free"), ({"OMP_NUM_THREADS": "1"}, "1")], ids=["free", "the-users"])
 def test_threads_are_set_before_the_library_loads(tmp_path, chosen, expected):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import os; print(os.environ['OMP_NUM_THREADS'])")
-    printed = run("framework.mxnet(); print(framework._available_cpus())", path, **chosen).split()
+    printed = run("framework.mxnet(); print(framework.available_cpus())", path, **chosen).split()
     assert printed[0] == (printed[1] if expected == "free" else expected)
 
 
