@@ -32,7 +32,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         boxes.py            geometry of xyxy boxes; the one law of coordinates
         records.py          Record, Detections, ClassNames: the words everyone speaks
         encoded.py          encoded images as bytes: what they are, how they are turned
-        images.py           bytes <-> RGB array: decode (orientation, limits), encode, resize, to_gray
+        images.py           bytes <-> RGB array: decode (orientation, limits), encode
         formats/            one file a format, read and where it can be written; what they share (fields, gather, jsonl)
         labels.py           the door for labels of any format, found by looking (label_formats)
         split.py            which records are held out

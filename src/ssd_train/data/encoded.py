@@ -93,6 +93,13 @@ def first_scan(data: bytes) -> int:
     return -1
 
 
+def jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG has a scan, and its end after it."""
+    scan = first_scan(data)
+    # inside a scan 0xff is always followed by 0 or a restart, so 0xffd9 after its start is the end of the image
+    return scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
+
+
 def png_ends(data: bytes) -> bool:
     """Whether the chunks of a PNG, each within the file, lead to its IEND. (OpenCV 4.11 allocates whatever length a
     chunk claims: a file of 1 kB took it 9 s and 3 GB.)"""

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Optional, Tuple
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.encoded import exif_orientation, first_scan, is_of_other_format, looks_like, png_ends
+from ssd_train.data.encoded import exif_orientation, is_of_other_format, jpeg_ends, looks_like, png_ends
 from ssd_train.errors import DataError, DependencyError
 
 try:
@@ -120,6 +120,21 @@ def decode(
     return np.ascontiguousarray(turn(_pixels(data, header, where, reduce), orientation))
 
 
+def decode_for(
+    data: bytes,
+    where: str,
+    side: int,
+    expected_wh: Optional[SizeWH] = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> np.ndarray:
+    """`decode` for a network that looks at (side, side) pixels: a picture whose longer side is at least four times that
+    is decoded at a half, a quarter or an eighth, so that it still has twice as many pixels as needed."""
+    header = read_header(data, where)
+    longer = max(header.width, header.height)
+    reduce = next((r for r in (8, 4, 2) if longer // r >= 2 * side), 1)
+    return decode(data, where, expected_wh, limits, reduce)
+
+
 def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
     """The pixels as they are stored, not turned upright, and the header that tells how to turn them; else as
     `decode`."""
@@ -204,13 +219,7 @@ def turn(image: np.ndarray, orientation: int) -> np.ndarray:
 def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
     """A DataError when a JPEG or PNG is cut off; decoders fill the rest with gray or repeated rows without a word. The
     other formats' decoders refuse by themselves."""
-    if header.format == "JPEG":
-        scan = first_scan(data)
-        # inside a scan 0xff is always followed by 0 or a restart, so 0xffd9 after its start is the end of the image
-        whole = scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
-    else:
-        whole = header.format != "PNG" or png_ends(data)
-    if not whole:
+    if (header.format == "JPEG" and not jpeg_ends(data)) or (header.format == "PNG" and not png_ends(data)):
         raise DataError(
             f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image",
             "truncated-image",
@@ -236,35 +245,3 @@ def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
     if not ok:
         raise DataError(f"image of {image.shape[1]}x{image.shape[0]}: cannot be encoded as {format}")
     return bytes(encoded)
-
-
-def to_gray(image: np.ndarray) -> np.ndarray:
-    """RGB uint8 (H, W, 3) -> the same shape with three equal channels of luma (ITU-R BT.601)."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """`image` (H, W, 3) at `size_wh`: halved while a side is at least twice too long, then linear.
-
-    Within a grey level or so of the mean over each pixel's area (OpenCV's INTER_AREA), three to nine times as fast.
-    """
-    (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
-    while w >= 2 * width or h >= 2 * height:
-        w, h = (-(-w // 2) if w >= 2 * width else w), (-(-h // 2) if h >= 2 * height else h)
-        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def decode_for(
-    data: bytes,
-    where: str,
-    side: int,
-    expected_wh: Optional[SizeWH] = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
-) -> np.ndarray:
-    """`decode` for a network that looks at (side, side) pixels: a picture whose longer side is at least four times that
-    is decoded at a half, a quarter or an eighth, so that it still has twice as many pixels as needed."""
-    header = read_header(data, where)
-    longer = max(header.width, header.height)
-    reduce = next((r for r in (8, 4, 2) if longer // r >= 2 * side), 1)
-    return decode(data, where, expected_wh, limits, reduce)

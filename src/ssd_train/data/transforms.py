@@ -13,7 +13,6 @@ import numpy as np
 
 from ssd_train.data import boxes as geometry
 from ssd_train.data.augment import AUGMENTATIONS, Random, View, visible
-from ssd_train.data.images import resize, to_gray
 
 # what lies beyond the picture: the mean of ImageNet's pixels, which the network sees as 0
 FILL = (124, 116, 104)
@@ -125,3 +124,20 @@ class EvalTransform:
         height, width = image.shape[:2]
         targets = project(boxes, class_ids, View((0, 0, width, height)), self.side)
         return (to_input(image, self.side, self.grayscale), *self.encode(*targets))
+
+
+def resize(image: np.ndarray, size_wh: geometry.SizeWH) -> np.ndarray:
+    """`image` (H, W, 3) at `size_wh`: halved while a side is at least twice too long, then linear.
+
+    Within a grey level or so of the mean over each pixel's area (OpenCV's INTER_AREA), three to nine times as fast.
+    """
+    (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
+    while w >= 2 * width or h >= 2 * height:
+        w, h = (-(-w // 2) if w >= 2 * width else w), (-(-h // 2) if h >= 2 * height else h)
+        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """RGB uint8 (H, W, 3) -> the same shape with three equal channels of luma (ITU-R BT.601)."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -304,37 +304,6 @@ def test_encode_png_is_lossless_and_jpeg_obeys_quality():
         images.encode_like(noise(), "GIF")
 
 
-def test_to_gray_weighs_by_luma():
-    gray = images.to_gray(quadrants())
-    assert gray.shape == (40, 60, 3) and (gray == gray[..., :1]).all()
-    assert [int(gray[y, x, 0]) for y, x in ((5, 5), (5, 55), (35, 5), (35, 55))] == [76, 150, 29, 255]
-
-
-def test_resize_averages_when_shrinking():
-    lines = np.zeros((40, 60, 3), np.uint8)
-    lines[::4] = 200
-    assert images.resize(lines, (15, 10)).shape == (10, 15, 3)
-    assert (images.resize(lines, (15, 10)) == 50).all()  # the mean; linear would alias to 0 or 200
-    assert images.resize(quadrants(), (120, 80)).shape == (80, 120, 3)
-    assert images.resize(quadrants(), (30, 80)).shape == (80, 30, 3)
-
-
-@pytest.mark.parametrize(
-    "size_wh, to",
-    [
-        pytest.param((640, 480), (300, 300), id="one-side-halved"),
-        pytest.param((640, 480), (100, 77), id="halved-several-times"),
-        pytest.param((427, 401), (150, 200), id="odd-sides"),
-        pytest.param((301, 299), (300, 298), id="a-pixel-less"),
-    ],
-)
-def test_resize_is_close_to_the_mean_over_areas(size_wh, to):
-    image = cv2.resize(noise(size_wh[0] // 8, size_wh[1] // 8), size_wh, interpolation=cv2.INTER_CUBIC)
-    expected = cv2.resize(image, to, interpolation=cv2.INTER_AREA).astype(int)
-    off = np.abs(images.resize(image, to) - expected)
-    assert off.mean() < 0.02 * expected.std() + 2
-
-
 def test_header_and_checks_are_cheap():
     data = encoded(np.random.RandomState(0).randint(0, 256, (300, 300, 3)).astype(np.uint8), "JPEG", quality=75)
     best = min(_seconds_to_check(data) for _ in range(20))

@@ -15,7 +15,7 @@ from typing import Tuple
 import numpy as np
 from PIL import Image
 
-from ssd_train.data.images import ImageHeader, decode_stored, encode_like, to_gray
+from ssd_train.data.images import ImageHeader, decode_stored, encode_like
 from ssd_train.data.prepare.lines import local_path
 from ssd_train.data.prepare.pictures import (
     Processed,
@@ -28,6 +28,7 @@ from ssd_train.data.prepare.pictures import (
     read_picture,
     write_picture,
 )
+from ssd_train.data.transforms import to_gray
 from ssd_train.progress import Progress
 
 _ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.2

@@ -9,9 +9,10 @@ import pytest
 from builders import HeardProgress, picture
 from PIL import Image
 
-from ssd_train.data.images import decode, encode_like, read_header, to_gray
+from ssd_train.data.images import decode, encode_like, read_header
 from ssd_train.data.prepare.grayscale import grayscale
 from ssd_train.data.prepare.pictures import Writing
+from ssd_train.data.transforms import to_gray
 from ssd_train.errors import ConfigError
 
 
