@@ -6,7 +6,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     __main__.py         python -m ssd_train
     cli/                the doors, one file each: train, evaluate, predict, demo
     config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values:
-                        texts as values, builtin: what settings mean to the built-in algorithm,
+                        texts as values, held against each other, builtin: what settings mean to the built-in algorithm,
                         recipes: settings measured together)
     environment.py      Environment: where we run (folders, hosts, devices)
     errors.py           SsdTrainError and its kinds

@@ -41,11 +41,22 @@ DEFAULTS: Dict[str, Any] = {
     "clip_gradient": 0.0,
     "post_nms": 400,
 }
+# what its channels call their formats
+CONTENT_TYPES = {
+    "application/x-recordio": "recordio",
+    **{f"image/{kind}": "image_json" for kind in ("jpeg", "jpg", "png")},
+    "application/x-image": "image_json",
+}
 # keys that its jobs, and those of the MXNet container, carry beside the documented ones; they steer the container
 HIDDEN_KEYS = ("_tuning_objective_metric", "_kvstore", "_num_kv_servers", "_ps_port", "_ps_verbose")
 CONTAINER_PREFIX = "sagemaker_"
 
 _SHAPE_WITH_CHANNELS = re.compile(r"\s*3\s*,\s*(\d+)\s*,\s*(\d+)\s*")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether `name` is a key that steers the container, and no setting."""
+    return name in HIDDEN_KEYS or name.startswith(CONTAINER_PREFIX)
 
 
 def with_defaults(given: Mapping[str, Any]) -> Dict[str, Any]:

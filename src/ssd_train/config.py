@@ -8,13 +8,12 @@ hyperparameters and the saved config.json are all made from the fields below.
 from __future__ import annotations
 
 import dataclasses
-import re
-from dataclasses import dataclass, field
-from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Tuple
+from dataclasses import dataclass
+from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
 from ssd_train import builtin, recipes
 from ssd_train.errors import ConfigError
-from ssd_train.setting_values import checked_value, rising_shares
+from ssd_train.setting_values import checked_value, contradictions, did_you_mean, rising_epochs, rising_shares, setting
 
 BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
 # other spellings in use: GluonCV's names
@@ -27,19 +26,6 @@ NETWORK_ALIASES = {
     "mobilenet-1.0": "mobilenet1.0",
 }
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
-LARGEST_ANCHOR = 2.0  # of the image's side
-# what channels of the built-in algorithm call their formats
-CONTENT_TYPES = {
-    "application/x-recordio": "recordio",
-    **{f"image/{kind}": "image_json" for kind in ("jpeg", "jpg", "png")},
-    "application/x-image": "image_json",
-}
-
-
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of TrainConfig with its limits (setting_values.checked_value);
-    `resume` says whether a resumed run may change it."""
-    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
@@ -55,9 +41,9 @@ class TrainConfig:
     )
     recipe: str = setting(
         "",
-        "settings measured together, above which those given count: image size and epochs",
+        "image size and epochs that were measured together, by name; one that is given counts instead",
         choices=("", *recipes.RECIPES),
-        resume=True,  # as with defaults
+        resume=True,  # what it led to are the other settings
     )
     # the network
     base_network: str = setting(
@@ -86,7 +72,7 @@ class TrainConfig:
         "",
         "format of the labels; found by looking when empty",
         choices=("", *LABEL_FORMATS),
-        aliases=CONTENT_TYPES,
+        aliases=builtin.CONTENT_TYPES,
         resume=True,
     )
     class_names: str = setting(
@@ -177,51 +163,19 @@ class TrainConfig:
             object.__setattr__(self, item.name, value)
             if fault:
                 violations.append(fault)
-        violations += self._contradictions()
+        violations += contradictions(self.to_json())
         if violations:
             raise ConfigError("; ".join(violations))
-
-    def _contradictions(self) -> List[str]:
-        faults = []
-        steps = self.lr_steps
-        if steps is None:
-            faults.append(
-                f"lr_scheduler_step: found {self.lr_scheduler_step!r}, expected rising epochs such as '10,20'"
-            )
-        elif self.lr_schedule == "step" and not steps:
-            faults.append("lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'")
-        elif self.lr_schedule in ("constant", "cosine") and steps:
-            faults.append(
-                f"lr_scheduler_step: found {self.lr_scheduler_step!r} with lr_schedule {self.lr_schedule!r}, "
-                "expected lr_schedule 'step'"
-            )
-        if rising_shares(self.anchor_sizes, LARGEST_ANCHOR) is None:
-            faults.append(
-                f"anchor_sizes: found {self.anchor_sizes!r}, expected rising shares of the image's side, each more "
-                "than 0 and at most 2, such as '0.1,0.2,0.37'"
-            )
-        if self.recipe and self.defaults == "builtin":
-            faults.append(f"recipe: found {self.recipe!r} with defaults 'builtin', expected one of the two")
-        for name in ("freeze_layer_pattern", "split_group"):
-            try:
-                re.compile(getattr(self, name))
-            except re.error as error:
-                faults.append(f"{name}: found {getattr(self, name)!r}, expected a regular expression ({error})")
-        return faults
 
     @property
     def lr_steps(self) -> Optional[Tuple[int, ...]]:
         """The epochs of lr_scheduler_step; None when the text is not a rising list of epochs."""
-        parts = [part.strip() for part in self.lr_scheduler_step.split(",") if part.strip()]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
-            return None
-        steps = tuple(int(part) for part in parts)
-        return steps if list(steps) == sorted(set(steps)) else None
+        return rising_epochs(self.lr_scheduler_step)
 
     @property
     def anchor_shares(self) -> Tuple[float, ...]:
         """The numbers of anchor_sizes."""
-        return rising_shares(self.anchor_sizes, LARGEST_ANCHOR) or ()
+        return rising_shares(self.anchor_sizes) or ()
 
     @property
     def schedule(self) -> str:
@@ -245,8 +199,8 @@ class TrainConfig:
         name that is unknown."""
         known = {item.name for item in dataclasses.fields(cls)}
         given = {name.replace("-", "_"): value for name, value in values.items()}
-        unknown = sorted(name for name in given if name not in known and not _is_hidden(name))
-        faults = [f"{name}: unknown setting{_did_you_mean(name, known, flags)}" for name in unknown]
+        unknown = sorted(name for name in given if name not in known and not builtin.is_hidden(name))
+        faults = [f"{name}: unknown setting{did_you_mean(name, known, flags)}" for name in unknown]
         kept = {name: value for name, value in given.items() if name in known}
         if str(kept.get("defaults", "")).strip() == "builtin":
             kept = builtin.with_defaults(kept)
@@ -272,14 +226,3 @@ def resumable_settings() -> Tuple[str, ...]:
     differs is refused by name.
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
-
-
-def _is_hidden(name: str) -> bool:
-    return name in builtin.HIDDEN_KEYS or name.startswith(builtin.CONTAINER_PREFIX)
-
-
-def _did_you_mean(name: str, known: "set[str]", flags: Collection[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, sorted({*known, *flags}), n=1)
-    return f", did you mean {'--' if close[0] in flags else ''}{close[0]}?" if close else ""

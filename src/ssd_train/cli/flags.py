@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ssd_train.config import CONTENT_TYPES, LABEL_FORMATS
+from ssd_train import builtin
+from ssd_train.config import LABEL_FORMATS
 from ssd_train.data.labels import LabelOptions, parse_class_names
 from ssd_train.deploy.detector import ENGINES
 from ssd_train.progress import Progress
@@ -54,6 +55,6 @@ def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
 
 def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "error") -> LabelOptions:
     """The values of the flags; a ConfigError names one that is wrong."""
-    format = CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
+    format = builtin.CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
     fetch = image_fetcher(progress) if flags.fetch_images else None
     return LabelOptions(format, flags.label_attribute, on_bad, parse_class_names(flags.class_names), fetch)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
 
-from ssd_train.config import CONTENT_TYPES, LABEL_FORMATS
+from ssd_train.builtin import CONTENT_TYPES
+from ssd_train.config import LABEL_FORMATS
 from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
