@@ -43,7 +43,7 @@ FLOORS = {
             "training.average_precision",
             "training.circumstances",
         ],
-        *["view.draw", "view.report_data"],
+        *["view.canvas", "view.report_data"],
         *["deploy.description", "deploy.symbol_reader", "deploy.onnx_head"],
     ],
     3: [
@@ -57,7 +57,7 @@ FLOORS = {
         *["model.net", "model.targets", "model.loss"],
         *["training.exchange", "training.watchdog"],
         *["training.devices", "training.array_file", "training.metrics"],
-        *["view.scenes", "view.sections", "view.sheet"],
+        *["view.draw", "view.sections"],
     ],
     4: [
         *["deploy.answers"],
@@ -66,25 +66,26 @@ FLOORS = {
         *["data.prepare.classes", "data.prepare.pictures"],
         *["model.pretrained", "model.zoo", "model.graphs"],
         *["training.optimizer_state", "training.peers"],
-        *["view.worst", "view.pages"],
+        *["view.scenes", "view.sheet"],
     ],
     5: [
         *["launch.watch", "launch.sdk2", "launch.sdk3"],
         *["data.prepare.*", "data.channel", "data.check_labels"],
         *["training.saved_model", "training.averaging", "training.masked", "training.cluster"],
-        *["view.galleries"],
+        *["view.worst", "view.pages"],
     ],
     6: [
         *["data.stream", "data.check_statistics", "data.prepare.augment_images"],
         *["training.anchor_choice", "training.checkpoint", "training.learner"],
         *["deploy.symbol_file", "deploy.onnx_file", "deploy.engines.*"],
-        *["view.report"],
+        *["view.galleries"],
     ],
     7: [
         *["data.check", "data.stream_loader"],
         *["deploy.detector", "deploy.artifact", "deploy.quantize", "deploy.builtin_network"],
         *["training.pipes", "training.keeper", "training.engine"],
         *["training.hand_over", "training.telling"],
+        *["view.report"],
     ],
     8: [
         *["deploy.scoring", "deploy.serve", "deploy.convert", "deploy.onnx_builtin"],

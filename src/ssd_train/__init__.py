@@ -119,7 +119,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
                             server_page)
         server_run.py       the one door to uvicorn
     view/               for human eyes
-        draw.py             boxes on a picture, pictures on a sheet (fonts, palette: what it draws with)
+        draw.py             boxes on a picture, pictures on a sheet (canvas, fonts, palette: what it draws with)
         report_data.py      ReportData: what a report tells
         scenes.py, worst.py truth and detections matched and drawn together; the worst mistakes
         report.py           one self-contained HTML page (sections, galleries, charts, markup, style: its parts)

@@ -193,6 +193,6 @@ def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, c
         return
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
     if view.truth is not None:
-        lines.append(f"labels: {flags.labels}, of {len(view.truth)} of {count} pictures")
+        lines.append(f"labels: {flags.labels} ({len(view.truth)} of {count} pictures have some)")
     front = TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))
     write_pdf(flags.pdf, map(view.page, answers), front)

@@ -18,7 +18,7 @@ from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_dete
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
 from ssd_train.view.pdf import PdfWriter
 from ssd_train.view.report_data import Sample
-from ssd_train.view.scenes import ENLARGED, draw_scene, match
+from ssd_train.view.scenes import draw_scene, match
 
 COLUMNS, ROWS = 3, 5
 A4_PT = (595.28, 841.89)
@@ -148,9 +148,11 @@ def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: Si
 
 
 def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
+    # as large as it is shown, however small it is: letters that are enlarged later cannot be read
+    image = fitted(page.image, room_wh, enlarge=float("inf"))
     if page.truth is None:
-        return draw_detections(fitted(page.image, room_wh, ENLARGED), page.detections, class_names, threshold)
-    sample = Sample(page.name, page.image, page.truth, page.detections)
+        return draw_detections(image, page.detections, class_names, threshold)
+    sample = Sample(page.name, image, page.truth, page.detections)
     return draw_scene(sample, match(sample, threshold), class_names, room_wh)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_train.data.boxes import SizeWH, clip_boxes, iou_matrix
 from ssd_train.data.records import ClassNames, Detections
-from ssd_train.view.draw import DETECTED, TRUE, class_label, draw_boxes, fitted, scaled, size_of
+from ssd_train.view.draw import TRUE, Marks, class_label, draw_marks, fitted, scaled, size_of
 from ssd_train.view.palette import WHITE, class_colour
 from ssd_train.view.report_data import Sample
 
@@ -71,12 +71,12 @@ def draw_scene(
     boxes, seen = view.of(scaled(matching.true_boxes, spoken.size_wh, size_wh))
     ids, missed = sample.truth.class_ids[seen], ~matching.found[seen]
     names = [class_label(class_names, int(c)) if lost else "" for c, lost in zip(ids, missed)]
-    canvas = draw_boxes(canvas, boxes, _few(names), [WHITE] * len(names), TRUE)
+    truth = Marks(boxes, _few(names), [WHITE] * len(names), TRUE)
 
     boxes, seen = view.of(scaled(spoken.boxes, spoken.size_wh, size_wh))
     ids, scores = spoken.class_ids[seen], spoken.scores[seen]
     labels = [f"{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
-    return draw_boxes(canvas, boxes, _few(labels), [class_colour(int(c)) for c in ids], DETECTED)
+    return draw_marks(canvas, Marks(boxes, _few(labels), [class_colour(int(c)) for c in ids]), truth)
 
 
 def crop_around(boxes: np.ndarray, size_wh: SizeWH, margin: float = 0.6) -> Crop:

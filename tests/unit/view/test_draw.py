@@ -8,16 +8,18 @@ import pytest
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import DataError
 from ssd_train.view import fonts
+from ssd_train.view.canvas import line_width, text_size
 from ssd_train.view.draw import (
+    TRUE,
+    Marks,
     cell_room,
     class_label,
     contact_sheet,
     draw_boxes,
     draw_detections,
+    draw_marks,
     draw_truth,
     fitted,
-    line_width,
-    text_size,
 )
 from ssd_train.view.palette import CLASS_COLOURS, WHITE
 
@@ -118,6 +120,31 @@ def test_labels_keep_off_each_other_where_there_is_room():
     # half of a label at least is its ground, the rest its letters
     assert np.median(np.abs(above - CLASS_COLOURS[0])) < 25
     assert np.median(np.abs(inside - CLASS_COLOURS[1])) < 25
+
+
+def test_labels_of_both_layers_can_be_read_whole():
+    """A label of what is true keeps off one of what was found, and no frame crosses either."""
+    size = text_size((200, 120))
+    width, height = fonts.text_wh("pear", size)
+    width += 2 * max(1, size // 6)
+    box, colour = (40, 40, 160, 100), CLASS_COLOURS[1]
+    # the first label's place, above its box, is that of the true box's; the second's frame crosses both
+    found = Marks(np.array([(40, 100 + height, 160, 120), (44, 30, 150, 107)]), ["pear", ""], [colour] * 2)
+    truth = Marks(np.array([box]), ["pear"], [WHITE], TRUE)
+    together = draw_marks(grey(), found, truth)
+
+    def places(ground):
+        """Upper left corners where a label on `ground` lies whole: as it is drawn where it is alone."""
+        alone = draw_marks(grey(), Marks(np.array([(40, 60, 44, 64)]), ["pear"], [ground]))[60 - height : 60]
+        whole = alone[:, 40 : 40 + width].astype(int)
+        return [
+            (x, y)
+            for y in range(120 - height)
+            for x in range(200 - width)
+            if np.abs(together[y : y + height, x : x + width].astype(int) - whole).max() < 40  # it shows through a bit
+        ]
+
+    assert places(colour) and places(WHITE)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (40, 3), (3, 40), (1, 1)])

@@ -11,8 +11,18 @@ from PIL import Image
 
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import DataError
-from ssd_train.view.draw import as_picture
-from ssd_train.view.pages import CELL_WH, PAGE_WH, Page, TitlePage, cell_of, picture_page, title_page, write_pdf
+from ssd_train.view.canvas import as_picture
+from ssd_train.view.pages import (
+    CELL_WH,
+    PAGE_WH,
+    Page,
+    TitlePage,
+    cell_of,
+    draw_page,
+    picture_page,
+    title_page,
+    write_pdf,
+)
 from ssd_train.view.palette import CLASS_COLOURS, WHITE
 from ssd_train.view.pdf import PdfWriter
 
@@ -104,6 +114,17 @@ def test_detections_from_the_threshold_on_and_truth_are_drawn():
     assert colours(0.3, None) == [True, False, False]
     assert colours(0.1, None) == [True, True, False]
     assert colours(0.3, truth) == [True, False, True]
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_letters_and_lines_on_a_tiny_picture_are_as_sharp_as_on_a_large_one(with_truth):
+    def drawn(side):
+        found = Detections([[side // 4, side // 4, side // 2, side // 2]], [0.5], [0], (side, side))
+        truth = Record("a", [[side // 2, 0, side, side // 4]], [1], (side, side)) if with_truth else None
+        image = np.full((side, side, 3), 128, np.uint8)
+        return draw_page(Page("a", image, found, truth), NAMES, 0.3, (400, 320))
+
+    assert (drawn(16) == drawn(320)).all() and drawn(16).shape == (320, 320, 3)
 
 
 def test_the_title_page_differs_by_what_it_says():
