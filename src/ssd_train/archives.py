@@ -136,12 +136,15 @@ class _Limited(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def seekable(self) -> bool:
+        """Always, though only forward."""
         return True
 
     def tell(self) -> int:
+        """Bytes read or passed over so far."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

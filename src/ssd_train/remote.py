@@ -63,6 +63,7 @@ class Copies:
                 found[address] = Unavailable(str(error))
 
         def bring(url: Url) -> Union[Path, Unavailable]:
+            """The copy of one object, or why it alone cannot be had."""
             try:
                 return self._bring_if_changed(url)
             except Unavailable as error:
@@ -187,6 +188,7 @@ def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Un
     """`bring_each` of a store that is opened only when there is something to bring."""
 
     def fetch(addresses: Sequence[str]) -> "Dict[str, Union[Path, Unavailable]]":
+        """Open the store, and bring what is at `addresses`."""
         progress.say(f"{len(addresses)} images are not in their folder and are fetched from S3")
         return Copies(Store(), progress).bring_each(addresses)
 
@@ -205,6 +207,7 @@ def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
     folder = url.as_folder()
 
     def put(file: Path) -> None:
+        """Write one file below the folder's address."""
         store.write(file, folder._replace(key=folder.key + file.relative_to(path).as_posix()))
 
     for last in (False, True):

@@ -19,15 +19,18 @@ class TerminalProgress(Progress):
     """Bars on the terminal, lines above them."""
 
     def say(self, text: str) -> None:
+        """Write the line above the bars, on standard output, without secrets."""
         from tqdm import tqdm
 
         tqdm.write(hidden(text), file=sys.stdout)
         sys.stdout.flush()
 
     def warn(self, text: str) -> None:
+        """Write the line as a warning."""
         self.say(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Yield the items under a bar on standard error."""
         from tqdm import tqdm
 
         yield from tqdm(items, desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stderr)
@@ -37,12 +40,15 @@ class LogProgress(Progress):
     """Plain lines, and of long work one every half minute."""
 
     def say(self, text: str) -> None:
+        """Write the line on standard output, without secrets."""
         print(hidden(text), flush=True)
 
     def warn(self, text: str) -> None:
+        """Write the line as a warning."""
         self.say(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Yield the items and say how many have passed, every LOG_SECONDS."""
         last = time.monotonic()
         for done, item in enumerate(items, start=1):
             yield item
@@ -79,6 +85,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        """A ConfigError in place of argparse's exit."""
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
     def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
@@ -102,6 +109,7 @@ def within(kind: Callable[[str], Number], low: float, high: float) -> Callable[[
     """A type of flag: numbers from `low` to `high`, both included."""
 
     def number(text: str) -> Number:
+        """The number in `text`; an ArgumentTypeError when it lies outside."""
         value = kind(text)
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"found {text}, expected {low:g} to {high:g}")

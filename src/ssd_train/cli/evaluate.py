@@ -66,6 +66,7 @@ def make_parser() -> Parser:
 
 def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
+        """(width, height) of a labelled picture, upright pixels, read off its header."""
         return read_header(data.images.read(record), record.where).shown_wh
 
     names = None if flags.model is None else _load(flags).class_names

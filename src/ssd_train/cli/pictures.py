@@ -36,6 +36,7 @@ def _files_below(folder: Path) -> List[Path]:
     """The files below `folder` with a picture's ending; a ConfigError for a folder that may not be listed."""
 
     def refuse(error: OSError) -> NoReturn:
+        """A folder that os.walk cannot list would else be passed over."""
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}), expected a folder that is readable")
 
     files = (Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names)

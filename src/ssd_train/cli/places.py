@@ -157,12 +157,15 @@ class _Renaming(Progress):
         self._progress, self._rename = progress, rename
 
     def say(self, text: str) -> None:
+        """The line with its names replaced."""
         self._progress.say(self._rename(text))
 
     def warn(self, text: str) -> None:
+        """The warning with its names replaced."""
         self._progress.warn(self._rename(text))
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Yield the items, of what is called by its replaced name."""
         return self._progress.track(items, total, self._rename(what))
 
 

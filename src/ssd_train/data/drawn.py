@@ -83,6 +83,7 @@ def _spread(count: int, fraction: float) -> np.ndarray:
 
 def _draw_logos(name: str, canvas: Canvas, random: np.random.RandomState, empty: bool) -> DrawnSample:
     def ink(under: np.ndarray) -> np.ndarray:
+        """A grey level that can be seen on the pixels `under` a mark."""
         return _standing_out(float(under.mean()), random)
 
     logos = 0 if empty else int(random.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))

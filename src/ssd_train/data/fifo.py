@@ -64,9 +64,12 @@ class _Fifo(io.RawIOBase):
         self._poll.register(self._descriptor, select.POLLIN)  # the end (POLLHUP) is always told
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """The number of bytes read into `buffer`, 0 at the end of the stream; a DataError when none come within the
+        time limit, Stopped on request."""
         # Before a first writer has come, a read would say "end"; the poll says nothing, and so does not mix them up.
         deadline = time.monotonic() + self._timeout
         while not self._poll.poll(_LOOK * 1000):
@@ -83,6 +86,7 @@ class _Fifo(io.RawIOBase):
             raise DataError(f"{self._path}: cannot be read ({error.strerror}), expected a FIFO") from None
 
     def close(self) -> None:
+        """Close the descriptor, once however often it is called."""
         if not self.closed:
             os.close(self._descriptor)
         super().close()

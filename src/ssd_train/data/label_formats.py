@@ -87,6 +87,7 @@ def _in_folder(folder: Path) -> Dict[str, List[Path]]:
         jsons.setdefault(_of_json(_head(file)), []).append(file)
 
     def any_is(ending: str, test: Callable[[bytes], bool]) -> List[Path]:
+        """The folder, if one of its first files of that `ending` passes `test`."""
         return [folder] if any(test(_head(file)) for file in files.get(ending, [])[:_OPENED]) else []
 
     return {

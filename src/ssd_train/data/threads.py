@@ -23,6 +23,7 @@ def in_order(
     waiting: Deque["Future[List[Result]]"] = deque()
 
     def work(chunk: Sequence[Item]) -> List[Result]:
+        """What one thread does at once."""
         return [make(item) for item in chunk]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")

@@ -71,6 +71,7 @@ def _reader(quantization: Any, pictures: np.ndarray, input: str) -> Any:
         """Gives ONNX Runtime the pictures batch by batch."""
 
         def get_next(self) -> Optional[Dict[str, np.ndarray]]:
+            """The next pictures as the network's input, by its name; None after the last."""
             start = next(starts, None)
             return None if start is None else {input: as_input(pictures[start : start + BATCH], input)}
 

@@ -66,6 +66,7 @@ def fit_by_sdk_2(job: Job, settings: Mapping[str, Any], session: Any, entry_poin
         raise DependencyError(f"found no SageMaker SDK 2 ({error}): pip install 'sagemaker<3'") from error
 
     def as_input(channel: Channel) -> Any:
+        """The channel in the words of the SDK."""
         return TrainingInput(
             channel.uri,
             input_mode=channel.mode or None,

@@ -23,6 +23,7 @@ class _Normalize(mx.gluon.HybridBlock):
     """uint8 RGB (B, S, S, 3) -> float32 (B, 3, S, S), ImageNet mean 0 and deviation 1."""
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        """uint8 (B, S, S, 3) -> float32 (B, 3, S, S)."""
         return F.image.normalize(F.image.to_tensor(pixels), mean=PIXEL_MEAN, std=PIXEL_STD)
 
 
@@ -38,6 +39,7 @@ class _Heads(mx.gluon.HybridBlock):
         self.box_predictors = net.box_predictors
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        """Pixels (B, S, S, 3) -> (B, A, classes + 1), (B, A, 4), and the maps, each (B, C, H, W)."""
         maps = self.features(self.normalize(pixels))
         class_preds = _gather(F, maps, self.class_predictors, self.num_classes + 1)
         return class_preds, _gather(F, maps, self.box_predictors, 4), maps
@@ -95,6 +97,7 @@ class TrainGraph(mx.gluon.HybridBlock):
         self.loss = loss
 
     def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any, scale: Any) -> Any:
+        """(B, S, S, 3), (B, A), (B, A, 4), (1,) -> the loss and its two parts, each (1,)."""
         class_preds, box_preds, _ = self.heads(pixels)
         cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)
         return (cross_entropy + smooth_l1) * scale, cross_entropy, smooth_l1
@@ -111,6 +114,7 @@ class DetectGraph(mx.gluon.HybridBlock):
         self.suppress = _Suppress(net.num_classes, nms_threshold, nms_topk, post_nms)
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        """Pixels (B, S, S, 3) -> rows (B, post_nms, 6)."""
         class_preds, box_preds, maps = self.heads(pixels)
         return self._rows(F, class_preds, box_preds, maps)
 
@@ -129,6 +133,7 @@ class EvalGraph(DetectGraph):
         self.loss = loss
 
     def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any) -> Any:
+        """(B, S, S, 3), (B, A), (B, A, 4) -> rows (B, post_nms, 6), CrossEntropy (1,), SmoothL1 (1,)."""
         class_preds, box_preds, maps = self.heads(pixels)
         rows = self._rows(F, class_preds, box_preds, maps)
         cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)

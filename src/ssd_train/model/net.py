@@ -105,6 +105,7 @@ def _vgg_features(layout: AnchorLayout) -> Any:
     extras = vgg_atrous.extra_spec.get(layout.image_size, halve)
 
     def make(**_: Any) -> Any:
+        """The extractor; GluonCV's builder passes settings that the others take."""
         return vgg_atrous.VGGAtrousExtractor(layers, filters, extras)
 
     return make

@@ -65,6 +65,7 @@ class Checkpoints:
         """Add a state; `best_model` is the model folder, which travels along."""
 
         def write(folder: Path) -> None:
+            """Write all files of the state into `folder`."""
             save_parameters(folder / LAST, saved_parameters(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
             if learner.average:

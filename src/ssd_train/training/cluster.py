@@ -52,7 +52,7 @@ class Cluster:
         return self.total(values) if self.exchange.together else np.asarray(values, dtype=np.float64)
 
     def any_asks(self, for_end: bool) -> bool:
-        """Whether any asks for the end of the run, so that all raise Stopped."""
+        """Whether any process asks for the end of the run; `for_end`: whether this one does. All then raise Stopped."""
         return for_end
 
     def by_leader(self, do: Callable[[], Any]) -> Any:
@@ -88,21 +88,26 @@ class Joined(Cluster):
         self._agreed = False
 
     def any_asks(self, for_end: bool) -> bool:
+        """Whether one of all asks, told to everybody, so that all leave after the same step."""
         self._agreed = bool(self.total([for_end])[0])
         return self._agreed
 
     def total(self, values: Sequence[float]) -> np.ndarray:
+        """The sum over all processes, float64 (N,), taken by the leader so that everybody has the same bits."""
         parts = self.peers.gather(np.asarray(values, dtype="<f8").tobytes())
         summed = b"" if parts is None else np.sum([np.frombuffer(part, "<f8") for part in parts], axis=0).tobytes()
         return np.frombuffer(self.peers.share(summed), "<f8")
 
     def by_leader(self, do: Callable[[], Any]) -> Any:
+        """What `do` returned on the leader, sent to all as JSON."""
         return json.loads(self.peers.share(json.dumps(do()).encode("utf-8") if self.is_leader else b""))
 
     def share_bytes(self, data: bytes) -> bytes:
+        """What the leader has given, sent to all."""
         return self.peers.share(data)
 
     def require_equal(self, what: str, value: Any, hint: str = "") -> None:
+        """Compare with the leader's `value`; the SsdTrainError names this host and what differs."""
         expected = self.by_leader(lambda: value)
         self.total([0])  # nobody goes on before all have compared
         if expected != value:
@@ -112,6 +117,7 @@ class Joined(Cluster):
             )
 
     def heard(self, progress: Progress) -> Progress:
+        """`progress` on the leader; elsewhere one that is silent."""
         return progress if self.is_leader else Progress()
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:

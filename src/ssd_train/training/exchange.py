@@ -46,43 +46,48 @@ class OneHost:
         """Let go of what joins the hosts; all do so at once."""
 
 
-class ServerSums(OneHost):
-    """MXNet's parameter server as an adder: gradients are pushed and pulled on keys of their own, and the optimizer
-    stays here. (Trainer's own way to do so, update_on_kvstore=False, pulled wrong values on its first step.)"""
+class _ByServer(OneHost):
+    """MXNet's parameter server, reached through a `store`, which has to be let go of in good order."""
 
     def __init__(self, store: Any) -> None:
         self._store: Any = store
         _kept.append(store)
 
+    def close(self) -> None:
+        """Let go of the store; its end waits for the other hosts, and stops the servers."""
+        _kept.remove(self._store)
+        self._store = None
+
+
+class ServerSums(_ByServer):
+    """MXNet's parameter server as an adder: gradients are pushed and pulled on keys of their own, and the optimizer
+    stays here. (Trainer's own way to do so, update_on_kvstore=False, pulled wrong values on its first step.)"""
+
     def local_store(self, config: TrainConfig, devices: Sequence[Any]) -> Optional[str]:
-        return None  # the store adds up the devices too
+        """None: the store adds up the devices too."""
+        return None
 
     def begin(self, trainer: Any, make_optimizer: Callable[[], Any]) -> None:
+        """Make a key for each gradient, by the number of its parameter."""
         zeros = [mx.nd.zeros(parameter.shape) for parameter in trainer._params]
         self._store.init(list(range(len(zeros))), zeros)
 
     def add_up(self, trainer: Any) -> None:
+        """Push and pull each gradient; the first layers, which the next step needs first, have the highest priority."""
         for key, parameter in enumerate(trainer._params):
             gradients = parameter.list_grad()
             self._store.push(key, gradients, priority=-key)
             self._store.pull(key, out=gradients, priority=-key)
 
-    def close(self) -> None:
-        _kept.remove(self._store)
-        self._store = None  # waits for the other hosts, and stops the servers
 
-
-class ServerSteps(OneHost):
+class ServerSteps(_ByServer):
     """MXNet's parameter server as the optimizer: every host's gradient is a step of its own, made on the server when it
     arrives, and no host waits for another."""
 
     together = False
 
-    def __init__(self, store: Any) -> None:
-        self._store: Any = store
-        _kept.append(store)
-
     def begin(self, trainer: Any, make_optimizer: Callable[[], Any]) -> None:
+        """Put the weights on the servers, by the number of their parameter, and the optimizer beside them."""
         keys = list(range(len(trainer._params)))
         self._store.init(keys, [parameter.list_data()[0] for parameter in trainer._params])
         if self._store.rank == 0:  # a second one would begin anew
@@ -91,17 +96,15 @@ class ServerSteps(OneHost):
         self.settle(trainer)
 
     def update(self, trainer: Any, divisor: float) -> None:
+        """Push this host's gradients, which the server steps by, and pull the weights as they then are."""
         for key, parameter in enumerate(trainer._params):
             self._store.push(key, parameter.list_grad()[0] / divisor, priority=-key)
             self._store.pull(key, out=parameter.list_data(), priority=-key)
 
     def settle(self, trainer: Any) -> None:
+        """Pull the weights."""
         for key, parameter in enumerate(trainer._params):
             self._store.pull(key, out=parameter.list_data(), priority=-key)
-
-    def close(self) -> None:
-        _kept.remove(self._store)
-        self._store = None
 
 
 class HorovodSums(OneHost):
@@ -111,6 +114,7 @@ class HorovodSums(OneHost):
         self._horovod = horovod
 
     def add_up(self, trainer: Any) -> None:
+        """Add up the devices of this process, then the processes, and copy the sum back to the other devices."""
         trainer.allreduce_grads()
         for key, parameter in enumerate(trainer._params):
             gradients = parameter.list_grad()
@@ -119,6 +123,7 @@ class HorovodSums(OneHost):
                 gradients[0].copyto(other)
 
     def close(self) -> None:
+        """Shut Horovod down, after whatever MXNet's engine still runs."""
         mx.nd.waitall()
         self._horovod.shutdown()
 

@@ -22,6 +22,7 @@ class Heeding(Progress):
         self.say, self.warn = progress.say, progress.warn  # type: ignore[method-assign]
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Yield the items; Stopped, after the one at hand, on request."""
         for item in self._progress.track(items, total, what):
             if self._should_stop():
                 raise Stopped(f"stopped on request {self._when}")

@@ -55,6 +55,7 @@ class _Boxes(NamedTuple):
     scores: np.ndarray
 
     def take(self, index: np.ndarray) -> "_Boxes":
+        """Those at `index` (M,), in its order."""
         return _Boxes(*(column[index] for column in self))
 
     def by_class_and_score(self, num_classes: int) -> "_Boxes":
@@ -64,6 +65,7 @@ class _Boxes(NamedTuple):
         return self.take(order[np.argsort(small, kind="stable")])
 
     def grouped(self, num_classes: int) -> Grouped:
+        """The boxes with one group number for each image and class (N,), within which matching takes place."""
         return Grouped(self.boxes, self.images * num_classes + self.class_ids)
 
     def class_limits(self, num_classes: int) -> np.ndarray:

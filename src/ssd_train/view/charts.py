@@ -51,10 +51,12 @@ class Frame:
     y_limits: Limits
 
     def x(self, value: float) -> float:
+        """SVG units from the left of a value on the x axis."""
         left, _, right, _ = _MARGIN
         return left + _share(value, self.x_limits) * (self.size_wh[0] - left - right)
 
     def y(self, value: float) -> float:
+        """SVG units from the top of a value on the y axis."""
         _, top, _, bottom = _MARGIN
         return self.size_wh[1] - bottom - _share(value, self.y_limits) * (self.size_wh[1] - top - bottom)
 

@@ -116,6 +116,7 @@ def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Option
     labels = {name: _read(line, name, table) for name, table in tables.items() if is_labelled(line, name)}
 
     def edit(copy: Dict[str, Any]) -> None:
+        """The name and the boxes of the picture as `operation` leaves it."""
         copy[SOURCE] = variant_name(line.source, operation)
         for name, label in labels.items():
             size_wh = label.size_wh or _size(line, name, size_of)

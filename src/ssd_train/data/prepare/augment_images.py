@@ -66,6 +66,7 @@ def augment_images(
     pictures = _pictures(path, operations)
 
     def work(picture: _Picture) -> Tuple[bool, str]:
+        """Write the variants and then the copy of one picture, which stands for all; whether it did, and a note."""
         variants = {operation: output / variant_name(picture.target, operation) for operation in operations}
         copy, original = output / picture.target, Path(images.locate(picture.record))
         if not writing.overwrite and is_done([copy, *variants.values()], original):
@@ -87,6 +88,7 @@ def sizes_of_pictures(images: "str | Path") -> SizeOf:
     source = FolderImages(local_path(images))
 
     def size_of(line: ManifestLine) -> SizeWH:
+        """(width, height) of the line's picture, upright pixels, read off its header."""
         return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).shown_wh
 
     return size_of

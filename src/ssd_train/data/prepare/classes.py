@@ -62,6 +62,7 @@ def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], target
     ids = {name: class_id for class_id, name in enumerate(target)}
 
     def edit(copy: Dict[str, Any]) -> None:
+        """Renumber the boxes, drop those without a class, and write the class-map."""
         for box, name in zip(copy[attribute]["annotations"], names):
             box["class_id"] = ids.get(name)
         keep_boxes(line, copy, attribute, [name in ids for name in names])

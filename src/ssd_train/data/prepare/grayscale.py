@@ -48,6 +48,7 @@ def grayscale(
     source, target = local_path(images), output_folder(output, images)
 
     def work(name: str) -> Tuple[bool, str]:
+        """Write the gray picture called `name`; whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
         data = read_picture(source / name)

@@ -138,6 +138,7 @@ def _rewritten(line: ManifestLine, labels: Labels, attribute: str, target: Optio
     """The line with the joined classes, if they have other ids, and the joined name of its labels."""
 
     def edit(copy: Dict[str, Any]) -> None:
+        """Change the classes where they differ, then the name."""
         if target is not None and is_labelled(line, labels.attribute):
             new_classes(line, labels.attribute, names_on(line, labels), target)(copy)
         _rename(line, copy, labels.attribute, attribute)

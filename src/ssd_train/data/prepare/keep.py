@@ -97,6 +97,7 @@ def keep(
     report = Kept()
 
     def lines() -> Iterator[bytes]:
+        """The lines that stay, counted as they pass."""
         for line in read_lines(path):
             report.lines_in += 1
             if all(test(line) for test in tests) != invert:
@@ -183,6 +184,7 @@ def _compiled(regex: str) -> "re.Pattern[str]":
 
 def _by_key(key: str, expected: str) -> Condition:
     def fulfilled(line: ManifestLine) -> bool:
+        """Whether the line has the expected value there."""
         found = value_at(line.value, key)
         return found is not None and (found if isinstance(found, str) else shown(found)) == expected
 
@@ -211,6 +213,7 @@ def _by_verification(path: "str | Path", conditions: Conditions) -> Condition:
         )
 
     def fulfilled(line: ManifestLine) -> bool:
+        """Whether the verification job gave the line the wanted answer."""
         metadata = line.value.get(wanted + METADATA)
         return isinstance(metadata, dict) and metadata.get("class-name") == conditions.verified
 

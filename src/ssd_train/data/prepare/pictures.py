@@ -121,6 +121,7 @@ def process(
     done = Processed()
 
     def attempt(item: Item) -> Tuple[bool, str, str]:
+        """What `work` returned, and the failure or ""."""
         try:
             return (*work(item), "")
         except DataError as error:
