@@ -118,6 +118,7 @@ class _TitleCanvas:
         self._y = 210
 
     def write(self, text: str, size: int, colour: RGB, after: int = 0, indent: int = 0) -> None:
+        """A line of `size` pixels cut to the page, `after` pixels above the next one, `indent` pixels to the right."""
         line = fonts.shortened(" ".join(text.split()), size, PAGE_WH[0] - 2 * self._LEFT - indent)
         self._pen.text((self._LEFT + indent, self._y), line, colour, fonts.any_font(line, size), anchor="la")
         self._y += round(size * _LINE / _TEXT) + after
@@ -128,6 +129,7 @@ class _TitleCanvas:
         self.write(text, _TEXT, DARK, indent=38)
 
     def skip(self, height: int) -> None:
+        """Leave `height` pixels free."""
         self._y += height
 
     def lines_left(self) -> int:
