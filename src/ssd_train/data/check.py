@@ -6,6 +6,7 @@ every image and decodes none. The codes are listed in check_codes.py and docs/ch
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -20,9 +21,11 @@ from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, 
 from ssd_train.data.check_statistics import fitting_shapes, statistics
 from ssd_train.data.formats.gather import NoUsableLine
 from ssd_train.data.formats.jsonl import bad_lines_error
+from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
 from ssd_train.data.sources import FolderImages
 from ssd_train.data.threads import in_order, processors
+from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 
@@ -115,7 +118,8 @@ def cheap_check(
 ) -> List[Finding]:
     """What can be said of the images without decoding one: missing, cut off, no image, of a wrong size or too large,
     turned. Reads both ends of each file, with `workers` threads (0: as many as processors)."""
-    seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers)
+    glances = functools.partial(glances_in_order, seconds=read_seconds())
+    seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers, glances)
     return [finding for look in seen for finding in look.findings]
 
 
@@ -145,11 +149,13 @@ def without_errors(labels: LabelSet, findings: Sequence[Finding]) -> LabelSet:
     return replace(labels.subset(keep), skipped=labels.skipped, mended=labels.mended)
 
 
-def _look(side: Side, look: Look, progress: Progress, workers: int = 0) -> List[Seen]:
+def _look(
+    side: Side, look: Look, progress: Progress, workers: int = 0, each: Callable[..., Iterator[Seen]] = in_order
+) -> List[Seen]:
     records, images = side.labels.records, side.images
     if images is None:
         return [Seen((), record.size_wh) for record in records]
-    results = in_order(lambda record: look(record, images), records, workers or processors())
+    results = each(lambda record: look(record, images), records, workers or processors())
     return list(progress.track(results, len(records), f"checking {side.name}"))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
@@ -47,9 +49,9 @@ class FolderImages:
 
     def _read(self, record: Record) -> bytes:
         path = self.locate(record)
-        if os.path.exists(path) and not os.path.isfile(path):  # opening a FIFO would wait for ever
-            raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+                raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
             with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
@@ -60,35 +62,33 @@ class FolderImages:
     def locate(self, record: Record) -> str:
         """The path of the image, links resolved and inside the folder."""
         parts = key_parts(record)
-        path = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
-        real = path if self._is_itself(path) else os.path.realpath(path)
+        path, is_link = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
+        real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
         if not real.startswith(os.path.join(self.root, "")):
             raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
         return real
 
-    def _is_itself(self, path: str) -> bool:
-        """Whether no part of `path` is a link. A folder is looked at once: resolving each of a hundred thousand paths
-        from its first part on takes seconds."""
-        folder = os.path.dirname(path)
-        if folder not in self._plain_folders:
-            if os.path.realpath(folder) != folder:
-                return False
+    def _is_plain(self, folder: str) -> bool:
+        """Whether no part of the path `folder` is a link. It is looked at once: resolving each of a hundred thousand
+        paths from its first part on takes seconds."""
+        if folder not in self._plain_folders and os.path.realpath(folder) == folder:
             self._plain_folders.add(folder)
-        return not os.path.islink(path)
+        return folder in self._plain_folders
 
     def holds(self, record: Record) -> bool:
         """Whether there is such an image, or several of its name."""
         parts = key_parts(record)
         return self._by_path(parts) is not None or parts[-1] in self._names()
 
-    def _by_path(self, parts: List[str]) -> Optional[str]:
+    def _by_path(self, parts: List[str]) -> Optional[Tuple[str, bool]]:
+        """What is there under a path, and whether it is a link."""
         for first in range(len(parts)):
             path = os.path.join(self.root, *parts[first:])
-            if os.path.lexists(path):
-                return path
+            with contextlib.suppress(OSError, ValueError):
+                return path, stat.S_ISLNK(os.lstat(path).st_mode)
         return None
 
-    def _by_unique_basename(self, record: Record, basename: str) -> str:
+    def _by_unique_basename(self, record: Record, basename: str) -> Tuple[str, bool]:
         paths = self._names().get(basename, [])
         if not paths:
             elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
@@ -103,7 +103,7 @@ class FolderImages:
                 "name), expected one, or the path of the labels below the folder",
                 "ambiguous-image",
             )
-        return paths[0]
+        return paths[0], os.path.islink(paths[0])
 
     def _names(self) -> Dict[str, List[str]]:
         if self._by_basename is None:  # two threads may both build it; they build the same

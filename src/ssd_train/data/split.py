@@ -11,7 +11,10 @@ import hashlib
 import re
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.data.threads import processors
+from ssd_train.environment import read_seconds
 from ssd_train.errors import ConfigError, DataError
 
 ContentHash = Callable[[Record], Optional[str]]
@@ -22,8 +25,8 @@ def split_by_hash(
 ) -> Tuple[LabelSet, LabelSet]:
     """Return (training, validation) with about `fraction` of the records in validation, and at least one in each.
 
-    `content_hash` gives the hash of a record's image, or None where the image is not at hand. Records whose names match
-    `group_regex` (searched; its first group, or all that matches) with the same text stay together.
+    `content_hash` gives the hash of a record's image, or None where the image is not at hand; threads ask it. Records
+    whose names match `group_regex` (searched; its first group, or all that matches) with the same text stay together.
 
     Raises:
         ConfigError: `fraction` is not between 0 and 1, or `group_regex` is no regex or matches no name.
@@ -67,9 +70,9 @@ def classes_missing_from(training: LabelSet, validation: LabelSet) -> List[str]:
 def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str]) -> List[List[str]]:
     """The keys of each record; two records with a key in common belong together."""
     groups = name_groups([record.name for record in records], group_regex) if group_regex else [None] * len(records)
+    digests = glances_in_order(content_hash, records, processors(), read_seconds())
     keys = []
-    for record, group in zip(records, groups):
-        digest = content_hash(record)
+    for record, group, digest in zip(records, groups, digests):
         own = f"name {record.name}" if digest is None else f"content {digest}"
         keys.append([own] if group is None else [own, f"group {group}"])
     return keys

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ssd_train.data.patience import in_time
+from ssd_train.data.patience import glances_in_order, in_time
 from ssd_train.errors import DataError
 
 
@@ -44,3 +44,35 @@ def test_a_helper_leaves_with_its_thread():
     while set(helpers()) - before and time.monotonic() < until:
         time.sleep(0.01)
     assert set(helpers()) <= before
+
+
+def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
+    before = len(helpers())
+    seen = []
+
+    def glance(item):
+        seen.append(threading.current_thread().name)
+        return in_time(lambda: item * 2, 5, str(item))  # part of the group's: no helper of a helper
+
+    assert list(glances_in_order(glance, list(range(500)), 2, seconds=5)) == [2 * item for item in range(500)]
+    assert set(seen) == {"patience"} and len(helpers()) - before <= 2
+
+
+def test_the_glance_that_stands_still_is_the_one_that_is_told():
+    gate = threading.Event()
+
+    def glance(item):
+        try:
+            return in_time(lambda: gate.wait() if item == 40 else item, 0.2, f"m:{item}")
+        except DataError as fault:
+            return str(fault)
+
+    found = list(glances_in_order(glance, list(range(100)), 2, seconds=0.2))
+    gate.set()
+    assert found[40] == "m:40: nothing came within 0.2 s, expected a disk that answers"
+    assert found[:40] + found[41:] == [item for item in range(100) if item != 40]
+
+
+def test_a_glance_that_fails_is_an_error_of_its_own():
+    with pytest.raises(ZeroDivisionError):
+        list(glances_in_order(lambda item: 1 // item, [2, 1, 0, 1], 2, seconds=5))

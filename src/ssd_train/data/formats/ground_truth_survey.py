@@ -33,6 +33,7 @@ class Attribute:
     newest: str = ""
     names: Dict[Tuple[int, str], int] = field(default_factory=dict)
     faults: Dict[int, DataError] = field(default_factory=dict)
+    _last_map: Dict[str, Any] = field(default_factory=dict)  # of its class-maps the last without a fault
 
     def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
         """Take the metadata of one line."""
@@ -50,8 +51,11 @@ class Attribute:
             self.faults[line_number] = DataError(f"class-map: {error}", "bad-class-map")
 
     def _add_names(self, line_number: int, class_map: Any) -> None:
+        if class_map == self._last_map:  # as on nearly every line
+            return
         for name, class_id in read_class_map(class_map).items():
             self.names.setdefault((class_id, name), line_number)
+        self._last_map = class_map
 
 
 def read_class_map(class_map: Any) -> Dict[str, int]:

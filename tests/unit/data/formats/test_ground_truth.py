@@ -128,6 +128,7 @@ BAD_LINES = {
         "image_size: found null, expected an object",
     ),
     "class-map an array": (entry(about=metadata(class_map=["cat"])), "class-map: found an array, expected an object"),
+    "class-map null": (entry(about=metadata(class_map=None)), "class-map: found null, expected an object"),
     "class-map key": (
         entry(about=metadata(class_map={"x": "cat"})),
         "class-map: class id: found 'x', expected an integer",
