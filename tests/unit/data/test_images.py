@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import resource
 import struct
 import time
@@ -10,6 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from mutations import tries
 from PIL import Image
 
 from ssd_train.data import images
@@ -278,7 +278,7 @@ def test_gluoncv_s_global_switch_does_not_let_damage_through(monkeypatch):
 def test_mutated_images_raise_only_our_error():
     random = np.random.RandomState(1)
     seeds = [encoded(noise(40, 30), f) for f in images.FORMATS] + [with_exif(noise(40, 30), 6)]
-    refused, count = 0, int(os.environ.get("SSD_TRAIN_FUZZ", "600"))
+    refused, count = 0, tries(600)
     for step in range(count):
         data = bytearray(seeds[step % len(seeds)])
         for place in random.randint(0, min(len(data), 400), 3):

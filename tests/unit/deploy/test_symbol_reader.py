@@ -1,10 +1,10 @@
 """Symbols of anybody: what a detector is made of is read, anything else refused before MXNet sees it."""
 
 import json
-import os
 import random
 
 import pytest
+from mutations import tries
 
 from ssd_train import framework
 from ssd_train.config import BASE_NETWORKS
@@ -76,7 +76,7 @@ def test_no_operator_of_the_list_reads_or_runs_anything():
 
 def test_mutated_symbols_give_a_symbol_or_an_error(tmp_path):
     data, rng, outcomes = detector().encode(), random.Random(3), set()
-    for _ in range(int(os.environ.get("SSD_TRAIN_FUZZ", "60"))):
+    for _ in range(tries(60)):
         changed = bytearray(data)
         for _ in range(rng.randint(1, 4)):
             start = rng.randrange(len(changed))

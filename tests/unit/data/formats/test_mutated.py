@@ -5,12 +5,12 @@ SSD_TRAIN_FUZZ sets the number of mutated files for each reader; a few hundred a
 
 import io
 import json
-import os
 import random
 
 import numpy as np
 import pytest
 from fifos import samples
+from mutations import mutated, tries
 from PIL import Image
 
 from ssd_train.data.channel import receive
@@ -27,46 +27,12 @@ from ssd_train.data.sources import MemoryImages
 from ssd_train.data.spill import SpillFile
 from ssd_train.errors import SsdTrainError
 
-COUNT = int(os.environ.get("SSD_TRAIN_FUZZ", "200"))
+COUNT = tries(200)
 NAMES = ClassNames(("cat", "dog"))
 RECORDS = [
     Record("a.png", [[1, 2, 30, 40], [3.5, 4, 20, 21]], [0, 1], (80, 60)),
     Record("b.png", [], [], (80, 60)),
     Record("c.png", [[0, 0, 80, 60]], [1], (80, 60)),
-]
-# what hand edits, broken tools and cut-off copies leave behind
-TOKENS = [
-    b"",
-    b"0",
-    b"-1",
-    b"1e999",
-    b"NaN",
-    b"null",
-    b"true",
-    b'"',
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"<",
-    b"</",
-    b"&",
-]
-TOKENS += [
-    b"\n",
-    b"\r",
-    b"\t",
-    b"\0",
-    b"\xff",
-    b"\xc3",
-    b"\x80" * 4,
-    b"\xff" * 4,
-    b"9" * 30,
-    b"\\ud800",
-    b"nan",
-    b"inf",
 ]
 
 
@@ -157,15 +123,6 @@ def pipe(folder):
 def found_by_looking(folder):
     write_coco(folder / "m.json", RECORDS, NAMES)
     return folder / "m.json", lambda path, on_bad: read_labels(path, None, on_bad), folder / "m.json"
-
-
-def mutated(data, rng):
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 5)):
-        start = rng.randrange(len(changed) + 1)
-        end = start + rng.choice([0, 0, 1, 1, 2, 5, 20])
-        changed[start:end] = rng.choice([*TOKENS, bytes(changed[end : end + 30]), bytes([rng.randrange(256)])])
-    return bytes(changed[: rng.randrange(len(changed) + 1)] if rng.random() < 0.05 else changed)
 
 
 @pytest.mark.parametrize(
