@@ -15,7 +15,8 @@ from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
 from ssd_train.cli.places import localised, source
 from ssd_train.data.images import ImageLimits
-from ssd_train.deploy.detector import ENGINES, Detector
+from ssd_train.deploy.detector import ENGINES, Detector, Engine
+from ssd_train.deploy.exported import is_converted
 from ssd_train.deploy.requests import RequestLimits
 from ssd_train.deploy.serve import warm_up
 from ssd_train.deploy.server import Server
@@ -31,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     keep_memory_flat()
     with localised(flags) as progress:
         detector = _detector(flags, progress)
-        _tell_of_slower(detector.engine.name, flags, progress)
+        _tell_of_slower(detector.engine, flags, progress)
         warm_up(detector)
         listener = listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
@@ -50,25 +51,30 @@ def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
     with opened_model(flags.model) as place:
         if place.is_dir() and any(place.glob("*.onnx")):
             return Detector.load(place, engine="onnxruntime")
-        if (place / "config.json").is_file() and all(map(find_spec, ("mxnet", "onnx"))):
+        exportable = (place / "config.json").is_file() or is_converted(place)
+        if exportable and all(map(find_spec, ("mxnet", "onnx"))):
             return _exported(place, progress)
         return Detector.load(flags.model)
 
 
-def _tell_of_slower(name: str, flags: argparse.Namespace, progress: Progress) -> None:
-    """Warn where MXNet runs the model because what would run it faster is not installed."""
-    missing = [package for package in ("onnxruntime", "onnx") if not find_spec(package)]
+def _tell_of_slower(engine: Engine, flags: argparse.Namespace, progress: Progress) -> None:
+    """Warn where MXNet runs the model in 32 bits and nobody asked for that, with what would make it faster."""
     chosen = (flags.engine, flags.devices) != ("auto", "auto")
-    if missing and not chosen and "mxnet" in ENGINES[name]:
-        progress.warn(
-            f"{name} runs the model, which is slower than onnxruntime; {' and '.join(missing)} not found: "
-            "pip install 'ssd-train[onnx]'"
-        )
+    description = getattr(engine, "description", None)  # of exported models
+    kind = description.kind if description else ""
+    if chosen or kind == "int8" or "mxnet" not in ENGINES[engine.name]:
+        return
+    slower = f"{engine.name} runs the model, which is slower than onnxruntime"
+    missing = [package for package in ("onnxruntime", "onnx") if not find_spec(package)]
+    if missing:
+        progress.warn(f"{slower}; {' and '.join(missing)} not found: pip install 'ssd-train[onnx]'")
+    elif kind == "symbol":
+        progress.warn(f"{slower}: serve the model folder that it was exported from, or an ONNX file of that")
 
 
 def _exported(folder: Path, progress: Progress) -> Detector:
-    """The trained model in `folder` by way of an ONNX file, made and compared in another process: what MXNet has in
-    memory once it is imported is not carried on."""
+    """The trained or converted model in `folder` by way of an ONNX file, made and compared in another process: what
+    MXNet has in memory once it is imported is not carried on."""
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "model.onnx"
         progress.say(

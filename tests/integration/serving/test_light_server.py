@@ -12,10 +12,12 @@ import time
 
 import numpy as np
 import pytest
+from builtin_nets import write_artifact
 from servers import LightServer, ask
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd
+from ssd_train.cli.main import main
 from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_jpeg, encode_png
 from ssd_train.deploy.detector import Detector
@@ -184,6 +186,36 @@ def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
             assert server.stop() == 0
         finally:
             server.kill()
+
+
+def test_a_converted_model_is_served_as_any_other(tmp_path):
+    """One of the built-in algorithm: exported on the way, and all routes."""
+    write_artifact(tmp_path / "job", "resnet-50", 128, nms_topk=150)
+    flags = ["--output", str(tmp_path / "model"), "--class_names", "cat,dog,cow"]
+    assert main(["convert", "--model", str(tmp_path / "job"), *flags]) == 0
+    body, converted = encode_png(IMAGES[0]), Detector.load(tmp_path / "model")
+    assert converted.engine.name == "symbol"
+    server = LightServer(tmp_path / "model")
+    try:
+        assert "by onnxruntime at" in server.said[-1] and any("exporting" in line for line in server.said)
+        assert ask(server.address, "/ping").status == 200 and b"<title>" in ask(server.address, "/").body
+        for accept in ACCEPTS:
+            found = ask(server.address, "/invocations", body, "image/png", accept).json
+            expected = json.loads(answer(converted, body, "image/png", accept)[0])
+            assert found.keys() == expected.keys()
+            if "prediction" in expected:
+                assert len(expected["prediction"]) > 10
+                np.testing.assert_allclose(found["prediction"], expected["prediction"], atol=1e-3)
+            else:
+                assert [box.keys() for box in found["annotations"]] == [box.keys() for box in expected["annotations"]]
+        assert ask(server.address, "/invocations", b"Hello", "image/png").status == 400
+        metrics = ask(server.address, "/metrics").body
+        assert b'ssd_train_model_info{engine="onnxruntime",classes="3",side="128"} 1' in metrics
+        assert b'ssd_train_requests_total{status="200"} 4\n' in metrics
+        assert b'ssd_train_requests_total{status="400"} 1\n' in metrics
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
 def test_a_port_that_is_taken_is_told(light, onnx):
