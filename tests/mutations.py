@@ -18,7 +18,8 @@ def tries(usual: int) -> int:
 
 
 def mutated(data: bytes, rng: random.Random, most: int = 5) -> bytes:
-    """`data` with one to `most` changes: bytes lost, repeated, or replaced by tokens or noise; now and then it is cut off."""
+    """`data` with one to `most` changes: bytes lost, repeated, or replaced by tokens or noise. Now and then it is cut
+    off."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, most)):
         start = rng.randrange(len(changed) + 1)
