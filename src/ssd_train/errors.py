@@ -53,7 +53,12 @@ class TrainingDiverged(SsdTrainError):
 
 
 class PeerLost(SsdTrainError):
-    """Another host of the job has died, failed, or never came; the message names it."""
+    """Another host of the job has died, failed, or never came; the message names it. All end with the exit code of the
+    one that failed, where it told it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Stopped(SsdTrainError):

@@ -69,11 +69,11 @@ def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, c
 
 
 def test_they_are_not_told_to_other_hosts(keys, monkeypatch):
-    monkeypatch.setattr("ssd_train.training.watchdog.end_process", lambda message: None)  # the last resort, later
+    monkeypatch.setattr("ssd_train.training.watchdog.end_process", lambda message, code: None)  # the last resort, later
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Watchdog({"algo-2": ours}, "algo-1", 30).tell(f"no answer to {SECRET}")
-        assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***"}
+        Watchdog({"algo-2": ours}, "algo-1", 30).tell(f"no answer to {SECRET}", 1)
+        assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***", "code": 1}
 
 
 def test_they_are_not_in_the_words_of_a_process_ended_by_the_watchdog(keys, tmp_path):

@@ -78,11 +78,20 @@ def _gather(place: Place, deadline: float) -> "Tuple[Links, Links]":
                 raise PeerLost(_missing(", ".join(place.names[rank] for rank in late), "join"))
             links = found[hello["kind"]]
             _refuse_strangers(place, link, hello, links)
-            links[hello["rank"]] = _ready(link)
-            send(link, b"{}")
-    for link in (*found["talk"].values(), *found["watch"].values()):
-        send(link, b"{}")
+            links[hello["rank"]] = link
+            _answer(place, hello["rank"], link)
+    for links in found.values():
+        for rank, link in links.items():
+            _answer(place, rank, _ready(link))
     return found["talk"], found["watch"]
+
+
+def _answer(place: Place, rank: int, link: socket.socket) -> None:
+    """Tell one of the others that it is welcome, or that all are there; a PeerLost when it has died meanwhile."""
+    try:
+        send(link, b"{}")
+    except OSError as error:
+        raise PeerLost(f"host {place.names[rank]} is gone: its connection ended while it joined ({error})") from None
 
 
 def _listening(place: Place) -> socket.socket:
@@ -149,7 +158,8 @@ def _refuse_strangers(place: Place, link: socket.socket, hello: Dict[str, Any], 
         name = place.names[hello["rank"]]
         fault = f"host {name}: found two processes of rank {hello['rank']}, expected one; was it started twice?"
     if fault:
-        send(link, json.dumps({"error": fault}).encode("utf-8"))
+        with contextlib.suppress(OSError):  # it may have gone; the fault is told here in any case
+            send(link, json.dumps({"error": fault}).encode("utf-8"))
         raise ConfigError(fault)
 
 

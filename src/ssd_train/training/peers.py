@@ -55,8 +55,8 @@ class Peers:
         self._close()
 
     def fail(self, message: str, code: int) -> None:
-        """Tell the others why this process cannot go on; it will end with exit code `code`."""
-        self.watchdog.tell(message)
+        """Tell the others why this process cannot go on; it will end with exit code `code`, and so will they."""
+        self.watchdog.tell(message, code)
         end_at_exit(code)
 
     def _send(self, rank: int, payload: bytes) -> None:
@@ -73,7 +73,8 @@ class Peers:
 
     def _lost(self, rank: int, error: OSError) -> PeerLost:
         self.watchdog.known.wait(1.0)  # it may have been told why
-        return PeerLost(self.watchdog.lost or f"host {self.place.names[rank]} is gone: {error}")
+        message = self.watchdog.lost or f"host {self.place.names[rank]} is gone: {error}"
+        return PeerLost(message, self.watchdog.code)
 
     def _close(self) -> None:
         for link in self._talk.values():

@@ -22,8 +22,11 @@ from ssd_train.secrecy import hidden
 
 BEATS = 6  # signs of life in peer_timeout; one or two may come late
 PATIENCE = 0.75  # of peer_timeout after the last sign; the rest is for telling the others and leaving
+EXIT_CODES = range(1, 256)
 LEAVE_SECONDS = 10.0  # that a process which fails may need to end
 GRACE_SECONDS = 2.0  # that the main thread has to end by itself, with the better message, at most
+REASON_CHARACTERS = 100_000  # of why a host fails, told the others; up to six bytes each
+LINE_BYTES = 1 << 20  # of what a host says without an end of line; more is no sign of life, and would fill the memory
 
 
 class Watchdog(threading.Thread):
@@ -34,6 +37,7 @@ class Watchdog(threading.Thread):
         self.host, self.links = name, dict(links)
         self.peer_timeout = peer_timeout
         self.lost: Optional[str] = None  # why the job cannot go on
+        self.code = 1  # the exit code that goes with it: of the host that failed, where it told one
         self.known = threading.Event()  # set with it
         self._leaving = threading.Event()
         self._lock = threading.Lock()
@@ -51,9 +55,9 @@ class Watchdog(threading.Thread):
         except Exception as error:  # with the thread gone, this host would be taken for dead and would miss the dead
             self._lose(f"the watch of host {self.host} has failed: {type(error).__name__}: {error}")
         if self.lost and not self._leaving.is_set():
-            self._send({"failed": self.lost})
+            self._send_failure(self.lost, self.code)
             if not self._leaving.wait(min(GRACE_SECONDS, self.peer_timeout / 10)):
-                end_process(self.lost)
+                end_process(self.lost, self.code)
 
     def _watch(self) -> None:
         next_beat = 0.0
@@ -73,13 +77,16 @@ class Watchdog(threading.Thread):
             self.join()
         self._close()
 
-    def tell(self, message: str) -> None:
-        """Tell all others that this host fails and why; it is about to leave."""
+    def tell(self, message: str, code: int) -> None:
+        """Tell all others that this host fails, why, and its exit code; it is about to leave."""
         self._leaving.set()
-        self._send({"failed": hidden(message)})
-        last_resort = threading.Timer(LEAVE_SECONDS, end_process, [message])
+        self._send_failure(message, code)
+        last_resort = threading.Timer(LEAVE_SECONDS, end_process, [message, code])
         last_resort.daemon = True
         last_resort.start()
+
+    def _send_failure(self, message: str, code: int) -> None:
+        self._send({"failed": hidden(message)[:REASON_CHARACTERS], "code": code})
 
     def _send(self, message: Dict[str, Any]) -> None:
         line = json.dumps(message).encode("utf-8") + b"\n"
@@ -108,10 +115,12 @@ class Watchdog(threading.Thread):
                 self._lose(f"host {host} is lost: found {line[:40]!r} on its connection, expected a sign of life")
                 return
             if "failed" in message:
-                self._lose(_told(host, message["failed"]))
+                self._lose(_told(host, message["failed"]), message.get("code", 1))
             elif "bye" in message:
                 self._forget(host)
                 return
+        if len(self._partial[host]) > LINE_BYTES:
+            self._lose(f"host {host} is lost: found {LINE_BYTES} bytes and no end of line, expected a sign of life")
 
     def _look_for_silence(self) -> None:
         for host in self.links:
@@ -122,8 +131,9 @@ class Watchdog(threading.Thread):
                     f"{self.peer_timeout:g}; its machine or its network has failed"
                 )
 
-    def _lose(self, message: str) -> None:
-        self.lost = self.lost or hidden(message)
+    def _lose(self, message: str, code: int = 1) -> None:
+        if self.lost is None:
+            self.lost, self.code = hidden(message), code
         self.known.set()
 
     def _forget(self, host: str) -> None:
@@ -144,8 +154,10 @@ def _understood(line: bytes) -> Optional[Dict[str, Any]]:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    fits = isinstance(message, dict) and isinstance(message.get("failed", ""), str)
-    return message if fits else None
+    if not (isinstance(message, dict) and isinstance(message.get("failed", ""), str)):
+        return None
+    code = message.get("code", 1)
+    return message if isinstance(code, int) and code in EXIT_CODES else None
 
 
 def _told(host: str, message: str) -> str:
@@ -153,15 +165,16 @@ def _told(host: str, message: str) -> str:
     return message if message.startswith("host ") else f"host {host} failed: {message}"
 
 
-def end_process(message: str) -> None:
-    """Say why, without secrets, and end this process at once: a normal exit would wait for a peer that is dead."""
+def end_process(message: str, code: int = 1) -> None:
+    """Say why, without secrets, and end this process at once with `code`: a normal exit would wait for a peer that is
+    dead."""
     message = hidden(message)
     if is_hosted():
         report_failure(message)
     sys.stderr.write(f"error: {message}\n")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def end_at_exit(code: int) -> None:

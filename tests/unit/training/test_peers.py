@@ -14,7 +14,9 @@ import pytest
 from hosts import free_port, plain_environment
 from opt_ml import failure_of, make_opt_ml
 
+from ssd_train import __version__
 from ssd_train.errors import ConfigError, PeerLost
+from ssd_train.training import meeting
 from ssd_train.training.meeting import Place, meet, receive, send
 from ssd_train.training.peers import Peers
 
@@ -174,6 +176,27 @@ def test_a_second_one_of_a_rank_is_told():
     assert told[0] == expected and expected in told[1:]
 
 
+def hello_of(rank):
+    return {"ssd_train": __version__, "kind": "talk", "rank": rank, "names": list(NAMES)}
+
+
+@pytest.mark.parametrize(
+    "rank, expected",
+    [
+        pytest.param(1, (PeerLost, "host algo-2 is gone: its connection ended while it joined"), id="one-of-ours"),
+        pytest.param(7, (ConfigError, "host 7: found .*, expected "), id="one-of-another-job"),
+    ],
+)
+def test_one_that_says_who_it_is_and_dies(monkeypatch, rank, expected):
+    """Before the leader has answered."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        monkeypatch.setattr(meeting, "_visitors", lambda *_: ((ours, hello_of(number)) for number in [rank]))
+        with pytest.raises(expected[0], match=expected[1]):
+            meet(place(0, free_port()), time.monotonic() + 5)
+
+
 @pytest.mark.parametrize(
     "rank, expected",
     [
@@ -215,7 +238,7 @@ try:
     peers.gather(b"")
     peers.share(b"")
 except PeerLost as error:
-    peers.fail(str(error), 1)
+    peers.fail(str(error), error.exit_code)
     sys.exit(f"error: {error}")
 peers.leave()
 """
@@ -257,7 +280,7 @@ def test_one_that_fails_tells_all_why(processes):
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert processes[1].returncode == 7
     for rank in (0, 2):
-        assert processes[rank].returncode == 1
+        assert processes[rank].returncode == 7, "as the one that failed"
         assert "host algo-2 failed: found no disk" in errors[rank]
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
+import threading
 
 import pytest
 
 from ssd_train.training import watchdog
-from ssd_train.training.watchdog import Watchdog
+from ssd_train.training.watchdog import LINE_BYTES, REASON_CHARACTERS, Watchdog
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """A watchdog at work, the other end of its connection, and what the process was ended with."""
     ended = []
-    monkeypatch.setattr(watchdog, "end_process", ended.append)
+    monkeypatch.setattr(watchdog, "end_process", lambda message, code: ended.append((message, code)))
     ours, theirs = socket.socketpair()
     watch = Watchdog({"algo-2": ours}, "algo-1", 0.6)
     with ours, theirs:
@@ -25,8 +28,21 @@ def watched(monkeypatch):
 
 @pytest.mark.parametrize(
     "line",
-    [b"GET / HTTP/1.1", b"{", b"5", b"null", b"[]", b'"failed"', b'{"failed": 1}', b"\xff\xfe", b"[" * 100_000, b""],
-    ids=["a-browser", "cut", "a-number", "null", "a-list", "a-text", "a-reason-of-1", "no-utf8", "deep", "empty"],
+    [
+        pytest.param(b"GET / HTTP/1.1", id="a-browser"),
+        pytest.param(b"{", id="cut"),
+        pytest.param(b"5", id="a-number"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"[]", id="a-list"),
+        pytest.param(b'"failed"', id="a-text"),
+        pytest.param(b'{"failed": 1}', id="a-reason-of-1"),
+        pytest.param(b'{"failed": "", "code": 0}', id="failed-with-code-0"),
+        pytest.param(b'{"failed": "", "code": 256}', id="failed-with-code-256"),
+        pytest.param(b'{"failed": "", "code": 1.0}', id="failed-with-code-1.0"),
+        pytest.param(b"\xff\xfe", id="no-utf8"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b"", id="empty"),
+    ],
 )
 def test_a_host_that_says_what_is_no_sign_of_life_is_lost(watched, line):
     watch, theirs, ended = watched
@@ -35,7 +51,47 @@ def test_a_host_that_says_what_is_no_sign_of_life_is_lost(watched, line):
     assert watch.known.wait(10)
     watch.join(10)
     expected = f"host algo-2 is lost: found {line[:40]!r} on its connection, expected a sign of life"
-    assert ended == [expected]
+    assert ended == [(expected, 1)]
+
+
+def test_a_line_without_an_end_is_bounded(watched):
+    watch, theirs, ended = watched
+    watch.start()
+    theirs.settimeout(2)
+    with contextlib.suppress(OSError):  # at some time nobody takes it any more
+        for _ in range(1000):
+            theirs.sendall(b"x" * 65536)
+    assert watch.known.wait(10)
+    watch.join(10)
+    (message, _), *others = ended
+    assert message == "host algo-2 is lost: found 1048576 bytes and no end of line, expected a sign of life"
+    assert not others and len(watch._partial["algo-2"]) <= LINE_BYTES + 65536
+
+
+def test_the_longest_reason_is_no_line_too_long(watched):
+    """With characters that JSON writes as six."""
+    watch, theirs, ended = watched
+    ours, others = socket.socketpair()
+    with ours, others:
+        other = Watchdog({"algo-1": ours}, "algo-2", 30)
+        sender = threading.Thread(target=other.tell, args=("é" * 1_000_000, 2), daemon=True)
+        sender.start()
+        watch.start()
+        with others.makefile("rb") as line:
+            theirs.sendall(line.readline())
+        assert watch.known.wait(10)
+    assert watch.lost == "host algo-2 failed: " + "é" * REASON_CHARACTERS
+
+
+@pytest.mark.parametrize("said, code", [(b"", 1), (b', "code": 2', 2), (b', "code": 130', 130)])
+def test_all_end_with_the_exit_code_of_the_one_that_failed(watched, said, code):
+    watch, theirs, ended = watched
+    watch.start()
+    theirs.sendall(b'{"failed": "found no disk"' + said + b"}\n")
+    watch.join(10)
+    assert ended == [("host algo-2 failed: found no disk", code)]
+    heard = theirs.recv(65536).splitlines()
+    assert json.loads(heard[-1]) == {"failed": "host algo-2 failed: found no disk", "code": code}, "it is passed on"
 
 
 def test_a_watch_that_fails_ends_the_process_with_its_reason(watched, monkeypatch):
@@ -44,7 +100,7 @@ def test_a_watch_that_fails_ends_the_process_with_its_reason(watched, monkeypatc
     monkeypatch.setattr(watch, "_look_for_silence", lambda: {}["algo-3"])
     watch.start()
     watch.join(10)
-    assert ended == ["the watch of host algo-1 has failed: KeyError: 'algo-3'"]
+    assert ended == [("the watch of host algo-1 has failed: KeyError: 'algo-3'", 1)]
     assert b'{"failed": "the watch of host algo-1 has failed' in theirs.recv(65536), "the others are told"
 
 
