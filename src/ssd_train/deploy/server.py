@@ -25,8 +25,10 @@ from ssd_train.deploy.server_work import Work
 from ssd_train.progress import Progress
 
 NOT_FOUND, NOT_ALLOWED, TOO_SLOW, BAD_LENGTH, FAULT, BUSY = 404, 405, 408, 400, 500, 503
-BODY_SECONDS, DRAIN_SECONDS = 60.0, 10.0
-DRAINED_BYTES = 64 << 20
+BODY_SECONDS = 60.0
+# For so long, and so many bytes, a client whose request is refused may go on sending: enough to end what it is at and
+# read why, too little to keep us busy with it.
+DRAIN_SECONDS, DRAINED_BYTES = 10.0, 64 << 20
 INVOCATIONS = "/invocations"
 TEXT = "text/plain; charset=utf-8"
 RETRY = (("retry-after", "1"),)
@@ -94,12 +96,7 @@ class Server:
         self._queue = queue
         self._progress = progress
         self._work = Work(detector, limits)
-        self._routes: Dict[str, Dict[str, Callable[..., Awaitable[Response]]]] = {
-            "/": {"GET": self._page},
-            "/ping": {"GET": self._ping},
-            INVOCATIONS: {"POST": self._invocation},
-            "/metrics": {"GET": self._metrics},
-        }
+        self._pages: Dict[str, Callable[[], Response]] = {"/": _page, "/ping": _ping, "/metrics": self._metrics}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """As ASGI 3 has it."""
@@ -125,30 +122,24 @@ class Server:
                 return
 
     async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> Response:
-        methods = self._routes.get(scope["path"])
-        if methods is None:
-            return _told(NOT_FOUND, f"found no such page, expected one of {', '.join(self._routes)}")
-        route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        if route is None:
-            allowed = ", ".join(methods)
-            return _told(NOT_ALLOWED, f"method: found {scope['method']}, expected {allowed}", (("allow", allowed),))
+        path, method = scope["path"], scope["method"]
+        if path != INVOCATIONS and path not in self._pages:
+            expected = ", ".join([*self._pages, INVOCATIONS])
+            return _told(NOT_FOUND, f"found no such page, expected one of {expected}")
+        allowed = "POST" if path == INVOCATIONS else "GET"
+        if ("GET" if method == "HEAD" else method) != allowed:
+            return _told(NOT_ALLOWED, f"method: found {method}, expected {allowed}", (("allow", allowed),))
         try:
-            return await route(_headers(scope), receive)
+            return await self._invocation(_headers(scope), receive) if path == INVOCATIONS else self._pages[path]()
         except Gone:
             raise
         except Exception as error:  # a fault of ours must not reach the client, nor end the server
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._progress.warn(f"{scope['path']}: {error!r} ({where.filename}:{where.lineno})")
+            self._progress.warn(f"{path}: {error!r} ({where.filename}:{where.lineno})")
             return _told(FAULT, "internal error: the log of the server says more")
 
-    async def _ping(self, headers: Mapping[str, str], receive: Receive) -> Response:
-        return Response(200, b'{"status": "Healthy"}\n', "application/json")
-
-    async def _metrics(self, headers: Mapping[str, str], receive: Receive) -> Response:
+    def _metrics(self) -> Response:
         return Response(200, self.metrics.text().encode(), CONTENT_TYPE)
-
-    async def _page(self, headers: Mapping[str, str], receive: Receive) -> Response:
-        return Response(200, server_page.PAGE, "text/html; charset=utf-8", server_page.HEADERS)
 
     async def _invocation(self, headers: Mapping[str, str], receive: Receive) -> Response:
         incoming = Incoming(receive, self._limits)
@@ -186,6 +177,14 @@ class Server:
             yield
         finally:
             self.metrics.in_flight -= 1
+
+
+def _ping() -> Response:
+    return Response(200, b'{"status": "Healthy"}\n', "application/json")
+
+
+def _page() -> Response:
+    return Response(200, server_page.PAGE, "text/html; charset=utf-8", server_page.HEADERS)
 
 
 def _check_length(length: Optional[str], limits: RequestLimits) -> None:
