@@ -44,8 +44,9 @@ def small_config(**settings: Any) -> TrainConfig:
 
 
 def flags_of(settings: "dict[str, Any]") -> List[str]:
-    """--name value for each of `settings`."""
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    """--name value for each of `settings` that is not None."""
+    given = {name: str(value) for name, value in settings.items() if value is not None}
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
 
 
 def picture(size_wh: Tuple[int, int] = (40, 30), seed: int = 0) -> np.ndarray:

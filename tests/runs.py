@@ -23,9 +23,10 @@ LONGEST = 120  # seconds that the smallest run may take on a busy machine; a run
 
 
 def flags(data: "Sequence[DrawnSet]", folder: Path, **settings: Any) -> List[str]:
-    """The flags of the smallest run on (training, validation) that keeps checkpoints, all of it below `folder`."""
+    """The flags of the smallest run on (training, validation) that keeps checkpoints, all of it below `folder`; without
+    those whose setting is None."""
     training, validation = data
-    named = {
+    places = {
         "train": training.images,
         "labels": training.manifest,
         "validation": validation.images,
@@ -34,7 +35,7 @@ def flags(data: "Sequence[DrawnSet]", folder: Path, **settings: Any) -> List[str
         "output_dir": folder / "output",
         "checkpoint_dir": folder / "checkpoints",
     }
-    return flags_of({**named, **SMALL, **settings})
+    return flags_of({**places, **SMALL, **settings})
 
 
 def start(arguments: Sequence[str], before: Sequence[str] = (), **environ: str) -> "subprocess.Popen[str]":

@@ -10,7 +10,8 @@ import signal
 
 import numpy as np
 import pytest
-from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
+from builders import HeardProgress, shapes_set, small_config
+from runs import flags
 
 from ssd_train import framework
 from ssd_train.cli.console import LogProgress
@@ -33,18 +34,7 @@ def data(tmp_path_factory):
 
 
 def command(data, folder, **settings):
-    training, validation = data
-    named = {
-        "train": training.images,
-        "labels": training.manifest,
-        "validation": validation.images,
-        "validation_labels": validation.manifest,
-        "model_dir": folder / "model",
-        "output_dir": folder / "output",
-        "checkpoint_dir": folder / "checkpoints",
-    }
-    merged = {**named, **SMALL, "epochs": 1, **settings}
-    return ["train", *flags_of({name: value for name, value in merged.items() if value is not None})]
+    return ["train", *flags(data, folder, **{"epochs": 1, **settings})]
 
 
 def lines_of(manifest):

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import runs
 from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
 
 from ssd_train import metric_lines
@@ -28,27 +29,12 @@ def data(tmp_path_factory):
     return shapes_set(folder / "train", 40, seed=1), shapes_set(folder / "validation", 14, seed=2)
 
 
-def places(data, folder):
-    """The flags that say where."""
-    training, validation = data
-    return flags_of(
-        {
-            "train": training.images,
-            "labels": training.manifest,
-            "validation": validation.images,
-            "validation_labels": validation.manifest,
-            "model_dir": folder / "model",
-            "output_dir": folder / "output",
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """The folder of a finished run of the command."""
     folder = tmp_path_factory.mktemp("run")
-    settings = {**SMALL, "epochs": EPOCHS, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip"}
-    assert main(["train", *places(data, folder), *flags_of(settings)]) == 0
+    settings = {"epochs": EPOCHS, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip"}
+    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     return folder
 
 
@@ -216,14 +202,9 @@ def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, c
 
 
 def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
-    flags = {
-        "train": data[0].images,
-        "labels": data[0].manifest,
-        "model_dir": tmp_path / "m",
-        "output_dir": tmp_path / "o",
-    }
-    settings = {**SMALL, "epochs": 1, "validation_fraction": 0.3, "grayscale": 1, "augmentation": "geometry"}
-    assert main([*flags_of(flags), *flags_of(settings)]) == 0, "no command means train"
+    split = {"validation": None, "validation_labels": None, "validation_fraction": 0.3}
+    arguments = runs.flags(data, tmp_path, **split, epochs=1, grayscale=1, augmentation="geometry")
+    assert main(arguments) == 0, "no command means train"
     found = re.findall(r"^(?:train|validation): (\d+) images, (\d+) without", capsys.readouterr().out, re.MULTILINE)
     (training, empty), (held_out, empty_too) = (map(int, pair) for pair in found)
     assert training + held_out == 40 and 4 <= held_out <= 20
