@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Set, TypeVar
+from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Set, TypeVar
 
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Item, Progress
 from ssd_train.secrecy import hidden
+from ssd_train.setting_values import did_you_mean
 
 LOG_SECONDS = 30.0
 Number = TypeVar("Number", int, float)
@@ -64,10 +65,13 @@ def make_progress() -> Progress:
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are ConfigErrors: one line, and exit code 2 by the usual way. A flag with a
-    value is given once; argparse itself would take the last without a word."""
+    value is given once; argparse itself would take the last without a word. `others` are names that are taken though
+    the parser has no flag for them: a misspelt one may have meant these, too."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, others: Collection[str] = (), **settings: Any) -> None:
         self.names: Set[str] = set()  # of all flags; argparse itself adds one
+        self.others = frozenset(others)
+        self._given: List[str] = []
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
@@ -82,11 +86,18 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; every other way of parsing goes through here."""
         self.stored.clear()
+        self._given = [text[2:].partition("=")[0] for text in args if text.startswith("--")]
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """A ConfigError in place of argparse's exit."""
-        raise ConfigError(f"{message} (see {self.prog} --help)")
+        raise ConfigError(f"{message}{self._meant()} (see {self.prog} --help)")
+
+    def _meant(self) -> str:
+        """What flags that are none may have been meant for."""
+        known = self.names | self.others
+        guesses = {name: did_you_mean(name, (), known) for name in self._given if name not in known}
+        return "".join(f"; found --{name}{guess}" for name, guess in guesses.items() if guess)
 
     def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
         """Known flags, and all others as name -> value; a flag without a value, or a value without a flag, is

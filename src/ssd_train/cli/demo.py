@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"training pictures to draw; default: {IMAGES}"
     )
     known, settings = parser.parse_settings(arguments)
-    config = TrainConfig.from_mapping({**SETTINGS, **settings})
+    config = TrainConfig.from_mapping({**SETTINGS, **settings}, flags=parser.names)
     folder, progress = known.folder, make_progress()
     require_writable(folder)
     progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation pictures into {folder}")

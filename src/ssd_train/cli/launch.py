@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Collection, Dict, Iterable, Sequence
 
+from ssd_train import builtin
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped, words
 from ssd_train.cli.console import Parser, make_progress
+from ssd_train.config import TrainConfig
+from ssd_train.errors import ConfigError
 from ssd_train.launch.amazon import Amazon
 from ssd_train.launch.job import DISTRIBUTIONS, SOURCE_ARCHIVE, Job, make_channels
-from ssd_train.launch.requests import training_request
+from ssd_train.launch.requests import PLACES, training_request
 from ssd_train.launch.source import entry_point_folder, write_source
 from ssd_train.launch.tuning import NAME_LENGTH, RANGES, parse_ranges, tuning_request
 from ssd_train.launch.watch import follow
+from ssd_train.setting_values import did_you_mean
 
 # flags that make launch do something else; each names a module in aws/ with a function of the flag's name
 MODES = {
@@ -25,6 +30,7 @@ MODES = {
     "invoke": ("invoke", "send images to an endpoint: JSON Lines, and pictures with boxes"),
     "describe": ("describe", "how a training job stands; with --wait, follow its log to the end"),
 }
+SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | PLACES.keys()
 INPUTS = {
     "train": "training images: a prefix, a RecordIO file, or with --pipe also a manifest",
     "labels": "their labels, as for train",
@@ -40,7 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     for mode, (module, _) in MODES.items():
         if any(argument.split("=")[0] == f"--{mode}" for argument in arguments):
             return getattr(importlib.import_module(f"ssd_train.cli.aws.{module}"), mode)(arguments)
-    flags, settings = make_launch_parser().parse_settings(arguments)
+    parser = make_launch_parser()
+    flags, settings = parser.parse_settings(arguments)
+    _refuse_misspelt(settings, parser.names | set(MODES))
     amazon, region, role = account(flags)
     job = job_of(flags, region, role)
     operation = "create_training_job"
@@ -66,9 +74,19 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _refuse_misspelt(settings: Iterable[str], flags: Collection[str]) -> None:
+    """A ConfigError for what is no setting and nearly one, or a flag."""
+    unknown = [name for name in settings if name not in SETTINGS and not builtin.is_hidden(name)]
+    guesses = {name: did_you_mean(name, SETTINGS, flags) for name in unknown}
+    faults = [f"{name}: unknown setting{guess}" for name, guess in guesses.items() if guess]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
 def make_launch_parser() -> Parser:
     """The flags that say where and on what; all others are settings of TrainConfig."""
-    parser = make_parser("", "Train on SageMaker: the settings of train, on the machines and data named here.")
+    what = "Train on SageMaker: the settings of train, on the machines and data named here."
+    parser = make_parser("", what, {*SETTINGS, *MODES})
     others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, what) in MODES.items())
     parser.epilog = (
         f"other ways, each with a --help of its own:\n{others}\n\nsettings: python -m ssd_train train --help"

@@ -8,6 +8,8 @@ import datetime
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
+import numpy as np
+
 from ssd_train import storage
 from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
@@ -138,12 +140,15 @@ def _predict(
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in pictures)
     found = _sound(progress.track(detector.stream(with_sizes), len(pictures), "pictures"), faults, progress)
+    scores: List[np.ndarray] = []
+    found = _with_scores(found, scores)
     with contextlib.ExitStack() as stack:
         if flags.overlays:
             found = _with_overlays(found, overlays, view)
         if flags.output:
             found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
         _consume(found, flags, view, len(pictures))
+    progress.say(_summary(scores, view.threshold))
     if flags.labels and len(truth) < len(pictures):
         progress.say(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
 
@@ -171,6 +176,22 @@ def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> 
             progress.warn(answer.fault)
         else:
             yield answer
+
+
+def _with_scores(answers: Iterable[Answer], scores: List[np.ndarray]) -> Iterator[Answer]:
+    for answer in answers:
+        scores.append(answer.detections.scores)
+        yield answer
+
+
+def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
+    """How much was found, by the scores (N,) in each picture."""
+    counts = [int((found >= threshold).sum()) for found in scores]
+    if not any(counts):
+        highest = max((found.max() for found in scores if len(found)), default=0.0)
+        return f"no box scores {threshold:g} or more; the highest score is {highest:.3f} (--threshold)"
+    shown = sum(map(bool, counts))
+    return f"{sum(counts)} boxes score {threshold:g} or more, in {shown} of {len(counts)} pictures"
 
 
 def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:

@@ -20,7 +20,7 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 Request = Dict[str, Any]
 
 # flags of train that say where it works and make sense in a container too, and what their values look like
-_PLACES = {"devices": "auto|cpu|gpu|gpu:[0-9]+", "fetch_images": "0|1"}
+PLACES = {"devices": "auto|cpu|gpu|gpu:[0-9]+", "fetch_images": "0|1"}
 _LOG_LEVEL = 20  # of the toolkit: INFO
 
 
@@ -49,10 +49,10 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """`settings` checked, by names with underscores, their values in the types of TrainConfig; and what the job's
     distribution needs of them. A ConfigError lists all that is wrong."""
     given = {name.replace("-", "_"): value for name, value in settings.items()}
-    places = {name: str(given.pop(name)) for name in _PLACES if name in given}
-    faults = [name for name, value in places.items() if not re.fullmatch(_PLACES[name], value)]
+    places = {name: str(given.pop(name)) for name in PLACES if name in given}
+    faults = [name for name, value in places.items() if not re.fullmatch(PLACES[name], value)]
     if faults:
-        raise ConfigError(f"{faults[0]}: found {places[faults[0]]!r}, expected {_PLACES[faults[0]]}")
+        raise ConfigError(f"{faults[0]}: found {places[faults[0]]!r}, expected {PLACES[faults[0]]}")
     if job.distribution == "parameter_server":
         given.setdefault("kv_store", "dist_sync")
     config = TrainConfig.from_mapping(given)

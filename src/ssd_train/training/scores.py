@@ -172,7 +172,7 @@ class Scores:
         )
         lines.append(
             f"images {self.images} ({self.background_images} without objects), "
-            f"boxes {self.boxes}, detections {self.detections}"
+            f"boxes {self.boxes}, candidates of any score {self.detections}"
         )
         if self.unanswered_images or self.unlabelled_answers:
             lines.append(
@@ -184,7 +184,7 @@ class Scores:
 
 def _class_line(scores: ClassScores) -> str:
     figures = scores.to_json()
-    counts = f"boxes {figures.pop('boxes')}, detections {figures.pop('detections')}"
+    counts = f"boxes {figures.pop('boxes')}, candidates {figures.pop('detections')}"
     return f"class {scores.name}: {', '.join(f'{name} {_text(value)}' for name, value in figures.items())}, {counts}"
 
 

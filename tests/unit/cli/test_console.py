@@ -57,7 +57,11 @@ def test_other_flags_are_settings(arguments, settings):
         ("--train a 3", "found '3' without a flag before it, expected --name value"),
         ("--train a --epochs 3 4", "found '4' without a flag before it, expected --name value"),
         ("--train", "argument --train: expected one argument (see tool --help)"),
-        ("--tra a", "the following arguments are required: --train (see tool --help)"),
+        (
+            "--tra a",
+            "the following arguments are required: --train; found --tra, did you mean --train? (see tool --help)",
+        ),
+        ("--xyzzy a", "the following arguments are required: --train (see tool --help)"),
         ("--train a --epochs --seed 3", "--epochs: found no value, expected one after it"),
         ("--train a --epochs 3 --epochs 4", "--epochs: found twice, expected once"),
         ("--train a --epochs 3 --train=b", "--train: found twice, expected once"),
@@ -68,6 +72,25 @@ def test_flags_that_are_none_are_told(arguments, expected):
     with pytest.raises(ConfigError) as error:
         parser().parse_settings(arguments.split())
     assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ("--train a --device=cpu", "unrecognized arguments: --device=cpu; found --device, did you mean --devices?"),
+        ("--train a --epoch 3", "unrecognized arguments: --epoch 3; found --epoch, did you mean --epochs?"),
+        ("--train a --epochs 3", "unrecognized arguments: --epochs 3"),
+        ("--train a --hepl", "unrecognized arguments: --hepl; found --hepl, did you mean --help?"),
+        ("--train a --xyzzy", "unrecognized arguments: --xyzzy"),
+    ],
+)
+def test_a_misspelt_flag_is_told_what_it_may_have_meant(arguments, expected):
+    made = Parser(["epochs"], prog="tool")
+    made.add_argument("--train")
+    made.add_argument("--devices")
+    with pytest.raises(ConfigError) as error:
+        made.parse_args(arguments.split())
+    assert str(error.value) == f"{expected} (see tool --help)"
 
 
 def test_a_parser_parses_again():

@@ -238,6 +238,10 @@ def test_a_job_is_described_and_followed(aws, capsys):
     "flags, expected",
     [
         pytest.param(["--epochs", "0"], "epochs: found '0', expected at least 1", id="setting"),
+        pytest.param(["--epoch", "3"], "epoch: unknown setting, did you mean epochs?", id="no setting"),
+        pytest.param(["--spott", "1"], "spott: unknown setting, did you mean --spot?", id="no flag"),
+        pytest.param(["--deply", "a"], "deply: unknown setting, did you mean --deploy?", id="no other way"),
+        pytest.param(["--xyzzy", "1"], "error: xyzzy: unknown setting\n", id="nothing like it"),
         pytest.param(["--instance-type", "p3"], "instance_type: found 'p3'", id="instance"),
         pytest.param(["--tag", "team"], "tag: found 'team', expected KEY=VALUE", id="tag"),
         pytest.param(["--tune", "epochs"], "tune: found 'epochs'", id="tune"),

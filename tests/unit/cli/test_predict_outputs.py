@@ -115,6 +115,21 @@ def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
         assert differs == (index < 2), f"cell {index} of the last page"
 
 
+@pytest.mark.parametrize("threshold", [0.57, 1.0])
+def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
+    output = tmp_path / "a.jsonl"
+    assert predict(drawn.images, "--model", model, "--output", output, "--threshold", threshold) == 0
+    scores = [[row[1] for row in json.loads(line)["prediction"]] for line in output.read_text().splitlines()]
+    counts = [sum(score >= threshold for score in found) for found in scores]
+    said = capsys.readouterr().out.splitlines()[0]
+    if threshold < 1:
+        assert 0 < sum(counts) < sum(map(len, scores))
+        assert said == f"{sum(counts)} boxes score 0.57 or more, in {sum(map(bool, counts))} of 17 pictures"
+    else:
+        best = max(map(max, scores))
+        assert said == f"no box scores 1 or more; the highest score is {best:.3f} (--threshold)"
+
+
 def test_overlays_show_labels_too(model, drawn, tmp_path):
     for name, labels in (("plain", []), ("both", ["--labels", drawn.manifest])):
         assert predict(drawn.images, "--model", model, "--overlays", tmp_path / name, *labels) == 0

@@ -6,7 +6,7 @@ import argparse
 import datetime
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Optional, Sequence, Tuple
 
 from ssd_train.cli.console import Parser
 from ssd_train.errors import ConfigError
@@ -14,9 +14,9 @@ from ssd_train.launch.amazon import Amazon
 from ssd_train.progress import Progress
 
 
-def make_parser(mode: str, description: str) -> Parser:
-    """A parser with the flags that all have."""
-    parser = Parser(prog=f"python -m ssd_train launch{mode}", description=description)
+def make_parser(mode: str, description: str, others: Collection[str] = ()) -> Parser:
+    """A parser with the flags that all have; `others` are known names besides."""
+    parser = Parser(others, prog=f"python -m ssd_train launch{mode}", description=description)
     parser.add_argument("--region", metavar="NAME", help="default: that of the AWS configuration")
     return parser
 
