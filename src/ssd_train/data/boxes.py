@@ -21,18 +21,6 @@ def as_boxes(values: "Sequence[Sequence[float]] | np.ndarray") -> np.ndarray:
     return np.asarray(values, dtype=np.float32).reshape(-1, 4)
 
 
-def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) left, top, width, height -> (N, 4) x1, y1, x2, y2."""
-    boxes = as_boxes(boxes)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) x1, y1, x2, y2 -> (N, 4) left, top, width, height."""
-    boxes = as_boxes(boxes)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
 def xyxy_to_cxcywh(boxes: np.ndarray) -> np.ndarray:
     """(N, 4) corners -> (N, 4) centre x, centre y, width, height."""
     boxes = as_boxes(boxes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
@@ -17,22 +17,6 @@ from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 from ssd_train.training.metrics import MeanAveragePrecision, Scores
-
-
-def score_detector(
-    detector: Callable[[np.ndarray], Detections],
-    samples: Iterable[Tuple[Record, np.ndarray]],
-    class_names: ClassNames,
-    overlap_threshold: float = 0.5,
-) -> Scores:
-    """Score what `detector` says of each image (RGB uint8 (H, W, 3)) of (record, image) against the record.
-
-    `class_names` are those that the ids of the detections and of the records both refer to.
-    """
-    metric = MeanAveragePrecision(class_names)
-    for record, image in samples:
-        metric.update(detector(image), record)
-    return metric.compute(overlap_threshold)
 
 
 def score_images(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import memory_images
 
+from ssd_train.data.labels import LabelledImages
 from ssd_train.data.predictions import write_predictions
 from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
-from ssd_train.deploy.scoring import match_names, score_detector, score_predictions
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.scoring import match_names, score_images, score_predictions
 from ssd_train.errors import DataError
 
 SIZE = (400, 200)
@@ -156,13 +159,27 @@ def test_the_overlap_threshold_is_handed_on(tmp_path):
         assert score_predictions(path, labels(record("a.jpg")), no_sizes, None, threshold).voc07 == expected
 
 
+class ByShade:
+    """Answers a picture of the shade `n` with the answer of that number."""
+
+    name, class_names, side, grayscale = "mxnet", NAMES, 100, False
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def run(self, pictures):
+        found = [self.answers[picture[0, 0, 0]] for picture in pictures]
+        to_input = np.array([self.side / side for side in (*SIZE, *SIZE)])
+        return np.array([[[one.class_ids[0], one.scores[0], *(one.boxes[0] * to_input)]] for one in found], np.float32)
+
+
 def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
     records = [record("a.jpg"), record("b.jpg", [BOX, OTHER], [0, 1]), record("c.jpg", [], [])]
     said = {"a.jpg": hit(), "b.jpg": hit(1, OTHER, 0.7), "c.jpg": hit(0, OTHER, 0.4)}
-    images = {name: np.full((200, 400, 3), index, np.uint8) for index, name in enumerate(said)}
-    by_colour = list(said.values())
-    direct = score_detector(lambda image: by_colour[image[0, 0, 0]], ((r, images[r.name]) for r in records), NAMES)
-    assert direct == score_predictions(write(tmp_path, *said.items()), labels(*records), no_sizes)
+    labelled = labels(*records)
+    images = memory_images(labelled, [np.full((200, 400, 3), shade, np.uint8) for shade in range(3)])
+    direct = score_images(Detector(ByShade(list(said.values()))), LabelledImages(labelled, images))
+    assert direct == score_predictions(write(tmp_path, *said.items()), labelled, no_sizes)
     assert (direct.images, direct.background_images, direct.boxes) == (3, 1, 3)
 
 

@@ -84,6 +84,11 @@ def test_pixels_and_boxes_move_alike(operation):
     assert (pixels.shape[:2] != image.shape[:2]) == OPERATIONS[operation].turns
 
 
+def corners(rows):
+    """Rows of left, top, width, height as boxes."""
+    return geometry.as_boxes([(x, y, x + width, y + height) for x, y, width, height in rows])
+
+
 @given(st.lists(st.tuples(*[st.integers(1, 999)] * 4), max_size=4), st.sampled_from(ALL), st.sampled_from([1, 8, 3]))
 def test_boxes_are_those_of_online_augmentation(tmp_path_factory, boxes, operation, divisor):
     rows = [[value / divisor for value in box] for box in boxes]
@@ -93,8 +98,8 @@ def test_boxes_are_those_of_online_augmentation(tmp_path_factory, boxes, operati
     augment_labels(path, folder / "out", [operation])
 
     moved = manifests.read(folder / "out")[1]["bb"]["annotations"]
-    found = geometry.xywh_to_xyxy([[box[key] for key in ("left", "top", "width", "height")] for box in moved])
-    expected = OPERATIONS[operation].boxes(geometry.xywh_to_xyxy(rows), (2000, 1900))
+    found = corners([[box[key] for key in ("left", "top", "width", "height")] for box in moved])
+    expected = OPERATIONS[operation].boxes(corners(rows), (2000, 1900))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)
 
 
