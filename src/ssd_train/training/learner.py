@@ -156,11 +156,6 @@ class Learner:
         if self.deferred:
             self.trainer._optimizer.take_back()
 
-    def _gradients(self, batch: TrainBatch, scale: float) -> "tuple[np.ndarray, float]":
-        """Forward and backward on all devices; the summed losses, and the norm of the gradient of their sum times
-        `scale`."""
-        return self._read(*self._forward_backward(batch, scale))
-
     def _forward_backward(self, batch: TrainBatch, scale: float) -> "tuple[List[Any], Any]":
         """Outputs of each device, and the sums of squares of the gradients, on their way."""
         inputs = zip(*[split(array, self.devices) for array in batch.arrays()])

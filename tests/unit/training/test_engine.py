@@ -62,6 +62,12 @@ def weights(learned, device=0):
     return {name: p.list_data()[device].asnumpy() for name, p in learned.net._collect_params_with_prefix().items()}
 
 
+def pulled(learned, batch, scale):
+    """Forward and backward, and nothing learned from it: the summed losses, and the norm of the gradient of their sum
+    times `scale`."""
+    return learned._read(*learned._forward_backward(batch, scale))
+
+
 def gradients(learned):
     return {p.name.split("_", 1)[1]: p.list_grad()[0].asnumpy() for p in learned.parameters}
 
@@ -97,10 +103,10 @@ def test_gradients_of_devices_add_up(samples, indices, devices):
     several, alone = learner(devices, min_hard_negatives=3), learner(min_hard_negatives=3)
     batch = batch_of(samples, indices)
     scale = 1.0 / batch.positives
-    losses, norm = several._gradients(batch, scale)
+    losses, norm = pulled(several, batch, scale)
     total, expected_losses = None, 0
     for part in np.array_split(indices, int(devices[-1])):
-        part_losses, _ = alone._gradients(batch_of(samples, part), scale)
+        part_losses, _ = pulled(alone, batch_of(samples, part), scale)
         expected_losses = expected_losses + part_losses
         found = gradients(alone)
         total = found if total is None else {name: total[name] + array for name, array in found.items()}
@@ -140,7 +146,7 @@ def test_an_update_is_rate_times_gradient(samples):
     learned = learner()
     start = weights(learned)
     batch = batch_of(samples, [0, 1, 2, 3])
-    learned._gradients(batch, 1.0 / batch.positives)
+    pulled(learned, batch, 1.0 / batch.positives)
     name = "class_predictors.0.predictor.weight"
     gradient = learned.net._collect_params_with_prefix()[name].grad().asnumpy()
     learned = learner()
@@ -152,7 +158,7 @@ def test_a_gradient_is_clipped_by_its_norm(samples):
     batch = batch_of(samples, [0, 1, 2, 3])
     free, clipped = learner(), learner(clip_gradient=0.5)
     start = weights(free)
-    _, norm = learner()._gradients(batch, 1.0 / batch.positives)
+    _, norm = pulled(learner(), batch, 1.0 / batch.positives)
     assert norm > 0.5
     for learned in (free, clipped):
         learned.step(batch, 0.1)
@@ -552,7 +558,7 @@ def test_freezing_does_not_change_what_the_rest_learns(samples):
     """The same statistics with and without gradients of the layers below: those above have the same gradients."""
     frozen, free = frozen_learner(r"^features\.mobilenet"), frozen_learner(r"^features\.mobilenet0_batchnorm")
     batch = batch_of(samples, [0, 1, 2, 3])
-    results = [learned._gradients(batch, 1.0 / batch.positives)[0] for learned in (frozen, free)]
+    results = [pulled(learned, batch, 1.0 / batch.positives)[0] for learned in (frozen, free)]
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
     found, all_of_them = gradients(frozen), gradients(free)
     assert 0 < len(found) < len(all_of_them)
