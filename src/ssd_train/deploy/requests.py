@@ -172,7 +172,10 @@ def _checked(array: np.ndarray, limits: ImageLimits) -> Read:
     image = array.reshape(height, width, 3)
     if not np.isfinite(image).all() or image.min() < 0 or image.max() > 255:
         raise DataError("request: found values beyond 0 to 255, expected pixels in 8 bits")
-    return np.ascontiguousarray(np.rint(image), dtype=np.uint8), header.shown_wh
+    whole = np.rint(image)
+    if image.max() <= 1 and (whole != image).any():  # as other networks take them; here they would all be black
+        raise DataError("request: found fractions from 0 to 1, expected pixels 0 to 255")
+    return np.ascontiguousarray(whole, dtype=np.uint8), header.shown_wh
 
 
 # content type -> what makes a picture of a body, for a network that looks at (side, side) pixels

@@ -139,6 +139,13 @@ def test_boxes_of_a_large_picture_are_in_its_own_pixels_though_a_smaller_one_was
     assert [first[side] for side in ("left", "top", "width", "height")] == [80, 40, 80, 120]
 
 
+@pytest.mark.parametrize("image", [np.zeros_like(IMAGE), IMAGE // 255, IMAGE - IMAGE % 2 / 2], ids=["0", "0-1", "half"])
+def test_dark_pictures_and_fractions_of_grey_levels_are_pictures(image):
+    engine = FixedEngine()
+    answer(Detector(engine), npy(image.astype(np.float32)), "application/x-npy")
+    assert abs(engine.seen[0].astype(float).mean() - image.mean()) < 1
+
+
 def test_pixels_and_files_of_them_are_looked_at_alike():
     seen = []
     bodies = {"image/png": encode_png(IMAGE), "application/json": as_json(IMAGE), "application/x-npy": npy(IMAGE)}
@@ -174,6 +181,8 @@ def test_the_network_sees_what_predict_and_evaluate_show_it(scale):
         pytest.param(as_json(IMAGE[:4, :4]), "application/json", "", 400, "found 4x4, expected sides", id="tiny"),
         pytest.param(npy(IMAGE / 0.5), "application/x-npy", "", 400, "beyond 0 to 255", id="beyond"),
         pytest.param(npy(np.full((40, 40, 3), np.nan)), "application/x-npy", "", 400, "beyond 0", id="nan"),
+        pytest.param(npy(IMAGE / 255), "application/x-npy", "", 400, "found fractions from 0 to 1", id="npy-fractions"),
+        pytest.param(as_json(IMAGE / 255), "application/json", "", 400, "found fractions from", id="json-fractions"),
         pytest.param(b"\x93NUMPY", "application/x-npy", "", 400, "no .npy array", id="npy-cut-off"),
         pytest.param(
             npy(np.array([{}], dtype=object)), "application/x-npy", "", 400, "no array of numbers", id="pickle"
