@@ -7,6 +7,7 @@ import os
 import traceback
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 from typing import Callable, Iterator
 
 import pytest
@@ -26,6 +27,18 @@ def shared_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.fail(f"SSD_TRAIN_DATA is {folder!r}, which holds no data/")
     return Path(folder)
+
+
+@pytest.fixture
+def mxnet() -> ModuleType:
+    """The module of that name, to compare with; skips where it cannot be had."""
+    from ssd_train import framework
+    from ssd_train.errors import DependencyError
+
+    try:
+        return framework.mxnet()
+    except DependencyError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

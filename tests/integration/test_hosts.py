@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
 import pytest
@@ -105,29 +105,30 @@ def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_
         )
 
 
+def learned_together(server: ParameterServer, folder: Path, *settings: str) -> "List[Dict[str, np.ndarray]]":
+    """What each of two hosts, by rank, has after the steps of together.py."""
+    for host in HOSTS:
+        server.start([Path(together.__file__), folder / "{}.npz", host, *settings, f"peer_port={server.port}"])
+    server.finish()
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(len(HOSTS))]
+
+
 @in_test_integration
 def test_two_devices_on_each_of_two_hosts(server, tmp_path):
     """dist_device_sync adds up the devices of each host first; the sum is that of one device with the whole batch."""
-    settings = ["kv_store=dist_device_sync", "devices=cpu:2", f"peer_port={server.port}"]
-    for host in HOSTS:
-        server.start([Path(together.__file__), tmp_path / "{}.npz", host, *settings])
-    server.finish()
+    two = learned_together(server, tmp_path, "kv_store=dist_device_sync", "devices=cpu:2")
     whole = together.make_learner(small_config(**together.SETTINGS), Cluster())
     together.learn(whole, 4)
-    for rank in range(2):
-        together.assert_alike(dict(np.load(tmp_path / f"{rank}.npz")), whole)
+    for found in two:
+        together.assert_alike(found, whole)
 
 
 @in_test_integration
 def test_steps_that_are_known_a_step_later(server, tmp_path):
     """As adam makes them on GPUs, where hosts tell each other the losses of one step when the next is on its way."""
-    settings = ["optimizer=adam", "deferred=True", f"peer_port={server.port}"]
-    for host in HOSTS:
-        server.start([Path(together.__file__), tmp_path / "{}.npz", host, *settings])
-    server.finish()
+    two = learned_together(server, tmp_path, "optimizer=adam", "deferred=True")
     whole = together.make_learner(small_config(**{**together.SETTINGS, "optimizer": "adam"}), Cluster(), deferred=True)
     expected, _ = together.learn(whole, 4)
-    two = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     for name in set(two[0]) - {"seen", "rank"}:
         np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
     # adam's first steps have the size of the rate whatever the gradient, so that sums of float32 show more

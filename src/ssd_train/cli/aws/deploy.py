@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Any, Dict, Sequence
 
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped
 from ssd_train.cli.console import Parser, make_progress
@@ -37,9 +37,7 @@ def deploy(arguments: Sequence[str]) -> int:
         requests["create_endpoint"] = {**endpoint, "Tags": tag_list(tags)}
     if flags.dry_run or amazon is None:
         return show(requests, progress)
-    _bring_model(amazon, flags, service)
-    for operation, request in requests.items():
-        amazon.send(operation, request)
+    _send(amazon, flags, service, requests)
     progress.say(f"starting: {flags.deploy}, which takes some minutes")
     progress.say(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
     progress.say(f"at last:  python -m ssd_train launch --delete {flags.deploy} --region {region}")
@@ -64,9 +62,7 @@ def transform(arguments: Sequence[str]) -> int:
     }
     if flags.dry_run or amazon is None:
         return show(requests, progress)
-    _bring_model(amazon, flags, service)
-    for operation, request in requests.items():
-        amazon.send(operation, request)
+    _send(amazon, flags, service, requests)
     progress.say(f"started: {service.name}")
     progress.say(f"answers: {answers}")
     return 0
@@ -105,6 +101,15 @@ def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> se
     machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
     entry_point_folder(flags.source_dir)
     return serving.Service(stamped(name), role, region, folder, image=flags.image, **machines)
+
+
+def _send(
+    amazon: Amazon, flags: argparse.Namespace, service: serving.Service, requests: Dict[str, Dict[str, Any]]
+) -> None:
+    """Put the model in its place, and send the requests, by operation, which name it."""
+    _bring_model(amazon, flags, service)
+    for operation, request in requests.items():
+        amazon.send(operation, request)
 
 
 def _bring_model(amazon: Amazon, flags: argparse.Namespace, service: serving.Service) -> None:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_train import framework
 from ssd_train.data.formats.framing import MAGIC, MAX_LENGTH, read_record, read_records, write_record
-from ssd_train.errors import DataError, DependencyError
+from ssd_train.errors import DataError
 
 
 def framed(*records):
@@ -119,14 +118,6 @@ def test_length_is_limited_over_all_parts():
 def test_no_record_at_the_end():
     with pytest.raises(DataError, match="^x.rec:7: found the end of the file"):
         read_record(io.BytesIO(b""), "x.rec:7")
-
-
-@pytest.fixture
-def mxnet():
-    try:
-        return framework.mxnet()
-    except DependencyError as error:
-        pytest.skip(str(error))
 
 
 def test_mxnet_reads_and_writes_the_same(tmp_path, mxnet):

@@ -310,14 +310,6 @@ def test_mutated_file_gives_our_errors_only(tmp_path_factory, data):
 
 
 @pytest.fixture
-def mxnet():
-    try:
-        return framework.mxnet()
-    except DependencyError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
 def gluoncv_data():
     try:
         return framework.gluoncv("data")
