@@ -13,66 +13,73 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import hashlib
 import json
 import logging
 import signal
+import sqlite3
 import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Tuple
+from typing import Any, Dict, List
 
-import cv2
-import numpy as np
+from looks import Look, from_camera, from_folder
 from outbox import Outbox
 
-from ssd_train.data.images import decode
+from ssd_train.cli.console import within
 from ssd_train.deploy.detector import Detector
-from ssd_train.errors import DataError, DependencyError, SsdTrainError
+from ssd_train.errors import ConfigError, DataError, DependencyError, SsdTrainError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 WINDOW = 20  # messages that are on their way at once
 PATIENCE = 30.0  # seconds for the broker to acknowledge before a message is sent again
 log = logging.getLogger("edge")
 
 
-class Look(NamedTuple):
-    """A picture to look at: what tells it from all others, its name, when it was taken, its pixels or why there are
-    none."""
-
-    source: str
-    name: str
-    taken: str
-    image: Any
-    fault: str = ""
-
-
 def main() -> int:
-    """Run until SIGTERM or SIGINT, or until there is nothing left to do (--once)."""
+    """Run until SIGTERM or SIGINT, or until there is nothing left to do (--once): 0. What cannot be used ends it with
+    2, what breaks later with 1, so that whoever started it starts it again."""
     flags = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        check_places(flags)
         detector = Detector.load(flags.model)
         client = connect(flags)
-    except SsdTrainError as error:
+    except (SsdTrainError, OSError) as error:
         log.error("error: %s", error)
-        return error.exit_code
-    sender = threading.Thread(target=send, args=(client, flags, stop), name="sender")
+        return 2
+    return run(detector, client, flags, stop)
+
+
+def run(detector: Detector, client: Any, flags: argparse.Namespace, stop: threading.Event) -> int:
+    """Look and send, each in a thread of its own, until `stop` is set or one of them fails; the exit code."""
+    faults: List[BaseException] = []
+
+    def send_on() -> None:
+        try:
+            send(client, flags, stop)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            faults.append(error)
+            stop.set()  # without a sender there is no use in looking
+
+    sender = threading.Thread(target=send_on, name="sender")
     sender.start()
     try:
         watch(detector, flags, stop)
+    except (SsdTrainError, OSError, sqlite3.Error) as error:
+        faults.append(error)
     finally:
         stop.set()
         sender.join()
         client.on_disconnect = None  # which tells of brokers that leave
         client.disconnect()
         client.loop_stop()
-    return 0
+    for fault in faults:
+        log.error("error: %s", fault)
+    return 1 if faults else 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -83,11 +90,17 @@ def make_parser() -> argparse.ArgumentParser:
     place.add_argument("--folder", type=Path, help="pictures that appear here are looked at once each")
     place.add_argument("--camera", help="number of a camera, or a video file or stream that OpenCV opens")
     parser.add_argument("--outbox", type=Path, required=True, help="file that messages wait in")
-    parser.add_argument("--limit", type=int, default=100_000, help="messages that may wait; default: 100000")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between looks; default: 1")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score that is told; default: 0.3")
+    parser.add_argument(
+        "--limit", type=within(int, 1, 1e9), default=100_000, help="messages that may wait; default: 100000"
+    )
+    parser.add_argument(
+        "--every", type=within(float, 0.01, 86400), default=1.0, help="seconds between looks; default: 1"
+    )
+    parser.add_argument(
+        "--threshold", type=within(float, 0, 1), default=0.3, help="least score that is told, 0 to 1; default: 0.3"
+    )
     parser.add_argument("--broker", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=int, default=1883, help="default: 1883")
+    parser.add_argument("--port", type=within(int, 1, 65535), default=1883, help="default: 1883")
     parser.add_argument("--topic", default="ssd_train/detections")
     parser.add_argument("--client_id", default="ssd_train-edge", help="name of this device, one of a kind")
     parser.add_argument("--ca", help="TLS: certificate of who vouches for the broker")
@@ -97,11 +110,27 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_places(flags: argparse.Namespace) -> None:
+    """An OSError or ConfigError for a folder, a topic, a certificate or an outbox that cannot be used."""
+    if flags.folder and not flags.folder.is_dir():
+        raise ConfigError(f"--folder {flags.folder}: not found, expected a folder")
+    if set("+#") & set(flags.topic):
+        raise ConfigError(f"--topic {flags.topic}: found a wildcard, expected the name of a topic")
+    for name in ("ca", "cert", "key"):
+        path = getattr(flags, name)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"--{name} {path}: not found, expected a file")
+    try:
+        Outbox(flags.outbox, flags.limit).close()
+    except sqlite3.Error as error:
+        raise ConfigError(f"--outbox {flags.outbox}: {error}, expected a file of ours, or a place for one") from None
+
+
 def watch(detector: Detector, flags: argparse.Namespace, stop: threading.Event) -> None:
     """Look at pictures, and put what is found into the outbox."""
     outbox = Outbox(flags.outbox, flags.limit)
     with contextlib.closing(outbox):
-        looks = _from_folder(flags, outbox, stop) if flags.folder else _from_camera(flags, stop)
+        looks = from_folder(flags, outbox, stop) if flags.folder else from_camera(flags, stop)
         for look in looks:
             if flags.camera and outbox.is_full:
                 log.warning("%s: skipped, %d messages wait", look.name, len(outbox))
@@ -125,79 +154,16 @@ def message(look: Look, detector: Detector, flags: argparse.Namespace) -> Dict[s
     }
     if look.fault:
         return {**told, "fault": look.fault}
-    found = detector(look.image).above(flags.threshold)
+    try:
+        found = detector(look.image).above(flags.threshold)
+    except DataError as error:  # the network's answer is no number; the next picture's may be
+        return {**told, "fault": str(error)}
     width, height = found.size_wh
     detections = [
         {"class": detector.class_names[int(c)], "score": round(float(s), 4), "box": [round(float(v), 1) for v in box]}
         for c, s, box in zip(found.class_ids, found.scores, found.boxes)
     ]
     return {**told, "width": int(width), "height": int(height), "detections": detections}
-
-
-def _from_folder(flags: argparse.Namespace, outbox: Outbox, stop: threading.Event) -> Iterator[Look]:
-    """Each picture in the folder once, as soon as nobody writes to it any more."""
-    before: Dict[str, Tuple[int, int]] = {}
-    while not stop.is_set():
-        now = {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in _pictures(flags.folder)}
-        settled = [name for name, state in now.items() if before.get(name) == state]
-        sources = {name: _source(name, *now[name]) for name in now}
-        waiting = [name for name in sorted(settled) if not outbox.is_done(sources[name])]
-        for name in waiting:
-            if stop.is_set():
-                return
-            yield _read(flags.folder / name, sources[name], now[name][1])
-        if flags.once and before == now and not waiting:
-            return
-        outbox.forget(set(outbox.sources()) - set(sources.values()))
-        before = now
-        stop.wait(flags.every)
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _source(name: str, size: int, changed: int) -> str:
-    return f"{name}|{size}|{changed}"
-
-
-def _read(path: Path, source: str, changed_ns: int) -> Look:
-    taken = _iso(changed_ns / 1e9)
-    try:
-        return Look(source, path.name, taken, decode(path.read_bytes(), path.name))
-    except (DataError, OSError) as error:
-        return Look(source, path.name, taken, None, str(error))
-
-
-def _from_camera(flags: argparse.Namespace, stop: threading.Event) -> Iterator[Look]:
-    """The camera's newest picture every so many seconds; a camera that goes away is opened again."""
-    device = int(flags.camera) if flags.camera.isdigit() else flags.camera
-    capture, opened, count = cv2.VideoCapture(device), _iso(time.time()), 0
-    with contextlib.closing(_Released(capture)):
-        while not stop.is_set():
-            good, frame = capture.read()
-            if not good:
-                if flags.once:
-                    return
-                log.warning("camera %s: no picture, opened again", flags.camera)
-                capture.open(device)
-            else:
-                count += 1
-                taken = _iso(time.time())
-                image = np.ascontiguousarray(frame[:, :, ::-1])  # OpenCV's are BGR
-                yield Look(f"{flags.camera}|{opened}|{count}", f"{opened}-{count}", taken, image)
-            stop.wait(flags.every)
-
-
-class _Released(NamedTuple):
-    capture: Any
-
-    def close(self) -> None:
-        self.capture.release()
-
-
-def _iso(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def connect(flags: argparse.Namespace) -> Any:

@@ -3,6 +3,9 @@ the broker, the runner or both are killed in between."""
 
 from __future__ import annotations
 
+import argparse
+import errno
+import importlib
 import json
 import os
 import shutil
@@ -20,6 +23,8 @@ from nets import CLASSES, talking_model
 
 from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_png
+from ssd_train.data.records import ClassNames
+from ssd_train.deploy.detector import Detector
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("onnx")
@@ -302,11 +307,93 @@ def test_a_camera(device, listener, tmp_path):
 
 
 @needs_broker
-def test_a_model_that_is_none_is_told(device, broker, tmp_path):
-    device._model = tmp_path / "none.onnx"
+def test_a_folder_that_goes_away_is_waited_for(device, listener, encoded):
+    device.add(names(0, 2), encoded)
     device.start()
-    assert device.process.wait(PATIENCE) == 2
-    assert "none.onnx: found no model" in device.told() and "Traceback" not in device.told()
+    assert waited_for(lambda: listener.names() == set(names(0, 2))), device.told()
+    os.rename(device.folder, f"{device.folder}-unplugged")
+    assert waited_for(lambda: "cannot be read (No such file or directory), waiting" in device.told())
+    os.rename(f"{device.folder}-unplugged", device.folder)
+    device.add(names(2, 3), encoded)
+    assert waited_for(lambda: listener.names() == set(names(0, 3))), device.told()
+    assert len(listener.messages) == 3, "those from before are not looked at again"
+
+
+@pytest.mark.parametrize(
+    "flags, code, expected",
+    [
+        pytest.param(("--model", "none.onnx"), 2, "error: none.onnx: found no model", id="model"),
+        pytest.param(("--folder", "none"), 2, "error: --folder none: not found", id="folder"),
+        pytest.param(("--outbox", "text"), 2, "error: --outbox text: file is not a database", id="outbox"),
+        pytest.param(("--outbox", "text/a.db"), 2, "error: ", id="outbox-below-a-file"),
+        pytest.param(("--ca", "none.pem"), 2, "error: --ca none.pem: not found", id="certificate"),
+        pytest.param(("--ca", "text"), 2, "error: ", id="no-certificate"),
+        pytest.param(("--topic", "a/#"), 2, "error: --topic a/#: found a wildcard", id="topic"),
+        pytest.param(("--limit", "0"), 2, "argument --limit: found 0, expected 1 to", id="limit"),
+        pytest.param(("--threshold", "7"), 2, "argument --threshold: found 7, expected 0 to 1", id="threshold"),
+        pytest.param(("--camera", "none.avi", "--once"), 1, "error: camera none.avi: gives no picture", id="camera"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_a_line(model, tmp_path, flags, code, expected):
+    (tmp_path / "text").write_text("neither a database nor a certificate")
+    (tmp_path / "pictures").mkdir()
+    usual = {"--model": str(model), "--folder": "pictures", "--outbox": "outbox.db", "--port": "1"}
+    if "--camera" in flags:
+        del usual["--folder"]
+    given = {**usual, **dict(zip(flags[::2], flags[1::2]))} if len(flags) == 2 else usual
+    words = [word for pair in given.items() for word in pair] + (list(flags) if len(flags) == 3 else [])
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLE / "runner.py"), *words], cwd=str(tmp_path), stderr=subprocess.PIPE, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, universal_newlines=True,
+    )  # fmt: skip
+    assert run.returncode == code and "Traceback" not in run.stderr, run.stderr
+    assert expected in run.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """The runner's module."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    yield importlib.import_module("runner")
+    for name in ("runner", "looks", "outbox"):
+        sys.modules.pop(name)
+
+
+class SayingNaN:
+    """An engine whose answers are no numbers."""
+
+    name, class_names, side, grayscale = "mxnet", ClassNames(CLASSES), 128, False
+
+    def run(self, pictures):
+        return np.full((len(pictures), 1, 6), np.nan, np.float32)
+
+
+def test_a_picture_that_breaks_the_network_is_told_and_not_looked_at_for_ever(runner):
+    flags = argparse.Namespace(client_id="edge", threshold=0.3)
+    look = runner.Look("a.png|1|2", "a.png", "now", draw_shapes_set(1, seed=1)[0].image)
+    told = runner.message(look, Detector(SayingNaN()), flags)
+    assert told["image"] == "a.png" and "NaN or infinity" in told["fault"] and "detections" not in told
+
+
+def test_without_a_sender_it_ends(runner, monkeypatch, tmp_path, caplog):
+    """A disk that fails under the outbox, say: whoever started it starts it again."""
+
+    def broken(client, flags, stop):
+        raise OSError(errno.EIO, "Input/output error")
+
+    class Client:
+        def disconnect(self):
+            pass
+
+        loop_stop = disconnect
+
+    monkeypatch.setattr(runner, "send", broken)
+    (tmp_path / "pictures").mkdir()
+    flags = argparse.Namespace(
+        folder=tmp_path / "pictures", camera=None, outbox=tmp_path / "o.db", limit=5, every=0.05, once=False
+    )
+    assert runner.run(Detector(SayingNaN()), Client(), flags, threading.Event()) == 1
+    assert "Input/output error" in caplog.text
 
 
 def test_the_recipe_names_what_is_there():
@@ -316,7 +403,7 @@ def test_the_recipe_names_what_is_there():
     assert recipe["ComponentName"] and recipe["ComponentVersion"] == "1.0.0"
     (manifest,) = recipe["Manifests"]
     artifacts = {entry["URI"].rsplit("/", 1)[-1] for entry in manifest["Artifacts"]}
-    assert {"runner.py", "outbox.py", "model.onnx"} <= artifacts
+    assert {"runner.py", "looks.py", "outbox.py", "model.onnx"} <= artifacts
     assert {path.name for path in EXAMPLE.glob("*.py")} <= artifacts
     scripts = manifest["Lifecycle"]["Install"]["Script"] + " " + manifest["Lifecycle"]["Run"]["Script"]
     for part in scripts.split("{")[1:]:
