@@ -1,7 +1,8 @@
 """ssd_train: from a labelling job to a working object detector.
 
-The map of the house. Every import goes strictly down a floor; `data/` and `model/` never import each other.
-`tests/test_house.py` holds the floors as data and fails on an import that goes up or across.
+The map of the house. Imports go down: from cli to launch, deploy, training, view, data and model, and what stands
+beside them. Within a package they run in no circle, and `data/` and `model/` never import each other. `tests/house.py`
+holds these floors as data; `tests/test_house.py` fails on an import that goes up, across or around.
 
     __main__.py         python -m ssd_train
     cli/                the doors, one file each: train, evaluate, predict, demo
@@ -15,6 +16,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
     published.py        folders that do, with checksums
     locks.py            a folder held by one run at a time
     secrecy.py          keys and passwords kept out of what is printed
+    progress.py         how long work tells where it is, whoever listens
     archives.py         model.tar.gz unpacked without trust
     s3.py               the one door to boto3: objects asked for, listed, read, written; errors in words
     remote.py           local copies of what lies on S3, and results put there
@@ -35,6 +37,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         images.py           bytes <-> RGB array: decode (orientation, limits), encode
         formats/            one file a format, read and where it can be written; what they share (fields, gather, jsonl)
         labels.py           the door for labels of any format, found by looking (label_formats)
+        sources.py          where encoded images come from: a folder, copies fetched for it, memory
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
@@ -88,6 +91,7 @@ The map of the house. Every import goes strictly down a floor; `data/` and `mode
         tally.py            what an epoch has come to, after any step
         checkpoint.py       TrainState, Checkpoints: written so that a kill loses nothing
         keeper.py           when they are written, and how a run is stopped
+        fingerprint.py      what a resumed run must share with the one before
         circumstances.py    what a resumed run may change and is told of: threads, devices, versions, epochs
         sides.py            training and validation data, in the same classes (pipes: those in Pipe mode)
         intake.py           both sides looked at, counted and told about; the settings they decide
