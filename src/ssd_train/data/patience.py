@@ -92,6 +92,7 @@ def glances_in_order(
     """
 
     def together(some: Sequence[Item]) -> List[Result]:
+        """What `some` are found to be, by one wait, or where that is too short by one for each."""
         try:
             return in_time(lambda: [glance(item) for item in some], seconds, "")
         except _Late:

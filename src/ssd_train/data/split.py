@@ -53,6 +53,7 @@ def hash_of_image(source: ImageSource) -> ContentHash:
     """A `content_hash` that reads images from `source`; an image that cannot be had has none."""
 
     def content_hash(record: Record) -> Optional[str]:
+        """SHA-256 of the encoded image in hex; None for one that cannot be had."""
         try:
             return hashlib.sha256(source.read(record)).hexdigest()
         except DataError:
@@ -97,6 +98,7 @@ def _components(keys: List[List[str]]) -> Dict[str, List[int]]:
     parent: Dict[str, str] = {}
 
     def root(key: str) -> str:
+        """The key that stands for the component of `key` so far."""
         while parent.setdefault(key, key) != key:
             parent[key] = parent[parent[key]]  # halve the path, or a long chain costs a square
             key = parent[key]

@@ -182,6 +182,7 @@ def end_at_exit(code: int) -> None:
     they wait for peers that have nothing to wait for."""
 
     def end() -> None:
+        """Write out what is printed and leave."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
