@@ -68,7 +68,6 @@ class Rival:
     def __init__(
         self,
         data: Labelled,
-        class_names: Sequence[str],
         size: int,
         workers: int = 0,
         rate: float = 1e-3,
@@ -78,7 +77,7 @@ class Rival:
         self.size = size
         self.net = gluoncv.model_zoo.get_model(network, pretrained=False, pretrained_base=False)
         self.net.initialize()
-        self.net.reset_class(list(class_names))
+        self.net.reset_class(data.class_names)
         empty = mx.nd.zeros((1, 3, size, size))
         self.net(empty)
         if base:
@@ -160,7 +159,7 @@ def main() -> None:
     flags = parser.parse_args()
     gluoncv.utils.random.seed(flags.seed)
     training, validation = (Labelled(flags.images, labels) for labels in (flags.labels, flags.validation_labels))
-    rival = Rival(training, training.class_names, flags.size, flags.workers, flags.rate, flags.base, flags.network)
+    rival = Rival(training, flags.size, flags.workers, flags.rate, flags.base, flags.network)
     for epoch in range(flags.epochs):
         if epoch in flags.steps:
             rival.trainer.set_learning_rate(rival.trainer.learning_rate * 0.1)

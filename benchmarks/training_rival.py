@@ -116,7 +116,7 @@ def gluoncvs_epoch(side: int, folder: Path, workers: int) -> Callable[[], int]:
     from benchmarks.rival import Labelled, Rival
 
     data = Labelled(folder / "images", folder / "output.manifest")
-    rival = Rival(data, data.class_names, side, workers)
+    rival = Rival(data, side, workers)
     return lambda: rival.epoch().images
 
 
