@@ -178,20 +178,20 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", tuple(self.records))
-        for record in self.records:
-            if len(record.class_ids) and record.class_ids.max() >= len(self.class_names):
-                raise DataError(
-                    f"{record.where}: found class id {record.class_ids.max()}, "
-                    f"expected less than {len(self.class_names)}"
-                )
+        count = len(self.class_names)
+        if self._all_ids().max(initial=-1) >= count:
+            record = next(record for record in self.records if record.class_ids.max(initial=-1) >= count)
+            raise DataError(f"{record.where}: found class id {record.class_ids.max()}, expected less than {count}")
 
     def __len__(self) -> int:
         return len(self.records)
 
     def boxes_per_class(self) -> np.ndarray:
         """Counts (num_classes,) of boxes by class id."""
-        ids = [record.class_ids for record in self.records]
-        return np.bincount(np.concatenate(ids) if ids else np.zeros(0, np.int64), minlength=len(self.class_names))
+        return np.bincount(self._all_ids(), minlength=len(self.class_names))
+
+    def _all_ids(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in self.records)])
 
     def with_classes(self, class_names: ClassNames) -> "LabelSet":
         """The same records with ids by name in `class_names`; a DataError names a class that is not there."""

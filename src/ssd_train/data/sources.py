@@ -35,6 +35,7 @@ class FolderImages:
             ) from error
         self._by_basename: Optional[Dict[str, List[str]]] = None
         self._plain_folders: Set[str] = set()
+        self._located: Dict[str, str] = {}
         self._seconds = read_seconds()
 
     def read(self, record: Record) -> bytes:
@@ -60,7 +61,13 @@ class FolderImages:
             ) from error
 
     def locate(self, record: Record) -> str:
-        """The path of the image, links resolved and inside the folder."""
+        """The path of the image, links resolved and inside the folder; looked for once."""
+        path = self._located.get(record.name)
+        if path is None:
+            path = self._located[record.name] = self._look_for(record)
+        return path
+
+    def _look_for(self, record: Record) -> str:
         parts = key_parts(record)
         path, is_link = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
