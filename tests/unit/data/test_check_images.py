@@ -1,0 +1,197 @@
+"""What a check says of the files of pictures: damaged, doubled, unlabelled, and what else lies in a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+import pytest
+from builders import label_set, memory_images, picture
+from faulty_sets import (
+    ANCHORS,
+    BAD_IMAGES,
+    BOX,
+    JPEG,
+    PNG,
+    SIZE,
+    TEN,
+    data_set,
+    found,
+    line,
+    photo,
+    saved,
+    side_of,
+)
+from PIL import Image
+
+from ssd_train.data.check import (
+    Side,
+    cheap_check,
+    check_apart,
+    check_data,
+)
+from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.data.labels import read_labels
+from ssd_train.data.sources import FolderImages
+
+# what only decoding shows
+HIDDEN = {"PNG with a wrong byte", "PNG with too few pixels", "half a JPEG, given an end"}
+
+
+@pytest.mark.parametrize("bad, images, code", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+def test_bad_image_has_its_code_and_place(tmp_path, bad, images, code):
+    side = side_of(tmp_path, [bad], images)
+    assert [entry for entry in found(side) if entry[0] != "image-without-label"] == [(code, "a.manifest:11")]
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES, ids=BAD_IMAGES.keys())
+def test_cheap_check_says_the_same_but_for_what_is_hidden(tmp_path, case):
+    bad, images, code = BAD_IMAGES[case]
+    side = side_of(tmp_path, [bad], images)
+    codes = [(finding.code, finding.where.rsplit("/", 1)[-1]) for finding in cheap_check(side.labels, side.images)]
+    assert codes == ([] if case in HIDDEN else [(code, "a.manifest:11")])
+
+
+def test_more_pixels_than_are_decoded(tmp_path):
+    picture_of_51_megapixels = saved(np.zeros((7000, 7300), np.uint8), "PNG")
+    side = side_of(tmp_path, [line("bad.jpg", BOX, size_wh=(7300, 7000))], {"bad.jpg": picture_of_51_megapixels})
+    assert ("too-large", "a.manifest:11") in found(side)
+    assert [finding.code for finding in cheap_check(side.labels, side.images)] == ["too-large"]
+
+
+def test_same_file_twice_on_one_side(tmp_path):
+    lines = [line("s3://b/images/bad.jpg", BOX), line("s3://b/images/other.jpg", (0, 0, 0, 60, 60))]
+    side = side_of(tmp_path, lines, {"bad.jpg": JPEG, "other.jpg": JPEG})
+    (finding,) = check_data([side], 300, ANCHORS).findings
+    assert (finding.code, finding.where) == ("duplicate-picture", f"{side.labels.source}:12")
+    assert finding.detail == f"'other.jpg' is 'bad.jpg' of {side.labels.source}:11, with other boxes"
+
+
+def test_same_file_on_both_sides(tmp_path):
+    train = side_of(tmp_path / "a", [line()], {"bad.jpg": JPEG})
+    validation = side_of(tmp_path / "b", [line("s3://b/images/val.jpg")], {"val.jpg": JPEG}, 50, "validation")
+    assert found(train, validation) == [("same-image-in-train-and-validation", "a.manifest:11")]
+    assert check_apart(train, validation) == []  # which looks at places only
+
+
+def test_same_place_on_both_sides(tmp_path):
+    train = side_of(tmp_path)
+    validation = Side("validation", train.labels.subset([index < 2 for index in range(TEN)]), train.images)
+    codes = [(finding.code, finding.name) for finding in check_apart(train, validation)]
+    assert codes == [("same-image-in-train-and-validation", f"s3://b/images/{index}.jpg") for index in (0, 1)]
+    assert found(train, validation)[:2] == [("same-image-in-train-and-validation", f"a.manifest:{n}") for n in (1, 2)]
+
+
+def half_size(image):
+    return np.asarray(Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2), Image.BICUBIC))
+
+
+COPIES = {
+    "another quality": (encode_jpeg(photo(3), 40), SIZE),
+    "another format": (encode_png(photo(3)), SIZE),
+    "half the size": (encode_jpeg(half_size(photo(3))), (60, 45)),
+    "a rim cut off": (encode_jpeg(np.ascontiguousarray(photo(3)[1:-1, 1:-2])), (117, 88)),
+    "turned by EXIF": (None, SIZE),
+}
+
+
+@pytest.mark.parametrize("data, size_wh", COPIES.values(), ids=COPIES.keys())
+def test_copy_that_is_not_the_same_file(tmp_path, data, size_wh):
+    if data is None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown turned clockwise
+        data = saved(np.ascontiguousarray(np.rot90(photo(3))), "JPEG", exif=exif, quality=95)
+    box = (0, 5, 5, 50, 38)
+    train = side_of(tmp_path / "a", [line("s3://b/images/bad.jpg", box, size_wh=size_wh)], {"bad.jpg": data})
+    alike = [entry for entry in found(train) if entry[0] != "orientation-turned"]
+    assert alike == [("near-duplicate-picture", "a.manifest:11")]
+    copy = [line("s3://b/images/bad.jpg", box, size_wh=size_wh)]
+    other = side_of(tmp_path / "b", copy, {"bad.jpg": data}, 50, "validation")
+    alike = [entry for entry in found(side_of(tmp_path / "c"), other) if entry[0] != "orientation-turned"]
+    assert alike == [("near-duplicate-in-validation", "a.manifest:11")]
+
+
+def test_images_that_nobody_labelled(tmp_path):
+    train = side_of(tmp_path, [], {"new.jpg": JPEG, "deep/in/new.png": PNG, "notes.txt": b"of the day", ".x": b""})
+    assert found(train) == [("image-without-label", "new.png"), ("image-without-label", "new.jpg")]
+
+
+def test_which_of_two_files_of_one_name_is_labelled(tmp_path):
+    train = side_of(tmp_path, [], {"old/3.jpg": JPEG})
+    result = check_data([train], 300, ANCHORS)
+    assert [finding.where for finding in result.findings] == [os.path.join(train.images.root, "old", "3.jpg")]
+
+
+def test_links_are_the_images_they_lead_to(tmp_path):
+    place, manifest = data_set(tmp_path, [line()], {"store/of/pictures.jpg": JPEG})
+    (place / "bad.jpg").symlink_to(place / "store/of/pictures.jpg")
+    assert found(Side("train", read_labels(manifest), FolderImages(place))) == []
+
+
+def test_folder_of_both_sides_is_looked_through_once(tmp_path):
+    whole = side_of(tmp_path, [], {"new.jpg": JPEG})
+    halves = [whole.labels.subset([index % 2 == side for index in range(TEN)]) for side in (0, 1)]
+    train, validation = (Side(name, labels, whole.images) for name, labels in zip(("train", "validation"), halves))
+    codes = [entry for entry in found(train, validation) if entry[0] != "few-examples"]
+    assert codes == [("image-without-label", "new.jpg")]
+
+
+def test_fifo_in_the_folder_does_not_hang_the_check(tmp_path):
+    place, manifest = data_set(tmp_path, [line()])
+    os.mkfifo(place / "bad.jpg")
+    side = Side("train", read_labels(manifest), FolderImages(place))
+    assert found(side) == [("unreadable-image", "a.manifest:11")]
+    assert [finding.code for finding in cheap_check(side.labels, side.images)] == ["unreadable-image"]
+
+
+def test_images_in_memory_are_checked_alike(tmp_path):
+    labels = label_set([[[1, 1, 30, 25]]] * 3)
+    images = memory_images(labels)
+    assert cheap_check(labels, images) == []
+    codes = {code for code, _ in found(Side("train", labels, images))}
+    assert codes == {"few-examples"}
+
+
+@pytest.mark.parametrize("kept, codes", [(1.0, []), (0.9, ["truncated-image"])], ids=["whole", "cut off"])
+@pytest.mark.parametrize("comment", [0, 100_000], ids=["short header", "header longer than a glance"])
+def test_cheap_check_of_a_file_larger_than_a_glance(tmp_path, kept, codes, comment):
+    exif = Image.Exif()
+    exif[0x010E] = "x" * min(comment, 60_000)  # a description, to put the size far into the file
+    options = {"icc_profile": bytes(comment)} if comment else {}
+    data = saved(picture((600, 500), 1), "JPEG", quality=95, exif=exif, **options)
+    assert len(data) > 3 * 65536
+    data = data[: int(len(data) * kept)]
+    side = side_of(tmp_path, [line(size_wh=(600, 500))], {"bad.jpg": data})
+    assert [finding.code for finding in cheap_check(side.labels, side.images)] == codes
+
+
+def test_cheap_check_of_an_image_with_a_film_after_it(tmp_path):
+    data = encode_jpeg(picture((600, 500), 1), 95) + b"\0\0\0\x18ftypmp42" + bytes(200_000)
+    side = side_of(tmp_path, [line(size_wh=(600, 500))], {"bad.jpg": data})
+    assert cheap_check(side.labels, side.images) == []
+
+
+REAL_COPIES = {
+    "raccoon": {
+        "duplicate-picture": {("11", "116"), ("83", "120"), ("52", "74"), ("65", "98")},
+        "near-duplicate-picture": {("21", "45"), ("50", "52"), ("51", "85")},
+    },
+    "bccd": {"near-duplicate-picture": {("00037", "00038")}},
+    "fruit": {},
+}
+
+
+@pytest.mark.parametrize("name", REAL_COPIES)
+def test_real_sets_have_the_copies_that_are_known_and_no_others(shared_data, name):
+    folder = shared_data / "data" / name
+    labels = read_labels(folder / "output.manifest")
+    result = check_data([Side("train", labels, FolderImages(folder / "images"))], 300, ANCHORS)
+    copies = {}
+    for finding in result.findings:
+        if "duplicate" in finding.code:
+            pair = re.findall(r"'[A-Za-z]+[-_](\d+)\.jpg'", finding.detail)
+            copies.setdefault(finding.code, set()).add(tuple(sorted(pair, key=int)))
+    assert copies == REAL_COPIES[name]
+    assert result.number("error") == 0
+    assert set(result.counts) - set(copies) <= {"box-without-anchor"}
