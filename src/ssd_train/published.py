@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Collection, Dict, List, Optional
 
 from ssd_train import storage
 from ssd_train.errors import CheckpointError
@@ -61,14 +61,16 @@ def published_folders(target: Path) -> List[Path]:
     return sorted(finished, key=_number_of, reverse=True)
 
 
-def verify_folder(folder: Path) -> None:
-    """Compare every file of a published folder with its size and SHA-256.
+def verify_folder(folder: Path, names: Optional[Collection[str]] = None) -> None:
+    """Compare every file of a published folder, or those of `names` alone, with its size and SHA-256.
 
     Raises:
         CheckpointError: the folder was never finished, or the file named is missing, truncated or changed.
     """
     folder = Path(folder)
     for name, expected in _listed(folder).items():
+        if names is not None and name not in names:
+            continue
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file}: is missing; {CHECKSUMS} beside it lists it")

@@ -150,6 +150,32 @@ def test_other_settings_are_refused_by_name(data, stopped, capsys, settings, exp
     assert re.match(rf"error: .*cannot go on with other settings: .*{expected}.*use another checkpoint_dir", error)
 
 
+def set_of_no_image(drawn, tmp_path):
+    """The same labels, whose images are not there: what looks at them is an error."""
+    return drawn._replace(images=tmp_path)
+
+
+def test_what_settings_tell_is_refused_before_the_data_is_read(data, stopped, tmp_path, capsys):
+    gone = [set_of_no_image(drawn, tmp_path) for drawn in data]
+    assert main(flags(gone, stopped, epochs=1, learning_rate=0.01)) == 2
+    assert "setting learning_rate: found 0.01" in capsys.readouterr().err
+
+
+def test_what_labels_tell_is_refused_before_a_network_is_built(data, stopped, tmp_path, capsys, monkeypatch):
+    other = [edited(data[0], tmp_path / "less.manifest", one_less), data[1]]
+    monkeypatch.setattr("ssd_train.training.job.build_net", None)
+    assert main(flags(other, stopped, epochs=1)) == 2
+    assert "the training labels are not those of the checkpoint" in capsys.readouterr().err
+
+
+def test_settings_that_the_data_completes_go_on(data, tmp_path):
+    """Given as they never can be: more images in a batch than there are, anchors to be chosen, no count of classes."""
+    loose = {"mini_batch_size": 99, "fit_anchors": "true", "num_training_samples": 5, "label_width": 350}
+    finish(flags(data, tmp_path, **loose, epochs=1))
+    printed = finish(flags(data, tmp_path, **loose, epochs=2))
+    assert "resuming after epoch 1" in printed and "epoch 2/2" in printed
+
+
 def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     """With a rate that does not depend on their number, as if they had been asked for at once."""
     steady = {"lr_schedule": "constant", "optimizer": "sgd"}
@@ -160,9 +186,20 @@ def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     assert_same(outcome(tmp_path / "twice"), outcome(tmp_path / "once"))
 
 
-def test_fewer_epochs_than_were_made_are_refused(data, tmp_path, capsys):
+def test_fewer_epochs_may_be_made_than_were_asked_for(data, tmp_path):
+    """As many as are made, or more: it is told, and the run ends as one that was asked for no more."""
+    steady = {"lr_schedule": "constant", "optimizer": "sgd"}
+    kill_after(flags(data, tmp_path / "cut", **steady, epochs=9), "^epoch 2/9")
+    printed = finish(flags(data, tmp_path / "cut", **steady, epochs=3))
+    assert "epochs: found 3, the checkpoint was made on the way to 9\n" in printed
+    finish(flags(data, tmp_path / "once", **steady, epochs=3))
+    assert_same(outcome(tmp_path / "cut"), outcome(tmp_path / "once"))
+
+
+def test_fewer_epochs_than_were_made_are_refused_before_the_data_is_read(data, tmp_path, capsys):
     finish(flags(data, tmp_path, epochs=2))
-    assert main(flags(data, tmp_path, epochs=1)) == 2
+    gone = [set_of_no_image(drawn, tmp_path) for drawn in data]
+    assert main(flags(gone, tmp_path, epochs=1)) == 2
     assert re.search(r"checkpoints: holds epoch 2, expected --epochs to be no less", capsys.readouterr().err)
 
 

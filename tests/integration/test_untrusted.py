@@ -3,9 +3,11 @@ one of our own errors. SSD_TRAIN_FUZZ sets how many mutations of each are tried.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -16,7 +18,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import shapes_set
+from builders import shapes_set, small_config
 from mutations import mutated, tries
 from nets import talking_model
 from runs import SOURCE, flags
@@ -28,9 +30,17 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.requests import RequestError
 from ssd_train.deploy.serve import answer
 from ssd_train.errors import SsdTrainError
+from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import read_arrays
 from ssd_train.storage import sha256_of
+from ssd_train.training.checkpoint import Checkpoints, TrainState, refuse_fewer_epochs
+from ssd_train.training.circumstances import circumstances
+from ssd_train.training.devices import contexts
+from ssd_train.training.fingerprint import of_settings
+from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.schedule import BestScore
+from ssd_train.training.tally import Tally
 
 mx = framework.mxnet()
 
@@ -77,6 +87,36 @@ def test_mutated_arrays(tmp_path):
         except (SsdTrainError, MemoryError):
             outcomes.add("error")
     assert outcomes == {"arrays", "error"}
+
+
+@pytest.mark.parametrize("name", ["state.json", "checksums.json"])
+def test_mutated_states(tmp_path, name):
+    """Of a checkpoint, also under checksums that fit."""
+    config, rng, outcomes = small_config(), random.Random(3), set()
+    learned = Learner(build_net("mobilenet0.25", 128, ["cat"], 1), config, contexts("cpu"))
+    checkpoints = Checkpoints(tmp_path / "c", circumstances(config, learned.devices))
+    marks = of_settings(config)
+    rows = [{"epoch": number, "VOC07": 0.5} for number in range(2)]
+    checkpoints.save(TrainState(2, Tally(3, 6, 7), BestScore(), rows, marks), learned, tmp_path)
+    (folder,) = (tmp_path / "c").glob("state-*")
+    data, sums = (folder / name).read_bytes(), json.loads((folder / "checksums.json").read_text())
+    for _ in range(COUNT):
+        (folder / name).write_bytes(mutated(data, rng, most=1))
+        if name == "state.json":
+            sums["files"][name] = {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+            (folder / "checksums.json").write_text(json.dumps(sums))
+        try:
+            checkpoints.refuse_early(marks, 9, before_data=False)
+            state, _ = checkpoints.restore(marks, learned, tmp_path / "model")
+            refuse_fewer_epochs(tmp_path / "c", state, 9)
+            sums_of_epoch = dataclasses.asdict(state.tally).values()
+            assert all(math.isfinite(value) for value in [state.epoch, state.best.epoch, *sums_of_epoch])
+            assert all(row.items() for row in state.history)
+            outcomes.add("state")
+        except SsdTrainError as error:
+            assert "\n" not in str(error)
+            outcomes.add("error")
+    assert outcomes == {"state", "error"}
 
 
 def absurd(shape):

@@ -3,22 +3,25 @@ Nothing here is ever unpickled."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ssd_train import __version__, published, storage
-from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.errors import CheckpointError, SsdTrainError
 from ssd_train.model.pretrained import load_exactly, read_arrays, saved_parameters
 from ssd_train.training.circumstances import changes
+from ssd_train.training.fingerprint import refuse_changes, whatever_the_data
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
 from ssd_train.training.saved_model import CONFIG, LAST, is_of_best_model, save_parameters
 from ssd_train.training.schedule import BestScore
 from ssd_train.training.tally import Tally
 
 STATE_FORMAT = 1
+MOST = 1 << 53  # of what is counted
 STATE, OPTIMIZER, AVERAGE, BEST = "state.json", "optimizer.params", "average.params", "best"
 
 
@@ -98,15 +101,25 @@ class Checkpoints:
             raise CheckpointError("; ".join(notes).replace("the checkpoint before it is used", "no other is whole"))
         return TrainState(fingerprint=fingerprint), []
 
+    def refuse_early(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> None:
+        """The refusals of the newest state that need no arrays, before work is done in vain: a CheckpointError when
+        it has another fingerprint, as far as that is known `before_data` is read, or more than `epochs` are made."""
+        for folder in published.published_folders(self.target)[:1]:
+            try:
+                published.verify_folder(folder, [STATE])
+            except CheckpointError:
+                return  # which `restore` tells, and takes the one before
+            with _as_state(folder):
+                document = _document(folder)
+                marks = (document["fingerprint"], fingerprint)
+                refuse_changes(folder, *(map(whatever_the_data, marks) if before_data else marks))
+                made = TrainState(document["epoch"], Tally(**document["tally"]))
+                refuse_fewer_epochs(self.folder, made, epochs)
+
     def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> Tuple[TrainState, List[str]]:
         """The state in `folder`, whose arrays are put into `learner`, and what of its circumstances has changed."""
-        try:
-            document = json.loads((folder / STATE).read_text("utf-8"))
-            if document["format"] > STATE_FORMAT:
-                raise CheckpointError(
-                    f"{folder}: found format {document['format']} of ssd_train {document.get('package')}, "
-                    f"expected {STATE_FORMAT} or less: use a newer ssd_train"
-                )
+        with _as_state(folder):
+            document = _document(folder)
             refuse_changes(folder, document["fingerprint"], fingerprint)
             load_exactly(learner.net, folder / LAST)
             load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
@@ -116,9 +129,9 @@ class Checkpoints:
                 learner.average.updates = document["averaged_steps"]
             best, tally = BestScore(**document["best"]), Tally(**document["tally"])
             differences = changes(document.get("circumstances", {}), self.circumstances) if self.circumstances else []
-            return TrainState(document["epoch"], tally, best, document["history"], fingerprint), differences
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{folder}: cannot be read as a training state ({error!r})") from None
+            state = TrainState(document["epoch"], tally, best, document["history"], fingerprint)
+            _require_sound(state, document)
+            return state, differences
 
 
 def _copy_best(best_model: Path, folder: Path) -> None:
@@ -151,28 +164,41 @@ def _restore_best(best: Path, model_dir: Path) -> None:
         storage.write_bytes_atomic(model_dir / file.name, file.read_bytes())
 
 
-def refuse_changes(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
-    """A CheckpointError that names every part of the fingerprint that differs."""
-    # a setting that came after the checkpoint was written did then what its default does
-    defaults = {f"setting {item.name}": item.default for item in fields(TrainConfig)}
-    old = {**{name: defaults[name] for name in new if name in defaults}, **old}
-    old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
-    differing = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if differing:
+def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
+    """A CheckpointError when `state`, of the checkpoints in `folder`, has made more than `epochs`."""
+    if state.epoch + bool(state.tally.steps) > epochs:
+        raise CheckpointError(f"{folder}: holds {state}, expected --epochs to be no less than that")
+
+
+def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
+    """A ValueError unless counts count and figures are finite: they may have been written by anybody."""
+    tally, best = state.tally, state.best
+    counts = [state.epoch, tally.steps, tally.images, tally.positives, best.epoch + 1, best.epochs_since_improvement]
+    figures = [tally.cross_entropy, tally.smooth_l1, tally.seconds, tally.data_seconds, best.value or 0.0]
+    for count in [*counts, document["averaged_steps"]]:
+        if not (isinstance(count, int) and 0 <= count < MOST):
+            raise ValueError(f"found a count of {count!r}")
+    for figure in [*figures, *document["loss_scale"]]:
+        if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
+            raise ValueError(f"found a figure of {figure!r}")
+    if not all(isinstance(row, dict) for row in state.history):
+        raise ValueError("found a history that is no list of rows")
+
+
+@contextlib.contextmanager
+def _as_state(folder: Path) -> Iterator[None]:
+    """What cannot be read as a training state is a CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: cannot be read as a training state ({error!r})") from None
+
+
+def _document(folder: Path) -> Dict[str, Any]:
+    found: Dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
+    if found["format"] > STATE_FORMAT:
         raise CheckpointError(
-            f"{folder}: cannot go on with other settings: {'; '.join(differing)}; "
-            "use another checkpoint_dir to start anew"
+            f"{folder}: found format {found['format']} of ssd_train {found.get('package')}, "
+            f"expected {STATE_FORMAT} or less: use a newer ssd_train"
         )
-
-
-def _may_change(key: str) -> bool:
-    """Whether a part of an older checkpoint's fingerprint is a setting that a run may change by now."""
-    return key in {f"setting {name}" for name in resumable_settings()}
-
-
-def _change(key: str, old: Dict[str, Any], new: Dict[str, Any]) -> str:
-    if key.endswith(" labels") and key in old and key in new:  # digests, which tell a reader nothing
-        return f"the {key} are not those of the checkpoint"
-    if key.startswith("setting ") and key not in new:
-        return f"{key}: the checkpoint has {old[key]!r}, this ssd_train does not know it: use a newer one"
-    return f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}"
+    return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
 from ssd_train import framework
 from ssd_train.archives import opened_model
-from ssd_train.config import TrainConfig, resumable_settings
+from ssd_train.config import TrainConfig
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabelledImages
@@ -30,9 +29,11 @@ from ssd_train.model.zoo import zoo_weights
 from ssd_train.progress import Progress
 from ssd_train.training.anchor_choice import with_anchors
 from ssd_train.training.averaging import WeightAverage
+from ssd_train.training.checkpoint import Checkpoints
 from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator
+from ssd_train.training.fingerprint import fingerprint, of_settings
 from ssd_train.training.intake import take_in
 from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import CONFIG, SavedModel
@@ -96,8 +97,13 @@ def prepare(
         SsdTrainError: also where hosts of a cluster were given different data or settings.
     """
     cluster = cluster or Cluster()
+    _refuse_early(environment, of_settings(config, cluster.size), config.epochs, before_data=True)
     config, train, validation = take_in(config, environment, progress)
     config = with_anchors(config, environment.pretrained, train.labels, progress)
+    marks = fingerprint(config, train.labels, validation.labels, cluster.size)
+    _refuse_early(environment, marks, config.epochs, before_data=False)
+    for what, value in marks.items():
+        cluster.require_equal(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)[:batch]
     if config.amp:
@@ -112,10 +118,12 @@ def prepare(
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
     loaders = _make_loaders(config, train, validation, sampler, progress)
     progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
-    marks = fingerprint(config, train, validation, cluster.size)
-    for what, value in marks.items():
-        cluster.require_equal(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     return Job(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
+
+
+def _refuse_early(environment: Environment, marks: Dict[str, Any], epochs: int, before_data: bool) -> None:
+    if environment.checkpoint_dir:
+        Checkpoints(environment.checkpoint_dir).refuse_early(marks, epochs, before_data)
 
 
 def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
@@ -213,25 +221,3 @@ def _make_loaders(
 
 def _setbacks(config: TrainConfig, side: LabelledImages, progress: Progress) -> Setbacks:
     return Setbacks(len(side.labels), config.on_bad_data, progress)
-
-
-def fingerprint(
-    config: TrainConfig, train: LabelledImages, validation: LabelledImages, processes: int = 1
-) -> Dict[str, Any]:
-    """What a resumed run must share with the one before, by name: settings that shape the weights, classes and data."""
-    free = set(resumable_settings())
-    found = {f"setting {name}": value for name, value in config.to_json().items() if name not in free}
-    found["classes"] = list(train.labels.class_names)
-    found["training labels"] = _digest(train.labels)
-    found["validation labels"] = _digest(validation.labels)
-    if processes > 1:  # which decides what a step is
-        found["processes"] = processes
-    return found
-
-
-def _digest(labels: LabelSet) -> str:
-    digest = hashlib.sha256()
-    for record in labels.records:
-        digest.update(f"{record.name}\0{record.size_wh}\0".encode("utf-8", "surrogateescape"))
-        digest.update(record.boxes.tobytes() + record.class_ids.tobytes())
-    return digest.hexdigest()

@@ -12,11 +12,11 @@ from ssd_train import framework
 from ssd_train.config import TrainConfig
 from ssd_train.data.records import Detections, Record
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, SsdTrainError, Stopped
+from ssd_train.errors import SsdTrainError, Stopped
 from ssd_train.locks import held
 from ssd_train.progress import Progress
 from ssd_train.storage import require_writable
-from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.checkpoint import Checkpoints, TrainState, refuse_fewer_epochs
 from ssd_train.training.circumstances import circumstances
 from ssd_train.training.cluster import Cluster, join
 from ssd_train.training.deployment import keep_deployable
@@ -111,8 +111,7 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
     if environment.checkpoint_dir:
         checkpoints = Checkpoints(environment.checkpoint_dir, circumstances(job.config, job.learner.devices))
         state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
-    if state.epoch + bool(state.tally.steps) > job.config.epochs:
-        raise CheckpointError(f"{environment.checkpoint_dir}: holds {state}, expected --epochs to be no less than that")
+        refuse_fewer_epochs(environment.checkpoint_dir, state, job.config.epochs)
     if state.best.epoch >= 0:
         _keep_deployable(job, environment, progress)
     for note in notes:
