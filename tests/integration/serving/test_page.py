@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 
+from ssd_train.data.boxes import iou_matrix
 from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_jpeg
 
@@ -18,6 +19,7 @@ WIDTH, HEIGHT = 320, 200
 STATUS = "document.getElementById('status').textContent"
 BOXES = "document.querySelectorAll('#boxes rect').length"
 ROWS = "document.querySelectorAll('#rows tr').length"
+THRESHOLD = 0.46  # at which a dozen boxes or two are left
 TAB, RIGHT = ("Tab", 9), ("ArrowRight", 39)
 
 
@@ -59,6 +61,21 @@ def test_a_chosen_picture_shows_its_boxes(page, files, tmp_path):
     )
     np.testing.assert_allclose(places[0], places[1], atol=1)
     assert page.value("document.querySelector('#boxes text').textContent").split()[0] in ("cat", "dog", "cow")
+    # no frame crosses a label, and two labels lie on each other only where they have to
+    kinds = page.value("Array.from(document.querySelectorAll('#boxes rect, #boxes text'), (e) => e.tagName)")
+    assert kinds == ["rect"] * count + ["text"] * count
+    set_threshold(page, THRESHOLD)
+    labels = np.array(
+        page.value(
+            "Array.from(document.querySelectorAll('#boxes path'),"
+            " (e) => { const b = e.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]; })"
+        )
+    )
+    assert len(labels) == page.value(ROWS) > 5
+    assert labels.min() >= -0.01 and (labels.max(axis=0)[2:] <= [WIDTH + 0.01, HEIGHT + 0.01]).all()
+    overlaps = np.triu(iou_matrix(labels, labels), 1)
+    assert (overlaps > 0.001).sum() == 0
+    set_threshold(page, 0)
     set_threshold(page, 1)
     assert page.value(BOXES) == 0 and page.value(ROWS) == 0
     target = tmp_path / "page.png"
