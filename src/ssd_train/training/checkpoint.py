@@ -190,7 +190,7 @@ def _as_state(folder: Path) -> Iterator[None]:
     """What cannot be read as a training state is a CheckpointError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read as a training state ({error!r})") from None
 
 
