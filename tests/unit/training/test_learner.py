@@ -1,0 +1,244 @@
+"""A step: gradients of devices add up, nothing that is not finite is learned, and what is frozen stays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import small_config
+from learners import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, learner, pulled, weights
+
+from ssd_train import framework
+from ssd_train.data.drawn import SHAPE_CLASSES
+from ssd_train.errors import TrainingDiverged
+from ssd_train.model.net import build_net, freeze
+from ssd_train.training.devices import contexts
+from ssd_train.training.learner import Learner, optimizer_settings
+from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
+
+mx = framework.mxnet()
+
+
+def test_a_few_steps_lower_the_loss(samples):
+    learned = learner(optimizer="adam")
+    batch = batch_of(samples, [0, 1, 2, 6])
+    losses = [learned.step(batch, 0.002).sum() for _ in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("devices", ["cpu:2", "cpu:3"])
+@pytest.mark.parametrize(
+    "indices",
+    [
+        pytest.param([0, 1, 2, 3, 4, 5], id="objects-everywhere"),
+        pytest.param([0, 1, 2, 6, 7, 3], id="some-empty"),
+        pytest.param([0, 1, 6, 7], id="a-device-without-objects"),
+        pytest.param([0, 1, 2, 3, 4], id="parts-of-other-sizes"),
+    ],
+)
+def test_gradients_of_devices_add_up(samples, indices, devices):
+    """Each part of the batch alone, on one device, with the whole batch's scale: their sum is the gradient of all. (A
+    part has BatchNorm statistics of its own, so one device with the whole batch would have another gradient.)"""
+    several, alone = learner(devices, min_hard_negatives=3), learner(min_hard_negatives=3)
+    batch = batch_of(samples, indices)
+    scale = 1.0 / batch.positives
+    losses, norm = pulled(several, batch, scale)
+    total, expected_losses = None, 0
+    for part in np.array_split(indices, int(devices[-1])):
+        part_losses, _ = pulled(alone, batch_of(samples, part), scale)
+        expected_losses = expected_losses + part_losses
+        found = gradients(alone)
+        total = found if total is None else {name: total[name] + array for name, array in found.items()}
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    assert_close(gradients(several), total, 2e-3)
+    np.testing.assert_allclose(norm, np.sqrt(sum((array**2).sum() for array in total.values())), rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, optimizer, count):
+    """Each of two devices gets the same half of a batch, whose mean is that of the half alone, BatchNorm's too."""
+    settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
+    one, several = learner(**settings), learner(f"cpu:{count}", **settings)
+    start = weights(one)
+    for indices in ([0, 1, 6], [2, 7], [3, 4, 5]):
+        losses = one.step(batch_of(samples, indices), 1e-3)
+        np.testing.assert_allclose(several.step(batch_of(samples, indices * count), 1e-3), losses * count, rtol=1e-6)
+    found, expected = weights(several), weights(one)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert sum(not np.array_equal(start[name], array) for name, array in expected.items()) > 100
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_devices_stay_equal(samples, optimizer):
+    """All but BatchNorm's statistics, each device's own; those of the first are evaluated and saved."""
+    learned = learner("cpu:2", optimizer=optimizer, momentum=0.9)
+    for indices in ([0, 1, 2, 3], [3, 4, 6, 7], [5, 1, 6]):
+        learned.step(batch_of(samples, indices), 1e-3)
+    first, second = weights(learned), weights(learned, device=1)
+    for name, array in first.items():
+        assert np.array_equal(array, second[name]) or "running" in name or "moving" in name, name
+
+
+def test_an_update_is_rate_times_gradient(samples):
+    learned = learner()
+    start = weights(learned)
+    batch = batch_of(samples, [0, 1, 2, 3])
+    pulled(learned, batch, 1.0 / batch.positives)
+    name = "class_predictors.0.predictor.weight"
+    gradient = learned.net._collect_params_with_prefix()[name].grad().asnumpy()
+    learned = learner()
+    learned.step(batch, 0.25)
+    np.testing.assert_allclose(weights(learned)[name], start[name] - 0.25 * gradient, atol=1e-5)
+
+
+def test_a_gradient_is_clipped_by_its_norm(samples):
+    batch = batch_of(samples, [0, 1, 2, 3])
+    free, clipped = learner(), learner(clip_gradient=0.5)
+    start = weights(free)
+    _, norm = pulled(learner(), batch, 1.0 / batch.positives)
+    assert norm > 0.5
+    for learned in (free, clipped):
+        learned.step(batch, 0.1)
+    moves = [
+        {n: a - start[n] for n, a in weights(learned).items() if "running" not in n and "moving" not in n}
+        for learned in (free, clipped)
+    ]
+    assert_close(moves[1], {name: move * 0.5 / norm for name, move in moves[0].items()}, 2e-2)
+    total = np.sqrt(sum((move.astype(float) ** 2).sum() for move in moves[1].values()))
+    np.testing.assert_allclose(total, 0.1 * 0.5, rtol=1e-2)
+
+
+def test_frozen_weights_stay(samples):
+    net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
+    frozen = freeze(net, NETWORK, "mobilenet0_conv[0-9]_")
+    assert frozen
+    learned = Learner(net, small_config(**{**CONFIG, "weight_decay": 0.1}), contexts("cpu"))
+    before = weights(learned)
+    for _ in range(2):
+        learned.step(batch_of(samples, [0, 1, 2, 3]), 0.05)
+    after = weights(learned)
+    assert all(np.array_equal(before[name], after[name]) for name in frozen)
+    assert not np.array_equal(before["features.mobilenet0_conv20_weight"], after["features.mobilenet0_conv20_weight"])
+
+
+@pytest.mark.parametrize("least, teaches", [(3, True), (0, False)])
+def test_a_batch_of_empty_images_is_finite(samples, least, teaches):
+    learned = learner(min_hard_negatives=least)
+    before = weights(learned)
+    cross_entropy, smooth_l1 = learned.step(batch_of(samples, [6, 7]), 0.05)
+    assert np.isfinite(cross_entropy) and (cross_entropy > 0) == teaches and smooth_l1 == 0
+    name = "class_predictors.0.predictor.bias"
+    assert np.array_equal(before[name], weights(learned)[name]) != teaches
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name",
+    ["class_predictors.0.predictor.bias", "box_predictors.1.predictor.weight", "features.mobilenet0_conv3_weight"],
+)
+def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
+    learned = learner(optimizer="adam", clip_gradient=10.0)
+    parameter = learned.net._collect_params_with_prefix()[name]
+    array = parameter.data().asnumpy()
+    array.flat[0] = value
+    parameter.set_data(mx.nd.array(array))
+    before = weights(learned)
+    with pytest.raises(TrainingDiverged) as error:
+        learned.step(batch_of(samples, [0, 3, 6]), 0.01)
+    for text in (
+        "expected finite numbers",
+        "learning rate 0.01",
+        "train.manifest:1, train.manifest:4, train.manifest:7",
+    ):
+        assert text in str(error.value)
+    after = weights(learned)
+    learnt = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
+    assert all("running" in n or "moving" in n for n in learnt), "only BatchNorm's statistics, which are then not saved"
+    assert not learned.trainer._optimizer._index_update_count, "nor has the optimizer counted it"
+
+
+def test_an_overflow_in_16_bits_is_left_out_and_the_scale_halved(samples):
+    """By a scale at which gradients overflow 32 bits as those of 16 bits do earlier: that is no divergence."""
+    learned = learner()
+    learned.loss_scale = LossScale(2.0**150)
+    before = weights(learned)
+    learned.step(batch_of(samples, [0, 3]), 0.1)
+    assert learned.loss_scale.value == 2.0**149
+    for name, array in weights(learned).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_a_scale_grows_again_and_is_kept():
+    scale = LossScale(8.0)
+    assert not any(scale.overflows(np.ones(2), 1.0) for _ in range(GROWTH_STEPS))
+    assert scale.value == 16.0
+    other = LossScale(1024.0)
+    other.restore(json.loads(json.dumps(scale.state())))
+    assert other.state() == scale.state()
+    assert not LossScale(1.0).overflows(np.ones(2), float("inf")), "in 32 bits it is a divergence"
+
+
+@pytest.mark.parametrize(
+    "optimizer, expected",
+    [
+        ("sgd", {"learning_rate": 0.001, "momentum": 0.7, "wd": 0.01}),
+        ("rmsprop", {"learning_rate": 0.001, "wd": 0.01}),
+        ("adam", {"learning_rate": 0.001}),
+        ("adadelta", {"learning_rate": 0.001}),
+    ],
+)
+def test_settings_of_optimizers(optimizer, expected):
+    assert optimizer_settings(small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)) == expected
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_every_optimizer_learns(samples, optimizer):
+    learned = learner(optimizer=optimizer)
+    batch = batch_of(samples, [0, 1, 2, 3])
+    rate = 0.01 if optimizer == "sgd" else 0.001
+    steps = 11 if optimizer == "adadelta" else 6  # which has no rate and begins with large steps
+    losses = [learned.step(batch, rate).sum() for _ in range(steps)]
+    assert losses[-1] < losses[0]
+
+
+def frozen_learner(pattern, network=NETWORK):
+    net = build_net(network, SIDE, list(SHAPE_CLASSES), 1)
+    for name, parameter in net._collect_params_with_prefix().items():
+        if name.endswith(("running_mean", "running_var")):  # as of a trained backbone, other than a batch's
+            draw = np.random.RandomState(len(name)).uniform(0.5, 1.5, parameter.shape)
+            parameter.set_data(mx.nd.array(draw - ("mean" in name)))
+    freeze(net, network, pattern)
+    return Learner(net, small_config(**CONFIG), contexts("cpu"))
+
+
+@pytest.mark.parametrize("network", ["mobilenet0.25", "mobilenetv2_1.0", "resnet-50"])
+def test_a_frozen_backbone_is_seen_in_training_as_it_is_afterwards(samples, network):
+    learned = frozen_learner(r"^features\.(mobilenet|resnet)", network)
+    before = weights(learned)
+    pixels = mx.nd.random.uniform(-1, 1, (2, 3, SIDE, SIDE))
+    features = learned.net.features
+    with mx.autograd.train_mode():
+        training = [array.asnumpy() for array in features(pixels)][:2]
+    with mx.autograd.predict_mode():
+        afterwards = [array.asnumpy() for array in features(pixels)][:2]
+    for a, b in zip(training, afterwards):
+        np.testing.assert_allclose(a, b, atol=1e-4 * b.max())
+    learned.step(batch_of(samples, [0, 1, 2, 3]), 0.05)
+    after = weights(learned)
+    changed = {name for name, array in before.items() if not np.array_equal(array, after[name])}
+    assert changed and not [name for name in changed if name.startswith(("features.mobilenet", "features.resnet"))]
+    assert any("expand" in name and "moving" in name for name in changed), "layers that learn keep their statistics"
+
+
+def test_freezing_does_not_change_what_the_rest_learns(samples):
+    """The same statistics with and without gradients of the layers below: those above have the same gradients."""
+    frozen, free = frozen_learner(r"^features\.mobilenet"), frozen_learner(r"^features\.mobilenet0_batchnorm")
+    batch = batch_of(samples, [0, 1, 2, 3])
+    results = [pulled(learned, batch, 1.0 / batch.positives)[0] for learned in (frozen, free)]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    found, all_of_them = gradients(frozen), gradients(free)
+    assert 0 < len(found) < len(all_of_them)
+    assert_close(found, {name: all_of_them[name] for name in found}, 1e-4)

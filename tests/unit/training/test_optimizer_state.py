@@ -1,0 +1,58 @@
+"""What an optimizer remembers, on disk and back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import small_config
+from saving import assert_equal, batch, learner, make_net, values
+
+from ssd_train import framework
+from ssd_train.model.pretrained import read_arrays
+from ssd_train.training.devices import contexts
+from ssd_train.training.learner import Learner
+from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
+
+mx = framework.mxnet()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
+def test_an_optimizer_goes_on_bit_for_bit(tmp_path, optimizer):
+    unbroken, broken, resumed = learner(optimizer), learner(optimizer), learner(optimizer, seed=5)
+    for step in range(6):
+        unbroken.step(batch(step), 0.001 * (step + 1))
+    for step in range(3):
+        broken.step(batch(step), 0.001 * (step + 1))
+    counts = save_optimizer(tmp_path / "o.params", broken.trainer)
+    for parameter, value in values(broken.net).items():
+        resumed.net._collect_params_with_prefix()[parameter].set_data(mx.nd.array(value))
+    load_optimizer(read_arrays(tmp_path / "o.params"), resumed.trainer, json.loads(json.dumps(counts)))
+    for step in range(3, 6):
+        resumed.step(batch(step), 0.001 * (step + 1))
+    assert_equal(resumed.net, unbroken.net)
+    assert resumed.trainer._optimizer.num_update == unbroken.trainer._optimizer.num_update == 6
+
+
+def test_without_its_state_an_optimizer_goes_elsewhere():
+    """What the test above is for."""
+    unbroken, forgetful = learner("adam"), learner("adam")
+    for step in range(4):
+        unbroken.step(batch(step), 0.01)
+        if step == 2:
+            for name, value in values(unbroken.net).items():
+                forgetful.net._collect_params_with_prefix()[name].set_data(mx.nd.array(value))
+    forgetful.step(batch(3), 0.01)
+    name = "class_predictors.0.predictor.weight"
+    assert not np.array_equal(values(unbroken.net)[name], values(forgetful.net)[name])
+
+
+def test_an_optimizer_without_state(tmp_path):
+    config = small_config(optimizer="sgd", momentum=0)
+    learned = Learner(make_net(), config, contexts("cpu"))
+    learned.step(batch(0), 0.01)
+    counts = save_optimizer(tmp_path / "o.params", learned.trainer)
+    load_optimizer(read_arrays(tmp_path / "o.params"), learned.trainer, counts)
+    learned.step(batch(1), 0.01)
+    assert learned.trainer._optimizer.num_update == 2

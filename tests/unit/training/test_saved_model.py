@@ -1,0 +1,129 @@
+"""Models on disk: exact, one in a folder, whole after a kill at any moment, refused where they are damaged or dead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from builders import small_config
+from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved, values
+
+from ssd_train import framework
+from ssd_train.errors import TrainingDiverged, WeightsError
+from ssd_train.training.saved_model import SavedModel
+
+mx = framework.mxnet()
+
+
+def test_a_model_comes_back_as_it_was(tmp_path):
+    net = make_net(seed=9)
+    saved(grayscale=True).save(tmp_path / "model", net, [{"epoch": 0, "mAP": 0.1}])
+    found = SavedModel.load(tmp_path / "model")
+    assert (found.class_names, found.post_nms, found.epoch) == (NAMES, 120, 3)
+    assert found.config == small_config(grayscale=True)
+    assert (found.scores, found.versions) == ({"VOC07": 0.5}, {"mxnet": "1.9.1"})
+    assert_equal(found.build(), net)
+    assert json.loads((tmp_path / "model" / "history.jsonl").read_text()) == {"epoch": 0, "mAP": 0.1}
+
+
+def test_a_folder_keeps_one_model(tmp_path):
+    for seed in (1, 2, 3):
+        saved(epoch=seed).save(tmp_path, make_net(seed))
+    assert files(tmp_path) == ["config.json", "history.jsonl", SavedModel.load(tmp_path).weights.rsplit("/", 1)[-1]]
+    assert_equal(SavedModel.load(tmp_path).build(), make_net(3))
+
+
+def test_the_last_weights_stand_beside_the_best(tmp_path):
+    best, last = make_net(1), make_net(2)
+    model = saved()
+    model.save(tmp_path, best)
+    model.save_last(tmp_path, last, [{"epoch": 0}, {"epoch": 1}])
+    assert_equal(SavedModel.load(tmp_path).build(), best)
+    arrays = mx.nd.load(str(tmp_path / "last.params"))
+    expected = values(last)
+    assert all(np.array_equal(array.asnumpy(), expected[name]) for name, array in arrays.items())
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_at):
+    old, new = make_net(1), make_net(2)
+    saved(epoch=1).save(tmp_path / "model", old)
+    seen = {}
+    for step in range(1, 100):
+        folder = tmp_path / f"killed-{step}"
+        shutil.copytree(tmp_path / "model", folder)
+        died = killed_at(step, lambda folder=folder: saved(epoch=2).save(folder, new))
+        found = SavedModel.load(folder)  # which checks the weights' SHA-256
+        seen.setdefault(found.epoch, found)
+        if not died:
+            break
+    assert sorted(seen) == [1, 2] and step > 5
+    for epoch, net in ((1, old), (2, new)):
+        assert_equal(seen[epoch].build(), net)
+    saved(epoch=2).save(tmp_path / "killed-3", new)  # the next save clears what was left half done
+    assert len(files(tmp_path / "killed-3")) == 3
+
+
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        pytest.param(
+            lambda f: (f / "config.json").unlink(), "found no config.json, expected a model folder", id="no-config"
+        ),
+        pytest.param(
+            lambda f: (f / "config.json").write_text("{"),
+            "config.json: cannot be read as a model's",
+            id="half-a-config",
+        ),
+        pytest.param(
+            lambda f: (f / "config.json").write_text("[]"), "config.json: cannot be read as a model's", id="a-list"
+        ),
+        pytest.param(lambda f: change(f, format=99), "found format 99 of ssd_train .*, expected 1 or less", id="newer"),
+        pytest.param(lambda f: change(f, class_names=None), "found a damaged description", id="no-classes"),
+        pytest.param(lambda f: change(f, weights={}), "found a damaged description", id="no-weights-entry"),
+        pytest.param(lambda f: change(f, weights=7), "found a damaged description", id="weights-a-number"),
+        pytest.param(
+            lambda f: weights_of(f).unlink(), "not found, expected the weights that config.json names", id="no-weights"
+        ),
+        pytest.param(lambda f: flip_a_bit(weights_of(f)), "found SHA-256 .*: the file is damaged", id="a-bit"),
+        pytest.param(
+            lambda f: weights_of(f).write_bytes(weights_of(f).read_bytes()[:-1]), "the file is damaged", id="cut-off"
+        ),
+    ],
+)
+def test_a_damaged_model_is_told(tmp_path, damage, expected):
+    saved().save(tmp_path, make_net())
+    damage(tmp_path)
+    with pytest.raises(WeightsError, match=expected):
+        SavedModel.load(tmp_path)
+
+
+def weights_of(folder):
+    return next(folder.glob("weights-*.params"))
+
+
+def change(folder, **parts):
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**document, **parts}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["features.mobilenet0_conv0_weight", "features.mobilenet0_batchnorm3_running_var"])
+def test_a_dead_net_is_never_saved(tmp_path, name, value):
+    good, dead = make_net(1), make_net(2)
+    parameter = dead._collect_params_with_prefix()[name]
+    parameter.set_data(mx.nd.full(parameter.shape, value))
+    saved(epoch=1).save(tmp_path, good)
+    with pytest.raises(TrainingDiverged, match=f"not written: {name} holds NaN or infinity"):
+        saved(epoch=2).save(tmp_path, dead)
+    assert SavedModel.load(tmp_path).epoch == 1
+    with pytest.raises(TrainingDiverged, match=f"last.params: not written: {name}"):
+        saved().save_last(tmp_path, dead, [])
+    assert not (tmp_path / "last.params").exists()
+
+
+def test_a_history_with_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        saved().save(tmp_path, make_net(), [{"mAP": float("nan")}])
