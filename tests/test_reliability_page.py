@@ -54,3 +54,13 @@ def test_what_is_called_fast_is_not_left_to_the_slow_ones():
 def test_the_settings_that_may_change_are_those_of_config():
     text = PAGE.split("all others not:")[1].split("The fixture")[0]
     assert set(re.findall(r"`(\w+)`", text)) == set(resumable_settings())
+
+
+def test_each_dependency_that_is_pinned_has_been_reviewed():
+    review = PAGE.split("## Dependencies")[1].lower()
+    files = [ROOT / "requirements.txt", *(ROOT / "requirements" / f"{name}.txt" for name in ("s3", "onnx", "serve"))]
+    pinned = {
+        name.lower() for file in files for name in re.findall(r"^([\w.-]+)==", file.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(pinned) > 40
+    assert {name for name in pinned if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", review)} == set()
