@@ -171,6 +171,22 @@ def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
 
 
 @in_test_integration
+def test_what_the_leader_refuses_ends_both_with_its_exit_code(shapes, tmp_path):
+    """A resume with another setting, which the first host alone can see."""
+    with ParameterServer() as server:
+        start(server, tmp_path, shapes.images.parent, epochs=1)
+        server.finish()
+    with ParameterServer() as server:
+        workers = start(server, tmp_path, shapes.images.parent, epochs=1, seed=5)
+        logs = [worker.communicate(timeout=90)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [2, 2], logs
+    fault = "cannot go on with other settings: setting seed: found 5, the checkpoint has "
+    assert fault in failure_of(tmp_path / HOSTS[0])
+    told = failure_of(tmp_path / HOSTS[1])
+    assert told.startswith(f"host {HOSTS[0]} failed: ") and fault in told
+
+
+@in_test_integration
 def test_a_divergence_ends_both_with_its_place(server, shapes, tmp_path):
     """The gradient that both have is not finite, so that both end at the same step."""
     reckless = {"optimizer": "sgd", "learning_rate": 1, "clip_gradient": 0, "warmup_epochs": 0, "epochs": 50}
