@@ -148,7 +148,8 @@ def _predict(
         if flags.output:
             found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
         _consume(found, flags, view, len(pictures))
-    progress.say(_summary(scores, view.threshold))
+    if scores:
+        progress.say(_summary(scores, view.threshold))
     if flags.labels and len(truth) < len(pictures):
         progress.say(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
 
@@ -191,7 +192,7 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
         highest = max((found.max() for found in scores if len(found)), default=0.0)
         return f"no box scores {threshold:g} or more; the highest score is {highest:.3f} (--threshold)"
     shown = sum(map(bool, counts))
-    return f"{sum(counts)} boxes score {threshold:g} or more, in {shown} of {len(counts)} pictures"
+    return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
 
 
 def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:

@@ -24,8 +24,8 @@ from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
 from ssd_train.deploy.exported import FILES, INPUT, read_description
 from ssd_train.deploy.symbol_file import Arrays, make_symbol, write_files
-from ssd_train.errors import WeightsError
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.errors import ConfigError, WeightsError
+from ssd_train.training.saved_model import CONFIG, SavedModel
 
 KIND = "symbol"
 
@@ -64,10 +64,21 @@ def describe(model: SavedModel, kind: str) -> Description:
     return Description.of(model.config, model.class_names, model.sha256, kind, INPUT)
 
 
+def check_target(target: Path, description: Description) -> None:
+    """A ConfigError unless deployment files that `description` tells of may go into the folder `target`: beside a model
+    only its own may be, in 32 bits, which are what whoever serves that folder expects."""
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"output: found {target}, a file, expected a folder")
+    own = (target / CONFIG).is_file() and SavedModel.load(target).sha256 == description.weights
+    if (target / CONFIG).exists() and not (own and description.kind == KIND):
+        raise ConfigError(f"output: found {target}, a model's own folder, expected another, new or empty")
+
+
 @contextlib.contextmanager
 def prepared_files(description: Description, target: Path, parts: "Tuple[Any, Arrays, Arrays]") -> Iterator[Path]:
     """A folder out of sight with the files of FILES, made of a symbol, weights and states; at the end of the block they
-    take their places in `target`, and none of them if it raises."""
+    take their places in `target`, see `check_target`, and none of them if it raises."""
+    check_target(target, description)
     place = target / ".export"
     prepared = storage.temporary_beside(place)
     with storage.errors_of(place, 0):

@@ -23,7 +23,7 @@ from ssd_train.data.images import decode_for
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.artifact import prepared_files
+from ssd_train.deploy.artifact import check_target, prepared_files
 from ssd_train.deploy.detector import Detector, Engine, Picture
 from ssd_train.deploy.engines.onnx import OnnxEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
@@ -81,9 +81,8 @@ def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progre
 
 
 def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
-    if output.exists() and output.samefile(folder):
-        raise ConfigError(f"output: found {output}, the model's own folder, expected another")
     model = open_exportable(folder)
+    check_target(output, model.describe("int8"))
     parts = quantize_symbol(model.parts(), _calibration(model, proof))
     with prepared_files(model.describe("int8"), output, parts) as prepared:
         _require_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
@@ -154,8 +153,8 @@ def _rows(engine: Engine, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
 @contextlib.contextmanager
 def _prepared_file(output: Path) -> Iterator[Path]:
     """Where to write the ONNX file that takes the place `output` at the end of the block, and does not if it raises."""
-    if output.suffix != ".onnx":
-        raise ConfigError(f"output: found {output}, expected a name that ends in .onnx")
+    if output.suffix != ".onnx" or output.is_dir():
+        raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
     with storage.errors_of(output, 0):
         output.parent.mkdir(parents=True, exist_ok=True)
         storage.remove_leftovers(output)

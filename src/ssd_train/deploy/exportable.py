@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, NoReturn, Optional, Tuple
 
 import numpy as np
 
@@ -13,11 +13,12 @@ from ssd_train.deploy.artifact import describe, prepared_files, publish_symbol
 from ssd_train.deploy.description import Description
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
-from ssd_train.deploy.exported import INPUT, is_converted
+from ssd_train.deploy.exported import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
 from ssd_train.deploy.onnx_builtin import write_builtin_onnx
 from ssd_train.deploy.onnx_file import Change, write_onnx
 from ssd_train.deploy.symbol_file import Arrays, make_symbol
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.errors import WeightsError
+from ssd_train.training.saved_model import CONFIG, SavedModel
 
 Parts = Tuple[Any, Arrays, Arrays]
 
@@ -87,4 +88,21 @@ class Converted:
 
 def open_exportable(folder: Path) -> "Trained | Converted":
     """The model in `folder`; a WeightsError says what is wrong with it."""
-    return Converted(folder) if is_converted(folder) else Trained(folder)
+    if is_converted(folder):
+        return Converted(folder)
+    if not (folder / CONFIG).is_file():
+        _refuse(folder)
+    return Trained(folder)
+
+
+def _refuse(place: Path) -> NoReturn:
+    """A WeightsError that says what to export in place of what no model folder is."""
+    if place.suffix == ".onnx":
+        raise WeightsError(f"{place}: found an ONNX file, expected the model folder that it was made of")
+    if any(place.glob(f"{BUILTIN_ARTIFACT}-*")):
+        raise WeightsError(
+            f"{place}: found a model of the built-in algorithm, expected it converted: python -m ssd_train convert"
+        )
+    if (place / EXPORT).is_file():
+        raise WeightsError(f"{place}: found an export, expected the model folder that it was made of")
+    raise WeightsError(f"{place}: found no {CONFIG}, expected a model folder written by ssd_train")

@@ -124,7 +124,7 @@ def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
     said = capsys.readouterr().out.splitlines()[0]
     if threshold < 1:
         assert 0 < sum(counts) < sum(map(len, scores))
-        assert said == f"{sum(counts)} boxes score 0.57 or more, in {sum(map(bool, counts))} of 17 pictures"
+        assert said == f"boxes that score 0.57 or more: {sum(counts)}, in {sum(map(bool, counts))} of 17 pictures"
     else:
         best = max(map(max, scores))
         assert said == f"no box scores 1 or more; the highest score is {best:.3f} (--threshold)"

@@ -270,6 +270,14 @@ def test_what_is_not_there_and_what_needs_no_conversion(tmp_path, capsys, made, 
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'model'}: {expected}")
 
 
+def test_it_is_not_written_into_the_folder_of_a_model(artifacts, tmp_path, capsys):
+    talking_model(tmp_path / "model", ("cat",))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert main(["convert", "--model", str(artifacts / "resnet-50"), "--output", str(tmp_path / "model")]) == 2
+    assert f"output: found {tmp_path / 'model'}, a model's own folder" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
 def test_what_was_converted_is_not_converted_again(converted, tmp_path, capsys):
     assert main(["convert", "--model", str(converted / "resnet-50"), "--output", str(tmp_path / "out")]) == 2
     assert "is a model of ssd_train already" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_eight_bits_need_labels(folder, tmp_path, format):
 
 
 def test_eight_bits_do_not_go_where_the_models_own_files_are(folder, labelled):
-    with pytest.raises(ConfigError, match="found .*, the model's own folder, expected another"):
+    with pytest.raises(ConfigError, match="found .*, a model's own folder, expected another"):
         written(folder, "int8", folder, Proof(validation=labelled))
 
 
@@ -168,7 +168,7 @@ def test_pictures_in_which_nothing_is_found_prove_nothing(tmp_path):
     "flags, expected",
     [
         pytest.param(
-            ["--format", "onnx", "--output", "m.bin"], "found m.bin, expected a name that ends in .onnx", id="name"
+            ["--format", "onnx", "--output", "m.bin"], "found m.bin, expected a file whose name ends in", id="name"
         ),
         pytest.param(["--format", "tflite", "--output", "m"], "invalid choice: 'tflite'", id="format"),
         pytest.param(
@@ -189,10 +189,45 @@ def test_flags_that_do_not_fit_are_told(folder, tmp_path, monkeypatch, capsys, f
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_model_folder_is_told(tmp_path, capsys):
-    command = ["export", "--model", str(tmp_path), "--format", "onnx", "--output", str(tmp_path / "m.onnx")]
+@pytest.mark.parametrize(
+    "place, expected",
+    [
+        pytest.param("empty", "found no config.json, expected a model folder", id="nothing"),
+        pytest.param("nowhere", "found no config.json, expected a model folder", id="nowhere"),
+        pytest.param("file.onnx", "found an ONNX file, expected the model folder that it was made of", id="onnx"),
+        pytest.param("symbol", "found an export, expected the model folder that it was made of", id="symbol"),
+        pytest.param("job", "found a model of the built-in algorithm, expected it converted: python", id="builtin"),
+    ],
+)
+def test_what_is_no_model_folder_is_told(folder, tmp_path, capsys, place, expected):
+    for name in ("empty", "job"):
+        (tmp_path / name).mkdir()
+    for name in ("file.onnx", "job/model_algo_1-symbol.json"):
+        (tmp_path / name).write_text("{}")
+    if place == "symbol":
+        written(folder, "symbol", tmp_path / "symbol", Proof())
+    command = ["export", "--model", str(tmp_path / place), "--format", "onnx", "--output", str(tmp_path / "m.onnx")]
     assert main(command) == 2
-    assert f"{tmp_path}: found no config.json, expected a model folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / place}: {expected}")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("format", ["symbol", "int8"])
+@pytest.mark.parametrize(
+    "place, expected",
+    [
+        pytest.param("other", "a model's own folder, expected another, new or empty", id="another-model"),
+        pytest.param("file", "a file, expected a folder", id="file"),
+    ],
+)
+def test_nothing_is_written_over_another_model(folder, labelled, tmp_path, format, place, expected):
+    """Whoever serves its folder would serve this one's."""
+    talking_model(tmp_path / "other", ("bus", "car"))
+    (tmp_path / "file").write_text("kept")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=f"output: found {tmp_path / place}, {expected}"):
+        written(folder, format, tmp_path / place, Proof(validation=labelled))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_the_command_writes_every_format(folder, labelled, tmp_path, capsys):
