@@ -27,9 +27,11 @@ from ssd_train import framework
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.records import ClassNames
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.engines.onnx import OnnxEngine
+from ssd_train.deploy.engines.openvino import OpenVinoEngine
 from ssd_train.deploy.requests import RequestError
 from ssd_train.deploy.serve import answer
-from ssd_train.errors import SsdTrainError
+from ssd_train.errors import SsdTrainError, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import read_arrays
 from ssd_train.storage import sha256_of
@@ -160,6 +162,31 @@ def test_mutated_archives(model, tmp_path):
             Detector.load(tmp_path / "m.tar.gz", engine="mxnet")
         outcomes.add(str(error.value).count("damaged"))
     assert len(outcomes) > 1
+
+
+def onnx_file_with_weights_in(place, path):
+    """A network whose weights lie in another file, as large ones are written."""
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=place)
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("engine", [OnnxEngine, OpenVinoEngine])
+@pytest.mark.parametrize("where", ["relative", "absolute"])
+def test_an_onnx_file_reads_no_file_elsewhere(tmp_path, monkeypatch, engine, where):
+    pytest.importorskip(engine.name)
+    (tmp_path / "secret").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    place = "../secret" if where == "relative" else str(tmp_path / "secret")
+    onnx_file_with_weights_in(place, tmp_path / "model" / "a.onnx")
+    with pytest.raises(WeightsError, match="a.onnx: cannot be read as an ONNX model"):
+        engine(tmp_path / "model" / "a.onnx")
 
 
 class Engine:

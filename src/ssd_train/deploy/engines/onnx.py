@@ -25,8 +25,8 @@ class OnnxEngine:
         options.intra_op_num_threads = framework.cpu_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: it warns of every constant that it folds away
-        try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:  # its bytes, not its path: of a file's path it would read whatever other files its weights say they lie in
+            self._session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, one for each status, without a common base
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
         self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
