@@ -1,0 +1,106 @@
+"""Images that are missing, or go bad while a run is on its way."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from builders import HeardProgress, small_config
+from faulty_runs import assert_nothing_dead, command, lines_of, refused
+
+from ssd_train.environment import Environment
+from ssd_train.errors import DataError
+from ssd_train.training.run import train
+
+pytestmark = pytest.mark.integration
+
+
+def without(data, folder, name):
+    """The training set without the image of line 3, in a folder of its own."""
+    training, validation = data
+    images = folder / "images"
+    images.mkdir()
+    for file in training.images.iterdir():
+        if file.name != name:
+            (images / file.name).write_bytes(file.read_bytes())
+    return training._replace(images=images), validation
+
+
+def name_of(manifest, number):
+    return lines_of(manifest)[number - 1]["source-ref"].rsplit("/", 1)[-1]
+
+
+def test_an_image_that_is_missing_at_the_start(data, tmp_path, capsys):
+    name = name_of(data[0].manifest, 3)
+    refused(
+        capsys, command(without(data, tmp_path, name), tmp_path), rf".*output.manifest:3: image .*{name}.* not found"
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil, expected",
+    [
+        pytest.param(lambda path: path.unlink(), "image .* cannot be read \\(No such file", id="gone"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:400]), "cut off", id="cut-off"),
+        pytest.param(lambda path: path.write_bytes(b""), "found .*, expected an image", id="emptied"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, expected):
+    name = name_of(data[0].manifest, 5)
+    training, validation = without(data, tmp_path, "none")
+
+    class Spoiling(HeardProgress):
+        def say(self, text):
+            super().say(text)
+            if text.startswith("epoch 1/"):
+                spoil(training.images / name)
+
+    environment = Environment(*training, *validation, tmp_path / "model", tmp_path / "output")
+    config = small_config(epochs=5, cache_images=0, num_workers=workers)
+    with pytest.raises(DataError, match=f"output.manifest:5: .*{expected}"):
+        train(config, environment, Spoiling())
+    assert_nothing_dead(tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").exists(), "the model of the first epoch"
+
+
+@pytest.mark.parametrize("side", ["train", "validation"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_path, side, workers):
+    """Told once, named, and the run comes to its end."""
+    (training, validation), files = data, {}
+    for name, drawn in (("train", training), ("validation", validation)):
+        files[name] = shutil.copytree(drawn.images, tmp_path / name)
+    index, manifest = ("train", "validation").index(side), data[("train", "validation").index(side)].manifest
+    victim = files[side] / name_of(manifest, 3)
+
+    class Spoiling(HeardProgress):
+        def say(self, text):
+            super().say(text)
+            if text.startswith("epoch 1/"):
+                victim.write_bytes(victim.read_bytes()[:300])
+
+    progress = Spoiling()
+    sides = [files["train"], training.manifest, files["validation"], validation.manifest]
+    environment = Environment(*sides, tmp_path / "model", tmp_path / "output")
+    train(small_config(epochs=3, cache_images=0, num_workers=workers, on_bad_data="skip"), environment, progress)
+    ending = ("another takes its place", "scores are without it")[index]
+    told = [warning for warning in progress.warnings if warning.startswith("left out")]
+    assert len(told) == 1 and "output.manifest:3: " in told[0] and told[0].endswith(ending), told
+    assert (tmp_path / "output" / "report.html").exists()
+
+
+def test_a_folder_that_vanishes_during_the_run_is_an_error_although_bad_data_is_skipped(data, tmp_path):
+    training, validation = data
+    images = shutil.copytree(training.images, tmp_path / "images")
+
+    class Removing(HeardProgress):
+        def say(self, text):
+            super().say(text)
+            if text.startswith("epoch 1/"):
+                shutil.rmtree(images)
+
+    environment = Environment(images, training.manifest, *validation, tmp_path / "model", tmp_path / "output")
+    with pytest.raises(DataError, match="of 12 images cannot be used any more, expected most of them"):
+        train(small_config(epochs=3, cache_images=0, on_bad_data="skip"), environment, Removing())
+    assert_nothing_dead(tmp_path / "model")
