@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from house import FLOORS, allowed, in_circles, module_name, violations
+from house import FLOORS, allowed, in_circles, module_name, oversized, violations
 
 import ssd_train
 
@@ -23,6 +23,30 @@ def test_the_map_names_every_module():
     modules = {module_name(SOURCE, path) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"}
     told_together = ["cli.*", "data.formats.*"]
     assert {name for name in modules if name.split(".")[-1] not in words and not allowed(name, told_together)} == set()
+
+
+def test_files_and_functions_stay_small_and_say_what_they_are():
+    assert [what for path in sorted(SOURCE.rglob("*.py")) for what in oversized(path)] == []
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        pytest.param('def f(a, b):\n    """That."""\n' + "    a += b\n" * 50, [], id="fits"),
+        pytest.param("A = 1\n" * 251, ["m.py: found 251 lines, expected at most 250"], id="long-file"),
+        pytest.param("def _f():\n" + "    a = 1\n" * 51, ["m.py:1: _f has more than 50 lines"], id="long-function"),
+        pytest.param(
+            "class _A:\n    def __init__(self, a, b, c, d, *, e, f, g):\n        self.a = a",
+            ["m.py:2: __init__ has more than 6 parameters"],
+            id="parameters",
+        ),
+        pytest.param("class A:\n    a = 1", ["m.py:1: A says nothing of itself"], id="silent-class"),
+        pytest.param("async def f():\n    return 1", ["m.py:1: f says nothing of itself"], id="silent-function"),
+    ],
+)
+def test_what_is_too_large_or_says_nothing_is_found(tmp_path, code, expected):
+    write(tmp_path / "m.py", code)
+    assert list(oversized(tmp_path / "m.py")) == expected
 
 
 SMALL_HOUSE = [[""], ["data", "model"], ["data.artwork"], ["cli"]]

@@ -40,7 +40,7 @@ def test_an_image_that_is_missing_at_the_start(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "spoil, expected",
     [
-        pytest.param(lambda path: path.unlink(), "image .* cannot be read \\(No such file", id="gone"),
+        pytest.param(lambda path: path.unlink(), r"image .* cannot be read \(No such file", id="gone"),
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[:400]), "cut off", id="cut-off"),
         pytest.param(lambda path: path.write_bytes(b""), "found .*, expected an image", id="emptied"),
     ],
