@@ -6,7 +6,6 @@ needed, and a fork beneath a running MXNet engine, with its hangs, is avoided.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.records import Record
 from ssd_train.data.setbacks import Setbacks
+from ssd_train.data.threads import processors
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 
 Batch = TypeVar("Batch")
@@ -196,4 +196,4 @@ def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -
 
 def default_workers() -> int:
     """Threads for num_workers -1: one for each processor this process may use, at most 8."""
-    return min(len(os.sched_getaffinity(0)), 8)
+    return min(processors(), 8)
