@@ -67,6 +67,7 @@ def say(handler, status, body=b"", **headers):
 
 def fault(code, message="Something.", status=403):
     """An answer for `stub`: the error as S3 writes it."""
+
     def answer(handler):
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         say(handler, status, body, Content_Type="application/xml")
