@@ -1,11 +1,12 @@
 """A model on disk: a folder that holds the old model or the new one, whole, at every moment.
 
-config.json names the weights file and its SHA-256; new weights get a new name and config.json is replaced last. Nothing
-here is ever unpickled.
+config.json names the weights file and its SHA-256, and has a sum of its own; new weights get a new name and config.json
+is replaced last. Nothing here is ever unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from ssd_train.training.array_file import write_arrays
 mx = framework.mxnet()
 
 MODEL_FORMAT = 1
+OWN_SUM = "sha256"  # of the description itself, in it
 CONFIG, HISTORY, WEIGHTS, LAST = "config.json", "history.jsonl", "weights-{}.params", "last.params"
 
 
@@ -60,7 +62,7 @@ class SavedModel:
             "versions": self.versions,
         }
         write_history(folder, history)
-        storage.write_json_atomic(folder / CONFIG, document)
+        storage.write_json_atomic(folder / CONFIG, {**document, OWN_SUM: _sum_of(document)})
         for old in folder.glob(WEIGHTS.format("*")):
             if old.name != path.name:
                 old.unlink()
@@ -94,7 +96,7 @@ class SavedModel:
                 f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
             )
         try:
-            return cls(
+            model = cls(
                 config=TrainConfig.from_mapping(document["settings"]),
                 class_names=ClassNames(tuple(document["class_names"])),
                 post_nms=int(document["post_nms"]),
@@ -104,6 +106,8 @@ class SavedModel:
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
             )
+            _check_sum(path, document)
+            return model
         except ConfigError as error:
             raise WeightsError(
                 f"{path}: written by ssd_train {document.get('package')}: {error}; this is ssd_train {__version__}"
@@ -112,6 +116,22 @@ class SavedModel:
             raise WeightsError(
                 f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
             ) from None
+
+
+def _sum_of(document: Dict[str, Any]) -> str:
+    """SHA-256 of what a description says, whatever the order of its keys."""
+    said = {name: value for name, value in document.items() if name != OWN_SUM}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _check_sum(path: Path, document: Dict[str, Any]) -> None:
+    """A WeightsError when a description is not what was written; one without a sum is taken as it is."""
+    written = document.get(OWN_SUM)
+    if written is not None and written != _sum_of(document):
+        raise WeightsError(
+            f"{path}: found SHA-256 {_sum_of(document)[:12]}…, expected {str(written)[:12]}…: the file is damaged, or "
+            f"was edited: without its {OWN_SUM!r} it is taken as it is"
+        )
 
 
 def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import shutil
 
 import numpy as np
@@ -126,6 +127,23 @@ def test_a_damaged_state_is_told_and_the_one_before_used(tmp_path, best):
     assert notes[1].startswith("resuming after epoch 1 from ")
     after = values(resumed.net)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best):
+    checkpoints, learned, dice = Checkpoints(tmp_path / "c"), learner(), random.Random(1)
+    for epoch in (1, 2):
+        checkpoints.save(state(epoch=epoch), learned, best)
+    spoiled = [path for path in newest(checkpoints).rglob("*") if path.is_file()]
+    assert {path.name for path in spoiled} > {"checksums.json", "state.json", "last.params", "optimizer.params"}
+    for path in spoiled * 3:
+        data = path.read_bytes()
+        place = dice.randrange(len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << dice.randrange(8)]) + data[place + 1 :])
+        checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
+        found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
+        assert found.epoch == 1 and notes[0].endswith("; the checkpoint before it is used"), (path, place)
+        path.write_bytes(data)
+    assert checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
 
 
 def test_states_that_are_all_damaged_are_an_error(tmp_path, best):

@@ -100,6 +100,30 @@ def test_a_damaged_model_is_told(tmp_path, damage, expected):
         SavedModel.load(tmp_path)
 
 
+def test_a_flipped_bit_anywhere_in_a_description_is_told(tmp_path):
+    """Or changes nothing that it says: there, the name of the sum."""
+    saved().save(tmp_path, make_net())
+    path, good, missed = tmp_path / "config.json", SavedModel.load(tmp_path), 0
+    data = path.read_bytes()
+    for place in range(0, len(data), 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 7]) + data[place + 1 :])
+        try:
+            assert SavedModel.load(tmp_path) == good
+            missed += 1
+        except WeightsError:
+            pass
+    assert len(data) > 1000 and missed < 10
+
+
+def test_a_description_without_a_sum_is_taken_as_it_is(tmp_path):
+    saved().save(tmp_path, make_net())
+    change(tmp_path, class_names=["emu", "dog"])
+    with pytest.raises(WeightsError, match=r"config.json: found SHA-256 .*: the file is damaged, or was edited"):
+        SavedModel.load(tmp_path)
+    change(tmp_path, class_names=["emu", "dog"], sha256=None)
+    assert list(SavedModel.load(tmp_path).class_names) == ["emu", "dog"]
+
+
 def weights_of(folder):
     return next(folder.glob("weights-*.params"))
 
