@@ -38,8 +38,9 @@ demo: $(VENV)/.runtime
 serve-container-stack: $(VENV)/.runtime .venv-serving/.done
 	$(BIN)/python examples/serving_stack.py --venv .venv-serving --model "$(MODEL)" --port $(or $(PORT),8080)
 
+# By as many processes as there are processors, up to four: a process of tests takes up to a gigabyte of memory.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
 import os
 import traceback
@@ -12,10 +14,18 @@ from typing import Callable, Iterator
 
 import pytest
 
-# Set before a test loads NumPy, OpenCV or MXNet: sums are the same on every machine, and two runs do not starve each
-# other. A test of the choice itself starts a process of its own.
+# Set before a test loads NumPy, OpenCV or MXNet: sums are the same on every machine, and the processes of tests do not
+# starve each other. A test of the choice itself starts a process of its own.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(name, "2")
+    os.environ.setdefault(name, "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_given_back() -> Iterator[None]:
+    """What the tests of a module took: else the C library keeps the arrays of dead networks, gigabytes in the end."""
+    yield
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
