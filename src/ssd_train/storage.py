@@ -187,7 +187,8 @@ def require_writable(folder: Path) -> None:
         SsdTrainError: a file is in its place, or nothing can be written there.
     """
     folder = Path(folder).absolute()
-    there = next(place for place in [folder, *folder.parents] if place.exists())
+    with errors_of(folder, 0):  # a folder on the way to it may not be entered
+        there = next(place for place in [folder, *folder.parents] if place.exists())
     if not there.is_dir():
         raise SsdTrainError(f"{there}: is a file, expected a folder that can be written to")
     probe = there / f".writable-{os.getpid()}"

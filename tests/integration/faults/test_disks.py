@@ -9,9 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+from builders import shapes_set
 from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
 
 pytestmark = pytest.mark.integration
@@ -52,30 +55,40 @@ def test_a_full_disk_says_the_bytes_it_needs_and_keeps_what_it_has(data, tmp_pat
 
 
 @pytest.fixture
-def nobody(tmp_path):
+def open_folder():
+    """One that every user may enter, as those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def nobody(open_folder):
     """What makes a run one of a user who may not write everything: (words before the command, its environment)."""
     if os.getuid():
         return [], {}
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not installed, and root may write everywhere")
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], {"HOME": str(tmp_path)}
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], {"HOME": str(open_folder)}
 
 
-def test_a_read_only_folder_is_told_before_the_first_step(data, tmp_path, nobody):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir(mode=0o555)
+@pytest.mark.parametrize(
+    "name, mode", [("checkpoints", 0o555), ("closed/checkpoints", 0o600)], ids=["read-only", "in-one-not-to-be-entered"]
+)
+def test_a_read_only_folder_is_told_before_the_first_step(open_folder, nobody, name, mode):
+    folder = open_folder / name
+    made = open_folder / name.split("/")[0]
+    made.mkdir()
+    made.chmod(mode)
     before, environ = nobody
     probe = subprocess.run([*before, sys.executable, "-c", "import numpy"], stderr=subprocess.PIPE)
     if probe.returncode:
         pytest.skip("another user may not read this Python")
-    for place in [tmp_path, *tmp_path.parents]:
-        if before and not place.stat().st_mode & 0o005:
-            place.chmod(place.stat().st_mode | 0o005)  # pytest's folders are root's alone
-    (tmp_path / "model").mkdir(mode=0o777)
-    (tmp_path / "model").chmod(0o777)
-    (tmp_path / "output").mkdir(mode=0o777)
-    (tmp_path / "output").chmod(0o777)
-    process = start(flags(data, tmp_path, **SAVING), before, **environ)
+    data = shapes_set(open_folder / "train", 4, seed=1), shapes_set(open_folder / "validation", 2, seed=2)
+    for name in ("model", "output"):
+        (open_folder / name).mkdir()
+        (open_folder / name).chmod(0o777)
+    process = start(flags(data, open_folder, **{**SAVING, "checkpoint_dir": folder}), before, **environ)
     printed = ended(process)
     assert process.returncode == 1
     assert re.match(rf"error: {re.escape(str(folder))}: cannot be written: Permission denied\n$", printed), printed
