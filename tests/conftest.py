@@ -6,6 +6,7 @@ import ctypes
 import gc
 import itertools
 import os
+import signal
 import traceback
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,10 @@ import pytest
 # starve each other. A test of the choice itself starts a process of its own.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+# A shell that starts the tests in its background lets them ignore Ctrl-C, and so would every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
