@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -50,6 +51,8 @@ IMPORTS = {
     "botocore": ["s3", "launch.amazon"],
     **{name: [] for name in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
+
+DESCRIPTIONS = 17  # in the map: the column from which on a line goes on with the description above it
 
 # The most lines of a file and of a function without its docstring, and the most parameters.
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 250, 50, 6
@@ -133,6 +136,30 @@ def check_node(name: str, node: ast.AST) -> Iterator[str]:
             rule = f"{node.module}.{alias.name}"
             if rule in {**CALLS, **NAMES}:
                 yield f"{name} imports the bare name of {rule}, which hides its use"
+
+
+def told_in_map(text: str) -> Tuple[Set[str], Set[str]]:
+    """The full names that a map lists, and those that its descriptions tell of: a word, or several with commas between
+    them, before a colon. What is indented stands in the package above it, or beside the module above it."""
+    above, told = [(0, "")], []
+    for line in filter(str.strip, text.splitlines()):
+        indent = len(line) - len(line.lstrip())
+        if 0 < indent < DESCRIPTIONS:
+            names, _, description = line.strip().partition("  ")
+            above = [(column, package) for column, package in above if column < indent]
+            package = above[-1][1]
+            inside = f"{package}{names[:-1]}." if names.endswith("/") else package
+            above.append((indent, inside))
+            told.append((package, names, inside, [description]))
+        elif indent:
+            told[-1][3].append(line.strip())
+    listed = {package + bare(name) for package, names, *_ in told for name in names.split(", ")}
+    groups = [(inside, re.findall(r"((?:[\w.]+, )*[\w.]+):", " ".join(lines))) for *_, inside, lines in told]
+    return listed, {inside + bare(name) for inside, found in groups for group in found for name in group.split(", ")}
+
+
+def bare(name: str) -> str:
+    return re.sub(r"(\.py|/)$", "", name)
 
 
 def module_name(source: Path, path: Path) -> str:

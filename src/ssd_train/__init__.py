@@ -5,11 +5,20 @@ beside them. Within a package they run in no circle, and `data/` and `model/` ne
 holds these floors as data; `tests/test_house.py` fails on an import that goes up, across or around.
 
     __main__.py         python -m ssd_train
-    cli/                the doors, one file each: train, evaluate, predict, demo
+    cli/                the doors
+        train, evaluate, predict, demo, check, prepare, export, convert, serve, launch    one file a command
+        main.py             the front door, which finds the command
+        console.py          how flags are read, and how long work tells where it is
+        flags.py, pictures.py, places.py    what commands share: flags, pictures that are named, s3:// paths
+        steps/              the steps of prepare
+            augment, convert, frames, grayscale, join, keep, manifest, relabel, sheet, split    one file a step
+            common              what they share
+        aws/                what launch does beside training
+            deploy, describe, invoke    one file a way (common: what they share)
     config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values:
                         texts as values, held against each other, builtin: what settings mean to the built-in algorithm,
                         recipes: settings measured together)
-    environment.py      Environment: where we run (folders, hosts, devices)
+    environment.py      Environment: where we run: folders, hosts, devices, memory (cgroups: limits of a container)
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once (cpus: how many it may use)
     storage.py          files that appear whole or not at all
@@ -35,8 +44,11 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         records.py          Record, Detections, ClassNames: the words everyone speaks
         encoded.py          encoded images as bytes: what they are, how they are turned
         images.py           bytes <-> RGB array: decode (orientation, limits), encode
-        formats/            one file a format, read and where it can be written; what they share (fields, gather, jsonl)
-        labels.py           the door for labels of any format, found by looking (label_formats)
+        formats/            labels, read and where it can be written
+            ground_truth, image_json, recordio, coco, voc, yolo, video    one file a format (ground_truth_survey: its
+                                    jobs and classes, yolo_names: its classes, framing: bytes of RecordIO)
+            fields, gather, jsonl, box_label, detection_label, class_list, label_folder, pipe    what they share
+        labels.py           the door for labels of any format, found by looking (label_formats: by what)
         sources.py          where encoded images come from: a folder, copies fetched for it, memory
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds
@@ -100,6 +112,7 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
                             themselves, loss_scale: for 16 bits)
         engine.py           train_one_epoch, evaluate
         telling.py          what a run says of its epochs
+        job.py              Job: labels, loaders, net and learner put together
         run.py              train(config, environment): the hall where all meets
     deploy/             weights -> service
         detector.py         Detector.load(folder, archive or .onnx): image -> Detections
@@ -120,12 +133,12 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         serve.py            model_fn, transform_fn: requests and answers of SageMaker's endpoints
         requests.py, answers.py    bodies of requests -> pictures; detections -> bodies of answers
         server.py           the light server: an ASGI application (server_work: its threads, server_metrics,
-                            server_page)
+                            server_page: what they show)
         server_run.py       the one door to uvicorn
     view/               for human eyes
         draw.py             boxes on a picture, pictures on a sheet (canvas, fonts, palette: what it draws with)
         report_data.py      ReportData: what a report tells
-        scenes.py, worst.py truth and detections matched and drawn together; the worst mistakes
+        scenes.py, worst.py    truth and detections matched and drawn together; the worst mistakes
         report.py           one self-contained HTML page (sections, galleries, charts, markup, style: its parts)
         sheet.py            labelled images on one picture, to look at
         pages.py            a PDF of overlays, three by five a page (pdf: the file format)
