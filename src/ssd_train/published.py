@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Collection, Dict, List, Optional
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional
 
 from ssd_train import storage
 from ssd_train.errors import CheckpointError
@@ -57,7 +57,7 @@ def published_folders(target: Path) -> List[Path]:
 
     Finished is not undamaged: `verify_folder` tells.
     """
-    finished = [folder for folder in _numbered(Path(target)) if (folder / CHECKSUMS).is_file()]
+    finished = [folder for folder in _numbered(Path(target)) if _is_finished(folder)]
     return sorted(finished, key=_number_of, reverse=True)
 
 
@@ -65,21 +65,28 @@ def verify_folder(folder: Path, names: Optional[Collection[str]] = None) -> None
     """Compare every file of a published folder, or those of `names` alone, with its size and SHA-256.
 
     Raises:
-        CheckpointError: the folder was never finished, or the file named is missing, truncated or changed.
+        CheckpointError: the folder was never finished, or the file named is missing, truncated or changed, or cannot
+            be read.
     """
     folder = Path(folder)
     for name, expected in _listed(folder).items():
-        if names is not None and name not in names:
-            continue
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: is missing; {CHECKSUMS} beside it lists it")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{file}: has {size} bytes, {expected['bytes']} were written")
-        found = storage.sha256_of(file)
-        if found != expected["sha256"]:
-            raise CheckpointError(f"{file}: is damaged: its SHA-256 is {found}, {expected['sha256']} was written")
+        if names is None or name in names:
+            try:
+                _verify(folder / name, expected)
+            except OSError as error:
+                raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror})") from None
+
+
+def _verify(file: Path, expected: Mapping[str, Any]) -> None:
+    """Compare a file with what its folder's checksums list of it."""
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing; {CHECKSUMS} beside it lists it")
+    size = file.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{file}: has {size} bytes, {expected['bytes']} were written")
+    found = storage.sha256_of(file)
+    if found != expected["sha256"]:
+        raise CheckpointError(f"{file}: is damaged: its SHA-256 is {found}, {expected['sha256']} was written")
 
 
 def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
@@ -135,6 +142,13 @@ def _numbered(target: Path) -> List[Path]:
     pattern = re.compile(re.escape(target.name) + r"-\d{6,}")
     beside = target.parent.iterdir() if target.parent.is_dir() else []
     return [path for path in beside if pattern.fullmatch(path.name)]
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return (folder / CHECKSUMS).is_file()
+    except OSError:  # a dying disk, or a folder that may not be entered: to be told, not passed over
+        return True
 
 
 def _number_of(folder: Path) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import json
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -202,6 +204,28 @@ def test_damage_is_found_and_named(tmp_path, damage, expected):
     damage(folder)
     with pytest.raises(CheckpointError, match=expected):
         verify_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", CHECKSUMS])
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_what_cannot_be_read_is_told_and_not_passed_over(tmp_path, monkeypatch, name, call):
+    """A dying disk: the folder counts as published, and is damaged."""
+    folder = publish_folder(tmp_path / "state", write("text"), 1)
+    calls = {"stat": (Path, Path.stat), "open": (io, io.open)}
+    where, real = calls[call]
+
+    def dying(path, *args, **more):
+        if os.path.basename(str(path)) == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(where, call, dying)
+    if call == "open":
+        monkeypatch.setattr("builtins.open", dying)
+    assert published_folders(tmp_path / "state") == [folder]
+    if call == "open" or name != CHECKSUMS:
+        with pytest.raises(CheckpointError, match=f"{name}: cannot be read .*Input/output error"):
+            verify_folder(folder)
 
 
 def test_an_old_folder_that_is_damaged_does_not_stop_the_next(tmp_path):

@@ -181,7 +181,7 @@ def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
     for figure in [*figures, *document["loss_scale"]]:
         if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
             raise ValueError(f"found a figure of {figure!r}")
-    if not all(isinstance(row, dict) for row in state.history):
+    if not (isinstance(state.history, list) and all(isinstance(row, dict) for row in state.history)):
         raise ValueError("found a history that is no list of rows")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import random
 import shutil
@@ -144,6 +146,38 @@ def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best
         assert found.epoch == 1 and notes[0].endswith("; the checkpoint before it is used"), (path, place)
         path.write_bytes(data)
     assert checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
+
+
+def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, best, monkeypatch):
+    checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
+    for epoch in (1, 2):
+        checkpoints.save(state(epoch), learned, best)
+    dying, sha256_of = newest(checkpoints), storage.sha256_of
+
+    def sum_of(file):
+        if file.parent == dying:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return sha256_of(file)
+
+    monkeypatch.setattr(storage, "sha256_of", sum_of)
+    checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
+    found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
+    assert found.epoch == 1
+    assert notes[0].endswith(": cannot be read (Input/output error); the checkpoint before it is used")
+
+
+@pytest.mark.parametrize("history", [{}, "", None, ["row"]], ids=["object", "text", "nothing", "row-that-is-none"])
+def test_a_history_that_is_none_is_refused(tmp_path, best, history):
+    """Though its checksum fits: it may have been written by anybody."""
+    checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
+    checkpoints.save(state(), learned, best)
+    file = newest(checkpoints) / "state.json"
+    storage.write_json_atomic(file, {**json.loads(file.read_text()), "history": history})
+    sums = json.loads((file.parent / "checksums.json").read_text())
+    sums["files"][file.name] = {"sha256": storage.sha256_of(file), "bytes": file.stat().st_size}
+    storage.write_json_atomic(file.parent / "checksums.json", sums)
+    with pytest.raises(CheckpointError, match="cannot be read as a training state .*found a history that is no list"):
+        checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 
 def test_states_that_are_all_damaged_are_an_error(tmp_path, best):
