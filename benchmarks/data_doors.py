@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.check import CheckResult, Side, cheap_check, check_data
 from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
@@ -26,7 +27,7 @@ from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.images import decode
 from ssd_train.data.records import Record
 from ssd_train.data.sources import FolderImages
-from ssd_train.data.threads import in_order, processors
+from ssd_train.data.threads import in_order
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 LINES, PICTURES, SIDE = 100_000, 400, 300
@@ -87,7 +88,7 @@ def checked_beside_decoded(images: Path, labels: Path, rounds: int) -> Dict[str,
     anchors = {SIDE: make_anchors(anchor_layout("mobilenet1.0", SIDE))}
 
     def decode_all() -> None:
-        for _ in in_order(lambda r: decode(source.read(r), r.where, r.size_wh).shape, data.records, processors()):
+        for _ in in_order(lambda r: decode(source.read(r), r.where, r.size_wh).shape, data.records, available_cpus()):
             pass
 
     turns = {

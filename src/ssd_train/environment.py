@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
 
+from ssd_train import cgroups
 from ssd_train.errors import ConfigError
 
 # what of an Environment each channel of a SageMaker job fills: our names, then the built-in algorithm's and the SDK's
@@ -216,30 +217,23 @@ def read_seconds() -> float:
     return seconds
 
 
-def available_memory() -> int:
-    """Bytes that this process may still use: what the system has free, or less where its control group is limited."""
-    amounts = [_memory_of_system()]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        numbers = [_number_in(path) for path in (limit, used)]
-        if numbers[0] is not None and numbers[1] is not None:
-            amounts.append(max(numbers[0] - numbers[1], 0))
-    return min(amounts)
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still use: what the system has free, or less where a control group above it is
+    limited; /proc and /sys are read below `root`."""
+    return min([_memory_of_system(root), *_memory_of_groups(root)])
 
 
-def _memory_of_system() -> int:
+def _memory_of_system(root: Path) -> int:
     try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _number_in(path: str) -> Optional[int]:
-    try:
-        text = Path(path).read_text("ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+def _memory_of_groups(root: Path) -> Iterator[int]:
+    """What each control group above this process has left; none where there is no limit."""
+    version_1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"]
+    for limit, used in cgroups.limits("memory", ["memory.max", "memory.current"], version_1, root):
+        if limit != "max":
+            yield max(int(limit) - int(used), 0)

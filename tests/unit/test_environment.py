@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from control_groups import PROCESS, V1, V2, drawn_up
 
-from ssd_train import environment
 from ssd_train.environment import Environment, available_memory, payload_limit
 from ssd_train.errors import ConfigError
 
@@ -24,17 +24,41 @@ def test_memory_is_some_and_no_more_than_the_machine_has():
     assert 0 < available_memory() <= whole
 
 
+def free(kilobytes):
+    return {"proc/meminfo": f"MemTotal: 9999999 kB\nMemAvailable: {kilobytes} kB\n"}
+
+
+def group(folder, limit, used):
+    return {f"sys/fs/cgroup/{folder}memory.max": limit, f"sys/fs/cgroup/{folder}memory.current": used}
+
+
+MEGABYTE = 1 << 20
+LIMIT_1, USAGE_1 = (f"sys/fs/cgroup/memory/x/memory.{what}_in_bytes" for what in ("limit", "usage"))
+
+
 @pytest.mark.parametrize(
-    "limit, used, expected",
-    [("3000", "1000", 2000), ("max", "1000", None), ("1000", "3000", 0), ("", "", None)],
-    ids=["limited", "no-limit", "over-its-limit", "unreadable"],
+    "files, expected",
+    [
+        pytest.param({}, MEGABYTE, id="no-cgroups"),
+        pytest.param({PROCESS: V2}, MEGABYTE, id="no-limit-file"),
+        pytest.param({PROCESS: V2, **group("", "3000\n", "1000\n")}, 2000, id="v2-container"),
+        pytest.param({PROCESS: V2, **group("", "max\n", "1000\n")}, MEGABYTE, id="v2-unlimited"),
+        pytest.param({PROCESS: V2, **group("", "1000\n", "3000\n")}, 0, id="over-its-limit"),
+        pytest.param(
+            {PROCESS: V2, **group("", "max", "9"), **group("job/", "5000", "1000"), **group("job/part/", "max", "10")},
+            4000,
+            id="v2-above",
+        ),
+        pytest.param(
+            {PROCESS: V2, **group("", "9000", "9"), **group("job/part/", "5000", "2000")}, 3000, id="v2-its-own"
+        ),
+        pytest.param({PROCESS: V1, LIMIT_1: "7000\n", USAGE_1: "1000\n"}, 6000, id="v1"),
+        pytest.param({PROCESS: V1, LIMIT_1: f"{2**63 - 4096}\n", USAGE_1: "1000\n"}, MEGABYTE, id="v1-unlimited"),
+        pytest.param({PROCESS: V1, LIMIT_1: "7000\n"}, MEGABYTE, id="v1-half-of-it"),
+    ],
 )
-def test_a_control_groups_limit_counts(monkeypatch, limit, used, expected):
-    files = {"/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": used}
-    numbers = {path: int(text) if text.isdigit() else None for path, text in files.items()}
-    monkeypatch.setattr(environment, "_number_in", lambda path: numbers.get(path))
-    monkeypatch.setattr(environment, "_memory_of_system", lambda: 10**9)
-    assert available_memory() == (10**9 if expected is None else expected)
+def test_a_control_groups_limit_counts(tmp_path, files, expected):
+    assert available_memory(drawn_up(tmp_path, {**free(1024), **files})) == expected
 
 
 @pytest.mark.parametrize("text, expected", [(None, 6 << 20), ("20", 20 << 20)], ids=["an-endpoint", "batch-transform"])

@@ -13,10 +13,10 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Seq
 
 import numpy as np
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.records import Record
 from ssd_train.data.setbacks import Setbacks
-from ssd_train.data.threads import processors
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 
 Batch = TypeVar("Batch")
@@ -196,4 +196,4 @@ def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -
 
 def default_workers() -> int:
     """Threads for num_workers -1: one for each processor this process may use, at most 8."""
-    return min(processors(), 8)
+    return min(available_cpus(), 8)

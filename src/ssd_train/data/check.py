@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.anchor_fit import anchor_grids
 from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding
 from ssd_train.data.check_duplicates import near_duplicates, same_bytes
@@ -24,7 +25,7 @@ from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
 from ssd_train.data.sources import FolderImages
-from ssd_train.data.threads import in_order, processors
+from ssd_train.data.threads import in_order
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
 from ssd_train.progress import Progress
@@ -155,7 +156,7 @@ def _look(
     records, images = side.labels.records, side.images
     if images is None:
         return [Seen((), record.size_wh) for record in records]
-    results = each(lambda record: look(record, images), records, workers or processors())
+    results = each(lambda record: look(record, images), records, workers or available_cpus())
     return list(progress.track(results, len(records), f"checking {side.name}"))
 
 

@@ -11,9 +11,9 @@ import hashlib
 import re
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
-from ssd_train.data.threads import processors
 from ssd_train.environment import read_seconds
 from ssd_train.errors import ConfigError, DataError
 
@@ -71,7 +71,7 @@ def classes_missing_from(training: LabelSet, validation: LabelSet) -> List[str]:
 def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str]) -> List[List[str]]:
     """The keys of each record; two records with a key in common belong together."""
     groups = name_groups([record.name for record in records], group_regex) if group_regex else [None] * len(records)
-    digests = glances_in_order(content_hash, records, processors(), read_seconds())
+    digests = glances_in_order(content_hash, records, available_cpus(), read_seconds())
     keys = []
     for record, group, digest in zip(records, groups, digests):
         own = f"name {record.name}" if digest is None else f"content {digest}"

@@ -3,7 +3,6 @@ nothing is pickled, and a fork beneath a running MXNet engine, with its hangs, i
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Deque, Iterator, List, Sequence, TypeVar
@@ -38,8 +37,3 @@ def in_order(
         for future in waiting:
             future.cancel()
         pool.shutdown(wait=True)
-
-
-def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ssd_train.data.threads import in_order, processors
+from ssd_train.data.threads import in_order
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 200])
@@ -34,7 +34,3 @@ def test_error_ends_the_work_and_its_threads():
     with pytest.raises(ValueError, match="20"):
         list(results)
     assert threading.active_count() == before
-
-
-def test_there_is_a_processor():
-    assert processors() >= 1

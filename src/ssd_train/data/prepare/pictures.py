@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence, Tuple, TypeVar
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.images import read_header
 from ssd_train.data.prepare.lines import local_path
-from ssd_train.data.threads import in_order, processors
+from ssd_train.data.threads import in_order
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
 from ssd_train.storage import errors_of
@@ -127,7 +128,7 @@ def process(
         except DataError as error:
             return False, "", str(error)
 
-    for written, note, failure in progress.track(in_order(attempt, items, processors()), len(items), what):
+    for written, note, failure in progress.track(in_order(attempt, items, available_cpus()), len(items), what):
         done.written += written
         done.skipped += not written and not failure
         done.notes += [note] if note else []

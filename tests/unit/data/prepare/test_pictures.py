@@ -8,6 +8,7 @@ import threading
 import pytest
 from builders import HeardProgress
 
+from ssd_train.cpus import available_cpus
 from ssd_train.data.prepare.pictures import is_done, list_images, output_folder, process, write_picture
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
 
@@ -89,7 +90,7 @@ def test_another_error_ends_all():
         process([1, 2], work, HeardProgress(), "x")
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+@pytest.mark.skipif(available_cpus() < 2, reason="one processor")
 def test_work_is_done_side_by_side():
     meeting = threading.Barrier(2, timeout=20)
 
