@@ -85,18 +85,32 @@ def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
 def glances_in_order(
     glance: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float
 ) -> Iterator[Result]:
-    """glance(item) for each item, in order, by `workers` threads: as threads.in_order, for what takes microseconds.
+    """glance(item) for each item, in order, by `workers` threads: as threads.in_order, for what is mostly short.
 
-    `glance` waits for a file by `in_time` and may be done twice. Many of them share one limit of `seconds`; where they
-    miss it, each is done again by itself, so that the one that stands still is told by its name.
+    `glance` waits for a file by `in_time`. Many of them share one limit of `seconds`; where they miss it, what is left
+    is done one by one, so that the one that stands still is told by its name. Of these only the one at which the limit
+    was missed is done twice.
     """
 
     def together(some: Sequence[Item]) -> List[Result]:
-        """What `some` are found to be, by one wait, or where that is too short by one for each."""
+        """What `some` are found to be: by one wait, and those that are not found by then by one for each."""
+        found: List[Result] = []
+        given_up = threading.Event()
+
+        def one_after_the_other() -> None:
+            """Find all of them, unless nobody waits any more."""
+            for item in some:
+                if given_up.is_set():
+                    return
+                found.append(glance(item))
+
         try:
-            return in_time(lambda: [glance(item) for item in some], seconds, "")
+            in_time(one_after_the_other, seconds, "")
+            return found
         except _Late:
-            return [glance(item) for item in some]
+            given_up.set()
+            first = list(found)
+            return first + [glance(item) for item in some[len(first) :]]
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
     for results in in_order(together, groups, workers, at_once=1):

@@ -73,6 +73,41 @@ def test_the_glance_that_stands_still_is_the_one_that_is_told():
     assert found[:40] + found[41:] == [item for item in range(100) if item != 40]
 
 
+def test_a_slow_disk_is_not_read_twice():
+    """Glances that together take longer than the limit, and each less: none is lost, and the helper that nobody waits
+    for any more stops at its next."""
+    glanced = []
+
+    def glance(item):
+        def look():
+            glanced.append(item)
+            time.sleep(0.02)
+            return item
+
+        return in_time(look, 5, str(item))
+
+    assert list(glances_in_order(glance, list(range(32)), 1, seconds=0.2)) == list(range(32))
+    time.sleep(0.1)  # one who goes on would by now have done more
+    twice = [item for item in range(32) if glanced.count(item) > 1]
+    assert len(twice) <= 1 and len(glanced) == 32 + len(twice)
+
+
+def test_a_glance_that_stands_still_costs_two_limits():
+    gate = threading.Event()
+
+    def glance(item):
+        try:
+            return in_time(lambda: gate.wait() if item == 3 else item, 0.8, f"m:{item}")
+        except DataError:
+            return None
+
+    start = time.monotonic()
+    found = list(glances_in_order(glance, list(range(32)), 1, seconds=0.8))
+    took = time.monotonic() - start
+    gate.set()
+    assert found.count(None) == 1 and 1.5 < took < 2.3
+
+
 def test_a_glance_that_fails_is_an_error_of_its_own():
     with pytest.raises(ZeroDivisionError):
         list(glances_in_order(lambda item: 1 // item, [2, 1, 0, 1], 2, seconds=5))
