@@ -50,12 +50,16 @@ class TrainConfig:
         "mobilenet1.0", "network that the detector is built on", choices=BASE_NETWORKS, aliases=NETWORK_ALIASES
     )
     image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=10000)
-    num_classes: int = setting(0, "number of classes; computed from the labels, a wrong value is an error", low=0)
+    num_classes: int = setting(
+        0, "number of classes; computed from the labels, a wrong value is an error", low=0, by_data=True
+    )
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
     anchor_sizes: str = setting(
-        "", "sides of the anchors as shares of the image's, e.g. 0.1,0.2,0.37: one more than feature maps; empty: SSD's"
+        "",
+        "sides of the anchors as shares of the image's, e.g. 0.1,0.2,0.37: one more than feature maps; empty: SSD's",
+        by_data=True,
     )
     fit_anchors: bool = setting(True, "choose anchor_sizes by the training boxes, where none are given")
     freeze_layer_pattern: str = setting(
@@ -64,8 +68,12 @@ class TrainConfig:
         aliases={"false": ""},  # the console's "none"
     )
     # the data
-    num_training_samples: int = setting(0, "number of training images; computed, a wrong value warns", low=0)
-    label_width: int = setting(350, "padded label width of the built-in algorithm; computed, too small warns", low=1)
+    num_training_samples: int = setting(
+        0, "number of training images; computed, a wrong value warns", low=0, by_data=True
+    )
+    label_width: int = setting(
+        350, "padded label width of the built-in algorithm; computed, too small warns", low=1, by_data=True
+    )
     validation_fraction: float = setting(0.2, "share held out where no validation labels are given", above=0, below=1)
     split_group: str = setting("", "regular expression; images whose match is equal stay on one side of the split")
     labels_format: str = setting(
@@ -88,7 +96,7 @@ class TrainConfig:
     cache_images: bool = setting(True, "keep decoded images in memory while they fit")
     # the optimisation
     epochs: int = setting(30, "passes over the training images", low=1, resume=True)  # not below what is made
-    mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1)
+    mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1, by_data=True)
     optimizer: str = setting("adam", "update rule", choices=("sgd", "adam", "rmsprop", "adadelta"))
     learning_rate: float = setting(
         0.001, "initial learning rate, after warm-up; MXNet's adadelta has none", above=0, high=1
@@ -226,3 +234,9 @@ def resumable_settings() -> Tuple[str, ...]:
     differs is refused by name.
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
+
+
+def settings_by_data() -> Tuple[str, ...]:
+    """Settings that a run's data completes (training/intake.py, training/anchor_choice.py): before it is read, they may
+    differ from what they will be. These are all whose field says by_data=True."""
+    return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("by_data"))

@@ -14,7 +14,7 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
     """A field of TrainConfig with the limits that `checked_value` knows; `resume` says whether a resumed run may
-    change it."""
+    change it, `by_data` whether a run's data completes it."""
     return field(default=default, metadata={"help": help, **limits})
 
 

@@ -7,11 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict
 
-from ssd_train.config import TrainConfig, resumable_settings
+from ssd_train.config import TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.records import LabelSet
 from ssd_train.errors import CheckpointError
-
-BY_DATA = ("num_classes", "num_training_samples", "mini_batch_size", "label_width", "anchor_sizes")  # completed by it
 
 
 def fingerprint(config: TrainConfig, train: LabelSet, validation: LabelSet, processes: int = 1) -> Dict[str, Any]:
@@ -34,7 +32,7 @@ def of_settings(config: TrainConfig, processes: int = 1) -> Dict[str, Any]:
 
 def whatever_the_data(marks: Dict[str, Any]) -> Dict[str, Any]:
     """As much of a fingerprint as no data changes."""
-    by_data = {"classes", "training labels", "validation labels", *(f"setting {name}" for name in BY_DATA)}
+    by_data = {"classes", "training labels", "validation labels", *(f"setting {name}" for name in settings_by_data())}
     return {name: value for name, value in marks.items() if name not in by_data}
 
 
