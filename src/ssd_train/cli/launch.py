@@ -7,20 +7,17 @@ import dataclasses
 import importlib
 import tempfile
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterable, Sequence
+from typing import Any, Dict, Sequence
 
-from ssd_train import builtin
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped, words
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.config import TrainConfig
-from ssd_train.errors import ConfigError
 from ssd_train.launch.amazon import Amazon
 from ssd_train.launch.job import DISTRIBUTIONS, SOURCE_ARCHIVE, Job, make_channels
 from ssd_train.launch.requests import PLACES, training_request
 from ssd_train.launch.source import entry_point_folder, write_source
 from ssd_train.launch.tuning import NAME_LENGTH, RANGES, parse_ranges, tuning_request
 from ssd_train.launch.watch import follow
-from ssd_train.setting_values import did_you_mean
 
 # flags that make launch do something else; each names a module in aws/ with a function of the flag's name
 MODES = {
@@ -48,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
             return getattr(importlib.import_module(f"ssd_train.cli.aws.{module}"), mode)(arguments)
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
-    _refuse_misspelt(settings, parser.names | set(MODES))
+    trained_with = {name: value for name, value in settings.items() if name not in PLACES}
+    TrainConfig.from_mapping(trained_with, flags=parser.names | set(MODES))  # told before AWS is asked for anything
     amazon, region, role = account(flags)
     job = job_of(flags, region, role)
     operation = "create_training_job"
@@ -72,15 +70,6 @@ def run(arguments: Sequence[str]) -> int:
     answer = follow(amazon, job.name, progress.say)
     progress.say(f"model:   {answer['ModelArtifacts']['S3ModelArtifacts']}")
     return 0
-
-
-def _refuse_misspelt(settings: Iterable[str], flags: Collection[str]) -> None:
-    """A ConfigError for what is no setting and nearly one, or a flag."""
-    unknown = [name for name in settings if name not in SETTINGS and not builtin.is_hidden(name)]
-    guesses = {name: did_you_mean(name, SETTINGS, flags) for name in unknown}
-    faults = [f"{name}: unknown setting{guess}" for name, guess in guesses.items() if guess]
-    if faults:
-        raise ConfigError("; ".join(faults))
 
 
 def make_launch_parser() -> Parser:

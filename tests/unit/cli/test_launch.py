@@ -263,6 +263,22 @@ def test_faults_are_one_line(aws, capsys, flags, expected):
 @pytest.mark.parametrize(
     "flags, expected",
     [
+        pytest.param(["--epochs", "x"], "epochs: found 'x', expected a whole number", id="no-number"),
+        pytest.param(["--xyzzy", "1"], "error: xyzzy: unknown setting\n", id="nothing-like-it"),
+        pytest.param(["--spott", "1"], "spott: unknown setting, did you mean --spot?", id="no-flag"),
+        pytest.param(["--lr_schedule", "step"], "lr_schedule: found 'step' with an empty", id="contradiction"),
+    ],
+)
+def test_wrong_settings_are_told_before_aws_is_asked(capsys, monkeypatch, flags, expected):
+    asked = []
+    monkeypatch.setattr("ssd_train.cli.launch.account", asked.append)
+    assert train(*flags) == 2
+    assert expected in capsys.readouterr().err and not asked
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
         pytest.param(["--describe", "nothing"], "describe_training_job: AWS refused it", id="describe"),
         pytest.param(["--delete", "nothing"], "describe_endpoint: AWS refused it", id="delete"),
         pytest.param(["--invoke", "logo", "--picture", "none.jpg"], "picture: none.jpg is not there", id="picture"),
