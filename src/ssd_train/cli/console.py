@@ -84,7 +84,8 @@ class Parser(argparse.ArgumentParser):
         return action
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; every other way of parsing goes through here."""
+        """As argparse's (None: those of the command line); every other way of parsing goes through here."""
+        args = sys.argv[1:] if args is None else list(args)
         self.stored.clear()
         self._given = [text[2:].partition("=")[0] for text in args if text.startswith("--")]
         return super().parse_known_args(args, namespace)

@@ -98,6 +98,13 @@ def test_a_parser_parses_again():
     assert [made.parse_args(["--train", name]).train for name in "ab"] == ["a", "b"]
 
 
+def test_a_parser_that_is_given_nothing_reads_the_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tool", "--train", "a", "--epochs", "3"])
+    assert parser().parse_known_args()[0].train == "a"
+    with pytest.raises(ConfigError, match="--epochs"):
+        parser().parse_args()
+
+
 @pytest.mark.parametrize(
     "kind, text, expected",
     [

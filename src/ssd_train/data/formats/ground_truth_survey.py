@@ -33,7 +33,8 @@ class Attribute:
     newest: str = ""
     names: Dict[Tuple[int, str], int] = field(default_factory=dict)
     faults: Dict[int, DataError] = field(default_factory=dict)
-    _last_map: Dict[str, Any] = field(default_factory=dict)  # of its class-maps the last without a fault
+    # of its class-maps the last without a fault
+    _last_map: Dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
         """Take the metadata of one line."""

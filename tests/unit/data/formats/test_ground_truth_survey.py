@@ -1,5 +1,6 @@
 """Manifests as whole files: which attribute is read, of which type of job, with which classes, found where."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from ground_truth_lines import BOX_TYPE, GOOD, REMOVED, box, entry, label, metad
 
 from ssd_train.data.formats import ground_truth as gt
 from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.formats.ground_truth_survey import Attribute
 from ssd_train.errors import ConfigError, DataError
 
 LINES = "\n".join(json.dumps(entry(f"s3://b/{i}.jpg"), ensure_ascii=False) for i in range(3))
@@ -103,6 +105,17 @@ def test_input_manifest_without_labels_is_refused(tmp_path):
     path = write(tmp_path, {"source-ref": "s3://b/a.jpg"})
     with pytest.raises(DataError, match=r":1: found source-ref, expected a label attribute and its metadata"):
         read_ground_truth(path)
+
+
+def test_an_attribute_is_what_the_lines_say_of_it():
+    """And not what it remembers to be read faster."""
+    seen, again = Attribute(), Attribute()
+    line = {"type": BOX_TYPE, "class-map": {"0": "cat"}}
+    for attribute, lines in ((seen, [line]), (again, [line, {**line, "class-map": {}}])):
+        for metadata_of_line in lines:
+            attribute.add(7, metadata_of_line)
+    assert seen == again and repr(seen) == repr(again)
+    assert [item.name for item in dataclasses.fields(Attribute) if item.init] == ["kinds", "newest", "names", "faults"]
 
 
 def class_maps(*maps):
