@@ -35,8 +35,8 @@ class Look(NamedTuple):
 
 
 def from_folder(flags: argparse.Namespace, outbox: Outbox, stop: threading.Event) -> Iterator[Look]:
-    """Each picture in the folder once, as soon as nobody writes to it any more. A folder that goes away, as that of a
-    disk that is unplugged, is waited for."""
+    """Each picture in the folder once, as soon as nobody writes to it any more. A folder that goes away, or is empty
+    for a while, as that of a disk that is unplugged, is waited for."""
     before: Dict[str, State] = {}
     while not stop.is_set():
         try:
@@ -54,7 +54,8 @@ def from_folder(flags: argparse.Namespace, outbox: Outbox, stop: threading.Event
             yield _read(flags.folder / name, sources[name], now[name][1])
         if flags.once and before == now and not waiting:
             return
-        outbox.forget(set(outbox.sources()) - set(sources.values()))
+        if now:  # an empty folder may be where a disk is mounted that is away
+            outbox.forget(set(outbox.sources()) - set(sources.values()))
         before = now
         stop.wait(flags.every)
 

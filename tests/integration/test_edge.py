@@ -375,6 +375,54 @@ def test_a_picture_that_breaks_the_network_is_told_and_not_looked_at_for_ever(ru
     assert told["image"] == "a.png" and "NaN or infinity" in told["fault"] and "detections" not in told
 
 
+class Hands:
+    """What somebody does each time that the runner pauses; after the last thing it is to stop."""
+
+    def __init__(self, *things):
+        self._things, self._ended = iter(things), False
+
+    def is_set(self):
+        return self._ended
+
+    def wait(self, seconds):
+        next(self._things, self._end)()
+
+    def _end(self):
+        self._ended = True
+
+
+def test_pictures_of_a_disk_that_was_away_are_not_looked_at_again(runner, encoded, tmp_path):
+    """What is left of a mounted disk is an empty folder, and no error."""
+    folder, away, looked_at = tmp_path / "disk", tmp_path / "away", []
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(encoded[0])
+
+    def unmount():
+        folder.rename(away)
+        folder.mkdir()
+
+    def mount():
+        folder.rmdir()
+        away.rename(folder)
+
+    def change():
+        (folder / "b.png").unlink()
+        (folder / "c.png").write_bytes(encoded[1])
+
+    def nothing():
+        pass
+
+    outbox = runner.Outbox(tmp_path / "outbox.db", 9)
+    hands = Hands(nothing, unmount, nothing, mount, nothing, change, nothing)
+    for look in runner.from_folder(argparse.Namespace(folder=folder, every=0, once=False), outbox, hands):
+        looked_at.append(look.name)
+        outbox.put(look.source, "{}")
+    assert looked_at == ["a.png", "b.png", "c.png"]
+    assert [source.split("|")[0] for source in sorted(outbox.sources())] == ["a.png", "c.png"], "b.png was deleted"
+    outbox.close()
+
+
 def test_without_a_sender_it_ends(runner, monkeypatch, tmp_path, caplog):
     """A disk that fails under the outbox, say: whoever started it starts it again."""
 

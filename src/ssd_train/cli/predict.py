@@ -188,9 +188,11 @@ def _with_scores(answers: Iterable[Answer], scores: List[np.ndarray]) -> Iterato
 def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     """How much was found, by the scores (N,) in each picture."""
     counts = [int((found >= threshold).sum()) for found in scores]
+    highest = [found.max() for found in scores if len(found)]
+    if not highest:
+        return "nothing was found, whatever the --threshold"
     if not any(counts):
-        highest = max((found.max() for found in scores if len(found)), default=0.0)
-        return f"no box scores {threshold:g} or more; the highest score is {highest:.3f} (--threshold)"
+        return f"no box scores {threshold:g} or more; the highest score is {max(highest):.3f} (--threshold)"
     shown = sum(map(bool, counts))
     return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
 

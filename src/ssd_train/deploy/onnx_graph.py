@@ -12,7 +12,7 @@ import importlib
 import itertools
 import json
 from collections import Counter
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Sequence, Union
 
 import numpy as np
 
@@ -118,20 +118,19 @@ def convert_symbol(
         if name in given or operator in given:
             tensors.append(given[name if name in given else operator])
         elif operator == "null":
-            value = arrays[name] if name in arrays else _unknown(f"no value of {name}")
-            tensors.append(graph.constant(value, _free_name(name)))
+            if name not in arrays:
+                _refuse(f"no value of {name}")
+            tensors.append(graph.constant(arrays[name], _free_name(name)))
+        elif operator in _OPERATORS:
+            tensors.append(_OPERATORS[operator](graph, node))
         else:
-            tensors.append(_OPERATORS.get(operator, _no_translation(operator))(graph, node))
+            _refuse(f"operator {operator} ({name})")
     _drop_unused(graph)
     return [tensors[source] for source in ends]
 
 
-def _unknown(what: str) -> Any:
+def _refuse(what: str) -> NoReturn:
     raise SsdTrainError(f"ONNX: found {what}, expected a network of the kinds that ssd_train builds")
-
-
-def _no_translation(operator: str) -> Callable[[GraphBuilder, Node], str]:
-    return lambda graph, node: _unknown(f"operator {operator} ({node.name})")
 
 
 def _free_name(name: str) -> str:
@@ -174,13 +173,13 @@ def _batch_norm(graph: GraphBuilder, node: Node) -> str:
 
 def _activation(graph: GraphBuilder, node: Node) -> str:
     if node.value("act_type") != "relu":
-        return _unknown(f"activation {node.value('act_type')} ({node.name})")
+        _refuse(f"activation {node.value('act_type')} ({node.name})")
     return graph.add("Relu", *node.inputs, name=node.name)
 
 
 def _pooling(graph: GraphBuilder, node: Node) -> str:
     if node.value("pool_type", "max") != "max" or node.value("global_pool", False):
-        return _unknown(f"pooling {node.attributes} ({node.name})")
+        _refuse(f"pooling {node.attributes} ({node.name})")
     spatial = {"kernel_shape": node.value("kernel"), "strides": node.value("stride", (1, 1))}
     spatial["pads"] = node.value("pad", (0, 0)) * 2
     ceil = int(node.value("pooling_convention", "valid") == "full")
@@ -195,7 +194,7 @@ def _clip(graph: GraphBuilder, node: Node) -> str:
 def _l2_normalization(graph: GraphBuilder, node: Node) -> str:
     mode = node.value("mode", "instance")
     if mode != "channel":
-        return _unknown(f"L2Normalization over {mode} ({node.name})")
+        _refuse(f"L2Normalization over {mode} ({node.name})")
     squares = graph.add("ReduceSumSquare", *node.inputs, axes=[1], keepdims=1)  # (N, 1, H, W)
     length = graph.add("Sqrt", graph.add("Add", squares, graph.constant(node.value("eps", 1e-10))))
     return graph.add("Div", node.inputs[0], length, name=node.name)
@@ -204,7 +203,7 @@ def _l2_normalization(graph: GraphBuilder, node: Node) -> str:
 def _reshape(graph: GraphBuilder, node: Node) -> str:
     shape: Sequence[int] = node.value("shape")
     if min(shape) < -1:
-        return _unknown(f"reshape to {shape} ({node.name})")  # MXNet's codes that ONNX has not
+        _refuse(f"reshape to {shape} ({node.name})")  # MXNet's codes that ONNX has not
     return graph.add("Reshape", *node.inputs, graph.constant(shape, dtype=np.int64), name=node.name)
 
 

@@ -74,8 +74,8 @@ class Canvas:
     """A picture being drawn on. Frames are drawn at once, labels at the end, so that no frame crosses a label."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self.size_wh: SizeWH = (image.shape[1], image.shape[0])
         self._picture = as_picture(image)
+        self.size_wh: SizeWH = self._picture.size
         self._pen = ImageDraw.Draw(self._picture, "RGBA")
         self._text_size = text_size(self.size_wh)
         self._padding = max(1, self._text_size // 6)

@@ -13,6 +13,7 @@ from nets import CLASSES, talking_model
 from PIL import Image
 
 from ssd_train.cli.main import main
+from ssd_train.cli.predict import _summary
 from ssd_train.deploy.serve import model_fn, transform_fn
 
 
@@ -128,6 +129,18 @@ def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
     else:
         best = max(map(max, scores))
         assert said == f"no box scores 1 or more; the highest score is {best:.3f} (--threshold)"
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        pytest.param([[], []], "nothing was found, whatever the --threshold", id="nothing"),
+        pytest.param([[], [0.2, 0.1]], "no box scores 0.3 or more; the highest score is 0.200 (--threshold)", id="low"),
+        pytest.param([[], [0.3, 0.1]], "boxes that score 0.3 or more: 1, in 1 of 2 pictures", id="one"),
+    ],
+)
+def test_what_is_said_of_scores(scores, expected):
+    assert _summary([np.array(found) for found in scores], 0.3) == expected
 
 
 def test_overlays_show_labels_too(model, drawn, tmp_path):

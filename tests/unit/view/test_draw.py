@@ -178,6 +178,7 @@ def test_a_name_that_no_font_can_draw_is_shown_by_its_number(only_built_in_font)
 @pytest.mark.parametrize(
     "image",
     [
+        pytest.param(np.zeros(4, np.uint8), id="a row"),
         pytest.param(np.zeros((4, 4), np.uint8), id="grey"),
         pytest.param(np.zeros((4, 4, 4), np.uint8), id="four channels"),
         pytest.param(np.zeros((4, 4, 3), np.float32), id="float"),
