@@ -100,6 +100,7 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         array_file.py       arrays in a file; a failing disk is told as one
         optimizer_state.py  the optimizer's arrays on disk, without a pickle
         saved_model.py      SavedModel: a model folder that is whole at every moment
+        config_file.py      its config.json, read without MXNet
         tally.py            what an epoch has come to, after any step
         checkpoint.py       TrainState, Checkpoints: written so that a kill loses nothing
         keeper.py           when they are written, and how a run is stopped
@@ -118,10 +119,11 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         detector.py         Detector.load(folder, archive or .onnx): image -> Detections
         engines/            gluon, symbol, onnx, openvino: one file a way to run a net
         description.py      what an exported model says of itself
-        exported.py         a folder of MXNet's deployment files: its names, and whether it is whole
+        exported.py         a folder of MXNet's deployment files: its names, whose it is, and whether it is whole
         symbol_reader.py    a symbol read without trust: only operators that a detector has
         symbol_file.py      a model written as those files
         onnx_file.py        a model written as an ONNX file (onnx_graph: its layers, onnx_head: decoding, suppression)
+        onnx_check.py       an ONNX file read without trust: nothing of it in other files
         quantize.py         convolutions in 8 bits
         agreement.py        whether two ways to run a network say the same
         artifact.py         the deployment files in a model folder, kept those of its model

@@ -16,10 +16,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable, Dict, Iterator
 
-from ssd_train.errors import SsdTrainError
+from ssd_train.errors import SsdTrainError, WeightsError
 
+OWN_SUM = "sha256"  # of a JSON document itself, in it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
 _TINY = 64 * 1024  # bytes; with less than this free, a writer's failure is the disk's
@@ -101,6 +102,28 @@ def sha256_of(path: Path) -> str:
         for chunk in iter(lambda: file.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def with_sum(document: Dict[str, Any]) -> Dict[str, Any]:
+    """A JSON document with a SHA-256 of what it says, for `check_sum`."""
+    return {**document, OWN_SUM: _sum_of(document)}
+
+
+def check_sum(path: Path, document: Dict[str, Any]) -> None:
+    """A WeightsError when the document read from `path` is not what was written; one without a sum is taken as it
+    is."""
+    written = document.get(OWN_SUM)
+    if written is not None and written != _sum_of(document):
+        raise WeightsError(
+            f"{path}: found SHA-256 {_sum_of(document)[:12]}…, expected {str(written)[:12]}…: the file is damaged, or "
+            f"was edited: without its {OWN_SUM!r} it is taken as it is"
+        )
+
+
+def _sum_of(document: Dict[str, Any]) -> str:
+    """SHA-256 of what a document says, whatever the order of its keys."""
+    said = {name: value for name, value in document.items() if name != OWN_SUM}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def temporary_beside(path: Path) -> Path:

@@ -164,28 +164,36 @@ def test_mutated_archives(model, tmp_path):
     assert len(outcomes) > 1
 
 
-def onnx_file_with_weights_in(place, path):
-    """A network whose weights lie in another file, as large ones are written."""
+def onnx_file_with_weights_in(place, path, operator, count):
+    """A network whose weights lie in another file, as large ones are written; without a place, in this one."""
     onnx = pytest.importorskip("onnx")
-    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
-    weights.data_location = onnx.TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=place)
-    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[count])
+    if place is None:
+        weights.raw_data = bytes(4 * count)
+    else:
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=place)
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x", "w"], ["y"])], "g", [x], [y], [weights])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     path.write_bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize("engine", [OnnxEngine, OpenVinoEngine])
-@pytest.mark.parametrize("where", ["relative", "absolute"])
-def test_an_onnx_file_reads_no_file_elsewhere(tmp_path, monkeypatch, engine, where):
+@pytest.mark.parametrize("operator, count", [("Add", 4), ("Add", 64), ("Max", 64)])
+@pytest.mark.parametrize("where", ["relative", "absolute", "working directory", "beside it", None])
+def test_an_onnx_file_reads_no_other_file(tmp_path, monkeypatch, engine, where, operator, count):
+    """The runtimes read many of these, by the number of weights and by what becomes of them."""
     pytest.importorskip(engine.name)
-    (tmp_path / "secret").write_bytes(np.arange(4, dtype=np.float32).tobytes())
     (tmp_path / "model").mkdir()
+    for name in ("secret", "model/weights"):
+        (tmp_path / name).write_bytes(np.arange(count, dtype=np.float32).tobytes())
     monkeypatch.chdir(tmp_path)
-    place = "../secret" if where == "relative" else str(tmp_path / "secret")
-    onnx_file_with_weights_in(place, tmp_path / "model" / "a.onnx")
-    with pytest.raises(WeightsError, match="a.onnx: cannot be read as an ONNX model"):
+    places = {"relative": "../secret", "absolute": str(tmp_path / "secret"), "working directory": "secret"}
+    place = where and places.get(where, "weights")
+    onnx_file_with_weights_in(place, tmp_path / "model" / "a.onnx", operator, count)
+    expected = "weights that lie in another file, expected all of them in this one"
+    with pytest.raises(WeightsError, match=f"a.onnx: found {expected if where else 'no description'}"):
         engine(tmp_path / "model" / "a.onnx")
 
 

@@ -60,8 +60,7 @@ def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
 def _tell_of_slower(engine: Engine, flags: argparse.Namespace, progress: Progress) -> None:
     """Warn where MXNet runs the model in 32 bits and nobody asked for that, with what would make it faster."""
     chosen = (flags.engine, flags.devices) != ("auto", "auto")
-    description = getattr(engine, "description", None)  # of exported models
-    kind = description.kind if description else ""
+    kind = engine.description.kind if engine.description else ""
     if chosen or kind == "int8" or "mxnet" not in ENGINES[engine.name]:
         return
     slower = f"{engine.name} runs the model, which is slower than onnxruntime"

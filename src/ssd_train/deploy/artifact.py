@@ -22,12 +22,11 @@ from ssd_train.deploy.agreement import Agreement, compare
 from ssd_train.deploy.description import Description
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
-from ssd_train.deploy.exported import FILES, INPUT, read_description
+from ssd_train.deploy.exported import FILES, INPUT, KIND, model_of, read_description
 from ssd_train.deploy.symbol_file import Arrays, make_symbol, write_files
 from ssd_train.errors import ConfigError, WeightsError
-from ssd_train.training.saved_model import CONFIG, SavedModel
-
-KIND = "symbol"
+from ssd_train.training.config_file import CONFIG
+from ssd_train.training.saved_model import SavedModel
 
 
 def is_current(folder: Path) -> bool:
@@ -65,13 +64,26 @@ def describe(model: SavedModel, kind: str) -> Description:
 
 
 def check_target(target: Path, description: Description) -> None:
-    """A ConfigError unless deployment files that `description` tells of may go into the folder `target`: beside a model
-    only its own may be, in 32 bits, which are what whoever serves that folder expects."""
+    """See that deployment files that `description` tells of may go into the folder `target`: what is there of a model
+    may be replaced by what was made of the same weights in the same way, which whoever serves that folder expects.
+
+    Raises:
+        ConfigError: it is a file, or the folder of another model or program.
+        WeightsError: what the model there says of itself is damaged.
+    """
     if target.exists() and not target.is_dir():
         raise ConfigError(f"output: found {target}, a file, expected a folder")
-    own = (target / CONFIG).is_file() and SavedModel.load(target).sha256 == description.weights
-    if (target / CONFIG).exists() and not (own and description.kind == KIND):
+    found = model_of(target)
+    if found != (description.weights, description.kind) and (found or (target / CONFIG).exists()):
         raise ConfigError(f"output: found {target}, a model's own folder, expected another, new or empty")
+
+
+def check_beside(folder: Path, weights: str) -> None:
+    """See that a file made of `weights`, a SHA-256, may go into `folder`, as `check_target`: any form of the same model
+    may be there, too."""
+    found = model_of(folder)
+    if found is not None and found[0] != weights:
+        raise ConfigError(f"output: found {folder}, another model's own folder, expected another, new or empty")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -17,8 +16,10 @@ from ssd_train.data.boxes import SizeWH
 from ssd_train.data.damage import decode_whole
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
+from ssd_train.deploy.description import Description
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT
 from ssd_train.errors import ConfigError, DataError, WeightsError
+from ssd_train.training.config_file import weights_in
 
 # engine -> the packages that it needs
 ENGINES = {
@@ -36,6 +37,10 @@ class Engine(Protocol):
     class_names: ClassNames
     side: int
     grayscale: bool
+
+    @property
+    def description(self) -> Optional[Description]:
+        """What the model says of itself; None of one that is not an export."""
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
         """Rows (B, N, 6) of class id, score, x1, y1, x2, y2 in input pixels for pictures uint8 (B, side, side, 3)."""
@@ -204,14 +209,12 @@ def _open(place: Path, devices: str, engine: str) -> Engine:
 
 def _refuse_stale(place: Path, engine: Engine, shown: str) -> None:
     """A WeightsError if `engine` runs what was exported from other weights than those of the model folder it is in."""
-    description = getattr(engine, "description", None)  # of exported models
-    config = place / "config.json"
-    if description is None or not config.is_file():
+    if engine.description is None:
         return
-    weights = json.loads(config.read_text("utf-8"))["weights"]["sha256"]
-    if description.weights != weights:
+    exported, weights = engine.description.weights, weights_in(place)
+    if weights is not None and weights != exported:
         raise WeightsError(
-            f"{shown}: found an export of weights {description.weights[:12]} beside a model of weights {weights[:12]}, "
+            f"{shown}: found an export of weights {exported[:12]} beside a model of weights {weights[:12]}, "
             "expected one of these: export the model again"
         )
 

@@ -23,7 +23,7 @@ from ssd_train.data.images import decode_for
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.artifact import check_target, prepared_files
+from ssd_train.deploy.artifact import check_beside, check_target, prepared_files
 from ssd_train.deploy.detector import Detector, Engine, Picture
 from ssd_train.deploy.engines.onnx import OnnxEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
@@ -73,7 +73,7 @@ def _symbol(folder: Path, output: Path, input: str, proof: Proof, progress: Prog
 def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
     pictures = _compared(model, proof)
-    with _prepared_file(output) as prepared:
+    with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input)
         agreement = compare(_rows(model.engine(), pictures), _rows(OnnxEngine(prepared), pictures))
         agreement.require(f"{output}: the exported network")
@@ -91,7 +91,7 @@ def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progre
 def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
     pictures = _calibration(model, proof)
-    with _prepared_file(output) as prepared:
+    with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, pictures))
         _require_map(model, OnnxEngine(prepared), proof, progress)
 
@@ -151,12 +151,14 @@ def _rows(engine: Engine, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _prepared_file(output: Path) -> Iterator[Path]:
-    """Where to write the ONNX file that takes the place `output` at the end of the block, and does not if it raises."""
+def _prepared_file(output: Path, model: Exportable) -> Iterator[Path]:
+    """Where to write the ONNX file of `model` that takes the place `output` at the end of the block, and does not if it
+    raises."""
     if output.suffix != ".onnx" or output.is_dir():
         raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
     with storage.errors_of(output, 0):
         output.parent.mkdir(parents=True, exist_ok=True)
+        check_beside(output.parent, model.describe("onnx").weights)
         storage.remove_leftovers(output)
     prepared = storage.temporary_beside(output)
     try:

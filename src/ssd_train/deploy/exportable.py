@@ -88,11 +88,11 @@ class Converted:
 
 def open_exportable(folder: Path) -> "Trained | Converted":
     """The model in `folder`; a WeightsError says what is wrong with it."""
+    if (folder / CONFIG).is_file():  # whole without its deployment files, which can then be made anew
+        return Trained(folder)
     if is_converted(folder):
         return Converted(folder)
-    if not (folder / CONFIG).is_file():
-        _refuse(folder)
-    return Trained(folder)
+    _refuse(folder)
 
 
 def _refuse(place: Path) -> NoReturn:

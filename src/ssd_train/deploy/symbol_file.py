@@ -64,4 +64,4 @@ def write_files(folder: Path, description: Description, parts: "Tuple[Any, Array
     settings = {name: str(value) for name, value in description.settings.items()}
     storage.write_json_atomic(folder / HYPERPARAMETERS, settings)
     sums = {name: storage.sha256_of(folder / name) for name in FILES if name != EXPORT}
-    storage.write_json_atomic(folder / EXPORT, {**description.to_json(), "files": sums})
+    storage.write_json_atomic(folder / EXPORT, storage.with_sum({**description.to_json(), "files": sums}))

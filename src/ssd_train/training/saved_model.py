@@ -6,7 +6,6 @@ is replaced last. Nothing here is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,11 @@ from ssd_train.errors import ConfigError, TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_exactly, saved_parameters
 from ssd_train.training.array_file import write_arrays
+from ssd_train.training.config_file import CONFIG, MODEL_FORMAT, read_document
 
 mx = framework.mxnet()
 
-MODEL_FORMAT = 1
-OWN_SUM = "sha256"  # of the description itself, in it
-CONFIG, HISTORY, WEIGHTS, LAST = "config.json", "history.jsonl", "weights-{}.params", "last.params"
+HISTORY, WEIGHTS, LAST = "history.jsonl", "weights-{}.params", "last.params"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class SavedModel:
             "versions": self.versions,
         }
         write_history(folder, history)
-        storage.write_json_atomic(folder / CONFIG, {**document, OWN_SUM: _sum_of(document)})
+        storage.write_json_atomic(folder / CONFIG, storage.with_sum(document))
         for old in folder.glob(WEIGHTS.format("*")):
             if old.name != path.name:
                 old.unlink()
@@ -82,19 +80,7 @@ class SavedModel:
     @classmethod
     def load(cls, folder: Path) -> "SavedModel":
         """The description in `folder`, its weights checked against their SHA-256; a WeightsError says what is wrong."""
-        path = Path(folder) / CONFIG
-        try:
-            document = json.loads(path.read_text("utf-8"))
-            newer = document["format"] > MODEL_FORMAT
-        except FileNotFoundError:
-            raise WeightsError(f"{folder}: found no {CONFIG}, expected a model folder written by ssd_train") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-        if newer:
-            raise WeightsError(
-                f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
-                f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
-            )
+        path, document = Path(folder) / CONFIG, read_document(Path(folder))
         try:
             model = cls(
                 config=TrainConfig.from_mapping(document["settings"]),
@@ -106,7 +92,7 @@ class SavedModel:
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
             )
-            _check_sum(path, document)
+            storage.check_sum(path, document)
             return model
         except ConfigError as error:
             raise WeightsError(
@@ -116,22 +102,6 @@ class SavedModel:
             raise WeightsError(
                 f"{path}: found a damaged description ({error!r}), expected all of a model's parts"
             ) from None
-
-
-def _sum_of(document: Dict[str, Any]) -> str:
-    """SHA-256 of what a description says, whatever the order of its keys."""
-    said = {name: value for name, value in document.items() if name != OWN_SUM}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def _check_sum(path: Path, document: Dict[str, Any]) -> None:
-    """A WeightsError when a description is not what was written; one without a sum is taken as it is."""
-    written = document.get(OWN_SUM)
-    if written is not None and written != _sum_of(document):
-        raise WeightsError(
-            f"{path}: found SHA-256 {_sum_of(document)[:12]}…, expected {str(written)[:12]}…: the file is damaged, or "
-            f"was edited: without its {OWN_SUM!r} it is taken as it is"
-        )
 
 
 def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:

@@ -3,6 +3,7 @@ kill."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -175,6 +176,28 @@ def test_a_kill_at_any_moment_leaves_files_that_are_whole_or_known_not_to_be(pub
     else:
         pytest.fail("60 steps were not enough to publish")
     assert step > 10
+
+
+def test_a_flipped_bit_anywhere_in_their_description_is_told(copied):
+    """Or changes nothing that it says: there, the name of the sum."""
+    path, good, missed = copied / EXPORT, exported.read_description(copied), 0
+    (copied / "config.json").unlink()
+    owner, data = exported.model_of(copied), path.read_bytes()
+    assert owner == (good.weights, "symbol")
+    for place in range(0, len(data), 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 7]) + data[place + 1 :])
+        with contextlib.suppress(WeightsError):
+            assert exported.model_of(copied) == owner
+            missed += 1
+    assert len(data) > 1000 and missed < 10
+
+
+def test_a_description_without_a_sum_is_taken_as_it_is(copied):
+    document = json.loads((copied / EXPORT).read_text())
+    for changed in ({**document, "class_names": ["emu"]}, {**document, "class_names": ["emu"], "sha256": None}):
+        (copied / EXPORT).write_text(json.dumps(changed))
+        assert is_current(copied) == (changed["sha256"] is None)
+    assert read_description(copied).class_names.names == ("emu",)
 
 
 @pytest.mark.parametrize(

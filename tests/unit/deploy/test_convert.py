@@ -8,7 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import SMALL, flags_of, shapes_set
+from builders import SMALL, HeardProgress, flags_of, shapes_set
 from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
 from nets import drawn_inputs, talking_model
 
@@ -18,7 +18,9 @@ from ssd_train.data.images import encode_png
 from ssd_train.deploy.agreement import compare
 from ssd_train.deploy.builtin_network import Rules, make_detector, read_artifact
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.export import Proof, export
 from ssd_train.deploy.exported import SYMBOL, read_description
+from ssd_train.errors import ConfigError
 
 mx = framework.mxnet()
 SIDES = {"resnet-50": 128, "vgg-16": 300}
@@ -276,6 +278,22 @@ def test_it_is_not_written_into_the_folder_of_a_model(artifacts, tmp_path, capsy
     assert main(["convert", "--model", str(artifacts / "resnet-50"), "--output", str(tmp_path / "model")]) == 2
     assert f"output: found {tmp_path / 'model'}, a model's own folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+def test_a_converted_model_is_replaced_by_nothing_else(artifacts, converted, tmp_path, capsys):
+    """Neither by its own 8 bits, which have no way back, nor by another converted model; by itself it may be."""
+    model = shutil.copytree(converted / "resnet-50", tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(ConfigError, match=f"output: found {model}, a model's own folder, expected another"):
+        export(model, "int8", model, "pixels", Proof(), HeardProgress())
+    with pytest.raises(ConfigError, match=f"output: found {model}, another model's own folder"):
+        export(converted / "vgg-16", "onnx", model / "m.onnx", "pixels", Proof(), HeardProgress())
+    assert main(["convert", "--model", str(artifacts / "vgg-16"), "--output", str(model)]) == 2
+    assert f"output: found {model}, a model's own folder" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    flags = ["--output", str(model), "--class_names", "ant,bee,fly"]
+    assert main(["convert", "--model", str(artifacts / "resnet-50"), *flags]) == 0
+    assert read_description(model).class_names.names == ("ant", "bee", "fly")
 
 
 def test_what_was_converted_is_not_converted_again(converted, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from nets import CLASSES, drawn_inputs, talking_model
+from saving import flip_a_bit
 
 from ssd_train.cli.main import main
 from ssd_train.data.images import encode_png
@@ -60,6 +62,7 @@ def test_engines_say_the_same(model, place, engine, expected):
         pytest.importorskip("openvino")
     found = Detector.load(model / place, "cpu", engine)
     assert type(found.engine).__name__ == expected and found.class_names.names == CLASSES
+    assert (found.engine.description is None) == (expected == "GluonEngine"), "of exports only"
     pictures = drawn_inputs(3)
     agreement = compare(Detector.load(model / "both", engine="mxnet").engine.run(pictures), found.engine.run(pictures))
     assert agreement.rows > 50 and agreement.unmatched == 0
@@ -118,6 +121,22 @@ def test_of_two_onnx_files_none_is_meant(model, tmp_path):
         (tmp_path / name).write_bytes((model / "file.onnx").read_bytes())
     with pytest.raises(WeightsError, match="found a.onnx, b.onnx, expected one .onnx file"):
         Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "bert"}', '{"weights": {}}', "[]"])
+def test_a_config_of_another_program_is_no_model(model, tmp_path, text):
+    shutil.copy(model / "file.onnx", tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES
+
+
+def test_a_damaged_model_beside_an_onnx_file_is_told(model, tmp_path):
+    shutil.copy(model / "file.onnx", tmp_path)
+    shutil.copy(model / "both" / "config.json", tmp_path)
+    assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES, "its own"
+    flip_a_bit(tmp_path / "config.json")
+    with pytest.raises(WeightsError, match="config.json: "):
+        Detector.load(tmp_path, engine="onnxruntime")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from builders import HeardProgress, memory_images
 from nets import CLASSES, talking_model
+from saving import flip_a_bit
 
 from ssd_train import framework
 from ssd_train.cli.export import EIGHT_BITS, FORMATS, INPUTS
@@ -17,6 +19,7 @@ from ssd_train.data.images import encode_png
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.deploy import onnx_file
+from ssd_train.deploy.artifact import is_current
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.export import Proof, export
 from ssd_train.deploy.scoring import pictures_of, score_images
@@ -141,6 +144,30 @@ def test_eight_bits_do_not_go_where_the_models_own_files_are(folder, labelled):
         written(folder, "int8", folder, Proof(validation=labelled))
 
 
+def test_eight_bits_do_not_go_where_others_of_the_same_weights_are(folder, labelled, tmp_path):
+    written(folder, "symbol", tmp_path / "symbol", Proof())
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="found .*symbol, a model's own folder, expected another"):
+        written(folder, "int8", tmp_path / "symbol", Proof(validation=labelled))
+    assert contents(tmp_path) == before
+    written(folder, "symbol", tmp_path / "symbol", Proof())
+    assert contents(tmp_path) == before, "made again of the same model"
+
+
+@pytest.mark.parametrize("damaged", ["model-0000.params", "model-symbol.json", "model-export.json"])
+def test_a_model_is_exported_whatever_befell_its_deployment_files(folder, tmp_path, damaged):
+    """As the error says that tells of the damage."""
+    model = shutil.copytree(folder, tmp_path / "model")
+    written(model, "symbol", model, Proof())
+    flip_a_bit(model / damaged)
+    written(model, "onnx", model / "m.onnx", Proof())
+    assert not is_current(model)
+    written(model, "symbol", model, Proof())
+    assert is_current(model)
+    for engine in ("symbol", "onnxruntime"):
+        assert Detector.load(model, engine=engine).class_names.names == CLASSES
+
+
 def test_an_onnx_file_that_answers_differently_is_not_written(folder, tmp_path, monkeypatch):
     """As with anchors of another order."""
     make = onnx_file.make_anchors
@@ -212,22 +239,40 @@ def test_what_is_no_model_folder_is_told(folder, tmp_path, capsys, place, expect
     assert not (tmp_path / "m.onnx").exists()
 
 
-@pytest.mark.parametrize("format", ["symbol", "int8"])
+OWNED = "model's own folder, expected another, new or empty"
+
+
 @pytest.mark.parametrize(
-    "place, expected",
+    "format, place, expected",
     [
-        pytest.param("other", "a model's own folder, expected another, new or empty", id="another-model"),
-        pytest.param("file", "a file, expected a folder", id="file"),
+        *[(format, place, OWNED) for format in FORMATS for place in ("other", "export")],
+        *[(format, "program", OWNED) for format in ("symbol", "int8")],
+        *[(format, "file", "a file, expected a folder") for format in ("symbol", "int8")],
+        *[(format, "file", "cannot be written") for format in ("onnx", "onnx-int8")],
     ],
 )
 def test_nothing_is_written_over_another_model(folder, labelled, tmp_path, format, place, expected):
     """Whoever serves its folder would serve this one's."""
     talking_model(tmp_path / "other", ("bus", "car"))
+    written(tmp_path / "other", "symbol", tmp_path / "export", Proof())
     (tmp_path / "file").write_text("kept")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=f"output: found {tmp_path / place}, {expected}"):
-        written(folder, format, tmp_path / place, Proof(validation=labelled))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "config.json").write_text("{}")
+    before = contents(tmp_path)
+    output = tmp_path / place / "m.onnx" if "onnx" in format else tmp_path / place
+    with pytest.raises(SsdTrainError, match=f"{tmp_path / place}.*{expected}"):
+        written(folder, format, output, Proof(validation=labelled))
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_onnx_file_goes_where_another_program_has_its_config(folder, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    written(folder, "onnx", tmp_path / "m.onnx", Proof())
+    assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES
 
 
 def test_the_command_writes_every_format(folder, labelled, tmp_path, capsys):

@@ -19,6 +19,7 @@ class GluonEngine:
     unused."""
 
     name = "mxnet"
+    description = None  # it is not an export
 
     def __init__(self, folder: Path, devices: str = "auto") -> None:
         self.model = SavedModel.load(folder)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd_train import framework
 from ssd_train.deploy.description import Description, as_input
+from ssd_train.deploy.onnx_check import check_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
 
@@ -21,11 +22,12 @@ class OnnxEngine:
 
     def __init__(self, path: Path) -> None:
         runtime = _runtime()
+        check_onnx_file(path)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = framework.cpu_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: it warns of every constant that it folds away
-        try:  # its bytes, not its path: of a file's path it would read whatever other files its weights say they lie in
+        try:
             self._session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, one for each status, without a common base
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssd_train import framework
 from ssd_train.deploy.description import Description, as_input
+from ssd_train.deploy.onnx_check import check_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
 
@@ -21,6 +22,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path) -> None:
         core = _openvino().Core()
+        check_onnx_file(path)
         try:
             model = core.read_model(str(path))
         except RuntimeError as error:

@@ -1,0 +1,45 @@
+"""Whether a folder is a model's, and of which weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ssd_train.errors import WeightsError
+from ssd_train.storage import with_sum
+from ssd_train.training.config_file import MODEL_FORMAT, weights_in
+
+GOOD = {"format": MODEL_FORMAT, "class_names": ["cat"], "weights": {"file": "weights-a.params", "sha256": "abc"}}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        pytest.param(None, None, id="no-file"),
+        pytest.param(json.dumps(with_sum(GOOD)), "abc", id="ours"),
+        pytest.param(json.dumps(GOOD), "abc", id="without-a-sum"),
+        pytest.param("[1]", None, id="a-list"),
+        pytest.param('{"format": 1, "weights": "a"}', None, id="another-program's"),
+    ],
+)
+def test_the_weights_of_a_folder(tmp_path, text, expected):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    assert weights_in(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        pytest.param("{", "cannot be read as a model's description", id="cut-off"),
+        pytest.param(json.dumps({**GOOD, "format": 99}), "found format 99", id="newer"),
+        pytest.param(json.dumps({**with_sum(GOOD), "epoch": 1}), "found SHA-256 .* the file is damaged", id="sum"),
+        pytest.param(json.dumps({**GOOD, "weights": 7}), "found a damaged description", id="no-weights"),
+        pytest.param(json.dumps({**GOOD, "weights": {}}), "found a damaged description", id="no-digest"),
+    ],
+)
+def test_a_damaged_description_is_told(tmp_path, text, expected):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=f"config.json: {expected}"):
+        weights_in(tmp_path)
