@@ -78,6 +78,7 @@ class Learner:
         able = config.optimizer == "adam" and self.exchange.together and not config.ema_decay
         self.deferred = able and (self.devices[0].device_type == "gpu" if deferred is None else deferred)
         self.statistics = Statistics(net, self.devices)
+        self.newest: List[Any] = []  # `before` of the step that began last
         settings = optimizer_settings(config)
         self.trainer = mx.gluon.Trainer(
             self.parameters,
@@ -115,7 +116,7 @@ class Learner:
         with an object of all hosts, counted where they are not given. Another step may begin before the end of this one
         if steps are deferred."""
         positives = max(self.counts(batch)[1] if positives is None else positives, 1)
-        before = self.statistics.copies()
+        before = self.newest = self.statistics.copies()
         scale = self.loss_scale.value
         step = Step(batch, rate, positives, scale, *self._forward_backward(batch, scale / positives), before)
         if self.deferred:
@@ -151,8 +152,10 @@ class Learner:
             self.average.update()
 
     def _take_back(self, step: Step) -> None:
-        """What a step that is left out has left behind all the same."""
+        """What a step that is left out has left behind all the same: in the net, and in what the next one, if it is on
+        its way by now, has copied of that before it began."""
         self.statistics.put_back(step.before)
+        self.newest[:] = step.before
         if self.deferred:
             self.trainer._optimizer.take_back()
 

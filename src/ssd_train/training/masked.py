@@ -88,17 +88,13 @@ class Statistics:
     def __init__(self, net: Any, devices: Sequence[Any]) -> None:
         found = [parameter for name, parameter in saved_parameters(net).items() if name.endswith(STATISTICS)]
         self._arrays = [[parameter.data(device) for parameter in found] for device in devices if found]
-        self._newest: List[Any] = []
 
     def copies(self) -> List[Any]:
         """All of them as they are, end to end: (N,) for each device."""
-        self._newest = [mx.nd.concat(*arrays, dim=0) for arrays in self._arrays]
-        return self._newest
+        return [mx.nd.concat(*arrays, dim=0) for arrays in self._arrays]
 
     def put_back(self, copies: List[Any]) -> None:
-        """As they were when `copies` were made. The newest copies become the same: of a step on its way, they were made
-        of what is taken back here."""
-        self._newest[:] = copies
+        """As they were when `copies` were made."""
         for arrays, values in zip(self._arrays, copies):
             start = 0
             for array in arrays:
