@@ -132,19 +132,19 @@ class Stuck:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("on_bad", ["error", "skip"])
-def test_a_file_that_stands_still_is_told_within_seconds(data, tmp_path, workers, on_bad):
+def test_a_file_that_stands_still_is_told_within_seconds(data, tmp_path, unbroken, workers, on_bad):
+    """Within its time limit, once with others and once alone, and what runs take on this machine: less than the
+    kernel's patience."""
     images = shutil.copytree(data[0].images, tmp_path / "images")
     victim = sorted(images.iterdir())[2]
     stuck = Stuck(victim)
     sides = (data[0]._replace(images=images), data[1])
     settings = {**SAVING, "epochs": 1, "on_bad_data": on_bad, "num_workers": workers}
-    began = time.monotonic()
     try:
         process = start(flags(sides, tmp_path, **settings), SSD_TRAIN_READ_SECONDS="1")
-        printed = ended(process, 40)  # less than the kernel's patience
+        printed = ended(process, min(2 * 1 + 3 * unbroken.seconds, 40))
     finally:
         stuck.close()
-    assert time.monotonic() - began < 40
     assert re.search(r"output.manifest:3\b", printed), printed
     if on_bad == "error":
         assert process.returncode == 2 and "nothing came within 1 s, expected a disk that answers" in printed, printed

@@ -75,7 +75,6 @@ def test_a_chosen_picture_shows_its_boxes(page, files, tmp_path):
     assert labels.min() >= -0.01 and (labels.max(axis=0)[2:] <= [WIDTH + 0.01, HEIGHT + 0.01]).all()
     overlaps = np.triu(iou_matrix(labels, labels), 1)
     assert (overlaps > 0.001).sum() == 0
-    set_threshold(page, 0)
     set_threshold(page, 1)
     assert page.value(BOXES) == 0 and page.value(ROWS) == 0
     target = tmp_path / "page.png"
