@@ -22,10 +22,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 
@@ -88,10 +87,9 @@ def measure(model: Path, seconds: float, clients: int, share: float, faults: Lis
         for what, bad in (("load", []), ("mixed", bad_bodies(pictures[0]))):
             crowd = Crowd(server.address, good, bad, share)
             crowd.ask(clients, min(TURN, seconds / 4))  # memory settles
-            with server.watched() as memory:
-                row, tally = in_turns(detector, inputs, crowd, clients, seconds / 2)
+            row, tally = in_turns(detector, inputs, crowd, (clients, seconds / 2), server.memory)
             faults += tally.faults
-            yield {"what": what, "clients": clients, **row, **memory}
+            yield {"what": what, "clients": clients, **row}
 
 
 def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], address: str) -> Dict[str, float]:
@@ -117,15 +115,20 @@ def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], a
 
 
 def in_turns(
-    detector: Detector, inputs: List[np.ndarray], crowd: Crowd, clients: int, seconds: float
+    detector: Detector, inputs: List[np.ndarray], crowd: Crowd, load: Tuple[int, float], memory: Callable[[], float]
 ) -> "Tuple[Dict[str, Any], Tally]":
-    """The engine alone and the server under load, in turns that see the same noise of the machine."""
-    total, ratios, rates = Tally(), [], []
+    """The engine alone and the server under `load` (clients, seconds), in turns that see the same noise of the machine.
+
+    Memory is looked at after each turn of the server, when it has no request in its hands.
+    """
+    (clients, seconds), total = load, Tally()
+    ratios, rates, held = [], [], []
     turns = max(1, round(seconds / TURN))
     for _ in range(turns):
         alone = engine_rate(detector, inputs, min(TURN, seconds))
         tally = crowd.ask(clients, min(TURN, seconds))
         total.add(tally)
+        held.append(memory())
         rates.append(alone)
         # what is in the clients' hands at the end of a turn was worked on in it, as all are waited for
         ratios.append(tally.rate / alone)
@@ -138,6 +141,8 @@ def in_turns(
         "p50_ms": total.percentile(50),
         "p95_ms": total.percentile(95),
         "faults": len(total.faults),
+        "memory_mib": round(held[-1], 1),
+        "growth": round(held[-1] / held[0] - 1, 4),
     }
     return row, total
 
@@ -173,37 +178,6 @@ class RunningServer:
     def memory(self) -> float:
         """MiB in use."""
         return resident_bytes(str(self.process.pid)) / 2**20
-
-    def watched(self) -> "Watched":
-        """What it needs during a `with` block."""
-        return Watched(self)
-
-
-class Watched:
-    """Memory of a server, looked at four times a second: its median in the first and in the last fifth of the time, the
-    growth between them, and its peak."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self._server, self._ended, self._seen = server, threading.Event(), []  # type: ignore[var-annotated]
-        self._thread = threading.Thread(target=self._watch)
-        self.figures: Dict[str, float] = {}
-
-    def __enter__(self) -> Dict[str, float]:
-        self._thread.start()
-        return self.figures
-
-    def __exit__(self, *_: Any) -> None:
-        self._ended.set()
-        self._thread.join()
-        fifth = max(1, len(self._seen) // 5)
-        first, last = statistics.median(self._seen[:fifth]), statistics.median(self._seen[-fifth:])
-        self.figures.update(
-            memory_mib=round(last, 1), growth=round(last / first - 1, 4), peak_mib=round(max(self._seen), 1)
-        )
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.25):
-            self._seen.append(self._server.memory())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
             deploy, describe, invoke    one file a way (common: what they share)
     config.py           TrainConfig: every hyperparameter once, with unit, limits, default (setting_values:
                         texts as values, held against each other, builtin: what settings mean to the built-in algorithm,
-                        recipes: settings measured together)
+                        recipes: image size and epochs)
     environment.py      Environment: where we run: folders, hosts, devices, memory (cgroups: limits of a container)
     errors.py           SsdTrainError and its kinds
     framework.py        the one door to MXNet and GluonCV: version check and fix-ups, once (cpus: how many it may use)

@@ -41,7 +41,7 @@ class TrainConfig:
     )
     recipe: str = setting(
         "",
-        "image size and epochs that were measured together, by name; one that is given counts instead",
+        "an image size and a number of epochs, by name: how much time to spend; one that is given counts instead",
         choices=("", *recipes.RECIPES),
         resume=True,  # what it led to are the other settings
     )

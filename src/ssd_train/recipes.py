@@ -1,6 +1,7 @@
-"""--recipe: settings that were measured together, by name; benchmarks/README.md has their scores and minutes.
+"""--recipe: an image size and a number of epochs, by name: how much time is spent.
 
-They say how much time is spent. Everything else is as the defaults have it, which are the best found for all of them.
+Everything else is as the defaults have it, which are the best found. benchmarks/README.md tells what each was measured
+to score, and where it was not measured.
 """
 
 from __future__ import annotations
