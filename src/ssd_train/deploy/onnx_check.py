@@ -27,18 +27,20 @@ _NUMBER, _WITH_LENGTH = 0, 2  # kinds of fields
 _FIXED = {1: 8, 5: 4}  # kinds of fields -> bytes
 
 
-def check_onnx_file(path: Path) -> None:
-    """Look through the file `path`; the numbers in it are not read.
+def read_onnx_file(path: Path) -> bytes:
+    """The content of the file `path`, once it is looked through.
 
     Raises:
         WeightsError: it is no ONNX file, or it says of some of its numbers that they lie in another one.
     """
     try:
-        elsewhere = _is_elsewhere(memoryview(path.read_bytes()))
+        content = path.read_bytes()
+        elsewhere = _is_elsewhere(memoryview(content))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as an ONNX model ({error})") from None
     if elsewhere:
         raise WeightsError(f"{path}: found weights that lie in another file, expected all of them in this one")
+    return content
 
 
 def _is_elsewhere(model: memoryview) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssd_train.deploy import onnx_check
-from ssd_train.deploy.onnx_check import check_onnx_file
+from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import WeightsError
 
 
@@ -69,10 +69,10 @@ def test_weights_elsewhere_are_found_in_every_place(tmp_path, place, say):
     say(tensor)
     path.write_bytes(model.SerializeToString())
     if say is inside:
-        check_onnx_file(path)
+        read_onnx_file(path)
     else:
         with pytest.raises(WeightsError, match="m.onnx: found weights that lie in another file, expected all of them"):
-            check_onnx_file(path)
+            read_onnx_file(path)
 
 
 def test_every_place_is_known():
@@ -115,7 +115,7 @@ def test_what_is_no_onnx_file_is_told(tmp_path, data, expected):
     if data is not None:
         (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(WeightsError, match=f"m.onnx: cannot be read as an ONNX model .*{expected}"):
-        check_onnx_file(tmp_path / "m.onnx")
+        read_onnx_file(tmp_path / "m.onnx")
 
 
 def test_a_number_may_be_longer_than_it_needs_to_be(tmp_path):
@@ -124,4 +124,4 @@ def test_a_number_may_be_longer_than_it_needs_to_be(tmp_path):
     graph = b"\xaa\x00" + bytes([len(tensor)]) + tensor
     (tmp_path / "m.onnx").write_bytes(b"\xba\x80\x00" + bytes([len(graph)]) + graph)
     with pytest.raises(WeightsError, match="found weights that lie in another file"):
-        check_onnx_file(tmp_path / "m.onnx")
+        read_onnx_file(tmp_path / "m.onnx")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd_train import framework
 from ssd_train.deploy.description import Description, as_input
-from ssd_train.deploy.onnx_check import check_onnx_file
+from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
 
@@ -22,13 +22,13 @@ class OnnxEngine:
 
     def __init__(self, path: Path) -> None:
         runtime = _runtime()
-        check_onnx_file(path)
+        content = read_onnx_file(path)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = framework.cpu_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: it warns of every constant that it folds away
         try:
-            self._session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, one for each status, without a common base
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
         self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)

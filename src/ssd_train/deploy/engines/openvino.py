@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd_train import framework
 from ssd_train.deploy.description import Description, as_input
-from ssd_train.deploy.onnx_check import check_onnx_file
+from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
 
@@ -22,9 +22,9 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path) -> None:
         core = _openvino().Core()
-        check_onnx_file(path)
+        content = read_onnx_file(path)
         try:
-            model = core.read_model(str(path))
+            model = core.read_model(content)
         except RuntimeError as error:
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_last_line(error)})") from None
         self.description = Description.from_texts(_metadata(model), path)
