@@ -21,17 +21,7 @@ def read_document(folder: Path) -> Dict[str, Any]:
         WeightsError: there is none, it cannot be read, or a newer ssd_train wrote it.
     """
     path = folder / CONFIG
-    document = _parsed(path)
-    try:
-        newer = document["format"] > MODEL_FORMAT
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-    if newer:
-        raise WeightsError(
-            f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
-            f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
-        )
-    return document
+    return _of_known_format(path, _parsed(path))
 
 
 def weights_in(folder: Path) -> Optional[str]:
@@ -47,12 +37,26 @@ def weights_in(folder: Path) -> Optional[str]:
     found = _parsed(path)
     if not isinstance(found, dict) or not _OURS <= set(found):
         return None
-    document = read_document(folder)
+    document = _of_known_format(path, found)
     storage.check_sum(path, document)
     try:
         return str(document["weights"]["sha256"])
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: found a damaged description ({error!r}), expected its weights' SHA-256") from None
+
+
+def _of_known_format(path: Path, document: Any) -> Dict[str, Any]:
+    try:
+        newer = document["format"] > MODEL_FORMAT
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
+    if newer:
+        raise WeightsError(
+            f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
+            f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
+        )
+    found: Dict[str, Any] = document
+    return found
 
 
 def _parsed(path: Path) -> Any:
