@@ -84,7 +84,8 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         zoo.py              weights of GluonCV's model zoo, asked for with a time limit
         targets.py          TargetEncoder: boxes matched to anchors
         loss.py             DetectionLoss: named parts, (sum, count)
-        graphs.py           the net as hybridized graphs: one to train, one to detect
+        graphs.py           the net as hybridized graphs: one to train, one to detect (fused: layers in their fastest
+                            form)
     training/           batches + net -> weights
         devices.py          contexts, and a batch split over them
         cluster.py          Cluster: the hosts that train together (meeting: how they find each other, exchange: how

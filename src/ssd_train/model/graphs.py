@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ssd_train import framework
+from ssd_train.model.fused import JoinedPredictors
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.pixels import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
@@ -41,13 +42,34 @@ class _Heads(mx.gluon.HybridBlock):
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
         """Pixels (B, S, S, 3) -> (B, A, classes + 1), (B, A, 4), and the maps, each (B, C, H, W)."""
         maps = self.features(self.normalize(pixels))
-        class_preds = _gather(F, maps, self.class_predictors, self.num_classes + 1)
-        return class_preds, _gather(F, maps, self.box_predictors, 4), maps
+        class_preds = [predict(m) for m, predict in zip(maps, self.class_predictors)]
+        box_preds = [predict(m) for m, predict in zip(maps, self.box_predictors)]
+        return _gather(F, class_preds, self.num_classes + 1), _gather(F, box_preds, 4), maps
 
 
-def _gather(F: Any, maps: Any, predictors: Any, width: int) -> Any:
+class _LearningHeads(mx.gluon.HybridBlock):
+    """Pixels -> class scores and box offsets as of _Heads, in the way that is the fastest to learn: `features` are the
+    net's layers or another form of them (fused_features), and both predictors of a map are one convolution."""
+
+    def __init__(self, net: Any, features: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = net.num_classes
+        self.normalize = _Normalize()
+        self.features = features
+        self.predictors = mx.gluon.nn.HybridSequential()
+        for classes, boxes in zip(net.class_predictors, net.box_predictors):
+            self.predictors.add(JoinedPredictors(classes.predictor, boxes.predictor))
+
+    def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        """Pixels (B, S, S, 3) -> (B, A, classes + 1), (B, A, 4)."""
+        maps = self.features(self.normalize(pixels))
+        class_preds, box_preds = zip(*(predict(m) for m, predict in zip(maps, self.predictors)))
+        return _gather(F, class_preds, self.num_classes + 1), _gather(F, box_preds, 4)
+
+
+def _gather(F: Any, predictions: Any, width: int) -> Any:
     """Each map's prediction (B, k * width, H, W) -> all of them (B, A, width)."""
-    flat = [F.flatten(F.transpose(predict(m), (0, 2, 3, 1))) for m, predict in zip(maps, predictors)]
+    flat = [F.flatten(F.transpose(prediction, (0, 2, 3, 1))) for prediction in predictions]
     return F.reshape(F.concat(*flat, dim=1), shape=(0, -1, width))
 
 
@@ -88,17 +110,18 @@ class TrainGraph(mx.gluon.HybridBlock):
     """One training forward: (pixels, class targets, box targets, scale) -> (loss, CrossEntropy, SmoothL1), each (1,).
 
     `scale` (1,) is one over the number of positive anchors of the whole batch, on all devices and hosts; only `loss` is
-    multiplied by it, and gradients of devices then simply add up.
+    multiplied by it, and gradients of devices then simply add up. `features` are the net's own layers in another form
+    (fused_features).
     """
 
-    def __init__(self, net: Any, loss: DetectionLoss, **kwargs: Any) -> None:
+    def __init__(self, net: Any, loss: DetectionLoss, features: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.heads = _Heads(net)
+        self.heads = _LearningHeads(net, features or net.features)
         self.loss = loss
 
     def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any, scale: Any) -> Any:
         """(B, S, S, 3), (B, A), (B, A, 4), (1,) -> the loss and its two parts, each (1,)."""
-        class_preds, box_preds, _ = self.heads(pixels)
+        class_preds, box_preds = self.heads(pixels)
         cross_entropy, smooth_l1 = self.loss(class_preds, box_preds, class_targets, box_targets)
         return (cross_entropy + smooth_l1) * scale, cross_entropy, smooth_l1
 

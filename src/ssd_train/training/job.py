@@ -117,7 +117,8 @@ def prepare(
     evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
     loaders = _make_loaders(config, train, validation, sampler, progress)
-    progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads")
+    joined = ", BatchNorm and ReLU in one" if learner.features else ""
+    progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads{joined}")
     return Job(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
 
 

@@ -17,6 +17,7 @@ from ssd_train import framework
 from ssd_train.config import TrainConfig
 from ssd_train.data.batches import TrainBatch
 from ssd_train.errors import TrainingDiverged
+from ssd_train.model.fused import fused_features
 from ssd_train.model.graphs import TrainGraph, compile_graph
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.training.averaging import WeightAverage
@@ -69,7 +70,8 @@ class Learner:
         self.cluster = cluster or Cluster()
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
-        self.graph = compile_graph(TrainGraph(net, make_loss(config)))
+        self.features = self._fused_features(config)  # None: the net's own, as they are
+        self.graph = compile_graph(TrainGraph(net, make_loss(config), self.features))
         self.average: Optional[WeightAverage] = None  # follows every step that counts, where there is one
         self.clip = config.clip_gradient
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
@@ -87,6 +89,13 @@ class Learner:
             kvstore=self.exchange.local_store(config, self.devices),
             update_on_kvstore=False,
         )
+
+    def _fused_features(self, config: TrainConfig) -> Any:
+        """The net's layers as they learn fastest on the processor with a device's part of a batch; None elsewhere."""
+        if config.amp or self.devices[0].device_type != "cpu":
+            return None
+        images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
+        return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
 
     def begin(self, config: TrainConfig, steps: int, epoch: int) -> None:
         """To be called with the first weights in place, before a step of epoch `epoch` (from 0) of `steps` each."""

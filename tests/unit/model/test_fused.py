@@ -1,0 +1,143 @@
+"""Layers in their fastest form: the values, gradients and statistics of the plain ones, wherever MXNet can do it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ssd_train import framework
+from ssd_train.model import fused
+from ssd_train.model.fused import JOINED, JoinedPredictors, fused_features
+from ssd_train.model.net import VGG, build_net, freeze
+
+mx = framework.mxnet()
+
+SIDE, IMAGES = 96, 2
+SHAPE = (IMAGES, 3, SIDE, SIDE)
+needs_operator = pytest.mark.skipif(
+    not framework.has_fused_batchnorm(), reason="MXNet's fused BatchNorm is not to be had on this processor"
+)
+
+
+@pytest.fixture(autouse=True)
+def like_a_processor_that_can(monkeypatch):
+    """The tests of what is joined are of the graph, not of a processor without AVX2."""
+    monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: True)
+
+
+def operators(block):
+    return [node["op"] for node in json.loads(block._cached_graph[1].tojson())["nodes"]]
+
+
+def learned(features, net):
+    """Maps, gradients and statistics of a step of `features`, whose parameters are those of `net`."""
+    pixels = mx.nd.array(np.random.RandomState(1).normal(0, 1, SHAPE))
+    features.hybridize(static_alloc=True, static_shape=True)
+    parameters = net.features.collect_params().values()
+    with mx.autograd.record():
+        maps = features(pixels)
+        loss = mx.nd.add_n(*[(m * m).sum() for m in maps])
+    loss.backward()
+    gradients = [p.grad().asnumpy() for p in parameters if p.grad_req != "null"]
+    return [m.asnumpy() for m in maps], gradients, [p.data().asnumpy() for p in parameters if p.grad_req == "null"]
+
+
+def assert_alike(found, expected):
+    for ours, plain in zip(found, expected):
+        largest = max(np.abs(array).max() for array in plain)
+        for one, other in zip(ours, plain):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * largest)
+
+
+@needs_operator
+@pytest.mark.parametrize(
+    "network, joined",  # those of the backbone and of the two extra maps, two each
+    [("mobilenet0.25", 27 + 4), ("mobilenet1.0", 27 + 4), ("resnet-50", 33 + 4)],
+)
+def test_a_step_is_that_of_the_plain_layers(network, joined):
+    plain, other = (build_net(network, SIDE, ["a"], seed=3) for _ in range(2))
+    features = fused_features(other, SHAPE)
+    assert operators(features).count(JOINED) == joined
+    assert operators(features).count("Activation") + joined == operators(plain.features).count("Activation")
+    assert_alike(learned(features, other), learned(plain.features, plain))
+
+
+@needs_operator
+def test_frozen_layers_keep_their_statistics():
+    plain, other = (build_net("mobilenet0.25", SIDE, ["a"], seed=3) for _ in range(2))
+    for net in (plain, other):
+        freeze(net, "mobilenet0.25", r"^features\.mobilenet")
+    before = other.features.collect_params(".*batchnorm0_running_mean").values()
+    before = [p.data().asnumpy() for p in before]
+    assert_alike(learned(fused_features(other, SHAPE), other), learned(plain.features, plain))
+    after = [p.data().asnumpy() for p in other.features.collect_params(".*batchnorm0_running_mean").values()]
+    assert before and all(np.array_equal(b, a) for b, a in zip(before, after))
+
+
+@needs_operator
+def test_the_net_itself_stays_as_it_can_be_exported():
+    net = build_net("mobilenet0.25", SIDE, ["a"])
+    before = net.features._cached_graph[1].tojson()
+    assert fused_features(net, SHAPE) is not None
+    assert net.features._cached_graph[1].tojson() == before and JOINED not in before
+
+
+def test_what_several_layers_read_passes_through_a_copy():
+    data = mx.sym.var("data")
+
+    def relu_of(what, name):
+        return mx.sym.Activation(mx.sym.BatchNorm(what, name=f"{name}_bn"), act_type="relu", name=f"{name}_relu")
+
+    shared = relu_of(data, "shared")
+    lonely = relu_of(shared + 1, "lonely")
+    read_twice = mx.sym.BatchNorm(lonely, name="twice_bn")
+    outputs = [mx.sym.Activation(read_twice, act_type="relu", name="kept_relu") + read_twice, shared * 2]
+    graph = json.loads(mx.sym.Group(outputs).tojson())
+    assert fused._join(graph) == 2
+    by_name = {node["name"]: node for node in graph["nodes"]}
+    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [JOINED, JOINED, "BatchNorm"]
+    assert by_name["shared_relu"]["op"] == "_copy" and by_name["kept_relu"]["op"] == "Activation"
+    of_twice = graph["nodes"][by_name["twice_bn"]["inputs"][0][0]]
+    assert of_twice["name"] == "lonely_bn", "what one layer reads is the joined operator's own output"
+
+
+def test_layers_without_batchnorm_have_no_other_form():
+    assert fused_features(build_net(VGG, 128, ["a"]), SHAPE) is None
+
+
+def test_where_mxnet_lacks_the_operator_layers_stay_plain(monkeypatch):
+    monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
+    assert fused_features(build_net("mobilenet0.25", SIDE, ["a"]), SHAPE) is None
+
+
+def test_where_onednn_has_no_backward_pass_layers_stay_plain(monkeypatch):
+    class Impossible(mx.gluon.HybridBlock):
+        def forward(self, *_):
+            raise mx.MXNetError("could not create a primitive descriptor iterator")
+
+    monkeypatch.setattr(fused, "_block", lambda *_: Impossible())
+    assert fused_features(build_net("mobilenet0.25", SIDE, ["a"]), SHAPE) is None
+
+
+@pytest.mark.parametrize("classes, anchors", [(1, 4), (3, 6), (80, 4)], ids=["padded", "more-padded", "many-classes"])
+def test_joined_predictors_are_the_two(classes, anchors):
+    random = np.random.RandomState(1)
+    layers = [mx.gluon.nn.Conv2D(anchors * width, 3, padding=1, in_channels=24) for width in (classes + 1, 4)]
+    for layer in layers:
+        layer.initialize(mx.init.Normal(0.1))
+        layer.bias.set_data(mx.nd.array(random.normal(0, 1, layer.bias.shape)))
+    joined = JoinedPredictors(*layers)
+    joined.hybridize(static_alloc=True, static_shape=True)
+    maps = mx.nd.array(random.normal(0, 1, (2, 24, 5, 7)))
+    found, expected = [], []
+    for results, run in ((expected, lambda: [layer(maps) for layer in layers]), (found, lambda: joined(maps))):
+        with mx.autograd.record():
+            outputs = run()
+        mx.autograd.backward(list(outputs))
+        results += [output.asnumpy() for output in outputs]
+        results += [p.grad().asnumpy() for layer in layers for p in (layer.weight, layer.bias)]
+    assert found[0].shape == (2, anchors * (classes + 1), 5, 7) and found[1].shape == (2, anchors * 4, 5, 7)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
