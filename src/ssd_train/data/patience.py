@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
@@ -20,6 +21,7 @@ Result = TypeVar("Result")
 Asked = Optional[Tuple["Future[Any]", Callable[[], Any]]]
 
 _TOGETHER = 32  # glances at files that one time limit stands for: handing one over costs as much as a glance
+_STRETCH = 64  # such groups that are looked at by as many threads as were of use before
 
 
 class _Late(DataError):
@@ -85,7 +87,11 @@ def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
 def glances_in_order(
     glance: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float
 ) -> Iterator[Result]:
-    """glance(item) for each item, in order, by `workers` threads: as threads.in_order, for what is mostly short.
+    """glance(item) for each item, in order, by up to `workers` threads: as threads.in_order, for what is mostly short.
+
+    Several are for disks that have to be waited for. Where the files lie in memory, one is faster: a glance is mostly
+    Python, and threads that want the interpreter at once hinder each other. So how many the next files are worth is
+    told by how much of the time the last ones took was spent waiting.
 
     `glance` waits for a file by `in_time`. Many of them share one limit of `seconds`; where they miss it, what is left
     is done one by one, so that the one that stands still is told by its name. Of these only the one at which the limit
@@ -113,5 +119,12 @@ def glances_in_order(
             return first + [glance(item) for item in some[len(first) :]]
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
-    for results in in_order(together, groups, workers, at_once=1):
-        yield from results
+    useful, start = 1, 0
+    while start < len(groups):
+        stretch = groups[start : start + (_STRETCH if start else 1)]
+        begun = time.perf_counter(), time.process_time()
+        for results in in_order(together, stretch, useful, at_once=1):
+            yield from results
+        start += len(stretch)
+        waits = time.process_time() - begun[1] < (time.perf_counter() - begun[0]) / 2
+        useful = workers if waits else 1

@@ -2,9 +2,11 @@
 
 import threading
 import time
+import types
 
 import pytest
 
+from ssd_train.data import patience, threads
 from ssd_train.data.patience import glances_in_order, in_time
 from ssd_train.errors import DataError
 
@@ -56,6 +58,23 @@ def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
 
     assert list(glances_in_order(glance, list(range(500)), 2, seconds=5)) == [2 * item for item in range(500)]
     assert set(seen) == {"patience"} and len(helpers()) - before <= 2
+
+
+@pytest.mark.parametrize("busy, expected", [(0.9, [1, 1, 1]), (0.1, [1, 3, 3])], ids=["in-memory", "slow-disk"])
+def test_several_threads_are_for_files_that_are_waited_for(monkeypatch, busy, expected):
+    """`busy`: the share of the time in which this process computes."""
+    used = []
+
+    def in_order(make, items, workers, at_once):
+        used.append(workers)
+        return threads.in_order(make, items, workers, at_once)
+
+    clock = types.SimpleNamespace(perf_counter=lambda: len(used), process_time=lambda: busy * len(used))
+    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(patience, "in_order", in_order)
+    items = list(range(32 * (1 + 64) + 1))
+    assert list(glances_in_order(lambda item: -item, items, 3, seconds=5)) == [-item for item in items]
+    assert used == expected
 
 
 def test_the_glance_that_stands_still_is_the_one_that_is_told():
