@@ -14,7 +14,7 @@ from ssd_train.training import intake
 
 
 @pytest.mark.parametrize("at_work", [True, False], ids=["at-work", "switched-off-by-the-caller"])
-def test_the_collector_rests_while_data_is_read_and_then_does_as_before(monkeypatch, at_work):
+def test_the_collector_rests_while_data_is_read_and_then_does_as_before(monkeypatch, tmp_path, at_work):
     seen = []
 
     def read_sides(*_):
@@ -25,7 +25,7 @@ def test_the_collector_rests_while_data_is_read_and_then_does_as_before(monkeypa
     (gc.enable if at_work else gc.disable)()
     try:
         with pytest.raises(DataError, match="m:1"):
-            intake.take_in(TrainConfig(), Environment(), Progress())
+            intake.take_in(TrainConfig(), Environment(train=tmp_path), Progress())
         assert seen == [False] and gc.isenabled() == at_work
     finally:
         gc.enable()
