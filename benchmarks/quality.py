@@ -1,6 +1,6 @@
 """Mean average precision on three real data sets, ours beside GluonCV's own recipe, judged by pycocotools.
 
-    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1 2 3] [--rival]
+    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1 2 3] [--who ours rival]
 
 The data, the split, the rival's script and the judge are those in the folder that SSD_TRAIN_DATA names (data/,
 weights/, tools/measure/). Ours runs from the command line with default settings: paths, epochs and --pretrained only.
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--rival", action="store_true", help="run GluonCV's recipe too")
+    parser.add_argument("--who", nargs="+", default=["ours"], choices=CONTESTANTS, help="they take turns")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value")
     flags = parser.parse_args()
@@ -39,13 +39,12 @@ def main() -> None:
         for name in flags.sets:
             split = split_of(shared, name, Path(folder) / "split")
             for seed in flags.seeds:
-                rows.append(ours(shared, name, split, Path(folder) / f"ours-{name}-{seed}", flags, seed))
-                print(json.dumps(rows[-1]), flush=True)
-                if flags.rival:
-                    rows.append(rival(shared, name, split, Path(folder) / f"rival-{name}-{seed}", flags, seed))
+                for who in flags.who:
+                    out = Path(folder) / f"{who}-{name}-{seed}"
+                    rows.append(CONTESTANTS[who](shared, name, split, out, flags, seed))
                     print(json.dumps(rows[-1]), flush=True)
-    if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+                    if flags.json:
+                        flags.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
 
 
 def split_of(shared: Path, name: str, folder: Path) -> Path:
@@ -89,9 +88,11 @@ def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Names
     start = time.time()
     run_python([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
     minutes = (time.time() - start) / 60
-    return _row(
-        "GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, str(out / "predictions.jsonl"))
-    )
+    scores = _judge(shared, split, str(out / "predictions.jsonl"))
+    return {**_row("GluonCV recipe", name, flags.epochs, seed, minutes, scores), "threads": _threads()}
+
+
+CONTESTANTS = {"ours": ours, "rival": rival}
 
 
 def _row(who: str, name: str, epochs: int, seed: int, minutes: float, scores: Dict[str, Any]) -> Dict[str, Any]:
