@@ -1,6 +1,7 @@
 """Mean average precision on three real data sets, ours beside GluonCV's own recipe, judged by pycocotools.
 
-    SSD_TRAIN_DATA=... python -m benchmarks.quality [--sets raccoon fruit bccd] [--epochs 12] [--seeds 1 2 3] [--who ours rival]
+    SSD_TRAIN_DATA=... python -m benchmarks.quality [name=value ...] [--sets raccoon fruit bccd] [--epochs 12]
+                                                    [--seeds 1 2 3] [--who ours rival]
 
 The data, the split, the rival's script and the judge are those in the folder that SSD_TRAIN_DATA names (data/,
 weights/, tools/measure/). Ours runs from the command line with default settings: paths, epochs and --pretrained only.
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--who", nargs="+", default=["ours"], choices=CONTESTANTS, help="they take turns")
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value")
+    parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value; these come first")
     flags = parser.parse_args()
     shared = Path(os.environ["SSD_TRAIN_DATA"])
     rows: List[Dict[str, Any]] = []

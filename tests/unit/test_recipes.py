@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from ssd_train.cli.main import main
@@ -25,11 +28,11 @@ def test_what_is_given_wins(name):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ({}, "recipe fast: image_shape 256, epochs 8"),
-        ({"epochs": "3", "seed": "7"}, "recipe fast: image_shape 256; given: epochs 3 in place of 8"),
+        ({}, "recipe fast: image_shape 300, epochs 8"),
+        ({"epochs": "3", "seed": "7"}, "recipe fast: image_shape 300; given: epochs 3 in place of 8"),
         (
-            {"epochs": "3", "image_shape": "300"},
-            "recipe fast: nothing of it is used; given: image_shape 300 in place of 256, epochs 3 in place of 8",
+            {"epochs": "3", "image_shape": "256"},
+            "recipe fast: nothing of it is used; given: image_shape 256 in place of 300, epochs 3 in place of 8",
         ),
     ],
     ids=["all of it", "in part", "nothing"],
@@ -54,6 +57,15 @@ def test_recipes_cost_more_and_more():
     """By pixels seen: image size squared times epochs."""
     costs = [recipe["image_shape"] ** 2 * recipe["epochs"] for recipe in RECIPES.values()]
     assert costs == sorted(costs) and list(RECIPES) == ["fast", "balanced", "best"]
+
+
+def test_the_readme_tells_what_they_are():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    told = re.search(
+        r"`--recipe fast`, `balanced` or `best` .*?\((\d+), (\d+) or (\d+) epochs at (\d+) px\)", readme, re.S
+    )
+    assert [int(number) for number in told.groups()] == [*(r["epochs"] for r in RECIPES.values()), 300]
+    assert {recipe["image_shape"] for recipe in RECIPES.values()} == {300}
 
 
 def test_a_saved_model_reads_its_settings_back():

@@ -118,7 +118,7 @@ def cheap_check(
     labels: LabelSet, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
 ) -> List[Finding]:
     """What can be said of the images without decoding one: missing, cut off, no image, of a wrong size or too large,
-    turned. Reads both ends of each file, with `workers` threads (0: as many as processors)."""
+    turned. Reads both ends of each file, with up to `workers` threads (0: as many as processors)."""
     glances = functools.partial(glances_in_order, seconds=read_seconds())
     seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers, glances)
     return [finding for look in seen for finding in look.findings]

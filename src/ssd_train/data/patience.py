@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 Asked = Optional[Tuple["Future[Any]", Callable[[], Any]]]
 
 _TOGETHER = 32  # glances at files that one time limit stands for: handing one over costs as much as a glance
-_STRETCH = 64  # such groups that are looked at by as many threads as were of use before
+_TRIAL = 8  # such groups, by which one thread is compared with several
 
 
 class _Late(DataError):
@@ -89,9 +89,8 @@ def glances_in_order(
 ) -> Iterator[Result]:
     """glance(item) for each item, in order, by up to `workers` threads: as threads.in_order, for what is mostly short.
 
-    Several are for disks that have to be waited for. Where the files lie in memory, one is faster: a glance is mostly
-    Python, and threads that want the interpreter at once hinder each other. So how many the next files are worth is
-    told by how much of the time the last ones took was spent waiting.
+    Several are for disks that have to be waited for, and for work that lets go of the interpreter; where there is
+    little of it, threads hinder each other and one is faster. Which it is here is tried with the first items.
 
     `glance` waits for a file by `in_time`. Many of them share one limit of `seconds`; where they miss it, what is left
     is done one by one, so that the one that stands still is told by its name. Of these only the one at which the limit
@@ -119,12 +118,11 @@ def glances_in_order(
             return first + [glance(item) for item in some[len(first) :]]
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
-    useful, start = 1, 0
-    while start < len(groups):
-        stretch = groups[start : start + (_STRETCH if start else 1)]
-        begun = time.perf_counter(), time.process_time()
-        for results in in_order(together, stretch, useful, at_once=1):
+    took = {}
+    for number, count in enumerate((1, workers)):
+        begun = time.perf_counter()
+        for results in in_order(together, groups[number * _TRIAL : (number + 1) * _TRIAL], count, at_once=1):
             yield from results
-        start += len(stretch)
-        waits = time.process_time() - begun[1] < (time.perf_counter() - begun[0]) / 2
-        useful = workers if waits else 1
+        took[count] = time.perf_counter() - begun
+    for results in in_order(together, groups[2 * _TRIAL :], min(took, key=lambda count: took[count]), at_once=1):
+        yield from results

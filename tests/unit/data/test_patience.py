@@ -60,21 +60,21 @@ def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
     assert set(seen) == {"patience"} and len(helpers()) - before <= 2
 
 
-@pytest.mark.parametrize("busy, expected", [(0.9, [1, 1, 1]), (0.1, [1, 3, 3])], ids=["in-memory", "slow-disk"])
-def test_several_threads_are_for_files_that_are_waited_for(monkeypatch, busy, expected):
-    """`busy`: the share of the time in which this process computes."""
+@pytest.mark.parametrize("seconds, expected", [({1: 1, 3: 2}, 1), ({1: 2, 3: 1}, 3)], ids=["in-memory", "slow-disk"])
+def test_as_many_threads_as_were_faster_at_first(monkeypatch, seconds, expected):
+    """`seconds`: what the first items take by so many threads."""
     used = []
 
     def in_order(make, items, workers, at_once):
+        yield from threads.in_order(make, items, workers, at_once)
         used.append(workers)
-        return threads.in_order(make, items, workers, at_once)
 
-    clock = types.SimpleNamespace(perf_counter=lambda: len(used), process_time=lambda: busy * len(used))
+    clock = types.SimpleNamespace(perf_counter=lambda: sum(seconds[workers] for workers in used))
     monkeypatch.setattr(patience, "time", clock)
     monkeypatch.setattr(patience, "in_order", in_order)
-    items = list(range(32 * (1 + 64) + 1))
+    items = list(range(32 * (8 + 8 + 5) + 1))
     assert list(glances_in_order(lambda item: -item, items, 3, seconds=5)) == [-item for item in items]
-    assert used == expected
+    assert used == [1, 3, expected]
 
 
 def test_the_glance_that_stands_still_is_the_one_that_is_told():

@@ -57,8 +57,11 @@ def test_gradients_of_devices_add_up(samples, indices, devices):
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, optimizer, count):
+@pytest.mark.parametrize("joined", [True, False], ids=["joined-layers", "plain-layers-as-on-gpus"])
+def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, monkeypatch, joined, optimizer, count):
     """Each of two devices gets the same half of a batch, whose mean is that of the half alone, BatchNorm's too."""
+    if not joined:
+        monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
     settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
     one, several = learner(**settings), learner(f"cpu:{count}", **settings)
     start = weights(one)
