@@ -119,10 +119,10 @@ def glances_in_order(
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
     took = {}
-    for number, count in enumerate((1, workers)):
+    for number, count in enumerate((1, 1, workers)):  # the first time it is what all that is done once takes
         begun = time.perf_counter()
         for results in in_order(together, groups[number * _TRIAL : (number + 1) * _TRIAL], count, at_once=1):
             yield from results
         took[count] = time.perf_counter() - begun
-    for results in in_order(together, groups[2 * _TRIAL :], min(took, key=lambda count: took[count]), at_once=1):
+    for results in in_order(together, groups[3 * _TRIAL :], min(took, key=lambda count: took[count]), at_once=1):
         yield from results

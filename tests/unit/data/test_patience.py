@@ -72,9 +72,9 @@ def test_as_many_threads_as_were_faster_at_first(monkeypatch, seconds, expected)
     clock = types.SimpleNamespace(perf_counter=lambda: sum(seconds[workers] for workers in used))
     monkeypatch.setattr(patience, "time", clock)
     monkeypatch.setattr(patience, "in_order", in_order)
-    items = list(range(32 * (8 + 8 + 5) + 1))
+    items = list(range(32 * (8 + 8 + 8 + 5) + 1))
     assert list(glances_in_order(lambda item: -item, items, 3, seconds=5)) == [-item for item in items]
-    assert used == [1, 3, expected]
+    assert used == [1, 1, 3, expected]
 
 
 def test_the_glance_that_stands_still_is_the_one_that_is_told():
