@@ -13,6 +13,7 @@ from ssd_train import framework
 from ssd_train.data.drawn import SHAPE_CLASSES
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net, freeze
+from ssd_train.training import learner as learners
 from ssd_train.training.devices import contexts
 from ssd_train.training.learner import Learner, optimizer_settings
 from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
@@ -53,6 +54,32 @@ def test_gradients_of_devices_add_up(samples, indices, devices):
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     assert_close(gradients(several), total, 2e-3)
     np.testing.assert_allclose(norm, np.sqrt(sum((array**2).sum() for array in total.values())), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "devices, settings, expected",
+    [
+        ("cpu", {"mini_batch_size": 6}, (6, 3, SIDE, SIDE)),
+        ("cpu:2", {"mini_batch_size": 6}, (3, 3, SIDE, SIDE)),
+        ("cpu:2", {"mini_batch_size": 1}, (1, 3, SIDE, SIDE)),
+        ("cpu", {"amp": 1}, None),
+    ],
+    ids=["all-of-a-batch", "its-part", "at-least-one", "not-in-16-bits"],
+)
+def test_layers_are_joined_for_what_a_device_gets_of_a_batch(monkeypatch, devices, settings, expected):
+    asked = []
+    monkeypatch.setattr(learners, "fused_features", lambda net, shape: asked.append(shape))
+    assert learner(devices, **settings).features is None
+    assert asked == ([] if expected is None else [expected])
+
+
+def test_what_is_trained_are_the_joined_layers(monkeypatch):
+    """Those that there are: where there are none the net's own."""
+    made = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2).features
+    for features in (made, None):
+        monkeypatch.setattr(learners, "fused_features", lambda net, shape, features=features: features)
+        learned = learner()
+        assert learned.graph.heads.features is (features or learned.net.features)
 
 
 @pytest.mark.parametrize("count", [2, 4])
