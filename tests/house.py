@@ -55,7 +55,6 @@ IMPORTS = {
 DESCRIPTIONS = 17  # in the map: the column from which on a line goes on with the description above it
 
 # The most lines of a file and of a function without its docstring, and the most parameters.
-FILE_LINES, FUNCTION_LINES, PARAMETERS = 250, 50, 6
 
 
 def violations(source: Path, floors: Floors) -> List[str]:
@@ -204,22 +203,3 @@ def dotted(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def oversized(path: Path) -> Iterator[str]:
-    """What is larger in a file than it may be, and what is public there and does not say what it is."""
-    text = path.read_text("utf-8")
-    if len(text.splitlines()) > FILE_LINES:
-        yield f"{path.name}: found {len(text.splitlines())} lines, expected at most {FILE_LINES}"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            told = ast.get_docstring(node) is not None
-            if not told and not node.name.startswith("_"):
-                yield f"{path.name}:{node.lineno}: {node.name} says nothing of itself"
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            body = node.body[told:] or node.body
-            if (node.end_lineno or 0) - body[0].lineno >= FUNCTION_LINES:
-                yield f"{path.name}:{node.lineno}: {node.name} has more than {FUNCTION_LINES} lines"
-            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            if len([arg for arg in given if arg.arg not in ("self", "cls")]) > PARAMETERS:
-                yield f"{path.name}:{node.lineno}: {node.name} has more than {PARAMETERS} parameters"
