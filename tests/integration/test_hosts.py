@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,11 +14,13 @@ from typing import Any, Callable, Dict, Iterator, List
 import numpy as np
 import pytest
 import together
-from builders import SMALL, shapes_set, small_config
+from builders import SMALL, DrawnSet, shapes_set, small_config
+from fifos import FifoWriter, samples
 from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
 
 from ssd_train import framework
+from ssd_train.data.labels import read_labelled
 from ssd_train.environment import Environment
 from ssd_train.training.cluster import Cluster
 from ssd_train.training.run import train
@@ -55,6 +58,17 @@ def start(
         describe(base, "resourceconfig", {"current_host": host, "hosts": HOSTS, "network_interface_name": "lo"})
         workers.append(server.start(["-m", "ssd_train"], SAGEMAKER_BASE_DIR=str(base)))
     return workers
+
+
+def start_piped(server: ParameterServer, folder: Path, validation: DrawnSet, **settings: Any) -> None:
+    """A job on both hosts that reads its training images from FIFOs below `folder`/HOST, too many to keep."""
+    channels = {"validation": validation.images, "validation_labels": validation.manifest.parent}
+    pipe = {"pipe_spill_gb": 1e-6, "pipe_buffer_mb": 1, "pipe_timeout": 30}
+    given = {**SMALL, "mini_batch_size": 2, "peer_timeout": TIMEOUT, "peer_port": server.port, **pipe, **settings}
+    for host in HOSTS:
+        base = make_opt_ml(folder / host, given, channels, HOSTS, pipes=["train"])
+        describe(base, "resourceconfig", {"current_host": host, "hosts": HOSTS, "network_interface_name": "lo"})
+        server.start(["-m", "ssd_train"], SAGEMAKER_BASE_DIR=str(base))
 
 
 def wait_until(condition: Callable[[], Any], workers: List[Any], seconds: float = 90) -> None:
@@ -103,6 +117,28 @@ def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_
         np.testing.assert_allclose(
             found[name].asnumpy(), array, atol=1e-4 * max(np.abs(array).max(), 1e-3), err_msg=name
         )
+
+
+@in_test_integration
+@pytest.mark.parametrize("kv_store", ["dist_sync", "dist_async"])
+def test_hosts_whose_streams_have_different_lengths_end_the_epoch_together(server, shapes, tmp_path, kv_store):
+    """In epoch 1 the second host's stream is the shorter, in epoch 2 the first's, and in epoch 3 both are whole."""
+    data = read_labelled(shapes.images, shapes.manifest)
+    pieces = samples(data.labels.records, data.images, data.labels.class_names)[:12]  # three steps of four
+    counts = {HOSTS[0]: [12, 12, 3, 12], HOSTS[1]: [12, 6, 12, 12]}
+    start_piped(server, tmp_path, shapes_set(tmp_path / "held", 4, 2), kv_store=kv_store, epochs=3)
+    with contextlib.ExitStack() as writers:
+        for host in HOSTS:
+            streams = [pieces[:count] for count in counts[host]]
+            channel = tmp_path / host / "input" / "data" / "train"
+            writer = writers.enter_context(FifoWriter(channel, streams))
+        log, _ = server.finish()
+        assert writer.finished == [0, 1, 2, 3], "what the others could not use was read all the same"
+    steps = [int(batch) + 1 for batch in re.findall(r"epoch=\d+, batch=(\d+) train cross_entropy", log)]
+    assert steps == ([2, 1, 3] if kv_store == "dist_sync" else [3, 1, 3])
+    assert re.search("weights at the end, on all 2 hosts: SHA-256", log)
+    warned = [line for line in log.splitlines() if "on every host" in line]
+    assert len(warned) == (2 if kv_store == "dist_sync" else 0), log
 
 
 def learned_together(server: ParameterServer, folder: Path, *settings: str) -> "List[Dict[str, np.ndarray]]":

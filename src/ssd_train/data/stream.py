@@ -20,6 +20,7 @@ from ssd_train.data.boxes import as_boxes
 from ssd_train.data.channel import Table, image_name, take_apart, with_table
 from ssd_train.data.fifo import Stopped, fifo_path, open_fifo
 from ssd_train.data.formats.fields import fit_boxes
+from ssd_train.data.formats.gather import NO_BOX_LEFT
 from ssd_train.data.formats.pipe import Sample, read_samples
 from ssd_train.data.records import Record, Skipped
 from ssd_train.data.spill import SpillFile, SpillQueue
@@ -143,6 +144,9 @@ class _Reader:
                             raise fault.at(sample.where) from None
                         skipped.append(Skipped(sample.where, "bad line", str(fault), fault.code))
                         continue
+                    if record is None:
+                        skipped.append(Skipped(sample.where, NO_BOX_LEFT, NO_BOX_LEFT))
+                        continue
                     queue.put(record, sample.image)
             queue.put(skipped)
             queue.put(_END)
@@ -151,12 +155,13 @@ class _Reader:
         except BaseException as error:  # whatever it is, it belongs to the thread that waits for images
             queue.fail(error)
 
-    def _record(self, sample: Sample) -> Record:
+    def _record(self, sample: Sample) -> Optional[Record]:
+        """Return the record of a sample; None when its labels are right and no box is usable, as in the first pass."""
         digest, ending, label = take_apart(sample)
         label = with_table(label, self._table)
         fitted = fit_boxes(*label)
         if label.boxes and not fitted.rows:
-            raise DataError("no box of the image is usable")
+            return None
         name = image_name(self._channel, digest, ending)
         return Record(name, as_boxes(fitted.rows), np.asarray(fitted.class_ids), label.size_wh, sample.where)
 

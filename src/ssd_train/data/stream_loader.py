@@ -25,8 +25,8 @@ class StreamLoader:
     epoch), and its place in the stream alone.
 
     `labels` are those of the first pass: their number decides how many steps an epoch has. The last batch is filled up
-    with the first images of the epoch. A stream of another length is told: what is too much is left out, what is too
-    little makes the epoch shorter.
+    with the first images of the epoch. A stream of another length is warned of, once for each length: images beyond
+    that of the first pass are left out, missing ones make the epoch shorter.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class StreamLoader:
         self.stream, self.labels, self.transform = stream, labels, transform
         self.sampler, self.side, self.workers = sampler, side, workers
         self.setbacks = Setbacks(len(labels), stream.options.on_bad, stream.progress)
+        self._known_lengths = {sampler.length}  # in images: each other one is warned of once
 
     def __len__(self) -> int:
         return self.sampler.steps
@@ -68,10 +69,13 @@ class StreamLoader:
                 batch = []
         if not count:
             raise DataError(f"{self.stream.path}: found no usable image in epoch {epoch + 1}, expected some")
-        if count != self.sampler.length:
+        if count not in self._known_lengths:
+            steps = min(-(-count // size), len(self))
             self.stream.progress.warn(
-                f"epoch {epoch + 1}: the stream had {count} images, {self.sampler.length} in the first pass"
+                f"epoch {epoch + 1}: found {count} images in the stream, expected the {self.sampler.length} of the "
+                f"first pass: the epoch has {steps} of {len(self)} batches"
             )
+        self._known_lengths.add(count)
         if batch:
             missing = size - len(batch)
             yield batch + [(first[index % len(first)], 1 + index // len(first)) for index in range(missing)]

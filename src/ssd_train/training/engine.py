@@ -32,20 +32,25 @@ def train_one_epoch(
     """Learn from each batch at its rate; returns the mean CrossEntropy and SmoothL1 per positive anchor, the number of
     images and of steps, the seconds and, of these, the seconds spent waiting for data.
 
+    The epoch ends early when there are no more batches, as in a stream that is shorter than its first pass. Hosts that
+    step together all end it when the first of them has none left.
+
     rates           of all steps of the epoch
     tally           the steps made before, to which these are added; `batches` are those that remain
     after_step      called when `tally` has a step more
 
     Raises:
-        ValueError: there are more or fewer batches than rates.
+        ValueError: there are more batches than rates.
     """
     tally = Tally() if tally is None else tally
+    remaining = iter(batches)
     start = time.perf_counter()
-    for batch in batches:
+    while tally.steps < len(rates):
+        batch = next(remaining, None)
         waited = time.perf_counter() - start
-        if tally.steps == len(rates):
-            raise ValueError(f"found more batches than the {len(rates)} rates of the epoch, expected one for each")
         images, positives = learner.counts(batch)
+        if batch is None or not images:
+            break
         step = learner.begin_step(batch, rates[tally.steps], positives)
         tally.settle()
         tally.begin(images, max(positives, 1), lambda step=step: learner.end_step(step))
@@ -55,8 +60,9 @@ def train_one_epoch(
         tally.seconds += time.perf_counter() - start
         after_step()
         start = time.perf_counter()
-    if tally.steps != len(rates):
-        raise ValueError(f"found {tally.steps} batches for {len(rates)} rates of the epoch, expected one for each")
+    unused = sum(1 for _ in remaining)  # taken to the end all the same: a stream's writer waits for that
+    if unused and tally.steps == len(rates):
+        raise ValueError(f"found {unused} batches more than the {len(rates)} rates of the epoch, expected no more")
     tally.settle()
     learner.end_epoch()
     tally.seconds += time.perf_counter() - start

@@ -111,10 +111,11 @@ class Learner:
         if self.cluster.size > 1:
             self.cluster.require_equal("weights", digest(self.parameters))
 
-    def counts(self, batch: TrainBatch) -> Tuple[int, int]:
-        """Images and positive anchors of a step: of all hosts' batches."""
-        images, positives = self.cluster.total_of_step([len(batch), batch.positives])
-        return int(images), int(positives)
+    def counts(self, batch: Optional[TrainBatch]) -> Tuple[int, int]:
+        """Return the images and positive anchors of a step, of all hosts' batches; (0, 0) when a host has no batch."""
+        own = [0, 0, 1] if batch is None else [len(batch), batch.positives, 0]
+        images, positives, hosts_without = self.cluster.total_of_step(own)
+        return (0, 0) if hosts_without else (int(images), int(positives))
 
     def step(self, batch: TrainBatch, rate: float, positives: Optional[int] = None) -> np.ndarray:
         """`begin_step` and `end_step`."""

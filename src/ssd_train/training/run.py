@@ -130,8 +130,9 @@ def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Pr
         done = state.epoch + 1
         if done % job.config.validation_interval == 0 or done == job.config.epochs:
             _validate(job, keeper, row, environment, progress)
+    steps = state.tally.steps
     state.end_epoch(row)
-    tell_epoch(job.config, len(job.train_loader), state, environment, progress)
+    tell_epoch(job.config, steps, state, environment, progress)
 
 
 def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
@@ -157,13 +158,16 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
     name = f"epoch {epoch + 1}/{job.config.epochs}"
     batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
     result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
+    cluster = job.cluster  # whose streams may differ: a host's own is warned of by its loader
+    if result["steps"] < steps and cluster.size > 1 and cluster.exchange.together:
+        progress.warn(f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early")
     if epoch == 0 and job.cache is not None:
         progress.say(f"kept in memory: {job.cache}")
     return {
         "epoch": epoch,
         "CrossEntropy": result["CrossEntropy"],
         "SmoothL1": result["SmoothL1"],
-        "learning_rate": rates[-1],
+        "learning_rate": rates[state.tally.steps - 1],
         "images_per_second": round(result["images"] / result["seconds"], 3),
         "seconds": round(result["seconds"], 3),
         "data_seconds": round(result["data_seconds"], 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import threading
 import time
 import tracemalloc
@@ -15,6 +16,7 @@ from builders import HeardProgress, label_set, memory_images, picture
 from fifos import FifoWriter, framed, samples
 
 from ssd_train.data.batches import EpochSampler
+from ssd_train.data.channel import receive
 from ssd_train.data.images import encode_png
 from ssd_train.data.records import Record
 from ssd_train.data.sources import MemoryImages
@@ -268,15 +270,41 @@ def test_an_epoch_may_go_on_from_a_step(tmp_path):
 
 
 @pytest.mark.parametrize("length, steps", [(7, 2), (14, 3)], ids=["longer", "shorter"])
-def test_stream_of_another_length_is_told(tmp_path, length, steps):
+def test_stream_loader_epoch_of_another_length_warns_and_reads_to_the_end(tmp_path, length, steps):
     progress = HeardProgress()
     with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
         skip_first(writer)
         batches = list(loader(stream(tmp_path, 1, progress=progress), length=length).epoch(0))
 
     assert [len(batch) for batch in batches] == [4] * steps
-    assert progress.warnings == [f"epoch 1: the stream had 10 images, {length} in the first pass"]
+    (warning,) = progress.warnings
+    assert [int(number) for number in re.findall(r"\d+", warning)] == [1, 10, length, steps, -(-length // 4)]
     assert writer.finished == [0, 1]
+
+
+def test_stream_loader_several_lengths_warns_once_for_each(tmp_path):
+    progress = HeardProgress()
+    with FifoWriter(tmp_path / "train", [[], *(SAMPLES[:count] for count in (7, 10, 7, 3, 7, 10))]) as writer:
+        skip_first(writer)
+        made = loader(stream(tmp_path, 6, progress=progress))
+        steps = [len(list(made.epoch(epoch))) for epoch in range(6)]
+        assert writer.finished == list(range(7))
+
+    assert steps == [2, 3, 2, 1, 2, 3]
+    assert [re.findall(r"\d+", warning)[:2] for warning in progress.warnings] == [["1", "7"], ["4", "3"]]
+
+
+def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_first_pass_does(tmp_path):
+    outside = SAMPLES[0].replace(b'"left": 1', b'"left":99')
+    progress = HeardProgress()
+    with FifoWriter(tmp_path / "train", [[outside, *SAMPLES[1:]]] * 2) as writer:
+        spill = SpillFile(tmp_path, 10**6)
+        first, _ = receive(tmp_path / "train", 5, spill).label_set(LABELS.class_names, TABLE, "error")
+        second = list(stream(tmp_path, 1, progress=progress).epoch((1, 0)))
+        assert writer.finished == [0, 1]
+
+    assert len(first) == len(second) == COUNT - 1 and len(first.skipped) == 1
+    assert len(progress.warnings) == 1 and "train_1:1" in progress.warnings[0]
 
 
 def test_labels_without_a_size_keep_their_boxes(tmp_path):

@@ -30,18 +30,25 @@ def test_an_epoch_reports_means_per_positive_anchor(samples):
     assert 0 <= found["data_seconds"] <= found["seconds"]
 
 
+@pytest.mark.parametrize("made, rates", [pytest.param(0, 0, id="new"), pytest.param(3, 3, id="resumed")])
+def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
+    with pytest.raises(ValueError, match="found 1 batches more"):
+        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=made))
+
+
 @pytest.mark.parametrize(
-    "steps, rates, expected",
+    "made, batches, expected",
     [
-        pytest.param(0, 2, "found 1 batches for 2 rates", id="fewer"),
-        pytest.param(3, 5, "found 4 batches for 5 rates", id="fewer, resumed"),
-        pytest.param(0, 0, "found more batches than the 0 rates", id="more"),
-        pytest.param(3, 3, "found more batches than the 3 rates", id="more, resumed"),
+        pytest.param(0, 1, 1, id="new"),
+        pytest.param(3, 1, 4, id="resumed"),
+        pytest.param(3, 0, 3, id="resumed-after-the-last"),
     ],
 )
-def test_an_epoch_with_other_steps_than_planned_is_no_epoch(samples, steps, rates, expected):
-    with pytest.raises(ValueError, match=expected):
-        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=steps))
+def test_train_one_epoch_fewer_batches_than_rates_ends_early(samples, made, batches, expected):
+    """A stream that is shorter than its first pass."""
+    learned = learner()
+    result = train_one_epoch(learned, [batch_of(samples, [0, 1])] * batches, [1e-9] * 5, Tally(steps=made))
+    assert (result["steps"], result["images"]) == (expected, 2 * batches)
 
 
 def evaluator(net, **settings):
