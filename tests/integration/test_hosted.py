@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import tarfile
 
 import numpy as np
@@ -157,6 +158,52 @@ def test_another_network_than_the_models_is_refused(run, drawn, tmp_path):
     _, first = run({"train": drawn / "train"}, name="first")
     code, base = run({"train": drawn / "train", "model": first / "model"}, {"base_network": "mobilenet0.5"}, name="b")
     assert code == 2 and "base_network: found 'mobilenet0.5', expected 'mobilenet0.25'" in failure_of(base)
+
+
+@pytest.fixture
+def piped(run, drawn, tmp_path):
+    """`piped(settings, pretrained)` is a job whose training channel is a pipe: its exit code, its folder, and the
+    numbers of the FIFOs that were opened."""
+    data = read_labelled(drawn / "train_images", drawn / "train_labels")
+
+    def job(settings, pretrained=None):
+        channel = tmp_path / "ml" / "input" / "data" / "train"
+        channel.parent.mkdir(parents=True)
+        channels = {"pretrained": pretrained} if pretrained else {}
+        with FifoWriter(channel, [samples(data.labels.records, data.images)]) as writer:
+            code, base = run(channels, {**settings, "pipe_timeout": 20}, pipes=["train"])
+            return code, base, list(writer.opened)
+
+    return job
+
+
+def test_train_job_without_weights_fails_before_any_data_and_names_the_channels(piped, tmp_path, monkeypatch):
+    """The model zoo cannot be reached, as under network isolation."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MXNET_GLUON_REPO", f"http://127.0.0.1:{port}/")
+    code, base, opened = piped({"use_pretrained_model": 1})
+    assert (code, opened) == (2, [])
+    failure = failure_of(base)
+    assert all(part in failure for part in ("mobilenet0.25", "channel pretrained or model", "use_pretrained_model 0"))
+    assert "--pretrained" not in failure
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "of-another-network"])
+def test_train_job_with_weights_that_cannot_be_used_fails_before_any_data(piped, tmp_path, kind):
+    channel = tmp_path / "weights"
+    channel.mkdir()
+    if kind == "damaged":
+        (channel / "a.params").write_bytes(b"no")
+    if kind == "of-another-network":
+        net = framework.gluoncv().model_zoo.get_model("mobilenet0.5", pretrained=False)
+        net.initialize()
+        net(framework.mxnet().nd.zeros((1, 3, 32, 32)))
+        net.save_parameters(str(channel / "a.params"))
+    code, base, opened = piped({}, channel)
+    assert (code, opened) == (2, [])
+    assert str(base / "input" / "data" / "pretrained") in failure_of(base)
 
 
 def test_several_hosts_are_refused_for_now(run, drawn):

@@ -13,8 +13,8 @@ from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs,
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.config import TrainConfig
 from ssd_train.launch.amazon import Amazon
-from ssd_train.launch.job import DISTRIBUTIONS, SOURCE_ARCHIVE, Job, make_channels
-from ssd_train.launch.requests import PLACES, training_request
+from ssd_train.launch.job import DISTRIBUTIONS, SOURCE_ARCHIVE, Channel, Job, make_channels
+from ssd_train.launch.requests import PLACES, require_weights, training_request
 from ssd_train.launch.source import entry_point_folder, write_source
 from ssd_train.launch.tuning import NAME_LENGTH, RANGES, parse_ranges, tuning_request
 from ssd_train.launch.watch import follow
@@ -46,7 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
     trained_with = {name: value for name, value in settings.items() if name not in PLACES}
-    TrainConfig.from_mapping(trained_with, flags=parser.names | set(MODES))  # told before AWS is asked for anything
+    # refused before AWS is asked for anything
+    config = TrainConfig.from_mapping(trained_with, flags=parser.names | set(MODES))
+    require_weights(config, _channels(flags), flags.network_isolation, flags.image)
     amazon, region, role = account(flags)
     job = job_of(flags, region, role)
     operation = "create_training_job"
@@ -127,7 +129,6 @@ def _add_security_flags(parser: Parser) -> None:
 
 def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
     """The job that the flags describe."""
-    inputs = {name: getattr(flags, name) for name in INPUTS}
     given = vars(flags)
     same = {name: given[name] for name in Job.__dataclass_fields__ if name in given}
     described: Dict[str, Any] = {
@@ -135,10 +136,15 @@ def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
         "name": flags.job_name or stamped("ssd-train", NAME_LENGTH if flags.tune else 63),
         "region": region,
         "role": role,
-        "channels": make_channels({**inputs, **pairs(flags.channel, "channel")}, flags.pipe, flags.attribute_names),
+        "channels": _channels(flags),
         "tags": pairs(flags.tag, "tag"),
     }
     return Job(**described)
+
+
+def _channels(flags: argparse.Namespace) -> Dict[str, Channel]:
+    inputs = {name: getattr(flags, name) for name in INPUTS}
+    return make_channels({**inputs, **pairs(flags.channel, "channel")}, flags.pipe, flags.attribute_names)
 
 
 def _send(amazon: Amazon, job: Job, entry_point: Path, operation: str, request: Dict[str, Any]) -> None:

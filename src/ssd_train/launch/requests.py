@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Collection, Dict, List, Mapping, Optional
 
 from ssd_train.config import TrainConfig
+from ssd_train.environment import CHANNELS
 from ssd_train.errors import ConfigError
 from ssd_train.launch.images import training_image
 from ssd_train.launch.job import PROGRAM, SOURCE_ARCHIVE, Channel, Job
@@ -61,7 +62,21 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
             f"kv_store: found {config.kv_store!r}, expected dist_sync, dist_async or dist_device_sync with "
             "--distribution parameter_server"
         )
+    require_weights(config, job.channels, job.network_isolation, job.image)
     return {**{name: getattr(config, name, value) for name, value in given.items()}, **places}
+
+
+def require_weights(config: TrainConfig, channels: Collection[str], network_isolation: bool, image: str) -> None:
+    """Raise a ConfigError for a job without a network that starts from trained weights and has none in its `channels`.
+
+    An `image` of the user's own may hold them; AWS's has none.
+    """
+    has_weights = bool(image) or any(name in channels for name in CHANNELS["pretrained"])
+    if network_isolation and config.use_pretrained_model and not has_weights:
+        raise ConfigError(
+            "network_isolation: found no weights to start from, which are not fetched without a network, expected "
+            "--pretrained s3://... or --model s3://... (the channels of these names), or --use_pretrained_model 0"
+        )
 
 
 def toolkit_parameters(job: Job) -> Dict[str, str]:

@@ -14,11 +14,15 @@ from ssd_train.model import net as nets
 from ssd_train.progress import Progress
 
 SECONDS = 120
+ADVICE = "give --pretrained FILE, or --use_pretrained_model 0 to start from random weights"
 LOOK = 0.5  # seconds between two looks at whether it has answered
 
 
-def zoo_weights(base_network: str, seconds: float = SECONDS, progress: Optional[Progress] = None) -> Path:
-    """The file of GluonCV's model zoo for this backbone, from its cache or the network within `seconds`.
+def zoo_weights(
+    base_network: str, seconds: float = SECONDS, progress: Optional[Progress] = None, advice: str = ADVICE
+) -> Path:
+    """The file of GluonCV's model zoo for this backbone, from its cache or the network within `seconds`. An error ends
+    with `advice`.
 
     Fetched by a process of its own, because the zoo's download waits for ever on a server that never answers. It ends
     with this one, however that ends.
@@ -34,7 +38,6 @@ def zoo_weights(base_network: str, seconds: float = SECONDS, progress: Optional[
     source_root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([source_root, *[p for p in sys.path if p]])
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path.split(os.pathsep)!r}; {code}"]
-    advice = "give --pretrained FILE, or --use_pretrained_model 0 to start from random weights"
     said = _said_within(command, seconds, progress or Progress())
     if said is None:
         raise WeightsError(

@@ -19,13 +19,13 @@ from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT, is_converted
-from ssd_train.environment import Environment, available_memory
+from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
 from ssd_train.model.net import build_net, expect_background, freeze
 from ssd_train.model.pretrained import LoadReport, load_pretrained
 from ssd_train.model.targets import TargetEncoder
-from ssd_train.model.zoo import zoo_weights
+from ssd_train.model.zoo import ADVICE, zoo_weights
 from ssd_train.progress import Progress
 from ssd_train.training.anchor_choice import with_anchors
 from ssd_train.training.averaging import WeightAverage
@@ -38,6 +38,11 @@ from ssd_train.training.intake import take_in
 from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
+# what is to be done in a SageMaker job where the model zoo has no weights
+IN_A_JOB = (
+    f"give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file of GluonCV or a model, or "
+    "use_pretrained_model 0 to start from random weights"
+)
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
 AnyLoader = Union[TrainLoader, StreamLoader]
 
@@ -91,13 +96,15 @@ class Job:
 def prepare(
     config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Cluster] = None
 ) -> Job:
-    """Read the data, build the net and all that trains it. Everything that can be refused is refused here.
+    """Read the data, build the net and all that trains it. Everything that can be refused is refused here, and what is
+    wrong with the weights before any data is read.
 
     Raises:
         SsdTrainError: also where hosts of a cluster were given different data or settings.
     """
     cluster = cluster or Cluster()
     _refuse_early(environment, of_settings(config, cluster.size), config.epochs, before_data=True)
+    weights = _find_weights(config, environment, progress)
     config, train, validation = take_in(config, environment, progress)
     config = with_anchors(config, environment.pretrained, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
@@ -109,7 +116,7 @@ def prepare(
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")
-    net = _make_net(config, environment, train.labels.class_names, progress)
+    net = _make_net(config, weights, train.labels.class_names, progress)
     learner = Learner(net, config, devices, cluster)
     if config.ema_decay:
         learner.average = _make_average(learner, config, train.labels.class_names)
@@ -149,15 +156,28 @@ def _make_average(learner: Learner, config: TrainConfig, class_names: ClassNames
     return WeightAverage(net, learner.net, config.ema_decay)
 
 
-def _make_net(config: TrainConfig, environment: Environment, class_names: ClassNames, progress: Progress) -> Any:
+def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[Path]:
+    """Return where the weights to start from are, given or of the model zoo; None: random ones.
+
+    They are tried in a network of one class: only its class head depends on the data.
+
+    Raises:
+        ConfigError, WeightsError: there are none, they are damaged, or they are of another network.
+    """
+    if environment.pretrained is None and not config.use_pretrained_model:
+        return None
+    advice = IN_A_JOB if environment.hosted else ADVICE
+    weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
+    _load_given(_new_net(config, ClassNames(("object",))), config, weights)
+    return weights
+
+
+def _make_net(config: TrainConfig, weights: Optional[Path], class_names: ClassNames, progress: Progress) -> Any:
     net = _new_net(config, class_names)
     if config.classification_loss == "focal":
         expect_background(net)
-    if environment.pretrained is not None:
-        progress.say(str(_load_given(net, config, environment.pretrained)))
-    elif config.use_pretrained_model:
-        weights = zoo_weights(config.base_network, progress=progress)
-        progress.say(str(load_pretrained(net, config.base_network, weights)))
+    if weights is not None:
+        progress.say(str(_load_given(net, config, weights)))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")

@@ -121,7 +121,10 @@ def test_a_dry_run_shows_the_request_and_asks_nobody(capsys, monkeypatch):
             ["--train", "s3://b/t", "--distribution", "parameter_server", "--instance-count", "2"], id="hosts"
         ),
         pytest.param(["--train", "s3://b/t", "--distribution", "mpi", "--processes-per-host", "4"], id="mpi"),
-        pytest.param(["--train", "s3://b/t", "--network-isolation", "--encrypt-traffic"], id="isolated"),
+        pytest.param(
+            ["--train", "s3://b/t", "--network-isolation", "--encrypt-traffic", "--model", "s3://b/m.tar.gz"],
+            id="isolated",
+        ),
         pytest.param(["--train", "s3://b/t", "--subnets", "a,b", "--security-groups", "c"], id="own-network"),
         pytest.param(["--train", "s3://b/t", "--tune", "learning_rate", "--tune", "optimizer=sgd:adam"], id="tune"),
         pytest.param(["--deploy", "logo", "--model", "s3://b/model.tar.gz"], id="deploy"),
@@ -274,6 +277,30 @@ def test_wrong_settings_are_told_before_aws_is_asked(capsys, monkeypatch, flags,
     monkeypatch.setattr("ssd_train.cli.launch.account", asked.append)
     assert train(*flags) == 2
     assert expected in capsys.readouterr().err and not asked
+
+
+@pytest.mark.parametrize("ways", [[], ["--tune", "learning_rate"], ["--dry-run"]], ids=["train", "tune", "dry-run"])
+def test_launch_network_isolation_without_weights_is_refused_before_aws_is_asked(capsys, monkeypatch, ways):
+    asked = []
+    monkeypatch.setattr("ssd_train.cli.launch.account", asked.append)
+    assert train("--network-isolation", *ways) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: network_isolation: ") and err.count("\n") == 1 and not asked
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["--pretrained", "s3://b/p"], id="pretrained"),
+        pytest.param(["--model", "s3://b/m.tar.gz"], id="model"),
+        pytest.param(["--channel", "model=s3://b/m.tar.gz"], id="named-channel"),
+        pytest.param(["--use-pretrained-model", "0"], id="random"),
+        pytest.param(["--image", "registry/own:1"], id="own-image"),
+    ],
+)
+def test_launch_network_isolation_with_weights_makes_a_request(capsys, flags):
+    assert train("--network-isolation", "--dry-run", *flags) == 0
+    assert json.loads(capsys.readouterr().out)["create_training_job"]["EnableNetworkIsolation"] is True
 
 
 @pytest.mark.parametrize(

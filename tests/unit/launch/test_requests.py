@@ -10,6 +10,8 @@ from launches import INPUTS, ROLE, faults_of, make_job
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import make_channels
 from ssd_train.launch.requests import hyperparameters, toolkit_parameters, training_request
+from ssd_train.launch.sdk2 import estimator_arguments
+from ssd_train.launch.tuning import parse_ranges, tuning_request
 from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 SETTINGS = {"epochs": "3", "learning-rate": "0.001", "lr_scheduler_step": "10,20", "grayscale": "True"}
@@ -86,6 +88,23 @@ def test_everything_that_can_be_asked_for():
     assert request["Tags"] == [{"Key": "team", "Value": "logos"}]
     assert request["InputDataConfig"][-1] == channel("code", job.source)
     assert faults_of("CreateTrainingJob", request) == ""
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        pytest.param(training_request, id="training"),
+        pytest.param(lambda job, given: tuning_request(job, given, parse_ranges(["momentum"]), (2, 1)), id="tuning"),
+        pytest.param(estimator_arguments, id="sdk-2"),
+    ],
+)
+def test_request_network_isolation_without_weights_is_refused(request_of):
+    """What SDK 3's helper sends is made of the first."""
+    job = make_job(network_isolation=True)
+    with pytest.raises(ConfigError, match="network_isolation: "):
+        request_of(job, {})
+    with_weights = make_job(network_isolation=True, channels=make_channels({**INPUTS, "pretrained": "s3://b/p"}))
+    assert request_of(with_weights, {}) and request_of(job, {"use_pretrained_model": 0})
 
 
 def test_without_a_network_the_program_comes_as_a_channel():
