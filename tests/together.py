@@ -102,6 +102,7 @@ def run_part(result: str, host: str, *settings: str) -> None:
     """What a worker does."""
     given = dict(text.split("=") for text in settings)
     devices, batch_size, deferred = given.pop("devices", "cpu"), int(given.pop("batch", 2)), given.pop("deferred", None)
+    epoch = int(given.pop("resumed_after", 0))  # epochs
     config = small_config(**{**SETTINGS, **given})
     hosts = HOSTS if host in HOSTS else (host,)
     config, cluster = join(config, Environment(Path("."), host=host, hosts=hosts), Progress())
@@ -109,7 +110,7 @@ def run_part(result: str, host: str, *settings: str) -> None:
         seed = 1 + cluster.rank  # the leader's weights are taken
         learner = make_learner(config, cluster, seed, devices, deferred and deferred == "True")
         same_start(cluster, TrainState(), learner, {})
-        learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), 0)
+        learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
         results, seen = learn(learner, batch_size)
         for row in results:
             row.pop("seconds")

@@ -173,6 +173,21 @@ def test_steps_that_are_known_a_step_later(server, tmp_path):
 
 
 @in_test_integration
+@pytest.mark.parametrize("epochs", [0, 200])
+def test_dist_async_adam_resumed_moves_by_the_rate(server, tmp_path, epochs):
+    """Its moments, which are on the servers, begin anew. With the old count of updates, the bias of empty moments was
+    not corrected: weights moved several times as far as in the first steps of a new run."""
+    rate = 1e-4
+    course = {"optimizer": "adam", "learning_rate": rate, "lr_schedule": "constant", "warmup_epochs": 0, "epochs": 300}
+    settings = [f"{name}={value}" for name, value in course.items()]
+    found = learned_together(server, tmp_path, "kv_store=dist_async", *settings, f"resumed_after={epochs}")[0]
+    before = together.weights(together.make_learner(small_config(**{**together.SETTINGS, **course}), Cluster()))
+    moved = max(float(np.abs(found[name] - array).max()) for name, array in before.items())
+    updates = together.EPOCHS * 3 * len(HOSTS)
+    assert 0.5 * updates * rate < moved < 1.1 * updates * rate
+
+
+@in_test_integration
 @pytest.mark.parametrize(
     "host, number, expected",
     [

@@ -92,6 +92,17 @@ def test_train_evaluate_and_predict(run, on_s3, drawn, tmp_path):
     assert "job/output/model.tar.gz" in more.out and (tmp_path / "more" / "config.json").is_file()
 
 
+def test_train_with_missing_weights_fails_before_images_are_copied(run, on_s3, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SSD_TRAIN_CACHE", str(cache))
+    data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]
+    failed = run(
+        "train", *data, "--pretrained", "s3://bucket/none.params", "--model_dir", tmp_path / "model", *TRAINING
+    )
+    assert failed.code == 2 and "s3://bucket/none.params" in failed.err
+    assert list(cache.rglob("*.png")) == []
+
+
 def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
     (tmp_path / "images").mkdir()
     lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]

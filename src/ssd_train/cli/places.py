@@ -74,8 +74,9 @@ def localised(flags: argparse.Namespace) -> Iterator[Progress]:
     places = _Places(progress)
     for name, value in vars(flags).items():
         setattr(flags, name, places.targets_of(value))
-    for name, value in vars(flags).items():
-        setattr(flags, name, places.sources_of(value))
+    # weights first: an address without any is told before all the images have been copied
+    for name in sorted(vars(flags), key=lambda name: name != "pretrained"):
+        setattr(flags, name, places.sources_of(getattr(flags, name)))
     try:
         yield _Renaming(progress, places.as_given)
     except SsdTrainError as error:

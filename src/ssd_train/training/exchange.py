@@ -129,16 +129,25 @@ class HorovodSums(OneHost):
 
 
 def server_optimizer(config: TrainConfig, settings: Mapping[str, float], updates: int, made: int) -> Any:
-    """The optimizer that a server runs on its own (dist_async): it knows of nothing but its number of updates, of which
-    an epoch has `updates` and `made` are made, so that the course of the learning rate goes along by MXNet's own
-    schedulers."""
+    """Return the optimizer that a server runs on its own (dist_async).
+
+    It knows of nothing but its number of updates, so that the learning rate follows MXNet's own schedulers. An epoch
+    has `updates`; `made` were made before. The server cannot be asked for its moments, so a resumed run begins with
+    empty ones. Its count therefore begins at 0 too, and the schedule is moved: with a count of `made` Adam would not
+    correct the bias of empty moments, and its first updates would be up to 6 times the rate.
+    """
     total = config.epochs * updates
     warm = {"base_lr": config.learning_rate, "warmup_steps": min(int(config.warmup_epochs * updates), total - 1)}
     if config.schedule == "step":
         steps = [epoch * updates for epoch in config.lr_steps or ()]
         course = mx.lr_scheduler.MultiFactorScheduler(steps, config.lr_scheduler_factor, **warm)
+        course.step = [step - made for step in steps]
     elif config.schedule == "cosine":
         course = mx.lr_scheduler.CosineScheduler(total, **warm)
+        course.max_update -= made  # the length of the curve, max_steps, stays
     else:
         course = mx.lr_scheduler.FactorScheduler(total + 1, 1.0, **warm)
-    return mx.optimizer.create(config.optimizer, lr_scheduler=course, begin_num_update=made, **settings)
+    if course.warmup_steps:
+        course.warmup_begin_lr = config.learning_rate * min(made / course.warmup_steps, 1.0)
+    course.warmup_steps -= made
+    return mx.optimizer.create(config.optimizer, lr_scheduler=course, **settings)

@@ -97,11 +97,12 @@ class Learner:
         images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
         return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
 
-    def begin(self, config: TrainConfig, steps: int, epoch: int) -> None:
-        """To be called with the first weights in place, before a step of epoch `epoch` (from 0) of `steps` each."""
-        updates = steps * self.cluster.size
-        settings = optimizer_settings(config)
-        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, updates, epoch * updates))
+    def begin(self, config: TrainConfig, steps: int, epoch: int, made: int = 0) -> None:
+        """To be called with the first weights in place, when `made` steps of epoch `epoch` (from 0), which has `steps`,
+        are made."""
+        size, settings = self.cluster.size, optimizer_settings(config)
+        before = (epoch * steps + made) * size
+        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, before))
 
     def end_epoch(self) -> None:
         """Take the newest weights, which all hosts have in common after an epoch; that they do is made sure of."""

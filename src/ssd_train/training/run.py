@@ -117,7 +117,7 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
     for note in notes:
         progress.say(note)
     state = same_start(job.cluster, state, job.learner, job.fingerprint)
-    job.learner.begin(job.config, len(job.train_loader), state.epoch)
+    job.learner.begin(job.config, len(job.train_loader), state.epoch, state.tally.steps)
     minutes = job.config.checkpoint_minutes
     return Keeper(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
 

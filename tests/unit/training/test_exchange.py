@@ -25,7 +25,7 @@ EPOCHS, STEPS, HOSTS = 6, 10, 2
         pytest.param({"lr_schedule": "cosine", "warmup_epochs": 2}, id="warm-up"),
     ],
 )
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("first", [0, 1, 3, 5])
 def test_the_server_follows_the_course_of_the_learning_rate(settings, first):
     """Every host's step is an update there; from an epoch after the first as from the first."""
     config = small_config(epochs=EPOCHS, learning_rate=0.01, optimizer="sgd", momentum=0.0, **settings)
@@ -43,6 +43,20 @@ def test_the_server_follows_the_course_of_the_learning_rate(settings, first):
     slack = 0.01 / (config.warmup_epochs * updates) * 2.1 if config.warmup_epochs else 0.001
     jumps = [i for i in range(len(rates)) if abs(rates[i] - expected[i]) > slack]
     assert len(jumps) <= 2, [(i, rates[i], expected[i]) for i in jumps]
+
+
+@pytest.mark.parametrize("made", [0, 1, 30, 10_000])
+def test_server_optimizer_resumed_with_empty_moments_moves_by_the_rate(made):
+    """Adam's first update is the rate, whatever the gradient; it was 3.2 times that after many updates."""
+    config = small_config(epochs=1000, optimizer="adam", learning_rate=0.01, lr_schedule="constant", warmup_epochs=0)
+    updater = mx.optimizer.get_updater(server_optimizer(config, optimizer_settings(config), STEPS * HOSTS, made))
+    weight, moved = mx.nd.zeros(3), []
+    for gradient in ([1, -20, 0.3], [1, -20, 0.3], [2, -10, 0.3]):
+        before = weight.asnumpy()
+        updater(0, mx.nd.array(gradient), weight)
+        moved.append(np.abs(weight.asnumpy() - before))
+    np.testing.assert_allclose(moved[:2], np.full((2, 3), 0.01), rtol=1e-3)
+    assert np.max(moved) < 0.0101
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
