@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def test_the_tables_that_are_committed_are_those_of_the_results(bench):
     main = bench("__main__")
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     assert main.with_tables(text, main.read_results()) == text, "expected: python -m benchmarks --tables"
+
+
+def test_readme_every_table_has_its_results(bench):
+    text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    assert set(re.findall(r"<!-- table (\S+) -->", text)) <= set(bench("__main__").read_results())
 
 
 def test_a_metric_is_scored_as_its_rivals_score_it(bench):
