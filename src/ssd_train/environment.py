@@ -25,6 +25,7 @@ _SECRET_NAME = re.compile(
     r"(SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|API_KEY)(?!.*_(FILE|URI|PATH|ARN)$)", re.IGNORECASE
 )
 SHORTEST_SECRET = 8  # characters; shorter ones are parts of common words
+DEVICES = "auto, cpu, gpu, or indices such as gpu:0 or gpu:0,gpu:1"  # what read_devices takes
 FAILURE_CHARACTERS = 1024  # of the failure file that SageMaker shows
 
 
@@ -39,7 +40,7 @@ class Environment:
     checkpoint_dir                  what a resumed run needs; None: no checkpoints
     pretrained                      weights to start from
     fetch_images                    images that the labels name on S3 and the folders lack are got from there
-    devices                         auto, cpu, gpu, cpu:N, gpu:N
+    devices                         see read_devices
     host, hosts                     name of this machine in metric lines, and the names of all in the job
     hosted                          true on SageMaker: metric lines are printed
     pipes                           which of train and validation come as streams (Pipe mode): path_0, path_1, ...
@@ -87,6 +88,28 @@ class Environment:
             unused_channels=tuple(name for name in channels if name not in (*places.values(), *CODE_CHANNELS)),
         )
         return cls(**{**found, **flags})
+
+
+def read_devices(devices: str) -> Tuple[str, Tuple[int, ...]]:
+    """Return what `devices` names: auto, cpu or gpu, and the indices, none for a plain name.
+
+    auto is all GPUs or else the CPU, gpu is all GPUs, cpu is the CPU; gpu:1 is the GPU of index 1, as in PyTorch, and
+    gpu:0,gpu:1 are two. Several CPU devices such as cpu:0,cpu:1 share the processor; they serve tests.
+
+    Raises:
+        ConfigError: it is none of these, or names a device twice.
+    """
+    found = re.fullmatch(r"(auto|cpu|gpu)|(?:cpu:\d{1,3}(?:,cpu:\d{1,3})*)|(?:gpu:\d{1,3}(?:,gpu:\d{1,3})*)", devices)
+    indices = tuple(int(index) for index in re.findall(r"\d+", devices))
+    if not found or len(set(indices)) < len(indices):
+        raise ConfigError(f"devices: found {devices!r}, expected {DEVICES}")
+    return devices.partition(":")[0], indices
+
+
+def machine_gpus() -> int:
+    """Return how many GPUs SageMaker's toolkit has counted on this machine; 0 outside of a training job."""
+    text = os.environ.get("SM_NUM_GPUS", "")
+    return int(text) if text.isdigit() else 0
 
 
 def is_hosted() -> bool:

@@ -111,7 +111,9 @@ def horovod() -> types.ModuleType:
 def enable_mixed_precision(on_gpu: bool) -> str:
     """Let MXNet compute in 16 bits where that is safe: float16 on GPUs, bfloat16 on CPUs; returns which.
 
-    Networks built later take part, those built before do not, and it cannot be undone in this process.
+    Networks built later take part, those built before do not, and it cannot be undone in this process. The casts are
+    nodes of a symbol, and `tojson`, `save` and `export` drop them in silence unless told `remove_amp_cast=False`: see
+    model/frozen.py, which keeps them, and `compile_answers` in model/graphs.py, which does not.
     """
     dtype = "float16" if on_gpu else "bfloat16"
     mxnet()

@@ -82,8 +82,8 @@ def test_a_rate_much_too_high_ends_with_what_was_good(data, tmp_path, capsys):
     [
         pytest.param({"mini_batch_size": 50}, id="a-batch-larger-than-the-data"),
         pytest.param({"mini_batch_size": 1}, id="a-batch-of-one"),
-        pytest.param({"devices": "cpu:2", "mini_batch_size": 5}, id="two-devices-and-an-odd-batch"),
-        pytest.param({"devices": "cpu:3", "mini_batch_size": 2}, id="more-devices-than-images-in-a-batch"),
+        pytest.param({"devices": "cpu:1,cpu:2", "mini_batch_size": 5}, id="two-devices-and-an-odd-batch"),
+        pytest.param({"devices": "cpu:1,cpu:2,cpu:3", "mini_batch_size": 2}, id="more-devices-than-images-in-a-batch"),
         pytest.param({"post_nms": 100000, "nms_topk": 100000, "nms_threshold": 1}, id="more-boxes-than-there-are"),
         pytest.param({"defaults": "builtin", "base_network": "mobilenet0.25"}, id="the-builtin-algorithms-defaults"),
         pytest.param({"freeze_layer_pattern": "^features"}, id="heads-only"),

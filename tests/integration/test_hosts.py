@@ -152,7 +152,7 @@ def learned_together(server: ParameterServer, folder: Path, *settings: str) -> "
 @in_test_integration
 def test_two_devices_on_each_of_two_hosts(server, tmp_path):
     """dist_device_sync adds up the devices of each host first; the sum is that of one device with the whole batch."""
-    two = learned_together(server, tmp_path, "kv_store=dist_device_sync", "devices=cpu:2")
+    two = learned_together(server, tmp_path, "kv_store=dist_device_sync", "devices=cpu:1,cpu:2")
     whole = together.make_learner(small_config(**together.SETTINGS), Cluster())
     together.learn(whole, 4)
     for found in two:

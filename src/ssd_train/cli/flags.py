@@ -16,7 +16,11 @@ MODEL_HELP = "a model folder, its model.tar.gz, or an .onnx file"
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """What runs a model, and where."""
-    parser.add_argument("--devices", default="auto", help="of MXNet: auto, cpu, gpu; default: auto")
+    parser.add_argument(
+        "--devices",
+        default="auto",
+        help="of MXNet: auto (the first GPU or else the CPU), cpu, gpu, gpu:1; default: auto",
+    )
     parser.add_argument(
         "--engine",
         default="auto",

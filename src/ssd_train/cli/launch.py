@@ -27,7 +27,7 @@ MODES = {
     "invoke": ("invoke", "send images to an endpoint: JSON Lines, and pictures with boxes"),
     "describe": ("describe", "how a training job stands; with --wait, follow its log to the end"),
 }
-SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | PLACES.keys()
+SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | frozenset(PLACES)
 INPUTS = {
     "train": "training images: a prefix, a RecordIO file, or with --pipe also a manifest",
     "labels": "their labels, as for train",

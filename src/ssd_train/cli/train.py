@@ -152,7 +152,9 @@ def make_parser() -> Parser:
         help="a .params file, or a model folder or its model.tar.gz, to start from (default: model zoo)",
     )
     add_fetch_flag(parser)
-    parser.add_argument("--devices", help="auto, cpu, gpu, gpu:N; default: auto, all GPUs or else the CPU")
+    parser.add_argument(
+        "--devices", help="auto, cpu, gpu (all), gpu:1, gpu:0,gpu:1; default: auto, all GPUs or else the CPU"
+    )
     return parser
 
 

@@ -18,6 +18,7 @@ from ssd_train.data.records import ClassNames, Detections
 from ssd_train.data.transforms import to_input
 from ssd_train.deploy.description import Description
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT
+from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, DataError, WeightsError
 from ssd_train.training.config_file import weights_in
 
@@ -75,12 +76,13 @@ class Detector:
     def load(cls, path: "str | Path", devices: str = "auto", engine: str = "auto") -> "Detector":
         """The model at `path`: a model folder, its archive (model.tar.gz), or an ONNX file.
 
-        devices     of MXNet: auto, cpu, gpu, gpu:N
+        devices     one of MXNet's: auto (the first GPU or else the CPU), cpu, gpu, gpu:1
         engine      one of ENGINES; auto: what fits the model and is installed, in the order of ENGINES
 
         Raises:
             WeightsError: the model is not there, damaged, or not of the kind that the engine runs.
             DependencyError: the engine is not installed.
+            ConfigError: the engine cannot run it on `devices`.
         """
         with opened_model(Path(path)) as place:
             opened = _open(place, devices, _chosen(place, engine, str(path)))
@@ -198,6 +200,10 @@ def _open(place: Path, devices: str, engine: str) -> Engine:
         from ssd_train.deploy.engines.symbol import SymbolEngine
 
         return SymbolEngine(place, devices)
+    if read_devices(devices)[0] == "gpu":
+        raise ConfigError(
+            f"devices: found {devices!r} with {engine}, which runs models on the CPU, expected auto or cpu"
+        )
     if engine == "openvino":
         from ssd_train.deploy.engines.openvino import OpenVinoEngine
 

@@ -33,7 +33,7 @@ class Trained:
 
     def engine(self) -> GluonEngine:
         """The model as it is."""
-        return GluonEngine(self.folder)
+        return GluonEngine(self.folder, "cpu")  # as everybody else gets it: GPUs may round to fewer bits (TF32)
 
     def parts(self) -> Parts:
         """Its detector: symbol, weights, states."""
@@ -57,7 +57,7 @@ class Converted:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._engine = SymbolEngine(folder)
+        self._engine = SymbolEngine(folder, "cpu")
         self.description = self._engine.description
         self.side, self.grayscale = self.description.side, self.description.grayscale
 

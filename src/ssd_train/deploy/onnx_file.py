@@ -77,5 +77,5 @@ def _add_layers(graph: GraphBuilder, model: SavedModel, input: str) -> "Tuple[st
     arrays = {name: parameter.data().asnumpy() for name, parameter in heads.collect_params().items()}
     normalised = add_normalisation(graph, input) if input == "pixels" else input
     given = dict.fromkeys(BEFORE_LAYERS, normalised)
-    outputs = convert_symbol(graph, mx.sym.Group([class_scores, offsets]).tojson(), arrays, given)
+    outputs = convert_symbol(graph, mx.sym.Group([class_scores, offsets]).tojson(remove_amp_cast=True), arrays, given)
     return outputs[0], outputs[1]

@@ -26,7 +26,7 @@ def make_symbol(model: SavedModel) -> "Tuple[Any, Arrays, Arrays]":
     with mx.name.NameManager():  # counts from nought
         net = model.build()
         graph = DetectGraph(net, config.nms_threshold, config.nms_topk, model.post_nms)
-        text = _for_service(graph(mx.sym.var(INPUT)).tojson())
+        text = _for_service(graph(mx.sym.var(INPUT)).tojson(remove_amp_cast=True))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     symbol = mx.sym.load_json(text.replace('"name": "ssd0_', f'"name": "ssd{digest}_'))
     arrays = {re.sub("^ssd0_", f"ssd{digest}_", name): p.data() for name, p in graph.collect_params().items()}

@@ -8,11 +8,10 @@ same surroundings.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Collection, Dict, List, Mapping, Optional
 
 from ssd_train.config import TrainConfig
-from ssd_train.environment import CHANNELS
+from ssd_train.environment import CHANNELS, read_devices
 from ssd_train.errors import ConfigError
 from ssd_train.launch.images import training_image
 from ssd_train.launch.job import PROGRAM, SOURCE_ARCHIVE, Channel, Job
@@ -20,8 +19,8 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 Request = Dict[str, Any]
 
-# flags of train that say where it works and make sense in a container too, and what their values look like
-PLACES = {"devices": "auto|cpu|gpu|gpu:[0-9]+", "fetch_images": "0|1"}
+# flags of train that say where it works and make sense in a container too
+PLACES = ("devices", "fetch_images")
 _LOG_LEVEL = 20  # of the toolkit: INFO
 
 
@@ -51,9 +50,9 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
     distribution needs of them. A ConfigError lists all that is wrong."""
     given = {name.replace("-", "_"): value for name, value in settings.items()}
     places = {name: str(given.pop(name)) for name in PLACES if name in given}
-    faults = [name for name, value in places.items() if not re.fullmatch(PLACES[name], value)]
-    if faults:
-        raise ConfigError(f"{faults[0]}: found {places[faults[0]]!r}, expected {PLACES[faults[0]]}")
+    read_devices(places.get("devices", "auto"))
+    if places.get("fetch_images", "0") not in ("0", "1"):
+        raise ConfigError(f"fetch_images: found {places['fetch_images']!r}, expected 0 or 1")
     if job.distribution == "parameter_server":
         given.setdefault("kv_store", "dist_sync")
     config = TrainConfig.from_mapping(given)

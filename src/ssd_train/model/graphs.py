@@ -130,6 +130,8 @@ class DetectGraph(mx.gluon.HybridBlock):
     """Pixels uint8 (B, S, S, 3) -> rows (B, post_nms, 6): class id, score, x1, y1, x2, y2 in input pixels, best
     first."""
 
+    INPUTS = {"pixels": "uint8"}
+
     def __init__(self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = _Heads(net)
@@ -151,6 +153,8 @@ class DetectGraph(mx.gluon.HybridBlock):
 class EvalGraph(DetectGraph):
     """As DetectGraph, and beside the rows the loss parts (1,) on the given targets."""
 
+    INPUTS = {"pixels": "uint8", "class_targets": "float32", "box_targets": "float32"}
+
     def __init__(self, net: Any, loss: DetectionLoss, nms_threshold: float, nms_topk: int, post_nms: int) -> None:
         super().__init__(net, nms_threshold, nms_topk, post_nms)
         self.loss = loss
@@ -167,3 +171,19 @@ def compile_graph(graph: Any) -> Any:
     """Hybridize `graph` with static memory; its own trace, whatever mode the caller is in."""
     graph.hybridize(static_alloc=True, static_shape=True)
     return graph
+
+
+def compile_answers(graph: DetectGraph) -> Any:
+    """Compile `graph`, which answers, without the casts of mixed precision: what is scored is then what the files of
+    the model compute, which have none.
+
+    MXNet puts the casts into every graph that is traced after AMP has been switched on in a process; writing a symbol
+    drops them.
+    """
+    inputs = [mx.sym.var(name, dtype=dtype) for name, dtype in graph.INPUTS.items()]
+    text = mx.sym.Group([*_as_list(graph(*inputs))]).tojson(remove_amp_cast=True)
+    return compile_graph(mx.gluon.SymbolBlock(mx.sym.load_json(text), inputs, params=graph.collect_params()))
+
+
+def _as_list(outputs: Any) -> Any:
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -3,9 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import List
 
@@ -27,14 +24,9 @@ def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, p
     `validation`. The run goes on when that fails, and says so: the model itself is whole, and the next try may do."""
     pictures = _pictures(validation, config.grayscale)
     try:
-        if config.amp:
-            # here every network is made for 16 bits; in a process of its own it is what everybody else will get
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                pool.submit(refresh, folder, pictures).result()
-        else:
-            refresh(folder, pictures)
+        refresh(folder, pictures)
         put_code(folder)
-    except (SsdTrainError, BrokenProcessPool) as error:
+    except SsdTrainError as error:
         progress.warn(f"no deployment files: {error}; the model itself is not affected")
 
 

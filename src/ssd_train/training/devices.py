@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 
 from ssd_train import framework
 from ssd_train.config import TrainConfig
+from ssd_train.environment import machine_gpus, read_devices
 from ssd_train.errors import ConfigError, SsdTrainError
 
 mx = framework.mxnet()
@@ -24,20 +24,38 @@ PENDING = 100  # errors of work begun before, which fails in the same way and wo
 
 
 def contexts(devices: str = "auto", local_rank: int = 0, local_size: int = 1) -> List[Any]:
-    """MXNet contexts for `devices`: auto (all visible GPUs, else the CPU), cpu, gpu, or a number of either such as
-    gpu:2 or cpu:2 (several CPU contexts share the processor; they serve tests). Of `local_size` processes on this
-    machine, the one numbered `local_rank` gets its share of the GPUs."""
-    found = re.fullmatch(r"(auto|cpu|gpu)(?::([1-9]\d?))?", devices)
-    if not found:
-        raise ConfigError(f"devices: found {devices!r}, expected auto, cpu, gpu, cpu:N or gpu:N")
-    kind, count = found.group(1), int(found.group(2) or 0)
+    """Return the MXNet contexts of `devices`, see `read_devices`. Of `local_size` processes on this machine, the one
+    numbered `local_rank` gets its share of the GPUs.
+
+    Raises:
+        ConfigError: `devices` is malformed, or names GPUs that MXNet cannot use; auto, where SageMaker counts GPUs and
+            MXNet none: the job would train on the CPU of a machine that is paid for its GPUs.
+    """
+    kind, indices = read_devices(devices)
     gpus = 0 if kind == "cpu" else mx.context.num_gpus()
+    if kind == "auto" and not gpus and machine_gpus():
+        raise ConfigError(
+            f"devices: found {machine_gpus()} GPUs (SM_NUM_GPUS) and an MXNet that can use none, expected a build for "
+            "CUDA and a GPU that it supports, or --devices cpu"
+        )
     if kind == "cpu" or (kind == "auto" and not gpus):
-        return [mx.cpu(i) for i in range(count or 1)]
-    least = max(count, local_size)
-    if gpus < least:
-        raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {least} for {devices!r}")
-    return [mx.gpu(i) for i in range(count or gpus)][local_rank::local_size]
+        return [mx.cpu(index) for index in indices or (0,)]
+    least = max(max(indices, default=0) + 1, local_size)
+    if gpus < least or (indices and len(indices) < local_size):
+        processes = f" and {local_size} processes" if local_size > 1 else ""
+        raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {least} for {devices!r}{processes}")
+    return [mx.gpu(index) for index in indices or range(gpus)][local_rank::local_size]
+
+
+def one_context(devices: str = "auto") -> Any:
+    """Return the MXNet context of `devices` for work that uses one device: of all GPUs the first.
+
+    Raises:
+        ConfigError: as `contexts`, or several devices are named.
+    """
+    if len(read_devices(devices)[1]) > 1:
+        raise ConfigError(f"devices: found {devices!r}, expected one device")
+    return contexts(devices)[0]
 
 
 @contextlib.contextmanager

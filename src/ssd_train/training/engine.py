@@ -13,7 +13,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.batches import EvalBatch, TrainBatch
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import TrainingDiverged
-from ssd_train.model.graphs import EvalGraph, compile_graph
+from ssd_train.model.graphs import EvalGraph, compile_answers
 from ssd_train.training.learner import Learner, make_loss
 from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
 from ssd_train.training.scores import Scores
@@ -70,13 +70,13 @@ def train_one_epoch(
 
 
 class Evaluator:
-    """A net as it answers, on the first of its devices."""
+    """A net as it answers, on `device`, where its parameters have to be."""
 
     def __init__(self, net: Any, config: TrainConfig, device: Any, post_nms: int) -> None:
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_graph(EvalGraph(net, make_loss(config), config.nms_threshold, config.nms_topk, post_nms))
+        self.graph = compile_answers(EvalGraph(net, make_loss(config), config.nms_threshold, config.nms_topk, post_nms))
 
     def require_finite_weights(self) -> None:
         """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN

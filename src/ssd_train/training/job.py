@@ -103,6 +103,7 @@ def prepare(
         SsdTrainError: also where hosts of a cluster were given different data or settings.
     """
     cluster = cluster or Cluster()
+    devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
     _refuse_early(environment, of_settings(config, cluster.size), config.epochs, before_data=True)
     weights = _find_weights(config, environment, progress)
     config, train, validation = take_in(config, environment, progress)
@@ -112,7 +113,7 @@ def prepare(
     for what, value in marks.items():
         cluster.require_equal(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
-    devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)[:batch]
+    devices = devices[:batch]
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")

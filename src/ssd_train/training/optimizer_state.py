@@ -30,17 +30,18 @@ def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
 def load_optimizer(arrays: Mapping[str, Any], trainer: Any, counts: Mapping[str, int]) -> None:
     """Put back what `save_optimizer` wrote and returned, on every device of `trainer`."""
     optimizer = trainer._optimizer
-    for device, updater in enumerate(trainer._updaters):
+    for position, updater in enumerate(trainer._updaters):
         for index, parameter in enumerate(trainer._params):
             if str(index) not in counts:
                 continue  # never updated so far, so it has no state
-            weight = parameter.list_data()[device]
+            weight = parameter.list_data()[position]
             state = optimizer.create_state_multi_precision(index, weight)
             for part, array in enumerate(_as_parts(state)):
                 arrays[f"{index}.{part}"].copyto(array)
             updater.states[index] = state
             updater.states_synced[index] = True
-        optimizer._set_current_context(device)
+        # MXNet counts the updates of a device under its index, which is 1 for gpu(1), also where that is the only one
+        optimizer._set_current_context(trainer._contexts[position].device_id)
         optimizer._index_update_count.update({int(index): count for index, count in counts.items()})
     optimizer.num_update = max(counts.values(), default=0)
 

@@ -213,7 +213,8 @@ def _finish(job: Job, state: TrainState, environment: Environment, started: str,
 
 def _score_best(job: Job, best: SavedModel, progress: Progress) -> "Tuple[Scores, List[Tuple[Record, Detections]]]":
     """The saved model read back from its folder and scored: what the report shows is what the user gets."""
-    evaluator = Evaluator(best.build(), best.config, job.learner.devices[0], best.post_nms)
+    device = job.learner.devices[0]
+    evaluator = Evaluator(best.build(device), best.config, device, best.post_nms)
     batches = progress.track(job.validation_loader, len(job.validation_loader), "scoring the best model")
     scores, _, answers = evaluate(evaluator, batches, job.class_names)
     return scores, answers

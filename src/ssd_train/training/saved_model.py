@@ -65,11 +65,13 @@ class SavedModel:
             if old.name != path.name:
                 old.unlink()
 
-    def build(self) -> Any:
-        """The network with these weights, on the CPU."""
+    def build(self, device: Any = None) -> Any:
+        """Return the network with these weights on `device`, an MXNet context; None: the CPU."""
         config = self.config
         net = build_net(config.base_network, config.image_shape, list(self.class_names), shares=config.anchor_shares)
         load_exactly(net, self.weights)
+        if device is not None:
+            net.collect_params().reset_ctx(device)
         return net
 
     def save_last(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]]) -> None:

@@ -177,9 +177,10 @@ def test_only_what_is_given_is_sent():
 
 
 def test_flags_of_train_that_say_where():
-    assert hyperparameters(make_job(), {"fetch-images": 1, "devices": "gpu:0"}) == {
+    assert hyperparameters(make_job(), {"fetch-images": 1, "devices": "gpu:0,gpu:1"}) == {
         "fetch_images": '"1"',
-        "devices": '"gpu:0"',
+        "devices": '"gpu:0,gpu:1"',
     }
-    with pytest.raises(ConfigError, match="fetch_images: found 'yes', expected 0|1"):
-        hyperparameters(make_job(), {"fetch_images": "yes"})
+    for name, value in (("fetch_images", "yes"), ("devices", "gpu:0,1"), ("devices", "cuda")):
+        with pytest.raises(ConfigError, match=f"^{name}: found '{value}', expected "):
+            hyperparameters(make_job(), {name: value})

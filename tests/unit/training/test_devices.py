@@ -7,15 +7,16 @@ import pytest
 
 from ssd_train import framework
 from ssd_train.errors import ConfigError
-from ssd_train.training.devices import contexts, split
+from ssd_train.training.devices import contexts, one_context, split
 
 mx = framework.mxnet()
 
 
 @pytest.mark.parametrize(
-    "devices, expected", [("cpu", ["cpu(0)"]), ("cpu:1", ["cpu(0)"]), ("cpu:3", ["cpu(0)", "cpu(1)", "cpu(2)"])]
+    "devices, expected",
+    [("cpu", ["cpu(0)"]), ("cpu:0", ["cpu(0)"]), ("cpu:1", ["cpu(1)"]), ("cpu:3,cpu:1", ["cpu(3)", "cpu(1)"])],
 )
-def test_cpus(devices, expected):
+def test_contexts_of_cpus_have_the_indices_given(devices, expected):
     assert [str(context) for context in contexts(devices)] == expected
 
 
@@ -30,7 +31,9 @@ def test_auto_is_all_gpus_or_else_the_cpu():
         (4, "auto", 1, [[0, 1, 2, 3]]),
         (4, "auto", 4, [[0], [1], [2], [3]]),
         (4, "gpu", 2, [[0, 2], [1, 3]]),
-        (4, "gpu:3", 2, [[0, 2], [1]]),
+        (4, "gpu:3", 1, [[3]]),
+        (4, "gpu:3,gpu:1", 1, [[3, 1]]),
+        (4, "gpu:3,gpu:1,gpu:0", 2, [[3, 0], [1]]),
         (0, "auto", 2, [["cpu"], ["cpu"]]),
     ],
 )
@@ -47,29 +50,70 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         contexts("auto", 0, 4)
 
 
-@pytest.mark.parametrize("devices", ["gpu", "gpu:2", "auto:3"])
-def test_gpus_that_are_not_there(devices):
-    if mx.context.num_gpus():
-        pytest.skip("this machine has GPUs")
-    if devices.startswith("auto"):
-        assert len(contexts(devices)) == 3, "so many CPU contexts"
-        return
-    with pytest.raises(ConfigError, match=rf"devices: found 0 GPUs that MXNet can use, expected \d for '{devices}'"):
-        contexts(devices)
+@pytest.mark.parametrize(
+    "gpus, devices, processes, expected",
+    [
+        (0, "gpu", 1, r"found 0 GPUs that MXNet can use, expected 1 for 'gpu'$"),
+        (0, "gpu:0", 1, r"found 0 GPUs .*, expected 1 "),
+        (2, "gpu:2", 1, r"found 2 GPUs .*, expected 3 for 'gpu:2'$"),
+        (2, "gpu:0,gpu:2", 1, r"found 2 GPUs .*, expected 3 "),
+        (4, "gpu:0,gpu:1", 3, r"found 4 GPUs .*, expected 3 for 'gpu:0,gpu:1' and 3 processes$"),
+    ],
+)
+def test_contexts_of_gpus_that_are_not_there_are_refused(monkeypatch, gpus, devices, processes, expected):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: gpus)
+    with pytest.raises(ConfigError, match=f"^devices: {expected}"):
+        contexts(devices, 0, processes)
 
 
-@pytest.mark.parametrize("devices", ["", "tpu", "cpu:0", "cpu:", "gpu:-1", "cpu:1000", "gpu,gpu", "CPU"])
-def test_other_names_are_refused(devices):
-    with pytest.raises(ConfigError, match="devices: found .*, expected auto, cpu, gpu, cpu:N or gpu:N"):
-        contexts(devices)
+def test_contexts_auto_without_the_gpus_that_sagemaker_counts_is_refused(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 0)
+    monkeypatch.setenv("SM_NUM_GPUS", "4")
+    with pytest.raises(ConfigError, match="^devices: found 4 GPUs"):
+        contexts("auto")
+    assert contexts("cpu") == [mx.cpu(0)]
+    monkeypatch.setenv("SM_NUM_GPUS", "0")
+    assert contexts("auto") == [mx.cpu(0)]
+
+
+WRONG = [
+    "",
+    "tpu",
+    "auto:0",
+    "cpu:",
+    "gpu:-1",
+    "gpu:1000",
+    "gpu,gpu",
+    "CPU",
+    "0",
+    "gpu:0,1",
+    "gpu:0,cpu:0",
+    "gpu:1,gpu:1",
+]
+
+
+@pytest.mark.parametrize("devices", [*WRONG, "gpu:0,", "cpu:1\n", "cpu:1 ,cpu:2"])
+def test_contexts_of_other_names_are_refused(devices):
+    for read in (contexts, one_context):
+        with pytest.raises(ConfigError, match="^devices: found .*, expected auto, cpu, gpu, or indices"):
+            read(devices)
+
+
+def test_one_context_of_several_devices_is_refused(monkeypatch):
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
+    assert [one_context(devices) for devices in ("gpu", "auto", "gpu:1", "cpu:1")] == [
+        *(mx.gpu(0), mx.gpu(0), mx.gpu(1), mx.cpu(1))
+    ]
+    with pytest.raises(ConfigError, match="^devices: found 'gpu:0,gpu:1', expected one device"):
+        one_context("gpu:0,gpu:1")
 
 
 @pytest.mark.parametrize("rows, parts", [(8, [4, 4]), (5, [3, 2]), (2, [1, 1])])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_split(rows, parts, dtype):
     array = np.arange(rows * 3).reshape(rows, 3).astype(dtype)
-    found = split(array, contexts("cpu:2"))
+    found = split(array, contexts("cpu:1,cpu:2"))
     assert [len(part) for part in found] == parts
-    assert [part.context for part in found] == [mx.cpu(0), mx.cpu(1)]
+    assert [part.context for part in found] == [mx.cpu(1), mx.cpu(2)]
     assert all(part.dtype == array.dtype for part in found)
     np.testing.assert_array_equal(np.concatenate([part.asnumpy() for part in found]), array)

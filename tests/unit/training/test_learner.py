@@ -28,7 +28,7 @@ def test_a_few_steps_lower_the_loss(samples):
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("devices", ["cpu:2", "cpu:3"])
+@pytest.mark.parametrize("devices", ["cpu:1,cpu:2", "cpu:1,cpu:2,cpu:3"])
 @pytest.mark.parametrize(
     "indices",
     [
@@ -60,8 +60,8 @@ def test_gradients_of_devices_add_up(samples, indices, devices):
     "devices, settings, expected",
     [
         ("cpu", {"mini_batch_size": 6}, (6, 3, SIDE, SIDE)),
-        ("cpu:2", {"mini_batch_size": 6}, (3, 3, SIDE, SIDE)),
-        ("cpu:2", {"mini_batch_size": 1}, (1, 3, SIDE, SIDE)),
+        ("cpu:1,cpu:2", {"mini_batch_size": 6}, (3, 3, SIDE, SIDE)),
+        ("cpu:1,cpu:2", {"mini_batch_size": 1}, (1, 3, SIDE, SIDE)),
         ("cpu", {"amp": 1}, None),
     ],
     ids=["all-of-a-batch", "its-part", "at-least-one", "not-in-16-bits"],
@@ -90,7 +90,7 @@ def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, monk
     if not joined:
         monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
     settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
-    one, several = learner(**settings), learner(f"cpu:{count}", **settings)
+    one, several = learner(**settings), learner(",".join(f"cpu:{index}" for index in range(1, count + 1)), **settings)
     start = weights(one)
     for indices in ([0, 1, 6], [2, 7], [3, 4, 5]):
         losses = one.step(batch_of(samples, indices), 1e-3)
@@ -104,7 +104,7 @@ def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, monk
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
 def test_devices_stay_equal(samples, optimizer):
     """All but BatchNorm's statistics, each device's own; those of the first are evaluated and saved."""
-    learned = learner("cpu:2", optimizer=optimizer, momentum=0.9)
+    learned = learner("cpu:1,cpu:2", optimizer=optimizer, momentum=0.9)
     for indices in ([0, 1, 2, 3], [3, 4, 6, 7], [5, 1, 6]):
         learned.step(batch_of(samples, indices), 1e-3)
     first, second = weights(learned), weights(learned, device=1)

@@ -34,7 +34,7 @@ def deferred(devices="cpu", **settings):
     return Learner(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices), deferred=True)
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu:2", "cpu:4"])
+@pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2", "cpu:1,cpu:2,cpu:3,cpu:4"])
 @pytest.mark.parametrize("clip", [0.0, 0.5], ids=["free", "clipped"])
 def test_steps_whose_end_nobody_waits_for_learn_the_same(samples, devices, clip):
     waiting, learned = learner(devices, optimizer="adam", clip_gradient=clip), deferred(devices, clip_gradient=clip)
@@ -51,7 +51,7 @@ def test_steps_whose_end_nobody_waits_for_learn_the_same(samples, devices, clip)
     assert all(np.array_equal(a, second[n]) or "running" in n or "moving" in n for n, a in first.items())
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+@pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])
 def test_a_step_that_is_not_finite_is_left_out_by_the_devices_and_told_a_step_later(samples, devices):
     learned = deferred(devices)
     good, bad, later = (batch_of(samples, indices) for indices in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 3, 5, 7]))
@@ -77,7 +77,7 @@ def test_a_step_that_is_not_finite_is_left_out_by_the_devices_and_told_a_step_la
     assert len(told) == 1, "told when the next step is on its way"
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+@pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_overflows_in_a_row_leave_batchnorms_statistics_as_they_were(samples, devices, count):
     """Each is known of only when the next has already been through the layers, with what the one before left there."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ssd_train import framework
-from ssd_train.model.graphs import DetectGraph, compile_graph
-from ssd_train.training.devices import contexts
+from ssd_train.model.graphs import DetectGraph, compile_answers
+from ssd_train.training.devices import one_context
 from ssd_train.training.saved_model import SavedModel
 
 mx = framework.mxnet()
@@ -27,10 +27,9 @@ class GluonEngine:
         self.class_names = self.model.class_names
         self.side = config.image_shape
         self.grayscale = config.grayscale
-        self._device = contexts(devices)[0]
-        net = self.model.build()
-        net.collect_params().reset_ctx(self._device)
-        self._graph = compile_graph(DetectGraph(net, config.nms_threshold, config.nms_topk, self.model.post_nms))
+        self._device = one_context(devices)
+        net = self.model.build(self._device)
+        self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.nms_topk, self.model.post_nms))
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
         """The rows of each picture, best first."""

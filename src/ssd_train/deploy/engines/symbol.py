@@ -11,9 +11,10 @@ from ssd_train import framework
 from ssd_train.deploy.description import as_input
 from ssd_train.deploy.exported import INPUT, SYMBOL, WEIGHTS, read_description
 from ssd_train.deploy.symbol_reader import read_symbol
-from ssd_train.errors import WeightsError
+from ssd_train.environment import read_devices
+from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.params_file import check_params_file
-from ssd_train.training.devices import contexts
+from ssd_train.training.devices import one_context
 
 mx = framework.mxnet()
 
@@ -29,7 +30,7 @@ class SymbolEngine:
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
-        self._device = contexts(devices)[0]
+        self._device = one_context(_without_gpus(devices) if self.description.kind == "int8" else devices)
         check_params_file(folder / WEIGHTS)
         try:
             self._symbol = read_symbol(folder / SYMBOL)
@@ -47,21 +48,27 @@ class SymbolEngine:
 
     @property
     def parts(self) -> "Tuple[Any, Dict[str, Any], Dict[str, Any]]":
-        """The network: its symbol, weights and auxiliary states by name."""
-        return (self._symbol, self._of_kind("arg:"), self._of_kind("aux:"))
+        """The network: its symbol, weights and auxiliary states by name, on the CPU, where exports are made."""
+        return (self._symbol, self._of_kind("arg:", mx.cpu()), self._of_kind("aux:", mx.cpu()))
 
-    def _of_kind(self, kind: str) -> Dict[str, Any]:
-        return {
-            name[4:]: array.as_in_context(self._device) for name, array in self._arrays.items() if name.startswith(kind)
-        }
+    def _of_kind(self, kind: str, device: Any) -> Dict[str, Any]:
+        return {name[4:]: array.as_in_context(device) for name, array in self._arrays.items() if name.startswith(kind)}
 
     def _bind(self, count: int) -> Any:
         """The network made ready for as many pictures at once; all numbers of them share the weights."""
-        _, weights, states = self.parts
+        weights, states = self._of_kind("arg:", self._device), self._of_kind("aux:", self._device)
         inputs = mx.nd.zeros((count, 3, self.side, self.side), ctx=self._device)
         executor = self._symbol.bind(self._device, {**weights, INPUT: inputs}, grad_req="null", aux_states=states)
         self._executors[count] = executor
         return executor
+
+
+def _without_gpus(devices: str) -> str:
+    """Return `devices` for operators that only the CPU has, oneDNN's in 8 bits; a ConfigError where GPUs are named."""
+    kind = read_devices(devices)[0]
+    if kind == "gpu":
+        raise ConfigError(f"devices: found {devices!r} for a model in 8 bits, expected auto or cpu")
+    return "cpu" if kind == "auto" else devices
 
 
 def in_pixels(rows: np.ndarray, side: int) -> np.ndarray:
