@@ -6,9 +6,10 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
 
     __main__.py         python -m ssd_train
     cli/                the doors
-        train, evaluate, predict, demo, check, prepare, export, convert, serve, launch    one file a command
+        train, evaluate, predict, demo, verify, check, prepare, export, convert, serve, launch    one file a command
         main.py             the front door, which finds the command
         console.py          how flags are read, and how long work tells where it is
+        verification.py     the checks of verify: trainings on drawn data, and what has to be equal
         flags.py, pictures.py, places.py    what commands share: flags, pictures that are named, s3:// paths
         steps/              the steps of prepare
             augment, convert, frames, grayscale, join, keep, manifest, relabel, sheet, split    one file a step

@@ -19,7 +19,7 @@ import sys
 import types
 import warnings
 from importlib import metadata
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -129,6 +129,19 @@ def has_fused_batchnorm() -> bool:
 
     enabled = mxnet().runtime.Features().is_enabled("MKLDNN") and os.environ.get("MXNET_MKLDNN_ENABLED", "1") != "0"
     return bool(enabled and cv2.checkHardwareSupport(_AVX2))
+
+
+def features() -> List[str]:
+    """Return the names of what this build of MXNet was made with, such as CUDA and CUDNN."""
+    return sorted(name for name, feature in mxnet().runtime.Features().items() if feature.enabled)
+
+
+def compute_capability(device: Any) -> Optional[int]:
+    """Return the compute capability of a GPU, such as 75 for code named sm_75; None where its driver does not tell."""
+    try:
+        return int(mxnet().util.get_cuda_compute_capability(device))
+    except (OSError, RuntimeError):
+        return None
 
 
 def versions() -> Dict[str, Optional[str]]:

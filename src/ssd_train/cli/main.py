@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": "a model behind HTTP, with a page to try it on",
     "convert": "a model of SageMaker's built-in Object Detection algorithm as one that can be used here",
     "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
+    "verify": "whether training and answers are right on this machine's GPUs: a line a check, and a JSON file",
     "demo": "draw a labelled data set, train on it and show the result",
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports of a program ended by Ctrl-C, or by `| head`
