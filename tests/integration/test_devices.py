@@ -61,8 +61,8 @@ def built_otherwise(build):
     def otherwise(model, device=None):
         net = build(model, device)
         if device not in (None, mx.cpu(0)):
-            bias = net.class_predictors[0].predictor.bias
-            bias.set_data(bias.data(device) + 1)
+            weight = net.class_predictors[0].predictor.weight
+            weight.set_data(weight.data(device) * 1.5)
         return net
 
     return otherwise

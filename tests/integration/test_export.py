@@ -4,8 +4,6 @@ deployment files."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -150,20 +148,3 @@ def test_training_leaves_the_deployment_files_of_its_best_model(trained, machine
         assert main(["evaluate", *flags]) == 0
         scores[engine] = json.loads(path.read_text())
     assert scores["symbol"]["mAP"] == pytest.approx(scores["mxnet"]["mAP"], abs=1e-3)
-
-
-def test_mixed_precision_leaves_them_too(trained, tmp_path):
-    """In a process of its own: networks made in one with mixed precision round to 16 bits."""
-    _, drawn = trained
-    program = "import sys\nif __name__ == '__main__':\n    from ssd_train.cli.main import main\n    sys.exit(main())\n"
-    (tmp_path / "program.py").write_text(program)
-    settings = {"base_network": "mobilenet0.25", "image_shape": 128, "use_pretrained_model": 0, "epochs": 1, "amp": 1}
-    places = {"model_dir": tmp_path / "model", "output_dir": tmp_path / "output"}
-    flags = flags_of({"train": drawn.images, "labels": drawn.manifest, **settings, **places})
-    command = [sys.executable, str(tmp_path / "program.py"), *flags]
-    run = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, check=False
-    )
-    assert run.returncode == 0, run.stdout
-    assert "mixed precision" in run.stdout and "no deployment files" not in run.stdout
-    assert is_current(tmp_path / "model")

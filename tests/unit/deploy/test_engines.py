@@ -12,6 +12,7 @@ import pytest
 from nets import CLASSES, drawn_inputs, talking_model
 from saving import flip_a_bit
 
+from ssd_train import framework
 from ssd_train.cli.main import main
 from ssd_train.data.images import encode_png
 from ssd_train.deploy import detector
@@ -34,14 +35,17 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder `both` with a model and its deployment files, `symbol` with these alone, and file.onnx."""
-    from ssd_train.deploy.artifact import publish_symbol
+    from ssd_train.deploy.artifact import describe, prepared_files, publish_symbol
     from ssd_train.deploy.onnx_file import write_onnx
+    from ssd_train.deploy.symbol_file import make_symbol
 
     folder = tmp_path_factory.mktemp("engines")
     saved = talking_model(folder / "both")
     for target in ("both", "symbol"):
         publish_symbol(folder / "both", folder / target, drawn_inputs(2))
     write_onnx(saved, folder / "file.onnx")
+    with prepared_files(describe(saved, "int8"), folder / "int8", make_symbol(saved)):
+        pass  # as far as these tests look, which is at what it says of itself
     return folder
 
 
@@ -88,6 +92,50 @@ def test_engines_say_the_same(model, place, engine, expected):
 def test_what_no_engine_can_run_is_told(model, place, engine, kind, expected):
     with pytest.raises(kind, match=expected):
         Detector.load(model / place, engine=engine)
+
+
+@pytest.mark.parametrize(
+    "place, engine, devices",
+    [
+        ("both", "mxnet", "gpu:0"),
+        ("both", "mxnet", "cpu:1,cpu:2"),
+        ("symbol", "symbol", "cpu:1,cpu:2"),
+        ("file.onnx", "onnxruntime", "gpu:0"),
+        ("file.onnx", "onnxruntime", "tpu"),
+        ("int8", "symbol", "gpu"),
+    ],
+)
+def test_load_for_devices_that_the_engine_does_not_use_is_refused(model, place, engine, devices):
+    if devices == "gpu:0" and engine == "mxnet" and framework.mxnet().context.num_gpus():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match=f"^devices: found .*{devices}" if place != "both" else "^devices: found "):
+        Detector.load(model / place, devices, engine)
+
+
+@pytest.mark.parametrize("place, engine", [("both", "mxnet"), ("symbol", "symbol")])
+def test_load_for_another_cpu_answers_there_and_exports_from_the_first(model, place, engine):
+    mx = framework.mxnet()
+    pictures = drawn_inputs(3)
+    found, expected = (Detector.load(model / place, devices, engine).engine for devices in ("cpu:1", "cpu"))
+    agreement = compare(expected.run(pictures), found.run(pictures))
+    assert agreement.rows > 50 and agreement.unmatched == 0
+    if engine == "symbol":
+        _, weights, states = found.parts
+        assert {array.context for array in [*weights.values(), *states.values()]} == {mx.cpu(0)}
+
+
+def test_what_runs_on_the_cpu_alone_does_so_on_a_machine_with_a_gpu(model, monkeypatch, tmp_path):
+    """This MXNet has no code for GPUs, so that whatever is put on one fails."""
+    mx = framework.mxnet()
+    if mx.context.num_gpus():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)
+    with pytest.raises(mx.MXNetError):
+        Detector.load(model / "both")
+    assert Detector.load(model / "int8").engine.run(drawn_inputs(1)).shape[0] == 1
+    for format, name in (("symbol", "symbol"), ("onnx", "model.onnx")):
+        flags = ["--model", str(model / "both"), "--format", format, "--output", str(tmp_path / name)]
+        assert main(["export", *flags]) == 0
 
 
 @pytest.mark.parametrize(
