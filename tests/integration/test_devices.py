@@ -126,7 +126,10 @@ def test_verify_of_a_net_that_does_not_learn_exits_with_one(monkeypatch, tmp_pat
     "value, is_met", [(0.0, True), (0.5, True), (0.51, False), (-0.1, False), (float("nan"), False)]
 )
 def test_a_figure_is_met_within_its_limits(value, is_met):
-    assert Figure("it", value, most=0.5, least=0.0).is_met == is_met
+    figure = Figure("it", value, most=0.5, least=0.0)
+    assert figure.is_met == is_met
+    written = json.loads(json.dumps(figure.to_json(), allow_nan=False))
+    assert written["met"] == is_met and written["value"] == (value if value == value else None)
 
 
 def places(folder, target):

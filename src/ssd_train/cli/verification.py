@@ -94,6 +94,10 @@ class Figure(NamedTuple):
         above = self.least is None or self.value >= self.least
         return bool(math.isfinite(self.value) and above and (self.most is None or self.value <= self.most))
 
+    def to_json(self) -> Dict[str, Any]:
+        """Return the figure as the JSON file has it, whose value is null where it is no finite number."""
+        return {**self._asdict(), "value": self.value if math.isfinite(self.value) else None, "met": self.is_met}
+
     def __str__(self) -> str:
         limits = {"at least": self.least, "at most": self.most}
         shown = ", ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)

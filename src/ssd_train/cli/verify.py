@@ -64,7 +64,7 @@ def made(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
         entry: Dict[str, Any] = {"name": name, "result": "ok", "figures": [], "error": None}
         try:
             figures = getattr(checks, method)()
-            entry["figures"] = [{**figure._asdict(), "met": figure.is_met} for figure in figures]
+            entry["figures"] = [figure.to_json() for figure in figures]
             entry["result"] = "ok" if figures and all(figure.is_met for figure in figures) else "FAILED"
             text = "; ".join(map(str, figures))
         except NotRun as reason:
