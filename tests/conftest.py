@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import itertools
 import os
 import signal
@@ -42,6 +43,14 @@ def shared_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.fail(f"SSD_TRAIN_DATA is {folder!r}, which holds no data/")
     return Path(folder)
+
+
+@pytest.fixture(params=["opencv", "pillow"])
+def pixel_library(request, monkeypatch) -> str:
+    """Decode and resize by each of the two libraries in turn."""
+    module = importlib.import_module(f"ssd_train.data.{request.param}_pixels")
+    monkeypatch.setattr("ssd_train.data.pixels.operations", module)
+    return request.param
 
 
 @pytest.fixture

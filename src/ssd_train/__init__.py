@@ -45,6 +45,8 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         records.py          Record, Detections, ClassNames: the words everyone speaks
         encoded.py          encoded images as bytes: what they are, how they are turned
         images.py           bytes <-> RGB array: decode (orientation, limits), encode
+        pixels.py           which library decodes, resizes and turns
+            opencv_pixels, pillow_pixels    the two, with the same functions
         formats/            labels, read and where it can be written
             ground_truth, image_json, recordio, coco, voc, yolo, video    one file a format (ground_truth_survey: its
                                     jobs and classes, yolo_names: its classes, framing: bytes of RecordIO)

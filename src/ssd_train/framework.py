@@ -47,7 +47,6 @@ _REMEDIES = {
     "libquadmath": ": apt-get install libquadmath0",
     "libGL": ": pip uninstall -y opencv-python; pip install --force-reinstall --no-deps opencv-python-headless",
 }
-_AVX2 = 11  # OpenCV's number for it (enum CpuFeatures, opencv2/core/cvdef.h), which its Python module does not name
 # What `import gluoncv` imports and, where that fails, hides (its __init__.py passes over every ImportError).
 _GLUONCV_PARTS = ("check", "data", "model_zoo", "nn", "utils", "loss")
 
@@ -125,10 +124,11 @@ def enable_mixed_precision(on_gpu: bool) -> str:
 def has_fused_batchnorm() -> bool:
     """Whether MXNet's operator for BatchNorm and ReLU at once works on the CPU here, and fast: it is oneDNN's alone,
     whose code for processors without AVX2 is a hundred times as slow as the two operators."""
-    import cv2
+    # absent from the stubs; in NumPy 1.19 to 1.26, which are those that MXNet goes with
+    from numpy.core._multiarray_umath import __cpu_features__
 
     enabled = mxnet().runtime.Features().is_enabled("MKLDNN") and os.environ.get("MXNET_MKLDNN_ENABLED", "1") != "0"
-    return bool(enabled and cv2.checkHardwareSupport(_AVX2))
+    return bool(enabled and __cpu_features__.get("AVX2", False))
 
 
 def features() -> List[str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Tuple
 
-import cv2
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
+from ssd_train.data.pixels import opencv
 
 Mark = List[Tuple[int, np.ndarray]]
 Texture = Callable[[np.random.RandomState, SizeWH], np.ndarray]
@@ -33,6 +33,7 @@ def render(mark: Mark, angle: float, long_side: int) -> np.ndarray:
     low, extent = inked.min(axis=0), np.ptp(inked, axis=0)
     scale = long_side / extent.max()
     width, height = np.ceil(extent * scale).astype(int)
+    cv2 = opencv()
     canvas = np.zeros((height * _OVERSAMPLING, width * _OVERSAMPLING), np.uint8)
     for fill, points in outlines:
         corners = np.round((points - low) * scale * _OVERSAMPLING).astype(np.int32)
@@ -115,6 +116,7 @@ def smooth_noise(random: np.random.RandomState, size_wh: SizeWH, cells: int) -> 
     """Random values at about `cells` places across, joined smoothly: (H, W) in about -1..1."""
     width, height = size_wh
     coarse = random.uniform(-1, 1, (max(2, cells * height // width + 1), cells + 1)).astype(np.float32)
+    cv2 = opencv()
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -140,8 +142,8 @@ def _panels(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
     for _ in range(random.randint(8, 20)):
         corners = polygon(random.randint(3, 7), random.uniform(0.08, 0.4) * size_wh[0], random.uniform(0, 360))
         centre = random.uniform(0, 1, 2) * size_wh
-        cv2.fillPoly(texture, [np.round(corners + centre).astype(np.int32)], (random.uniform(-1, 1),))
-    return cv2.GaussianBlur(texture, (0, 0), random.uniform(0.6, 5))
+        opencv().fillPoly(texture, [np.round(corners + centre).astype(np.int32)], (random.uniform(-1, 1),))
+    return opencv().GaussianBlur(texture, (0, 0), random.uniform(0.6, 5))
 
 
 def _print(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
@@ -150,6 +152,7 @@ def _print(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
     for baseline in range(step, size_wh[1] + step, step):
         line = "".join(letters[i] for i in random.randint(0, len(letters), 60))
         place = (random.randint(-20, 20), baseline)
+        cv2 = opencv()
         cv2.putText(texture, line, place, cv2.FONT_HERSHEY_SIMPLEX, step / 40, (1.0,), 1, cv2.LINE_AA)
     return texture
 

@@ -11,7 +11,7 @@ import numpy as np
 from ssd_train.data.augment import View
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.damage import check_decoded
-from ssd_train.data.images import decode, decode_for, read_header
+from ssd_train.data.images import decode, read_header, reduction
 from ssd_train.data.records import ImageSource, LabelSet, Record
 
 Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -50,12 +50,16 @@ class DetectionDataset:
 
     side    the network's input side; a picture much larger is decoded at a half, a quarter or an eighth, and its boxes
             follow
+    zoom    whole pictures get at least `zoom` times as many pixels a side: views of kept ones may enlarge a part
     """
 
-    def __init__(self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0) -> None:
+    def __init__(
+        self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0, zoom: float = 1.0
+    ) -> None:
         self.labels = labels
         self.images = images
         self.side = side
+        self.zoom = zoom
         self.cache = ImageCache(cache_bytes)
         self._undamaged: Set[int] = set()  # looked at for damage, which is done once
         self._sizes: Dict[int, SizeWH] = {}  # of images read whose labels do not tell it
@@ -93,13 +97,15 @@ class DetectionDataset:
         else:
             data = self._fetch(index, record)
             view = choose(self.size_wh(index), record.boxes)
-            image = self._decoded(index, data, reduction(view, self.side))
+            image = self._decoded(index, data, reduction(view.rect[2:], self.side))
             sample = image, self._scaled(index, image), record.class_ids
         height, width = sample[0].shape[:2]
         return sample, _scaled_view(view, self.size_wh(index), (width, height))
 
     def _read(self, index: int, record: Record) -> np.ndarray:
-        return self._decoded(index, self._fetch(index, record))
+        data = self._fetch(index, record)
+        width, height = self.size_wh(index)
+        return self._decoded(index, data, reduction((width / self.zoom, height / self.zoom), self.side))
 
     def _fetch(self, index: int, record: Record) -> bytes:
         data = self.images.read(record)
@@ -107,14 +113,11 @@ class DetectionDataset:
             self._sizes[index] = read_header(data, record.where or record.name).shown_wh
         return data
 
-    def _decoded(self, index: int, data: bytes, reduce: Optional[int] = None) -> np.ndarray:
-        """The image, divided by `reduce` or, without one, as `decode_for` has it."""
+    def _decoded(self, index: int, data: bytes, reduce: int) -> np.ndarray:
+        """The image, divided by `reduce`."""
         record = self.record(index)
         where = record.where or record.name
-        if reduce:
-            image = decode(data, where, record.size_wh, reduce=reduce)
-        else:
-            image = decode_for(data, where, self.side, record.size_wh)
+        image = decode(data, where, record.size_wh, reduce=reduce)
         if index not in self._undamaged:
             check_decoded(data, image, where)
             self._undamaged.add(index)
@@ -124,12 +127,6 @@ class DetectionDataset:
         boxes, (width, height) = self.record(index).boxes, self.size_wh(index)
         factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
         return boxes * factor if (factor != 1).any() else boxes
-
-
-def reduction(view: View, side: int) -> int:
-    """By how much (1, 2, 4, 8) a picture may be divided so that `view` of it still has (side, side) pixels."""
-    _, _, width, height = view.rect
-    return next((r for r in (8, 4, 2) if min(width, height) >= r * side), 1)
 
 
 def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:

@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ssd_train.data.artwork import BACKGROUNDS, LOGO, LOOK_ALIKES, SHAPES, Mark, Texture, render, smooth_noise
@@ -20,6 +19,7 @@ from ssd_train.data.boxes import SizeWH, as_boxes
 from ssd_train.data.formats.box_label import box_label
 from ssd_train.data.formats.jsonl import dump_json
 from ssd_train.data.images import encode_like
+from ssd_train.data.pixels import opencv
 from ssd_train.data.records import ClassNames, Record
 from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
@@ -126,7 +126,7 @@ def _photograph(pixels: np.ndarray, random: np.random.RandomState) -> np.ndarray
         pixels = pixels * (1 - random.uniform(0.15, 0.45) * shadow[..., None])
     sigma = random.uniform(0, 1.0)
     if sigma > 0.3:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)
+        pixels = opencv().GaussianBlur(pixels, (0, 0), sigma).reshape(pixels.shape)
     noisy = pixels + random.normal(0, random.uniform(1, 9), pixels.shape)
     return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
 

@@ -8,34 +8,18 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
+from PIL import Image
 
+from ssd_train.data import pixels
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.encoded import exif_orientation, is_of_other_format, jpeg_ends, looks_like, png_ends
-from ssd_train.errors import DataError, DependencyError
+from ssd_train.data.pillow_pixels import READERS
+from ssd_train.errors import DataError
 
-try:
-    import cv2
-except ImportError as error:  # not installed, or a system library such as libGL.so.1 is missing
-    raise DependencyError(
-        f"OpenCV cannot be imported ({error}), expected: pip install opencv-python-headless"
-    ) from error
-try:
-    from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
-except ImportError as error:
-    raise DependencyError(f"Pillow cannot be imported ({error}), expected: pip install Pillow") from error
-
-# Pillow's readers are called by themselves: Image.open warns of and refuses large images by a global limit of its own.
-_READERS: Dict[str, Callable[[io.BytesIO], Image.Image]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-}
-FORMATS = tuple(_READERS)
+FORMATS = tuple(READERS)
 
 
 @dataclass(frozen=True)
@@ -77,11 +61,11 @@ def read_header(data: bytes, where: str) -> ImageHeader:
     """The header of an encoded image, read without decoding a pixel. A DataError, beginning with `where`, says what the
     bytes look like when they are no image of FORMATS."""
     found = looks_like(data)
-    if found not in _READERS:
+    if found not in READERS:
         code = "unsupported-format" if is_of_other_format(found) else "unreadable-image"
         raise DataError(f"{where}: found {found}, expected an image ({', '.join(FORMATS)})", code)
     try:
-        image = _READERS[found](io.BytesIO(data))
+        image = READERS[found](io.BytesIO(data))
         return _header_of(image, found)
     except MemoryError:
         raise
@@ -110,9 +94,9 @@ def decode(
 
     Without `expected_wh` the EXIF orientation is applied, as browsers and (since 2021) Ground Truth show it. With it,
     the labels' (width, height) decides whether the picture was turned when it was labelled; a picture that has another
-    size either way is a DataError. `reduce` 2, 4 or 8 divides each side by about that, much faster for a JPEG; the
-    sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is dropped. Every
-    DataError begins with `where`.
+    size either way is a DataError. `reduce` 2, 4 or 8 divides each side by that, rounded up, which is much faster for a
+    JPEG; the sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is
+    dropped. Every DataError begins with `where`.
     """
     header = read_header(data, where)
     check_limits(header, where, limits)
@@ -127,12 +111,15 @@ def decode_for(
     expected_wh: Optional[SizeWH] = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> np.ndarray:
-    """`decode` for a network that looks at (side, side) pixels: a picture whose longer side is at least four times that
-    is decoded at a half, a quarter or an eighth, so that it still has twice as many pixels as needed."""
+    """`decode` for a network that looks at (side, side) pixels of the whole picture, divided by its `reduction`."""
     header = read_header(data, where)
-    longer = max(header.width, header.height)
-    reduce = next((r for r in (8, 4, 2) if longer // r >= 2 * side), 1)
-    return decode(data, where, expected_wh, limits, reduce)
+    return decode(data, where, expected_wh, limits, reduction((header.width, header.height), side))
+
+
+def reduction(shown_wh: Tuple[float, float], side: int) -> int:
+    """Return by how much (1, 2, 4, 8) a picture may be divided when decoded, if (width, height) pixels of it are shown
+    to a network that looks at (side, side): neither side of what is shown becomes shorter than that."""
+    return next((r for r in (8, 4, 2) if min(shown_wh) >= r * side), 1)
 
 
 def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
@@ -145,26 +132,9 @@ def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS)
 
 def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.ndarray:
     check_whole(data, header, where)
-    flags = _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(f"{where}: {error.err}") from error
-        raise DataError(f"{where}: found a damaged {header.format} ({error.err}), expected a whole image") from error
-    if bgr is None:
-        raise DataError(
-            f"{where}: found a {header.format} that cannot be decoded (damaged or cut off), expected a whole image"
-        )
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+    if header.format == "JPEG":  # libjpeg's scaled decoding means over blocks; other decoders' takes every nth pixel
+        return pixels.operations.decode(data, header.format, where, reduce)
+    return pixels.shrink(pixels.operations.decode(data, header.format, where), reduce)
 
 
 def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
@@ -240,8 +210,7 @@ def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
     """RGB uint8 (H, W, 3) -> bytes of `format`, one of FORMATS; `quality` 1..100 counts for JPEG and WEBP."""
     if format not in FORMATS:
         raise DataError(f"image format: found {format!r}, expected one of {', '.join(FORMATS)}")
-    options = {"JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality], "WEBP": [cv2.IMWRITE_WEBP_QUALITY, quality]}.get(format, [])
-    ok, encoded = cv2.imencode(f".{format.lower()}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not ok:
+    encoded = pixels.operations.encode(image, format, quality)
+    if encoded is None:
         raise DataError(f"image of {image.shape[1]}x{image.shape[0]}: cannot be encoded as {format}")
     return bytes(encoded)

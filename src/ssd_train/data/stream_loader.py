@@ -91,9 +91,15 @@ class StreamLoader:
     def _sample(self, dataset: DetectionDataset, index: int, repeat: int, epoch: int) -> Tuple[int, Arrays]:
         """A sample, and its place in the batch: in that of an image that cannot be decoded comes the next of them."""
         names = [record.name for record in dataset.labels.records]
-        name, sample = self.setbacks.first_usable(
-            names[index:] + names[:index], lambda name: dataset[names.index(name)]
+        seed = [self.sampler.seed, epoch, zlib.crc32(names[index].encode("utf-8", "surrogateescape")), repeat]
+        name, arrays = self.setbacks.first_usable(
+            names[index:] + names[:index], lambda name: self._seen(dataset, names.index(name), seed)
         )
-        chance = zlib.crc32(names[index].encode("utf-8", "surrogateescape"))
-        random = np.random.RandomState([self.sampler.seed, epoch, chance, repeat])
-        return names.index(name), self.transform(*sample, random)
+        return names.index(name), arrays
+
+    def _seen(self, dataset: DetectionDataset, place: int, seed: List[int]) -> Arrays:
+        random = np.random.RandomState(seed)
+        (image, boxes, class_ids), view = dataset.look(
+            place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
+        )
+        return self.transform.show(image, boxes, class_ids, view)

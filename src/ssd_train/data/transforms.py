@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Callable, Tuple
 
-import cv2
 import numpy as np
 
 from ssd_train.data import boxes as geometry
+from ssd_train.data import pixels
 from ssd_train.data.augment import AUGMENTATIONS, Random, View, visible
+from ssd_train.data.pixels import resize
 
 # what lies beyond the picture: the mean of ImageNet's pixels, which the network sees as 0
 FILL = (124, 116, 104)
@@ -24,16 +25,12 @@ Encoder = Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
 def render(image: np.ndarray, view: View, side: int) -> np.ndarray:
     """What `view` shows of `image` (H, W, 3), as (side, side, 3)."""
     picture = _cut_and_resize(image, view.rect, side)
-    # OpenCV's turns and flips: NumPy's views, made contiguous, take forty times as long
+    # not NumPy's views: made contiguous, they take forty times as long
     if view.quarter_turns:
-        picture = cv2.rotate(picture, _QUARTER_TURNS[view.quarter_turns])
+        picture = pixels.operations.rotate(picture, view.quarter_turns)
     if view.flip_x or view.flip_y:
-        picture = cv2.flip(picture, _FLIPS[view.flip_x, view.flip_y])
-    return picture if view.colour is None else cv2.transform(picture, view.colour)
-
-
-_QUARTER_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-_FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
+        picture = pixels.operations.flip(picture, view.flip_x, view.flip_y)
+    return picture if view.colour is None else pixels.operations.transform_colour(picture, view.colour)
 
 
 def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], side: int) -> np.ndarray:
@@ -50,7 +47,7 @@ def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], 
     if part.shape[:2] == (side, side):
         return part
     rims = (top, side - bottom, left, side - right)
-    return cv2.copyMakeBorder(part, *rims, cv2.BORDER_CONSTANT, value=FILL)
+    return pixels.operations.pad(part, rims, FILL)
 
 
 def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
@@ -126,18 +123,6 @@ class EvalTransform:
         return (to_input(image, self.side, self.grayscale), *self.encode(*targets))
 
 
-def resize(image: np.ndarray, size_wh: geometry.SizeWH) -> np.ndarray:
-    """`image` (H, W, 3) at `size_wh`: halved while a side is at least twice too long, then linear.
-
-    Within a grey level or so of the mean over each pixel's area (OpenCV's INTER_AREA), three to nine times as fast.
-    """
-    (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
-    while w >= 2 * width or h >= 2 * height:
-        w, h = (-(-w // 2) if w >= 2 * width else w), (-(-h // 2) if h >= 2 * height else h)
-        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
 def to_gray(image: np.ndarray) -> np.ndarray:
     """RGB uint8 (H, W, 3) -> the same shape with three equal channels of luma (ITU-R BT.601)."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return pixels.operations.to_gray(image)

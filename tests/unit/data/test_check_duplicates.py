@@ -11,6 +11,8 @@ from PIL import Image
 
 from ssd_train.data.check_duplicates import difference_hashes, near_duplicates, same_bytes, thumbnail
 
+pytestmark = pytest.mark.usefixtures("pixel_library")
+
 
 def photo(seed, size_wh=(320, 240), cells=8):
     return np.asarray(Image.fromarray(picture((cells, cells), seed)).resize(size_wh, Image.BICUBIC))

@@ -29,7 +29,10 @@ def test_a_sample_is_the_image_its_boxes_and_ids():
 @pytest.mark.parametrize(
     "size_wh, side, decoded",
     [
-        pytest.param((800, 600), 300, (800, 600), id="whole"),
+        pytest.param((800, 599), 300, (800, 599), id="whole"),
+        pytest.param((800, 600), 300, (400, 300), id="half-is-just-enough"),
+        pytest.param((2400, 600), 300, (1200, 300), id="panorama"),
+        pytest.param((550, 2400), 300, (550, 2400), id="narrow-panorama"),
         pytest.param((1200, 900), 300, (600, 450), id="half"),
         pytest.param((2400, 1800), 300, (600, 450), id="quarter"),
         pytest.param((2403, 1801), 150, (301, 226), id="eighth-of-odd-sides"),
@@ -157,7 +160,7 @@ def test_a_view_of_kept_images_does_not_depend_on_which_are_kept():
     labels = label_set([[]] * 2, size_wh=(800, 600))
     encoded = encode_jpeg(picture((800, 600)))
     source = MemoryImages({"0.png": encoded, "1.png": encoded})
-    dataset = DetectionDataset(labels, source, 300, cache_bytes=800 * 600 * 3)
+    dataset = DetectionDataset(labels, source, 300, cache_bytes=400 * 300 * 3)
     shown = [dataset.look(index, whole)[0][0] for index in (0, 1, 0, 1)]
     assert len(dataset.cache) == 1
     assert all(np.array_equal(shown[0], image) for image in shown[1:])

@@ -17,6 +17,8 @@ from ssd_train.data.encoded import exif_orientation
 from ssd_train.data.images import ImageLimits, decode, read_header, turn
 from ssd_train.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("pixel_library")
+
 
 def corner_colors(image):
     """The main channel of three corners, as a colour's name by brightness order."""
@@ -204,15 +206,3 @@ def _seconds_to_check(data):
     images.check_limits(header, "x")
     images.check_whole(data, header, "x")
     return time.perf_counter() - start
-
-
-def test_missing_opencv_is_one_clear_error(monkeypatch):
-    import importlib.util
-    import sys
-
-    from ssd_train.errors import DependencyError
-
-    monkeypatch.setitem(sys.modules, "cv2", None)  # what `import cv2` raises when it is not installed
-    spec = importlib.util.spec_from_file_location("images_without_cv2", images.__file__)
-    with pytest.raises(DependencyError, match="expected: pip install opencv-python-headless"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -9,6 +9,8 @@ from builders import picture
 
 from ssd_train.data.transforms import resize, to_gray
 
+pytestmark = pytest.mark.usefixtures("pixel_library")
+
 
 def test_to_gray_weighs_by_luma():
     colours = np.zeros((40, 60, 3), np.uint8)

@@ -12,6 +12,8 @@ from ssd_train.data import boxes as geometry
 from ssd_train.data.augment import AUGMENTATIONS, View
 from ssd_train.data.transforms import FILL, EvalTransform, TrainTransform, project, render, resize, to_gray, to_input
 
+pytestmark = pytest.mark.usefixtures("pixel_library")
+
 SIDE = 128
 NO_BOXES, NO_IDS = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 

@@ -15,6 +15,8 @@ from ssd_train.deploy.requests import RequestError
 from ssd_train.deploy.serve import answer
 from ssd_train.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("pixel_library")
+
 SIDE = 20
 EXIF = {f"exif {n} {kind}": with_exif(noise(60, 40), n, kind) for n in range(1, 9) for kind in ("JPEG", "PNG", "WEBP")}
 SEEN = {

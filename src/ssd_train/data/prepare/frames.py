@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
-import cv2
 import numpy as np
 
 from ssd_train.data.encoded import looks_like
 from ssd_train.data.images import FORMATS, encode_like
+from ssd_train.data.pixels import opencv
 from ssd_train.data.prepare.lines import local_path
 from ssd_train.data.prepare.pictures import Writing, is_done, write_picture
 from ssd_train.errors import ConfigError, DataError
@@ -66,7 +66,7 @@ def extract_frames(
 
 def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progress: Progress) -> Frames:
     capture = _open(path)
-    done = Frames(str(path), promised=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
+    done = Frames(str(path), promised=max(0, int(capture.get(opencv().CAP_PROP_FRAME_COUNT))))
     try:
         for index in progress.track(_grabbed(capture), done.promised, path.name):
             done.read += 1
@@ -86,26 +86,27 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progres
     return done
 
 
-def _open(path: Path) -> cv2.VideoCapture:
+def _open(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             found = looks_like(file.read(256))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
     # OpenCV takes a picture for the first of a numbered sequence of frames
-    capture = None if found in FORMATS else cv2.VideoCapture(str(path))
+    capture = None if found in FORMATS else opencv().VideoCapture(str(path))
     if capture is None or not capture.isOpened():
         raise DataError(f"{path}: found {found}, expected a video that OpenCV can read (MP4, AVI, MOV, MKV, ...)")
     return capture
 
 
-def _grabbed(capture: cv2.VideoCapture) -> Iterator[int]:
+def _grabbed(capture: Any) -> Iterator[int]:
     """Step through the frames; a frame is decoded only when it is retrieved."""
     return takewhile(lambda _: capture.grab(), count())
 
 
-def _retrieved(capture: cv2.VideoCapture, where: str) -> np.ndarray:
+def _retrieved(capture: Any, where: str) -> np.ndarray:
     ok, frame = capture.retrieve()
     if not ok:
         raise DataError(f"{where}: cannot be decoded, expected a whole video")
+    cv2 = opencv()
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
