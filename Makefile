@@ -128,8 +128,12 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 $(addprefix HOROVOD_WITHOUT_
 .venv-launch-%/.done: requirements/launch-%.txt
 	$(call OWN_VENV,3.11)
 
+# Without OpenCV, as AWS's inference image; it lies in a folder of its own, for the tests with both.
+OPENCV = $(shell grep ^opencv requirements/aws-container.txt)
 .venv-serving/.done: requirements/serving-container.txt requirements/aws-container.txt
 	$(call OWN_VENV,3.8)
+	[ ! -f $@ ] || { set -ex; $(@D)/bin/python -m pip uninstall -q -y $(firstword $(subst ==, ,$(OPENCV))); \
+		$(@D)/bin/python -m pip install -q --no-deps --target $(@D)/opencv $(OPENCV); }
 
 $(VENV)/.notebooks: $(VENV)/.test requirements/notebooks.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/notebooks.txt

@@ -3,6 +3,9 @@
 A file is written under a temporary name beside its place, flushed to the disk, and renamed onto its place. A kill at
 any moment leaves the old or the new one, complete; what it leaves half done is removed by the next write to that place.
 
+That is for regular files. Links are followed: what they lead to is replaced, and they stay. A device, a pipe and a file
+that this process has open (/dev/stdout, /dev/fd/N) are written to as they are, piece by piece, as a shell does.
+
 One process writes to a place at a time; any number may read. Whole folders: published.py.
 """
 
@@ -15,14 +18,18 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Union
 
 from ssd_train.errors import SsdTrainError, WeightsError
 
 OWN_SUM = "sha256"  # of a JSON document itself, in it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
+STANDARD_OUTPUT = Path("/dev/stdout")  # wherever it is asked for: that node need not be there
+_LINKS = 40  # followed at most, as by Linux
 _TINY = 64 * 1024  # bytes; with less than this free, a writer's failure is the disk's
 
 
@@ -39,11 +46,18 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """A binary file to write piece by piece, that stands under `path` once the block ends, and not at all if it raises.
+    A device or a pipe gets the pieces as they come.
 
     Raises:
         SsdTrainError: the disk is full (`needed` bytes at least), or the file cannot be written.
+        BrokenPipeError: whoever reads standard output has left.
     """
-    path = Path(path)
+    place = followed(path)
+    if not isinstance(place, Path) or _is_special(place):
+        with _errors_of_stream(Path(path)), _stream_to(place) as file:
+            yield file
+        return
+    path = place
     temporary = temporary_beside(path)
     with errors_of(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +100,85 @@ def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
         raise
     with errors_of(path, needed):
         sync_file(path)
+
+
+@contextlib.contextmanager
+def prepared_file(path: Path) -> Iterator[Path]:
+    """Where a library may write the file that takes the place `path` once the block ends, and does not if it raises.
+
+    Raises:
+        SsdTrainError: as `open_atomic`.
+    """
+    place = followed(path)
+    if not isinstance(place, Path) or _is_special(place):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            with open(Path(folder) / path.name, "rb") as source, open_atomic(path) as file:
+                shutil.copyfileobj(source, file)
+        return
+    with errors_of(place, 0):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place)
+    prepared = temporary_beside(place)
+    try:
+        yield prepared
+        move_into_place(prepared, place)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            prepared.unlink()
+
+
+def followed(path: Path) -> Union[Path, int]:
+    """Follow symbolic links: return the path of what is written to, which need not exist, or the number of a file that
+    this process has open.
+
+    Raises:
+        SsdTrainError: the links lead in a circle.
+    """
+    if path == STANDARD_OUTPUT:
+        return 1
+    place = Path(path)
+    for _ in range(_LINKS):
+        # such links have no path to follow: they may lead to a pipe, a socket or a file that was removed
+        folder = os.path.realpath(place.parent)
+        if folder == f"/proc/{os.getpid()}/fd" and place.name.isdigit():
+            return int(place.name)
+        if not os.path.islink(place):
+            return place
+        place = Path(folder) / os.readlink(place)
+    raise SsdTrainError(f"{path}: found links that lead in a circle, expected a place to write to")
+
+
+def is_standard_output(path: object) -> bool:
+    """Whether `path` is a path that leads to this process's standard output."""
+    return isinstance(path, Path) and followed(path) == 1
+
+
+def _is_special(place: Path) -> bool:
+    """Whether `place` is a device, a pipe or a socket."""
+    try:
+        mode = os.stat(place).st_mode
+    except OSError:  # not there yet, or the write says why not
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextlib.contextmanager
+def _stream_to(place: Union[Path, int]) -> Iterator[BinaryIO]:
+    descriptor = os.dup(place) if isinstance(place, int) else os.open(place, os.O_WRONLY)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _errors_of_stream(path: Path) -> Iterator[None]:
+    try:
+        with errors_of(path, 0):
+            yield
+    except SsdTrainError as error:
+        if isinstance(error.__cause__, BrokenPipeError) and is_standard_output(path):
+            raise error.__cause__ from None
+        raise
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

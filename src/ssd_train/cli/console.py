@@ -5,26 +5,45 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Set, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    TextIO,
+    TypeVar,
+)
 
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Item, Progress
 from ssd_train.secrecy import hidden
 from ssd_train.setting_values import did_you_mean
+from ssd_train.storage import is_standard_output
 
 LOG_SECONDS = 30.0
 Number = TypeVar("Number", int, float)
 
 
 class TerminalProgress(Progress):
-    """Bars on the terminal, lines above them."""
+    """Bars on the terminal, lines above them; `stream` is where the lines go."""
+
+    def __init__(self, stream: Optional[TextIO] = None) -> None:
+        self._stream = stream
 
     def say(self, text: str) -> None:
-        """Write the line above the bars, on standard output, without secrets."""
+        """Write the line above the bars, without secrets."""
         from tqdm import tqdm
 
-        tqdm.write(hidden(text), file=sys.stdout)
-        sys.stdout.flush()
+        stream = self._stream or sys.stdout
+        tqdm.write(hidden(text), file=stream)
+        stream.flush()
 
     def warn(self, text: str) -> None:
         """Write the line as a warning."""
@@ -38,11 +57,14 @@ class TerminalProgress(Progress):
 
 
 class LogProgress(Progress):
-    """Plain lines, and of long work one every half minute."""
+    """Plain lines, and of long work one every half minute; `stream` is where they go."""
+
+    def __init__(self, stream: Optional[TextIO] = None) -> None:
+        self._stream = stream
 
     def say(self, text: str) -> None:
-        """Write the line on standard output, without secrets."""
-        print(hidden(text), flush=True)
+        """Write the line, without secrets."""
+        print(hidden(text), flush=True, file=self._stream or sys.stdout)
 
     def warn(self, text: str) -> None:
         """Write the line as a warning."""
@@ -58,9 +80,11 @@ class LogProgress(Progress):
                 self.say(f"{what}: {done} of {total}")
 
 
-def make_progress() -> Progress:
-    """Bars where a person looks on, lines elsewhere."""
-    return TerminalProgress() if sys.stderr.isatty() and sys.stdout.isatty() else LogProgress()
+def make_progress(beside: Iterable[object] = ()) -> Progress:
+    """Bars where a person looks on, lines elsewhere: on standard output, or on standard error where one of the values
+    `beside` it is a path that leads to standard output."""
+    stream = sys.stderr if any(map(is_standard_output, beside)) else None
+    return TerminalProgress(stream) if sys.stderr.isatty() and sys.stdout.isatty() else LogProgress(stream)
 
 
 class Parser(argparse.ArgumentParser):

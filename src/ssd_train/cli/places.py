@@ -25,6 +25,7 @@ from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.progress import Item, Progress
 from ssd_train.remote import Copies, upload
 from ssd_train.s3 import Store, Url, is_url
+from ssd_train.storage import STANDARD_OUTPUT
 
 
 class Remote(NamedTuple):
@@ -47,9 +48,14 @@ def target(text: str) -> Union[Path, Remote]:
     return _target(text, lambda url: url._replace(key=url.key.rstrip("/")))
 
 
+def output_file(text: str) -> Path:
+    """A file on this machine that a command writes; - is standard output."""
+    return STANDARD_OUTPUT if text == "-" else local_path(text)
+
+
 def target_folder(text: str) -> Union[Path, Remote]:
     """A folder that a command writes."""
-    return _target(text, Url.as_folder)
+    return _target(text, Url.as_folder) if is_url(text) else local_path(text)
 
 
 def local(text: str) -> Path:
@@ -66,7 +72,7 @@ def localised(flags: argparse.Namespace) -> Iterator[Progress]:
     Results are put there also when the command ends in an error of ours: what it has written by then is as whole as it
     would be on a local disk. Yields the progress to talk to, which turns local names back into those given.
     """
-    progress = make_progress()
+    progress = make_progress(beside=_values(flags))
     if not any(isinstance(value, Remote) for value in _values(flags)):
         yield progress
         return
@@ -172,7 +178,7 @@ class _Renaming(Progress):
 
 def _target(text: str, shape: Callable[[Url], Url]) -> Union[Path, Remote]:
     if not is_url(text):
-        return local_path(text)
+        return output_file(text)
     url = shape(Url.parse(text))
     if url.key.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"found {text!r}, expected s3://bucket/key with a name to write to")

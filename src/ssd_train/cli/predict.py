@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         for what in filter(None, (flags.output, flags.overlays, flags.pdf, flags.transform_output)):
             progress.say(f"written: {what}")
         if faults:
-            raise DataError(f"{len(faults)} of {len(pictures)} pictures could not be looked at, the first: {faults[0]}")
+            raise _not_all(faults, len(pictures))
     return 0
 
 
@@ -73,7 +73,7 @@ def make_parser() -> Parser:
         "--output",
         type=target,
         metavar="FILE",
-        help="answers as JSON Lines, all candidates; default: predictions.jsonl",
+        help="answers as JSON Lines, all candidates; -: standard output; default: predictions.jsonl",
     )
     parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
@@ -170,13 +170,25 @@ def _truth(
 
 
 def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
-    """The answers of pictures that could be looked at; of the others each gets its line, and is counted."""
+    """The answers of pictures that could be looked at; of the others each gets its line, and is counted.
+
+    Raises:
+        DataError: none could be looked at; what was written before stays as it is.
+    """
+    count = 0
     for answer in answers:
+        count += 1
         if answer.fault:
             faults.append(answer.fault)
             progress.warn(answer.fault)
         else:
             yield answer
+    if count == len(faults):
+        raise _not_all(faults, count)
+
+
+def _not_all(faults: Sequence[str], count: int) -> DataError:
+    return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
 
 
 def _with_scores(answers: Iterable[Answer], scores: List[np.ndarray]) -> Iterator[Answer]:

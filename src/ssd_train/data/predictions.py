@@ -48,7 +48,12 @@ def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
 
 
 def read_answers(path: PathLike) -> Iterator[Answer]:
-    """The answers of a file, in its order; coordinates are clipped to 0..1.
+    """The answers of a file, in its order, as `checked_answers`."""
+    return checked_answers(read_json_lines(path))
+
+
+def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Answer]:
+    """The answers in `lines`, objects and their places (``file:line``); coordinates are clipped to 0..1.
 
     Raises:
         DataError: ``file:line`` and the fault: no JSON object, no image name or rows, an image for the second time, a
@@ -56,7 +61,7 @@ def read_answers(path: PathLike) -> Iterator[Answer]:
             ymax < ymin, or a box so far outside the image that its coordinates must be pixels.
     """
     seen: Dict[str, str] = {}
-    for where, line in read_json_lines(path):
+    for where, line in lines:
         try:
             answer = Answer(_image(line), _rows(line), where)
             if answer.image in seen:

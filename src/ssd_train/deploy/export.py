@@ -156,14 +156,6 @@ def _prepared_file(output: Path, model: Exportable) -> Iterator[Path]:
     raises."""
     if output.suffix != ".onnx" or output.is_dir():
         raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
-    with storage.errors_of(output, 0):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        check_beside(output.parent, model.describe("onnx").weights)
-        storage.remove_leftovers(output)
-    prepared = storage.temporary_beside(output)
-    try:
+    with storage.prepared_file(output) as prepared:
+        check_beside(prepared.parent, model.describe("onnx").weights)
         yield prepared
-        storage.move_into_place(prepared, output)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            prepared.unlink()

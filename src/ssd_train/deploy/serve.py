@@ -5,8 +5,8 @@ send them: see requests.py. What comes back is in answers.py.
 
 The container calls these from `sagemaker_inference`, which writes the trace of any error, with the paths of files, into
 the body of its answer; `model_fn` puts an end to that. It also passes over an import that fails, and then answers
-"Prediction failed" for ever: so this module can be imported without OpenCV, which AWS's inference image lacks, and says
-so in each answer.
+"Prediction failed" for ever: so this module can be imported without a library that it needs, and says so in each
+answer.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ try:
     )
 
     MISSING: Optional[DependencyError] = None
-except DependencyError as error:
-    MISSING = error
+except (ImportError, DependencyError) as error:
+    MISSING = DependencyError(f"{error}: a library that serving needs is missing")
 
 Body = Union[bytes, bytearray, str]
 

@@ -1,7 +1,7 @@
 """code/ in a model folder: the program with which SageMaker's MXNet container serves the model's archive as it is.
 
 code/inference.py         what the container imports unless told otherwise (SAGEMAKER_PROGRAM)
-code/requirements.txt     what its image lacks
+code/requirements.txt     what it needs beside MXNet and NumPy
 code/lib/ssd_train/       this package
 """
 
@@ -23,8 +23,9 @@ import sys
 sys.path.insert(0, __file__.replace("inference.py", "lib"))  # before one that is installed: it fits the model
 from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: E402,F401
 '''
-REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image lacks OpenCV. Never add mxnet: AWS's own build would be replaced.
-opencv-python-headless>=4.5
+# Not OpenCV, which that image lacks: where pip reaches no index (network isolation, a VPC), the container would not start.
+# Pillow takes its place.
+REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of it. Never add mxnet: AWS's own build would be replaced.
 Pillow>=9.1
 tqdm>=4.39
 """

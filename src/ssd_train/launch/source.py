@@ -57,7 +57,7 @@ def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
 
 def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = None) -> None:
     """Write the model, a folder or an archive of it, to the archive `target` with the program that serves it: code/,
-    and this package in code/lib/, as the SDK does; code/requirements.txt names what the image that serves lacks, too. A
+    and this package in code/lib/, as the SDK does; code/requirements.txt names what serving needs, too. A
     damaged archive is a WeightsError."""
     code: Dict[str, Content] = {**source_files(entry_point_folder(entry_point), "lib")}
     own = code.get(NEEDS)

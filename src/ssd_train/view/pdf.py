@@ -29,8 +29,9 @@ class PdfWriter:
         self._title = title
         self._offsets: List[int] = [0, 0, 0]
         self._pages: List[int] = []
+        self._size = 0  # written so far; a pipe could not say
         # the second line tells programs that the file is binary
-        file.write(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
+        self._write(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
 
     def add_page(self, image: np.ndarray, quality: int = 86) -> None:
         """A page filled by the picture `image`, RGB uint8 (H, W, 3), stored as JPEG."""
@@ -53,11 +54,11 @@ class PdfWriter:
         self._object(
             _INFO, f"<< /Title <{(_BYTE_ORDER_MARK + self._title).encode('utf-16-be').hex()}> >>".encode("ascii")
         )
-        start, size = self._file.tell(), len(self._offsets) + 1
+        start, size = self._size, len(self._offsets) + 1
         rows = "".join(f"{offset:010d} 00000 n \n" for offset in self._offsets)
-        self._file.write(f"xref\n0 {size}\n0000000000 65535 f \n{rows}".encode("ascii"))
+        self._write(f"xref\n0 {size}\n0000000000 65535 f \n{rows}".encode("ascii"))
         trailer = f"<< /Size {size} /Root {_CATALOG} 0 R /Info {_INFO} 0 R >>"
-        self._file.write(f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode("ascii"))
+        self._write(f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode("ascii"))
 
     def _stream(self, entries: str, content: bytes) -> int:
         opening = f"<< {entries} /Length {len(content)} >>\nstream\n".encode("ascii")
@@ -67,6 +68,10 @@ class PdfWriter:
         """Write object `index` (the first three are reserved, later ones come in order) and remember where it is."""
         if index > len(self._offsets):
             self._offsets.append(0)
-        self._offsets[index - 1] = self._file.tell()
-        self._file.write(f"{index} 0 obj\n".encode("ascii") + content + b"\nendobj\n")
+        self._offsets[index - 1] = self._size
+        self._write(f"{index} 0 obj\n".encode("ascii") + content + b"\nendobj\n")
         return index
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._size += len(data)

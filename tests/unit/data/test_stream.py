@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from builders import HeardProgress, label_set, memory_images, picture
@@ -17,13 +18,14 @@ from fifos import FifoWriter, framed, samples
 
 from ssd_train.data.batches import EpochSampler
 from ssd_train.data.channel import receive
-from ssd_train.data.images import encode_png
+from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.images import encode_like, encode_png
 from ssd_train.data.records import Record
 from ssd_train.data.sources import MemoryImages
 from ssd_train.data.spill import SpillFile
 from ssd_train.data.stream import DetectionStream, StreamedImage, StreamOptions, shuffled
 from ssd_train.data.stream_loader import StreamLoader
-from ssd_train.data.transforms import TrainTransform
+from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.errors import DataError
 
 COUNT = 10
@@ -305,6 +307,26 @@ def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_firs
 
     assert len(first) == len(second) == COUNT - 1 and len(first.skipped) == 1
     assert len(progress.warnings) == 1 and "train_1:1" in progress.warnings[0]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_large_image_is_seen_as_one_that_is_read_from_a_file(tmp_path, format):
+    """By the rule of evaluation: nothing is enlarged here. Were the whole picture decoded, a JPEG would differ."""
+    labels = label_set([[[10, 20, 400, 300]]], size_wh=(640, 500))
+    data = encode_like(cv2.resize(picture((20, 16)), (640, 500)), format)
+    images = MemoryImages({"0.png": data})
+
+    def encode(boxes, class_ids):
+        return boxes[:, 0], boxes
+
+    transform = TrainTransform(64, "none", encode)
+    with FifoWriter(tmp_path / "train", [[], samples(labels.records, images)]) as writer:
+        skip_first(writer)
+        made = StreamLoader(stream(tmp_path, 1), labels, transform, EpochSampler(1, 1, 7), 64, 0)
+        (batch,) = made.epoch(0)
+    expected = EvalTransform(64, encode)(*DetectionDataset(labels, images, 64)[0])
+    np.testing.assert_array_equal(batch.pictures[0], expected[0])
+    np.testing.assert_allclose(batch.box_targets[0], expected[2], atol=1e-4)
 
 
 def test_labels_without_a_size_keep_their_boxes(tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from odd_images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
+from ssd_train.data.augment import KEPT_ZOOM, View
 from ssd_train.data.dataset import DetectionDataset
+from ssd_train.data.images import FORMATS, decode, encode_like
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import MemoryImages
-from ssd_train.data.transforms import EvalTransform
+from ssd_train.data.transforms import EvalTransform, render
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.requests import RequestError
 from ssd_train.deploy.serve import answer
@@ -59,6 +62,41 @@ def test_pictures_are_seen_alike(data):
     assert expected.std() > 10
     np.testing.assert_array_equal(served.seen[0], expected)
     np.testing.assert_array_equal(predicted.seen[0], expected)
+
+
+@pytest.mark.parametrize("size_wh", [(200, 48), (168, 160), (35, 400)], ids=["panorama", "square", "high"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_and_its_pixels_are_seen_alike(format, size_wh):
+    """A JPEG: within a few levels, where libjpeg's blocks end with the picture."""
+    image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
+    data = encode_like(image, format)
+    by_file, by_pixels, served = Engine(), Engine(), Engine()
+    (found,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
+    answer(Detector(served), data, "image/jpeg", "application/json")
+    Detector(by_pixels)(decode(data, "a"))
+    off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
+    assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 1
+    np.testing.assert_array_equal(served.seen[0], by_file.seen[0])
+    assert min(found.image.shape[:2]) >= SIDE
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cache_bytes", [0, 10**6], ids=["decoded-each-time", "kept"])
+def test_training_sees_a_large_picture_as_evaluation_does(format, cache_bytes):
+    data = encode_like(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
+    labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
+    dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
+    (image, _, _), view = dataset.look(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
+    np.testing.assert_array_equal(render(image, view, SIDE), trained_on(data))
+
+
+def test_pictures_kept_for_views_that_enlarge_have_more_pixels():
+    data = encoded(quadrants(180, 170), "JPEG")
+    labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
+    shapes = [
+        DetectionDataset(labels, MemoryImages({"a": data}), SIDE, 10**6, zoom)[0][0].shape for zoom in (1, KEPT_ZOOM, 3)
+    ]
+    assert shapes == [(22, 23, 3), (43, 45, 3), (85, 90, 3)]
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())

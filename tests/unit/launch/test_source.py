@@ -79,7 +79,7 @@ def test_a_model_is_served_by_the_program_in_it(tmp_path, program, packed):
     assert (tmp_path / "served/code/train.py").read_text() == "print('trained')\n"
     assert (tmp_path / "served/code/lib/ssd_train/__init__.py").is_file()
     needs = (tmp_path / "served/code/requirements.txt").read_text().splitlines()
-    assert "opencv-python-headless>=4.5" in needs  # which AWS's inference image lacks
+    assert {line.split(">=")[0] for line in needs if line and not line.startswith("#")} == {"Pillow", "tqdm"}
 
 
 def test_a_damaged_model(tmp_path, program):

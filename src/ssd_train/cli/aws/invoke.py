@@ -9,9 +9,10 @@ from ssd_train import storage
 from ssd_train.cli.aws.common import make_parser, words
 from ssd_train.cli.console import make_progress, within
 from ssd_train.cli.pictures import overlay_paths
-from ssd_train.data.formats.jsonl import dump_json
+from ssd_train.cli.places import output_file
+from ssd_train.data.formats.jsonl import dump_json, parse_object
 from ssd_train.data.images import decode, encode_jpeg
-from ssd_train.data.predictions import read_answers
+from ssd_train.data.predictions import checked_answers
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.errors import ConfigError
 from ssd_train.launch import serving
@@ -25,7 +26,11 @@ def invoke(arguments: Sequence[str]) -> int:
     parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
     parser.add_argument("--picture", required=True, nargs="+", type=Path, metavar="FILE", help="images to send")
     parser.add_argument(
-        "--predictions", type=Path, default=Path("predictions.jsonl"), metavar="FILE", help="default: predictions.jsonl"
+        "--predictions",
+        type=output_file,
+        default=Path("predictions.jsonl"),
+        metavar="FILE",
+        help="-: standard output; default: predictions.jsonl",
     )
     parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument(
@@ -35,14 +40,16 @@ def invoke(arguments: Sequence[str]) -> int:
         help="least score of a box in pictures, 0 to 1; default: 0.3",
     )
     parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="names for the pictures")
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    flags = parser.parse_args(list(arguments))
+    progress = make_progress(beside=[flags.predictions])
     pictures = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
     amazon, class_names = Amazon(flags.region), ClassNames(flags.class_names)
     lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
     storage.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.say(f"written: {flags.predictions}")
-    for answer in read_answers(flags.predictions):
+    places = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
+    for answer in checked_answers(zip(places, map(parse_object, lines))):
         image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
         detections = Detections.from_rows(answer.rows, image.shape[1::-1])
         shown = detections.above(flags.threshold)

@@ -30,7 +30,7 @@ def new_folder(path: PathLike) -> Iterator[Path]:
         DataError: `path` is there and holds something.
         SsdTrainError: the disk is full, or the folder cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{path}: is there already, expected no folder or an empty one")
     new = temporary_beside(target)

@@ -17,7 +17,7 @@ from ssd_train.data.prepare.lines import local_path
 from ssd_train.data.threads import in_order
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.storage import errors_of
+from ssd_train.storage import errors_of, write_bytes_atomic
 
 SUFFIXES = {
     ".jpg": "JPEG",
@@ -102,6 +102,9 @@ def read_picture(path: Path) -> bytes:
 def write_picture(path: Path, data: bytes) -> None:
     """Write a file so that it stands under its name only when it is whole and on the disk."""
     # not storage.open_atomic: it looks through the whole folder for leftovers, for each of thousands of files
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        write_bytes_atomic(path, data)
+        return
     part = path.with_name(f".{path.name}.part")
     with errors_of(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
