@@ -53,7 +53,7 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         BrokenPipeError: whoever reads standard output has left.
     """
     place = followed(path)
-    if not isinstance(place, Path) or _is_special(place):
+    if isinstance(place, int) or _is_stream(place):
         with _errors_of_stream(Path(path)), _stream_to(place) as file:
             yield file
         return
@@ -110,7 +110,7 @@ def prepared_file(path: Path) -> Iterator[Path]:
         SsdTrainError: as `open_atomic`.
     """
     place = followed(path)
-    if not isinstance(place, Path) or _is_special(place):
+    if isinstance(place, int) or _is_stream(place):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / path.name
             with open(Path(folder) / path.name, "rb") as source, open_atomic(path) as file:
@@ -154,8 +154,14 @@ def is_standard_output(path: object) -> bool:
     return isinstance(path, Path) and followed(path) == 1
 
 
-def _is_special(place: Path) -> bool:
-    """Whether `place` is a device, a pipe or a socket."""
+def is_stream(path: Path) -> bool:
+    """Whether what is written to `path` goes through a device, a pipe, a socket or an open file of this process, so
+    that it has no name to tell its format by, and no other files beside it."""
+    place = followed(path)
+    return isinstance(place, int) or _is_stream(place)
+
+
+def _is_stream(place: Path) -> bool:
     try:
         mode = os.stat(place).st_mode
     except OSError:  # not there yet, or the write says why not

@@ -6,7 +6,13 @@ import errno
 import json
 import os
 import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +161,163 @@ def test_sha256_of_a_known_text(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert storage.sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# How a place is written to: all at once, piece by piece, or by a library under another name.
+def all_at_once(path, data):
+    storage.write_bytes_atomic(path, data)
+
+
+def by_pieces(path, data):
+    with storage.open_atomic(path) as file:
+        for start in range(0, len(data), 5):
+            file.write(data[start : start + 5])
+
+
+def by_a_library(path, data):
+    with storage.prepared_file(path) as prepared:
+        prepared.write_bytes(data)
+
+
+WAYS = [all_at_once, by_pieces, by_a_library]
+
+
+@pytest.fixture(params=["absolute", "relative", "chain"])
+def link(request, tmp_path):
+    """A link in one folder that leads to `there/a.bin`, which need not exist."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    found = tmp_path / "here" / "link.bin"
+    target = {"absolute": tmp_path / "there" / "a.bin", "relative": "../there/a.bin", "chain": "../there/b.bin"}
+    found.symlink_to(target[request.param])
+    if request.param == "chain":
+        (tmp_path / "there" / "b.bin").symlink_to("a.bin")
+    return found
+
+
+@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_write_to_a_link_replaces_what_it_leads_to(link, tmp_path, write, dangling):
+    target = tmp_path / "there" / "a.bin"
+    if not dangling:
+        target.write_bytes(OLD)
+        before = target.stat().st_ino
+    write(link, NEW)
+    assert link.is_symlink() and not target.is_symlink() and target.read_bytes() == NEW
+    assert dangling or target.stat().st_ino != before, "replaced, not written over"
+    assert names(link.parent) == ["link.bin"] and set(names(target.parent)) <= {"a.bin", "b.bin"}
+
+
+@pytest.mark.parametrize("opened", [storage.open_atomic, storage.prepared_file])
+def test_write_to_a_link_that_fails_midway_keeps_what_it_leads_to(link, tmp_path, opened):
+    target = tmp_path / "there" / "a.bin"
+    target.write_bytes(OLD)
+    with pytest.raises(KeyError):
+        with opened(link) as place:
+            (place.write_bytes if isinstance(place, Path) else place.write)(NEW)
+            raise KeyError("the caller's own")
+    assert link.is_symlink() and target.read_bytes() == OLD
+    assert names(link.parent) == ["link.bin"] and set(names(target.parent)) <= {"a.bin", "b.bin"}
+
+
+@pytest.mark.parametrize("write", WAYS)
+def test_write_to_links_in_a_circle_is_an_error(tmp_path, write):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'a'}: found links"):
+        write(tmp_path / "a", NEW)
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_write_to_a_fifo_goes_through_it(tmp_path, write, linked):
+    fifo = place = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    if linked:
+        place = tmp_path / "link"
+        place.symlink_to("fifo")
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    write(place, NEW)
+    reader.join(10)
+    assert read == [NEW] and stat.S_ISFIFO(fifo.stat().st_mode)
+    assert names(tmp_path) == (["fifo", "link"] if linked else ["fifo"])
+
+
+def test_write_to_a_fifo_whose_reader_leaves_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    reader = threading.Thread(target=lambda: open(tmp_path / "fifo", "rb").close(), daemon=True)
+    reader.start()
+    with pytest.raises(SsdTrainError, match="fifo: cannot be written: Broken pipe"):
+        with storage.open_atomic(tmp_path / "fifo") as file:
+            reader.join(10)
+            for _ in range(1000):
+                file.write(bytes(10_000))
+
+
+@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_write_to_a_device_leaves_the_device(tmp_path, write, linked):
+    """A null device of the test's own where root can make one: a fault must not cost the machine its own."""
+    device = place = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        device = Path("/dev/null")  # which nobody but root can replace
+        if os.geteuid() == 0:
+            pytest.skip("root that may not make devices could replace the machine's")
+        linked = True
+    if linked:
+        place = tmp_path / "link"
+        place.symlink_to(device)
+    before = device.stat()
+    write(place, NEW)
+    after = device.stat()
+    assert stat.S_ISCHR(after.st_mode) and (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
+    assert not linked or place.is_symlink()
+
+
+def in_a_process(program, *arguments, **streams):
+    command = [sys.executable, "-c", f"from pathlib import Path; import sys\nfrom ssd_train import storage\n{program}"]
+    return subprocess.run([*command, *map(str, arguments)], **streams)
+
+
+WRITE = f"storage.write_bytes_atomic(Path(sys.argv[1]), {NEW!r})"
+
+
+@pytest.fixture(params=["/dev/stdout", "a link of our own", "/dev/fd/1"])
+def standard_output(request, tmp_path):
+    """Names of it; that the real /dev/stdout stays is tested on a link like it, which a fault may replace."""
+    if request.param.startswith("/dev/"):
+        return Path(request.param)
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    return tmp_path / "stdout"
+
+
+def test_write_to_standard_output_that_is_a_pipe(standard_output):
+    found = in_a_process(WRITE, standard_output, stdout=subprocess.PIPE)
+    assert found.returncode == 0 and found.stdout == NEW
+    assert standard_output.is_symlink() or not str(standard_output).endswith("stdout")
+
+
+def test_write_to_standard_output_that_is_a_file_goes_behind_what_is_there(standard_output, tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(OLD)
+    before = log.stat().st_ino
+    with open(log, "ab") as stream:
+        found = in_a_process(WRITE, standard_output, stdout=stream)
+    assert found.returncode == 0 and log.read_bytes() == OLD + NEW and log.stat().st_ino == before
+
+
+def test_write_to_standard_output_that_is_a_socket(standard_output):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert in_a_process(WRITE, standard_output, stdout=theirs).returncode == 0
+        assert ours.recv(100) == NEW
+
+
+def test_standard_output_is_known_by_its_names(standard_output, tmp_path):
+    assert storage.is_standard_output(standard_output)
+    assert not any(map(storage.is_standard_output, (Path("/dev/stderr"), tmp_path, "/dev/stdout", None, 1)))

@@ -154,7 +154,7 @@ def _rows(engine: Engine, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
 def _prepared_file(output: Path, model: Exportable) -> Iterator[Path]:
     """Where to write the ONNX file of `model` that takes the place `output` at the end of the block, and does not if it
     raises."""
-    if output.suffix != ".onnx" or output.is_dir():
+    if output.is_dir() or (output.suffix != ".onnx" and not storage.is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
     with storage.prepared_file(output) as prepared:
         check_beside(prepared.parent, model.describe("onnx").weights)

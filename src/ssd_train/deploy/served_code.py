@@ -23,8 +23,7 @@ import sys
 sys.path.insert(0, __file__.replace("inference.py", "lib"))  # before one that is installed: it fits the model
 from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: E402,F401
 '''
-# Not OpenCV, which that image lacks: where pip reaches no index (network isolation, a VPC), the container would not start.
-# Pillow takes its place.
+# Not OpenCV, which that image lacks and Pillow replaces: where pip reaches no index, the container would not start.
 REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of it. Never add mxnet: AWS's own build would be replaced.
 Pillow>=9.1
 tqdm>=4.39

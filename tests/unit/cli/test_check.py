@@ -51,6 +51,14 @@ def test_clean_data(drawn, capsys):
     assert out.rstrip().endswith("found 0 errors, 0 warnings, 0 notes")
 
 
+def test_check_json_to_standard_output_is_json_alone(drawn, tmp_path, capfd):
+    flags = {"images": drawn.images, "labels": drawn.manifest}
+    assert check(capfd, **flags, json=tmp_path / "found.json")[0] == 0
+    code, out, err = check(capfd, **flags, json="-")
+    assert code == 0 and out == (tmp_path / "found.json").read_text("utf-8")
+    assert "train: 30 images" in err
+
+
 def test_errors_are_shown_with_place_and_remedy_and_written(drawn, capsys, tmp_path):
     labels = with_lines(drawn, tmp_path, line(drawn, "s3://b/absent.png"), "no JSON")
     code, out, _ = check(capsys, images=drawn.images, labels=labels, json=tmp_path / "deep" / "found.json")

@@ -50,6 +50,12 @@ def test_right_answers_score_one(drawn, tmp_path, capsys):
     assert json.loads((tmp_path / "s.json").read_text())["mAP"] == 1.0
 
 
+def test_evaluate_json_to_standard_output_is_json_alone(drawn, tmp_path, capfd):
+    assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl"), "--json", "-") == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["mAP"] == 1.0 and captured.err.startswith("mAP 1.000\n")
+
+
 def test_images_without_an_answer_count_as_nothing_found(drawn, tmp_path, capsys):
     assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl", lambda index: index < 3)) == 0
     first = capsys.readouterr().out.splitlines()[0]

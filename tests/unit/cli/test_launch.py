@@ -221,6 +221,15 @@ def test_an_image_to_an_endpoint_and_the_answer_back(endpoint, tmp_path, capsys)
     assert "a.jpg: 1 of 2 score 0.3 or more" in capsys.readouterr().out
 
 
+def test_answers_of_an_endpoint_to_standard_output_are_alone_there(endpoint, tmp_path, capfd):
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(picture()))
+    endpoint[1].append({"prediction": [[0, 0.5, 0.1, 0.2, 0.3, 0.4]]})
+    assert main(["launch", "--invoke", "logo", "--picture", "a.jpg", "--predictions", "-"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out) == {"image": "a.jpg", "prediction": [[0, 0.5, 0.1, 0.2, 0.3, 0.4]]}
+    assert "a.jpg: 1 of 1" in captured.err
+
+
 def test_an_answer_that_is_none(endpoint, tmp_path, capsys):
     (tmp_path / "a.jpg").write_bytes(encode_jpeg(picture()))
     endpoint[1].append({"prediction": [[0, 0.5, 10, 20, 30, 40]]})

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -203,3 +207,80 @@ def test_labels_of_other_classes_or_sizes_are_told(model, drawn, tmp_path, capsy
     assert predict(drawn.images, "--model", model, *flags, wrong) == 2
     assert f"expected {size['width']}x{size['height']}" in capsys.readouterr().err
     assert len(pdf_pages(tmp_path / "a.pdf")) == 3, "the others are in it"
+
+
+EARLIER = b"answers of an earlier run\n"
+
+
+@pytest.mark.parametrize("pictures", [["broken.png"], ["broken.png", "cut.png"]])
+def test_predict_of_nothing_but_unreadable_pictures_keeps_earlier_results(model, drawn, tmp_path, capsys, pictures):
+    whole = sorted(drawn.images.iterdir())[0].read_bytes()
+    for name in pictures:
+        (tmp_path / name).write_bytes(b"no picture" if name == "broken.png" else whole[:-100])
+    answers, pdf = tmp_path / "a.jsonl", tmp_path / "a.pdf"
+    answers.write_bytes(EARLIER)
+    pdf.write_bytes(EARLIER)
+    flags = ["--model", model, "--output", answers, "--pdf", pdf]
+    assert predict(*(tmp_path / name for name in pictures), *flags) == 2
+    assert answers.read_bytes() == pdf.read_bytes() == EARLIER
+    captured = capsys.readouterr()
+    assert f"{len(pictures)} of {len(pictures)} pictures" in captured.err and "written" not in captured.out
+    assert len(list(tmp_path.iterdir())) == len(pictures) + 2
+
+
+def test_predict_that_fails_at_the_end_keeps_earlier_answers(model, drawn, tmp_path):
+    answers, file = tmp_path / "a.jsonl", tmp_path / "file"
+    answers.write_bytes(EARLIER)
+    file.write_bytes(b"")
+    assert predict(drawn.images, "--model", model, "--output", answers, "--pdf", file / "a.pdf") == 1
+    assert answers.read_bytes() == EARLIER and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_predict_to_standard_output_writes_answers_and_nothing_else(model, drawn, tmp_path, output):
+    """Through the pipe of a process, at whose other end is a program that reads JSON Lines."""
+    expected = tmp_path / "a.jsonl"
+    assert predict(drawn.images, "--model", model, "--output", expected) == 0
+    command = [sys.executable, "-m", "ssd_train", "predict", str(drawn.images), "--model", str(model)]
+    found = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == expected.read_bytes()
+    assert b"written: /dev/stdout" in found.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_predict_whose_reader_leaves_ends_as_other_programs_do(model, drawn):
+    """As before `| head -c 1`: there is more to write than a pipe holds."""
+    program = "import sys; from ssd_train.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "predict", str(drawn.images), "--model", str(model), "--output", "-"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait(120) == 141 and b"Traceback" not in error
+
+
+def test_predict_to_a_link_and_a_fifo(model, drawn, tmp_path):
+    answers, fifo = tmp_path / "folder" / "answers.jsonl", tmp_path / "fifo"
+    answers.parent.mkdir()
+    (tmp_path / "link").symlink_to("folder/answers.jsonl")
+    os.mkfifo(fifo)
+    assert predict(drawn.images, "--model", model, "--output", tmp_path / "link") == 0
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    assert predict(drawn.images, "--model", model, "--output", fifo) == 0
+    reader.join(10)
+    assert (tmp_path / "link").is_symlink() and read == [answers.read_bytes()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "folder", "link"]
+
+
+def test_pdf_through_a_fifo_is_the_same_as_in_a_file(model, drawn, tmp_path):
+    fifo, file = tmp_path / "fifo", tmp_path / "a.pdf"
+    os.mkfifo(fifo)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    for place in (fifo, file):
+        assert predict(drawn.images, "--model", model, "--pdf", place) == 0
+    reader.join(10)
+    assert read == [file.read_bytes()]

@@ -54,6 +54,27 @@ def test_no_step_writes_over_what_it_reads(prepare, tmp_path, arguments):
     assert path.read_bytes() == before == (tmp_path / "augmented.manifest").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("join {manifest}", id="join"),
+        pytest.param("keep {manifest} --source_regex .", id="keep"),
+        pytest.param("relabel {manifest} --rename cat=tiger", id="relabel"),
+        pytest.param("convert --labels {manifest} --to coco", id="convert"),
+    ],
+)
+def test_step_to_standard_output_writes_the_file_and_nothing_else(tmp_path, monkeypatch, capfd, step):
+    monkeypatch.chdir(tmp_path)
+    path = job(tmp_path / "job", [manifests.line("a"), manifests.line("b")])
+    arguments = ["prepare", *step.format(manifest=path).split(), "--output"]
+    assert main([*arguments, "file.json"]) == 0
+    said = capfd.readouterr().out
+    assert main([*arguments, "-"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out == (tmp_path / "file.json").read_text("utf-8")
+    assert captured.err == said.replace("file.json", "/dev/stdout")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "help"])
 def test_overview_lists_all_steps(prepare, arguments):
     code, out, _ = prepare(*arguments)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -273,6 +275,24 @@ def test_an_onnx_file_goes_where_another_program_has_its_config(folder, tmp_path
     (tmp_path / "config.json").write_text("{}")
     written(folder, "onnx", tmp_path / "m.onnx", Proof())
     assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES
+
+
+def test_export_to_a_link_and_a_fifo_leaves_both(folder, labelled, tmp_path):
+    proof = Proof(list(pictures_of(labelled.labels, labelled.images)))
+    (tmp_path / "link.onnx").symlink_to("there/m.onnx")
+    written(folder, "onnx", tmp_path / "link.onnx", proof)
+    os.mkfifo(tmp_path / "fifo")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_bytes()), daemon=True)
+    reader.start()
+    written(folder, "onnx", tmp_path / "fifo", proof)
+    reader.join(10)
+    by_fifo, by_link = onnx.load_from_string(read[0]), onnx.load(str(tmp_path / "there" / "m.onnx"))
+    assert by_fifo.metadata_props == by_link.metadata_props  # names in the graph differ each time
+    assert [node.op_type for node in by_fifo.graph.node] == [node.op_type for node in by_link.graph.node]
+    assert (tmp_path / "link.onnx").is_symlink() and (tmp_path / "fifo").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "link.onnx", "there"]
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["m.onnx"]
 
 
 def test_the_command_writes_every_format(folder, labelled, tmp_path, capsys):

@@ -26,6 +26,7 @@ from ssd_train.data.records import LabelSet, Record
 from ssd_train.data.sources import FolderImages, key_parts
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
+from ssd_train.storage import is_stream
 
 SIZED = ("coco", "voc")  # formats that need the size of each image
 # what a format may hold that none of this package's other words can
@@ -54,7 +55,7 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     if target not in WRITERS:
         raise ConfigError(f"to: found {target!r}, expected one of {', '.join(WRITERS)}")
     ending, write = WRITERS[target]
-    if ending and output.suffix != ending:
+    if ending and output.suffix != ending and not (target in ONE_FILE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
     if target in SIZED and any(record.size_wh is None for record in data.labels.records):
         data = LabelledImages(with_sizes(data), data.images)
@@ -128,6 +129,7 @@ WRITERS: Dict[str, Tuple[str, Writer]] = {
     "coco": (".json", _coco),
     "voc": ("", _voc),
 }
+ONE_FILE = ("ground_truth", "coco")
 
 
 def _check_keys(records: Sequence[Record]) -> None:

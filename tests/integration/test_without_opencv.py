@@ -1,0 +1,36 @@
+"""A whole job, and what is done with its model, where OpenCV cannot be imported, as in AWS's inference image."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from runs import SOURCE, assert_loads_as_what_it_is, finish, flags
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """The PYTHONPATH of a process that finds no OpenCV."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "cv2.py").write_text("raise ImportError(\"No module named 'cv2'\")")
+    return f"{folder}:{SOURCE}"
+
+
+def test_train_without_opencv_gives_a_model_that_answers_as_with_it(without, data, tmp_path):
+    printed = finish(flags(data, tmp_path, epochs=2, augmentation="strong"), PYTHONPATH=without)
+    assert printed.count("OpenCV cannot be imported") == 1 and "training is complete" in printed
+    assert_loads_as_what_it_is(tmp_path)
+    found = []
+    for name, path in (("without", without), ("with", str(SOURCE))):
+        where = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / f"{name}.jsonl")]
+        finish(["predict", str(data[1].images), *where], PYTHONPATH=path)
+        lines = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
+        found.append(np.array([[row[1] for row in line["prediction"][:5]] for line in lines]))
+    np.testing.assert_allclose(*found, atol=0.01)
+
+
+def test_check_without_opencv_finds_nothing_else(without, data):
+    arguments = ["check", "--images", str(data[0].images), "--labels", str(data[0].manifest)]
+    expected, found = (finish(arguments, PYTHONPATH=path).splitlines() for path in (str(SOURCE), without))
+    assert "OpenCV cannot be imported" in found[0] and found[1:] == expected
