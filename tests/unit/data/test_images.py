@@ -159,8 +159,8 @@ def test_exif_orientation(exif, orientation):
 
 
 def test_gluoncv_s_global_switch_does_not_let_damage_through(monkeypatch):
-    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
-    for case in ("jpeg half", "png half", "jpeg header only"):
+    for case in ("jpeg half", "png half", "jpeg header only", "png with a wrong byte", "bmp half", "tiff half"):
+        monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
         with pytest.raises(DataError):
             decode(BAD[case][0], "x")
 
