@@ -6,7 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from nets import drawn_inputs, talking_model
 from runs import SOURCE, assert_loads_as_what_it_is, finish, flags
+
+from ssd_train.deploy.artifact import publish_symbol
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,22 @@ def test_train_without_opencv_gives_a_model_that_answers_as_with_it(without, dat
         lines = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
         found.append(np.array([[row[1] for row in line["prediction"][:5]] for line in lines]))
     np.testing.assert_allclose(*found, atol=0.01)
+
+
+def test_symbol_engine_needs_neither_opencv_nor_gluoncv(without, data, tmp_path):
+    """AWS's inference image has GluonCV, which an image of one's own may leave out."""
+    model = tmp_path / "model"
+    talking_model(model)
+    publish_symbol(model, model, drawn_inputs(4))
+    (tmp_path / "gluoncv.py").write_text("raise ImportError(\"No module named 'gluoncv'\")")
+    where = ["predict", str(data[1].images), "--model", str(model), "--engine", "symbol", "--output"]
+    finish([*where, str(tmp_path / "without.jsonl")], PYTHONPATH=f"{tmp_path}:{without}")
+    finish([*where, str(tmp_path / "with.jsonl")])
+    found, expected = (
+        [[row[1] for row in json.loads(line)["prediction"][:3]] for line in path.read_text().splitlines()]
+        for path in (tmp_path / "without.jsonl", tmp_path / "with.jsonl")
+    )
+    np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 def test_check_without_opencv_finds_nothing_else(without, data):

@@ -95,11 +95,6 @@ def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
     return view
 
 
-# Policies whose views enlarge parts of a picture, and with how many times the pixels a side pictures are kept for them:
-# four times the memory would keep the views of half a side sharp, this keeps most.
-ENLARGING = ("ssd", "strong")
-KEPT_ZOOM = 1.5
-
 AUGMENTATIONS: Dict[str, Policy] = {
     "none": _none,
     "flip": _flip,

@@ -50,16 +50,12 @@ class DetectionDataset:
 
     side    the network's input side; a picture much larger is decoded at a half, a quarter or an eighth, and its boxes
             follow
-    zoom    whole pictures get at least `zoom` times as many pixels a side: views of kept ones may enlarge a part
     """
 
-    def __init__(
-        self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0, zoom: float = 1.0
-    ) -> None:
+    def __init__(self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0) -> None:
         self.labels = labels
         self.images = images
         self.side = side
-        self.zoom = zoom
         self.cache = ImageCache(cache_bytes)
         self._undamaged: Set[int] = set()  # looked at for damage, which is done once
         self._sizes: Dict[int, SizeWH] = {}  # of images read whose labels do not tell it
@@ -104,8 +100,7 @@ class DetectionDataset:
 
     def _read(self, index: int, record: Record) -> np.ndarray:
         data = self._fetch(index, record)
-        width, height = self.size_wh(index)
-        return self._decoded(index, data, reduction((width / self.zoom, height / self.zoom), self.side))
+        return self._decoded(index, data, reduction(self.size_wh(index), self.side))
 
     def _fetch(self, index: int, record: Record) -> bytes:
         data = self.images.read(record)

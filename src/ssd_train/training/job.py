@@ -10,7 +10,6 @@ from typing import Any, Dict, Optional, Tuple, Union
 from ssd_train import framework
 from ssd_train.archives import opened_model
 from ssd_train.config import TrainConfig
-from ssd_train.data.augment import ENLARGING, KEPT_ZOOM
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabelledImages
@@ -235,8 +234,7 @@ def _make_loaders(
     if isinstance(train.images, DetectionStream):
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:
-        zoom = KEPT_ZOOM if config.augmentation in ENLARGING else 1.0
-        train_set = DetectionDataset(train.labels, train.images, side, int(budget * share), zoom)
+        train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
         loader = TrainLoader(train_set, transform, sampler, workers, _setbacks(config, train, progress))
     whole = EvalTransform(side, encode, gray)
     setbacks = _setbacks(config, validation, progress)

@@ -29,8 +29,8 @@ def test_a_sample_is_the_image_its_boxes_and_ids():
 @pytest.mark.parametrize(
     "size_wh, side, decoded",
     [
-        pytest.param((800, 599), 300, (800, 599), id="whole"),
-        pytest.param((800, 600), 300, (400, 300), id="half-is-just-enough"),
+        pytest.param((800, 600), 300, (800, 600), id="whole"),
+        pytest.param((1200, 600), 300, (600, 300), id="half-is-just-enough"),
         pytest.param((2400, 600), 300, (1200, 300), id="panorama"),
         pytest.param((550, 2400), 300, (550, 2400), id="narrow-panorama"),
         pytest.param((1200, 900), 300, (600, 450), id="half"),
@@ -136,10 +136,12 @@ def whole(size_wh, boxes):
 @pytest.mark.parametrize(
     "rect, decoded",
     [
-        pytest.param((0, 0, 800, 600), (400, 300), id="whole"),
+        pytest.param((0, 0, 800, 600), (800, 600), id="whole"),
         pytest.param((100, 100, 500, 400), (800, 600), id="a-part"),
-        pytest.param((-400, -300, 1600, 1200), (200, 150), id="zoomed-out"),
-        pytest.param((0, 0, 800, 400), (800, 600), id="one-side-too-short"),
+        pytest.param((-200, 0, 1200, 600), (400, 300), id="just-large-enough"),
+        pytest.param((-400, -300, 1600, 1200), (400, 300), id="zoomed-out"),
+        pytest.param((-800, -600, 2400, 1800), (200, 150), id="zoomed-out-further"),
+        pytest.param((-400, 0, 1600, 400), (800, 600), id="one-side-too-short"),
     ],
 )
 def test_only_as_many_pixels_are_decoded_as_a_view_shows(rect, decoded, told):
@@ -160,7 +162,7 @@ def test_a_view_of_kept_images_does_not_depend_on_which_are_kept():
     labels = label_set([[]] * 2, size_wh=(800, 600))
     encoded = encode_jpeg(picture((800, 600)))
     source = MemoryImages({"0.png": encoded, "1.png": encoded})
-    dataset = DetectionDataset(labels, source, 300, cache_bytes=400 * 300 * 3)
+    dataset = DetectionDataset(labels, source, 300, cache_bytes=800 * 600 * 3)
     shown = [dataset.look(index, whole)[0][0] for index in (0, 1, 0, 1)]
     assert len(dataset.cache) == 1
     assert all(np.array_equal(shown[0], image) for image in shown[1:])

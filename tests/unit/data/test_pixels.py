@@ -14,8 +14,9 @@ from builders import picture
 from odd_images import GOOD, encoded, noise
 from PIL import Image
 
-from ssd_train.data import opencv_pixels, pillow_pixels
+from ssd_train.data import opencv_pixels, pillow_pixels, pixels
 from ssd_train.data.encoded import looks_like
+from ssd_train.data.images import decode, decode_for
 from ssd_train.data.pixels import resize, shrink
 from ssd_train.errors import DataError
 
@@ -23,8 +24,8 @@ SMOOTH = cv2.resize(picture((11, 9)), (123, 87), interpolation=cv2.INTER_CUBIC)
 DEEP = np.random.RandomState(0).randint(0, 65536, (40, 60, 4)).astype(np.uint16)
 
 
-def by_opencv(ending, pixels):
-    return cv2.imencode(ending, pixels)[1].tobytes()
+def by_opencv(ending, image):
+    return cv2.imencode(ending, image)[1].tobytes()
 
 
 def by_pillow(image, **options):
@@ -73,6 +74,23 @@ def test_decode_by_pillow_gives_the_pixels_of_opencv(data, recwarn):
         expected = opencv_pixels.decode(data, format, "x", scale)
         assert difference(pillow_pixels.decode(data, format, "x", scale), expected) <= (2 if format == "JPEG" else 1)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["bccd", "fruit", "raccoon"])
+def test_photographs_are_decoded_and_seen_alike(shared_data, name, monkeypatch):
+    """Pictures of cameras and of the web, whole and as a network of 96 px sees them: a file, and its pixels."""
+    paths = sorted(path for path in (shared_data / "data" / name / "images").rglob("*") if path.is_file())[:40]
+    assert len(paths) == 40
+    off = []
+    for path in paths:
+        data = path.read_bytes()
+        seen = []
+        for library in (opencv_pixels, pillow_pixels):
+            monkeypatch.setattr(pixels, "operations", library)
+            seen += [decode(data, str(path)), resize(decode_for(data, str(path), 96), (96, 96))]
+        assert difference(seen[0], seen[2]) <= 2 and difference(seen[1], seen[3]) <= 2, path
+        off.append(np.abs(resize(seen[0], (96, 96)).astype(int) - seen[1]).mean())
+    assert np.mean(off) < 1 and max(off) < 4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

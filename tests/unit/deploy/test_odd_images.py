@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from odd_images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
-from ssd_train.data.augment import KEPT_ZOOM, View
+from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.images import FORMATS, decode, encode_like
 from ssd_train.data.records import ClassNames, LabelSet, Record
@@ -75,7 +75,7 @@ def test_a_file_and_its_pixels_are_seen_alike(format, size_wh):
     answer(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
     off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
-    assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 1
+    assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 2
     np.testing.assert_array_equal(served.seen[0], by_file.seen[0])
     assert min(found.image.shape[:2]) >= SIDE
 
@@ -88,15 +88,6 @@ def test_training_sees_a_large_picture_as_evaluation_does(format, cache_bytes):
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
     (image, _, _), view = dataset.look(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
     np.testing.assert_array_equal(render(image, view, SIDE), trained_on(data))
-
-
-def test_pictures_kept_for_views_that_enlarge_have_more_pixels():
-    data = encoded(quadrants(180, 170), "JPEG")
-    labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
-    shapes = [
-        DetectionDataset(labels, MemoryImages({"a": data}), SIDE, 10**6, zoom)[0][0].shape for zoom in (1, KEPT_ZOOM, 3)
-    ]
-    assert shapes == [(22, 23, 3), (43, 45, 3), (85, 90, 3)]
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())
