@@ -52,6 +52,7 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
                                     jobs and classes, yolo_names: its classes, framing: bytes of RecordIO)
             fields, gather, jsonl, box_label, detection_label, class_list, label_folder, pipe    what they share
         labels.py           the door for labels of any format, found by looking (label_formats: by what)
+        file_names.py       endings of images and labels, hidden files, what a name in labels can mean
         sources.py          where encoded images come from: a folder, copies fetched for it, memory
         split.py            which records are held out
         artwork.py          what drawn pictures are made of: marks and backgrounds

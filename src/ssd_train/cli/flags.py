@@ -30,10 +30,11 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_label_flags(parser: argparse.ArgumentParser, format_flag: str = "--labels_format") -> None:
-    """How labels are read; `label_options` takes their values."""
+def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
+    """How labels are read; `label_options` takes their values. `other_names` of --labels_format are taken, too."""
     parser.add_argument(
-        format_flag,
+        "--labels_format",
+        *other_names,
         dest="labels_format",
         default="",
         metavar="FORMAT",

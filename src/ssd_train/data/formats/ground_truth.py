@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
+from ssd_train.data.file_names import is_hidden
 from ssd_train.data.formats.box_label import box_label, read_box_label
 from ssd_train.data.formats.fields import image_name, shown
 from ssd_train.data.formats.gather import Gather, class_table
@@ -106,8 +107,8 @@ def find_manifest(path: PathLike) -> Path:
     place = Path(path)
     if not place.is_dir():
         return place
-    files = sorted(child.name for child in place.iterdir() if child.is_file())
-    manifests = [name for name in files if name.endswith(_SUFFIXES)]
+    files = sorted(child.name for child in place.iterdir() if child.is_file() and not is_hidden(child.name))
+    manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
     for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second: a job's output folder
         if (place / candidate).is_file():
             return place / candidate

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from ssd_train.data.file_names import is_image_name
 from ssd_train.data.formats.class_list import NAMES, write_class_list
 from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.formats.fields import BoxLabel
@@ -21,9 +22,8 @@ from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.images import read_header
 from ssd_train.data.labels import LabelledImages
-from ssd_train.data.prepare.pictures import is_image_name
 from ssd_train.data.records import LabelSet, Record
-from ssd_train.data.sources import FolderImages, key_parts
+from ssd_train.data.sources import FolderImages, key_parts, portable_name
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
 from ssd_train.storage import is_stream
@@ -57,6 +57,7 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     ending, write = WRITERS[target]
     if ending and output.suffix != ending and not (target in ONE_FILE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
+    data = LabelledImages(with_portable_names(data), data.images)
     if target in SIZED and any(record.size_wh is None for record in data.labels.records):
         data = LabelledImages(with_sizes(data), data.images)
     if target != "ground_truth":
@@ -64,6 +65,17 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
     write(output, passing, data)
     return _lost(data.labels, target)
+
+
+def with_portable_names(data: LabelledImages) -> LabelSet:
+    """The labels with names that every program reads: no addresses but those of S3, no absolute paths, no spelling of a
+    file's name that is not the file's."""
+    name_of = data.images.portable_name if isinstance(data.images, FolderImages) else portable_name
+    records = []
+    for record in data.labels.records:
+        name = name_of(record)
+        records.append(record if name == record.name else dataclasses.replace(record, name=name))
+    return dataclasses.replace(data.labels, records=tuple(records))
 
 
 def with_sizes(data: LabelledImages) -> LabelSet:
@@ -82,6 +94,7 @@ def with_sizes(data: LabelledImages) -> LabelSet:
 def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
     """Write all images, as they are encoded, into a new `folder` under their names without the bucket, whole or not at
     all; returns the labels, in which a name without a picture's ending has one now (images of RecordIO have none)."""
+    data = LabelledImages(with_portable_names(data), data.images)
     _check_keys(data.labels.records)
     renamed = []
     with new_folder(folder) as new:
