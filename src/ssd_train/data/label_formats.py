@@ -136,7 +136,7 @@ def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:
 def _is_yolo(head: bytes) -> bool:
     """Whether a text begins with a line of YOLO: a class id, and shares of the image."""
     line = _YOLO_LINE.match(head)
-    return bool(line) and all(_SHARES[0] <= float(value) <= _SHARES[1] for value in line.group(1).split())
+    return line is not None and all(_SHARES[0] <= float(value) <= _SHARES[1] for value in line.group(1).split())
 
 
 def _manifests(folder: Path, files: Dict[str, List[Path]]) -> List[Path]:

@@ -49,6 +49,42 @@ class ClassNames:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """Regions of an image that are neither objects to find nor background: difficult objects (VOC), crowds (COCO).
+
+    A detection there is neither right nor wrong, and an anchor there is neither a positive nor a negative.
+
+    boxes       float32 (M, 4) xyxy pixels
+    class_ids   int64 (M,), -1 for a class that is not among the names
+    crowds      bool (M,): a region of many objects; the others are one object each
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: as_boxes([]))
+    class_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    crowds: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
+        object.__setattr__(self, "crowds", np.asarray(self.crowds, dtype=bool).reshape(-1))
+        if not len(self.boxes) == len(self.class_ids) == len(self.crowds):
+            raise DataError(
+                f"ignored regions: found {len(self.boxes)} boxes, {len(self.class_ids)} class ids and "
+                f"{len(self.crowds)} flags, expected as many"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, wanted: np.ndarray) -> "Ignored":
+        """Those that the mask or index `wanted` selects."""
+        return Ignored(self.boxes[wanted], self.class_ids[wanted], self.crowds[wanted])
+
+
+NOTHING_IGNORED = Ignored()
+
+
+@dataclass(frozen=True)
 class Record:
     """One labelled image.
 
@@ -57,6 +93,7 @@ class Record:
     class_ids   int64 (N,), each an index into the ClassNames of the LabelSet
     size_wh     (width, height) that the boxes refer to, or None where the labels do not tell
     where       ``file:line`` (or ``file``) of the labels, for messages
+    ignored     regions beside the boxes that are neither objects to find nor background
     """
 
     name: str
@@ -64,6 +101,7 @@ class Record:
     class_ids: np.ndarray
     size_wh: Optional[SizeWH] = None
     where: str = ""
+    ignored: Ignored = NOTHING_IGNORED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -75,14 +113,24 @@ class Record:
             )
         if len(self.class_ids) and self.class_ids.min() < 0:
             raise DataError(f"{place}: found class id {self.class_ids.min()}, expected 0 or more")
-        bad = first_invalid(self.boxes, self.size_wh)
+        self._check(self.boxes, place)
+        if self.ignored is not NOTHING_IGNORED:
+            self._check(self.ignored.boxes, place)
+
+    def _check(self, boxes: np.ndarray, place: str) -> None:
+        bad = first_invalid(boxes, self.size_wh)
         if bad:
             index, fault = bad
             size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
-            box = [round(float(v), 2) for v in self.boxes[index]]
+            box = [round(float(v), 2) for v in boxes[index]]
             raise DataError(
                 f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image"
             )
+
+    @property
+    def is_background(self) -> bool:
+        """Whether the image shows no object, not even one to be ignored."""
+        return not len(self.boxes) and not len(self.ignored)
 
     @property
     def basename(self) -> str:
@@ -204,13 +252,23 @@ class LabelSet:
         lookup = np.array(
             [class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64
         )
-        records = [Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where) for r in self.records]
+        records = [
+            Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where, _with_ids(r.ignored, lookup))
+            for r in self.records
+        ]
         return LabelSet(tuple(records), class_names, self.skipped, self.mended, self.source, self.details)
 
     def subset(self, keep: Sequence[bool]) -> "LabelSet":
         """The records for which `keep` is true; what was skipped or mended stays with the whole."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
         return LabelSet(records, self.class_names, (), (), self.source, self.details)
+
+
+def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:
+    """Ignored regions with their class ids looked up; -1 stays."""
+    if not len(ignored):
+        return NOTHING_IGNORED
+    return Ignored(ignored.boxes, np.append(lookup, -1)[ignored.class_ids], ignored.crowds)
 
 
 class ImageSource(Protocol):
