@@ -40,6 +40,18 @@ def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
         metavar="FORMAT",
         help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: found by looking)",
     )
+    parser.add_argument(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="only this set of those that the data names (ImageSets/Main, data.yaml): train, val, test, ...",
+    )
+    parser.add_argument(
+        "--verified",
+        default="",
+        metavar="NAME",
+        help="only images whose labels a Ground Truth verification job called so, e.g. good",
+    )
     add_fetch_flag(parser)
     parser.add_argument("--label_attribute", default="", metavar="NAME", help="default: by type and date")
     parser.add_argument(
@@ -62,4 +74,5 @@ def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "
     """The values of the flags; a ConfigError names one that is wrong."""
     format = builtin.CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
     fetch = image_fetcher(progress) if flags.fetch_images else None
-    return LabelOptions(format, flags.label_attribute, on_bad, parse_class_names(flags.class_names), fetch)
+    names = parse_class_names(flags.class_names)
+    return LabelOptions(format, flags.label_attribute, on_bad, names, fetch, flags.split, flags.verified)

@@ -14,6 +14,7 @@ from ssd_train.data.check_codes import Finding
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
+from ssd_train.data.formats.voc import OTHER_NAME
 from ssd_train.data.labels import matched_to
 from ssd_train.data.records import LabelSet, Record, Skipped
 from ssd_train.data.split import classes_missing_from
@@ -31,6 +32,8 @@ _SKIPPED = {
     FAILED: "failed-line",
     OTHER_TYPE: "other-job-line",
 }
+
+_MENDED = {CLIPPED: "box-clipped", OTHER_NAME: "filename-differs"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,7 @@ def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
 def check_lines(labels: LabelSet) -> List[Finding]:
     """What was left out or mended when the labels were read, with ``on_bad="skip"`` so that all of it is there."""
     return [of_skipped(line) for line in labels.skipped] + [
-        Finding("box-clipped" if line.reason == CLIPPED else "box-dropped", line.where, line.detail)
-        for line in labels.mended
+        Finding(_MENDED.get(line.reason, "box-dropped"), line.where, line.detail) for line in labels.mended
     ]
 
 

@@ -39,7 +39,7 @@ _CLASS, _NUMBER = rb"\d+(?:\.0*)?(?:e[-+]?\d+)?", rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:
 _YOLO_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*%b((?:[ \t]+%b){4,})[ \t]*(?:\r?\n|$)" % (_CLASS, _NUMBER), re.I)
 _SHARES = (-1.0, 2.0)  # what a coordinate of YOLO lies between, boxes that leave their image included
 # folder of images -> its sister with the labels
-_SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
+SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
 _FOLDER_FORMATS = ("image_json", "voc", "yolo")  # a file for each image
 _FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MANIFEST_ENDINGS}
 
@@ -74,7 +74,7 @@ def find_labels(path: PathLike, wanted: str = "") -> FoundLabels:
 def _in_sister(folder: Path, wanted: str) -> Optional[FoundLabels]:
     """The labels in the sister of a folder that has none itself."""
     parts = folder.absolute().parts
-    for images, labels in _SISTERS.items():
+    for images, labels in SISTERS.items():
         if images not in parts:
             continue
         last = len(parts) - 1 - parts[::-1].index(images)

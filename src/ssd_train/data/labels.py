@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
+from ssd_train.data.file_names import files_below, is_image_name
 from ssd_train.data.formats.coco import read_coco
 from ssd_train.data.formats.gather import numbered_classes
 from ssd_train.data.formats.ground_truth import read_ground_truth
@@ -16,7 +17,8 @@ from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.formats.recordio import read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
-from ssd_train.data.label_formats import find_labels
+from ssd_train.data.label_formats import SISTERS, find_labels
+from ssd_train.data.official_sets import of_split
 from ssd_train.data.records import ClassNames, ImageSource, LabelSet
 from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
 from ssd_train.errors import ConfigError, DataError
@@ -31,6 +33,8 @@ class LabelOptions:
     on_bad          "error" or "skip": what a label that cannot be used does
     class_names     names of the ids 0, 1, ... for formats without names, the order of the classes for the others
     fetch           gets images that the labels name on S3 and the folder lacks; None: they are missing
+    verified        only images whose labels a verification job of Ground Truth called so, e.g. "good"; "": all
+    split           a set that the data names itself (train, val, test), or "" for all
     """
 
     format: str = ""
@@ -38,6 +42,8 @@ class LabelOptions:
     on_bad: str = "error"
     class_names: Optional[ClassNames] = None
     fetch: Optional[Fetch] = None
+    split: str = ""
+    verified: str = ""
 
     def __post_init__(self) -> None:
         if self.format and self.format not in READERS:
@@ -75,6 +81,10 @@ def read_labelled(
             f"{read.source}: found no labelled object in {len(read)} images, expected at least one box", "no-objects"
         )
     read = dataclasses.replace(read, details={**read.details, "format": format})
+    if options.verified and format != "ground_truth":
+        raise ConfigError(f"verified: found {options.verified!r} and labels of {format}, expected ground_truth")
+    if options.split:
+        read = of_split(read, options.split)
     if source is None:
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
@@ -83,12 +93,27 @@ def read_labelled(
 
 def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
     """Where images are looked for: in the folder given, else beside the labels, which may be given as both."""
+    sister = _folder_of_images(near) if images is None else None
+    if sister is not None and not any(is_image_name(file.name) for file in files_below(near)):
+        return sister
     if images is None or (os.path.isfile(images) and (labels is None or os.path.samefile(images, labels))):
         return near
     if not os.path.isdir(images):
         found = "a file" if os.path.exists(images) else "nothing"
         raise DataError(f"{images}: found {found}, expected a folder of images")
     return Path(images)
+
+
+def _folder_of_images(labels: Path) -> Optional[Path]:
+    """The sister of a folder of labels that holds the images: labels/train -> images/train."""
+    parts = labels.absolute().parts
+    for images, name in SISTERS.items():
+        if name in parts:
+            last = len(parts) - 1 - parts[::-1].index(name)
+            sister = Path(*parts[:last], images, *parts[last + 1 :])
+            if sister.is_dir():
+                return sister
+    return None
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
@@ -138,7 +163,9 @@ Reader = Callable[[Path, Path, LabelOptions], Read]
 
 
 def _ground_truth(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(read_ground_truth(place, options.attribute or None, options.on_bad), options), None
+    return _ordered(
+        read_ground_truth(place, options.attribute or None, options.on_bad, options.verified), options
+    ), None
 
 
 def _coco(place: Path, folder: Path, options: LabelOptions) -> Read:
@@ -154,7 +181,7 @@ def _image_json(place: Path, folder: Path, options: LabelOptions) -> Read:
 
 
 def _voc(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_voc(place, options.class_names, options.on_bad), None
+    return read_voc(place, options.class_names, options.on_bad, folder), None
 
 
 def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:

@@ -6,8 +6,8 @@ Ground truth and prediction are two types on purpose: a Record has no scores, De
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Dict, FrozenSet, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -215,7 +215,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way."""
+    """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way.
+
+    sets    names of the records in each set that the data names itself (train, val, test)
+    others  records of other sets, which are not used
+    """
 
     records: Tuple[Record, ...]
     class_names: ClassNames
@@ -223,6 +227,8 @@ class LabelSet:
     mended: Tuple[Skipped, ...] = ()
     source: str = ""
     details: Dict[str, str] = field(default_factory=dict)
+    sets: Dict[str, FrozenSet[str]] = field(default_factory=dict)
+    others: Tuple[Record, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", tuple(self.records))
@@ -256,12 +262,12 @@ class LabelSet:
             Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where, _with_ids(r.ignored, lookup))
             for r in self.records
         ]
-        return LabelSet(tuple(records), class_names, self.skipped, self.mended, self.source, self.details)
+        return replace(self, records=tuple(records), class_names=class_names)
 
     def subset(self, keep: Sequence[bool]) -> "LabelSet":
         """The records for which `keep` is true; what was skipped or mended stays with the whole."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
-        return LabelSet(records, self.class_names, (), (), self.source, self.details)
+        return replace(self, records=records, skipped=(), mended=())
 
 
 def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:
