@@ -50,14 +50,14 @@ holds these floors as data; `tests/test_house.py` fails on an import that goes u
         formats/            labels, read and where it can be written
             ground_truth, image_json, recordio, coco, voc, yolo, video    one file a format (ground_truth_survey: its
                                     jobs and classes, yolo_names: its classes, framing: bytes of RecordIO)
-            fields, gather, pairing, jsonl, box_label, detection_label, class_list, label_folder, pipe    what they share
+            fields, gather, pairing, jsonl, box_label, detection_label, class_list, label_folder, pipe    what is shared
         labels.py           the door for labels of any format, found by looking (label_formats: by what)
         file_names.py       endings of images and labels, hidden files, what a name in labels can mean
         sources.py          where encoded images come from: a folder, copies fetched for it, memory
         split.py            which records are held out (official_sets: those that the data names itself)
         artwork.py          what drawn pictures are made of: marks and backgrounds
         drawn.py            drawn data sets with known boxes: the demo's pictures
-        predictions.py      answers of a detector as JSON Lines
+        predictions.py      answers of a detector as JSON Lines (prediction_formats: as COCO results, CSV, .out files)
         prepare/            the steps before training, on lines of manifests and on folders of pictures
             lines.py, classes.py    a line, read and written without losing what it holds; its classes
             join, keep, relabel, split, listing    manifests -> manifests

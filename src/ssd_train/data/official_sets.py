@@ -39,15 +39,26 @@ def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, F
         for name, file in files.items():
             path = Path(file).absolute()
             if root in path.parents:
-                parts = tuple(folded(part) for part in path.relative_to(root).with_suffix("").parts)
-                by_stem.setdefault(parts[-1], []).append((parts, name))
+                for place in (path.relative_to(root), Path(name)):  # lists name annotations, or pictures
+                    parts = tuple(folded(part) for part in place.with_suffix("").parts)
+                    by_stem.setdefault(parts[-1], []).append((parts, name))
         for lists in sorted(folder.glob("*.txt")):
             entries = [] if is_hidden(lists.name) else _entries(lists)
             members = sets.setdefault(set_name(lists.stem), set()) if entries else set()
             for entry in entries:
-                members.update(name for parts, name in by_stem.get(entry[-1], ()) if parts[-len(entry) :] == entry)
+                members.update(_meant(entry, by_stem.get(entry[-1], [])))
     found = {name: frozenset(members) for name, members in sets.items() if members}
     return found, ", ".join(map(str, folders)) if found else ""
+
+
+def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], str]]) -> List[str]:
+    """The names whose paths end as an entry of a list does, by as many parts as any do."""
+    for first in range(len(entry)):
+        wanted = entry[first:]
+        found = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
+        if found:
+            return found
+    return []
 
 
 def _main_folders(place: Path) -> List[Path]:

@@ -20,7 +20,7 @@ CONTENT_TYPES = {"model": "application/x-sagemaker-model"}
 MANIFEST_SUFFIXES = (".manifest", ".jsonl")
 
 _ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
-_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_NAME = re.compile(r"(?=.{1,63}\Z)[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 _S3 = re.compile(r"s3://[^/]+(/.*)?")
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 

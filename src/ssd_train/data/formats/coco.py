@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.formats.fields import (
@@ -73,6 +73,28 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
     return gather.label_set(names)
+
+
+class Ids(NamedTuple):
+    """Names by id: of images and of categories."""
+
+    images: Dict[Key, str]
+    categories: Dict[Key, str]
+
+
+def read_ids(path: PathLike) -> Ids:
+    """The ids of a COCO file that `read_coco` has read; those that cannot be used are left out."""
+    value = read_json(path, constants=True)
+    found = []
+    for entries, name in (("images", "file_name"), ("categories", "name")):
+        ids: Dict[Key, str] = {}
+        for entry in value[entries]:
+            try:
+                ids.setdefault(_id(entry), image_name(entry.get(name), name))
+            except DataError:
+                continue
+        found.append(ids)
+    return Ids(*found)
 
 
 def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassNames) -> None:
