@@ -46,11 +46,12 @@ setup(
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17"],  # export writes with onnx; a file runs with onnxruntime alone
         "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
+        "yolo": ["PyYAML>=5.4"],  # data.yaml; imported only where there is one
         "serve": ["uvicorn>=0.33", "onnxruntime>=1.17"],  # any other engine serves as well
         "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
             *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7"],
-            *["ruff==0.17.5", "mypy>=1.14"],
+            *["ruff==0.17.5", "mypy>=1.14", "PyYAML>=5.4"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
             *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", "uvicorn>=0.33", "paho-mqtt>=2,<3"],
         ],

@@ -51,6 +51,14 @@ class FoundLabels(NamedTuple):
     place: Path
 
 
+class SeveralFormats(DataError):
+    """Labels of several formats in one folder; `found` has those of which there is one."""
+
+    def __init__(self, message: str, found: List[FoundLabels]) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 def find_labels(path: PathLike, wanted: str = "") -> FoundLabels:
     """The labels in the file or folder `path`; with `wanted`, a key of EXPECTED, only those of that format count. Of a
     folder of images without labels, those of the sister folder: images/train -> labels/train.
@@ -91,9 +99,10 @@ def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> Fou
         raise DataError(f"{folder}: found {_contents(folder)}, expected labels: {_expected(wanted)}")
     listed = [str(place.relative_to(folder)) for places in found.values() for place in places[:2] if place != folder]
     if len(found) > 1:
-        raise DataError(
+        raise SeveralFormats(
             f"{folder}: found labels of the formats {', '.join(sorted(found))} ({', '.join(listed)}), expected one "
-            "format: name the file or folder, or give --labels_format"
+            "format: name the file or folder, or give --labels_format",
+            [FoundLabels(name, places[0]) for name, places in found.items() if len(places) == 1],
         )
     ((name, places),) = found.items()
     if len(places) > 1:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from ssd_train.data.file_names import files_below, is_image_name
 from ssd_train.data.formats.coco import read_coco
@@ -17,9 +17,9 @@ from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.formats.recordio import read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
-from ssd_train.data.label_formats import SISTERS, find_labels
+from ssd_train.data.label_formats import SISTERS, FoundLabels, SeveralFormats, find_labels
 from ssd_train.data.official_sets import of_split
-from ssd_train.data.records import ClassNames, ImageSource, LabelSet
+from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
 from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
 from ssd_train.errors import ConfigError, DataError
 
@@ -72,7 +72,10 @@ def read_labelled(
     given = labels if labels is not None else images
     if given is None:
         raise ConfigError("found neither images nor labels, expected at least one of them")
-    format, place = find_labels(given, options.format)
+    try:
+        format, place = find_labels(given, options.format)
+    except SeveralFormats as fault:
+        format, place = _of_one_content(fault, images, labels, options)
     near = place if place.is_dir() else place.parent
     folder = _image_folder(images, labels, near)
     read, source = READERS[format](place, folder, options)
@@ -89,6 +92,40 @@ def read_labelled(
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
     return LabelledImages(read, source)
+
+
+def _of_one_content(
+    fault: SeveralFormats, images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions
+) -> FoundLabels:
+    """The first of labels of several formats that say the same, as after a conversion; else the fault."""
+    contents = []
+    options = dataclasses.replace(options, on_bad="error")  # what one leaves out the other may hold
+    for format, place in fault.found:
+        near = place if place.is_dir() else place.parent
+        try:
+            read, _ = READERS[format](place, _image_folder(images, labels, near), options)
+        except (DataError, ConfigError):
+            raise fault from None
+        contents.append({record.basename: _rows(record, read.class_names) for record in read.records})
+    first, *others = contents
+    same = len(fault.found) > 1 and all(
+        first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first) for other in others
+    )
+    if not same:
+        raise fault
+    return fault.found[0]
+
+
+def _rows(record: Record, class_names: ClassNames) -> List[Tuple[str, Tuple[float, ...]]]:
+    rows = zip(record.class_ids.tolist(), record.boxes.tolist())
+    return sorted((class_names[class_id], tuple(box)) for class_id, box in rows)
+
+
+def _alike(a: "List[Tuple[str, Tuple[float, ...]]]", b: "List[Tuple[str, Tuple[float, ...]]]") -> bool:
+    """Whether two images have the same boxes, within a pixel."""
+    return len(a) == len(b) and all(
+        left[0] == right[0] and all(abs(x - y) <= 1 for x, y in zip(left[1], right[1])) for left, right in zip(a, b)
+    )
 
 
 def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
