@@ -245,13 +245,9 @@ def _coco_ids(flags: argparse.Namespace, pictures: Sequence[Picture]) -> Optiona
     by_name = {name: key for key, name in images.items()}
     named = match_names(list(by_name), [picture.name for picture in pictures])
     return CocoIds(
-        {picture: _as_number(by_name[name]) for name, picture in named.items()},
-        {name: _as_number(key) for key, name in categories.items()},
+        {picture: by_name[name] for name, picture in named.items()},
+        {name: key for key, name in categories.items()},
     )
-
-
-def _as_number(key: str) -> "int | str":
-    return int(key) if key.isascii() and key.isdigit() and str(int(key)) == key else key
 
 
 def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, count: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 from ssd_train.data.file_names import files_below
-from ssd_train.data.formats.coco import read_ids
+from ssd_train.data.formats.coco import Key, id_key, read_ids
 from ssd_train.data.formats.fields import number, shown
 from ssd_train.data.formats.jsonl import PathLike, dump_json, parse_json, read_bytes, read_json
 from ssd_train.data.predictions import Answer, read_answers, rows_of, write_predictions
@@ -119,11 +119,11 @@ def _of_coco(path: Path, labels: LabelSet) -> Iterator[Answer]:
         try:
             if not isinstance(result, dict):
                 raise DataError(f"found {shown(result)}, expected an object")
-            image, category = _text_id(result.get("image_id"), "image_id"), result.get("category_id")
+            image, category = id_key(result.get("image_id"), "image_id"), result.get("category_id")
             name = result.get("file_name") if not known else None
-            name = name if isinstance(name, str) and name else names.get(image, image)
+            name = name if isinstance(name, str) and name else names.get(image, str(image))
             if known:
-                label = known.categories.get(_text_id(category, "category_id"))
+                label = known.categories.get(id_key(category, "category_id"))
                 if label is None:
                     raise DataError(f"category_id: found {shown(category)}, expected the id of a category")
             else:
@@ -138,22 +138,14 @@ def _of_coco(path: Path, labels: LabelSet) -> Iterator[Answer]:
     yield from answers.values()
 
 
-def _text_id(value: Any, field: str) -> str:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is int or (isinstance(value, str) and value):
-        return str(value)
-    raise DataError(f"{field}: found {shown(value)}, expected an integer or a text")
-
-
-def _names_by_id(labels: LabelSet) -> Dict[str, str]:
+def _names_by_id(labels: LabelSet) -> Dict[Key, str]:
     """Names of labelled images by what an image_id may be: the file's name without its ending, or the number in it."""
-    found: Dict[str, str] = {}
+    found: Dict[Key, str] = {}
     for record in labels.records:
         stem = record.basename.rpartition(".")[0] or record.basename
         found.setdefault(stem, record.name)
         if stem.isascii() and stem.isdigit():
-            found.setdefault(str(int(stem)), record.name)
+            found.setdefault(int(stem), record.name)
     return found
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.formats.fields import (
@@ -39,9 +39,10 @@ from ssd_train.storage import open_atomic
 
 NO_BOX = "box left out: a crowd without a box"
 _ROUNDING = 1e-6
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 _SIDES = ("left", "top", "width", "height")
 
-Key = str  # of an image or category
+Key = Union[int, str]  # of an image or category
 
 
 def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
@@ -143,22 +144,27 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{where}: found {shown(category)}, expected an object with id and name")
         try:
-            places.setdefault((_key(category.get("id"), "id"), name), where)
+            places.setdefault((id_key(category.get("id"), "id"), name), where)
         except DataError as fault:
             raise fault.at(where) from None
     keys = list(dict.fromkeys(key for key, _ in places))
     order = {key: number for number, key in enumerate(keys)}
-    if all(re.fullmatch("-?[0-9]+", key) for key in keys):
+    if all(isinstance(key, int) for key in keys):
         order = {key: int(key) for key in keys}
     names, table = class_table({(order[key], name): where for (key, name), where in places.items()})
     return names, {key: table[number] for key, number in order.items()}
 
 
-def _key(value: Any, field: str) -> Key:
+def id_key(value: Any, field: str) -> Key:
     """An id: an integer, also written 3.0 or "3", or a text that is not blank."""
+    if type(value) is int:  # as nearly always
+        return value
     value = _whole(value)
-    if (type(value) is int and abs(value) < 10**30) or (isinstance(value, str) and value.strip()):
-        return str(value).strip()
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if _NUMBER.fullmatch(text) else text
     raise DataError(f"{field}: found {shown(value)}, expected an integer or a text")
 
 
@@ -170,7 +176,7 @@ def _whole(value: Any) -> Any:
 def _id(image: Any) -> Key:
     if not isinstance(image, dict):
         raise DataError(f"found {shown(image)}, expected an object")
-    return _key(image.get("id"), "id")
+    return id_key(image.get("id"), "id")
 
 
 def _boxes_by_image(
@@ -188,7 +194,7 @@ def _boxes_by_image(
         try:
             if not isinstance(annotation, dict):
                 raise DataError(f"found {shown(annotation)}, expected an object")
-            image_id = _key(annotation.get("image_id"), "image_id")
+            image_id = id_key(annotation.get("image_id"), "image_id")
             if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             found.setdefault(image_id, []).append((index, annotation))
@@ -210,7 +216,7 @@ def _label(
             if crowd and annotation.get("bbox") is None:
                 left_out.append((NO_BOX, f"annotations[{index}]"))
                 continue
-            category = _key(annotation.get("category_id"), "category_id")
+            category = id_key(annotation.get("category_id"), "category_id")
             if category not in table:
                 raise DataError(f"category_id: found {category}, expected the id of a category", "unknown-class")
             label.boxes.append(positive_box(*_scaled(_bbox(annotation), size_wh, in_shares)))
@@ -229,7 +235,7 @@ def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:
 
 
 def _flag(value: Any, field: str) -> bool:
-    return value if isinstance(value, bool) else bool(whole_number(_whole(value), field))
+    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(_whole(value), field))
 
 
 def _bbox(annotation: Mapping[str, Any]) -> List[float]:
@@ -282,6 +288,8 @@ def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> Lis
                 "bad-coordinates",
             )
         return [value * extent for value, extent in zip(box, (*size_wh, *size_wh))]
+    if box[2] > 1 or box[3] > 1:
+        return box
     if _looks_shared(box) and any(value % 1 for value in box):
         raise DataError(
             f"bbox: found {box}, which looks normalized to 0..1 (shares of the image), expected pixels as in the other "
