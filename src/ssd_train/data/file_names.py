@@ -70,6 +70,7 @@ def readings(name: str) -> List[List[str]]:
 
     - ``s3://bucket/a/b.jpg`` and other addresses: the path without the host, and without a query
     - ``?d=a/b.jpg``, as Label Studio writes: the path in the query
+    - ``d%C3%A9j%C3%A0.jpg``: as it is, and with its signs in place of their numbers (not in keys of a bucket)
     - ``/a/b.jpg``, ``C:\\a\\b.jpg``, ``a\\b.jpg``: the path without its root, split at either separator
 
     Raises:
@@ -80,6 +81,8 @@ def readings(name: str) -> List[List[str]]:
     found = []
     for path in _paths(name):
         parts = [part for part in path.split("/") if part not in ("", ".")]
+        if "\\" in name and parts[:1] == [".."]:  # Label Studio on Windows: ..\\..\\media\\upload\\1\\a.jpg
+            parts = parts[next((i for i, part in enumerate(parts) if part != ".."), len(parts)) :]
         if ".." in parts:
             raise DataError(f"image {name!r} leaves its folder by '..', expected a path inside it", "bad-image-name")
         if parts and not path.endswith("/") and parts not in found:
@@ -113,6 +116,8 @@ def _paths(name: str) -> Iterator[str]:
         yield name[3:].replace("\\", "/")
         return
     yield name
+    if "%" in name:
+        yield unquote(name)
     if "\\" in name:
         yield name.replace("\\", "/")
     yield from _of_query(name)

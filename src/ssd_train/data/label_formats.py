@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
-from ssd_train.data.file_names import files_below
+from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded
 from ssd_train.data.formats.framing import MAGIC
 from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.errors import DataError
@@ -126,10 +126,18 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
         "voc": [folder] if any(b"<annotation" in _head(file) for file in files.get(".xml", [])) else [],
         "yolo": [folder] if any(_is_yolo(_head(file)) for file in files.get(".txt", [])) else [],
     }
+    if not any(found.values()) and _beside_images(files):
+        found["yolo"] = [folder]  # what is wrong with each of them its reader says
     if wanted and not found[wanted]:  # the only file that it could be: what is wrong with it its reader says
         named = [file for ending in _FILE_ENDINGS[wanted] for file in files.get(ending, [])]
         found[wanted] = named if len(named) == 1 else []
     return found
+
+
+def _beside_images(files: Dict[str, List[Path]]) -> bool:
+    """Whether a .txt has the name of a picture."""
+    stems = {folded(file.stem) for ending in IMAGE_FORMATS for file in files.get(ending, [])}
+    return any(folded(file.stem) in stems for file in files.get(".txt", []))
 
 
 def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:

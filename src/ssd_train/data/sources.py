@@ -247,7 +247,8 @@ def is_on_s3(record: Record) -> bool:
 def key_parts(record: Record) -> List[str]:
     """The path of a record's image as parts, without bucket, host or root; a DataError for a name that could leave its
     folder."""
-    return _readings(record)[-1]
+    paths = _readings(record)
+    return paths[0 if is_plain(record.name) else -1]
 
 
 def portable_name(record: Record) -> str:

@@ -251,6 +251,8 @@ def _bbox(annotation: Mapping[str, Any]) -> List[float]:
 
 def _of_polygons(polygons: Any) -> Optional[List[float]]:
     """Left, top, width and height of polygons [[x1, y1, x2, y2, ...], ...], or None where there are none."""
+    if isinstance(polygons, list) and polygons and not any(isinstance(part, (list, dict)) for part in polygons):
+        polygons = [polygons]  # one polygon, without the list around it
     if not isinstance(polygons, list) or not polygons or not all(isinstance(part, list) for part in polygons):
         return None
     xs = [number(value, "segmentation x") for part in polygons for value in part[::2]]

@@ -17,6 +17,7 @@ import os
 import re
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from urllib.parse import unquote
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.file_names import files_below, folded, images_below, is_hidden
@@ -63,7 +64,7 @@ def read_yolo(
     given = class_names or told.names
     names = given or numbered_classes(_MAX_CLASSES)[0]
     gather = Gather(str(path), on_bad)
-    files = _LabelFiles(root, others)
+    files = _LabelFiles(root, others, {image.stem for image in images})
     for image in images:
         file = files.of(image)
         if file is None:
@@ -123,9 +124,10 @@ def _quoted(name: str) -> str:
 class _LabelFiles:
     """The label files of a data set: which is an image's, and which are no image's."""
 
-    def __init__(self, root: Path, labels: Path) -> None:
-        self._root, self._labels = root, labels
+    def __init__(self, root: Path, labels: Path, stems: Set[str]) -> None:
+        self._root, self._labels, self._stems = root, labels, stems
         self._folders: Dict[Path, Dict[str, Path]] = {}
+        self._folded: Dict[Path, Dict[str, Path]] = {}
         self._used: Set[Path] = set()
         self._by_stem: Optional[Dict[str, List[Path]]] = None
 
@@ -134,7 +136,11 @@ class _LabelFiles:
         labels for one called images, or the only one of its name in another folder of labels."""
         relative = image.relative_to(self._root)
         for place in self._places(image, relative):
-            found = self._in(place.parent).get(place.stem)
+            files = self._in(place.parent)
+            found = files.get(place.stem)
+            if found is None:  # one that differs in case or Unicode form, unless it is that of another image
+                alike = self._alike(place.parent).get(folded(place.stem))
+                found = alike if alike is not None and alike.stem not in self._stems else None
             if found is not None:
                 self._used.add(found)
                 return found
@@ -149,7 +155,7 @@ class _LabelFiles:
         yield self._labels / "labels" / relative
         parts = image.absolute().parts
         for index in range(len(parts) - 2, -1, -1):
-            if parts[index] == "images":
+            if parts[index] in ("images", "JPEGImages"):
                 yield Path(*parts[:index], "labels", *parts[index + 1 :])
 
     def _in(self, folder: Path) -> Dict[str, Path]:
@@ -160,6 +166,18 @@ class _LabelFiles:
             texts = sorted(name for name in names if name.lower().endswith(_ENDING) and not is_hidden(name))
             found = {name[: -len(_ENDING)]: folder / name for name in texts}
             self._folders[folder] = found
+        return found
+
+    def _alike(self, folder: Path) -> Dict[str, Path]:
+        """The same by their names folded, and with signs in place of %C3%A9; without those that are the same then."""
+        found = self._folded.get(folder)
+        if found is None:
+            groups: Dict[str, List[Path]] = {}
+            for stem, file in self._in(folder).items():
+                for key in {folded(stem), folded(unquote(stem))}:
+                    groups.setdefault(key, []).append(file)
+            found = {key: files[0] for key, files in groups.items() if len(files) == 1}
+            self._folded[folder] = found
         return found
 
     def _elsewhere(self, image: Path) -> Optional[Path]:

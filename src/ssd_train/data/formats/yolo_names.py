@@ -23,6 +23,7 @@ from ssd_train.errors import DataError, DependencyError
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _YAML_ENDINGS = (".yaml", ".yml")
 _PLAIN = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
+_BELOW = (*_YAML, *_PLAIN)  # looked for in all folders of images and labels
 _NOTES = "notes.json"
 _DARKNET = "obj.data"
 _SETS = ("train", "val", "valid", "test")
@@ -71,7 +72,7 @@ def describe(folders: Sequence[Path]) -> Description:
                 seen.add(place)
                 told.read(_told_in(place))
         if not up and told.names is None:
-            told.read(file for folder in near for file in files_below(folder) if file.name in _PLAIN)
+            told.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
     if told.names is None and told.nameless is not None:
         raise DataError(f"{told.nameless}: found no entry names, expected names: [a, b]")
     return Description(told.names, told.points, told.sets, told.source)
