@@ -216,7 +216,7 @@ def _label(
             if crowd and annotation.get("bbox") is None:
                 left_out.append((NO_BOX, f"annotations[{index}]"))
                 continue
-            category = id_key(annotation.get("category_id"), "category_id")
+            category = _category(annotation)
             if category not in table:
                 raise DataError(f"category_id: found {category}, expected the id of a category", "unknown-class")
             label.boxes.append(positive_box(*_scaled(_bbox(annotation), size_wh, in_shares)))
@@ -225,6 +225,13 @@ def _label(
         except DataError as fault:
             raise fault.at(f"annotations[{index}]") from None
     return (label._replace(kinds=kinds) if any(kinds) else label), left_out
+
+
+def _category(annotation: Mapping[str, Any]) -> Key:
+    try:
+        return id_key(annotation.get("category_id"), "category_id")
+    except DataError as fault:
+        raise DataError(str(fault), "unknown-class") from None
 
 
 def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:

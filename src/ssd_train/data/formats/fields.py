@@ -39,6 +39,8 @@ class BoxLabel(NamedTuple):
 
     def split(self) -> "Tuple[BoxLabel, BoxLabel]":
         """The objects, and what is to be ignored."""
+        if not self.kinds:
+            return self, BoxLabel([], [], self.size_wh)
         rows = list(zip(self.boxes, self.class_ids, self.kinds))
         parts = [row for row in rows if not row[2]], [row for row in rows if row[2]]
         objects, ignored = (
