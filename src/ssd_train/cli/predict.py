@@ -123,7 +123,7 @@ def _check(flags: argparse.Namespace) -> None:
     if not (flags.output or pictured or flags.transform_output):
         flags.output = Path(DEFAULTS[flags.format])
     if flags.format == "out" and flags.output:
-        if not isinstance(flags.output, Path):
+        if not isinstance(flags.output, Path) or flags.output == storage.STANDARD_OUTPUT:
             raise ConfigError(f"output: found {flags.output}, expected a local folder for --format out")
         _refuse_file(flags.output)
 
