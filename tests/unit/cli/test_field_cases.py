@@ -248,6 +248,15 @@ def test_yolo_written_is_read_as_it_stands(folder):
     assert (folder.root / "y/labels/a.txt").read_text().split() == YOLO.split()
 
 
+def test_yolo_is_written_with_its_images_beside_the_labels(folder):
+    folder.pictures("images/a.jpg")
+    folder.write("gt.json", coco("C:\\x\\a.jpg"))
+    command = ["prepare", "convert", "--labels", "gt.json", "--images", "images", "--to", "yolo", "--output", "y"]
+    assert folder.run(*command, "--output_images", "y/images")[0] == 0
+    assert folder.boxes("y") == {"images/a.jpg": [AT]}
+    assert folder.run("check", "--images", "y")[0] == 0
+
+
 @pytest.mark.parametrize("labels", ["images/.ipynb_checkpoints", "__MACOSX"])
 def test_hidden_folders_are_no_data(folder, labels):
     folder.pictures("images/a.jpg", f"{labels}/a.jpg", f"{labels}/b.jpg")

@@ -17,6 +17,7 @@ The rules, where real files leave a choice:
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
@@ -191,7 +192,7 @@ def _details(found: Survey, attribute: str) -> Dict[str, str]:
         "other_attributes": ", ".join(others),
         "newest_label": found.attributes[attribute].newest,
         "verification": "; ".join(
-            f"verification {name!r}: {', '.join(f'{count} {v}' for v, count in sorted(other.verdicts.items()))}"
+            f"verification {name!r}: {', '.join(f'{count} {v}' for v, count in Counter(other.verdicts).most_common())}"
             for name, other in sorted(found.attributes.items())
             if other.verdicts
         ),
