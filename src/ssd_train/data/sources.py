@@ -167,9 +167,11 @@ class FileIndex:
         return self._nearest(found, parts[:-1]) if found else []
 
     def pictures(self, stem: str) -> List[str]:
-        """Return the paths of the pictures whose names, without their endings, are `stem`: exactly, else folded."""
+        """Return the paths of the pictures whose names, without their endings, are `stem`: exactly, else folded, else
+        of the files without an ending."""
         found = self._stems.get(folded(stem), [])
-        return [path for path in found if os.path.splitext(os.path.basename(path))[0] == stem] or found
+        exact = [path for path in found if os.path.splitext(os.path.basename(path))[0] == stem]
+        return exact or found or self._exact.get(stem, [])
 
     def _nearest(self, paths: List[str], folders: Sequence[str]) -> List[str]:
         if len(paths) < 2:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import unquote
 
 from ssd_train.data.boxes import SizeWH
@@ -37,6 +38,7 @@ _MAX_CLASSES = 10_000
 _ENDING = ".txt"
 _NO_LABELS = ("classes.txt", "predefined_classes.txt")  # texts that stand among labels
 _WHOLE = re.compile(r"\d+\.0*|\d+(?:\.\d*)?[eE][+-]?\d{1,2}", re.ASCII)
+_IMAGES = ("images", "JPEGImages")  # folders whose sister is called labels
 _LEAST_POLYGON = 6  # numbers: three points
 
 
@@ -64,7 +66,7 @@ def read_yolo(
     given = class_names or told.names
     names = given or numbered_classes(_MAX_CLASSES)[0]
     gather = Gather(str(path), on_bad)
-    files = _LabelFiles(root, others, {image.stem for image in images})
+    files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
         file = files.of(image)
         if file is None:
@@ -124,7 +126,7 @@ def _quoted(name: str) -> str:
 class _LabelFiles:
     """The label files of a data set: which is an image's, and which are no image's."""
 
-    def __init__(self, root: Path, labels: Path, stems: Set[str]) -> None:
+    def __init__(self, root: Path, labels: Path, stems: Mapping[str, int]) -> None:
         self._root, self._labels, self._stems = root, labels, stems
         self._folders: Dict[Path, Dict[str, Path]] = {}
         self._folded: Dict[Path, Dict[str, Path]] = {}
@@ -155,7 +157,7 @@ class _LabelFiles:
         yield self._labels / "labels" / relative
         parts = image.absolute().parts
         for index in range(len(parts) - 2, -1, -1):
-            if parts[index] in ("images", "JPEGImages"):
+            if parts[index] in _IMAGES:
                 yield Path(*parts[:index], "labels", *parts[index + 1 :])
 
     def _in(self, folder: Path) -> Dict[str, Path]:
@@ -181,8 +183,9 @@ class _LabelFiles:
         return found
 
     def _elsewhere(self, image: Path) -> Optional[Path]:
-        """The only label of an image's name in a folder of labels that is not that of the images."""
-        if self._labels == self._root:
+        """The only label of an image's name in a folder of labels that is not that of the images; in one folder with
+        the images, where it follows no custom of its own, the only label of the only image of a name."""
+        if self._labels == self._root and (self._stems[image.stem] > 1 or set(_IMAGES) & set(image.parts)):
             return None
         if self._by_stem is None:
             self._by_stem = {}
@@ -190,7 +193,9 @@ class _LabelFiles:
                 if file.suffix.lower() == _ENDING:
                     self._by_stem.setdefault(folded(file.stem), []).append(file)
         found = self._by_stem.get(folded(image.stem), [])
-        return found[0] if len(found) == 1 and found[0] not in self._used else None
+        if len(found) != 1 or found[0] in self._used or (self._labels == self._root and "labels" in found[0].parts):
+            return None
+        return found[0]
 
     def unused(self) -> List[Path]:
         """The label files without an image: of folders that hold labels of images, and of the folder of labels."""

@@ -98,6 +98,12 @@ PAIRS = {
     "no filename": (["a.jpg"], {"a.xml": None}, {"a.xml": "a.jpg"}, []),
     "no ending": (["images/n1_2.JPEG"], {"ann/n1_2.xml": "n1_2"}, {"ann/n1_2.xml": "images/n1_2.JPEG"}, []),
     "another ending": (["a.png"], {"a.xml": "a.jpg"}, {"a.xml": "a.png"}, ["a.xml"]),
+    "picture without an ending": (
+        ["images/n1"],
+        {"ann/n1.xml": "old.jpg"},
+        {"ann/n1.xml": "images/n1"},
+        ["ann/n1.xml"],
+    ),
     "an address": (["a.jpg"], {"a.xml": "C:\\x\\a.jpg"}, {"a.xml": "a.jpg"}, []),
     "other case": (["IMG_1.JPG"], {"img_1.xml": "img_1.jpg"}, {"img_1.xml": "IMG_1.JPG"}, []),
     "same folder": (

@@ -305,6 +305,13 @@ TOOLS = {
         ("photos", "marks"),
         ["s/a.jpg"],
     ),
+    "folders of other names in one": (
+        ["imgs/a.jpg"],
+        ["anno/a.txt"],
+        {"classes.txt": "x\ndog"},
+        (".", None),
+        ["imgs/a.jpg"],
+    ),
     "texts that are no labels": (
         ["images/a.jpg"],
         ["labels/a.txt"],
