@@ -45,11 +45,16 @@ def is_hidden(name: str) -> bool:
 
 def files_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> Iterator[Path]:
     """Yield the files in a folder and below it, hidden ones left out, sorted within each folder."""
+    return map(Path, paths_below(root, onerror))
+
+
+def paths_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> Iterator[str]:
+    """Yield what `files_below` does, as texts: a hundred thousand Paths take half a second to make."""
     for folder, folders, names in os.walk(root, onerror=onerror):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
             if not is_hidden(name):
-                yield Path(folder, name)
+                yield os.path.join(folder, name)
 
 
 def images_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> List[Path]:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name, is_plain, readings
+from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
 from ssd_train.data.patience import in_time
 from ssd_train.data.records import Record
 from ssd_train.environment import read_seconds
@@ -133,7 +133,7 @@ class FolderImages:
     def index(self) -> "FileIndex":
         """All files below the folder by their names; made when it is first asked for."""
         if self._index is None:  # two threads may both build it; they build the same
-            self._index = FileIndex(self.root, map(os.fspath, files_below(self.root)))
+            self._index = FileIndex(self.root, paths_below(self.root))
         return self._index
 
 

@@ -48,7 +48,7 @@ class PicturesOfLabels:
         return None
 
     def _below(self, path: str) -> str:
-        return os.path.relpath(path, self._images.root).replace(os.sep, "/")
+        return path[len(self._images.root) :].replace(os.sep, "/").lstrip("/")  # relpath takes ten times as long
 
 
 def names_agree(picture: str, hint: str) -> bool:

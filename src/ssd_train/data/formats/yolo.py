@@ -21,7 +21,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import unquote
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.file_names import files_below, folded, images_below, is_hidden
+from ssd_train.data.file_names import files_below, folded, images_below, is_hidden, paths_below
 from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, positive_box, shown, text_number
 from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
@@ -199,11 +199,18 @@ class _LabelFiles:
 
     def unused(self) -> List[Path]:
         """The label files without an image: of folders that hold labels of images, and of the folder of labels."""
-        used = {os.path.abspath(file) for file in self._used}
+        used = set(map(os.path.abspath, self._used))
         folders = {os.path.dirname(file) for file in used}
-        texts = {os.path.abspath(file): file for found in self._folders.values() for file in found.values()}
-        for place in {self._root, self._labels}:
-            texts.update((os.path.abspath(f), f) for f in files_below(place) if f.suffix.lower() == _ENDING)
+        texts: Dict[str, Path] = {}
+        for folder, found in self._folders.items():
+            place = os.path.abspath(folder)
+            texts.update((os.path.join(place, file.name), file) for file in found.values())
+        for root in {self._root, self._labels}:
+            is_absolute = root.is_absolute()
+            for path in paths_below(root):
+                key = path if is_absolute else os.path.abspath(path)
+                if path.lower().endswith(_ENDING) and key not in texts:
+                    texts[key] = Path(path)
         return sorted(
             file
             for path, file in texts.items()
