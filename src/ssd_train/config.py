@@ -127,6 +127,13 @@ class TrainConfig:
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
     validation_interval: int = setting(1, "epochs between evaluations", low=1)
+    metric_for_best_model: str = setting(
+        "coco",
+        "figure by which the kept model is chosen: COCO mAP, then VOC07, the later of equals; or validation:mAP (VOC07), "
+        "the earlier of equals, as the built-in algorithm",
+        choices=("coco", "voc07"),
+        resume=True,
+    )
     overlap_threshold: float = setting(
         0.5, "IoU at which a detection counts as found, for validation:mAP", above=0, high=1
     )

@@ -183,6 +183,10 @@ def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
             raise ValueError(f"found a figure of {figure!r}")
     if not (isinstance(state.history, list) and all(isinstance(row, dict) for row in state.history)):
         raise ValueError("found a history that is no list of rows")
+    kept = best.kept_row(state.history) or {}  # which later epochs are compared with
+    for figure in filter(None, map(kept.get, ("mAP", "VOC07"))):
+        if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
+            raise ValueError(f"found a score of {figure!r}")
 
 
 @contextlib.contextmanager

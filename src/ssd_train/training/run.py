@@ -179,8 +179,7 @@ def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Enviro
     state = keeper.state
     found = job.cluster.by_leader(lambda: _score(job, keeper, progress))
     row.update(found["row"])
-    tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
-    if state.best.update(row["VOC07"], row["epoch"], tolerance, interval) and job.cluster.is_leader:
+    if state.best.update(row, state.history, job.config) and job.cluster.is_leader:
         history = [*state.history, row]
         job.saved_model(row["epoch"], found["scores"]).save(environment.model_dir, job.answering_net, history)
         _keep_deployable(job, environment, progress)
