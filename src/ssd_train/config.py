@@ -25,6 +25,7 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
+LEAST_CANDIDATES = 400  # what nms_topk comes to at least, where it is left open
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
 
 
@@ -92,6 +93,9 @@ class TrainConfig:
     augmentation: str = setting(
         "strong", "policy of online augmentation", choices=("none", "flip", "geometry", "ssd", "strong")
     )
+    mirror: bool = setting(
+        True, "let the augmentation policy mirror; false where left and right differ: arrows, lettering, left/right parts"
+    )
     # not free on resume: kept pictures are decoded for the whole image, others for each view, which differs a little
     cache_images: bool = setting(True, "keep decoded images in memory while they fit")
     # the optimisation
@@ -140,7 +144,12 @@ class TrainConfig:
     nms_threshold: float = setting(
         0.45, "IoU above which the lower of two boxes of a class is dropped", above=0, high=1
     )
-    nms_topk: int = setting(400, "boxes per image that enter non-maximum suppression", low=1)
+    nms_topk: int = setting(
+        0,
+        "boxes per image that enter non-maximum suppression; 0: 400, or more where training images are crowded",
+        low=0,
+        resume=True,
+    )
     post_nms: int = setting(100, "boxes per image that leave it; raised to the most boxes of one training image", low=1)
     early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
     early_stopping_min_epochs: int = setting(10, "epochs before early stopping may stop", low=1, resume=True)
@@ -191,6 +200,11 @@ class TrainConfig:
     def anchor_shares(self) -> Tuple[float, ...]:
         """The numbers of anchor_sizes."""
         return rising_shares(self.anchor_sizes) or ()
+
+    @property
+    def candidates(self) -> int:
+        """The boxes per image that enter non-maximum suppression: nms_topk, or the least where no data was seen."""
+        return self.nms_topk or LEAST_CANDIDATES
 
     @property
     def schedule(self) -> str:

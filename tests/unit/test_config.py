@@ -137,6 +137,17 @@ def test_all_violations_come_in_one_message():
     assert sorted(fault.split(":")[0] for fault in found) == sorted(names)
 
 
+@pytest.mark.parametrize("mirror, expected", [("0", False), ("1", True), ("", True)])
+def test_mirror_is_read_from_text(mirror, expected):
+    assert TrainConfig.from_mapping({"mirror": mirror}).mirror is expected
+
+
+def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
+    (fault,) = faults(mirror="0", augmentation="flip")
+    assert fault.startswith("mirror: found false") and "'none'" in fault
+    assert faults(mirror="2", augmentation="geometry")[0].startswith("mirror: found '2'")
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [
@@ -206,7 +217,7 @@ def test_a_config_cannot_be_changed():
 def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
     free = set(resumable_settings())
     assert {"num_workers", "early_stopping", "early_stopping_patience", "epochs"} <= free
-    shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mini_batch_size"}
+    shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mirror", "mini_batch_size"}
     assert not shaping & free
 
 

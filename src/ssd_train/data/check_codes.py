@@ -70,7 +70,7 @@ _CODES = (
     Code("box-without-anchor", WARNING, "no anchor has an IoU of 0.2 with a box (that is not tiny) at this image shape",
          "look whether it is right; what is long and thin is hard to learn"),
     Code("crowded", NOTE, "an image has more boxes than --post_nms (100) lets out",
-         "nothing: train raises post_nms itself"),
+         "nothing: train raises post_nms on its own, and nms_topk unless it is given"),
     Code("label-width", NOTE, "an image has more boxes than the default label_width of 350 holds",
          "nothing here; the built-in algorithm needs the label_width in the statistics"),
     # images

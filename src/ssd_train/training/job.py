@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
+import numpy as np
+
 from ssd_train import framework
 from ssd_train.archives import opened_model
-from ssd_train.config import TrainConfig
+from ssd_train.config import LEAST_CANDIDATES, TrainConfig
+from ssd_train.data.augment import View
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabelledImages
@@ -17,7 +20,7 @@ from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
-from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.data.transforms import EvalTransform, TrainTransform, project
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT, is_converted
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
@@ -44,6 +47,7 @@ IN_A_JOB = (
     "use_pretrained_model 0 to start from random weights"
 )
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
+FULLEST_IMAGES = 100  # by number of boxes, on which nms_topk is counted
 AnyLoader = Union[TrainLoader, StreamLoader]
 
 
@@ -108,6 +112,7 @@ def prepare(
     weights = _find_weights(config, environment, progress)
     config, train, validation = take_in(config, environment, progress)
     config = with_anchors(config, environment.pretrained, train.labels, progress)
+    config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _refuse_early(environment, marks, config.epochs, before_data=False)
     for what, value in marks.items():
@@ -141,6 +146,25 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(_layout(config)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
+
+
+def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
+    """Return `config` with nms_topk, where it is left open: twice the anchors that teach the objects of the training
+    image that has most of them, LEAST_CANDIDATES or more. Fewer would cut off objects of a network that scores those
+    anchors perfectly; twice, because anchors beside them score, too."""
+    if config.nms_topk:
+        return config
+    side = config.image_shape
+    encode = TargetEncoder(make_anchors(_layout(config)))
+    sized = [record for record in labels.records if record.size_wh]
+    teaching = [
+        np.count_nonzero(encode(*project(record.boxes, record.class_ids, View((0, 0, *record.size_wh)), side))[0])
+        for record in sorted(sized, key=lambda record: len(record.boxes))[-FULLEST_IMAGES:]
+    ]
+    chosen = max(LEAST_CANDIDATES, 2 * max(teaching, default=0))
+    if chosen > LEAST_CANDIDATES:
+        progress.say(f"nms_topk {chosen}: objects of one training image are taught by {max(teaching)} anchors")
+    return dataclasses.replace(config, nms_topk=chosen)
 
 
 def _layout(config: TrainConfig) -> AnchorLayout:
@@ -230,7 +254,7 @@ def _make_loaders(
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
-    transform = TrainTransform(side, config.augmentation, encode, gray)
+    transform = TrainTransform(side, config.augmentation, encode, gray, config.mirror)
     if isinstance(train.images, DetectionStream):
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:

@@ -29,7 +29,7 @@ class GluonEngine:
         self.grayscale = config.grayscale
         self._device = one_context(devices)
         net = self.model.build(self._device)
-        self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.nms_topk, self.model.post_nms))
+        self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.candidates, self.model.post_nms))
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
         """The rows of each picture, best first."""
