@@ -25,6 +25,7 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
+USUAL_CLIP = 10.0  # of clip_gradient, where it is left open, for rules that divide by the gradient's own size
 LEAST_CANDIDATES = 400  # what nms_topk comes to at least, where it is left open
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
 
@@ -115,7 +116,11 @@ class TrainConfig:
     warmup_epochs: float = setting(0.5, "epochs over which the rate rises linearly from 0", low=0)
     momentum: float = setting(0.9, "momentum of sgd", low=0, high=1)
     weight_decay: float = setting(0.0005, "weight decay of sgd and rmsprop", low=0, below=1)
-    clip_gradient: float = setting(10.0, "largest L2 norm of the whole gradient; 0: no limit", low=0)
+    clip_gradient: float = setting(
+        -1.0,
+        "largest L2 norm of the whole gradient; 0: no limit; -1: 10, and none with sgd, whose rate clipping divides",
+        low=-1,
+    )
     negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
     min_hard_negatives: int = setting(3, "least number of hard negatives per image, so that empty images teach", low=0)
     classification_loss: str = setting(
@@ -190,6 +195,8 @@ class TrainConfig:
         violations += contradictions(self.to_json())
         if violations:
             raise ConfigError("; ".join(violations))
+        if self.clip_gradient < 0:
+            object.__setattr__(self, "clip_gradient", 0.0 if self.optimizer == "sgd" else USUAL_CLIP)
 
     @property
     def lr_steps(self) -> Optional[Tuple[int, ...]]:

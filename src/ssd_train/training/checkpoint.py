@@ -173,7 +173,8 @@ def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
 def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
     """A ValueError unless counts count and figures are finite: they may have been written by anybody."""
     tally, best = state.tally, state.best
-    counts = [state.epoch, tally.steps, tally.images, tally.positives, best.epoch + 1, best.epochs_since_improvement]
+    counts = [state.epoch, tally.steps, tally.images, tally.positives, tally.clipped]
+    counts += [best.epoch + 1, best.epochs_since_improvement]
     figures = [tally.cross_entropy, tally.smooth_l1, tally.seconds, tally.data_seconds, best.value or 0.0]
     for count in [*counts, document["averaged_steps"]]:
         if not (isinstance(count, int) and 0 <= count < MOST):

@@ -168,6 +168,8 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
         "CrossEntropy": result["CrossEntropy"],
         "SmoothL1": result["SmoothL1"],
         "learning_rate": rates[state.tally.steps - 1],
+        "steps": result["steps"],
+        "clipped_steps": result["clipped"],
         "images_per_second": round(result["images"] / result["seconds"], 3),
         "seconds": round(result["seconds"], 3),
         "data_seconds": round(result["data_seconds"], 3),
