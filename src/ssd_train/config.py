@@ -95,7 +95,8 @@ class TrainConfig:
         "strong", "policy of online augmentation", choices=("none", "flip", "geometry", "ssd", "strong")
     )
     mirror: bool = setting(
-        True, "let the augmentation policy mirror; false where left and right differ: arrows, lettering, left/right parts"
+        True,
+        "let the augmentation policy mirror; false where left and right differ: arrows, lettering, left/right parts",
     )
     # not free on resume: kept pictures are decoded for the whole image, others for each view, which differs a little
     cache_images: bool = setting(True, "keep decoded images in memory while they fit")
@@ -138,8 +139,8 @@ class TrainConfig:
     validation_interval: int = setting(1, "epochs between evaluations", low=1)
     metric_for_best_model: str = setting(
         "coco",
-        "figure by which the kept model is chosen: COCO mAP, then VOC07, the later of equals; or validation:mAP (VOC07), "
-        "the earlier of equals, as the built-in algorithm",
+        "what the kept model is chosen by: COCO mAP, then VOC07, the later of equals; or validation:mAP (VOC07), the "
+        "earlier of equals, as the built-in algorithm",
         choices=("coco", "voc07"),
         resume=True,
     )

@@ -2,8 +2,8 @@
 
 The scheme is SSD's (Liu et al., "SSD: Single Shot MultiBox Detector", 2016, section 2.2): each feature map has anchors
 of one size in several aspect ratios and one more square between this size and the next. Strides follow the true feature
-maps, size / cells (but for SSD's 300 px VGG-16, whose own are rounded); GluonCV's ssd_300_mobilenet0.25 preset has those of
-VGG-16, so that its anchors cover a quarter of the image.
+maps, size / cells, but for SSD's own 300 px VGG-16. GluonCV's ssd_300_mobilenet0.25 preset has that one's strides, so
+that its anchors cover a quarter of the image.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MANY_RATIOS = (1.0, 2.0, 0.5, 3.0, 1.0 / 3)
 # the stride of the first feature map that predicts; each following map has half the cells, rounded up
 FIRST_STRIDE = {"vgg-16": 8}
 DEFAULT_FIRST_STRIDE = 16
-# GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as SSD's paper has it, and its trained weights expect that and
-# Caffe SSD's strides: anchors by 300 / cells are up to a third of their side away from those
+# GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as SSD's paper has it, and its trained weights expect that
+# and Caffe SSD's strides: anchors by 300 / cells are up to a third of their side away from those
 SPECIAL_CELLS = {("vgg-16", 300): (38, 19, 10, 5, 3, 1)}
 SPECIAL_STEPS = {("vgg-16", 300): (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)}
 SMALLEST_SIZE, LARGEST_SIZE = 0.1, 1.05

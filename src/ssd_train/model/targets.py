@@ -92,11 +92,9 @@ def bipartite(iou: np.ndarray, centres: np.ndarray, anchor_centres: np.ndarray) 
     return pairs
 
 
-def _nearest_best(
-    iou: np.ndarray, centres: np.ndarray, other_centres: np.ndarray
-) -> "Tuple[np.ndarray, np.ndarray]":
-    """Return for each row of `iou` (N, M) the column of its highest value, of equal ones that of the nearest centre, and
-    that value."""
+def _nearest_best(iou: np.ndarray, centres: np.ndarray, other_centres: np.ndarray) -> "Tuple[np.ndarray, np.ndarray]":
+    """Return for each row of `iou` (N, M) the column of its highest value, of equal ones that of the nearest centre,
+    and that value."""
     found = iou.argmax(axis=1)
     best = iou[np.arange(len(iou)), found]
     tied = iou >= (best * (1 - TIE))[:, None]

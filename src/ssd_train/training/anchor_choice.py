@@ -86,9 +86,9 @@ def _gluoncv_sizes(place: Path, maps: int) -> Optional[str]:
 
 
 def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
-    """Return the anchor_sizes of the anchors that GluonCV's SSD saves, (1, 1, H, W, 4 * shapes) of cx, cy, w, h for each
-    map: its presets differ (those for COCO have smaller ones than those for VOC). The last map is one cell, whose centre
-    is the image's."""
+    """Return the anchor_sizes of the anchors that GluonCV's SSD saves, (1, 1, H, W, 4 * shapes) of cx, cy, w, h for
+    each map: its presets differ (those for COCO have smaller ones than those for VOC). The last map is one cell, whose
+    centre is the image's."""
     if len(generators) != maps or any(array.ndim != 5 or array.shape[-1] < 8 for array in generators):
         return ""
     first = [array[0, 0, 0, 0, :8].asnumpy() for array in generators]  # a square, and one between it and the next size

@@ -72,8 +72,8 @@ class BestScore:
 
 
 def _is_better(row: Row, kept: Row, metric: str) -> bool:
-    """Return whether the model of `row` replaces the kept one. VOC07 saturates at 1.0 on easy data, and later epochs are
-    better on average: by default COCO mAP decides, then VOC07, and the later of equals is kept."""
+    """Return whether the model of `row` replaces the kept one. VOC07 saturates at 1.0 on easy data, and later epochs
+    are better on average: by default COCO mAP decides, then VOC07, and the later of equals is kept."""
     if metric == "voc07":
         return _figures(row, "VOC07") > _figures(kept, "VOC07")
     return _figures(row, "mAP", "VOC07") >= _figures(kept, "mAP", "VOC07")

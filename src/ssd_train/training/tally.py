@@ -29,8 +29,8 @@ class Tally:
         self._open: Optional[Callable[[], Sequence[float]]] = None
 
     def begin(self, images: int, positives: int, losses: Callable[[], Sequence[float]]) -> None:
-        """Take a step. `losses` waits for the two summed over its anchors and for whether its gradient was clipped, and is
-        asked by `settle`."""
+        """Take a step. `losses` waits for the two summed over its anchors and for whether its gradient was clipped, and
+        is asked by `settle`."""
         self.steps += 1
         self.images += images
         self.positives += positives

@@ -42,8 +42,8 @@ def gluoncv_targets():
 def test_equal_to_gluoncv(gluoncv_targets, count, seed):
     random = np.random.RandomState(seed)
     boxes, ids = random_boxes(random, count), random.randint(0, 3, count)
-    # anchors of one shape that contain a box, or lie within it, overlap it all the same: of these GluonCV takes the first,
-    # we the nearest (test_of_anchors_that_overlap_equally_the_nearest_is_taken); so that there are none, sizes differ
+    # anchors of one shape that contain a box, or lie within it, overlap it all the same: of these GluonCV takes the
+    # first, we the nearest (test_of_anchors_that_overlap_equally_the_nearest_is_taken); here sizes differ, so none tie
     anchors = ANCHORS * random.uniform(0.98, 1.02, ANCHORS.shape).astype(np.float32)
     classes, offsets = TargetEncoder(anchors)(boxes, ids)
     expected_classes, expected_offsets = gluoncv_targets(anchors, boxes, ids)
@@ -60,7 +60,9 @@ def test_of_anchors_that_overlap_equally_the_nearest_is_taken(gluoncv_targets, s
     """What differs from GluonCV: of all anchors with the same IoU it takes the first, which is up to 30 px away."""
     random = np.random.RandomState(seed)
     sides = random.uniform(5, 10, (12, 2))
-    corners = np.stack(np.meshgrid([20, 95, 170, 245], [30, 120, 210]), -1).reshape(-1, 2) + random.uniform(0, 30, (12, 2))
+    corners = np.stack(np.meshgrid([20, 95, 170, 245], [30, 120, 210]), -1).reshape(-1, 2) + random.uniform(
+        0, 30, (12, 2)
+    )
     boxes, ids = np.concatenate([corners, corners + sides], axis=1).astype(np.float32), np.arange(12)
     iou = iou_matrix(boxes, cxcywh_to_xyxy(LARGE))
     distances = np.linalg.norm((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 - LARGE[None, :, :2], axis=2)

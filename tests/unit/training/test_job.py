@@ -26,7 +26,8 @@ def sided_set(folder, count):
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, :32, 0] = image[:, 32:, 2] = 255
     samples = [
-        DrawnSample(f"{index}", image, np.array([[24, 16, 40, 32]], np.float32), np.array([0])) for index in range(count)
+        DrawnSample(f"{index}", image, np.array([[24, 16, 40, 32]], np.float32), np.array([0]))
+        for index in range(count)
     ]
     return DrawnSet(*write_drawn_set(folder, samples, ClassNames(("middle",)), "sides", "png"))
 
