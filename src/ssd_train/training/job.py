@@ -156,11 +156,10 @@ def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -
         return config
     side = config.image_shape
     encode = TargetEncoder(make_anchors(_layout(config)))
-    sized = [record for record in labels.records if record.size_wh]
-    teaching = [
-        np.count_nonzero(encode(*project(record.boxes, record.class_ids, View((0, 0, *record.size_wh)), side))[0])
-        for record in sorted(sized, key=lambda record: len(record.boxes))[-FULLEST_IMAGES:]
-    ]
+    sized = [(record, View((0, 0, *record.size_wh))) for record in labels.records if record.size_wh]
+    fullest = sorted(sized, key=lambda one: len(one[0].boxes))[-FULLEST_IMAGES:]
+    targets = [encode(*project(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
+    teaching = [np.count_nonzero(classes) for classes in targets]
     chosen = max(LEAST_CANDIDATES, 2 * max(teaching, default=0))
     if chosen > LEAST_CANDIDATES:
         progress.say(f"nms_topk {chosen}: objects of one training image are taught by {max(teaching)} anchors")
