@@ -15,7 +15,7 @@ from ssd_train.training.telling import tell_epoch
 
 ROW = {
     "epoch": 1, "CrossEntropy": 2.0, "SmoothL1": 1.0, "images_per_second": 9.0, "mAP": 0.25, "VOC07": 0.75,
-    "val_SmoothL1": 1.5, "clipped_steps": 0,
+    "val_SmoothL1": 1.5, "steps": 5, "clipped_steps": 0,
 }  # fmt: skip
 
 
