@@ -77,7 +77,9 @@ class Evaluator:
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_answers(EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms))
+        self.graph = compile_answers(
+            EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms)
+        )
 
     def require_finite_weights(self) -> None:
         """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN
