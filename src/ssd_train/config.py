@@ -53,7 +53,7 @@ class TrainConfig:
     )
     image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=10000)
     num_classes: int = setting(
-        0, "number of classes; computed from the labels, a wrong value is an error", low=0, by_data=True
+        0, "number of classes; computed from the labels, whose ids must be below a given one", low=0, by_data=True
     )
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
@@ -77,7 +77,11 @@ class TrainConfig:
         350, "padded label width of the built-in algorithm; computed, too small warns", low=1, by_data=True
     )
     validation_fraction: float = setting(0.2, "share held out where no validation labels are given", above=0, below=1)
-    split_group: str = setting("", "regular expression; images whose match is equal stay on one side of the split")
+    split_group: str = setting(
+        "",
+        "regular expression; images with the same match in their names (the same text in its first bracket, if it has "
+        "one) stay on one side of the split",
+    )
     labels_format: str = setting(
         "",
         "format of the labels; found by looking when empty",

@@ -10,21 +10,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train.data.boxes import areas
 from ssd_train.data.formats.fields import (
     BoxLabel,
+    box_corners,
     class_number,
     image_name,
     number,
-    positive_box,
     shown,
     side,
     whole_number,
 )
-from ssd_train.data.formats.gather import Gather, class_table
+from ssd_train.data.formats.gather import Gather, ordered_classes
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
@@ -35,7 +36,7 @@ CROWD = "box left out: a crowd"
 
 
 def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
-    """Read a COCO file; classes are all its categories, in the order of their ids.
+    """Read a COCO file; classes are all its categories, numbered in the order of their ids (`LabelSet.category_ids`).
 
     Raises:
         DataError: the file as a whole cannot be used, or (`on_bad` "error") some images or annotations.
@@ -45,7 +46,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
     except DataError as fault:
         raise fault.at(path) from None
-    names, table = class_table(_categories(categories, path))
+    names, table, category_ids = ordered_classes(_categories(categories, path))
     gather = Gather(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
     seen: Dict[int, int] = {}
@@ -60,11 +61,17 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
             gather.fault(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
-    return gather.label_set(names)
+    return dataclasses.replace(gather.label_set(names), category_ids=category_ids)
 
 
-def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassNames) -> None:
-    """Write `records` as one COCO file, whole or not at all. Images and categories are numbered from 1.
+def write_coco(
+    path: PathLike,
+    records: Sequence[Record],
+    class_names: ClassNames,
+    category_ids: Optional[Mapping[str, int]] = None,
+) -> None:
+    """Write `records` as one COCO file, whole or not at all. Images are numbered from 1, and so are categories, unless
+    `category_ids` has the ids of all of them.
 
     `file_name` is the record's name without the bucket.
 
@@ -73,6 +80,9 @@ def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassName
     """
     annotations: List[Dict[str, Any]] = []
     images = []
+    known = category_ids or {}
+    given = set(class_names) <= set(known)
+    ids = [known[name] if given else number for number, name in enumerate(class_names, 1)]
     for image_id, record in enumerate(records, 1):
         if record.size_wh is None:
             raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
@@ -80,9 +90,9 @@ def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassName
         images.append({"id": image_id, "file_name": "/".join(key_parts(record)), "width": width, "height": height})
         rows = zip(_exact_xywh(record), record.class_ids.tolist(), areas(record.boxes).tolist())
         for bbox, class_id, area in rows:
-            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
+            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 0})
-    categories = [{"id": class_id, "name": name} for class_id, name in enumerate(class_names, 1)]
+    categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names)]
     with open_atomic(Path(path)) as file:
         file.write(dump_json({"images": images, "annotations": annotations, "categories": categories}))
 
@@ -153,7 +163,7 @@ def _add(
             class_id = class_number(annotation.get("category_id"), "category_id")
             if class_id not in table:
                 raise DataError(f"category_id: found {class_id}, expected the id of a category", "unknown-class")
-            label.boxes.append(positive_box(*_bbox(annotation.get("bbox"))))
+            label.boxes.append(box_corners(*_bbox(annotation.get("bbox"))))
             label.class_ids.append(table[class_id])
         except DataError as fault:
             raise fault.at(f"annotations[{index}]") from None

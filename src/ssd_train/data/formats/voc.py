@@ -16,7 +16,7 @@ from typing import Iterable, List, Optional, Tuple
 from xml.etree import ElementTree
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, image_name, positive_box, side, text_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, box_corners, image_name, side, text_number
 from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
@@ -98,7 +98,7 @@ def _annotation(file: Path) -> Tuple[str, List[str], BoxLabel]:
 def _box(element: ElementTree.Element) -> Corners:
     xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     left, top = xmin - 1, ymin - 1
-    return positive_box(left, top, xmax - left, ymax - top)
+    return box_corners(left, top, xmax - left, ymax - top)
 
 
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, positive_box, shown, text_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, box_corners, class_number, shown, text_number
 from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.yolo_names import read_yolo_names
 from ssd_train.data.images import read_header
-from ssd_train.data.records import ClassNames, LabelSet
+from ssd_train.data.records import MAX_CLASSES, ClassNames, LabelSet
 from ssd_train.errors import DataError
 
 NO_LABEL = "no label file"
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_MAX_CLASSES = 10_000
 
 
 def read_yolo(
@@ -46,7 +45,7 @@ def read_yolo(
     if not images:
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
     given = class_names or read_yolo_names(root) or read_yolo_names(others)
-    names = given or numbered_classes(_MAX_CLASSES)[0]
+    names = given or numbered_classes(MAX_CLASSES)[0]
     gather = Gather(str(path), on_bad)
     for image in images:
         file = _label_file(image, root, others)
@@ -108,7 +107,7 @@ def _box(fields: List[str], size_wh: SizeWH) -> Corners:
     x, y, width, height = (_share(text) for text in fields[1:])
     image_width, image_height = size_wh
     left, top = (x - width / 2) * image_width, (y - height / 2) * image_height
-    return positive_box(left, top, width * image_width, height * image_height)
+    return box_corners(left, top, width * image_width, height * image_height)
 
 
 def _share(text: str) -> float:
