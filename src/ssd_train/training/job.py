@@ -15,7 +15,7 @@ from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.data.augment import View
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.labels import LabelledImages
+from ssd_train.data.labels import LabelledImages, has_own_ids
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.stream import DetectionStream
@@ -94,7 +94,15 @@ class Job:
 
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
         """The description of the net as it is after `epoch`."""
-        return SavedModel(self.config, self.class_names, self.post_nms, epoch, scores, framework.versions())
+        return SavedModel(
+            self.config,
+            self.class_names,
+            self.post_nms,
+            epoch,
+            scores,
+            framework.versions(),
+            category_ids=self.train.labels.category_ids,
+        )
 
 
 def prepare(
@@ -122,7 +130,7 @@ def prepare(
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")
-    net = _make_net(config, weights, train.labels.class_names, progress)
+    net = _make_net(config, weights, train.labels, progress)
     learner = Learner(net, config, devices, cluster)
     if config.ema_decay:
         learner.average = _make_average(learner, config, train.labels.class_names)
@@ -192,24 +200,26 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
         return None
     advice = IN_A_JOB if environment.hosted else ADVICE
     weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
-    _load_given(_new_net(config, ClassNames(("object",))), config, weights)
+    tried = ClassNames(("object",))
+    _load_given(_new_net(config, tried), config, weights, tried)
     return weights
 
 
-def _make_net(config: TrainConfig, weights: Optional[Path], class_names: ClassNames, progress: Progress) -> Any:
-    net = _new_net(config, class_names)
+def _make_net(config: TrainConfig, weights: Optional[Path], labels: LabelSet, progress: Progress) -> Any:
+    net = _new_net(config, labels.class_names)
     if config.classification_loss == "focal":
         expect_background(net)
     if weights is not None:
-        progress.say(str(_load_given(net, config, weights)))
+        progress.say(str(_load_given(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
-def _load_given(net: Any, config: TrainConfig, given: Path) -> LoadReport:
-    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive."""
+def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNames, by_id: bool = True) -> LoadReport:
+    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive. A class of
+    `class_names` gets the rows of the model's class of its name, or (`by_id`) of its id where one has no name."""
     if not given.exists():
         raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
     with opened_model(given) as place:
@@ -222,7 +232,8 @@ def _load_given(net: Any, config: TrainConfig, given: Path) -> LoadReport:
                     f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
                     f"that of the model in {given}"
                 )
-            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names))
+            rows = class_names.ids_in(model.class_names, by_id).tolist()
+            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
     return dataclasses.replace(report, source=str(given))
 
 
