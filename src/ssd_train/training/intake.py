@@ -124,7 +124,8 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
             for reason in sorted({line.reason for line in lines}):
                 places = [line.where for line in lines if line.reason == reason]
                 progress.warn(f"{name}: {what} {len(places)}: {reason} ({_first(places)})")
-    unused = [i for i in train.labels.unused_ids() if not validation.labels.boxes_per_class()[i]]
+    scored = validation.labels.boxes_per_class()
+    unused = [class_id for class_id in train.labels.unused_ids() if not scored[class_id]]
     if unused:
         called = _first([f"{class_id} ({train.labels.class_names[class_id]})" for class_id in unused])
         progress.warn(
@@ -133,5 +134,9 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
         )
     for name in classes_missing_from(train.labels, validation.labels):
         progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
-    for name in classes_missing_from(validation.labels, train.labels):
-        progress.warn(f"class {name!r} has boxes in training and none in validation, so it is not part of the scores")
+    unscored = classes_missing_from(validation.labels, train.labels)
+    if unscored:  # one line: a small validation set may lack many
+        progress.warn(
+            f"{len(unscored)} classes have boxes in training and none in validation, "
+            f"so they are not part of the scores: {', '.join(map(repr, unscored))}"
+        )
