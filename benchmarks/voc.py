@@ -1,11 +1,13 @@
 """The table of Pascal VOC that AWS published for its built-in algorithm, made again: VOC07+12 to VOC07 test at 512 px.
 
-    python -m benchmarks.voc VOCdevkit --out runs [--networks vgg-16 resnet-50] [--pretrained_folder weights] [...]
+    python -m benchmarks.voc VOCdevkit --out runs [--networks vgg-16 resnet-50] [--batches 64 16]
+                             [--pretrained_folder weights] [...]
 
 VOCdevkit has VOC2007 and VOC2012, each with Annotations, ImageSets/Main and JPEGImages, as the organisers' archives
 unpack (host.robots.ox.ac.uk/pascal/VOC). 240 epochs of 16 551 images are a matter of days without GPUs. The last epoch
 is scored once, by GluonCV's VOC07MApMetric, which leaves out objects marked difficult as the devkit does; our own
-VOC07, which counts them, stands beside it. AWS's figures were taken on p3 instances, batch 64 and 16.
+VOC07, which counts them, stands beside it. Each of AWS's rows is a batch size and a learning rate (p3.8xlarge and
+p3.2xlarge); all else is the built-in algorithm's table, `--defaults builtin`: no warm-up, no clipping, a step schedule.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -31,19 +33,29 @@ from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.training.metrics import MeanAveragePrecision
 
 TRAINING, TEST = ("VOC2007/trainval", "VOC2012/trainval"), ("VOC2007/test",)
-PUBLISHED = {"vgg-16": 0.780, "resnet-50": 0.796}  # VOC07 mAP, by AWS
+
+
+class Row(NamedTuple):
+    """A row of AWS's table: network, mini_batch_size, learning_rate, and the VOC07 mAP that AWS published."""
+
+    network: str
+    batch: int
+    rate: float
+    published: Optional[float]
+
+
+ROWS = (
+    Row("vgg-16", 64, 0.004, 0.780),
+    Row("vgg-16", 16, 0.0005, 0.780),
+    Row("resnet-50", 64, 0.002, 0.791),
+    Row("resnet-50", 16, 0.0005, 0.796),
+)
 RECIPE = {
+    "defaults": "builtin",
     "image_shape": 512,
     "epochs": 240,
     "lr_scheduler_step": "80,160",
     "lr_scheduler_factor": 0.1,
-    "optimizer": "sgd",
-    "learning_rate": 0.001,
-    "momentum": 0.9,
-    "weight_decay": 0.0005,
-    "mini_batch_size": 32,
-    "augmentation": "ssd",
-    "fit_anchors": 0,
 }
 Sets = Sequence[str]
 
@@ -53,7 +65,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("devkit", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", default=list(PUBLISHED))
+    parser.add_argument("--networks", nargs="+", default=sorted({row.network for row in ROWS}))
+    parser.add_argument("--batches", nargs="+", type=int, default=sorted({row.batch for row in ROWS}))
     parser.add_argument("--training", nargs="+", default=TRAINING, help="image sets, as YEAR/SET")
     parser.add_argument("--test", nargs="+", default=TEST)
     parser.add_argument("--pretrained_folder", type=Path, help="with NETWORK.params; without, GluonCV's model zoo")
@@ -65,8 +78,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         labels = read_sets(flags.devkit, sets, class_names)
         class_names = labels.class_names
         write_ground_truth(flags.out / f"{name}.manifest", labels.records, class_names)
-    for network in flags.networks:
-        print(json.dumps(reproduce(network, flags)), flush=True)
+    for row in rows_of(flags.networks, flags.batches):
+        print(json.dumps(reproduce(row, flags)), flush=True)
+
+
+def rows_of(networks: Sequence[str], batches: Sequence[int]) -> List[Row]:
+    """Return AWS's rows of these networks and batch sizes; a network that it did not publish has ResNet-50's rates."""
+    rates = {row.batch: row.rate for row in ROWS}
+    others = [Row(n, b, rates[b], None) for n in networks for b in batches if n not in {row.network for row in ROWS}]
+    return [row for row in ROWS if row.network in networks and row.batch in batches] + others
 
 
 def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
@@ -84,25 +104,34 @@ def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
     return LabelSet(tuple(records), class_names, source=str(devkit))
 
 
-def reproduce(network: str, flags: argparse.Namespace) -> Dict[str, Any]:
-    """Train a network, let it answer, score."""
-    settings = {**RECIPE, **dict(pair.split("=", 1) for pair in flags.set)}
+def settings_of(row: Row, given: Sequence[str]) -> Dict[str, Any]:
+    """Return the settings of `row`; those given as name=value win."""
+    settings = {**RECIPE, "base_network": row.network, "mini_batch_size": row.batch, "learning_rate": row.rate}
+    settings.update(pair.split("=", 1) for pair in given)
     settings["validation_interval"] = settings["epochs"]  # scored once: no epoch is chosen by the test images
-    model = flags.out / network / "model"
-    command = [sys.executable, "-m", "ssd_train", "train", "--base_network", network, "--train", str(flags.devkit)]
+    return settings
+
+
+def reproduce(row: Row, flags: argparse.Namespace) -> Dict[str, Any]:
+    """Train a network, let it answer, score."""
+    settings = settings_of(row, flags.set)
+    place = flags.out / f"{row.network}-{row.batch}"
+    command = [sys.executable, "-m", "ssd_train", "train", "--train", str(flags.devkit)]
     command += ["--labels", str(flags.out / "train.manifest"), "--validation_labels", str(flags.out / "test.manifest")]
-    command += ["--model_dir", str(model), "--output_dir", str(flags.out / network / "output")]
-    command += ["--checkpoint_dir", str(flags.out / network / "checkpoints")]
+    command += ["--model_dir", str(place / "model"), "--output_dir", str(place / "output")]
+    command += ["--checkpoint_dir", str(place / "checkpoints")]
     if flags.pretrained_folder:
-        command += ["--pretrained", str(flags.pretrained_folder / f"{network}.params")]
+        command += ["--pretrained", str(flags.pretrained_folder / f"{row.network}.params")]
     start = time.perf_counter()
     subprocess.run([*command, *(f"--{name}={value}" for name, value in settings.items())], check=True)
     hours = (time.perf_counter() - start) / 3600
-    with_difficult, as_devkit = score(model, flags.devkit, flags.out / "test.manifest")
+    with_difficult, as_devkit = score(place / "model", flags.devkit, flags.out / "test.manifest")
     return {
-        "network": network,
+        "network": row.network,
+        "batch": int(settings["mini_batch_size"]),
+        "learning rate": float(settings["learning_rate"]),
         "VOC07 mAP": round(as_devkit, 4),
-        "published": PUBLISHED.get(network),
+        "published": row.published,
         "VOC07 mAP, difficult ones counted": round(with_difficult, 4),
         "epochs": int(settings["epochs"]),
         "pixels": int(settings["image_shape"]),

@@ -150,7 +150,7 @@ BAD_LINES = {
     "infinity": (as_text(with_box(left=0.5), "0.5", "-Infinity"), "bad-coordinates"),
     "1e999": (as_text(with_box(left=0.5), "0.5", "1e999"), "bad-coordinates"),
     "huge": (with_box(height=10**9), "bad-coordinates"),
-    "width 0": (with_box(width=0), "box-degenerate"),
+    "width below 0": (with_box(width=-1), "box-degenerate"),
     "height below 0": (with_box(height=-5), "box-degenerate"),
     "class 7 of 2": (with_box(class_id=7), "unknown-class"),
     "class -1": (with_box(class_id=-1), "unknown-class"),
@@ -173,6 +173,7 @@ BAD_LINES = {
     "classification": (with_metadata(type="groundtruth/image-classification"), "other-job-line"),
     "only box outside": (with_box(left=5000), "image-dropped"),
     "clipped": (with_box(left=90), "box-clipped"),
+    "no width": (line("s3://b/images/bad.jpg", BOX, (0, 3, 3, 0, 60)), "box-dropped"),
     "under a pixel": (line("s3://b/images/bad.jpg", BOX, (0, 3, 3, 0.5, 60)), "box-dropped"),
     "mostly outside": (line("s3://b/images/bad.jpg", BOX, (0, 119, 3, 60, 60)), "box-dropped"),
 }

@@ -40,6 +40,7 @@ DEFAULTS: Dict[str, Any] = {
     "warmup_epochs": 0.0,
     "clip_gradient": 0.0,
     "post_nms": 400,
+    "metric_for_best_model": "voc07",
 }
 # what its channels call their formats
 CONTENT_TYPES = {

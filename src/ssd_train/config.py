@@ -25,6 +25,8 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
+USUAL_CLIP = 10.0  # of clip_gradient, where it is left open, for rules that divide by the gradient's own size
+LEAST_CANDIDATES = 400  # what nms_topk comes to at least, where it is left open
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
 
 
@@ -51,7 +53,7 @@ class TrainConfig:
     )
     image_shape: int = setting(300, "side of the square the image is resized to, pixels", low=128, high=10000)
     num_classes: int = setting(
-        0, "number of classes; computed from the labels, a wrong value is an error", low=0, by_data=True
+        0, "number of classes; computed from the labels, whose ids must be below a given one", low=0, by_data=True
     )
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
@@ -75,7 +77,11 @@ class TrainConfig:
         350, "padded label width of the built-in algorithm; computed, too small warns", low=1, by_data=True
     )
     validation_fraction: float = setting(0.2, "share held out where no validation labels are given", above=0, below=1)
-    split_group: str = setting("", "regular expression; images whose match is equal stay on one side of the split")
+    split_group: str = setting(
+        "",
+        "regular expression; images with the same match in their names (the same text in its first bracket, if it has "
+        "one) stay on one side of the split",
+    )
     labels_format: str = setting(
         "",
         "format of the labels; found by looking when empty",
@@ -96,6 +102,10 @@ class TrainConfig:
     augmentation: str = setting(
         "strong", "policy of online augmentation", choices=("none", "flip", "geometry", "ssd", "strong")
     )
+    mirror: bool = setting(
+        True,
+        "let the augmentation policy mirror; false where left and right differ: arrows, lettering, left/right parts",
+    )
     # not free on resume: kept pictures are decoded for the whole image, others for each view, which differs a little
     cache_images: bool = setting(True, "keep decoded images in memory while they fit")
     # the optimisation
@@ -115,7 +125,11 @@ class TrainConfig:
     warmup_epochs: float = setting(0.5, "epochs over which the rate rises linearly from 0", low=0)
     momentum: float = setting(0.9, "momentum of sgd", low=0, high=1)
     weight_decay: float = setting(0.0005, "weight decay of sgd and rmsprop", low=0, below=1)
-    clip_gradient: float = setting(10.0, "largest L2 norm of the whole gradient; 0: no limit", low=0)
+    clip_gradient: float = setting(
+        -1.0,
+        "largest L2 norm of the whole gradient; 0: no limit; -1: 10, and none with sgd, whose rate clipping divides",
+        low=-1,
+    )
     negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
     min_hard_negatives: int = setting(3, "least number of hard negatives per image, so that empty images teach", low=0)
     classification_loss: str = setting(
@@ -131,13 +145,25 @@ class TrainConfig:
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
     validation_interval: int = setting(1, "epochs between evaluations", low=1)
+    metric_for_best_model: str = setting(
+        "coco",
+        "what the kept model is chosen by: COCO mAP, then VOC07, the later of equals; or validation:mAP (VOC07), the "
+        "earlier of equals, as the built-in algorithm",
+        choices=("coco", "voc07"),
+        resume=True,
+    )
     overlap_threshold: float = setting(
         0.5, "IoU at which a detection counts as found, for validation:mAP", above=0, high=1
     )
     nms_threshold: float = setting(
         0.45, "IoU above which the lower of two boxes of a class is dropped", above=0, high=1
     )
-    nms_topk: int = setting(400, "boxes per image that enter non-maximum suppression", low=1)
+    nms_topk: int = setting(
+        0,
+        "boxes per image that enter non-maximum suppression; 0: 400, or more where training images are crowded",
+        low=0,
+        resume=True,
+    )
     post_nms: int = setting(100, "boxes per image that leave it; raised to the most boxes of one training image", low=1)
     early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
     early_stopping_min_epochs: int = setting(10, "epochs before early stopping may stop", low=1, resume=True)
@@ -178,6 +204,8 @@ class TrainConfig:
         violations += contradictions(self.to_json())
         if violations:
             raise ConfigError("; ".join(violations))
+        if self.clip_gradient < 0:
+            object.__setattr__(self, "clip_gradient", 0.0 if self.optimizer == "sgd" else USUAL_CLIP)
 
     @property
     def lr_steps(self) -> Optional[Tuple[int, ...]]:
@@ -188,6 +216,11 @@ class TrainConfig:
     def anchor_shares(self) -> Tuple[float, ...]:
         """The numbers of anchor_sizes."""
         return rising_shares(self.anchor_sizes) or ()
+
+    @property
+    def candidates(self) -> int:
+        """The boxes per image that enter non-maximum suppression: nms_topk, or the least where no data was seen."""
+        return self.nms_topk or LEAST_CANDIDATES
 
     @property
     def schedule(self) -> str:

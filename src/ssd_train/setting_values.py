@@ -89,6 +89,10 @@ def contradictions(values: Mapping[str, Any]) -> List[str]:
         )
     if values["recipe"] and values["defaults"] == "builtin":
         faults.append(f"recipe: found {values['recipe']!r} with defaults 'builtin', expected one of the two")
+    if -1 < values["clip_gradient"] < 0:
+        faults.append(f"clip_gradient: found {values['clip_gradient']}, expected -1 (by optimizer), 0 (none) or more")
+    if values["augmentation"] == "flip" and values["mirror"] is False:
+        faults.append("mirror: found false with augmentation 'flip', which does nothing else, expected 'none'")
     for name in ("freeze_layer_pattern", "split_group"):
         try:
             re.compile(values[name])

@@ -59,9 +59,9 @@ def test_images_without_objects_are_trained_on(data, tmp_path):
         ),
         pytest.param(
             0,
-            lambda lines: lines[:4] + [with_box(lines[4], width=0)] + lines[5:],
+            lambda lines: lines[:4] + [with_box(lines[4], width=-1)] + lines[5:],
             r".*t.manifest:5: ",
-            id="a-box-without-width",
+            id="a-box-of-negative-width",
         ),
         pytest.param(
             0,

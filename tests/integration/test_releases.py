@@ -45,7 +45,8 @@ def drawn(folder):
 
 
 def settings_of(release):
-    return json.loads((release / "answer.json").read_text())["settings"]
+    """The settings it was made with, and what was the default of clip_gradient with sgd up to 0.1.0."""
+    return {**json.loads((release / "answer.json").read_text())["settings"], "clip_gradient": 10}
 
 
 def test_there_is_a_fixture_of_this_version():
@@ -70,6 +71,12 @@ def test_a_checkpoint_is_gone_on_from(release):
     assert trained.epochs == 2
     history = [json.loads(line) for line in (release / "model" / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in history] == [0, 1] and history[0]["CrossEntropy"] == 1.5
+
+
+def test_a_checkpoint_that_clipped_sgd_by_default_is_refused_by_name_where_that_is_not_given(release):
+    settings = {**settings_of(release), "clip_gradient": ""}
+    with pytest.raises(CheckpointError, match="setting clip_gradient: found 0.0, the checkpoint has 10.0"):
+        train(small_config(**settings), places_of(release))
 
 
 def changed(path, **parts):

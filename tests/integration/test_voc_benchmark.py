@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ssd_train.config import TrainConfig
 from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.images import encode_jpeg
@@ -52,12 +53,36 @@ def mark_second(file: Path) -> None:
     tree.write(file)
 
 
-def test_the_sets_of_a_devkit_are_read_by_their_lists(devkit):
+@pytest.fixture(scope="module")
+def voc():
     sys.path.insert(0, str(ROOT))
     try:
         from benchmarks import voc
     finally:
         sys.path.remove(str(ROOT))
+    return voc
+
+
+def test_each_row_of_aws_is_trained_as_it_was_published(voc):
+    """As its blog has it: "Training the Amazon SageMaker object detection model", part 2."""
+    found = {}
+    for row in voc.rows_of(["vgg-16", "resnet-50"], [64, 16]):
+        config = TrainConfig.from_mapping(voc.settings_of(row, []))
+        found[config.base_network, config.mini_batch_size] = (config.learning_rate, row.published)
+        assert (config.image_shape, config.epochs, config.lr_steps) == (512, 240, (80, 160))
+        assert config.lr_scheduler_factor == 0.1
+        assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 0.0005)
+        assert (config.warmup_epochs, config.clip_gradient, config.schedule) == (0, 0, "step")
+        assert (config.fit_anchors, config.min_hard_negatives, config.nms_topk) == (False, 0, 400)
+    assert found == {
+        ("vgg-16", 64): (0.004, 0.780),
+        ("vgg-16", 16): (0.0005, 0.780),
+        ("resnet-50", 64): (0.002, 0.791),
+        ("resnet-50", 16): (0.0005, 0.796),
+    }
+
+
+def test_the_sets_of_a_devkit_are_read_by_their_lists(devkit, voc):
     labels = voc.read_sets(devkit, voc.TRAINING)
     assert [r.name for r in labels.records] == [
         f"{year}/JPEGImages/{index:06d}.jpg" for year in ("VOC2007", "VOC2012") for index in range(6)
@@ -83,7 +108,7 @@ def as_detections(record):
 def test_the_table_is_made_end_to_end(devkit, tmp_path):
     """Two epochs of both networks would take minutes; one small network walks the same way."""
     command = [sys.executable, "-m", "benchmarks.voc", str(devkit), "--out", str(tmp_path / "runs")]
-    command += ["--networks", "mobilenet0.25", "--set"]
+    command += ["--networks", "mobilenet0.25", "--batches", "16", "--set"]
     command += ["image_shape=128", "epochs=2", "lr_scheduler_step=1", "mini_batch_size=4", "use_pretrained_model=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), environment.get("PYTHONPATH", "")])
@@ -92,6 +117,7 @@ def test_the_table_is_made_end_to_end(devkit, tmp_path):
     row = json.loads(done.stdout.splitlines()[-1])
     assert (row["network"], row["epochs"], row["pixels"]) == ("mobilenet0.25", 2, 128)
     assert 0 <= row["VOC07 mAP"] <= 1 and 0 <= row["VOC07 mAP, difficult ones counted"] <= 1
-    saved = json.loads((tmp_path / "runs/mobilenet0.25/model/config.json").read_text("utf-8"))
+    assert (row["batch"], row["learning rate"], row["published"]) == (4, 0.0005, None)
+    saved = json.loads((tmp_path / "runs/mobilenet0.25-16/model/config.json").read_text("utf-8"))
     settings = json.dumps(saved)
     assert '"lr_scheduler_step": "1"' in settings and '"augmentation": "ssd"' in settings

@@ -138,6 +138,41 @@ def test_all_violations_come_in_one_message():
 
 
 @pytest.mark.parametrize(
+    "settings, expected",
+    [
+        pytest.param({}, 10.0, id="adam"),
+        pytest.param({"optimizer": "rmsprop"}, 10.0, id="rmsprop"),
+        pytest.param({"optimizer": "sgd"}, 0.0, id="sgd"),
+        pytest.param({"optimizer": "sgd", "clip_gradient": "5"}, 5.0, id="sgd-given"),
+        pytest.param({"optimizer": "adam", "clip_gradient": "0"}, 0.0, id="adam-given-none"),
+        pytest.param({"optimizer": "sgd", "clip_gradient": "-1"}, 0.0, id="by-optimizer"),
+        pytest.param({"optimizer": "sgd", "clip_gradient": ""}, 0.0, id="left-open"),
+        pytest.param({"defaults": "builtin"}, 0.0, id="builtin"),
+        pytest.param({"defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
+    ],
+)
+def test_clip_gradient_where_it_is_not_given_depends_on_the_optimizer(settings, expected):
+    assert TrainConfig.from_mapping(settings).clip_gradient == expected
+
+
+@pytest.mark.parametrize("value", ["-0.5", "-2"])
+def test_clip_gradient_below_0_is_refused(value):
+    (fault,) = faults(clip_gradient=value)
+    assert fault.startswith("clip_gradient: found")
+
+
+@pytest.mark.parametrize("mirror, expected", [("0", False), ("1", True), ("", True)])
+def test_mirror_is_read_from_text(mirror, expected):
+    assert TrainConfig.from_mapping({"mirror": mirror}).mirror is expected
+
+
+def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
+    (fault,) = faults(mirror="0", augmentation="flip")
+    assert fault.startswith("mirror: found false") and "'none'" in fault
+    assert faults(mirror="2", augmentation="geometry")[0].startswith("mirror: found '2'")
+
+
+@pytest.mark.parametrize(
     "name, expected",
     [
         ("learning_rat", "learning_rat: unknown setting, did you mean learning_rate?"),
@@ -206,7 +241,7 @@ def test_a_config_cannot_be_changed():
 def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
     free = set(resumable_settings())
     assert {"num_workers", "early_stopping", "early_stopping_patience", "epochs"} <= free
-    shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mini_batch_size"}
+    shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mirror", "mini_batch_size"}
     assert not shaping & free
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -92,8 +91,7 @@ def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Side]:
     options = label_options(flags, progress, on_bad="skip")
     sides = [_read("train", flags.images, flags.labels, options)]
     if flags.validation or flags.validation_labels:
-        others = replace(options, class_names=None)  # its names are matched with those of training
-        sides.append(_read("validation", flags.validation or flags.images, flags.validation_labels, others))
+        sides.append(_read("validation", flags.validation or flags.images, flags.validation_labels, options))
     return sides
 
 

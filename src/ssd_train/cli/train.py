@@ -110,10 +110,11 @@ class StopRequests:
 
 def summary(trained: "Trained") -> str:
     """What a run came to, in a line."""
-    score = "none" if trained.scores.voc07 is None else f"{trained.scores.voc07:.4f}"
+    figures = (("COCO mAP", trained.scores.coco), ("VOC07 mAP", trained.scores.voc07))
+    scores = ", ".join(f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in figures)
     return (
-        f"training is complete: best VOC07 mAP {score} after epoch {trained.best_epoch + 1} of {trained.epochs}; "
-        f"the model is in {trained.model_dir}"
+        f"training is complete: best model of epoch {trained.best_epoch + 1} of {trained.epochs}: {scores}; "
+        f"it is in {trained.model_dir}"
     )
 
 

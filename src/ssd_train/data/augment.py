@@ -6,6 +6,7 @@ how, in what light. transforms.py renders it in one pass over the pixels and mov
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Callable, Dict, Optional, Tuple
@@ -102,6 +103,19 @@ AUGMENTATIONS: Dict[str, Policy] = {
     "ssd": _ssd,
     "strong": _strong,
 }
+
+
+def policy_of(name: str, mirror: bool = True) -> Policy:
+    """Return the policy `name`; without `mirror` its views are never mirrored, neither way, and otherwise the same."""
+    policy = AUGMENTATIONS[name]
+    if mirror:
+        return policy
+
+    def unmirrored(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
+        """Draw a view of `policy` without its mirroring."""
+        return dataclasses.replace(policy(size_wh, boxes, random), flip_x=False, flip_y=False)
+
+    return unmirrored
 
 
 def visible(boxes: np.ndarray, view: View) -> np.ndarray:

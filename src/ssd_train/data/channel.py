@@ -59,11 +59,11 @@ class Channel:
     classes: Dict[Tuple[int, str], str] = field(default_factory=dict)
     spill: Optional[SpillFile] = None
 
-    def class_table(self, class_names: Optional[ClassNames], least: int = 0) -> Tuple[ClassNames, Table]:
+    def class_table(self, class_names: Optional[ClassNames]) -> Tuple[ClassNames, Table]:
         """Class names, and id of the stream -> index into them.
 
         They are those of the class-maps, in the order of `class_names` if given; without class-maps `class_names` are
-        the names of the ids 0, 1, ...; without either they are numbered, at least `least` of them.
+        the names of the ids 0, 1, ...; without either they are numbered.
 
         Raises:
             DataError: class-maps contradict each other, or name a class that `class_names` lack.
@@ -74,7 +74,7 @@ class Channel:
                 return names, table
             return class_names, {class_id: class_names.index(names[index]) for class_id, index in table.items()}
         highest = max((class_id for one in self.received for class_id in one.label.class_ids), default=-1)
-        names = class_names or numbered_classes(max(highest + 1, least))[0]
+        names = class_names or numbered_classes(highest + 1)[0]
         return names, {class_id: class_id for class_id in range(len(names))}
 
     def label_set(self, class_names: ClassNames, table: Table, on_bad: str) -> Tuple[LabelSet, Optional[SpillImages]]:

@@ -14,6 +14,7 @@ from ssd_train.data.check_codes import Finding
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
+from ssd_train.data.formats.image_json import OTHER_IDS
 from ssd_train.data.formats.voc import OTHER_NAME
 from ssd_train.data.labels import matched_to
 from ssd_train.data.records import LabelSet, Record, Skipped
@@ -33,7 +34,7 @@ _SKIPPED = {
     OTHER_TYPE: "other-job-line",
 }
 
-_MENDED = {CLIPPED: "box-clipped", OTHER_NAME: "filename-differs"}
+_MENDED = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHER_NAME: "filename-differs"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequ
 
 
 def check_counts(labels: LabelSet) -> List[Finding]:
-    """Images with very many boxes, and classes with very few."""
+    """Images with very many boxes, and classes with very few or none."""
     most = max((len(record.boxes) for record in labels.records), default=0)
     found = [
         Finding("crowded", _place(record), f"found {len(record.boxes)} boxes", record.name)
@@ -96,21 +97,31 @@ def check_counts(labels: LabelSet) -> List[Finding]:
     ]
     if label_width(most) > _DEFAULTS.label_width:
         found.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
-    for name, count in zip(labels.class_names, labels.boxes_per_class()):
-        if count < FEW:
+    unused = labels.unused_ids()
+    for class_id in unused:
+        detail = f"found no name and no box of class id {class_id} ({labels.class_names[class_id]})"
+        found.append(Finding("unused-class-id", labels.source, detail))
+    for class_id, (name, count) in enumerate(zip(labels.class_names, labels.boxes_per_class())):
+        if count < FEW and class_id not in unused:
             found.append(Finding("few-examples", labels.source, f"found {count} boxes of class {name!r}"))
     return found
 
 
 def check_sides(training: LabelSet, validation: LabelSet) -> List[Finding]:
-    """Classes of the validation labels that training does not have, or has no box of."""
+    """Classes of the validation labels that training does not have, and those with boxes on one side only."""
     try:
         validation = matched_to(validation, training.class_names)
     except DataError as fault:
         return [Finding("unknown-class", validation.source, str(fault).partition(": ")[2])]
     return [
-        Finding("class-only-in-validation", validation.source, f"found class {name!r} in no training image")
-        for name in classes_missing_from(training, validation)
+        *(
+            Finding("class-only-in-validation", validation.source, f"found class {name!r} in no training image")
+            for name in classes_missing_from(training, validation)
+        ),
+        *(
+            Finding("class-only-in-training", training.source, f"found class {name!r} in no validation image")
+            for name in classes_missing_from(validation, training)
+        ),
     ]
 
 

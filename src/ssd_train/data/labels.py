@@ -10,7 +10,6 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from ssd_train.data.file_names import files_below, is_image_name
 from ssd_train.data.formats.coco import read_coco
-from ssd_train.data.formats.gather import numbered_classes
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
 from ssd_train.data.formats.jsonl import PathLike
@@ -168,31 +167,27 @@ def parse_class_names(text: str) -> Optional[ClassNames]:
         raise ConfigError(f"class_names: {error}") from None
 
 
-def is_numbered(class_names: ClassNames) -> bool:
-    """Whether the classes are class_0, class_1, ...: what labels without names get."""
-    return class_names == numbered_classes(len(class_names))[0]
+def has_own_ids(labels: LabelSet) -> bool:
+    """Whether the labels number their classes from 0. COCO's categories have other ids, VOC has names only."""
+    return labels.details.get("format") not in ("coco", "voc")
 
 
 def with_class_count(labels: LabelSet, count: int) -> LabelSet:
-    """Labels without names of their own, with as many classes as are known to be: the highest ids may have no box."""
-    if not is_numbered(labels.class_names) or len(labels.class_names) >= count:
+    """The labels with as many classes as are known to be, where they have ids of their own: those above the highest id
+    have no box."""
+    if not has_own_ids(labels):
         return labels
-    return dataclasses.replace(labels, class_names=numbered_classes(count)[0])
+    names = dict(enumerate(labels.class_names))
+    return dataclasses.replace(labels, class_names=ClassNames.of_ids(names, count))
 
 
 def matched_to(labels: LabelSet, class_names: ClassNames) -> LabelSet:
-    """The labels with their ids by name in `class_names`; where they have no names of their own, the ids stay.
+    """The labels with their ids by name in `class_names`; the ids stay where one side has no name for them.
 
     Raises:
         DataError: a class has boxes and is not in `class_names`.
     """
-    if is_numbered(labels.class_names) and not set(labels.class_names) <= set(class_names):
-        if len(labels.class_names) > len(class_names):
-            raise DataError(
-                f"{labels.source}: found class id {len(labels.class_names) - 1}, expected less than {len(class_names)}"
-            )
-        return dataclasses.replace(labels, class_names=class_names)
-    return labels.with_classes(class_names)
+    return labels.with_classes(class_names, by_id=has_own_ids(labels))
 
 
 Read = Tuple[LabelSet, Optional[ImageSource]]

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Dict, FrozenSet, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH, as_boxes, first_invalid
 from ssd_train.errors import DataError
 
+MAX_CLASSES = 10_000  # a higher class id is a mistake, not a class
+
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The names of the classes; a class id is an index into `names`. Background is not among them."""
+    """The names of the classes; a class id is an index into `names`. Background is not among them.
+
+    A class that nobody has named is called class_N, N being its id (with "_" after it where that name is taken).
+    """
 
     names: Tuple[str, ...]
 
@@ -29,6 +34,39 @@ class ClassNames:
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise DataError(f"class names: found {twice[0]!r} twice, expected each name once")
+
+    @classmethod
+    def of_ids(cls, names: Mapping[int, str], count: int = 0) -> "ClassNames":
+        """Return the classes 0 to the highest id, at least `count` of them, named as `names` says or else class_N."""
+        found = dict(names)
+        taken = set(found.values())
+        for class_id in range(max(max(found, default=-1) + 1, count)):
+            if class_id not in found:
+                name = f"class_{class_id}"
+                while name in taken:
+                    name += "_"
+                found[class_id] = name
+                taken.add(name)
+        return cls(tuple(found[class_id] for class_id in range(len(found))))
+
+    @property
+    def unnamed(self) -> Tuple[int, ...]:
+        """The ids of the classes that nobody has named."""
+        return tuple(i for i, name in enumerate(self.names) if name.rstrip("_") == f"class_{i}")
+
+    def ids_in(self, others: "ClassNames", by_id: bool = True) -> np.ndarray:
+        """Return for each class its id in `others` (num_classes,), -1 where it is not there.
+
+        Classes are matched by name, and with `by_id` those that one side has not named by id, unless a name that both
+        have stands under two ids: then the ids of the two mean different classes.
+        """
+        place = {name: class_id for class_id, name in enumerate(others)}
+        found = np.array([place.get(name, -1) for name in self.names], dtype=np.int64)
+        own = np.arange(len(self))
+        if by_id and ((found < 0) | (found == own)).all():
+            unnamed = np.isin(own, [*self.unnamed, *others.unnamed])
+            found = np.where((found < 0) & unnamed & (own < len(others)), own, found)
+        return found
 
     def __len__(self) -> int:
         return len(self.names)
@@ -217,8 +255,9 @@ class Skipped:
 class LabelSet:
     """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way.
 
-    sets    names of the records in each set that the data names itself (train, val, test)
-    others  records of other sets, which are not used
+    category_ids    class name -> id of its category in a COCO file, whose ids are not those of the classes; else empty
+    sets            names of the records in each set that the data names itself (train, val, test)
+    others          records of other sets, which are not used
     """
 
     records: Tuple[Record, ...]
@@ -227,6 +266,7 @@ class LabelSet:
     mended: Tuple[Skipped, ...] = ()
     source: str = ""
     details: Dict[str, str] = field(default_factory=dict)
+    category_ids: Dict[str, int] = field(default_factory=dict)
     sets: Dict[str, FrozenSet[str]] = field(default_factory=dict)
     others: Tuple[Record, ...] = ()
 
@@ -247,20 +287,26 @@ class LabelSet:
     def _all_ids(self) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in self.records)])
 
-    def with_classes(self, class_names: ClassNames) -> "LabelSet":
-        """The same records with ids by name in `class_names`; a DataError names a class that is not there."""
-        for name, count in zip(self.class_names, self.boxes_per_class()):
-            if count and name not in class_names.names:
+    def unused_ids(self) -> Tuple[int, ...]:
+        """The ids of classes without a name and without a box: gaps between the ids of the labels, or above them."""
+        counts = self.boxes_per_class()
+        return tuple(class_id for class_id in self.class_names.unnamed if not counts[class_id])
+
+    def with_classes(self, class_names: ClassNames, by_id: bool = False) -> "LabelSet":
+        """The same records with ids by name in `class_names`, or with `by_id` as ClassNames.ids_in matches them.
+
+        Raises:
+            DataError: names a class that has boxes and is not there.
+        """
+        lookup = self.class_names.ids_in(class_names, by_id)
+        for class_id, (name, count) in enumerate(zip(self.class_names, self.boxes_per_class())):
+            if count and lookup[class_id] < 0:
+                found = f"class id {class_id}" if class_id in self.class_names.unnamed else f"class {name!r}"
                 raise DataError(
-                    f"{self.source}: found class {name!r} ({count} boxes), "
-                    f"expected only {', '.join(map(repr, class_names))}"
+                    f"{self.source}: found {found} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
                 )
-        lookup = np.array(
-            [class_names.names.index(n) if n in class_names.names else -1 for n in self.class_names], dtype=np.int64
-        )
         records = [
-            Record(r.name, r.boxes, lookup[r.class_ids], r.size_wh, r.where, _with_ids(r.ignored, lookup))
-            for r in self.records
+            replace(r, class_ids=lookup[r.class_ids], ignored=_with_ids(r.ignored, lookup)) for r in self.records
         ]
         return replace(self, records=tuple(records), class_names=class_names)
 

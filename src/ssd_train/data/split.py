@@ -16,12 +16,17 @@ from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
 from ssd_train.environment import read_seconds
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
 
 ContentHash = Callable[[Record], Optional[str]]
 
 
 def split_by_hash(
-    labels: LabelSet, fraction: float, content_hash: ContentHash, group_regex: Optional[str] = None
+    labels: LabelSet,
+    fraction: float,
+    content_hash: ContentHash,
+    group_regex: Optional[str] = None,
+    progress: Optional[Progress] = None,
 ) -> Tuple[LabelSet, LabelSet]:
     """Return (training, validation) with about `fraction` of the records in validation, and at least one in each.
 
@@ -34,7 +39,7 @@ def split_by_hash(
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"validation_fraction: found {fraction}, expected a number between 0 and 1")
-    components = _components(_keys(labels.records, content_hash, group_regex))
+    components = _components(_keys(labels.records, content_hash, group_regex, progress))
     if len(components) < 2:
         raise DataError(
             f"{labels.source}: found {len(labels)} images that are all the same or of one group, "
@@ -62,15 +67,19 @@ def hash_of_image(source: ImageSource) -> ContentHash:
     return content_hash
 
 
-def classes_missing_from(training: LabelSet, validation: LabelSet) -> List[str]:
-    """Names of classes that have boxes in validation and none in training; the two share their class names."""
-    counts = zip(training.class_names, training.boxes_per_class(), validation.boxes_per_class())
-    return [name for name, trained, validated in counts if validated and not trained]
+def classes_missing_from(labels: LabelSet, others: LabelSet) -> List[str]:
+    """Names of classes that have boxes in `others` and none in `labels`; the two share their class names."""
+    counts = zip(labels.class_names, labels.boxes_per_class(), others.boxes_per_class())
+    return [name for name, here, there in counts if there and not here]
 
 
-def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str]) -> List[List[str]]:
+def _keys(
+    records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str], progress: Optional[Progress]
+) -> List[List[str]]:
     """The keys of each record; two records with a key in common belong together."""
-    groups = name_groups([record.name for record in records], group_regex) if group_regex else [None] * len(records)
+    groups: List[Optional[str]] = [None] * len(records)
+    if group_regex:
+        groups = name_groups([record.name for record in records], group_regex, progress=progress)
     digests = glances_in_order(content_hash, records, available_cpus(), read_seconds())
     keys = []
     for record, group, digest in zip(records, groups, digests):
@@ -79,9 +88,12 @@ def _keys(records: Sequence[Record], content_hash: ContentHash, group_regex: Opt
     return keys
 
 
-def name_groups(names: Sequence[str], group_regex: str, setting: str = "split_group") -> List[Optional[str]]:
-    """What `group_regex` finds in each name: its first group, or all that matches, or None. A ConfigError that begins
-    with the name of the `setting` when it is no regex or finds nothing at all."""
+def name_groups(
+    names: Sequence[str], group_regex: str, setting: str = "split_group", progress: Optional[Progress] = None
+) -> List[Optional[str]]:
+    """What `group_regex` finds in each name: its first group, or all that matches, or None. `progress` is told which,
+    and how many groups there are. A ConfigError that begins with the name of the `setting` when it is no regex or finds
+    nothing at all."""
     try:
         pattern = re.compile(group_regex)
     except re.error as error:
@@ -90,7 +102,14 @@ def name_groups(names: Sequence[str], group_regex: str, setting: str = "split_gr
     if not any(matches):
         example = repr(names[0]) if names else "none"
         raise ConfigError(f"{setting}: {group_regex!r} matches no name, expected some to match; the first is {example}")
-    return [match and match.group(min(pattern.groups, 1)) for match in matches]
+    groups = [match and match.group(min(pattern.groups, 1)) for match in matches]
+    if progress:
+        counted = "what its first bracket matches" if pattern.groups else "the whole match"
+        progress.say(
+            f"{setting}: {len(set(groups) - {None})} groups by {counted}, "
+            f"in {len(names) - groups.count(None)} of {len(names)} names"
+        )
+    return groups
 
 
 def _components(keys: List[List[str]]) -> Dict[str, List[int]]:

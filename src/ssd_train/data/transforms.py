@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train.data import boxes as geometry
 from ssd_train.data import pixels
-from ssd_train.data.augment import AUGMENTATIONS, Random, View, visible
+from ssd_train.data.augment import Random, View, policy_of, visible
 from ssd_train.data.pixels import resize
 
 # what lies beyond the picture: the mean of ImageNet's pixels, which the network sees as 0
@@ -76,9 +76,11 @@ def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> 
 class TrainTransform:
     """A picture and its boxes, seen as an augmentation policy has it, and the targets for the network's anchors."""
 
-    def __init__(self, side: int, augmentation: str, encode: Encoder, grayscale: bool = False) -> None:
+    def __init__(
+        self, side: int, augmentation: str, encode: Encoder, grayscale: bool = False, mirror: bool = True
+    ) -> None:
         self.side = side
-        self.policy = AUGMENTATIONS[augmentation]
+        self.policy = policy_of(augmentation, mirror)
         self.encode = encode
         self.grayscale = grayscale
 

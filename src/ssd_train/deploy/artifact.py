@@ -52,8 +52,10 @@ def publish_symbol(folder: Path, target: Path, pictures: np.ndarray) -> Agreemen
     """Put the deployment files of the model in `folder` into the folder `target`, which may be the same."""
     model = SavedModel.load(folder)
     with prepared_files(describe(model, KIND), target, make_symbol(model)) as prepared:
-        rows = GluonEngine(folder, "cpu").run(pictures)
-        agreement = compare(rows, SymbolEngine(prepared, "cpu").run(pictures))
+        trained, exported = GluonEngine(folder, "cpu"), SymbolEngine(prepared, "cpu")
+        agreement = compare(
+            trained.run(pictures), exported.run(pictures), lambda index: trained.candidates(pictures[index])
+        )
         agreement.require(f"{target}: the exported network")
     return agreement
 

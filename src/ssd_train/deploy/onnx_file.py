@@ -47,7 +47,7 @@ def write_onnx(
     if change is not None:
         graph.take(change(graph.document(*ends)))
     boxes = add_decoding(graph, offsets, anchors, (float(STDS[0]), float(STDS[2])))
-    rules = Suppression(config.nms_threshold, config.nms_topk, model.post_nms, SCORE_FLOOR)
+    rules = Suppression(config.nms_threshold, config.candidates, model.post_nms, SCORE_FLOOR)
     add_detection(graph, class_scores, boxes, (len(anchors), class_count), rules, OUTPUT)
     rows = min(model.post_nms, len(anchors) * class_count)
     save_document(graph.document(ends[0], [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)

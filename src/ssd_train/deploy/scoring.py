@@ -66,7 +66,7 @@ def score_predictions(
         DataError: a bad line, a class id beyond the class names, or answers that fit several images or one image twice.
     """
     if class_names is not None:
-        labels = labels.with_classes(class_names)
+        labels = matched_to(labels, class_names)
     tables = _read_tables(path, labels)
     try:
         answer_of = match_names([record.name for record in labels.records], list(tables))

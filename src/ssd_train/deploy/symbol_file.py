@@ -25,7 +25,7 @@ def make_symbol(model: SavedModel) -> "Tuple[Any, Arrays, Arrays]":
     config = model.config
     with mx.name.NameManager():  # counts from nought
         net = model.build()
-        graph = DetectGraph(net, config.nms_threshold, config.nms_topk, model.post_nms)
+        graph = DetectGraph(net, config.nms_threshold, config.candidates, model.post_nms)
         text = _for_service(graph(mx.sym.var(INPUT)).tojson(remove_amp_cast=True))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     symbol = mx.sym.load_json(text.replace('"name": "ssd0_', f'"name": "ssd{digest}_'))

@@ -2,7 +2,8 @@
 
 The scheme is SSD's (Liu et al., "SSD: Single Shot MultiBox Detector", 2016, section 2.2): each feature map has anchors
 of one size in several aspect ratios and one more square between this size and the next. Strides follow the true feature
-maps, size / cells; GluonCV's ssd_300_mobilenet0.25 preset rounds them so that its anchors cover a quarter of the image.
+maps, size / cells, but for SSD's own 300 px VGG-16. GluonCV's ssd_300_mobilenet0.25 preset has that one's strides, so
+that its anchors cover a quarter of the image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MANY_RATIOS = (1.0, 2.0, 0.5, 3.0, 1.0 / 3)
 FIRST_STRIDE = {"vgg-16": 8}
 DEFAULT_FIRST_STRIDE = 16
 # GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as SSD's paper has it, and its trained weights expect that
+# and Caffe SSD's strides: anchors by 300 / cells are up to a third of their side away from those
 SPECIAL_CELLS = {("vgg-16", 300): (38, 19, 10, 5, 3, 1)}
+SPECIAL_STEPS = {("vgg-16", 300): (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)}
 SMALLEST_SIZE, LARGEST_SIZE = 0.1, 1.05
 
 
@@ -32,12 +35,14 @@ class AnchorLayout:
     cells   number of cells along each side
     sizes   anchor sizes in pixels, one more than there are maps
     ratios  aspect ratios (width / height)
+    strides pixels between the centres of neighbouring anchors; empty: image_size / cells
     """
 
     image_size: int
     cells: Tuple[int, ...]
     sizes: Tuple[float, ...]
     ratios: Tuple[Tuple[float, ...], ...]
+    strides: Tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # GluonCV zips these lists and silently drops what is longer
@@ -50,7 +55,7 @@ class AnchorLayout:
     @property
     def steps(self) -> Tuple[float, ...]:
         """Distance of neighbouring anchor centres in pixels, for each map."""
-        return tuple(self.image_size / cells for cells in self.cells)
+        return self.strides or tuple(self.image_size / cells for cells in self.cells)
 
 
 def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
@@ -76,7 +81,9 @@ def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = 
     cells = feature_cells(base_network, image_size)
     shares = shares or even_shares(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
-    return AnchorLayout(image_size, cells, tuple(float(s * image_size) for s in shares), tuple(ratios[-len(cells) :]))
+    sizes = tuple(float(share * image_size) for share in shares)
+    strides = SPECIAL_STEPS.get((base_network, image_size), ())
+    return AnchorLayout(image_size, cells, sizes, tuple(ratios[-len(cells) :]), strides)
 
 
 def make_anchors(layout: AnchorLayout) -> np.ndarray:

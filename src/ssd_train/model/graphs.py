@@ -73,6 +73,11 @@ def _gather(F: Any, predictions: Any, width: int) -> Any:
     return F.reshape(F.concat(*flat, dim=1), shape=(0, -1, width))
 
 
+def _anchors(F: Any, maps: Any, generators: Any) -> Any:
+    """The anchors (1, A, 4) of all maps, cxcywh."""
+    return F.concat(*[F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, generators)], dim=1)
+
+
 def _decode(F: Any, offsets: Any, anchors: Any) -> Any:
     """Box offsets (B, A, 4) at anchors (1, A, 4) cxcywh -> boxes (B, A, 4) xyxy, input pixels."""
     shift = F.slice_axis(offsets, axis=-1, begin=0, end=2) * float(STDS[0])
@@ -144,10 +149,29 @@ class DetectGraph(mx.gluon.HybridBlock):
         return self._rows(F, class_preds, box_preds, maps)
 
     def _rows(self, F: Any, class_preds: Any, box_preds: Any, maps: Any) -> Any:
-        anchors = [F.reshape(make(m), shape=(1, -1, 4)) for m, make in zip(maps, self.anchor_generators)]
-        rows = self.suppress(class_preds, _decode(F, box_preds, F.concat(*anchors, dim=1)))  # (B, post_nms, 6)
+        anchors = _anchors(F, maps, self.anchor_generators)
+        rows = self.suppress(class_preds, _decode(F, box_preds, anchors))  # (B, post_nms, 6)
         # suppression drops a score of NaN as if nothing had been found; so all rows of such an image become NaN
         return F.broadcast_add(rows, F.sum(class_preds * 0, axis=(1, 2), keepdims=True))
+
+
+class CandidateGraph(mx.gluon.HybridBlock):
+    """Pixels uint8 (B, S, S, 3) -> what enters suppression: class probabilities (B, A, classes), without background,
+    and boxes (B, A, 4) xyxy in input pixels."""
+
+    INPUTS = DetectGraph.INPUTS
+
+    def __init__(self, net: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = _Heads(net)
+        self.anchor_generators = net.anchor_generators
+
+    def hybrid_forward(self, F: Any, pixels: Any) -> Any:
+        """Pixels (B, S, S, 3) -> (B, A, classes), (B, A, 4)."""
+        class_preds, box_preds, maps = self.heads(pixels)
+        anchors = _anchors(F, maps, self.anchor_generators)
+        scores = F.slice_axis(F.softmax(class_preds, axis=-1), axis=-1, begin=1, end=None)
+        return scores, _decode(F, box_preds, anchors)
 
 
 class EvalGraph(DetectGraph):
@@ -173,7 +197,7 @@ def compile_graph(graph: Any) -> Any:
     return graph
 
 
-def compile_answers(graph: DetectGraph) -> Any:
+def compile_answers(graph: "DetectGraph | CandidateGraph") -> Any:
     """Compile `graph`, which answers, without the casts of mixed precision: what is scored is then what the files of
     the model compute, which have none.
 

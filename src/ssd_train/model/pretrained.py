@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,17 +30,28 @@ ZOO_CLASS_COUNTS = (20, 80)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How many of the network's tensors a file filled, and what of the class head was kept."""
+    """How many of the network's tensors a file filled, and what of the class head was kept.
+
+    loaded          tensors filled whole
+    partly          tensors of the class head of which only some rows were filled: background's and the kept classes'
+    kept_classes    (class of the network, class of the file) whose rows were taken
+    new_classes     classes of the network whose rows were not
+    """
 
     source: str
     kind: str
     loaded: int
     total: int
-    kept_classes: Tuple[str, ...] = ()
+    partly: int = 0
+    kept_classes: Tuple[Tuple[str, str], ...] = ()
+    new_classes: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = f"; class rows kept: {', '.join(self.kept_classes)}" if self.kept_classes else ""
-        return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{head}"
+        partly = f", {self.partly} in part" if self.partly else ""
+        kept = [new if new == old else f"{new} (from {old})" for new, old in self.kept_classes]
+        told = [("class rows kept", kept), ("new", self.new_classes)]
+        head = "".join(f"; {what}: {', '.join(names)}" for what, names in told if names)
+        return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{partly}{head}"
 
 
 Arrays = Dict[str, Any]
@@ -63,15 +74,20 @@ def read_arrays(path: "str | Path") -> Arrays:
 
 
 def load_pretrained(
-    net: Any, base_network: str, path: "str | Path", old_classes: Optional[Sequence[str]] = None
+    net: Any,
+    base_network: str,
+    path: "str | Path",
+    old_classes: Optional[Sequence[str]] = None,
+    rows: Optional[Sequence[int]] = None,
 ) -> LoadReport:
     """Fill `net` from the file at `path`; `old_classes` are the class names of a detector's head, where they are known.
 
-    Rows of the class head are kept for the names both know. Anchors are never loaded: ours follow the image size.
+    `rows` has for each class of `net` the class of the file whose rows it gets, -1 where none; by default that of the
+    same name. Anchors are never loaded: ours follow the image size.
     """
     arrays = read_arrays(path)
     if any(name.startswith(CLASS_HEADS) for name in arrays):
-        return _load_detector(net, arrays, str(path), old_classes)
+        return _load_detector(net, arrays, str(path), old_classes, rows)
     return _load_backbone(net, base_network, arrays, str(path))
 
 
@@ -91,8 +107,12 @@ def load_exactly(net: Any, path: "str | Path") -> None:
         parameter.set_data(arrays[name])
 
 
-def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]]) -> LoadReport:
+def _load_detector(
+    net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]], rows: Optional[Sequence[int]]
+) -> LoadReport:
     names = tuple(old_classes or _zoo_classes(arrays))
+    if rows is None:
+        rows = [names.index(name) if name in names else -1 for name in net.classes]
     parameters = saved_parameters(net)
     heads = {name for name in parameters if name.startswith(CLASS_HEADS)}
     fitting = {
@@ -102,9 +122,11 @@ def _load_detector(net: Any, arrays: Arrays, source: str, old_classes: Optional[
     _require(len(fitting), body, source, "detector")
     for name, array in fitting.items():
         parameters[name].set_data(array)
-    kept = [name for name in net.classes if name in names]
-    filled = sum(_copy_class_rows(parameters[name], arrays.get(name), list(net.classes), names) for name in heads)
-    return LoadReport(source, "detector", len(fitting) + filled, len(parameters), tuple(kept) if filled else ())
+    filled = sum(_copy_class_rows(parameters[name], arrays.get(name), rows, len(names)) for name in heads)
+    kept = [(name, names[row]) for name, row in zip(net.classes, rows) if row >= 0] if filled else []
+    new = [name for name, row in zip(net.classes, rows) if row < 0 or not filled]
+    loaded, partly = (len(fitting), filled) if new else (len(fitting) + filled, 0)
+    return LoadReport(source, "detector", loaded, len(parameters), partly, tuple(kept), tuple(new))
 
 
 def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
@@ -118,20 +140,21 @@ def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
     return ()
 
 
-def _copy_class_rows(parameter: Any, old: Any, new_names: List[str], old_names: Sequence[str]) -> int:
-    """Copy background's rows and those of the names both know; 1 when the tensor was filled, 0 when it does not fit."""
-    if old is None or not old_names:
+def _copy_class_rows(parameter: Any, old: Any, rows: Sequence[int], old_count: int) -> int:
+    """Copy background's rows and for each class those of the old class that `rows` names; 0 when the tensor does not
+    fit, else 1."""
+    if old is None or not old_count:
         return 0
     values, given = parameter.data().asnumpy(), old.asnumpy()
-    new_width, old_width = len(new_names) + 1, len(old_names) + 1
+    new_width, old_width = len(rows) + 1, old_count + 1
     fits = given.shape[0] * new_width == values.shape[0] * old_width and given.shape[1:] == values.shape[1:]
     if not fits:
         return 0
     # row k * width + c is anchor shape k, class c; background is class 0
     values[0::new_width] = given[0::old_width]
-    for position, name in enumerate(new_names, start=1):
-        if name in old_names:
-            values[position::new_width] = given[list(old_names).index(name) + 1 :: old_width]
+    for position, row in enumerate(rows, start=1):
+        if row >= 0:
+            values[position::new_width] = given[row + 1 :: old_width]
     parameter.set_data(mx.nd.array(values))
     return 1
 

@@ -2,7 +2,8 @@
 
 Matching is SSD's (section 2.2): each ground truth takes its best anchor, one each, greedily by IoU; further anchors
 join the ground truth they overlap most when the IoU is at least 0.5. Equal to GluonCV's SSDTargetGenerator but for
-exact ties.
+ties: every anchor of one size that contains an object has the same IoU with it (all objects of 5 to 10 px, with SSD's
+sizes). GluonCV takes the first, the one farthest to the upper left; here the nearest centre does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ssd_train.data.boxes import areas, cxcywh_to_xyxy, intersection_matrix, iou
 # variances of the offsets: Caffe SSD and GluonCV's NormalizedBoxCenterEncoder
 STDS = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)
 MATCH_IOU = 0.5
+TIE = 1e-4  # relative; equal overlaps differ by up to 1e-5 in float32, as anchors lie near or far from 0
 IGNORED = -1.0
 IGNORED_SHARE = 0.5  # of an anchor's area; any anchor with an IoU of 0.5 has as much
 
@@ -42,8 +44,7 @@ class TargetEncoder:
             class_targets[inside >= IGNORED_SHARE * areas(self._corners)] = IGNORED
             boxes, class_ids = boxes[~regions], class_ids[~regions]
         if len(boxes):
-            # (N, A), seen as (A, N): long rows are what NumPy is fast at
-            matches = match(iou_matrix(boxes, self._corners).T)
+            matches = match(iou_matrix(boxes, self._corners), boxes, self.anchors)
             positive = np.flatnonzero(matches >= 0)
             matched = matches[positive]
             class_targets[positive] = class_ids[matched] + 1
@@ -51,32 +52,69 @@ class TargetEncoder:
         return class_targets, box_targets
 
 
-def match(iou: np.ndarray) -> np.ndarray:
-    """The ground truth of each anchor, -1 for none: int64 (A,) from an IoU matrix (A, N), N > 0."""
-    matches = np.full(len(iou), -1)
-    overlapping = np.flatnonzero(iou.max(axis=1) >= MATCH_IOU)
-    matches[overlapping] = iou[overlapping].argmax(axis=1)
-    for truth, anchor in bipartite(iou):
+def match(iou: np.ndarray, boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Return the ground truth of each anchor, -1 for none: int64 (A,).
+
+    Args:
+        iou: (N, A) of ground truths and anchors, N > 0; long rows are what NumPy is fast at.
+        boxes: ground truths (N, 4) xyxy.
+        anchors: (A, 4) cxcywh.
+    """
+    centres = xyxy_to_cxcywh(boxes)[:, :2]
+    matches = np.full(iou.shape[1], -1)
+    overlapping = np.flatnonzero(iou.max(axis=0) >= MATCH_IOU)
+    matches[overlapping] = _nearest_best(iou[:, overlapping].T, anchors[overlapping, :2], centres)[0]
+    for truth, anchor in bipartite(iou, centres, anchors[:, :2]):
         matches[anchor] = truth
     return matches
 
 
-def bipartite(iou: np.ndarray) -> "list[Tuple[int, int]]":
-    """Pairs (ground truth, anchor), the pair of highest IoU first, each used once; a pair must overlap at all."""
-    anchors = iou.argmax(axis=0)
-    if len(set(anchors.tolist())) == iou.shape[1]:
+def bipartite(iou: np.ndarray, centres: np.ndarray, anchor_centres: np.ndarray) -> "list[Tuple[int, int]]":
+    """Return pairs (ground truth, anchor), the pair of highest IoU first, of equal ones the pair whose centres are
+    nearest; each is used once, and a pair must overlap at all.
+
+    Args:
+        iou: (N, A) of ground truths and anchors.
+        centres: of the ground truths (N, 2).
+        anchor_centres: (A, 2).
+    """
+    anchors, best = _nearest_best(iou, centres, anchor_centres)
+    waiting = best > 0
+    if len(set(anchors[waiting].tolist())) == np.count_nonzero(waiting):
         # nobody competes, so the greedy order does not matter
-        return [(truth, int(a)) for truth, a in enumerate(anchors) if iou[a, truth] > 0]
+        return [(int(truth), int(anchors[truth])) for truth in np.flatnonzero(waiting)]
     pairs = []
     left = iou.copy()
-    for _ in range(min(iou.shape)):
-        anchor, truth = np.unravel_index(left.argmax(), left.shape)
-        if left[anchor, truth] <= 0:
-            break
-        pairs.append((int(truth), int(anchor)))
-        left[anchor, :] = -1
-        left[:, truth] = -1
+    apart = _squared_distance(centres, anchor_centres[anchors])
+    while waiting.any():
+        first = waiting & (best >= best[waiting].max() * (1 - TIE))
+        truth = int(np.where(first, apart, np.inf).argmin())
+        pairs.append((truth, int(anchors[truth])))
+        waiting[truth] = False
+        left[:, anchors[truth]] = 0
+        robbed = np.flatnonzero(waiting & (anchors == anchors[truth]))  # they take their next best
+        if len(robbed):
+            anchors[robbed], best[robbed] = _nearest_best(left[robbed], centres[robbed], anchor_centres)
+            apart[robbed] = _squared_distance(centres[robbed], anchor_centres[anchors[robbed]])
+            waiting &= best > 0
     return pairs
+
+
+def _nearest_best(iou: np.ndarray, centres: np.ndarray, other_centres: np.ndarray) -> "Tuple[np.ndarray, np.ndarray]":
+    """Return for each row of `iou` (N, M) the column of its highest value, of equal ones that of the nearest centre,
+    and that value."""
+    found = iou.argmax(axis=1)
+    best = iou[np.arange(len(iou)), found]
+    tied = iou >= (best * (1 - TIE))[:, None]
+    for row in np.flatnonzero((np.count_nonzero(tied, axis=1) > 1) & (best > 0)):
+        columns = np.flatnonzero(tied[row])
+        found[row] = columns[_squared_distance(centres[row], other_centres[columns]).argmin()]
+    return found, best
+
+
+def _squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the squared distances of points (..., 2)."""
+    return np.square(a - b).sum(axis=-1)
 
 
 def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:

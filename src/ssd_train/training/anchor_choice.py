@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ssd_train.errors import WeightsError
 from ssd_train.model.anchors import anchor_layout, even_shares, feature_cells, make_anchors
 from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
 from ssd_train.progress import Progress
+from ssd_train.setting_values import rising_shares
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
 # what is tried, of the image's side; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
@@ -60,24 +61,43 @@ def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelS
 
 def anchors_of(pretrained: Path, config: TrainConfig) -> Optional[str]:
     """The anchor_sizes of a detector: a model of ours for images of the same size (others have other maps), or one of
-    GluonCV's, which has SSD's own; None where there is no such detector."""
+    GluonCV's; None where there is no such detector."""
     if not pretrained.exists():
         return None  # which loading it will tell
     with opened_model(pretrained) as place:
         if not (place / CONFIG).exists():
-            return "" if _is_detector(place) else None
+            return _gluoncv_sizes(place, len(feature_cells(config.base_network, config.image_shape)))
         old = SavedModel.load(place).config
     same = (old.base_network, old.image_shape) == (config.base_network, config.image_shape)
     return old.anchor_sizes if same else None
 
 
-def _is_detector(place: Path) -> bool:
-    """Whether a .params file there holds a detector; one that cannot be read is told when it is loaded."""
-    files = [place] if place.is_file() else sorted(place.glob("*.params"))
-    try:
-        return any(name.startswith(CLASS_HEADS) for file in files for name in read_arrays(file))
-    except WeightsError:
-        return False
+def _gluoncv_sizes(place: Path, maps: int) -> Optional[str]:
+    """Return the anchor_sizes of the detector in a .params file there, "" (SSD's own) where it holds no anchors of so
+    many feature maps; None where there is no detector. A file that cannot be read is reported when it is loaded."""
+    for file in [place] if place.is_file() else sorted(place.glob("*.params")):
+        try:
+            arrays = read_arrays(file)
+        except WeightsError:
+            return None
+        if any(name.startswith(CLASS_HEADS) for name in arrays):
+            return _sizes_of_anchors([arrays[name] for name in sorted(arrays) if name.endswith(".anchors")], maps)
+    return None
+
+
+def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
+    """Return the anchor_sizes of the anchors that GluonCV's SSD saves, (1, 1, H, W, 4 * shapes) of cx, cy, w, h for
+    each map: its presets differ (those for COCO have smaller ones than those for VOC). The last map is one cell, whose
+    centre is the image's."""
+    if len(generators) != maps or any(array.ndim != 5 or array.shape[-1] < 8 for array in generators):
+        return ""
+    first = [array[0, 0, 0, 0, :8].asnumpy() for array in generators]  # a square, and one between it and the next size
+    side, last = 2 * first[-1][0], first[-1][2]
+    if min(side, last) <= 0:
+        return ""
+    sizes = np.array([*(cell[2] for cell in first), first[-1][6] ** 2 / last])
+    text = ",".join(f"{size / side:.6g}" for size in sizes)
+    return text if rising_shares(text) else ""
 
 
 def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:

@@ -173,7 +173,8 @@ def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
 def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
     """A ValueError unless counts count and figures are finite: they may have been written by anybody."""
     tally, best = state.tally, state.best
-    counts = [state.epoch, tally.steps, tally.images, tally.positives, best.epoch + 1, best.epochs_since_improvement]
+    counts = [state.epoch, tally.steps, tally.images, tally.positives, tally.clipped]
+    counts += [best.epoch + 1, best.epochs_since_improvement]
     figures = [tally.cross_entropy, tally.smooth_l1, tally.seconds, tally.data_seconds, best.value or 0.0]
     for count in [*counts, document["averaged_steps"]]:
         if not (isinstance(count, int) and 0 <= count < MOST):
@@ -183,6 +184,10 @@ def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
             raise ValueError(f"found a figure of {figure!r}")
     if not (isinstance(state.history, list) and all(isinstance(row, dict) for row in state.history)):
         raise ValueError("found a history that is no list of rows")
+    kept = best.kept_row(state.history) or {}  # which later epochs are compared with
+    for figure in filter(None, map(kept.get, ("mAP", "VOC07"))):
+        if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
+            raise ValueError(f"found a score of {figure!r}")
 
 
 @contextlib.contextmanager

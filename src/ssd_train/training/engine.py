@@ -30,7 +30,8 @@ def train_one_epoch(
     after_step: Callable[[], None] = lambda: None,
 ) -> Dict[str, float]:
     """Learn from each batch at its rate; returns the mean CrossEntropy and SmoothL1 per positive anchor, the number of
-    images and of steps, the seconds and, of these, the seconds spent waiting for data.
+    images, of steps and of those whose gradient was clipped, the seconds and, of these, the seconds spent waiting for
+    data.
 
     The epoch ends early when there are no more batches, as in a stream that is shorter than its first pass. Hosts that
     step together all end it when the first of them has none left.
@@ -53,7 +54,7 @@ def train_one_epoch(
             break
         step = learner.begin_step(batch, rates[tally.steps], positives)
         tally.settle()
-        tally.begin(images, max(positives, 1), lambda step=step: learner.end_step(step))
+        tally.begin(images, max(positives, 1), lambda step=step: (*learner.end_step(step), learner.clipped))
         if not learner.deferred:
             tally.settle()
         tally.data_seconds += waited
@@ -76,7 +77,9 @@ class Evaluator:
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_answers(EvalGraph(net, make_loss(config), config.nms_threshold, config.nms_topk, post_nms))
+        self.graph = compile_answers(
+            EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms)
+        )
 
     def require_finite_weights(self) -> None:
         """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN

@@ -98,7 +98,8 @@ def _first(places: List[str]) -> str:
 
 
 def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
-    """The settings with those that the data decides. A wrong num_classes is an error, the others only warn."""
+    """The settings with those that the data decides. A num_classes that the labels do not have (`with_class_count`) is
+    an error, the others only warn."""
     labels = train.labels
     if config.num_classes and config.num_classes != len(labels.class_names):
         raise ConfigError(
@@ -140,5 +141,19 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
             for reason in sorted({line.reason for line in lines}):
                 places = [line.where for line in lines if line.reason == reason]
                 progress.warn(f"{name}: {what} {len(places)}: {reason} ({_first(places)})")
+    scored = validation.labels.boxes_per_class()
+    unused = [class_id for class_id in train.labels.unused_ids() if not scored[class_id]]
+    if unused:
+        called = _first([f"{class_id} ({train.labels.class_names[class_id]})" for class_id in unused])
+        progress.warn(
+            f"train: {len(unused)} class ids without a name and a box: {called}; all ids stay as they are, "
+            f"so the network has {len(train.labels.class_names)} classes"
+        )
     for name in classes_missing_from(train.labels, validation.labels):
         progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
+    unscored = classes_missing_from(validation.labels, train.labels)
+    if unscored:  # one line: a small validation set may lack many
+        progress.warn(
+            f"{len(unscored)} classes have boxes in training and none in validation, "
+            f"so they are not part of the scores: {', '.join(map(repr, unscored))}"
+        )

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
+import numpy as np
+
 from ssd_train import framework
 from ssd_train.archives import opened_model
-from ssd_train.config import TrainConfig
+from ssd_train.config import LEAST_CANDIDATES, TrainConfig
+from ssd_train.data.augment import View
 from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.labels import LabelledImages
+from ssd_train.data.labels import LabelledImages, has_own_ids
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.setbacks import Setbacks
 from ssd_train.data.stream import DetectionStream
 from ssd_train.data.stream_loader import StreamLoader
-from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.data.transforms import EvalTransform, TrainTransform, project
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT, is_converted
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
@@ -44,6 +47,7 @@ IN_A_JOB = (
     "use_pretrained_model 0 to start from random weights"
 )
 CACHE_SHARE = 0.5  # of the memory that is free when the job starts
+FULLEST_IMAGES = 100  # by number of boxes, on which nms_topk is counted
 AnyLoader = Union[TrainLoader, StreamLoader]
 
 
@@ -90,7 +94,15 @@ class Job:
 
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
         """The description of the net as it is after `epoch`."""
-        return SavedModel(self.config, self.class_names, self.post_nms, epoch, scores, framework.versions())
+        return SavedModel(
+            self.config,
+            self.class_names,
+            self.post_nms,
+            epoch,
+            scores,
+            framework.versions(),
+            category_ids=self.train.labels.category_ids,
+        )
 
 
 def prepare(
@@ -108,6 +120,7 @@ def prepare(
     weights = _find_weights(config, environment, progress)
     config, train, validation = take_in(config, environment, progress)
     config = with_anchors(config, environment.pretrained, train.labels, progress)
+    config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _refuse_early(environment, marks, config.epochs, before_data=False)
     for what, value in marks.items():
@@ -117,7 +130,7 @@ def prepare(
     if config.amp:
         dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")
-    net = _make_net(config, weights, train.labels.class_names, progress)
+    net = _make_net(config, weights, train.labels, progress)
     learner = Learner(net, config, devices, cluster)
     if config.ema_decay:
         learner.average = _make_average(learner, config, train.labels.class_names)
@@ -141,6 +154,24 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(_layout(config)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
+
+
+def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
+    """Return `config` with nms_topk, where it is left open: twice the anchors that teach the objects of the training
+    image that has most of them, LEAST_CANDIDATES or more. Fewer would cut off objects of a network that scores those
+    anchors perfectly; twice, because anchors beside them score, too."""
+    if config.nms_topk:
+        return config
+    side = config.image_shape
+    encode = TargetEncoder(make_anchors(_layout(config)))
+    sized = [(record, View((0, 0, *record.size_wh))) for record in labels.records if record.size_wh]
+    fullest = sorted(sized, key=lambda one: len(one[0].boxes))[-FULLEST_IMAGES:]
+    targets = [encode(*project(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
+    teaching = [np.count_nonzero(classes) for classes in targets]
+    chosen = max(LEAST_CANDIDATES, 2 * max(teaching, default=0))
+    if chosen > LEAST_CANDIDATES:
+        progress.say(f"nms_topk {chosen}: objects of one training image are taught by {max(teaching)} anchors")
+    return dataclasses.replace(config, nms_topk=chosen)
 
 
 def _layout(config: TrainConfig) -> AnchorLayout:
@@ -169,24 +200,26 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
         return None
     advice = IN_A_JOB if environment.hosted else ADVICE
     weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
-    _load_given(_new_net(config, ClassNames(("object",))), config, weights)
+    tried = ClassNames(("object",))
+    _load_given(_new_net(config, tried), config, weights, tried)
     return weights
 
 
-def _make_net(config: TrainConfig, weights: Optional[Path], class_names: ClassNames, progress: Progress) -> Any:
-    net = _new_net(config, class_names)
+def _make_net(config: TrainConfig, weights: Optional[Path], labels: LabelSet, progress: Progress) -> Any:
+    net = _new_net(config, labels.class_names)
     if config.classification_loss == "focal":
         expect_background(net)
     if weights is not None:
-        progress.say(str(_load_given(net, config, weights)))
+        progress.say(str(_load_given(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
-def _load_given(net: Any, config: TrainConfig, given: Path) -> LoadReport:
-    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive."""
+def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNames, by_id: bool = True) -> LoadReport:
+    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive. A class of
+    `class_names` gets the rows of the model's class of its name, or (`by_id`) of its id where one has no name."""
     if not given.exists():
         raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
     with opened_model(given) as place:
@@ -199,7 +232,8 @@ def _load_given(net: Any, config: TrainConfig, given: Path) -> LoadReport:
                     f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
                     f"that of the model in {given}"
                 )
-            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names))
+            rows = class_names.ids_in(model.class_names, by_id).tolist()
+            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
     return dataclasses.replace(report, source=str(given))
 
 
@@ -230,7 +264,7 @@ def _make_loaders(
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
     share = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
-    transform = TrainTransform(side, config.augmentation, encode, gray)
+    transform = TrainTransform(side, config.augmentation, encode, gray, config.mirror)
     if isinstance(train.images, DetectionStream):
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:

@@ -74,6 +74,7 @@ class Learner:
         self.graph = compile_graph(TrainGraph(net, make_loss(config), self.features))
         self.average: Optional[WeightAverage] = None  # follows every step that counts, where there is one
         self.clip = config.clip_gradient
+        self.clipped = False  # whether the gradient of the step that ended last was
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
         self.marked = min(self.parameters, key=lambda parameter: int(np.prod(parameter.shape)))  # the smallest
@@ -143,6 +144,7 @@ class Learner:
         """
         losses, norm = self._read(step.outputs, step.squares)
         norm /= step.scale
+        self.clipped = False
         if self.loss_scale.overflows(losses, norm):
             self._take_back(step)
             return losses  # 16 bits were too few for a gradient: the step is left out, the next has a smaller scale
@@ -152,6 +154,7 @@ class Learner:
                 f"found loss {losses.sum() / step.positives:g} with gradient norm {norm:g}, "
                 f"expected finite numbers; learning rate {step.rate:g}; the batch came from {step.batch.where()}"
             )
+        self.clipped = bool(self.clip) and norm > self.clip
         if not self.deferred:
             self._update(step.rate, step.scale * (max(norm / self.clip, 1.0) if self.clip else 1.0))
         return losses

@@ -12,7 +12,7 @@ from typing import Dict, Optional
 from ssd_train.config import TrainConfig
 from ssd_train.data.channel import Channel, Table, receive
 from ssd_train.data.fifo import fifo_path
-from ssd_train.data.labels import LabelledImages, matched_to, parse_class_names
+from ssd_train.data.labels import LabelledImages, matched_to, parse_class_names, with_class_count
 from ssd_train.data.records import ClassNames
 from ssd_train.data.spill import SpillFile, free_space
 from ssd_train.data.stream import DetectionStream, StreamOptions
@@ -47,9 +47,12 @@ class Pipes:
     def train(self) -> LabelledImages:
         """The training side; its images are a DetectionStream where they are too many to keep."""
         channel, config = self._channels["train"], self._config
-        class_names, table = channel.class_table(parse_class_names(config.class_names), config.num_classes)
-        self._table = table
+        class_names, table = channel.class_table(parse_class_names(config.class_names))
         labels, images = channel.label_set(class_names, table, config.on_bad_data)
+        if not config.class_names:
+            labels = with_class_count(labels, config.num_classes)
+        # a later epoch, or validation, may have an id that the first pass over training did not show
+        self._table = table = {**{i: i for i in labels.class_names.unnamed}, **table}
         if images is not None:
             return LabelledImages(labels, images)
         options = StreamOptions(

@@ -168,6 +168,8 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
         "CrossEntropy": result["CrossEntropy"],
         "SmoothL1": result["SmoothL1"],
         "learning_rate": rates[state.tally.steps - 1],
+        "steps": result["steps"],
+        "clipped_steps": result["clipped"],
         "images_per_second": round(result["images"] / result["seconds"], 3),
         "seconds": round(result["seconds"], 3),
         "data_seconds": round(result["data_seconds"], 3),
@@ -179,8 +181,7 @@ def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Enviro
     state = keeper.state
     found = job.cluster.by_leader(lambda: _score(job, keeper, progress))
     row.update(found["row"])
-    tolerance, interval = job.config.early_stopping_tolerance, job.config.validation_interval
-    if state.best.update(row["VOC07"], row["epoch"], tolerance, interval) and job.cluster.is_leader:
+    if state.best.update(row, state.history, job.config) and job.cluster.is_leader:
         history = [*state.history, row]
         job.saved_model(row["epoch"], found["scores"]).save(environment.model_dir, job.answering_net, history)
         _keep_deployable(job, environment, progress)

@@ -29,9 +29,10 @@ HISTORY, WEIGHTS, LAST = "history.jsonl", "weights-{}.params", "last.params"
 class SavedModel:
     """What a model folder holds beside the weights.
 
-    post_nms    boxes per image that the model may answer
-    scores      validation scores of these weights, as Scores.to_json()
-    epoch       the epoch (from 0) after which the weights were taken
+    post_nms        boxes per image that the model may answer
+    scores          validation scores of these weights, as Scores.to_json()
+    epoch           the epoch (from 0) after which the weights were taken
+    category_ids    class name -> id of its category in the COCO file that it was trained on; else empty
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class SavedModel:
     versions: Dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     sha256: str = ""
+    category_ids: Dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
         """Put the weights of `net` and this description into `folder`."""
@@ -51,6 +53,7 @@ class SavedModel:
             "format": MODEL_FORMAT,
             "package": __version__,
             "class_names": list(self.class_names),
+            "category_ids": self.category_ids,
             "image_shape": self.config.image_shape,
             "post_nms": self.post_nms,
             "epoch": self.epoch,
@@ -93,6 +96,7 @@ class SavedModel:
                 versions=document["versions"],
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
+                category_ids=dict(document.get("category_ids", {})),  # not there before this key came
             )
             storage.check_sum(path, document)
             return model

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train.config import TrainConfig
+
+Row = Mapping[str, Any]  # of a run's history
 
 
 def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
@@ -26,23 +28,39 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> flo
 
 @dataclass
 class BestScore:
-    """The best validation:mAP so far and whether to go on without a better one."""
+    """The best validation:mAP, which early stopping goes by, and the epoch whose model is kept.
+
+    value                       highest VOC07 mAP so far
+    epoch                       whose model is kept, -1 before the first evaluation
+    epochs_since_improvement    of `value`
+    """
 
     value: Optional[float] = None
     epoch: int = -1
     epochs_since_improvement: int = 0
 
-    def update(self, value: Optional[float], epoch: int, tolerance: float, interval: int = 1) -> bool:
-        """Take the score of `epoch`; true when it is the best. None (nothing to score) is never an improvement."""
+    def update(self, row: Row, history: Sequence[Row], config: TrainConfig) -> bool:
+        """Take an evaluated epoch's row of the history; true when its model is to be kept. A row without scores (there
+        was nothing to score) is never an improvement.
+
+        history     rows of the epochs before it
+        """
+        value = row["VOC07"]
         if value is None:
             return False
-        better = self.value is None or value > self.value
-        # early stopping asks for a relative improvement, the best model for any
-        enough = self.value is None or value - self.value > tolerance * self.value
-        if better:
-            self.value, self.epoch = value, epoch
-        self.epochs_since_improvement = 0 if better and enough else self.epochs_since_improvement + interval
-        return better
+        # early stopping asks for a relative improvement, as the built-in algorithm does
+        improved = self.value is None or value - self.value > config.early_stopping_tolerance * self.value
+        self.epochs_since_improvement = 0 if improved else self.epochs_since_improvement + config.validation_interval
+        self.value = value if self.value is None else max(self.value, value)
+        kept = self.kept_row(history)
+        if kept is not None and not _is_better(row, kept, config.metric_for_best_model):
+            return False
+        self.epoch = row["epoch"]
+        return True
+
+    def kept_row(self, history: Sequence[Row]) -> Optional[Row]:
+        """Return the row of the epoch whose model is kept, None before the first."""
+        return next((row for row in history if row.get("epoch") == self.epoch), None)
 
     def should_stop(self, config: TrainConfig, epochs_done: int) -> bool:
         """True when early stopping is on and its patience is over."""
@@ -51,6 +69,19 @@ class BestScore:
             and epochs_done >= config.early_stopping_min_epochs
             and self.epochs_since_improvement >= config.early_stopping_patience
         )
+
+
+def _is_better(row: Row, kept: Row, metric: str) -> bool:
+    """Return whether the model of `row` replaces the kept one. VOC07 saturates at 1.0 on easy data, and later epochs
+    are better on average: by default COCO mAP decides, then VOC07, and the later of equals is kept."""
+    if metric == "voc07":
+        return _figures(row, "VOC07") > _figures(kept, "VOC07")
+    return _figures(row, "mAP", "VOC07") >= _figures(kept, "mAP", "VOC07")
+
+
+def _figures(row: Row, *names: str) -> Tuple[float, ...]:
+    """Return the named figures of `row`; one that it lacks is below all others."""
+    return tuple(-1.0 if row.get(name) is None else row[name] for name in names)
 
 
 def course(config: TrainConfig, epoch: int, steps: int) -> List[float]:

@@ -41,8 +41,9 @@ def read_sides(config: TrainConfig, environment: Environment, progress: Progress
             raise ConfigError(f"labels: found {environment.labels}, expected none: train is a pipe that brings labels")
         train = pipes.train()
     else:
-        train = read_labelled(environment.train, environment.labels, _options(config, config.class_names, fetch))
-        train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
+        train = read_labelled(environment.train, environment.labels, _options(config, fetch))
+        if not config.class_names:
+            train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
     if "validation" in pipes:
         return train, pipes.validation(train.labels.class_names)
     alone = environment.validation is None and environment.validation_labels is None
@@ -50,10 +51,9 @@ def read_sides(config: TrainConfig, environment: Environment, progress: Progress
     if own is not None:
         return train, own
     if alone:
-        return hold_out(train, config)
+        return hold_out(train, config, progress)
     images: Optional[Path] = environment.validation or environment.train
-    others = _options(config, "", fetch)  # their names are matched with those of training
-    validation = read_labelled(images, environment.validation_labels, others)
+    validation = read_labelled(images, environment.validation_labels, _options(config, fetch))
     scored = matched_to(for_validation(validation.labels), train.labels.class_names)
     return train, LabelledImages(scored, validation.images)
 
@@ -77,7 +77,7 @@ def _of_sets(
     )
 
 
-def hold_out(whole: LabelledImages, config: TrainConfig) -> Sides:
+def hold_out(whole: LabelledImages, config: TrainConfig, progress: Optional[Progress] = None) -> Sides:
     """A share of the images kept for validation."""
     if isinstance(whole.images, DetectionStream):
         raise DataError(
@@ -85,19 +85,15 @@ def hold_out(whole: LabelledImages, config: TrainConfig) -> Sides:
             "channel validation, or a larger --pipe_spill_gb"
         )
     group = config.split_group or None
-    train, held_out = split_by_hash(whole.labels, config.validation_fraction, hash_of_image(whole.images), group)
+    content = hash_of_image(whole.images)
+    train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
     # what was skipped belongs to the file, so it is told with the larger part
     train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
     held_out = dataclasses.replace(held_out, others=())  # told with training's
     return LabelledImages(train, whole.images), LabelledImages(held_out, whole.images)
 
 
-def _options(config: TrainConfig, class_names: str, fetch: Optional[Fetch]) -> LabelOptions:
-    return LabelOptions(
-        config.labels_format,
-        config.label_attribute,
-        config.on_bad_data,
-        parse_class_names(class_names),
-        fetch,
-        verified=config.verified,
-    )
+def _options(config: TrainConfig, fetch: Optional[Fetch]) -> LabelOptions:
+    names, verified = parse_class_names(config.class_names), config.verified
+    format, attribute, on_bad = config.labels_format, config.label_attribute, config.on_bad_data
+    return LabelOptions(format, attribute, on_bad, names, fetch, verified=verified)

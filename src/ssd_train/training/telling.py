@@ -28,13 +28,11 @@ def tell_epoch(
         f"epoch {state.epoch}/{config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
         f"SmoothL1 {row['SmoothL1']:.3f}  {row['images_per_second']:.1f} images/s"
     )
+    if row["clipped_steps"]:
+        text += f"  gradient clipped in {row['clipped_steps']} of {row['steps']} steps"
     if row.get("VOC07") is not None:
-        best = (
-            "best so far"
-            if state.best.epoch == row["epoch"]
-            else f"best {state.best.value:.3f} in epoch {state.best.epoch + 1}"
-        )
-        text += f"  VOC07 mAP {row['VOC07']:.3f} ({best})"
+        kept = "best so far" if state.best.epoch == row["epoch"] else f"best in epoch {state.best.epoch + 1}"
+        text += f"  COCO mAP {row['mAP']:.3f}  VOC07 mAP {row['VOC07']:.3f} ({kept})"
     progress.say(text)
     if environment.hosted:
         for line in _metric_lines(row, steps, config.epochs, environment.host):

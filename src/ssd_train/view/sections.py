@@ -43,11 +43,13 @@ def scores_section(data: ReportData) -> Html:
     scores, f1 = data.scores, data.scores.get("best_f1") or {}
     at = f"at score {number(f1.get('threshold'), 2)} or more, where F1 is best ({number(f1.get('f1'))})"
     overlap = number(scores.get("overlap_threshold", 0.5), 2)
+    metric = data.settings.get("metric_for_best_model")
+    chooses = {name: "; chooses the best model" if name == metric else "" for name in ("coco", "voc07")}
     tiles = [
         _tile("mAP@0.5", number(scores.get("mAP@0.5")), "boxes overlap by half (COCO)", "tile first"),
-        _tile("mAP", number(scores.get("mAP")), "COCO: overlap 0.50 to 0.95"),
+        _tile("mAP", number(scores.get("mAP")), f"COCO: overlap 0.50 to 0.95{chooses['coco']}"),
         _tile("mAP@0.75", number(scores.get("mAP@0.75")), "boxes fit closely (COCO)"),
-        _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, overlap {overlap}; chooses the best model"),
+        _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, overlap {overlap}{chooses['voc07']}"),
         _tile("Precision", number(f1.get("precision")), "detections that are right, " + at),
         _tile("Recall", number(f1.get("recall")), "objects that are found, at the same score"),
         _tile(

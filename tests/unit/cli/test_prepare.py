@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import manifests
 import numpy as np
@@ -181,6 +183,21 @@ def test_split(prepare, tmp_path):
     assert out.splitlines() == [
         f"{n} lines written: s/{name}.manifest" for n, name in ((16, "train"), (2, "validation"), (2, "test"))
     ]
+
+
+@pytest.mark.parametrize(
+    "group, counted, groups, names",
+    [(r"(\d)\d\.jpg", "bracket", 2, 20), (r"v\d\d", "whole match", 20, 20), (r"(v0)\d", "bracket", 1, 10)],
+)
+def test_split_by_groups_says_what_counts_and_how_many_there_are(prepare, tmp_path, group, counted, groups, names):
+    manifests.write(tmp_path / "a", [manifests.line(f"v{i:02d}.jpg") for i in range(20)])
+
+    code, out, _ = prepare("split", "a", "--fractions", "0.5", "--output", "s", "--group", group)
+
+    assert code == 0
+    line = out.splitlines()[0]
+    assert line.startswith("group: ") and counted in line
+    assert [int(number) for number in re.findall(r"\d+", line)] == [groups, names, 20]
 
 
 def test_grayscale_says_what_is_bad_after_all_others_are_done(prepare, tmp_path):

@@ -14,6 +14,7 @@ from ssd_train.data.augment import (
     View,
     colour_matrix,
     constrained_crop,
+    policy_of,
     visible,
 )
 
@@ -33,6 +34,16 @@ def test_the_same_random_state_gives_the_same_view(policy, boxes):
     for a, b in zip(views(policy, 20, boxes=boxes, seed=4), views(policy, 20, boxes=boxes, seed=4)):
         assert (a.rect, a.quarter_turns, a.flip_x, a.flip_y) == (b.rect, b.quarter_turns, b.flip_x, b.flip_y)
         assert (a.colour is None) == (b.colour is None) and (a.colour is None or np.array_equal(a.colour, b.colour))
+
+
+@pytest.mark.parametrize("policy", AUGMENTATIONS)
+def test_policy_of_without_mirror_draws_the_same_views_unmirrored(policy):
+    unmirrored, random = policy_of(policy, mirror=False), np.random.RandomState(0)
+    found = [unmirrored(WH, BOXES, random) for _ in range(300)]
+    assert not any(view.flip_x or view.flip_y for view in found)
+    usual = views(policy)
+    assert [(v.rect, v.quarter_turns) for v in found] == [(v.rect, v.quarter_turns) for v in usual]
+    assert any(view.flip_x for view in usual) == (policy != "none")
 
 
 def test_none_changes_nothing():

@@ -14,6 +14,7 @@ from ssd_train.data.channel import receive
 from ssd_train.data.check import unusable
 from ssd_train.data.check_codes import CODES
 from ssd_train.data.check_labels import of_skipped
+from ssd_train.data.formats.fields import TOO_SMALL
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.images import encode_png
 from ssd_train.data.labels import read_labels
@@ -55,8 +56,7 @@ BAD_IMAGE_JSON = {
     "text": (image_json("bad.png", {**JSON_BOX, "left": "10"}), "bad-coordinates"),
     "true": (image_json("bad.png", {**JSON_BOX, "top": True}), "bad-coordinates"),
     "NaN": (json.dumps(image_json("bad.png", {**JSON_BOX, "top": 0.5})).replace("0.5", "NaN"), "bad-coordinates"),
-    "width 0": (image_json("bad.png", {**JSON_BOX, "width": 0}), "box-degenerate"),
-    "class 3 of 1": (image_json("bad.png", {**JSON_BOX, "class_id": 3}), "unknown-class"),
+    "width below 0": (image_json("bad.png", {**JSON_BOX, "width": -1}), "box-degenerate"),
     "class a word": (image_json("bad.png", {**JSON_BOX, "class_id": "cat"}), "unknown-class"),
     "size a text": (image_json(image_size=[{"width": "100", "height": 80}]), "bad-image-size"),
     "sizes no list": (image_json(image_size={"width": 100, "height": 80}), "bad-image-size"),
@@ -118,11 +118,14 @@ def test_coco(tmp_path, image, box, code, where):
 
 
 # --- Pascal VOC ---------------------------------------------------------------------------------------------------
-def voc(name="bad.png", box=(11, 21, 40, 60), size=(100, 80), thing="cat"):
+def voc_object(box, thing="cat"):
     corners = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box))
+    return f"<object><name>{thing}</name><bndbox>{corners}</bndbox></object>"
+
+
+def voc(name="bad.png", box=(11, 21, 40, 60), size=(100, 80), thing="cat"):
     sides = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
-    seen = f"<object><name>{thing}</name><bndbox>{corners}</bndbox></object>"
-    return f"<annotation><filename>{name}</filename>{sides}{seen}</annotation>"
+    return f"<annotation><filename>{name}</filename>{sides}{voc_object(box, thing)}</annotation>"
 
 
 BAD_VOC = {
@@ -157,7 +160,7 @@ BAD_YOLO = {
     "pixels": ("0 40 20 10 10", "bad-coordinates"),
     "word": ("0 x 0.5 0.1 0.1", "bad-coordinates"),
     "nan": ("0 nan 0.5 0.1 0.1", "bad-coordinates"),
-    "no width": ("0 0.5 0.5 0 0.1", "box-degenerate"),
+    "width below 0": ("0 0.5 0.5 -0.1 0.1", "box-degenerate"),
     "class a name": ("cat 0.5 0.5 0.1 0.1", "unknown-class"),
     "class 2 of 1": ("2 0.5 0.5 0.1 0.1", "unknown-class"),
 }
@@ -218,7 +221,7 @@ BAD_SAMPLES = {
     "text for an image": (b"not found", pipe_label(), "unreadable-image"),
     "half an image": (PNG[:60], pipe_label(), "truncated-image"),
     "text": (PNG, pipe_label({**JSON_BOX, "left": "10"}), "bad-coordinates"),
-    "width 0": (PNG, pipe_label({**JSON_BOX, "width": 0}), "box-degenerate"),
+    "width below 0": (PNG, pipe_label({**JSON_BOX, "width": -1}), "box-degenerate"),
     "class a word": (PNG, pipe_label({**JSON_BOX, "class_id": "cat"}), "unknown-class"),
     "size a text": (PNG, pipe_label(image_size=[{"width": "100", "height": 80}]), "bad-image-size"),
 }
@@ -228,7 +231,7 @@ BAD_SAMPLES = {
 def test_pipe(tmp_path, image, label, code):
     with FifoWriter(tmp_path / "train", [[framed(PNG, pipe_label()), framed(image, label)]]):
         channel = receive(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
-    labels, _ = channel.label_set(*channel.class_table(None, 0), "skip")
+    labels, _ = channel.label_set(*channel.class_table(None), "skip")
     assert told(labels) == [(code, "train_0:3")]
 
 
@@ -238,7 +241,7 @@ BAD_FRAMES = {
     "no annotations": ({"frame": "bad.png"}, "bad-line"),
     "frame a number": ({"frame": 5, "annotations": []}, "bad-image-name"),
     "text": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "left": "10"}]}, "bad-coordinates"),
-    "height 0": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "height": 0}]}, "box-degenerate"),
+    "height below 0": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "height": -1}]}, "box-degenerate"),
     "class 4 of 1": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "class-id": "4"}]}, "unknown-class"),
 }
 
@@ -251,6 +254,61 @@ def test_video(tmp_path, frame, code):
     write(tmp_path, {"output.manifest": line, "0/SeqLabel.json": {"detection-annotations": frames}})
     where = f"{tmp_path / '0' / 'SeqLabel.json'}:detection-annotations[1]"
     assert told(read_video_frames(tmp_path / "output.manifest", None, "skip")) == [(code, where)]
+
+
+# --- boxes of no size, in every format: the box is left out and counted, the picture and its other box stay -------
+def read_pipe(tmp_path, label):
+    with FifoWriter(tmp_path / "train", [[framed(PNG, label)]]):
+        channel = receive(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
+    return channel.label_set(*channel.class_table(None), "error")[0]
+
+
+def read_files(tmp_path, files):
+    write(tmp_path, files)
+    return read_labels(tmp_path)
+
+
+def read_video(tmp_path, boxes):
+    kind = {"class-map": {"0": "cat"}, "type": "groundtruth/video-object-detection"}
+    line = {"source-ref": "s3://b/in/seq.json", "cats-ref": "s3://b/out/0/SeqLabel.json", "cats-ref-metadata": kind}
+    frames = [{"frame": "good.png", "annotations": boxes}]
+    write(tmp_path, {"output.manifest": line, "0/SeqLabel.json": {"detection-annotations": frames}})
+    return read_video_frames(tmp_path / "output.manifest")
+
+
+def manifest_line(label):
+    kind = {"class-map": {"0": "cat"}, "type": "groundtruth/object-detection"}
+    return json.dumps({"source-ref": "s3://b/good.png", "bb": json.loads(label), "bb-metadata": kind})
+
+
+COCO_LABELS = {
+    "images": [COCO_IMAGE],
+    "annotations": [COCO_BOX, {**COCO_BOX, "id": 2, "bbox": [10, 20, 0, 40]}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+FLAT = {"width": 0}, {"height": 0}, {"width": 0.0, "height": 0.0}, {"width": 0, "left": 100}
+NO_SIZE = {
+    "ground truth": lambda p: read_files(
+        p, {"a.manifest": manifest_line(pipe_label(JSON_BOX, *({**JSON_BOX, **flat} for flat in FLAT)))}
+    ),
+    "image and JSON": lambda p: read_files(p, {"0.json": image_json("a", JSON_BOX, {**JSON_BOX, "height": 0})}),
+    "COCO": lambda p: read_files(p, {"a.json": COCO_LABELS}),
+    # VOC includes both ends, so that the last pixel of a box without one is that before its first
+    "VOC": lambda p: read_files(p, {"a.xml": voc().replace("<object>", voc_object((11, 21, 10, 60)) + "<object>")}),
+    "YOLO": lambda p: read_files(p, {"a.png": PNG, "a.txt": f"{YOLO_LINE}\n0 0.5 0.5 0 0.1"}),
+    "RecordIO": lambda p: read_files(p, {"a.rec": framed(payload([*REC_LABEL, 0, 0.1, 0.5, 0.4, 0.5]))}),
+    "Pipe mode": lambda p: read_pipe(p, pipe_label(JSON_BOX, {**JSON_BOX, "width": 0})),
+    "video": lambda p: read_video(p, [VIDEO_BOX, {**VIDEO_BOX, "width": 0}]),
+}
+
+
+@pytest.mark.parametrize("read", NO_SIZE.values(), ids=NO_SIZE.keys())
+def test_readers_box_without_size_leaves_out_the_box_and_not_the_picture(tmp_path, read):
+    labels = read(tmp_path)
+    assert [record.boxes.astype(float).round(3).tolist() for record in labels.records] == [[GOOD_BOX]]
+    left_out = [line for line in labels.mended if line.reason == TOO_SMALL]
+    assert len(left_out) == (len(FLAT) if labels.source.endswith("a.manifest") else 1)
+    assert labels.skipped == ()
 
 
 # --- whole files --------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ def received(folder, pieces, limit=10**7, delay=0.0):
         return receive(folder / "train", 5, SpillFile(folder, limit))
 
 
-def labels_of(channel, class_names=None, least=0, on_bad="error"):
-    names, table = channel.class_table(class_names, least)
+def labels_of(channel, class_names=None, on_bad="error"):
+    names, table = channel.class_table(class_names)
     return channel.label_set(names, table, on_bad)
 
 
@@ -75,27 +75,26 @@ def test_the_order_of_the_stream_makes_no_difference(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pieces, given, least, expected",
+    "pieces, given, expected",
     [
-        pytest.param(WITH_NAMES, None, 0, ["cat", "dog"], id="metadata"),
-        pytest.param(WITH_NAMES, ("dog", "emu", "cat"), 0, ["dog", "emu", "cat"], id="metadata-in-given-order"),
-        pytest.param(PLAIN, ("red", "blue"), 0, ["red", "blue"], id="given"),
-        pytest.param(PLAIN, None, 0, ["class_0", "class_1"], id="numbered"),
-        pytest.param(PLAIN, None, 4, ["class_0", "class_1", "class_2", "class_3"], id="numbered-by-num-classes"),
-        pytest.param(WITH_NAMES, ("dog",), 0, "class 'cat' is unknown", id="metadata-of-another-class"),
-        pytest.param(PLAIN, ("red",), 0, "train_0:1: class_id: found 1, expected one of", id="too-few"),
+        pytest.param(WITH_NAMES, None, ["cat", "dog"], id="metadata"),
+        pytest.param(WITH_NAMES, ("dog", "emu", "cat"), ["dog", "emu", "cat"], id="metadata-in-given-order"),
+        pytest.param(PLAIN, ("red", "blue"), ["red", "blue"], id="given"),
+        pytest.param(PLAIN, None, ["class_0", "class_1"], id="numbered"),
+        pytest.param(WITH_NAMES, ("dog",), "class 'cat' is unknown", id="metadata-of-another-class"),
+        pytest.param(PLAIN, ("red",), "train_0:1: class_id: found 1, expected one of", id="too-few"),
     ],
 )
-def test_class_names(tmp_path, pieces, given, least, expected):
+def test_class_names(tmp_path, pieces, given, expected):
     channel = received(tmp_path, pieces)
     names = given and ClassNames(given)
     if isinstance(expected, str):
         with pytest.raises(DataError) as error:
-            labels_of(channel, names, least)
+            labels_of(channel, names)
         assert expected in str(error.value)
         return
 
-    labels, _ = labels_of(channel, names, least)
+    labels, _ = labels_of(channel, names)
 
     assert list(labels.class_names) == expected
     count = dict(zip(labels.class_names, labels.boxes_per_class()))

@@ -24,6 +24,7 @@ from faulty_sets import (
     with_box,
 )
 
+from ssd_train.cli.check import make_parser, read_sides
 from ssd_train.data.check import (
     CheckResult,
     Side,
@@ -102,11 +103,39 @@ def test_class_with_few_boxes():
     assert set(result.counts) == {"few-examples"}
 
 
+def test_check_class_id_without_name_and_box_is_noted_and_no_class_with_few_boxes():
+    boxes, ids = [[[0, 0, 200, 200], [50, 50, 300, 300]]] * 12, [[0, 3]] * 12
+    labels = label_set(boxes, ids, (400, 400), ("cat", "class_1", "cow", "dog"))
+    result = check_data([Side("train", labels)], 300, ANCHORS)
+    assert [(f.code, f.severity, f.where) for f in result.findings] == [
+        ("few-examples", "warning", "train.manifest"),  # a class that has a name
+        ("unused-class-id", "note", "train.manifest"),
+    ]
+    assert "class_1" in result.findings[1].detail and "cow" in result.findings[0].detail
+
+
+def test_check_validation_has_given_class_names_as_training_has(tmp_path):
+    for name, class_id in (("train", 0), ("validation", 1)):
+        (tmp_path / name).mkdir()
+        box = {"class_id": class_id, "left": 1, "top": 1, "width": 9, "height": 9}
+        label = {"file": f"{name}.jpg", "annotations": [box], "categories": [{"class_id": 18, "name": "dog"}]}
+        (tmp_path / name / "a.json").write_text(json.dumps(label))
+    arguments = ["--labels", f"{tmp_path}/train", "--validation_labels", f"{tmp_path}/validation"]
+    flags = make_parser().parse_args([*arguments, "--class_names", "cat,dog"])
+
+    train, validation = read_sides(flags, HeardProgress())
+
+    assert train.labels.class_names.names == validation.labels.class_names.names == ("cat", "dog")
+    assert [s.labels.records[0].class_ids.tolist() for s in (train, validation)] == [[0], [1]]
+    codes = [code for code, _ in found(train, validation)]
+    assert codes.count("categories-ignored") == 2 and "unknown-class" not in codes
+
+
 def test_class_that_training_never_shows():
     train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat", "dog"))
     validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("dog",))
     codes = [code for code, _ in found(Side("train", train), Side("validation", validation))]
-    assert codes == ["few-examples", "class-only-in-validation"]
+    assert codes == ["few-examples", "class-only-in-training", "class-only-in-validation"]
 
 
 def test_class_that_training_does_not_know():
@@ -170,6 +199,7 @@ def test_every_code_can_be_found():
     sets = [code for _, code, _ in BAD_SETS.values()]
     single = ["too-large", "few-examples", "class-only-in-validation", "duplicate-picture", "image-without-label"]
     single.append("filename-differs")
+    single += ["class-only-in-training", "unused-class-id", "categories-ignored"]
     pairs = ["same-image-in-train-and-validation", "near-duplicate-picture", "near-duplicate-in-validation"]
     assert set(CODES) == {*tables, *sets, *single, *pairs}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from ssd_train.data.label_formats import EXPECTED, find_labels
 from ssd_train.data.labels import (
     READERS,
     LabelOptions,
-    is_numbered,
     matched_to,
     parse_class_names,
     read_labelled,
@@ -248,8 +248,12 @@ def test_labels_without_an_object_are_refused(tmp_path):
         pytest.param(("class_0", "class_1"), ("cat", "dog"), ["cat", "dog", "dog"], id="without-names-by-id"),
         pytest.param(("class_0", "class_1"), ("a", "b", "c"), ["a", "b", "b"], id="without-names-more-classes"),
         pytest.param(("class_0", "class_1"), ("class_1", "class_0"), ["class_0", "class_1", "class_1"], id="so-called"),
+        pytest.param(("cat", "dog"), ("class_0", "class_1"), ["class_0", "class_1", "class_1"], id="names-here-only"),
+        pytest.param(("cat", "dog"), ("cat", "class_1", "cow"), ["cat", "class_1", "class_1"], id="a-gap-there"),
+        pytest.param(("cat", "class_1"), ("cat", "dog"), ["cat", "dog", "dog"], id="a-gap-here"),
+        pytest.param(("cat", "dog"), ("class_0", "cat"), "found class 'dog' (2 boxes)", id="ids-that-differ"),
         pytest.param(("cat", "dog"), ("cat",), "found class 'dog' (2 boxes)", id="unknown-name"),
-        pytest.param(("class_0", "class_1"), ("cat",), "found class id 1, expected less than 1", id="unknown-id"),
+        pytest.param(("class_0", "class_1"), ("cat",), "found class id 1 (2 boxes)", id="unknown-id"),
     ],
 )
 def test_classes_of_validation(own, given, expected):
@@ -266,10 +270,26 @@ def test_classes_of_validation(own, given, expected):
     assert matched.class_names == ClassNames(given)
 
 
-def test_number_of_classes_counts_where_labels_have_no_names():
-    assert list(with_class_count(label_set([[]], class_names=("class_0",)), 3).class_names)[2] == "class_2"
-    assert list(with_class_count(label_set([[]], class_names=("cat",)), 3).class_names) == ["cat"]
-    assert is_numbered(ClassNames(("class_0", "class_1"))) and not is_numbered(ClassNames(("class_1",)))
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_matched_to_labels_without_class_ids_of_their_own_go_by_name_only(format):
+    labels = replace(label_set([[[1, 2, 20, 12]]], [[0]]), details={"format": format})
+    with pytest.raises(DataError, match="found class 'cat'"):
+        matched_to(labels, ClassNames(("class_0", "class_1")))
+
+
+@pytest.mark.parametrize(
+    "format, names, expected",
+    [
+        ("recordio", ("class_0",), ("class_0", "class_1", "class_2")),
+        ("ground_truth", ("cat",), ("cat", "class_1", "class_2")),
+        ("pipe", ("a", "b", "c", "d"), ("a", "b", "c", "d")),
+        ("coco", ("cat",), ("cat",)),
+        ("voc", ("cat",), ("cat",)),
+    ],
+)
+def test_with_class_count_more_classes_than_seen_are_added_where_ids_count_from_0(format, names, expected):
+    labels = replace(label_set([[]], class_names=names), details={"format": format})
+    assert with_class_count(labels, 3).class_names.names == expected
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nets import drawn_inputs, suppressed, talking_model, undecided_model
 
 from ssd_train.deploy.agreement import compare
+from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.errors import SsdTrainError
 
 UNUSED = [-1.0] * 6
@@ -72,3 +74,72 @@ def test_what_answers_differently_is_refused():
 def test_what_answers_nothing_proves_nothing():
     with pytest.raises(SsdTrainError, match="x.onnx finds nothing in the pictures"):
         compare(rows(), rows()).require("x.onnx")
+
+
+PICTURES = drawn_inputs(3)
+
+
+@pytest.fixture(scope="module", params=[undecided_model, talking_model], ids=["scores-all-equal", "scores-differ"])
+def answers(request, tmp_path_factory):
+    """The rows of a network, what entered its suppression, and how many rows it may answer."""
+    folder = tmp_path_factory.mktemp("model")
+    model = request.param(folder, post_nms=400) if request.param is talking_model else request.param(folder)
+    engine = GluonEngine(folder, "cpu")
+    return engine.run(PICTURES), [engine.candidates(picture) for picture in PICTURES], model.post_nms
+
+
+def compared(answers, **change):
+    """A comparison with an engine whose scores or boxes differ so before suppression."""
+    expected, candidates, post_nms = answers
+    found = np.stack([suppressed(entered, post_nms, **change) for entered in candidates])
+    return compare(expected, found), compare(expected, found, candidates.__getitem__)
+
+
+def test_rows_of_the_candidates_are_those_of_the_network(answers):
+    assert compared(answers)[1].unmatched == 0
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-5])
+def test_ties_of_scores_are_no_disagreement(answers, noise):
+    without, agreement = compared(answers, noise=noise)
+    assert agreement.rows > 100 and agreement.unmatched == 0
+    agreement.require("the exported network")
+    if without.unmatched:  # what rows alone do not tell
+        with pytest.raises(SsdTrainError):
+            without.require("the exported network")
+
+
+def test_ties_of_scores_that_rows_alone_do_not_tell_are_there(tmp_path):
+    """So that the test above tests something."""
+    undecided_model(tmp_path)
+    engine = GluonEngine(tmp_path, "cpu")
+    candidates = [engine.candidates(picture) for picture in PICTURES]
+    assert compared((engine.run(PICTURES), candidates, 400), noise=1e-6)[0].unmatched > 50
+
+
+@pytest.mark.parametrize(
+    "fault", [{"shift": 0.5}, {"shift": -0.2}, {"noise": 0.1}], ids=["moved-boxes", "moved-a-little", "other-scores"]
+)
+def test_another_answer_is_a_disagreement_in_spite_of_ties(answers, fault):
+    _, agreement = compared(answers, **fault)
+    with pytest.raises(SsdTrainError, match="answers differently"):
+        agreement.require("x.onnx")
+
+
+def test_without_suppression_is_a_disagreement(answers):
+    expected, candidates, post_nms = answers
+    found = np.stack([suppressed(entered._replace(threshold=1.0), post_nms) for entered in candidates])
+    with pytest.raises(SsdTrainError, match="answers differently"):
+        compare(expected, found, candidates.__getitem__).require("x.onnx")
+
+
+def test_missing_boxes_and_other_classes_are_a_disagreement_where_scores_differ(tmp_path):
+    talking_model(tmp_path)
+    engine = GluonEngine(tmp_path, "cpu")
+    expected, candidates = engine.run(PICTURES), [engine.candidates(picture) for picture in PICTURES]
+    without_best, other_class = expected.copy(), expected.copy()
+    without_best[:, :5] = -1
+    other_class[:, :5, 0] = (other_class[:, :5, 0] + 1) % 3
+    for found in (without_best, other_class):
+        with pytest.raises(SsdTrainError, match="answers differently"):
+            compare(expected, found, candidates.__getitem__).require("x.onnx")

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from nets import CLASSES, drawn_inputs, talking_model
+from nets import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
 
 from ssd_train import framework
 from ssd_train.deploy import artifact, exported
@@ -61,6 +61,18 @@ def test_it_answers_as_the_model(published):
     assert agreement.score_difference < 1e-4 and agreement.box_difference < 0.05
     assert is_current(folder) and refresh(folder, PICTURES) is None
     assert LEAST_SCORE == SCORE_FLOOR
+
+
+@pytest.mark.parametrize("change, agree", [({"noise": 1e-6}, True), ({"noise": 1e-6, "shift": 0.5}, False)])
+def test_scores_that_are_all_equal_leave_no_model_without_deployment_files(tmp_path, monkeypatch, change, agree):
+    """As after the first steps; the exported network sums in another order, as on another processor."""
+    undecided_model(tmp_path / "model")
+    entered = [GluonEngine(tmp_path / "model", "cpu").candidates(picture) for picture in PICTURES]
+    rows = np.stack([suppressed(candidates, 400, **change) for candidates in entered])
+    monkeypatch.setattr(SymbolEngine, "run", lambda engine, pictures: rows)
+    with contextlib.nullcontext() if agree else pytest.raises(SsdTrainError, match="answers differently"):
+        refresh(tmp_path / "model", PICTURES)
+    assert is_current(tmp_path / "model") == agree
 
 
 def test_any_number_of_pictures_one_after_another(published):

@@ -131,12 +131,10 @@ def test_a_detector_of_gluoncv(tmp_path):
     net = build_net("mobilenet1.0", 300, names)
     before = values(net)
     report = load_pretrained(net, "mobilenet1.0", tmp_path / "ssd.params")
-    assert (
-        report.kind == "detector"
-        and report.loaded == report.total
-        and set(report.kept_classes) == {"person", "aeroplane"}
-    )
-    assert str(report).endswith("; class rows kept: person, aeroplane")
+    assert (report.kind, report.kept_classes) == ("detector", (("person", "person"), ("aeroplane", "aeroplane")))
+    assert report.new_classes == ("logo",)
+    heads = sum(name.startswith("class_predictors.") for name in before)
+    assert (report.loaded, report.partly) == (report.total - heads, heads)
     after, given = values(net), theirs._collect_params_with_prefix()
     old_names = list(theirs.classes)
     for name, array in after.items():
@@ -165,7 +163,9 @@ def test_a_model_of_ours_with_other_classes(our_file, names, kept):
     net = build_net(SMALL_NETWORK, 200, names, seed=6)  # another image size: more maps, other anchors
     before, given = values(net), values(old)
     report = load_pretrained(net, SMALL_NETWORK, path, ["cat", "dog", "cow"])
-    assert report.kept_classes == kept
+    assert report.kept_classes == tuple((name, name) for name in kept)
+    assert report.new_classes == tuple(name for name in names if name not in kept)
+    assert (report.partly > 0) == (report.new_classes != ())
     after = values(net)
     for level in range(4):
         name = f"class_predictors.{level}.predictor.weight"
@@ -184,12 +184,40 @@ def test_a_model_of_ours_with_other_classes(our_file, names, kept):
         np.testing.assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.parametrize(
+    "rows, kept, new",
+    [
+        ([0, 1, 2], (("class_0", "cat"), ("class_1", "dog"), ("class_2", "cow")), ()),
+        ([2, -1], (("class_0", "cow"),), ("class_1",)),
+        ([-1], (), ("class_0",)),
+    ],
+    ids=["all", "one", "none"],
+)
+def test_load_pretrained_given_rows_are_taken_and_the_tensors_counted(our_file, rows, kept, new):
+    path, old = our_file
+    net = build_net(SMALL_NETWORK, 128, [f"class_{i}" for i in range(len(rows))], seed=6)
+    before = values(net)
+    report = load_pretrained(net, SMALL_NETWORK, path, ["cat", "dog", "cow"], rows)
+    after, given = values(net), values(old)
+    heads = [name for name in before if name.startswith("class_predictors.")]
+    assert (report.kept_classes, report.new_classes) == (kept, new)
+    assert (report.loaded, report.partly) == ((report.total, 0) if not new else (report.total - 8, 8))
+    for name in heads:
+        found, first, was = (
+            array.reshape(-1, count + 1, *array.shape[1:])
+            for array, count in ((after[name], len(rows)), (before[name], len(rows)), (given[name], 3))
+        )
+        for position, row in enumerate(rows, 1):
+            np.testing.assert_array_equal(found[:, position], was[:, row + 1] if row >= 0 else first[:, position])
+
+
 def test_a_detector_of_unknown_classes_gives_its_body_only(our_file):
     path, _ = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat"])
     before = values(net)
     report = load_pretrained(net, SMALL_NETWORK, path)
-    assert report.kept_classes == () and report.loaded == report.total - 8
+    assert report.kept_classes == () and report.loaded == report.total - 8 and report.partly == 0
+    assert report.new_classes == ("cat",)
     after = values(net)
     assert all(np.array_equal(before[n], after[n]) for n in before if n.startswith("class_predictors."))
 

@@ -42,13 +42,55 @@ def gluoncv_targets():
 def test_equal_to_gluoncv(gluoncv_targets, count, seed):
     random = np.random.RandomState(seed)
     boxes, ids = random_boxes(random, count), random.randint(0, 3, count)
-    # anchors of one shape that lie within a box overlap it all the same, and which is taken is anybody's choice
+    # anchors of one shape that contain a box, or lie within it, overlap it all the same: of these GluonCV takes the
+    # first, we the nearest (test_of_anchors_that_overlap_equally_the_nearest_is_taken); here sizes differ, so none tie
     anchors = ANCHORS * random.uniform(0.98, 1.02, ANCHORS.shape).astype(np.float32)
     classes, offsets = TargetEncoder(anchors)(boxes, ids)
     expected_classes, expected_offsets = gluoncv_targets(anchors, boxes, ids)
     np.testing.assert_array_equal(classes, expected_classes)
     np.testing.assert_allclose(offsets, expected_offsets, atol=2e-4)
     assert (classes > 0).sum() >= min(count, 5)
+
+
+LARGE = make_anchors(anchor_layout("mobilenet1.0", 300))  # SSD's sizes: the smallest has 30 px, 16 px apart
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_anchors_that_overlap_equally_the_nearest_is_taken(gluoncv_targets, seed):
+    """What differs from GluonCV: of all anchors with the same IoU it takes the first, which is up to 30 px away."""
+    random = np.random.RandomState(seed)
+    sides = random.uniform(5, 10, (12, 2))
+    corners = np.stack(np.meshgrid([20, 95, 170, 245], [30, 120, 210]), -1).reshape(-1, 2) + random.uniform(
+        0, 30, (12, 2)
+    )
+    boxes, ids = np.concatenate([corners, corners + sides], axis=1).astype(np.float32), np.arange(12)
+    iou = iou_matrix(boxes, cxcywh_to_xyxy(LARGE))
+    distances = np.linalg.norm((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 - LARGE[None, :, :2], axis=2)
+    ours, theirs = (
+        [int(np.flatnonzero(classes == truth + 1)[0]) for truth in ids]
+        for classes in (TargetEncoder(LARGE)(boxes, ids)[0], gluoncv_targets(LARGE, boxes, ids)[0])
+    )
+    np.testing.assert_allclose(iou[ids, ours], iou[ids, theirs], rtol=1e-4)
+    tied = iou >= iou.max(axis=1, keepdims=True) * (1 - 1e-4)
+    assert (tied.sum(axis=1) > 1).all()
+    np.testing.assert_allclose(distances[ids, ours], np.where(tied, distances, np.inf).min(axis=1), rtol=1e-5)
+    assert distances[ids, ours].max() < 12 and distances[ids, theirs].mean() > distances[ids, ours].mean() + 3
+
+
+def test_two_objects_in_the_same_anchors_get_the_nearest_each():
+    anchors = np.array([[20, 20, 40, 40], [30, 20, 40, 40]], np.float32)
+    right_then_left = np.array([[30, 18, 34, 22], [16, 18, 20, 22]], np.float32)
+    assert TargetEncoder(anchors)(right_then_left, np.arange(2))[0].tolist() == [2, 1]
+    # both are nearest to the second: the nearer of them has it, whatever their order
+    both = np.array([[28, 18, 32, 22], [26, 18, 30, 22]], np.float32)
+    assert TargetEncoder(anchors)(both, np.arange(2))[0].tolist() == [2, 1]
+    assert TargetEncoder(anchors)(both[::-1], np.arange(2))[0].tolist() == [1, 2]
+
+
+def test_an_anchor_that_overlaps_two_objects_equally_joins_the_nearest():
+    anchors = np.array([[20, 20, 20, 20], [60, 60, 20, 20], [21, 20, 20, 20], [19, 20, 20, 20]], np.float32)
+    boxes = cxcywh_to_xyxy(np.array([[23, 20, 20, 20], [18, 20, 20, 20]], np.float32))
+    assert TargetEncoder(anchors)(boxes, np.arange(2))[0].tolist() == [2, 0, 1, 2]
 
 
 def test_an_image_without_boxes_is_all_background():
@@ -94,19 +136,26 @@ def test_a_box_that_no_anchor_overlaps_makes_no_positive():
     ],
 )
 def test_matching_by_hand(iou, expected):
-    assert match(np.array(iou, np.float32)).tolist() == expected
+    iou = np.array(iou, np.float32).T
+    assert match(iou, np.zeros((len(iou), 4)), np.zeros((iou.shape[1], 4))).tolist() == expected
+
+
+def pairs_of(iou):
+    """What `bipartite` makes of overlaps (N, A) where all centres are the same."""
+    return bipartite(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
 def test_bipartite_is_the_greedy_order_by_hand(seed, anchors, truths):
-    iou = np.random.RandomState(seed).uniform(0, 1, (anchors, truths)) ** 2
+    """Of overlaps that all differ: by more than the tolerance of a tie."""
+    iou = (np.random.RandomState(seed).permutation(anchors * truths).reshape(anchors, truths) / (anchors * truths)) ** 2
     expected, left = set(), iou.copy()
     while left.max() > 0:
         anchor, truth = np.unravel_index(left.argmax(), left.shape)
         expected.add((truth, anchor))
         left[anchor], left[:, truth] = 0, 0
-    assert set(bipartite(iou)) == expected
+    assert set(pairs_of(iou.T)) == expected
 
 
 coordinate = st.floats(0, 500, width=32)
@@ -132,5 +181,5 @@ def test_positives_decode_to_their_boxes_and_overlap_half_or_are_the_best():
         np.testing.assert_allclose(
             decode(offsets[anchor : anchor + 1], ANCHORS[anchor : anchor + 1])[0], boxes[truth], atol=1e-3
         )
-        assert iou[anchor, truth] >= 0.5 or (anchor, truth) in [(a, t) for t, a in bipartite(iou)]
+        assert iou[anchor, truth] >= 0.5 or (anchor, truth) in [(a, t) for t, a in pairs_of(iou.T)]
     assert (iou[classes == 0].max(axis=1) < 0.5).all()

@@ -8,9 +8,10 @@ from builders import HeardProgress, label_set, small_config
 
 from ssd_train import framework
 from ssd_train.data.records import ClassNames
-from ssd_train.model.anchors import anchor_layout, even_shares
+from ssd_train.model.anchors import anchor_layout, even_shares, make_anchors
 from ssd_train.model.net import build_net
-from ssd_train.training.anchor_choice import SECOND, SMALLEST, fitted_shares, with_anchors
+from ssd_train.setting_values import rising_shares
+from ssd_train.training.anchor_choice import SECOND, SMALLEST, anchors_of, fitted_shares, with_anchors
 from ssd_train.training.saved_model import SavedModel
 
 mx = framework.mxnet()
@@ -140,6 +141,55 @@ def test_training_goes_on_with_the_anchors_of_the_model_it_starts_from(tmp_path,
     settings = small_config(**new)
     fitted = chosen(settings)[0]
     assert chosen(settings, model_of(tmp_path / "model", **old))[0] == (fitted if expected is None else expected)
+
+
+# of those networks that can be built here; of 512 px but for the names that say 300
+PRESETS = [
+    pytest.param(f"ssd_{side}_{name}_{data}", network, side, id=f"{name}_{side}_{data}")
+    for name, network, side in [
+        ("vgg16_atrous", "vgg-16", 300),
+        ("vgg16_atrous", "vgg-16", 512),
+        ("resnet50_v1", "resnet-50", 512),
+        ("mobilenet1.0", "mobilenet1.0", 512),
+        ("mobilenet0.25", "mobilenet0.25", 300),
+    ]
+    for data in ("voc", "coco")
+]
+
+
+@pytest.mark.parametrize("preset, base_network, side", PRESETS)
+def test_anchors_of_a_gluoncv_preset_are_those_of_its_net(tmp_path, preset, base_network, side):
+    """The file is what GluonCV's own net saves; its anchors are what that net computes."""
+    net = framework.gluoncv().model_zoo.get_model(preset, pretrained=False, pretrained_base=False)
+    arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
+    mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
+    sizes = anchors_of(tmp_path / "net.params", config(base_network=base_network, image_shape=side))
+    layout = anchor_layout(base_network, side, rising_shares(sizes))
+    net.anchor_generators.initialize()
+    maps = [make(mx.nd.zeros((1, 1, c, c))) for make, c in zip(net.anchor_generators, layout.cells)]
+    expected, ours = np.concatenate([m.asnumpy().reshape(-1, 4) for m in maps]), make_anchors(layout)
+    np.testing.assert_allclose(ours[:, 2:], expected[:, 2:], rtol=1e-4)
+    if base_network != "mobilenet0.25":  # whose strides in GluonCV are those of VGG's maps: a quarter of the image
+        np.testing.assert_allclose(ours[:, :2], expected[:, :2], rtol=1e-5)
+
+
+def test_anchors_of_a_gluoncv_preset_for_coco_are_smaller_than_ssds_own(tmp_path):
+    net = framework.gluoncv().model_zoo.get_model("ssd_300_vgg16_atrous_coco", pretrained=False, pretrained_base=False)
+    arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
+    mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
+    found = chosen(config(base_network="vgg-16", image_shape=300), tmp_path / "net.params")[0]
+    assert found == "0.07,0.15,0.33,0.51,0.69,0.87,1.05"
+    # other maps than the file's: SSD's own
+    assert chosen(config(base_network="vgg-16", image_shape=512), tmp_path / "net.params")[0] == ""
+
+
+@pytest.mark.parametrize(
+    "array", [np.ones(3), np.ones((1, 1, 2, 2, 4)), np.zeros((1, 1, 1, 1, 16)), np.full((1, 1, 1, 1, 16), -1.0)]
+)
+def test_anchors_of_a_file_with_odd_anchors_are_ssds_own(tmp_path, array):
+    arrays = {f"anchor_generators.{index}.anchors": mx.nd.array(array) for index in range(6)}
+    mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
+    assert anchors_of(tmp_path / "net.params", config()) == ""
 
 
 def test_a_detector_of_gluoncv_keeps_its_anchors_and_a_backbone_has_none(tmp_path):

@@ -155,8 +155,17 @@ def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, b
     assert notes[0].endswith(": cannot be read (Input/output error); the checkpoint before it is used")
 
 
-@pytest.mark.parametrize("history", [{}, "", None, ["row"]], ids=["object", "text", "nothing", "row-that-is-none"])
-def test_a_history_that_is_none_is_refused(tmp_path, best, history):
+@pytest.mark.parametrize(
+    "history, fault",
+    [
+        pytest.param({}, "a history that is no list", id="object"),
+        pytest.param("", "a history that is no list", id="text"),
+        pytest.param(None, "a history that is no list", id="nothing"),
+        pytest.param(["row"], "a history that is no list", id="row-that-is-none"),
+        pytest.param([{"epoch": 1, "mAP": "0.5"}], "a score of '0.5'", id="score-of-the-kept-epoch-as-text"),
+    ],
+)
+def test_a_history_that_is_none_is_refused(tmp_path, best, history, fault):
     """Though its checksum fits: it may have been written by anybody."""
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(), learned, best)
@@ -165,7 +174,7 @@ def test_a_history_that_is_none_is_refused(tmp_path, best, history):
     sums = json.loads((file.parent / "checksums.json").read_text())
     sums["files"][file.name] = {"sha256": storage.sha256_of(file), "bytes": file.stat().st_size}
     storage.write_json_atomic(file.parent / "checksums.json", sums)
-    with pytest.raises(CheckpointError, match="cannot be read as a training state .*found a history that is no list"):
+    with pytest.raises(CheckpointError, match=f"cannot be read as a training state .*found {fault}"):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 

@@ -26,7 +26,7 @@ def test_an_epoch_reports_means_per_positive_anchor(samples):
     positives = batches[0].positives + batches[1].positives + 1
     np.testing.assert_allclose(found["CrossEntropy"], sum(e[0] for e in expected) / positives, rtol=2e-2)
     np.testing.assert_allclose(found["SmoothL1"], sum(e[1] for e in expected) / positives, rtol=2e-2)
-    assert (found["images"], found["steps"]) == (6, 3)
+    assert (found["images"], found["steps"], found["clipped"]) == (6, 3, 0)
     assert 0 <= found["data_seconds"] <= found["seconds"]
 
 
@@ -34,6 +34,13 @@ def test_an_epoch_reports_means_per_positive_anchor(samples):
 def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
     with pytest.raises(ValueError, match="found 1 batches more"):
         train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=made))
+
+
+def test_an_epoch_counts_the_steps_whose_gradient_was_clipped(samples):
+    """After a resume in the middle of an epoch, too."""
+    learned = learner(clip_gradient=1e-3)
+    found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, Tally(steps=2, clipped=1))
+    assert (found["steps"], found["clipped"]) == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""While data is taken in, Python's collector of cycles rests, and only then."""
+"""Data taken in: settings that it completes, what is warned of, and the rest of Python's collector of cycles."""
 
 from __future__ import annotations
 
 import gc
 
 import pytest
-from builders import HeardProgress, picture
+from builders import HeardProgress, label_set, memory_images, picture
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.images import encode_png
@@ -13,7 +13,7 @@ from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import FolderImages
 from ssd_train.environment import Environment
-from ssd_train.errors import DataError
+from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
 from ssd_train.training import intake
 
@@ -46,3 +46,24 @@ def test_checked_pictures_without_labels_are_named_but_those_of_other_sets_are_n
     intake.checked((train, validation), TrainConfig(), progress)
     (warning,) = progress.warnings
     assert "forgotten.png" in warning and "other.png" not in warning and "1 pictures" in warning
+
+
+def side(class_ids, names):
+    labels = label_set([[[1, 2, 20, 12]] for _ in class_ids], [[i] for i in class_ids], class_names=names)
+    return LabelledImages(labels, memory_images(labels))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_completed_num_classes_that_the_labels_do_not_have_is_an_error(count):
+    with pytest.raises(ConfigError, match=f"num_classes: found {count}, expected 4"):
+        intake.completed(TrainConfig(num_classes=count), side([0, 3], ["a", "b", "class_2", "d"]), HeardProgress())
+
+
+def test_tell_about_gaps_and_classes_on_one_side_are_warned_of():
+    progress = HeardProgress()
+    names = ["a", "b", "class_2", "d", "class_4", "class_5"]
+    intake.tell_about(side([0, 1, 5], names), side([0, 3], names), progress)
+    gap, *one_side = progress.warnings
+    assert "2 (class_2), 4 (class_4)" in gap and "6 classes" in gap
+    found = [([name for name in names if repr(name) in line], "none in training" in line) for line in one_side]
+    assert found == [(["d"], True), (["b", "class_5"], False)]

@@ -141,6 +141,18 @@ def test_a_gradient_is_clipped_by_its_norm(samples):
     np.testing.assert_allclose(total, 0.1 * 0.5, rtol=1e-2)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_step_whose_gradient_is_clipped_is_marked(samples, optimizer):
+    batch = batch_of(samples, [0, 1, 2, 3])
+    _, norm = pulled(learner(), batch, 1.0 / batch.positives)
+    marks = []
+    for limit in (0, 0.5 * norm, 2 * norm):
+        learned = learner(optimizer=optimizer, clip_gradient=limit)
+        learned.step(batch, 0.001)
+        marks.append(learned.clipped)
+    assert marks == [False, True, False]
+
+
 def test_frozen_weights_stay(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     frozen = freeze(net, NETWORK, "mobilenet0_conv[0-9]_")

@@ -45,6 +45,7 @@ def test_steps_whose_end_nobody_waits_for_learn_the_same(samples, devices, clip)
     assert_close(weights(learned), weights(waiting), 1e-3)  # later steps of Adam make much of a rounding
     results = [train_one_epoch(who, iter(batches), [1e-3] * 3) for who in (waiting, learned)]
     np.testing.assert_allclose(results[1]["CrossEntropy"], results[0]["CrossEntropy"], rtol=2e-2)
+    assert [result["clipped"] for result in results] == [3 if clip else 0] * 2
     counts = [who.trainer._optimizer._index_update_count for who in (waiting, learned)]
     assert counts[0] == counts[1] and set(counts[1].values()) == {4}
     first, second = weights(learned), weights(learned, device=len(learned.devices) - 1)

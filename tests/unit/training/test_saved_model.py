@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from builders import small_config
 from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved, values
 
-from ssd_train import framework
+from ssd_train import framework, storage
 from ssd_train.errors import TrainingDiverged, WeightsError
 from ssd_train.training.saved_model import SavedModel
 
@@ -26,6 +27,16 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     assert (found.scores, found.versions) == ({"VOC07": 0.5}, {"mxnet": "1.9.1"})
     assert_equal(found.build(), net)
     assert json.loads((tmp_path / "model" / "history.jsonl").read_text()) == {"epoch": 0, "mAP": 0.1}
+
+
+def test_saved_model_category_ids_come_back_and_a_model_from_before_has_none(tmp_path):
+    dataclasses.replace(saved(), category_ids={"cat": 17, "dog": 18}).save(tmp_path, make_net())
+    assert SavedModel.load(tmp_path).category_ids == {"cat": 17, "dog": 18}
+    document = json.loads((tmp_path / "config.json").read_text())
+    assert document["category_ids"] == {"cat": 17, "dog": 18}
+    older = {key: value for key, value in document.items() if key not in ("category_ids", "sum")}
+    storage.write_json_atomic(tmp_path / "config.json", storage.with_sum(older))
+    assert SavedModel.load(tmp_path).category_ids == {}
 
 
 def test_a_folder_keeps_one_model(tmp_path):

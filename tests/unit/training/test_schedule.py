@@ -88,13 +88,22 @@ def test_a_rate_is_never_zero_and_never_above_the_setting(warmup):
 
 def run(scores, **settings):
     """The number of epochs after which early stopping stops, and the best epoch, of one that scores as given."""
-    chosen = config(early_stopping=True, epochs=len(scores), **{"early_stopping_min_epochs": 1, **settings})
-    best = BestScore()
+    settings = {"early_stopping_min_epochs": 1, "metric_for_best_model": "voc07", **settings}
+    chosen = config(early_stopping=True, epochs=len(scores), **settings)
+    best, history = BestScore(), []
     for epoch, score in enumerate(scores):
         if best.should_stop(chosen, epoch):
             return epoch, best.epoch
-        best.update(score, epoch, chosen.early_stopping_tolerance)
+        take(best, history, chosen, score, score)
     return len(scores), best.epoch
+
+
+def take(best, history, chosen, coco, voc07):
+    """Add an epoch to `history`; whether its model is to be kept."""
+    row = {"epoch": len(history), "mAP": coco, "VOC07": voc07}
+    kept = best.update(row, history, chosen)
+    history.append(row)
+    return kept
 
 
 @pytest.mark.parametrize(
@@ -143,17 +152,58 @@ def test_early_stopping_only_when_asked_for():
 
 
 def test_patience_is_counted_in_epochs_where_not_all_are_scored():
-    best = BestScore()
-    best.update(0.5, 1, 0.0, interval=2)
-    best.update(0.4, 3, 0.0, interval=2)
+    best, history, chosen = BestScore(), [], config(validation_interval=2)
+    take(best, history, chosen, 0.5, 0.5)
+    take(best, history, chosen, 0.4, 0.4)
     assert best.epochs_since_improvement == 2
-    best.update(0.4, 5, 0.0, interval=2)
+    take(best, history, chosen, 0.4, 0.4)
     assert best.epochs_since_improvement == 4
-    best.update(0.6, 7, 0.0, interval=2)
-    assert (best.epochs_since_improvement, best.value, best.epoch) == (0, 0.6, 7)
+    take(best, history, chosen, 0.6, 0.6)
+    assert (best.epochs_since_improvement, best.value, best.epoch) == (0, 0.6, 3)
 
 
 def test_the_best_model_is_the_best_however_little_better():
-    best = BestScore()
-    assert best.update(0.5, 0, 0.1) and best.update(0.5001, 1, 0.1) and not best.update(0.5001, 2, 0.1)
+    best, history, chosen = BestScore(), [], config(early_stopping_tolerance=0.1, metric_for_best_model="voc07")
+    kept = [take(best, history, chosen, score, score) for score in (0.5, 0.5001, 0.5001)]
+    assert kept == [True, True, False]
     assert (best.value, best.epoch) == (0.5001, 1)
+
+
+# (COCO mAP, VOC07 mAP) of epochs as easy data has them: VOC07 saturates, COCO mAP goes on rising
+EASY = [(0.3, 0.9), (0.5, 1.0), (0.6, 1.0), (0.6, 0.9), (0.6, 1.0), (0.59, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        pytest.param({}, [True, True, True, False, True, False], id="coco-then-voc07-the-later-of-equals"),
+        pytest.param({"defaults": "builtin"}, [True, True, False, False, False, False], id="builtin"),
+        pytest.param(
+            {"defaults": "builtin", "metric_for_best_model": "coco"},
+            [True, True, True, False, True, False],
+            id="builtin-but-for-the-choice",
+        ),
+    ],
+)
+def test_best_score_update_keeps_the_model_of_the_metric(settings, expected):
+    best, history, chosen = BestScore(), [], TrainConfig.from_mapping(settings)
+    kept = [take(best, history, chosen, *figures) for figures in EASY]
+    assert kept == expected
+    assert best.epoch == max(epoch for epoch, keep in enumerate(kept) if keep)
+    # early stopping's figure is validation:mAP whatever chooses
+    assert (best.value, best.epochs_since_improvement) == (1.0, 4)
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        pytest.param({"epoch": 0, "mAP": 0.5, "VOC07": 0.9}, False, id="better"),
+        pytest.param({"epoch": 0, "mAP": 0.4, "VOC07": 0.9}, True, id="worse"),
+        pytest.param({"epoch": 0, "VOC07": 0.9}, True, id="coco-unknown"),
+        pytest.param({"epoch": 7, "mAP": 0.9, "VOC07": 0.9}, True, id="of-no-row"),
+    ],
+)
+def test_best_score_update_after_a_resume_compares_with_the_kept_row(row, expected):
+    best = BestScore(0.9, 0, 0)
+    assert best.update({"epoch": 1, "mAP": 0.45, "VOC07": 0.8}, [row], config()) is expected
+    assert (best.value, best.epochs_since_improvement) == (0.9, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import HeardProgress, label_set, memory_images, picture, small_config
-from fifos import FifoWriter, options, samples
+from fifos import FifoWriter, framed, options, samples
 
+from ssd_train.data.formats.box_label import box_label
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import write_recordio
@@ -142,6 +144,68 @@ def test_validation_without_metadata_has_the_ids_of_training(tmp_path):
             _, validation = piped(train=tmp_path / "train", validation=tmp_path / "validation")
 
     assert sorted(names_of(validation)) == ["cat", "dog"]
+    assert {i for record in validation.labels.records for i in record.class_ids.tolist()} == {0, 5}
+    assert validation.labels.class_names.names == ("cat", "class_1", "class_2", "class_3", "class_4", "dog")
+
+
+def test_read_sides_validation_id_in_a_gap_of_training_is_that_class(tmp_path):
+    gap = ClassNames.of_ids({0: "cat", 2: "dog"})
+    about = json.dumps({"class-map": {"0": "cat", "2": "dog"}, "type": "groundtruth/object-detection"}).encode()
+    records = [replace(record, class_ids=2 * record.class_ids) for record in LABELS.records]
+    pieces = [framed(IMAGES.read(r), json.dumps(box_label(r)).encode(), about) for r in records]
+    with FifoWriter(tmp_path / "train", [pieces]):
+        with FifoWriter(tmp_path / "validation", [samples(HELD.records, HELD_IMAGES)]):
+            train, validation = piped(train=tmp_path / "train", validation=tmp_path / "validation")
+
+    assert train.labels.class_names == validation.labels.class_names == gap
+    assert sorted(i for record in validation.labels.records for i in record.class_ids.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("names", [LABELS.class_names, None], ids=["named", "without-names"])
+@pytest.mark.parametrize("spill", [None, 2.3 * SIZE / 1e9], ids=["kept", "streamed"])
+def test_read_sides_pipe_with_more_classes_than_seen_has_them(tmp_path, names, spill):
+    settings = {"num_classes": 4, **({} if spill is None else {"pipe_spill_gb": 4 * spill})}
+    later = [replace(record, class_ids=np.array([3])) for record in LABELS.records]
+    epochs = [samples(records, IMAGES, *([names] if names else [])) for records in (LABELS.records, later)]
+    with FifoWriter(tmp_path / "train", epochs):
+        with FifoWriter(tmp_path / "validation", [samples(HELD.records, HELD_IMAGES)]):
+            train, validation = piped(
+                settings={**settings, "epochs": 1}, train=tmp_path / "train", validation=tmp_path / "validation"
+            )
+        assert isinstance(train.images, DetectionStream) == (spill is not None)
+        if spill is not None:
+            assert {i for image in train.images.epoch((1, 0)) for i in image.record.class_ids.tolist()} == {3}
+
+    expected = (*(names or ("class_0", "class_1")), "class_2", "class_3")
+    assert train.labels.class_names.names == validation.labels.class_names.names == expected
+
+
+def test_read_sides_given_class_names_hold_for_validation_too(tmp_path):
+    """Image + JSON whose categories have other ids than the boxes in training, and by chance the same in validation."""
+    for name, labels, images in (("train", LABELS, IMAGES), ("validation", HELD, HELD_IMAGES)):
+        write_images(tmp_path / name, labels, images)
+        inside = [replace(record, name=f"deep/{record.name}") for record in labels.records]
+        write_image_json(tmp_path / f"{name}_annotation", inside, labels.class_names)
+        for file in (tmp_path / f"{name}_annotation").rglob("*.json"):
+            value = json.loads(file.read_text())
+            other = [{"class_id": 17, "name": "cat"}] if name == "train" else value["categories"]
+            file.write_text(json.dumps({**value, "categories": other}))
+    places = {"train": tmp_path / "train", "labels": tmp_path / "train_annotation"}
+    places.update(validation=tmp_path / "validation", validation_labels=tmp_path / "validation_annotation")
+
+    train, validation = sides(small_config(class_names="red, blue"), **places)
+
+    assert names_of(train) == ["red", "blue"] * (COUNT // 2) and names_of(validation) == ["red", "blue"]
+    assert len(train.labels.mended) == COUNT and not validation.labels.mended
+
+
+def test_hold_out_by_groups_logs_what_counts_and_how_many_there_are(tmp_path):
+    write_recordio(tmp_path / "x.rec", LABELS.records, IMAGES)
+    for group, counted in ((r"(\d)\.png", "first bracket"), (r"[0-3]\.png", "whole match")):
+        progress = HeardProgress()
+        sides(small_config(split_group=group), progress, train=tmp_path / "x.rec")
+        (line,) = [line for line in progress.lines if line.startswith("split_group: ")]
+        assert counted in line and line.split()[1] == ("8" if "bracket" in counted else "4")
 
 
 def test_validation_in_files_beside_a_pipe(tmp_path):

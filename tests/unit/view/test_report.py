@@ -85,6 +85,12 @@ def test_scores_training_and_classes_are_told(make_report):
     assert "lr_scheduler_step 16, 20" in text and "mxnet 1.9.1" in text and "pretrained none" in text
 
 
+@pytest.mark.parametrize("metric, tile", [("coco", 1), ("voc07", 3)])
+def test_report_names_the_figure_that_chose_the_model(metric, tile):
+    meanings = re.findall("<small>(.*?)</small>", render(bare(scores={}, settings={"metric_for_best_model": metric})))
+    assert [index for index, meaning in enumerate(meanings) if "chooses" in meaning] == [tile]
+
+
 def test_pictures_are_few_and_small(make_report):
     text = render(make_report(pictures=40))
     images = Page(text).all("img")

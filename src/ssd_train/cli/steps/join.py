@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
         if done.duplicates:
             progress.warn(f"{done.duplicates} images come again: {flags.on_duplicate}")
         if done.renumbered:
-            progress.warn(f"one class id had several names; ids are now those of: {', '.join(done.renumbered)}")
+            ids = ", ".join(f"{class_id} {name}" for name, class_id in done.renumbered.items())
+            progress.warn(f"one class id had several names; the ids are now: {ids}")
         progress.say(f"{done.lines_out} lines written: {flags.output}")
     return 0

@@ -29,13 +29,16 @@ def run(arguments: Sequence[str]) -> int:
         default="background",
         help="an image that loses its last box to --drop; default: background",
     )
+    parser.add_argument(
+        "--renumber", action="store_true", help="number the classes from 0 without a gap (else their ids stay)"
+    )
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
         keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
-        how = Relabelling(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty)
+        how = Relabelling(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty, flags.renumber)
         done = relabel(manifest(flags.manifest, flags.output), flags.output, how, flags.label_attribute)
-        for class_id, (name, count) in enumerate(done.boxes.items()):
-            progress.say(f"class {class_id}: {name}, {count} boxes")
+        for name, class_id in done.ids.items():
+            progress.say(f"class {class_id}: {name}, {done.boxes[name]} boxes")
         if done.boxes_dropped:
             progress.say(f"{done.boxes_dropped} boxes dropped, {done.lines_in - done.lines_out} lines dropped")
         progress.say(f"{done.lines_out} lines written: {flags.output}")

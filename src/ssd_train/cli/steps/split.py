@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
         "--group",
         default="",
         metavar="REGEX",
-        help="images in whose names it finds the same stay together, as a video's frames",
+        help="images in whose names it finds the same stay together, as a video's frames: the same text in its first "
+        "bracket, or without brackets the same whole match",
     )
     parser.add_argument(
         "--stratify", action="store_true", help="spread each class, and background, evenly over the parts"
@@ -46,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         how = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
         outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(how.fractions))]
-        counts = split(manifest(flags.manifest, *outputs), outputs, how)
+        counts = split(manifest(flags.manifest, *outputs), outputs, how, progress)
         for output, count in zip(outputs, counts):
             progress.say(f"{count} lines written: {output}")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, image_size, number, positive_box, shown
+from ssd_train.data.formats.fields import BoxLabel, Corners, box_corners, class_number, image_size, number, shown
 from ssd_train.data.records import Record
 from ssd_train.errors import DataError
 
@@ -51,7 +51,7 @@ def _box(annotation: Any, table: Mapping[int, int]) -> Tuple[Corners, int]:
             f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
         )
     left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
-    return positive_box(left, top, width, height), table[class_id]
+    return box_corners(left, top, width, height), table[class_id]
 
 
 def _size(label: Dict[str, Any]) -> Optional[SizeWH]:

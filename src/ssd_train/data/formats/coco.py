@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -23,14 +24,14 @@ from ssd_train.data.formats.fields import (
     CROWD,
     OBJECT,
     BoxLabel,
+    box_corners,
     image_name,
     number,
-    positive_box,
     shown,
     side,
     whole_number,
 )
-from ssd_train.data.formats.gather import Gather, class_table
+from ssd_train.data.formats.gather import Gather, ordered_classes
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
@@ -46,7 +47,7 @@ Key = Union[int, str]  # of an image or category
 
 
 def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
-    """Read a COCO file; classes are all its categories, in the order of their ids.
+    """Read a COCO file; classes are all its categories, numbered in the order of their ids (`LabelSet.category_ids`).
 
     Raises:
         DataError: the file as a whole cannot be used, or (`on_bad` "error") some images or annotations.
@@ -56,7 +57,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
     except DataError as fault:
         raise fault.at(path) from None
-    names, table = _class_table(categories, path)
+    names, table, category_ids = _class_table(categories, path)
     gather = Gather(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
     in_shares = _all_in_shares(annotations)
@@ -73,7 +74,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
             gather.fault(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
-    return gather.label_set(names)
+    return dataclasses.replace(gather.label_set(names), category_ids=category_ids)
 
 
 class Ids(NamedTuple):
@@ -98,8 +99,14 @@ def read_ids(path: PathLike) -> Ids:
     return Ids(*found)
 
 
-def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassNames) -> None:
-    """Write `records` as one COCO file, whole or not at all. Images and categories are numbered from 1.
+def write_coco(
+    path: PathLike,
+    records: Sequence[Record],
+    class_names: ClassNames,
+    category_ids: Optional[Mapping[str, int]] = None,
+) -> None:
+    """Write `records` as one COCO file, whole or not at all. Images are numbered from 1, and so are categories, unless
+    `category_ids` has the ids of all of them.
 
     `file_name` is the record's name without the bucket.
 
@@ -108,6 +115,9 @@ def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassName
     """
     annotations: List[Dict[str, Any]] = []
     images = []
+    known = category_ids or {}
+    given = set(class_names) <= set(known)
+    ids = [known[name] if given else number for number, name in enumerate(class_names, 1)]
     for image_id, record in enumerate(records, 1):
         if record.size_wh is None:
             raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
@@ -115,13 +125,13 @@ def write_coco(path: PathLike, records: Sequence[Record], class_names: ClassName
         images.append({"id": image_id, "file_name": "/".join(key_parts(record)), "width": width, "height": height})
         rows = zip(_exact_xywh(record), record.class_ids.tolist(), areas(record.boxes).tolist())
         for bbox, class_id, area in rows:
-            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
+            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 0})
         for (x1, y1, x2, y2), class_id in zip(*_crowds(record)):
-            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": class_id + 1}
+            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             bbox, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 1})
-    categories = [{"id": class_id, "name": name} for class_id, name in enumerate(class_names, 1)]
+    categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names)]
     with open_atomic(Path(path)) as file:
         file.write(dump_json({"images": images, "annotations": annotations, "categories": categories}))
 
@@ -135,8 +145,9 @@ def _list(value: Any, key: str) -> List[Any]:
     return value[key]
 
 
-def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames, Dict[Key, int]]:
-    """Class names in the order of the categories' ids, and id -> index; ids that are texts stay in their own order."""
+def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames, Dict[Key, int], Dict[str, int]]:
+    """Class names in the order of the categories' ids, id -> class id, and name -> id; ids that are texts stay in their
+    own order, and are not ids to be written again."""
     places: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
         where = f"{path}:categories[{index}]"
@@ -151,8 +162,9 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
     order = {key: number for number, key in enumerate(keys)}
     if all(isinstance(key, int) for key in keys):
         order = {key: int(key) for key in keys}
-    names, table = class_table({(order[key], name): where for (key, name), where in places.items()})
-    return names, {key: table[number] for key, number in order.items()}
+    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in places.items()})
+    numbers = ids if all(isinstance(key, int) and key >= 0 for key in keys) else {}
+    return names, {key: table[number] for key, number in order.items()}, numbers
 
 
 def id_key(value: Any, field: str) -> Key:
@@ -219,7 +231,7 @@ def _label(
             category = _category(annotation)
             if category not in table:
                 raise DataError(f"category_id: found {category}, expected the id of a category", "unknown-class")
-            label.boxes.append(positive_box(*_scaled(_bbox(annotation), size_wh, in_shares)))
+            label.boxes.append(box_corners(*_scaled(_bbox(annotation), size_wh, in_shares)))
             label.class_ids.append(table[category])
             kinds.append(CROWD if crowd else OBJECT)
         except DataError as fault:

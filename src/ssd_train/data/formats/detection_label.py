@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.formats.fields import DIFFICULT, OBJECT, BoxLabel
-from ssd_train.data.records import Record
+from ssd_train.data.records import MAX_CLASSES, Record
 from ssd_train.errors import DataError
 
 _HEADER = (2.0, 5.0)
@@ -45,19 +45,19 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
     if not np.isfinite(rows[:, :5]).all():
         raise DataError("label: found NaN or infinity, expected finite numbers", "bad-coordinates")
     ids, shares = rows[:, 0], rows[:, 1:5].astype(np.float64)
-    if (ids < 0).any() or (ids % 1).any() or (ids > 1e6).any():
-        bad = ids[(ids < 0) | (ids % 1 != 0) | (ids > 1e6)][0]
-        raise DataError(f"class id: found {bad:g}, expected an integer of 0 or more", "unknown-class")
+    bad = ids[(ids < 0) | (ids % 1 != 0) | (ids >= MAX_CLASSES)]
+    if len(bad):
+        raise DataError(f"class id: found {bad[0]:g}, expected an integer of 0 to {MAX_CLASSES - 1}", "unknown-class")
     if (np.abs(shares) > _PIXELS).any():
         raise DataError(
             f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)",
             "bad-coordinates",
         )
-    empty = (shares[:, 2] <= shares[:, 0]) | (shares[:, 3] <= shares[:, 1])
-    if empty.any():
-        index = int(np.argmax(empty))
+    inverted = (shares[:, 2] < shares[:, 0]) | (shares[:, 3] < shares[:, 1])  # of no size: left out by `fit_boxes`
+    if inverted.any():
+        index = int(np.argmax(inverted))
         raise DataError(
-            f"box {index}: found {shares[index].tolist()}, expected xmin < xmax and ymin < ymax", "box-degenerate"
+            f"box {index}: found {shares[index].tolist()}, expected xmin <= xmax and ymin <= ymax", "box-degenerate"
         )
     corners = _pixels(shares, size_wh)
     read = BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)

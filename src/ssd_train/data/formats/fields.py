@@ -118,11 +118,11 @@ def image_name(value: Any, field: str) -> str:
     return value
 
 
-def positive_box(left: float, top: float, width: float, height: float) -> Corners:
-    """Corners of a box that must have an extent; a box of negative or no size is an error, not a small box."""
-    if width <= 0 or height <= 0:
+def box_corners(left: float, top: float, width: float, height: float) -> Corners:
+    """Corners of a box; one of negative size is an error. One of no size is left out by `fit_box`, as a small one."""
+    if width < 0 or height < 0:
         raise DataError(
-            f"found width {shown(width)} and height {shown(height)}, expected both above 0", "box-degenerate"
+            f"found width {shown(width)} and height {shown(height)}, expected neither below 0", "box-degenerate"
         )
     return (left, top, left + width, top + height)
 

@@ -9,7 +9,7 @@ import numpy as np
 from ssd_train.data.boxes import as_boxes
 from ssd_train.data.formats.fields import CROWD, BoxLabel, fit_boxes
 from ssd_train.data.formats.jsonl import bad_lines_error
-from ssd_train.data.records import NOTHING_IGNORED, ClassNames, Ignored, LabelSet, Record, Skipped
+from ssd_train.data.records import MAX_CLASSES, NOTHING_IGNORED, ClassNames, Ignored, LabelSet, Record, Skipped
 from ssd_train.errors import ConfigError, DataError
 
 DUPLICATE = "duplicate line"
@@ -110,13 +110,32 @@ def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
 
 
 def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
-    """Class names in the order of the labels' ids, and id of the labels -> index into the names.
+    """Return the class names by the ids of the labels, and id of the labels -> class id.
 
-    `places` has each (id, name) found in the labels and where it stands first. A name under two ids is one class.
+    `places` has each (id, name) found in the labels and where it stands first. The ids stay as they are; one between
+    them that has no name is called class_N. A name under two ids is one class, whose id is the lower one.
 
     Raises:
-        DataError: one id has two names, or two names differ only in blanks around them; names both places.
+        DataError: one id has two names, two names differ only in blanks around them, or an id is too high for a class.
     """
+    by_name = _first_ids(places)
+    for (class_id, _), place in sorted(places.items()):
+        if class_id >= MAX_CLASSES:
+            raise DataError(f"{place}: found class id {class_id}, expected less than {MAX_CLASSES}", "bad-class-map")
+    names = ClassNames.of_ids({class_id: name for name, class_id in by_name.items()})
+    return names, {class_id: by_name[name] for class_id, name in places}
+
+
+def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
+    """Return the class names in the order of the labels' ids without a gap, id of the labels -> class id, and name ->
+    id of the labels. For formats whose ids are no class ids; `places` and errors as for `class_table`."""
+    by_name = _first_ids(places)
+    rank = {name: index for index, name in enumerate(by_name)}
+    return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in places}, by_name
+
+
+def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
+    """Return name -> its lowest id, by rising ids."""
     by_id: Dict[int, Tuple[str, str]] = {}
     by_words: Dict[str, Tuple[str, str]] = {}
     for (class_id, name), place in sorted(places.items()):
@@ -134,13 +153,15 @@ def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict
                 "expected names that differ in more than blanks",
                 "conflicting-class-map",
             )
-    names = list(dict.fromkeys(name for name, _ in by_id.values()))
-    return ClassNames(tuple(names)), {class_id: names.index(name) for class_id, (name, _) in by_id.items()}
+    first: Dict[str, int] = {}
+    for class_id, (name, _) in by_id.items():
+        first.setdefault(name, class_id)
+    return first
 
 
 def numbered_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
     """class_0, class_1, ... for labels that have ids and no names, and the table that keeps the ids."""
-    return ClassNames(tuple(f"class_{class_id}" for class_id in range(count))), {i: i for i in range(count)}
+    return ClassNames.of_ids({}, count), {i: i for i in range(count)}
 
 
 def _same_labels(a: Record, b: Record) -> bool:

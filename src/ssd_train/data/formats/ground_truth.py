@@ -8,8 +8,9 @@ The rules, where real files leave a choice:
 
 - A line may hold the labels of several jobs. The attribute of type groundtruth/object-detection with the newest
   creation-date in the file is read, unless one is named; `LabelSet.details` tells which, and which others there were.
-- Class names are the union of all class-maps, kept letter for letter and matched by name; ids become dense in the
-  manifest's order. One id with two names, and two names that differ only in blanks around them, are errors.
+- Class names are the union of all class-maps, kept letter for letter; the ids stay. One that no class-map names, as
+  nobody labelled an object of it, is called class_N. One id with two names, and two names that differ only in blanks
+  around them, are errors.
 - A line whose image was not labelled (by this kind of job, or at all) is skipped. A line that is malformed is an error,
   or skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
 - Boxes outside the image, repeated images and malformed lines are treated as by every format: see `gather.Gather`.
@@ -109,13 +110,14 @@ def write_ground_truth(
 ) -> None:
     """Write `records` one by one as a manifest that `read_ground_truth` reads back the same; whole or not at all.
 
-    Every line has the full class-map, so that a class without boxes is not lost. `creation_date` is now, in UTC, unless
-    given. A record without `size_wh` gets no image_size.
+    Every line has the class-map of all named classes, so that one without boxes is not lost, and of those without a
+    name that the line has (`prepare join` would take class_N for a name). `creation_date` is now, in UTC, unless given.
+    A record without `size_wh` gets no image_size.
     """
     _check_attribute(label_attribute)
     moment = (creation_date or datetime.now(timezone.utc)).replace(tzinfo=None)
+    unnamed = set(class_names.unnamed)
     metadata = {
-        "class-map": {str(class_id): name for class_id, name in enumerate(class_names)},
         "human-annotated": "yes",
         "creation-date": moment.isoformat(timespec="microseconds"),
         "type": BOX_TYPE,
@@ -125,10 +127,12 @@ def write_ground_truth(
         for record in records:
             # the confidence of a label that somebody gave, not measured
             objects = [{"confidence": 1.0}] * len(record.boxes)
+            mapped = [i for i in range(len(class_names)) if i not in unnamed or i in record.class_ids]
+            class_map = {str(class_id): class_names[class_id] for class_id in mapped}
             line = {
                 "source-ref": record.name,
                 label_attribute: box_label(record),
-                label_attribute + METADATA: {**metadata, "objects": objects},
+                label_attribute + METADATA: {"class-map": class_map, **metadata, "objects": objects},
             }
             file.write(dump_json(line) + b"\n")
 

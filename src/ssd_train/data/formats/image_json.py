@@ -4,51 +4,58 @@
 where `file` is relative to the folder of the images (channel `train`); the JSON files have a folder of their own
 (channel `train_annotation`). `categories` may be missing. The schema: AWS developer guide, "Object Detection".
 
-A file's class ids must be among its own categories, if it has any: AWS's COCO notebook writes other ids into the one
-than into the other, and matching them across files would give boxes the name of another class.
+The class ids of `annotations` count, as for the built-in algorithm. Where a file has categories that lack one of them,
+`categories` has other ids than `annotations` (AWS's COCO notebook writes COCO's ids there): then no file's categories
+name a class, as the names would be those of other classes. Each such file is told in `LabelSet.mended`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from ssd_train.data.formats.box_label import box_label, read_box_label
 from ssd_train.data.formats.fields import class_number, image_name, shown, whole_number
-from ssd_train.data.formats.gather import Gather, class_table, numbered_classes
+from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
 from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
-from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.data.records import MAX_CLASSES, ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
 
-_MAX_CLASSES = 10_000  # of labels without names; a higher id is a mistake, not a class
+OTHER_IDS = "categories of no file used: here they lack a class id of the annotations"
 
 
 def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
     """Read the JSON files of a folder and those below it; `Record.where` is the file.
 
-    `class_names` stand for the ids 0, 1, ... and make `categories` void; without either, there is class_0 and so on.
+    `class_names` stand for the ids 0, 1, ... and make `categories` void; ids without a name are called class_N.
 
     Raises:
         DataError: there is no JSON file, or (`on_bad` "error") a file cannot be used; begins with the file.
     """
     files = label_files(path, ".json")
     gather = Gather(str(path), on_bad)
-    places, highest = _survey(files)
-    names, table = class_table(places) if places else numbered_classes(highest + 1)
-    if class_names is not None:
-        names, table = class_names, {class_id: class_id for class_id in range(len(class_names))}
+    found = _survey(files)
+    named = class_names is None and not found.other_ids
+    if class_names is None:
+        names, table = class_table(found.places) if named else (ClassNames(()), {})
+        class_names = ClassNames.of_ids(dict(enumerate(names)), found.highest + 1)
+        table = {**{class_id: class_id for class_id in range(len(class_names))}, **table}
+    else:
+        table = {class_id: class_id for class_id in range(len(class_names))}
     for file in files:
         try:
             label = _object(read_json(file))
             name = image_name(label.get("file"), "file")
-            if class_names is None:
-                _check_categories(label)
+            if named:
+                list(_categories(label))  # a malformed one is an error
             gather.add(str(file), name, read_box_label(label, table))
         except DataError as fault:
             gather.fault(str(file), fault)
-    return gather.label_set(names)
+    for where, detail in found.other_ids:
+        gather.mend(where, [(OTHER_IDS, detail)])
+    return gather.label_set(class_names)
 
 
 def write_image_json(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
@@ -70,19 +77,37 @@ def write_image_json(path: PathLike, records: Iterable[Record], class_names: Cla
     return count
 
 
-def _survey(files: List[Path]) -> Tuple[Dict[Tuple[int, str], str], int]:
-    """(class id, name) -> first file with it in `categories`, and the highest id of a box; skips what is bad."""
+class _Survey(NamedTuple):
+    """What a first pass over the files finds.
+
+    places      (class id, name) -> first file with it in `categories`
+    highest     class id of a box, -1 without any
+    other_ids   (file, detail) of those whose categories lack a class id of their annotations
+    """
+
+    places: Dict[Tuple[int, str], str]
+    highest: int
+    other_ids: List[Tuple[str, str]]
+
+
+def _survey(files: List[Path]) -> _Survey:
+    """Read the classes of all files; what is bad is skipped here, and told when the labels are read."""
     places: Dict[Tuple[int, str], str] = {}
-    highest = -1
+    highest, other_ids = -1, []
     for file in files:
         try:
             label = _object(read_json(file))
-            for category in _categories(label):
-                places.setdefault(category, str(file))
-            highest = max(highest, *(class_id for class_id in _ids(label) if class_id < _MAX_CLASSES), -1)
+            ids = set(_ids(label))
+            highest = max([highest, *(class_id for class_id in ids if class_id < MAX_CLASSES)])
+            categories = list(_categories(label))
         except DataError:
-            continue  # met again, and told, when the labels are read
-    return places, highest
+            continue
+        for category in categories:
+            places.setdefault(category, str(file))
+        unknown = ids - {class_id for class_id, _ in categories}
+        if categories and unknown:
+            other_ids.append((str(file), f"class_id {min(unknown)}"))
+    return _Survey(places, highest, other_ids)
 
 
 def _object(value: Any) -> Dict[str, Any]:
@@ -107,13 +132,3 @@ def _ids(label: Mapping[str, Any]) -> List[int]:
     annotations = label.get("annotations")
     listed = annotations if isinstance(annotations, list) else []
     return [class_number(box.get("class_id"), "class_id") for box in listed if isinstance(box, dict)]
-
-
-def _check_categories(label: Mapping[str, Any]) -> None:
-    known = {class_id for class_id, _ in _categories(label)}
-    unknown = sorted(set(_ids(label)) - known)
-    if known and unknown:
-        raise DataError(
-            f"class_id: found {unknown[0]}, expected one of the file's categories: {sorted(known)[:20]}",
-            "unknown-class",
-        )

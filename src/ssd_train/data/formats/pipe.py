@@ -21,11 +21,11 @@ from ssd_train.data.formats.framing import read_records
 from ssd_train.data.formats.jsonl import parse_json, parse_object
 from ssd_train.data.formats.recordio import unpack_record
 from ssd_train.data.images import FORMATS, read_header
+from ssd_train.data.records import MAX_CLASSES
 from ssd_train.errors import DataError
 
 EXPECTED = 'expected AttributeNames ["source-ref", "<label attribute>"], or with "<label attribute>-metadata" third'
 
-MAX_CLASSES = 10_000  # a higher id is a mistake, not a class
 _MOST = 3  # attributes
 _ANY_CLASS = {class_id: class_id for class_id in range(MAX_CLASSES)}
 Numbered = Tuple[int, bytes]

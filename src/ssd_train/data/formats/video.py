@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.fields import BoxLabel, class_number, image_name, number, positive_box, shown
+from ssd_train.data.formats.fields import BoxLabel, box_corners, class_number, image_name, number, shown
 from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.ground_truth import find_manifest
 from ssd_train.data.formats.ground_truth_survey import METADATA, TRACKING_TYPE, VIDEO_TYPE, read_class_map
@@ -173,7 +173,7 @@ def _label(frame: Mapping[str, Any], table: Mapping[int, int]) -> BoxLabel:
                     f"class-id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
                 )
             left, top, width, height = (number(box.get(key), key) for key in ("left", "top", "width", "height"))
-            label.boxes.append(positive_box(left, top, width, height))
+            label.boxes.append(box_corners(left, top, width, height))
             label.class_ids.append(table[class_id])
         except DataError as fault:
             raise fault.at(f"box {index}") from None

@@ -25,8 +25,8 @@ from ssd_train.data.formats.fields import (
     OBJECT,
     BoxLabel,
     Corners,
+    box_corners,
     image_name,
-    positive_box,
     shown,
     side,
     text_number,
@@ -187,7 +187,7 @@ def _is_true(element: ElementTree.Element, path: str) -> bool:
 def _box(element: ElementTree.Element) -> Corners:
     xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     left, top = xmin - 1, ymin - 1
-    return positive_box(left, top, xmax - left, ymax - top)
+    return box_corners(left, top, xmax - left, ymax - top)
 
 
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:

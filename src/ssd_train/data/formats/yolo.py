@@ -22,19 +22,18 @@ from urllib.parse import unquote
 
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.file_names import files_below, folded, images_below, is_hidden, paths_below
-from ssd_train.data.formats.fields import BoxLabel, Corners, class_number, positive_box, shown, text_number
+from ssd_train.data.formats.fields import BoxLabel, Corners, box_corners, class_number, shown, text_number
 from ssd_train.data.formats.gather import Gather, numbered_classes
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.label_folder import new_folder, new_label_file
 from ssd_train.data.formats.yolo_names import describe, members
 from ssd_train.data.images import read_header
-from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.data.records import MAX_CLASSES, ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
 
 NO_LABEL = "no label file"
 
-_MAX_CLASSES = 10_000
 _ENDING = ".txt"
 _NO_LABELS = ("classes.txt", "predefined_classes.txt")  # texts that stand among labels
 _WHOLE = re.compile(r"\d+\.0*|\d+(?:\.\d*)?[eE][+-]?\d{1,2}", re.ASCII)
@@ -64,7 +63,7 @@ def read_yolo(
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
     told = describe([root, others])
     given = class_names or told.names
-    names = given or numbered_classes(_MAX_CLASSES)[0]
+    names = given or numbered_classes(MAX_CLASSES)[0]
     gather = Gather(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
@@ -262,7 +261,7 @@ def _lines(file: Path) -> Iterator[Tuple[int, List[str]]]:
 
 def _class_id(text: str) -> int:
     """A class id, also written 1.0 or 1.000e+00, as NumPy writes it."""
-    if _WHOLE.fullmatch(text) and len(text) < 30 and float(text).is_integer() and float(text) < _MAX_CLASSES:
+    if _WHOLE.fullmatch(text) and len(text) < 30 and float(text).is_integer() and float(text) < MAX_CLASSES:
         return int(float(text))
     return class_number(text, "class id")
 
@@ -272,7 +271,7 @@ def _box(fields: List[str], size_wh: SizeWH, points: bool) -> Corners:
     if not points and count >= _LEAST_POLYGON and count % 2 == 0:
         shares = [_share(text) for text in fields[1:]]
         xs, ys = ([share * side for share in part] for part, side in zip((shares[::2], shares[1::2]), size_wh))
-        return positive_box(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+        return box_corners(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
     if count != 4 and not (points and count > 4):
         raise DataError(
             f"found {len(fields)} numbers, expected class id, centre x, centre y, width, height, or class id and the "
@@ -281,7 +280,7 @@ def _box(fields: List[str], size_wh: SizeWH, points: bool) -> Corners:
     x, y, width, height = (_share(text) for text in fields[1:5])
     image_width, image_height = size_wh
     left, top = (x - width / 2) * image_width, (y - height / 2) * image_height
-    return positive_box(left, top, width * image_width, height * image_height)
+    return box_corners(left, top, width * image_width, height * image_height)
 
 
 def _share(text: str) -> float:

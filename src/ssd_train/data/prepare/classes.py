@@ -1,6 +1,6 @@
 """The classes of a manifest's boxes: read from it, and written into it anew.
 
-Written ids are dense, and every line rewritten gets the full class-map, so that each line can be read by itself.
+Every line rewritten gets the full class-map, so that each line can be read by itself.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from ssd_train.data.formats.gather import class_table
 from ssd_train.data.formats.ground_truth_survey import METADATA, Survey, choose_attribute, survey
 from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.prepare.lines import Edit, ManifestLine, annotations_of, keep_boxes, local_path
-from ssd_train.data.records import ClassNames
 from ssd_train.errors import DataError
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The box labels of one manifest: their attribute, the class names, and class id of the file -> name."""
+    """The box labels of one manifest: their attribute, class id of the file -> name, and name -> its lowest id."""
 
     attribute: str
-    class_names: ClassNames
     name_of: Dict[int, str]
+    id_of: Dict[str, int]
 
 
 def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> Labels:
@@ -45,7 +44,8 @@ def labels_of(found: Survey, attribute: str, path: "str | Path") -> Labels:
         raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
     places = {key: f"{path}:{line}" for key, line in found.attributes[attribute].names.items()}
     names, table = class_table(places)
-    return Labels(attribute, names, {class_id: names[index] for class_id, index in table.items()})
+    name_of = {class_id: names[table[class_id]] for class_id in sorted(table)}
+    return Labels(attribute, name_of, {name: table[class_id] for class_id, name in name_of.items()})
 
 
 def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) -> List[str]:
@@ -56,10 +56,9 @@ def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) 
     return [_name(line, index, box, labels.name_of) for index, box in enumerate(boxes)]
 
 
-def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], target: ClassNames) -> Edit:
-    """An edit of a labelled line: its boxes get the classes `names`, numbered as in `target`, and the line the full
-    class-map; boxes of no class in `target` are left out."""
-    ids = {name: class_id for class_id, name in enumerate(target)}
+def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], ids: Mapping[str, int]) -> Edit:
+    """An edit of a labelled line: its boxes get the classes `names`, numbered as `ids` (name -> id) says, and the line
+    the full class-map; boxes of no class in `ids` are left out."""
 
     def edit(copy: Dict[str, Any]) -> None:
         """Renumber the boxes, drop those without a class, and write the class-map."""

@@ -98,7 +98,8 @@ def with_sizes(data: LabelledImages) -> LabelSet:
         kinds = [*[OBJECT] * len(record.boxes), *[CROWD if crowd else DIFFICULT for crowd in regions.crowds.tolist()]]
         gather.add(record.where, record.name, BoxLabel(rows, ids, size_wh, kinds if len(regions) else ()))
     sized = gather.label_set(labels.class_names, labels.details)
-    return dataclasses.replace(sized, skipped=(*labels.skipped, *sized.skipped), mended=(*labels.mended, *sized.mended))
+    skipped, mended = (*labels.skipped, *sized.skipped), (*labels.mended, *sized.mended)
+    return dataclasses.replace(labels, records=sized.records, skipped=skipped, mended=mended)
 
 
 def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
@@ -133,7 +134,7 @@ def _recordio(output: Path, records: Records, data: LabelledImages) -> None:
 
 
 def _coco(output: Path, records: Records, data: LabelledImages) -> None:
-    write_coco(output, list(records), data.labels.class_names)
+    write_coco(output, list(records), data.labels.class_names, data.labels.category_ids)
 
 
 def _image_json(output: Path, records: Records, data: LabelledImages) -> None:
@@ -215,8 +216,8 @@ def _lost_names(labels: LabelSet, target: str) -> Iterator[str]:
         empty = [name for name, count in zip(labels.class_names, counts) if not count]
         if empty:
             yield f"VOC names only classes that have boxes, not {', '.join(empty)}"
-        if used != sorted(used):
-            yield f"VOC has no order of classes: they are read as {', '.join(sorted(used))}"
+        if any(labels.class_names[class_id] != name for class_id, name in enumerate(sorted(used))):
+            yield f"VOC has no class ids: the classes are read as {', '.join(sorted(used))}"
     buckets = {record.name.split("/")[2] for record in labels.records if record.name.startswith("s3://")}
     if buckets and target != "ground_truth":
         yield f"names of images lose their bucket: {', '.join(sorted(buckets))}"

@@ -10,7 +10,6 @@ from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, choos
 from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.prepare.classes import Labels, labels_of, names_on, new_classes
 from ssd_train.data.prepare.lines import ManifestLine, is_labelled, local_path, read_lines, write_lines
-from ssd_train.data.records import ClassNames
 from ssd_train.errors import ConfigError, DataError
 
 ON_DUPLICATE = ("error", "keep-first", "keep-last", "keep-all")
@@ -18,13 +17,13 @@ ON_DUPLICATE = ("error", "keep-first", "keep-last", "keep-all")
 
 @dataclass
 class Joined:
-    """What was done: lines read of each manifest and written, images that came again, and all class names in their new
-    order where ids had to be made anew (else empty)."""
+    """What was done: lines read of each manifest and written, images that came again, and the classes, name -> id,
+    where ids had to be made anew (else empty)."""
 
     lines_in: List[int] = field(default_factory=list)
     lines_out: int = 0
     duplicates: int = 0
-    renumbered: Tuple[str, ...] = ()
+    renumbered: Dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,9 @@ def join(
     """Write the lines of all manifests, one manifest after the other, to `output`.
 
     The labels of each are those of its newest job, or of `label_attribute` where it has boxes under that name. Labels
-    of other names get that name. Where one class id means different classes, ids are made anew by name. An image that
-    comes again is an error, or its first or last line or all of them are kept (`on_duplicate`).
+    of other names get that name. Where one class id means different classes, that of the first manifest keeps it, and
+    the others get ids above all that are in use. An image that comes again is an error, or its first or last line or
+    all of them are kept (`on_duplicate`).
 
     Raises:
         ConfigError: labels of different names and no `label_attribute`, or an unknown `on_duplicate`.
@@ -55,10 +55,10 @@ def join(
         raise ConfigError(f"on_duplicate: found {on_duplicate!r}, expected one of {', '.join(map(repr, ON_DUPLICATE))}")
     inputs = [_input(path, label_attribute) for path in paths]
     attribute = label_attribute or _common_attribute(inputs)
-    target = _new_classes(inputs)
-    report = Joined([0] * len(inputs), renumbered=() if target is None else target.names)
+    ids = _new_ids(inputs)
+    report = Joined([0] * len(inputs), renumbered=ids)
     chosen = _choose(inputs, on_duplicate, report)
-    report.lines_out = write_lines(output, _lines(inputs, attribute, target, chosen))
+    report.lines_out = write_lines(output, _lines(inputs, attribute, ids, chosen))
     return report
 
 
@@ -79,21 +79,30 @@ def _common_attribute(inputs: Sequence[_Input]) -> str:
     return next(iter(attributes), "")
 
 
-def _new_classes(inputs: Sequence[_Input]) -> Optional[ClassNames]:
-    """All class names where an id has different names in different manifests, else None: ids may stay."""
-    by_id: Dict[int, str] = {}
+def _new_ids(inputs: Sequence[_Input]) -> Dict[str, int]:
+    """Name -> id of all classes, by rising ids, where an id has different names in different manifests; else none: all
+    ids stay. A name keeps its first id, unless another name has had that before."""
+    owner: Dict[int, str] = {}
+    ids: Dict[str, int] = {}
+    displaced: List[str] = []
     by_words: Dict[str, Tuple[str, str]] = {}
-    clash = False
     for labels, path in ((i.labels, i.path) for i in inputs if i.labels):
         for class_id, name in sorted(labels.name_of.items()):
-            clash |= by_id.setdefault(class_id, name) != name
             other, other_path = by_words.setdefault(name.strip(), (name, path))
             if other != name:
                 raise DataError(
                     f"{path}: has class {name!r}, but {other_path} has {other!r}, expected names that differ in more "
                     "than blanks (prepare relabel --rename makes them one)"
                 )
-    return ClassNames(tuple(name for name, _ in by_words.values())) if clash else None
+            if owner.setdefault(class_id, name) == name:
+                ids.setdefault(name, class_id)
+            else:
+                displaced.append(name)
+    free = max(ids.values(), default=-1) + 1
+    for name in displaced:
+        if name not in ids:
+            ids[name], free = free, free + 1
+    return dict(sorted(ids.items(), key=lambda item: item[1])) if displaced else {}
 
 
 def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict[str, int]:
@@ -115,16 +124,14 @@ def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict
     return {} if on_duplicate == "keep-all" else chosen
 
 
-def _lines(
-    inputs: Sequence[_Input], attribute: str, target: Optional[ClassNames], chosen: Dict[str, int]
-) -> Iterator[bytes]:
+def _lines(inputs: Sequence[_Input], attribute: str, ids: Dict[str, int], chosen: Dict[str, int]) -> Iterator[bytes]:
     for number, (index, line) in enumerate(_all_lines(inputs)):
         if not chosen or chosen[line.source] == number:
             labels = inputs[index].labels
-            if labels is None or (labels.attribute == attribute and target is None):
+            if labels is None or (labels.attribute == attribute and not ids):
                 yield line.raw
             else:
-                yield _rewritten(line, labels, attribute, target)
+                yield _rewritten(line, labels, attribute, ids)
 
 
 def _all_lines(inputs: Sequence[_Input]) -> Iterator[Tuple[int, ManifestLine]]:
@@ -134,13 +141,13 @@ def _all_lines(inputs: Sequence[_Input]) -> Iterator[Tuple[int, ManifestLine]]:
             yield index, line
 
 
-def _rewritten(line: ManifestLine, labels: Labels, attribute: str, target: Optional[ClassNames]) -> bytes:
+def _rewritten(line: ManifestLine, labels: Labels, attribute: str, ids: Dict[str, int]) -> bytes:
     """The line with the joined classes, if they have other ids, and the joined name of its labels."""
 
     def edit(copy: Dict[str, Any]) -> None:
         """Change the classes where they differ, then the name."""
-        if target is not None and is_labelled(line, labels.attribute):
-            new_classes(line, labels.attribute, names_on(line, labels), target)(copy)
+        if ids and is_labelled(line, labels.attribute):
+            new_classes(line, labels.attribute, names_on(line, labels), ids)(copy)
         _rename(line, copy, labels.attribute, attribute)
 
     return line.edited(edit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 
 from ssd_train.data.prepare.classes import Labels, names_on, new_classes, read_classes
 from ssd_train.data.prepare.lines import is_labelled, read_lines, write_lines
@@ -22,24 +22,28 @@ class Relabelling:
     rename      name -> new name; several that become one are merged. All at once: a=b b=a exchanges two names
     drop        names, after renaming, whose boxes are left out
     when_empty  an image that loses its last box to `drop`: "background" (nothing of interest in it), or "drop" the line
+    renumber    number the classes that are left from 0 without a gap; else the ids stay, and those of merged classes
+                become the lowest of them
     """
 
     from_keys: Sequence[str] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     drop: Sequence[str] = ()
     when_empty: str = "background"
+    renumber: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.from_keys or self.rename or self.drop):
-            raise ConfigError("relabel: found nothing to do, expected --from_keys, --rename or --drop")
+        if not (self.from_keys or self.rename or self.drop or self.renumber):
+            raise ConfigError("relabel: found nothing to do, expected --from_keys, --rename, --drop or --renumber")
         if self.when_empty not in WHEN_EMPTY:
             raise ConfigError(f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, WHEN_EMPTY))}")
 
 
 @dataclass
 class Relabelled:
-    """What was done: new names with their boxes, boxes left out, lines read and written."""
+    """What was done: ids of the new names, their boxes, boxes left out, lines read and written."""
 
+    ids: Dict[str, int]
     boxes: Dict[str, int]
     boxes_dropped: int = 0
     lines_in: int = 0
@@ -51,23 +55,20 @@ def relabel(
 ) -> Relabelled:
     """Write the manifest `path` with other classes to `output`; lines without boxes of that job stay as they are.
 
-    Names made from keys are numbered in the order of the alphabet, others in the order they had.
+    Names made from keys are numbered in the order of the alphabet, others keep their ids.
 
     Raises:
         ConfigError: a name in `rename` or `drop` that is none of the classes, or no class would be left.
         DataError: a line that cannot be read, or that has boxes and lacks one of the keys.
     """
     labels = read_classes(path, label_attribute)
-    named = _names_by_keys(path, labels, how.from_keys) if how.from_keys else list(labels.class_names)
-    target = _new_names(named, how)
-    report = Relabelled(dict.fromkeys(target, 0))
-    report.lines_out = write_lines(output, _lines(path, labels, how, target, report))
+    ids = _new_ids(_ids_by_keys(path, labels, how.from_keys) if how.from_keys else labels.id_of, how)
+    report = Relabelled(ids, dict.fromkeys(ids, 0))
+    report.lines_out = write_lines(output, _lines(path, labels, how, report))
     return report
 
 
-def _lines(
-    path: "str | Path", labels: Labels, how: Relabelling, target: ClassNames, report: Relabelled
-) -> Iterator[bytes]:
+def _lines(path: "str | Path", labels: Labels, how: Relabelling, report: Relabelled) -> Iterator[bytes]:
     for line in read_lines(path):
         report.lines_in += 1
         if not is_labelled(line, labels.attribute):
@@ -79,25 +80,30 @@ def _lines(
         if kept or not names or how.when_empty == "background":
             for name in kept:
                 report.boxes[name] += 1
-            yield line.edited(new_classes(line, labels.attribute, names, target))
+            yield line.edited(new_classes(line, labels.attribute, names, report.ids))
 
 
-def _names_by_keys(path: "str | Path", labels: Labels, keys: Sequence[str]) -> List[str]:
+def _ids_by_keys(path: "str | Path", labels: Labels, keys: Sequence[str]) -> Dict[str, int]:
     labelled = (line for line in read_lines(path) if is_labelled(line, labels.attribute))
-    return sorted({name for line in labelled for name in names_on(line, labels, keys)})
+    names = sorted({name for line in labelled for name in names_on(line, labels, keys)})
+    return {name: class_id for class_id, name in enumerate(names)}
 
 
-def _new_names(names: Sequence[str], how: Relabelling) -> ClassNames:
-    _refuse_unknown("rename", how.rename, names)
-    renamed = list(dict.fromkeys(how.rename.get(name, name) for name in names))
+def _new_ids(ids: Mapping[str, int], how: Relabelling) -> Dict[str, int]:
+    """Name -> id of the classes that are left of `ids`, by rising ids."""
+    _refuse_unknown("rename", how.rename, ids)
+    renamed: Dict[str, int] = {}
+    for name, class_id in ids.items():
+        renamed.setdefault(how.rename.get(name, name), class_id)
     _refuse_unknown("drop", how.drop, renamed)
-    kept = [name for name in renamed if name not in how.drop]
+    kept = {name: class_id for name, class_id in renamed.items() if name not in how.drop}
     if not kept:
-        raise ConfigError(f"relabel: no class would be left of {', '.join(map(repr, names))}, expected at least one")
-    return ClassNames(tuple(kept))
+        raise ConfigError(f"relabel: no class would be left of {', '.join(map(repr, ids))}, expected at least one")
+    ClassNames(tuple(kept))  # a blank name is an error
+    return {name: number for number, name in enumerate(kept)} if how.renumber else kept
 
 
-def _refuse_unknown(flag: str, given: "Sequence[str] | Mapping[str, str]", known: Sequence[str]) -> None:
+def _refuse_unknown(flag: str, given: Iterable[str], known: Collection[str]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ConfigError(f"{flag}: found {unknown[0]!r}, expected one of {', '.join(map(repr, known))}")

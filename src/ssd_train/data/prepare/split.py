@@ -18,6 +18,7 @@ from ssd_train.data.prepare.classes import Labels, names_on, read_classes
 from ssd_train.data.prepare.lines import ManifestLine, is_labelled, local_path, read_lines
 from ssd_train.data.split import name_groups
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.progress import Progress
 from ssd_train.storage import open_atomic
 
 ROUNDING = 1e-6
@@ -53,7 +54,9 @@ class Splitting:
         object.__setattr__(self, "fractions", shares)
 
 
-def split(path: "str | Path", outputs: Sequence["str | Path"], how: Splitting) -> List[int]:
+def split(
+    path: "str | Path", outputs: Sequence["str | Path"], how: Splitting, progress: Optional[Progress] = None
+) -> List[int]:
     """Write each line of the manifest `path` to one of `outputs`, shuffled, and return how many each got.
 
     The manifest's bytes are held in memory meanwhile. Training that reads a pipe sees the lines in their order, and
@@ -70,7 +73,7 @@ def split(path: "str | Path", outputs: Sequence["str | Path"], how: Splitting) -
         )
     raw, sources, kinds = _read(path, how)
     order = np.random.RandomState(how.seed).permutation(len(raw))
-    units = _units(order, sources, how.group)
+    units = _units(order, sources, how.group, progress)
     parts = assign(_table(units, kinds), np.array([len(unit) for unit in units]), how.fractions)
     part_of_line = {line: part for unit, part in zip(units, parts) for line in unit}
     counts = np.bincount(list(part_of_line.values()), minlength=len(places)).tolist()
@@ -121,9 +124,9 @@ def _kinds(line: ManifestLine, labels: Labels) -> FrozenSet[str]:
     return frozenset(names_on(line, labels) or [BACKGROUND])
 
 
-def _units(order: np.ndarray, sources: Sequence[str], group: str) -> List[List[int]]:
+def _units(order: np.ndarray, sources: Sequence[str], group: str, progress: Optional[Progress]) -> List[List[int]]:
     """Lines that must stay together, in the order in which `order` comes to them."""
-    groups = name_groups(sources, group, "group") if group else [None] * len(sources)
+    groups = name_groups(sources, group, "group", progress) if group else [None] * len(sources)
     units: Dict[Tuple[str, str], List[int]] = {}
     for line in order.tolist():
         name = groups[line]

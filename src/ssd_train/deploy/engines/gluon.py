@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ssd_train import framework
-from ssd_train.model.graphs import DetectGraph, compile_answers
+from ssd_train.deploy.agreement import Candidates
+from ssd_train.model.graphs import CandidateGraph, DetectGraph, compile_answers
 from ssd_train.training.devices import one_context
 from ssd_train.training.saved_model import SavedModel
 
@@ -28,9 +30,18 @@ class GluonEngine:
         self.side = config.image_shape
         self.grayscale = config.grayscale
         self._device = one_context(devices)
-        net = self.model.build(self._device)
-        self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.nms_topk, self.model.post_nms))
+        net = self._net = self.model.build(self._device)
+        self._candidates: Any = None  # compiled when it is asked
+        self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.candidates, self.model.post_nms))
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
         """The rows of each picture, best first."""
         return self._graph(mx.nd.array(pictures, ctx=self._device, dtype="uint8")).asnumpy()
+
+    def candidates(self, picture: np.ndarray) -> Candidates:
+        """Return what enters suppression of a picture, uint8 (S, S, 3)."""
+        pixels = mx.nd.array(picture[None], ctx=self._device, dtype="uint8")
+        self._candidates = self._candidates or compile_answers(CandidateGraph(self._net))
+        scores, boxes = (array.asnumpy()[0] for array in self._candidates(pixels))
+        config = self.model.config
+        return Candidates(scores, boxes, config.nms_threshold, config.candidates)

@@ -33,7 +33,7 @@ def write(tmp_path, images=(), annotations=(), categories=({"id": 3, "name": "ca
 def test_images_boxes_and_background(tmp_path):
     path = write(tmp_path, [image(1), image(2)], [annotation(1), annotation(1, category_id=1, bbox=[0, 0, 99.5, 80])])
     labels = read_coco(path)
-    assert labels.class_names.names == ("dog", "cat")
+    assert labels.class_names.names == ("dog", "cat") and labels.category_ids == {"dog": 1, "cat": 3}
     first, second = labels.records
     assert (first.name, first.size_wh, first.where) == ("1.jpg", (100, 80), f"{path}:images[0]")
     assert first.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 99.5, 80]] and first.class_ids.tolist() == [1, 0]
@@ -132,7 +132,7 @@ BAD_ANNOTATIONS = {
     ),
     "three numbers": (annotation(2, bbox=[1, 2, 3]), r"annotations\[1\]: bbox: found an array, expected \[left, top"),
     "no bbox": ({"image_id": 2, "category_id": 3}, r"annotations\[1\]: bbox: found null"),
-    "no width": (annotation(2, bbox=[1, 2, 0, 4]), r"annotations\[1\]: found width 0"),
+    "negative width": (annotation(2, bbox=[1, 2, -1, 4]), r"annotations\[1\]: found width -1"),
     "boolean": (annotation(2, bbox=[True, 2, 3, 4]), "bbox left: found true"),
     "category unknown": (
         annotation(2, category_id=2),
@@ -228,6 +228,16 @@ def test_written_set_reads_back_bit_for_bit(tmp_path):
     for found, record in zip(labels.records, RECORDS):
         assert found.boxes.tobytes() == record.boxes.tobytes() and found.size_wh == record.size_wh
         assert found.class_ids.tolist() == record.class_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "known, ids", [({"cat": 17, "dog": 90, "cow": 21}, [90, 17]), ({"cat": 17}, [1, 2]), ({}, [1, 2])]
+)
+def test_write_coco_category_ids_are_kept_where_all_are_known(tmp_path, known, ids):
+    write_coco(tmp_path / "out.json", RECORDS, NAMES, known)
+    value = json.loads((tmp_path / "out.json").read_text())
+    assert value["categories"] == [{"id": ids[0], "name": "dog"}, {"id": ids[1], "name": "cat"}]
+    assert [box["category_id"] for box in value["annotations"]] == [ids[1], ids[0]]
 
 
 def test_pycocotools_reads_what_we_write(tmp_path):

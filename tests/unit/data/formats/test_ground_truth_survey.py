@@ -128,12 +128,19 @@ def class_maps(*maps):
     return [entry(f"s3://b/{i}.jpg", label(), metadata(class_map=found)) for i, found in enumerate(maps)]
 
 
-def test_class_names_are_the_union_in_order_of_dense_ids(tmp_path):
+def test_ground_truth_class_ids_with_a_gap_stay_and_the_gap_has_a_name(tmp_path):
     lines = [*class_maps({}, {"3": "text"}, {"0": "valve", "1": "pump "}), entry(value=label(box(class_id=3)))]
     lines[-1]["bb-metadata"] = metadata(class_map={"3": "text"})
     labels = read_ground_truth(write(tmp_path, *lines))
-    assert labels.class_names.names == ("valve", "pump ", "text")
-    assert labels.records[-1].class_ids.tolist() == [2]
+    assert labels.class_names.names == ("valve", "pump ", "class_2", "text")
+    assert labels.records[-1].class_ids.tolist() == [3] and labels.unused_ids() == (2,)
+
+
+def test_ground_truth_class_id_beyond_all_classes_is_an_error_with_its_line(tmp_path):
+    path = write(tmp_path, *class_maps({"0": "valve"}, {"10000": "text"}))
+    with pytest.raises(DataError) as error:
+        read_ground_truth(path)
+    assert str(error.value).startswith(f"{path}:2: ") and error.value.code == "bad-class-map"
 
 
 def test_one_name_under_two_ids_is_one_class(tmp_path):

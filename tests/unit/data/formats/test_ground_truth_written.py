@@ -137,7 +137,7 @@ REAL = {
         0,
         ("header", "passage", "question_block", "question_number", "figure", "footer"),
     ),
-    "pid-ocr-multiclass": (5, 36, 0, ("符号", "设备 ", "英文")),
+    "pid-ocr-multiclass": (5, 36, 0, ("符号", "设备 ", "class_2", "英文")),
     "sagemaker-examples-sample_output": (100, 192, 0, ("Bird",)),
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE
-from ssd_train.data.formats.image_json import read_image_json, write_image_json
+from ssd_train.data.formats.image_json import OTHER_IDS, read_image_json, write_image_json
 from ssd_train.data.records import ClassNames, Record
 from ssd_train.errors import DataError
 
@@ -41,7 +41,15 @@ def test_example_of_the_developer_guide(tmp_path):
 
 CLASSES = {
     "union in the order of ids": ([[NAMES[1]], [NAMES[0]]], [1, 0], ("dog", "cat"), [1, 0]),
-    "gaps become dense": ([[{"class_id": 7, "name": "x"}], [{"class_id": 3, "name": "y"}]], [7, 3], ("y", "x"), [1, 0]),
+    "a gap stays": (
+        *[[[{"class_id": 3, "name": "x"}], [{"class_id": 1, "name": "y"}]], [3, 1]],
+        *[("class_0", "y", "class_2", "x"), [3, 1]],
+    ),
+    "a gap, and a class of its number's name": (
+        *[[[{"class_id": 0, "name": "class_1"}], [{"class_id": 2, "name": "class_3"}]], [0, 2]],
+        *[("class_1", "class_1_", "class_3"), [0, 2]],
+    ),
+    "no name for one id": ([NAMES, None], [0, 3], ("dog", "cat", "class_2", "class_3"), [0, 3]),
     "repeated entries": ([[NAMES[0]] * 3], [0], ("dog",), [0]),
     "ids as digits": ([[{"class_id": "0", "name": "dog"}]], ["0"], ("dog",), [0]),
     "none": ([None, None], [2, 0], ("class_0", "class_1", "class_2"), [2, 0]),
@@ -60,22 +68,17 @@ def test_class_names(tmp_path, categories, ids, names, expected):
     assert [record.class_ids.tolist() for record in labels.records] == [[class_id] for class_id in expected]
 
 
-def test_given_names_stand_for_the_ids(tmp_path):
-    # as AWS's COCO notebook writes it: categories have the ids of COCO, annotations others
-    path = folder(tmp_path, value(categories=[{"class_id": 18, "name": "dog"}]))
-    with pytest.raises(
-        DataError, match=r"0\.json: class_id: found 0, expected one of the (file's categories|class-map)"
-    ):
-        read_image_json(path)
-    labels = read_image_json(path, ClassNames(("dog", "cat")))
-    assert labels.class_names.names == ("dog", "cat") and labels.records[0].class_ids.tolist() == [0]
-
-
-def test_ids_of_another_file_are_not_matched(tmp_path):
+@pytest.mark.parametrize(
+    "given, names", [(None, ("class_0", "class_1")), (("a", "b", "c"), ("a", "b", "c"))], ids=["none", "given"]
+)
+def test_image_json_categories_without_an_id_of_the_boxes_name_no_class(tmp_path, given, names):
     # id 0 has a name in the other file, but this file's own categories do not have it
-    path = folder(tmp_path, GOOD, value(annotations=[BOX], categories=[NAMES[1]]))
-    with pytest.raises(DataError, match=r"1\.json: class_id: found 0, expected one of the file's categories: \[1\]"):
-        read_image_json(path)
+    boxes = [BOX, {**BOX, "class_id": 1, "left": 5}]
+    path = folder(tmp_path, value("a.jpg", boxes), value("b.jpg", categories=[NAMES[1]]), value("c.jpg", []))
+    labels = read_image_json(path, given and ClassNames(given))
+    assert labels.class_names.names == names
+    assert [record.class_ids.tolist() for record in labels.records] == [[0, 1], [0], []]
+    assert [(line.where, line.reason) for line in labels.mended] == [(str(tmp_path / "1.json"), OTHER_IDS)]
 
 
 BAD = {
@@ -88,8 +91,7 @@ BAD = {
     "file a number": (value(5), "file: found 5, expected the name"),
     "no annotations": ({"file": "a.jpg"}, "annotations: found null, expected a list"),
     "string coordinate": (value(annotations=[{**BOX, "left": "1"}]), "box 0: left: found '1', expected a number"),
-    "no width": (value(annotations=[{**BOX, "width": 0}]), "box 0: found width 0"),
-    "class unknown": (value(annotations=[{**BOX, "class_id": 9}]), "class_id: found 9, expected one of the file's"),
+    "negative width": (value(annotations=[{**BOX, "width": -1}]), "box 0: found width -1"),
     "class a half": (value(annotations=[{**BOX, "class_id": 0.5}]), "class_id: found 0.5, expected an integer"),
     "huge class, no names": (value(annotations=[{**BOX, "class_id": 10**8}], categories=None), "found 100000000"),
     "categories an object": (value(categories={}), "categories: found an object, expected a list"),

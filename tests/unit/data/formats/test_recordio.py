@@ -165,9 +165,9 @@ BAD_RECORDS = {
     "id of no class": (payload([2, 5, 2, 0, 0, 1, 1]), r"class id 2, expected less than 2 \(cat, dog\)"),
     "inverted box": (
         payload([2, 5, *BOX, 0, 0.5, 0, 0.25, 1]),
-        r"box 1: found \[0.5, 0.0, 0.25, 1.0\], expected xmin < xmax",
+        r"box 1: found \[0.5, 0.0, 0.25, 1.0\], expected xmin <= xmax",
     ),
-    "flat box": (payload([2, 5, 0, 0, 0.5, 1, 0.5]), "box 0: found .* expected xmin < xmax"),
+    "id beyond all classes": (payload([2, 5, 10_000, 0, 0, 1, 1]), "class id: found 10000, expected an integer"),
 }
 
 

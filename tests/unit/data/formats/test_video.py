@@ -110,7 +110,7 @@ def test_sequence_that_was_not_labelled_is_skipped(tmp_path):
         pytest.param([frame(0, box("2"))], "[0]: box 0: class-id: found 2, expected one of the class-map", id="class"),
         pytest.param([frame(0, box("x"))], "[0]: box 0: class-id: found 'x', expected an integer", id="class-text"),
         pytest.param([frame(0, box(left="3"))], "[0]: box 0: left: found '3', expected a number", id="left"),
-        pytest.param([frame(0, box(width=0))], "[0]: box 0: found width 0", id="empty-box"),
+        pytest.param([frame(0, box(width=-1))], "[0]: box 0: found width -1", id="negative-box"),
         pytest.param([frame(0, {"vertices": []})], "[0]: box 0: class-id: found null", id="polygon"),
         pytest.param([{"frame": "a.jpg", "keypoints": []}], "found keypoints, expected annotations", id="keypoints"),
         pytest.param([{"annotations": [], "frame-no": "0"}], "[0]: frame: found null", id="no-frame"),

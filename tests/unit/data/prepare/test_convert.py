@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tracemalloc
 
+import manifests
 import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
@@ -15,6 +16,7 @@ from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_
 from ssd_train.data.images import encode_png
 from ssd_train.data.labels import LabelledImages, read_labelled
 from ssd_train.data.prepare.convert import WRITERS, convert, copy_images, with_sizes
+from ssd_train.data.prepare.join import join
 from ssd_train.data.records import ClassNames, LabelSet
 from ssd_train.data.sources import MemoryImages
 from ssd_train.errors import ConfigError, DataError
@@ -70,6 +72,44 @@ def test_every_pair(tmp_path, source, target):
         np.testing.assert_allclose(record.boxes, expected.boxes, atol=1e-4)
         np.testing.assert_array_equal(record.class_ids, expected.class_ids)
         assert found.images.read(record) == memory_images(LABELS).read(expected)
+
+
+GAP = label_set([[[1, 2, 20, 12]], [[0, 0, 40, 30]]], [[0], [3]], class_names=("cat", "class_1", "class_2", "dog"))
+
+
+@pytest.mark.parametrize("target, names", [*((name, GAP.class_names.names) for name in WRITERS if name != "voc")])
+def test_convert_class_ids_with_a_gap_stay(tmp_path, target, names):
+    convert(data(GAP), target, output(tmp_path, target))
+    copy_images(data(GAP), tmp_path / "images")
+
+    found = read_labelled(tmp_path / "images", output(tmp_path, target)).labels
+
+    assert found.class_names.names == names and [r.class_ids.tolist() for r in found.records] == [[0], [3]]
+
+
+def test_convert_gap_is_not_named_in_a_manifest_so_that_join_lets_the_ids_stay(tmp_path):
+    convert(data(GAP), "ground_truth", tmp_path / "a.manifest")
+    line = manifests.line("x.jpg", [(2, 1, 1, 5, 5)], {2: "emu"}, "bounding-box")
+    other = manifests.write(tmp_path / "b.manifest", [line])
+
+    assert join([tmp_path / "a.manifest", other], tmp_path / "c.manifest").renumbered == {}
+    found = read_ground_truth(tmp_path / "c.manifest")
+    assert found.class_names.names == ("cat", "class_1", "emu", "dog")
+    assert [record.class_ids.tolist() for record in found.records] == [[0], [3], [2]]
+
+
+def test_convert_class_ids_with_a_gap_to_voc_says_that_it_has_none(tmp_path):
+    lost = convert(data(GAP), "voc", tmp_path / "voc")
+    assert len(lost) == 2 and "class_1, class_2" in lost[0] and "read as cat, dog" in lost[1]
+
+
+def test_convert_coco_to_coco_keeps_the_ids_of_the_categories(tmp_path):
+    labels = dataclasses.replace(LABELS, category_ids={"cat": 17, "dog": 90})
+    convert(data(labels), "coco", tmp_path / "a.json")
+    arguments = ["--labels", f"{tmp_path}/a.json", "--to", "coco", "--output", f"{tmp_path}/b.json"]
+    assert main(["prepare", "convert", *arguments]) == 0
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+    assert [c["id"] for c in json.loads((tmp_path / "b.json").read_text())["categories"]] == [17, 90]
 
 
 @pytest.mark.parametrize(

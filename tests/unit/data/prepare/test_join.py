@@ -17,7 +17,7 @@ def test_lines_come_one_manifest_after_the_other_byte_for_byte(tmp_path):
     done = join([a, b], tmp_path / "out")
 
     assert (tmp_path / "out").read_bytes() == a.read_bytes() + b.read_bytes()
-    assert (done.lines_in, done.lines_out, done.duplicates, done.renumbered) == ([1, 1], 2, 0, ())
+    assert (done.lines_in, done.lines_out, done.duplicates, done.renumbered) == ([1, 1], 2, 0, {})
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,24 @@ def test_ids_are_made_anew_where_they_clash(tmp_path):
     labels = read_ground_truth(tmp_path / "out")
     names = [[labels.class_names[i] for i in record.class_ids] for record in labels.records]
     assert names == [["cat"], ["dog", "cat"]]
-    assert done.renumbered == ("cat", "dog")
+    assert done.renumbered == {"cat": 0, "dog": 1}
     assert all(
         value["bb-metadata"]["class-map"] == {"0": "cat", "1": "dog"} for value in manifests.read(tmp_path / "out")
     )
+
+
+def test_join_ids_that_clash_are_made_anew_and_the_others_stay(tmp_path):
+    a = manifests.write(tmp_path / "a", [manifests.line("1.jpg", [(3, 1, 1, 5, 5)], {0: "cat", 3: "cow"})])
+    b = manifests.write(
+        tmp_path / "b", [manifests.line("2.jpg", [(0, 2, 2, 5, 5), (1, 1, 1, 9, 9)], {0: "dog", 1: "emu", 7: "cow"})]
+    )
+
+    done = join([a, b], tmp_path / "out")
+
+    assert done.renumbered == {"cat": 0, "emu": 1, "cow": 3, "dog": 4}
+    labels = read_ground_truth(tmp_path / "out")
+    assert labels.class_names.names == ("cat", "emu", "class_2", "cow", "dog")
+    assert [record.class_ids.tolist() for record in labels.records] == [[3], [4, 1]]
 
 
 def test_names_that_differ_in_blanks_are_an_error(tmp_path):

@@ -33,29 +33,43 @@ def names(path):
     [
         pytest.param(
             Relabelling(from_keys=["color", "object"]),
-            *[["blue box", "yellow box"], [["blue box", "blue box"], ["yellow box"], []]],
+            *[{"blue box": 0, "yellow box": 1}, [["blue box", "blue box"], ["yellow box"], []]],
             id="keys",
         ),
         pytest.param(
-            Relabelling(rename={"cow": "ox"}), ["cat", "dog", "ox"], [["cat", "dog"], ["ox"], []], id="rename"
+            Relabelling(rename={"cow": "ox"}), {"cat": 0, "dog": 3, "ox": 7}, [["cat", "dog"], ["ox"], []], id="rename"
         ),
         pytest.param(
-            Relabelling(rename={"cat": "pet", "dog": "pet"}), ["pet", "cow"], [["pet", "pet"], ["cow"], []], id="merge"
+            Relabelling(rename={"cat": "pet", "dog": "pet"}),
+            {"pet": 0, "cow": 7},
+            [["pet", "pet"], ["cow"], []],
+            id="merge",
         ),
         pytest.param(
             Relabelling(rename={"cat": "dog", "dog": "cat"}),
-            *[["dog", "cat", "cow"], [["dog", "cat"], ["cow"], []]],
+            *[{"dog": 0, "cat": 3, "cow": 7}, [["dog", "cat"], ["cow"], []]],
             id="exchange",
         ),
-        pytest.param(Relabelling(drop=["dog"]), ["cat", "cow"], [["cat"], ["cow"], []], id="drop"),
-        pytest.param(Relabelling(drop=["cow"]), ["cat", "dog"], [["cat", "dog"], [], []], id="drop-to-background"),
+        pytest.param(Relabelling(drop=["dog"]), {"cat": 0, "cow": 7}, [["cat"], ["cow"], []], id="drop"),
         pytest.param(
-            Relabelling(drop=["cow"], when_empty="drop"), ["cat", "dog"], [["cat", "dog"], []], id="drop-the-line"
+            Relabelling(drop=["cow"]), {"cat": 0, "dog": 3}, [["cat", "dog"], [], []], id="drop-to-background"
+        ),
+        pytest.param(
+            Relabelling(drop=["cow"], when_empty="drop"), {"cat": 0, "dog": 3}, [["cat", "dog"], []], id="drop-the-line"
         ),
         pytest.param(
             Relabelling(["color"], {"blue": "cold", "yellow": "warm"}, ["warm"]),
-            *[["cold"], [["cold", "cold"], [], []]],
+            *[{"cold": 0}, [["cold", "cold"], [], []]],
             id="all-three",
+        ),
+        pytest.param(
+            Relabelling(drop=["dog"], renumber=True),
+            {"cat": 0, "cow": 1},
+            [["cat"], ["cow"], []],
+            id="drop-and-renumber",
+        ),
+        pytest.param(
+            Relabelling(renumber=True), {"cat": 0, "dog": 1, "cow": 2}, [["cat", "dog"], ["cow"], []], id="renumber"
         ),
     ],
 )
@@ -67,9 +81,9 @@ def test_new_classes(tmp_path, manifest, how, classes, expected):
     lines = manifests.read(tmp_path / "out")
     labelled = [value for value in lines if "bb" in value]
     assert names(tmp_path / "out") == expected
-    assert list(done.boxes) == classes
+    assert done.ids == classes and list(done.boxes) == list(classes)
     assert [value["bb-metadata"]["class-map"] for value in labelled] == [
-        {str(i): name for i, name in enumerate(classes)}
+        {str(class_id): name for name, class_id in classes.items()}
     ] * len(labelled)
     assert [len(value["bb-metadata"]["objects"]) for value in labelled] == [len(row) for row in expected]
     assert list(done.boxes.values()) == [sum(row.count(name) for row in expected) for name in classes]

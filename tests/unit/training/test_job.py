@@ -1,0 +1,103 @@
+"""What a job is put together from: settings and data reach the loaders and the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import DrawnSet, HeardProgress, label_set, small_config
+
+from ssd_train import framework
+from ssd_train.config import TrainConfig
+from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
+from ssd_train.data.drawn import DrawnSample, write_drawn_set
+from ssd_train.data.records import ClassNames
+from ssd_train.environment import Environment
+from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.graphs import _Suppress
+from ssd_train.model.targets import TargetEncoder, decode
+from ssd_train.progress import Progress
+from ssd_train.training.job import prepare, with_candidates
+
+mx = framework.mxnet()
+
+
+def sided_set(folder, count):
+    """Pictures that are red on the left and blue on the right, with a box in the middle."""
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, :32, 0] = image[:, 32:, 2] = 255
+    samples = [
+        DrawnSample(f"{index}", image, np.array([[24, 16, 40, 32]], np.float32), np.array([0]))
+        for index in range(count)
+    ]
+    return DrawnSet(*write_drawn_set(folder, samples, ClassNames(("middle",)), "sides", "png"))
+
+
+@pytest.mark.parametrize("augmentation", ["strong", "ssd"])
+@pytest.mark.parametrize("mirror", [0, 1])
+def test_prepare_with_mirror_0_never_shows_a_mirrored_picture(tmp_path, augmentation, mirror):
+    sides = [*sided_set(tmp_path / "train", 40), *sided_set(tmp_path / "validation", 1)]
+    job = prepare(
+        small_config(augmentation=augmentation, mirror=mirror),
+        Environment(*sides, tmp_path / "model", tmp_path / "output"),
+        Progress(),
+    )
+    pictures = np.concatenate([batch.pictures for batch in job.train_loader.epoch(0)]).astype(float)
+    redness = pictures[..., 0] - pictures[..., 2]
+    columns = np.arange(redness.shape[2])
+    red, blue = (((sign * redness > 60) * columns).sum((1, 2)) / (sign * redness > 60).sum((1, 2)) for sign in (1, -1))
+    mirrored = np.count_nonzero(red > blue)
+    assert len(pictures) == 40
+    assert mirrored > 5 if mirror else mirrored == 0
+
+
+def crowd(side, per_row, size):
+    """A picture of `per_row` x `per_row` objects, a little off the centres of a grid."""
+    random, step = np.random.RandomState(0), side / per_row
+    centres = [((column + 0.5) * step, (row + 0.5) * step) for row in range(per_row) for column in range(per_row)]
+    centres = np.array(centres) + random.uniform(-0.2, 0.2, (len(centres), 2)) * (step - size)
+    boxes = np.concatenate([centres - size / 2, centres + size / 2], axis=1)
+    return label_set([boxes.tolist()], size_wh=(side, side), class_names=("thing",))
+
+
+def recall_of_perfect_scores(config, labels):
+    """The share of the objects that are left by suppression where each anchor says what it was taught."""
+    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape))
+    (record,) = labels.records
+    classes, offsets = TargetEncoder(anchors)(record.boxes, record.class_ids)
+    logits = 10 * np.eye(2, dtype=np.float32)[classes.astype(int)]
+    suppress = _Suppress(1, config.nms_threshold, config.candidates, max(config.post_nms, len(record.boxes)))
+    boxes = np.where((classes > 0)[:, None], decode(offsets, anchors), cxcywh_to_xyxy(anchors))
+    rows = suppress(mx.nd.array(logits[None]), mx.nd.array(boxes[None])).asnumpy()[0]
+    rows = rows[(rows[:, 0] == 0) & (rows[:, 1] > 0.5)]
+    return (iou_matrix(record.boxes, rows[:, 2:]) > 0.5).any(axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    "base_network, side, size", [("mobilenet1.0", 512, 51), ("vgg-16", 512, 40), ("vgg-16", 300, 30)]
+)
+def test_with_candidates_of_64_objects_keeps_all_that_score_perfectly(base_network, side, size):
+    labels, progress = crowd(side, 8, size), HeardProgress()
+    config = TrainConfig(base_network=base_network, image_shape=side)
+    chosen = with_candidates(config, labels, progress)
+    assert chosen.nms_topk > 400 and len(progress.lines) == 1
+    assert recall_of_perfect_scores(chosen, labels) == 1.0
+    assert recall_of_perfect_scores(config, labels) < 0.7  # 400: what is tested would not be needed
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        pytest.param({"nms_topk": 300}, 300, id="given"),
+        pytest.param({"nms_topk": "400"}, 400, id="given-as-the-builtin-has-it"),
+        pytest.param({"defaults": "builtin"}, 400, id="builtin"),
+    ],
+)
+def test_with_candidates_where_nms_topk_is_given_leaves_it(settings, expected):
+    config = TrainConfig.from_mapping({"image_shape": 512, "base_network": "vgg-16", **settings})
+    assert with_candidates(config, crowd(512, 8, 40), Progress()).nms_topk == expected
+
+
+@pytest.mark.parametrize("size_wh", [(40, 30), None], ids=["few-objects", "unknown-size"])
+def test_with_candidates_of_ordinary_data_takes_the_least(size_wh):
+    labels = label_set([[[1, 1, 20, 20]], []], size_wh=size_wh)
+    assert with_candidates(TrainConfig(), labels, Progress()).nms_topk == 400

@@ -1,0 +1,44 @@
+"""What a run says of an epoch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from builders import HeardProgress, small_config
+
+from ssd_train.environment import Environment
+from ssd_train.training.checkpoint import TrainState
+from ssd_train.training.schedule import BestScore
+from ssd_train.training.telling import tell_epoch
+
+ROW = {
+    "epoch": 1, "CrossEntropy": 2.0, "SmoothL1": 1.0, "images_per_second": 9.0, "mAP": 0.25, "VOC07": 0.75,
+    "val_SmoothL1": 1.5, "steps": 5, "clipped_steps": 0,
+}  # fmt: skip
+
+
+def line_of(best_epoch=1, hosted=False, **row):
+    progress = HeardProgress()
+    environment = Environment(Path("t"), Path("l"), None, None, Path("m"), Path("o"), hosted=hosted)
+    state = TrainState(2, best=BestScore(0.8, best_epoch), history=[{"epoch": 0}, {**ROW, **row}])
+    tell_epoch(small_config(), 5, state, environment, progress)
+    return progress.lines
+
+
+@pytest.mark.parametrize("clipped, expected", [(0, False), (3, True)])
+def test_tell_epoch_with_clipped_steps_says_in_how_many(clipped, expected):
+    (line,) = line_of(clipped_steps=clipped)
+    assert bool(re.search(r"clipped in 3 of 5 steps", line)) == expected
+
+
+@pytest.mark.parametrize("best_epoch, expected", [(1, "best so far"), (0, "best in epoch 1")])
+def test_tell_epoch_says_both_figures_and_which_epoch_is_kept(best_epoch, expected):
+    (line,) = line_of(best_epoch)
+    assert "COCO mAP 0.250" in line and "VOC07 mAP 0.750" in line and line.endswith(f"({expected})")
+
+
+def test_tell_epoch_in_a_hosted_job_reports_voc07_as_validation_map():
+    lines = line_of(best_epoch=0, hosted=True)
+    assert [line for line in lines if line.endswith("validation mAP <score>=(0.75)")]
