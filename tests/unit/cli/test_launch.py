@@ -157,7 +157,7 @@ def test_an_endpoint_is_made_and_deleted(aws, capsys, tmp_path, model):
     assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.m5.large", 1)
     container = aws.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]
     served = names_in(stored(container["ModelDataUrl"]))
-    assert {"weights.params", "code/train.py", "code/lib/ssd_train/deploy/detector.py"} <= served
+    assert {"weights.params", "code/train.py", "code/ssd_train/deploy/detector.py"} <= served
 
     assert main(["launch", "--delete", "logo"]) == 0
     assert aws.list_endpoints()["Endpoints"] == []
