@@ -22,7 +22,8 @@ SDKS := sdk2 sdk3
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
-	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
+	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
+	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; all of it as root, with strace)"
 	@echo "make fuzz      200 kills, and 20000 mutations of whatever is read (two hours)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
@@ -45,8 +46,9 @@ test: $(VENV)/.test
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
-# Of these what .ci/run has the time for: a job in AWS's container, and one that it refuses.
-test-slice: $(VENV)/.test .venv-toolkit-3.8/.done
+# Of these what .ci/run has the time for: a job in AWS's container, one that it refuses, one on two hosts, and a model
+# that was trained there, deployed by SDK 2 and served by AWS's stack (Java).
+test-slice: $(VENV)/.test .venv-toolkit-3.8/.done .venv-launch-sdk2/.done .venv-serving/.done
 	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
 
 # docs/reliability.md says what each of them promises.
@@ -103,7 +105,7 @@ $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requir
 	touch $@
 
 # An environment for one tool, of Python $(1), which is on the PATH or one of pyenv's. Without that interpreter there is no
-# environment, and its tests are skipped by name.
+# environment, and its tests are skipped by name (tests/own_venvs.py); a step that fails here ends make.
 define OWN_VENV
 	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \
