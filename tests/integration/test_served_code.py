@@ -69,6 +69,16 @@ def test_an_archive_with_code_is_a_model_like_any_other(archive, tmp_path):
     assert main(["predict", str(tmp_path / "a.png"), *flags]) == 0
 
 
+def test_put_code_over_the_former_layout_leaves_nothing_where_the_sdk_copies_to(tmp_path):
+    former = tmp_path / "code" / "lib" / "ssd_train"
+    former.mkdir(parents=True)
+    (former / "__init__.py").write_text("")
+    (tmp_path / "code" / "inference.py").write_text("import sys")
+    put_code(tmp_path)
+    assert not (tmp_path / "code" / "lib").exists()
+    assert (tmp_path / "code" / "ssd_train" / "__init__.py").is_file()
+
+
 def test_code_is_whole_and_kept(tmp_path):
     put_code(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}

@@ -1,7 +1,8 @@
-"""Run by test_sdk_deploy.py in the environment of the SageMaker SDK 2: the Python of docs/sagemaker.md, as written.
+"""Run by test_sdk_deploy.py in the environment of the SageMaker SDK 2: the Python of docs/sagemaker.md and
+docs/launch.md, as written.
 
 Argument: the folder for results. moto stands in for AWS within this process. After fit() this program writes fit.json,
-and waits on standard input for the path of the archive that the job left; then it executes what the page says of
+and waits on standard input for the path of the archive that the job left; then it executes what the pages say of
 serving, and other ways in which people repack a model, and writes served.json.
 """
 
@@ -20,9 +21,9 @@ SLEEP = time.sleep  # the SDK asks every 30 s whether an endpoint is there; moto
 MACHINES = {"initial_instance_count": 1, "instance_type": "ml.c5.xlarge"}
 
 
-def blocks():
+def blocks(page):
     """The page's Python, block by block."""
-    return re.findall(r"```python\n(.*?)```", Path("docs/sagemaker.md").read_text("utf-8"), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", Path("docs", page).read_text("utf-8"), re.DOTALL)
 
 
 def object_at(uri):
@@ -53,21 +54,38 @@ def container(client, name, target):
     return {"image": found["Image"], "variables": variables, "archive": fetched(found["ModelDataUrl"], target)}
 
 
+def by_launch(client, archive):
+    """Execute the Python of docs/launch.md, whose job leaves the archive too; return the name of its model."""
+    where = {"LocationConstraint": boto3.Session().region_name}
+    boto3.client("s3").create_bucket(Bucket="my-bucket", CreateBucketConfiguration=where)
+    (block,) = blocks("launch.md")
+    training, deploy, serving = block.replace("BUCKET", "my-bucket").partition("predictor =")
+    page = {}
+    exec(training, page)
+    object_at(page["estimator"].model_data).upload_file(archive)
+    exec(deploy + serving, page)
+    endpoint = page["predictor"].endpoint_name
+    variants = client.describe_endpoint_config(EndpointConfigName=endpoint)["ProductionVariants"]
+    return variants[0]["ModelName"]
+
+
 @mock.patch("time.sleep", lambda seconds: SLEEP(min(seconds, 0.01)))
 @mock_aws
 def main(folder):
     client = boto3.client("sagemaker")
-    training, *serving = blocks()
+    training, *serving = blocks("sagemaker.md")
     page = {}
     exec(training, page)
     artifacts = trained(client, folder)
-    object_at(artifacts).upload_file(input())
+    archive = input()
+    object_at(artifacts).upload_file(archive)
     for block in serving:
         exec(block, page)
     (config,) = client.list_endpoint_configs(NameContains=page["predictor"].endpoint_name)["EndpointConfigs"]
     variants = client.describe_endpoint_config(EndpointConfigName=config["EndpointConfigName"])["ProductionVariants"]
     models = {
         "deploy": variants[0]["ModelName"],
+        "fit_by_sdk_2": by_launch(client, archive),
         "transformer": page["transformer"].model_name,
         "of-the-archive": page["model"].name,
     }

@@ -1,5 +1,5 @@
-"""What docs/sagemaker.md shows of SDK 2, executed as written: fit, a job that really trains, deploy, transformer,
-MXNetModel. Each archive that the SDK repacks is served by AWS's own stack and asked for an answer."""
+"""What docs/sagemaker.md and docs/launch.md show of SDK 2, executed as written: fit, a job that really trains, deploy,
+transformer, MXNetModel. Each archive that the SDK repacks is served by AWS's own stack and asked for an answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import time
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
+import boto3
 import numpy as np
 import pytest
 from builders import shapes_set
+from launches import REGION, ROLE, isolate
+from moto import mock_aws
 from own_venvs import ROOT
 from sdks import sdk_environment, sdk_python
 from servers import ask
 from stacks import stack, stack_venv
 from toolkits import make_toolkit
 
+from ssd_train.cli.main import main
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.serve import answer
 
@@ -30,6 +34,7 @@ SERVED = "/opt/ml/model/code"  # where the container finds the program
 # name of sdk2_walkthrough.py -> the program that the endpoint is told to run
 PROGRAMS = {
     "deploy": "train.py",
+    "fit_by_sdk_2": "train.py",
     "transformer": "train.py",
     "of-the-archive": "inference.py",
     "source-dir-and-dependencies": "train.py",
@@ -135,8 +140,24 @@ def test_archive_repacked_by_the_sdk_is_served(walkthrough, tmp_path, name):
 
 
 @pytest.mark.slice
-def test_archive_of_transformer_is_that_of_deploy(walkthrough):
-    assert contents(walkthrough.served["transformer"]["archive"]) == contents(walkthrough.served["deploy"]["archive"])
+@pytest.mark.parametrize("name", ["transformer", "fit_by_sdk_2"])
+def test_archive_repacked_by_the_sdk_is_that_of_deploy(walkthrough, name):
+    assert contents(walkthrough.served[name]["archive"]) == contents(walkthrough.served["deploy"]["archive"])
+
+
+def test_archive_sent_by_launch_is_served(walkthrough, tmp_path, monkeypatch):
+    isolate(monkeypatch, tmp_path)
+    flags = ["--role", ROLE, "--output", "s3://my-bucket/ssd", "--model", str(walkthrough.model)]
+    with mock_aws():
+        where = {"LocationConstraint": REGION}
+        boto3.client("s3").create_bucket(Bucket="my-bucket", CreateBucketConfiguration=where)
+        assert main(["launch", "--deploy", "logo", *flags]) == 0
+        (model,) = boto3.client("sagemaker").list_models()["Models"]
+        container = boto3.client("sagemaker").describe_model(ModelName=model["ModelName"])["PrimaryContainer"]
+        _, _, place = container["ModelDataUrl"].partition("s3://my-bucket/")
+        boto3.client("s3").download_file("my-bucket", place, str(tmp_path / "served.tar.gz"))
+    program = container["Environment"]["SAGEMAKER_PROGRAM"]
+    assert_served(tmp_path / "served.tar.gz", program, walkthrough, tmp_path / "base")
 
 
 @pytest.mark.slice
