@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults fuzz check bench test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
 	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; all of it as root, with strace)"
+	@echo "make test-planted-faults  faults planted in a copy of the source: which tests catch which (an hour or more; ARGS=\"--sample 10\")"
 	@echo "make fuzz      200 kills, and 20000 mutations of whatever is read (two hours)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
@@ -54,6 +55,10 @@ test-slice: $(VENV)/.test .venv-toolkit-3.8/.done .venv-launch-sdk2/.done .venv-
 # docs/reliability.md says what each of them promises.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
+
+# What the tests are worth: to be run before and after tests are removed.
+test-planted-faults: $(VENV)/.test
+	$(BIN)/python tests/mutation/planted_faults.py $(ARGS)
 
 FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/test_archives.py \
 	tests/unit/data/test_images.py tests/unit/deploy/test_symbol_reader.py
