@@ -30,7 +30,7 @@ help:
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
-	@echo "make check     ruff, ruff format, mypy, and the installed versions"
+	@echo "make check     ruff, ruff format, mypy, import-linter, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -75,6 +75,8 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@# It needs Python 3.10, and what it finds does not depend on the version.
+	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
 	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
 
