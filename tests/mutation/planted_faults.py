@@ -197,13 +197,14 @@ def _run(faults: Sequence[Fault]) -> List[Dict[str, Any]]:
             if fault.group not in sound:
                 outcome = _test(tree, fault.group)
                 if outcome["outcome"] != "survived":
-                    raise ScriptError(f"group {fault.group} fails without a fault: {outcome['by']}")
+                    raise ScriptError(f"group {fault.group} fails without a fault:\n{outcome['output']}")
                 sound.add(fault.group)
             file, text = _planted(fault, tree)
             whole = file.read_text("utf-8")
             file.write_text(text, "utf-8")
             try:
                 row = {"name": fault.name, "file": file.relative_to(tree).as_posix(), **_test(tree, fault.group)}
+                del row["output"]
             finally:
                 file.write_text(whole, "utf-8")
             rows.append(row)
@@ -250,14 +251,16 @@ def _test(tree: Path, group: str) -> Dict[str, Any]:
             timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return {"outcome": "caught", "seconds": float(TIMEOUT), "by": f"no end after {TIMEOUT} s"}
+        by = f"no end after {TIMEOUT} s"
+        return {"outcome": "caught", "seconds": float(TIMEOUT), "by": by, "output": by}
     seconds = round(time.monotonic() - started, 1)
     if done.returncode == 0:
-        return {"outcome": "survived", "seconds": seconds, "by": ""}
+        return {"outcome": "survived", "seconds": seconds, "by": "", "output": ""}
     if done.returncode in (4, 5):  # wrong usage, no test found
         raise ScriptError(f"group {group}: pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
-    return {"outcome": "caught", "seconds": seconds, "by": failed[0] if failed else f"exit code {done.returncode}"}
+    by = failed[0] if failed else f"exit code {done.returncode}"
+    return {"outcome": "caught", "seconds": seconds, "by": by, "output": done.stdout[-3000:]}
 
 
 if __name__ == "__main__":
