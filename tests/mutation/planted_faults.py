@@ -261,7 +261,7 @@ def _test(tree: Path, group: str) -> Dict[str, Any]:
         return {"outcome": "survived", "seconds": seconds, "by": "", "output": ""}
     if done.returncode in (4, 5):  # wrong usage, no test found
         raise ScriptError(f"group {group}: pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.M)
     by = failed[0] if failed else f"exit code {done.returncode}"
     return {"outcome": "caught", "seconds": seconds, "by": by, "output": done.stdout[-3000:]}
 
