@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -63,7 +63,8 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
 
         def add(page: np.ndarray, **options: Any) -> None:
             """Write a page. Pillow holds all pages of one call in memory, so each has a call of its own."""
-            Image.fromarray(page).save(made.name, "PDF", resolution=DPI, quality=86, subsampling=0, **options)
+            dates: Dict[str, Any] = {"creationDate": None, "modDate": None}  # the same pages make the same file
+            Image.fromarray(page).save(made.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
 
         add(title_page(front), title=front.title)
         for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
