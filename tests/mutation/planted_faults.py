@@ -100,8 +100,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         faults = _chosen(flags)
-        for fault in faults:
-            _planted(fault, ROOT)
+        _check_snippets(faults)
         _check_groups({fault.group for fault in faults})
         if flags.check:
             print(f"{len(faults)} snippets are there and unique")
@@ -161,6 +160,17 @@ def _chosen(flags: argparse.Namespace) -> List[Fault]:
         count = min(flags.sample, len(faults))
         faults = [faults[round(i * len(faults) / count)] for i in range(count)]
     return faults
+
+
+def _check_snippets(faults: Sequence[Fault]) -> None:
+    problems = []
+    for fault in faults:
+        try:
+            _planted(fault, ROOT)
+        except ScriptError as error:
+            problems.append(str(error))
+    if problems:
+        raise ScriptError("\n".join(problems))
 
 
 def _check_groups(groups: Set[str]) -> None:
