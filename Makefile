@@ -16,19 +16,21 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults fuzz check bench test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
-	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11)"
+	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
+	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; all of it as root, with strace)"
+	@echo "make test-planted-faults  faults planted in a copy of the source: which tests catch which (an hour or more; ARGS=\"--sample 10\")"
 	@echo "make fuzz      200 kills, and 20000 mutations of whatever is read (two hours)"
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
-	@echo "make check     ruff, ruff format, mypy, and the installed versions"
+	@echo "make check     ruff, ruff format, mypy, import-linter, and the installed versions"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -45,13 +47,18 @@ test: $(VENV)/.test
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
-# Of these what .ci/run has the time for: a job in AWS's container, and one that it refuses.
-test-slice: $(VENV)/.test .venv-toolkit-3.8/.done
+# Of these what .ci/run has the time for: a job in AWS's container, one that it refuses, one on two hosts, and a model
+# that was trained there, deployed by SDK 2 and served by AWS's stack (Java).
+test-slice: $(VENV)/.test .venv-toolkit-3.8/.done .venv-launch-sdk2/.done .venv-serving/.done
 	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
 
 # docs/reliability.md says what each of them promises.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
+
+# What the tests are worth: to be run before and after tests are removed.
+test-planted-faults: $(VENV)/.test
+	$(BIN)/python tests/mutation/planted_faults.py $(ARGS)
 
 FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/test_archives.py \
 	tests/unit/data/test_images.py tests/unit/deploy/test_symbol_reader.py
@@ -68,6 +75,8 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@# It needs Python 3.10, and what it finds does not depend on the version.
+	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
 	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
 
@@ -103,7 +112,7 @@ $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requir
 	touch $@
 
 # An environment for one tool, of Python $(1), which is on the PATH or one of pyenv's. Without that interpreter there is no
-# environment, and its tests are skipped by name.
+# environment, and its tests are skipped by name (tests/own_venvs.py); a step that fails here ends make.
 define OWN_VENV
 	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \

@@ -26,6 +26,8 @@ COMPANIONS = [
     "gluoncv==0.10.5.post0",
 ]
 
+SERVE = ["uvicorn>=0.33", "starlette>=0.44", "python-multipart>=0.0.20", "prometheus-client>=0.21"]
+
 setup(
     name="ssd-train",
     version=VERSION,
@@ -36,7 +38,7 @@ setup(
     python_requires=">=3.8,<3.13",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"ssd_train.deploy": ["*.html"]},
+    package_data={"ssd_train.deploy.server": ["*.html"]},
     # Neither mxnet nor gluoncv: what reads labels, scores answers and draws works without them.
     install_requires=["numpy>=1.19.5,<2", "opencv-python-headless>=4.5", "Pillow>=9.1", "tqdm>=4.39"],
     extras_require={
@@ -47,13 +49,14 @@ setup(
         "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
         "yolo": ["PyYAML>=5.4"],  # data.yaml; imported only where there is one
-        "serve": ["uvicorn>=0.33", "onnxruntime>=1.17"],  # any other engine serves as well
+        # any other engine than ONNX Runtime serves as well
+        "serve": [*SERVE, "onnxruntime>=1.17"],
         "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
-            *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7"],
-            *["ruff==0.17.5", "mypy>=1.14", "PyYAML>=5.4"],
+            *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7", "pypdf>=5.9", "PyYAML>=5.4"],
+            *["ruff==0.17.5", "mypy>=1.14", "import-linter>=2.6; python_version >= '3.10'"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
-            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", "uvicorn>=0.33", "paho-mqtt>=2,<3"],
+            *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", *SERVE, "paho-mqtt>=2,<3"],
         ],
     },
     entry_points={"console_scripts": ["ssd-train = ssd_train.cli.main:main"]},

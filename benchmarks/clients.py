@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import os
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
@@ -109,3 +111,9 @@ def post(connection: http.client.HTTPConnection, body: bytes, content_type: str)
     connection.request("POST", "/invocations", body, {"Content-Type": content_type})
     response = connection.getresponse()
     return response.status, response.read()
+
+
+def resident_bytes(process: str = "self") -> int:
+    """Return the memory that a process has in use, by its id."""
+    pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

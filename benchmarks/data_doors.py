@@ -27,8 +27,8 @@ from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.images import decode
 from ssd_train.data.records import Record
 from ssd_train.data.sources import FolderImages
-from ssd_train.data.threads import in_order
 from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.parallel import in_order
 
 LINES, PICTURES, SIDE = 100_000, 400, 300
 PICTURE_WH = (1280, 960)

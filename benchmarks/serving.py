@@ -29,13 +29,12 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy as np
 
 from benchmarks.bodies import bad_bodies
-from benchmarks.clients import Crowd, Tally, post
+from benchmarks.clients import Crowd, Tally, post, resident_bytes
 from ssd_train import framework
 from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.images import encode_jpeg
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.serve import answer, warm_up
-from ssd_train.deploy.server_metrics import resident_bytes
 
 TURN = 5.0  # seconds that engine and server have in turns
 PICTURES = 8

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-sys.path.append(__file__.replace("train.py", "lib"))  # where deploy() puts the package
+sys.path.append(__file__.replace("train.py", "lib"))  # where deploy() of the SDK copies `dependencies`
 if __name__ == "__main__":
     runpy.run_module("ssd_train", run_name="__main__")
 else:

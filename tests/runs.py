@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from builders import SMALL, DrawnSet, flags_of
 
+from ssd_train.published import published_folders, verify_folder
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 # a checkpoint after each step and each epoch, so that most moments are moments of saving
 SAVING = {"epochs": 2, "mini_batch_size": 4, "checkpoint_minutes": 0.0001, "optimizer": "sgd"}
@@ -105,6 +107,11 @@ def members(session: int) -> List[int]:
     return found
 
 
+def last_weights(checkpoints: Path) -> Path:
+    """Return the file of the weights after the last step, in the newest checkpoint."""
+    return published_folders(checkpoints / "state")[0] / "last.params"
+
+
 def outcome(folder: Path) -> Any:
     """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history."""
     from ssd_train import framework
@@ -114,10 +121,9 @@ def outcome(folder: Path) -> Any:
     rows = [json.loads(line) for line in (folder / "model" / "history.jsonl").read_text().splitlines()]
     clock = ("images_per_second", "seconds", "data_seconds")
     arrays = {}
-    for file in ("last.params", config["weights"]["file"]):
-        kind = "last" if file.startswith("last") else "best"
-        loaded = mx.nd.load(str(folder / "model" / file))
-        arrays.update({f"{kind} {name}": array.asnumpy() for name, array in loaded.items()})
+    best = folder / "model" / config["weights"]["file"]
+    for kind, file in (("last", last_weights(folder / "checkpoints")), ("best", best)):
+        arrays.update({f"{kind} {name}": array.asnumpy() for name, array in mx.nd.load(str(file)).items()})
     history = [{name: value for name, value in row.items() if name not in clock} for row in rows]
     return (
         arrays,
@@ -136,7 +142,6 @@ def assert_same(found: Any, expected: Any) -> None:
 
 def assert_loads_as_what_it_is(folder: Path, class_names: Optional[Sequence[str]] = None) -> None:
     """After a kill at any moment: there is no model, or a whole one; and what looks like a finished state is one."""
-    from ssd_train.published import published_folders, verify_folder
     from ssd_train.training.saved_model import SavedModel
 
     if (folder / "model" / "config.json").exists():

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, Union
 
 from ssd_train import storage
-from ssd_train.data.threads import in_order
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
+from ssd_train.parallel import in_order
 from ssd_train.progress import Progress
 from ssd_train.s3 import WORKERS, Entry, Store, Unavailable, Url
 

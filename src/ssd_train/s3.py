@@ -7,6 +7,7 @@ in its usual places; none of them is ever part of a message here.
 from __future__ import annotations
 
 import contextlib
+import mimetypes
 import random
 import time
 from pathlib import Path
@@ -20,6 +21,21 @@ WORKERS = 8  # transfers at once
 ATTEMPTS = 4  # of each request, and of each object whose bytes break off
 CONNECT_SECONDS, READ_SECONDS = 5, 60  # the longest silence that is waited out
 _CHUNK = 1 << 20
+
+# Python's own table, without the files of this machine: a type does not depend on where a file was uploaded from
+_MIME_TYPES = mimetypes.MimeTypes()
+_OWN_TYPES = {
+    ".gz": "application/gzip",
+    ".jsonl": "application/jsonlines",  # as SageMaker calls it
+    ".log": "text/plain",
+    ".lst": "text/plain",
+    ".manifest": "application/jsonlines",
+    ".onnx": "application/octet-stream",
+    ".params": "application/octet-stream",
+    ".rec": "application/x-recordio",
+    ".webp": "image/webp",
+    ".yaml": "application/yaml",
+}
 
 # error codes of the S3 API, as words
 _DENIED = "access denied: these credentials may not {doing} it"
@@ -89,6 +105,13 @@ class Entry(NamedTuple):
     key: str
     size: int
     etag: str
+
+
+def content_type(name: str) -> str:
+    """Return the Content-Type of a file by its name; text that this package writes is UTF-8."""
+    suffix = Path(name).suffix.lower()
+    found = _OWN_TYPES.get(suffix) or _MIME_TYPES.guess_type(f"x{suffix}")[0] or "application/octet-stream"
+    return f"{found}; charset=utf-8" if found.startswith("text/") else found
 
 
 def is_url(text: str) -> bool:
@@ -166,8 +189,9 @@ class Store:
 
     def write(self, path: Path, url: Url) -> None:
         """Put the file `path` at `url`, in parts where it is large; what stood there is replaced once all is there."""
+        kind = {"ContentType": content_type(url.key if Path(url.key).suffix else path.name)}
         with open(path, "rb") as file, self._explained(str(url), "write"):
-            self._client.upload_fileobj(file, url.bucket, url.key)
+            self._client.upload_fileobj(file, url.bucket, url.key, ExtraArgs=kind)
 
     def check_writable(self, url: Url) -> None:
         """Ask for permission to write at `url` without leaving anything there: an upload is begun and given up."""

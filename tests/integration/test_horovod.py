@@ -10,26 +10,21 @@ import numpy as np
 import pytest
 from builders import SMALL, flags_of, shapes_set, small_config
 from hosts import free_port, plain_environment
+from own_venvs import ROOT, own_venv
 from together import SETTINGS, assert_alike, learn, make_learner
 
 from ssd_train.training.cluster import Cluster
 
 pytestmark = pytest.mark.horovod
 
-ROOT = Path(__file__).resolve().parents[2]
-VENV = ROOT / ".venv-horovod"
-
 
 def horovodrun(folder: Path, *arguments: object) -> str:
     """What two processes `python ARGUMENTS` on this host wrote."""
-    if not (VENV / ".done").exists():
-        if subprocess.run(["sh", "-c", "python3.8 -c ''"], stderr=subprocess.DEVNULL).returncode:
-            pytest.skip("python3.8 is not on this machine")
-        pytest.fail(f"{VENV.name} is not there: make test-horovod sets it up")
+    venv = own_venv(".venv-horovod", "3.8", "test-horovod")
     start = ["horovodrun", "--gloo", "-np", "2", "-H", "localhost:2", "--network-interface", "lo", "python"]
     done = subprocess.run(
         [*start, *map(str, arguments)],
-        env=plain_environment(PATH=f"{VENV / 'bin'}:{os.environ['PATH']}"),
+        env=plain_environment(PATH=f"{venv / 'bin'}:{os.environ['PATH']}"),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

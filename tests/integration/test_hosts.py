@@ -18,6 +18,7 @@ from builders import SMALL, DrawnSet, shapes_set, small_config
 from fifos import FifoWriter, samples
 from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
+from runs import last_weights
 
 from ssd_train import framework
 from ssd_train.data.labels import read_labelled
@@ -107,10 +108,15 @@ def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_
     settings = {"optimizer": "sgd", "learning_rate": 0.01, "freeze_layer_pattern": "batchnorm|_bn[0-9]"}
     start(server, tmp_path / "two", shapes.images.parent, **settings)
     server.finish()
-    places = Environment(shapes.images.parent, model_dir=tmp_path / "model", output_dir=tmp_path / "output")
+    places = Environment(
+        shapes.images.parent,
+        model_dir=tmp_path / "model",
+        output_dir=tmp_path / "output",
+        checkpoint_dir=tmp_path / "checkpoints",
+    )
     train(small_config(**settings, mini_batch_size=4), places)
-    found = mx.nd.load(str(tmp_path / "two" / HOSTS[0] / "model" / "last.params"))
-    expected = mx.nd.load(str(tmp_path / "model" / "last.params"))
+    found = mx.nd.load(str(last_weights(tmp_path / "two" / HOSTS[0] / "checkpoints")))
+    expected = mx.nd.load(str(last_weights(tmp_path / "checkpoints")))
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         array = array.asnumpy()
@@ -265,5 +271,5 @@ def test_all_stop_together_and_go_on_to_the_same_weights(shapes, tmp_path):
     with ParameterServer() as server:
         start(server, broken, shapes.images.parent, **settings)
         assert "resuming after epoch 0, step " in server.finish()[0]
-    last = [(base / HOSTS[0] / "model" / "last.params").read_bytes() for base in (unbroken, broken)]
+    last = [last_weights(base / HOSTS[0] / "checkpoints").read_bytes() for base in (unbroken, broken)]
     assert last[0] == last[1]

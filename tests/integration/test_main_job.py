@@ -71,7 +71,7 @@ def assert_same_scores(found, expected, tolerance):
 def test_the_model_folder_is_complete(trained):
     names = sorted(path.name for path in (trained / "model").iterdir())
     config = config_of(trained)
-    model = ["config.json", "history.jsonl", "last.params", config["weights"]["file"]]
+    model = ["config.json", "history.jsonl", config["weights"]["file"]]
     deployment = [
         "code",
         "hyperparams.json",

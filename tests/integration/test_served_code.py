@@ -58,7 +58,7 @@ def test_it_serves_without_the_package(archive, tmp_path):
     run = subprocess.run(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, universal_newlines=True)
     assert run.returncode == 0
     found = json.loads(run.stdout.splitlines()[-1])
-    assert found["from"].startswith(str(tmp_path / "model" / "code" / "lib")) and found["kind"] == "application/json"
+    assert found["from"].startswith(str(tmp_path / "model" / "code")) and found["kind"] == "application/json"
     expected = Detector.load(archive)(picture).to_rows()
     np.testing.assert_allclose(found["body"]["prediction"], expected, atol=1e-5)
 
@@ -69,17 +69,27 @@ def test_an_archive_with_code_is_a_model_like_any_other(archive, tmp_path):
     assert main(["predict", str(tmp_path / "a.png"), *flags]) == 0
 
 
+def test_put_code_over_the_former_layout_leaves_nothing_where_the_sdk_copies_to(tmp_path):
+    former = tmp_path / "code" / "lib" / "ssd_train"
+    former.mkdir(parents=True)
+    (former / "__init__.py").write_text("")
+    (tmp_path / "code" / "inference.py").write_text("import sys")
+    put_code(tmp_path)
+    assert not (tmp_path / "code" / "lib").exists()
+    assert (tmp_path / "code" / "ssd_train" / "__init__.py").is_file()
+
+
 def test_code_is_whole_and_kept(tmp_path):
     put_code(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"code/inference.py", "code/requirements.txt", "code/lib/ssd_train/deploy/serve.py"} <= names
+    assert {"code/inference.py", "code/requirements.txt", "code/ssd_train/deploy/serve.py"} <= names
     assert not [name for name in names if name.endswith(".pyc") or not name.startswith("code/")]
     before = (tmp_path / "code").stat().st_ino
     put_code(tmp_path)
     assert (tmp_path / "code").stat().st_ino == before, "what is there stays"
-    (tmp_path / "code" / "lib" / "ssd_train" / "errors.py").write_text("an old one")
-    shutil.rmtree(tmp_path / "code" / "lib" / "ssd_train" / "deploy")
+    (tmp_path / "code" / "ssd_train" / "errors.py").write_text("an old one")
+    shutil.rmtree(tmp_path / "code" / "ssd_train" / "deploy")
     put_code(tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == names
     source = Path(main.__code__.co_filename).parents[1]
-    assert (tmp_path / "code/lib/ssd_train/errors.py").read_bytes() == (source / "errors.py").read_bytes()
+    assert (tmp_path / "code/ssd_train/errors.py").read_bytes() == (source / "errors.py").read_bytes()

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 from builders import HeardProgress, shapes_set, small_config
+from runs import last_weights
 
 from ssd_train.environment import Environment
 from ssd_train.errors import CheckpointError, Stopped
@@ -47,7 +48,7 @@ def stop_at(calls):
 
 def weights(folder, machine="model"):
     best = SavedModel.load(folder / machine)
-    return (folder / machine / "last.params").read_bytes(), best.sha256, best.epoch
+    return last_weights(folder / "checkpoints").read_bytes(), best.sha256, best.epoch
 
 
 @pytest.mark.parametrize(

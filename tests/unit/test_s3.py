@@ -51,6 +51,44 @@ def test_large_files_go_up_in_parts(s3_client, tmp_path):
     upload(Store(), tmp_path / "model.tar.gz", Url("bucket", "model.tar.gz"), HeardProgress())
     found = s3_client.head_object(Bucket="bucket", Key="model.tar.gz")
     assert found["ContentLength"] == 20 << 20 and found["ETag"].endswith('-3"')
+    assert found["ContentType"] == "application/gzip"
+
+
+TYPES = {
+    "report.html": "text/html; charset=utf-8",
+    "model/config.json": "application/json",
+    "model/history.jsonl": "application/jsonlines",
+    "output.manifest": "application/jsonlines",
+    "model.tar.gz": "application/gzip",
+    "sourcedir.tar.gz": "application/gzip",
+    "model/model-0000.params": "application/octet-stream",
+    "model.onnx": "application/octet-stream",
+    "train.rec": "application/x-recordio",
+    "train.lst": "text/plain; charset=utf-8",
+    "labels/a.txt": "text/plain; charset=utf-8",
+    "overlays/A.JPG": "image/jpeg",
+    "overlays/a.png": "image/png",
+    "overlays/a.webp": "image/webp",
+    "pages.pdf": "application/pdf",
+    "scores.csv": "text/csv; charset=utf-8",
+    "code/train.py": "text/x-python; charset=utf-8",
+    "no-suffix": "application/octet-stream",
+}
+
+
+def test_upload_of_a_folder_gives_each_object_its_content_type(s3_client, tmp_path):
+    for name in TYPES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    upload(Store(), tmp_path, Url("bucket", "job"), HeardProgress())
+    found = {name: s3_client.head_object(Bucket="bucket", Key=f"job/{name}")["ContentType"] for name in TYPES}
+    assert found == TYPES
+
+
+def test_upload_of_a_file_has_the_content_type_of_its_key(s3_client, tmp_path):
+    (tmp_path / "temporary").write_bytes(b"<html>")
+    upload(Store(), tmp_path / "temporary", Url("bucket", "report.html"), HeardProgress())
+    assert s3_client.head_object(Bucket="bucket", Key="report.html")["ContentType"] == TYPES["report.html"]
 
 
 def test_permission_to_write_is_asked_for_without_a_trace(s3_client):

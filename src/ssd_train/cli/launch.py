@@ -13,10 +13,19 @@ from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs,
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.config import TrainConfig
 from ssd_train.launch.amazon import Amazon
-from ssd_train.launch.job import DISTRIBUTIONS, SOURCE_ARCHIVE, Channel, Job, make_channels
+from ssd_train.launch.job import (
+    DISTRIBUTIONS,
+    NAME_LENGTH,
+    SOURCE_ARCHIVE,
+    TUNING_NAME_LENGTH,
+    Channel,
+    Job,
+    check_name,
+    make_channels,
+)
 from ssd_train.launch.requests import PLACES, require_weights, training_request
 from ssd_train.launch.source import entry_point_folder, write_source
-from ssd_train.launch.tuning import NAME_LENGTH, RANGES, parse_ranges, tuning_request
+from ssd_train.launch.tuning import RANGES, parse_ranges, tuning_request
 from ssd_train.launch.watch import follow
 
 # flags that make launch do something else; each names a module in aws/ with a function of the flag's name
@@ -49,6 +58,8 @@ def run(arguments: Sequence[str]) -> int:
     # refused before AWS is asked for anything
     config = TrainConfig.from_mapping(trained_with, flags=parser.names | set(MODES))
     require_weights(config, _channels(flags), flags.network_isolation, flags.image)
+    if flags.job_name:
+        check_name("job_name", flags.job_name, _name_length(flags))
     amazon, region, role = account(flags)
     job = job_of(flags, region, role)
     operation = "create_training_job"
@@ -133,7 +144,7 @@ def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
     same = {name: given[name] for name in Job.__dataclass_fields__ if name in given}
     described: Dict[str, Any] = {
         **same,
-        "name": flags.job_name or stamped("ssd-train", NAME_LENGTH if flags.tune else 63),
+        "name": flags.job_name or stamped("ssd-train", _name_length(flags)),
         "region": region,
         "role": role,
         "channels": _channels(flags),
@@ -145,6 +156,10 @@ def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
 def _channels(flags: argparse.Namespace) -> Dict[str, Channel]:
     inputs = {name: getattr(flags, name) for name in INPUTS}
     return make_channels({**inputs, **pairs(flags.channel, "channel")}, flags.pipe, flags.attribute_names)
+
+
+def _name_length(flags: argparse.Namespace) -> int:
+    return TUNING_NAME_LENGTH if flags.tune else NAME_LENGTH
 
 
 def _send(amazon: Amazon, job: Job, entry_point: Path, operation: str, request: Dict[str, Any]) -> None:

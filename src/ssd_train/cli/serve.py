@@ -19,9 +19,8 @@ from ssd_train.deploy.detector import ENGINES, Detector, Engine
 from ssd_train.deploy.exported import is_converted
 from ssd_train.deploy.requests import RequestLimits
 from ssd_train.deploy.serve import warm_up
-from ssd_train.deploy.server import Server
-from ssd_train.deploy.server_run import keep_memory_flat, listen
-from ssd_train.deploy.server_run import run as run_server
+from ssd_train.deploy.server.run import keep_memory_flat, listen
+from ssd_train.deploy.server.run import run as run_server
 from ssd_train.progress import Progress
 
 
@@ -29,6 +28,8 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     flags = make_parser().parse_args(list(arguments))
     limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
+    from ssd_train.deploy.server.app import make_app  # only now: `serve --help` needs no Starlette
+
     keep_memory_flat()
     with localised(flags) as progress:
         detector = _detector(flags, progress)
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         progress.say(f"serving {flags.model} by {detector.engine.name} at http://{shown}:{port}/")
-        run_server(Server(detector, limits, flags.queue, progress), listener, flags.queue)
+        run_server(make_app(detector, limits, flags.queue, progress), listener, flags.queue)
         progress.say("ended: all requests were answered")
     return 0
 

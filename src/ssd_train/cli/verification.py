@@ -38,11 +38,13 @@ from ssd_train.model.pretrained import read_arrays, saved_parameters
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.published import published_folders
-from ssd_train.training.checkpoint import STATE
+from ssd_train.training.checkpoint import LAST, STATE, Checkpoints
+from ssd_train.training.circumstances import circumstances
 from ssd_train.training.devices import one_context
 from ssd_train.training.engine import Evaluator, evaluate
+from ssd_train.training.job import prepare
 from ssd_train.training.run import Trained, train
-from ssd_train.training.saved_model import HISTORY, LAST, SavedModel
+from ssd_train.training.saved_model import HISTORY, SavedModel
 
 SIDE, BATCH, EPOCHS = 128, 8, 6
 STEPS_AFTER = 3  # of the run that is resumed: few, because on a GPU rounding may differ from run to run and grows
@@ -148,11 +150,18 @@ class Checks:
         return [_loss_left(rows), self._scored_as_saved("training")]
 
     def restoring(self) -> List[Figure]:
-        """The last checkpoint, of which nothing is left to train: the weights that a resumed run has are those."""
+        """The last checkpoint, restored by a job on these devices: its network has the weights that were trained."""
         expected = self._weights("training")
+        places = self._environment(self.folder / "restoring", self.devices)
         shutil.copytree(self.folder / "training" / "checkpoints", self.folder / "restoring" / "checkpoints")
-        self._train("restoring", self.devices)
-        found = self._weights("restoring")
+        job = prepare(TrainConfig.from_mapping(SETTINGS), places, Progress())
+        checkpoints = Checkpoints(
+            self.folder / "restoring" / "checkpoints", circumstances(job.config, job.learner.devices)
+        )
+        checkpoints.restore(job.fingerprint, job.learner, places.model_dir)
+        found = {
+            name: parameter.list_data()[0].asnumpy() for name, parameter in saved_parameters(job.learner.net).items()
+        }
         differing = sum(not np.array_equal(found[name], array) for name, array in expected.items())
         return [Figure("tensors", len(found), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]
 
@@ -251,13 +260,13 @@ class Checks:
 
     def _flags(self, folder: Path) -> List[str]:
         environment = self._environment(folder, self.devices)
-        places = ("train", "labels", "validation", "validation_labels", "model_dir", "output_dir", "devices")
-        given = {**{name: getattr(environment, name) for name in places}, **SETTINGS}
+        places = ("train", "labels", "validation", "validation_labels", "model_dir", "output_dir", "checkpoint_dir")
+        given = {**{name: getattr(environment, name) for name in (*places, "devices")}, **SETTINGS}
         return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
     def _weights(self, name: str) -> Dict[str, np.ndarray]:
-        """The last weights of a run."""
-        return _arrays(self.folder / name / "model" / LAST)
+        """The last weights of a run, as its newest checkpoint has them."""
+        return _arrays(published_folders(self.folder / name / "checkpoints" / "state")[0] / LAST)
 
     def _history(self, name: str) -> List[Dict[str, Any]]:
         path = self.folder / name / "model" / HISTORY

@@ -25,9 +25,9 @@ from ssd_train.data.formats.jsonl import bad_lines_error
 from ssd_train.data.patience import glances_in_order
 from ssd_train.data.records import ImageSource, LabelSet, Record
 from ssd_train.data.sources import FolderImages
-from ssd_train.data.threads import in_order
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
+from ssd_train.parallel import in_order
 from ssd_train.progress import Progress
 
 JSON_VERSION = 1

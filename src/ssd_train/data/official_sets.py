@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
 from ssd_train.data.file_names import folded, is_hidden, is_image_name
-from ssd_train.data.formats.jsonl import read_bytes
 from ssd_train.data.records import LabelSet
 from ssd_train.errors import ConfigError, DataError
 
@@ -71,11 +70,11 @@ def _main_folders(place: Path) -> List[Path]:
 def _entries(path: Path) -> List[Tuple[str, ...]]:
     """The names in a list, as the parts of a path, folded; none in the list of a class."""
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
-    except DataError as fault:
-        raise fault.at(path) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a list of images") from None
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
         return []

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
-from ssd_train.data.threads import in_order
 from ssd_train.errors import DataError
+from ssd_train.parallel import in_order
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
 def glances_in_order(
     glance: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float
 ) -> Iterator[Result]:
-    """glance(item) for each item, in order, by up to `workers` threads: as threads.in_order, for what is mostly short.
+    """glance(item) for each item, in order, by up to `workers` threads: as parallel.in_order, for what is mostly short.
 
     Several are for disks that have to be waited for, and for work that lets go of the interpreter; where there is
     little of it, threads hinder each other and one is faster. Which it is here is tried with the first items.

@@ -2,7 +2,11 @@
 
 code/inference.py         what the container imports unless told otherwise (SAGEMAKER_PROGRAM)
 code/requirements.txt     what it needs beside MXNet and NumPy
-code/lib/ssd_train/       this package
+code/ssd_train/           this package, importable because the container puts code/ on sys.path
+
+The package must not lie in code/lib/: `deploy()` and `transformer()` of the SageMaker SDK 2 copy the estimator's
+`dependencies` there, and raise FileExistsError where a folder of that name is. They unpack the job's sourcedir.tar.gz,
+which has this very package at its top, over code/.
 """
 
 from __future__ import annotations
@@ -18,10 +22,7 @@ CODE = "code"
 PACKAGE = Path(__file__).resolve().parents[1]
 INFERENCE = '''"""What SageMaker's MXNet container imports to serve the model beside this folder."""
 
-import sys
-
-sys.path.insert(0, __file__.replace("inference.py", "lib"))  # before one that is installed: it fits the model
-from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: E402,F401
+from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: F401
 '''
 # Not OpenCV, which that image lacks and Pillow replaces: where pip reaches no index, the container would not start.
 REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of it. Never add mxnet: AWS's own build would be replaced.
@@ -50,7 +51,7 @@ def put_code(folder: Path) -> None:
 def _files() -> "Dict[str, bytes | Path]":
     """What belongs into code/, by name: bytes, or the file that has them."""
     own = (path for path in sorted(PACKAGE.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
-    library = {f"lib/{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path for path in own}
+    library = {f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path for path in own}
     return {"inference.py": INFERENCE.encode(), "requirements.txt": REQUIREMENTS.encode(), **library}
 
 

@@ -18,11 +18,26 @@ RECORDIO = "application/x-recordio"
 PIPE_CHANNELS = ("train", "validation")
 CONTENT_TYPES = {"model": "application/x-sagemaker-model"}
 MANIFEST_SUFFIXES = (".manifest", ".jsonl")
+NAME_LENGTH = 63  # characters of a training or transform job, a model, an endpoint or its configuration
+TUNING_NAME_LENGTH = 32
 
 _ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
-_NAME = re.compile(r"(?=.{1,63}\Z)[a-zA-Z0-9](-*[a-zA-Z0-9])*")
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 _S3 = re.compile(r"s3://[^/]+(/.*)?")
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
+
+
+def check_name(flag: str, name: str, length: int = NAME_LENGTH) -> None:
+    """Raise a ConfigError unless SageMaker allows `name`, given by `flag`, for what has names of up to `length`."""
+    if fault_of_name(name, length):
+        raise ConfigError(f"{flag}: {fault_of_name(name, length)}")
+
+
+def fault_of_name(name: str, length: int = NAME_LENGTH) -> str:
+    """Return what is wrong with a name, "" if nothing."""
+    if len(name) > length:
+        return f"found {name!r}, {len(name)} characters, expected at most {length}"
+    return "" if _NAME.fullmatch(name) else f"found {name!r}, expected letters, digits and hyphens between them"
 
 
 @dataclass(frozen=True)
@@ -127,8 +142,8 @@ class Job:
 
     def _faults_of_names(self) -> List[str]:
         faults = []
-        if not _NAME.fullmatch(self.name):
-            faults.append(f"job_name: found {self.name!r}, expected up to 63 letters, digits and hyphens between them")
+        if fault_of_name(self.name):
+            faults.append(f"job_name: {fault_of_name(self.name)}")
         if not _ARN.fullmatch(self.role):
             faults.append(f"role: found {self.role!r}, expected arn:aws:iam::ACCOUNT:role/NAME")
         for name, uri in (("output", self.output), ("checkpoints", self.checkpoints)):

@@ -39,11 +39,9 @@ def entry_point_folder(given: Optional[Path] = None) -> Path:
     return folder
 
 
-def source_files(entry_point: Path, library: str = "") -> Dict[str, Path]:
-    """Files of the program by their names in the archive: those of `entry_point` at its top, this package in the folder
-    `library`."""
-    prefix = f"{library}/{PACKAGE.name}" if library else PACKAGE.name
-    own = {f"{prefix}/{name}": path for name, path in _files(PACKAGE).items()}
+def source_files(entry_point: Path) -> Dict[str, Path]:
+    """Return the program's files by their names in the archive: those of `entry_point` and this package, at its top."""
+    own = {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE).items()}
     return {**_files(entry_point), **own}
 
 
@@ -56,10 +54,12 @@ def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
 
 
 def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = None) -> None:
-    """Write the model, a folder or an archive of it, to the archive `target` with the program that serves it: code/,
-    and this package in code/lib/, as the SDK does; code/requirements.txt names what serving needs, too. A
-    damaged archive is a WeightsError."""
-    code: Dict[str, Content] = {**source_files(entry_point_folder(entry_point), "lib")}
+    """Write the model, a folder or an archive of it, to the archive `target` with the program that serves it in code/.
+
+    The SDK may repack the result with `dependencies` (see served_code.py). code/requirements.txt names what serving
+    needs, too. A damaged archive is a WeightsError.
+    """
+    code: Dict[str, Content] = {**source_files(entry_point_folder(entry_point))}
     own = code.get(NEEDS)
     code[NEEDS] = (own.read_bytes() if isinstance(own, Path) else b"") + b"\n" + REQUIREMENTS.encode()
     with opened_model(model) as folder:

@@ -8,10 +8,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 from ssd_train.config import TrainConfig
 from ssd_train.errors import ConfigError
 from ssd_train.launch import requests
-from ssd_train.launch.job import Job
+from ssd_train.launch.job import TUNING_NAME_LENGTH, Job, check_name
 
 OBJECTIVE = "validation:mAP"
-NAME_LENGTH = 32
 
 
 class Range(NamedTuple):
@@ -77,8 +76,7 @@ def tuning_request(
 
     jobs: how many in all, and how many at once. Checkpoints are kept only where Job names a folder for them.
     """
-    if len(job.name) > NAME_LENGTH:
-        raise ConfigError(f"job_name: found {job.name!r}, expected at most {NAME_LENGTH} characters of a tuning job")
+    check_name("job_name", job.name, TUNING_NAME_LENGTH)
     twice = sorted(set(ranges) & {name.replace("-", "_") for name in settings})
     if twice:
         raise ConfigError(f"tune: found {', '.join(twice)} among the settings too, expected them in one place")

@@ -16,13 +16,13 @@ from ssd_train.model.pretrained import load_exactly, read_arrays, saved_paramete
 from ssd_train.training.circumstances import changes
 from ssd_train.training.fingerprint import refuse_changes, whatever_the_data
 from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
-from ssd_train.training.saved_model import CONFIG, LAST, is_of_best_model, save_parameters
+from ssd_train.training.saved_model import CONFIG, is_of_best_model, save_parameters
 from ssd_train.training.schedule import BestScore
 from ssd_train.training.tally import Tally
 
 STATE_FORMAT = 1
 MOST = 1 << 53  # of what is counted
-STATE, OPTIMIZER, AVERAGE, BEST = "state.json", "optimizer.params", "average.params", "best"
+STATE, LAST, OPTIMIZER, AVERAGE, BEST = "state.json", "last.params", "optimizer.params", "average.params", "best"
 
 
 @dataclass

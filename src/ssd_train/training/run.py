@@ -26,7 +26,7 @@ from ssd_train.training.hand_over import same_start
 from ssd_train.training.job import Job, prepare
 from ssd_train.training.keeper import Heeding, Keeper
 from ssd_train.training.learner import digest
-from ssd_train.training.saved_model import CONFIG, SavedModel
+from ssd_train.training.saved_model import CONFIG, SavedModel, write_history
 from ssd_train.training.schedule import course
 from ssd_train.training.scores import Scores
 from ssd_train.training.telling import divergence_told, tell_configuration, tell_epoch, tell_weights
@@ -200,11 +200,11 @@ def _keep_deployable(job: Job, environment: Environment, progress: Progress) -> 
 
 
 def _finish(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:
-    """Write the last weights and the history beside the best model, score that one again from its file, and report."""
+    """Write the whole history beside the best model, score that one again from its file, and report."""
     if state.best.epoch < 0:
         raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
     best = SavedModel.load(environment.model_dir)
-    best.save_last(environment.model_dir, job.answering_net, state.history)
+    write_history(environment.model_dir, state.history)
     _keep_deployable(job, environment, progress)
     scores, answers = _score_best(job, best, progress)
     report = environment.output_dir / REPORT

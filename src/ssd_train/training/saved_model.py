@@ -22,7 +22,7 @@ from ssd_train.training.config_file import CONFIG, MODEL_FORMAT, read_document
 
 mx = framework.mxnet()
 
-HISTORY, WEIGHTS, LAST = "history.jsonl", "weights-{}.params", "last.params"
+HISTORY, WEIGHTS = "history.jsonl", "weights-{}.params"
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,6 @@ class SavedModel:
         if device is not None:
             net.collect_params().reset_ctx(device)
         return net
-
-    def save_last(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]]) -> None:
-        """Put the weights of the last epoch and the whole history beside the best model."""
-        save_parameters(folder / LAST, saved_parameters(net))
-        write_history(folder, history)
 
     @classmethod
     def load(cls, folder: Path) -> "SavedModel":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,14 +18,12 @@ from ssd_train.storage import open_atomic
 from ssd_train.view import fonts
 from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, draw_note, fitted
 from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
-from ssd_train.view.pdf import PdfWriter
 from ssd_train.view.report_data import Sample
 from ssd_train.view.scenes import draw_scene, match
 
 COLUMNS, ROWS = 3, 5
-A4_PT = (595.28, 841.89)
 # A4 at 160 dots an inch: letters of 6 points are 13 pixels high
-PAGE_WH: SizeWH = (1323, 1871)
+DPI, PAGE_WH = 160.0, (1323, 1871)
 CELL_WH: SizeWH = (424, 354)
 _MARGIN = ((PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2, 36)
 _SOFT: RGB = (90, 102, 117)
@@ -56,15 +56,21 @@ class TitlePage:
 
 
 def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
-    """Write `path`, whole or not at all; returns the number of pictures. `pages_of` is read once, 15 at a time."""
+    """Write `path`, whole or not at all, and return the number of pictures; `pages_of` is read page by page."""
     count = 0
-    with open_atomic(path) as file:
-        writer = PdfWriter(file, A4_PT, front.title)
-        writer.add_page(title_page(front))
+    # not in place: to append, Pillow reads the list of pages in the file, and `path` may be a pipe
+    with open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=".pdf") as made:
+
+        def add(page: np.ndarray, **options: Any) -> None:
+            """Write a page. Pillow holds all pages of one call in memory, so each has a call of its own."""
+            dates: Dict[str, Any] = {"creationDate": None, "modDate": None}  # the same pages make the same file
+            Image.fromarray(page).save(made.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
+
+        add(title_page(front), title=front.title)
         for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
-            writer.add_page(picture_page(group, front.class_names, front.threshold, number))
+            add(picture_page(group, front.class_names, front.threshold, number), append=True)
             count += len(group)
-        writer.close()
+        shutil.copyfileobj(made, file)
     return count
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 import pytest
 from builders import SMALL, shapes_set
 from launches import INPUTS, REGION, ROLE, make_job
-from opt_ml import job_environment, make_opt_ml
+from sdks import sdk_environment, sdk_python
+from toolkits import make_toolkit
 
 from ssd_train.launch import serving
 from ssd_train.launch.images import inference_image, training_image
@@ -142,24 +142,11 @@ EXPECTED = {
 
 def run_sdk(version: int, jobs: Sequence[Job], folder: Path) -> Any:
     """What `sdk<version>_run.py` finds, in the environment of that SDK."""
-    python = CHECKOUT / f".venv-launch-sdk{version}" / "bin" / "python"
-    if not python.is_file():
-        pytest.skip("python3.11 is not here, which the environments of the SageMaker SDK need")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "PYTHONPATH": str(CHECKOUT / "src"),
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(HERE / "sdk_config.yaml"),
-        # whatever is not sent to moto reaches nobody
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
-    }
     given = [{"job": described(job), "settings": settings_of(job)} for job in jobs]
-    program = [str(python), str(HERE / f"sdk{version}_run.py"), str(CHECKOUT / "entry_point"), str(folder)]
-    done = subprocess.run(program, input=json.dumps(given), env=environment, stderr=subprocess.PIPE, text=True)
+    program = [sdk_python(version), str(HERE / f"sdk{version}_run.py"), str(CHECKOUT / "entry_point"), str(folder)]
+    done = subprocess.run(
+        program, input=json.dumps(given), env=sdk_environment(folder), stderr=subprocess.PIPE, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text())
 
@@ -208,33 +195,16 @@ def test_the_program_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
 
 def test_the_very_archive_trains_in_the_toolkit(by_sdk_2, tmp_path):
     """What SDK 2 sent, its hyperparameters and its archive, run by SageMaker's own toolkit on AWS's versions."""
-    toolkit = CHECKOUT / ".venv-toolkit-3.8" / "bin"
-    if not toolkit.is_dir():
-        pytest.skip("python3.8 is not here, which the environment of the training toolkit needs")
+    toolkit = make_toolkit("3.8", by_sdk_2[0]["source"])
     parameters = {k: json.loads(v) for k, v in by_sdk_2[-1]["CreateTrainingJob"]["HyperParameters"].items()}
-    parameters["sagemaker_submit_directory"] = by_sdk_2[0]["source"]
     shapes = shapes_set(tmp_path / "shapes", 12)
     labels = tmp_path / "labels"
     labels.mkdir()
     shapes.manifest.rename(labels / "output.manifest")
-    base = make_opt_ml(tmp_path / "ml", parameters, {"train": shapes.images, "labels": labels})
-    more = {
-        "PATH": f"{toolkit}:{os.environ['PATH']}",
-        "SAGEMAKER_TRAINING_MODULE": "sagemaker_mxnet_container.training:main",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_DEFAULT_REGION": REGION,
-        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # nothing is to be installed
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [str(toolkit / "train")],
-        env=job_environment(base, **more),
-        cwd="/",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == 0, done.stdout.decode()[-3000:]
-    assert metric_series(done.stdout.decode().splitlines()).keys() >= {"train:cross_entropy", "validation:mAP"}
+    base = toolkit.make_job(tmp_path / "ml", {"train": shapes.images, "labels": labels}, parameters)
+    done = toolkit.run(base)
+    assert done.code == 0, done.log[-3000:]
+    assert metric_series(done.lines).keys() >= {"train:cross_entropy", "validation:mAP"}
     assert (base / "model" / "config.json").is_file()
 
 
@@ -254,8 +224,8 @@ def test_a_model_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):
     (model / "weights.params").write_bytes(b"abc")
     write_served_model(model, tmp_path / "served.tar.gz")
     theirs = contents(by_sdk_2[0]["served"])
-    # the SDK packs the package a second time, where training finds it
-    twice = {name for name in theirs if name.startswith("code/ssd_train/")}
+    # the SDK packs the package a second time, as `dependencies`
+    twice = {name for name in theirs if name.startswith("code/lib/ssd_train/")}
     expected = {name: data for name, data in theirs.items() if name not in twice}
     found = contents(tmp_path / "served.tar.gz")
     needs = "code/requirements.txt"

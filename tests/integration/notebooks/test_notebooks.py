@@ -29,7 +29,8 @@ PICTURE_LIMIT = 100_000  # bytes of an output kept in a notebook
 
 def execute(name: str, folder: Path, **parameters: Any) -> Any:
     """Run notebooks/<name>.ipynb in `folder` with other values of its parameters; the notebook with its outputs."""
-    nbformat = pytest.importorskip("nbformat", reason="the notebooks are run by make test-integration")
+    # not imported above, nor skipped without: only `make test-integration` installs them, and must have
+    import nbformat
     from jupyter_client import KernelManager
     from nbclient import NotebookClient
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from fifos import FifoWriter, samples
-from opt_ml import failure_of, job_environment
+from opt_ml import failure_of
+from own_venvs import ROOT
+from toolkits import copy_package, pack
 
 from ssd_train.data.images import decode
 from ssd_train.data.labels import read_labelled
 from ssd_train.deploy.detector import Detector
 from ssd_train.metric_lines import METRIC_DEFINITIONS
-
-from .conftest import ROOT, copy_package, pack
 
 pytestmark = pytest.mark.sagemaker
 
@@ -85,31 +83,6 @@ def test_the_last_line_of_the_program_is_its_summary(job):
     own = [line for line in job[1].lines if line and "sagemaker" not in line.lower()]
     assert own[-1].startswith("training is complete: best model of epoch ") and own[-1].endswith("/model")
     assert any("image_shape: found '3,128,128'" in line for line in own)
-
-
-SERVE = """
-import json, os, sys
-sys.path.append(sys.argv[1])
-import train, ssd_train
-model = train.model_fn(os.path.dirname(sys.argv[1]))
-said, kind = train.transform_fn(model, open(sys.argv[2], "rb").read(), "image/png", "application/json")
-print(json.dumps([ssd_train.__file__, kind, json.loads(said)]))
-"""
-
-
-def test_the_entry_point_serves_what_it_trained(job, toolkit, shapes, tmp_path):
-    """As estimator.deploy() lays it out: the program in code/, its dependencies in code/lib, nothing installed."""
-    model = Path(shutil.copytree(job[0] / "model", tmp_path / "model"))
-    shutil.copytree(ROOT / "entry_point", model / "code")
-    copy_package(model / "code" / "lib")
-    picture = sorted(shapes.images.iterdir())[0]
-    command = [toolkit.folder / "bin" / "python", "-c", SERVE, model / "code", picture]
-    done = subprocess.run(
-        command, env=job_environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, universal_newlines=True
-    )
-    place, kind, answer = json.loads(done.stdout.splitlines()[-1])
-    assert place == str(model / "code" / "lib" / "ssd_train" / "__init__.py") and kind == "application/json"
-    assert answer["prediction"] and all(len(row) == 6 and 0 <= row[1] <= 1 for row in answer["prediction"])
 
 
 def test_streams_train(container, shapes, tmp_path):

@@ -9,9 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
-from types import ModuleType
 from typing import Iterator
 
 import cv2
@@ -20,6 +18,7 @@ import pytest
 from nets import drawn_inputs, talking_model
 from odd_images import GOOD, encoded
 from servers import ROOT, ask
+from stacks import stack, stack_venv
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd
@@ -32,17 +31,6 @@ from ssd_train.deploy.served_code import put_code
 pytestmark = pytest.mark.sagemaker
 
 IMAGES = [sample.image for sample in draw_shapes_set(3, 1, (320, 240))]
-VENV = ROOT / ".venv-serving"
-
-
-def _example() -> ModuleType:
-    spec = util.spec_from_file_location("serving_stack", ROOT / "examples" / "serving_stack.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stack = _example()
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +45,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment() -> Path:
-    """The stack's own; skips where it cannot be."""
-    if not (VENV / ".done").exists():
-        if subprocess.run(["sh", "-c", "python3.8 -c ''"], stderr=subprocess.DEVNULL).returncode:
-            pytest.skip("python3.8 is not on this machine, which AWS's serving stack runs on")
-        pytest.fail(f"{VENV.name} is not there: make test-integration sets it up")
-    problem = stack.missing(VENV)
-    if problem:
-        pytest.skip(problem)
-    return VENV
+    return stack_venv()
 
 
 def start(environment: Path, model: Path, base: Path, **variables: str) -> "stack.RunningStack":

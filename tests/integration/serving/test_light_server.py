@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,17 +17,17 @@ from builtin_nets import write_artifact
 from servers import LightServer, ask
 
 from benchmarks.bodies import bad_bodies
-from benchmarks.clients import Crowd
+from benchmarks.clients import Crowd, resident_bytes
 from ssd_train.cli.main import main
 from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_jpeg, encode_png
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.serve import answer
-from ssd_train.deploy.server_metrics import resident_bytes
 
 pytestmark = pytest.mark.integration
 
 IMAGES = [sample.image for sample in draw_shapes_set(4, 1, (320, 240))]
+MODEL_INFO = b'ssd_train_model_info{classes="3",engine="onnxruntime",side="128"} 1.0\n'
 ACCEPTS = ["application/json", "application/json;annotation=1", "application/jsonlines", "application/json;verbose=1"]
 
 
@@ -64,7 +65,7 @@ def test_ways_to_send_a_picture_are_alike(light):
 def test_ping_page_and_metrics(light):
     assert ask(light.address, "/ping").json == {"status": "Healthy"}
     assert b"<title>ssd_train" in ask(light.address, "/").body
-    assert b'ssd_train_model_info{engine="onnxruntime",classes="3",side="128"} 1' in ask(light.address, "/metrics").body
+    assert MODEL_INFO in ask(light.address, "/metrics").body
 
 
 @pytest.mark.parametrize("sent", bad_bodies(IMAGES[0]), ids=lambda sent: sent.name)
@@ -76,6 +77,43 @@ def test_what_is_broken_huge_or_harmful_gets_one_line(light, sent):
         assert found.body.endswith(b"\n") and found.body.count(b"\n") == 1 and len(found.body) < 300
     assert time.monotonic() - started < 20
     assert ask(light.address, "/ping").status == 200
+
+
+CURL = shutil.which("curl")
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not on this machine: apt-get install curl")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["-F", "image=@{file}"], id="form"),
+        pytest.param(["-F", "image=@{file}", "-H", "Transfer-Encoding: chunked"], id="chunked-form"),
+        pytest.param(["-F", "image=@{file};type=application/octet-stream"], id="form-of-unknown-type"),
+        pytest.param(["--data-binary", "@{file}", "-H", "Content-Type: image/jpeg"], id="body"),
+    ],
+)
+def test_curl_gets_the_detections(light, tmp_path, flags):
+    body = encode_jpeg(IMAGES[0])
+    (tmp_path / "x.jpg").write_bytes(body)
+    found = curl(light, [flag.format(file=tmp_path / "x.jpg") for flag in flags])
+    assert found == (200, ask(light.address, "/invocations", body, "image/jpeg").body)
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not on this machine: apt-get install curl")
+@pytest.mark.parametrize("more", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect:"]])
+def test_curl_with_a_form_above_the_limit_gets_413(light, tmp_path, more):
+    (tmp_path / "x.jpg").write_bytes(bytes(40 << 20))
+    before = resident_bytes(str(light.process.pid))
+    status, body = curl(light, ["-F", f"image=@{tmp_path / 'x.jpg'}", *more])
+    assert status == 413 and body.count(b"\n") == 1
+    assert resident_bytes(str(light.process.pid)) < before + (20 << 20)
+
+
+def curl(server, flags):
+    """Status and body that curl gets from /invocations."""
+    command = [CURL, "-sS", "-w", "%{stderr}%{http_code}", *flags, f"http://{server.address}/invocations"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True)
+    return int(done.stderr), done.stdout
 
 
 HALF = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 900\r\n\r\nx"
@@ -121,7 +159,7 @@ def test_ten_seconds_of_16_clients_and_a_fifth_of_bad_bodies(onnx, detector):
         assert tally.faults == [] and warm.faults == []
         assert tally.good > 50 and tally.bad > 5
         assert 'ssd_train_requests_total{status="500"}' not in metrics
-        assert "ssd_train_requests_in_flight 0\n" in metrics
+        assert "ssd_train_requests_in_flight 0.0\n" in metrics
         assert after <= before * 1.05 + (16 << 20), (before, after)  # it settles for half a minute
         assert server.stop() == 0
         # what libraries say of broken pictures may be there, but no trace
@@ -143,7 +181,7 @@ def test_it_ends_when_told_to_and_first_answers_what_is_there(onnx, number, code
         threads = [threading.Thread(target=client) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while b"in_flight 0\n" in ask(server.address, "/metrics").body:
+        while b"in_flight 0.0\n" in ask(server.address, "/metrics").body:
             time.sleep(0.01)
         server.process.send_signal(number)
         assert server.wait() == code
@@ -210,9 +248,9 @@ def test_a_converted_model_is_served_as_any_other(tmp_path):
                 assert [box.keys() for box in found["annotations"]] == [box.keys() for box in expected["annotations"]]
         assert ask(server.address, "/invocations", b"Hello", "image/png").status == 400
         metrics = ask(server.address, "/metrics").body
-        assert b'ssd_train_model_info{engine="onnxruntime",classes="3",side="128"} 1' in metrics
-        assert b'ssd_train_requests_total{status="200"} 4\n' in metrics
-        assert b'ssd_train_requests_total{status="400"} 1\n' in metrics
+        assert MODEL_INFO in metrics
+        assert b'ssd_train_requests_total{status="200"} 4.0\n' in metrics
+        assert b'ssd_train_requests_total{status="400"} 1.0\n' in metrics
         assert server.stop() == 0
     finally:
         server.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,8 @@ from ssd_train.cli.main import main
 from ssd_train.data.images import decode, encode_jpeg
 from ssd_train.data.predictions import read_predictions
 from ssd_train.launch.requests import training_request
+
+AWS_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"  # the pattern of TrainingJobName and its like in the API's reference
 
 OPERATIONS = {
     "create_training_job": "CreateTrainingJob",
@@ -62,6 +65,11 @@ def stored(uri):
     return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
 
 
+def type_of(uri):
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    return boto3.client("s3").head_object(Bucket=bucket, Key=key)["ContentType"]
+
+
 def names_in(archive):
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         return set(opened.getnames())
@@ -91,7 +99,9 @@ def test_a_job_is_sent_with_its_program(aws, capsys):
     )
     for name in ("HyperParameters", "ResourceConfig", "InputDataConfig", "StoppingCondition", "CheckpointConfig"):
         assert job[name] == expected[name]
-    source = stored(json.loads(job["HyperParameters"]["sagemaker_submit_directory"]))
+    address = json.loads(job["HyperParameters"]["sagemaker_submit_directory"])
+    source = stored(address)
+    assert type_of(address) == "application/gzip"
     assert {"train.py", "ssd_train/cli/main.py"} <= names_in(source)
     assert "started: ssd-logo-1" in capsys.readouterr().out
 
@@ -157,7 +167,8 @@ def test_an_endpoint_is_made_and_deleted(aws, capsys, tmp_path, model):
     assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.m5.large", 1)
     container = aws.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]
     served = names_in(stored(container["ModelDataUrl"]))
-    assert {"weights.params", "code/train.py", "code/lib/ssd_train/deploy/detector.py"} <= served
+    assert type_of(container["ModelDataUrl"]) == "application/gzip"
+    assert {"weights.params", "code/train.py", "code/ssd_train/deploy/detector.py"} <= served
 
     assert main(["launch", "--delete", "logo"]) == 0
     assert aws.list_endpoints()["Endpoints"] == []
@@ -310,6 +321,44 @@ def test_launch_network_isolation_without_weights_is_refused_before_aws_is_asked
 def test_launch_network_isolation_with_weights_makes_a_request(capsys, flags):
     assert train("--network-isolation", "--dry-run", *flags) == 0
     assert json.loads(capsys.readouterr().out)["create_training_job"]["EnableNetworkIsolation"] is True
+
+
+LONGEST = "a-" * 31 + "a"  # 63 characters
+NAMED = {
+    "training": (["--train", "s3://b/t", "--job-name"], 63),
+    "tuning": (["--train", "s3://b/t", "--tune", "optimizer", "--job-name"], 32),
+    "endpoint": (["--model", "m.tar.gz", "--deploy"], 63),
+    "transform": (["--model", "m.tar.gz", "--pictures", "s3://b/p", "--transform"], 63),
+}
+
+
+@pytest.mark.parametrize("flags, length", NAMED.values(), ids=NAMED.keys())
+@pytest.mark.parametrize("bad", ["too-long", "logo_1", "-logo", "logo-"])
+def test_launch_name_that_aws_refuses_is_refused_before_aws_is_asked(capsys, monkeypatch, flags, length, bad):
+    for module in ("ssd_train.cli.launch", "ssd_train.cli.aws.deploy"):
+        monkeypatch.setattr(f"{module}.account", lambda flags: pytest.fail("AWS is asked"))
+    name = "a-" * (length // 2) + "aa" if bad == "too-long" else bad
+    assert launch(*flags[:-1], f"{flags[-1]}={name}") == 2
+    err = capsys.readouterr().err
+    assert repr(name) in err and err.count("\n") == 1 and (bad != "too-long" or f"at most {length}" in err)
+
+
+@pytest.mark.parametrize("mode", [["--delete"], ["--describe"], ["--invoke", "--picture", "a.jpg"]], ids=lambda m: m[0])
+def test_launch_name_of_what_is_there_is_checked_too(capsys, monkeypatch, mode):
+    for module in ("deploy", "describe", "invoke"):
+        monkeypatch.setattr(f"ssd_train.cli.aws.{module}.Amazon", lambda region: pytest.fail("AWS is asked"))
+    assert main(["launch", mode[0], f"{LONGEST}a", *mode[1:]]) == 2
+    assert "expected at most 63" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, length", NAMED.values(), ids=NAMED.keys())
+def test_launch_longest_name_makes_requests_that_aws_describes(capsys, flags, length):
+    longest = "a-" * ((length - 1) // 2) + "a" * (2 - length % 2)
+    assert len(longest) == length and launch(*flags, longest, "--dry-run") == 0
+    for operation, request in json.loads(capsys.readouterr().out).items():
+        assert faults_of(OPERATIONS[operation], request) == ""
+        names = {value for key, value in request.items() if key.endswith("Name")}
+        assert names and all(len(name) <= length and re.fullmatch(AWS_NAME, name) for name in names)
 
 
 @pytest.mark.parametrize(

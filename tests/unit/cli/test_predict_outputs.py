@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from builders import shapes_set
 from nets import CLASSES, talking_model
+from pdfs import pdf_pages
 from PIL import Image
 
 from ssd_train.cli.main import main
@@ -95,13 +94,6 @@ def test_flags_that_do_not_go_together(model, drawn, tmp_path, monkeypatch, caps
     assert predict(drawn.images, "--model", model, *flags) == 2
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-def pdf_pages(path):
-    """The picture of each page."""
-    content = path.read_bytes()
-    starts = re.finditer(rb"/Filter /DCTDecode /Length (\d+) >>\nstream\n", content)
-    return [np.asarray(Image.open(io.BytesIO(content[m.end() : m.end() + int(m.group(1))]))) for m in starts]
 
 
 def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):

@@ -6,7 +6,8 @@ import types
 
 import pytest
 
-from ssd_train.data import patience, threads
+from ssd_train import parallel
+from ssd_train.data import patience
 from ssd_train.data.patience import glances_in_order, in_time
 from ssd_train.errors import DataError
 
@@ -66,7 +67,7 @@ def test_as_many_threads_as_were_faster_at_first(monkeypatch, seconds, expected)
     used = []
 
     def in_order(make, items, workers, at_once):
-        yield from threads.in_order(make, items, workers, at_once)
+        yield from parallel.in_order(make, items, workers, at_once)
         used.append(workers)
 
     clock = types.SimpleNamespace(perf_counter=lambda: sum(seconds[workers] for workers in used))

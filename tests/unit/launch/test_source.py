@@ -77,7 +77,7 @@ def test_a_model_is_served_by_the_program_in_it(tmp_path, program, packed):
     unpack_archive(tmp_path / "served.tar.gz", tmp_path / "served")
     assert (tmp_path / "served/weights.params").read_bytes() == b"\x00\x01"
     assert (tmp_path / "served/code/train.py").read_text() == "print('trained')\n"
-    assert (tmp_path / "served/code/lib/ssd_train/__init__.py").is_file()
+    assert (tmp_path / "served/code/ssd_train/__init__.py").is_file()
     needs = (tmp_path / "served/code/requirements.txt").read_text().splitlines()
     assert {line.split(">=")[0] for line in needs if line and not line.startswith("#")} == {"Pillow", "tqdm"}
 

@@ -79,7 +79,7 @@ def test_ranges_refused(text, expected):
 @pytest.mark.parametrize(
     "changes, settings, jobs, expected",
     [
-        pytest.param({"name": "a" * 33}, {}, (2, 1), "at most 32 characters", id="name"),
+        pytest.param({"name": "a" * 33}, {}, (2, 1), "expected at most 32", id="name"),
         pytest.param({}, {"learning-rate": 0.1}, (2, 1), "found learning_rate among the settings too", id="twice"),
         pytest.param({}, {}, (2, 3), "parallel_jobs: found 3, expected 1 to max_jobs, 2", id="jobs"),
     ],

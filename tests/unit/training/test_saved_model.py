@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from builders import small_config
-from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved, values
+from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved
 
 from ssd_train import framework, storage
 from ssd_train.errors import TrainingDiverged, WeightsError
@@ -44,18 +44,6 @@ def test_a_folder_keeps_one_model(tmp_path):
         saved(epoch=seed).save(tmp_path, make_net(seed))
     assert files(tmp_path) == ["config.json", "history.jsonl", SavedModel.load(tmp_path).weights.rsplit("/", 1)[-1]]
     assert_equal(SavedModel.load(tmp_path).build(), make_net(3))
-
-
-def test_the_last_weights_stand_beside_the_best(tmp_path):
-    best, last = make_net(1), make_net(2)
-    model = saved()
-    model.save(tmp_path, best)
-    model.save_last(tmp_path, last, [{"epoch": 0}, {"epoch": 1}])
-    assert_equal(SavedModel.load(tmp_path).build(), best)
-    arrays = mx.nd.load(str(tmp_path / "last.params"))
-    expected = values(last)
-    assert all(np.array_equal(array.asnumpy(), expected[name]) for name, array in arrays.items())
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_at):
@@ -154,9 +142,6 @@ def test_a_dead_net_is_never_saved(tmp_path, name, value):
     with pytest.raises(TrainingDiverged, match=f"not written: {name} holds NaN or infinity"):
         saved(epoch=2).save(tmp_path, dead)
     assert SavedModel.load(tmp_path).epoch == 1
-    with pytest.raises(TrainingDiverged, match=f"last.params: not written: {name}"):
-        saved().save_last(tmp_path, dead, [])
-    assert not (tmp_path / "last.params").exists()
 
 
 def test_a_history_with_nan_is_refused(tmp_path):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import re
-
 import numpy as np
 import pytest
+from pdfs import pdf_pages
 from PIL import Image
+from pypdf import PdfReader
 
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import DataError
-from ssd_train.view.canvas import as_picture
 from ssd_train.view.pages import (
     CELL_WH,
     PAGE_WH,
@@ -24,7 +22,6 @@ from ssd_train.view.pages import (
     write_pdf,
 )
 from ssd_train.view.palette import CLASS_COLOURS, WHITE
-from ssd_train.view.pdf import PdfWriter
 
 NAMES = ClassNames(("apple", "设备"))
 FRONT = TitlePage("Detections", ["model: out/model", "2024-03-08"], NAMES, 0.3)
@@ -41,34 +38,11 @@ def pages(count: int):
         yield Page(f"frames/picture_{index}.jpg", np.full((60, 80, 3), shade(index % 15), np.uint8), NOTHING)
 
 
-def pdf_pages(content: bytes):
-    """The JPEG of each page, found through the cross-reference table: a wrong offset fails here."""
-    start = int(re.search(rb"startxref\n(\d+)\n%%EOF\n$", content).group(1))
-    assert content[start : start + 5] == b"xref\n"
-    size = int(re.match(rb"xref\n0 (\d+)\n", content[start:]).group(1))
-    rows = re.findall(rb"(\d{10}) \d{5} ([nf]) \n", content[start:])
-    assert len(rows) == size and rows[0] == (b"0000000000", b"f")
-    objects = {}
-    for index, (offset, _) in enumerate(rows[1:], start=1):
-        assert content[int(offset) :].startswith(b"%d 0 obj\n" % index)
-        objects[index] = content[int(offset) :]
-    kids = re.search(rb"/Kids \[(.*?)\] /Count (\d+)", objects[2])
-    numbers = [int(number) for number in re.findall(rb"(\d+) 0 R", kids.group(1))]
-    assert int(kids.group(2)) == len(numbers)
-    return [_jpeg(objects, int(re.search(rb"/P (\d+) 0 R", objects[number]).group(1))) for number in numbers]
-
-
-def _jpeg(objects, index: int) -> np.ndarray:
-    length = int(re.search(rb"/Length (\d+)", objects[index]).group(1))
-    begin = objects[index].index(b"stream\n") + 7
-    return np.asarray(Image.open(io.BytesIO(objects[index][begin : begin + length])))
-
-
 @pytest.mark.parametrize("count, expected", [(0, 1), (1, 2), (15, 2), (16, 3), (31, 4)])
 def test_page_count(tmp_path, count, expected):
     path = tmp_path / "o.pdf"
     assert write_pdf(path, pages(count), FRONT) == count
-    found = pdf_pages(path.read_bytes())
+    found = pdf_pages(path)
     assert len(found) == expected and all(page.shape == (PAGE_WH[1], PAGE_WH[0], 3) for page in found)
     assert [p.name for p in tmp_path.iterdir()] == ["o.pdf"]
 
@@ -76,7 +50,7 @@ def test_page_count(tmp_path, count, expected):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 15, 16])
 def test_each_picture_is_in_its_own_cell_on_the_last_page_too(tmp_path, count):
     write_pdf(tmp_path / "o.pdf", pages(count), FRONT)
-    last = pdf_pages((tmp_path / "o.pdf").read_bytes())[-1]
+    last = pdf_pages(tmp_path / "o.pdf")[-1]
     on_it = (count - 1) % 15 + 1
     for index in range(15):
         x1, y1, x2, y2 = cell_of(index)
@@ -157,11 +131,11 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["o.pdf"]
 
 
-def test_pictures_are_asked_for_page_by_page(tmp_path, monkeypatch):
+def test_write_pdf_of_many_pictures_reads_them_page_by_page(tmp_path, monkeypatch):
     """All that is ever held is one page of them."""
     asked, written = [], []
-    add_page = PdfWriter.add_page
-    monkeypatch.setattr(PdfWriter, "add_page", lambda self, image: (written.append(len(asked)), add_page(self, image)))
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda *args, **more: (written.append(len(asked)), save(*args, **more)))
     write_pdf(tmp_path / "o.pdf", (asked.append(1) or page for page in pages(40)), FRONT)
     assert written == [0, 15, 30, 40]
 
@@ -171,11 +145,9 @@ def test_what_is_no_picture_is_refused(tmp_path):
         write_pdf(tmp_path / "o.pdf", [Page("a", np.zeros((4, 4), np.uint8), NOTHING)], FRONT)
 
 
-def test_the_title_is_in_the_files_information():
-    file = io.BytesIO()
-    writer = PdfWriter(file, (100.0, 50.0), "设备 (1)")
-    writer.add_page(np.asarray(as_picture(np.zeros((5, 10, 3), np.uint8))))
-    writer.close()
-    title = re.search(rb"/Title <([0-9a-f]+)>", file.getvalue()).group(1)
-    assert bytes.fromhex(title.decode()).decode("utf-16") == "设备 (1)"
-    assert b"/MediaBox [0 0 100 50]" in file.getvalue()
+def test_write_pdf_gives_the_file_its_title_and_a4_pages(tmp_path):
+    write_pdf(tmp_path / "o.pdf", pages(16), TitlePage("设备 (1)", [], NAMES, 0.3))
+    reader = PdfReader(tmp_path / "o.pdf", strict=True)
+    assert reader.metadata.title == "设备 (1)"
+    for page in reader.pages:
+        np.testing.assert_allclose([float(page.mediabox.width), float(page.mediabox.height)], [595.3, 841.9], atol=0.2)

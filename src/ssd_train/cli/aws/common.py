@@ -11,6 +11,7 @@ from typing import Any, Collection, Dict, Optional, Sequence, Tuple
 from ssd_train.cli.console import Parser
 from ssd_train.errors import ConfigError
 from ssd_train.launch.amazon import Amazon
+from ssd_train.launch.job import NAME_LENGTH, check_name
 from ssd_train.progress import Progress
 
 
@@ -52,7 +53,14 @@ def words(text: str) -> Tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def stamped(name: str, length: int = 63) -> str:
+def parse_named(parser: Parser, mode: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the flags, once the name that follows --`mode` is found to be one that SageMaker allows."""
+    flags = parser.parse_args(list(arguments))
+    check_name(mode, getattr(flags, mode))
+    return flags
+
+
+def stamped(name: str, length: int = NAME_LENGTH) -> str:
     """`name`, cut to fit, with the time: the name of something that is made anew each time."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     return f"{name[: length - len(now) - 1].rstrip('-')}-{now}"

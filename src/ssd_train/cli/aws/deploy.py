@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, Sequence
 
-from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped
+from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, parse_named, show, stamped
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.launch import serving
 from ssd_train.launch.amazon import Amazon
@@ -23,7 +23,7 @@ def deploy(arguments: Sequence[str]) -> int:
     parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
     parser.add_argument("--update", action="store_true", help="the endpoint is there: give it this model")
     _add_model_flags(parser)
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    flags, progress = parse_named(parser, "deploy", arguments), make_progress()
     amazon, region, role = account(flags)
     service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
     endpoint = serving.endpoint_request(flags.deploy, service)
@@ -51,7 +51,7 @@ def transform(arguments: Sequence[str]) -> int:
     parser.add_argument("--pictures", required=True, metavar="s3://...", help="prefix of the images")
     parser.add_argument("--answers", metavar="s3://...", help="folder of the answers (default: below the output)")
     _add_model_flags(parser)
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    flags, progress = parse_named(parser, "transform", arguments), make_progress()
     amazon, region, role = account(flags)
     service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
     pictures = serving.check_folder("pictures", flags.pictures)
@@ -72,7 +72,7 @@ def delete(arguments: Sequence[str]) -> int:
     """Take an endpoint away, with what `deploy` made for it; archives on S3 stay."""
     parser = make_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
     parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    flags, progress = parse_named(parser, "delete", arguments), make_progress()
     amazon = Amazon(flags.region)
     config = amazon.send("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
     variants = amazon.send("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]

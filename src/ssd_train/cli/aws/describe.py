@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, Sequence
 
-from ssd_train.cli.aws.common import make_parser
+from ssd_train.cli.aws.common import make_parser, parse_named
 from ssd_train.cli.console import make_progress
 from ssd_train.launch import watch
 from ssd_train.launch.amazon import Amazon
@@ -15,7 +15,7 @@ def describe(arguments: Sequence[str]) -> int:
     parser = make_parser(" --describe NAME", "How a training job stands.")
     parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
     parser.add_argument("--wait", action="store_true", help="follow its log until it has ended")
-    flags, progress = parser.parse_args(list(arguments)), make_progress()
+    flags, progress = parse_named(parser, "describe", arguments), make_progress()
     amazon = Amazon(flags.region)
     if flags.wait:
         answer = watch.follow(amazon, flags.describe, progress.say)

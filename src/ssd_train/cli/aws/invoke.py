@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train import storage
-from ssd_train.cli.aws.common import make_parser, words
+from ssd_train.cli.aws.common import make_parser, parse_named, words
 from ssd_train.cli.console import make_progress, within
 from ssd_train.cli.pictures import overlay_paths
 from ssd_train.cli.places import output_file
@@ -40,7 +40,7 @@ def invoke(arguments: Sequence[str]) -> int:
         help="least score of a box in pictures, 0 to 1; default: 0.3",
     )
     parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="names for the pictures")
-    flags = parser.parse_args(list(arguments))
+    flags = parse_named(parser, "invoke", arguments)
     progress = make_progress(beside=[flags.predictions])
     pictures = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}

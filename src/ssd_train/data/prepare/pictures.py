@@ -15,8 +15,8 @@ from ssd_train.cpus import available_cpus
 from ssd_train.data.file_names import IMAGE_FORMATS, images_below
 from ssd_train.data.images import read_header
 from ssd_train.data.prepare.lines import local_path
-from ssd_train.data.threads import in_order
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.parallel import in_order
 from ssd_train.progress import Progress
 from ssd_train.storage import errors_of, write_bytes_atomic
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ssd_train.data.threads import in_order
+from ssd_train.parallel import in_order
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 200])

@@ -1,8 +1,7 @@
-"""What a server does for a request, beside the loop that speaks with its clients: pictures are read in threads, and one
-thread runs the network, for which they wait in line.
+"""The threads of a server: some decode images, one runs the network.
 
-Batches are not made of those that wait: on a CPU a network takes as long for eight pictures as for eight times one
-(benchmarks/README.md), and the first of them would wait for the last.
+Waiting images are not put together into batches: on a CPU a network takes as long for eight images as for eight times
+one (benchmarks/README.md), and the first of them would wait for the last.
 """
 
 from __future__ import annotations
@@ -19,41 +18,45 @@ import numpy as np
 from ssd_train.data.boxes import SizeWH
 from ssd_train.data.records import Detections
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.requests import RequestLimits, is_costly, read_request
+from ssd_train.deploy.requests import RequestLimits, check_type, is_costly, read_request
 from ssd_train.deploy.serve import find_one
+from ssd_train.deploy.server.forms import file_in_form, is_form
 
 READERS = 2  # threads
 NICE = 10  # of the thread for large pictures
 
 
-class Found(NamedTuple):
-    """What is in a picture, and the seconds that the network took."""
+class Result(NamedTuple):
+    """Detections, and the seconds of the network."""
 
     detections: Detections
     seconds: float
 
 
-class Work:
-    """The threads of a server. `find` is called from its event loop."""
+class InferencePool:
+    """Decodes images and runs the network in threads; `detect` is awaited in an event loop."""
 
     def __init__(self, detector: Detector, limits: RequestLimits) -> None:
         self._detector = detector
         self._limits = limits
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
-        # large pictures wait for one another here, where nobody else waits for them, nor for a processor
-        self._costly = ThreadPoolExecutor(1, thread_name_prefix="reading-large", initializer=_step_back)
+        # large images have a thread of lower priority, so that small ones wait neither for it nor for a processor
+        self._costly = ThreadPoolExecutor(1, thread_name_prefix="reading-large", initializer=_lower_priority)
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
-    async def find(self, body: bytes, content_type: str) -> Found:
-        """What is in the picture of a request; a RequestError where there is no answer."""
+    async def detect(self, body: bytes, content_type: str) -> Result:
+        """Return the detections for the body of a request; a RequestError when it has no usable image."""
         loop = asyncio.get_running_loop()
+        if is_form(content_type):
+            body, content_type = await loop.run_in_executor(self._reading, file_in_form, body, content_type)
+            check_type(content_type)
         costly = await loop.run_in_executor(self._reading, is_costly, body, content_type)
         readers, read = (self._costly, self._read_costly) if costly else (self._reading, self._read)
         picture, size_wh = await loop.run_in_executor(readers, read, body, content_type)
-        return await loop.run_in_executor(self._network, self._find, picture, size_wh)
+        return await loop.run_in_executor(self._network, self._run, picture, size_wh)
 
     def close(self) -> None:
-        """End the threads, after what they have begun."""
+        """Wait for the work that has begun and end the threads."""
         for pool in (self._reading, self._costly, self._network):
             pool.shutdown(wait=True)
 
@@ -65,22 +68,21 @@ class Work:
         try:
             return self._read(body, content_type)
         finally:
-            _give_back()
+            _trim_heap()
 
-    def _find(self, picture: np.ndarray, size_wh: SizeWH) -> Found:
+    def _run(self, picture: np.ndarray, size_wh: SizeWH) -> Result:
         started = time.perf_counter()
         detections = find_one(self._detector, picture, size_wh)
-        return Found(detections, time.perf_counter() - started)
+        return Result(detections, time.perf_counter() - started)
 
 
-def _give_back() -> None:
-    """Have memory that is free given back to the system: lists of numbers leave much of it in small pieces. With
-    another C library than glibc nothing is done."""
+def _trim_heap() -> None:
+    """Return free memory to the system, of which lists of numbers leave much in small pieces; glibc only."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def _step_back() -> None:
-    """Let other threads go first; on Linux a thread has a priority of its own."""
+def _lower_priority() -> None:
+    """Lower the priority of the calling thread; on Linux each has its own."""
     os.setpriority(os.PRIO_PROCESS, 0, NICE)

@@ -1,4 +1,4 @@
-"""A server on a port, from its first request to the end of its last; the one door to uvicorn."""
+"""Run an application by uvicorn until it is told to stop."""
 
 from __future__ import annotations
 

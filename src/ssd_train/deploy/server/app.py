@@ -1,0 +1,224 @@
+"""The light HTTP server, a Starlette application with the routes of a SageMaker endpoint.
+
+    GET  /               a page to drop an image on, which shows its boxes
+    GET  /ping           200 while the model is there
+    POST /invocations    an image in, detections out, in the formats of requests.py and answers.py; a form with one
+                         file (`curl -F image=@x.jpg`) as well
+    GET  /metrics        for Prometheus
+
+Errors are one line of text. A body is never held beyond the size limit, every wait has a time limit, and a request is
+refused while `queue` others are being answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import re
+import time
+import traceback
+from pathlib import Path
+from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterator, Optional
+
+from ssd_train.deploy.answers import check_accept, write_answer
+from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.requests import RequestError, RequestLimits, check_size, check_type, one_line
+from ssd_train.deploy.server.forms import is_form
+from ssd_train.deploy.server.metrics import CONTENT_TYPE, Metrics
+from ssd_train.deploy.server.workers import InferencePool
+from ssd_train.errors import DependencyError
+from ssd_train.progress import Progress
+
+try:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise DependencyError(
+        f"Starlette cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
+    ) from None
+
+TOO_SLOW, BAD_LENGTH, FAULT, BUSY = 408, 400, 500, 503
+BODY_SECONDS = 60.0
+# A client whose request is refused may go on sending for so long, and so many bytes: enough to finish and read why, too
+# little to keep the server busy.
+DRAIN_SECONDS, DRAINED_BYTES = 10.0, 64 << 20
+INVOCATIONS = "/invocations"
+PAGE = Path(__file__).with_name("page.html").read_bytes()
+
+
+def make_app(detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> Starlette:
+    """Return the application; its `state.service` has the metrics. Faults of ours are logged as warnings."""
+    service = _Service(detector, limits, queue, progress)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        """End the threads when the server does."""
+        yield
+        service.pool.close()
+
+    app = Starlette(
+        routes=[
+            Route("/", _page),
+            Route("/ping", _ping),
+            Route("/metrics", service.show_metrics),
+            Route(INVOCATIONS, service.invoke, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: service.refuse},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+class _Service:
+    """The endpoints that need the model, and what they share."""
+
+    def __init__(self, detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> None:
+        self.in_flight = 0
+        self.metrics = Metrics(detector.engine.name, detector.class_names, detector.engine.side, self._count_in_flight)
+        self.pool = InferencePool(detector, limits)
+        self._class_names = detector.class_names
+        self._limits, self._queue, self._progress = limits, queue, progress
+
+    def _count_in_flight(self) -> float:
+        return self.in_flight
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Answer GET /metrics."""
+        return _response(self.metrics.text(), CONTENT_TYPE)
+
+    async def refuse(self, request: Request, error: HTTPException) -> Response:
+        """Answer a request that no route takes."""
+        if request.url.path == INVOCATIONS:
+            self.metrics.count(error.status_code)
+        expected = "POST" if request.url.path == INVOCATIONS else "GET"
+        what = {
+            404: f"found no such page, expected one of /, /ping, /metrics, {INVOCATIONS}",
+            405: f"method: found {request.method}, expected {expected}",
+        }
+        return _text_response(error.status_code, what.get(error.status_code, error.detail), error.headers)
+
+    async def invoke(self, request: Request) -> Response:
+        """Answer POST /invocations."""
+        body = request.stream()
+        try:
+            response = await self._detect(request, body)
+        except ClientDisconnect:
+            return Response(status_code=BAD_LENGTH)  # which nobody reads
+        except asyncio.TimeoutError:
+            response = _text_response(TOO_SLOW, f"request: found no end of the body after {BODY_SECONDS:g} s")
+        except RequestError as error:
+            if "expect" not in request.headers:  # a client that asked first has sent nothing
+                await _drain(body)
+            response = _text_response(error.status, str(error), {"retry-after": "1"} if error.status == BUSY else None)
+        except Exception as error:  # must neither reach the client nor end the server
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._progress.warn(f"{INVOCATIONS}: {error!r} ({where.filename}:{where.lineno})")
+            response = _text_response(FAULT, "internal error: the log of the server says more")
+        self.metrics.count(response.status_code)
+        return response
+
+    async def _detect(self, request: Request, stream: AsyncGenerator[bytes, None]) -> Response:
+        started = time.perf_counter()
+        accept, content_type = request.headers.get("accept", ""), request.headers.get("content-type", "")
+        check_accept(accept)
+        if not is_form(content_type):
+            check_type(content_type)
+        _check_length(request.headers.get("content-length"), self._limits)
+        body = await asyncio.wait_for(self._read(stream), BODY_SECONDS)
+        # a slot is taken only now, so that clients that send slowly keep none
+        with self._slot():
+            result = await self.pool.detect(body, content_type)
+        text, kind = write_answer(result.detections, self._class_names, accept)
+        self.metrics.network.observe(result.seconds)
+        self.metrics.seconds.observe(time.perf_counter() - started)
+        return _response(text.encode("utf-8"), kind)
+
+    async def _read(self, stream: AsyncGenerator[bytes, None]) -> bytes:
+        """Return the whole body; a RequestError (413) as soon as it is too large."""
+        chunks, count = [], 0
+        async for chunk in stream:
+            count += len(chunk)
+            check_size(count, self._limits)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Take one of the slots of the queue; a RequestError (503) when all are taken."""
+        if self.in_flight >= self._queue:
+            raise RequestError(BUSY, f"found {self._queue} requests waiting, expected fewer: try again")
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
+async def _drain(stream: AsyncGenerator[bytes, None]) -> None:
+    """Read and drop the rest of a body, within limits. A client that is still sending when its connection is closed
+    sees that, and not its answer."""
+
+    async def drop() -> None:
+        """Read to the end, or to the limit."""
+        count = 0
+        async for chunk in stream:
+            count += len(chunk)
+            if count >= DRAINED_BYTES:
+                return
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+        await asyncio.wait_for(drop(), DRAIN_SECONDS)
+
+
+def _check_length(length: Optional[str], limits: RequestLimits) -> None:
+    """Refuse a body by its Content-Length, before it is sent."""
+    if length is None:
+        return
+    if not (length.isascii() and length.isdigit() and len(length) < 20):
+        raise RequestError(BAD_LENGTH, "Content-Length: found no number, expected bytes")
+    check_size(int(length), limits)
+
+
+async def _ping(request: Request) -> Response:
+    return _response(b'{"status": "Healthy"}\n', "application/json")
+
+
+async def _page(request: Request) -> Response:
+    return _response(PAGE, "text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+
+def _response(body: bytes, kind: str, status: int = 200, headers: Any = None) -> Response:
+    always = {"content-type": kind, "x-content-type-options": "nosniff", "cache-control": "no-store"}
+    return Response(body, status, {**always, **(headers or {})})
+
+
+def _text_response(status: int, message: str, headers: Any = None) -> Response:
+    return _response(f"{one_line(message)}\n".encode("utf-8"), "text/plain; charset=utf-8", status, headers)
+
+
+def _inline_hash(tag: str) -> str:
+    """Return the source expression that allows the page's one inline script or style (CSP level 2)."""
+    (text,) = re.findall(f"<{tag}>(.*?)</{tag}>".encode(), PAGE, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+
+
+_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        f"script-src {_inline_hash('script')}",
+        f"style-src {_inline_hash('style')}",
+        "img-src blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_PAGE_HEADERS: Dict[str, str] = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}

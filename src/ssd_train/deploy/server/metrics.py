@@ -1,0 +1,60 @@
+"""The metrics of a server, for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ssd_train.data.records import ClassNames
+from ssd_train.errors import DependencyError
+
+try:
+    import prometheus_client as prometheus
+except ImportError as error:
+    raise DependencyError(
+        f"prometheus_client cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
+    ) from None
+
+CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # upper bounds of the buckets
+
+prometheus.disable_created_metrics()  # a second series of each counter and histogram, of which nobody makes use
+
+
+class Metrics:
+    """What a server counts, in a registry of its own.
+
+    seconds         of requests with status 200, from the headers to the answer
+    network         of these, of the network
+    in_flight       returns the number of requests that are being answered
+    """
+
+    def __init__(self, engine: str, class_names: ClassNames, side: int, in_flight: Callable[[], float]) -> None:
+        self._registry = registry = prometheus.CollectorRegistry()
+        self._answered = prometheus.Counter(
+            "ssd_train_requests",
+            "Requests to /invocations that were answered, by HTTP status.",
+            ["status"],
+            registry=registry,
+        )
+        self._answered.labels("200")
+        self.seconds = prometheus.Histogram(
+            "ssd_train_request_seconds", "Seconds from a request to its answer.", buckets=SECONDS, registry=registry
+        )
+        self.network = prometheus.Histogram(
+            "ssd_train_network_seconds", "Seconds of the network for an image.", buckets=SECONDS, registry=registry
+        )
+        waiting = prometheus.Gauge("ssd_train_requests_in_flight", "Requests being answered.", registry=registry)
+        waiting.set_function(in_flight)
+        model = prometheus.Info(
+            "ssd_train_model", "Engine, number of classes and input of the model.", registry=registry
+        )
+        model.info({"engine": engine, "classes": str(len(class_names)), "side": str(side)})
+        prometheus.ProcessCollector(registry=registry)
+
+    def count(self, status: int) -> None:
+        """Count an answer of /invocations."""
+        self._answered.labels(str(status)).inc()
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return prometheus.generate_latest(self._registry)
