@@ -138,12 +138,7 @@ def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List
     In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals), by at least
     the threshold.
     """
-    pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
-    hits = []
-    for threshold in thresholds:
-        pairs = pairs.take(pairs.iou >= threshold)
-        hits.append(_stable_matching(pairs))
-    return hits
+    return [_stable_matching(at_least) for at_least in _by_preference(pairs, thresholds)]
 
 
 def ignored_coco(
@@ -155,12 +150,19 @@ def ignored_coco(
     # a crowd of its own for each pair, so that none is ever taken
     apart = (difficult.truth.max() + 1 if len(difficult.truth) else 0) + np.arange(len(crowds.truth))
     pairs = Pairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
+    return [
+        _stable_matching(at_least.take(~np.isin(at_least.detection, taken)))
+        for at_least, taken in zip(_by_preference(pairs, thresholds), hits)
+    ]
+
+
+def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[Pairs]:
+    """For each threshold (rising) the pairs that reach it, each detection's largest overlap first, the last of
+    equals."""
     pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
-    found = []
-    for threshold, taken in zip(thresholds, hits):
+    for threshold in thresholds:
         pairs = pairs.take(pairs.iou >= threshold)
-        found.append(_stable_matching(pairs.take(~np.isin(pairs.detection, taken))))
-    return found
+        yield pairs
 
 
 def _stable_matching(pairs: Pairs) -> np.ndarray:

@@ -144,9 +144,13 @@ class MeanAveragePrecision:
             curves=self._curves(scored, scored_hits, truth),
         )
 
+    def _in_order(self) -> List[Tuple[str, Detections, Record]]:
+        """The images in the order of their numbers: by name."""
+        return sorted(self._images, key=lambda image: image[0])
+
     def _records(self) -> List[Record]:
         """The labels in the order of the images' numbers."""
-        return [record for _, _, record in sorted(self._images, key=lambda image: image[0])]
+        return [record for _, _, record in self._in_order()]
 
     def _gather_ignored(self) -> Tuple[_Boxes, np.ndarray]:
         """Regions of all images that are ignored, of the classes that have names, and which of them are crowds."""
@@ -157,7 +161,7 @@ class MeanAveragePrecision:
 
     def _gather(self) -> Tuple[_Boxes, _Boxes]:
         """Labels and detections of all images, images by name; a DataError for a class that has no name."""
-        images = sorted(self._images, key=lambda image: image[0])
+        images = self._in_order()
         truth = _joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
         detections = _joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
         for table, what in ((truth, "labels"), (detections, "detections")):

@@ -19,6 +19,8 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.formats.fields import (
     CROWD,
@@ -123,14 +125,14 @@ def write_coco(
             raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
         width, height = record.size_wh
         images.append({"id": image_id, "file_name": "/".join(key_parts(record)), "width": width, "height": height})
-        rows = zip(_exact_xywh(record), record.class_ids.tolist(), areas(record.boxes).tolist())
+        rows = zip(_exact_xywh(record.boxes), record.class_ids.tolist(), areas(record.boxes).tolist())
         for bbox, class_id, area in rows:
             numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 0})
-        for (x1, y1, x2, y2), class_id in zip(*_crowds(record)):
+        crowds = record.ignored.take(record.ignored.crowds) if len(record.ignored) else record.ignored
+        for bbox, class_id in zip(_exact_xywh(crowds.boxes), crowds.class_ids.tolist()):
             numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
-            bbox, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
-            annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 1})
+            annotations.append({**numbers, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 1})
     categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names)]
     with open_atomic(Path(path)) as file:
         file.write(dump_json({"images": images, "annotations": annotations, "categories": categories}))
@@ -320,11 +322,6 @@ def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> Lis
     return box
 
 
-def _crowds(record: Record) -> Tuple[List[List[float]], List[int]]:
-    crowds = record.ignored.take(record.ignored.crowds) if len(record.ignored) else record.ignored
-    return crowds.boxes.tolist(), crowds.class_ids.tolist()
-
-
-def _exact_xywh(record: Record) -> List[List[float]]:
+def _exact_xywh(boxes: np.ndarray) -> List[List[float]]:
     """Rows of left, top, width, height in double precision, so that adding them gives the same corners again."""
-    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in record.boxes.tolist()]
+    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]
