@@ -132,11 +132,11 @@ def _best_of_each(pairs: Pairs) -> Pairs:
     return pairs.take(_run_starts(pairs.detection))
 
 
-def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[np.ndarray]:
-    """For each threshold (rising), the numbers, rising, of the detections that hit by the rule of pycocotools.
+def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[Pairs]:
+    """Return the matched pairs by the rule of pycocotools, by rising detection, for each threshold (rising).
 
-    In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals), by at least
-    the threshold.
+    In falling order of scores, each detection takes the free labelled box that it overlaps most (the last of equals),
+    by at least the threshold.
     """
     return [_stable_matching(at_least) for at_least in _by_preference(pairs, thresholds)]
 
@@ -151,7 +151,7 @@ def ignored_coco(
     apart = (difficult.truth.max() + 1 if len(difficult.truth) else 0) + np.arange(len(crowds.truth))
     pairs = Pairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
     return [
-        _stable_matching(at_least.take(~np.isin(at_least.detection, taken)))
+        _stable_matching(at_least.take(~np.isin(at_least.detection, taken))).detection
         for at_least, taken in zip(_by_preference(pairs, thresholds), hits)
     ]
 
@@ -165,15 +165,14 @@ def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> 
         yield pairs
 
 
-def _stable_matching(pairs: Pairs) -> np.ndarray:
-    """Numbers, rising, of the detections that get a labelled box; their pairs in order of preference.
+def _stable_matching(pairs: Pairs) -> Pairs:
+    """Return the matched pairs, by rising detection, of `pairs` in each detection's order of preference.
 
     One choice after the other by falling score is the stable matching of detections that prefer larger overlaps to
     boxes that all prefer higher scores. So deferred acceptance (Gale and Shapley, 1962) finds it for all images
     together in a few rounds: each detection claims its next choice, a box keeps the best claimant.
     """
     choice = _run_starts(pairs.detection)
-    claimants = pairs.detection[choice]
     end = np.append(choice[1:], len(pairs.detection))
     nobody = len(choice)
     owner = np.full(pairs.truth.max() + 1 if nobody else 0, nobody)
@@ -189,7 +188,7 @@ def _stable_matching(pairs: Pairs) -> np.ndarray:
         waiting = np.sort(np.concatenate([refused, displaced]))
         choice[waiting] += 1
         waiting = waiting[choice[waiting] < end[waiting]]
-    return claimants[np.sort(owner[owner < nobody])]
+    return pairs.take(choice[np.sort(owner[owner < nobody])])
 
 
 def _run_starts(values: np.ndarray) -> np.ndarray:

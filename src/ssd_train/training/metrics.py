@@ -127,7 +127,7 @@ class MeanAveragePrecision:
         considered = detections.take(kept)
         pairs, difficult_pairs, crowd_pairs = (_renumbered(p, kept) for p in (pairs, difficult_pairs, crowd_pairs))
         limits = considered.class_limits(size)
-        hits = match_coco(pairs, COCO_IOUS)
+        hits = [matches.detection for matches in match_coco(pairs, COCO_IOUS)]
         ignored = ignored_coco(difficult_pairs, crowd_pairs, hits, COCO_IOUS)
         coco_ranks = [_ranks(*at_iou, limits) for at_iou in zip(hits, ignored)]
         scored = considered.take(np.delete(np.arange(len(considered.scores)), ignored[0]))

@@ -7,8 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, areas, clip_boxes, intersection_matrix, iou_matrix
+from ssd_train.data.boxes import SizeWH, areas, clip_boxes, intersection_matrix
 from ssd_train.data.records import ClassNames, Detections
+from ssd_train.training.matching import Grouped, match_coco, overlapping_pairs
 from ssd_train.view.draw import TRUE, Marks, class_label, draw_marks, fitted, scaled, size_of
 from ssd_train.view.palette import WHITE, class_colour
 from ssd_train.view.report_data import Sample
@@ -41,17 +42,13 @@ class Matching:
 
 
 def match(sample: Sample, threshold: float) -> Matching:
-    """Each detection, surest first, takes the free true box of its class that it overlaps most, by OVERLAP or more."""
+    """Match the detections from `threshold` on to the labels at an IoU of OVERLAP, by the rule of mAP@0.5 (COCO)."""
     shown = sample.detections.above(threshold)
     truth = scaled(sample.truth.boxes, sample.truth.size_wh, shown.size_wh)
-    # (M, N)
-    overlaps = iou_matrix(shown.boxes, truth)
-    overlaps[shown.class_ids[:, None] != sample.truth.class_ids[None, :]] = 0
+    pairs = overlapping_pairs(Grouped(shown.boxes, shown.class_ids), Grouped(truth, sample.truth.class_ids), OVERLAP)
+    (matches,) = match_coco(pairs, [OVERLAP])
     found, correct = np.zeros(len(truth), bool), np.zeros(len(shown), bool)
-    for index, row in enumerate(overlaps):
-        free = np.where(found, 0, row)
-        if free.size and free.max() >= OVERLAP:
-            found[int(free.argmax())] = correct[index] = True
+    found[matches.truth] = correct[matches.detection] = True
     regions = sample.truth.ignored
     if len(regions):
         shares = intersection_matrix(shown.boxes, scaled(regions.boxes, sample.truth.size_wh, shown.size_wh))

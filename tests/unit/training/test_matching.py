@@ -36,7 +36,7 @@ def coco_loop(found, truth, threshold):
                 best, match = iou(box, label), t
         if match is not None:
             taken.add(match)
-            hits.append(d)
+            hits.append((d, match))
     return hits
 
 
@@ -59,8 +59,8 @@ def test_matching_equals_the_loops(seed):
     found, truth = scene(seed)
     thresholds = [0.05, 0.2, 0.5]
     pairs = overlapping_pairs(found, truth, thresholds[0])
-    for threshold, hits in zip(thresholds, match_coco(pairs, thresholds)):
-        assert hits.tolist() == coco_loop(found, truth, threshold)
+    for threshold, matches in zip(thresholds, match_coco(pairs, thresholds)):
+        assert list(zip(matches.detection, matches.truth)) == coco_loop(found, truth, threshold)
         assert match_voc(pairs, threshold).tolist() == voc_loop(found, truth, threshold)
 
 
@@ -83,7 +83,7 @@ def test_nothing_to_pair(found, labelled):
     )
     assert [len(column) for column in nothing] == [0, 0, 0]
     assert match_voc(nothing, 0.5).tolist() == []
-    assert [hits.tolist() for hits in match_coco(nothing, [0.5, 0.75])] == [[], []]
+    assert [len(matches.detection) for matches in match_coco(nothing, [0.5, 0.75])] == [0, 0]
 
 
 def test_paired_iou_equals_one_by_one():

@@ -43,6 +43,40 @@ def test_match(truth, said, found, correct):
     assert answer.found.tolist() == found and answer.correct.tolist() == correct
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_match_crowded_boxes_equals_pycocotools(seed):
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    random = np.random.RandomState(seed)
+    corners = random.randint(0, 5, (40, 2)) * 10.0  # whole tens: many equal overlaps
+    boxes = np.concatenate([corners, corners + random.randint(2, 5, (40, 2)) * 10], axis=1)
+    case = sample([(0, box) for box in boxes[:15]], [(0, 0.9 - i / 100, box) for i, box in enumerate(boxes[15:])])
+
+    result = match(case, 0.3)
+
+    evaluation = cocoeval.COCOeval(iouType="bbox")
+    evaluation.params.imgIds, evaluation.params.catIds = [0], [0]
+    truth, found = (
+        [
+            # annotations of id 0 count as no match
+            {
+                "id": i,
+                "bbox": [*box[:2], *(box[2:] - box[:2])],
+                "area": 1,
+                "iscrowd": 0,
+                "ignore": 0,
+                "score": 1 - i / 99,
+            }
+            for i, box in enumerate(group, 1)
+        ]
+        for group in (boxes[:15], boxes[15:])
+    )
+    evaluation._gts[0, 0], evaluation._dts[0, 0] = truth, found
+    evaluation.ious = {(0, 0): evaluation.computeIoU(0, 0)}
+    expected = evaluation.evaluateImg(0, 0, [0, 1e5**2], 100)
+    assert result.correct.tolist() == (expected["dtMatches"][0] > 0).tolist()
+    assert result.found.tolist() == (expected["gtMatches"][0] > 0).tolist()
+
+
 def test_match_scales_labels_of_another_size():
     record = Record("a", [[20, 20, 100, 100]], [0], (400, 240))
     spoken = Detections([A], [0.9], [0], (200, 120))
