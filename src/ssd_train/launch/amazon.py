@@ -1,4 +1,4 @@
-"""The connection to AWS: credentials and region as boto3 finds them, requests sent, what went wrong in words."""
+"""AWS client: a boto3 session in one region, with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Callable, Dict, Iterator, Optional
 from ssd_train.errors import ConfigError, DependencyError
 from ssd_train.s3 import Store, Url
 
-# errors of botocore before or beside an answer, by class, the first that fits
-_FAULTS = {
+# botocore's errors other than an error response, by class name
+_MESSAGES = {
     "NoCredentialsError": "found no credentials, expected AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, a profile in "
     "~/.aws, or a role of this machine",
-    "PartialCredentialsError": "found a part of the credentials, expected the access key and the secret key",
-    "CredentialRetrievalError": "the credentials cannot be had from where they are configured",
+    "PartialCredentialsError": "found incomplete credentials, expected the access key and the secret key",
+    "CredentialRetrievalError": "the configured source of credentials failed",
     "ProfileNotFound": "the profile that AWS_PROFILE names is not in ~/.aws",
-    "ConnectionError": "it cannot be reached",
-    "HTTPClientError": "it cannot be reached",
+    "ConnectionError": "AWS cannot be reached",
+    "HTTPClientError": "AWS cannot be reached",
 }
 
 
 class Refused(ConfigError):
-    """AWS answered that it will not; `code` is its word for why."""
+    """An error response of AWS; `code` is its error code, e.g. AccessDeniedException."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -30,10 +30,10 @@ class Refused(ConfigError):
 
 
 class Amazon:
-    """A session with AWS in one region.
+    """A boto3 session in one region; credentials are found as boto3 finds them.
 
     Raises:
-        DependencyError: boto3 is not there.
+        DependencyError: boto3 is not installed.
         ConfigError: no region is given or configured.
     """
 
@@ -50,39 +50,49 @@ class Amazon:
         self._clients: Dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
-        """boto3's client of a service: sagemaker, sagemaker-runtime, iam, logs."""
+        """Return the cached boto3 client of a service, e.g. sagemaker, sagemaker-runtime, iam or logs."""
         if service not in self._clients:
             with explained(service):
                 self._clients[service] = self.session.client(service)
         return self._clients[service]
 
     def send(self, operation: str, request: Dict[str, Any], service: str = "sagemaker") -> Dict[str, Any]:
-        """The answer to `request`; `operation` is boto3's name of it. A ConfigError says in one line
-        why not, Refused where AWS said so."""
+        """Call a method of a boto3 client and return the response.
+
+        Args:
+            operation: boto3's method name, e.g. create_training_job.
+            request: keyword arguments of the method.
+
+        Raises:
+            Refused: AWS returned an error.
+            ConfigError: the request was not sent or not answered.
+        """
         call: Callable[..., Dict[str, Any]] = getattr(self.client(service), operation)
         with explained(operation):
             return call(**request)
 
     def role_arn(self, role: str) -> str:
-        """The ARN of `role`, which may be one already."""
+        """Return the ARN of a role name; an ARN is returned unchanged."""
         if role.startswith("arn:"):
             return role
         return self.send("get_role", {"RoleName": role}, "iam")["Role"]["Arn"]
 
     def upload(self, path: Path, uri: str) -> None:
-        """Put the file `path` at s3://bucket/key."""
+        """Upload the file `path` to s3://bucket/key."""
         Store().write(path, Url.parse(uri))
 
     def download(self, uri: str, path: Path) -> None:
-        """Put the object at s3://bucket/key into the file `path`."""
+        """Download s3://bucket/key to the file `path`."""
         with open(path, "wb") as file:
             Store().read(Url.parse(uri), file)
 
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Errors of boto3 as one line after `what`. A refusal is told in AWS's own words, which name the right that is
-    missing; what went wrong before, in ours."""
+    """Translate errors of boto3 into one-line ConfigErrors that begin with `what`.
+
+    An error response keeps AWS's message, because it names the missing permission.
+    """
     try:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
@@ -90,10 +100,10 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        told = error.response.get("Error", {})
-        code, text = str(told.get("Code", "?")), " ".join(str(told.get("Message", "")).split())
+        details = error.response.get("Error", {})
+        code, text = str(details.get("Code", "?")), " ".join(str(details.get("Message", "")).split())
         raise Refused(f"{what}: AWS refused it: {code}: {text}", code) from error
     except BotoCoreError as error:
         names = [kind.__name__ for kind in type(error).__mro__]
-        words = next((_FAULTS[name] for name in names if name in _FAULTS), " ".join(str(error).split()))
-        raise ConfigError(f"{what}: {words}") from error
+        message = next((_MESSAGES[name] for name in names if name in _MESSAGES), " ".join(str(error).split()))
+        raise ConfigError(f"{what}: {message}") from error

@@ -1,12 +1,12 @@
-"""AWS's MXNet containers: their addresses on the registries of the regions."""
+"""URIs of AWS's MXNet containers, by region and instance type."""
 
 from __future__ import annotations
 
 from ssd_train.errors import ConfigError
 
-VERSION, PYTHON = "1.9.0", "py38"  # the last that AWS made
+VERSION, PYTHON = "1.9.0", "py38"  # AWS's last MXNet containers
 _ACCOUNT = "763104351884"
-# regions with registries of their own (those of the SageMaker SDK 2.257)
+# registry accounts that differ by region (from the SageMaker SDK 2.257)
 _ACCOUNTS = {
     "af-south-1": "626614931356",
     "ap-east-1": "871362719292",
@@ -32,12 +32,12 @@ _DOMAINS = {"cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2
 
 
 def training_image(region: str, instance_type: str) -> str:
-    """The container that trains on `instance_type` in `region`."""
+    """Return the URI of the training container for `instance_type` in `region`."""
     return _image(region, instance_type, "mxnet-training")
 
 
 def inference_image(region: str, instance_type: str) -> str:
-    """The container that serves on `instance_type` in `region`."""
+    """Return the URI of the inference container for `instance_type` in `region`."""
     return _image(region, instance_type, "mxnet-inference")
 
 
@@ -48,11 +48,11 @@ def _image(region: str, instance_type: str, repository: str) -> str:
 
 
 def _processor(instance_type: str) -> str:
-    """cpu or gpu, by the instance's family: ml.p3.2xlarge is of family p3."""
+    """Return "cpu" or "gpu" by the instance family, e.g. p3 of ml.p3.2xlarge."""
     family = instance_type.split(".")[1] if instance_type.count(".") == 2 else ""
     if family.startswith(("inf", "trn")) or family[-1:] == "g" or family[1:3] in ("6g", "7g", "8g"):
         raise ConfigError(
-            f"instance_type: found {instance_type!r}, expected one with Intel or AMD processors, or GPUs: there is no "
-            "MXNet container for it"
+            f"instance_type: found {instance_type!r}, expected x86-64 processors or NVIDIA GPUs: AWS has no MXNet "
+            "container for it"
         )
     return "gpu" if family.startswith(("g", "p")) else "cpu"

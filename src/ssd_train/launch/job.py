@@ -1,4 +1,4 @@
-"""A training job on SageMaker: where it runs, with what rights, on which data. What is trained is TrainConfig's."""
+"""Job and Channel: instances, permissions, inputs and outputs of a SageMaker training job, without hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE_ARCHIVE = "sourcedir.tar.gz"
 PROGRAM = "train.py"
 DISTRIBUTIONS = ("", "parameter_server", "mpi")
 RECORDIO = "application/x-recordio"
-# channels that may be read as a stream; all others are small, or must be there as a whole
+# channels that can be streamed; the others are small, or are needed as files
 PIPE_CHANNELS = ("train", "validation")
 CONTENT_TYPES = {"model": "application/x-sagemaker-model"}
 MANIFEST_SUFFIXES = (".manifest", ".jsonl")
@@ -28,26 +28,28 @@ _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 
 
 def check_name(flag: str, name: str, length: int = NAME_LENGTH) -> None:
-    """Raise a ConfigError unless SageMaker allows `name`, given by `flag`, for what has names of up to `length`."""
+    """Raise a ConfigError, which names `flag`, if SageMaker does not allow `name`; `length` is the limit."""
     if fault_of_name(name, length):
         raise ConfigError(f"{flag}: {fault_of_name(name, length)}")
 
 
 def fault_of_name(name: str, length: int = NAME_LENGTH) -> str:
-    """Return what is wrong with a name, "" if nothing."""
+    """Return a message about an invalid name, or ""."""
     if len(name) > length:
         return f"found {name!r}, {len(name)} characters, expected at most {length}"
-    return "" if _NAME.fullmatch(name) else f"found {name!r}, expected letters, digits and hyphens between them"
+    return "" if _NAME.fullmatch(name) else f"found {name!r}, expected letters, digits and inner hyphens"
 
 
 @dataclass(frozen=True)
 class Channel:
-    """An input of the job: folder, file or prefix on S3, and how it comes to the container.
+    """An input channel of a training job.
 
-    mode          "File" (copied before training starts), "Pipe" (streamed anew for every epoch), "" (the job's: File)
-    content_type  "" where the format is found by looking
-    attributes    of an augmented manifest: the keys of each line that are sent, the image's first; Pipe mode only
-    shuffle_seed  an augmented manifest's lines are shuffled anew for every epoch; None: never
+    Attributes:
+        uri: S3 prefix or object.
+        mode: "File" (copied before training starts), "Pipe" (streamed once per epoch) or "" (the job's default, File).
+        content_type: MIME type; "" if the training code detects the format.
+        attributes: keys of an augmented manifest to send, source-ref first; Pipe mode only.
+        shuffle_seed: seed to shuffle an augmented manifest in every epoch; None does not shuffle.
     """
 
     uri: str
@@ -57,22 +59,24 @@ class Channel:
     shuffle_seed: Optional[int] = None
 
     def fault(self) -> str:
-        """What is wrong with it, "" if nothing."""
+        """Return a message about the first invalid value, or ""."""
         if not _S3.fullmatch(self.uri):
             return f"found {self.uri!r}, expected s3://bucket/key"
         if self.attributes and (len(self.attributes) < 2 or not self.attributes[0].endswith("-ref")):
-            return f"found attributes {','.join(self.attributes)}, expected the image's first: source-ref,LABEL"
+            return f"found attributes {','.join(self.attributes)}, expected source-ref,LABEL, the image's key first"
         return ""
 
 
 def make_channels(inputs: Mapping[str, str], pipe: bool = False, attributes: Sequence[str] = ()) -> Dict[str, Channel]:
-    """Channels by name from their S3 addresses; empty addresses are left out.
+    """Return channels from S3 URIs by channel name; empty URIs are left out.
 
-    With `pipe` training and validation images are streamed: a RecordIO file as it is, a manifest as images and the
-    label that `attributes` name (source-ref,LABEL).
+    Args:
+        inputs: S3 URI of each channel.
+        pipe: stream the train and validation channels, which are RecordIO files or augmented manifests.
+        attributes: keys of an augmented manifest to stream: source-ref,LABEL.
 
     Raises:
-        ConfigError: a manifest is to be streamed without `attributes`, or there are attributes but no manifest.
+        ConfigError: a manifest is streamed without `attributes`, or `attributes` are given without a manifest.
     """
     channels = {name: _channel(name, uri, pipe, tuple(attributes)) for name, uri in inputs.items() if uri}
     if attributes and not any(channel.attributes for channel in channels.values()):
@@ -95,20 +99,24 @@ def _channel(name: str, uri: str, pipe: bool, attributes: Tuple[str, ...]) -> Ch
 
 @dataclass(frozen=True)
 class Job:
-    """Construction checks every value and reports all violations in one ConfigError.
+    """A SageMaker training job without its hyperparameters.
 
-    name                 unlike any other job's of the account and region
-    role                 ARN of the role that the job runs with
-    region               e.g. eu-west-1
-    output               s3://bucket/prefix; source, model and checkpoints go below it, in a folder of the job's name
-    channels             inputs by name
-    image                the container's address; "": AWS's MXNet 1.9.0 for the region and the kind of instance
-    volume_gb            disk of each machine, GB
-    max_run, max_wait    seconds of training; and, of a spot job, of training and waiting for machines together
-                         (0: twice as long as max_run)
-    checkpoints          s3 folder of the checkpoints; "": of a spot job below `output`, else none
-    distribution         how several machines meet: "parameter_server" or "mpi"
-    processes_per_host   of mpi: processes on each machine, one for each GPU
+    Attributes:
+        name: unique in the account and region.
+        role: ARN of the job's execution role.
+        region: e.g. eu-west-1.
+        output: s3://bucket/prefix; source, model and checkpoints are written to OUTPUT/NAME/.
+        channels: inputs by channel name.
+        image: container URI; "" for AWS's MXNet 1.9.0 container for the region and instance type.
+        volume_gb: disk of each instance, GB.
+        max_run: maximum training time, seconds.
+        max_wait: maximum time of a spot job with waiting for instances, seconds; 0 for twice max_run.
+        checkpoints: S3 prefix for checkpoints; "" for one below `output` if spot, else no checkpoints.
+        distribution: "parameter_server" or "mpi" for several instances.
+        processes_per_host: processes on each instance with mpi, one per GPU.
+
+    Raises:
+        ConfigError: one or more values are invalid; the message lists all of them.
     """
 
     name: str
@@ -135,12 +143,12 @@ class Job:
     output_kms_key: str = ""
 
     def __post_init__(self) -> None:
-        faults = [*self._faults_of_names(), *self._faults_of_machines()]
+        faults = [*self._check_paths(), *self._check_instances()]
         faults += [f"{name}: {channel.fault()}" for name, channel in self.channels.items() if channel.fault()]
         if faults:
             raise ConfigError("; ".join(faults))
 
-    def _faults_of_names(self) -> List[str]:
+    def _check_paths(self) -> List[str]:
         faults = []
         if fault_of_name(self.name):
             faults.append(f"job_name: {fault_of_name(self.name)}")
@@ -150,47 +158,47 @@ class Job:
             if (uri or name == "output") and not _S3.fullmatch(uri):
                 faults.append(f"{name}: found {uri!r}, expected s3://bucket/prefix")
         for names in CHANNELS.values():
-            given = [name for name in names if name in self.channels]
-            if len(given) > 1:
-                faults.append(f"channels: found {' and '.join(given)}, expected one of them")
+            present = [name for name in names if name in self.channels]
+            if len(present) > 1:
+                faults.append(f"channels: found {' and '.join(present)}, expected one of them")
         if not self.channels.keys() & set(CHANNELS["train"]):
-            faults.append("train: found no address, expected s3://bucket/key of the training images")
+            faults.append("train: found none, expected s3://bucket/key of the training images")
         if bool(self.subnets) != bool(self.security_groups):
-            faults.append("subnets, security_groups: found one of them, expected both")
+            faults.append("subnets, security_groups: found only one, expected both")
         return faults
 
-    def _faults_of_machines(self) -> List[str]:
+    def _check_instances(self) -> List[str]:
         faults = []
         if not _INSTANCE.fullmatch(self.instance_type):
-            faults.append(f"instance_type: found {self.instance_type!r}, expected one such as ml.p3.2xlarge")
+            faults.append(f"instance_type: found {self.instance_type!r}, expected a type such as ml.p3.2xlarge")
         for name in ("instance_count", "volume_gb", "max_run", "processes_per_host"):
             if getattr(self, name) < 1:
                 faults.append(f"{name}: found {getattr(self, name)}, expected at least 1")
         if self.max_wait and (not self.spot or self.max_wait < self.max_run):
-            faults.append(f"max_wait: found {self.max_wait}, expected --spot, and at least max_run, {self.max_run}")
+            faults.append(f"max_wait: found {self.max_wait}, expected --spot and at least max_run ({self.max_run})")
         if self.distribution not in DISTRIBUTIONS:
             names = ", ".join(filter(None, DISTRIBUTIONS))
             faults.append(f"distribution: found {self.distribution!r}, expected one of {names}")
         if self.instance_count > 1 and not self.distribution:
-            faults.append(f"instance_count: found {self.instance_count}, expected --distribution with several")
+            faults.append(f"instance_count: found {self.instance_count}, expected 1 without --distribution")
         return faults
 
     @property
     def folder(self) -> str:
-        """Where on S3 what belongs to this job goes."""
+        """S3 prefix of the job's files."""
         return f"{self.output.rstrip('/')}/{self.name}"
 
     @property
     def source(self) -> str:
-        """Where the program's archive is put, as the SageMaker SDK does."""
+        """S3 URI of the code archive, as the SageMaker SDK chooses it."""
         return f"{self.folder}/source/{SOURCE_ARCHIVE}"
 
     @property
     def checkpoint_folder(self) -> str:
-        """Where checkpoints go; "" for nowhere."""
+        """S3 prefix of the checkpoints; "" for none."""
         return self.checkpoints or (f"{self.folder}/checkpoints" if self.spot else "")
 
     @property
     def longest_wait(self) -> int:
-        """Seconds that a spot job may take with all its waiting."""
+        """MaxWaitTimeInSeconds of a spot job."""
         return self.max_wait or 2 * self.max_run

@@ -1,8 +1,7 @@
-"""Requests to SageMaker, built from settings without asking anybody: what is shown is what is sent.
+"""The CreateTrainingJob request, built from a Job and settings without network access.
 
-The training request is the one that the MXNet estimator of the SageMaker SDK 2 sends for the same job (but for the
-debugger, which reads what the network computes and is switched off), so that the toolkit in AWS's container sets up the
-same surroundings.
+It equals the request of the MXNet estimator of SageMaker SDK 2, so that the toolkit in AWS's container sets up the same
+environment; only the debugger and the profiler are disabled.
 """
 
 from __future__ import annotations
@@ -19,67 +18,79 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 Request = Dict[str, Any]
 
-# flags of train that say where it works and make sense in a container too
+# flags of train about the machine, not in TrainConfig, that a training job accepts
 PLACES = ("devices", "fetch_images")
-_LOG_LEVEL = 20  # of the toolkit: INFO
+_LOG_LEVEL = 20  # logging.INFO, for the toolkit
 
 
 def training_request(job: Job, settings: Mapping[str, Any]) -> Request:
-    """The CreateTrainingJob request of `job` with `settings` (names and values of TrainConfig, those that differ from
-    its defaults are enough); a ConfigError lists what is wrong with them."""
+    """Return the CreateTrainingJob request.
+
+    Args:
+        job: where and on which data to train.
+        settings: TrainConfig values by name; those left out keep their defaults.
+
+    Raises:
+        ConfigError: one or more settings are invalid; the message lists all of them.
+    """
     request = {
         "TrainingJobName": job.name,
         "HyperParameters": {**hyperparameters(job, settings), **toolkit_parameters(job)},
-        "AlgorithmSpecification": {**algorithm(job), "EnableSageMakerMetricsTimeSeries": True},
-        "ResourceConfig": resources(job),
-        **common(job),
+        "AlgorithmSpecification": {**algorithm_specification(job), "EnableSageMakerMetricsTimeSeries": True},
+        "ResourceConfig": resource_config(job),
+        **common_fields(job),
         "Tags": tag_list(job.tags),
-        "CheckpointConfig": checkpoints(job.checkpoint_folder),
+        "CheckpointConfig": checkpoint_config(job.checkpoint_folder),
         "ProfilerConfig": {"DisableProfiler": True},
     }
-    return filled(request)
+    return drop_empty(request)
 
 
 def hyperparameters(job: Job, settings: Mapping[str, Any]) -> Dict[str, str]:
-    """`settings` as the SDK writes hyperparameters: values as JSON text."""
+    """Return the checked settings as hyperparameters: JSON texts, as the SageMaker SDK writes them."""
     return {name: json.dumps(value) for name, value in typed_settings(job, settings).items()}
 
 
 def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
-    """`settings` checked, by names with underscores, their values in the types of TrainConfig; and what the job's
-    distribution needs of them. A ConfigError lists all that is wrong."""
-    given = {name.replace("-", "_"): value for name, value in settings.items()}
-    places = {name: str(given.pop(name)) for name in PLACES if name in given}
+    """Return the checked settings by name with underscores, with values in TrainConfig's types.
+
+    With a parameter server, kv_store defaults to dist_sync.
+
+    Raises:
+        ConfigError: one or more settings are invalid; the message lists all of them.
+    """
+    values = {name.replace("-", "_"): value for name, value in settings.items()}
+    places = {name: str(values.pop(name)) for name in PLACES if name in values}
     read_devices(places.get("devices", "auto"))
     if places.get("fetch_images", "0") not in ("0", "1"):
         raise ConfigError(f"fetch_images: found {places['fetch_images']!r}, expected 0 or 1")
     if job.distribution == "parameter_server":
-        given.setdefault("kv_store", "dist_sync")
-    config = TrainConfig.from_mapping(given)
+        values.setdefault("kv_store", "dist_sync")
+    config = TrainConfig.from_mapping(values)
     if job.distribution == "parameter_server" and not config.kv_store.startswith("dist_"):
         raise ConfigError(
             f"kv_store: found {config.kv_store!r}, expected dist_sync, dist_async or dist_device_sync with "
             "--distribution parameter_server"
         )
     require_weights(config, job.channels, job.network_isolation, job.image)
-    return {**{name: getattr(config, name, value) for name, value in given.items()}, **places}
+    return {**{name: getattr(config, name, value) for name, value in values.items()}, **places}
 
 
 def require_weights(config: TrainConfig, channels: Collection[str], network_isolation: bool, image: str) -> None:
-    """Raise a ConfigError for a job without a network that starts from trained weights and has none in its `channels`.
+    """Raise a ConfigError if pretrained weights are needed but neither a channel nor the network provides them.
 
-    An `image` of the user's own may hold them; AWS's has none.
+    A custom `image` may contain weights; AWS's containers contain none.
     """
     has_weights = bool(image) or any(name in channels for name in CHANNELS["pretrained"])
     if network_isolation and config.use_pretrained_model and not has_weights:
         raise ConfigError(
-            "network_isolation: found no weights to start from, which are not fetched without a network, expected "
+            "network_isolation: found no pretrained weights, and an isolated job cannot download them, expected "
             "--pretrained s3://... or --model s3://... (the channels of these names), or --use_pretrained_model 0"
         )
 
 
 def toolkit_parameters(job: Job) -> Dict[str, str]:
-    """What the training toolkit in the container reads: the program, where its archive is, and how hosts meet."""
+    """Return the hyperparameters that SageMaker's training toolkit in the container reads."""
     parameters: Dict[str, Any] = {}
     if job.distribution == "parameter_server":
         parameters["sagemaker_parameter_server_enabled"] = True
@@ -87,7 +98,7 @@ def toolkit_parameters(job: Job) -> Dict[str, str]:
         parameters["sagemaker_mpi_enabled"] = True
         parameters["sagemaker_mpi_num_of_processes_per_host"] = job.processes_per_host
         parameters["sagemaker_mpi_custom_mpi_options"] = ""
-    # without a network the archive comes as a channel, as the data does
+    # an isolated job gets its code as a channel
     inside = f"/opt/ml/input/data/code/{SOURCE_ARCHIVE}"
     parameters["sagemaker_submit_directory"] = inside if job.network_isolation else job.source
     parameters["sagemaker_program"] = PROGRAM
@@ -98,13 +109,13 @@ def toolkit_parameters(job: Job) -> Dict[str, str]:
 
 
 def all_channels(job: Job) -> Dict[str, Channel]:
-    """The job's channels, and the program's where there is no network to fetch it by."""
+    """Return the job's channels and, with network isolation, the code channel."""
     code = {"code": Channel(job.source)} if job.network_isolation else {}
     return {**job.channels, **code}
 
 
-def algorithm(job: Job) -> Request:
-    """The container and the expressions that it is watched by."""
+def algorithm_specification(job: Job) -> Request:
+    """Return the container and the metric definitions."""
     return {
         "TrainingImage": job.image or training_image(job.region, job.instance_type),
         "TrainingInputMode": "File",
@@ -112,31 +123,31 @@ def algorithm(job: Job) -> Request:
     }
 
 
-def resources(job: Job) -> Request:
-    """The machines."""
-    machines = {
+def resource_config(job: Job) -> Request:
+    """Return type, number and disk of the instances."""
+    instances = {
         "InstanceType": job.instance_type,
         "InstanceCount": job.instance_count,
         "VolumeSizeInGB": job.volume_gb,
         "VolumeKmsKeyId": job.volume_kms_key,
     }
-    return filled(machines)
+    return drop_empty(instances)
 
 
-def common(job: Job) -> Request:
-    """What a training job and the definition of a tuning job have in common."""
+def common_fields(job: Job) -> Request:
+    """Return the fields shared by a training job and a tuning job's definition."""
     limits = {"MaxRuntimeInSeconds": job.max_run}
     if job.spot:
         limits["MaxWaitTimeInSeconds"] = job.longest_wait
     return {
         "RoleArn": job.role,
         "InputDataConfig": [_input(name, channel) for name, channel in all_channels(job).items()],
-        "OutputDataConfig": filled({"S3OutputPath": job.output.rstrip("/"), "KmsKeyId": job.output_kms_key}),
+        "OutputDataConfig": drop_empty({"S3OutputPath": job.output.rstrip("/"), "KmsKeyId": job.output_kms_key}),
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": job.spot,
         "EnableNetworkIsolation": job.network_isolation,
         "EnableInterContainerTrafficEncryption": job.encrypt_traffic,
-        "VpcConfig": filled({"Subnets": list(job.subnets), "SecurityGroupIds": list(job.security_groups)}),
+        "VpcConfig": drop_empty({"Subnets": list(job.subnets), "SecurityGroupIds": list(job.security_groups)}),
     }
 
 
@@ -149,25 +160,25 @@ def _input(name: str, channel: Channel) -> Request:
     }
     request = {
         "ChannelName": name,
-        "DataSource": {"S3DataSource": filled(source)},
+        "DataSource": {"S3DataSource": drop_empty(source)},
         "ContentType": channel.content_type,
         "RecordWrapperType": "RecordIO" if channel.attributes else "",
         "InputMode": channel.mode,
         "ShuffleConfig": {} if channel.shuffle_seed is None else {"Seed": channel.shuffle_seed},
     }
-    return filled(request)
+    return drop_empty(request)
 
 
-def checkpoints(folder: str) -> Optional[Request]:
-    """Where checkpoints are copied to while the job runs."""
+def checkpoint_config(folder: str) -> Optional[Request]:
+    """Return the CheckpointConfig of an S3 prefix, None for ""."""
     return {"S3Uri": folder} if folder else None
 
 
-def filled(request: Request) -> Request:
-    """Without the entries that are empty or False: the API's defaults."""
+def drop_empty(request: Request) -> Request:
+    """Return the request without empty and False values, which are the API's defaults."""
     return {name: value for name, value in request.items() if value}
 
 
 def tag_list(tags: Mapping[str, str]) -> List[Request]:
-    """Tags as requests carry them."""
+    """Return tags in the form of the API's requests."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]

@@ -1,7 +1,7 @@
-"""The same job by version 2 of the SageMaker SDK, the last with an MXNet estimator, for notebooks written in it.
+"""Start a job with SageMaker SDK 2, the last version with an MXNet estimator.
 
-It is not needed to launch a job (`python -m ssd_train launch` sends it with boto3), and wants other versions of NumPy
-and friends than training does: requirements/launch-sdk2.txt is an environment for it.
+`python -m ssd_train launch` uses boto3 and needs no SDK. SDK 2 needs other versions of NumPy and other packages than
+training does: requirements/launch-sdk2.txt lists an environment for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 
 def estimator_arguments(job: Job, settings: Mapping[str, Any], entry_point: Optional[Path] = None) -> Dict[str, Any]:
-    """What `sagemaker.mxnet.MXNet` of SDK 2 takes for `job`."""
+    """Return the arguments of SDK 2's `sagemaker.mxnet.MXNet` for `job`."""
     arguments: Dict[str, Any] = {
         "entry_point": PROGRAM,
         "source_dir": str(entry_point_folder(entry_point)),
@@ -43,7 +43,7 @@ def estimator_arguments(job: Job, settings: Mapping[str, Any], entry_point: Opti
         "subnets": list(job.subnets) or None,
         "security_group_ids": list(job.security_groups) or None,
         "checkpoint_s3_uri": job.checkpoint_folder or None,
-        # they hook into the network to read what it computes, and cost time
+        # both hook into the network and slow training down
         "debugger_hook_config": False,
         "disable_profiler": True,
     }
@@ -57,8 +57,17 @@ def estimator_arguments(job: Job, settings: Mapping[str, Any], entry_point: Opti
 
 
 def fit_by_sdk_2(job: Job, settings: Mapping[str, Any], session: Any, entry_point: Optional[Path] = None) -> Any:
-    """Start `job` with the MXNet estimator of SDK 2 and the `sagemaker.Session` given; returns the estimator, whose
-    `deploy` serves the model."""
+    """Start `job` with SDK 2's MXNet estimator and return the estimator, whose `deploy` serves the model.
+
+    Args:
+        job: the training job.
+        settings: TrainConfig values by name.
+        session: a `sagemaker.Session`.
+        entry_point: folder with train.py; None for the checkout's entry_point/.
+
+    Raises:
+        DependencyError: SDK 2 is not installed.
+    """
     try:
         from sagemaker.inputs import ShuffleConfig, TrainingInput
         from sagemaker.mxnet import MXNet
@@ -66,7 +75,6 @@ def fit_by_sdk_2(job: Job, settings: Mapping[str, Any], session: Any, entry_poin
         raise DependencyError(f"found no SageMaker SDK 2 ({error}): pip install 'sagemaker<3'") from error
 
     def as_input(channel: Channel) -> Any:
-        """The channel in the words of the SDK."""
         return TrainingInput(
             channel.uri,
             input_mode=channel.mode or None,

@@ -1,6 +1,6 @@
-"""The same job by version 3 of the SageMaker SDK, which has no MXNet estimator: its ModelTrainer takes the container.
+"""Start a job with SageMaker SDK 3, whose ModelTrainer runs AWS's MXNet container on one instance.
 
-It brings the program in its own way, by channels, and knows no parameter server: one machine.
+SDK 3 has no MXNet estimator and no parameter server; it sends the code through channels of its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,23 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 def train_by_sdk_3(
     job: Job, settings: Mapping[str, Any], session: Any, folder: Path, entry_point: Optional[Path] = None
 ) -> Any:
-    """Start `job` with the ModelTrainer of SDK 3 and its `Session`; returns the trainer.
+    """Start `job` with SDK 3's ModelTrainer and return the trainer.
 
-    The program's archive is written into `folder`, from where the SDK sends it. It adds the time to the job's name.
+    The SDK appends the time to the job's name.
+
+    Args:
+        job: the training job, without distribution.
+        settings: TrainConfig values by name.
+        session: SDK 3's `Session`.
+        folder: local folder for the code archive, which the SDK uploads.
+        entry_point: folder with train.py; None for the checkout's entry_point/.
+
+    Raises:
+        ConfigError: the job is distributed, or settings are invalid.
+        DependencyError: SDK 3 is not installed.
     """
     if job.distribution:
-        raise ConfigError(f"distribution: found {job.distribution!r}, expected none: SDK 3 has none for MXNet")
+        raise ConfigError(f"distribution: found {job.distribution!r}, expected none: SDK 3 supports none for MXNet")
     try:
         from sagemaker.core import shapes
         from sagemaker.train import ModelTrainer
@@ -59,7 +70,7 @@ def train_by_sdk_3(
 
 
 def _snake_case(value: Any) -> Any:
-    """A request with the names that SDK 3 gives its parts: s3_data_source for S3DataSource."""
+    """Return a request with SDK 3's key names, e.g. s3_data_source for S3DataSource."""
     if isinstance(value, dict):
         return {re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(): _snake_case(part) for name, part in value.items()}
     return [_snake_case(part) for part in value] if isinstance(value, list) else value

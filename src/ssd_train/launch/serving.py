@@ -1,4 +1,4 @@
-"""Requests for what serves a model: an endpoint, a batch transform job, an answer to an image."""
+"""Requests for endpoints, batch transform jobs and endpoint invocations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from ssd_train.launch.job import MODEL_ARCHIVE, PROGRAM
 from ssd_train.launch.requests import Request, tag_list
 
 VARIANT = "AllTraffic"
-IMAGE_TYPE = "application/x-image"  # what the built-in algorithm takes; the bytes say which format it is
+IMAGE_TYPE = "application/x-image"  # an image of any format, as for the built-in algorithm
 MAX_IMAGE_MB = 6
 _MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
 class Service(NamedTuple):
-    """What serves a model, and where.
+    """A model to serve and the instances to serve it on.
 
-    name     of the model, of the endpoint's configuration and of the batch transform job
-    folder   s3://bucket/prefix below which the model's archive lies, in a folder of that name
+    Attributes:
+        name: name of the model, the endpoint configuration and the batch transform job.
+        role: ARN of the execution role.
+        region: e.g. eu-west-1.
+        folder: s3://bucket/prefix; the model archive is FOLDER/NAME/model.tar.gz.
+        image: container URI; "" for AWS's MXNet inference container.
     """
 
     name: str
@@ -33,12 +37,12 @@ class Service(NamedTuple):
 
     @property
     def archive(self) -> str:
-        """Where the model with its program is put."""
+        """S3 URI of the archive with the model and its inference code."""
         return f"{self.folder.rstrip('/')}/{self.name}/{MODEL_ARCHIVE}"
 
 
 def model_request(service: Service, tags: Mapping[str, str]) -> Request:
-    """CreateModel, as the SDK's MXNetModel sends it."""
+    """Return the CreateModel request, equal to that of SDK 2's MXNetModel."""
     return {
         "ModelName": service.name,
         "ExecutionRoleArn": service.role,
@@ -57,7 +61,7 @@ def model_request(service: Service, tags: Mapping[str, str]) -> Request:
 
 
 def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Request:
-    """CreateEndpointConfig: one model on machines of one kind."""
+    """Return the CreateEndpointConfig request: one model on one instance type."""
     variant = {
         "VariantName": VARIANT,
         "ModelName": service.name,
@@ -69,12 +73,12 @@ def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Reques
 
 
 def endpoint_request(endpoint: str, service: Service) -> Request:
-    """UpdateEndpoint; CreateEndpoint takes Tags besides."""
+    """Return the UpdateEndpoint request, which is also that of CreateEndpoint without Tags."""
     return {"EndpointName": endpoint, "EndpointConfigName": service.name}
 
 
 def transform_request(service: Service, images: str, answers: str, tags: Mapping[str, str]) -> Request:
-    """CreateTransformJob: an answer in the folder `answers` for each image below `images`."""
+    """Return the CreateTransformJob request: a JSON file in the prefix `answers` for each image below `images`."""
     return {
         "TransformJobName": service.name,
         "ModelName": service.name,
@@ -93,30 +97,34 @@ def transform_request(service: Service, images: str, answers: str, tags: Mapping
 
 
 def invoke_request(endpoint: str, name: str, image: bytes) -> Request:
-    """InvokeEndpoint with the encoded `image`, called `name` in messages; a DataError if it is too large."""
+    """Return the InvokeEndpoint request of an encoded image.
+
+    Raises:
+        DataError: the image, called `name` in the message, exceeds an endpoint's limit of MAX_IMAGE_MB.
+    """
     if len(image) > MAX_IMAGE_MB << 20:
         raise DataError(f"{name}: found {len(image) >> 20} MB, expected at most {MAX_IMAGE_MB} MB, an endpoint's limit")
     content_type = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), IMAGE_TYPE)
     return {"EndpointName": endpoint, "ContentType": content_type, "Accept": "application/json", "Body": image}
 
 
-def read_answer(endpoint: str, body: bytes) -> Any:
-    """What stands under "prediction" in an endpoint's answer; a DataError where that is no answer of a detector."""
+def parse_response(endpoint: str, body: bytes) -> Any:
+    """Return the value of "prediction" in an endpoint's JSON response; raise a DataError if there is none."""
     try:
-        answer = json.loads(body, parse_constant=_refuse)
+        response = json.loads(body, parse_constant=_reject_constant)
     except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or "prediction" not in answer:
+        response = None
+    if not isinstance(response, dict) or "prediction" not in response:
         raise DataError(f'endpoint {endpoint}: found {body[:80]!r}, expected {{"prediction": [...]}}')
-    return answer["prediction"]
+    return response["prediction"]
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def check_folder(name: str, uri: str) -> str:
-    """`uri`, a folder on S3; `name` is its flag."""
+    """Return `uri` if it is an S3 URI, else raise a ConfigError with the flag's `name`."""
     if not uri.startswith("s3://") or len(uri) == len("s3://"):
         raise ConfigError(f"{name}: found {uri!r}, expected s3://bucket/prefix")
     return uri

@@ -1,4 +1,4 @@
-"""The program of a job, as the SageMaker SDK packs it: the entry point's files, and this package beside them."""
+"""Code archives of jobs and endpoints: the entry point's files and this package, packed as by the SageMaker SDK."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from ssd_train.storage import open_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[1]
-NEEDS = "requirements.txt"
+REQUIREMENTS_FILE = "requirements.txt"
+Content = Union[Path, bytes]  # an archive member's content, or the file to read it from
 
 
-Content = Union[Path, bytes]  # of a file in an archive: what holds it, or it
-
-
-def entry_point_folder(given: Optional[Path] = None) -> Path:
-    """The folder `given`, or else entry_point/ of the checkout that this package is part of.
+def entry_point_folder(folder: Optional[Path] = None) -> Path:
+    """Return `folder` or, if None, entry_point/ of the checkout that this package is part of.
 
     Raises:
-        ConfigError: it is not there, holds no train.py, or holds a setup.py, with which the toolkit would install it in
-            place of running it.
+        ConfigError: the folder has no train.py, or it has a setup.py: SageMaker's toolkit would then install the folder
+            and not run train.py.
     """
-    folder = given or CHECKOUT / "entry_point"
+    folder = folder or CHECKOUT / "entry_point"
     if not (folder / PROGRAM).is_file():
         raise ConfigError(f"source_dir: found no {PROGRAM} in {folder}, expected the repository's folder entry_point/")
     if (folder / "setup.py").exists():
@@ -40,13 +38,13 @@ def entry_point_folder(given: Optional[Path] = None) -> Path:
 
 
 def source_files(entry_point: Path) -> Dict[str, Path]:
-    """Return the program's files by their names in the archive: those of `entry_point` and this package, at its top."""
-    own = {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE).items()}
-    return {**_files(entry_point), **own}
+    """Return the source files by archive name: those of `entry_point` and this package, side by side."""
+    package = {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE).items()}
+    return {**_files(entry_point), **package}
 
 
 def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
-    """Write sourcedir.tar.gz to `target`; the names in it. Equal files give equal bytes."""
+    """Write a reproducible sourcedir.tar.gz to `target` and return its member names."""
     files = source_files(entry_point_folder(entry_point))
     with open_atomic(target) as file:
         _pack(files, file)
@@ -54,14 +52,23 @@ def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
 
 
 def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = None) -> None:
-    """Write the model, a folder or an archive of it, to the archive `target` with the program that serves it in code/.
+    """Write a model archive with the inference code and this package in code/.
 
-    The SDK may repack the result with `dependencies` (see served_code.py). code/requirements.txt names what serving
-    needs, too. A damaged archive is a WeightsError.
+    The SDK may repack the archive with `dependencies` (see served_code.py). code/requirements.txt is that of the entry
+    point with the packages for serving added.
+
+    Args:
+        model: model folder or archive.
+        target: the archive to write.
+        entry_point: folder with train.py; None for the checkout's entry_point/.
+
+    Raises:
+        WeightsError: the model archive is damaged.
     """
     code: Dict[str, Content] = {**source_files(entry_point_folder(entry_point))}
-    own = code.get(NEEDS)
-    code[NEEDS] = (own.read_bytes() if isinstance(own, Path) else b"") + b"\n" + REQUIREMENTS.encode()
+    requirements = code.get(REQUIREMENTS_FILE)
+    existing = requirements.read_bytes() if isinstance(requirements, Path) else b""
+    code[REQUIREMENTS_FILE] = existing + b"\n" + REQUIREMENTS.encode()
     with opened_model(model) as folder:
         weights = {name: path for name, path in _files(folder).items() if not name.startswith("code/")}
         with open_atomic(target) as file:
@@ -69,14 +76,14 @@ def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = 
 
 
 def _files(folder: Path) -> Dict[str, Path]:
-    """Files below `folder` by their names there, without compiled ones and hidden ones."""
-    found = {}
+    """Return the files below `folder` by relative name, without compiled and hidden files."""
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
         if path.is_file() and not hidden and path.suffix != ".pyc":
-            found[name.as_posix()] = path
-    return found
+            files[name.as_posix()] = path
+    return files
 
 
 def _pack(files: Mapping[str, Content], target: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""The request for a tuning job: training jobs with other settings each, until the highest validation:mAP is found."""
+"""The CreateHyperParameterTuningJob request, which maximizes validation:mAP."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ OBJECTIVE = "validation:mAP"
 
 
 class Range(NamedTuple):
-    """What a tuning job may set: numbers from `low` to `high` (on a logarithmic scale where `logarithmic`), or
-    `choices`."""
+    """The search range of a hyperparameter: `low` to `high` (integers if `whole`), or one of `choices`."""
 
     low: float = 0
     high: float = 0
@@ -24,8 +23,8 @@ class Range(NamedTuple):
     choices: Tuple[str, ...] = ()
 
 
-# the ranges that the built-in algorithm's documentation recommends (object-detection-tuning); a logarithmic scale
-# cannot begin at 0
+# the ranges recommended for the built-in algorithm (SageMaker documentation, object-detection-tuning); a logarithmic
+# range cannot begin at 0
 RANGES = {
     "learning_rate": Range(1e-6, 0.5, logarithmic=True),
     "mini_batch_size": Range(8, 64, whole=True),
@@ -36,10 +35,10 @@ RANGES = {
 
 
 def parse_ranges(texts: Sequence[str]) -> Dict[str, Range]:
-    """The ranges that `texts` name: NAME for the recommended one, NAME=LOW:HIGH, or NAME=A:B:C for choices.
+    """Parse ranges: NAME for the recommended range, NAME=LOW:HIGH, or NAME=A:B:C for choices.
 
     Raises:
-        ConfigError: a name that cannot be tuned, a value that TrainConfig refuses, or numbers that do not rise.
+        ConfigError: a hyperparameter cannot be tuned, TrainConfig rejects a value, or LOW is not less than HIGH.
     """
     return dict(_parse_range(text) for text in texts)
 
@@ -49,46 +48,51 @@ def _parse_range(text: str) -> Tuple[str, Range]:
     name = name.strip().replace("-", "_")
     if name not in RANGES:
         raise ConfigError(f"tune: found {name!r}, expected one of {', '.join(RANGES)}")
-    usual, parts = RANGES[name], tuple(part.strip() for part in values.split(":"))
+    default, parts = RANGES[name], tuple(part.strip() for part in values.split(":"))
     if not equals:
-        return name, usual
-    if usual.choices:
-        unknown = [part for part in parts if part not in usual.choices]
+        return name, default
+    if default.choices:
+        unknown = [part for part in parts if part not in default.choices]
         if unknown:
-            raise ConfigError(f"tune: found {name} {unknown[0]!r}, expected some of {':'.join(usual.choices)}")
-        return name, usual._replace(choices=parts)
+            raise ConfigError(f"tune: found {name} {unknown[0]!r}, expected some of {':'.join(default.choices)}")
+        return name, default._replace(choices=parts)
     try:
-        low, high = map(int if usual.whole else float, parts)
+        low, high = map(int if default.whole else float, parts)
         TrainConfig.from_mapping({name: low})
         TrainConfig.from_mapping({name: high})
     except ValueError:
         low, high = 0, 0
-    if not low < high or (usual.logarithmic and low <= 0):
-        kind = "whole numbers" if usual.whole else "numbers"
-        raise ConfigError(f"tune: found {text!r}, expected {name}=LOW:HIGH, two {kind} that rise")
-    return name, usual._replace(low=low, high=high)
+    if not low < high or (default.logarithmic and low <= 0):
+        kind = "integers" if default.whole else "numbers"
+        raise ConfigError(f"tune: found {text!r}, expected {name}=LOW:HIGH, two {kind} in rising order")
+    return name, default._replace(low=low, high=high)
 
 
 def tuning_request(
     job: Job, settings: Mapping[str, Any], ranges: Mapping[str, Range], jobs: Tuple[int, int]
 ) -> requests.Request:
-    """The CreateHyperParameterTuningJob request that looks for the highest validation:mAP.
+    """Return the CreateHyperParameterTuningJob request.
 
-    jobs: how many in all, and how many at once. Checkpoints are kept only where Job names a folder for them.
+    Args:
+        job: the tuning job's name, and the instances and data of its training jobs. Its checkpoints are written only
+            if `job.checkpoints` is set, because all training jobs share that prefix.
+        settings: TrainConfig values by name that are not tuned.
+        ranges: search range of each tuned hyperparameter.
+        jobs: maximum number of training jobs in total, and in parallel.
     """
     check_name("job_name", job.name, TUNING_NAME_LENGTH)
-    twice = sorted(set(ranges) & {name.replace("-", "_") for name in settings})
-    if twice:
-        raise ConfigError(f"tune: found {', '.join(twice)} among the settings too, expected them in one place")
+    duplicates = sorted(set(ranges) & {name.replace("-", "_") for name in settings})
+    if duplicates:
+        raise ConfigError(f"tune: found {', '.join(duplicates)} also as settings, expected them only once")
     if not 1 <= jobs[1] <= jobs[0]:
-        raise ConfigError(f"parallel_jobs: found {jobs[1]}, expected 1 to max_jobs, {jobs[0]}")
+        raise ConfigError(f"parallel_jobs: found {jobs[1]}, expected 1 to max_jobs ({jobs[0]})")
     static = {**requests.hyperparameters(job, settings), **requests.toolkit_parameters(job)}
     definition = {
         "StaticHyperParameters": static,
-        "AlgorithmSpecification": requests.algorithm(job),
-        "HyperParameterTuningResourceConfig": requests.resources(job),
-        **requests.common(job),
-        "CheckpointConfig": requests.checkpoints(job.checkpoints),
+        "AlgorithmSpecification": requests.algorithm_specification(job),
+        "HyperParameterTuningResourceConfig": requests.resource_config(job),
+        **requests.common_fields(job),
+        "CheckpointConfig": requests.checkpoint_config(job.checkpoints),
     }
     return {
         "HyperParameterTuningJobName": job.name,
@@ -99,13 +103,13 @@ def tuning_request(
             "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": OBJECTIVE},
             "ParameterRanges": parameter_ranges(ranges),
         },
-        "TrainingJobDefinition": requests.filled(definition),
+        "TrainingJobDefinition": requests.drop_empty(definition),
         "Tags": requests.tag_list(job.tags),
     }
 
 
 def parameter_ranges(ranges: Mapping[str, Range]) -> Dict[str, List[Dict[str, Any]]]:
-    """`ranges` in the three lists of the request; lists without entries are left out."""
+    """Return `ranges` as the request's three lists of parameter ranges, without empty lists."""
     lists: Dict[str, List[Dict[str, Any]]] = {}
     for name, item in ranges.items():
         if item.choices:

@@ -1,4 +1,4 @@
-"""A training job as it goes: its state, its log, and the metrics in the log."""
+"""Status, CloudWatch log and metrics of a training job."""
 
 from __future__ import annotations
 
@@ -12,81 +12,83 @@ from ssd_train.metric_lines import METRIC_DEFINITIONS
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
-PAUSE = 10.0  # seconds between two looks
+POLL_SECONDS = 10.0
 
 
 def metric_series(lines: Iterable[str]) -> Dict[str, List[float]]:
-    """The values of each metric in the lines of a log, in their order, as SageMaker's expressions read them."""
+    """Return the values of each metric in log lines, extracted with SageMaker's regular expressions."""
     expressions = {item["Name"]: re.compile(item["Regex"]) for item in METRIC_DEFINITIONS}
-    found: Dict[str, List[float]] = {name: [] for name in expressions}
+    series: Dict[str, List[float]] = {name: [] for name in expressions}
     for line in lines:
         for name, expression in expressions.items():
             match = expression.search(line)
             if match:
-                found[name].append(float(match.group(1)))
-    return {name: values for name, values in found.items() if values}
+                series[name].append(float(match.group(1)))
+    return {name: values for name, values in series.items() if values}
 
 
 def describe(amazon: Amazon, job: str) -> Dict[str, Any]:
-    """What SageMaker tells of a training job."""
+    """Return the DescribeTrainingJob response."""
     return amazon.send("describe_training_job", {"TrainingJobName": job})
 
 
 def log_lines(amazon: Amazon, job: str) -> Iterator[str]:
-    """All lines of a job's log so far, machine after machine; none where there is no log yet."""
+    """Yield all log lines of a job so far, instance after instance; none if there is no log yet."""
     return _new_lines(amazon, job, {})
 
 
-def follow(amazon: Amazon, job: str, say: Callable[[str], None], pause: float = PAUSE) -> Dict[str, Any]:
-    """Hand the job's log to `say` as it grows, until the job has ended; its last description.
+def follow(
+    amazon: Amazon, job: str, write: Callable[[str], None], poll_seconds: float = POLL_SECONDS
+) -> Dict[str, Any]:
+    """Pass status changes and new log lines to `write` until the job ends, and return its last description.
 
     Raises:
-        SsdTrainError: the job failed; the reason is SageMaker's.
+        SsdTrainError: the job failed; the message holds SageMaker's reason.
     """
-    state = ""
-    read: Dict[str, str] = {}
+    status = ""
+    tokens: Dict[str, str] = {}
     while True:
-        answer = describe(amazon, job)
-        if answer.get("SecondaryStatus", "") != state:
-            state = answer.get("SecondaryStatus", "")
-            say(f"{job}: {state}")
-        for line in _new_lines(amazon, job, read):
-            say(line)
-        if answer["TrainingJobStatus"] in ENDED:
+        description = describe(amazon, job)
+        if description.get("SecondaryStatus", "") != status:
+            status = description.get("SecondaryStatus", "")
+            write(f"{job}: {status}")
+        for line in _new_lines(amazon, job, tokens):
+            write(line)
+        if description["TrainingJobStatus"] in ENDED:
             break
-        time.sleep(pause)
-    if answer["TrainingJobStatus"] == "Failed":
-        raise SsdTrainError(f"{job}: failed: {' '.join(answer.get('FailureReason', 'no reason given').split())}")
-    return answer
+        time.sleep(poll_seconds)
+    if description["TrainingJobStatus"] == "Failed":
+        raise SsdTrainError(f"{job}: failed: {' '.join(description.get('FailureReason', 'no reason given').split())}")
+    return description
 
 
-def _new_lines(amazon: Amazon, job: str, read: Dict[str, str]) -> Iterator[str]:
-    """Lines that were not told yet. `read` is where the reading of each stream goes on, and is brought forward."""
+def _new_lines(amazon: Amazon, job: str, tokens: Dict[str, str]) -> Iterator[str]:
+    """Yield log lines after `tokens`, the forward token of each stream, and update `tokens`."""
     for stream in _streams(amazon, job):
         while True:
-            token = {"nextToken": read[stream]} if stream in read else {}
+            token = {"nextToken": tokens[stream]} if stream in tokens else {}
             request = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True, **token}
-            answer = amazon.send("get_log_events", request, "logs")
-            for event in answer["events"]:
+            response = amazon.send("get_log_events", request, "logs")
+            for event in response["events"]:
                 yield event["message"].rstrip("\n")
-            at_end = read.get(stream) == answer["nextForwardToken"]
-            read[stream] = answer["nextForwardToken"]
+            at_end = tokens.get(stream) == response["nextForwardToken"]
+            tokens[stream] = response["nextForwardToken"]
             if at_end:
                 break
 
 
 def _streams(amazon: Amazon, job: str) -> List[str]:
-    """Names of the log streams of a job, one for each machine."""
+    """Return the names of a job's log streams, one per instance."""
     names: List[str] = []
     request = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": f"{job}/"}
     try:
         while True:
-            answer = amazon.send("describe_log_streams", request, "logs")
-            names += [stream["logStreamName"] for stream in answer["logStreams"]]
-            if not answer.get("nextToken"):
+            response = amazon.send("describe_log_streams", request, "logs")
+            names += [stream["logStreamName"] for stream in response["logStreams"]]
+            if not response.get("nextToken"):
                 return names
-            request["nextToken"] = answer["nextToken"]
+            request["nextToken"] = response["nextToken"]
     except Refused as error:
         if error.code == "ResourceNotFoundException":
-            return []  # the group appears with the account's first job
+            return []  # the account's first job creates the group
         raise

@@ -35,16 +35,16 @@ from ssd_train.launch.images import inference_image, training_image
         ),
     ],
 )
-def test_training_image(region, instance_type, expected):
+def test_training_image_by_region_and_instance(region, instance_type, expected):
     assert training_image(region, instance_type) == expected
 
 
-def test_inference_image():
+def test_inference_image_cpu_instance():
     expected = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/mxnet-inference:1.9.0-cpu-py38"
     assert inference_image("eu-west-1", "ml.c5.xlarge") == expected
 
 
 @pytest.mark.parametrize("instance_type", ["ml.c6g.xlarge", "ml.m7gd.large", "ml.inf1.xlarge", "ml.trn1.2xlarge"])
-def test_processors_without_a_container(instance_type):
-    with pytest.raises(ConfigError, match="there is no MXNet container"):
+def test_training_image_unsupported_processor_raises(instance_type):
+    with pytest.raises(ConfigError, match="^instance_type: "):
         training_image("eu-west-1", instance_type)

@@ -1,4 +1,4 @@
-"""The training request, written out; tests/integration/launch compares it with what the SageMaker SDK sends."""
+"""The training request in full; tests/integration/launch compares it with the request of the SageMaker SDK."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def channel(name, uri, **more):
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, **more}
 
 
-def test_the_simplest_job():
+def test_training_request_simplest_job():
     assert training_request(make_job(), SETTINGS) == {
         "TrainingJobName": "ssd-logo-1",
         "RoleArn": ROLE,
@@ -51,7 +51,7 @@ def test_the_simplest_job():
     }
 
 
-def test_everything_that_can_be_asked_for():
+def test_training_request_with_all_options():
     job = make_job(
         instance_count=2,
         instance_type="ml.g4dn.12xlarge",
@@ -94,12 +94,12 @@ def test_everything_that_can_be_asked_for():
     "request_of",
     [
         pytest.param(training_request, id="training"),
-        pytest.param(lambda job, given: tuning_request(job, given, parse_ranges(["momentum"]), (2, 1)), id="tuning"),
+        pytest.param(lambda job, values: tuning_request(job, values, parse_ranges(["momentum"]), (2, 1)), id="tuning"),
         pytest.param(estimator_arguments, id="sdk-2"),
     ],
 )
-def test_request_network_isolation_without_weights_is_refused(request_of):
-    """What SDK 3's helper sends is made of the first."""
+def test_request_network_isolation_without_weights_raises(request_of):
+    """SDK 3's helper builds on training_request."""
     job = make_job(network_isolation=True)
     with pytest.raises(ConfigError, match="network_isolation: "):
         request_of(job, {})
@@ -107,12 +107,12 @@ def test_request_network_isolation_without_weights_is_refused(request_of):
     assert request_of(with_weights, {}) and request_of(job, {"use_pretrained_model": 0})
 
 
-def test_without_a_network_the_program_comes_as_a_channel():
+def test_toolkit_parameters_network_isolation_reads_code_from_channel():
     parameters = toolkit_parameters(make_job(network_isolation=True))
     assert json.loads(parameters["sagemaker_submit_directory"]) == "/opt/ml/input/data/code/sourcedir.tar.gz"
 
 
-def test_an_augmented_manifest_is_streamed():
+def test_training_request_pipe_mode_streams_augmented_manifest():
     channels = make_channels({"train": INPUTS["labels"], "model": "s3://b/model.tar.gz"}, True, ("source-ref", "bb"))
     train, model = training_request(make_job(channels=channels), {})["InputDataConfig"]
     assert train == {
@@ -143,32 +143,32 @@ def test_an_augmented_manifest_is_streamed():
         pytest.param({"channels": make_channels({"train": INPUTS["labels"]}, True, ("source-ref", "bb"))}, id="pipe"),
     ],
 )
-def test_aws_describes_such_requests(changes):
+def test_training_request_satisfies_the_api_model(changes):
     assert faults_of("CreateTrainingJob", training_request(make_job(**changes), SETTINGS)) == ""
 
 
-def test_the_parameter_server_and_its_store():
+def test_hyperparameters_parameter_server_sets_kv_store():
     job = make_job(distribution="parameter_server", instance_count=2)
     assert hyperparameters(job, {}) == {"kv_store": '"dist_sync"'}
     assert hyperparameters(job, {"kv_store": "dist_async"}) == {"kv_store": '"dist_async"'}
     assert toolkit_parameters(job)["sagemaker_parameter_server_enabled"] == "true"
-    with pytest.raises(ConfigError, match="kv_store: found 'local', expected dist_sync"):
+    with pytest.raises(ConfigError, match="^kv_store: "):
         hyperparameters(job, {"kv_store": "local"})
 
 
-def test_mpi():
+def test_toolkit_parameters_mpi():
     parameters = toolkit_parameters(make_job(distribution="mpi", processes_per_host=4))
     assert parameters["sagemaker_mpi_enabled"] == "true"
     assert parameters["sagemaker_mpi_num_of_processes_per_host"] == "4"
     assert parameters["sagemaker_mpi_custom_mpi_options"] == '""'
 
 
-def test_settings_are_checked_before_anything_is_sent():
-    with pytest.raises(ConfigError, match="epoch: unknown setting, did you mean epochs.*optimizer: found 'sdg'"):
+def test_training_request_invalid_settings_raise_naming_each():
+    with pytest.raises(ConfigError, match="^epoch: .*optimizer: "):
         training_request(make_job(), {"epoch": "3", "optimizer": "sdg"})
 
 
-def test_only_what_is_given_is_sent():
+def test_hyperparameters_leave_out_defaults():
     assert hyperparameters(make_job(), {"epochs": 30}) == {"epochs": "30"}
     assert hyperparameters(make_job(), {"defaults": "builtin", "optimizer": "adam"}) == {
         "defaults": '"builtin"',
@@ -176,11 +176,11 @@ def test_only_what_is_given_is_sent():
     }
 
 
-def test_flags_of_train_that_say_where():
+def test_hyperparameters_accept_devices_and_fetch_images():
     assert hyperparameters(make_job(), {"fetch-images": 1, "devices": "gpu:0,gpu:1"}) == {
         "fetch_images": '"1"',
         "devices": '"gpu:0,gpu:1"',
     }
     for name, value in (("fetch_images", "yes"), ("devices", "gpu:0,1"), ("devices", "cuda")):
-        with pytest.raises(ConfigError, match=f"^{name}: found '{value}', expected "):
+        with pytest.raises(ConfigError, match=f"^{name}: "):
             hyperparameters(make_job(), {name: value})

@@ -18,7 +18,7 @@ ALL = {
 }
 
 
-def test_the_recommended_ranges():
+def test_tuning_request_recommended_ranges():
     request = tuning_request(make_job(spot=True, tags={"a": "b"}), {"epochs": 5}, parse_ranges(list(RANGES)), (20, 4))
     assert request["HyperParameterTuningJobName"] == "ssd-logo-1"
     assert request["HyperParameterTuningJobConfig"] == {
@@ -32,7 +32,7 @@ def test_the_recommended_ranges():
     assert faults_of("CreateHyperParameterTuningJob", request) == ""
 
 
-def test_its_jobs_are_the_training_job():
+def test_tuning_request_definition_equals_training_request():
     job, settings = make_job(spot=True, max_run=60), {"epochs": 5, "grayscale": True}
     definition = tuning_request(job, settings, parse_ranges(["momentum"]), (2, 1))["TrainingJobDefinition"]
     training = training_request(job, settings)
@@ -55,35 +55,34 @@ def test_its_jobs_are_the_training_job():
         pytest.param("optimizer=sgd:adam", Range(choices=("sgd", "adam")), id="choices"),
     ],
 )
-def test_ranges(text, expected):
+def test_parse_ranges_valid(text, expected):
     assert list(parse_ranges([text]).values()) == [expected]
 
 
 @pytest.mark.parametrize(
-    "text, expected",
+    "text, place",
     [
-        pytest.param("epochs", "tune: found 'epochs', expected one of learning_rate", id="unknown"),
-        pytest.param("learning_rate=1", "expected learning_rate=LOW:HIGH, two numbers that rise", id="one-number"),
-        pytest.param("learning_rate=0.1:0.01", "two numbers that rise", id="falling"),
-        pytest.param("learning_rate=0.1:2", "learning_rate: found 2.0, expected more than 0 and at most 1", id="limit"),
-        pytest.param("mini_batch_size=1.5:2", "two whole numbers that rise", id="not-whole"),
-        pytest.param("optimizer=sgd:lion", "tune: found optimizer 'lion', expected some of sgd", id="choice"),
+        pytest.param("epochs", "tune", id="unknown"),
+        pytest.param("learning_rate=1", "tune", id="one-number"),
+        pytest.param("learning_rate=0.1:0.01", "tune", id="falling"),
+        pytest.param("learning_rate=0.1:2", "learning_rate", id="limit"),
+        pytest.param("mini_batch_size=1.5:2", "tune", id="not-integer"),
+        pytest.param("optimizer=sgd:lion", "tune", id="choice"),
     ],
 )
-def test_ranges_refused(text, expected):
-    with pytest.raises(ConfigError) as raised:
+def test_parse_ranges_invalid_raises(text, place):
+    with pytest.raises(ConfigError, match=f"^{place}: "):
         parse_ranges([text])
-    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "changes, settings, jobs, expected",
+    "changes, settings, jobs, place",
     [
-        pytest.param({"name": "a" * 33}, {}, (2, 1), "expected at most 32", id="name"),
-        pytest.param({}, {"learning-rate": 0.1}, (2, 1), "found learning_rate among the settings too", id="twice"),
-        pytest.param({}, {}, (2, 3), "parallel_jobs: found 3, expected 1 to max_jobs, 2", id="jobs"),
+        pytest.param({"name": "a" * 33}, {}, (2, 1), "job_name", id="name"),
+        pytest.param({}, {"learning-rate": 0.1}, (2, 1), "tune", id="duplicate"),
+        pytest.param({}, {}, (2, 3), "parallel_jobs", id="jobs"),
     ],
 )
-def test_contradictions(changes, settings, jobs, expected):
-    with pytest.raises(ConfigError, match=expected):
+def test_tuning_request_contradiction_raises(changes, settings, jobs, place):
+    with pytest.raises(ConfigError, match=f"^{place}: "):
         tuning_request(make_job(**changes), settings, parse_ranges(["learning_rate"]), jobs)

@@ -8,9 +8,9 @@ from launches import REGION, isolate
 from moto import mock_aws
 
 from ssd_train import metric_lines
-from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.errors import SsdTrainError
 from ssd_train.launch import watch
-from ssd_train.launch.amazon import Amazon
+from ssd_train.launch.amazon import Amazon, Refused
 
 
 @pytest.fixture
@@ -30,18 +30,18 @@ def write_log(stream, lines, group=watch.LOG_GROUP):
     logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
 
-def answers(amazon, monkeypatch, *states):
-    """Let SageMaker tell of the job's `states`, one after another."""
-    told = iter(states)
+def describe_as(amazon, monkeypatch, *responses):
+    """Replace the responses of DescribeTrainingJob, which moto does not change over time."""
+    remaining = iter(responses)
     real = amazon.send
 
     def send(operation, request, service="sagemaker"):
-        return next(told) if operation == "describe_training_job" else real(operation, request, service)
+        return next(remaining) if operation == "describe_training_job" else real(operation, request, service)
 
     monkeypatch.setattr(amazon, "send", send)
 
 
-def test_metrics_of_a_log():
+def test_metric_series_reads_metric_lines():
     lines = [
         metric_lines.stamped(metric_lines.map_line("algo-1", 0, 0.25)),
         *metric_lines.loss_lines("algo-1", 0, 9, 3.5, 1.25),
@@ -57,11 +57,11 @@ def test_metrics_of_a_log():
     }
 
 
-def test_a_job_without_a_log_yet(amazon):
+def test_log_lines_without_log_are_empty(amazon):
     assert list(watch.log_lines(amazon, "ssd-1")) == []
 
 
-def test_the_log_of_every_machine_and_of_no_other_job(amazon):
+def test_log_lines_cover_all_instances_of_the_job_only(amazon):
     first = [f"line {number}" for number in range(250)]
     write_log("ssd-1/algo-1-1", first)
     write_log("ssd-1/algo-2-1", ["second machine\n"])
@@ -69,27 +69,28 @@ def test_the_log_of_every_machine_and_of_no_other_job(amazon):
     assert list(watch.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
 
 
-def test_a_job_is_followed_to_its_end(amazon, monkeypatch):
+def test_follow_returns_when_job_ends(amazon, monkeypatch):
     write_log("ssd-1/algo-1-1", ["one", "two"])
-    answers(
+    describe_as(
         amazon,
         monkeypatch,
         {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"},
         {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"},
         {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"},
     )
-    heard = []
-    answer = watch.follow(amazon, "ssd-1", heard.append, pause=0)
-    assert heard == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
-    assert answer["TrainingJobStatus"] == "Completed"
+    lines = []
+    description = watch.follow(amazon, "ssd-1", lines.append, poll_seconds=0)
+    assert lines == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
+    assert description["TrainingJobStatus"] == "Completed"
 
 
-def test_a_failed_job_says_why(amazon, monkeypatch):
-    answers(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
-    with pytest.raises(SsdTrainError, match="ssd-1: failed: AlgorithmError: no images"):
-        watch.follow(amazon, "ssd-1", lambda line: None, pause=0)
+def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
+    describe_as(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
+    with pytest.raises(SsdTrainError, match="^ssd-1: .*AlgorithmError: no images$"):
+        watch.follow(amazon, "ssd-1", lambda line: None, poll_seconds=0)
 
 
-def test_a_job_that_is_not_there(amazon):
-    with pytest.raises(ConfigError, match="describe_training_job: AWS refused it: ValidationException: .*ssd-1"):
+def test_describe_unknown_job_raises(amazon):
+    with pytest.raises(Refused) as raised:
         watch.describe(amazon, "ssd-1")
+    assert raised.value.code == "ValidationException"

@@ -76,4 +76,4 @@ def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
     """The answer to one image as a line of predictions."""
     request = serving.invoke_request(endpoint, str(path), path.read_bytes())
     answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
-    return dump_json({"image": name, "prediction": serving.read_answer(endpoint, answer["Body"].read())}) + b"\n"
+    return dump_json({"image": name, "prediction": serving.parse_response(endpoint, answer["Body"].read())}) + b"\n"
