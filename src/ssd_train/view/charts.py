@@ -1,4 +1,4 @@
-"""Line charts and histograms as inline SVG: no script, no library; colours by CSS class, so that a dark theme fits."""
+"""Line charts and histograms as inline SVG without scripts; CSS classes set the colours, for light and dark themes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from ssd_train.view.markup import Html, element, finite, join, number
 
 Limits = Tuple[float, float]
 _MARGIN = (48, 26, 14, 36)  # left, top, right, bottom, in SVG units
-# beyond this many points the invisible hover marks would outweigh the chart
+# more hover marks than this would make most of the file
 _MAX_HOVER_POINTS = 200
-# the style of lines that are too many to be told apart
+# the style of many lines that share one legend entry
 FAINT = "faint"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line through points (x, y). None is a value that was not taken: the line goes on; NaN breaks it.
-
-    `style` is a CSS class that sets the colour.
-    """
+    """A line through points (x, y). A None is skipped, a NaN breaks the line; `style` is a CSS class."""
 
     name: str
     x: Sequence[object]
@@ -32,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """Labels of a chart, its limits where they are not to follow from the points, and a vertical line at `mark_x`."""
+    """Axis labels, limits (None: those of the points) and a labelled vertical line at `mark_x`."""
 
     x_label: str
     y_label: str
@@ -44,32 +41,32 @@ class Axes:
 
 @dataclass(frozen=True)
 class Frame:
-    """The mapping from values to SVG units: `limits` fill the picture of `size_wh` inside the margins, y upwards."""
+    """The mapping from values to SVG units: the limits span a chart of `size_wh` inside its margins, y upwards."""
 
     size_wh: SizeWH
     x_limits: Limits
     y_limits: Limits
 
     def x(self, value: float) -> float:
-        """SVG units from the left of a value on the x axis."""
+        """Return the SVG x coordinate of a value."""
         left, _, right, _ = _MARGIN
-        return left + _share(value, self.x_limits) * (self.size_wh[0] - left - right)
+        return left + _fraction(value, self.x_limits) * (self.size_wh[0] - left - right)
 
     def y(self, value: float) -> float:
-        """SVG units from the top of a value on the y axis."""
+        """Return the SVG y coordinate of a value."""
         _, top, _, bottom = _MARGIN
-        return self.size_wh[1] - bottom - _share(value, self.y_limits) * (self.size_wh[1] - top - bottom)
+        return self.size_wh[1] - bottom - _fraction(value, self.y_limits) * (self.size_wh[1] - top - bottom)
 
 
 def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300), legend: bool = True) -> Html:
-    """The lines with axes, ticks, hover titles and a legend; a sentence where there is nothing to draw."""
+    """Return a chart with axes, ticks, hover titles and a legend, or a note if there are no values."""
     points = [_points(one) for one in series]
     flat = [point for runs in points for run in runs for point in run]
     if not flat:
         return element("p", "No values to draw.", class_="empty")
     frame = _frame(flat, axes, size_wh)
     lines = [_line(one, runs, frame) for one, runs in zip(series, points)]
-    # titles on top, or a line drawn later would keep them from the mouse
+    # hover marks come last: a line above them would catch the mouse
     hover = [_hover(one, runs, frame, axes) for one, runs in zip(series, points)]
     body = join(_grid(frame, axes), _mark(frame, axes), *lines, *hover)
     drawn = [one for one, runs in zip(series, points) if runs]
@@ -77,7 +74,7 @@ def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float], axes: Axes, size_wh: SizeWH = (560, 220)) -> Html:
-    """Bars of `counts` (N,) over equally wide places that are named by their `edges` (N + 1,)."""
+    """Return a histogram of `counts` (N,) with bars of equal width, labelled by their `edges` (N + 1,)."""
     if len(edges) != len(counts) + 1:
         raise ValueError(f"histogram: found {len(counts)} counts and {len(edges)} edges, expected one edge more")
     if not sum(counts):
@@ -93,17 +90,17 @@ def histogram(counts: Sequence[int], edges: Sequence[float], axes: Axes, size_wh
     )
 
 
-def _share(value: float, limits: Limits) -> float:
+def _fraction(value: float, limits: Limits) -> float:
     return (value - limits[0]) / (limits[1] - limits[0])
 
 
 def _points(series: Series) -> List[List[Tuple[float, float]]]:
-    """Runs of neighbouring finite points."""
+    """Return the runs of finite points between NaNs."""
     runs: List[List[Tuple[float, float]]] = [[]]
     for x, y in ((x, y) for x, y in zip(series.x, series.y) if x is not None and y is not None):
-        across, up = finite(x), finite(y)
-        if across is not None and up is not None:
-            runs[-1].append((across, up))
+        finite_x, finite_y = finite(x), finite(y)
+        if finite_x is not None and finite_y is not None:
+            runs[-1].append((finite_x, finite_y))
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
@@ -115,7 +112,7 @@ def _frame(points: Sequence[Tuple[float, float]], axes: Axes, size_wh: SizeWH) -
 
 
 def _limits(values: Sequence[float], from_zero: bool) -> Limits:
-    """Round limits around the values, never of zero length."""
+    """Return limits around the values, never of zero length."""
     low, high = min(values), max(values)
     if not from_zero:
         return (low, high) if high > low else (low - 0.5, high + 0.5)
@@ -124,7 +121,7 @@ def _limits(values: Sequence[float], from_zero: bool) -> Limits:
 
 
 def _nice_ticks(low: float, high: float, about: int = 5) -> List[float]:
-    """Steps of 1, 2 or 5 times a power of ten that enclose low..high."""
+    """Return ticks in steps of 1, 2 or 5 times a power of ten that enclose low..high."""
     raw = max((high - low) / about, 1e-12)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
@@ -163,11 +160,11 @@ def _x_labels(frame: Frame, labels: Sequence[Tuple[float, str]]) -> Html:
 
 
 def _titles(frame: Frame, axes: Axes) -> Html:
-    """The axes' names: x in the middle below its ticks, y above its own, so that it never meets a long figure."""
+    """Return the axis labels: x centred below its ticks, y above its ticks, where long numbers do not collide."""
     left, _, right, _ = _MARGIN
     width, height = frame.size_wh
-    across = _text(axes.x_label, (left + width - right) / 2, height - 3, class_="axis")
-    return join(across, _text(axes.y_label, 0, 12, "start", class_="axis"))
+    x_label = _text(axes.x_label, (left + width - right) / 2, height - 3, class_="axis")
+    return join(x_label, _text(axes.y_label, 0, 12, "start", class_="axis"))
 
 
 def _grid(frame: Frame, axes: Axes) -> Html:
@@ -188,7 +185,7 @@ def _mark(frame: Frame, axes: Axes) -> Optional[Html]:
 
 
 def _line(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame: Frame) -> Html:
-    """The runs as one path; a run of a single point as a dot, which a path would not show."""
+    """Return the runs as one path, and runs of a single point as dots, which a path would not show."""
     moves = ["M" + " L".join(f"{frame.x(x):.2f},{frame.y(y):.2f}" for x, y in run) for run in runs if len(run) > 1]
     dots = [_dot(frame, *run[0], f"dot {series.style}") for run in runs if len(run) == 1]
     path = element("path", d=" ".join(moves), class_=f"line {series.style}") if moves else None
@@ -202,11 +199,11 @@ def _dot(frame: Frame, x: float, y: float, style: str, title: Optional[Html] = N
 
 
 def _hover(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame: Frame, axes: Axes) -> Html:
-    """Invisible discs whose title the browser shows under the mouse."""
+    """Return invisible discs whose titles the browser shows under the mouse."""
     flat = [point for run in runs for point in run]
-    chosen = flat[:: max(1, -(-len(flat) // _MAX_HOVER_POINTS))]
-    told = [(x, y, f"{series.name}: {number(y, 4)} at {axes.x_label.lower()} {_tick_text(x)}") for x, y in chosen]
-    return join(*[_dot(frame, x, y, f"hover {series.style}", element("title", text)) for x, y, text in told])
+    points = flat[:: max(1, -(-len(flat) // _MAX_HOVER_POINTS))]
+    titles = [(x, y, f"{series.name}: {number(y, 4)} at {axes.x_label.lower()} {_tick_text(x)}") for x, y in points]
+    return join(*[_dot(frame, x, y, f"hover {series.style}", element("title", text)) for x, y, text in titles])
 
 
 def _bar(frame: Frame, index: int, content: Tuple[int, float, float]) -> Html:
@@ -232,10 +229,10 @@ def _svg(body: Html, size_wh: SizeWH, axes: Axes) -> Html:
 
 
 def _legend(series: Sequence[Series]) -> Html:
-    """A key a line; the faint ones, which are many, are one key together and are told apart by their hover titles."""
-    told = [(one.style, one.name) for one in series if one.style != FAINT]
-    if len(told) < len(series):
-        told.append((FAINT, f"each of the {len(series) - len(told)}"))
+    """Return a legend with one entry per line, and one for all faint lines together."""
+    entries = [(one.style, one.name) for one in series if one.style != FAINT]
+    if len(entries) < len(series):
+        entries.append((FAINT, f"each of the {len(series) - len(entries)}"))
     return element(
-        "div", *[element("span", element("i", class_=f"key {s}"), name) for s, name in told], class_="legend"
+        "div", *[element("span", element("i", class_=f"key {s}"), name) for s, name in entries], class_="legend"
     )

@@ -1,4 +1,4 @@
-"""Text on pictures: a font that has the glyphs, a text that has the room."""
+"""Fonts for text on images: find one with the needed glyphs, measure text and shorten it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL.ImageFont import FreeTypeFont
 
 from ssd_train.errors import DependencyError
 
-# Pillow looks these up in the system's font folders. The first covers Latin, Greek and Cyrillic, the others Chinese,
-# Japanese and Korean on Linux, Windows and macOS; none of them is required.
+# Pillow searches the system's font folders for these names. The first covers Latin, Greek and Cyrillic, the others
+# Chinese, Japanese and Korean on Linux, Windows and macOS; none is required.
 FONT_FILES: Tuple[str, ...] = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
@@ -26,12 +26,12 @@ FONT_FILES: Tuple[str, ...] = (
     "malgun.ttf",
     "Arial Unicode.ttf",
 )
-# a code point that no font assigns: what is drawn for it is the font's mark for "no such glyph"
+# an unassigned code point: fonts draw their "missing glyph" box for it
 _UNASSIGNED = "\U0010fffd"
 
 
 def _matplotlib_font(name: str) -> Optional[Path]:
-    """A font that matplotlib carries, without importing it (half a second)."""
+    """Return the path of a font bundled with matplotlib, without importing it (half a second)."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         return None
@@ -41,16 +41,16 @@ def _matplotlib_font(name: str) -> Optional[Path]:
 
 @lru_cache(maxsize=None)
 def _font_paths() -> Tuple[str, ...]:
-    """The files of FONT_FILES that are on this machine."""
-    found = []
+    """Return the paths of those FONT_FILES that are installed."""
+    paths = []
     for name in FONT_FILES:
         try:
-            found.append(str(ImageFont.truetype(name, 12).path))
+            paths.append(str(ImageFont.truetype(name, 12).path))
         except OSError:
-            carried = _matplotlib_font(name)
-            if carried:
-                found.append(str(carried))
-    return tuple(found)
+            bundled = _matplotlib_font(name)
+            if bundled:
+                paths.append(str(bundled))
+    return tuple(paths)
 
 
 @lru_cache(maxsize=64)
@@ -59,15 +59,15 @@ def _fonts(size: int) -> Tuple[FreeTypeFont, ...]:
 
 
 def _built_in(size: int) -> FreeTypeFont:
-    """The font that Pillow carries: little more than ASCII, but there on every machine."""
+    """Return the font bundled with Pillow, which has little more than ASCII."""
     try:
         font = ImageFont.load_default(size)
-    except TypeError:  # before Pillow 10.1 there was one of a fixed size
+    except TypeError:  # before Pillow 10.1 it had a fixed size
         font = None
     if not isinstance(font, FreeTypeFont):
         raise DependencyError(
-            f"Pillow {PIL.__version__}: found no font to write on pictures with, "
-            f"expected {FONT_FILES[0]} on this machine, matplotlib, or Pillow 10.1 or newer with FreeType"
+            f"Pillow {PIL.__version__}: found no font for text on images, "
+            f"expected {FONT_FILES[0]} or matplotlib to be installed, or Pillow 10.1 or newer with FreeType"
         )
     return font
 
@@ -79,38 +79,39 @@ def _has_glyph(font: FreeTypeFont, character: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def font_for(text: str, size: int) -> Optional[FreeTypeFont]:
-    """The first font of `size` pixels that has every glyph of `text`; None when none on this machine has."""
+    """Return the first font of `size` pixels with every glyph of `text`; None if there is none."""
     for font in _fonts(size):
         if all(_has_glyph(font, character) for character in set(text)):
             return font
     return None
 
 
-def drawable(text: str, otherwise: str) -> str:
-    """`text` on one line if some font here can draw it, else `otherwise` (ASCII, such as ``#3``)."""
+def drawable(text: str, fallback: str) -> str:
+    """Return `text` on one line if an installed font has its glyphs, else `fallback` (ASCII, e.g. ``#3``)."""
     line = " ".join(text.split())
-    return line if line and line.isprintable() and font_for(line, 12) else otherwise
+    return line if line and line.isprintable() and font_for(line, 12) else fallback
 
 
 def any_font(text: str, size: int) -> FreeTypeFont:
-    """The font for `text`, or where no font has all of it the first there is (missing glyphs show as its empty box)."""
+    """Return the font for `text`, or the first font if none has all its glyphs (they are drawn as empty boxes)."""
     return font_for(text, size) or _fonts(size)[0]
 
 
 def text_wh(text: str, size: int) -> Tuple[int, int]:
-    """Width of `text` and height of a line at `size`, in pixels."""
+    """Return the width of `text` and the line height at `size`, in pixels."""
     font = any_font(text, size)
     ascent, descent = font.getmetrics()
     return int(font.getlength(text) + 0.999), ascent + descent
 
 
-def shortened(text: str, size: int, room: int) -> str:
-    """`text`, cut with an ellipsis so that it is at most `room` pixels wide; empty when not even one letter fits."""
-    if text_wh(text, size)[0] <= room:
+def shortened(text: str, size: int, max_width: int) -> str:
+    """Return `text` cut with an ellipsis to at most `max_width` pixels; "" if not even one letter fits."""
+    if text_wh(text, size)[0] <= max_width:
         return text
-    # the longest prefix that fits, by bisection: widths grow with the length
+    # bisection for the longest prefix that fits: widths grow with the length
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if text_wh(text[:middle].rstrip() + "…", size)[0] <= room else (low, middle - 1)
+        fits = text_wh(text[:middle].rstrip() + "…", size)[0] <= max_width
+        low, high = (middle, high) if fits else (low, middle - 1)
     return text[:low].rstrip() + "…" if low else ""

@@ -1,7 +1,6 @@
-"""HTML and SVG as text in which everything is escaped unless it is markup already.
+"""HTML and SVG elements as text.
 
-File and class names come from strangers: `element` escapes every child and attribute that is not `Html`, so a name can
-never become a tag.
+File and class names are untrusted: `element` escapes every child and attribute that is not `Html`.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from PIL import Image
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is markup and is not escaped."""
 
 
 Child = Union[str, int, float, None]
 
 
 def element(tag: str, *children: Child, **attributes: Child) -> Html:
-    """``<tag attributes>children</tag>``, children and values escaped.
+    """Return ``<tag attributes>children</tag>`` with children and values escaped.
 
-    In names ``class_`` is class and ``stroke_width`` is stroke-width; an attribute of None is left out.
+    The attribute ``class_`` is written as class and ``stroke_width`` as stroke-width; attributes of None are left out.
     """
     pairs = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None]
     opening = "".join(f' {name}="{escape(str(value))}"' for name, value in pairs)
@@ -36,13 +35,13 @@ def element(tag: str, *children: Child, **attributes: Child) -> Html:
 
 
 def join(*children: Child) -> Html:
-    """The children one after the other, escaped where they are not markup; None is nothing."""
+    """Concatenate the children, escaping those that are not markup and leaving out None."""
     parts = [child if isinstance(child, Html) else escape(str(child)) for child in children if child is not None]
     return Html("".join(parts))
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A figure for people: ``0.812``, ``12``; what is missing, NaN, infinite or no number at all is ``n/a``."""
+    """Format a number, e.g. ``0.812`` or ``12``; missing, non-finite and non-numeric values become ``n/a``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return "n/a"
     if isinstance(value, (int, np.integer)):
@@ -51,12 +50,12 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def finite(value: object) -> Optional[float]:
-    """`value` as a float, or None where `number` would say n/a."""
+    """Return `value` as a float, or None if `number` formats it as n/a."""
     return None if number(value) == "n/a" else float(value)  # type: ignore[arg-type]
 
 
-def picture(image: np.ndarray, description: str, quality: int = 85) -> Html:
-    """An ``<img>`` that carries its JPEG with it; `image` is RGB uint8 (H, W, 3)."""
+def inline_image(image: np.ndarray, description: str, quality: int = 85) -> Html:
+    """Return an ``<img>`` with the image, RGB uint8 (H, W, 3), as a JPEG data URI."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Colours that people with any common kind of colour blindness tell apart (Okabe and Ito, 2008)."""
+"""Class colours that are distinct under the common kinds of colour blindness (Okabe and Ito, 2008)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RGB = Tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
 DARK: RGB = (17, 24, 32)
 
-# the order keeps neighbours far apart; black is left out because it is lost on dark pictures
+# neighbours in the list differ most; without Okabe and Ito's black, which is invisible on dark images
 CLASS_COLOURS: Tuple[RGB, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -22,16 +22,16 @@ CLASS_COLOURS: Tuple[RGB, ...] = (
 
 
 def class_colour(class_id: int) -> RGB:
-    """The colour of a class; with more than seven classes colours repeat, and the label tells which it is."""
+    """Return the colour of a class; colours repeat after seven classes."""
     return CLASS_COLOURS[class_id % len(CLASS_COLOURS)]
 
 
-def ink_on(colour: RGB) -> RGB:
-    """Dark or white, whichever is read better on `colour` (relative luminance of ITU-R BT.601)."""
+def text_colour_on(colour: RGB) -> RGB:
+    """Return DARK or WHITE, whichever contrasts more with `colour` (luma of ITU-R BT.601)."""
     red, green, blue = colour
     return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else WHITE
 
 
 def css(colour: RGB) -> str:
-    """The colour as ``#rrggbb``."""
+    """Return the colour as ``#rrggbb``."""
     return "#%02x%02x%02x" % colour

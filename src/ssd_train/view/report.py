@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds its pictures and charts and asks nothing of the network."""
+"""The training report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _CONTENTS = (
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the report to `path` (``report.html``), whole or not at all."""
+    """Write the report to `path` atomically."""
     write_text_atomic(path, render(data))
 
 
 def render(data: ReportData) -> str:
-    """The page as text. Whatever is missing in `data` is said to be missing."""
+    """Return the report as HTML; each section says so if its data is missing."""
     sections = (
         scores_section(data),
         training_section(data),
@@ -43,7 +43,7 @@ def render(data: ReportData) -> str:
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # nothing is fetched, whatever a name in it may say
+        # the page loads nothing, even if a file or class name contains markup
         element(
             "meta",
             http_equiv="Content-Security-Policy",
@@ -57,9 +57,10 @@ def render(data: ReportData) -> str:
 
 def _header(data: ReportData) -> Html:
     classes = f"{len(data.class_names)} class{'' if len(data.class_names) == 1 else 'es'}"
-    made = " · ".join(part for part in (data.started, classes, f"ssd_train {__version__}") if part)
+    subtitle = " · ".join(part for part in (data.started, classes, f"ssd_train {__version__}") if part)
     links = [element("a", text, href=f"#{anchor}") for anchor, text in _CONTENTS]
     notes = element("ul", *[element("li", note) for note in data.notes], class_="notes") if data.notes else None
     return join(
-        element("header", element("h1", data.title), element("div", made, class_="soft"), element("nav", *links)), notes
+        element("header", element("h1", data.title), element("div", subtitle, class_="soft"), element("nav", *links)),
+        notes,
     )

@@ -1,4 +1,4 @@
-"""What a report tells: one frozen value that the training hall fills and `view.report` turns into a page."""
+"""ReportData: the content of a report, filled by training and rendered by `view.report`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import numpy as np
 from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
 
-# limits of the box size histogram: the square root of box area over image area, 0..1
+# edges of the box size histogram: the square root of box area over image area, 0..1
 RELATIVE_SIZE_EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 _PLACES_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One validation picture with its truth and what the model said.
+    """A validation image with its labels and detections.
 
-    `image` is RGB uint8 (H, W, 3) in any size, or a function that reads it: then a whole validation set may be handed
-    over to be ranked, and only the few pictures that are shown are ever read.
+    `image` is RGB uint8 (H, W, 3) of any size, or a function that returns it, so that only images shown are read.
     """
 
     name: str
@@ -30,13 +29,13 @@ class Sample:
     detections: Detections
 
     def picture(self) -> np.ndarray:
-        """The pixels, RGB uint8 (H, W, 3)."""
+        """Return the image, RGB uint8 (H, W, 3)."""
         return self.image() if callable(self.image) else self.image
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why some lines of the labels were left out or mended: how many, and the first places."""
+    """A reason to skip or repair lines of the labels, with the number of lines and the first places."""
 
     text: str
     count: int
@@ -45,11 +44,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class SubsetSummary:
-    """What is in a set of labels, by numbers.
+    """Statistics of a labelled data set.
 
-    boxes_per_class   counts (num_classes,)
-    relative_sizes    counts of boxes by RELATIVE_SIZE_EDGES, one fewer than edges; without images of unknown size
-    image_sizes       (width, height) -> images; without images of unknown size
+    Attributes:
+        boxes_per_class: counts (num_classes,).
+        relative_sizes: histogram of box sizes by RELATIVE_SIZE_EDGES, without images of unknown size.
+        image_sizes: number of images by (width, height), without images of unknown size.
     """
 
     name: str
@@ -64,15 +64,16 @@ class SubsetSummary:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; every part but the title and the class names may be missing.
+    """The content of a report; only title and class names are required.
 
-    history     one mapping an epoch: "epoch", "CrossEntropy", "SmoothL1", "learning_rate", "images_per_second", and
-                where it was evaluated "VOC07", "mAP" (COCO), "mAP@0.5", "val_SmoothL1"
-    scores      as `training.scores` writes them: "mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area", "per_class",
-                "best_f1", "false_positives_per_background_image", "images", "background_images", "boxes"
-    curves      class name -> {"recall": [...], "precision": [...], "score": [...]}, 0..1, at an overlap of 0.5
-    samples     validation pictures: some are shown, all are searched for the worst misses and false alarms
-    threshold   the score from which a detection is drawn
+    Attributes:
+        history: per epoch "epoch", "CrossEntropy", "SmoothL1", "learning_rate", "images_per_second" and, if evaluated,
+            "VOC07", "mAP" (COCO), "mAP@0.5", "val_SmoothL1".
+        scores: the JSON of `training.scores`: "mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area", "per_class",
+            "best_f1", "false_positives_per_background_image", "images", "background_images", "boxes".
+        curves: class name -> {"recall": [...], "precision": [...], "score": [...]}, 0..1, at an IoU of 0.5.
+        samples: validation images; some are shown, all are searched for missed objects and false positives.
+        threshold: minimum score of a detection to draw.
     """
 
     title: str
@@ -91,7 +92,7 @@ class ReportData:
 
 
 def summarise(name: str, labels: LabelSet) -> SubsetSummary:
-    """The numbers of a set of labels, under the name it has in the report ("train", "validation")."""
+    """Return the statistics of `labels`; `name` is the split ("train" or "validation")."""
     sizes = Counter(record.size_wh for record in labels.records if record.size_wh is not None)
     return SubsetSummary(
         name=name,
@@ -106,15 +107,15 @@ def summarise(name: str, labels: LabelSet) -> SubsetSummary:
 
 
 def _relative_sizes(records: Sequence[Record]) -> Tuple[int, ...]:
-    shares = [np.sqrt(areas(r.boxes) / (r.size_wh[0] * r.size_wh[1])) for r in records if r.size_wh is not None]
-    counts, _ = np.histogram(np.concatenate(shares) if shares else np.zeros(0), RELATIVE_SIZE_EDGES)
+    sizes = [np.sqrt(areas(r.boxes) / (r.size_wh[0] * r.size_wh[1])) for r in records if r.size_wh is not None]
+    counts, _ = np.histogram(np.concatenate(sizes) if sizes else np.zeros(0), RELATIVE_SIZE_EDGES)
     return tuple(int(count) for count in counts)
 
 
 def _reasons(lines: Sequence[Skipped]) -> Tuple[Reason, ...]:
-    """The lines counted by reason, the most frequent first."""
+    """Group the lines by reason, the most frequent first."""
     places: Dict[str, list] = {}
     for line in lines:
         places.setdefault(line.reason, []).append(f"{line.where} ({line.detail})" if line.detail else line.where)
     ordered = sorted(places.items(), key=lambda item: -len(item[1]))
-    return tuple(Reason(text, len(found), tuple(found[:_PLACES_SHOWN])) for text, found in ordered)
+    return tuple(Reason(text, len(group), tuple(group[:_PLACES_SHOWN])) for text, group in ordered)

@@ -1,4 +1,4 @@
-"""The report's sections of figures: headline scores, training curves, precision by class, settings."""
+"""Report sections with numbers and charts: scores, training curves, precision by class, settings."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any, List, Mapping, Optional, Sequence
 import numpy as np
 
 from ssd_train.view.charts import FAINT, Axes, Series, line_chart
-from ssd_train.view.markup import Child, Html, element, finite, join, number
+from ssd_train.view.markup import Child, Html, element, finite, number
 from ssd_train.view.palette import CLASS_COLOURS
 from ssd_train.view.report_data import ReportData
 
-# more points than pixels of the chart only make the file large
+# more points do not show in the chart and enlarge the file
 _CURVE_POINTS = 200
-# a longer table gets a window of its own to scroll in
+# longer tables scroll
 _ROWS_SHOWN = 15
-_SHARE: "tuple[float, float]" = (0.0, 1.0)
+_ZERO_TO_ONE: "tuple[float, float]" = (0.0, 1.0)
 
 
 def section(anchor: str, title: str, *children: Child) -> Html:
-    """A part of the page with its heading."""
+    """Return a section of the page with its heading."""
     return element("section", element("h2", title), *children, id=anchor)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Child]], numeric: Sequence[int] = ()) -> Html:
-    """A table; the columns in `numeric` are set flush right."""
+    """Return a table; the columns in `numeric` are right-aligned."""
     style = ["n" if index in numeric else None for index in range(len(head))]
-    top = element("tr", *[element("th", text, class_=style[i]) for i, text in enumerate(head)])
+    header = element("tr", *[element("th", text, class_=style[i]) for i, text in enumerate(head)])
     body = [element("tr", *[element("td", cell, class_=style[i]) for i, cell in enumerate(row)]) for row in rows]
-    style_of_all = "scroll long" if len(rows) > _ROWS_SHOWN else "scroll"
-    return element("div", element("table", element("thead", top), element("tbody", *body)), class_=style_of_all)
+    table_style = "scroll long" if len(rows) > _ROWS_SHOWN else "scroll"
+    return element("div", element("table", element("thead", header), element("tbody", *body)), class_=table_style)
 
 
 def scores_section(data: ReportData) -> Html:
-    """The figures that a reader wants first, each with what it means."""
+    """Return the section of the main metrics, each with its definition."""
     if data.scores is None:
         return section(
             "scores",
@@ -41,89 +41,84 @@ def scores_section(data: ReportData) -> Html:
             element("p", "The model was not scored: there were no validation pictures.", class_="empty"),
         )
     scores, f1 = data.scores, data.scores.get("best_f1") or {}
-    at = f"at score {number(f1.get('threshold'), 2)} or more, where F1 is best ({number(f1.get('f1'))})"
-    overlap = number(scores.get("overlap_threshold", 0.5), 2)
+    threshold = f"at score {number(f1.get('threshold'), 2)} or more, where F1 is best ({number(f1.get('f1'))})"
+    iou = number(scores.get("overlap_threshold", 0.5), 2)
     metric = data.settings.get("metric_for_best_model")
     chooses = {name: "; chooses the best model" if name == metric else "" for name in ("coco", "voc07")}
     tiles = [
-        _tile("mAP@0.5", number(scores.get("mAP@0.5")), "boxes overlap by half (COCO)", "tile first"),
-        _tile("mAP", number(scores.get("mAP")), f"COCO: overlap 0.50 to 0.95{chooses['coco']}"),
-        _tile("mAP@0.75", number(scores.get("mAP@0.75")), "boxes fit closely (COCO)"),
-        _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, overlap {overlap}{chooses['voc07']}"),
-        _tile("Precision", number(f1.get("precision")), "detections that are right, " + at),
+        _tile("mAP@0.5", number(scores.get("mAP@0.5")), "COCO: IoU 0.50", "tile first"),
+        _tile("mAP", number(scores.get("mAP")), f"COCO: IoU 0.50 to 0.95{chooses['coco']}"),
+        _tile("mAP@0.75", number(scores.get("mAP@0.75")), "COCO: IoU 0.75"),
+        _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, IoU {iou}{chooses['voc07']}"),
+        _tile("Precision", number(f1.get("precision")), "detections that are correct, " + threshold),
         _tile("Recall", number(f1.get("recall")), "objects that are found, at the same score"),
         _tile(
-            "False alarms",
+            "False positives",
             number(scores.get("false_positives_per_background_image"), 2),
             "per picture without objects, at the same score",
         ),
-        _tile("Pictures", number(scores.get("images")), _what_was_scored(scores)),
+        _tile("Pictures", number(scores.get("images")), _scored_images(scores)),
     ]
     return section("scores", "Scores", element("div", *tiles, class_="tiles"))
 
 
-def _tile(name: str, figure: str, meaning: str, style: str = "tile") -> Html:
-    return element("div", element("span", name), element("b", figure), element("small", meaning), class_=style)
+def _tile(name: str, value: str, definition: str, style: str = "tile") -> Html:
+    return element("div", element("span", name), element("b", value), element("small", definition), class_=style)
 
 
-def _what_was_scored(scores: Mapping[str, Any]) -> str:
+def _scored_images(scores: Mapping[str, Any]) -> str:
     background, boxes = (number(scores.get(key)) for key in ("background_images", "boxes"))
     return f"validated, {background} of them without objects; {boxes} labelled boxes"
 
 
 def training_section(data: ReportData) -> Html:
-    """Loss, precision, learning rate and speed by epoch."""
+    """Return the section with charts of loss, mAP, learning rate and speed by epoch."""
     if not data.history:
         return section("training", "Training", element("p", "No epoch was trained.", class_="empty"))
-    best, told = finite(data.best_epoch), f"best epoch {number(data.best_epoch)}"
-    loss = [
-        _of(data, "CrossEntropy", "class loss (CrossEntropy)", "s0"),
-        _of(data, "SmoothL1", "box loss (SmoothL1)", "s1"),
+    best, best_label = finite(data.best_epoch), f"best epoch {number(data.best_epoch)}"
+    losses = [
+        _series(data, "CrossEntropy", "class loss (CrossEntropy)", "s0"),
+        _series(data, "SmoothL1", "box loss (SmoothL1)", "s1"),
+        _series(data, "val_SmoothL1", "box loss, validation", "s2"),
     ]
-    loss.append(_of(data, "val_SmoothL1", "box loss, validation", "s2"))
     means = [
-        _of(data, "mAP@0.5", "mAP@0.5", "s2"),
-        _of(data, "VOC07", "VOC07 mAP", "s0"),
-        _of(data, "mAP", "COCO mAP", "s1"),
+        _series(data, "mAP@0.5", "mAP@0.5", "s2"),
+        _series(data, "VOC07", "VOC07 mAP", "s0"),
+        _series(data, "mAP", "COCO mAP", "s1"),
     ]
+    rate, speed = (_series(data, key, "", "s0") for key in ("learning_rate", "images_per_second"))
     charts = [
-        ("Loss", line_chart(loss, Axes("Epoch", "Per matched anchor", mark_x=best, mark_label=told))),
-        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _SHARE, best, told))),
-        (
-            "Learning rate",
-            line_chart([_of(data, "learning_rate", "", "s0")], Axes("Epoch", "Rate"), (560, 170), legend=False),
-        ),
-        (
-            "Speed",
-            line_chart([_of(data, "images_per_second", "", "s0")], Axes("Epoch", "Images/s"), (560, 170), legend=False),
-        ),
+        ("Loss", line_chart(losses, Axes("Epoch", "Per matched anchor", mark_x=best, mark_label=best_label))),
+        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _ZERO_TO_ONE, best, best_label))),
+        ("Learning rate", line_chart([rate], Axes("Epoch", "Rate"), (560, 170), legend=False)),
+        ("Speed", line_chart([speed], Axes("Epoch", "Images/s"), (560, 170), legend=False)),
     ]
     parts = [element("div", element("h3", title), chart) for title, chart in charts]
     return section("training", "Training", element("div", *parts, class_="columns"))
 
 
-def _of(data: ReportData, key: str, name: str, style: str) -> Series:
+def _series(data: ReportData, key: str, name: str, style: str) -> Series:
     return Series(name, [row.get("epoch") for row in data.history], [row.get(key) for row in data.history], style)
 
 
 def _epochs(data: ReportData) -> "Optional[tuple[float, float]]":
-    """All epochs, though only some were evaluated: then the charts of a row share their axis."""
+    """Return the range of all epochs, including those not evaluated, so that the charts share their x axis."""
     epochs = [epoch for epoch in (finite(row.get("epoch")) for row in data.history) if epoch is not None]
     return (min(epochs), max(epochs)) if epochs and min(epochs) < max(epochs) else None
 
 
 def precision_section(data: ReportData) -> Html:
-    """Precision-recall curves, and the average precision of each class as bars."""
-    lead = "How many detections are right as more and more objects are found: a good model stays high to the far right."
-    chart = line_chart(_curves(data), Axes("Recall", "Precision", _SHARE, _SHARE), (560, 340))
+    """Return the section with precision-recall curves and the average precision of each class."""
+    lead = "Precision at each recall, as the score threshold falls: a good model stays high to the far right."
+    chart = line_chart(_curves(data), Axes("Recall", "Precision", _ZERO_TO_ONE, _ZERO_TO_ONE), (560, 340))
     per_class = (data.scores or {}).get("per_class") or {}
-    listed = _class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty")
-    parts = element("div", element("div", chart), element("div", listed), class_="columns")
+    classes = _class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty")
+    parts = element("div", element("div", chart), element("div", classes), class_="columns")
     return section("precision", "Precision and recall by class", element("p", lead, class_="lead"), parts)
 
 
 def _curves(data: ReportData) -> List[Series]:
-    """A line each in the class's colour, thin grey ones when colours run out; and the mean of several."""
+    """Return a curve per class, coloured if there are enough colours, and the mean curve of several classes."""
     few = len(data.curves) <= len(CLASS_COLOURS)
     names = list(data.class_names)
     lines = []
@@ -136,12 +131,15 @@ def _curves(data: ReportData) -> List[Series]:
 
 
 def _mean_curve(data: ReportData) -> Series:
-    """The mean over classes of the interpolated precision (the best at this recall or more; 0 beyond the last)."""
+    """Return the mean over classes of the interpolated precision.
+
+    It is the highest precision at this recall or more; 0 above the highest recall.
+    """
     grid = np.linspace(0, 1, 101)
     rows = []
     for curve in data.curves.values():
         recall, precision = np.asarray(curve["recall"], float), np.asarray(curve["precision"], float)
-        # (101,) + a last one of 0 for recalls that are never reached
+        # (N + 1,): the last value, 0, is for recalls that are not reached
         best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
         rows.append(best[np.searchsorted(recall, grid)])
     return Series(f"mean of {len(rows)} classes", grid.tolist(), np.mean(rows, axis=0).tolist(), "strong")
@@ -152,31 +150,30 @@ def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Html:
     rows = [
         [
             name,
-            _bar(figures.get("AP@0.5")),
-            *[number(figures.get(key)) for key in ("AP@0.5", "AP", "AP@0.75", "VOC07", "boxes")],
+            _bar(scores.get("AP@0.5")),
+            *[number(scores.get(key)) for key in ("AP@0.5", "AP", "AP@0.75", "VOC07", "boxes")],
         ]
-        for name, figures in ordered
+        for name, scores in ordered
     ]
     return table(("Class", "", "AP@0.5", "AP", "AP@0.75", "VOC07", "Boxes"), rows, numeric=range(2, 7))
 
 
 def _bar(value: Any) -> Html:
-    share = min(max(finite(value) or 0.0, 0.0), 1.0)
-    return element("div", element("i", style=f"width:{share:.1%}"), class_="share", aria_hidden="true")
+    fraction = min(max(finite(value) or 0.0, 0.0), 1.0)
+    return element("div", element("i", style=f"width:{fraction:.1%}"), class_="share", aria_hidden="true")
 
 
 def settings_section(data: ReportData) -> Html:
-    """Every setting and version, folded away."""
-    parts = [_folded("Settings", data.settings), _folded("Versions", data.versions)]
+    """Return the section of settings and versions, collapsed."""
+    parts = [_details("Settings", data.settings), _details("Versions", data.versions)]
     return section("settings", "Settings and versions", *parts)
 
 
-def _folded(title: str, values: Mapping[str, Any]) -> Html:
-    rows = [[element("code", name), _plain(value)] for name, value in values.items()]
+def _details(title: str, values: Mapping[str, Any]) -> Html:
+    rows = [[element("code", name), _setting_text(value)] for name, value in values.items()]
     content = table(("Name", "Value"), rows) if rows else element("p", "Not recorded.", class_="empty")
     return element("details", element("summary", f"{title} ({len(rows)})"), content)
 
 
-def _plain(value: Any) -> Html:
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else str(value)
-    return join(text)
+def _setting_text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else str(value)

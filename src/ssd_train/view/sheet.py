@@ -1,4 +1,4 @@
-"""A contact sheet of labelled images: whether labels are where they should be is seen at a glance."""
+"""A contact sheet of labelled images, to check labels by eye."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sheet looks: at most `count` images, in rows of `columns`, in cells of `cell_wh` pixels."""
+    """Layout of a contact sheet: at most `count` images in rows of `columns`, in cells of `cell_wh` pixels."""
 
     count: int = 24
     columns: int = 4
@@ -29,10 +29,13 @@ class Layout:
 def labelled_sheet(
     labels: LabelSet, images: ImageSource, layout: Layout, progress: Progress
 ) -> Tuple[np.ndarray, List[str]]:
-    """A sheet (H, W, 3) of images spread evenly over `labels`, with their boxes; and a line for each not readable.
+    """Draw a contact sheet of images at even intervals of `labels`, with their boxes.
+
+    Returns:
+        The sheet, RGB uint8 (H, W, 3), and a message for each unreadable image.
 
     Raises:
-        ConfigError: a layout without images or columns, with tiny cells, or of more than MAX_PIXELS.
+        ConfigError: the layout has no images or columns, tiny cells, or more than MAX_PIXELS.
         DataError: none of the images can be read.
     """
     count = min(layout.count, len(labels))
@@ -41,7 +44,7 @@ def labelled_sheet(
     pictures, titles, failures = [], [], []
     for record in progress.track(chosen, count, "sheet"):
         try:
-            pictures.append(_picture(record, labels, images, cell_room(layout.cell_wh)))
+            pictures.append(_draw_image(record, labels, images, cell_room(layout.cell_wh)))
             titles.append(f"{record.basename} ({len(record.boxes)})")
         except DataError as error:
             failures.append(str(error))
@@ -56,14 +59,14 @@ def _check(layout: Layout, count: int) -> None:
     pixels = -(-count // layout.columns) * layout.columns * layout.cell_wh[0] * layout.cell_wh[1]
     if pixels > MAX_PIXELS:
         raise ConfigError(
-            f"sheet: found {count} images in {pixels / 1e6:.0f} Mpx, expected at most {MAX_PIXELS / 1e6:.0f}"
+            f"sheet: found {count} images in {pixels / 1e6:.0f} Mpx, expected at most {MAX_PIXELS / 1e6:.0f} Mpx"
         )
 
 
-def _picture(record: Record, labels: LabelSet, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
-    """The image with its boxes, as large as its cell; lines and letters have the size in which they are seen."""
+def _draw_image(record: Record, labels: LabelSet, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
+    """Return the image with its boxes, resized to its cell first, so that lines and text have their final size."""
     data, where = images.read(record), f"{record.where}: {images.locate(record)}"
-    if record.size_wh is None:  # the boxes are in pixels of the whole picture
+    if record.size_wh is None:  # the boxes are in pixels of the full-size image
         image = decode(data, where)
         size_wh = (image.shape[1], image.shape[0])
         record = Record(record.name, record.boxes, record.class_ids, size_wh, record.where)

@@ -1,10 +1,10 @@
-"""The style sheet of the report: light and dark by the reader's choice, one column on a phone, plain on paper."""
+"""CSS of the report, for light and dark themes, phones and print."""
 
 from __future__ import annotations
 
 from ssd_train.view.palette import CLASS_COLOURS, css
 
-# yellow is lost on white paper: lines and keys in it are drawn darker there
+# yellow is hard to see on white: lines and legend keys are darker there
 _ON_LIGHT = {4: "#b09a00"}
 
 

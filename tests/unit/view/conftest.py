@@ -1,4 +1,4 @@
-"""Builders of drawn pictures and of whole reports with known mistakes in them."""
+"""Builders of synthetic samples and reports with known mistakes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("apple", "pear", "设备")
 
 
 def draw_sample(index: int, classes: int = 3, size_wh: "tuple[int, int]" = (400, 300)) -> Sample:
-    """A soft background with ellipses; boxes are near the truth, some objects are missed, some detections are false."""
+    """Draw ellipses on a soft background; some objects are missed, some detections are false positives."""
     rng = np.random.default_rng(index)
     width, height = size_wh
     y, x = np.mgrid[:height, :width]
@@ -35,35 +35,40 @@ def draw_sample(index: int, classes: int = 3, size_wh: "tuple[int, int]" = (400,
         f"frames/day {index % 3}/picture_{index:03d}.jpg",
         image,
         Record("p", boxes, ids, size_wh),
-        _said(rng, boxes, ids, size_wh),
+        _detections(rng, boxes, ids, size_wh),
     )
 
 
-def _said(rng: np.random.Generator, boxes: np.ndarray, ids: np.ndarray, size_wh: "tuple[int, int]") -> Detections:
-    seen = rng.uniform(size=len(boxes)) < 0.85
-    near = boxes[seen] + rng.normal(0, 3, (int(seen.sum()), 4))
+def _detections(rng: np.random.Generator, boxes: np.ndarray, ids: np.ndarray, size_wh: "tuple[int, int]") -> Detections:
+    found = rng.uniform(size=len(boxes)) < 0.85
+    near = boxes[found] + rng.normal(0, 3, (int(found.sum()), 4))
     low = rng.uniform(0, 0.5, (3, 2)) * size_wh
-    alarms = np.concatenate([low, low + rng.uniform(0.1, 0.3, (3, 2)) * size_wh], axis=1)
+    false = np.concatenate([low, low + rng.uniform(0.1, 0.3, (3, 2)) * size_wh], axis=1)
     scores = np.concatenate([rng.uniform(0.5, 0.99, len(near)), rng.uniform(0.02, 0.45, 3)])
     order = np.argsort(-scores)
-    every = np.clip(np.concatenate([near, alarms]), 0, [*size_wh, *size_wh])
-    return Detections(every[order], scores[order], np.concatenate([ids[seen], [0, 0, 0]])[order], size_wh)
+    detected = np.clip(np.concatenate([near, false]), 0, [*size_wh, *size_wh])
+    return Detections(detected[order], scores[order], np.concatenate([ids[found], [0, 0, 0]])[order], size_wh)
 
 
 def history(epochs: int, every: int = 2) -> List[dict]:
     rows = []
     for epoch in range(1, epochs + 1):
-        done = 1 - np.exp(-epoch / 7)
+        progress = 1 - np.exp(-epoch / 7)
         row = {
             "epoch": epoch,
-            "CrossEntropy": 6.5 - 4.6 * done,
-            "SmoothL1": 3.1 - 2.2 * done,
+            "CrossEntropy": 6.5 - 4.6 * progress,
+            "SmoothL1": 3.1 - 2.2 * progress,
             "learning_rate": 0.004 * (epoch < epochs * 0.75) + 0.0004,
         }
         row["images_per_second"] = 41.5 + np.sin(epoch)
         if epoch % every == 0:
             row.update(
-                {"VOC07": 0.86 * done, "mAP": 0.52 * done, "mAP@0.5": 0.88 * done, "val_SmoothL1": 3.3 - 2.0 * done}
+                {
+                    "VOC07": 0.86 * progress,
+                    "mAP": 0.52 * progress,
+                    "mAP@0.5": 0.88 * progress,
+                    "val_SmoothL1": 3.3 - 2.0 * progress,
+                }
             )
         rows.append(row)
     return rows
@@ -107,7 +112,7 @@ def labels(samples: Sequence[Sample], names: Sequence[str]) -> LabelSet:
 
 @pytest.fixture
 def no_font_files(monkeypatch) -> Iterator[None]:
-    """A machine without a single font."""
+    """Simulate a machine without installed fonts."""
     monkeypatch.setattr(fonts, "FONT_FILES", ("no such font.ttf",))
     caches = (fonts._font_paths, fonts._fonts, fonts.font_for)
     for cache in caches:
@@ -119,9 +124,9 @@ def no_font_files(monkeypatch) -> Iterator[None]:
 
 @pytest.fixture
 def only_built_in_font(no_font_files) -> None:
-    """A machine on which there is only the font that Pillow carries."""
+    """Simulate a machine with only the font bundled with Pillow."""
     if tuple(map(int, PIL.__version__.split(".")[:2])) < (10, 1):
-        pytest.skip("this Pillow carries no font that scales")
+        pytest.skip("Pillow before 10.1 has no scalable font")
 
 
 @pytest.fixture
@@ -130,9 +135,10 @@ def make_report() -> Callable[..., ReportData]:
 
 
 def build_report(names: Sequence[str] = NAMES, epochs: int = 24, pictures: int = 20) -> ReportData:
-    """A report with everything in it."""
+    """Return report data with all sections."""
     samples = [draw_sample(index, len(names)) for index in range(pictures)]
-    told = labels(samples, names)
+    train = labels(samples, names)
+    validation = train.subset([i % 4 == 0 for i in range(pictures)])
     return ReportData(
         title="mobilenet1.0 at 300 px on fruit",
         class_names=ClassNames(tuple(names)),
@@ -149,7 +155,7 @@ def build_report(names: Sequence[str] = NAMES, epochs: int = 24, pictures: int =
         history=history(epochs),
         scores=scores(names),
         curves={name: curve(0.95 - 0.5 * i / len(names)) for i, name in enumerate(names)},
-        data=(summarise("train", told), summarise("validation", told.subset([i % 4 == 0 for i in range(pictures)]))),
+        data=(summarise("train", train), summarise("validation", validation)),
         samples=samples,
         best_epoch=epochs - 2,
         threshold=0.43,

@@ -1,4 +1,4 @@
-"""Points are where their values put them; what is missing leaves no trace and breaks nothing."""
+"""Charts place points by their values and skip missing values."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ AXES = Axes("Epoch", "mAP", (0.0, 10.0), (0.0, 1.0))
 
 
 def svg_of(html: str) -> ElementTree.Element:
-    """The chart parsed strictly, as XML: text that was not escaped fails here."""
+    """Parse the chart strictly, as XML, which fails on unescaped text."""
     root = ElementTree.fromstring(html)
     return root.find("svg") if root.tag != "svg" else root
 
 
 def paths(html: str):
-    """The points of each path, run by run."""
-    found = [path.get("d") for path in svg_of(html).findall("path")]
+    """Return the points of each path, run by run."""
+    texts = [path.get("d") for path in svg_of(html).findall("path")]
     number = r"([-\d.]+),([-\d.]+)"
-    return [[[tuple(map(float, p)) for p in re.findall(number, run)] for run in d.split("M")[1:]] for d in found]
+    return [[[tuple(map(float, p)) for p in re.findall(number, run)] for run in d.split("M")[1:]] for d in texts]
 
 
-def test_frame_puts_limits_on_the_rims_of_the_plot():
+def test_frame_maps_limits_to_the_margins():
     frame = Frame(SIZE, (0.0, 10.0), (0.0, 1.0))
     assert (frame.x(0), frame.x(10)) == (48, 546)
     assert (frame.y(0), frame.y(1)) == (264, 26)
     assert (frame.x(5), frame.y(0.5)) == (297, 145)
 
 
-def test_points_are_drawn_where_their_values_are():
+def test_line_chart_maps_values_to_coordinates():
     html = line_chart([Series("a", [0, 5, 10], [0, 0.5, 1])], AXES, SIZE)
     assert paths(html) == [[[(48, 264), (297, 145), (546, 26)]]]
 
@@ -44,13 +44,13 @@ def test_points_are_drawn_where_their_values_are():
     [
         pytest.param([0, 5, 10], [0, NAN, 1], 0, 2, id="NaN leaves two single points"),
         pytest.param([0, 1, 2, 3, 4], [0, 1, NAN, 1, 0], 2, 0, id="NaN breaks the line"),
-        pytest.param([0, 5, 10], [0, None, 1], 1, 0, id="a value not taken does not"),
-        pytest.param([0, 5, 10], [0, "x", float("inf")], 0, 1, id="no numbers"),
+        pytest.param([0, 5, 10], [0, None, 1], 1, 0, id="None is skipped"),
+        pytest.param([0, 5, 10], [0, "x", float("inf")], 0, 1, id="not finite"),
         pytest.param([None, 5], [0.5, 0.5], 0, 1, id="no epoch"),
         pytest.param([3], [0.5], 0, 1, id="one point is a dot"),
     ],
 )
-def test_missing_values(x, y, runs, dots):
+def test_line_chart_missing_values_split_runs(x, y, runs, dots):
     html = line_chart([Series("a", x, y)], AXES, SIZE)
     assert sum(len(path) for path in paths(html)) == runs
     assert sum("dot" in circle.get("class") for circle in svg_of(html).findall("circle")) == dots
@@ -58,8 +58,9 @@ def test_missing_values(x, y, runs, dots):
 
 
 @pytest.mark.parametrize("series", [[], [Series("a", [], [])], [Series("a", [1, 2], [None, NAN])]])
-def test_nothing_to_draw_is_said(series):
-    assert line_chart(series, AXES) == '<p class="empty">No values to draw.</p>'
+def test_line_chart_without_values_is_an_empty_note(series):
+    note = ElementTree.fromstring(line_chart(series, AXES))
+    assert (note.tag, note.get("class")) == ("p", "empty") and note.text
 
 
 @pytest.mark.parametrize(
@@ -67,14 +68,14 @@ def test_nothing_to_draw_is_said(series):
     [[0.0], [5.0, 5.0], [-3.0, -1.0], [1e-9, 2e-9], [1e12, 3e12], [0.0, 0.0], [-2.0, 7.0]],
     ids=lambda values: str(values),
 )
-def test_limits_enclose_the_points(values):
+def test_line_chart_limits_enclose_the_points(values):
     html = line_chart([Series("a", list(range(len(values))), values)], Axes("Epoch", "Loss"), SIZE)
     points = [point for path in paths(html) for run in path for point in run]
     points += [(float(c.get("cx")), float(c.get("cy"))) for c in svg_of(html).findall("circle")]
     assert points and all(48 <= x <= 546 and 26 <= y <= 264 for x, y in points)
 
 
-def test_ticks_are_round_and_at_their_place():
+def test_line_chart_ticks_are_round_and_placed_by_value():
     html = line_chart([Series("a", [0, 10], [0, 1])], AXES, SIZE)
     texts = {text.text: (float(text.get("x")), float(text.get("y"))) for text in svg_of(html).findall("text")}
     assert texts["0.2"][1] == pytest.approx(264 - 0.2 * 238 + 4, abs=0.01)
@@ -82,47 +83,48 @@ def test_ticks_are_round_and_at_their_place():
     assert "Epoch" in texts and "mAP" in texts
 
 
-def test_hover_titles_tell_name_and_value():
+def test_line_chart_hover_titles_hold_name_and_value():
     html = line_chart([Series("loss", [1, 2], [0.25, 0.5])], AXES, SIZE)
     titles = [circle.find("title").text for circle in svg_of(html).findall("circle")]
-    assert titles == ["loss: 0.2500 at epoch 1", "loss: 0.5000 at epoch 2"]
+    assert [re.findall(r"loss|[\d.]+", title) for title in titles] == [["loss", "0.2500", "1"], ["loss", "0.5000", "2"]]
 
 
-def test_long_lines_carry_few_hover_marks():
+def test_line_chart_long_line_limits_hover_marks():
     html = line_chart([Series("a", range(5000), [0.5] * 5000)], Axes("Step", "Loss"))
     assert 0 < len(svg_of(html).findall("circle")) <= 200
 
 
 @pytest.mark.parametrize("mark, expected", [(5.0, 1), (None, 0), (11.0, 0)], ids=["inside", "none", "outside"])
-def test_the_best_epoch_is_marked(mark, expected):
+def test_line_chart_mark_inside_limits_is_drawn(mark, expected):
     html = line_chart([Series("a", [0, 10], [0, 1])], Axes("Epoch", "mAP", (0, 10), (0, 1), mark, "best"), SIZE)
     marks = [line for line in svg_of(html).findall("line") if line.get("class") == "mark"]
     assert len(marks) == expected and all(line.get("x1") == "297.0" for line in marks)
 
 
-def test_legend_names_lines_and_sums_up_faint_ones():
+def test_line_chart_legend_has_one_entry_for_faint_lines():
     series = [Series("mean", [0, 1], [0, 1], "strong"), *[Series(f"c{i}", [0, 1], [0, 1], FAINT) for i in range(80)]]
     legend = ElementTree.fromstring(line_chart(series, AXES)).findall("div")[0]
-    assert ["".join(key.itertext()) for key in legend] == ["mean", "each of the 80"]
+    first, faint = ("".join(key.itertext()) for key in legend)
+    assert first == "mean" and "80" in faint
 
 
-def test_names_are_escaped():
+def test_line_chart_escapes_names():
     html = line_chart([Series("<script>", [0, 1], [0, 1])], Axes("<b>", "&", mark_x=0, mark_label="<i>"))
     assert "<script>" not in html and "<b>" not in html
     assert "<b>" in "".join(svg_of(html).itertext())
 
 
-def test_histogram_bars_are_as_high_as_their_counts():
+def test_histogram_bar_heights_are_proportional_to_counts():
     bars = svg_of(histogram([0, 5, 10], [0.0, 0.1, 0.5, 1.0], Axes("Size", "Boxes"), SIZE)).findall("rect")
     assert [float(bar.get("height")) for bar in bars] == [0, 119, 238]
-    assert [bar.find("title").text for bar in bars][1] == "0.1 to 0.5: 5"
+    assert re.findall(r"[\d.]+", bars[1].find("title").text) == ["0.1", "0.5", "5"]
     assert float(bars[1].get("x")) == pytest.approx(48 + 166 + 2)
 
 
-def test_an_empty_histogram_says_so():
-    assert "No values" in histogram([0, 0], [0, 1, 2], Axes("Size", "Boxes"))
+def test_histogram_without_counts_is_an_empty_note():
+    assert ElementTree.fromstring(histogram([0, 0], [0, 1, 2], Axes("Size", "Boxes"))).get("class") == "empty"
 
 
-def test_histogram_wants_one_edge_more():
-    with pytest.raises(ValueError, match="2 counts and 2 edges"):
+def test_histogram_wrong_number_of_edges_raises():
+    with pytest.raises(ValueError, match="^histogram: "):
         histogram([1, 2], [0, 1], Axes("Size", "Boxes"))

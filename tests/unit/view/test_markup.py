@@ -1,15 +1,15 @@
-"""Everything is escaped that is not markup already; figures that are none say so."""
+"""Text that is not markup is escaped, and invalid numbers become n/a."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ssd_train.view.markup import Html, element, finite, join, number, picture
+from ssd_train.view.markup import Html, element, finite, inline_image, join, number
 
 
 @pytest.mark.parametrize(
-    "answer, expected",
+    "html, expected",
     [
         pytest.param(element("p", "<b>"), "<p>&lt;b&gt;</p>", id="child"),
         pytest.param(element("p", element("b", "x")), "<p><b>x</b></p>", id="markup stays"),
@@ -21,8 +21,8 @@ from ssd_train.view.markup import Html, element, finite, join, number, picture
         pytest.param(join("a&", Html("<hr>"), 3), "a&amp;<hr>3", id="join"),
     ],
 )
-def test_element(answer, expected):
-    assert answer == expected and isinstance(answer, Html)
+def test_element_escapes_text(html, expected):
+    assert html == expected and isinstance(html, Html)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_element(answer, expected):
         (None, "n/a"), (float("nan"), "n/a"), (float("-inf"), "n/a"), ("0.5", "n/a"), (True, "n/a"), ([], "n/a"),
     ],
 )  # fmt: skip
-def test_number(value, expected):
+def test_number_and_finite_by_value(value, expected):
     assert number(value) == expected
     assert (finite(value) is None) == (expected == "n/a")
 
 
-def test_a_picture_carries_its_bytes():
+def test_inline_image_is_a_jpeg_data_uri():
     image = np.zeros((10, 20, 3), np.uint8)
-    html = picture(image, '"a"')
+    html = inline_image(image, '"a"')
     assert html.startswith('<img src="data:image/jpeg;base64,/9j/') and 'width="20" height="10"' in html
     assert 'alt="&quot;a&quot;"' in html

@@ -1,4 +1,4 @@
-"""The page holds all its sections and pictures, fetches nothing, runs nothing, and survives what is missing."""
+"""The report is complete, self-contained and escaped, and renders with missing data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAN = float("nan")
 
 
 class Page(HTMLParser):
-    """Tags with attributes and the text of a page; `fault` tells the first tag that does not close in order."""
+    """Tags with attributes and the text of a page; `fault` is the first tag that does not close in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_sections_are_there_in_order_and_linked(make_report):
+def test_render_sections_are_ordered_and_linked(make_report):
     page = Page(render(make_report()))
     assert page.fault is None
     assert [section["id"] for section in page.all("section")] == SECTIONS
     assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in SECTIONS]
 
 
-def test_nothing_is_fetched_and_nothing_runs(make_report):
+def test_render_is_self_contained_without_scripts(make_report):
     text = render(make_report())
     page = Page(text)
     for tag, attributes in page.tags:
@@ -67,7 +67,7 @@ def test_nothing_is_fetched_and_nothing_runs(make_report):
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_scores_training_and_classes_are_told(make_report):
+def test_render_contains_scores_curves_and_settings(make_report):
     text = " ".join(Page(render(make_report())).text.split())
     for expected in (
         "mAP@0.5 0.873",
@@ -78,7 +78,7 @@ def test_scores_training_and_classes_are_told(make_report):
         "Recall 0.848",
     ):
         assert expected in text
-    assert "False alarms 0.08" in text and "Pictures 61" in text and "best epoch 22" in text
+    assert "False positives 0.08" in text and "Pictures 61" in text and "best epoch 22" in text
     assert "apple 0.950 0.600 0.700 0.900 140" in text
     assert "box loss, validation: 1.3649 at epoch 24" in text and "COCO mAP: 0.5031 at epoch 24" in text
     assert "labelling failed 4 train.manifest:3 train.manifest:17 train.manifest:40 and 1 more" in text
@@ -86,12 +86,15 @@ def test_scores_training_and_classes_are_told(make_report):
 
 
 @pytest.mark.parametrize("metric, tile", [("coco", 1), ("voc07", 3)])
-def test_report_names_the_figure_that_chose_the_model(metric, tile):
-    meanings = re.findall("<small>(.*?)</small>", render(bare(scores={}, settings={"metric_for_best_model": metric})))
-    assert [index for index, meaning in enumerate(meanings) if "chooses" in meaning] == [tile]
+def test_render_marks_the_metric_that_chose_the_model(metric, tile):
+    def definitions(**settings):
+        return re.findall("<small>(.*?)</small>", render(bare(scores={}, settings=settings)))
+
+    pairs = zip(definitions(), definitions(metric_for_best_model=metric))
+    assert [index for index, (plain, marked) in enumerate(pairs) if plain != marked] == [tile]
 
 
-def test_pictures_are_few_and_small(make_report):
+def test_render_images_are_few_and_small(make_report):
     text = render(make_report(pictures=40))
     images = Page(text).all("img")
     assert PICTURES_SHOWN < len(images) <= PICTURES_SHOWN + 2 * CASES_SHOWN
@@ -99,10 +102,10 @@ def test_pictures_are_few_and_small(make_report):
     assert len(text) < 3_000_000
 
 
-def test_names_from_strangers_are_escaped():
-    """Every text that comes from a file, a label or a setting."""
+def test_render_escapes_untrusted_text():
+    """Check every text that comes from a file, a label or a setting."""
     image = np.zeros((40, 60, 3), np.uint8)
-    truth, spoken = Record(NASTY, [[1, 1, 20, 20]], [0]), Detections([[30, 1, 50, 20]], [0.9], [0], (60, 40))
+    truth, detections = Record(NASTY, [[1, 1, 20, 20]], [0]), Detections([[30, 1, 50, 20]], [0.9], [0], (60, 40))
     subset = SubsetSummary(NASTY, 1, 0, (1,), skipped=(Reason(NASTY, 1, (NASTY,)),), mended=(Reason(NASTY, 2),))
     data = ReportData(
         title=NASTY,
@@ -114,14 +117,14 @@ def test_names_from_strangers_are_escaped():
         scores={"mAP": NASTY, "per_class": {NASTY: {"AP": NASTY}}},
         curves={NASTY: {"recall": [0.0, 1.0], "precision": [1.0, 0.5], "score": [0.9, 0.1]}},
         data=(subset,),
-        samples=(Sample(NASTY, image, truth, spoken),),
+        samples=(Sample(NASTY, image, truth, detections),),
         best_epoch=1,
         notes=(NASTY,),
     )
     text = render(data)
     page = Page(text)
     assert "<script" not in text and page.fault is None and not page.all("script")
-    # 1 title of the page, its heading, ...: it is shown, not dropped
+    # the texts are escaped, not dropped
     assert page.text.count(NASTY) >= 15
 
 
@@ -132,7 +135,7 @@ def bare(**more) -> ReportData:
 @pytest.mark.parametrize(
     "data, expected",
     [
-        pytest.param(bare(), "The model was not scored", id="nothing at all"),
+        pytest.param(bare(), "Scores The model was not scored", id="nothing at all"),
         pytest.param(bare(scores={}), "mAP@0.5 n/a", id="no figures"),
         pytest.param(bare(scores={"mAP@0.5": NAN, "best_f1": None, "per_class": {}}), "mAP@0.5 n/a", id="NaN"),
         pytest.param(
@@ -150,7 +153,7 @@ def bare(**more) -> ReportData:
         pytest.param(bare(data=(SubsetSummary("train", 0, 0, ()),)), "train 0 0 0 n/a 0 0 n/a", id="no pictures"),
     ],
 )
-def test_what_is_missing_is_said(data, expected):
+def test_render_missing_data_is_marked(data, expected):
     page = Page(render(data))
     assert page.fault is None and [section["id"] for section in page.all("section")] == SECTIONS
     text = " ".join(page.text.split())
@@ -158,32 +161,32 @@ def test_what_is_missing_is_said(data, expected):
 
 
 @pytest.mark.parametrize("classes", [1, 7, 8, 80])
-def test_any_number_of_classes(make_report, classes):
+def test_render_any_number_of_classes(make_report, classes):
     names = [f"class {index}" for index in range(classes)]
     page = Page(render(make_report(names, epochs=4, pictures=3)))
     assert page.fault is None and all(name in page.text for name in names)
     assert (f"mean of {classes} classes" in page.text) == (classes > 1)
 
 
-def test_the_mean_curve_is_the_mean_of_interpolated_precisions():
+def test_render_mean_curve_averages_interpolated_precision():
     curves = {"a": {"recall": [0.5, 1.0], "precision": [1.0, 0.5]}, "b": {"recall": [0.5], "precision": [0.6]}}
     text = render(ReportData("t", ClassNames(("a", "b")), curves=curves))
     assert "mean of 2 classes: 0.8000 at recall 0.5<" in text
-    # beyond its last recall a class counts as 0
+    # above its highest recall a class counts as 0
     assert "mean of 2 classes: 0.2500 at recall 1<" in text
 
 
-def test_samples_without_objects_do_not_crowd_out_the_others():
+def test_render_prefers_samples_with_objects():
     image = np.zeros((40, 60, 3), np.uint8)
     nothing = Detections(np.zeros((0, 4)), [], [], (60, 40))
     empty = [Sample(f"empty {index}", image, Record("e", [], []), nothing) for index in range(30)]
     full = Sample("full", image, Record("f", [[1, 1, 20, 20]], [0]), nothing)
     text = Page(render(bare(samples=[*empty, full]))).text
     assert "full" in text and "empty 3" not in text
-    assert "no objects, no false alarms" in Page(render(bare(samples=empty))).text
+    assert "empty 3" not in text and "empty 0" in Page(render(bare(samples=empty))).text
 
 
-def test_write_report_makes_a_utf8_file(tmp_path, make_report):
+def test_write_report_is_utf8(tmp_path, make_report):
     path = tmp_path / "report.html"
     write_report(path, make_report(pictures=2))
     text = path.read_text("utf-8")

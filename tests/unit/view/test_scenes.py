@@ -1,4 +1,4 @@
-"""Truth and detections matched on cases made by hand, and crops around a place."""
+"""Matching of detections and labels against hand-made cases and pycocotools, and crops."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ A, B = (10, 10, 50, 50), (100, 10, 140, 50)
 NAMES = ClassNames(("apple", "pear"))
 
 
-def sample(truth, said, size_wh=(200, 120)) -> Sample:
-    """`truth` rows (class, box), `said` rows (class, score, box)."""
+def sample(truth, detected, size_wh=(200, 120)) -> Sample:
+    """Return a sample from `truth` rows (class, box) and `detected` rows (class, score, box)."""
     record = Record("a", [box for _, box in truth], [c for c, _ in truth])
-    detections = Detections([box for *_, box in said], [s for _, s, _ in said], [c for c, *_ in said], size_wh)
+    boxes, scores, class_ids = [box for *_, box in detected], [s for _, s, _ in detected], [c for c, *_ in detected]
+    detections = Detections(boxes, scores, class_ids, size_wh)
     return Sample("a", np.full((size_wh[1], size_wh[0], 3), 128, np.uint8), record, detections)
 
 
 @pytest.mark.parametrize(
-    "truth, said, found, correct",
+    "truth, detected, found, correct",
     [
         pytest.param([(0, A)], [(0, 0.9, A)], [True], [True], id="hit"),
         pytest.param([(0, A)], [(1, 0.9, A)], [False], [False], id="other class"),
         pytest.param([(0, A)], [(0, 0.2, A)], [False], [], id="below the threshold"),
-        pytest.param([(0, A)], [(0, 0.9, A), (0, 0.8, A)], [True], [True, False], id="the second is a false alarm"),
+        pytest.param([(0, A)], [(0, 0.9, A), (0, 0.8, A)], [True], [True, False], id="duplicate"),
         pytest.param(
             [(0, A), (0, (10, 12, 50, 52))], [(0, 0.9, A), (0, 0.8, A)], [True, True], [True, True], id="two objects"
         ),
         pytest.param([(0, A)], [(0, 0.9, (30, 10, 70, 50))], [False], [False], id="overlap of a third"),
         pytest.param([(0, A)], [(0, 0.9, (10, 10, 50, 30))], [True], [True], id="overlap of exactly a half"),
-        pytest.param([(0, A), (1, B)], [], [False, False], [], id="silent"),
+        pytest.param([(0, A), (1, B)], [], [False, False], [], id="no detections"),
         pytest.param([], [(0, 0.9, A)], [], [False], id="background"),
-        pytest.param([], [], [], [], id="nothing at all"),
+        pytest.param([], [], [], [], id="empty"),
     ],
 )
-def test_match(truth, said, found, correct):
-    answer = match(sample(truth, said), 0.3)
-    assert answer.found.tolist() == found and answer.correct.tolist() == correct
+def test_match_by_class_score_and_iou(truth, detected, found, correct):
+    result = match(sample(truth, detected), 0.3)
+    assert result.found.tolist() == found and result.correct.tolist() == correct
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -79,8 +80,8 @@ def test_match_crowded_boxes_equals_pycocotools(seed):
 
 def test_match_scales_labels_of_another_size():
     record = Record("a", [[20, 20, 100, 100]], [0], (400, 240))
-    spoken = Detections([A], [0.9], [0], (200, 120))
-    assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, spoken), 0.3).found.all()
+    detections = Detections([A], [0.9], [0], (200, 120))
+    assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, detections), 0.3).found.all()
 
 
 @pytest.mark.parametrize(
@@ -89,20 +90,20 @@ def test_match_scales_labels_of_another_size():
         pytest.param((90, 50, 110, 70), (75, 35, 125, 85), id="in the middle"),
         pytest.param((0, 0, 20, 20), (0, 0, 50, 50), id="corner"),
         pytest.param((180, 100, 200, 120), (150, 70, 200, 120), id="other corner"),
-        pytest.param((0, 0, 200, 120), (0, 0, 200, 120), id="whole picture"),
+        pytest.param((0, 0, 200, 120), (0, 0, 200, 120), id="whole image"),
         pytest.param((90, 59, 110, 61), (75, 35, 125, 85), id="a flat box gets a square crop"),
     ],
 )
-def test_crop_around(box, expected):
+def test_crop_around_is_square_inside_the_image(box, expected):
     assert crop_around(np.array([box], np.float32), (200, 120)) == expected
 
 
-def test_crop_around_holds_all_boxes():
+def test_crop_around_contains_all_boxes():
     x1, y1, x2, y2 = crop_around(np.array([A, (150, 80, 170, 100)], np.float32), (200, 120))
     assert x1 <= 10 and y1 <= 10 and x2 >= 170 and y2 >= 100
 
 
-def test_a_crop_shows_the_box_enlarged_at_its_place():
+def test_draw_scene_crop_enlarges_the_box():
     case = sample([], [(0, 0.9, (90, 50, 110, 70))])
     drawn = draw_scene(case, match(case, 0.3), NAMES, (400, 400), np.array([[90, 50, 110, 70]], np.float32))
     # a crop of 50 pixels, four times as large: the box begins 15 pixels into it
@@ -110,7 +111,7 @@ def test_a_crop_shows_the_box_enlarged_at_its_place():
     assert tuple(drawn[100, 60]) == CLASS_COLOURS[0] and tuple(drawn[100, 100]) == (128, 128, 128)
 
 
-def test_a_function_may_read_the_picture():
+def test_draw_scene_image_function_equals_array():
     case = sample([(0, A)], [(0, 0.9, A)])
     lazy = Sample(case.name, lambda: case.image, case.truth, case.detections)
     whole = [draw_scene(one, match(one, 0.3), NAMES, (300, 300)) for one in (case, lazy)]

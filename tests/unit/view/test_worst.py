@@ -1,4 +1,4 @@
-"""The worst pictures come first, each with the right reason."""
+"""The worst mistakes are ranked and have the right reason."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ A, B, C = (10, 10, 50, 50), (100, 10, 140, 50), (100, 60, 140, 100)
 NAMES = ClassNames(("apple", "pear"))
 
 
-def sample(name, truth, said, image=None) -> Sample:
+def sample(name, truth, detected, image=None) -> Sample:
     record = Record(name, [box for _, box in truth], [c for c, _ in truth])
-    detections = Detections([box for *_, box in said], [s for _, s, _ in said], [c for c, *_ in said], (200, 120))
+    boxes, scores, class_ids = [box for *_, box in detected], [s for _, s, _ in detected], [c for c, *_ in detected]
+    detections = Detections(boxes, scores, class_ids, (200, 120))
     return Sample(name, np.full((120, 200, 3), 128, np.uint8) if image is None else image, record, detections)
 
 
-def test_pictures_are_ranked_by_missed_objects():
+def test_worst_cases_misses_are_ranked_by_count():
     samples = [
         sample("all found", [(0, A)], [(0, 0.9, A)]),
         sample("one missed", [(0, A), (0, B)], [(0, 0.9, A)]),
@@ -28,63 +29,63 @@ def test_pictures_are_ranked_by_missed_objects():
     ]
     worst = worst_cases(samples, NAMES, 0.3, limit=10)
     assert [case.name for case in worst.misses] == ["three missed", "one missed", "one missed too"]
-    assert worst.misses[0].caption == "3 of 3 missed: 2 x apple not seen, pear not seen"
-    assert worst.false_alarms == ()
+    assert worst.misses[0].caption == "3 of 3 missed: 2 x apple not detected, pear not detected"
+    assert worst.false_positives == ()
 
 
-def test_false_alarms_are_ranked_by_score():
+def test_worst_cases_false_positives_are_ranked_by_score():
     samples = [
         sample("right", [(0, A)], [(0, 0.99, A)]),
         sample("low", [], [(0, 0.4, A)]),
         sample("below", [], [(0, 0.29, A)]),
-        # the hit scores more, but only the false one counts
+        # the correct detection scores higher, but only the incorrect one counts
         sample("high", [(0, A)], [(0, 0.95, A), (1, 0.8, B)]),
     ]
     worst = worst_cases(samples, NAMES, 0.3, limit=10)
-    assert [(case.name, case.caption) for case in worst.false_alarms] == [
-        ("high", "pear 0.80: nothing is there"),
-        ("low", "apple 0.40: nothing is there"),
+    assert [(case.name, case.caption) for case in worst.false_positives] == [
+        ("high", "pear 0.80: no object here"),
+        ("low", "apple 0.40: no object here"),
     ]
 
 
 @pytest.mark.parametrize(
-    "said, expected",
+    "detected, expected",
     [
-        pytest.param([], "apple not seen", id="silent"),
+        pytest.param([], "apple not detected", id="no detections"),
         pytest.param([(0, 0.12, A)], "apple scored too low (0.12)", id="score too low"),
-        pytest.param([(1, 0.9, A)], "apple seen as pear", id="other class"),
+        pytest.param([(1, 0.9, A)], "apple detected as pear", id="other class"),
         pytest.param([(0, 0.9, (30, 10, 70, 50))], "apple box too far off", id="loose box"),
-        pytest.param([(0, 0.9, B)], "apple not seen", id="elsewhere"),
+        pytest.param([(0, 0.9, B)], "apple not detected", id="elsewhere"),
     ],
 )
-def test_why_an_object_was_missed(said, expected):
-    worst = worst_cases([sample("a", [(0, A)], said)], NAMES, 0.3, 5)
+def test_worst_cases_miss_has_its_reason(detected, expected):
+    worst = worst_cases([sample("a", [(0, A)], detected)], NAMES, 0.3, 5)
     assert worst.misses[0].caption == f"1 of 1 missed: {expected}"
 
 
 @pytest.mark.parametrize(
-    "said, expected",
+    "detected, expected",
     [
-        pytest.param([(0, 0.9, B)], "apple 0.90: nothing is there", id="nothing"),
-        pytest.param([(1, 0.9, A)], "pear 0.90: is truly apple", id="other class"),
-        pytest.param([(0, 0.9, (30, 10, 70, 50))], "apple 0.90: overlaps apple by only 0.33", id="loose box"),
+        pytest.param([(0, 0.9, B)], "apple 0.90: no object here", id="background"),
+        pytest.param([(1, 0.9, A)], "pear 0.90: labelled apple", id="other class"),
+        pytest.param([(0, 0.9, (30, 10, 70, 50))], "apple 0.90: IoU with apple is only 0.33", id="loose box"),
         pytest.param([(0, 0.9, A), (0, 0.5, A)], "apple 0.50: second box on one object", id="twice"),
-        pytest.param([(5, 0.9, B)], "#5 0.90: nothing is there", id="unknown class"),
+        pytest.param([(5, 0.9, B)], "#5 0.90: no object here", id="unknown class"),
     ],
 )
-def test_why_a_detection_is_false(said, expected):
-    worst = worst_cases([sample("a", [(0, A)], said)], NAMES, 0.3, 5)
-    assert worst.false_alarms[0].caption == expected
+def test_worst_cases_false_positive_has_its_reason(detected, expected):
+    worst = worst_cases([sample("a", [(0, A)], detected)], NAMES, 0.3, 5)
+    assert worst.false_positives[0].caption == expected
 
 
-def test_two_objects_in_one_box_and_equal_reasons_counted_together():
+def test_worst_cases_equal_reasons_are_counted_together():
     near = (10, 12, 50, 52)
     both = sample("a", [(0, A), (0, near), (1, B), (1, C)], [(0, 0.9, A), (1, 0.1, B), (1, 0.2, C)])
     worst = worst_cases([both], NAMES, 0.3, 5)
     assert worst.misses[0].caption == "3 of 4 missed: 2 x pear scored too low, apple shares a box with another"
 
 
-def test_only_the_pictures_that_are_shown_are_read():
+def test_worst_cases_read_only_returned_images():
     read = []
 
     def reader(name):
@@ -100,6 +101,6 @@ def test_only_the_pictures_that_are_shown_are_read():
     assert [case.name for case in worst.misses] == ["two"] and read == ["two"]
 
 
-def test_no_samples_no_cases():
+def test_worst_cases_without_samples_are_empty():
     worst = worst_cases([], NAMES, 0.3, 5)
-    assert worst.misses == () and worst.false_alarms == ()
+    assert worst.misses == () and worst.false_positives == ()
