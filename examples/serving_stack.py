@@ -1,14 +1,13 @@
-"""AWS's MXNet serving stack on this machine, as its inference container starts it: multi-model-server, a Java program,
-and sagemaker-inference, whose workers import what entry_point/ holds.
+"""Run AWS's MXNet serving stack (multi-model-server and sagemaker-inference) locally, as the inference container does.
 
     make serve-container-stack MODEL=model [PORT=8080]
 
-It listens on all addresses and nobody can tell it otherwise, so it runs in a network namespace of its own that has
-nothing but loopback; http://127.0.0.1:PORT leads there. That needs root, or a kernel that lets users make namespaces.
-Java and Python 3.8 are needed besides. Ctrl-C ends it.
+multi-model-server listens on all interfaces, which cannot be configured, so it runs in a network namespace with only a
+loopback interface; http://127.0.0.1:PORT is forwarded to it. This needs root or unprivileged user namespaces, Java and
+Python 3.8. Ctrl-C stops it.
 
-Unlike in the container: MXNet is PyPI's, Java is what is here (theirs is 8), and its configuration, which it writes
-below /etc, lies in a temporary folder.
+Differences from the container: MXNet from PyPI, the installed Java version (8 in the container), and the server's
+configuration in a temporary folder and not below /etc.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ import urllib.request
 from pathlib import Path
 from typing import Callable, Dict, List
 
-INSIDE = 8080  # its port in the namespace
-PROGRAM = "inference.py"  # what the container imports unless told otherwise
+INNER_PORT = 8080  # in the namespace
+PROGRAM = "inference.py"  # the container's default program
 START_SECONDS = 120
-ENDED = 130
-# what `serve` of sagemaker_mxnet_serving_container does, with its configuration file elsewhere
+EXIT_INTERRUPTED = 130
+# `serve` of sagemaker_mxnet_serving_container with another path of the configuration file
 SERVE = (
     "import sys; from sagemaker_inference import model_server; model_server.MMS_CONFIG_FILE = sys.argv[1]; "
     "from sagemaker_mxnet_serving_container import serving; serving.main()"
@@ -47,7 +46,7 @@ def main() -> int:
     """Serve until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a model folder, or its model.tar.gz")
-    parser.add_argument("--venv", type=Path, required=True, help="environment of requirements/serving-container.txt")
+    parser.add_argument("--venv", type=Path, required=True, help="venv with requirements/serving-container.txt")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
     flags = parser.parse_args()
@@ -55,30 +54,30 @@ def main() -> int:
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))
     with tempfile.TemporaryDirectory() as folder:
         lay_out(flags.model, Path(folder))
         with RunningStack(flags.venv, Path(folder), flags.workers, flags.port) as stack:
-            print(f"serving {flags.model} at http://127.0.0.1:{stack.port}/invocations (Ctrl-C ends it)", flush=True)
+            print(f"serving {flags.model} at http://127.0.0.1:{stack.port}/invocations (Ctrl-C stops it)", flush=True)
             threading.Event().wait()
     return 0
 
 
 def missing(venv: Path) -> str:
-    """What is not here and has to be; nothing where all is."""
+    """Return a message about the first missing requirement, or ""."""
     if not (venv / "bin" / "multi-model-server").exists():
-        return f"{venv} has no multi-model-server: make serve-container-stack sets it up, with Python 3.8"
+        return f"{venv} has no multi-model-server: make serve-container-stack installs it, with Python 3.8"
     if shutil.which("java") is None:
-        return (
-            "java is not on this machine, which multi-model-server is written in: apt-get install default-jre-headless"
-        )
-    tried = subprocess.run([*_namespaces(), "true"], stderr=subprocess.PIPE, universal_newlines=True)
-    return f"no network namespace can be made ({tried.stderr.strip()}): run it as root" if tried.returncode else ""
+        return "java is not installed, multi-model-server needs it: apt-get install default-jre-headless"
+    trial = subprocess.run([*_namespaces(), "true"], stderr=subprocess.PIPE, universal_newlines=True)
+    return f"cannot create a network namespace ({trial.stderr.strip()}): run as root" if trial.returncode else ""
 
 
 def lay_out(model: Path, base: Path) -> None:
-    """The container's /opt/ml below `base`: the model as it is, where it brings code/ to serve it, else with the
-    program that `launch --deploy` sends."""
+    """Create the container's /opt/ml in `base`.
+
+    A model with code/inference.py is copied unchanged; to others the code that `launch --deploy` uploads is added.
+    """
     from ssd_train.archives import opened_model
     from ssd_train.launch.source import write_served_model
 
@@ -92,21 +91,21 @@ def lay_out(model: Path, base: Path) -> None:
 
 
 class RunningStack:
-    """The stack on the model of `base`, for a `with` block: http://127.0.0.1:`port`."""
+    """Context manager that serves the model in `base` at http://127.0.0.1:`port`; port 0 selects a free port."""
 
     def __init__(self, venv: Path, base: Path, workers: int, port: int, **variables: str) -> None:
         self._base, self._port = base, port
-        venv = venv.absolute()  # the stack runs in a folder of its own
+        venv = venv.absolute()  # the stack has another working directory
         (base / "run").mkdir()
         command = [*_namespaces(), sys.executable, __file__, "--inside", str(venv), str(base)]
         self._process = subprocess.Popen(
-            command, env={**_surroundings(venv, base, workers), **variables}, cwd=str(base / "run")
+            command, env={**_environment(venv, base, workers), **variables}, cwd=str(base / "run")
         )
 
     def __enter__(self) -> "RunningStack":
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self.port = self._listener.getsockname()[1]
-        _forward(self._listener, lambda: _unix(self._base))
+        _forward(self._listener, lambda: _connect_unix(self._base))
         try:
             self._wait()
         except BaseException:
@@ -115,7 +114,7 @@ class RunningStack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()  # with it all that is in its namespaces
+        self._process.kill()  # the kernel then kills all processes in its PID namespace
         self._process.wait()
         self._listener.close()
 
@@ -127,22 +126,22 @@ class RunningStack:
                 return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.5)
-        ended = self._process.poll() is not None
-        raise SystemExit("the stack has ended" if ended else f"the stack did not answer within {START_SECONDS} s")
+        exited = self._process.poll() is not None
+        raise SystemExit("the stack has exited" if exited else f"the stack did not respond within {START_SECONDS} s")
 
 
 def inside(venv: Path, base: Path) -> int:
-    """Process 1 of the namespaces: loopback, the way in, and the stack itself."""
-    _raise_loopback()
+    """Run as process 1 of the namespaces: bring up loopback, forward connections and run the stack."""
+    _bring_up_loopback()
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(base / "way-in"))
+    listener.bind(str(base / "forward.socket"))
     listener.listen(128)
-    _forward(listener, lambda: socket.create_connection(("127.0.0.1", INSIDE)))
+    _forward(listener, lambda: socket.create_connection(("127.0.0.1", INNER_PORT)))
     return subprocess.run([str(venv / "bin/python"), "-c", SERVE, str(base / "run" / "mms.properties")]).returncode
 
 
-def _surroundings(venv: Path, base: Path, workers: int) -> Dict[str, str]:
-    """The variables that AWS's container sets, and those that keep it to its folder and off the network."""
+def _environment(venv: Path, base: Path, workers: int) -> Dict[str, str]:
+    """Return the variables of AWS's container, and variables that prevent downloads and files outside `base`."""
     return {
         **os.environ,
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
@@ -150,11 +149,11 @@ def _surroundings(venv: Path, base: Path, workers: int) -> Dict[str, str]:
         "SAGEMAKER_BASE_DIR": str(base),
         "SAGEMAKER_PROGRAM": PROGRAM if (base / "model" / "code" / PROGRAM).is_file() else "train.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": str(base / "model" / "code"),
-        "SAGEMAKER_BIND_TO_PORT": str(INSIDE),
+        "SAGEMAKER_BIND_TO_PORT": str(INNER_PORT),
         "SAGEMAKER_MODEL_SERVER_WORKERS": str(workers),
         "TEMP": str(base / "run"),
         "TMPDIR": str(base / "run"),
-        # what code/requirements.txt asks for has to be there already
+        # the packages of code/requirements.txt must be installed already
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_RETRIES": "0",
@@ -165,37 +164,37 @@ def _namespaces() -> List[str]:
     return NAMESPACES if os.geteuid() == 0 else [*NAMESPACES, "--user", "--map-root-user"]
 
 
-def _raise_loopback() -> None:
-    """What `ip link set lo up` does (SIOCSIFFLAGS, IFF_UP)."""
+def _bring_up_loopback() -> None:
+    """Do what `ip link set lo up` does (SIOCSIFFLAGS, IFF_UP)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))
 
 
-def _unix(base: Path) -> socket.socket:
-    found = socket.socket(socket.AF_UNIX)
+def _connect_unix(base: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
     try:
-        found.connect(str(base / "way-in"))
+        connection.connect(str(base / "forward.socket"))
     except OSError:
-        found.close()
+        connection.close()
         raise
-    return found
+    return connection
 
 
 def _forward(listener: socket.socket, connect: Callable[[], socket.socket]) -> None:
-    """Have whoever comes to `listener` speak with what `connect` leads to; in threads, until the process ends."""
+    """Forward connections to `listener` to those that `connect` opens, in daemon threads."""
 
     def accept() -> None:
         while True:
             try:
-                theirs, _ = listener.accept()
+                client, _ = listener.accept()
             except OSError:  # closed
                 return
             try:
-                ours = connect()
-            except OSError:  # nobody there yet
-                theirs.close()
+                server = connect()
+            except OSError:  # the server is not listening yet
+                client.close()
                 continue
-            for pair in ((theirs, ours), (ours, theirs)):
+            for pair in ((client, server), (server, client)):
                 threading.Thread(target=_pump, args=pair, daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
@@ -209,7 +208,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
                 break
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:  # one of them has left
+    except OSError:  # one end has closed the connection
         for end in (source, target):
             end.close()
 
@@ -218,4 +217,4 @@ if __name__ == "__main__":
     try:
         sys.exit(inside(Path(sys.argv[2]), Path(sys.argv[3])) if sys.argv[1:2] == ["--inside"] else main())
     except KeyboardInterrupt:
-        sys.exit(ENDED)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,7 +1,7 @@
-"""Messages that wait on the disk until the broker has them, and what they were made of.
+"""Outbox: messages stored in SQLite until the broker has acknowledged them, and the keys of processed images.
 
-SQLite, with every transaction on the disk (fsync) before it counts: a message that was put is there after a power cut,
-and a picture whose message is there is never looked at again. Both are one transaction.
+One transaction, synced to disk, stores a message and the key of its image: after a power cut, a stored message is still
+there, and its image is not processed again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ CREATE TABLE IF NOT EXISTS done (source TEXT PRIMARY KEY);
 """
 
 
-# SQLite answers "locked" at once, whatever the timeout, when two connections look through what a kill left behind
+# SQLite raises "database is locked" despite the timeout if two connections recover the journal of a killed process
 _opening = threading.Lock()
 
 
 class Message(NamedTuple):
-    """A message in the order in which it was put."""
-
     number: int
     payload: str
 
 
 class Outbox:
-    """At most `limit` messages in the file `path`. Each thread opens its own."""
+    """At most `limit` messages in the SQLite file `path`. Each thread needs its own instance."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self._limit = limit
@@ -41,8 +39,7 @@ class Outbox:
             self._db.executescript(_TABLES)
 
     def put(self, source: str, payload: str) -> bool:
-        """Keep the message made of `source`, such as a picture's name, size and time; False where there is no room. A
-        source whose message was put before is left alone."""
+        """Store the message of the image with key `source`, unless the key is stored already; return False if full."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             if self.is_done(source):
@@ -54,26 +51,26 @@ class Outbox:
         return True
 
     def is_done(self, source: str) -> bool:
-        """Whether a message was made of `source`, sent since or not."""
+        """Return whether a message of `source` was stored, even if it has been sent since."""
         return self._db.execute("SELECT 1 FROM done WHERE source = ?", (source,)).fetchone() is not None
 
     def oldest(self, count: int) -> List[Message]:
-        """The first messages that wait."""
+        """Return the first `count` messages in the order of storing."""
         rows = self._db.execute("SELECT number, payload FROM messages ORDER BY number LIMIT ?", (count,))
         return [Message(*row) for row in rows]
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """The broker has these."""
+        """Delete messages by number."""
         with self._db:
             self._db.executemany("DELETE FROM messages WHERE number = ?", [(number,) for number in numbers])
 
     def forget(self, sources: Iterable[str]) -> None:
-        """These sources are gone, and will not be asked for again."""
+        """Delete the keys of images that will not be read again."""
         with self._db:
             self._db.executemany("DELETE FROM done WHERE source = ?", [(source,) for source in sources])
 
     def sources(self) -> List[str]:
-        """All sources that messages were made of."""
+        """Return the keys of all processed images."""
         return [source for (source,) in self._db.execute("SELECT source FROM done")]
 
     def __len__(self) -> int:
@@ -81,9 +78,8 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next message would find no room."""
+        """Whether the limit is reached."""
         return len(self) >= self._limit
 
     def close(self) -> None:
-        """Close the file."""
         self._db.close()

@@ -1,12 +1,11 @@
-"""Looks at pictures on a device and publishes what it finds by MQTT: the program of the Greengrass component.
+"""Detect objects in images on a device and publish the detections by MQTT: the program of the Greengrass component.
 
     python runner.py --model model.onnx --folder /var/lib/pictures --outbox outbox.db --broker 127.0.0.1
     python runner.py --model model.onnx --camera 0 --every 5 --outbox outbox.db --broker 127.0.0.1
 
-A message is on the disk before its picture counts as looked at, and leaves the disk when the broker has acknowledged
-it (QoS 1). So no message is lost while the broker is away, or when this program or the device is cut off at any moment;
-one may come twice, with the same "id". Where --limit messages wait, pictures in the folder wait, too, and a camera's
-are skipped, which is told.
+Messages are stored on disk until the broker has acknowledged them (QoS 1), so none is lost if the broker is unavailable
+or if this program or the device stops at any moment. A message may be delivered twice, with the same "id". When --limit
+messages are stored, images in the folder are processed later, and camera images are skipped with a warning.
 """
 
 from __future__ import annotations
@@ -24,28 +23,31 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from looks import Look, from_camera, from_folder
+from looks import InputImage, read_camera, read_folder
 from outbox import Outbox
 
 from ssd_train.cli.console import within
 from ssd_train.deploy.detector import Detector
 from ssd_train.errors import ConfigError, DataError, DependencyError, SsdTrainError
 
-WINDOW = 20  # messages that are on their way at once
-PATIENCE = 30.0  # seconds for the broker to acknowledge before a message is sent again
+MAX_IN_FLIGHT = 20  # messages sent and not yet acknowledged
+ACKNOWLEDGE_SECONDS = 30.0  # after this time without acknowledgement a message is sent again
 log = logging.getLogger("edge")
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT, or until there is nothing left to do (--once): 0. What cannot be used ends it with
-    2, what breaks later with 1, so that whoever started it starts it again."""
+    """Run until SIGTERM or SIGINT, or with --once until all images are processed and all messages sent.
+
+    Returns:
+        Exit code: 0, 2 for unusable flags or files, 1 for a later error, after which Greengrass restarts the program.
+    """
     flags = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        check_places(flags)
+        check_flags(flags)
         detector = Detector.load(flags.model)
         client = connect(flags)
     except (SsdTrainError, OSError) as error:
@@ -55,67 +57,66 @@ def main() -> int:
 
 
 def run(detector: Detector, client: Any, flags: argparse.Namespace, stop: threading.Event) -> int:
-    """Look and send, each in a thread of its own, until `stop` is set or one of them fails; the exit code."""
-    faults: List[BaseException] = []
+    """Detect in this thread and send in another until `stop` is set or one of them fails; return the exit code."""
+    errors: List[BaseException] = []
 
-    def send_on() -> None:
+    def run_sender() -> None:
         try:
             send(client, flags, stop)
         except (OSError, ValueError, sqlite3.Error) as error:
-            faults.append(error)
-            stop.set()  # without a sender there is no use in looking
+            errors.append(error)
+            stop.set()  # without a sender the outbox would only fill up
 
-    sender = threading.Thread(target=send_on, name="sender")
+    sender = threading.Thread(target=run_sender, name="sender")
     sender.start()
     try:
-        watch(detector, flags, stop)
+        detect(detector, flags, stop)
     except (SsdTrainError, OSError, sqlite3.Error) as error:
-        faults.append(error)
+        errors.append(error)
     finally:
         stop.set()
         sender.join()
-        client.on_disconnect = None  # which tells of brokers that leave
+        client.on_disconnect = None  # this disconnection is intended and not logged
         client.disconnect()
         client.loop_stop()
-    for fault in faults:
-        log.error("error: %s", fault)
-    return 1 if faults else 0
+    for error in errors:
+        log.error("error: %s", error)
+    return 1 if errors else 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="an .onnx file written by ssd_train export")
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--folder", type=Path, help="pictures that appear here are looked at once each")
-    place.add_argument("--camera", help="number of a camera, or a video file or stream that OpenCV opens")
-    parser.add_argument("--outbox", type=Path, required=True, help="file that messages wait in")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folder", type=Path, help="folder to watch for images; each is processed once")
+    source.add_argument("--camera", help="number of a camera, or a video file or stream that OpenCV opens")
+    parser.add_argument("--outbox", type=Path, required=True, help="SQLite file for messages not yet acknowledged")
     parser.add_argument(
-        "--limit", type=within(int, 1, 1e9), default=100_000, help="messages that may wait; default: 100000"
+        "--limit", type=within(int, 1, 1e9), default=100_000, help="maximum number of stored messages; default: 100000"
     )
     parser.add_argument(
-        "--every", type=within(float, 0.01, 86400), default=1.0, help="seconds between looks; default: 1"
+        "--every", type=within(float, 0.01, 86400), default=1.0, help="seconds between scans or frames; default: 1"
     )
     parser.add_argument(
-        "--threshold", type=within(float, 0, 1), default=0.3, help="least score that is told, 0 to 1; default: 0.3"
+        "--threshold", type=within(float, 0, 1), default=0.3, help="minimum score to publish, 0 to 1; default: 0.3"
     )
-    parser.add_argument("--broker", default="127.0.0.1", help="default: 127.0.0.1")
+    parser.add_argument("--broker", default="127.0.0.1", help="host of the MQTT broker; default: 127.0.0.1")
     parser.add_argument("--port", type=within(int, 1, 65535), default=1883, help="default: 1883")
     parser.add_argument("--topic", default="ssd_train/detections")
-    parser.add_argument("--client_id", default="ssd_train-edge", help="name of this device, one of a kind")
-    parser.add_argument("--ca", help="TLS: certificate of who vouches for the broker")
-    parser.add_argument("--cert", help="TLS: this device's certificate")
-    parser.add_argument("--key", help="TLS: this device's key")
-    parser.add_argument("--once", action="store_true", help="end when all pictures are looked at and all are sent")
+    parser.add_argument("--client_id", default="ssd_train-edge", help="unique name of this device")
+    parser.add_argument("--ca", help="TLS: CA certificate of the broker")
+    parser.add_argument("--cert", help="TLS: certificate of this device")
+    parser.add_argument("--key", help="TLS: private key of this device")
+    parser.add_argument("--once", action="store_true", help="exit when all images are processed and all messages sent")
     return parser
 
 
-def check_places(flags: argparse.Namespace) -> None:
-    """An OSError or ConfigError for a folder, a topic, a certificate or an outbox that cannot be used."""
+def check_flags(flags: argparse.Namespace) -> None:
+    """Raise an OSError or ConfigError for an unusable folder, topic, certificate or outbox."""
     if flags.folder and not flags.folder.is_dir():
         raise ConfigError(f"--folder {flags.folder}: not found, expected a folder")
     if set("+#") & set(flags.topic):
-        raise ConfigError(f"--topic {flags.topic}: found a wildcard, expected the name of a topic")
+        raise ConfigError(f"--topic {flags.topic}: found a wildcard, expected a topic name")
     for name in ("ca", "cert", "key"):
         path = getattr(flags, name)
         if path and not Path(path).is_file():
@@ -123,51 +124,51 @@ def check_places(flags: argparse.Namespace) -> None:
     try:
         Outbox(flags.outbox, flags.limit).close()
     except sqlite3.Error as error:
-        raise ConfigError(f"--outbox {flags.outbox}: {error}, expected a file of ours, or a place for one") from None
+        raise ConfigError(f"--outbox {flags.outbox}: {error}, expected an outbox or a new file") from None
 
 
-def watch(detector: Detector, flags: argparse.Namespace, stop: threading.Event) -> None:
-    """Look at pictures, and put what is found into the outbox."""
+def detect(detector: Detector, flags: argparse.Namespace, stop: threading.Event) -> None:
+    """Run the detector on images and put the messages into the outbox."""
     outbox = Outbox(flags.outbox, flags.limit)
     with contextlib.closing(outbox):
-        looks = from_folder(flags, outbox, stop) if flags.folder else from_camera(flags, stop)
-        for look in looks:
+        images = read_folder(flags, outbox, stop) if flags.folder else read_camera(flags, stop)
+        for image in images:
             if flags.camera and outbox.is_full:
-                log.warning("%s: skipped, %d messages wait", look.name, len(outbox))
+                log.warning("%s: skipped, %d messages are stored", image.name, len(outbox))
                 continue
-            payload = json.dumps(message(look, detector, flags), allow_nan=False)
-            while not outbox.put(look.source, payload) and not stop.wait(0.2):
+            payload = json.dumps(message(image, detector, flags), allow_nan=False)
+            while not outbox.put(image.source, payload) and not stop.wait(0.2):
                 pass
             if flags.camera:
-                outbox.forget([look.source])  # it will not come again
+                outbox.forget([image.source])  # camera images are never read again
         while flags.once and len(outbox) and not stop.wait(0.1):
             pass
 
 
-def message(look: Look, detector: Detector, flags: argparse.Namespace) -> Dict[str, Any]:
-    """What is published of a picture: what was found, or why it could not be looked at."""
-    told: Dict[str, Any] = {
-        "id": hashlib.sha256(look.source.encode()).hexdigest()[:32],
+def message(image: InputImage, detector: Detector, flags: argparse.Namespace) -> Dict[str, Any]:
+    """Return the message of an image: its detections, or the fault if there are none."""
+    header: Dict[str, Any] = {
+        "id": hashlib.sha256(image.source.encode()).hexdigest()[:32],
         "device": flags.client_id,
-        "image": look.name,
-        "taken": look.taken,
+        "image": image.name,
+        "taken": image.taken,
     }
-    if look.fault:
-        return {**told, "fault": look.fault}
+    if image.fault:
+        return {**header, "fault": image.fault}
     try:
-        found = detector(look.image).above(flags.threshold)
-    except DataError as error:  # the network's answer is no number; the next picture's may be
-        return {**told, "fault": str(error)}
-    width, height = found.size_wh
-    detections = [
+        detections = detector(image.pixels).above(flags.threshold)
+    except DataError as error:  # NaN from the network; other images may be unaffected
+        return {**header, "fault": str(error)}
+    width, height = detections.size_wh
+    rows = [
         {"class": detector.class_names[int(c)], "score": round(float(s), 4), "box": [round(float(v), 1) for v in box]}
-        for c, s, box in zip(found.class_ids, found.scores, found.boxes)
+        for c, s, box in zip(detections.class_ids, detections.scores, detections.boxes)
     ]
-    return {**told, "width": int(width), "height": int(height), "detections": detections}
+    return {**header, "width": int(width), "height": int(height), "detections": rows}
 
 
 def connect(flags: argparse.Namespace) -> Any:
-    """A client that connects, and connects again, by itself; the broker need not be there yet."""
+    """Return a client that connects and reconnects in the background, also if the broker is not available yet."""
     try:
         from paho.mqtt import client as mqtt
     except ImportError as error:
@@ -176,7 +177,7 @@ def connect(flags: argparse.Namespace) -> Any:
     if flags.ca:
         client.tls_set(flags.ca, flags.cert, flags.key, tls_version=ssl.PROTOCOL_TLS_CLIENT)
     client.on_connect = lambda *_: log.info("connected to %s:%d", flags.broker, flags.port)
-    client.on_disconnect = lambda *_: log.info("the broker is away; messages wait")
+    client.on_disconnect = lambda *_: log.info("disconnected from the broker; messages are stored")
     client.reconnect_delay_set(1, 30)
     client.connect_async(flags.broker, flags.port, keepalive=30)
     client.loop_start()
@@ -184,27 +185,27 @@ def connect(flags: argparse.Namespace) -> Any:
 
 
 def send(client: Any, flags: argparse.Namespace, stop: threading.Event) -> None:
-    """Publish what waits in the outbox, oldest first; what the broker has acknowledged leaves it."""
+    """Publish the messages in the outbox, oldest first, and remove those that the broker has acknowledged."""
     with contextlib.closing(Outbox(flags.outbox, flags.limit)) as outbox:
         while not stop.is_set():
-            messages = outbox.oldest(WINDOW) if client.is_connected() else []
+            messages = outbox.oldest(MAX_IN_FLIGHT) if client.is_connected() else []
             sent = [(one.number, client.publish(flags.topic, one.payload, qos=1)) for one in messages]
-            for number, outcome in sent:
-                if _acknowledged(client, outcome, stop):
+            for number, info in sent:
+                if _wait_for_acknowledgement(client, info, stop):
                     outbox.remove([number])
             if not messages:
                 stop.wait(0.1)
 
 
-def _acknowledged(client: Any, outcome: Any, stop: threading.Event) -> bool:
-    """Whether the broker has it. While the connection is away the client keeps it, and sends it when there is one."""
-    end = time.monotonic() + PATIENCE
-    while not outcome.is_published() and time.monotonic() < end:
+def _wait_for_acknowledgement(client: Any, info: Any, stop: threading.Event) -> bool:
+    """Return whether the broker acknowledged the message in time; the client resends it after a reconnection."""
+    end = time.monotonic() + ACKNOWLEDGE_SECONDS
+    while not info.is_published() and time.monotonic() < end:
         if stop.wait(0.01):
             break
         if not client.is_connected():
-            end = time.monotonic() + PATIENCE
-    return outcome.is_published()
+            end = time.monotonic() + ACKNOWLEDGE_SECONDS
+    return info.is_published()
 
 
 if __name__ == "__main__":
