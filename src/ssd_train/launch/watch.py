@@ -37,10 +37,10 @@ def log_lines(amazon: Amazon, job: str) -> Iterator[str]:
     return _new_lines(amazon, job, {})
 
 
-def follow(
-    amazon: Amazon, job: str, write: Callable[[str], None], poll_seconds: float = POLL_SECONDS
-) -> Dict[str, Any]:
+def follow(amazon: Amazon, job: str, write: Callable[[str], None], interval: float = POLL_SECONDS) -> Dict[str, Any]:
     """Pass status changes and new log lines to `write` until the job ends, and return its last description.
+
+    The job is polled every `interval` seconds.
 
     Raises:
         SsdTrainError: the job failed; the message holds SageMaker's reason.
@@ -56,7 +56,7 @@ def follow(
             write(line)
         if description["TrainingJobStatus"] in ENDED:
             break
-        time.sleep(poll_seconds)
+        time.sleep(interval)
     if description["TrainingJobStatus"] == "Failed":
         raise SsdTrainError(f"{job}: failed: {' '.join(description.get('FailureReason', 'no reason given').split())}")
     return description

@@ -179,10 +179,12 @@ def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, con
     """Paste an image into its cell, as large as fits and centred below its title."""
     image, title = content
     margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
-    room = cell_room(cell_wh)
-    line = fonts.shortened(" ".join(title.split()), size, room[0])
+    content_wh = cell_room(cell_wh)
+    line = fonts.shortened(" ".join(title.split()), size, content_wh[0])
     draw = ImageDraw.Draw(sheet)
     draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")
-    picture = Image.fromarray(fitted(image, room, enlarge=float("inf")))
+    picture = Image.fromarray(fitted(image, content_wh, enlarge=float("inf")))
     left = origin[0] + (cell_wh[0] - picture.width) // 2
-    sheet.paste(picture, (left, origin[1] + cell_wh[1] - margin - room[1] + (room[1] - picture.height) // 2))
+    sheet.paste(
+        picture, (left, origin[1] + cell_wh[1] - margin - content_wh[1] + (content_wh[1] - picture.height) // 2)
+    )

@@ -79,7 +79,7 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
         {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"},
     )
     lines = []
-    description = watch.follow(amazon, "ssd-1", lines.append, poll_seconds=0)
+    description = watch.follow(amazon, "ssd-1", lines.append, interval=0)
     assert lines == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
     assert description["TrainingJobStatus"] == "Completed"
 
@@ -87,7 +87,7 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
 def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
     describe_as(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
     with pytest.raises(SsdTrainError, match="^ssd-1: .*AlgorithmError: no images$"):
-        watch.follow(amazon, "ssd-1", lambda line: None, poll_seconds=0)
+        watch.follow(amazon, "ssd-1", lambda line: None, interval=0)
 
 
 def test_describe_unknown_job_raises(amazon):
