@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Mapping, Tuple
 
-# --defaults builtin: its table whole, and below it what the algorithm does that is no setting there
+# --preset_defaults builtin: its table whole, and below it what the algorithm does that is no setting there
 DEFAULTS: Dict[str, Any] = {
     "base_network": "vgg-16",
     "use_pretrained_model": 1,
@@ -34,7 +34,7 @@ DEFAULTS: Dict[str, Any] = {
     "early_stopping_tolerance": 0.0,
     # the crops, paddings, colours and flips of mxnet-ssd, which it grew from; so are the losses' negatives
     "augmentation": "ssd",
-    "fit_anchors": False,
+    "auto_anchors": False,
     "negative_mining_ratio": 3.0,
     "min_hard_negatives": 0,
     "warmup_epochs": 0.0,

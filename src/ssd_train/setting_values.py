@@ -87,8 +87,8 @@ def contradictions(values: Mapping[str, Any]) -> List[str]:
             f"anchor_sizes: found {values['anchor_sizes']!r}, expected rising shares of the image's side, each more "
             f"than 0 and at most {LARGEST_ANCHOR:g}, such as '0.1,0.2,0.37'"
         )
-    if values["recipe"] and values["defaults"] == "builtin":
-        faults.append(f"recipe: found {values['recipe']!r} with defaults 'builtin', expected one of the two")
+    if values["recipe"] and values["preset_defaults"] == "builtin":
+        faults.append(f"recipe: found {values['recipe']!r} with preset_defaults 'builtin', expected one of the two")
     if -1 < values["clip_gradient"] < 0:
         faults.append(f"clip_gradient: found {values['clip_gradient']}, expected -1 (by optimizer), 0 (none) or more")
     if values["augmentation"] == "flip" and values["mirror"] is False:

@@ -68,7 +68,7 @@ def test_a_real_jobs_hyperparameters_are_all_understood():
 
 
 def test_its_defaults_are_its_table():
-    config = TrainConfig.from_mapping({"num_classes": "2", "num_training_samples": "10", "defaults": "builtin"})
+    config = TrainConfig.from_mapping({"num_classes": "2", "num_training_samples": "10", "preset_defaults": "builtin"})
     assert {name: getattr(config, name) for name in TABLE} == TABLE
     assert config.schedule == "constant" and config.warmup_epochs == 0 and config.augmentation == "ssd"
 
@@ -90,12 +90,12 @@ def test_ours_are_others():
     ids=["values", "steps", "schedule", "ours", "left-open"],
 )
 def test_what_is_given_wins(given, expected):
-    config = TrainConfig.from_mapping({"defaults": "builtin", **given})
+    config = TrainConfig.from_mapping({"preset_defaults": "builtin", **given})
     assert {name: getattr(config, name) for name in expected} == expected
 
 
 def test_a_saved_configuration_is_read_as_it_was():
-    config = TrainConfig.from_mapping({"defaults": "builtin", "learning_rate": 0.01})
+    config = TrainConfig.from_mapping({"preset_defaults": "builtin", "learning_rate": 0.01})
     assert TrainConfig.from_mapping(config.to_json()) == config
 
 
@@ -132,13 +132,19 @@ def test_the_containers_own_keys_change_nothing(name):
 def test_all_violations_of_all_kinds_come_in_one_message():
     with pytest.raises(ConfigError) as error:
         TrainConfig.from_mapping(
-            {"momentum": "2", "optimiser": "sgd", "lr_scheduler_step": "20,10", "defaults": "old", "epochs": "ten"}
+            {
+                "momentum": "2",
+                "optimiser": "sgd",
+                "lr_scheduler_step": "20,10",
+                "preset_defaults": "old",
+                "epochs": "ten",
+            }
         )
     for part in (
         "momentum: found '2'",
         "optimiser: unknown",
         "'20,10'",
-        "defaults: found 'old'",
+        "preset_defaults: found 'old'",
         "epochs: found 'ten'",
     ):
         assert part in str(error.value)

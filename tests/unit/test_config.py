@@ -147,8 +147,8 @@ def test_all_violations_come_in_one_message():
         pytest.param({"optimizer": "adam", "clip_gradient": "0"}, 0.0, id="adam-given-none"),
         pytest.param({"optimizer": "sgd", "clip_gradient": "-1"}, 0.0, id="by-optimizer"),
         pytest.param({"optimizer": "sgd", "clip_gradient": ""}, 0.0, id="left-open"),
-        pytest.param({"defaults": "builtin"}, 0.0, id="builtin"),
-        pytest.param({"defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
+        pytest.param({"preset_defaults": "builtin"}, 0.0, id="builtin"),
+        pytest.param({"preset_defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
     ],
 )
 def test_clip_gradient_where_it_is_not_given_depends_on_the_optimizer(settings, expected):

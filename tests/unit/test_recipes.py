@@ -77,7 +77,10 @@ def test_a_saved_model_reads_its_settings_back():
     "settings, expected",
     [
         ({"recipe": "slow"}, "recipe: found 'slow', expected one of fast, balanced, best"),
-        ({"recipe": "fast", "defaults": "builtin"}, "recipe: found 'fast' with defaults 'builtin', expected one"),
+        (
+            {"recipe": "fast", "preset_defaults": "builtin"},
+            "recipe: found 'fast' with preset_defaults 'builtin', expected one",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be(settings, expected):

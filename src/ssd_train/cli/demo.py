@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.cli.console import Parser, make_progress, within
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
 from ssd_train.environment import Environment
@@ -21,7 +21,7 @@ SETTINGS = {
     "use_pretrained_model": 0,
     "grayscale": True,
     "augmentation": "flip",
-    "fit_anchors": False,
+    "auto_anchors": False,
     "epochs": 14,
     "mini_batch_size": 16,
     "learning_rate": 0.004,
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"training pictures to draw; default: {IMAGES}"
     )
     known, settings = parser.parse_settings(arguments)
-    config = TrainConfig.from_mapping({**SETTINGS, **settings}, flags=parser.names)
+    config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names)
     folder, progress = known.folder, make_progress()
     require_writable(folder)
     progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation pictures into {folder}")

@@ -11,7 +11,7 @@ from typing import Any, Dict, Sequence
 
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped, words
 from ssd_train.cli.console import Parser, make_progress
-from ssd_train.config import TrainConfig
+from ssd_train.config import SETTING_ALIASES, TrainConfig
 from ssd_train.launch.amazon import Amazon
 from ssd_train.launch.job import (
     DISTRIBUTIONS,
@@ -36,7 +36,7 @@ MODES = {
     "invoke": ("invoke", "send images to an endpoint: JSON Lines, and pictures with boxes"),
     "describe": ("describe", "how a training job stands; with --wait, follow its log to the end"),
 }
-SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | frozenset(PLACES)
+SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *PLACES}
 INPUTS = {
     "train": "training images: a prefix, a RecordIO file, or with --pipe also a manifest",
     "labels": "their labels, as for train",

@@ -12,7 +12,7 @@ from ssd_train import recipes
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.cli.flags import add_fetch_flag
 from ssd_train.cli.places import local, localised, source, target_folder
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
 from ssd_train.errors import ConfigError, Stopped
 from ssd_train.progress import Progress
@@ -56,7 +56,8 @@ def _read(
     faults: List[str] = []
     config = environment = None
     try:
-        given = {**hosted_settings(), **settings} if is_hosted() else settings
+        hosted = hosted_settings() if is_hosted() else {}
+        given = {**current_names(hosted), **current_names(settings)}
         config = TrainConfig.from_mapping(given, progress.warn, names)
     except ConfigError as fault:
         faults.append(str(fault))

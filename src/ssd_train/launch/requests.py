@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Collection, Dict, List, Mapping, Optional
 
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.environment import CHANNELS, read_devices
 from ssd_train.errors import ConfigError
 from ssd_train.launch.images import training_image
@@ -48,7 +48,7 @@ def hyperparameters(job: Job, settings: Mapping[str, Any]) -> Dict[str, str]:
 def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """`settings` checked, by names with underscores, their values in the types of TrainConfig; and what the job's
     distribution needs of them. A ConfigError lists all that is wrong."""
-    given = {name.replace("-", "_"): value for name, value in settings.items()}
+    given = current_names(settings)
     places = {name: str(given.pop(name)) for name in PLACES if name in given}
     read_devices(places.get("devices", "auto"))
     if places.get("fetch_images", "0") not in ("0", "1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.errors import ConfigError
 from ssd_train.launch import requests
 from ssd_train.launch.job import TUNING_NAME_LENGTH, Job, check_name
@@ -77,7 +77,7 @@ def tuning_request(
     jobs: how many in all, and how many at once. Checkpoints are kept only where Job names a folder for them.
     """
     check_name("job_name", job.name, TUNING_NAME_LENGTH)
-    twice = sorted(set(ranges) & {name.replace("-", "_") for name in settings})
+    twice = sorted(set(ranges) & set(current_names(settings)))
     if twice:
         raise ConfigError(f"tune: found {', '.join(twice)} among the settings too, expected them in one place")
     if not 1 <= jobs[1] <= jobs[0]:

@@ -41,7 +41,7 @@ class Machines:
     def __init__(
         self, toolkit: Any, folder: Path, hosts: Sequence[str], channels: Mapping[str, Path], **settings: Any
     ) -> None:
-        given = {**SETTINGS, **settings, "peer_timeout": TIMEOUT, "peer_port": free_port()}
+        given = {**SETTINGS, **settings, "heartbeat_timeout": TIMEOUT, "rendezvous_port": free_port()}
         given.update(sagemaker_parameter_server_enabled=True, _ps_port=str(free_port()))
         self.bases: List[Path] = []
         self.processes: List["subprocess.Popen[str]"] = []

@@ -37,7 +37,7 @@ def test_no_flag_of_a_place_hides_a_setting():
         (["--trian", "a"], "trian: unknown setting, did you mean --train?; train: found no --train"),
         (["--train", "a", "--checkpoint-dirs", "b"], "checkpoint_dirs: unknown setting, did you mean --checkpoint_dir"),
         (["--train", "a", "--zzz", "b"], "error: zzz: unknown setting\n"),
-        (["--train", "nowhere/at/all", "--labels", "nowhere/either"], "nowhere/"),
+        (["--train", "nowhere/at/all", "--labels", "nowhere/either", "--use-pretrained-model", "0"], "nowhere/"),
         (["--epochs", "0", "--image-shape", "9"], "image_shape: found '9', expected at least 128"),
         (["--epochs", "0", "--image-shape", "9"], "epochs: found '0', expected at least 1"),
         (["--epochs", "0"], "train: found no --train"),

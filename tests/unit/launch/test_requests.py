@@ -170,8 +170,8 @@ def test_settings_are_checked_before_anything_is_sent():
 
 def test_only_what_is_given_is_sent():
     assert hyperparameters(make_job(), {"epochs": 30}) == {"epochs": "30"}
-    assert hyperparameters(make_job(), {"defaults": "builtin", "optimizer": "adam"}) == {
-        "defaults": '"builtin"',
+    assert hyperparameters(make_job(), {"preset_defaults": "builtin", "optimizer": "adam"}) == {
+        "preset_defaults": '"builtin"',
         "optimizer": '"adam"',
     }
 
