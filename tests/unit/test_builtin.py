@@ -103,12 +103,13 @@ def test_a_saved_configuration_is_read_as_it_was():
 def test_a_shape_with_channels_is_the_side_of_its_square_and_told(shape):
     said = []
     assert TrainConfig.from_mapping({"image_shape": shape}, said.append).image_shape == 416
-    assert said == [f"image_shape: found {shape!r}, expected the side of the square; 416 is used"]
+    (note,) = said
+    assert note.startswith(f"image_shape: found {shape!r}") and "416" in note
 
 
 @pytest.mark.parametrize("shape", ["3,416,300", "416,416", "1,416,416", "300.5", "big"])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(ConfigError, match=f"image_shape: found '{shape}', expected a whole number"):
+    with pytest.raises(ConfigError, match=f"^image_shape: found '{shape}'"):
         TrainConfig.from_mapping({"image_shape": shape})
 
 

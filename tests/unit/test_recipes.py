@@ -26,22 +26,21 @@ def test_what_is_given_wins(name):
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    "given, used, overridden",
     [
-        ({}, "recipe fast: image_shape 300, epochs 8"),
-        ({"epochs": "3", "seed": "7"}, "recipe fast: image_shape 300; given: epochs 3 in place of 8"),
-        (
-            {"epochs": "3", "image_shape": "256"},
-            "recipe fast: nothing of it is used; given: image_shape 256 in place of 300, epochs 3 in place of 8",
-        ),
+        ({}, ["image_shape 300", "epochs 8"], []),
+        ({"epochs": "3", "seed": "7"}, ["image_shape 300"], ["epochs 3 instead of 8"]),
+        ({"epochs": "3", "image_shape": "256"}, [], ["image_shape 256 instead of 300", "epochs 3 instead of 8"]),
     ],
-    ids=["all of it", "in part", "nothing"],
+    ids=["all", "some", "none"],
 )
-def test_what_was_taken_and_what_was_given_is_told(tmp_path, capsys, given, expected):
+def test_train_recipe_logs_used_and_overridden_settings(tmp_path, capsys, given, used, overridden):
     """Before anything is read: there is no such folder."""
     flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     assert main(["train", "--train", str(tmp_path / "none"), "--recipe", "fast", *flags]) == 2
-    assert capsys.readouterr().out.splitlines()[0] == expected
+    first, _, second = capsys.readouterr().out.splitlines()[0].partition("; ")
+    assert first.startswith("recipe fast: ") and all(text in first for text in used)
+    assert all(text in second for text in overridden) and bool(second) == bool(overridden)
 
 
 def test_without_a_recipe_none_is_told(tmp_path, capsys):
@@ -76,10 +75,10 @@ def test_a_saved_model_reads_its_settings_back():
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"recipe": "slow"}, "recipe: found 'slow', expected one of fast, balanced, best"),
+        ({"recipe": "slow"}, "^recipe: found 'slow'"),
         (
             {"recipe": "fast", "preset_defaults": "builtin"},
-            "recipe: found 'fast' with preset_defaults 'builtin', expected one",
+            "^recipe: found 'fast' with preset_defaults 'builtin'",
         ),
     ],
 )

@@ -224,7 +224,7 @@ def test_write_to_a_link_that_fails_midway_keeps_what_it_leads_to(link, tmp_path
 def test_write_to_links_in_a_circle_is_an_error(tmp_path, write):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'a'}: found links"):
+    with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'a'}: "):
         write(tmp_path / "a", NEW)
     assert names(tmp_path) == ["a", "b"]
 
