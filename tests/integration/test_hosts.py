@@ -101,7 +101,7 @@ def test_one_host_writes(server, shapes, tmp_path):
     assert json.loads((first / "model" / "config.json").read_text())["settings"]["kv_store"] == "dist_async"
     assert "training is complete: " in logs[0] and "#quality_metric" in logs[0]
     weights = re.search("weights at the end, on all 2 hosts: SHA-256 (\\w{12})\n", logs[0])[1]
-    done = f"this host has done its part: weights at the end SHA-256 {weights}; the model is on {HOSTS[0]}"
+    done = f"this host has finished: final weights SHA-256 {weights}; the model is on {HOSTS[0]}"
     assert logs[1].splitlines()[-1] == done
     assert "#quality_metric" not in logs[1]
     assert states(tmp_path)
