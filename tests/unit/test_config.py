@@ -59,7 +59,7 @@ def faults(**values):
         ("seed", "0", 0),
     ],
 )
-def test_texts_and_numbers_are_understood(name, value, expected):
+def test_from_mapping_valid_value_is_converted(name, value, expected):
     found = getattr(TrainConfig.from_mapping({name: value}), name)
     assert found == expected and type(found) is type(expected)
 
@@ -140,7 +140,7 @@ def test_range_text_names_the_limits_of_a_setting(name, expected):
     assert faults(**{name: "-9"})[0].endswith(f"expected {expected}")
 
 
-def test_all_violations_come_in_one_message():
+def test_from_mapping_reports_all_errors_at_once():
     found = faults(
         epochs="0",
         image_shape="90",
@@ -168,12 +168,12 @@ def test_all_violations_come_in_one_message():
         pytest.param({"preset_defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
     ],
 )
-def test_clip_gradient_where_it_is_not_given_depends_on_the_optimizer(settings, expected):
+def test_clip_gradient_default_depends_on_the_optimizer(settings, expected):
     assert TrainConfig.from_mapping(settings).clip_gradient == expected
 
 
 @pytest.mark.parametrize("value", ["-0.5", "-2"])
-def test_clip_gradient_below_0_is_refused(value):
+def test_clip_gradient_negative_is_an_error(value):
     (fault,) = faults(clip_gradient=value)
     assert fault.startswith("clip_gradient: found")
 
@@ -183,7 +183,7 @@ def test_mirror_is_read_from_text(mirror, expected):
     assert TrainConfig.from_mapping({"mirror": mirror}).mirror is expected
 
 
-def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
+def test_mirror_off_with_augmentation_flip_is_an_error():
     (fault,) = faults(mirror="0", augmentation="flip")
     assert fault.startswith("mirror: found false")
     assert faults(mirror="2", augmentation="geometry")[0].startswith("mirror: found '2'")
@@ -199,17 +199,17 @@ def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
         ("Epochs", "Epochs: unknown setting, did you mean epochs?"),
     ],
 )
-def test_an_unknown_name_is_told_with_what_it_may_mean(name, expected):
+def test_from_mapping_unknown_name_is_an_error_with_a_suggestion(name, expected):
     assert faults(**{name: "1"}) == [expected]
 
 
-def test_hyphens_and_underscores_are_the_same():
+def test_from_mapping_hyphens_count_as_underscores():
     found = TrainConfig.from_mapping({"mini-batch-size": "4", "learning-rate": 0.01, "lr_scheduler-step": "2"})
     assert (found.mini_batch_size, found.learning_rate, found.lr_scheduler_step) == (4, 0.01, "2")
 
 
 @pytest.mark.parametrize("name", ["_tuning_objective_metric", "_kvstore", "_num_kv_servers"])
-def test_hidden_keys_have_no_effect(name):
+def test_from_mapping_hidden_keys_are_ignored(name):
     assert TrainConfig.from_mapping({name: "validation:mAP"}) == TrainConfig()
 
 
@@ -226,7 +226,7 @@ def test_hidden_keys_have_no_effect(name):
         ("constant", "3", ConfigError),
     ],
 )
-def test_schedules_and_their_steps(schedule, steps, expected):
+def test_schedule_follows_lr_schedule_and_steps(schedule, steps, expected):
     values = {"lr_schedule": schedule, "lr_scheduler_step": steps}
     if expected is ConfigError:
         (fault,) = faults(**values)
@@ -235,7 +235,7 @@ def test_schedules_and_their_steps(schedule, steps, expected):
         assert TrainConfig.from_mapping(values).schedule == expected
 
 
-def test_steps_are_epochs_with_or_without_blanks():
+def test_lr_steps_ignores_blanks():
     assert (
         TrainConfig(lr_scheduler_step="80, 160").lr_steps
         == TrainConfig(lr_scheduler_step="80,160,").lr_steps
@@ -243,7 +243,7 @@ def test_steps_are_epochs_with_or_without_blanks():
     )
 
 
-def test_every_default_is_valid_and_survives_json():
+def test_to_json_round_trip_gives_an_equal_config():
     config = TrainConfig()
     assert TrainConfig.from_mapping(json.loads(json.dumps(config.to_json()))) == config
     changed = dataclasses.replace(config, epochs=3, grayscale=True, lr_scheduler_step="1,2")
@@ -251,24 +251,24 @@ def test_every_default_is_valid_and_survives_json():
     assert TrainConfig.from_mapping({name: str(value) for name, value in changed.to_json().items()}) == changed
 
 
-def test_a_config_cannot_be_changed():
+def test_train_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().epochs = 3
 
 
-def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
+def test_resumable_settings_exclude_those_that_shape_the_weights():
     free = set(resumable_settings())
     assert {"num_workers", "early_stopping", "early_stopping_patience", "epochs"} <= free
     shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mirror", "mini_batch_size"}
     assert not shaping & free
 
 
-def test_every_setting_says_what_it_is():
+def test_train_config_every_setting_has_help():
     for item in dataclasses.fields(TrainConfig):
         assert len(item.metadata["help"]) > 10, item.name
 
 
-def test_names_of_the_builtin_algorithm_are_all_there():
+def test_train_config_has_all_names_of_the_builtin_algorithm():
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     table = """num_classes num_training_samples base_network early_stopping early_stopping_min_epochs
         early_stopping_patience early_stopping_tolerance image_shape epochs freeze_layer_pattern kv_store label_width
