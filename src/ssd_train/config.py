@@ -59,17 +59,12 @@ class TrainConfig:
     )
     # network
     base_network: str = setting("mobilenet1.0", "backbone network", choices=BASE_NETWORKS, aliases=NETWORK_ALIASES)
-    image_shape: int = setting(
-        300, "side length of the square network input; images are resized to it, pixels", low=128, high=10000
-    )
+    image_shape: int = setting(300, "side length of the square network input, pixels", low=128, high=10000)
     num_classes: int = setting(
         0, "number of classes; computed from the labels; if set, all class ids must be below it", low=0, by_data=True
     )
     use_pretrained_model: int = setting(
-        1,
-        "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random weights",
-        low=0,
-        high=1,
+        1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
     anchor_sizes: str = setting(
         "",
@@ -84,28 +79,19 @@ class TrainConfig:
     )
     # data
     num_training_samples: int = setting(
-        0, "number of training images; computed, a wrong value is warned about", low=0, by_data=True
+        0, "number of training images; computed, a wrong value warns", low=0, by_data=True
     )
     label_width: int = setting(
-        350,
-        "padded label width of the built-in algorithm; computed, too small a value is warned about",
-        low=1,
-        by_data=True,
+        350, "padded label width of the built-in algorithm; computed, too small warns", low=1, by_data=True
     )
-    validation_fraction: float = setting(
-        0.2, "fraction of images held out if there are no validation labels", above=0, below=1
-    )
+    validation_fraction: float = setting(0.2, "fraction held out if there are no validation labels", above=0, below=1)
     split_group: str = setting(
         "",
         "regular expression; images whose names have the same match (or the same first group, if the expression has "
         "groups) stay in the same split",
     )
     labels_format: str = setting(
-        "",
-        "label format; detected if empty",
-        choices=("", *LABEL_FORMATS),
-        aliases=builtin.CONTENT_TYPES,
-        resume=True,
+        "", "label format; detected if empty", choices=("", *LABEL_FORMATS), aliases=builtin.CONTENT_TYPES, resume=True
     )
     class_names: str = setting(
         "", "class names for labels without names (RecordIO, Pipe mode): a,b,c in order of class id", resume=True
@@ -115,9 +101,7 @@ class TrainConfig:
     )
     verified: str = setting("", "use only images with this verdict of a Ground Truth verification job, e.g. good")
     label_attribute: str = setting("", "label attribute of the manifest; chosen by type and date if empty")
-    on_bad_data: str = setting(
-        "error", "'error' or 'skip' for unusable lines and images", choices=("error", "skip"), resume=True
-    )
+    on_bad_data: str = setting("error", "action on unusable lines and images", choices=("error", "skip"), resume=True)
     grayscale: bool = setting(False, "use only the luminance of images, in training and in prediction")
     augmentation: str = setting(
         "strong", "online augmentation policy", choices=("none", "flip", "geometry", "ssd", "strong")
@@ -144,24 +128,16 @@ class TrainConfig:
     warmup_epochs: float = setting(0.5, "epochs of linear warm-up from 0", low=0)
     momentum: float = setting(0.9, "momentum of sgd", low=0, high=1)
     weight_decay: float = setting(0.0005, "weight decay of sgd and rmsprop", low=0, below=1)
-    clip_gradient: float = setting(
-        -1.0, "maximum L2 norm of the gradient; 0: no clipping; -1: 10, with sgd no clipping", low=-1
-    )
+    clip_gradient: float = setting(-1.0, "maximum L2 norm of the gradient; 0: none; -1: 10, or none with sgd", low=-1)
     negative_mining_ratio: float = setting(3.0, "hard negatives per positive anchor", low=0)
-    min_hard_negatives: int = setting(
-        3, "minimum number of hard negatives per image, so that images without objects are learned from", low=0
-    )
+    min_hard_negatives: int = setting(3, "minimum of hard negatives per image, for images without objects", low=0)
     classification_loss: str = setting(
         "hard_negative",
         "cross entropy with hard negative mining, or focal loss over all anchors",
         choices=("hard_negative", "focal"),
     )
-    label_smoothing: float = setting(
-        0.0, "probability taken from the target class and spread over all classes", low=0, below=1
-    )
-    ema_decay: float = setting(
-        0.0, "decay of the exponential moving average of the weights; 0 disables it", low=0, below=1
-    )
+    label_smoothing: float = setting(0.0, "probability moved from the target class to all classes", low=0, below=1)
+    ema_decay: float = setting(0.0, "decay of the moving average of the weights; 0 disables it", low=0, below=1)
     amp: bool = setting(False, "mixed precision: float16 on GPUs, bfloat16 on CPUs (slower without hardware support)")
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
@@ -173,29 +149,19 @@ class TrainConfig:
         choices=("coco", "voc07"),
         resume=True,
     )
-    overlap_threshold: float = setting(
-        0.5, "IoU at which a detection is a true positive, for validation:mAP", above=0, high=1
-    )
-    nms_threshold: float = setting(
-        0.45, "IoU above which the lower scored of two boxes of a class is suppressed", above=0, high=1
-    )
+    overlap_threshold: float = setting(0.5, "IoU of a true positive, for validation:mAP", above=0, high=1)
+    nms_threshold: float = setting(0.45, "IoU above which non-maximum suppression drops a box", above=0, high=1)
     nms_topk: int = setting(
         0,
         "boxes per image that enter non-maximum suppression; 0: 400, or more if training images are crowded",
         low=0,
         resume=True,
     )
-    post_nms: int = setting(
-        100,
-        "boxes per image after non-maximum suppression; raised to the largest number of boxes in a training image",
-        low=1,
-    )
+    post_nms: int = setting(100, "maximum detections per image; raised to the most boxes of a training image", low=1)
     early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
     early_stopping_min_epochs: int = setting(10, "epochs before early stopping may stop", low=1, resume=True)
     early_stopping_patience: int = setting(5, "epochs to wait for an improvement", low=1, resume=True)
-    early_stopping_tolerance: float = setting(
-        0.0, "minimum relative improvement to count as one", low=0, high=1, resume=True
-    )
+    early_stopping_tolerance: float = setting(0.0, "minimum relative improvement", low=0, high=1, resume=True)
     # devices and hosts
     kv_store: str = setting(
         "device",
@@ -204,7 +170,7 @@ class TrainConfig:
         aliases={"-": "device", "": "device"},  # AWS documents "-" as the default: one machine
     )
     heartbeat_timeout: float = setting(
-        60, "several hosts: seconds without a heartbeat after which all hosts exit", low=2, resume=True
+        60, "several hosts: seconds without a heartbeat before all exit", low=2, resume=True
     )
     rendezvous_port: int = setting(
         8470, "several hosts: port on the first host for rendezvous", low=1024, high=65535, resume=True
@@ -217,7 +183,7 @@ class TrainConfig:
         0, "Pipe mode: disk space for images that exceed the buffer, GB; 0: half of the free space", low=0, resume=True
     )
     pipe_timeout: float = setting(900, "Pipe mode: seconds to wait for a FIFO or its next bytes", above=0, resume=True)
-    num_workers: int = setting(-1, "threads that load images; -1: one per processor, 0: none", low=-1, resume=True)
+    num_workers: int = setting(-1, "threads that load images; -1: one per CPU, 0: none", low=-1, resume=True)
 
     def __post_init__(self) -> None:
         violations = []
@@ -258,10 +224,7 @@ class TrainConfig:
 
     @classmethod
     def from_mapping(
-        cls,
-        values: Mapping[str, Any],
-        warn: Callable[[str], None] = lambda text: None,
-        flags: Collection[str] = (),
+        cls, values: Mapping[str, Any], warn: Callable[[str], None] = lambda text: None, flags: Collection[str] = ()
     ) -> "TrainConfig":
         """Build a TrainConfig from flags, hyperparameters or config.json.
 
@@ -303,8 +266,7 @@ def current_names(values: Mapping[str, Any]) -> Dict[str, Any]:
     """
     renamed: Dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        name = SETTING_ALIASES.get(name, name)
+        name = SETTING_ALIASES.get(key.replace("-", "_"), key.replace("-", "_"))
         if name in renamed:
             raise ConfigError(f"{name}: found two values, one as {key}, expected one")
         renamed[name] = value

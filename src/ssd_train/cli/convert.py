@@ -22,8 +22,7 @@ def run(arguments: Sequence[str]) -> int:
         description = convert(folder, flags.output, Conversion(names, SUPPRESSION[flags.nms]), progress)
         if names is None:
             progress.warn(
-                f"the archive has no class names, using {', '.join(description.class_names)}; set them with "
-                "--class_names A,B,..."
+                f"found no class names, using {', '.join(description.class_names)}; set --class_names A,B,..."
             )
         progress.say(f"written: {flags.output}")
     return 0

@@ -87,9 +87,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_launch_parser() -> Parser:
     """Return the parser of the job's flags; all others are settings of TrainConfig."""
-    parser = make_parser(
-        "", "Train on SageMaker. Accepts the settings of train and the flags of the job.", {*SETTINGS, *MODES}
-    )
+    parser = make_parser("", "Train on SageMaker. Accepts all settings of train.", {*SETTINGS, *MODES})
     others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, what) in MODES.items())
     parser.epilog = f"other modes, each with its own --help:\n{others}\n\nsettings: python -m ssd_train train --help"
     add_job_flags(parser)
@@ -99,11 +97,7 @@ def make_launch_parser() -> Parser:
     parser.add_argument("--channel", action="append", default=[], metavar="NAME=s3://...", help="another channel")
     parser.add_argument("--pipe", action="store_true", help="stream images (Pipe mode) instead of copying them first")
     parser.add_argument(
-        "--attribute_names",
-        type=words,
-        default=(),
-        metavar="source-ref,LABEL",
-        help="attributes of a streamed manifest",
+        "--attribute_names", type=words, default=(), metavar="source-ref,LABEL", help="of a streamed manifest"
     )
     _add_machine_flags(parser)
     _add_security_flags(parser)
@@ -114,10 +108,8 @@ def make_launch_parser() -> Parser:
         metavar="NAME[=LOW:HIGH]",
         help=f"tune this setting; may be repeated: {', '.join(RANGES)}",
     )
-    parser.add_argument("--max_jobs", type=int, default=10, help="number of jobs of a tuning job; default: 10")
-    parser.add_argument(
-        "--parallel_jobs", type=int, default=2, help="number of concurrent jobs of a tuning job; default: 2"
-    )
+    parser.add_argument("--max_jobs", type=int, default=10, help="tuning jobs in total; default: 10")
+    parser.add_argument("--parallel_jobs", type=int, default=2, help="concurrent tuning jobs; default: 2")
     parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
     return parser
 
@@ -125,35 +117,20 @@ def make_launch_parser() -> Parser:
 def _add_machine_flags(parser: Parser) -> None:
     parser.add_argument("--instance_type", default="ml.p3.2xlarge", metavar="TYPE", help="default: ml.p3.2xlarge")
     parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
-    parser.add_argument(
-        "--volume_gb", type=int, default=30, metavar="GB", help="disk space of each machine; default: 30"
-    )
+    parser.add_argument("--volume_gb", type=int, default=30, metavar="GB", help="disk per machine; default: 30")
     parser.add_argument("--distribution", default="", metavar="WAY", help=" or ".join(filter(None, DISTRIBUTIONS)))
-    parser.add_argument(
-        "--processes_per_host", type=int, default=1, metavar="N", help="mpi: processes per machine, one per GPU"
-    )
-    parser.add_argument(
-        "--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="maximum duration; default: 86400 (a day)"
-    )
+    parser.add_argument("--processes_per_host", type=int, default=1, metavar="N", help="mpi: one per GPU")
+    parser.add_argument("--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="default: 86400")
     parser.add_argument("--spot", action="store_true", help="use managed spot training: cheaper, may be interrupted")
-    parser.add_argument(
-        "--max_wait", type=int, default=0, metavar="SECONDS", help="spot: maximum duration including waiting"
-    )
-    parser.add_argument(
-        "--checkpoints",
-        default="",
-        metavar="s3://...",
-        help="folder of checkpoints; default: with --spot below --output",
-    )
+    parser.add_argument("--max_wait", type=int, default=0, metavar="SECONDS", help="spot: including --max_run")
+    parser.add_argument("--checkpoints", default="", metavar="s3://...", help="default: with --spot below --output")
 
 
 def _add_security_flags(parser: Parser) -> None:
     parser.add_argument("--network_isolation", action="store_true", help="no network in the container")
     parser.add_argument("--encrypt_traffic", action="store_true", help="encrypt traffic between machines")
     parser.add_argument("--subnets", type=words, default=(), metavar="A,B", help="subnets of your VPC")
-    parser.add_argument(
-        "--security_groups", type=words, default=(), metavar="A,B", help="security groups, with --subnets"
-    )
+    parser.add_argument("--security_groups", type=words, default=(), metavar="A,B", help="with --subnets")
     parser.add_argument("--volume_kms_key", default="", metavar="KEY", help="KMS key of the machines' disks")
     parser.add_argument("--output_kms_key", default="", metavar="KEY", help="KMS key of the output on S3")
 

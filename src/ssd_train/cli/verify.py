@@ -138,16 +138,10 @@ def make_parser() -> Parser:
         help="one or two devices, such as gpu:0 or gpu:0,gpu:1; default: auto (the first two)",
     )
     parser.add_argument(
-        "--folder",
-        type=_new_folder,
-        metavar="FOLDER",
-        help="keep the files of the checks here; default: a temporary folder",
+        "--folder", type=_new_folder, metavar="FOLDER", help="keep the files of the checks; default: they are removed"
     )
     parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="default: verify.json")
     parser.add_argument(
-        "--pictures",
-        type=within(int, 16, 10_000),
-        default=PICTURES,
-        help=f"number of training images; default: {PICTURES}",
+        "--pictures", type=within(int, 16, 10_000), default=PICTURES, help=f"training images; default: {PICTURES}"
     )
     return parser

@@ -19,11 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--images", type=source, metavar="FOLDER", help="folder of the images")
     parser.add_argument(
-        "--output",
-        type=target_folder,
-        required=True,
-        metavar="FOLDER",
-        help="folder for augmented.manifest and images/",
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="for augmented.manifest and images/"
     )
     parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), metavar="NAME", help=", ".join(OPERATIONS))
     parser.add_argument(

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
         "interrupted run.",
     )
     parser.add_argument(
-        "--images", type=source, required=True, metavar="FOLDER", help="folder of images, including subfolders"
+        "--images", type=source, required=True, metavar="FOLDER", help="folder of images, with subfolders"
     )
     parser.add_argument(
         "--output", type=target_folder, required=True, metavar="FOLDER", help="output folder, not --images"

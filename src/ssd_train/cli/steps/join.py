@@ -13,11 +13,7 @@ def run(arguments: Sequence[str]) -> int:
     """Merge manifests."""
     parser = make_parser("join", "Merge the manifests of several labeling jobs. Lines are not changed.")
     parser.add_argument(
-        "manifests",
-        nargs="+",
-        type=source,
-        metavar="MANIFEST",
-        help="a manifest, or the output folder of a labeling job",
+        "manifests", nargs="+", type=source, metavar="MANIFEST", help="manifest, or folder of a labeling job"
     )
     parser.add_argument("--output", type=target, required=True, metavar="FILE", help="merged manifest")
     parser.add_argument("--on_duplicate", choices=ON_DUPLICATE, default="error", help="for images in several manifests")

@@ -11,10 +11,7 @@ from ssd_train.data.prepare.relabel import WHEN_EMPTY, Relabelling, relabel
 
 def run(arguments: Sequence[str]) -> int:
     """Change the classes of a manifest."""
-    parser = make_parser(
-        "relabel",
-        "Change the classes of boxes. --rename applies to names after --from_keys, --drop to names after --rename.",
-    )
+    parser = make_parser("relabel", "Change classes: --from_keys first, then --rename, then --drop.")
     add_manifest(parser)
     parser.add_argument(
         "--from_keys",
@@ -23,15 +20,9 @@ def run(arguments: Sequence[str]) -> int:
         help="name the boxes of a line by the values of its keys: color,object -> blue box",
     )
     parser.add_argument(
-        "--rename",
-        nargs="+",
-        action="extend",
-        metavar="OLD=NEW",
-        help="rename a class; classes with the same NEW are merged",
+        "--rename", nargs="+", action="extend", metavar="OLD=NEW", help="the same NEW several times: merge"
     )
-    parser.add_argument(
-        "--drop", nargs="+", action="extend", default=[], metavar="NAME", help="drop the boxes of a class"
-    )
+    parser.add_argument("--drop", nargs="+", action="extend", default=[], metavar="NAME", help="drop its boxes")
     parser.add_argument(
         "--when_empty",
         choices=WHEN_EMPTY,

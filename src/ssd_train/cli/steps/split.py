@@ -28,11 +28,9 @@ def run(arguments: Sequence[str]) -> int:
         type=float,
         default=[0.9, 0.1],
         metavar="FRACTION",
-        help="fractions of the splits; the last may be omitted; default: 0.9 0.1",
+        help="of the splits, without the last one or with it; default: 0.9 0.1",
     )
-    parser.add_argument(
-        "--names", nargs="+", metavar="NAME", help="names of the splits; default: train validation (test)"
-    )
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="default: train validation (test)")
     parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     parser.add_argument(
         "--group",
@@ -42,9 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         "groups) stay in the same split, for example the frames of a video",
     )
     parser.add_argument(
-        "--stratify",
-        action="store_true",
-        help="distribute each class, and images without boxes, evenly over the splits",
+        "--stratify", action="store_true", help="distribute classes, and empty images, evenly over the splits"
     )
     add_attribute(parser)
     flags = parser.parse_args(list(arguments))
