@@ -48,12 +48,12 @@ def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
     """Load the model, by default with ONNX Runtime if it is installed: it is the fastest engine for single images."""
     if (flags.engine, flags.devices) != ("auto", "auto") or not find_spec("onnxruntime"):
         return Detector.load(flags.model, flags.devices, flags.engine)
-    with opened_model(flags.model) as place:
-        if place.is_dir() and any(place.glob("*.onnx")):
-            return Detector.load(place, engine="onnxruntime")
-        exportable = (place / "config.json").is_file() or is_converted(place)
+    with opened_model(flags.model) as model:
+        if model.is_dir() and any(model.glob("*.onnx")):
+            return Detector.load(model, engine="onnxruntime")
+        exportable = (model / "config.json").is_file() or is_converted(model)
         if exportable and all(map(find_spec, ("mxnet", "onnx"))):
-            return _exported(place, progress)
+            return _exported(model, progress)
         return Detector.load(flags.model)
 
 

@@ -217,17 +217,17 @@ class Checks:
 
     def scoring(self) -> List[Figure]:
         """Compare detections on device and CPU, and of `evaluate` and the evaluation during training."""
-        loss, found = self._evaluated("training", self.devices[0])
-        plain_loss, plain = self._evaluated("training", "cpu")
+        loss, detections = self._evaluated("training", self.devices[0])
+        cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
         data = read_labelled(*self.datasets["validation"])
         served = [answer.detections for answer in detector.stream(pictures_of(data.labels, data.images))]
         return [
-            *_agreement_figures(compare(_rows(plain), _rows(found))),
-            Figure("SmoothL1 / on the CPU - 1", abs(loss / plain_loss - 1), most=MOST_LOSS_APART),
+            *_agreement_figures(compare(_rows(cpu_detections), _rows(detections))),
+            Figure("SmoothL1 / on the CPU - 1", abs(loss / cpu_loss - 1), most=MOST_LOSS_APART),
             Figure(
                 "share of other boxes by evaluate",
-                _unmatched_fraction(compare(_rows(found), _rows(served))),
+                _unmatched_fraction(compare(_rows(detections), _rows(served))),
                 most=FLIPPED_SHARE,
             ),
         ]
