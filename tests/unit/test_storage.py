@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: every step is failed once, and the process killed at it."""
+"""Atomic writes of files: each step fails once, and the process is killed at each step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fail(monkeypatch, function, number):
         pytest.param(storage.write_bytes_atomic, b"", b"", id="empty"),
     ],
 )
-def test_a_file_is_written_and_replaced(tmp_path, write, value, expected):
+def test_write_atomic_writes_and_replaces_a_file(tmp_path, write, value, expected):
     path = tmp_path / "new" / "folder" / "file [1]"
     for _ in range(2):
         write(path, value)
@@ -51,7 +51,7 @@ def test_a_file_is_written_and_replaced(tmp_path, write, value, expected):
     assert names(path.parent) == ["file [1]"]
 
 
-def test_json_without_a_meaning_is_refused_and_the_old_file_kept(tmp_path):
+def test_write_json_atomic_nan_is_an_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(OLD)
     with pytest.raises(ValueError, match="(?i)out of range float"):
@@ -62,15 +62,13 @@ def test_json_without_a_meaning_is_refused_and_the_old_file_kept(tmp_path):
 @pytest.mark.parametrize(
     "function, number, expected",
     [
-        pytest.param(
-            "fsync", errno.ENOSPC, r"a\.bin: the disk is full: at least 19 bytes are needed, \d+ are free", id="full"
-        ),
-        pytest.param("fsync", errno.EDQUOT, "the disk is full", id="quota"),
-        pytest.param("replace", errno.EACCES, "a.bin: cannot be written: Permission denied", id="denied"),
-        pytest.param("fsync", errno.EIO, "a.bin: cannot be written: Input/output error", id="broken-disk"),
+        pytest.param("fsync", errno.ENOSPC, r"a\.bin: .* 19 bytes .* \d+ are free", id="full"),
+        pytest.param("fsync", errno.EDQUOT, "a.bin: .* are free", id="quota"),
+        pytest.param("replace", errno.EACCES, "a.bin: .*Permission denied", id="denied"),
+        pytest.param("fsync", errno.EIO, "a.bin: .*Input/output error", id="broken-disk"),
     ],
 )
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, function, number, expected):
+def test_write_failed_keeps_the_old_file_only(tmp_path, monkeypatch, function, number, expected):
     path = tmp_path / "a.bin"
     path.write_bytes(OLD)
     fail(monkeypatch, function, number)
@@ -122,7 +120,7 @@ def test_write_keeps_temporary_files_of_living_processes(tmp_path):
 @pytest.mark.parametrize(
     "free, expected",
     [
-        pytest.param(0, (SsdTrainError, "at least 5000 bytes are needed, 0 are free"), id="full-disk"),
+        pytest.param(0, (SsdTrainError, " 5000 bytes .* 0 "), id="full-disk"),
         pytest.param(1 << 30, (RuntimeError, "^FileStream.Write incomplete$"), id="another-fault"),
     ],
 )
@@ -250,7 +248,7 @@ def test_write_to_a_fifo_whose_reader_leaves_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     reader = threading.Thread(target=lambda: open(tmp_path / "fifo", "rb").close(), daemon=True)
     reader.start()
-    with pytest.raises(SsdTrainError, match="fifo: cannot be written: Broken pipe"):
+    with pytest.raises(SsdTrainError, match="fifo: .*Broken pipe"):
         with storage.open_atomic(tmp_path / "fifo") as file:
             reader.join(10)
             for _ in range(1000):
