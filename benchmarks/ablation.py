@@ -27,7 +27,7 @@ SMALL_DRAWING = {"size_wh": (640, 480), "max_objects": 8, "sides": (0.02, 0.05)}
 GLUONCV_START, OFFLINE = "gluoncv initialisation", "offline x5"
 ROWS: Dict[str, Dict[str, str]] = {
     "default": {},
-    "SSD's own anchors": {"fit_anchors": "0"},
+    "SSD's own anchors": {"auto_anchors": "0"},
     GLUONCV_START: {},
     "no negatives in empty images": {"min_hard_negatives": "0"},
     "no warm-up, constant rate": {"warmup_epochs": "0", "lr_schedule": "constant"},

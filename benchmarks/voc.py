@@ -7,7 +7,8 @@ VOCdevkit has VOC2007 and VOC2012, each with Annotations, ImageSets/Main and JPE
 unpack (host.robots.ox.ac.uk/pascal/VOC). 240 epochs of 16 551 images are a matter of days without GPUs. The last epoch
 is scored once, by GluonCV's VOC07MApMetric, which leaves out objects marked difficult as the devkit does; our own
 VOC07, which counts them, stands beside it. Each of AWS's rows is a batch size and a learning rate (p3.8xlarge and
-p3.2xlarge); all else is the built-in algorithm's table, `--defaults builtin`: no warm-up, no clipping, a step schedule.
+p3.2xlarge); all else is the built-in algorithm's table, `--preset_defaults builtin`: no warm-up, no clipping, a step
+schedule.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ROWS = (
     Row("resnet-50", 16, 0.0005, 0.796),
 )
 RECIPE = {
-    "defaults": "builtin",
+    "preset_defaults": "builtin",
     "image_shape": 512,
     "epochs": 240,
     "lr_scheduler_step": "80,160",

@@ -1,7 +1,7 @@
-"""Archives of models, model.tar.gz as SageMaker makes them, unpacked without trust in who packed them.
+"""Safe extraction of model.tar.gz archives from untrusted sources.
 
-An archive is read once, from its beginning to its end. What it unpacks to is limited, whatever it claims; names that
-lead out of the folder, links, devices and sparse files are refused, and modes, owners and times are not taken over.
+An archive is read once, sequentially. The extracted size is limited; paths outside the folder, links, devices and
+sparse files are rejected; modes, owners and times are ignored.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ssd_train.errors import SsdTrainError, WeightsError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-_HEADER_LIMIT = 16 << 20  # bytes that tarfile may ask for at once: all of a long name or extended header
-_SMALL = 16 << 20  # bytes below which any ratio is harmless
+_HEADER_LIMIT = 16 << 20  # bytes that tarfile may read at once: a long name or an extended header
+_SMALL = 16 << 20  # bytes; extracted sizes below are allowed with any ratio
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, KeyError)
 
 
 class Limits(NamedTuple):
-    """What an archive may unpack to: bytes in all, files and folders, and bytes for each byte of the archive."""
+    """Limits of extraction: total bytes, number of files and folders, and compression ratio."""
 
     size: int = 4 << 30
     members: int = 10_000
@@ -39,7 +39,7 @@ FOR_MODELS = Limits()
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is a file in gzip's format; a WeightsError when that cannot be read."""
+    """Return whether `path` is a gzip file; raises WeightsError if it is unreadable."""
     try:
         if not path.is_file():
             return False
@@ -51,19 +51,19 @@ def is_archive(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened_model(path: Path) -> Iterator[Path]:
-    """`path` itself, or what the archive there holds: a folder for as long as the block lasts.
+    """Yield the folder of a model: `path`, or if that is an archive, a temporary folder with its content.
 
-    A folder with nothing but one archive, as SageMaker lays a model channel out, counts as that archive.
+    A folder that contains only one archive, as SageMaker's model channel does, counts as that archive. In errors raised
+    within the block, the archive's path replaces that of the temporary folder.
 
     Raises:
-        WeightsError: the archive is damaged, or holds what no model does, or `path` cannot be read. Errors within the
-            block name files by the archive that they are in.
+        WeightsError: `path` is unreadable, or the archive is damaged or not a model's.
     """
     try:
-        inside = list(path.iterdir()) if path.is_dir() else []
+        entries = list(path.iterdir()) if path.is_dir() else []
     except OSError as error:
         raise _unreadable(path, error) from error
-    archive = inside[0] if len(inside) == 1 and is_archive(inside[0]) else path
+    archive = entries[0] if len(entries) == 1 and is_archive(entries[0]) else path
     if not is_archive(archive):
         yield path
         return
@@ -77,15 +77,14 @@ def opened_model(path: Path) -> Iterator[Path]:
 
 
 def unpack_archive(path: Path, folder: Path, limits: Limits = FOR_MODELS) -> None:
-    """Unpack the .tar.gz file `path` into `folder`, which is made if need be; it may be half full after an error.
+    """Extract the .tar.gz file `path` into `folder`, which is created if missing; an error may leave it incomplete.
 
     Raises:
-        WeightsError: the archive is damaged, leads out of `folder`, holds links or devices, or unpacks to more than
-            `limits`.
+        WeightsError: the archive is damaged, has paths outside `folder`, links or devices, or exceeds `limits`.
         SsdTrainError: the disk is full, or `folder` cannot be written.
     """
     most = min(limits.size, max(int(path.stat().st_size * limits.ratio), _SMALL))
-    seen: Set[PurePosixPath] = set()  # files; folders may come again
+    seen: Set[PurePosixPath] = set()  # files; folders may be repeated
     with contextlib.ExitStack() as stack:
         stack.enter_context(_damage_named(path))
         stream = _Limited(stack.enter_context(gzip.open(path)), most, path)
@@ -93,12 +92,12 @@ def unpack_archive(path: Path, folder: Path, limits: Limits = FOR_MODELS) -> Non
         for count, member in enumerate(archive, start=1):
             name = _checked_name(member, path)
             if seen.intersection([name, *name.parents]):
-                raise WeightsError(f"{path}: holds {member.name!r} twice, or below a file, expected each name once")
+                raise WeightsError(f"{path}: found {member.name!r} twice or inside a file, expected unique names")
             if count > limits.members:
-                raise WeightsError(f"{path}: holds more than {limits.members} files, expected a model's archive")
+                raise WeightsError(f"{path}: found more than {limits.members} files, expected a model's archive")
             _unpack(archive, member, folder / name)
             seen.update([name] if member.isreg() else [])
-        while stream.read(_CHUNK):  # the checksum stands at the very end
+        while stream.read(_CHUNK):  # gzip's checksum is at the end
             pass
 
 
@@ -109,64 +108,64 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> 
         return
     with storage.errors_of(target, member.size):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # "x": never through something that is there already
+        # "x": never write through an existing file or link
         with open(target, "xb") as file:
             shutil.copyfileobj(archive.extractfile(member), file, _CHUNK)  # type: ignore[arg-type]  # None for links
             if file.tell() != member.size:
-                raise EOFError("it ends within a file")
+                raise EOFError("truncated file")
 
 
 def _checked_name(member: tarfile.TarInfo, path: Path) -> PurePosixPath:
-    """The name below the folder; a WeightsError for what has no business in a model's archive."""
+    """Return the relative path of a member; raises WeightsError for unsafe ones."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\0" in member.name:
-        raise WeightsError(f"{path}: holds {member.name!r}, which leads out of its folder; nothing of it is used")
+        raise WeightsError(f"{path}: found {member.name!r}, which leads out of its folder, expected relative paths")
     if not (member.isdir() or member.isreg()) or member.issparse():
         raise WeightsError(
-            f"{path}: holds {member.name!r}, a link, a device or a sparse file, expected files and folders"
+            f"{path}: found {member.name!r}, a link, a device or a sparse file, expected files and folders"
         )
     return name
 
 
 class _Limited(io.RawIOBase):
-    """A stream read forward only and no further than `most` bytes, in pieces of a bounded size."""
+    """Sequential stream with a maximum length of `most` bytes and a maximum size per read."""
 
     def __init__(self, file: gzip.GzipFile, most: int, path: Path) -> None:
         self._file, self._most, self._path = file, most, path
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always, though only forward."""
+        """Return True; tarfile requires it, but seeking back fails."""
         return True
 
     def tell(self) -> int:
-        """Bytes read or passed over so far."""
+        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Forward only: an archive that sends its reader back could do so for ever."""
+        """Seek forward; seeking back is an error because an archive could do so for ever."""
         if whence != os.SEEK_SET or offset < self._position:
-            raise tarfile.ReadError("it points back into itself")
+            raise tarfile.ReadError("it requires seeking back")
         while self._position < offset:
             if not self.read(min(offset - self._position, _CHUNK)):
                 break
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes."""
+        """Read at most `size` bytes."""
         if not 0 <= size <= _HEADER_LIMIT:
-            raise tarfile.ReadError(f"it has a header of {size} bytes")
+            raise tarfile.ReadError(f"invalid header of {size} bytes")
         try:
             data = self._file.read(size)
-        except gzip.BadGzipFile as error:  # an OSError, which would be taken for one of the file that is written
+        except gzip.BadGzipFile as error:  # an OSError, which would be attributed to the file being written
             raise tarfile.ReadError(str(error)) from error
         self._position += len(data)
         if self._position > self._most:
-            raise WeightsError(f"{self._path}: unpacks to more than {self._most} bytes, expected a model's archive")
+            raise WeightsError(f"{self._path}: extracts to more than {self._most} bytes, expected a model's archive")
         return data
 
 

@@ -1,7 +1,7 @@
-"""What settings mean to the SageMaker built-in Object Detection algorithm, where that is not what they mean here.
+"""Defaults, content types and hidden keys of the SageMaker built-in Object Detection algorithm.
 
-Source: https://docs.aws.amazon.com/sagemaker/latest/dg/object-detection-api-config.html. Where its container was seen
-to differ from that page (use_pretrained_model 0, kv_store "device"), the page counts.
+Source: https://docs.aws.amazon.com/sagemaker/latest/dg/object-detection-api-config.html. The page takes precedence over
+the container, which differs from it in use_pretrained_model 0 and kv_store "device".
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Mapping, Tuple
 
-# --defaults builtin: its table whole, and below it what the algorithm does that is no setting there
+# --preset_defaults builtin: the documented table, then fixed behaviour of the algorithm
 DEFAULTS: Dict[str, Any] = {
     "base_network": "vgg-16",
     "use_pretrained_model": 1,
@@ -32,9 +32,9 @@ DEFAULTS: Dict[str, Any] = {
     "early_stopping_min_epochs": 10,
     "early_stopping_patience": 5,
     "early_stopping_tolerance": 0.0,
-    # the crops, paddings, colours and flips of mxnet-ssd, which it grew from; so are the losses' negatives
+    # augmentation and negative mining of mxnet-ssd, which the algorithm is based on
     "augmentation": "ssd",
-    "fit_anchors": False,
+    "auto_anchors": False,
     "negative_mining_ratio": 3.0,
     "min_hard_negatives": 0,
     "warmup_epochs": 0.0,
@@ -42,13 +42,13 @@ DEFAULTS: Dict[str, Any] = {
     "post_nms": 400,
     "metric_for_best_model": "voc07",
 }
-# what its channels call their formats
+# label formats by the content type of a channel
 CONTENT_TYPES = {
     "application/x-recordio": "recordio",
     **{f"image/{kind}": "image_json" for kind in ("jpeg", "jpg", "png")},
     "application/x-image": "image_json",
 }
-# keys that its jobs, and those of the MXNet container, carry beside the documented ones; they steer the container
+# undocumented keys of its jobs and of the MXNet container; they configure the container
 HIDDEN_KEYS = ("_tuning_objective_metric", "_kvstore", "_num_kv_servers", "_ps_port", "_ps_verbose")
 CONTAINER_PREFIX = "sagemaker_"
 
@@ -56,23 +56,28 @@ _SHAPE_WITH_CHANNELS = re.compile(r"\s*3\s*,\s*(\d+)\s*,\s*(\d+)\s*")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether `name` is a key that steers the container, and no setting."""
+    """Return whether `name` configures the container and is not a setting."""
     return name in HIDDEN_KEYS or name.startswith(CONTAINER_PREFIX)
 
 
 def with_defaults(given: Mapping[str, Any]) -> Dict[str, Any]:
-    """`given` above the algorithm's own defaults; an empty text is a setting left open. Without steps its learning rate
-    is constant."""
+    """Merge the settings `given` into the algorithm's defaults; empty texts count as not given.
+
+    Without lr_scheduler_step the algorithm's learning rate is constant.
+    """
     explicit = {name: value for name, value in given.items() if str(value).strip() != ""}
     schedule = "step" if "lr_scheduler_step" in explicit else "constant"
     return {**DEFAULTS, "lr_schedule": schedule, **explicit}
 
 
 def side_of(shape: Any) -> Tuple[Any, str]:
-    """An image_shape, and what to tell of it: channels, height and width ("3,416,416"), which the algorithm never took
-    but users keep sending, are its side where they are a square's."""
-    found = _SHAPE_WITH_CHANNELS.fullmatch(str(shape))
-    if not found or found.group(1) != found.group(2):
+    """Parse an image_shape; "3,416,416" (channels, height, width), a common mistake, becomes "416".
+
+    Returns:
+        The side length, or `shape` as it is, and a warning or "".
+    """
+    match = _SHAPE_WITH_CHANNELS.fullmatch(str(shape))
+    if not match or match.group(1) != match.group(2):
         return shape, ""
-    side = found.group(1)
-    return side, f"image_shape: found {shape!r}, expected the side of the square; {side} is used"
+    side = match.group(1)
+    return side, f"image_shape: found {shape!r}, expected the side length of a square; using {side}"

@@ -1,4 +1,4 @@
-"""Limits that control groups set on this process: a container's, and those of every group above the process."""
+"""Resource limits of the control groups (cgroups) of this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Iterator, List, Sequence
 
 
 def limits(controller: str, version_2: Sequence[str], version_1: Sequence[str], root: Path) -> Iterator[List[str]]:
-    """The words in the files of a `controller` ("cpu", "memory"), for each control group above this process that has
-    all of them and lets them be read; none where there are no such groups.
+    """Yield the words in the limit files of each control group above this process.
 
-    version_2, version_1    names of the files, in groups of either kind
-    root                    the folder below which /proc and /sys are
+    Args:
+        controller: "cpu" or "memory".
+        version_2: Names of the limit files in cgroup v2; groups without them are omitted.
+        version_1: The same in cgroup v1.
+        root: Root folder of /proc and /sys.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()

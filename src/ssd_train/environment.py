@@ -1,4 +1,4 @@
-"""Environment: where we run. The folders, the host and the devices; never what is trained (that is TrainConfig's)."""
+"""Environment: folders, hosts and devices of a run, and all access to environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tupl
 from ssd_train import cgroups
 from ssd_train.errors import ConfigError
 
-# what of an Environment each channel of a SageMaker job fills: our names, then the built-in algorithm's and the SDK's
+# field of Environment -> names of its SageMaker channel: ours, then those of the built-in algorithm and the SDK
 CHANNELS = {
     "train": ("train", "training"),
     "labels": ("labels", "train_annotation"),
@@ -20,31 +20,35 @@ CHANNELS = {
     "validation_labels": ("validation_labels", "validation_annotation"),
     "pretrained": ("pretrained", "model"),
 }
-CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # of launchers that send the program this way
+CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # channels with which launchers send the program
 _SECRET_NAME = re.compile(
     r"(SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|API_KEY)(?!.*_(FILE|URI|PATH|ARN)$)", re.IGNORECASE
 )
-SHORTEST_SECRET = 8  # characters; shorter ones are parts of common words
-DEVICES = "auto, cpu, gpu, or indices such as gpu:0 or gpu:0,gpu:1"  # what read_devices takes
-FAILURE_CHARACTERS = 1024  # of the failure file that SageMaker shows
+SHORTEST_SECRET = 8  # characters; shorter values occur in ordinary words
+DEVICES = "auto, cpu, gpu, or indices such as gpu:0 or gpu:0,gpu:1"  # syntax of read_devices
+FAILURE_CHARACTERS = 1024  # SageMaker shows so many of the failure file
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where images and labels come from and where results go.
+    """Inputs, outputs, hosts and devices of a run.
 
-    train, labels                   images and their labels (a file or a folder); without labels, train has both
-    validation, validation_labels   the same held out; without both a share of the training images is
-    model_dir                       the trained model
-    output_dir                      the report
-    checkpoint_dir                  what a resumed run needs; None: no checkpoints
-    pretrained                      weights to start from
-    fetch_images                    images that the labels name on S3 and the folders lack are got from there
-    devices                         see read_devices
-    host, hosts                     name of this machine in metric lines, and the names of all in the job
-    hosted                          true on SageMaker: metric lines are printed
-    pipes                           which of train and validation come as streams (Pipe mode): path_0, path_1, ...
-    unused_channels                 those of the job whose names mean nothing here
+    Attributes:
+        train: Training images: a folder, or a RecordIO file with labels.
+        labels: Labels of `train`, a file or folder; None: they are in `train`.
+        validation: Validation images; None: those of `train`.
+        validation_labels: Validation labels; without both, a fraction of the training images is held out.
+        model_dir: Folder of the trained model.
+        output_dir: Folder of the report.
+        checkpoint_dir: Folder of the checkpoints; None: no checkpoints.
+        pretrained: Weights to start from.
+        fetch_images: Whether to download images that labels name on S3 and that are missing in the folders.
+        devices: Devices in the syntax of `read_devices`.
+        host: Name of this host in metric lines.
+        hosted: Whether this is a SageMaker job, which prints metric lines.
+        hosts: Names of all hosts of the job.
+        pipes: Which of "train" and "validation" are streams (Pipe mode): FIFOs path_0, path_1, ...
+        unused_channels: Channels of the job with unknown names.
     """
 
     train: Path
@@ -65,61 +69,73 @@ class Environment:
 
     @classmethod
     def from_sagemaker(cls, flags: Mapping[str, Any]) -> "Environment":
-        """The places of a SageMaker job, by the variables that its toolkit sets and the files below /opt/ml, or
-        SAGEMAKER_BASE_DIR. What `flags` say, by field, wins.
+        """Read the environment of a SageMaker job.
+
+        Sources are the variables of the SageMaker toolkit and the files below /opt/ml or SAGEMAKER_BASE_DIR.
+
+        Args:
+            flags: Values by field name, which take precedence.
 
         Raises:
-            ConfigError: train is missing, two channels mean the same, or the job's description is damaged.
+            ConfigError: the train channel is missing, two channels have the same meaning, or a file of the job is
+                damaged.
         """
         base, channels = _base(), _channels()
-        places = dict(_places(channels))
-        found: Dict[str, Any] = {field: channels[name] for field, name in places.items()}
-        if "train" not in {**found, **flags}:
+        used = dict(_used_channels(channels))
+        fields: Dict[str, Any] = {field: channels[name] for field, name in used.items()}
+        if "train" not in {**fields, **flags}:
             raise ConfigError(f"channels: found {', '.join(channels) or 'none'}, expected one called train")
-        resources = _description("resourceconfig")
-        found.update(
+        resources = _read_job_file("resourceconfig")
+        fields.update(
             model_dir=Path(os.environ.get("SM_MODEL_DIR", base / "model")),
             output_dir=Path(os.environ.get("SM_OUTPUT_DATA_DIR", base / "output" / "data")),
             checkpoint_dir=base / "checkpoints" if (base / "checkpoints").is_dir() else None,
             host=resources.get("current_host", cls.host),
             hosts=tuple(resources.get("hosts", cls.hosts)),
             hosted=True,
-            pipes=frozenset(field for field, name in places.items() if _is_pipe(name)),
-            unused_channels=tuple(name for name in channels if name not in (*places.values(), *CODE_CHANNELS)),
+            pipes=frozenset(field for field, name in used.items() if _is_pipe(name)),
+            unused_channels=tuple(name for name in channels if name not in (*used.values(), *CODE_CHANNELS)),
         )
-        return cls(**{**found, **flags})
+        return cls(**{**fields, **flags})
 
 
 def read_devices(devices: str) -> Tuple[str, Tuple[int, ...]]:
-    """Return what `devices` names: auto, cpu or gpu, and the indices, none for a plain name.
+    """Parse a device specification.
 
-    auto is all GPUs or else the CPU, gpu is all GPUs, cpu is the CPU; gpu:1 is the GPU of index 1, as in PyTorch, and
-    gpu:0,gpu:1 are two. Several CPU devices such as cpu:0,cpu:1 share the processor; they serve tests.
+    auto: all GPUs, or the CPU if there are none; gpu: all GPUs; cpu: the CPU; gpu:1: the GPU with index 1, as in
+    PyTorch; gpu:0,gpu:1: two GPUs. Several CPU devices such as cpu:0,cpu:1 share the processor and are for tests.
+
+    Returns:
+        "auto", "cpu" or "gpu", and the indices, which are empty without an index.
 
     Raises:
-        ConfigError: it is none of these, or names a device twice.
+        ConfigError: invalid syntax, or a device is named twice.
     """
-    found = re.fullmatch(r"(auto|cpu|gpu)|(?:cpu:\d{1,3}(?:,cpu:\d{1,3})*)|(?:gpu:\d{1,3}(?:,gpu:\d{1,3})*)", devices)
+    match = re.fullmatch(r"(auto|cpu|gpu)|(?:cpu:\d{1,3}(?:,cpu:\d{1,3})*)|(?:gpu:\d{1,3}(?:,gpu:\d{1,3})*)", devices)
     indices = tuple(int(index) for index in re.findall(r"\d+", devices))
-    if not found or len(set(indices)) < len(indices):
+    if not match or len(set(indices)) < len(indices):
         raise ConfigError(f"devices: found {devices!r}, expected {DEVICES}")
     return devices.partition(":")[0], indices
 
 
 def machine_gpus() -> int:
-    """Return how many GPUs SageMaker's toolkit has counted on this machine; 0 outside of a training job."""
+    """Return the number of GPUs according to the SageMaker toolkit; 0 outside a training job."""
     text = os.environ.get("SM_NUM_GPUS", "")
     return int(text) if text.isdigit() else 0
 
 
 def is_hosted() -> bool:
-    """Whether this process is a SageMaker training job."""
+    """Return whether this process is a SageMaker training job."""
     return "SM_MODEL_DIR" in os.environ or (_base() / "input" / "config").is_dir()
 
 
 def joined_by() -> Tuple[str, int]:
-    """What the launcher has joined the processes of this job by, and how many: "parameter_server" (the estimator's
-    distribution of that name, or DMLC's own launchers), "mpi" (mpirun or horovodrun), or "" for nothing."""
+    """Detect how the job's processes were launched.
+
+    Returns:
+        "parameter_server" (the estimator's distribution, or DMLC's launchers), "mpi" (mpirun or horovodrun) or "", and
+        the number of processes.
+    """
     if os.environ.get("DMLC_ROLE") == "worker":
         return "parameter_server", int(os.environ.get("DMLC_NUM_WORKER", 1))
     processes = int(os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("HOROVOD_SIZE") or 1)
@@ -127,14 +143,14 @@ def joined_by() -> Tuple[str, int]:
 
 
 def hosted_settings() -> Dict[str, str]:
-    """The hyperparameters of a SageMaker job as texts, where no toolkit has made them into flags."""
+    """Return the hyperparameters of a SageMaker job as texts; {} if the toolkit passes them as flags."""
     if "SM_HPS" in os.environ:
         return {}
-    return {name: _plain(value) for name, value in _description("hyperparameters").items()}
+    return {name: _plain(value) for name, value in _read_job_file("hyperparameters").items()}
 
 
 def report_failure(message: str) -> None:
-    """Leave `message` where SageMaker takes the reason of a failed job from. Its toolkit keeps what is there."""
+    """Write SageMaker's failure file, whose text it shows as the failure reason of the job."""
     folder = Path(os.environ.get("SM_OUTPUT_DIR", _base() / "output"))
     folder.mkdir(parents=True, exist_ok=True)
     cut = message if len(message) <= FAILURE_CHARACTERS else message[: FAILURE_CHARACTERS - 1] + "…"
@@ -146,9 +162,9 @@ def _base() -> Path:
 
 
 def _channels() -> Dict[str, Path]:
-    """The folder of each channel."""
+    """Return the folder of each channel."""
     data = _base() / "input" / "data"
-    named = {name: data / name for name in sorted(_description("inputdataconfig"))}
+    named = {name: data / name for name in sorted(_read_job_file("inputdataconfig"))}
     described = {f"SM_CHANNEL_{name.upper()}" for name in named}
     for variable in sorted(os.environ):
         if variable.startswith("SM_CHANNEL_") and variable not in described:
@@ -156,35 +172,37 @@ def _channels() -> Dict[str, Path]:
     return named
 
 
-def _places(channels: Mapping[str, Path]) -> Iterator[Tuple[str, str]]:
-    """What each channel fills, and its name."""
+def _used_channels(channels: Mapping[str, Path]) -> Iterator[Tuple[str, str]]:
+    """Yield each field of Environment that has a channel, and the channel's name."""
     for field, names in CHANNELS.items():
-        given = [name for name in names if name in channels]
-        if len(given) > 1:
-            raise ConfigError(f"channels: found {' and '.join(given)}, expected one of them")
-        yield from ((field, name) for name in given)
+        present = [name for name in names if name in channels]
+        if len(present) > 1:
+            raise ConfigError(f"channels: found {' and '.join(present)}, expected one of them")
+        yield from ((field, name) for name in present)
 
 
 def _is_pipe(channel: str) -> bool:
-    return dict(_description("inputdataconfig").get(channel, {})).get("TrainingInputMode") == "Pipe"
+    return dict(_read_job_file("inputdataconfig").get(channel, {})).get("TrainingInputMode") == "Pipe"
 
 
-def _description(name: str) -> Dict[str, Any]:
-    """One of the JSON files that describe the job; empty where there is none."""
+def _read_job_file(name: str) -> Dict[str, Any]:
+    """Read a JSON file of input/config; {} if it does not exist."""
     path = _base() / "input" / "config" / f"{name}.json"
     try:
-        found = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ConfigError(f"{path}: found no JSON ({error}), expected the description of a job") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: found {type(found).__name__}, expected a JSON object")
-    return found
+        raise ConfigError(
+            f"{path}: found no JSON ({error}), expected a configuration file of a SageMaker job"
+        ) from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: found {type(document).__name__}, expected a JSON object")
+    return document
 
 
 def _plain(value: Any) -> str:
-    """A hyperparameter's text: the SDK sends each as JSON of its own, so that texts are quoted twice."""
+    """Return a hyperparameter as text without the second pair of quotes that the SDK adds to strings."""
     text = str(value)
     try:
         return str(json.loads(text)) if text.startswith('"') else text
@@ -193,42 +211,44 @@ def _plain(value: Any) -> str:
 
 
 def s3_endpoint() -> Optional[str]:
-    """The address of the S3 API where it is not Amazon's, by the variables of AWS's own tools."""
+    """Return the endpoint URL of S3 set for the AWS SDKs; None for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def secrets() -> List[str]:
-    """Values of variables that are keys, tokens or passwords by their names, the longest first; where a file with one
-    lies is no secret."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET}
-    return sorted(found, key=len, reverse=True)
+    """Return the values of variables whose names mean keys, tokens or passwords, the longest first."""
+    values = {
+        value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET
+    }
+    return sorted(values, key=len, reverse=True)
 
 
 def payload_limit() -> int:
-    """The largest body of a request that a serving container takes, in bytes: what a batch transform job sets, or what
-    an endpoint allows.
+    """Return the maximum size of a request body in a serving container, in bytes.
+
+    It is the limit of the batch transform job, or else that of endpoints (6 MB).
 
     Raises:
-        ConfigError: SAGEMAKER_MAX_PAYLOAD_IN_MB is no whole number of at least 1.
+        ConfigError: SAGEMAKER_MAX_PAYLOAD_IN_MB is not an integer of at least 1.
     """
     text = os.environ.get("SAGEMAKER_MAX_PAYLOAD_IN_MB", "6")
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"SAGEMAKER_MAX_PAYLOAD_IN_MB is {text!r}: expected a whole number of at least 1")
+        raise ConfigError(f"SAGEMAKER_MAX_PAYLOAD_IN_MB: found {text!r}, expected a whole number of at least 1")
     return int(text) << 20
 
 
 def cache_folder() -> Path:
-    """Where copies of what came over the network are kept: SSD_TRAIN_CACHE, or ssd_train in the user's cache."""
-    named = os.environ.get("SSD_TRAIN_CACHE")
+    """Return the cache folder for downloads: SSD_TRAIN_CACHE, or ssd_train in the user's cache folder."""
+    chosen = os.environ.get("SSD_TRAIN_CACHE")
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(user_cache) / "ssd_train"
+    return Path(chosen) if chosen else Path(user_cache) / "ssd_train"
 
 
 def read_seconds() -> float:
-    """Seconds within which a file of an image has to be read: SSD_TRAIN_READ_SECONDS, or 30; 0: no limit.
+    """Return the timeout for reading an image file in seconds: SSD_TRAIN_READ_SECONDS, or 30; 0: no limit.
 
     Raises:
-        ConfigError: the variable holds no such number.
+        ConfigError: the variable is not a number of at least 0.
     """
     text = os.environ.get("SSD_TRAIN_READ_SECONDS", "30")
     try:
@@ -241,8 +261,11 @@ def read_seconds() -> float:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still use: what the system has free, or less where a control group above it is
-    limited; /proc and /sys are read below `root`."""
+    """Return the memory available to this process in bytes, limited by its cgroups.
+
+    Args:
+        root: Root folder of /proc and /sys.
+    """
     return min([_memory_of_system(root), *_memory_of_groups(root)])
 
 
@@ -255,7 +278,7 @@ def _memory_of_system(root: Path) -> int:
 
 
 def _memory_of_groups(root: Path) -> Iterator[int]:
-    """What each control group above this process has left; none where there is no limit."""
+    """Yield the free memory of each limited control group of this process, in bytes."""
     version_1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"]
     for limit, used in cgroups.limits("memory", ["memory.max", "memory.current"], version_1, root):
         if limit != "max":

@@ -1,22 +1,22 @@
-"""The errors a user can meet. Each message is one line: where, what was found, what was expected."""
+"""Exceptions of ssd_train. Messages are one line: `where: found X, expected Y`."""
 
 
 class SsdTrainError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+    """Base class of all exceptions of this package; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
 
 class ConfigError(SsdTrainError):
-    """A setting is missing, unknown, out of range or contradicts another. Lists all violations at once."""
+    """A setting is missing, unknown, out of range or conflicts with another. Lists all violations at once."""
 
     exit_code = 2
 
 
 class DataError(SsdTrainError):
-    """Images or labels that cannot be used as they are; the message starts with file:line where there is one.
+    """Unusable images or labels; the message starts with file:line if there is one.
 
-    `code` is what `check` calls it (data/check_codes.py); "" where no code is more exact than that of the place.
+    `code` is the code of `check` (data/check_codes.py), or "" for the code of the caller.
     """
 
     exit_code = 2
@@ -25,36 +25,38 @@ class DataError(SsdTrainError):
         super().__init__(message)
         self.code = code
 
-    def at(self, place: object) -> "DataError":
-        """The same fault, told of `place`."""
-        return DataError(f"{place}: {self}", self.code)
+    def at(self, location: object) -> "DataError":
+        """Return the error with `location` prepended to its message."""
+        return DataError(f"{location}: {self}", self.code)
 
 
 class WeightsError(SsdTrainError):
-    """A weights file or saved model that cannot be read or does not fit the network."""
+    """A weights file or saved model is unreadable or does not fit the network."""
 
     exit_code = 2
 
 
 class CheckpointError(SsdTrainError):
-    """A checkpoint that cannot be resumed: other settings, classes or data, or damaged beyond the last good copy."""
+    """A checkpoint cannot be resumed: it has other settings, classes or data, or no intact copy."""
 
     exit_code = 2
 
 
 class DependencyError(SsdTrainError):
-    """A library is missing, or its version does not fit the others."""
+    """A library is missing or its version is incompatible."""
 
     exit_code = 2
 
 
 class TrainingDiverged(SsdTrainError):
-    """A loss, gradient or weight became NaN or infinite; names the labels of the batch that did it."""
+    """A loss, gradient or weight became NaN or infinite; the message names the labels of the batch."""
 
 
 class PeerLost(SsdTrainError):
-    """Another host of the job has died, failed, or never came; the message names it. All end with the exit code of the
-    one that failed, where it told it."""
+    """Another host of the job died, failed, or never connected; the message names it.
+
+    All hosts exit with the exit code of the failed one, if it is known.
+    """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -62,6 +64,6 @@ class PeerLost(SsdTrainError):
 
 
 class Stopped(SsdTrainError):
-    """A run ended early because it was asked to (SIGTERM, Ctrl-C); what it had made is saved."""
+    """Training was stopped by SIGTERM or Ctrl-C, after saving its state."""
 
     exit_code = 143  # 128 + SIGTERM, as a shell reports it

@@ -1,9 +1,9 @@
-"""The one door to MXNet and GluonCV: versions checked, pitfalls of their import mended, once.
+"""Imports of MXNet, GluonCV and Horovod, with version checks and workarounds for their import problems.
 
     mx = framework.mxnet()
     gcv = framework.gluoncv()
 
-Nothing is loaded before the first call, so this module can be imported where neither library is installed.
+Nothing is loaded before the first call, so this module can be imported without these libraries.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ssd_train.cpus import available_cpus
 from ssd_train.errors import ConfigError, DependencyError
 
 FITS = (
-    "what fits is mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "
+    "supported: mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "
     "or mxnet 1.9.0 with gluoncv 0.8.0 and numpy 1.19"
 )
 HOW_TO_INSTALL = "install the extra of your machine: pip install 'ssd-train[cpu]', or 'ssd-train[cu112]' for CUDA 11.2"
 
-# One library under the names of its builds, the AWS containers' own included.
+# Distribution names of each library, including those of AWS's containers.
 _DISTRIBUTIONS = {
     "mxnet": ("mxnet", "mxnet-cu112", "aws-mx", "aws-mx-cu112"),
     "gluoncv": ("gluoncv",),
@@ -41,66 +41,68 @@ _DISTRIBUTIONS = {
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
     "pillow": ("Pillow",),
 }
-# Shared libraries that pip does not bring.
+# Shared libraries that pip does not install.
 _REMEDIES = {
     "libgomp": ": apt-get install libgomp1",
     "libquadmath": ": apt-get install libquadmath0",
     "libGL": ": pip uninstall -y opencv-python; pip install --force-reinstall --no-deps opencv-python-headless",
 }
-# What `import gluoncv` imports and, where that fails, hides (its __init__.py passes over every ImportError).
+# Modules that `import gluoncv` imports; its __init__.py hides every ImportError.
 _GLUONCV_PARTS = ("check", "data", "model_zoo", "nn", "utils", "loss")
 
 
 @functools.lru_cache(maxsize=None)
 def mxnet() -> types.ModuleType:
-    """The `mxnet` module, loaded with `cpu_threads()` OpenMP threads.
+    """Import and return `mxnet`, with `cpu_threads()` OpenMP threads.
 
     Raises:
-        DependencyError: MXNet is missing, too old, or does not go with the NumPy, Python or system libraries found.
-        ConfigError: OMP_NUM_THREADS is set to something that is no number.
+        DependencyError: MXNet is missing, too old, or incompatible with the installed NumPy, Python or system
+            libraries.
+        ConfigError: OMP_NUM_THREADS is not a number.
     """
     _check_before_import()
     if "mxnet" not in sys.modules:
         os.environ["OMP_NUM_THREADS"] = str(cpu_threads())
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # a line on standard error for each network made ready
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # suppresses a line on standard error per network
     with _quiet_import():
-        if not hasattr(np, "bool"):  # gone in NumPy 1.24; MXNet reads it when it is imported, and later
+        if not hasattr(np, "bool"):  # removed in NumPy 1.24; MXNet uses it on import and later
             np.bool = bool  # type: ignore[attr-defined]
         module = _import("mxnet")
-    if _numbers(module.__version__) < (1, 9):
-        raise _misfit(f"mxnet {module.__version__} is too old")
+    if _release(module.__version__) < (1, 9):
+        raise _dependency_error(f"mxnet {module.__version__} is too old")
     return module
 
 
 @functools.lru_cache(maxsize=None)
 def gluoncv(part: str = "") -> types.ModuleType:
-    """The `gluoncv` module with its MXNet half (`model_zoo`, `nn`, `loss`, `data`, `utils`), or a module inside it.
+    """Import and return `gluoncv` with its MXNet modules, or one of its submodules.
 
-    `part` names that module in full, such as "model_zoo.ssd.ssd": GluonCV's star imports put other modules of the
-    same name in the way of `gluoncv().model_zoo.ssd`.
+    Args:
+        part: Full name of a submodule, such as "model_zoo.ssd.ssd"; `gluoncv().model_zoo.ssd` is shadowed by GluonCV's
+            star imports.
 
     Raises:
-        DependencyError: as `mxnet`, or GluonCV is missing, too old, or one of the libraries that it needs is.
+        DependencyError: as `mxnet`, or GluonCV or one of its dependencies is missing or too old.
     """
     if part:
         gluoncv()
         with _quiet_import():
             return _import(f"gluoncv.{part}")
     mxnet()
-    with _quiet_import(), _undo_pil_leniency():
-        module = _import("gluoncv", hidden=_hidden_cause_in_gluoncv)
-    found = versions()["gluoncv"] or module.__version__
-    if _numbers(found) < (0, 8):
-        raise _misfit(f"gluoncv {found} is too old")
+    with _quiet_import(), _keep_pil_strict():
+        module = _import("gluoncv", find_cause=_find_gluoncv_error)
+    version = versions()["gluoncv"] or module.__version__
+    if _release(version) < (0, 8):
+        raise _dependency_error(f"gluoncv {version} is too old")
     return module
 
 
 @functools.lru_cache(maxsize=None)
 def horovod() -> types.ModuleType:
-    """The `horovod.mxnet` module.
+    """Import and return `horovod.mxnet`.
 
     Raises:
-        DependencyError: it is missing, or was not built for this MXNet.
+        DependencyError: it is missing, or was built for another MXNet.
     """
     mxnet()
     with _quiet_import():
@@ -108,11 +110,11 @@ def horovod() -> types.ModuleType:
 
 
 def enable_mixed_precision(on_gpu: bool) -> str:
-    """Let MXNet compute in 16 bits where that is safe: float16 on GPUs, bfloat16 on CPUs; returns which.
+    """Enable MXNet's automatic mixed precision and return its dtype: float16 on GPUs, bfloat16 on CPUs.
 
-    Networks built later take part, those built before do not, and it cannot be undone in this process. The casts are
-    nodes of a symbol, and `tojson`, `save` and `export` drop them in silence unless told `remove_amp_cast=False`: see
-    model/frozen.py, which keeps them, and `compile_answers` in model/graphs.py, which does not.
+    It affects networks built afterwards and cannot be disabled in this process. The casts are nodes of the symbol;
+    `tojson`, `save` and `export` drop them silently without `remove_amp_cast=False`: model/frozen.py keeps them,
+    `compile_answers` in model/graphs.py does not.
     """
     dtype = "float16" if on_gpu else "bfloat16"
     mxnet()
@@ -122,9 +124,11 @@ def enable_mixed_precision(on_gpu: bool) -> str:
 
 
 def has_fused_batchnorm() -> bool:
-    """Whether MXNet's operator for BatchNorm and ReLU at once works on the CPU here, and fast: it is oneDNN's alone,
-    whose code for processors without AVX2 is a hundred times as slow as the two operators."""
-    # absent from the stubs; in NumPy 1.19 to 1.26, which are those that MXNet goes with
+    """Return whether MXNet's fused BatchNorm + ReLU operator is available and fast on this CPU.
+
+    Only oneDNN implements it, and without AVX2 it is a hundred times slower than the two separate operators.
+    """
+    # missing in the type stubs; exists in NumPy 1.19 to 1.26, the versions that MXNet supports
     from numpy.core._multiarray_umath import __cpu_features__
 
     enabled = mxnet().runtime.Features().is_enabled("MKLDNN") and os.environ.get("MXNET_MKLDNN_ENABLED", "1") != "0"
@@ -132,12 +136,12 @@ def has_fused_batchnorm() -> bool:
 
 
 def features() -> List[str]:
-    """Return the names of what this build of MXNet was made with, such as CUDA and CUDNN."""
+    """Return the enabled features of this MXNet build, such as CUDA and CUDNN."""
     return sorted(name for name, feature in mxnet().runtime.Features().items() if feature.enabled)
 
 
 def compute_capability(device: Any) -> Optional[int]:
-    """Return the compute capability of a GPU, such as 75 for code named sm_75; None where its driver does not tell."""
+    """Return the compute capability of a GPU, such as 75 for sm_75; None if the driver does not report it."""
     try:
         return int(mxnet().util.get_cuda_compute_capability(device))
     except (OSError, RuntimeError):
@@ -145,57 +149,58 @@ def compute_capability(device: Any) -> Optional[int]:
 
 
 def versions() -> Dict[str, Optional[str]]:
-    """Installed versions by name (python, mxnet, gluoncv, numpy, ...), None where not installed; imports nothing.
+    """Return installed versions by name (python, mxnet, ...), None if not installed, without importing anything.
 
-    They are read from the packages' metadata: GluonCV 0.10.5.post0 says `__version__ == "0.11.0"` of itself.
+    They come from the package metadata: the `__version__` of GluonCV 0.10.5.post0 is "0.11.0".
     """
-    found: Dict[str, Optional[str]] = {"python": platform.python_version()}
+    installed: Dict[str, Optional[str]] = {"python": platform.python_version()}
     for name, distributions in _DISTRIBUTIONS.items():
-        found[name] = next((v for v in map(_distribution_version, distributions) if v is not None), None)
-    return found
+        installed[name] = next((v for v in map(_distribution_version, distributions) if v is not None), None)
+    return installed
 
 
 def cpu_threads() -> int:
-    """Threads that MXNet computes with on the CPU, at least 1.
+    """Return the number of CPU threads of MXNet: OMP_NUM_THREADS, or else the CPUs available to this process.
 
-    The user's OMP_NUM_THREADS where it is set; else the CPUs that this process may run on (its affinity, limited by
-    the quota of its control group), which `mxnet` sets: left alone MXNet takes half of the machine's.
+    MXNet's own default is half of the machine's CPUs.
 
     Raises:
-        ConfigError: OMP_NUM_THREADS does not start with a whole number of at least 1.
+        ConfigError: OMP_NUM_THREADS does not start with an integer of at least 1.
     """
     chosen = os.environ.get("OMP_NUM_THREADS", "").strip()
     if not chosen:
         return available_cpus()
-    first = chosen.split(",")[0].strip()  # OpenMP allows a list, one number for each level of nesting
+    first = chosen.split(",")[0].strip()  # OpenMP allows a list with one number per nesting level
     if not first.isdigit() or int(first) < 1:
-        raise ConfigError(f"OMP_NUM_THREADS is {chosen!r}: expected a whole number of at least 1")
+        raise ConfigError(f"OMP_NUM_THREADS: found {chosen!r}, expected a whole number of at least 1")
     return int(first)
 
 
 def _check_before_import() -> None:
-    if _numbers(np.__version__) >= (2,):
-        raise _misfit("numpy 2 was made after MXNet's last release and breaks its import")
-    # Python 3.12 has no distutils; setuptools brings one, which MXNet and GluonCV read version numbers with.
+    if _release(np.__version__) >= (2,):
+        raise _dependency_error("numpy 2 is newer than MXNet's last release and breaks its import")
+    # MXNet and GluonCV parse versions with distutils; Python 3.12 has none, but setuptools has.
     if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
-        raise _misfit("MXNet needs distutils, which Python 3.12 leaves to setuptools: pip install 'setuptools<81'")
+        raise _dependency_error("MXNet needs distutils, which is not part of Python 3.12: pip install 'setuptools<81'")
 
 
-def _import(name: str, hidden: Callable[[], Optional[Exception]] = lambda: None) -> types.ModuleType:
-    """Import a library; whatever stops it becomes one line with the cause that `hidden` digs out, else its own."""
+def _import(name: str, find_cause: Callable[[], Optional[Exception]] = lambda: None) -> types.ModuleType:
+    """Import a library; on any error raise a DependencyError with the cause from `find_cause`, or the error itself."""
     if name not in sys.modules and importlib.util.find_spec(name) is None:
-        raise _misfit(f"{name} is not installed; {HOW_TO_INSTALL}")
+        raise _dependency_error(f"{name} is not installed; {HOW_TO_INSTALL}")
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # a C library that does not load, a name that NumPy dropped: all kinds come up here
-        cause = hidden() or error
+    except Exception as error:  # of any type: a C library that does not load, a name removed from NumPy
+        cause = find_cause() or error
         remedy = next((text for library, text in _REMEDIES.items() if library in str(cause)), "")
-        raise _misfit(f"{name} cannot be imported ({type(cause).__name__}: {_one_line(cause)}){remedy}") from cause
+        raise _dependency_error(
+            f"{name} cannot be imported ({type(cause).__name__}: {_one_line(cause)}){remedy}"
+        ) from cause
     return module
 
 
-def _hidden_cause_in_gluoncv() -> Optional[Exception]:
-    """The error behind GluonCV's "missing `mxnet` & `torch`": its parts are imported without its __init__.py."""
+def _find_gluoncv_error() -> Optional[Exception]:
+    """Return the error behind GluonCV's "missing `mxnet` & `torch`", by importing its modules without __init__.py."""
     spec = importlib.util.find_spec("gluoncv")
     package = types.ModuleType("gluoncv")
     package.__path__ = list(spec.submodule_search_locations or []) if spec else []
@@ -211,9 +216,9 @@ def _hidden_cause_in_gluoncv() -> Optional[Exception]:
     return None
 
 
-def _misfit(problem: str) -> DependencyError:
-    found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions().items())
-    return DependencyError(f"{problem}; found: {found}; {FITS}")
+def _dependency_error(problem: str) -> DependencyError:
+    installed = ", ".join(f"{name} {version or 'missing'}" for name, version in versions().items())
+    return DependencyError(f"{problem}; found: {installed}; {FITS}")
 
 
 def _distribution_version(distribution: str) -> Optional[str]:
@@ -223,8 +228,8 @@ def _distribution_version(distribution: str) -> Optional[str]:
         return None
 
 
-def _numbers(version: str) -> Tuple[int, ...]:
-    """Leading numbers of a version: "0.10.5.post0" -> (0, 10, 5), "1.9.0b2021" -> (1, 9, 0)."""
+def _release(version: str) -> Tuple[int, ...]:
+    """Return the release numbers of a version: "0.10.5.post0" -> (0, 10, 5), "1.9.0b2021" -> (1, 9, 0)."""
     return tuple(int(number) for number in re.sub(r"[^\d.].*", "", version).split(".") if number)
 
 
@@ -234,7 +239,7 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hide the warnings of two libraries that nobody mends any more; the user's own filters come back after it."""
+    """Suppress the warnings of two unmaintained libraries; the user's filters are restored afterwards."""
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, FutureWarning, SyntaxWarning):
             warnings.simplefilter("ignore", kind)
@@ -242,8 +247,8 @@ def _quiet_import() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undo_pil_leniency() -> Iterator[None]:
-    """GluonCV's import makes Pillow accept truncated files in the whole process (gluoncv/data/mhp.py)."""
+def _keep_pil_strict() -> Iterator[None]:
+    """Restore Pillow's setting for truncated files, which the import of gluoncv/data/mhp.py changes globally."""
     from PIL import ImageFile
 
     before = ImageFile.LOAD_TRUNCATED_IMAGES

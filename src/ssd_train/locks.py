@@ -1,8 +1,7 @@
-"""A folder held by one run at a time.
+"""Exclusive lock of a folder.
 
-The kernel holds the lock, on a file in the folder, and lets go of it when the process ends, however it ends. What the
-file holds is never looked at (it is empty): the folder may be copied to S3 and to another machine, lock file and all,
-and is free there.
+The lock is an flock on an empty file in the folder; the kernel releases it when the process ends for any reason. A copy
+of the folder, on S3 or another machine, is not locked.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 @contextlib.contextmanager
 def held(folder: Optional[Path], progress: Progress) -> Iterator[None]:
-    """Hold `folder`, which is made if need be, as long as the block lasts; None: nothing is held.
+    """Lock `folder` within the block and create it if it is missing; None locks nothing.
 
     Raises:
-        CheckpointError: another process holds it.
-        SsdTrainError: it cannot be written.
+        CheckpointError: another process has locked it.
+        SsdTrainError: the folder is not writable.
     """
     if folder is None:
         yield
@@ -36,13 +35,13 @@ def held(folder: Optional[Path], progress: Progress) -> Iterator[None]:
     path = Path(folder) / LOCK
     with errors_of(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not inherited by programs that this one starts: they may outlive it
+        # O_CLOEXEC: child processes may outlive this one and would keep the lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _lock(descriptor, path, progress)
         yield
     finally:
-        os.close(descriptor)  # the file stays: were it removed, two runs could hold two files of that name
+        os.close(descriptor)  # the file is kept: removing it would allow two runs to lock two files of that name
 
 
 def _lock(descriptor: int, path: Path, progress: Progress) -> None:
@@ -50,10 +49,12 @@ def _lock(descriptor: int, path: Path, progress: Progress) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CheckpointError(
-            f"{path.parent}: is in use by another run, which holds {path.name} in it, expected a folder for this run "
-            "alone: wait for that run's end, or use another --checkpoint_dir"
+            f"{path.parent}: is in use by another run, which has locked {path.name} in it; wait until it ends, or use "
+            "another --checkpoint_dir"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        progress.warn(f"{path.parent}: its file system has no locks: see that no other run uses it ({error.strerror})")
+        progress.warn(
+            f"{path.parent}: no locks on this file system; make sure that no other run uses it ({error.strerror})"
+        )

@@ -1,7 +1,7 @@
-"""The log lines of the built-in algorithm and, beside them, the regular expressions that SageMaker reads them with.
+"""Metric lines of the built-in algorithm, and the regular expressions with which SageMaker parses them.
 
-Templates and expressions are those of a real job's AlgorithmSpecification. Losses are bare numbers, mAP is in
-parentheses with nothing after it, and a line's prefix holds none, because notebooks in the wild cut the lines there.
+Both are taken from the AlgorithmSpecification of a real job. Losses are bare numbers; mAP is in parentheses at the end
+of its line, and the prefix of a line has no parentheses, because published notebooks split the lines there.
 """
 
 from __future__ import annotations
@@ -30,39 +30,41 @@ METRIC_DEFINITIONS: List[Dict[str, str]] = [
 
 
 def stamped(text: str) -> str:
-    """`text` after the time, level and thread that the built-in algorithm puts before each line."""
+    """Return `text` with the prefix of the built-in algorithm: time, level and thread."""
     now = datetime.datetime.now().strftime("%m/%d/%Y %H:%M:%S")
     return f"[{now} INFO {threading.get_ident()}] {text}"
 
 
 def configuration_line(settings: Mapping[str, Any]) -> str:
-    """All settings of the run as the built-in algorithm wrote them, texts in Python 2's spelling: a notebook looks for
-    ``num_training_samples': u'`` in this line."""
+    """Return the line with all settings, in the Python 2 syntax of the built-in algorithm.
+
+    Published notebooks search it for ``num_training_samples': u'``.
+    """
     pairs = ", ".join(f"u'{name}': u'{value}'" for name, value in settings.items())
     return f"Final configuration: {{{pairs}}}"
 
 
 def loss_lines(host: str, epoch: int, batch: int, cross_entropy: float, smooth_l1: float) -> List[str]:
-    """The mean training losses of an epoch (from 0) and the number of its last batch."""
-    place = f"#quality_metric: host={host}, epoch={epoch}, batch={batch} train"
-    return [f"{place} cross_entropy <loss>={cross_entropy:.6g}", f"{place} smooth_l1 <loss>={smooth_l1:.6g}"]
+    """Return the lines of an epoch's mean training losses; `epoch` counts from 0, `batch` is its last."""
+    prefix = f"#quality_metric: host={host}, epoch={epoch}, batch={batch} train"
+    return [f"{prefix} cross_entropy <loss>={cross_entropy:.6g}", f"{prefix} smooth_l1 <loss>={smooth_l1:.6g}"]
 
 
 def throughput_line(host: str, records_per_second: float) -> str:
-    """Training images per second."""
+    """Return the line of the training images per second."""
     return f"#throughput_metric: host={host}, train throughput={records_per_second:.6g} records/second"
 
 
 def progress_line(host: str, epochs_done: int, epochs: int) -> str:
-    """The share of epochs made, in whole percent."""
+    """Return the line of the completed epochs in percent, rounded down."""
     return f"#progress_metric: host={host}, completed {100 * epochs_done // epochs} %"
 
 
 def map_line(host: str, epoch: int, score: float) -> str:
-    """validation:mAP of an epoch (from 0)."""
+    """Return the line of an epoch's validation:mAP; `epoch` counts from 0."""
     return f"#quality_metric: host={host}, epoch={epoch}, validation mAP <score>=({score:.6g})"
 
 
 def validation_loss_line(host: str, epoch: int, smooth_l1: float) -> str:
-    """Validation SmoothL1 of an epoch (from 0)."""
+    """Return the line of an epoch's validation SmoothL1 loss; `epoch` counts from 0."""
     return f"#quality_metric: host={host}, epoch={epoch}, validation smooth_l1 <loss>={smooth_l1:.6g}"

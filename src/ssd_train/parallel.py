@@ -1,5 +1,8 @@
-"""Work done by threads, in order. Threads, not processes: OpenCV and NumPy let go of the interpreter while they work,
-nothing is pickled, and a fork beneath a running MXNet engine, with its hangs, is avoided."""
+"""Ordered parallel map with threads.
+
+Threads, because OpenCV and NumPy release the GIL, nothing has to be pickled, and forking a process with a running MXNet
+engine can deadlock.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,27 @@ from typing import Callable, Deque, Iterator, List, Sequence, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 16  # short pieces of work that a thread takes at once: handing over one costs some 50 us
+_CHUNK = 16  # items per task; the overhead of a task is about 50 us
 
 
 def in_order(
     make: Callable[[Item], Result], items: Sequence[Item], workers: int, at_once: int = _CHUNK
 ) -> Iterator[Result]:
-    """make(item) for each item, in order, by `workers` threads that take `at_once` items each and run only a little
-    ahead, so that memory is bounded and an interrupt is soon obeyed. What `make` raises is raised here."""
+    """Yield make(item) for each item, in order, computed by threads.
+
+    Only 2 * workers tasks are queued, so that memory is bounded and an interrupt takes effect soon.
+
+    Args:
+        make: Function of an item; its exceptions are raised by the iterator.
+        items: The items.
+        workers: Number of threads.
+        at_once: Number of items per task.
+    """
     chunks = [items[start : start + at_once] for start in range(0, len(items), at_once)]
     waiting: Deque["Future[List[Result]]"] = deque()
 
     def work(chunk: Sequence[Item]) -> List[Result]:
-        """What one thread does at once."""
+        """Process the items of one task."""
         return [make(item) for item in chunk]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")

@@ -1,4 +1,4 @@
-"""How long work tells where it is, without knowing who listens: a terminal, a log, or nobody."""
+"""Progress: the interface through which the package reports messages and progress."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """Listens to long work. This one is silent; `cli.console` has those that write."""
+    """Silent progress; cli.console has implementations for terminals and logs."""
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Report a line to the user."""
 
     def warn(self, text: str) -> None:
-        """A line about something that is not as it should be, said once."""
+        """Report a warning to the user."""
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """Yield `items`, of which there are `total`, and tell how many have passed."""
+        """Yield `items` and report how many of `total` are done; `what` names them."""
         yield from items

@@ -1,11 +1,10 @@
-"""Folders that appear whole or not at all, and stay what they were written as.
+"""Atomic writes of whole folders, with checksums.
 
-A folder is filled out of sight, flushed to the disk, marked by `checksums.json`, written last, and renamed onto its
-place: one without that file was never finished. A kill at any moment leaves what stood there before, or that and the
-new folder, complete; what it leaves half done is removed by the next `publish_folder` to the same place.
+A folder is filled under a temporary name, synced to disk, completed with `checksums.json` as its last file, and
+renamed. If the process is killed, earlier folders are intact, and the next `publish_folder` removes the incomplete one.
 
-Each folder has a name of its own and is never changed again. So a service that copies them file by file as they come,
-as SageMaker copies checkpoints to S3, never mixes two of them.
+Each folder has a new name and is never changed again, so that a service that copies files one by one, as SageMaker
+copies checkpoints to S3, never mixes two of them.
 """
 
 from __future__ import annotations
@@ -24,12 +23,19 @@ CHECKSUMS = "checksums.json"
 
 
 def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> Path:
-    """Put a new folder at `target`-000001, or the next number: `write(folder)` fills it out of sight, then it takes its
-    place in one step. Returns that place. Of the folders before it the newest `keep` stay.
+    """Write the folder `target`-000001, or with the next number, atomically.
+
+    Args:
+        target: Path of the folder without its number.
+        write: Fills the temporary folder that it is given.
+        keep: Number of previous folders to keep; older ones are removed.
+
+    Returns:
+        Path of the new folder.
 
     Raises:
-        SsdTrainError: the disk is full, or the place cannot be written.
-        Exception: whatever `write` raises; nothing is changed then.
+        SsdTrainError: the disk is full, or the folder cannot be written.
+        Exception: any exception of `write`; nothing is changed then.
     """
     target = Path(target)
     new = storage.temporary_beside(target)
@@ -40,8 +46,8 @@ def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> Pa
     try:
         _fill(new, target, write)
         with storage.errors_of(target, 0):
-            place = target.with_name(f"{target.name}-{max(map(_number_of, _numbered(target)), default=0) + 1:06d}")
-            os.rename(new, place)
+            published = target.with_name(f"{target.name}-{max(map(_number_of, _numbered(target)), default=0) + 1:06d}")
+            os.rename(new, published)
             storage.sync_directory(target.parent)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -49,24 +55,27 @@ def publish_folder(target: Path, write: Callable[[Path], None], keep: int) -> Pa
     with storage.errors_of(target, 0):
         for old in published_folders(target)[1 + keep :]:
             _discard(old, target)
-    return place
+    return published
 
 
 def published_folders(target: Path) -> List[Path]:
-    """The finished folders of `publish_folder(target, ...)`, newest first; empty where there is none.
+    """Return the finished folders of `publish_folder(target, ...)`, newest first.
 
-    Finished is not undamaged: `verify_folder` tells.
+    They may be damaged; `verify_folder` checks that.
     """
     finished = [folder for folder in _numbered(Path(target)) if _is_finished(folder)]
     return sorted(finished, key=_number_of, reverse=True)
 
 
 def verify_folder(folder: Path, names: Optional[Collection[str]] = None) -> None:
-    """Compare every file of a published folder, or those of `names` alone, with its size and SHA-256.
+    """Compare the files of a published folder with their sizes and SHA-256 checksums.
+
+    Args:
+        folder: A published folder.
+        names: Names of the files to compare; None: all.
 
     Raises:
-        CheckpointError: the folder was never finished, or the file named is missing, truncated or changed, or cannot
-            be read.
+        CheckpointError: the folder is unfinished, or a file is missing, unreadable or changed.
     """
     folder = Path(folder)
     for name, expected in _listed(folder).items():
@@ -78,19 +87,18 @@ def verify_folder(folder: Path, names: Optional[Collection[str]] = None) -> None
 
 
 def _verify(file: Path, expected: Mapping[str, Any]) -> None:
-    """Compare a file with what its folder's checksums list of it."""
     if not file.is_file():
-        raise CheckpointError(f"{file}: is missing; {CHECKSUMS} beside it lists it")
+        raise CheckpointError(f"{file}: is missing; {CHECKSUMS} lists it")
     size = file.stat().st_size
     if size != expected["bytes"]:
         raise CheckpointError(f"{file}: has {size} bytes, {expected['bytes']} were written")
-    found = storage.sha256_of(file)
-    if found != expected["sha256"]:
-        raise CheckpointError(f"{file}: is damaged: its SHA-256 is {found}, {expected['sha256']} was written")
+    digest = storage.sha256_of(file)
+    if digest != expected["sha256"]:
+        raise CheckpointError(f"{file}: damaged: found SHA-256 {digest}, expected {expected['sha256']}")
 
 
 def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder, put all of it on the disk, and mark it as finished."""
+    """Fill a folder with `write`, sync it to disk and add its checksums."""
     try:
         write(folder)
     except Exception as error:
@@ -109,13 +117,13 @@ def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
 
 
 def _listed(folder: Path) -> Dict[str, Dict[str, Any]]:
-    """Files of a published folder by name, from its checksums; a name that leads out of the folder is an error."""
+    """Read a folder's checksums; raises CheckpointError if one is unreadable or names a file outside the folder."""
     marker = folder / CHECKSUMS
     try:
         files = json.loads(marker.read_text("utf-8"))["files"]
         listed = {name: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for name, entry in files.items()}
     except FileNotFoundError:
-        raise CheckpointError(f"{marker}: is missing: the folder was not written whole") from None
+        raise CheckpointError(f"{marker}: is missing: the folder is incomplete") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{marker}: cannot be read as a list of checksums ({error})") from error
     for name in listed:
@@ -125,29 +133,29 @@ def _listed(folder: Path) -> Dict[str, Dict[str, Any]]:
 
 
 def _discard(old: Path, target: Path) -> None:
-    """Remove a published folder; one in which somebody keeps files of their own is left as it is."""
+    """Remove a published folder, unless it contains files that are not in its checksums."""
     try:
         ours = {*_listed(old), CHECKSUMS}
-    except CheckpointError:  # it cannot be told any more what is whose
+    except CheckpointError:  # unknown which files are ours
         return
     if ours.issuperset(_name_in(old, file) for file in _files(old)):
-        # Renamed first, so that a kill in between leaves a leftover to remove and no folder that looks finished.
+        # Renamed first, so that a kill leaves a temporary folder and not a partial one that looks finished.
         doomed = storage.temporary_beside(target)
         os.rename(old, doomed)
         shutil.rmtree(doomed)
 
 
 def _numbered(target: Path) -> List[Path]:
-    """What has the name of a folder published at a place."""
+    """Return the paths that have the name of a folder published for `target`."""
     pattern = re.compile(re.escape(target.name) + r"-\d{6,}")
-    beside = target.parent.iterdir() if target.parent.is_dir() else []
-    return [path for path in beside if pattern.fullmatch(path.name)]
+    siblings = target.parent.iterdir() if target.parent.is_dir() else []
+    return [path for path in siblings if pattern.fullmatch(path.name)]
 
 
 def _is_finished(folder: Path) -> bool:
     try:
         return (folder / CHECKSUMS).is_file()
-    except OSError:  # a dying disk, or a folder that may not be entered: to be told, not passed over
+    except OSError:  # a failing disk or an inaccessible folder must be reported, not ignored
         return True
 
 

@@ -1,9 +1,9 @@
-"""Local copies of what lies on S3, and local results put there: in parallel, with progress, going on where it stopped.
+"""Cache of S3 objects and uploads of results: parallel, with progress, resumable.
 
-A copy stands in the user's cache under the name of its object:
+Layout of the cache:
 
-    s3/STORE/BUCKET/files/KEY       appears whole or not at all
-    s3/STORE/BUCKET/index.jsonl     the ETag of each copy, and its size and time, so that a changed copy is noticed
+    s3/STORE/BUCKET/files/KEY       a copy of an object, written atomically
+    s3/STORE/BUCKET/index.jsonl     ETag, size and modification time of each copy, to detect changes
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Result = TypeVar("Result")
 
 
 class Copies:
-    """Copies of objects in the user's cache, brought up to date when they are asked for.
+    """Cache of S3 objects; outdated copies are downloaded again when they are requested.
 
-    Every method raises a DataError that names bucket and key and the cause, or an SsdTrainError where the disk is full.
+    All methods raise a DataError that names bucket, key and cause, or an SsdTrainError if the disk is full.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
@@ -43,68 +43,67 @@ class Copies:
         self._indexes: Dict[str, _Index] = {}
 
     def bring(self, url: Url) -> Path:
-        """A copy of the object at `url`, or a folder with copies of all objects below it."""
+        """Return the path of a copy of the object at `url`, or of a folder with all objects below it."""
         entry = None if url.is_folder else self._store.find(url)
         if entry is None:
-            return self._bring_folder(url.as_folder())
-        self._bring_entries(url, [entry])
+            return self._fetch_folder(url.as_folder())
+        self._fetch_entries(url, [entry])
         return self._path(url)
 
     def bring_each(self, addresses: Sequence[str]) -> Dict[str, Union[Path, Unavailable]]:
-        """By its s3:// address, a copy of each object, or why it cannot be had where that does not concern them all."""
-
-        found: Dict[str, Union[Path, Unavailable]] = {}
+        """Return for each s3:// address the path of a copy, or the error that concerns this object only."""
+        invalid: Dict[str, Union[Path, Unavailable]] = {}
         urls = []
         for address in addresses:
             try:
                 urls.append(Url.parse(address))
-                self._index(urls[-1].bucket)  # read before there are threads
+                self._index(urls[-1].bucket)  # created before threads use it
             except ConfigError as error:
-                found[address] = Unavailable(str(error))
+                invalid[address] = Unavailable(str(error))
 
-        def bring(url: Url) -> Union[Path, Unavailable]:
-            """The copy of one object, or why it alone cannot be had."""
+        def fetch(url: Url) -> Union[Path, Unavailable]:
+            """Return the copy of one object, or its error."""
             try:
-                return self._bring_if_changed(url)
+                return self._fetch_if_changed(url)
             except Unavailable as error:
                 return error
 
-        brought = iter(_each(bring, urls, self._progress, "images from S3"))
-        return {address: found[address] if address in found else next(brought) for address in addresses}
+        fetched = iter(_each(fetch, urls, self._progress, "images from S3"))
+        return {address: invalid[address] if address in invalid else next(fetched) for address in addresses}
 
-    def _bring_folder(self, url: Url) -> Path:
-        # an object "train/" is how consoles draw an empty folder
+    def _fetch_folder(self, url: Url) -> Path:
+        # the S3 console represents an empty folder by an object "train/"
         entries = [entry for entry in self._store.list(url) if not entry.key.endswith("/")]
         if not entries:
-            raise DataError(f"{url}: found nothing there, expected an object of that name, or some below it")
-        self._bring_entries(url, entries)
+            raise DataError(f"{url}: found no objects, expected an object with this key or some below it")
+        self._fetch_entries(url, entries)
         folder = self._path(url)
         wanted = {str(self._path(url._replace(key=entry.key))) for entry in entries}
         for path in [Path(at) / name for at, _, names in os.walk(folder) for name in names]:
-            if str(path) not in wanted:  # its object is gone
+            if str(path) not in wanted:  # its object was deleted
                 path.unlink()
         return folder
 
-    def _bring_entries(self, url: Url, entries: Sequence[Entry]) -> None:
+    def _fetch_entries(self, url: Url, entries: Sequence[Entry]) -> None:
         index = self._index(url.bucket)
         urls = {entry.key: url._replace(key=entry.key) for entry in entries}
         new = [entry for entry in entries if not index.is_current(entry, self._path(urls[entry.key]))]
         if not new:
             return
         size = sum(entry.size for entry in new)
-        self._progress.say(f"{url}: {len(new)} of {len(entries)} files to get ({size / _MB:.1f} MB)")
-        self._refuse_if_full(url, size)
-        _each(lambda entry: self._get(urls[entry.key]), new, self._progress, f"from {url}")
+        self._progress.say(f"{url}: {len(new)} of {len(entries)} files to download ({size / _MB:.1f} MB)")
+        self._check_free_space(url, size)
+        _each(lambda entry: self._download(urls[entry.key]), new, self._progress, f"from {url}")
 
-    def _bring_if_changed(self, url: Url) -> Path:
+    def _fetch_if_changed(self, url: Url) -> Path:
         path, index = self._path(url), self._index(url.bucket)
         if index.is_intact(url.key, path):
             entry = self._store.find(url)
             if entry is not None and index.is_current(entry, path):
                 return path
-        return self._get(url)
+        return self._download(url)
 
-    def _get(self, url: Url) -> Path:
+    def _download(self, url: Url) -> Path:
         path = self._path(url)
         temporary = self._incoming(url.bucket) / uuid.uuid4().hex
         with _errors_of_copy(url, path):
@@ -120,12 +119,12 @@ class Copies:
         return path
 
     def _path(self, url: Url) -> Path:
-        """Where the copy of `url` stands; Unavailable for a key that could not be a file below a folder."""
+        """Return the path of the copy of `url`; raises Unavailable if its key is not a valid relative path."""
         parts = url.key.split("/")
         if parts[-1] == "":
             parts.pop()
         if {"", ".", ".."}.intersection(parts) or "\0" in url.key:
-            raise Unavailable(f"{url}: found a key with an empty part, '.', '..' or NUL, expected a path")
+            raise Unavailable(f"{url}: found a key with an empty part, '.', '..' or NUL, expected a relative path")
         return self._root.joinpath(url.bucket, "files", *parts)
 
     def _index(self, bucket: str) -> "_Index":
@@ -141,34 +140,34 @@ class Copies:
     def _incoming(self, bucket: str) -> Path:
         return storage.temporary_beside(self._root / bucket / "incoming")
 
-    def _refuse_if_full(self, url: Url, size: int) -> None:
+    def _check_free_space(self, url: Url, size: int) -> None:
         path = self._path(url)
         if size > shutil.disk_usage(self._root).free:
             raise storage.full_disk(path, size)
 
 
 class _Index:
-    """What the copies of a bucket are copies of, one JSON line each; a later line replaces an earlier one."""
+    """Index of the copies of a bucket, one JSON line each; later lines replace earlier ones."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._known: Dict[str, List[object]] = {}
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         for line in lines:
-            with contextlib.suppress(ValueError):  # a line cut off by a kill: its object is got again
+            with contextlib.suppress(ValueError):  # a line truncated by a kill: the object is downloaded again
                 key, *facts = json.loads(line)
                 self._known[key] = facts
 
     def is_intact(self, key: str, path: Path) -> bool:
-        """Whether the copy at `path` is as it was written."""
+        """Return whether the copy at `path` is unchanged since it was written."""
         return self._known.get(key, [None])[1:] == _stamp(path)
 
     def is_current(self, entry: Entry, path: Path) -> bool:
-        """Whether the copy at `path` is one of what the store has now."""
+        """Return whether the copy at `path` is unchanged and up to date."""
         return self.is_intact(entry.key, path) and self._known[entry.key][:2] == [entry.etag, entry.size]
 
     def add(self, entry: Entry, path: Path) -> None:
-        """Remember the copy that was put at `path`."""
+        """Add the copy at `path`."""
         facts = [entry.etag, *(_stamp(path) or [])]
         with self._lock, open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps([entry.key, *facts]) + "\n")
@@ -176,7 +175,7 @@ class _Index:
 
 
 def _stamp(path: Path) -> Optional[List[object]]:
-    """Size and time of a file, None where there is none."""
+    """Return size and modification time of a file, or None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -185,20 +184,20 @@ def _stamp(path: Path) -> Optional[List[object]]:
 
 
 def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Union[Path, Unavailable]]]":
-    """`bring_each` of a store that is opened only when there is something to bring."""
+    """Return a function like `Copies.bring_each` that connects to S3 when it is called."""
 
     def fetch(addresses: Sequence[str]) -> "Dict[str, Union[Path, Unavailable]]":
-        """Open the store, and bring what is at `addresses`."""
-        progress.say(f"{len(addresses)} images are not in their folder and are fetched from S3")
+        """Connect to S3 and download `addresses`."""
+        progress.say(f"{len(addresses)} images are missing in their folder and are downloaded from S3")
         return Copies(Store(), progress).bring_each(addresses)
 
     return fetch
 
 
 def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
-    """Put the file `path` at `url`, or all files of the folder below it; how many there were.
+    """Upload the file `path` to `url`, or all files of a folder to below it; returns their number.
 
-    JSON documents go last: they name the files beside them, which are then there.
+    JSON files are uploaded last, because they refer to the other files.
     """
     if path.is_file():
         store.write(path, url)
@@ -207,7 +206,7 @@ def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
     folder = url.as_folder()
 
     def put(file: Path) -> None:
-        """Write one file below the folder's address."""
+        """Upload one file of the folder."""
         store.write(file, folder._replace(key=folder.key + file.relative_to(path).as_posix()))
 
     for last in (False, True):
@@ -216,7 +215,7 @@ def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
 
 
 def _each(work: Callable[[Item], Result], items: Sequence[Item], progress: Progress, what: str) -> List[Result]:
-    """work(item) of each, in order, by threads; the first error ends it."""
+    """Return work(item) of each item, in order, computed by threads; raises the first error."""
     results = in_order(work, items, WORKERS, at_once=1)
     return list(progress.track(results, len(items), what))
 

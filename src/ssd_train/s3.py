@@ -1,7 +1,7 @@
-"""Objects of S3, or of a store that speaks as it does: asked for, listed, read and written; what went wrong, in words.
+"""Client of S3 and compatible stores: find, list, read and write objects, with readable error messages.
 
-boto3 is loaded when a store is opened, so that nobody needs it who has no s3:// paths. Credentials are found by boto3
-in its usual places; none of them is ever part of a message here.
+boto3 is imported when a Store is created, so that it is optional without s3:// paths. It finds the credentials;
+messages never contain them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ssd_train.environment import s3_endpoint
 from ssd_train.errors import ConfigError, DataError, DependencyError
 
 SCHEME = "s3://"
-WORKERS = 8  # transfers at once
-ATTEMPTS = 4  # of each request, and of each object whose bytes break off
-CONNECT_SECONDS, READ_SECONDS = 5, 60  # the longest silence that is waited out
+WORKERS = 8  # concurrent transfers
+ATTEMPTS = 4  # per request, and per object whose download is interrupted
+CONNECT_SECONDS, READ_SECONDS = 5, 60  # timeouts
 _CHUNK = 1 << 20
 
-# Python's own table, without the files of this machine: a type does not depend on where a file was uploaded from
+# Python's table without the files of this machine, so that types are the same everywhere
 _MIME_TYPES = mimetypes.MimeTypes()
 _OWN_TYPES = {
     ".gz": "application/gzip",
@@ -37,50 +37,50 @@ _OWN_TYPES = {
     ".yaml": "application/yaml",
 }
 
-# error codes of the S3 API, as words
+# error code of the S3 API -> message
 _DENIED = "access denied: these credentials may not {doing} it"
 _CODES = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "there is no such object",
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
-    "403": _DENIED,  # from stores that say no more
-    "InvalidAccessKeyId": "the credentials are refused: the access key is unknown there",
-    "SignatureDoesNotMatch": "the credentials are refused: the secret key does not fit the access key",
-    "InvalidToken": "the credentials are refused: the session token is not valid",
+    "403": _DENIED,  # from stores that send no error code
+    "InvalidAccessKeyId": "the credentials were rejected: unknown access key",
+    "SignatureDoesNotMatch": "the credentials were rejected: the secret key does not match the access key",
+    "InvalidToken": "the credentials were rejected: invalid session token",
     "ExpiredToken": "the credentials have expired",
-    "RequestTimeTooSkewed": "the credentials are refused: the clock of this machine is wrong",
+    "RequestTimeTooSkewed": "the credentials were rejected: the clock of this machine is wrong",
     "SlowDown": "the store is too busy, after {attempts} attempts",
 }
-_OF_ONE = [_CODES[code] for code in ("NoSuchBucket", "NoSuchKey", "AccessDenied")]
+_SINGLE_OBJECT = [_CODES[code] for code in ("NoSuchBucket", "NoSuchKey", "AccessDenied")]
 _UNREACHABLE = "{store} cannot be reached, after {attempts} attempts"
-# errors of botocore before or beside an answer, by class, the first that fits
+# class of a botocore error without a response -> message; base classes count, too
 _FAULTS = {
     "NoCredentialsError": "found no credentials, expected AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, a profile in "
     "~/.aws, or a role of this machine",
-    "PartialCredentialsError": "found a part of the credentials, expected the access key and the secret key",
-    "CredentialRetrievalError": "the credentials cannot be had from where they are configured",
+    "PartialCredentialsError": "found incomplete credentials, expected an access key and a secret key",
+    "CredentialRetrievalError": "the credentials cannot be retrieved from the configured source",
     "EndpointConnectionError": _UNREACHABLE,
     "ConnectTimeoutError": _UNREACHABLE,
     "ConnectionClosedError": _UNREACHABLE,
-    "ProxyConnectionError": "the proxy before {store} cannot be reached, after {attempts} attempts",
-    "SSLError": "no secure connection to {store}: its certificate is not trusted, or it does not speak TLS",
-    "ReadTimeoutError": "{store} fell silent for {silence} s, {attempts} times",
-    "ResponseStreamingError": "broke off while it was read, {attempts} times",
-    "IncompleteReadError": "broke off while it was read, {attempts} times",
-    "ParamValidationError": "found a name that S3 does not allow for a bucket or a key",
+    "ProxyConnectionError": "the proxy for {store} cannot be reached, after {attempts} attempts",
+    "SSLError": "no secure connection to {store}: its certificate is not trusted, or it does not support TLS",
+    "ReadTimeoutError": "{store} sent nothing for {timeout} s, {attempts} times",
+    "ResponseStreamingError": "the download was interrupted {attempts} times",
+    "IncompleteReadError": "the download was interrupted {attempts} times",
+    "ParamValidationError": "found an invalid name of a bucket or a key",
 }
 
 
 class Url(NamedTuple):
-    """s3://bucket/key, where the key may be empty, name an object, or be the beginning of many."""
+    """s3://bucket/key; the key may be empty, the key of an object, or a prefix."""
 
     bucket: str
     key: str
 
     @classmethod
     def parse(cls, text: str) -> "Url":
-        """`text` taken apart, its key literal (no %20); a ConfigError when it names no bucket."""
+        """Parse a URL; the key is literal, not percent-encoded. Raises ConfigError without a bucket."""
         bucket, _, key = text[len(SCHEME) :].partition("/")
         if not is_url(text) or bucket in ("", ".", ".."):
             raise ConfigError(f"found {text!r}, expected s3://bucket/key")
@@ -91,16 +91,16 @@ class Url(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Whether it can only be a folder: a whole bucket, or a key that ends in a slash."""
+        """Whether the URL is a bucket or its key ends in a slash."""
         return not self.key or self.key.endswith("/")
 
     def as_folder(self) -> "Url":
-        """The same with a slash at its end, so that s3://b/train does not begin the names below s3://b/train2."""
+        """Return the URL with a trailing slash, so that s3://b/train is not a prefix of s3://b/train2/x."""
         return self if self.is_folder else self._replace(key=self.key + "/")
 
 
 class Entry(NamedTuple):
-    """An object as the store tells of it: its key, bytes, and ETag, which differs when the contents do."""
+    """An object in a listing: key, size in bytes, and ETag, which changes with the content."""
 
     key: str
     size: int
@@ -110,24 +110,24 @@ class Entry(NamedTuple):
 def content_type(name: str) -> str:
     """Return the Content-Type of a file by its name; text that this package writes is UTF-8."""
     suffix = Path(name).suffix.lower()
-    found = _OWN_TYPES.get(suffix) or _MIME_TYPES.guess_type(f"x{suffix}")[0] or "application/octet-stream"
-    return f"{found}; charset=utf-8" if found.startswith("text/") else found
+    kind = _OWN_TYPES.get(suffix) or _MIME_TYPES.guess_type(f"x{suffix}")[0] or "application/octet-stream"
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
 def is_url(text: str) -> bool:
-    """Whether `text` is meant for S3."""
+    """Return whether `text` begins with s3://, in any case."""
     return text[: len(SCHEME)].lower() == SCHEME
 
 
 class Unavailable(DataError):
-    """One object cannot be had, or one bucket; others may well be."""
+    """A single object or bucket is not accessible; others may be."""
 
 
 class Store:
-    """A connection to the S3 API at AWS_ENDPOINT_URL, or else Amazon's; threads may share it.
+    """Thread-safe client of the S3 API at AWS_ENDPOINT_URL, or else Amazon's.
 
-    Every method raises a DataError that names bucket and key, and the cause in words. What fails for a cause that may
-    pass is done again, ATTEMPTS times in all, with growing pauses.
+    All methods raise a DataError that names bucket, key and cause. Transient failures are retried with growing pauses,
+    up to ATTEMPTS attempts.
     """
 
     def __init__(self) -> None:
@@ -137,10 +137,10 @@ class Store:
             from botocore.config import Config
         except ImportError as error:
             raise DependencyError(
-                f"s3:// paths need boto3, which cannot be loaded ({error}): pip install 'ssd-train[s3]'"
+                f"s3:// paths need boto3, which cannot be imported ({error}): pip install 'ssd-train[s3]'"
             ) from error
-        self.name = _shown(endpoint)
-        with self._explained("S3", "open"):
+        self.name = _display_name(endpoint)
+        with self._translate_errors("S3", "open"):
             try:
                 session = boto3.session.Session()
                 self._client = session.client("s3", endpoint_url=endpoint, config=Config(**_options(endpoint)))
@@ -148,12 +148,12 @@ class Store:
                 raise ConfigError(f"AWS_ENDPOINT_URL: found {self.name}, expected http(s)://host:port") from error
 
     def find(self, url: Url) -> Optional[Entry]:
-        """The object at `url`, None where there is none."""
+        """Return the object at `url`, or None."""
         from botocore.exceptions import ClientError
 
-        with self._explained(str(url), "read"):
+        with self._translate_errors(str(url), "read"):
             try:
-                # GET, not HEAD: only its refusals say why
+                # GET, because error responses to HEAD have no code
                 answer = self._client.get_object(Bucket=url.bucket, Key=url.key)
             except ClientError as error:
                 if error.response["Error"]["Code"] == "NoSuchKey":
@@ -163,24 +163,24 @@ class Store:
         return Entry(url.key, answer["ContentLength"], answer["ETag"])
 
     def list(self, url: Url) -> Iterator[Entry]:
-        """All objects whose keys begin with that of `url`, however many, sorted by key."""
-        with self._explained(str(url), "list"):
+        """Yield all objects whose keys start with that of `url`, sorted by key."""
+        with self._translate_errors(str(url), "list"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=url.bucket, Prefix=url.key)
             for page in pages:
                 for item in page.get("Contents", ()):
                     yield Entry(item["Key"], item["Size"], item["ETag"])
 
     def read(self, url: Url, file: BinaryIO) -> Entry:
-        """Put the object's bytes into `file`, from its beginning; what was got, which may be newer than a listing."""
+        """Download an object into `file`; returns its Entry, which may be newer than a listing."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-        with self._explained(str(url), "read"):
+        with self._translate_errors(str(url), "read"):
             for attempt in range(1, ATTEMPTS + 1):
                 answer = self._client.get_object(Bucket=url.bucket, Key=url.key)
                 try:
                     _copy(answer["Body"], file)
                     break
-                # boto3 makes requests again, but not when the bytes of an answer break off
+                # boto3 retries requests, but not interrupted downloads
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                     if attempt == ATTEMPTS:
                         raise
@@ -188,53 +188,55 @@ class Store:
         return Entry(url.key, answer["ContentLength"], answer["ETag"])
 
     def write(self, path: Path, url: Url) -> None:
-        """Put the file `path` at `url`, in parts where it is large; what stood there is replaced once all is there."""
+        """Upload the file `path`, in parts if it is large; an existing object is replaced at the end."""
         kind = {"ContentType": content_type(url.key if Path(url.key).suffix else path.name)}
-        with open(path, "rb") as file, self._explained(str(url), "write"):
+        with open(path, "rb") as file, self._translate_errors(str(url), "write"):
             self._client.upload_fileobj(file, url.bucket, url.key, ExtraArgs=kind)
 
     def check_writable(self, url: Url) -> None:
-        """Ask for permission to write at `url` without leaving anything there: an upload is begun and given up."""
+        """Check the permission to write at `url` by starting and aborting a multipart upload."""
         from botocore.exceptions import ClientError
 
-        with self._explained(str(url), "write"):
-            begun = self._client.create_multipart_upload(Bucket=url.bucket, Key=url.key)
-            # who may begin but not give up leaves an upload of no parts: it holds nothing, and shows nowhere
+        with self._translate_errors(str(url), "write"):
+            started = self._client.create_multipart_upload(Bucket=url.bucket, Key=url.key)
+            # without the permission to abort, an empty upload remains, which is harmless and invisible
             with contextlib.suppress(ClientError):
-                self._client.abort_multipart_upload(Bucket=url.bucket, Key=url.key, UploadId=begun["UploadId"])
+                self._client.abort_multipart_upload(Bucket=url.bucket, Key=url.key, UploadId=started["UploadId"])
 
     @contextlib.contextmanager
-    def _explained(self, what: str, doing: str) -> Iterator[None]:
+    def _translate_errors(self, what: str, doing: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             yield
         except (BotoCoreError, ClientError) as error:
-            words = _words(error)
-            filled = words.format(doing=doing, store=self.name, attempts=ATTEMPTS, silence=READ_SECONDS)
-            raise (Unavailable if words in _OF_ONE else DataError)(f"{what}: {filled}") from error
+            template = _message(error)
+            text = template.format(doing=doing, store=self.name, attempts=ATTEMPTS, timeout=READ_SECONDS)
+            raise (Unavailable if template in _SINGLE_OBJECT else DataError)(f"{what}: {text}") from error
 
 
-def _words(error: Exception) -> str:
-    """What an error of botocore means, as a template. Its own text, which may quote a request, is used only where it
-    comes from the store."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):
-        told = answer.get("Error", {})
-        code, message = str(told.get("Code", "")), " ".join(str(told.get("Message", "")).split())
-        own = f"{code} {message}".strip().replace("{", "{{").replace("}", "}}")
-        return _CODES.get(code) or f"{{store}} refused to {{doing}} it: {own}"
+def _message(error: Exception) -> str:
+    """Return a message template for a botocore error.
+
+    The error's own text may contain request data, so only texts sent by the store are used.
+    """
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        details = response.get("Error", {})
+        code, message = str(details.get("Code", "")), " ".join(str(details.get("Message", "")).split())
+        text = f"{code} {message}".strip().replace("{", "{{").replace("}", "}}")
+        return _CODES.get(code) or f"{{store}} refused to {{doing}} it: {text}"
     names = [kind.__name__ for kind in type(error).__mro__]
-    return next((_FAULTS[name] for name in names if name in _FAULTS), f"{names[0]} while talking to {{store}}")
+    return next((_FAULTS[name] for name in names if name in _FAULTS), f"{names[0]} while connecting to {{store}}")
 
 
 def _options(endpoint: Optional[str]) -> Dict[str, Any]:
     options = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
-        "max_pool_connections": 2 * WORKERS,  # large files go up in parts, several at once
+        "max_pool_connections": 2 * WORKERS,  # parts of large files are uploaded concurrently
         "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # other stores know neither the newer checksums, nor hosts called bucket.endpoint
+        # other stores support neither the newer checksums nor bucket.endpoint host names
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
@@ -249,8 +251,8 @@ def _copy(body: Any, file: BinaryIO) -> None:
             file.write(chunk)
 
 
-def _shown(endpoint: Optional[str]) -> str:
-    """The endpoint for messages, without a user and a password before the host."""
+def _display_name(endpoint: Optional[str]) -> str:
+    """Return the endpoint for messages, without user and password."""
     if not endpoint:
         return "Amazon S3"
     scheme, separator, rest = endpoint.rpartition("://")

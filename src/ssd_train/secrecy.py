@@ -1,4 +1,4 @@
-"""Keys and passwords kept out of what is printed or written: those of the environment, and those within addresses."""
+"""Redaction of secrets from environment variables and URLs in printed or written text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssd_train.environment import secrets
 HIDDEN = "***"
 _PATTERNS = (
     (re.compile(r"(\w://)[^/@\s'\"]+:[^/@\s'\"]*@"), rf"\1{HIDDEN}@"),  # user:password@host
-    # signed addresses, of S3 and of others
+    # signed URLs
     (
         re.compile(
             r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig|token|password)=)[^&\s'\"]+",
@@ -22,7 +22,7 @@ _PATTERNS = (
 
 
 def hidden(text: str) -> str:
-    """`text` without secrets; each leaves ***."""
+    """Return `text` with each secret replaced by ***."""
     for secret in secrets():
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:

@@ -1,5 +1,4 @@
-"""The values of settings as flags, hyperparameters and JSON carry them: brought into the type of their field, held
-against its limits and against each other."""
+"""Conversion and validation of setting values from flags, hyperparameters and JSON."""
 
 from __future__ import annotations
 
@@ -7,22 +6,31 @@ import re
 from dataclasses import Field, field
 from typing import Any, Collection, List, Mapping, Optional, Tuple
 
-LARGEST_ANCHOR = 2.0  # of the image's side
+LARGEST_ANCHOR = 2.0  # relative to the image side
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of TrainConfig with the limits that `checked_value` knows; `resume` says whether a resumed run may
-    change it, `by_data` whether a run's data completes it."""
+    """Return a dataclass field with help and limits as metadata.
+
+    Args:
+        default: Default value.
+        help: One line for --help.
+        **limits: Limits of `checked_value`; resume=True if a resumed run may change the setting, by_data=True if it
+            is completed from the data.
+    """
     return field(default=default, metadata={"help": help, **limits})
 
 
 def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
-    """The value in the field's type and the fault found, "" when there is none.
+    """Convert a value to its field's type and check its limits.
 
-    Limits are the field's metadata: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`, and `aliases`,
-    other spellings of the choices.
+    Limits are the field's metadata: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`, and `aliases`
+    (other spellings of the choices).
+
+    Returns:
+        The converted value, and an error message or "".
     """
     converted, expected = _convert(item, value)
     if converted is None:
@@ -43,7 +51,7 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
 def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     text = str(value).strip()
     if text == "" and (item.type != "str" or "" not in item.metadata.get("choices", ("",))):
-        return item.default, ""  # SageMaker sends "" for a hyperparameter left open
+        return item.default, ""  # SageMaker sends "" for an empty hyperparameter
     if "aliases" in item.metadata:
         return item.metadata["aliases"].get(text.lower(), text), ""
     if item.type == "bool":
@@ -70,7 +78,7 @@ def _finite_number(text: str) -> Optional[float]:
 
 
 def range_text(limits: Mapping[str, Any]) -> str:
-    """The limits of a number in words, "" where there are none."""
+    """Return a description of numeric limits, or ""."""
     parts = []
     for key, words in (("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")):
         if key in limits:
@@ -79,16 +87,19 @@ def range_text(limits: Mapping[str, Any]) -> str:
 
 
 def contradictions(values: Mapping[str, Any]) -> List[str]:
-    """Faults of settings that are texts with a meaning, and of those that do not go with each other: a line each.
-    `values` are all of TrainConfig's by name, each checked by itself."""
+    """Return errors of structured texts and of conflicting settings, one message each.
+
+    Args:
+        values: All settings of TrainConfig by name, each already valid on its own.
+    """
     faults = _schedule_faults(values["lr_schedule"], values["lr_scheduler_step"])
     if rising_shares(values["anchor_sizes"]) is None:
         faults.append(
-            f"anchor_sizes: found {values['anchor_sizes']!r}, expected rising shares of the image's side, each more "
-            f"than 0 and at most {LARGEST_ANCHOR:g}, such as '0.1,0.2,0.37'"
+            f"anchor_sizes: found {values['anchor_sizes']!r}, expected increasing scales relative to the image "
+            f"side, each more than 0 and at most {LARGEST_ANCHOR:g}, such as '0.1,0.2,0.37'"
         )
-    if values["recipe"] and values["defaults"] == "builtin":
-        faults.append(f"recipe: found {values['recipe']!r} with defaults 'builtin', expected one of the two")
+    if values["recipe"] and values["preset_defaults"] == "builtin":
+        faults.append(f"recipe: found {values['recipe']!r} with preset_defaults 'builtin', expected one of the two")
     if -1 < values["clip_gradient"] < 0:
         faults.append(f"clip_gradient: found {values['clip_gradient']}, expected -1 (by optimizer), 0 (none) or more")
     if values["augmentation"] == "flip" and values["mirror"] is False:
@@ -104,7 +115,7 @@ def contradictions(values: Mapping[str, Any]) -> List[str]:
 def _schedule_faults(schedule: str, epochs: str) -> List[str]:
     steps = rising_epochs(epochs)
     if steps is None:
-        return [f"lr_scheduler_step: found {epochs!r}, expected rising epochs such as '10,20'"]
+        return [f"lr_scheduler_step: found {epochs!r}, expected increasing epochs such as '10,20'"]
     if schedule == "step" and not steps:
         return ["lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'"]
     if schedule in ("constant", "cosine") and steps:
@@ -113,7 +124,7 @@ def _schedule_faults(schedule: str, epochs: str) -> List[str]:
 
 
 def rising_epochs(text: str) -> Optional[Tuple[int, ...]]:
-    """The whole numbers of `text`, each at least 1; None when it is not a rising list of such."""
+    """Parse a comma-separated increasing list of integers of at least 1; None if it is not one."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         return None
@@ -122,14 +133,14 @@ def rising_epochs(text: str) -> Optional[Tuple[int, ...]]:
 
 
 def rising_shares(text: str) -> Optional[Tuple[float, ...]]:
-    """The numbers of `text`, more than 0 and at most LARGEST_ANCHOR; None when it is not a rising list of such."""
+    """Parse a comma-separated increasing list of floats in (0, LARGEST_ANCHOR]; None if it is not one."""
     numbers = [_finite_number(part) for part in text.split(",") if part.strip()]
-    shares = [number for number in numbers if number is not None and 0 < number <= LARGEST_ANCHOR]
-    return tuple(shares) if len(shares) == len(numbers) and shares == sorted(set(shares)) else None
+    scales = [number for number in numbers if number is not None and 0 < number <= LARGEST_ANCHOR]
+    return tuple(scales) if len(scales) == len(numbers) and scales == sorted(set(scales)) else None
 
 
 def did_you_mean(name: str, settings: Collection[str], flags: Collection[str]) -> str:
-    """`, did you mean ...?` where an unknown name is close to one of the settings or flags, else ""."""
+    """Return ", did you mean ...?" if a setting or flag has a similar name, else ""."""
     import difflib
 
     close = difflib.get_close_matches(name, sorted({*settings, *flags}), n=1)

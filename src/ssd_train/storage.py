@@ -1,12 +1,12 @@
-"""Files that appear whole or not at all, and stay what they were written as.
+"""Atomic file writes, and checksums of JSON documents.
 
-A file is written under a temporary name beside its place, flushed to the disk, and renamed onto its place. A kill at
-any moment leaves the old or the new one, complete; what it leaves half done is removed by the next write to that place.
+A file is written under a temporary name in the same folder, synced to disk and renamed. If the process is killed, the
+old or the new file is complete, and the next write to that path removes the temporary file.
 
-That is for regular files. Links are followed: what they lead to is replaced, and they stay. A device, a pipe and a file
-that this process has open (/dev/stdout, /dev/fd/N) are written to as they are, piece by piece, as a shell does.
+Symbolic links are followed and kept; their target is replaced. Devices, pipes and open files of this process
+(/dev/stdout, /dev/fd/N) are written to directly.
 
-One process writes to a place at a time; any number may read. Whole folders: published.py.
+Only one process may write to a path at a time; any number may read. published.py does the same for folders.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, Union
 
 from ssd_train.errors import SsdTrainError, WeightsError
 
-OWN_SUM = "sha256"  # of a JSON document itself, in it
+OWN_SUM = "sha256"  # key of a JSON document's own checksum
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
-STANDARD_OUTPUT = Path("/dev/stdout")  # wherever it is asked for: that node need not be there
-_LINKS = 40  # followed at most, as by Linux
-_TINY = 64 * 1024  # bytes; with less than this free, a writer's failure is the disk's
+STANDARD_OUTPUT = Path("/dev/stdout")  # works on systems without this node, too
+_MAX_LINKS = 40  # as in Linux
+_TINY = 64 * 1024  # bytes; with less free space, a failed write is attributed to a full disk
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to the file `path`, whole or not at all; a file of that name is replaced, and kept on failure.
+    """Write or replace the file `path` atomically.
 
     Raises:
-        SsdTrainError: the disk is full (says how many bytes were needed), or the file cannot be written.
+        SsdTrainError: the disk is full, or the file cannot be written.
     """
     with open_atomic(path, len(data)) as file:
         file.write(data)
@@ -45,19 +45,24 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
-    """A binary file to write piece by piece, that stands under `path` once the block ends, and not at all if it raises.
-    A device or a pipe gets the pieces as they come.
+    """Open a binary file that replaces `path` when the block ends without an exception.
+
+    Devices and pipes are written to directly.
+
+    Args:
+        path: The file to write.
+        needed: Bytes that will be written at least, for the message if the disk is full.
 
     Raises:
-        SsdTrainError: the disk is full (`needed` bytes at least), or the file cannot be written.
-        BrokenPipeError: whoever reads standard output has left.
+        SsdTrainError: the disk is full, or the file cannot be written.
+        BrokenPipeError: the reader of standard output has exited.
     """
-    place = followed(path)
-    if isinstance(place, int) or _is_stream(place):
-        with _errors_of_stream(Path(path)), _stream_to(place) as file:
+    resolved = followed(path)
+    if isinstance(resolved, int) or _is_stream(resolved):
+        with _errors_of_stream(Path(path)), _open_stream(resolved) as file:
             yield file
         return
-    path = place
+    path = resolved
     temporary = temporary_beside(path)
     with errors_of(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,21 +81,21 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """`write_bytes_atomic` of text in UTF-8."""
+    """Write text in UTF-8 with `write_bytes_atomic`."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` of a JSON document, indented. NaN and infinity, which JSON does not know: ValueError."""
+    """Write indented JSON with `write_bytes_atomic`; raises ValueError for NaN and infinity."""
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
-    """Let a library `write` the file `path` itself, and flush it to the disk.
+    """Call `write`, a library's function that writes the file `path`, and sync the file to disk.
 
     Raises:
-        SsdTrainError: the disk is full (`needed` bytes at least), whatever kind of error the library makes of that.
-        Exception: whatever else `write` raises.
+        SsdTrainError: the disk is full; replaces whatever exception the library raises for that.
+        Exception: other exceptions of `write`.
     """
     try:
         write()
@@ -104,74 +109,78 @@ def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
 
 @contextlib.contextmanager
 def prepared_file(path: Path) -> Iterator[Path]:
-    """Where a library may write the file that takes the place `path` once the block ends, and does not if it raises.
+    """Yield a temporary path that replaces `path` when the block ends without an exception.
 
     Raises:
         SsdTrainError: as `open_atomic`.
     """
-    place = followed(path)
-    if isinstance(place, int) or _is_stream(place):
+    resolved = followed(path)
+    if isinstance(resolved, int) or _is_stream(resolved):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / path.name
             with open(Path(folder) / path.name, "rb") as source, open_atomic(path) as file:
                 shutil.copyfileobj(source, file)
         return
-    with errors_of(place, 0):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(place)
-    prepared = temporary_beside(place)
+    with errors_of(resolved, 0):
+        resolved.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(resolved)
+    prepared = temporary_beside(resolved)
     try:
         yield prepared
-        move_into_place(prepared, place)
+        move_into_place(prepared, resolved)
     finally:
         with contextlib.suppress(FileNotFoundError):
             prepared.unlink()
 
 
 def followed(path: Path) -> Union[Path, int]:
-    """Follow symbolic links: return the path of what is written to, which need not exist, or the number of a file that
-    this process has open.
+    """Follow symbolic links.
+
+    Returns:
+        The target, which need not exist, or the descriptor of an open file of this process.
 
     Raises:
-        SsdTrainError: the links lead in a circle.
+        SsdTrainError: the links form a loop.
     """
     if path == STANDARD_OUTPUT:
         return 1
-    place = Path(path)
-    for _ in range(_LINKS):
-        # such links have no path to follow: they may lead to a pipe, a socket or a file that was removed
-        folder = os.path.realpath(place.parent)
-        if folder == f"/proc/{os.getpid()}/fd" and place.name.isdigit():
-            return int(place.name)
-        if not os.path.islink(place):
-            return place
-        place = Path(folder) / os.readlink(place)
-    raise SsdTrainError(f"{path}: found links that lead in a circle, expected a place to write to")
+    target = Path(path)
+    for _ in range(_MAX_LINKS):
+        # these links may have no path: they may lead to a pipe, a socket or a removed file
+        folder = os.path.realpath(target.parent)
+        if folder == f"/proc/{os.getpid()}/fd" and target.name.isdigit():
+            return int(target.name)
+        if not os.path.islink(target):
+            return target
+        target = Path(folder) / os.readlink(target)
+    raise SsdTrainError(f"{path}: found a loop of symbolic links, expected a writable path")
 
 
 def is_standard_output(path: object) -> bool:
-    """Whether `path` is a path that leads to this process's standard output."""
+    """Return whether `path` is a Path that leads to standard output."""
     return isinstance(path, Path) and followed(path) == 1
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is written to `path` goes through a device, a pipe, a socket or an open file of this process, so
-    that it has no name to tell its format by, and no other files beside it."""
-    place = followed(path)
-    return isinstance(place, int) or _is_stream(place)
+    """Return whether `path` is a device, pipe, socket or open file of this process.
+
+    Such a path has no suffix that determines a format, and no sibling files.
+    """
+    target = followed(path)
+    return isinstance(target, int) or _is_stream(target)
 
 
-def _is_stream(place: Path) -> bool:
+def _is_stream(target: Path) -> bool:
     try:
-        mode = os.stat(place).st_mode
-    except OSError:  # not there yet, or the write says why not
+        mode = os.stat(target).st_mode
+    except OSError:  # does not exist yet, or the write will fail with the reason
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager
-def _stream_to(place: Union[Path, int]) -> Iterator[BinaryIO]:
-    descriptor = os.dup(place) if isinstance(place, int) else os.open(place, os.O_WRONLY)
+def _open_stream(target: Union[Path, int]) -> Iterator[BinaryIO]:
+    descriptor = os.dup(target) if isinstance(target, int) else os.open(target, os.O_WRONLY)
     with os.fdopen(descriptor, "wb") as file:
         yield file
 
@@ -188,14 +197,14 @@ def _errors_of_stream(path: Path) -> Iterator[None]:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename a file that is on the disk already onto its place."""
+    """Rename the synced file `temporary` to `path`."""
     with errors_of(path, 0):
         os.replace(temporary, path)
         sync_directory(path.parent)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(1 << 20), b""):
@@ -204,34 +213,37 @@ def sha256_of(path: Path) -> str:
 
 
 def with_sum(document: Dict[str, Any]) -> Dict[str, Any]:
-    """A JSON document with a SHA-256 of what it says, for `check_sum`."""
+    """Return the JSON document with its checksum added, for `check_sum`."""
     return {**document, OWN_SUM: _sum_of(document)}
 
 
 def check_sum(path: Path, document: Dict[str, Any]) -> None:
-    """A WeightsError when the document read from `path` is not what was written; one without a sum is taken as it
-    is."""
+    """Compare a document with its checksum; documents without one are accepted.
+
+    Raises:
+        WeightsError: the document read from `path` differs from the one written.
+    """
     written = document.get(OWN_SUM)
     if written is not None and written != _sum_of(document):
         raise WeightsError(
-            f"{path}: found SHA-256 {_sum_of(document)[:12]}…, expected {str(written)[:12]}…: the file is damaged, or "
-            f"was edited: without its {OWN_SUM!r} it is taken as it is"
+            f"{path}: found SHA-256 {_sum_of(document)[:12]}…, expected {str(written)[:12]}…: the file is damaged or "
+            f"was edited; remove its {OWN_SUM!r} to use it as it is"
         )
 
 
 def _sum_of(document: Dict[str, Any]) -> str:
-    """SHA-256 of what a document says, whatever the order of its keys."""
-    said = {name: value for name, value in document.items() if name != OWN_SUM}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8")).hexdigest()
+    """Return the SHA-256 of a document, independent of the order of its keys."""
+    content = {name: value for name, value in document.items() if name != OWN_SUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process prepares what will stand at `path`: on the same file system, so that a rename is one step."""
+    """Return this process's temporary path for `path`, on the same file system so that a rename is atomic."""
     return path.with_name(f"{path.name}.tmp-{os.getpid()}")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files and folders of `path` whose process was killed, or had the number that is ours now."""
+    """Remove temporary files and folders of `path` left by dead processes, or by one with our reused pid."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
         pid = leftover.name.rpartition("-")[2]
         if pid.isdigit() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
@@ -239,7 +251,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
+    """Sync a file to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -248,52 +260,52 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush the names in a folder to the disk; without it a rename may be lost in a power cut."""
+    """Sync a folder's entries to disk; otherwise a power failure may undo a rename."""
     try:
         sync_file(path)
     except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:  # some network file systems have none, and need none
+        if error.errno not in _NO_DIRECTORY_SYNC:  # some network file systems neither support nor need it
             raise
 
 
 @contextlib.contextmanager
 def errors_of(path: Path, needed: int) -> Iterator[None]:
-    """Turn the system's errors while `path` is written into one line for the user."""
+    """Convert OSErrors while writing `path` to SsdTrainErrors; `needed` as for `open_atomic`."""
     try:
         yield
     except OSError as error:
         if error.filename is not None and not _are_related(Path(error.filename), path.parent):
-            raise  # the caller was reading something else in between
+            raise  # not about `path`: the caller read another file in the block
         if error.errno in _FULL:
             raise full_disk(path, needed) from error
         raise SsdTrainError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def is_disk_full(error: Exception, folder: Path) -> bool:
-    """Whether a failure to write below `folder` came from a full disk."""
-    # MXNet's C++ writers say only "FileStream.Write incomplete", so the disk is asked as well.
+    """Return whether writing below `folder` failed because the disk is full."""
+    # MXNet's C++ writers report only "FileStream.Write incomplete", so the free space is checked, too.
     return getattr(error, "errno", None) in _FULL or _free(folder) < _TINY
 
 
 def full_disk(path: Path, needed: int) -> SsdTrainError:
-    """The error that says so, with the bytes `needed` at least and those that are free."""
+    """Return the error for a full disk, with the bytes needed and free."""
     return SsdTrainError(
         f"{path}: the disk is full: at least {needed} bytes are needed, {_free(path.parent)} are free; "
-        "nothing was changed, what stood there before is kept"
+        "nothing was changed"
     )
 
 
 def _free(folder: Path) -> int:
-    """Free bytes of the disk that a folder is on, or would be: somebody may have taken it away."""
+    """Return the free bytes of the disk of a folder, which need not exist."""
     folder = Path(folder).absolute()
-    return shutil.disk_usage(next(place for place in [folder, *folder.parents] if place.is_dir())).free
+    return shutil.disk_usage(next(parent for parent in [folder, *folder.parents] if parent.is_dir())).free
 
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # signal 0 asks only
+        os.kill(pid, 0)  # sends no signal
     except OSError as error:
-        return error.errno == errno.EPERM  # somebody else's
+        return error.errno == errno.EPERM  # a process of another user
     return True
 
 
@@ -303,17 +315,17 @@ def _are_related(one: Path, other: Path) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """See that `folder` can be made and written to, before the work whose results it is for; nothing is left behind.
+    """Check that `folder` is writable or can be created, without changing anything.
 
     Raises:
-        SsdTrainError: a file is in its place, or nothing can be written there.
+        SsdTrainError: it is a file, or not writable.
     """
     folder = Path(folder).absolute()
-    with errors_of(folder, 0):  # a folder on the way to it may not be entered
-        there = next(place for place in [folder, *folder.parents] if place.exists())
-    if not there.is_dir():
-        raise SsdTrainError(f"{there}: is a file, expected a folder that can be written to")
-    probe = there / f".writable-{os.getpid()}"
+    with errors_of(folder, 0):  # a parent folder may not be accessible
+        existing = next(path for path in [folder, *folder.parents] if path.exists())
+    if not existing.is_dir():
+        raise SsdTrainError(f"{existing}: found a file, expected a writable folder")
+    probe = existing / f".writable-{os.getpid()}"
     with errors_of(folder, 0):
         probe.touch()
         probe.unlink()

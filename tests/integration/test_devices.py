@@ -104,7 +104,7 @@ def test_verify_with_a_planted_fault_fails_the_check(verified, monkeypatch, chec
     place, name, fault = FAULTS[check]
     monkeypatch.setattr(place, name, fault(getattr(place, name)))
     monkeypatch.setattr(verify, "CHECKS", [(check, check)])
-    (found,) = verify.made(Checks(folder, DEVICES, PICTURES), Progress())
+    (found,) = verify.run_checks(Checks(folder, DEVICES, PICTURES), Progress())
     assert found["result"] == "FAILED"
     assert found["error"] if check == "exported_onnx" else not all(figure["met"] for figure in found["figures"])
 

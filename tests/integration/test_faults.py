@@ -85,7 +85,9 @@ def test_a_rate_much_too_high_ends_with_what_was_good(data, tmp_path, capsys):
         pytest.param({"devices": "cpu:1,cpu:2", "mini_batch_size": 5}, id="two-devices-and-an-odd-batch"),
         pytest.param({"devices": "cpu:1,cpu:2,cpu:3", "mini_batch_size": 2}, id="more-devices-than-images-in-a-batch"),
         pytest.param({"post_nms": 100000, "nms_topk": 100000, "nms_threshold": 1}, id="more-boxes-than-there-are"),
-        pytest.param({"defaults": "builtin", "base_network": "mobilenet0.25"}, id="the-builtin-algorithms-defaults"),
+        pytest.param(
+            {"preset_defaults": "builtin", "base_network": "mobilenet0.25"}, id="the-builtin-algorithms-defaults"
+        ),
         pytest.param({"freeze_layer_pattern": "^features"}, id="heads-only"),
         pytest.param({"warmup_epochs": 5, "validation_interval": 7}, id="less-than-the-warm-up"),
         pytest.param({"optimizer": "sgd", "momentum": 0}, id="an-optimizer-without-state"),

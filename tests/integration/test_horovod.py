@@ -36,7 +36,7 @@ def horovodrun(folder: Path, *arguments: object) -> str:
 
 
 def test_two_with_half_the_batch_learn_what_one_with_the_whole_does(tmp_path):
-    settings = ["batch=2", "mini_batch_size=4", f"peer_port={free_port()}"]
+    settings = ["batch=2", "mini_batch_size=4", f"rendezvous_port={free_port()}"]
     horovodrun(tmp_path, ROOT / "tests" / "together.py", tmp_path / "{}.npz", "algo-1", *settings)
     two = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     whole = make_learner(small_config(**SETTINGS), Cluster())
@@ -49,7 +49,7 @@ def test_two_with_half_the_batch_learn_what_one_with_the_whole_does(tmp_path):
 
 def test_a_job_has_one_writer(tmp_path):
     shapes = shapes_set(tmp_path / "shapes", 12, seed=1)
-    given = {**SMALL, "train": shapes.images, "labels": shapes.manifest, "peer_port": free_port()}
+    given = {**SMALL, "train": shapes.images, "labels": shapes.manifest, "rendezvous_port": free_port()}
     log = horovodrun(tmp_path, "-m", "ssd_train", "train", *flags_of(given))
-    assert log.count("training is complete: ") == 1 and log.count("this host has done its part") == 1
+    assert log.count("training is complete: ") == 1 and log.count("this host has finished") == 1
     assert (tmp_path / "model" / "config.json").exists()

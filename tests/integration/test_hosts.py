@@ -30,7 +30,7 @@ mx = framework.mxnet()
 
 pytestmark = pytest.mark.integration
 
-TIMEOUT = 8  # --peer_timeout
+TIMEOUT = 8  # --heartbeat_timeout
 in_test_integration = pytest.mark.sagemaker  # minutes in all; `make test` keeps the first
 
 
@@ -49,7 +49,7 @@ def start(
     server: ParameterServer, folder: Path, channel: Path, other: "Path | None" = None, **settings: Any
 ) -> List[Any]:
     """A job on both hosts, on `channel`, or the second on `other`; the processes, whose bases are `folder`/HOST."""
-    given = {**SMALL, "mini_batch_size": 2, "peer_timeout": TIMEOUT, "peer_port": server.port, **settings}
+    given = {**SMALL, "mini_batch_size": 2, "heartbeat_timeout": TIMEOUT, "rendezvous_port": server.port, **settings}
     workers = []
     for host in HOSTS:
         base = folder / host
@@ -65,7 +65,14 @@ def start_piped(server: ParameterServer, folder: Path, validation: DrawnSet, **s
     """A job on both hosts that reads its training images from FIFOs below `folder`/HOST, too many to keep."""
     channels = {"validation": validation.images, "validation_labels": validation.manifest.parent}
     pipe = {"pipe_spill_gb": 1e-6, "pipe_buffer_mb": 1, "pipe_timeout": 30}
-    given = {**SMALL, "mini_batch_size": 2, "peer_timeout": TIMEOUT, "peer_port": server.port, **pipe, **settings}
+    given = {
+        **SMALL,
+        "mini_batch_size": 2,
+        "heartbeat_timeout": TIMEOUT,
+        "rendezvous_port": server.port,
+        **pipe,
+        **settings,
+    }
     for host in HOSTS:
         base = make_opt_ml(folder / host, given, channels, HOSTS, pipes=["train"])
         describe(base, "resourceconfig", {"current_host": host, "hosts": HOSTS, "network_interface_name": "lo"})
@@ -94,7 +101,7 @@ def test_one_host_writes(server, shapes, tmp_path):
     assert json.loads((first / "model" / "config.json").read_text())["settings"]["kv_store"] == "dist_async"
     assert "training is complete: " in logs[0] and "#quality_metric" in logs[0]
     weights = re.search("weights at the end, on all 2 hosts: SHA-256 (\\w{12})\n", logs[0])[1]
-    done = f"this host has done its part: weights at the end SHA-256 {weights}; the model is on {HOSTS[0]}"
+    done = f"this host has finished: final weights SHA-256 {weights}; the model is on {HOSTS[0]}"
     assert logs[1].splitlines()[-1] == done
     assert "#quality_metric" not in logs[1]
     assert states(tmp_path)
@@ -150,7 +157,7 @@ def test_hosts_whose_streams_have_different_lengths_end_the_epoch_together(serve
 def learned_together(server: ParameterServer, folder: Path, *settings: str) -> "List[Dict[str, np.ndarray]]":
     """What each of two hosts, by rank, has after the steps of together.py."""
     for host in HOSTS:
-        server.start([Path(together.__file__), folder / "{}.npz", host, *settings, f"peer_port={server.port}"])
+        server.start([Path(together.__file__), folder / "{}.npz", host, *settings, f"rendezvous_port={server.port}"])
     server.finish()
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(len(HOSTS))]
 

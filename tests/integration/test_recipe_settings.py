@@ -66,7 +66,7 @@ def test_anchors_are_fitted_and_kept_in_the_model(plain, run):
     model, weights, _, lines = plain
     sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_shares).sizes
     assert any(line.startswith(f"anchor_sizes {model.config.anchor_sizes}: mean IoU") for line in lines)
-    usual, its_weights, _, its_lines = run(fit_anchors=False)
+    usual, its_weights, _, its_lines = run(auto_anchors=False)
     assert usual.config.anchor_sizes == "" and not any("anchor_sizes" in line for line in its_lines)
     assert sizes != anchor_layout("mobilenet0.25", 128).sizes
     anchors = [name for name in weights if name.endswith("anchors")]

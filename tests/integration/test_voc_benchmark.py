@@ -73,7 +73,7 @@ def test_each_row_of_aws_is_trained_as_it_was_published(voc):
         assert config.lr_scheduler_factor == 0.1
         assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 0.0005)
         assert (config.warmup_epochs, config.clip_gradient, config.schedule) == (0, 0, "step")
-        assert (config.fit_anchors, config.min_hard_negatives, config.nms_topk) == (False, 0, 400)
+        assert (config.auto_anchors, config.min_hard_negatives, config.nms_topk) == (False, 0, 400)
     assert found == {
         ("vgg-16", 64): (0.004, 0.780),
         ("vgg-16", 16): (0.0005, 0.780),

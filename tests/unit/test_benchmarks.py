@@ -23,7 +23,7 @@ def bench():
         sys.path.remove(str(ROOT))
 
 
-def test_contestants_take_turns_and_the_first_do_not_count(bench):
+def test_turns_alternate_and_skip_the_warm_up(bench):
     order = []
     turns = {name: (lambda name=name: order.append(name) or 10) for name in "ab"}
     speeds = bench("turns").alternate(turns, rounds=3, warm_up=2)
@@ -39,16 +39,16 @@ def test_contestants_take_turns_and_the_first_do_not_count(bench):
         pytest.param([40, 20], [20, 10], (2.0, 2.0, "2.0 to 2.0"), id="noise-that-both-had"),
     ],
 )
-def test_ratios_are_of_neighbouring_turns(bench, ours, theirs, expected):
+def test_ratios_compare_adjacent_turns(bench, ours, theirs, expected):
     assert tuple(bench("turns").times_as_fast(ours, theirs).values()) == expected
 
 
-def test_a_module_of_each_name_is_there(bench):
+def test_benchmarks_each_name_has_a_module(bench):
     for name in bench("__main__").SUITE:
         assert callable(bench(name).main)
 
 
-def test_tables_are_made_from_results_and_the_words_around_them_stay(bench):
+def test_tables_are_replaced_and_text_is_kept(bench):
     main = bench("__main__")
     machine = {**bench("machine").describe(), "processor": "Abacus", "cores": 2}
     rows = [{"case": "x", "speed": {"best": 3, "median": 2}, "reached": True, "aim": None}, {"other": 1}]
@@ -62,7 +62,7 @@ def test_tables_are_made_from_results_and_the_words_around_them_stay(bench):
     assert "| other |" in lines and "Abacus, 2 cores" in written and json.dumps(result)
 
 
-def test_the_tables_that_are_committed_are_those_of_the_results(bench):
+def test_readme_tables_match_the_results(bench):
     main = bench("__main__")
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     assert main.with_tables(text, main.read_results()) == text, "expected: python -m benchmarks --tables"
@@ -73,7 +73,7 @@ def test_readme_every_table_has_its_results(bench):
     assert set(re.findall(r"<!-- table (\S+) -->", text)) <= set(bench("__main__").read_results())
 
 
-def test_a_metric_is_scored_as_its_rivals_score_it(bench):
+def test_metric_equals_the_rivals_metric(bench):
     pytest.importorskip("pycocotools")
     module = bench("evaluation_speed")
     data = module.invent(20, 3)
@@ -83,7 +83,7 @@ def test_a_metric_is_scored_as_its_rivals_score_it(bench):
     assert found["VOC07"] == pytest.approx(voc["VOC07"], abs=0.02), "but for the pixel that the VOC kit adds"
 
 
-def test_both_data_paths_make_what_the_network_wants(bench, tmp_path):
+def test_data_paths_give_network_input(bench, tmp_path):
     """The contestants do the same work: as many pictures, of the same sizes and targets of the same shape."""
     module, pictures = bench("data_path"), bench("pictures")
     case = module.Case(128, 8, (160, 120), False, 1.0)

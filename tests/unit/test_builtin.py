@@ -60,20 +60,20 @@ TABLE = {
 }
 
 
-def test_a_real_jobs_hyperparameters_are_all_understood():
+def test_from_mapping_hyperparameters_of_a_real_job_are_read():
     config = TrainConfig.from_mapping(OF_A_REAL_JOB)
     assert (config.base_network, config.image_shape, config.num_classes) == ("resnet-50", 512, 2)
     assert (config.lr_steps, config.schedule, config.lr_scheduler_factor) == ((10, 20), "step", 0.25)
     assert config.num_training_samples == 5870 and config.early_stopping is False
 
 
-def test_its_defaults_are_its_table():
-    config = TrainConfig.from_mapping({"num_classes": "2", "num_training_samples": "10", "defaults": "builtin"})
+def test_preset_defaults_builtin_match_the_documented_table():
+    config = TrainConfig.from_mapping({"num_classes": "2", "num_training_samples": "10", "preset_defaults": "builtin"})
     assert {name: getattr(config, name) for name in TABLE} == TABLE
     assert config.schedule == "constant" and config.warmup_epochs == 0 and config.augmentation == "ssd"
 
 
-def test_ours_are_others():
+def test_preset_defaults_measured_are_the_default():
     config = TrainConfig.from_mapping({})
     assert (config.base_network, config.optimizer, config.schedule) == ("mobilenet1.0", "adam", "cosine")
 
@@ -89,56 +89,63 @@ def test_ours_are_others():
     ],
     ids=["values", "steps", "schedule", "ours", "left-open"],
 )
-def test_what_is_given_wins(given, expected):
-    config = TrainConfig.from_mapping({"defaults": "builtin", **given})
+def test_preset_defaults_builtin_explicit_settings_win(given, expected):
+    config = TrainConfig.from_mapping({"preset_defaults": "builtin", **given})
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_a_saved_configuration_is_read_as_it_was():
-    config = TrainConfig.from_mapping({"defaults": "builtin", "learning_rate": 0.01})
+def test_preset_defaults_builtin_survive_to_json():
+    config = TrainConfig.from_mapping({"preset_defaults": "builtin", "learning_rate": 0.01})
     assert TrainConfig.from_mapping(config.to_json()) == config
 
 
 @pytest.mark.parametrize("shape", ["3,416,416", "3, 416, 416", " 3,416,416 "])
-def test_a_shape_with_channels_is_the_side_of_its_square_and_told(shape):
+def test_image_shape_with_channels_is_accepted_with_a_warning(shape):
     said = []
     assert TrainConfig.from_mapping({"image_shape": shape}, said.append).image_shape == 416
-    assert said == [f"image_shape: found {shape!r}, expected the side of the square; 416 is used"]
+    (note,) = said
+    assert note.startswith(f"image_shape: found {shape!r}") and "416" in note
 
 
 @pytest.mark.parametrize("shape", ["3,416,300", "416,416", "1,416,416", "300.5", "big"])
-def test_other_shapes_are_refused(shape):
-    with pytest.raises(ConfigError, match=f"image_shape: found '{shape}', expected a whole number"):
+def test_image_shape_invalid_is_an_error(shape):
+    with pytest.raises(ConfigError, match=f"^image_shape: found '{shape}'"):
         TrainConfig.from_mapping({"image_shape": shape})
 
 
 @pytest.mark.parametrize("shape", [300, 512, 10000])
-def test_the_whole_range_of_shapes_is_taken_without_a_word(shape):
+def test_image_shape_in_range_gives_no_warning(shape):
     said = []
     assert TrainConfig.from_mapping({"image_shape": str(shape)}, said.append).image_shape == shape
     assert said == []
 
 
 @pytest.mark.parametrize("text, expected", [("-", "device"), ("", "device"), ("dist_sync", "dist_sync")])
-def test_kv_store_as_documented(text, expected):
+def test_kv_store_documented_spellings_are_read(text, expected):
     assert TrainConfig.from_mapping({"kv_store": text}).kv_store == expected
 
 
 @pytest.mark.parametrize("name", ["_ps_port", "_num_kv_servers", "sagemaker_program", "_tuning_objective_metric"])
-def test_the_containers_own_keys_change_nothing(name):
+def test_from_mapping_container_keys_are_ignored(name):
     assert TrainConfig.from_mapping({name: "8000"}) == TrainConfig()
 
 
-def test_all_violations_of_all_kinds_come_in_one_message():
+def test_from_mapping_all_kinds_of_errors_are_in_one_message():
     with pytest.raises(ConfigError) as error:
         TrainConfig.from_mapping(
-            {"momentum": "2", "optimiser": "sgd", "lr_scheduler_step": "20,10", "defaults": "old", "epochs": "ten"}
+            {
+                "momentum": "2",
+                "optimiser": "sgd",
+                "lr_scheduler_step": "20,10",
+                "preset_defaults": "old",
+                "epochs": "ten",
+            }
         )
     for part in (
         "momentum: found '2'",
         "optimiser: unknown",
         "'20,10'",
-        "defaults: found 'old'",
+        "preset_defaults: found 'old'",
         "epochs: found 'ten'",
     ):
         assert part in str(error.value)

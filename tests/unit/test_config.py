@@ -1,4 +1,4 @@
-"""TrainConfig: the built-in algorithm's names and ranges, texts as hyperparameters carry them, all faults at once."""
+"""TrainConfig: names and ranges of the built-in algorithm, conversion of texts, all errors at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 
 import pytest
 
-from ssd_train.config import BASE_NETWORKS, TrainConfig, resumable_settings
+from ssd_train.config import TrainConfig, resumable_settings
 from ssd_train.errors import ConfigError
+from ssd_train.setting_values import range_text
 
 
 def faults(**values):
-    """What a ConfigError says of `values`, one entry a violation."""
+    """Return the messages of the ConfigError for `values`, one per invalid value."""
     with pytest.raises(ConfigError) as error:
         TrainConfig.from_mapping(values)
     return str(error.value).split("; ")
@@ -58,72 +59,88 @@ def faults(**values):
         ("seed", "0", 0),
     ],
 )
-def test_texts_and_numbers_are_understood(name, value, expected):
+def test_from_mapping_valid_value_is_converted(name, value, expected):
     found = getattr(TrainConfig.from_mapping({name: value}), name)
     assert found == expected and type(found) is type(expected)
 
 
 @pytest.mark.parametrize(
-    "name, value, expected",
+    "name, value",
     [
-        ("base_network", "vgg-19", f"expected one of {', '.join(BASE_NETWORKS)}"),
-        ("image_shape", "127", "expected at least 128"),
-        ("image_shape", "10001", "at most 10000"),
-        ("image_shape", "300.5", "expected a whole number"),
-        ("image_shape", "300x300", "expected a whole number"),
-        ("num_classes", "-1", "expected at least 0"),
-        ("epochs", "0", "expected at least 1"),
-        ("mini_batch_size", "0", "expected at least 1"),
-        ("use_pretrained_model", "2", "expected at least 0 and at most 1"),
-        ("use_pretrained_model", "maybe", "expected a whole number"),
-        ("learning_rate", "0", "expected more than 0 and at most 1"),
-        ("learning_rate", "1.01", "expected more than 0 and at most 1"),
-        ("learning_rate", "nan", "expected a number"),
-        ("learning_rate", "inf", "expected a number"),
-        ("learning_rate", "fast", "expected a number"),
-        ("lr_scheduler_factor", "0", "expected more than 0 and less than 1"),
-        ("lr_scheduler_factor", "1", "expected more than 0 and less than 1"),
-        ("momentum", "1.1", "expected at least 0 and at most 1"),
-        ("weight_decay", "1", "expected at least 0 and less than 1"),
-        ("nms_threshold", "0", "expected more than 0 and at most 1"),
-        ("overlap_threshold", "1.5", "expected more than 0 and at most 1"),
-        ("early_stopping", "sometimes", "expected true or false"),
-        ("early_stopping_tolerance", "-0.1", "expected at least 0 and at most 1"),
-        ("early_stopping_min_epochs", "0", "expected at least 1"),
-        ("early_stopping_patience", "0", "expected at least 1"),
-        ("optimizer", "lamb", "expected one of sgd, adam, rmsprop, adadelta"),
-        ("kv_store", "redis", "expected one of device, local, dist_sync"),
-        ("augmentation", "mosaic", "expected one of none, flip, geometry, ssd, strong"),
-        ("on_bad_data", "ignore", "expected one of error, skip"),
-        ("validation_fraction", "1", "expected more than 0 and less than 1"),
-        ("label_width", "0", "expected at least 1"),
-        ("seed", "-1", "expected at least 0"),
-        ("num_workers", "-2", "expected at least -1"),
-        ("lr_scheduler_step", "20,10", "expected rising epochs such as '10,20'"),
-        ("lr_scheduler_step", "10,10", "expected rising epochs such as '10,20'"),
-        ("lr_scheduler_step", "0", "expected rising epochs such as '10,20'"),
-        ("lr_scheduler_step", "10;20", "expected rising epochs such as '10,20'"),
-        ("lr_scheduler_step", "1.5", "expected rising epochs such as '10,20'"),
-        ("lr_scheduler_step", "²", "expected rising epochs such as '10,20'"),
-        ("anchor_sizes", "0.3,0.2", "expected rising shares of the image's side"),
-        ("anchor_sizes", "0.1,0.1", "expected rising shares of the image's side"),
-        ("anchor_sizes", "0,0.2", "expected rising shares of the image's side"),
-        ("anchor_sizes", "0.1,2.1", "expected rising shares of the image's side"),
-        ("anchor_sizes", "0.1,nan", "expected rising shares of the image's side"),
-        ("anchor_sizes", "small,large", "expected rising shares of the image's side"),
-        ("ema_decay", "1", "expected at least 0 and less than 1"),
-        ("label_smoothing", "-0.1", "expected at least 0 and less than 1"),
-        ("classification_loss", "dice", "expected one of hard_negative, focal"),
-        ("freeze_layer_pattern", "(conv", "expected a regular expression"),
-        ("split_group", "[a", "expected a regular expression"),
+        ("base_network", "vgg-19"),
+        ("image_shape", "127"),
+        ("image_shape", "10001"),
+        ("image_shape", "300.5"),
+        ("image_shape", "300x300"),
+        ("num_classes", "-1"),
+        ("epochs", "0"),
+        ("mini_batch_size", "0"),
+        ("use_pretrained_model", "2"),
+        ("use_pretrained_model", "maybe"),
+        ("learning_rate", "0"),
+        ("learning_rate", "1.01"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "inf"),
+        ("learning_rate", "fast"),
+        ("lr_scheduler_factor", "0"),
+        ("lr_scheduler_factor", "1"),
+        ("momentum", "1.1"),
+        ("weight_decay", "1"),
+        ("nms_threshold", "0"),
+        ("overlap_threshold", "1.5"),
+        ("early_stopping", "sometimes"),
+        ("early_stopping_tolerance", "-0.1"),
+        ("early_stopping_min_epochs", "0"),
+        ("early_stopping_patience", "0"),
+        ("optimizer", "lamb"),
+        ("kv_store", "redis"),
+        ("augmentation", "mosaic"),
+        ("on_bad_data", "ignore"),
+        ("validation_fraction", "1"),
+        ("label_width", "0"),
+        ("seed", "-1"),
+        ("num_workers", "-2"),
+        ("lr_scheduler_step", "20,10"),
+        ("lr_scheduler_step", "10,10"),
+        ("lr_scheduler_step", "0"),
+        ("lr_scheduler_step", "10;20"),
+        ("lr_scheduler_step", "1.5"),
+        ("lr_scheduler_step", "²"),
+        ("anchor_sizes", "0.3,0.2"),
+        ("anchor_sizes", "0.1,0.1"),
+        ("anchor_sizes", "0,0.2"),
+        ("anchor_sizes", "0.1,2.1"),
+        ("anchor_sizes", "0.1,nan"),
+        ("anchor_sizes", "small,large"),
+        ("ema_decay", "1"),
+        ("label_smoothing", "-0.1"),
+        ("classification_loss", "dice"),
+        ("freeze_layer_pattern", "(conv"),
+        ("split_group", "[a"),
     ],
 )
-def test_what_is_out_of_range_is_told(name, value, expected):
+def test_from_mapping_invalid_value_is_reported_by_name_and_value(name, value):
     (fault,) = faults(**{name: value})
-    assert fault.startswith(f"{name}: found {value!r}") and expected in fault
+    assert fault.startswith(f"{name}: found {value!r}, expected ")
 
 
-def test_all_violations_come_in_one_message():
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("image_shape", "at least 128 and at most 10000"),
+        ("learning_rate", "more than 0 and at most 1"),
+        ("weight_decay", "at least 0 and less than 1"),
+        ("momentum", "at least 0 and at most 1"),
+        ("num_workers", "at least -1"),
+    ],
+)
+def test_range_text_names_the_limits_of_a_setting(name, expected):
+    (field,) = [item for item in dataclasses.fields(TrainConfig) if item.name == name]
+    assert range_text(field.metadata) == expected
+    assert faults(**{name: "-9"})[0].endswith(f"expected {expected}")
+
+
+def test_from_mapping_reports_all_errors_at_once():
     found = faults(
         epochs="0",
         image_shape="90",
@@ -147,16 +164,16 @@ def test_all_violations_come_in_one_message():
         pytest.param({"optimizer": "adam", "clip_gradient": "0"}, 0.0, id="adam-given-none"),
         pytest.param({"optimizer": "sgd", "clip_gradient": "-1"}, 0.0, id="by-optimizer"),
         pytest.param({"optimizer": "sgd", "clip_gradient": ""}, 0.0, id="left-open"),
-        pytest.param({"defaults": "builtin"}, 0.0, id="builtin"),
-        pytest.param({"defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
+        pytest.param({"preset_defaults": "builtin"}, 0.0, id="builtin"),
+        pytest.param({"preset_defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
     ],
 )
-def test_clip_gradient_where_it_is_not_given_depends_on_the_optimizer(settings, expected):
+def test_clip_gradient_default_depends_on_the_optimizer(settings, expected):
     assert TrainConfig.from_mapping(settings).clip_gradient == expected
 
 
 @pytest.mark.parametrize("value", ["-0.5", "-2"])
-def test_clip_gradient_below_0_is_refused(value):
+def test_clip_gradient_negative_is_an_error(value):
     (fault,) = faults(clip_gradient=value)
     assert fault.startswith("clip_gradient: found")
 
@@ -166,9 +183,9 @@ def test_mirror_is_read_from_text(mirror, expected):
     assert TrainConfig.from_mapping({"mirror": mirror}).mirror is expected
 
 
-def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
+def test_mirror_off_with_augmentation_flip_is_an_error():
     (fault,) = faults(mirror="0", augmentation="flip")
-    assert fault.startswith("mirror: found false") and "'none'" in fault
+    assert fault.startswith("mirror: found false")
     assert faults(mirror="2", augmentation="geometry")[0].startswith("mirror: found '2'")
 
 
@@ -182,17 +199,17 @@ def test_mirror_off_with_a_policy_that_only_mirrors_is_a_contradiction():
         ("Epochs", "Epochs: unknown setting, did you mean epochs?"),
     ],
 )
-def test_an_unknown_name_is_told_with_what_it_may_mean(name, expected):
+def test_from_mapping_unknown_name_is_an_error_with_a_suggestion(name, expected):
     assert faults(**{name: "1"}) == [expected]
 
 
-def test_hyphens_and_underscores_are_the_same():
+def test_from_mapping_hyphens_count_as_underscores():
     found = TrainConfig.from_mapping({"mini-batch-size": "4", "learning-rate": 0.01, "lr_scheduler-step": "2"})
     assert (found.mini_batch_size, found.learning_rate, found.lr_scheduler_step) == (4, 0.01, "2")
 
 
 @pytest.mark.parametrize("name", ["_tuning_objective_metric", "_kvstore", "_num_kv_servers"])
-def test_hidden_keys_have_no_effect(name):
+def test_from_mapping_hidden_keys_are_ignored(name):
     assert TrainConfig.from_mapping({name: "validation:mAP"}) == TrainConfig()
 
 
@@ -204,20 +221,21 @@ def test_hidden_keys_have_no_effect(name):
         ("step", "5", "step"),
         ("constant", "", "constant"),
         ("cosine", "", "cosine"),
-        ("step", "", "lr_schedule: found 'step' with an empty lr_scheduler_step, expected epochs such as '10,20'"),
-        ("cosine", "3", "lr_scheduler_step: found '3' with lr_schedule 'cosine', expected lr_schedule 'step'"),
-        ("constant", "3", "lr_scheduler_step: found '3' with lr_schedule 'constant', expected lr_schedule 'step'"),
+        ("step", "", ConfigError),
+        ("cosine", "3", ConfigError),
+        ("constant", "3", ConfigError),
     ],
 )
-def test_schedules_and_their_steps(schedule, steps, expected):
+def test_schedule_follows_lr_schedule_and_steps(schedule, steps, expected):
     values = {"lr_schedule": schedule, "lr_scheduler_step": steps}
-    if " " in expected:
-        assert faults(**values) == [expected]
+    if expected is ConfigError:
+        (fault,) = faults(**values)
+        assert fault.startswith("lr_schedule") and repr(steps or schedule) in fault
     else:
         assert TrainConfig.from_mapping(values).schedule == expected
 
 
-def test_steps_are_epochs_with_or_without_blanks():
+def test_lr_steps_ignores_blanks():
     assert (
         TrainConfig(lr_scheduler_step="80, 160").lr_steps
         == TrainConfig(lr_scheduler_step="80,160,").lr_steps
@@ -225,7 +243,7 @@ def test_steps_are_epochs_with_or_without_blanks():
     )
 
 
-def test_every_default_is_valid_and_survives_json():
+def test_to_json_round_trip_gives_an_equal_config():
     config = TrainConfig()
     assert TrainConfig.from_mapping(json.loads(json.dumps(config.to_json()))) == config
     changed = dataclasses.replace(config, epochs=3, grayscale=True, lr_scheduler_step="1,2")
@@ -233,24 +251,24 @@ def test_every_default_is_valid_and_survives_json():
     assert TrainConfig.from_mapping({name: str(value) for name, value in changed.to_json().items()}) == changed
 
 
-def test_a_config_cannot_be_changed():
+def test_train_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().epochs = 3
 
 
-def test_a_resumed_run_may_change_only_what_leaves_the_steps_made_as_they_were():
+def test_resumable_settings_exclude_those_that_shape_the_weights():
     free = set(resumable_settings())
     assert {"num_workers", "early_stopping", "early_stopping_patience", "epochs"} <= free
     shaping = {"learning_rate", "seed", "optimizer", "image_shape", "augmentation", "mirror", "mini_batch_size"}
     assert not shaping & free
 
 
-def test_every_setting_says_what_it_is():
+def test_train_config_every_setting_has_help():
     for item in dataclasses.fields(TrainConfig):
         assert len(item.metadata["help"]) > 10, item.name
 
 
-def test_names_of_the_builtin_algorithm_are_all_there():
+def test_train_config_has_all_names_of_the_builtin_algorithm():
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     table = """num_classes num_training_samples base_network early_stopping early_stopping_min_epochs
         early_stopping_patience early_stopping_tolerance image_shape epochs freeze_layer_pattern kv_store label_width

@@ -30,12 +30,12 @@ QUOTA_1, PERIOD_1 = (f"sys/fs/cgroup/cpu,cpuacct/{{}}cpu.cfs_{what}_us" for what
         pytest.param({PROCESS: V1, QUOTA_1.format(""): "100000\n"}, 8, id="v1-half-of-it"),
     ],
 )
-def test_cpus_are_those_of_the_affinity_within_the_quota(tmp_path, monkeypatch, files, expected):
+def test_available_cpus_is_affinity_limited_by_quota(tmp_path, monkeypatch, files, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_cpus(drawn_up(tmp_path, files)) == expected
 
 
-def test_a_system_without_affinities_has_workers_too(monkeypatch):
+def test_available_cpus_without_affinity_uses_cpu_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert available_cpus() == default_workers() == 1

@@ -12,14 +12,14 @@ from ssd_train.environment import Environment, available_memory, payload_limit
 from ssd_train.errors import ConfigError
 
 
-def test_a_local_run_needs_little():
+def test_environment_defaults_of_a_local_run():
     found = Environment(Path("images"), Path("a.manifest"))
     assert (found.model_dir, found.output_dir) == (Path("model"), Path("output"))
     assert found.checkpoint_dir is found.pretrained is found.validation is None
     assert found.devices == "auto" and not found.hosted
 
 
-def test_memory_is_some_and_no_more_than_the_machine_has():
+def test_available_memory_is_at_most_that_of_the_machine():
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < available_memory() <= whole
 
@@ -57,12 +57,12 @@ LIMIT_1, USAGE_1 = (f"sys/fs/cgroup/memory/x/memory.{what}_in_bytes" for what in
         pytest.param({PROCESS: V1, LIMIT_1: "7000\n"}, MEGABYTE, id="v1-half-of-it"),
     ],
 )
-def test_a_control_groups_limit_counts(tmp_path, files, expected):
+def test_available_memory_is_limited_by_control_groups(tmp_path, files, expected):
     assert available_memory(drawn_up(tmp_path, {**free(1024), **files})) == expected
 
 
 @pytest.mark.parametrize("text, expected", [(None, 6 << 20), ("20", 20 << 20)], ids=["an-endpoint", "batch-transform"])
-def test_the_largest_body_is_what_the_container_allows(monkeypatch, text, expected):
+def test_payload_limit_is_that_of_the_container(monkeypatch, text, expected):
     if text is None:
         monkeypatch.delenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", raising=False)
     else:
@@ -71,7 +71,7 @@ def test_the_largest_body_is_what_the_container_allows(monkeypatch, text, expect
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "6.5", "six"])
-def test_a_limit_that_is_none_is_refused(monkeypatch, text):
+def test_payload_limit_invalid_is_an_error(monkeypatch, text):
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", text)
-    with pytest.raises(ConfigError, match="SAGEMAKER_MAX_PAYLOAD_IN_MB is"):
+    with pytest.raises(ConfigError, match=f"^SAGEMAKER_MAX_PAYLOAD_IN_MB: found {text!r}"):
         payload_limit()

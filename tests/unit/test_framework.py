@@ -1,7 +1,6 @@
-"""The door to MXNet: each misfit told in one line, and nothing left changed behind it.
+"""Imports of MXNet and GluonCV: errors in one line, and no side effects.
 
-What an import does to a process is looked at in processes of their own, with stand-ins for the two libraries on the
-path where the real ones would hide what is tested.
+Imports run in subprocesses, with fake libraries where the real ones would hide what is tested.
 """
 
 from __future__ import annotations
@@ -59,11 +58,11 @@ def run(code, *path, **environ):
     return done.stdout + done.stderr
 
 
-def told(call, *path):
-    """The message of the DependencyError that a call ends with."""
+def error_of(call, *path):
+    """Return the message of the DependencyError that a call raises."""
     return run(
         "from ssd_train.errors import DependencyError\n"
-        f"try:\n    framework.{call}\nexcept DependencyError as error:\n    print('TOLD', error)",
+        f"try:\n    framework.{call}\nexcept DependencyError as error:\n    print('ERROR', error)",
         *path,
     )
 
@@ -78,16 +77,16 @@ def told(call, *path):
         pytest.param("-1", ConfigError, id="negative"),
     ],
 )
-def test_the_users_own_number_of_threads_counts(monkeypatch, value, expected):
+def test_cpu_threads_uses_omp_num_threads(monkeypatch, value, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     if isinstance(expected, int):
         assert framework.cpu_threads() == expected
     else:
-        with pytest.raises(expected, match="OMP_NUM_THREADS is .* whole number"):
+        with pytest.raises(expected, match=f"^OMP_NUM_THREADS: found {value!r}"):
             framework.cpu_threads()
 
 
-def test_nothing_is_loaded_before_the_first_call():
+def test_framework_import_loads_no_library():
     assert run("import sys; print([name for name in ('mxnet', 'gluoncv') if name in sys.modules])") == "[]\n"
 
 
@@ -104,7 +103,7 @@ def test_nothing_is_loaded_before_the_first_call():
             "libgomp.so.1: cannot open shared object file): apt-get install libgomp1",
             id="system-library",
         ),
-        pytest.param("mxnet()", {"numpy": "__version__ = '2.1.0'"}, "numpy 2 was made after", id="numpy-2"),
+        pytest.param("mxnet()", {"numpy": "__version__ = '2.1.0'"}, "numpy 2", id="numpy-2"),
         pytest.param(
             "gluoncv()", {"gluoncv__data": "import nonsense"}, "No module named 'nonsense'", id="hidden-missing"
         ),
@@ -116,18 +115,18 @@ def test_nothing_is_loaded_before_the_first_call():
         ),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_line(tmp_path, call, modules, expected):
+def test_import_of_incompatible_library_is_one_line(tmp_path, call, modules, expected):
     modules = {"mxnet": "__version__ = '1.9.1'", **modules}
-    message = told(call, stand_ins(tmp_path, **modules))
-    assert message.startswith("TOLD "), message
+    message = error_of(call, stand_ins(tmp_path, **modules))
+    assert message.startswith("ERROR "), message
     assert expected in message
     assert "missing `mxnet` & `torch`" not in message
-    assert "found: python " in message and "what fits is mxnet 1.9.1" in message
+    assert "found: python " in message and framework.FITS in message
     assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("call, name", [("mxnet()", "mxnet"), ("gluoncv()", "gluoncv")])
-def test_a_missing_library_names_the_extra_to_install(monkeypatch, call, name):
+def test_import_of_missing_library_names_the_extra(monkeypatch, call, name):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else real(wanted))
     monkeypatch.delitem(sys.modules, name, raising=False)
@@ -140,7 +139,7 @@ def test_a_missing_library_names_the_extra_to_install(monkeypatch, call, name):
         getattr(function, "__wrapped__", function)()
 
 
-def test_python_312_without_distutils_is_told(monkeypatch):
+def test_mxnet_without_distutils_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distutils" else real(name))
@@ -149,7 +148,7 @@ def test_python_312_without_distutils_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_gluoncv_leaves_pillow_as_strict_as_it_was(tmp_path, before):
+def test_gluoncv_import_keeps_pillow_setting(tmp_path, before):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'", gluoncv__data=LENIENT)
     code = (
         f"from PIL import ImageFile; ImageFile.LOAD_TRUNCATED_IMAGES = {before}\n"
@@ -158,7 +157,7 @@ def test_gluoncv_leaves_pillow_as_strict_as_it_was(tmp_path, before):
     assert run(code, path) == f"{before}\n"
 
 
-def test_the_warnings_of_the_import_are_hidden_and_later_ones_are_not(tmp_path):
+def test_mxnet_import_hides_only_its_own_warnings(tmp_path):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import warnings; warnings.warn('old', DeprecationWarning)")
     code = (
         "import warnings; warnings.simplefilter('error'); before = list(warnings.filters)\n"
@@ -168,7 +167,7 @@ def test_the_warnings_of_the_import_are_hidden_and_later_ones_are_not(tmp_path):
     assert run(code, path) == "mine\n"
 
 
-def test_the_name_that_numpy_dropped_is_there_for_the_import(tmp_path):
+def test_mxnet_import_restores_numpy_bool(tmp_path):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import numpy; print(numpy.bool is bool)")
     code = (
         "import numpy\n"
@@ -180,13 +179,13 @@ def test_the_name_that_numpy_dropped_is_there_for_the_import(tmp_path):
 
 
 @pytest.mark.parametrize("chosen, expected", [({}, "free"), ({"OMP_NUM_THREADS": "1"}, "1")], ids=["free", "the-users"])
-def test_threads_are_set_before_the_library_loads(tmp_path, chosen, expected):
+def test_mxnet_import_sets_threads_first(tmp_path, chosen, expected):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import os; print(os.environ['OMP_NUM_THREADS'])")
     printed = run("framework.mxnet(); print(framework.available_cpus())", path, **chosen).split()
     assert printed[0] == (printed[1] if expected == "free" else expected)
 
 
-def test_versions_come_from_the_metadata():
+def test_versions_are_read_from_metadata():
     found = framework.versions()
     assert found["numpy"] == np.__version__
     assert found["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
@@ -197,12 +196,12 @@ def test_versions_come_from_the_metadata():
     "version, expected",
     [("1.9.1", (1, 9, 1)), ("0.10.5.post0", (0, 10, 5)), ("1.9.0b20211227", (1, 9, 0)), ("2.0.0rc1", (2, 0, 0))],
 )
-def test_numbers_of_a_version(version, expected):
-    assert framework._numbers(version) == expected
+def test_release_parses_version_numbers(version, expected):
+    assert framework._release(version) == expected
 
 
 @needs_mxnet
-def test_the_real_ones_load_and_leave_no_trace():
+def test_real_libraries_load_without_side_effects():
     code = """
 import ctypes, logging, os, signal, sys, warnings
 import numpy

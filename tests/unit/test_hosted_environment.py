@@ -35,7 +35,7 @@ def hosted(tmp_path, monkeypatch):
     return make
 
 
-def test_a_laptop_is_no_job(tmp_path, monkeypatch):
+def test_is_hosted_without_job_is_false(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
     monkeypatch.delenv("SM_MODEL_DIR", raising=False)
     assert not is_hosted()
@@ -63,7 +63,7 @@ def test_a_laptop_is_no_job(tmp_path, monkeypatch):
         pytest.param(["train", "pretrained"], {"train": "train", "pretrained": "pretrained"}, id="weights"),
     ],
 )
-def test_channels_fill_places(hosted, channels, expected):
+def test_from_sagemaker_channels_fill_fields(hosted, channels, expected):
     data = hosted(*channels) / "input" / "data"
     environment = Environment.from_sagemaker({})
     fields = ("train", "labels", "validation", "validation_labels", "pretrained")
@@ -72,7 +72,7 @@ def test_channels_fill_places(hosted, channels, expected):
     assert environment.unused_channels == () and environment.pipes == frozenset()
 
 
-def test_results_hosts_and_checkpoints(hosted):
+def test_from_sagemaker_reads_hosts_and_output_folders(hosted):
     base = hosted("train", hosts=("algo-2", "algo-1"))
     found = Environment.from_sagemaker({})
     assert (found.model_dir, found.output_dir) == (base / "model", base / "output" / "data")
@@ -82,14 +82,14 @@ def test_results_hosts_and_checkpoints(hosted):
     assert Environment.from_sagemaker({}).checkpoint_dir is None, "the job has no S3 folder for them"
 
 
-def test_flags_win(hosted):
+def test_from_sagemaker_flags_win(hosted):
     hosted("train", "labels")
     found = Environment.from_sagemaker({"train": Path("/here"), "model_dir": Path("/there"), "devices": "cpu"})
     assert (found.train, found.model_dir, found.devices) == (Path("/here"), Path("/there"), "cpu")
     assert found.labels is not None and found.hosted
 
 
-def test_the_toolkits_variables_alone_will_do(tmp_path, monkeypatch, hosted):
+def test_from_sagemaker_reads_toolkit_variables_alone(tmp_path, monkeypatch, hosted):
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
     for name, value in {"CHANNEL_TRAIN": "/a", "CHANNEL_TRAIN_ANNOTATION": "/b", "MODEL_DIR": "/c"}.items():
         monkeypatch.setenv(f"SM_{name}", value)
@@ -97,13 +97,13 @@ def test_the_toolkits_variables_alone_will_do(tmp_path, monkeypatch, hosted):
     assert (found.train, found.labels, found.model_dir) == (Path("/a"), Path("/b"), Path("/c"))
 
 
-def test_streams_are_told_by_their_mode(hosted):
+def test_from_sagemaker_pipe_mode_is_detected(hosted):
     base = hosted("train", "validation", "labels", pipes=("train",))
     found = Environment.from_sagemaker({})
     assert found.pipes == {"train"} and found.train == base / "input" / "data" / "train"
 
 
-def test_a_channel_of_another_name_is_told_and_the_programs_is_not(hosted):
+def test_from_sagemaker_unused_channels_are_listed(hosted):
     hosted("train", "label", "code")
     assert Environment.from_sagemaker({}).unused_channels == ("label",)
 
@@ -111,14 +111,14 @@ def test_a_channel_of_another_name_is_told_and_the_programs_is_not(hosted):
 @pytest.mark.parametrize(
     "channels, message",
     [
-        (["labels"], r"channels: found labels, expected one called train"),
-        ([], "channels: found none, expected one called train"),
-        (["train", "labels", "train_annotation"], "found labels and train_annotation, expected one of them"),
-        (["train", "model", "pretrained"], "found pretrained and model, expected one of them"),
+        (["labels"], "^channels: found labels,"),
+        ([], "^channels: found none,"),
+        (["train", "labels", "train_annotation"], "^channels: found labels and train_annotation,"),
+        (["train", "model", "pretrained"], "^channels: found pretrained and model,"),
     ],
     ids=["no-train", "none", "labels-twice", "weights-twice"],
 )
-def test_channels_that_do_not_go(hosted, channels, message):
+def test_from_sagemaker_missing_or_double_channel_is_an_error(hosted, channels, message):
     hosted(*channels)
     with pytest.raises(ConfigError, match=message):
         Environment.from_sagemaker({})
@@ -127,17 +127,17 @@ def test_channels_that_do_not_go(hosted, channels, message):
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("inputdataconfig", "{", r"inputdataconfig.json: found no JSON .*, expected the description of a job"),
-        ("resourceconfig", "[1]", "resourceconfig.json: found list, expected a JSON object"),
+        ("inputdataconfig", "{", "inputdataconfig.json: "),
+        ("resourceconfig", "[1]", "resourceconfig.json: found list"),
     ],
 )
-def test_a_damaged_description_is_named(hosted, name, text, message):
+def test_from_sagemaker_damaged_job_file_is_an_error(hosted, name, text, message):
     (hosted("train") / "input" / "config" / f"{name}.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         Environment.from_sagemaker({})
 
 
-def test_hyperparameters_are_texts_however_they_were_sent(hosted, monkeypatch):
+def test_hosted_settings_are_texts_in_any_encoding(hosted, monkeypatch):
     base = hosted("train", hyperparameters={"epochs": 3, "optimizer": "sgd", "early_stopping": True})
     assert hosted_settings() == {"epochs": "3", "optimizer": "sgd", "early_stopping": "true"}
     describe(base, "hyperparameters", {"epochs": "30", "lr_scheduler_step": "10,20", "optimizer": "sgd", "a": '"b'})
@@ -147,7 +147,7 @@ def test_hyperparameters_are_texts_however_they_were_sent(hosted, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [10, FAILURE_CHARACTERS, FAILURE_CHARACTERS + 1, 5000])
-def test_a_failure_is_left_where_sagemaker_looks_and_fits(hosted, length):
+def test_report_failure_writes_a_truncated_file(hosted, length):
     base = hosted("train")
     message = "".join("é" if index % 2 else "x" for index in range(length))
     report_failure(message)
@@ -156,7 +156,7 @@ def test_a_failure_is_left_where_sagemaker_looks_and_fits(hosted, length):
     assert (found == message) == (length <= 1024) and (found.endswith("…") == (length > 1024))
 
 
-def test_a_failure_goes_where_the_toolkit_says(hosted, tmp_path, monkeypatch):
+def test_report_failure_uses_sm_output_dir(hosted, tmp_path, monkeypatch):
     monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "elsewhere"))
     report_failure("why")
     assert (tmp_path / "elsewhere" / "failure").read_text() == "why"
@@ -175,7 +175,7 @@ def test_a_failure_goes_where_the_toolkit_says(hosted, tmp_path, monkeypatch):
         pytest.param({"OMPI_COMM_WORLD_SIZE": "1"}, ("", 1), id="mpirun-of-one"),
     ],
 )
-def test_what_joins_the_processes_of_a_job(monkeypatch, variables, expected):
+def test_joined_by_detects_the_launcher(monkeypatch, variables, expected):
     for name in ("DMLC_ROLE", "DMLC_NUM_WORKER", "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -44,28 +44,28 @@ def hold(folder):
         pass
 
 
-def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path, holder):
-    with pytest.raises(CheckpointError, match=r"^\S*/c: is in use by another run, .* or use another --checkpoint_dir$"):
+def test_held_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
+    with pytest.raises(CheckpointError, match=rf"^\S*/c: .*{LOCK}"):
         hold(tmp_path / "c")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     hold(tmp_path / "c")
 
 
-def test_a_copy_of_a_held_folder_is_free(tmp_path, holder):
+def test_held_copy_of_a_locked_folder_is_free(tmp_path, holder):
     """As when a folder is synced to S3 and restored on another machine."""
     shutil.copytree(tmp_path / "c", tmp_path / "restored")
     hold(tmp_path / "restored")
 
 
 @pytest.mark.parametrize("content", ["", "4711", "held"])
-def test_the_content_of_the_file_means_nothing(tmp_path, content):
+def test_held_ignores_the_content_of_the_lock_file(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     hold(tmp_path)
     assert (tmp_path / LOCK).read_text() == content
 
 
-def test_it_is_free_again_after_the_block_and_after_an_error(tmp_path):
+def test_held_releases_after_the_block_and_after_an_error(tmp_path):
     hold(tmp_path)
     with pytest.raises(ValueError), held(tmp_path, HeardProgress()):
         raise ValueError
@@ -74,7 +74,7 @@ def test_it_is_free_again_after_the_block_and_after_an_error(tmp_path):
         pass
 
 
-def test_a_program_started_meanwhile_does_not_keep_it(tmp_path):
+def test_held_is_not_inherited_by_child_processes(tmp_path):
     with held(tmp_path, HeardProgress()):
         process = subprocess.Popen(["sleep", "60"], close_fds=False)
     hold(tmp_path)
@@ -83,7 +83,7 @@ def test_a_program_started_meanwhile_does_not_keep_it(tmp_path):
 
 
 @pytest.mark.parametrize("number, warned", [(errno.ENOLCK, True), (errno.EOPNOTSUPP, True), (errno.EBADF, False)])
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number, warned):
+def test_held_without_file_system_support_warns(tmp_path, monkeypatch, number, warned):
     def refuse(*arguments):
         raise OSError(number, os.strerror(number))
 
@@ -94,10 +94,10 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number, warn
             pass
         return
     with held(tmp_path, progress):
-        assert progress.warnings[0].startswith(f"{tmp_path}: its file system has no locks: see that no other run")
+        assert len(progress.warnings) == 1 and progress.warnings[0].startswith(f"{tmp_path}: ")
 
 
-def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path):
+def test_held_path_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SsdTrainError, match="file"):
         hold(tmp_path / "file")

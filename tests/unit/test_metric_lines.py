@@ -29,19 +29,19 @@ VALUES = {
 }
 
 
-def test_every_metric_has_a_line():
+def test_metric_definitions_each_have_a_line():
     assert {definition["Name"] for definition in METRIC_DEFINITIONS} == set(LINES)
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_its_expression_finds_the_number_and_no_other_does(name):
+def test_metric_regex_matches_its_line_only(name):
     line = stamped(LINES[name])
     found = {d["Name"]: re.findall(d["Regex"], line) for d in METRIC_DEFINITIONS}
     assert [float(value) for value in found[name]] == [VALUES[name]]
     assert [other for other, values in found.items() if values] == [name]
 
 
-def test_expressions_are_those_of_a_real_job():
+def test_metric_definitions_are_those_of_a_real_job():
     """From its AlgorithmSpecification; validation:smooth_l1 is ours."""
     expected = {
         "train:progress": r"#progress_metric: host=\S+, completed (\S+) %",
@@ -55,7 +55,7 @@ def test_expressions_are_those_of_a_real_job():
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_prefix_has_time_and_level_and_no_parenthesis(name):
+def test_stamped_prefix_has_time_and_level_and_no_parenthesis(name):
     line = stamped(LINES[name])
     prefix, _, rest = line.partition("#")
     assert re.fullmatch(r"\[\d\d/\d\d/\d{4} \d\d:\d\d:\d\d INFO \d+\] ", prefix)
@@ -63,7 +63,7 @@ def test_a_prefix_has_time_and_level_and_no_parenthesis(name):
     assert "#" + rest == LINES[name]
 
 
-def test_the_notebooks_find_the_score():
+def test_map_line_is_parsed_by_published_notebooks():
     """Two ways in which AWS's own notebooks cut the line."""
     message = stamped(LINES["validation:mAP"])
     assert float(message[message.find("(") + 1 : message.find(")")]) == 0.123457
@@ -71,5 +71,5 @@ def test_the_notebooks_find_the_score():
 
 
 @pytest.mark.parametrize("done, epochs, expected", [(1, 30, "3"), (30, 30, "100"), (1, 3, "33"), (29, 30, "96")])
-def test_progress_is_in_whole_percent(done, epochs, expected):
+def test_progress_line_is_in_whole_percent(done, epochs, expected):
     assert metric_lines.progress_line(HOST, done, epochs) == f"#progress_metric: host=algo-1, completed {expected} %"

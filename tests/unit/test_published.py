@@ -44,7 +44,7 @@ def names(folder):
     [(0, ["c"]), (1, ["c", "b"]), (2, ["c", "b", "a"]), (9, ["c", "b", "a"])],
     ids=["none", "one", "two", "more-than-there-are"],
 )
-def test_the_newest_and_so_many_before_it_are_kept_each_under_a_name_of_its_own(tmp_path, keep, expected):
+def test_publish_folder_keeps_the_newest_under_new_names(tmp_path, keep, expected):
     target = tmp_path / "state"
     places = [publish_folder(target, write(text), keep) for text in "abc"]
     assert texts(target) == expected
@@ -55,13 +55,13 @@ def test_the_newest_and_so_many_before_it_are_kept_each_under_a_name_of_its_own(
         verify_folder(folder)
 
 
-def test_nothing_published_is_an_empty_list(tmp_path):
+def test_published_folders_without_any_is_empty(tmp_path):
     (tmp_path / "state").mkdir()
     assert published_folders(tmp_path / "state") == published_folders(tmp_path / "no" / "where") == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "unfinished"])
-def test_what_is_there_already_is_left_as_it_is(tmp_path, kind):
+def test_publish_folder_leaves_existing_files(tmp_path, kind):
     """Also a folder of ours without its checksums: a copy of it broke off."""
     other = tmp_path / ("state-000004" if kind == "unfinished" else "state")
     if kind == "file":
@@ -75,7 +75,7 @@ def test_what_is_there_already_is_left_as_it_is(tmp_path, kind):
     assert (other if kind == "file" else other / "weights.bin").read_text() == "mine"
 
 
-def test_a_users_file_in_an_old_folder_is_not_swept_away(tmp_path):
+def test_publish_folder_keeps_old_folders_with_user_files(tmp_path):
     target = tmp_path / "state"
     (publish_folder(target, write("a"), 0) / "my notes.txt").write_text("mine")
     for text in "bc":
@@ -84,7 +84,7 @@ def test_a_users_file_in_an_old_folder_is_not_swept_away(tmp_path):
     assert texts(target) == ["c", "a"]
 
 
-def test_a_writers_error_passes_and_nothing_is_changed(tmp_path):
+def test_publish_folder_error_of_the_writer_changes_nothing(tmp_path):
     def failing(folder):
         (folder / "weights.bin").write_text("half")
         raise KeyError("the writer's own")
@@ -96,7 +96,7 @@ def test_a_writers_error_passes_and_nothing_is_changed(tmp_path):
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
-def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
+def test_publish_folder_failed_rename_keeps_the_old_folder(tmp_path, monkeypatch):
     target = tmp_path / "state"
     publish_folder(target, write("a"), 1)
 
@@ -104,7 +104,7 @@ def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(SsdTrainError, match="state: cannot be written: Device or resource busy"):
+    with pytest.raises(SsdTrainError, match="state: .*Device or resource busy"):
         publish_folder(target, write("b"), 1)
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
@@ -121,29 +121,27 @@ def full_for_mxnet(folder):
 
 
 @pytest.mark.parametrize("writer, free", [(full_for_the_writer, 1 << 30), (full_for_mxnet, 0)], ids=["system", "mxnet"])
-def test_a_full_disk_is_told_with_its_bytes_and_the_old_folder_kept(tmp_path, monkeypatch, writer, free):
+def test_publish_folder_full_disk_keeps_the_old_folder(tmp_path, monkeypatch, writer, free):
     target = tmp_path / "state"
     publish_folder(target, write("a"), 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
-    with pytest.raises(
-        SsdTrainError, match=f"state: the disk is full: at least 1000 bytes are needed, {free} are free"
-    ):
+    with pytest.raises(SsdTrainError, match=f"state: .* 1000 bytes .* {free} "):
         publish_folder(target, writer, 1)
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
-def test_a_full_disk_while_flushing_is_told_too(tmp_path, monkeypatch):
+def test_publish_folder_full_disk_while_syncing_is_an_error(tmp_path, monkeypatch):
     def fsync(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(SsdTrainError, match="the disk is full: at least 3 bytes"):
+    with pytest.raises(SsdTrainError, match="state: .* 3 bytes"):
         publish_folder(tmp_path / "state", write("a"), 1)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("keep", [0, 1])
-def test_a_kill_at_any_step_leaves_a_complete_folder(tmp_path, killed_at, keep):
+def test_publish_folder_kill_at_any_step_leaves_a_complete_folder(tmp_path, killed_at, keep):
     step, seen, died = 0, set(), True
     while died:
         step += 1
@@ -177,28 +175,28 @@ def listing(change):
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        pytest.param(flip, "weights.bin: is damaged: its SHA-256 is", id="bit-flip"),
+        pytest.param(flip, "weights.bin: damaged: found SHA-256 ", id="bit-flip"),
         pytest.param(
             lambda folder: os.truncate(folder / "more" / "notes.txt", 3),
-            "notes.txt: has 3 bytes, 8 were",
+            "notes.txt: .* 3 bytes, 8 ",
             id="truncated",
         ),
-        pytest.param(lambda folder: os.truncate(folder / "weights.bin", 0), "weights.bin: has 0 bytes", id="emptied"),
-        pytest.param(lambda folder: (folder / "weights.bin").unlink(), "weights.bin: is missing", id="file-missing"),
-        pytest.param(lambda folder: (folder / CHECKSUMS).unlink(), "not written whole", id="never-finished"),
+        pytest.param(lambda folder: os.truncate(folder / "weights.bin", 0), "weights.bin: .* 0 bytes", id="emptied"),
+        pytest.param(lambda folder: (folder / "weights.bin").unlink(), "weights.bin: ", id="file-missing"),
+        pytest.param(lambda folder: (folder / CHECKSUMS).unlink(), f"{CHECKSUMS}: ", id="never-finished"),
+        pytest.param(lambda folder: os.truncate(folder / CHECKSUMS, 9), f"{CHECKSUMS}: ", id="list-truncated"),
+        pytest.param(lambda folder: (folder / CHECKSUMS).write_text("[]"), f"{CHECKSUMS}: ", id="list-other"),
         pytest.param(
-            lambda folder: os.truncate(folder / CHECKSUMS, 9), "cannot be read as a list", id="list-truncated"
-        ),
-        pytest.param(lambda folder: (folder / CHECKSUMS).write_text("[]"), "cannot be read as a list", id="list-other"),
-        pytest.param(
-            listing(lambda files: files.update({"../x": files["weights.bin"]})), "lists '../x', which is not", id="dots"
+            listing(lambda files: files.update({"../x": files["weights.bin"]})), f"{CHECKSUMS}: .*'../x'", id="dots"
         ),
         pytest.param(
-            listing(lambda files: files.update({"/etc/passwd": files["weights.bin"]})), "not inside", id="absolute"
+            listing(lambda files: files.update({"/etc/passwd": files["weights.bin"]})),
+            f"{CHECKSUMS}: .*'/etc/passwd'",
+            id="absolute",
         ),
     ],
 )
-def test_damage_is_found_and_named(tmp_path, damage, expected):
+def test_verify_folder_damage_is_an_error_with_the_file(tmp_path, damage, expected):
     folder = publish_folder(tmp_path / "state", write("text"), 1)
     verify_folder(folder)
     damage(folder)
@@ -208,7 +206,7 @@ def test_damage_is_found_and_named(tmp_path, damage, expected):
 
 @pytest.mark.parametrize("name", ["weights.bin", CHECKSUMS])
 @pytest.mark.parametrize("call", ["stat", "open"])
-def test_what_cannot_be_read_is_told_and_not_passed_over(tmp_path, monkeypatch, name, call):
+def test_verify_folder_unreadable_file_is_an_error(tmp_path, monkeypatch, name, call):
     """A dying disk: the folder counts as published, and is damaged."""
     folder = publish_folder(tmp_path / "state", write("text"), 1)
     calls = {"stat": (Path, Path.stat), "open": (io, io.open)}
@@ -224,18 +222,18 @@ def test_what_cannot_be_read_is_told_and_not_passed_over(tmp_path, monkeypatch, 
         monkeypatch.setattr("builtins.open", dying)
     assert published_folders(tmp_path / "state") == [folder]
     if call == "open" or name != CHECKSUMS:
-        with pytest.raises(CheckpointError, match=f"{name}: cannot be read .*Input/output error"):
+        with pytest.raises(CheckpointError, match=f"{name}: .*Input/output error"):
             verify_folder(folder)
 
 
-def test_an_old_folder_that_is_damaged_does_not_stop_the_next(tmp_path):
+def test_publish_folder_after_a_damaged_one_succeeds(tmp_path):
     target = tmp_path / "state"
     (publish_folder(target, write("a"), 0) / CHECKSUMS).write_text("{")
     publish_folder(target, write("b"), 0)
     assert texts(target)[0] == "b"
 
 
-def test_all_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_publish_folder_syncs_before_the_rename(tmp_path, monkeypatch):
     """A power cut, unlike a kill, loses what was not flushed. It cannot be staged here; the order of the calls can."""
     events, fsync, rename = [], os.fsync, os.rename
 

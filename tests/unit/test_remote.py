@@ -16,7 +16,7 @@ from ssd_train.s3 import Store, Unavailable, Url
 pytestmark = pytest.mark.usefixtures("s3_surroundings")  # no request to anything but loopback
 
 
-def test_a_folder_of_more_objects_than_a_page_holds(s3_client):
+def test_bring_folder_with_several_pages_of_objects(s3_client):
     put(s3_client, *(f"train/{n // 100}/{n}.jpg" for n in range(1234)))
     put(s3_client, "train2/other.jpg", "train/")
 
@@ -27,7 +27,7 @@ def test_a_folder_of_more_objects_than_a_page_holds(s3_client):
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000], ids=["empty", "a-byte", "several-chunks"])
-def test_objects_go_there_and_back(s3_client, tmp_path, size):
+def test_upload_and_bring_round_trip(s3_client, tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "there").write_bytes(data)
     assert upload(Store(), tmp_path / "there", Url("bucket", "a b/größe+%20.bin"), HeardProgress()) == 1
@@ -35,7 +35,7 @@ def test_objects_go_there_and_back(s3_client, tmp_path, size):
     assert copies().bring(Url("bucket", "a b/größe+%20.bin")).read_bytes() == data
 
 
-def test_a_folder_goes_up_with_its_descriptions_last(s3_client, tmp_path):
+def test_upload_folder_writes_json_last(s3_client, tmp_path):
     for name in ("config.json", "weights.params", "deep/z.txt"):
         (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "model" / name).write_bytes(name.encode())
@@ -46,7 +46,7 @@ def test_a_folder_goes_up_with_its_descriptions_last(s3_client, tmp_path):
     assert contents(copies().bring(Url("bucket", "job/model/"))) == contents(tmp_path / "model")
 
 
-def test_only_what_changed_is_got_again(s3_client):
+def test_bring_downloads_only_changed_objects(s3_client):
     put(s3_client, *(f"train/{n}.jpg" for n in range(6)))
     first = copies()
     folder = first.bring(Url("bucket", "train/"))
@@ -63,7 +63,8 @@ def test_only_what_changed_is_got_again(s3_client):
     assert Copies(store, heard).bring(Url("bucket", "train/")) == folder
 
     assert sorted(read) == [f"train/{name}.jpg" for name in ("1", "3", "4", "new")]
-    assert heard.lines == ["s3://bucket/train/: 4 of 6 files to get (0.0 MB)"]
+    (line,) = heard.lines
+    assert line.startswith("s3://bucket/train/: 4 of 6 files ")
     assert contents(folder) == {
         "0.jpg": b"1",
         "1.jpg": b"2",
@@ -74,7 +75,7 @@ def test_only_what_changed_is_got_again(s3_client):
     }
 
 
-def test_what_an_interrupted_run_got_is_kept(s3_client):
+def test_bring_after_an_interruption_keeps_finished_copies(s3_client):
     put(s3_client, *(f"train/{n:02d}.jpg" for n in range(20)))
     store = Store()
     get, reads = store.read, []
@@ -101,7 +102,7 @@ def test_what_an_interrupted_run_got_is_kept(s3_client):
     assert not list(index.parent.glob("incoming*/*"))
 
 
-def test_images_are_brought_one_by_one_and_kept_up_to_date(s3_client):
+def test_bring_each_updates_changed_objects(s3_client):
     put(s3_client, "a/1.jpg", "b/2.jpg")
     addresses = ["s3://bucket/a/1.jpg", "s3://bucket/b/2.jpg"]
     first = copies().bring_each(addresses)
@@ -114,15 +115,15 @@ MISSING = {
     "object": ("s3://bucket/none.jpg", "s3://bucket/none.jpg: there is no such object"),
     "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
     "object gone since": ("s3://bucket/gone.jpg", "s3://bucket/gone.jpg: there is no such object"),
-    "dots": ("s3://bucket/a/../../b", "s3://bucket/a/../../b: found a key with an empty part, '.', '..' or NUL"),
-    "no bucket": ("s3:///b", "found 's3:///b', expected s3://bucket/key"),
-    "bucket that is a folder": ("s3://../b", "found 's3://../b', expected s3://bucket/key"),
-    "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: found a key with an empty part"),
+    "dots": ("s3://bucket/a/../../b", "s3://bucket/a/../../b: "),
+    "no bucket": ("s3:///b", "found 's3:///b'"),
+    "bucket that is a folder": ("s3://../b", "found 's3://../b'"),
+    "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: "),
 }
 
 
 @pytest.mark.parametrize("address, message", MISSING.values(), ids=MISSING.keys())
-def test_an_image_that_cannot_be_had_does_not_stop_the_others(s3_client, address, message):
+def test_bring_each_missing_object_does_not_stop_the_others(s3_client, address, message):
     put(s3_client, "gone.jpg", "there.jpg")
     copies().bring_each(["s3://bucket/gone.jpg"])
     s3_client.delete_object(Bucket="bucket", Key="gone.jpg")
@@ -131,7 +132,7 @@ def test_an_image_that_cannot_be_had_does_not_stop_the_others(s3_client, address
     assert isinstance(found[address], Unavailable) and str(found[address]).startswith(message)
 
 
-def test_what_concerns_all_images_stops_at_once(monkeypatch):
+def test_bring_each_expired_credentials_stop_at_once(monkeypatch):
     with stub(fault("ExpiredToken")) as (address, seen):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(DataError, match="^s3://bucket/0.jpg: the credentials have expired$"):
@@ -144,37 +145,37 @@ def test_what_concerns_all_images_stops_at_once(monkeypatch):
     [
         pytest.param(Url("none", "a/b"), "^s3://none/a/b: there is no such bucket$", id="bucket"),
         pytest.param(Url("none", ""), "^s3://none/: there is no such bucket$", id="whole-bucket"),
-        pytest.param(Url("bucket", "a/b"), "^s3://bucket/a/b/: found nothing there, expected an object", id="key"),
-        pytest.param(Url("bucket", ""), "^s3://bucket/: found nothing there", id="empty-bucket"),
-        pytest.param(Url("Bad_Bucket!", "a"), "^s3://Bad_Bucket!/a: found a name that S3 does not allow", id="name"),
+        pytest.param(Url("bucket", "a/b"), "^s3://bucket/a/b/: ", id="key"),
+        pytest.param(Url("bucket", ""), "^s3://bucket/: ", id="empty-bucket"),
+        pytest.param(Url("Bad_Bucket!", "a"), "^s3://Bad_Bucket!/a: ", id="name"),
     ],
 )
-def test_nothing_there(s3_client, url, message):
+def test_bring_missing_url_is_an_error(s3_client, url, message):
     with pytest.raises(DataError, match=message):
         copies().bring(url)
 
 
 @pytest.mark.parametrize("key", ["a/../x", "a//x", "./x"])
-def test_a_folder_with_keys_that_are_no_paths_is_refused(s3_client, key):
+def test_bring_folder_with_invalid_keys_is_an_error(s3_client, key):
     put(s3_client, "p/1.jpg", f"p/{key}")
-    with pytest.raises(DataError, match="found a key with an empty part"):
+    with pytest.raises(DataError, match=f"^s3://bucket/p/{key}: "):
         copies().bring(Url("bucket", "p/"))
 
 
-def test_an_object_in_the_place_of_a_folder_is_one_line(s3_client):
+def test_bring_object_in_place_of_a_folder_is_an_error(s3_client):
     put(s3_client, "p/a", "p/a/b")
-    with pytest.raises(SsdTrainError, match=r"^s3://bucket/p/a.*: its copy .* cannot be written: "):
+    with pytest.raises(SsdTrainError, match="^s3://bucket/p/a"):
         copies().bring(Url("bucket", "p/"))
 
 
-def test_a_full_disk_is_said_before_the_transfer(s3_client, monkeypatch):
+def test_bring_full_disk_is_an_error_before_the_download(s3_client, monkeypatch):
     put(s3_client, "p/1.jpg", "p/2.jpg", body=b"1" * 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1999))
-    with pytest.raises(SsdTrainError, match="the disk is full: at least 2000 bytes are needed, 1999 are free"):
+    with pytest.raises(SsdTrainError, match=" 2000 bytes .* 1999 "):
         copies().bring(Url("bucket", "p/"))
 
 
-def test_credentials_are_in_no_error(s3_client, s3_surroundings, caplog):
+def test_bring_errors_contain_no_credentials(s3_client, s3_surroundings, caplog):
     """Not in its text, nor in what stands behind it, nor in a log."""
     caplog.set_level("INFO")
     failing = [lambda: copies().bring(Url("none", "a")), lambda: copies().bring(Url("Bad_Bucket!", "a"))]

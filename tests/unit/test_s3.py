@@ -1,4 +1,4 @@
-"""The door to S3: addresses, what is refused or breaks off, rights and credentials, in words."""
+"""S3 client: URLs, errors, interrupted downloads, permissions and credentials."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ URLS = {
 
 
 @pytest.mark.parametrize("text, url, shown", URLS.values(), ids=URLS.keys())
-def test_urls(text, url, shown):
+def test_url_parse_text(text, url, shown):
     if url is None:
         with pytest.raises(ConfigError, match=shown):
             Url.parse(text)
@@ -46,7 +46,7 @@ def test_urls(text, url, shown):
         assert Url.parse(text) == url and str(url) == shown
 
 
-def test_large_files_go_up_in_parts(s3_client, tmp_path):
+def test_write_large_file_in_parts(s3_client, tmp_path):
     (tmp_path / "model.tar.gz").write_bytes(bytes(20 << 20))
     upload(Store(), tmp_path / "model.tar.gz", Url("bucket", "model.tar.gz"), HeardProgress())
     found = s3_client.head_object(Bucket="bucket", Key="model.tar.gz")
@@ -91,9 +91,9 @@ def test_upload_of_a_file_has_the_content_type_of_its_key(s3_client, tmp_path):
     assert s3_client.head_object(Bucket="bucket", Key="report.html")["ContentType"] == TYPES["report.html"]
 
 
-def test_permission_to_write_is_asked_for_without_a_trace(s3_client):
+def test_check_writable_leaves_nothing(s3_client):
     Store().check_writable(Url("bucket", "model/config.json"))
-    with pytest.raises(DataError, match="^s3://none/model: there is no such bucket$"):
+    with pytest.raises(DataError, match="^s3://none/model: .*no such bucket"):
         Store().check_writable(Url("none", "model"))
     assert "Contents" not in s3_client.list_objects_v2(Bucket="bucket")
     assert "Uploads" not in s3_client.list_multipart_uploads(Bucket="bucket")
@@ -130,41 +130,41 @@ DENIED = {
 
 
 @pytest.mark.parametrize("case", DENIED.values(), ids=DENIED.keys())
-def test_what_is_not_permitted_is_named(limited, tmp_path, case):
+def test_store_denied_request_is_an_error_with_the_url(limited, tmp_path, case):
     doing, action, where = (*case, "s3://bucket/closed/1.jpg")[:3]
     (tmp_path / "file").write_bytes(b"1")
     assert copies().bring(Url("bucket", "open/1.jpg")).read_bytes() == b"1"
-    with pytest.raises(DataError, match=f"^{where}: access denied: these credentials may not {doing} it$"):
+    with pytest.raises(DataError, match=f"^{where}: access denied: .* {doing} it$"):
         action(tmp_path / "file")
 
 
-def test_unknown_credentials(limited, monkeypatch):
+def test_store_unknown_credentials_are_an_error(limited, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
-    with pytest.raises(DataError, match="^s3://bucket/open/1: the credentials are refused: the access key is unknown"):
+    with pytest.raises(DataError, match="^s3://bucket/open/1: the credentials were rejected: .*access key"):
         copies().bring(Url("bucket", "open/1"))
 
 
 REFUSALS = {
     "AccessDenied": "access denied: these credentials may not list it",
-    "SignatureDoesNotMatch": "the credentials are refused: the secret key does not fit the access key",
-    "ExpiredToken": "the credentials have expired",
-    "RequestTimeTooSkewed": "the credentials are refused: the clock of this machine is wrong",
+    "SignatureDoesNotMatch": ".* secret key .*",
+    "ExpiredToken": ".* expired",
+    "RequestTimeTooSkewed": ".* clock .*",
     "Strange{}": r"http://127.0.0.1:\d+ refused to list it: Strange{} Some thing.",
 }
 
 
 @pytest.mark.parametrize("code, words", REFUSALS.items(), ids=REFUSALS.keys())
-def test_refusals_in_words(monkeypatch, code, words):
+def test_store_error_code_becomes_a_message(monkeypatch, code, words):
     with stub(fault(code, "Some\nthing.")) as (address, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(DataError, match=f"^s3://bucket/a/: {words}$"):
             copies().bring(Url("bucket", "a/"))
 
 
-def test_a_busy_store_is_asked_again_a_few_times(monkeypatch, no_pauses):
+def test_store_busy_is_retried(monkeypatch, no_pauses):
     with stub(fault("SlowDown", status=503)) as (address, seen):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.raises(DataError, match="^s3://bucket/a/: the store is too busy, after 4 attempts$"):
+        with pytest.raises(DataError, match="^s3://bucket/a/: .* 4 attempts$"):
             copies().bring(Url("bucket", "a/"))
     assert len(seen) == s3.ATTEMPTS
 
@@ -187,12 +187,12 @@ def breaking_off(times, data):
 
 
 @pytest.mark.parametrize("times, fails", [(0, False), (3, False), (4, True)])
-def test_bytes_that_break_off_are_asked_for_again(monkeypatch, no_pauses, tmp_path, times, fails):
+def test_read_interrupted_download_is_retried(monkeypatch, no_pauses, tmp_path, times, fails):
     data = os.urandom(100_000)
     with stub(breaking_off(times, data)) as (address, seen), open(tmp_path / "copy", "w+b") as file:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         if fails:
-            with pytest.raises(DataError, match="^s3://bucket/a: broke off while it was read, 4 times$"):
+            with pytest.raises(DataError, match="^s3://bucket/a: .* 4 times$"):
                 Store().read(Url("bucket", "a"), file)
         else:
             assert Store().read(Url("bucket", "a"), file) == Entry("a", len(data), '"1"')
@@ -200,41 +200,41 @@ def test_bytes_that_break_off_are_asked_for_again(monkeypatch, no_pauses, tmp_pa
     assert len(seen) == min(times + 1, s3.ATTEMPTS)
 
 
-def test_a_store_that_falls_silent_is_given_up(monkeypatch, no_pauses, tmp_path):
+def test_read_silent_store_times_out(monkeypatch, no_pauses, tmp_path):
     monkeypatch.setattr(s3, "READ_SECONDS", 0.3)
     over = threading.Event()
     with stub(lambda handler: over.wait(20)) as (address, seen), open(tmp_path / "copy", "w+b") as file:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.raises(DataError, match=f"^s3://bucket/a: {address} fell silent for 0.3 s, 4 times$"):
+        with pytest.raises(DataError, match=f"^s3://bucket/a: {address} .* 0.3 s, 4 times$"):
             Store().read(Url("bucket", "a"), file)
         over.set()
     assert len(seen) == s3.ATTEMPTS
 
 
-def test_an_endpoint_that_is_not_there_is_told_soon(monkeypatch, s3_surroundings):
+def test_store_unreachable_endpoint_fails_soon(monkeypatch, s3_surroundings):
     with stub(fault("Any")) as (address, _):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL", address.replace("//", f"//user:{s3_surroundings}@"))
     started = time.monotonic()
-    with pytest.raises(DataError, match=f"^s3://bucket/a: {address} cannot be reached, after 4 attempts$"):
+    with pytest.raises(DataError, match=f"^s3://bucket/a: {address} .* 4 attempts$"):
         copies().bring(Url("bucket", "a"))
     assert time.monotonic() - started < 20
 
 
-def test_no_credentials(s3_client, monkeypatch):
+def test_store_without_credentials_is_an_error(s3_client, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(DataError, match="^s3://bucket/a: found no credentials, expected AWS_ACCESS_KEY_ID with"):
+    with pytest.raises(DataError, match="^s3://bucket/a: .*AWS_ACCESS_KEY_ID"):
         copies().bring(Url("bucket", "a"))
 
 
-def test_an_endpoint_that_is_no_address(monkeypatch):
+def test_store_invalid_endpoint_is_an_error(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost")
-    with pytest.raises(ConfigError, match="^AWS_ENDPOINT_URL: found localhost, expected http"):
+    with pytest.raises(ConfigError, match="^AWS_ENDPOINT_URL: found localhost"):
         Store()
 
 
-def test_a_missing_boto3_is_told_with_the_extra(monkeypatch):
+def test_store_without_boto3_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(DependencyError, match=r"pip install 'ssd-train\[s3\]'"):
         Store()

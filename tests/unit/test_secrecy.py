@@ -45,12 +45,12 @@ def keys(monkeypatch):
     ],
     ids=["environment", "any-key-id", "password", "an-at-sign", "signed", "token", "no-secrets"],
 )
-def test_secrets_are_hidden_and_nothing_else(keys, text, expected):
+def test_hidden_redacts_secrets_only(keys, text, expected):
     assert hidden(text) == expected
 
 
 @pytest.mark.parametrize("error", [SsdTrainError(f"failed with {SECRET}"), RuntimeError(f"crashed with {SECRET}")])
-def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, capsys, error):
+def test_main_errors_and_failure_file_are_redacted(keys, monkeypatch, tmp_path, capsys, error):
     def run(arguments):
         LogProgress().say(f"begun with {SECRET}")
         LogProgress().warn(f"going on with {KEY_ID}")
@@ -68,7 +68,7 @@ def test_they_are_in_no_error_and_no_failure_file(keys, monkeypatch, tmp_path, c
     assert SECRET not in told and KEY_ID not in told
 
 
-def test_they_are_not_told_to_other_hosts(keys, monkeypatch):
+def test_watchdog_message_to_other_hosts_is_redacted(keys, monkeypatch):
     monkeypatch.setattr("ssd_train.training.watchdog.end_process", lambda message, code: None)  # the last resort, later
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -76,7 +76,7 @@ def test_they_are_not_told_to_other_hosts(keys, monkeypatch):
         assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***", "code": 1}
 
 
-def test_they_are_not_in_the_words_of_a_process_ended_by_the_watchdog(keys, tmp_path):
+def test_end_process_message_is_redacted(keys, tmp_path):
     """It ends by os._exit, past all that prints and reports otherwise."""
     program = "import sys; from ssd_train.training.watchdog import end_process; end_process(sys.argv[1])"
     variables = {**os.environ, "SM_MODEL_DIR": str(tmp_path), "SM_OUTPUT_DIR": str(tmp_path)}
@@ -86,7 +86,7 @@ def test_they_are_not_in_the_words_of_a_process_ended_by_the_watchdog(keys, tmp_
     assert (tmp_path / "failure").read_text() == "host algo-2 failed: no answer to ***"
 
 
-def test_they_are_not_in_what_check_writes_of_the_labels(keys, tmp_path, capsys):
+def test_check_output_is_redacted(keys, tmp_path, capsys):
     """A manifest whose images are named by signed addresses."""
     images, manifest = shapes_set(tmp_path / "drawn", 3)
     signed = "https://b.s3.amazonaws.com/a.png?X-Amz-Credential=" + KEY_ID + "%2Fs3&X-Amz-Signature=0123abcd"

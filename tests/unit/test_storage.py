@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: every step is failed once, and the process killed at it."""
+"""Atomic writes of files: each step fails once, and the process is killed at each step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fail(monkeypatch, function, number):
         pytest.param(storage.write_bytes_atomic, b"", b"", id="empty"),
     ],
 )
-def test_a_file_is_written_and_replaced(tmp_path, write, value, expected):
+def test_write_atomic_writes_and_replaces_a_file(tmp_path, write, value, expected):
     path = tmp_path / "new" / "folder" / "file [1]"
     for _ in range(2):
         write(path, value)
@@ -51,7 +51,7 @@ def test_a_file_is_written_and_replaced(tmp_path, write, value, expected):
     assert names(path.parent) == ["file [1]"]
 
 
-def test_json_without_a_meaning_is_refused_and_the_old_file_kept(tmp_path):
+def test_write_json_atomic_nan_is_an_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(OLD)
     with pytest.raises(ValueError, match="(?i)out of range float"):
@@ -62,15 +62,13 @@ def test_json_without_a_meaning_is_refused_and_the_old_file_kept(tmp_path):
 @pytest.mark.parametrize(
     "function, number, expected",
     [
-        pytest.param(
-            "fsync", errno.ENOSPC, r"a\.bin: the disk is full: at least 19 bytes are needed, \d+ are free", id="full"
-        ),
-        pytest.param("fsync", errno.EDQUOT, "the disk is full", id="quota"),
-        pytest.param("replace", errno.EACCES, "a.bin: cannot be written: Permission denied", id="denied"),
-        pytest.param("fsync", errno.EIO, "a.bin: cannot be written: Input/output error", id="broken-disk"),
+        pytest.param("fsync", errno.ENOSPC, r"a\.bin: .* 19 bytes .* \d+ are free", id="full"),
+        pytest.param("fsync", errno.EDQUOT, "a.bin: .* are free", id="quota"),
+        pytest.param("replace", errno.EACCES, "a.bin: .*Permission denied", id="denied"),
+        pytest.param("fsync", errno.EIO, "a.bin: .*Input/output error", id="broken-disk"),
     ],
 )
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, function, number, expected):
+def test_write_failed_keeps_the_old_file_only(tmp_path, monkeypatch, function, number, expected):
     path = tmp_path / "a.bin"
     path.write_bytes(OLD)
     fail(monkeypatch, function, number)
@@ -80,7 +78,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_block_that_raises_leaves_the_old_file(tmp_path):
+def test_open_atomic_exception_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(OLD)
     with pytest.raises(KeyError):
@@ -91,13 +89,13 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path):
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_an_error_of_another_file_keeps_its_own_name(tmp_path):
+def test_open_atomic_error_of_another_file_is_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"):
         with storage.open_atomic(tmp_path / "out" / "a.bin"):
             open(tmp_path / "other" / "missing.jpg", "rb")
 
 
-def test_a_kill_at_any_step_leaves_the_old_or_the_new_file(tmp_path, killed_at):
+def test_write_kill_at_any_step_leaves_the_old_or_the_new_file(tmp_path, killed_at):
     path, step, seen = tmp_path / "a.bin", 0, set()
     died = True
     while died:
@@ -111,7 +109,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_file(tmp_path, killed_at):
     assert step > 3 and seen == {OLD, NEW}
 
 
-def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path):
+def test_write_keeps_temporary_files_of_living_processes(tmp_path):
     living, stranger = tmp_path / f"a.bin.tmp-{os.getppid()}", tmp_path / "a.bin.tmp-notes"
     living.write_bytes(b"")
     stranger.write_bytes(b"")
@@ -122,11 +120,11 @@ def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     "free, expected",
     [
-        pytest.param(0, (SsdTrainError, "at least 5000 bytes are needed, 0 are free"), id="full-disk"),
+        pytest.param(0, (SsdTrainError, " 5000 bytes .* 0 "), id="full-disk"),
         pytest.param(1 << 30, (RuntimeError, "^FileStream.Write incomplete$"), id="another-fault"),
     ],
 )
-def test_a_librarys_own_error_on_a_full_disk_is_told_as_such(tmp_path, monkeypatch, free, expected):
+def test_guarded_write_full_disk_replaces_the_librarys_error(tmp_path, monkeypatch, free, expected):
     def write():
         raise RuntimeError("FileStream.Write incomplete")  # what MXNet says
 
@@ -135,7 +133,7 @@ def test_a_librarys_own_error_on_a_full_disk_is_told_as_such(tmp_path, monkeypat
         storage.guarded_write(tmp_path / "a.params", write, 5000)
 
 
-def test_a_librarys_file_is_moved_into_place(tmp_path):
+def test_move_into_place_replaces_the_file(tmp_path):
     temporary, path = tmp_path / "new", tmp_path / "a.params"
     path.write_bytes(OLD)
     storage.guarded_write(temporary, lambda: temporary.write_bytes(NEW), len(NEW))
@@ -144,7 +142,7 @@ def test_a_librarys_file_is_moved_into_place(tmp_path):
     assert names(tmp_path) == ["a.params"]
 
 
-def test_a_file_system_without_directory_sync_is_no_error(tmp_path, monkeypatch):
+def test_write_without_directory_sync_succeeds(tmp_path, monkeypatch):
     real = os.fsync
 
     def fsync(descriptor):
@@ -197,7 +195,7 @@ def link(request, tmp_path):
 
 @pytest.mark.parametrize("write", WAYS)
 @pytest.mark.parametrize("dangling", [False, True])
-def test_write_to_a_link_replaces_what_it_leads_to(link, tmp_path, write, dangling):
+def test_write_to_a_link_replaces_its_target(link, tmp_path, write, dangling):
     target = tmp_path / "there" / "a.bin"
     if not dangling:
         target.write_bytes(OLD)
@@ -209,7 +207,7 @@ def test_write_to_a_link_replaces_what_it_leads_to(link, tmp_path, write, dangli
 
 
 @pytest.mark.parametrize("opened", [storage.open_atomic, storage.prepared_file])
-def test_write_to_a_link_that_fails_midway_keeps_what_it_leads_to(link, tmp_path, opened):
+def test_write_to_a_link_that_fails_keeps_its_target(link, tmp_path, opened):
     target = tmp_path / "there" / "a.bin"
     target.write_bytes(OLD)
     with pytest.raises(KeyError):
@@ -221,10 +219,10 @@ def test_write_to_a_link_that_fails_midway_keeps_what_it_leads_to(link, tmp_path
 
 
 @pytest.mark.parametrize("write", WAYS)
-def test_write_to_links_in_a_circle_is_an_error(tmp_path, write):
+def test_write_to_a_loop_of_links_is_an_error(tmp_path, write):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'a'}: found links"):
+    with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'a'}: "):
         write(tmp_path / "a", NEW)
     assert names(tmp_path) == ["a", "b"]
 
@@ -250,7 +248,7 @@ def test_write_to_a_fifo_whose_reader_leaves_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     reader = threading.Thread(target=lambda: open(tmp_path / "fifo", "rb").close(), daemon=True)
     reader.start()
-    with pytest.raises(SsdTrainError, match="fifo: cannot be written: Broken pipe"):
+    with pytest.raises(SsdTrainError, match="fifo: .*Broken pipe"):
         with storage.open_atomic(tmp_path / "fifo") as file:
             reader.join(10)
             for _ in range(1000):
@@ -302,7 +300,7 @@ def test_write_to_standard_output_that_is_a_pipe(standard_output):
     assert standard_output.is_symlink() or not str(standard_output).endswith("stdout")
 
 
-def test_write_to_standard_output_that_is_a_file_goes_behind_what_is_there(standard_output, tmp_path):
+def test_write_to_standard_output_that_is_a_file_appends(standard_output, tmp_path):
     log = tmp_path / "log"
     log.write_bytes(OLD)
     before = log.stat().st_ino
@@ -318,6 +316,6 @@ def test_write_to_standard_output_that_is_a_socket(standard_output):
         assert ours.recv(100) == NEW
 
 
-def test_standard_output_is_known_by_its_names(standard_output, tmp_path):
+def test_is_standard_output_knows_all_names(standard_output, tmp_path):
     assert storage.is_standard_output(standard_output)
     assert not any(map(storage.is_standard_output, (Path("/dev/stderr"), tmp_path, "/dev/stdout", None, 1)))

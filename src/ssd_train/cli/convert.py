@@ -1,4 +1,4 @@
-"""convert: an archive of SageMaker's built-in Object Detection algorithm as a model that can be used."""
+"""The command convert: models of SageMaker's built-in Object Detection algorithm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUPPRESSION = {"class-agnostic": False, "per-class": True}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the deployable form."""
+    """Convert an archive and write its deployment files."""
     flags = make_parser().parse_args(list(arguments))
     names = parse_class_names(flags.class_names)
     with localised(flags) as progress, opened_model(flags.model) as folder:
@@ -22,18 +22,18 @@ def run(arguments: Sequence[str]) -> int:
         description = convert(folder, flags.output, Conversion(names, SUPPRESSION[flags.nms]), progress)
         if names is None:
             progress.warn(
-                f"no class names in the archive: {', '.join(description.class_names)} it is; --class_names A,B,..."
+                f"found no class names, using {', '.join(description.class_names)}; set --class_names A,B,..."
             )
         progress.say(f"written: {flags.output}")
     return 0
 
 
 def make_parser() -> Parser:
-    """The flags of convert."""
+    """Return the parser of convert."""
     parser = Parser(
         prog="python -m ssd_train convert",
-        description="Make a model of SageMaker's built-in Object Detection algorithm deployable. predict, evaluate, "
-        "export and serve take what is written; it cannot be trained further.",
+        description="Convert a model of SageMaker's built-in Object Detection algorithm for predict, evaluate, export "
+        "and serve. The converted model cannot be trained further.",
     )
     parser.add_argument(
         "--model",
@@ -42,12 +42,14 @@ def make_parser() -> Parser:
         metavar="PATH",
         help="its model.tar.gz, or a folder with model_algo_1-symbol.json, model_algo_1-0000.params, hyperparams.json",
     )
-    parser.add_argument("--output", type=target_folder, required=True, metavar="FOLDER", help="where the model goes")
+    parser.add_argument(
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="folder of the converted model"
+    )
     parser.add_argument(
         "--nms",
         choices=tuple(SUPPRESSION),
         default="class-agnostic",
-        help="which boxes suppress each other: all that overlap, as the algorithm does, or those of one class; "
+        help="non-maximum suppression across classes, as in the algorithm, or within each class; "
         "default: class-agnostic",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""demo: the main job on a data set drawn here, from pictures to scores, in a few minutes on a laptop."""
+"""The command demo: train on a synthetic data set in a few minutes on a laptop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.cli.console import Parser, make_progress, within
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.drawn import draw_logo_set, write_drawn_set
 from ssd_train.data.records import ClassNames
 from ssd_train.environment import Environment
@@ -14,14 +14,14 @@ from ssd_train.storage import require_writable
 
 IMAGES, HELD_OUT = 1600, 100
 LOGO = ClassNames(("logo",))
-# from random weights, so that nothing is downloaded: the smallest network, and pictures without colour
+# random weights, so that nothing is downloaded; small network and grayscale images, so that it is fast
 SETTINGS = {
     "base_network": "mobilenet0.25",
     "image_shape": 256,
     "use_pretrained_model": 0,
     "grayscale": True,
     "augmentation": "flip",
-    "fit_anchors": False,
+    "auto_anchors": False,
     "epochs": 14,
     "mini_batch_size": 16,
     "learning_rate": 0.004,
@@ -30,19 +30,19 @@ SETTINGS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draw, train, score; print where the report and the model are."""
+    """Draw a data set, train on it, and print the scores and the paths of report and model."""
     parser = Parser(
         prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector."
     )
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes; default: demo")
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
     parser.add_argument(
-        "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"training pictures to draw; default: {IMAGES}"
+        "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"number of training images; default: {IMAGES}"
     )
     known, settings = parser.parse_settings(arguments)
-    config = TrainConfig.from_mapping({**SETTINGS, **settings}, flags=parser.names)
+    config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names)
     folder, progress = known.folder, make_progress()
     require_writable(folder)
-    progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation pictures into {folder}")
+    progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation images into {folder}")
     train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")

@@ -1,4 +1,4 @@
-"""export: a trained model in other forms."""
+"""The command export."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from ssd_train.deploy.export import Proof
 
 FORMATS = {
-    "symbol": "MXNet's deployment files, in a folder",
-    "int8": "the same with convolutions in 8 bits, for CPUs",
-    "onnx": "a file for ONNX Runtime, OpenVINO and others",
-    "onnx-int8": "the same with convolutions in 8 bits",
+    "symbol": "MXNet symbol and parameters, in a folder",
+    "int8": "the same with 8-bit convolutions, for CPUs",
+    "onnx": "file for ONNX Runtime, OpenVINO and others",
+    "onnx-int8": "the same with 8-bit convolutions",
 }
 EIGHT_BITS = ("int8", "onnx-int8")
 INPUTS = {"uint8": "pixels", "float": "normalised"}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the model in the form asked for, once it has been proven."""
+    """Export a model and verify it."""
     flags = make_parser().parse_args(list(arguments))
     if flags.input == "float" and not flags.format.startswith("onnx"):
         raise ConfigError(f"input: found 'float' with format {flags.format!r}, expected an ONNX format")
@@ -45,25 +45,25 @@ def run(arguments: Sequence[str]) -> int:
 def _proof(flags: argparse.Namespace, progress: Progress) -> "Proof":
     from ssd_train.deploy.export import Proof
 
-    given = flags.images is not None or flags.labels is not None
+    has_data = flags.images is not None or flags.labels is not None
     if flags.format in EIGHT_BITS:
-        validation = read_labelled(flags.images, flags.labels, label_options(flags, progress)) if given else None
+        validation = read_labelled(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
         return Proof(find_pictures(flags.calibration or []), validation, flags.max_map_drop)
     return Proof(find_pictures([flags.images] if flags.images is not None else []))
 
 
 def make_parser() -> Parser:
-    """The flags of export."""
+    """Return the parser of export."""
     parser = Parser(
         prog="python -m ssd_train export",
-        description="Write a trained model in another form. It is compared with the model before it is written: in 32 "
-        "bits it has to answer the same, in 8 bits it has to score as well.",
+        description="Export a trained model. It is verified before it is written: a 32-bit export must give the same "
+        "detections as the model, an 8-bit export must keep its mAP.",
         epilog="formats:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FORMATS.items()),
     )
     parser.add_argument(
         "--model", type=source, required=True, metavar="PATH", help="a model folder or its model.tar.gz"
     )
-    parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="see below")
+    parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="export format, see below")
     parser.add_argument(
         "--output", type=target, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
     )
@@ -71,25 +71,25 @@ def make_parser() -> Parser:
         "--input",
         choices=tuple(INPUTS),
         default="uint8",
-        help="what the ONNX file takes: uint8, RGB pixels (N, side, side, 3); float, normalised (N, 3, side, side)",
+        help="input of the ONNX file: uint8: RGB pixels (N, S, S, 3); float: normalised (N, 3, S, S)",
     )
     parser.add_argument(
         "--images",
         type=source,
         metavar="FOLDER",
-        help="pictures with objects: what is compared (default: drawn ones), what 8 bits are measured on "
-        "(default: those in or beside the labels)",
+        help="images for verification; 32 bits: default: synthetic ones; 8 bits: default: those in or next to the "
+        "labels",
     )
-    parser.add_argument("--labels", type=source, metavar="PATH", help="their labels of any format, for 8 bits")
+    parser.add_argument("--labels", type=source, metavar="PATH", help="labels of the images, in any format, for 8 bits")
     add_label_flags(parser)
     parser.add_argument(
         "--calibration",
         type=source,
         nargs="+",
         metavar="PATH",
-        help="pictures, or folders of them, that 8 bits are fitted to (default: those that they are measured on)",
+        help="calibration images or folders for 8 bits (default: those of --images)",
     )
     parser.add_argument(
-        "--max_map_drop", type=float, default=0.01, help="by how much mAP may fall in 8 bits, 0 to 1; default: 0.01"
+        "--max_map_drop", type=float, default=0.01, help="maximum loss of mAP in 8 bits, 0 to 1; default: 0.01"
     )
     return parser

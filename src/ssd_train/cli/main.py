@@ -1,4 +1,4 @@
-"""The front door: python -m ssd_train COMMAND ..., where no command means train."""
+"""Command line entry point: python -m ssd_train [COMMAND] [flags]; the default command is train."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ssd_train.environment import is_hosted, report_failure
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.secrecy import hidden
 
-# each a module beside this one, with a function run(arguments) that returns the exit code
+# each is a module of this package with a function run(arguments) that returns the exit code
 COMMANDS = {
-    "train": "labels and images in, a scored detector and its report out",
-    "evaluate": "score a model, or a file of answers, against labels",
-    "check": "what is wrong with labels and images, line by line, before training",
-    "prepare": "manifests and pictures made ready: join, keep, relabel, split, augment, ...",
-    "predict": "what a model finds in pictures: JSON Lines, overlays, PDF",
-    "export": "a model as ONNX file or MXNet symbol, also in 8 bits, compared before it is written",
-    "serve": "a model behind HTTP, with a page to try it on",
-    "convert": "a model of SageMaker's built-in Object Detection algorithm as one that can be used here",
-    "launch": "train, tune and serve on SageMaker: send the job, or show what would be sent",
-    "verify": "whether training and answers are right on this machine's GPUs: a line a check, and a JSON file",
+    "train": "train a detector on labels and images, score it and write a report",
+    "evaluate": "score a model, or a file of predictions, against labels",
+    "check": "find problems in labels and images before training",
+    "prepare": "prepare manifests and images: join, keep, relabel, split, augment, ...",
+    "predict": "detect objects in images: JSON Lines, overlays, PDF",
+    "export": "export a model as ONNX file or MXNet symbol, optionally quantized, and verify it",
+    "serve": "serve a model over HTTP, with a test page",
+    "convert": "convert a model of SageMaker's built-in Object Detection algorithm",
+    "launch": "train, tune and serve on SageMaker, or show the requests without sending them",
+    "verify": "verify training and inference on this machine's devices",
     "demo": "draw a labelled data set, train on it and show the result",
 }
-INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports of a program ended by Ctrl-C, or by `| head`
+INTERRUPTED, BROKEN_PIPE = 130, 141  # exit codes of shells for Ctrl-C and SIGPIPE
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 something the user can mend, 1 the rest."""
+    """Run a command and return its exit code: 0 success, 2 an error the user can correct, 1 other errors."""
     given = normalised(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given and not given[0].startswith("-") else ("train", given)
     try:
-        with _failure_reported():
+        with _write_failure_file():
             return _run(given, command, rest)
     except SsdTrainError as error:
         print(f"error: {hidden(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has exited
         return BROKEN_PIPE
-    except Exception:  # nobody foresaw it: all of it is told
+    except Exception:  # a bug: print the traceback
         print(hidden(traceback.format_exc()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,13 +62,13 @@ def _run(given: List[str], command: str, rest: List[str]) -> int:
         print(f"ssd_train {__version__}")
         return 0
     if command not in COMMANDS:
-        raise ConfigError(f"found command {command!r}, expected one of {', '.join(COMMANDS)}")
+        raise ConfigError(f"command: found {command!r}, expected one of {', '.join(COMMANDS)}")
     return importlib.import_module(f"ssd_train.cli.{command}").run(rest)
 
 
 @contextlib.contextmanager
-def _failure_reported() -> Iterator[None]:
-    """In a SageMaker job, whatever ends it is left for its user to see; the error goes on."""
+def _write_failure_file() -> Iterator[None]:
+    """In a SageMaker job, write the failure file for any exception, and re-raise it."""
     try:
         yield
     except Exception as error:
@@ -78,10 +78,10 @@ def _failure_reported() -> Iterator[None]:
 
 
 def _crash(error: Exception) -> str:
-    """An error that nobody foresaw, in a line: its kind, its text, and where it came from."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    """Return an unexpected exception in one line: type, message and source line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}; the log has more)"
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno}; see the log)"
 
 
 def _overview() -> str:

@@ -1,4 +1,4 @@
-"""Pictures that are named on the command line, one by one or by folder."""
+"""Image files and folders on the command line, and paths of their overlays."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ssd_train.errors import ConfigError
 
 
 def find_pictures(paths: Sequence[Path]) -> List[Picture]:
-    """The pictures among `paths` and below those that are folders, by name; a name is relative to the folder given."""
+    """Return the images in `paths`, files or folders; names of images in folders are relative to the folder."""
     pictures = []
     for path in paths:
         if os.path.isdir(path):
             files = _files_below(path)
             if not files:
                 raise ConfigError(
-                    f"{path}: found no picture in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"
+                    f"{path}: found no image in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"
                 )
             pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
         elif os.path.isfile(path):
             pictures.append(_picture(path, path.name))
         else:
-            raise ConfigError(f"{path}: not found, expected a picture or a folder of pictures")
+            raise ConfigError(f"{path}: not found, expected an image or a folder of images")
     _refuse_same_names(pictures)
     return pictures
 
 
 def _files_below(folder: Path) -> List[Path]:
-    """The files below `folder` with a picture's ending; a ConfigError for a folder that may not be listed."""
+    """Return the image files below `folder`; raises ConfigError for an unreadable folder."""
 
     def refuse(error: OSError) -> NoReturn:
-        """A folder that os.walk cannot list would else be passed over."""
-        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}), expected a folder that is readable")
+        """Raise an error for a folder that os.walk would skip."""
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}), expected a readable folder")
 
     return images_below(folder, refuse)
 
@@ -51,29 +51,31 @@ def _refuse_same_names(pictures: Sequence[Picture]) -> None:
         other = first.setdefault(picture.name, picture)
         if other is not picture:
             raise ConfigError(
-                f"found {other.where} and {picture.where}, both are called {picture.name!r}, expected names to differ"
+                f"found {other.where} and {picture.where}, both named {picture.name!r}, expected unique names"
             )
 
 
 def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]:
-    """Name of a picture -> the JPEG file in `folder` that it is drawn into; `pictures` says where each one is.
+    """Return the path of the overlay, a JPEG file in `folder`, for each image name.
 
-    It has the picture's name with the ending .jpg; where two would be the same, .jpg is added to the name: a.png.jpg.
+    The suffix of a name is replaced by .jpg, or if two would be the same, .jpg is appended: a.png.jpg.
+
+    Args:
+        folder: Folder of the overlays.
+        pictures: Paths of the images by name.
 
     Raises:
-        ConfigError: one of the pictures would be drawn over.
+        ConfigError: an overlay would overwrite one of the images.
     """
-    found = {name: PurePosixPath(name).with_suffix(".jpg").as_posix() for name in pictures}
-    while True:  # an added ending may meet another picture's name, which then gets one, too
-        counts = Counter(found.values())
-        same = [name for name, drawn in found.items() if counts[drawn] > 1 and drawn != f"{name}.jpg"]
+    overlays = {name: PurePosixPath(name).with_suffix(".jpg").as_posix() for name in pictures}
+    while True:  # a name with .jpg appended may be that of another image's overlay
+        counts = Counter(overlays.values())
+        same = [name for name, overlay in overlays.items() if counts[overlay] > 1 and overlay != f"{name}.jpg"]
         if not same:
             break
-        found.update({name: f"{name}.jpg" for name in same})
+        overlays.update({name: f"{name}.jpg" for name in same})
     originals = {os.path.realpath(path) for path in pictures.values()}
-    for drawn in found.values():
-        if os.path.realpath(folder / drawn) in originals:
-            raise ConfigError(
-                f"overlays: found {folder / drawn}, one of the pictures themselves, expected another folder"
-            )
-    return {name: folder / drawn for name, drawn in found.items()}
+    for overlay in overlays.values():
+        if os.path.realpath(folder / overlay) in originals:
+            raise ConfigError(f"overlays: found {folder / overlay}, an input image, expected another folder")
+    return {name: folder / overlay for name, overlay in overlays.items()}

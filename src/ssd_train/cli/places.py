@@ -1,4 +1,4 @@
-"""s3:// paths among a command's flags. Within the command they are local paths; what it says names them as given.
+"""s3:// paths in flags: downloaded before and uploaded after a command, which sees local paths only.
 
     parser.add_argument("--labels", type=source)
     parser.add_argument("--model_dir", type=target_folder)
@@ -6,7 +6,7 @@
     with localised(flags) as progress:
         ...
 
-argparse's usual type, Path, would make s3:/bucket/key of them.
+(The type Path would turn them into s3:/bucket/key.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ssd_train.storage import STANDARD_OUTPUT
 
 
 class Remote(NamedTuple):
-    """An s3:// path as a flag's value, until `localised` puts a local one in its place."""
+    """s3:// path of a flag, until `localised` replaces it by a local path."""
 
     url: Url
     is_target: bool
@@ -39,67 +39,67 @@ class Remote(NamedTuple):
 
 
 def source(text: str) -> Union[Path, Remote]:
-    """What a command reads: a file or a folder."""
+    """Parse the path of an input, a file or a folder."""
     return Remote(Url.parse(text), is_target=False) if is_url(text) else local_path(text)
 
 
 def target(text: str) -> Union[Path, Remote]:
-    """What a command writes: a file, or what may be a file or a folder."""
+    """Parse the path of an output, a file or a folder."""
     return _target(text, lambda url: url._replace(key=url.key.rstrip("/")))
 
 
 def output_file(text: str) -> Path:
-    """A file on this machine that a command writes; - is standard output."""
+    """Parse the path of a local output file; - is standard output."""
     return STANDARD_OUTPUT if text == "-" else local_path(text)
 
 
 def target_folder(text: str) -> Union[Path, Remote]:
-    """A folder that a command writes."""
+    """Parse the path of an output folder."""
     return _target(text, Url.as_folder) if is_url(text) else local_path(text)
 
 
 def local(text: str) -> Path:
-    """What must be on this machine while the command runs."""
+    """Parse a path that must be local."""
     if is_url(text):
-        raise ConfigError(f"found {text}, expected a local folder (SageMaker carries it to S3 as it changes)")
+        raise ConfigError(f"found {text}, expected a local folder (SageMaker synchronises it with S3)")
     return local_path(text)
 
 
 @contextlib.contextmanager
 def localised(flags: argparse.Namespace) -> Iterator[Progress]:
-    """Bring the s3:// paths among `flags` here, and at the end of the block put what was written where it belongs.
+    """Download the s3:// inputs in `flags` and upload the outputs at the end of the block.
 
-    Results are put there also when the command ends in an error of ours: what it has written by then is as whole as it
-    would be on a local disk. Yields the progress to talk to, which turns local names back into those given.
+    `flags` get local paths. Outputs are also uploaded after an SsdTrainError. The progress that is yielded, and the
+    error, show the s3:// paths.
     """
     progress = make_progress(beside=_values(flags))
     if not any(isinstance(value, Remote) for value in _values(flags)):
         yield progress
         return
     _refuse_own_input(flags)
-    places = _Places(progress)
+    staging = _Staging(progress)
     for name, value in vars(flags).items():
-        setattr(flags, name, places.targets_of(value))
-    # weights first: an address without any is told before all the images have been copied
+        setattr(flags, name, staging.replace_targets(value))
+    # weights first: a wrong address is reported before the images are downloaded
     for name in sorted(vars(flags), key=lambda name: name != "pretrained"):
-        setattr(flags, name, places.sources_of(getattr(flags, name)))
+        setattr(flags, name, staging.replace_sources(getattr(flags, name)))
     try:
-        yield _Renaming(progress, places.as_given)
+        yield _RenamingProgress(progress, staging.restore_urls)
     except SsdTrainError as error:
-        error.args = tuple(places.as_given(str(part)) for part in error.args)
+        error.args = tuple(staging.restore_urls(str(part)) for part in error.args)
         try:
-            places.deliver()
+            staging.upload()
         except SsdTrainError as second:
             progress.warn(str(second))
         raise
     except BaseException:
-        places.tell_what_is_left()
+        staging.warn_not_uploaded()
         raise
-    places.deliver()
+    staging.upload()
 
 
-class _Places:
-    """The local paths that stand for s3:// ones."""
+class _Staging:
+    """Local paths in place of s3:// ones."""
 
     def __init__(self, progress: Progress) -> None:
         self._store, self._progress = Store(), progress
@@ -108,22 +108,22 @@ class _Places:
         self._targets: List["tuple[Path, Url]"] = []
         self._names: Dict[str, str] = {}
 
-    def targets_of(self, value: object) -> object:
-        """`value` with its targets, if any, replaced. That they may be written is asked first of all."""
+    def replace_targets(self, value: object) -> object:
+        """Return `value` with output URLs replaced, after checking that they are writable."""
         return self._replaced(value, True, self._staged)
 
-    def sources_of(self, value: object) -> object:
-        """`value` with its sources, if any, replaced by copies of what they name."""
+    def replace_sources(self, value: object) -> object:
+        """Return `value` with input URLs replaced by local copies."""
         return self._replaced(value, False, self._copies.bring)
 
-    def as_given(self, text: str) -> str:
-        """`text` with s3:// names in place of the local ones."""
+    def restore_urls(self, text: str) -> str:
+        """Return `text` with local paths replaced by their URLs."""
         for path in sorted(self._names, key=len, reverse=True):
             text = text.replace(path, self._names[path])
         return text
 
-    def deliver(self) -> None:
-        """Put what was written where it belongs."""
+    def upload(self) -> None:
+        """Upload the outputs."""
         for path, url in self._targets:
             if not path.exists():
                 continue
@@ -134,18 +134,18 @@ class _Places:
             self._progress.say(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
         shutil.rmtree(self._outgoing, ignore_errors=True)
 
-    def tell_what_is_left(self) -> None:
-        """Say where results are that were not put where they belong."""
+    def warn_not_uploaded(self) -> None:
+        """Warn about outputs that were not uploaded, with their local paths."""
         for path, url in self._targets:
             if path.exists():
-                self._progress.warn(f"{url}: not uploaded; what was written is kept in {path}")
+                self._progress.warn(f"{url}: not uploaded; the results are kept in {path}")
 
-    def _replaced(self, value: object, targets: bool, place: Callable[[Url], Path]) -> object:
+    def _replaced(self, value: object, targets: bool, stage: Callable[[Url], Path]) -> object:
         if isinstance(value, list):
-            return [self._replaced(part, targets, place) for part in value]
+            return [self._replaced(part, targets, stage) for part in value]
         if not isinstance(value, Remote) or value.is_target != targets:
             return value
-        path = place(value.url)
+        path = stage(value.url)
         self._names[str(path)] = str(value.url).rstrip("/")
         return path
 
@@ -157,22 +157,22 @@ class _Places:
         return path
 
 
-class _Renaming(Progress):
-    """Tells another progress, after names have been replaced."""
+class _RenamingProgress(Progress):
+    """Progress that renames paths in all texts."""
 
     def __init__(self, progress: Progress, rename: Callable[[str], str]) -> None:
         self._progress, self._rename = progress, rename
 
     def say(self, text: str) -> None:
-        """The line with its names replaced."""
+        """Report a line."""
         self._progress.say(self._rename(text))
 
     def warn(self, text: str) -> None:
-        """The warning with its names replaced."""
+        """Report a warning."""
         self._progress.warn(self._rename(text))
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """Yield the items, of what is called by its replaced name."""
+        """Yield the items and report progress."""
         return self._progress.track(items, total, self._rename(what))
 
 
@@ -186,12 +186,12 @@ def _target(text: str, shape: Callable[[Url], Url]) -> Union[Path, Remote]:
 
 
 def _refuse_own_input(flags: argparse.Namespace) -> None:
-    """A ConfigError when something is to be written where something is read: it would be gone."""
+    """Raise a ConfigError if an output would overwrite an input."""
     remotes = [value for value in _values(flags) if isinstance(value, Remote)]
     read = {str(remote).rstrip("/") for remote in remotes if not remote.is_target}
     for remote in remotes:
         if remote.is_target and str(remote).rstrip("/") in read:
-            raise ConfigError(f"found {remote} to write to, which is what is read, expected another place")
+            raise ConfigError(f"found {remote} as input and output, expected different paths")
 
 
 def _values(flags: argparse.Namespace) -> Iterator[object]:

@@ -1,4 +1,4 @@
-"""prepare: manifests and pictures made ready for training, one step at a time; each step is a file in steps/."""
+"""The command prepare; each of its steps is a module in steps/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssd_train.errors import ConfigError
 
 
 class Step(NamedTuple):
-    """A step: what it does, and where its function is, if not `run` of the module in steps/ that has its name."""
+    """Help of a step, its module in steps/ (default: its name) and its function."""
 
     summary: str
     module: str = ""
@@ -17,22 +17,22 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "manifest": Step("images -> the input manifest of a labelling job"),
-    "frames": Step("videos -> pictures, every n-th frame"),
-    "join": Step("several jobs' manifests -> one"),
-    "keep": Step("the lines, and boxes, that fulfil conditions"),
-    "drop": Step("all other lines than those that fulfil conditions", "keep", "run_drop"),
-    "relabel": Step("other classes: named by keys of each line, renamed, merged, dropped"),
-    "split": Step("one manifest -> train, validation, test"),
-    "grayscale": Step("pictures -> the same without colours"),
-    "augment": Step("labelled pictures -> five of each: as it is, mirrored, turned"),
-    "convert": Step("labels of one format -> another"),
-    "sheet": Step("labelled pictures -> one picture to look at"),
+    "manifest": Step("write the input manifest of a labeling job for images"),
+    "frames": Step("extract every n-th frame of videos"),
+    "join": Step("merge manifests of several labeling jobs"),
+    "keep": Step("keep the lines and boxes that match conditions"),
+    "drop": Step("drop the lines that match conditions", "keep", "run_drop"),
+    "relabel": Step("change classes: take names from keys, rename, merge, drop"),
+    "split": Step("split a manifest into train, validation and test"),
+    "grayscale": Step("convert images to grayscale"),
+    "augment": Step("write mirrored and rotated copies of labelled images"),
+    "convert": Step("convert labels to another format"),
+    "sheet": Step("draw labelled images on a contact sheet"),
 }
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the step that the first argument names."""
+    """Run a step; its name is the first argument."""
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("--help", "-h", "help"):
         print(_overview())

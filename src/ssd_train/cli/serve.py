@@ -1,4 +1,4 @@
-"""serve: a model behind HTTP, on this machine."""
+"""The command serve."""
 
 from __future__ import annotations
 
@@ -25,94 +25,95 @@ from ssd_train.progress import Progress
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve a model until SIGTERM or Ctrl-C."""
     flags = make_parser().parse_args(list(arguments))
     limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
-    from ssd_train.deploy.server.app import make_app  # only now: `serve --help` needs no Starlette
+    from ssd_train.deploy.server.app import make_app  # here, so that `serve --help` works without Starlette
 
     keep_memory_flat()
     with localised(flags) as progress:
         detector = _detector(flags, progress)
-        _tell_of_slower(detector.engine, flags, progress)
+        _warn_if_slow(detector.engine, flags, progress)
         warm_up(detector)
         listener = listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        progress.say(f"serving {flags.model} by {detector.engine.name} at http://{shown}:{port}/")
+        address = f"[{host}]" if ":" in host else host
+        progress.say(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
         run_server(make_app(detector, limits, flags.queue, progress), listener, flags.queue)
-        progress.say("ended: all requests were answered")
+        progress.say("stopped: all requests were answered")
     return 0
 
 
 def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
-    """The model, run by ONNX Runtime where nothing else is asked for and it is installed: it is the fastest for one
-    picture at a time."""
+    """Load the model, by default with ONNX Runtime if it is installed: it is the fastest engine for single images."""
     if (flags.engine, flags.devices) != ("auto", "auto") or not find_spec("onnxruntime"):
         return Detector.load(flags.model, flags.devices, flags.engine)
-    with opened_model(flags.model) as place:
-        if place.is_dir() and any(place.glob("*.onnx")):
-            return Detector.load(place, engine="onnxruntime")
-        exportable = (place / "config.json").is_file() or is_converted(place)
+    with opened_model(flags.model) as model:
+        if model.is_dir() and any(model.glob("*.onnx")):
+            return Detector.load(model, engine="onnxruntime")
+        exportable = (model / "config.json").is_file() or is_converted(model)
         if exportable and all(map(find_spec, ("mxnet", "onnx"))):
-            return _exported(place, progress)
+            return _exported(model, progress)
         return Detector.load(flags.model)
 
 
-def _tell_of_slower(engine: Engine, flags: argparse.Namespace, progress: Progress) -> None:
-    """Warn where MXNet runs the model in 32 bits and nobody asked for that, with what would make it faster."""
+def _warn_if_slow(engine: Engine, flags: argparse.Namespace, progress: Progress) -> None:
+    """Warn if the 32-bit model runs with MXNet by default, and name a faster way."""
     chosen = (flags.engine, flags.devices) != ("auto", "auto")
     kind = engine.description.kind if engine.description else ""
     if chosen or kind == "int8" or "mxnet" not in ENGINES[engine.name]:
         return
-    slower = f"{engine.name} runs the model, which is slower than onnxruntime"
+    slower = f"using {engine.name}, which is slower than onnxruntime"
     missing = [package for package in ("onnxruntime", "onnx") if not find_spec(package)]
     if missing:
-        progress.warn(f"{slower}; {' and '.join(missing)} not found: pip install 'ssd-train[onnx]'")
+        progress.warn(f"{slower}; {' and '.join(missing)} not installed: pip install 'ssd-train[onnx]'")
     elif kind == "symbol":
-        progress.warn(f"{slower}: serve the model folder that it was exported from, or an ONNX file of that")
+        progress.warn(f"{slower}: serve the model folder of this export, or an ONNX file of it")
 
 
 def _exported(folder: Path, progress: Progress) -> Detector:
-    """The trained or converted model in `folder` by way of an ONNX file, made and compared in another process: what
-    MXNet has in memory once it is imported is not carried on."""
+    """Export the model in `folder` to ONNX in a subprocess, which keeps MXNet out of this process, and load that."""
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary) / "model.onnx"
-        progress.say(
-            "exporting the model to ONNX, which runs faster; `export --format onnx` does so once for all times"
-        )
+        exported = Path(temporary) / "model.onnx"
+        progress.say("exporting the model to ONNX, which is faster; run `export --format onnx` once to avoid this step")
         command = [sys.executable, "-m", "ssd_train", "export", "--format", "onnx"]
         done = subprocess.run(
-            [*command, "--model", str(folder), "--output", str(made)],
+            [*command, "--model", str(folder), "--output", str(exported)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
         )
         if done.returncode == 0:
-            return Detector.load(made)
-    progress.warn(f"it was not exported ({(done.stdout.strip() or 'no word').splitlines()[-1]}); mxnet runs it")
+            return Detector.load(exported)
+    progress.warn(f"the export failed ({(done.stdout.strip() or 'no message').splitlines()[-1]}); using mxnet")
     return Detector.load(folder)
 
 
 def make_parser() -> Parser:
-    """The flags of serve."""
+    """Return the parser of serve."""
     parser = Parser(
         prog="python -m ssd_train serve",
-        description="Serve a model over HTTP: /invocations and /ping as SageMaker's endpoints have them, a page to try "
-        "it at /, and /metrics for Prometheus.",
+        description="Serve a model over HTTP: /invocations and /ping as in SageMaker endpoints, a test page at /, and "
+        "/metrics for Prometheus.",
     )
     parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: from everywhere; default: this machine only"
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all interfaces; default: this machine only"
     )
-    parser.add_argument("--port", type=within(int, 0, 65535), default=8080, help="0: a free one; default: 8080")
+    parser.add_argument(
+        "--port", type=within(int, 0, 65535), default=8080, help="port; 0: any free port; default: 8080"
+    )
     add_engine_flags(parser)
     parser.add_argument(
-        "--max_mb", type=within(float, 0.001, 1024), default=6, help="largest body of a request, MiB; default: 6"
+        "--max_mb", type=within(float, 0.001, 1024), default=6, help="maximum size of a request body, MiB; default: 6"
     )
     parser.add_argument(
-        "--max_megapixels", type=within(float, 0.01, 1000), default=50, help="largest picture; default: 50"
+        "--max_megapixels", type=within(float, 0.01, 1000), default=50, help="maximum size of an image; default: 50"
     )
     parser.add_argument(
-        "--queue", type=within(int, 1, 10000), default=64, help="requests that may wait; more get a 503; default: 64"
+        "--queue",
+        type=within(int, 1, 10000),
+        default=64,
+        help="maximum number of waiting requests, others get a 503; default: 64",
     )
     return parser

@@ -1,4 +1,4 @@
-"""train: the main job."""
+"""The command train."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ssd_train import recipes
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.cli.flags import add_fetch_flag
 from ssd_train.cli.places import local, localised, source, target_folder
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
 from ssd_train.errors import ConfigError, Stopped
 from ssd_train.progress import Progress
 from ssd_train.setting_values import range_text
 
-SIGNAL_EXIT = 128  # and the signal's number: what a shell reports of a program ended by it
+SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
     from ssd_train.training.run import Trained
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Train as the flags say, on SageMaker as the job says where they are silent; the last line is a summary."""
+    """Train a detector; in a SageMaker job, flags override the job's settings."""
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
-    # refused before anything is brought here
+    # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names, make_progress())
     with localised(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
             trained = train(config, environment, progress, requests)
         if isinstance(trained, TookPart):
             progress.say(
-                f"this host has done its part: weights at the end SHA-256 {trained.weights[:12]}; "
+                f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.leader}"
             )
             return 0
@@ -52,11 +52,12 @@ def run(arguments: Sequence[str]) -> int:
 def _read(
     flags: Mapping[str, Any], settings: Mapping[str, str], names: Collection[str], progress: Progress
 ) -> "Tuple[TrainConfig, Environment]":
-    """Settings and places; what is wrong with either is told together."""
+    """Return settings and environment; raises one ConfigError with the errors of both."""
     faults: List[str] = []
     config = environment = None
     try:
-        given = {**hosted_settings(), **settings} if is_hosted() else settings
+        hosted = hosted_settings() if is_hosted() else {}
+        given = {**current_names(hosted), **current_names(settings)}
         config = TrainConfig.from_mapping(given, progress.warn, names)
     except ConfigError as fault:
         faults.append(str(fault))
@@ -69,7 +70,7 @@ def _read(
     if config.recipe:
         progress.say(recipes.told(config.recipe, config.to_json()))
     for name in environment.unused_channels:
-        progress.warn(f"channel {name!r} is not used, expected names among {', '.join(sum(CHANNELS.values(), ()))}")
+        progress.warn(f"channel {name!r} is not used, expected one of {', '.join(sum(CHANNELS.values(), ()))}")
     return config, environment
 
 
@@ -82,48 +83,48 @@ def _environment(flags: Mapping[str, Any]) -> Environment:
 
 
 class StopRequests:
-    """Takes SIGTERM and Ctrl-C inside its block: the run ends between two steps. A second Ctrl-C ends it at once."""
+    """Context manager that turns SIGTERM and Ctrl-C into a stop request; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequests":
-        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped) and self.signal:  # which may have reached another host
+        if isinstance(error, Stopped) and self.signal:  # the signal may have reached another host only
             error.exit_code = SIGNAL_EXIT + self.signal
 
     def __call__(self) -> bool:
         return bool(self.signal)
 
-    def _take(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        print("stopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
 
 
 def summary(trained: "Trained") -> str:
-    """What a run came to, in a line."""
+    """Return the result of a run in one line."""
     figures = (("COCO mAP", trained.scores.coco), ("VOC07 mAP", trained.scores.voc07))
     scores = ", ".join(f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in figures)
     return (
         f"training is complete: best model of epoch {trained.best_epoch + 1} of {trained.epochs}: {scores}; "
-        f"it is in {trained.model_dir}"
+        f"saved in {trained.model_dir}"
     )
 
 
 def make_parser() -> Parser:
-    """The flags that say where; all others are settings of TrainConfig."""
+    """Return the parser of the flags of Environment; all others are settings of TrainConfig."""
     parser = Parser(
         prog="python -m ssd_train train",
-        description="Train a detector. Without validation labels a share of the images is held out. In a SageMaker "
-        "training job folders are its channels, and all flags hyperparameters.",
+        description="Train a detector. Without validation labels, a fraction of the images is held out. In a SageMaker "
+        "training job, channels provide the folders and hyperparameters the flags.",
         argument_default=argparse.SUPPRESS,
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
@@ -144,23 +145,23 @@ def make_parser() -> Parser:
     parser.add_argument("--model_dir", type=target_folder, metavar="FOLDER", help="default: model")
     parser.add_argument("--output_dir", type=target_folder, metavar="FOLDER", help="report; default: output")
     parser.add_argument(
-        "--checkpoint_dir", type=local, metavar="FOLDER", help="keep checkpoints here and go on from them"
+        "--checkpoint_dir", type=local, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"
     )
     parser.add_argument(
         "--pretrained",
         type=source,
         metavar="PATH",
-        help="a .params file, or a model folder or its model.tar.gz, to start from (default: model zoo)",
+        help="weights to start from: a .params file, a model folder or its model.tar.gz (default: model zoo)",
     )
     add_fetch_flag(parser)
     parser.add_argument(
-        "--devices", help="auto, cpu, gpu (all), gpu:1, gpu:0,gpu:1; default: auto, all GPUs or else the CPU"
+        "--devices", help="auto, cpu, gpu (all), gpu:1, or gpu:0,gpu:1; default: auto (all GPUs, else the CPU)"
     )
     return parser
 
 
 def setting_lines() -> List[str]:
-    """A line of help for each setting: name, meaning, limits, default."""
+    """Return a line of help for each setting: name, meaning, limits, default."""
     lines = []
     for item in dataclasses.fields(TrainConfig):
         limits = item.metadata

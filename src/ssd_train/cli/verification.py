@@ -1,6 +1,6 @@
-"""The checks of `verify`: trainings on drawn data, each compared with what has to be equal.
+"""Checks of the command verify: training runs on synthetic data that are compared with each other.
 
-Every check returns figures with their limits, and fails where a figure is outside of them or is NaN.
+A check returns figures with limits; it fails if a figure is out of range or NaN.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from ssd_train.training.run import Trained, train
 from ssd_train.training.saved_model import HISTORY, SavedModel
 
 SIDE, BATCH, EPOCHS = 128, 8, 6
-STEPS_AFTER = 3  # of the run that is resumed: few, because on a GPU rounding may differ from run to run and grows
-VALIDATED = 16  # pictures
+STEPS_AFTER = 3  # steps to resume: few, because on GPUs rounding errors differ between runs and accumulate
+VALIDATED = 16  # validation images
 SETTINGS = {
     "base_network": "mobilenet0.25",
     "image_shape": SIDE,
@@ -61,9 +61,9 @@ SETTINGS = {
     "num_workers": 1,
     "checkpoint_minutes": 1e-6,  # after each step
 }
-# BatchNorm uses the statistics of each device's part of a batch. Frozen layers use fixed ones, and then the gradients
-# of the parts add up to that of the batch. sgd: a step is proportional to the gradient, so that rounding stays small.
-# All negatives teach: which are the hardest is decided by rounding while all scores are still alike.
+# BatchNorm uses the statistics of each device's part of a batch; with frozen layers, the gradients of the parts add up
+# to the gradient of the batch. sgd: its step is proportional to the gradient, so that rounding errors stay small. All
+# negatives are used, because the selection of hard ones depends on rounding while all scores are nearly equal.
 LINEAR = {
     "negative_mining_ratio": 1000,
     "optimizer": "sgd",
@@ -72,18 +72,18 @@ LINEAR = {
     "validation_interval": 2,
 }
 
-MOST_LOSS_LEFT = 0.8  # of the last epoch, as a share of the first's
-MOST_AMP_APART = 0.25  # loss in 16 bits, as a share of the loss in 32
-MOST_DEVICES_APART = 0.01  # weights, as a share of the distance trained: sums in another order
-MOST_RESUME_APART_GPU = 0.05  # the same; on the CPU nothing may differ
-MOST_LOSS_APART = 0.01  # SmoothL1 of a validation on two devices
-MOST_SAVED_APART = 1e-4  # the same of one net on one device, twice
-LEAST_TENSORS = 100  # of a network
+MOST_LOSS_LEFT = 0.8  # loss of the last epoch / loss of the first
+MOST_AMP_APART = 0.25  # relative difference of the losses in 16 and 32 bits
+MOST_DEVICES_APART = 0.01  # distance of weights / distance trained: sums in another order
+MOST_RESUME_APART_GPU = 0.05  # the same; on the CPU 0
+MOST_LOSS_APART = 0.01  # relative difference of validation SmoothL1 on two devices
+MOST_SAVED_APART = 1e-4  # the same for one model on one device
+LEAST_TENSORS = 100  # in a network
 ONNX = ("onnx", "onnxruntime")
 
 
 class Figure(NamedTuple):
-    """A figure of a check with its limits, both included; None: no limit on that side."""
+    """Figure of a check with inclusive limits; None: no limit."""
 
     name: str
     value: float
@@ -92,27 +92,32 @@ class Figure(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether the value is a number within the limits."""
+        """Whether the value is finite and within the limits."""
         above = self.least is None or self.value >= self.least
         return bool(math.isfinite(self.value) and above and (self.most is None or self.value <= self.most))
 
     def to_json(self) -> Dict[str, Any]:
-        """Return the figure as the JSON file has it, whose value is null where it is no finite number."""
+        """Return the entry of the JSON file; a value that is not finite becomes null."""
         return {**self._asdict(), "value": self.value if math.isfinite(self.value) else None, "met": self.is_met}
 
     def __str__(self) -> str:
         limits = {"at least": self.least, "at most": self.most}
-        shown = ", ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
-        return f"{self.name} {self.value:.4g} ({shown})"
+        text = ", ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+        return f"{self.name} {self.value:.4g} ({text})"
 
 
 class NotRun(Exception):
-    """A check that does not apply here; the text says why."""
+    """The check does not apply to this machine; the message is the reason."""
 
 
 class Snapshot:
-    """Copies a folder of checkpoints once, as soon as its newest was made after `when`: epochs, and steps of the next.
-    It is asked between steps, in place of a request to stop."""
+    """Stop request that never stops, but copies the checkpoints once after a given step.
+
+    Args:
+        checkpoints: Folder of the checkpoints.
+        target: Folder of the copy.
+        when: Number of epochs, and of steps in the next epoch.
+    """
 
     def __init__(self, checkpoints: Path, target: Path, when: Tuple[int, int]) -> None:
         self.checkpoints, self.target, self.when = checkpoints, target, when
@@ -126,23 +131,27 @@ class Snapshot:
 
 
 class Checks:
-    """The checks, in a work folder; those after `training` use what it has trained.
+    """The checks; all others use the model of `training`.
 
-    devices     names of the devices, such as gpu:0; the checks use one or two
-    pictures    training pictures that are drawn
+    Args:
+        folder: Folder for all files.
+        devices: Names of devices, such as gpu:0; the first two are used.
+        pictures: Number of training images.
     """
 
     def __init__(self, folder: Path, devices: Sequence[str], pictures: int) -> None:
         self.folder, self.devices = folder, list(devices[:2])
         self.on_gpu = devices[0].startswith("gpu")
-        self.steps = -(-pictures // BATCH)  # of an epoch
+        self.steps = -(-pictures // BATCH)  # per epoch
         sets = {"train": draw_shapes_set(pictures, seed=1), "validation": draw_shapes_set(VALIDATED, seed=2)}
-        self.places = {name: write_drawn_set(folder / name, drawn, SHAPE_CLASSES, name) for name, drawn in sets.items()}
+        self.datasets = {
+            name: write_drawn_set(folder / name, drawn, SHAPE_CLASSES, name) for name, drawn in sets.items()
+        }
         self.inputs = np.stack([to_input(sample.image, SIDE) for sample in sets["validation"]])
         self.model_dir = folder / "training" / "model"
 
     def training(self) -> List[Figure]:
-        """The main job on all devices, with a checkpoint after each step."""
+        """Train on all devices with a checkpoint after each step; the loss must fall."""
         when = divmod(EPOCHS * self.steps - STEPS_AFTER, self.steps)
         snapshot = Snapshot(self.folder / "training" / "checkpoints", self.folder / "snapshot", when)
         self._train("training", self.devices, SETTINGS, snapshot)
@@ -150,23 +159,23 @@ class Checks:
         return [_loss_left(rows), self._scored_as_saved("training")]
 
     def restoring(self) -> List[Figure]:
-        """The last checkpoint, restored by a job on these devices: its network has the weights that were trained."""
+        """Restore the last checkpoint of a finished run; the network must have its weights."""
         expected = self._weights("training")
-        places = self._environment(self.folder / "restoring", self.devices)
+        environment = self._environment(self.folder / "restoring", self.devices)
         shutil.copytree(self.folder / "training" / "checkpoints", self.folder / "restoring" / "checkpoints")
-        job = prepare(TrainConfig.from_mapping(SETTINGS), places, Progress())
+        job = prepare(TrainConfig.from_mapping(SETTINGS), environment, Progress())
         checkpoints = Checkpoints(
             self.folder / "restoring" / "checkpoints", circumstances(job.config, job.learner.devices)
         )
-        checkpoints.restore(job.fingerprint, job.learner, places.model_dir)
-        found = {
+        checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
+        restored = {
             name: parameter.list_data()[0].asnumpy() for name, parameter in saved_parameters(job.learner.net).items()
         }
-        differing = sum(not np.array_equal(found[name], array) for name, array in expected.items())
-        return [Figure("tensors", len(found), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]
+        differing = sum(not np.array_equal(restored[name], array) for name, array in expected.items())
+        return [Figure("tensors", len(restored), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]
 
     def resuming(self) -> List[Figure]:
-        """The last steps made again from a checkpoint inside an epoch: weights and optimizer go on as they were."""
+        """Resume from a checkpoint inside an epoch and repeat the last steps; the weights must be equal."""
         end = self._weights("training")
         start = _arrays(published_folders(self.folder / "snapshot" / "state")[0] / LAST)
         shutil.copytree(self.folder / "snapshot", self.folder / "resuming" / "checkpoints")
@@ -175,7 +184,7 @@ class Checks:
         return [Figure("difference / distance trained", apart, most=MOST_RESUME_APART_GPU if self.on_gpu else 0.0)]
 
     def mixed_precision(self) -> List[Figure]:
-        """The main job with --amp 1, in a process of its own: MXNet cannot switch it off again."""
+        """Train with --amp 1, in a subprocess because MXNet cannot disable it again."""
         expected, plain = self._weights("training"), self._history("training")
         folder = self.folder / "amp"
         command = [sys.executable, "-m", "ssd_train", "train", *self._flags(folder), "--amp", "1"]
@@ -193,9 +202,9 @@ class Checks:
         ]
 
     def two_devices(self) -> List[Figure]:
-        """Two devices learn what one does."""
+        """Train on one and on two devices; the weights must be nearly equal."""
         if len(self.devices) < 2:
-            raise NotRun("one device named, expected two such as gpu:0,gpu:1")
+            raise NotRun("found one device, expected two such as gpu:0,gpu:1")
         self._train("one", self.devices[:1], {**LINEAR, "checkpoint_minutes": 0})
         self._train("two", self.devices, {**LINEAR, "checkpoint_minutes": 0})
         start = _first_weights()
@@ -207,41 +216,41 @@ class Checks:
         ]
 
     def scoring(self) -> List[Figure]:
-        """The trained model answers on the device as on the CPU, and in `evaluate` as in the evaluation of training."""
-        loss, found = self._evaluated("training", self.devices[0])
-        plain_loss, plain = self._evaluated("training", "cpu")
+        """Compare detections on device and CPU, and of `evaluate` and the evaluation during training."""
+        loss, detections = self._evaluated("training", self.devices[0])
+        cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
-        data = read_labelled(*self.places["validation"])
+        data = read_labelled(*self.datasets["validation"])
         served = [answer.detections for answer in detector.stream(pictures_of(data.labels, data.images))]
         return [
-            *_agreed(compare(_rows(plain), _rows(found))),
-            Figure("SmoothL1 / on the CPU - 1", abs(loss / plain_loss - 1), most=MOST_LOSS_APART),
+            *_agreement_figures(compare(_rows(cpu_detections), _rows(detections))),
+            Figure("SmoothL1 / on the CPU - 1", abs(loss / cpu_loss - 1), most=MOST_LOSS_APART),
             Figure(
                 "share of other boxes by evaluate",
-                _share(compare(_rows(found), _rows(served))),
+                _unmatched_fraction(compare(_rows(detections), _rows(served))),
                 most=FLIPPED_SHARE,
             ),
         ]
 
     def exported_symbol(self) -> List[Figure]:
-        """MXNet's deployment files of the trained model answer on the device as the model on the CPU."""
+        """Compare detections of the exported symbol on the device with those of the model on the CPU."""
         expected = GluonEngine(self.model_dir, "cpu").run(self.inputs)
-        return _agreed(compare(expected, SymbolEngine(self.model_dir, self.devices[0]).run(self.inputs)))
+        return _agreement_figures(compare(expected, SymbolEngine(self.model_dir, self.devices[0]).run(self.inputs)))
 
     def exported_onnx(self) -> List[Figure]:
-        """The trained model as ONNX file answers on the CPU as the model on the device."""
+        """Compare detections of the ONNX file on the CPU with those of the model on the device."""
         missing = [name for name in ONNX if not find_spec(name)]
         if missing:
             raise NotRun(f"{' and '.join(missing)} not installed: pip install 'ssd-train[onnx]'")
         path = self.folder / "model.onnx"
         export(self.model_dir, "onnx", path, "pixels", Proof(), Progress())
         expected = GluonEngine(self.model_dir, self.devices[0]).run(self.inputs)
-        return _agreed(compare(expected, OnnxEngine(path).run(self.inputs)))
+        return _agreement_figures(compare(expected, OnnxEngine(path).run(self.inputs)))
 
     def _environment(self, folder: Path, devices: Sequence[str]) -> Environment:
         return Environment(
-            *self.places["train"],
-            *self.places["validation"],
+            *self.datasets["train"],
+            *self.datasets["validation"],
             *(folder / "model", folder / "output", folder / "checkpoints"),
             devices=",".join(devices),
         )
@@ -254,18 +263,18 @@ class Checks:
         should_stop: Any = lambda: False,
     ) -> Trained:
         config = TrainConfig.from_mapping({**SETTINGS, **changes})
-        found = train(config, self._environment(self.folder / name, devices), Progress(), should_stop)
-        assert isinstance(found, Trained)  # one host
-        return found
+        result = train(config, self._environment(self.folder / name, devices), Progress(), should_stop)
+        assert isinstance(result, Trained)  # one host
+        return result
 
     def _flags(self, folder: Path) -> List[str]:
         environment = self._environment(folder, self.devices)
-        places = ("train", "labels", "validation", "validation_labels", "model_dir", "output_dir", "checkpoint_dir")
-        given = {**{name: getattr(environment, name) for name in (*places, "devices")}, **SETTINGS}
-        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        fields = ("train", "labels", "validation", "validation_labels", "model_dir", "output_dir", "checkpoint_dir")
+        flags = {**{name: getattr(environment, name) for name in (*fields, "devices")}, **SETTINGS}
+        return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
     def _weights(self, name: str) -> Dict[str, np.ndarray]:
-        """The last weights of a run, as its newest checkpoint has them."""
+        """Return the weights in the newest checkpoint of a run."""
         return _arrays(published_folders(self.folder / name / "checkpoints" / "state")[0] / LAST)
 
     def _history(self, name: str) -> List[Dict[str, Any]]:
@@ -273,10 +282,10 @@ class Checks:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def _evaluated(self, name: str, device: str) -> Tuple[float, List[Detections]]:
-        """The saved model of a run, evaluated as in training: SmoothL1 and what was found in each picture."""
+        """Evaluate the saved model of a run as in training; returns SmoothL1 and the detections of each image."""
         model = SavedModel.load(self.folder / name / "model")
         config, context = model.config, one_context(device)
-        data = read_labelled(*self.places["validation"])
+        data = read_labelled(*self.datasets["validation"])
         layout = anchor_layout(config.base_network, config.image_shape, config.anchor_shares)
         transform = EvalTransform(config.image_shape, TargetEncoder(make_anchors(layout)), config.grayscale)
         loader = EvalLoader(DetectionDataset(data.labels, data.images, config.image_shape), transform, BATCH)
@@ -285,7 +294,7 @@ class Checks:
         return math.nan if loss is None else loss, [found for _, found in answers]
 
     def _scored_as_saved(self, name: str) -> Figure:
-        """Whether the net that a run has scored last is the one that it has saved."""
+        """Compare the last validation loss of a run with that of its saved model."""
         loss, _ = self._evaluated(name, self.devices[0])
         apart = abs(self._history(name)[-1]["val_SmoothL1"] / loss - 1)
         return Figure("SmoothL1 of the run / of the saved model - 1", apart, most=MOST_SAVED_APART)
@@ -296,14 +305,14 @@ def _arrays(path: Path) -> Dict[str, np.ndarray]:
 
 
 def _first_weights() -> Dict[str, np.ndarray]:
-    """The weights that the runs begin with."""
+    """Return the initial weights of the runs."""
     config = TrainConfig.from_mapping(SETTINGS)
     net = build_net(config.base_network, config.image_shape, list(SHAPE_CLASSES), config.seed, config.anchor_shares)
     return {name: parameter.data().asnumpy() for name, parameter in saved_parameters(net).items()}
 
 
 def _distance(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
-    """The L2 norm of the difference of two sets of weights; NaN where they are not of one network."""
+    """Return the L2 norm of the difference of two sets of weights; NaN for different networks."""
     if first.keys() != second.keys():
         return math.nan
     return math.sqrt(
@@ -316,20 +325,20 @@ def _loss_left(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure("loss of the last epoch / of the first", left, most=MOST_LOSS_LEFT)
 
 
-def _rows(found: Sequence[Detections]) -> np.ndarray:
-    """Detections as rows of a network (N, M, 6), -1 where there are fewer."""
-    rows = np.full((len(found), max(len(each.scores) for each in found), 6), -1.0)
-    for row, each in zip(rows, found):
+def _rows(detections: Sequence[Detections]) -> np.ndarray:
+    """Return detections as network output (N, M, 6), padded with -1."""
+    rows = np.full((len(detections), max(len(each.scores) for each in detections), 6), -1.0)
+    for row, each in zip(rows, detections):
         row[: len(each.scores)] = np.column_stack([each.class_ids, each.scores, each.boxes])
     return rows
 
 
-def _share(found: Agreement) -> float:
-    return found.unmatched / found.rows if found.rows else math.nan
+def _unmatched_fraction(agreement: Agreement) -> float:
+    return agreement.unmatched / agreement.rows if agreement.rows else math.nan
 
 
-def _agreed(found: Agreement) -> List[Figure]:
+def _agreement_figures(agreement: Agreement) -> List[Figure]:
     return [
-        Figure("boxes", found.rows, least=1),
-        Figure("share of boxes that differ", _share(found), most=FLIPPED_SHARE),
+        Figure("boxes", agreement.rows, least=1),
+        Figure("share of boxes that differ", _unmatched_fraction(agreement), most=FLIPPED_SHARE),
     ]

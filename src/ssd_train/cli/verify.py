@@ -1,4 +1,4 @@
-"""verify: whether training and answers are right on a machine's devices."""
+"""The command verify: checks of training and inference on a machine's devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ssd_train.cli.verification import Checks
 
 PICTURES = 64
-# in this order: those after the first use what it has trained
+# in this order: the first one trains the model that the others use
 CHECKS = (
     ("training", "training"),
     ("restoring a checkpoint", "restoring"),
@@ -34,7 +34,7 @@ CHECKS = (
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Make the checks, a line each, and write the JSON file; 1 when one of them fails."""
+    """Run the checks and write the JSON file; returns 1 if a check fails."""
     flags = make_parser().parse_args(list(arguments))
     storage.require_writable(flags.output.parent)
     progress = make_progress()
@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     devices = contexts(flags.devices)[:2]
     names = [f"{device.device_type}:{device.device_id}" for device in devices]
     progress.say(f"verifying ssd_train {__version__} on {', '.join(names)}")
-    document = {"format": 1, **surroundings(devices)}
+    document = {"format": 1, **machine_info(devices)}
     with tempfile.TemporaryDirectory(prefix="ssd-train-verify-") as temporary:
-        checks = made(Checks(flags.folder or Path(temporary), names, flags.pictures), progress)
+        checks = run_checks(Checks(flags.folder or Path(temporary), names, flags.pictures), progress)
     document["checks"] = checks
     failed = [check["name"] for check in checks if check["result"] == "FAILED"]
     storage.write_json_atomic(flags.output, document)
@@ -54,11 +54,11 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def made(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
-    """Make all checks, and return what the JSON file says of each; a check that raises an error has failed."""
+def run_checks(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
+    """Run all checks and return their entries in the JSON file; a check that raises an exception fails."""
     from ssd_train.cli.verification import NotRun
 
-    found = []
+    entries = []
     for name, method in CHECKS:
         start = time.perf_counter()
         entry: Dict[str, Any] = {"name": name, "result": "ok", "figures": [], "error": None}
@@ -70,17 +70,17 @@ def made(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
         except NotRun as reason:
             entry.update(result="not run", error=str(reason))
             text = str(reason)
-        except Exception as error:  # of any library: the other checks are made all the same
+        except Exception as error:  # of any library; the other checks still run
             entry.update(result="FAILED", error=f"{type(error).__name__}: {error}")
             text = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
         entry["seconds"] = round(time.perf_counter() - start, 2)
         progress.say(f"{name}: {entry['result']} ({entry['seconds']:.1f} s): {text}")
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
-def surroundings(devices: Sequence[Any]) -> Dict[str, Any]:
-    """Return what the JSON file says of the machine."""
+def machine_info(devices: Sequence[Any]) -> Dict[str, Any]:
+    """Return the description of the machine for the JSON file."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "package": __version__,
@@ -95,11 +95,11 @@ def surroundings(devices: Sequence[Any]) -> Dict[str, Any]:
 
 
 def _described(device: Any) -> Dict[str, Any]:
-    """A device; of a GPU its compute capability too, such as 75 for code named sm_75."""
-    found = {"device": str(device)}
+    """Return the name of a device, with the compute capability of a GPU."""
+    entry = {"device": str(device)}
     if device.device_type == "gpu":
-        found["compute_capability"] = framework.compute_capability(device)
-    return found
+        entry["compute_capability"] = framework.compute_capability(device)
+    return entry
 
 
 def _processor() -> str:
@@ -109,7 +109,7 @@ def _processor() -> str:
 
 
 def _nvidia_smi() -> List[str]:
-    """Name, driver and memory of each GPU of the machine."""
+    """Return a line with name, driver and memory for each GPU."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader"]
@@ -118,30 +118,30 @@ def _nvidia_smi() -> List[str]:
 
 
 def _new_folder(text: str) -> Path:
-    """Return a folder that is not there or empty: an older one's checkpoints would be taken up."""
+    """Parse the path of a new or empty folder; a run would resume from the checkpoints of an old one."""
     path = Path(text)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise argparse.ArgumentTypeError(f"found {text}, which is there, expected a new or empty folder")
+        raise argparse.ArgumentTypeError(f"found {text}, which is not empty, expected a new or empty folder")
     return path
 
 
 def make_parser() -> Parser:
-    """The flags of verify."""
+    """Return the parser of verify."""
     parser = Parser(
         prog="python -m ssd_train verify",
-        description="Check on drawn data that training, resuming, mixed precision, several devices, scoring and export "
-        "are right on the devices of this machine: a line each, and a JSON file to send with a report.",
+        description="Check training, resuming, mixed precision, several devices, scoring and export on the devices of "
+        "this machine with synthetic data. Writes a JSON file to attach to a bug report.",
     )
     parser.add_argument(
         "--devices",
         default="auto",
-        help="one or two, such as gpu:0 or gpu:0,gpu:1; default: auto (of all the first two)",
+        help="one or two devices, such as gpu:0 or gpu:0,gpu:1; default: auto (the first two)",
     )
     parser.add_argument(
-        "--folder", type=_new_folder, metavar="FOLDER", help="keep what the checks make there; default: it is removed"
+        "--folder", type=_new_folder, metavar="FOLDER", help="keep the files of the checks; default: they are removed"
     )
     parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="default: verify.json")
     parser.add_argument(
-        "--pictures", type=within(int, 16, 10_000), default=PICTURES, help=f"to draw and train on; default: {PICTURES}"
+        "--pictures", type=within(int, 16, 10_000), default=PICTURES, help=f"training images; default: {PICTURES}"
     )
     return parser

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Collection, Dict, List, Mapping, Optional
 
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.environment import CHANNELS, read_devices
 from ssd_train.errors import ConfigError
 from ssd_train.launch.images import training_image
@@ -59,7 +59,7 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
     Raises:
         ConfigError: one or more settings are invalid; the message lists all of them.
     """
-    values = {name.replace("-", "_"): value for name, value in settings.items()}
+    values = current_names(settings)
     places = {name: str(values.pop(name)) for name in PLACES if name in values}
     read_devices(places.get("devices", "auto"))
     if places.get("fetch_images", "0") not in ("0", "1"):

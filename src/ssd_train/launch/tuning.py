@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.errors import ConfigError
 from ssd_train.launch import requests
 from ssd_train.launch.job import TUNING_NAME_LENGTH, Job, check_name
@@ -81,7 +81,7 @@ def tuning_request(
         jobs: maximum number of training jobs in total, and in parallel.
     """
     check_name("job_name", job.name, TUNING_NAME_LENGTH)
-    duplicates = sorted(set(ranges) & {name.replace("-", "_") for name in settings})
+    duplicates = sorted(set(ranges) & set(current_names(settings)))
     if duplicates:
         raise ConfigError(f"tune: found {', '.join(duplicates)} also as settings, expected them only once")
     if not 1 <= jobs[1] <= jobs[0]:

@@ -43,15 +43,15 @@ class Choice(NamedTuple):
 
 def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelSet, progress: Progress) -> TrainConfig:
     """`config` with the anchor_sizes to train with: those given; those of the detector in `pretrained`, whose answers
-    are told from them; with fit_anchors, those that fit `labels`; else none, which are SSD's own."""
-    if config.anchor_sizes or not config.fit_anchors:
+    are told from them; with auto_anchors, those that fit `labels`; else none, which are SSD's own."""
+    if config.anchor_sizes or not config.auto_anchors:
         return config
     old = None if pretrained is None else anchors_of(pretrained, config)
     if old is not None:
         progress.say(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
         return dataclasses.replace(config, anchor_sizes=old)
     if not any(record.size_wh and len(record.boxes) for record in labels.records):
-        progress.warn("fit_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
+        progress.warn("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
         return config
     choice = fitted_shares(config, labels)
     sizes = ",".join(f"{share:g}" for share in choice.shares)

@@ -167,8 +167,8 @@ def _by_server(config: TrainConfig, environment: Environment, processes: int) ->
             f"hosts: found {environment.host} among {', '.join(hosts)}, expected it among {processes}: so many workers "
             "has the parameter server"
         )
-    place = Place(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.peer_port)
-    peers = Peers(place, config.peer_timeout)  # first: it does not wait for ever
+    place = Place(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
+    peers = Peers(place, config.heartbeat_timeout)  # first: it does not wait for ever
     store = mx.kvstore.create(config.kv_store)
     return Joined(peers, ServerSteps(store) if config.kv_store == "dist_async" else ServerSums(store))
 
@@ -192,5 +192,5 @@ def _by_horovod(config: TrainConfig, environment: Environment) -> Cluster:
     hosts = environment.hosts
     names = tuple(f"{hosts[number // local[1] % len(hosts)]} (rank {number})" for number in range(size))
     address = hosts[0] if len(hosts) > 1 else "127.0.0.1"
-    peers = Peers(Place(rank, size, names, address, config.peer_port), config.peer_timeout)
+    peers = Peers(Place(rank, size, names, address, config.rendezvous_port), config.heartbeat_timeout)
     return Joined(peers, HorovodSums(horovod), local)

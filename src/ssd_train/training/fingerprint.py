@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict
 
-from ssd_train.config import TrainConfig, resumable_settings, settings_by_data
+from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.records import LabelSet
 from ssd_train.errors import CheckpointError
 
@@ -38,6 +38,9 @@ def whatever_the_data(marks: Dict[str, Any]) -> Dict[str, Any]:
 
 def refuse_changes(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
     """A CheckpointError that names every part of the fingerprint that differs."""
+    # settings may have been renamed since the checkpoint was written
+    renamed = {f"setting {name}": f"setting {current}" for name, current in SETTING_ALIASES.items()}
+    old = {renamed.get(name, name): value for name, value in old.items()}
     # a setting that came after the checkpoint was written did then what its default does
     defaults = {f"setting {item.name}": item.default for item in fields(TrainConfig)}
     old = {**{name: defaults[name] for name in new if name in defaults}, **old}

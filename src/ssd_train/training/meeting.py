@@ -98,7 +98,9 @@ def _listening(place: Place) -> socket.socket:
     try:
         return socket.create_server(("", place.port), backlog=2 * place.size)
     except OSError as error:
-        raise ConfigError(f"peer_port: found {place.port} in use ({error.strerror}), expected a free port") from None
+        raise ConfigError(
+            f"rendezvous_port: found {place.port} in use ({error.strerror}), expected a free port"
+        ) from None
 
 
 def _visitors(server: socket.socket, limit: int, deadline: float) -> Visitors:

@@ -127,7 +127,7 @@ class Watchdog(threading.Thread):
             silent = time.monotonic() - self._heard[host]
             if silent > PATIENCE * self.peer_timeout:
                 self._lose(
-                    f"host {host} does not answer: no sign of life for {silent:.0f} s with --peer_timeout "
+                    f"host {host} does not answer: no sign of life for {silent:.0f} s with --heartbeat_timeout "
                     f"{self.peer_timeout:g}; its machine or its network has failed"
                 )
 

@@ -41,7 +41,7 @@ class Machines:
     def __init__(
         self, toolkit: Any, folder: Path, hosts: Sequence[str], channels: Mapping[str, Path], **settings: Any
     ) -> None:
-        given = {**SETTINGS, **settings, "peer_timeout": TIMEOUT, "peer_port": free_port()}
+        given = {**SETTINGS, **settings, "heartbeat_timeout": TIMEOUT, "rendezvous_port": free_port()}
         given.update(sagemaker_parameter_server_enabled=True, _ps_port=str(free_port()))
         self.bases: List[Path] = []
         self.processes: List["subprocess.Popen[str]"] = []
@@ -114,7 +114,7 @@ def test_both_hosts_succeed(two):
 @pytest.mark.slice
 def test_both_hosts_have_the_same_weights(two):
     found = re.search(r"weights at the end, on all 2 hosts: SHA-256 (\w{12})", two.logs[0])
-    assert found and f"this host has done its part: weights at the end SHA-256 {found[1]};" in two.logs[1]
+    assert found and f"this host has finished: final weights SHA-256 {found[1]};" in two.logs[1]
 
 
 @pytest.mark.slice

@@ -1,4 +1,4 @@
-"""Flags as they are read, and what is shown of long work on a terminal and in a log."""
+"""Argument parser, and progress on terminals and in logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssd_train.errors import ConfigError
         (["--", "--a-b"], ["--", "--a_b"]),
     ],
 )
-def test_hyphens_in_flags_and_nowhere_else(given, expected):
+def test_normalised_replaces_hyphens_in_names_of_flags_only(given, expected):
     assert normalised(given) == expected
 
 
@@ -44,7 +44,7 @@ def parser():
         ("--train a --lr_scheduler_step=", {"lr_scheduler_step": ""}),
     ],
 )
-def test_other_flags_are_settings(arguments, settings):
+def test_parse_settings_unknown_flags_become_settings(arguments, settings):
     known, found = parser().parse_settings(arguments.split())
     assert (known.train, known.devices, found) == ("a", "auto", settings)
 
@@ -52,53 +52,51 @@ def test_other_flags_are_settings(arguments, settings):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ("--epochs 3", "the following arguments are required: --train (see tool --help)"),
-        ("--train a --epochs", "--epochs: found no value, expected one after it"),
-        ("--train a 3", "found '3' without a flag before it, expected --name value"),
-        ("--train a --epochs 3 4", "found '4' without a flag before it, expected --name value"),
-        ("--train", "argument --train: expected one argument (see tool --help)"),
-        (
-            "--tra a",
-            "the following arguments are required: --train; found --tra, did you mean --train? (see tool --help)",
-        ),
-        ("--xyzzy a", "the following arguments are required: --train (see tool --help)"),
-        ("--train a --epochs --seed 3", "--epochs: found no value, expected one after it"),
-        ("--train a --epochs 3 --epochs 4", "--epochs: found twice, expected once"),
-        ("--train a --epochs 3 --train=b", "--train: found twice, expected once"),
-        ("--train a --devices cpu --devices cpu", "--devices: found twice, expected once"),
+        ("--epochs 3", "--train"),
+        ("--train a --epochs", "--epochs: "),
+        ("--train a 3", "'3'"),
+        ("--train a --epochs 3 4", "'4'"),
+        ("--train", "--train: "),
+        ("--tra a", "--train; found --tra, did you mean --train?"),
+        ("--xyzzy a", "--train"),
+        ("--train a --epochs --seed 3", "--epochs: "),
+        ("--train a --epochs 3 --epochs 4", "--epochs: found twice"),
+        ("--train a --epochs 3 --train=b", "--train: found twice"),
+        ("--train a --devices cpu --devices cpu", "--devices: found twice"),
     ],
 )
-def test_flags_that_are_none_are_told(arguments, expected):
+def test_parse_settings_invalid_arguments_are_errors(arguments, expected):
     with pytest.raises(ConfigError) as error:
         parser().parse_settings(arguments.split())
-    assert str(error.value) == expected
+    assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ("--train a --device=cpu", "unrecognized arguments: --device=cpu; found --device, did you mean --devices?"),
-        ("--train a --epoch 3", "unrecognized arguments: --epoch 3; found --epoch, did you mean --epochs?"),
-        ("--train a --epochs 3", "unrecognized arguments: --epochs 3"),
-        ("--train a --hepl", "unrecognized arguments: --hepl; found --hepl, did you mean --help?"),
-        ("--train a --xyzzy", "unrecognized arguments: --xyzzy"),
+        ("--train a --device=cpu", "--device, did you mean --devices?"),
+        ("--train a --epoch 3", "--epoch, did you mean --epochs?"),
+        ("--train a --epochs 3", None),
+        ("--train a --hepl", "--hepl, did you mean --help?"),
+        ("--train a --xyzzy", None),
     ],
 )
-def test_a_misspelt_flag_is_told_what_it_may_have_meant(arguments, expected):
+def test_parser_misspelt_flag_is_an_error_with_a_suggestion(arguments, expected):
     made = Parser(["epochs"], prog="tool")
     made.add_argument("--train")
     made.add_argument("--devices")
     with pytest.raises(ConfigError) as error:
         made.parse_args(arguments.split())
-    assert str(error.value) == f"{expected} (see tool --help)"
+    text = str(error.value)
+    assert arguments.split()[2] in text and (expected in text if expected else "did you mean" not in text)
 
 
-def test_a_parser_parses_again():
+def test_parser_can_be_used_twice():
     made = parser()
     assert [made.parse_args(["--train", name]).train for name in "ab"] == ["a", "b"]
 
 
-def test_a_parser_that_is_given_nothing_reads_the_command_line(monkeypatch):
+def test_parser_without_arguments_reads_sys_argv(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tool", "--train", "a", "--epochs", "3"])
     assert parser().parse_known_args()[0].train == "a"
     with pytest.raises(ConfigError, match="--epochs"):
@@ -111,24 +109,23 @@ def test_a_parser_that_is_given_nothing_reads_the_command_line(monkeypatch):
         (float, "0", 0.0),
         (float, "1.0", 1.0),
         (int, "1", 1),
-        (float, "-0.1", "found -0.1, expected 0 to 1"),
-        (float, "nan", "found nan, expected 0 to 1"),
-        (int, "2", "found 2, expected 0 to 1"),
-        (int, "0.5", "invalid int value: '0.5'"),
+        (float, "-0.1", ConfigError),
+        (float, "nan", ConfigError),
+        (int, "2", ConfigError),
+        (int, "0.5", ConfigError),
     ],
 )
-def test_numbers_of_a_range(kind, text, expected):
+def test_within_accepts_numbers_in_range_only(kind, text, expected):
     made = Parser(prog="tool")
-    made.add_argument("--share", type=within(kind, 0, 1))
-    if isinstance(expected, str):
-        with pytest.raises(ConfigError) as error:
-            made.parse_args([f"--share={text}"])
-        assert str(error.value) == f"argument --share: {expected} (see tool --help)"
+    made.add_argument("--fraction", type=within(kind, 0, 1))
+    if expected is ConfigError:
+        with pytest.raises(ConfigError, match=f"--fraction: .*{text}"):
+            made.parse_args([f"--fraction={text}"])
     else:
-        assert made.parse_args([f"--share={text}"]).share == expected
+        assert made.parse_args([f"--fraction={text}"]).fraction == expected
 
 
-def test_a_log_gets_plain_lines(capsys):
+def test_log_progress_writes_plain_lines(capsys):
     progress = LogProgress()
     progress.say("epoch 1")
     progress.warn("a class is missing")
@@ -136,7 +133,7 @@ def test_a_log_gets_plain_lines(capsys):
     assert capsys.readouterr() == ("epoch 1\nwarning: a class is missing\n", "")
 
 
-def test_a_log_hears_of_long_work_now_and_then(capsys, monkeypatch):
+def test_log_progress_reports_long_work_at_intervals(capsys, monkeypatch):
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     list(LogProgress().track(range(20), 20, "images"))
@@ -144,7 +141,7 @@ def test_a_log_hears_of_long_work_now_and_then(capsys, monkeypatch):
     assert 3 <= len(lines) <= 7 and all(line.startswith("images: ") and line.endswith(" of 20") for line in lines)
 
 
-def test_a_terminal_gets_a_bar_and_lines_above_it(capsys):
+def test_terminal_progress_shows_a_bar_and_lines(capsys):
     progress = TerminalProgress()
     found = []
     for item in progress.track(range(3), 3, "epoch 1/2"):
@@ -165,7 +162,7 @@ def test_a_terminal_gets_a_bar_and_lines_above_it(capsys):
         (False, False, LogProgress),
     ],
 )
-def test_bars_only_where_somebody_looks_on(monkeypatch, out, err, expected):
+def test_make_progress_uses_bars_on_terminals_only(monkeypatch, out, err, expected):
     class Stream(io.StringIO):
         def __init__(self, terminal):
             super().__init__()

@@ -1,4 +1,4 @@
-"""The front door: which command is meant, what it returns, and that errors are one line."""
+"""Command line entry point: choice of the command, exit codes, errors in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import types
 import pytest
 
 from ssd_train import __version__
-from ssd_train.cli import main as door
+from ssd_train.cli import main as entry
 from ssd_train.cli.main import COMMANDS, main
 from ssd_train.errors import (
     CheckpointError,
@@ -23,7 +23,7 @@ from ssd_train.errors import (
 
 @pytest.fixture
 def command(monkeypatch):
-    """Puts `run` in the place of a command; returns what it was called with."""
+    """Return a function that replaces a command's `run`."""
 
     def install(name, run):
         module = types.ModuleType(f"ssd_train.cli.{name}")
@@ -45,7 +45,7 @@ def command(monkeypatch):
         (["evaluate"], "evaluate", []),
     ],
 )
-def test_the_command_that_is_meant(command, arguments, name, rest):
+def test_main_runs_the_named_command_or_train(command, arguments, name, rest):
     called = []
     command(name, lambda given: called.append(given) or 0)
     assert main(arguments) == 0
@@ -66,7 +66,7 @@ def test_the_command_that_is_meant(command, arguments, name, rest):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_is_one_line_and_a_code(command, capsys, error, code):
+def test_main_known_error_is_one_line_and_its_exit_code(command, capsys, error, code):
     def run(arguments):
         raise error
 
@@ -78,35 +78,35 @@ def test_an_error_is_one_line_and_a_code(command, capsys, error, code):
     assert printed.err == expected
 
 
-def test_what_nobody_foresaw_is_not_hidden(command, capsys):
+def test_main_unexpected_error_prints_its_traceback(command, capsys):
     def run(arguments):
         raise ZeroDivisionError("a bug")
 
     command("train", run)
     assert main(["train"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback") and "test_main.py" in told and "ZeroDivisionError: a bug" in told
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and "test_main.py" in error and "ZeroDivisionError: a bug" in error
 
 
-def test_an_unknown_command_is_told(capsys):
+def test_main_unknown_command_is_an_error(capsys):
     assert main(["trane"]) == 2
-    assert capsys.readouterr().err.startswith("error: found command 'trane', expected one of train, evaluate")
+    assert capsys.readouterr().err.startswith("error: command: found 'trane'")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
-def test_help_lists_every_command(capsys, arguments):
+def test_main_help_lists_every_command(capsys, arguments):
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert all(f"  {name}" in text for name in COMMANDS)
 
 
-def test_the_version(capsys):
+def test_main_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"ssd_train {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_its_help(capsys, name):
+def test_main_each_command_has_help(capsys, name):
     try:
         code = main([name, "--help"])
     except SystemExit as ended:  # argparse's way
@@ -115,8 +115,8 @@ def test_every_command_has_its_help(capsys, name):
     assert f"usage: python -m ssd_train {name}" in capsys.readouterr().out
 
 
-def test_arguments_come_from_the_shell(monkeypatch, command):
+def test_main_without_arguments_reads_sys_argv(monkeypatch, command):
     called = []
     command("train", lambda given: called.append(given) or 0)
     monkeypatch.setattr(sys, "argv", ["ssd-train", "--image-shape", "128"])
-    assert door.main() == 0 and called == [["--image_shape", "128"]]
+    assert entry.main() == 0 and called == [["--image_shape", "128"]]

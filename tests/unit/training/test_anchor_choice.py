@@ -110,7 +110,7 @@ def test_sizes_that_are_given_are_kept():
 
 
 def test_without_fitting_there_are_none():
-    assert chosen(config(fit_anchors=False)) == ("", [], [])
+    assert chosen(config(auto_anchors=False)) == ("", [], [])
 
 
 def test_fitted_sizes_are_told():
@@ -132,7 +132,7 @@ OLD = "0.2,0.3,0.4,0.5,0.6"
     "old, new, expected",
     [
         pytest.param({"anchor_sizes": OLD}, {}, OLD, id="those-of-the-model"),
-        pytest.param({"fit_anchors": False}, {}, "", id="a-model-with-the-usual-ones"),
+        pytest.param({"auto_anchors": False}, {}, "", id="a-model-with-the-usual-ones"),
         pytest.param({"anchor_sizes": OLD}, {"image_shape": 256}, None, id="another-image-size-is-fitted-anew"),
         pytest.param({"anchor_sizes": OLD}, {"anchor_sizes": "0.1,0.2"}, "0.1,0.2", id="those-given"),
     ],

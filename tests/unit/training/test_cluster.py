@@ -24,7 +24,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with ParameterServer() as server:
         for host in HOSTS:
-            server.start([TOGETHER, folder / "{}.npz", host, f"peer_port={server.port}"])
+            server.start([TOGETHER, folder / "{}.npz", host, f"rendezvous_port={server.port}"])
         server.finish()
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(2)]
 

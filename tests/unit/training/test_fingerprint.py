@@ -24,7 +24,7 @@ def test_what_the_data_completes_is_marked_so_and_nothing_else(monkeypatch):
 
     monkeypatch.setattr(dataclasses, "replace", recorded)
     labels = label_set([[[0, 0, 20, 20]], [[5, 5, 30, 25]]])
-    before = small_config(fit_anchors=True)
+    before = small_config(auto_anchors=True)
     after = completed(before, LabelledImages(labels, MemoryImages({})), HeardProgress())
     after = with_anchors(after, None, labels, HeardProgress())
     assert replaced == set(settings_by_data())

@@ -89,7 +89,7 @@ def test_with_candidates_of_64_objects_keeps_all_that_score_perfectly(base_netwo
     [
         pytest.param({"nms_topk": 300}, 300, id="given"),
         pytest.param({"nms_topk": "400"}, 400, id="given-as-the-builtin-has-it"),
-        pytest.param({"defaults": "builtin"}, 400, id="builtin"),
+        pytest.param({"preset_defaults": "builtin"}, 400, id="builtin"),
     ],
 )
 def test_with_candidates_where_nms_topk_is_given_leaves_it(settings, expected):

@@ -212,7 +212,7 @@ def test_hosts_that_do_not_come(rank, expected):
 def test_a_port_in_use_is_told():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"peer_port: found {port} in use \(.*\), expected a free port"):
+        with pytest.raises(ConfigError, match=rf"rendezvous_port: found {port} in use \(.*\), expected a free port"):
             Peers(place(0, port), 30, join_seconds=0.5)
 
 

@@ -177,9 +177,9 @@ EASY = [(0.3, 0.9), (0.5, 1.0), (0.6, 1.0), (0.6, 0.9), (0.6, 1.0), (0.59, 1.0)]
     "settings, expected",
     [
         pytest.param({}, [True, True, True, False, True, False], id="coco-then-voc07-the-later-of-equals"),
-        pytest.param({"defaults": "builtin"}, [True, True, False, False, False, False], id="builtin"),
+        pytest.param({"preset_defaults": "builtin"}, [True, True, False, False, False, False], id="builtin"),
         pytest.param(
-            {"defaults": "builtin", "metric_for_best_model": "coco"},
+            {"preset_defaults": "builtin", "metric_for_best_model": "coco"},
             [True, True, True, False, True, False],
             id="builtin-but-for-the-choice",
         ),

@@ -1,4 +1,4 @@
-"""What the ways of `launch` share: flags of the account, names, tags, and how requests are shown."""
+"""Flags, names, tags and output shared by the modes of launch."""
 
 from __future__ import annotations
 
@@ -16,59 +16,61 @@ from ssd_train.progress import Progress
 
 
 def make_parser(mode: str, description: str, others: Collection[str] = ()) -> Parser:
-    """A parser with the flags that all have; `others` are known names besides."""
+    """Return the parser of a mode with the common flags; `others` as in Parser."""
     parser = Parser(others, prog=f"python -m ssd_train launch{mode}", description=description)
-    parser.add_argument("--region", metavar="NAME", help="default: that of the AWS configuration")
+    parser.add_argument("--region", metavar="NAME", help="AWS region; default: that of the AWS configuration")
     return parser
 
 
 def add_job_flags(parser: Parser) -> None:
-    """Rights, place and labels of what is made."""
-    parser.add_argument("--role", required=True, metavar="ROLE", help="IAM role that SageMaker takes: its name or ARN")
-    parser.add_argument("--output", required=True, metavar="s3://BUCKET/PREFIX", help="where everything made is put")
-    parser.add_argument("--image", default="", metavar="URI", help="container (default: AWS's for MXNet 1.9.0)")
-    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
+    """Add flags for role, output, container and tags."""
+    parser.add_argument("--role", required=True, metavar="ROLE", help="name or ARN of the IAM role for SageMaker")
+    parser.add_argument("--output", required=True, metavar="s3://BUCKET/PREFIX", help="S3 prefix of all output")
+    parser.add_argument("--image", default="", metavar="URI", help="container image (default: AWS's for MXNet 1.9.0)")
+    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="tag; may be repeated")
     parser.add_argument(
         "--source_dir",
         type=Path,
         metavar="FOLDER",
-        help="the entry point (default: entry_point/ beside src/)",
+        help="folder of the entry point (default: entry_point/ next to src/)",
     )
-    parser.add_argument("--dry_run", action="store_true", help="print what would be sent as JSON, and send nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print the requests as JSON without sending them")
 
 
 def pairs(texts: Sequence[str], flag: str) -> Dict[str, str]:
-    """KEY=VALUE texts by key."""
-    found: Dict[str, str] = {}
+    """Parse KEY=VALUE texts into a dictionary."""
+    values: Dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not key or not equals or key in found:
-            raise ConfigError(f"{flag}: found {text!r}, expected KEY=VALUE, each key once")
-        found[key] = value
-    return found
+        if not key or not equals or key in values:
+            raise ConfigError(f"{flag}: found {text!r}, expected KEY=VALUE with unique keys")
+        values[key] = value
+    return values
 
 
 def words(text: str) -> Tuple[str, ...]:
-    """The parts of a,b,c."""
+    """Split a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_named(parser: Parser, mode: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the flags, once the name that follows --`mode` is found to be one that SageMaker allows."""
+    """Parse the flags of a mode; raises ConfigError if its name is invalid for SageMaker."""
     flags = parser.parse_args(list(arguments))
     check_name(mode, getattr(flags, mode))
     return flags
 
 
 def stamped(name: str, length: int = NAME_LENGTH) -> str:
-    """`name`, cut to fit, with the time: the name of something that is made anew each time."""
+    """Return `name` with a timestamp, truncated to `length` characters."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     return f"{name[: length - len(now) - 1].rstrip('-')}-{now}"
 
 
 def account(flags: argparse.Namespace) -> "Tuple[Optional[Amazon], str, str]":
-    """The connection, the region, and the role's ARN. There is no connection where nothing is to be asked or sent: when
-    requests are only shown, and region and role are given in full."""
+    """Return client, region and role ARN.
+
+    The client is None if no request is needed: with --dry_run, --region and a role ARN.
+    """
     if flags.dry_run and flags.region and flags.role.startswith("arn:"):
         return None, flags.region, flags.role
     amazon = Amazon(flags.region)
@@ -76,6 +78,6 @@ def account(flags: argparse.Namespace) -> "Tuple[Optional[Amazon], str, str]":
 
 
 def show(requests: Dict[str, Any], progress: Progress) -> int:
-    """Print requests as JSON, by operation; the exit code."""
+    """Print requests by operation as JSON; returns the exit code."""
     progress.say(json.dumps(requests, indent=2))
     return 0

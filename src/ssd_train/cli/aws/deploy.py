@@ -1,4 +1,4 @@
-"""launch --deploy, --transform, --delete: a model on machines that answer."""
+"""launch --deploy, --transform and --delete: endpoints and batch transform jobs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ssd_train.launch.watch import describe
 
 
 def deploy(arguments: Sequence[str]) -> int:
-    """Make an endpoint, or give an existing one another model."""
-    parser = make_parser(" --deploy NAME", "Serve a model: an endpoint, which costs until it is deleted.")
+    """Create an endpoint, or update an existing one."""
+    parser = make_parser(" --deploy NAME", "Create an endpoint for a model. It is billed until it is deleted.")
     parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
-    parser.add_argument("--update", action="store_true", help="the endpoint is there: give it this model")
+    parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
     _add_model_flags(parser)
     flags, progress = parse_named(parser, "deploy", arguments), make_progress()
     amazon, region, role = account(flags)
@@ -38,18 +38,18 @@ def deploy(arguments: Sequence[str]) -> int:
     if flags.dry_run or amazon is None:
         return show(requests, progress)
     _send(amazon, flags, service, requests)
-    progress.say(f"starting: {flags.deploy}, which takes some minutes")
+    progress.say(f"starting: {flags.deploy} (takes some minutes)")
     progress.say(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
-    progress.say(f"at last:  python -m ssd_train launch --delete {flags.deploy} --region {region}")
+    progress.say(f"delete:   python -m ssd_train launch --delete {flags.deploy} --region {region}")
     return 0
 
 
 def transform(arguments: Sequence[str]) -> int:
     """Start a batch transform job."""
-    parser = make_parser(" --transform NAME", "Answers to all images below an address, as JSON files.")
-    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; the time is added")
-    parser.add_argument("--pictures", required=True, metavar="s3://...", help="prefix of the images")
-    parser.add_argument("--answers", metavar="s3://...", help="folder of the answers (default: below the output)")
+    parser = make_parser(" --transform NAME", "Run a model on all images below an S3 prefix and write JSON files.")
+    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; a timestamp is added")
+    parser.add_argument("--pictures", required=True, metavar="s3://...", help="S3 prefix of the images")
+    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
     _add_model_flags(parser)
     flags, progress = parse_named(parser, "transform", arguments), make_progress()
     amazon, region, role = account(flags)
@@ -69,7 +69,7 @@ def transform(arguments: Sequence[str]) -> int:
 
 
 def delete(arguments: Sequence[str]) -> int:
-    """Take an endpoint away, with what `deploy` made for it; archives on S3 stay."""
+    """Delete an endpoint, its configuration and its models; archives on S3 are kept."""
     parser = make_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
     parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
     flags, progress = parse_named(parser, "delete", arguments), make_progress()
@@ -90,7 +90,7 @@ def _add_model_flags(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="name of a training job, s3://.../model.tar.gz, or a model folder or archive here",
+        help="name of a training job, s3://.../model.tar.gz, or a local model folder or archive",
     )
     parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
     parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
@@ -106,14 +106,14 @@ def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> se
 def _send(
     amazon: Amazon, flags: argparse.Namespace, service: serving.Service, requests: Dict[str, Dict[str, Any]]
 ) -> None:
-    """Put the model in its place, and send the requests, by operation, which name it."""
-    _bring_model(amazon, flags, service)
+    """Upload the model and send the requests."""
+    _upload_model(amazon, flags, service)
     for operation, request in requests.items():
         amazon.send(operation, request)
 
 
-def _bring_model(amazon: Amazon, flags: argparse.Namespace, service: serving.Service) -> None:
-    """Put the model with the program that serves it where the requests say."""
+def _upload_model(amazon: Amazon, flags: argparse.Namespace, service: serving.Service) -> None:
+    """Upload the model with its inference code."""
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
         model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
         if not model.exists():

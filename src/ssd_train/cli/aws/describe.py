@@ -1,4 +1,4 @@
-"""launch --describe: how a training job stands."""
+"""launch --describe: status of a training job."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ssd_train.launch.amazon import Amazon
 
 
 def describe(arguments: Sequence[str]) -> int:
-    """Tell state, last metrics and model of a job, after following it where asked."""
-    parser = make_parser(" --describe NAME", "How a training job stands.")
+    """Print status, metrics and model of a job; with --wait, follow its log first."""
+    parser = make_parser(" --describe NAME", "Show the status of a training job.")
     parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
-    parser.add_argument("--wait", action="store_true", help="follow its log until it has ended")
+    parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
     flags, progress = parse_named(parser, "describe", arguments), make_progress()
     amazon = Amazon(flags.region)
     if flags.wait:
@@ -27,8 +27,8 @@ def describe(arguments: Sequence[str]) -> int:
 
 
 def description_lines(answer: Dict[str, Any]) -> Iterator[str]:
-    """State, metrics and model of a job in a few lines."""
-    yield f"state:  {answer['TrainingJobStatus']} ({answer.get('SecondaryStatus', 'no more is known')})"
+    """Yield lines with status, metrics and model of a job."""
+    yield f"state:  {answer['TrainingJobStatus']} ({answer.get('SecondaryStatus', 'no details')})"
     if answer.get("FailureReason"):
         yield f"reason: {' '.join(answer['FailureReason'].split())}"
     for metric in answer.get("FinalMetricDataList", ()):

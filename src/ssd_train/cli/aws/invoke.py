@@ -1,4 +1,4 @@
-"""launch --invoke: what an endpoint finds in images."""
+"""launch --invoke: detections of an endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssd_train.view.draw import draw_detections
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Send images, write the answers as JSON Lines and the pictures with boxes."""
+    """Send images to an endpoint; write predictions and overlays."""
     parser = make_parser(" --invoke NAME", "Send images to an endpoint.")
     parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
     parser.add_argument("--picture", required=True, nargs="+", type=Path, metavar="FILE", help="images to send")
@@ -30,16 +30,16 @@ def invoke(arguments: Sequence[str]) -> int:
         type=output_file,
         default=Path("predictions.jsonl"),
         metavar="FILE",
-        help="-: standard output; default: predictions.jsonl",
+        help="JSON Lines file, -: standard output; default: predictions.jsonl",
     )
-    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="pictures with boxes drawn on them")
+    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
     parser.add_argument(
         "--threshold",
         type=within(float, 0, 1),
         default=0.3,
-        help="least score of a box in pictures, 0 to 1; default: 0.3",
+        help="minimum score of boxes in overlays, 0 to 1; default: 0.3",
     )
-    parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="names for the pictures")
+    parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="class names in overlays")
     flags = parse_named(parser, "invoke", arguments)
     progress = make_progress(beside=[flags.predictions])
     pictures = _by_name(flags.picture)
@@ -48,8 +48,8 @@ def invoke(arguments: Sequence[str]) -> int:
     lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
     storage.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.say(f"written: {flags.predictions}")
-    places = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
-    for answer in checked_answers(zip(places, map(parse_object, lines))):
+    lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
+    for answer in checked_answers(zip(lines_at, map(parse_object, lines))):
         image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
         detections = Detections.from_rows(answer.rows, image.shape[1::-1])
         shown = detections.above(flags.threshold)
@@ -65,15 +65,15 @@ def invoke(arguments: Sequence[str]) -> int:
 def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise ConfigError(f"picture: {missing[0]} is not there, expected an image file")
+        raise ConfigError(f"picture: {missing[0]} does not exist, expected an image file")
     pictures = {path.name: path for path in paths}
     if len(pictures) < len(paths):
-        raise ConfigError("picture: found two of one name, expected names to differ")
+        raise ConfigError("picture: found two files with the same name, expected unique names")
     return pictures
 
 
 def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
-    """The answer to one image as a line of predictions."""
+    """Return the response for one image as a line of predictions."""
     request = serving.invoke_request(endpoint, str(path), path.read_bytes())
     answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
     return dump_json({"image": name, "prediction": serving.parse_response(endpoint, answer["Body"].read())}) + b"\n"

@@ -1,4 +1,4 @@
-"""prepare augment."""
+"""The step augment of prepare."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ssd_train.errors import ConfigError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write pictures, then the manifest that names them; no manifest when some pictures could not be read."""
-    parser = make_parser("augment", "Of each labelled picture five: itself, mirrored in two ways, turned in two ways.")
+    """Write augmented images, then their manifest; if an image is unreadable, no manifest is written."""
+    parser = make_parser("augment", "Write five versions of each labelled image: original, two mirrored, two rotated.")
     parser.add_argument(
-        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the folder of a labelling job"
+        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the output folder of a labeling job"
     )
-    parser.add_argument("--images", type=source, metavar="FOLDER", help="the pictures that the manifest names")
+    parser.add_argument("--images", type=source, metavar="FOLDER", help="folder of the images")
     parser.add_argument(
-        "--output", type=target_folder, required=True, metavar="FOLDER", help="where augmented.manifest and images/ go"
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="for augmented.manifest and images/"
     )
     parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), metavar="NAME", help=", ".join(OPERATIONS))
     parser.add_argument(
-        "--annotations_only", action="store_true", help="write no pictures; sizes are those of the labels"
+        "--annotations_only", action="store_true", help="write the manifest only, with the image sizes of the labels"
     )
     add_writing(parser)
     flags = parser.parse_args(list(arguments))
@@ -33,8 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         output = f"{flags.output}/augmented.manifest"
         labels = manifest(flags.manifest, output)
         if flags.images:
-            folders, how = (flags.images, f"{flags.output}/images"), writing(flags.quality, flags.overwrite)
-            report(augment_images(labels, folders, flags.operations, how, progress), folders[1], progress)
+            folders, options = (flags.images, f"{flags.output}/images"), writing(flags.quality, flags.overwrite)
+            report(augment_images(labels, folders, flags.operations, options, progress), folders[1], progress)
         size_of = sizes_of_pictures(flags.images) if flags.images else None
         progress.say(f"{augment_labels(labels, output, flags.operations, size_of)} lines written: {output}")
     return 0

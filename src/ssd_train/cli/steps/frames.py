@@ -1,4 +1,4 @@
-"""prepare frames."""
+"""The step frames of prepare."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ssd_train.data.prepare.frames import FRAME_FORMATS, Choice, extract_frames
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write frames; say how many of each video."""
-    parser = make_parser("frames", "Videos as pictures: <video>_000000.jpg, counted over all frames.")
+    """Write the frames of videos."""
+    parser = make_parser("frames", "Extract frames of videos as <video>_000000.jpg, numbered over all frames.")
     parser.add_argument("videos", nargs="+", type=source, metavar="VIDEO")
     parser.add_argument("--output", type=target_folder, required=True, metavar="FOLDER")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N frames; default: 1, all")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="write every N-th frame; default: 1")
     parser.add_argument("--format", choices=FRAME_FORMATS, default="jpg", help="default: jpg")
     add_writing(parser)
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
-        how = writing(flags.quality, flags.overwrite)
-        for done in extract_frames(flags.videos, flags.output, Choice(flags.every, flags.format), how, progress):
+        options = writing(flags.quality, flags.overwrite)
+        for done in extract_frames(flags.videos, flags.output, Choice(flags.every, flags.format), options, progress):
             if done.read < done.promised:
                 progress.warn(
-                    f"{done.video}: {done.read} of {done.promised} frames can be read; the video may be cut off"
+                    f"{done.video}: {done.read} of {done.promised} frames are readable; the video may be truncated"
                 )
-            there = f", {done.skipped} were there already" if done.skipped else ""
-            progress.say(f"{done.video}: {done.read} frames, {done.written} written{there}: {flags.output}")
+            skipped = f", {done.skipped} skipped, which exist" if done.skipped else ""
+            progress.say(f"{done.video}: {done.read} frames, {done.written} written{skipped}: {flags.output}")
     return 0

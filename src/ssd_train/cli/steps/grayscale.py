@@ -1,4 +1,4 @@
-"""prepare grayscale."""
+"""The step grayscale of prepare."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from ssd_train.data.prepare.grayscale import grayscale
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write gray pictures; 2 when some could not be read, after all others were written."""
+    """Write grayscale images; raises a DataError at the end if some are unreadable."""
     parser = make_parser(
         "grayscale",
-        "Pictures without their colours, under the same names and in the same formats; labels fit as before. "
-        "Taken up again where it was broken off.",
+        "Convert images to grayscale, with the same names and formats, so that labels stay valid. Resumes an "
+        "interrupted run.",
     )
     parser.add_argument(
-        "--images", type=source, required=True, metavar="FOLDER", help="pictures, also in folders below"
+        "--images", type=source, required=True, metavar="FOLDER", help="folder of images, with subfolders"
     )
-    parser.add_argument("--output", type=target_folder, required=True, metavar="FOLDER", help="another folder")
+    parser.add_argument(
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="output folder, not --images"
+    )
     add_writing(parser)
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:

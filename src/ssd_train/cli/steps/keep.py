@@ -1,4 +1,4 @@
-"""prepare keep, and prepare drop, its opposite."""
+"""The steps keep and drop of prepare."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from ssd_train.data.prepare.keep import WHEN_EMPTY, Conditions, Sureness, keep, 
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Keep the lines that fulfil all conditions, and their boxes that are sure enough."""
-    parser = make_parser("keep", "The lines that fulfil all conditions, and their boxes that are sure enough.")
+    """Keep the lines that match all conditions, and their boxes with enough confidence."""
+    parser = make_parser("keep", "Keep the lines that match all conditions, and their boxes with enough confidence.")
     _add_flags(parser)
-    parser.add_argument(
-        "--min_confidence", type=float, metavar="NUMBER", help="keep only boxes of at least this, 0 to 1"
-    )
+    parser.add_argument("--min_confidence", type=float, metavar="NUMBER", help="minimum confidence of boxes, 0 to 1")
     parser.add_argument(
         "--when_empty",
         choices=WHEN_EMPTY,
         default="drop",
-        help="an image that loses its last box to --min_confidence: it shows something, so by default it is dropped",
+        help="for images whose boxes are all below --min_confidence; default: drop, since they show objects",
     )
     return _select(parser, arguments, invert=False)
 
 
 def run_drop(arguments: Sequence[str]) -> int:
-    """Keep the other lines."""
-    parser = make_parser("drop", "All lines but those that fulfil all conditions.")
+    """Drop the lines that match all conditions."""
+    parser = make_parser("drop", "Drop the lines that match all conditions.")
     _add_flags(parser)
     parser.set_defaults(min_confidence=None, when_empty="drop")
     return _select(parser, arguments, invert=True)
@@ -40,13 +38,15 @@ def _add_flags(parser: Parser) -> None:
         "--ids",
         default="",
         metavar="LIST",
-        help="images, by commas or a line each in a file: source-refs or file names",
+        help="source-refs or file names, separated by commas, or a file with one per line",
     )
-    parser.add_argument("--source_regex", default="", metavar="REGEX", help="found in the source-ref")
-    parser.add_argument("--where", nargs="+", action="extend", metavar="KEY=VALUE", help="keys of the line")
-    parser.add_argument("--verified", default="", metavar="NAME", help="class-name that a verification job gave")
     parser.add_argument(
-        "--verification", default="", metavar="NAME", help="attribute of that job, if there are several"
+        "--source_regex", default="", metavar="REGEX", help="regular expression searched in the source-ref"
+    )
+    parser.add_argument("--where", nargs="+", action="extend", metavar="KEY=VALUE", help="values of keys of the line")
+    parser.add_argument("--verified", default="", metavar="NAME", help="class-name from a verification job")
+    parser.add_argument(
+        "--verification", default="", metavar="NAME", help="attribute of the verification job, if there are several"
     )
 
 
@@ -57,12 +57,12 @@ def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
         conditions = Conditions(
             ids, flags.source_regex, pairs(flags.where, "where"), flags.verified, flags.verification
         )
-        sureness = None
+        confidence = None
         if flags.min_confidence is not None:
-            sureness = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
-        done = keep(manifest(flags.manifest, flags.output), flags.output, conditions, sureness, invert)
-        if sureness:
-            progress.say(f"{done.boxes_dropped} boxes dropped, less sure than {flags.min_confidence:g}")
+            confidence = Sureness(flags.min_confidence, flags.when_empty, flags.label_attribute)
+        done = keep(manifest(flags.manifest, flags.output), flags.output, conditions, confidence, invert)
+        if confidence:
+            progress.say(f"{done.boxes_dropped} boxes dropped with confidence below {flags.min_confidence:g}")
         progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
         progress.say(f"{done.lines_out} lines written: {flags.output}")
     return 0

@@ -1,4 +1,4 @@
-"""prepare manifest."""
+"""The step manifest of prepare."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ssd_train.data.prepare.listing import write_listing
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the input manifest of a labelling job."""
-    parser = make_parser("manifest", "Images as the input manifest of a labelling job.")
+    """Write the input manifest of a labeling job."""
+    parser = make_parser("manifest", "Write the input manifest of a labeling job.")
     parser.add_argument(
         "sources",
         nargs="+",
         type=source,
         metavar="SOURCE",
-        help="a folder, an image, or a file with a name on each line",
+        help="a folder, an image, or a file with one name per line",
     )
-    parser.add_argument("--output", type=target, required=True, metavar="FILE", help="the new manifest")
-    parser.add_argument("--prefix", default="", metavar="s3://BUCKET/PATH", help="where the images are, or will be")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N images; default: 1, all")
+    parser.add_argument("--output", type=target, required=True, metavar="FILE", help="output manifest")
+    parser.add_argument("--prefix", default="", metavar="s3://BUCKET/PATH", help="S3 prefix of the images")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image; default: 1")
     parser.add_argument(
         "--name_regex",
         default="",
         metavar="REGEX",
-        help="its named groups become keys: (?P<color>[a-z]+)_(?P<object>[a-z]+)",
+        help="regular expression whose named groups become keys: (?P<color>[a-z]+)_(?P<object>[a-z]+)",
     )
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:

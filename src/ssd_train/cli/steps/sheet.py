@@ -1,4 +1,4 @@
-"""prepare sheet."""
+"""The step sheet of prepare."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the sheet; 2 when some of its images could not be read."""
-    parser = make_parser("sheet", "Labelled images with their boxes on one picture, to look at.")
+    """Write a contact sheet; raises a DataError at the end if some images are unreadable."""
+    parser = make_parser("sheet", "Draw labelled images with their boxes on a contact sheet.")
     parser.add_argument("labels", type=source, metavar="LABELS", help="a manifest, or labels of another format")
-    parser.add_argument(
-        "--images", type=source, required=True, metavar="FOLDER", help="the pictures that the labels name"
-    )
+    parser.add_argument("--images", type=source, required=True, metavar="FOLDER", help="folder of the images")
     parser.add_argument("--output", type=target, required=True, metavar="FILE", help="*.png or *.jpg")
-    parser.add_argument("--count", type=int, default=24, help="images, spread evenly over the labels; default: 24")
-    parser.add_argument("--columns", type=int, default=4, help="default: 4")
     parser.add_argument(
-        "--cell", type=_size, default=(360, 300), metavar="WxH", help="pixels for each; default: 360x300"
+        "--count", type=int, default=24, help="number of images, evenly spaced in the labels; default: 24"
+    )
+    parser.add_argument("--columns", type=int, default=4, help="number of columns; default: 4")
+    parser.add_argument(
+        "--cell", type=_size, default=(360, 300), metavar="WxH", help="size of a cell in pixels; default: 360x300"
     )
     add_attribute(parser)
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
         format = FORMATS.get(flags.output.suffix.lower())
         if format is None:
-            raise ConfigError(f"output: found {str(flags.output)!r}, expected a name that ends in {', '.join(FORMATS)}")
+            raise ConfigError(f"output: found {str(flags.output)!r}, expected a suffix among {', '.join(FORMATS)}")
         labels = read_labels(flags.labels, flags.label_attribute)
         images = FolderImages(flags.images)
         sheet, failures = labelled_sheet(labels, images, Layout(flags.count, flags.columns, flags.cell), progress)
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _size(text: str) -> Tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if found is None:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None:
         raise ConfigError(f"cell: found {text!r}, expected WIDTHxHEIGHT in pixels")
-    return int(found.group(1)), int(found.group(2))
+    return int(match.group(1)), int(match.group(2))

@@ -1,4 +1,4 @@
-"""prepare split."""
+"""The step split of prepare."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ NAMES = {2: ["train", "validation"], 3: ["train", "validation", "test"]}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Split; say how many lines each part got."""
-    parser = make_parser("split", "A manifest in parts by chance. Lines of one image are never parted.")
+    """Split a manifest."""
+    parser = make_parser("split", "Split a manifest at random. Lines of the same image stay in the same split.")
     parser.add_argument(
-        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the folder of a labelling job"
+        "manifest", type=source, metavar="MANIFEST", help="a manifest, or the output folder of a labeling job"
     )
     parser.add_argument(
-        "--output", type=target_folder, required=True, metavar="FOLDER", help="where <name>.manifest of each part goes"
+        "--output", type=target_folder, required=True, metavar="FOLDER", help="folder for <name>.manifest of each split"
     )
     parser.add_argument(
         "--fractions",
         nargs="+",
         type=float,
         default=[0.9, 0.1],
-        metavar="SHARE",
-        help="default: 0.9 0.1 (0.9 says the same)",
+        metavar="FRACTION",
+        help="of the splits, without the last one or with it; default: 0.9 0.1",
     )
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the parts; default: train validation (test)")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffle; default: 0")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="default: train validation (test)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     parser.add_argument(
         "--group",
         default="",
         metavar="REGEX",
-        help="images in whose names it finds the same stay together, as a video's frames: the same text in its first "
-        "bracket, or without brackets the same whole match",
+        help="regular expression; images whose names have the same match (or the same first group, if it has "
+        "groups) stay in the same split, for example the frames of a video",
     )
     parser.add_argument(
-        "--stratify", action="store_true", help="spread each class, and background, evenly over the parts"
+        "--stratify", action="store_true", help="distribute classes, and empty images, evenly over the splits"
     )
     add_attribute(parser)
     flags = parser.parse_args(list(arguments))
     with localised(flags) as progress:
-        how = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
-        outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(how.fractions))]
-        counts = split(manifest(flags.manifest, *outputs), outputs, how, progress)
+        options = Splitting(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
+        outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(options.fractions))]
+        counts = split(manifest(flags.manifest, *outputs), outputs, options, progress)
         for output, count in zip(outputs, counts):
             progress.say(f"{count} lines written: {output}")
     return 0
 
 
 def _names(names: "List[str] | None", count: int) -> List[str]:
-    found = names or NAMES.get(count, [])
-    if len(found) != count or any(PurePosixPath(name).name != name for name in found):
-        raise ConfigError(f"names: found {' '.join(found) or 'none'}, expected {count} file names without a folder")
-    return found
+    chosen = names or NAMES.get(count, [])
+    if len(chosen) != count or any(PurePosixPath(name).name != name for name in chosen):
+        raise ConfigError(f"names: found {' '.join(chosen) or 'none'}, expected {count} file names without a folder")
+    return chosen

@@ -1,0 +1,95 @@
+"""Old names of renamed settings in flags, hyperparameters, config.json and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from launches import make_job
+from opt_ml import make_opt_ml
+
+from ssd_train.cli import train
+from ssd_train.cli.main import main
+from ssd_train.config import SETTING_ALIASES, TrainConfig, current_names
+from ssd_train.errors import CheckpointError, ConfigError
+from ssd_train.launch.requests import hyperparameters
+from ssd_train.progress import Progress
+from ssd_train.training.fingerprint import of_settings, refuse_changes
+
+OLD = {"peer_timeout": "7.5", "peer_port": "9000", "fit_anchors": "0", "defaults": "builtin"}
+NEW = {"heartbeat_timeout": 7.5, "rendezvous_port": 9000, "auto_anchors": False, "preset_defaults": "builtin"}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Model and checkpoint folders that ssd_train 0.1.0 has written, with the old names in them."""
+    folder = tmp_path_factory.mktemp("release")
+    with tarfile.open(Path(__file__).resolve().parents[1] / "releases" / "0.1.0.tar.xz") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def values_of(config):
+    return {name: getattr(config, name) for name in NEW}
+
+
+def test_setting_aliases_each_name_leads_to_a_setting():
+    names = {item.name for item in dataclasses.fields(TrainConfig)}
+    assert set(SETTING_ALIASES) == set(OLD) and set(SETTING_ALIASES.values()) == set(NEW) <= names
+    assert not names & set(SETTING_ALIASES)
+
+
+@pytest.mark.parametrize("names", [OLD, {name.replace("_", "-"): value for name, value in OLD.items()}, NEW])
+def test_from_mapping_old_or_current_names_set_the_same(names):
+    assert values_of(TrainConfig.from_mapping(names)) == NEW
+
+
+def test_from_mapping_both_names_of_one_setting_are_refused():
+    with pytest.raises(ConfigError, match="^auto_anchors: "):
+        TrainConfig.from_mapping({"fit_anchors": "1", "auto_anchors": "1"})
+
+
+def test_train_old_flag_reaches_the_setting(tmp_path, capsys):
+    assert main(["train", "--train", str(tmp_path), "--peer-port", "80"]) == 2
+    assert "rendezvous_port: found '80'" in capsys.readouterr().err
+
+
+def test_train_old_hyperparameters_are_read_and_flags_win(tmp_path, monkeypatch):
+    for name in ("SM_MODEL_DIR", "SM_HPS", "SM_CHANNEL_TRAIN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "s3").mkdir()
+    base = make_opt_ml(tmp_path / "opt" / "ml", OLD, {"train": tmp_path / "s3"})
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
+    config, _ = train._read({}, {}, (), Progress())
+    assert values_of(config) == NEW
+    config, _ = train._read({}, {"auto_anchors": "1"}, (), Progress())
+    assert values_of(config) == {**NEW, "auto_anchors": True}
+
+
+def test_launch_old_names_are_sent_as_current_ones():
+    assert hyperparameters(make_job(), OLD) == {name: json.dumps(value) for name, value in NEW.items()}
+
+
+def test_model_config_of_an_old_release_is_read(release):
+    settings = json.loads((release / "model" / "config.json").read_text())["settings"]
+    assert set(OLD) & set(settings)
+    config = TrainConfig.from_mapping(settings)
+    assert values_of(config) == {
+        **values_of(TrainConfig()),
+        **{k: v for k, v in current_names(settings).items() if k in NEW},
+    }
+
+
+def test_checkpoint_of_an_old_release_is_compared_by_current_names(release):
+    marks = json.loads(next(release.glob("checkpoints/state-*/state.json")).read_text())["fingerprint"]
+    assert "setting fit_anchors" in marks
+    settings = json.loads((release / "model" / "config.json").read_text())["settings"]
+    same = TrainConfig.from_mapping(settings)
+    data = {name: value for name, value in marks.items() if not name.startswith("setting ")}
+    refuse_changes(release, marks, {**of_settings(same), **data})
+    other = dataclasses.replace(same, auto_anchors=not same.auto_anchors)
+    with pytest.raises(CheckpointError, match="setting auto_anchors: "):
+        refuse_changes(release, marks, {**of_settings(other), **data})
