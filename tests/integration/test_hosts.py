@@ -166,19 +166,6 @@ def test_two_devices_on_each_of_two_hosts(server, tmp_path):
 
 
 @in_test_integration
-def test_steps_that_are_known_a_step_later(server, tmp_path):
-    """As adam makes them on GPUs, where hosts tell each other the losses of one step when the next is on its way."""
-    two = learned_together(server, tmp_path, "optimizer=adam", "deferred=True")
-    whole = together.make_learner(small_config(**{**together.SETTINGS, "optimizer": "adam"}), Cluster(), deferred=True)
-    expected, _ = together.learn(whole, 4)
-    for name in set(two[0]) - {"seen", "rank"}:
-        np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
-    # adam's first steps have the size of the rate whatever the gradient, so that sums of float32 show more
-    losses = [row["CrossEntropy"] for row in expected]
-    np.testing.assert_allclose(two[0]["results"][:, 0], losses, rtol=1e-3)
-
-
-@in_test_integration
 @pytest.mark.parametrize("epochs", [0, 200])
 def test_dist_async_adam_resumed_moves_by_the_rate(server, tmp_path, epochs):
     """Its moments, which are on the servers, begin anew. With the old count of updates, the bias of empty moments was

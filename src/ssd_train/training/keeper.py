@@ -52,7 +52,6 @@ class Keeper:
 
     def save(self) -> None:
         """Save the state as it is, when the step on its way has come to its end."""
-        self.state.tally.settle()
         if self.checkpoints:
             self.checkpoints.save(self.state, self.learner, self.model_dir)
         self._saved = time.monotonic()

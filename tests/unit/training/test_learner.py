@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,9 @@ from ssd_train.data.drawn import SHAPE_CLASSES
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net, freeze
 from ssd_train.training import learner as learners
+from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import contexts
+from ssd_train.training.engine import train_one_epoch
 from ssd_train.training.learner import Learner, optimizer_settings
 from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
 
@@ -197,8 +200,8 @@ def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
     ):
         assert text in str(error.value)
     after = weights(learned)
-    learnt = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
-    assert all("running" in n or "moving" in n for n in learnt), "only BatchNorm's statistics, which are then not saved"
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert not learned.trainer._optimizer._index_update_count, "nor has the optimizer counted it"
 
 
@@ -209,6 +212,67 @@ def test_an_overflow_in_16_bits_is_left_out_and_the_scale_halved(samples):
     before = weights(learned)
     learned.step(batch_of(samples, [0, 3]), 0.1)
     assert learned.loss_scale.value == 2.0**149
+    for name, array in weights(learned).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def overflowing(samples, indices):
+    """A batch with infinite pixels: ReLU turns NaN into 0, so the loss is finite and only the gradient is not."""
+    batch = batch_of(samples, indices)
+    return dataclasses.replace(batch, pictures=np.where(batch.pictures > 200, np.float32(np.inf), batch.pictures))
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_train_one_epoch_overflows_in_a_row_change_neither_weights_nor_statistics(samples, devices, optimizer):
+    learned = learner(devices, optimizer=optimizer)
+    learned.loss_scale = LossScale(2.0**10)
+    good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
+    learned.step(good, 1e-4)
+    before = [weights(learned, device) for device in range(len(learned.devices))]
+    train_one_epoch(learned, iter([bad] * 3), [1e-4] * 3)
+    assert learned.loss_scale.value == 2.0**7
+    for device, arrays in enumerate(before):
+        for name, array in weights(learned, device).items():
+            np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    train_one_epoch(learned, iter([bad, good]), [1e-4] * 2)
+    assert all(np.isfinite(array).all() for array in weights(learned).values())
+
+
+def test_learner_overflow_leaves_the_average_unchanged(samples):
+    learned = learner(ema_decay=0.9)
+    average = learned.average = WeightAverage(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2), learned.net, 0.9)
+    learned.loss_scale = LossScale(2.0)
+    good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
+    learned.step(good, 1e-4)
+    before = {name: p.data().asnumpy() for name, p in average.net._collect_params_with_prefix().items()}
+    learned.step(bad, 1e-4)
+    assert (learned.loss_scale.value, average.updates) == (1.0, 1)
+    for name, parameter in average.net._collect_params_with_prefix().items():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), before[name], err_msg=name)
+    learned.step(good, 1e-4)
+    assert average.updates == 2
+    for name, parameter in average.net._collect_params_with_prefix().items():
+        assert np.isfinite(parameter.data().asnumpy()).all(), name
+
+
+def test_learner_rate_much_too_high_diverges_within_a_few_steps(samples):
+    learned = learner(momentum=0.9)
+    with pytest.raises(TrainingDiverged):
+        for _ in range(20):
+            learned.step(batch_of(samples, [0, 1, 2, 3]), 1e6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_train_one_epoch_step_that_is_not_finite_raises_before_the_next(samples, optimizer):
+    learned, steps = learner(optimizer=optimizer), []
+    good, bad = batch_of(samples, [0, 1, 2, 3]), batch_of(samples, [4, 5, 6, 7])
+    bad.box_targets[0, np.flatnonzero(bad.class_targets[0])[0]] = np.nan
+    learned.step(good, 1e-3)
+    before = weights(learned)
+    with pytest.raises(TrainingDiverged, match="train.manifest:5"):
+        train_one_epoch(learned, iter([bad, good]), [1e-3] * 2, after_step=lambda: steps.append(1))
+    assert not steps and set(learned.trainer._optimizer._index_update_count.values()) == {1}
     for name, array in weights(learned).items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
