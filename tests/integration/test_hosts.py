@@ -224,7 +224,7 @@ def test_what_the_leader_refuses_ends_both_with_its_exit_code(shapes, tmp_path):
         workers = start(server, tmp_path, shapes.images.parent, epochs=1, seed=5)
         logs = [worker.communicate(timeout=90)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [2, 2], logs
-    fault = "cannot go on with other settings: setting seed: found 5, the checkpoint has "
+    fault = "cannot resume with other settings: setting seed: found 5, the checkpoint has "
     assert fault in failure_of(tmp_path / HOSTS[0])
     told = failure_of(tmp_path / HOSTS[1])
     assert told.startswith(f"host {HOSTS[0]} failed: ") and fault in told

@@ -9,7 +9,7 @@ import pytest
 
 from ssd_train import framework
 from ssd_train.model import fused
-from ssd_train.model.fused import JOINED, JoinedPredictors, fused_features
+from ssd_train.model.fused import FUSED_OPERATOR, JoinedPredictors, fused_features
 from ssd_train.model.net import VGG, build_net, freeze
 
 mx = framework.mxnet()
@@ -71,7 +71,7 @@ def assert_alike(found, expected):
 def test_a_step_is_that_of_the_plain_layers(network, joined):
     plain, other = lived_in(network), lived_in(network)
     features = fused_features(other, SHAPE)
-    assert operators(features).count(JOINED) == joined
+    assert operators(features).count(FUSED_OPERATOR) == joined
     assert operators(features).count("Activation") + joined == operators(plain.features).count("Activation")
     assert_alike(learned(features, other), learned(plain.features, plain))
 
@@ -93,7 +93,7 @@ def test_the_net_itself_stays_as_it_can_be_exported():
     net = build_net("mobilenet0.25", SIDE, ["a"])
     before = net.features._cached_graph[1].tojson()
     assert fused_features(net, SHAPE) is not None
-    assert net.features._cached_graph[1].tojson() == before and JOINED not in before
+    assert net.features._cached_graph[1].tojson() == before and FUSED_OPERATOR not in before
 
 
 def test_what_several_layers_read_passes_through_a_copy():
@@ -109,7 +109,11 @@ def test_what_several_layers_read_passes_through_a_copy():
     graph = json.loads(mx.sym.Group(outputs).tojson())
     assert fused._join(graph) == 2
     by_name = {node["name"]: node for node in graph["nodes"]}
-    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [JOINED, JOINED, "BatchNorm"]
+    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [
+        FUSED_OPERATOR,
+        FUSED_OPERATOR,
+        "BatchNorm",
+    ]
     assert by_name["shared_relu"]["op"] == "_copy" and by_name["kept_relu"]["op"] == "Activation"
     of_twice = graph["nodes"][by_name["twice_bn"]["inputs"][0][0]]
     assert of_twice["name"] == "lonely_bn", "what one layer reads is the joined operator's own output"

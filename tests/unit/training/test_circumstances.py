@@ -24,7 +24,7 @@ def test_a_checkpoint_without_the_record_is_taken_as_it_is():
         ({"CPU threads": 99}, ["CPU threads: found ", "made with 99: the weights may differ"]),
         ({"devices": "gpu(0), gpu(1)"}, ["devices: found cpu(0), the checkpoint was made with gpu(0), gpu(1)"]),
         ({"versions": {"ssd_train": "0.0.9"}}, ["versions: found ssd_train ", " (was 0.0.9)"]),
-        ({"epochs": 9}, ["epochs: found 2, the checkpoint was made on the way to 9; the learning rate follows"]),
+        ({"epochs": 9}, ["epochs: found 2, the checkpoint was made for 9; from here the learning rate"]),
     ],
     ids=["threads", "devices", "versions", "epochs"],
 )
@@ -35,4 +35,4 @@ def test_what_differs_is_told(old, expected):
 
 def test_where_the_rate_does_not_depend_on_the_epochs_its_course_is_not_mentioned():
     (told,) = changes(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
-    assert told.endswith("on the way to 1")
+    assert told.endswith("made for 1")

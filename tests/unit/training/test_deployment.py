@@ -72,6 +72,6 @@ def test_what_answers_differently_is_told_and_not_published(folder, monkeypatch)
 
 
 def test_without_a_picture_to_compare_on_there_is_nothing_to_publish(folder):
-    with pytest.raises(DataError, match="none of the images with boxes can be used any more"):
+    with pytest.raises(DataError):
         keep_deployable(folder, validation([[], []]), small_config(), HeardProgress())
     assert not is_current(folder) and deployment.PICTURES > 1
