@@ -209,7 +209,7 @@ def test_hosts_with_other_data_are_told(server, shapes, tmp_path):
     workers = start(server, tmp_path, shapes.images.parent, others.images.parent)
     logs = [worker.communicate(timeout=90)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [1, 1], logs
-    fault = "127.0.0.2: found other training labels than on 127.0.0.1, expected the same on all hosts"
+    fault = "127.0.0.2: found training labels different from 127.0.0.1, expected the same on all hosts"
     assert failure_of(tmp_path / HOSTS[1]).startswith(fault)
     assert failure_of(tmp_path / HOSTS[0]).startswith(f"host 127.0.0.2 failed: {fault}")
 

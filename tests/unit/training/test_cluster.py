@@ -85,16 +85,14 @@ def test_a_store_of_several_hosts_on_one_is_told(variables):
     heard = HeardProgress()
     config, _ = join(small_config(kv_store="dist_sync"), alone(), heard)
     assert config.kv_store == "device" and heard.warnings == [
-        "kv_store: found 'dist_sync' on one host, where it means 'device'"
+        "kv_store: found 'dist_sync' on one host; 'device' is used"
     ]
 
 
 @pytest.mark.parametrize(
     "hosts, set_, settings, expected",
     [
-        pytest.param(
-            ("algo-1", "algo-2"), {}, {}, "hosts: found algo-1, algo-2 and nothing that joins them", id="no-engine"
-        ),
+        pytest.param(("algo-1", "algo-2"), {}, {}, "hosts: found algo-1, algo-2 without a launcher", id="no-engine"),
         pytest.param(
             ("algo-1",),
             {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "2"},

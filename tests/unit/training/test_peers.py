@@ -192,7 +192,7 @@ def test_one_that_says_who_it_is_and_dies(monkeypatch, rank, expected):
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
-        monkeypatch.setattr(meeting, "_visitors", lambda *_: ((ours, hello_of(number)) for number in [rank]))
+        monkeypatch.setattr(meeting, "_handshakes", lambda *_: ((ours, hello_of(number)) for number in [rank]))
         with pytest.raises(expected[0], match=expected[1]):
             meet(place(0, free_port()), time.monotonic() + 5)
 
