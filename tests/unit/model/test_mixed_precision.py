@@ -70,13 +70,13 @@ def python_path(paths):
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])])}
 
 
-def test_freeze_under_mixed_precision_keeps_the_casts(both):
+def test_freeze_with_mixed_precision_keeps_the_casts(both):
     plain, mixed = both
     before, after = mixed["casts"]
     assert plain["casts"] == [0, 0] and before == after > 50
 
 
 @pytest.mark.parametrize("what", ["rows", "symbol"])
-def test_what_answers_is_the_same_under_mixed_precision(both, what):
+def test_compile_answers_with_mixed_precision_gives_the_same(both, what):
     plain, mixed = both
     assert plain[what] == mixed[what]

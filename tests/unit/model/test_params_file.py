@@ -23,7 +23,7 @@ mx = framework.mxnet()
     ],
     ids=["named", "types", "without-names", "none"],
 )
-def test_what_mxnet_writes_passes(tmp_path, arrays):
+def test_check_params_file_accepts_files_of_mxnet(tmp_path, arrays):
     mx.nd.save(str(tmp_path / "a.params"), arrays)
     check_params_file(tmp_path / "a.params")
 
@@ -40,7 +40,7 @@ def a_file(shape=(2,), magic=0xF993FAC9, storage=0, kind=0, data=b"\0" * 8, name
 NAMED = numbers(("<u8", [1, 3])) + b"abc"
 
 
-def test_the_files_below_are_right_but_for_one_thing(tmp_path):
+def test_check_params_file_unaltered_base_file_is_valid(tmp_path):
     (tmp_path / "a.params").write_bytes(a_file(names=NAMED))
     check_params_file(tmp_path / "a.params")
     (found,) = mx.nd.load(str(tmp_path / "a.params")).values()
@@ -84,7 +84,7 @@ def test_the_files_below_are_right_but_for_one_thing(tmp_path):
         *["names", "long-name", "no-text", "cut-off", "more"],
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, data, message):
+def test_check_params_file_damaged_raises(tmp_path, data, message):
     (tmp_path / "a.params").write_bytes(data)
     with pytest.raises(WeightsError, match=rf"a.params: found no readable weights \(.*({message})"):
         check_params_file(tmp_path / "a.params")

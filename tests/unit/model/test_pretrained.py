@@ -69,7 +69,7 @@ def values(net):
     return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
-def test_a_backbone_of_the_zoo(backbone_file):
+def test_load_pretrained_zoo_backbone_fills_features(backbone_file):
     path, zoo = backbone_file
     net = build_net(SMALL_NETWORK, 128, ["cat"])
     before = values(net)
@@ -88,7 +88,7 @@ def test_a_backbone_of_the_zoo(backbone_file):
 @pytest.mark.parametrize(
     "zoo_name, base_network", [("mobilenetv2_1.0", "mobilenetv2_1.0"), ("resnet50_v1", "resnet-50")]
 )
-def test_other_backbones_of_the_zoo(tmp_path, zoo_name, base_network):
+def test_load_pretrained_other_zoo_backbones_fill_features(tmp_path, zoo_name, base_network):
     zoo = filled(gcv.model_zoo.get_model(zoo_name, pretrained=False))
     zoo.save_parameters(str(tmp_path / "a.params"))
     net = build_net(base_network, 128, ["cat"])
@@ -101,7 +101,7 @@ def test_other_backbones_of_the_zoo(tmp_path, zoo_name, base_network):
     assert all(array.tobytes() in taken for array in given)
 
 
-def test_a_plain_vgg_computes_the_same_in_the_detector(tmp_path):
+def test_load_pretrained_plain_vgg_computes_the_same(tmp_path):
     """The atrous net multiplies its input, so the first convolution's weights are divided."""
     zoo = gcv.model_zoo.get_model("vgg16", pretrained=False).features[:29]  # without the dense layers
     zoo.initialize(mx.init.Xavier())
@@ -116,14 +116,14 @@ def test_a_plain_vgg_computes_the_same_in_the_detector(tmp_path):
     np.testing.assert_allclose(net.features.stages[0](scaled).asnumpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_an_atrous_vgg(tmp_path):
+def test_load_pretrained_atrous_vgg_fills_features(tmp_path):
     trained = build_net("vgg-16", 128, ["cat"], seed=3).features
     trained.save_parameters(str(tmp_path / "vgg16_atrous.params"))
     report = load_pretrained(build_net("vgg-16", 128, ["cat"], seed=4), "vgg-16", tmp_path / "vgg16_atrous.params")
     assert (report.loaded, report.total) == (30, 30)
 
 
-def test_a_detector_of_gluoncv(tmp_path):
+def test_load_pretrained_gluoncv_detector_keeps_known_classes(tmp_path):
     """Whose class names are those of its data set, told by the number of its classes."""
     theirs = filled(gcv.model_zoo.ssd_512_mobilenet1_0_voc(pretrained=False, pretrained_base=False))
     theirs.save_parameters(str(tmp_path / "ssd.params"))
@@ -158,7 +158,7 @@ def test_a_detector_of_gluoncv(tmp_path):
         pytest.param(["emu"], (), id="none"),
     ],
 )
-def test_a_model_of_ours_with_other_classes(our_file, names, kept):
+def test_load_pretrained_other_classes_keep_matching_rows(our_file, names, kept):
     path, old = our_file
     net = build_net(SMALL_NETWORK, 200, names, seed=6)  # another image size: more maps, other anchors
     before, given = values(net), values(old)
@@ -211,7 +211,7 @@ def test_load_pretrained_given_rows_are_taken_and_the_tensors_counted(our_file, 
             np.testing.assert_array_equal(found[:, position], was[:, row + 1] if row >= 0 else first[:, position])
 
 
-def test_a_detector_of_unknown_classes_gives_its_body_only(our_file):
+def test_load_pretrained_unknown_classes_load_the_body_only(our_file):
     path, _ = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat"])
     before = values(net)
@@ -222,7 +222,7 @@ def test_a_detector_of_unknown_classes_gives_its_body_only(our_file):
     assert all(np.array_equal(before[n], after[n]) for n in before if n.startswith("class_predictors."))
 
 
-def test_a_load_into_the_same_kind_is_exact(our_file):
+def test_load_strict_into_an_equal_network_is_exact(our_file):
     path, old = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"])
     load_exactly(net, path)
@@ -246,7 +246,7 @@ def test_a_load_into_the_same_kind_is_exact(our_file):
         ),
     ],
 )
-def test_what_is_not_the_same_kind_is_named(tmp_path, our_file, names, change, expected):
+def test_load_strict_mismatch_raises_and_names_the_tensor(tmp_path, our_file, names, change, expected):
     arrays = mx.nd.load(str(our_file[0]))
     for name, shape in change.items():
         arrays.pop(name) if shape is None else arrays.update({name: mx.nd.zeros(shape)})
@@ -267,7 +267,7 @@ def poisoned(arrays, value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["backbone", "detector"])
-def test_a_file_with_nan_or_infinity(tmp_path, backbone_file, our_file, kind, value):
+def test_load_pretrained_file_with_nan_or_infinity_raises(tmp_path, backbone_file, our_file, kind, value):
     arrays = mx.nd.load(str({"backbone": backbone_file, "detector": our_file}[kind][0]))
     path = save(tmp_path / "w.params", poisoned(arrays, value))
     net = build_net(SMALL_NETWORK, 128, ["cat"])
@@ -284,24 +284,24 @@ def test_a_file_with_nan_or_infinity(tmp_path, backbone_file, our_file, kind, va
         pytest.param(None, "found no readable weights", id="cut-off"),
     ],
 )
-def test_a_file_that_is_none(tmp_path, backbone_file, content, expected):
+def test_load_pretrained_file_without_weights_raises(tmp_path, backbone_file, content, expected):
     path = tmp_path / "w.params"
     path.write_bytes(backbone_file[0].read_bytes()[:5000] if content is None else content)
     with pytest.raises(WeightsError, match=f"w.params: {expected}"):
         load_pretrained(build_net(SMALL_NETWORK, 128, ["cat"]), SMALL_NETWORK, path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_read_arrays_missing_file_raises(tmp_path):
     with pytest.raises(WeightsError, match="none.params: found no readable weights"):
         read_arrays(tmp_path / "none.params")
 
 
-def test_arrays_without_names(tmp_path):
+def test_read_arrays_without_names_raises(tmp_path):
     with pytest.raises(WeightsError, match="found arrays without names"):
         read_arrays(save(tmp_path / "w.params", [mx.nd.zeros(3)]))
 
 
-def test_names_of_a_symbols_file_lose_their_prefixes(tmp_path):
+def test_read_arrays_symbol_file_strips_prefixes(tmp_path):
     arrays = {"arg:a_weight": mx.nd.ones(2), "aux:b_running_var": mx.nd.zeros(3), "c": mx.nd.ones(1)}
     assert sorted(read_arrays(save(tmp_path / "w.params", arrays))) == ["a_weight", "b_running_var", "c"]
 
@@ -329,7 +329,9 @@ def test_names_of_a_symbols_file_lose_their_prefixes(tmp_path):
         pytest.param("vgg-16", "symbol", "found 0 of the 30 tensors", id="names-without-numbers-for-vgg"),
     ],
 )
-def test_files_of_which_too_little_fits(tmp_path, untouched, backbone_file, our_file, base_network, file, expected):
+def test_load_pretrained_too_few_fitting_tensors_raises(
+    tmp_path, untouched, backbone_file, our_file, base_network, file, expected
+):
     paths = {
         "backbone": backbone_file[0],
         "detector": our_file[0],
@@ -344,7 +346,7 @@ def test_files_of_which_too_little_fits(tmp_path, untouched, backbone_file, our_
     assert all(np.array_equal(before[name], after[name]) for name in before), "nothing is taken by half"
 
 
-def test_the_shared_backbone(shared_data):
+def test_load_pretrained_real_backbone(shared_data):
     path = shared_data / "weights" / "mobilenet1.0-imagenet-coral.params"
     report = load_pretrained(build_net("mobilenet1.0", 300, ["cat"]), "mobilenet1.0", path)
     assert (report.loaded, report.total) == (135, 135)
@@ -377,7 +379,7 @@ def server(answer: bytes):
             connection.close()
 
 
-def test_a_zoo_that_never_answers_is_left_in_time(tmp_path, monkeypatch):
+def test_zoo_weights_without_answer_times_out(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     with server(b"") as address:
         monkeypatch.setenv("MXNET_GLUON_REPO", address)
@@ -392,7 +394,7 @@ def test_a_zoo_that_never_answers_is_left_in_time(tmp_path, monkeypatch):
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-def test_a_zoo_that_refuses_is_told_with_its_reason(tmp_path, monkeypatch):
+def test_zoo_weights_refused_download_raises_with_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     with server(NOT_FOUND) as address:
         monkeypatch.setenv("MXNET_GLUON_REPO", address)
@@ -402,7 +404,7 @@ def test_a_zoo_that_refuses_is_told_with_its_reason(tmp_path, monkeypatch):
             zoo_weights("vgg-16", seconds=60)
 
 
-def test_a_zoo_that_is_not_there_is_told_in_a_line(tmp_path, monkeypatch):
+def test_zoo_weights_unreachable_host_raises_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]

@@ -40,7 +40,7 @@ def best(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("devices", ["cpu", "cpu:1", "cpu:1,cpu:2"])
-def test_a_run_goes_on_bit_for_bit(tmp_path, best, optimizer, devices):
+def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
     unbroken, broken, resumed = (learner(optimizer, contexts(devices), seed) for seed in (1, 1, 4))
     for step in range(4):
         unbroken.step(batch(step), 0.01)
@@ -62,7 +62,7 @@ def newest(checkpoints):
     return published_folders(checkpoints.target)[0]
 
 
-def test_a_state_before_the_first_step(tmp_path):
+def test_restore_state_before_the_first_step(tmp_path):
     Checkpoints(tmp_path / "c").save(TrainState(fingerprint=FINGERPRINT), learner(), tmp_path / "none")
     resumed = learner(seed=4)
     found, _ = Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "m")
@@ -73,7 +73,7 @@ def test_a_state_before_the_first_step(tmp_path):
     assert_equal(resumed.net, fresh.net)
 
 
-def test_nothing_saved_is_a_new_state(tmp_path):
+def test_restore_without_checkpoint_is_a_new_state(tmp_path):
     found, notes = Checkpoints(tmp_path / "c").restore(FINGERPRINT, learner(), tmp_path / "m")
     assert (found.epoch, found.history, found.fingerprint, notes) == (0, [], FINGERPRINT, [])
 
@@ -95,7 +95,7 @@ def test_nothing_saved_is_a_new_state(tmp_path):
     ],
     ids=["setting", "classes", "data", "more", "two"],
 )
-def test_other_settings_classes_or_data_are_refused_by_name(tmp_path, best, changes, expected):
+def test_restore_other_settings_classes_or_data_raise_by_name(tmp_path, best, changes, expected):
     Checkpoints(tmp_path / "c").save(state(), learner(), best)
     resumed = learner(seed=4)
     with pytest.raises(CheckpointError, match=expected):
@@ -104,7 +104,7 @@ def test_other_settings_classes_or_data_are_refused_by_name(tmp_path, best, chan
     assert not (tmp_path / "m").exists()
 
 
-def test_a_damaged_state_is_told_and_the_one_before_used(tmp_path, best):
+def test_restore_damaged_state_uses_the_previous(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     before = values(learned.net)
@@ -120,7 +120,7 @@ def test_a_damaged_state_is_told_and_the_one_before_used(tmp_path, best):
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best):
+def test_restore_flipped_bit_uses_the_previous(tmp_path, best):
     checkpoints, learned, dice = Checkpoints(tmp_path / "c"), learner(), random.Random(1)
     for epoch in (1, 2):
         checkpoints.save(state(epoch=epoch), learned, best)
@@ -137,7 +137,7 @@ def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best
     assert checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
 
 
-def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, best, monkeypatch):
+def test_restore_unreadable_state_uses_the_previous(tmp_path, best, monkeypatch):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
@@ -165,7 +165,7 @@ def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, b
         pytest.param([{"epoch": 1, "mAP": "0.5"}], "a score of '0.5'", id="score-of-the-kept-epoch-as-text"),
     ],
 )
-def test_a_history_that_is_none_is_refused(tmp_path, best, history, fault):
+def test_restore_invalid_history_raises(tmp_path, best, history, fault):
     """Though its checksum fits: it may have been written by anybody."""
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(), learned, best)
@@ -178,7 +178,7 @@ def test_a_history_that_is_none_is_refused(tmp_path, best, history, fault):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 
-def test_states_that_are_all_damaged_are_an_error(tmp_path, best):
+def test_restore_all_states_damaged_raises(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
@@ -188,7 +188,7 @@ def test_states_that_are_all_damaged_are_an_error(tmp_path, best):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, best, killed_at):
+def test_save_killed_at_any_moment_leaves_a_complete_state(tmp_path, best, killed_at):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     seen = set()
@@ -205,7 +205,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, best, killed_at):
     assert Checkpoints(folder).restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
 
 
-def test_the_best_model_of_the_state_replaces_a_later_one(tmp_path, best):
+def test_restore_best_model_replaces_a_later_one(tmp_path, best):
     """A kill between the save of a model and that of the state; the run will make that epoch again."""
     Checkpoints(tmp_path / "c").save(state(), learner(), best)
     saved(epoch=2).save(tmp_path / "m", make_net(8))
@@ -215,7 +215,7 @@ def test_the_best_model_of_the_state_replaces_a_later_one(tmp_path, best):
     assert_equal(found.build(), make_net(7))
 
 
-def test_a_dead_net_leaves_the_states_as_they_are(tmp_path, best):
+def test_save_nonfinite_weights_raises_and_keeps_states(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     parameter = learned.net._collect_params_with_prefix()["features.mobilenet0_batchnorm3_running_mean"]
@@ -234,7 +234,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["optimizer.params", "last.params", "state.json", "best/config.json"])
-def test_a_pickle_in_a_states_place_is_never_read(tmp_path, best, name):
+def test_restore_never_reads_a_pickle(tmp_path, best, name):
     """Even under a checksum that fits."""
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(state(), learner(), best)

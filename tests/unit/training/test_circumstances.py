@@ -10,11 +10,11 @@ def found(**settings):
     return circumstances(small_config(**settings), ["cpu(0)"])
 
 
-def test_the_same_is_not_told():
+def test_changes_equal_properties_give_no_line():
     assert changes(found(), found()) == []
 
 
-def test_a_checkpoint_without_the_record_is_taken_as_it_is():
+def test_changes_old_checkpoint_without_record_gives_no_line():
     assert changes({}, found()) == []
 
 
@@ -28,11 +28,11 @@ def test_a_checkpoint_without_the_record_is_taken_as_it_is():
     ],
     ids=["threads", "devices", "versions", "epochs"],
 )
-def test_what_differs_is_told(old, expected):
+def test_changes_different_property_gives_a_line(old, expected):
     (told,) = changes({**found(), **old}, found())
     assert all(part in told for part in expected)
 
 
-def test_where_the_rate_does_not_depend_on_the_epochs_its_course_is_not_mentioned():
+def test_changes_epochs_with_constant_rate_does_not_mention_the_schedule():
     (told,) = changes(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
     assert told.endswith("made for 1")

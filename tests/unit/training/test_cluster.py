@@ -36,28 +36,28 @@ def whole():
     return (learner, *learn(learner, 4))
 
 
-def test_two_with_half_the_batch_learn_what_one_with_the_whole_does(two, whole):
+def test_two_hosts_learn_the_same_as_one_with_the_whole_batch(two, whole):
     assert_alike(two[0], whole[0])
 
 
-def test_both_have_the_same_weights(two):
+def test_two_hosts_have_the_same_weights(two):
     for name in two[0]:
         if name not in ("seen", "rank"):
             np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)
 
 
-def test_losses_and_counts_are_those_of_the_whole_batch(two, whole):
+def test_two_hosts_losses_and_counts_equal_the_whole_batch(two, whole):
     for found, row in zip(two[0]["results"], whole[1]):
         expected = [row[name] for name in sorted(row) if "seconds" not in name]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_each_image_is_seen_once(two, whole):
+def test_two_hosts_see_each_image_once(two, whole):
     assert not set(two[0]["seen"]) & set(two[1]["seen"])
     assert {*two[0]["seen"], *two[1]["seen"]} == set(whole[2]) and len(whole[2]) == EPOCHS * 12 > EPOCHS * IMAGES
 
 
-def test_the_first_of_the_hosts_leads(two):
+def test_two_hosts_first_is_rank_0(two):
     assert [int(one["rank"]) for one in two] == [0, 1]
 
 
@@ -73,7 +73,7 @@ def variables(monkeypatch):
     return monkeypatch.setenv
 
 
-def test_one_host_is_a_cluster_that_does_nothing(variables):
+def test_join_one_host_gives_trivial_communication(variables):
     config, cluster = join(small_config(), alone(), HeardProgress())
     with cluster:
         assert (cluster.rank, cluster.size, cluster.is_leader) == (0, 1, True)
@@ -81,7 +81,7 @@ def test_one_host_is_a_cluster_that_does_nothing(variables):
     assert config == small_config()
 
 
-def test_a_store_of_several_hosts_on_one_is_told(variables):
+def test_join_dist_kvstore_on_one_host_warns_and_uses_device(variables):
     heard = HeardProgress()
     config, _ = join(small_config(kv_store="dist_sync"), alone(), heard)
     assert config.kv_store == "device" and heard.warnings == [
@@ -109,7 +109,7 @@ def test_a_store_of_several_hosts_on_one_is_told(variables):
         ),
     ],
 )
-def test_hosts_that_cannot_train_together(variables, hosts, set_, settings, expected):
+def test_join_incompatible_launcher_raises(variables, hosts, set_, settings, expected):
     for name, value in set_.items():
         variables(name, value)
     with pytest.raises(ConfigError) as error:

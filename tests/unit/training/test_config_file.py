@@ -23,7 +23,7 @@ GOOD = {"format": MODEL_FORMAT, "class_names": ["cat"], "weights": {"file": "wei
         pytest.param('{"format": 1, "weights": "a"}', None, id="another-program's"),
     ],
 )
-def test_the_weights_of_a_folder(tmp_path, text, expected):
+def test_weights_in_returns_the_digest(tmp_path, text, expected):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     assert weights_in(tmp_path) == expected
@@ -39,7 +39,7 @@ def test_the_weights_of_a_folder(tmp_path, text, expected):
         pytest.param(json.dumps({**GOOD, "weights": {}}), "found a damaged description", id="no-digest"),
     ],
 )
-def test_a_damaged_description_is_told(tmp_path, text, expected):
+def test_weights_in_damaged_description_raises(tmp_path, text, expected):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=f"config.json: {expected}"):
         weights_in(tmp_path)

@@ -40,7 +40,7 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_files_are_compared_on_validation_pictures_with_objects(folder, monkeypatch):
+def test_export_is_compared_on_validation_images_with_objects(folder, monkeypatch):
     asked = []
 
     class Asked(artifact.GluonEngine):
@@ -57,7 +57,7 @@ def test_files_are_compared_on_validation_pictures_with_objects(folder, monkeypa
     assert is_current(folder) and (folder / "code" / "inference.py").is_file()
 
 
-def test_what_answers_differently_is_told_and_not_published(folder, monkeypatch):
+def test_export_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
     def wrong(model):
         symbol, weights, states = make_symbol(model)
         return symbol, {name: array * 1.5 for name, array in weights.items()}, states
@@ -71,7 +71,7 @@ def test_what_answers_differently_is_told_and_not_published(folder, monkeypatch)
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_without_a_picture_to_compare_on_there_is_nothing_to_publish(folder):
+def test_export_without_readable_images_raises(folder):
     with pytest.raises(DataError):
         keep_deployable(folder, validation([[], []]), small_config(), HeardProgress())
     assert not is_current(folder) and deployment.PICTURES > 1

@@ -18,7 +18,7 @@ from ssd_train.training.tally import Tally
 mx = framework.mxnet()
 
 
-def test_an_epoch_reports_means_per_positive_anchor(samples):
+def test_train_one_epoch_returns_means_per_positive_anchor(samples):
     learned = learner()
     batches = [batch_of(samples, [0, 1]), batch_of(samples, [2, 6]), batch_of(samples, [6, 7])]
     expected = [learner().step(batch, 1e-9) for batch in batches]
@@ -36,7 +36,7 @@ def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
         train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=made))
 
 
-def test_an_epoch_counts_the_steps_whose_gradient_was_clipped(samples):
+def test_train_one_epoch_counts_clipped_steps(samples):
     """After a resume in the middle of an epoch, too."""
     learned = learner(clip_gradient=1e-3)
     found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, Tally(steps=2, clipped=1))
@@ -67,7 +67,7 @@ def eval_batches(samples, indices, size=3, size_wh=(SIDE, SIDE)):
     return [batch_of(samples, chunk, EvalBatch, sizes=(size_wh,) * len(chunk)) for chunk in chunks]
 
 
-def test_an_evaluation_scores_all_records(samples):
+def test_evaluate_scores_all_records(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     scores, smooth_l1, answers = evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert scores.images == len(answers) == 8 and scores.background_images == 2
@@ -78,7 +78,7 @@ def test_an_evaluation_scores_all_records(samples):
     np.testing.assert_allclose(again[1], smooth_l1, rtol=1e-4)
 
 
-def test_detections_are_in_pixels_of_the_image(samples):
+def test_evaluator_detections_are_in_image_pixels(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     (batch,) = eval_batches(samples, [0], size_wh=(640, 320))
     (large,), _ = evaluator(net).detect(batch)
@@ -87,14 +87,14 @@ def test_detections_are_in_pixels_of_the_image(samples):
     assert large.size_wh == (640, 320)
 
 
-def test_evaluation_leaves_the_net_as_it_is(samples):
+def test_evaluate_does_not_change_the_weights(samples):
     learned = learner()
     before = weights(learned)
     evaluate(evaluator(learned.net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert all(np.array_equal(before[name], array) for name, array in weights(learned).items())
 
 
-def test_images_without_objects_alone_have_no_validation_loss(samples):
+def test_evaluate_without_objects_has_no_loss(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     scores, smooth_l1, _ = evaluate(evaluator(net), eval_batches(samples, [6, 7]), SHAPE_CLASSES)
     assert smooth_l1 is None and scores.voc07 is None
@@ -115,7 +115,7 @@ def test_images_without_objects_alone_have_no_validation_loss(samples):
         ("features.mobilenet0_batchnorm20_running_mean", np.inf),
     ],
 )
-def test_nothing_that_is_not_finite_is_scored(samples, name, value):
+def test_evaluate_nonfinite_weights_raises(samples, name, value):
     """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS drops its scores unseen."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]
@@ -125,7 +125,7 @@ def test_nothing_that_is_not_finite_is_scored(samples, name, value):
 
 
 @pytest.mark.parametrize("name", ["class_predictors.0.predictor.weight", "box_predictors.0.predictor.weight"])
-def test_an_answer_that_is_not_finite_is_not_scored(samples, name):
+def test_evaluate_nonfinite_output_raises(samples, name):
     """Finite weights so large that what they compute is not."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]

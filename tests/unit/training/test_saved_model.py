@@ -18,7 +18,7 @@ from ssd_train.training.saved_model import SavedModel
 mx = framework.mxnet()
 
 
-def test_a_model_comes_back_as_it_was(tmp_path):
+def test_saved_model_round_trip(tmp_path):
     net = make_net(seed=9)
     saved(grayscale=True).save(tmp_path / "model", net, [{"epoch": 0, "mAP": 0.1}])
     found = SavedModel.load(tmp_path / "model")
@@ -29,7 +29,7 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     assert json.loads((tmp_path / "model" / "history.jsonl").read_text()) == {"epoch": 0, "mAP": 0.1}
 
 
-def test_saved_model_category_ids_come_back_and_a_model_from_before_has_none(tmp_path):
+def test_saved_model_category_ids_round_trip_and_default_to_empty(tmp_path):
     dataclasses.replace(saved(), category_ids={"cat": 17, "dog": 18}).save(tmp_path, make_net())
     assert SavedModel.load(tmp_path).category_ids == {"cat": 17, "dog": 18}
     document = json.loads((tmp_path / "config.json").read_text())
@@ -39,14 +39,14 @@ def test_saved_model_category_ids_come_back_and_a_model_from_before_has_none(tmp
     assert SavedModel.load(tmp_path).category_ids == {}
 
 
-def test_a_folder_keeps_one_model(tmp_path):
+def test_save_replaces_the_old_weights(tmp_path):
     for seed in (1, 2, 3):
         saved(epoch=seed).save(tmp_path, make_net(seed))
     assert files(tmp_path) == ["config.json", "history.jsonl", SavedModel.load(tmp_path).weights.rsplit("/", 1)[-1]]
     assert_equal(SavedModel.load(tmp_path).build(), make_net(3))
 
 
-def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_at):
+def test_save_model_killed_at_any_moment_leaves_a_complete_model(tmp_path, killed_at):
     old, new = make_net(1), make_net(2)
     saved(epoch=1).save(tmp_path / "model", old)
     seen = {}
@@ -92,14 +92,14 @@ def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_a
         ),
     ],
 )
-def test_a_damaged_model_is_told(tmp_path, damage, expected):
+def test_load_damaged_model_raises(tmp_path, damage, expected):
     saved().save(tmp_path, make_net())
     damage(tmp_path)
     with pytest.raises(WeightsError, match=expected):
         SavedModel.load(tmp_path)
 
 
-def test_a_flipped_bit_anywhere_in_a_description_is_told(tmp_path):
+def test_load_flipped_bit_in_config_raises(tmp_path):
     """Or changes nothing that it says: there, the name of the sum."""
     saved().save(tmp_path, make_net())
     path, good, missed = tmp_path / "config.json", SavedModel.load(tmp_path), 0
@@ -114,7 +114,7 @@ def test_a_flipped_bit_anywhere_in_a_description_is_told(tmp_path):
     assert len(data) > 1000 and missed < 10
 
 
-def test_a_description_without_a_sum_is_taken_as_it_is(tmp_path):
+def test_load_config_without_checksum_is_accepted(tmp_path):
     saved().save(tmp_path, make_net())
     change(tmp_path, class_names=["emu", "dog"])
     with pytest.raises(WeightsError, match=r"config.json: found SHA-256 .*: the file is damaged, or was edited"):
@@ -134,7 +134,7 @@ def change(folder, **parts):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["features.mobilenet0_conv0_weight", "features.mobilenet0_batchnorm3_running_var"])
-def test_a_dead_net_is_never_saved(tmp_path, name, value):
+def test_save_nonfinite_weights_raises(tmp_path, name, value):
     good, dead = make_net(1), make_net(2)
     parameter = dead._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, value))
@@ -144,6 +144,6 @@ def test_a_dead_net_is_never_saved(tmp_path, name, value):
     assert SavedModel.load(tmp_path).epoch == 1
 
 
-def test_a_history_with_nan_is_refused(tmp_path):
+def test_write_history_with_nan_raises(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         saved().save(tmp_path, make_net(), [{"mAP": float("nan")}])
