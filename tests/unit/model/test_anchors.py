@@ -105,9 +105,7 @@ def test_feature_cells_returns_cells_of_each_map(base_network, size, expected):
     ],
 )
 def test_anchor_layout_lists_of_wrong_length_raise(sizes, ratios):
-    with pytest.raises(
-        ConfigError, match="anchors: found 2 maps, .* sizes, .* ratios, expected as many ratios as maps"
-    ):
+    with pytest.raises(ConfigError, match=rf"^anchors: .*\b2\b.*\b{len(sizes)}\b.*\b{len(ratios)}\b"):
         AnchorLayout(100, (4, 2), sizes, ratios)
 
 

@@ -133,7 +133,7 @@ def test_reset_class_keeps_the_rows_of_known_names():
 
 @pytest.mark.parametrize("names", ["logo", [], ["a", "a"]], ids=["a-string", "none", "twice"])
 def test_reset_class_invalid_names_raise(nets, names):
-    with pytest.raises(ConfigError, match="class names: found .*, expected a list of different names"):
+    with pytest.raises(ConfigError, match=f"^class names: .*{re.escape(repr(names))}"):
         reset_class(nets(SMALL_NETWORK), names)
     assert list(nets(SMALL_NETWORK).classes) == ["cat", "dog"]
 
@@ -197,12 +197,12 @@ def test_freeze_empty_pattern_freezes_nothing(nets):
 def test_freeze_pattern_without_match_raises_and_lists_names(nets, base_network, pattern):
     with pytest.raises(ConfigError) as error:
         freeze(nets(base_network), base_network, pattern)
-    assert re.match(rf"freeze_layer_pattern: found '{re.escape(pattern)}' that matches no parameter", str(error.value))
+    assert str(error.value).startswith(f"freeze_layer_pattern: found {pattern!r}")
     assert "features." in str(error.value) and "_predictors." in str(error.value)
 
 
 def test_freeze_pattern_matching_everything_raises(thawed):
-    with pytest.raises(ConfigError, match="freeze_layer_pattern: found '.*' that matches every parameter"):
+    with pytest.raises(ConfigError, match="^freeze_layer_pattern: found '.*'"):
         freeze(thawed(SMALL_NETWORK), SMALL_NETWORK, ".*")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import socket
 import threading
 import time
@@ -234,14 +235,12 @@ def test_load_strict_into_an_equal_network_is_exact(our_file):
 @pytest.mark.parametrize(
     "names, change, expected",
     [
-        pytest.param(
-            ["a", "b"], {}, r"class_predictors.0.predictor.bias has shape \(16,\), expected \(12,\)", id="other-classes"
-        ),
-        pytest.param(["a", "b", "c"], {"more": (2,)}, r"more has shape \(2,\), expected None", id="too-much"),
+        pytest.param(["a", "b"], {}, r"class_predictors.0.predictor.bias .*\(16,\).*\(12,\)", id="other-classes"),
+        pytest.param(["a", "b", "c"], {"more": (2,)}, r"more .*\(2,\)", id="too-much"),
         pytest.param(
             ["a", "b", "c"],
             {"box_predictors.0.predictor.bias": None},
-            r"box_predictors.0.predictor.bias has shape None",
+            "box_predictors.0.predictor.bias .*None",
             id="too-little",
         ),
     ],
@@ -271,33 +270,33 @@ def test_load_pretrained_file_with_nan_or_infinity_raises(tmp_path, backbone_fil
     arrays = mx.nd.load(str({"backbone": backbone_file, "detector": our_file}[kind][0]))
     path = save(tmp_path / "w.params", poisoned(arrays, value))
     net = build_net(SMALL_NETWORK, 128, ["cat"])
-    with pytest.raises(WeightsError, match="w.params: found NaN or infinity in .*, expected finite weights"):
+    with pytest.raises(WeightsError, match=f"w.params: .*{re.escape(sorted(arrays)[3])}"):
         load_pretrained(net, SMALL_NETWORK, path)
 
 
 @pytest.mark.parametrize(
-    "content, expected",
+    "content",
     [
-        pytest.param(b"a text, no weights\n", "found no readable weights", id="text"),
-        pytest.param(b"", "found no readable weights", id="empty"),
-        pytest.param(b"\x12\x01" + b"\0" * 100, "found .*, expected a Gluon .params file", id="a-header"),
-        pytest.param(None, "found no readable weights", id="cut-off"),
+        pytest.param(b"a text, no weights\n", id="text"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x12\x01" + b"\0" * 100, id="a-header"),
+        pytest.param(None, id="truncated"),
     ],
 )
-def test_load_pretrained_file_without_weights_raises(tmp_path, backbone_file, content, expected):
+def test_load_pretrained_file_without_weights_raises(tmp_path, backbone_file, content):
     path = tmp_path / "w.params"
     path.write_bytes(backbone_file[0].read_bytes()[:5000] if content is None else content)
-    with pytest.raises(WeightsError, match=f"w.params: {expected}"):
+    with pytest.raises(WeightsError, match="w.params: "):
         load_pretrained(build_net(SMALL_NETWORK, 128, ["cat"]), SMALL_NETWORK, path)
 
 
 def test_read_arrays_missing_file_raises(tmp_path):
-    with pytest.raises(WeightsError, match="none.params: found no readable weights"):
+    with pytest.raises(WeightsError, match="none.params: "):
         read_arrays(tmp_path / "none.params")
 
 
 def test_read_arrays_without_names_raises(tmp_path):
-    with pytest.raises(WeightsError, match="found arrays without names"):
+    with pytest.raises(WeightsError, match="w.params: "):
         read_arrays(save(tmp_path / "w.params", [mx.nd.zeros(3)]))
 
 
@@ -309,24 +308,14 @@ def test_read_arrays_symbol_file_strips_prefixes(tmp_path):
 @pytest.mark.parametrize(
     "base_network, file, expected",
     [
-        pytest.param(
-            "mobilenet0.5", "backbone", "found 0 of the 135 tensors of this mobilenet0.5 backbone", id="another-width"
-        ),
-        pytest.param(
-            "mobilenetv2_1.0", "backbone", r"found \d+ of the 260 tensors of this mobilenetv2_1.0", id="another-network"
-        ),
-        pytest.param(
-            "vgg-16", "backbone", r"found \d+ of the 30 tensors of this vgg-16 backbone", id="mobilenet-for-vgg"
-        ),
-        pytest.param(
-            "mobilenetv2_1.0", "detector", r"found \d+ of the \d+ tensors of this detector", id="another-detector"
-        ),
-        pytest.param(
-            "vgg-16", "detector", r"found \d+ of the \d+ tensors of this detector", id="mobilenet-detector-for-vgg"
-        ),
-        pytest.param("mobilenet0.25", "anything", "found 0 of the 135 tensors", id="arrays-of-something-else"),
-        pytest.param("vgg-16", "anything", "found 0 of the 30 tensors", id="arrays-of-something-else-for-vgg"),
-        pytest.param("vgg-16", "symbol", "found 0 of the 30 tensors", id="names-without-numbers-for-vgg"),
+        pytest.param("mobilenet0.5", "backbone", "0 of the 135 .*mobilenet0.5", id="another-width"),
+        pytest.param("mobilenetv2_1.0", "backbone", r"\d+ of the 260 .*mobilenetv2_1.0", id="another-network"),
+        pytest.param("vgg-16", "backbone", r"\d+ of the 30 .*vgg-16", id="mobilenet-for-vgg"),
+        pytest.param("mobilenetv2_1.0", "detector", r"\d+ of the \d+ .*detector", id="another-detector"),
+        pytest.param("vgg-16", "detector", r"\d+ of the \d+ .*detector", id="mobilenet-detector-for-vgg"),
+        pytest.param("mobilenet0.25", "anything", "0 of the 135 ", id="arrays-of-something-else"),
+        pytest.param("vgg-16", "anything", "0 of the 30 ", id="arrays-of-something-else-for-vgg"),
+        pytest.param("vgg-16", "symbol", "0 of the 30 ", id="names-without-numbers-for-vgg"),
     ],
 )
 def test_load_pretrained_too_few_fitting_tensors_raises(
@@ -340,7 +329,7 @@ def test_load_pretrained_too_few_fitting_tensors_raises(
     }
     net = untouched(base_network)
     before = values(net)
-    with pytest.raises(WeightsError, match=f"{expected}.*, expected at least 85%: is it a file of another network?"):
+    with pytest.raises(WeightsError, match=f"{expected}.*85%"):
         load_pretrained(net, base_network, paths[file])
     after = values(net)
     assert all(np.array_equal(before[name], after[name]) for name in before), "nothing is taken by half"
@@ -387,7 +376,7 @@ def test_zoo_weights_without_answer_times_out(tmp_path, monkeypatch):
         with pytest.raises(WeightsError) as error:
             zoo_weights("mobilenet1.0", seconds=3)
     assert time.monotonic() - started < 10
-    assert str(error.value).startswith("model zoo: found no answer for mobilenet1.0 within 3 s, expected its weights; ")
+    assert re.match("model zoo: .*mobilenet1.0.* 3 s", str(error.value))
     assert "--pretrained FILE" in str(error.value) and "--use_pretrained_model 0" in str(error.value)
 
 
@@ -398,9 +387,7 @@ def test_zoo_weights_refused_download_raises_with_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("MXNET_HOME", str(tmp_path))
     with server(NOT_FOUND) as address:
         monkeypatch.setenv("MXNET_GLUON_REPO", address)
-        with pytest.raises(
-            WeightsError, match=r"model zoo: vgg16_atrous could not be fetched \(.*\); give --pretrained"
-        ):
+        with pytest.raises(WeightsError, match="model zoo: vgg16_atrous .*--pretrained"):
             zoo_weights("vgg-16", seconds=60)
 
 
@@ -409,7 +396,5 @@ def test_zoo_weights_unreachable_host_raises_in_one_line(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     monkeypatch.setenv("MXNET_GLUON_REPO", f"http://127.0.0.1:{port}/")
-    with pytest.raises(
-        WeightsError, match=r"mobilenet1\.0 could not be fetched \(127\.0\.0\.1 cannot be reached\); give"
-    ):
+    with pytest.raises(WeightsError, match=r"^model zoo: mobilenet1\.0 .*127\.0\.0\.1"):
         zoo_weights("mobilenet1.0", seconds=60)

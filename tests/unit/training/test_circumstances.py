@@ -21,18 +21,18 @@ def test_changes_old_checkpoint_without_record_gives_no_line():
 @pytest.mark.parametrize(
     "old, expected",
     [
-        ({"CPU threads": 99}, ["CPU threads: found ", "made with 99: the weights may differ"]),
-        ({"devices": "gpu(0), gpu(1)"}, ["devices: found cpu(0), the checkpoint was made with gpu(0), gpu(1)"]),
-        ({"versions": {"ssd_train": "0.0.9"}}, ["versions: found ssd_train ", " (was 0.0.9)"]),
-        ({"epochs": 9}, ["epochs: found 2, the checkpoint was made for 9; from here the learning rate"]),
+        ({"CPU threads": 99}, ["CPU threads: ", " 99"]),
+        ({"devices": "gpu(0), gpu(1)"}, ["devices: ", "cpu(0)", "gpu(0), gpu(1)"]),
+        ({"versions": {"ssd_train": "0.0.9"}}, ["versions: ", "ssd_train", "0.0.9"]),
+        ({"epochs": 9}, ["epochs: ", " 2", " 9; ", "learning rate"]),
     ],
     ids=["threads", "devices", "versions", "epochs"],
 )
 def test_changes_different_property_gives_a_line(old, expected):
-    (told,) = changes({**found(), **old}, found())
-    assert all(part in told for part in expected)
+    (line,) = changes({**found(), **old}, found())
+    assert all(part in line for part in expected)
 
 
 def test_changes_epochs_with_constant_rate_does_not_mention_the_schedule():
-    (told,) = changes(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
-    assert told.endswith("made for 1")
+    (line,) = changes(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
+    assert line.startswith("epochs: ") and line.endswith(" 1")

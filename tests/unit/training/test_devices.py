@@ -46,14 +46,14 @@ def test_contexts_processes_split_the_gpus(monkeypatch, gpus, devices, processes
 
 def test_contexts_more_processes_than_gpus_raises(monkeypatch):
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 2)
-    with pytest.raises(ConfigError, match="found 2 GPUs that MXNet can use, expected 4"):
+    with pytest.raises(ConfigError, match="^devices: found 2 .* 4 "):
         contexts("auto", 0, 4)
 
 
 @pytest.mark.parametrize(
     "gpus, devices, processes, expected",
     [
-        (0, "gpu", 1, r"found 0 GPUs that MXNet can use, expected 1 for 'gpu'$"),
+        (0, "gpu", 1, "found 0 .*expected 1 .*'gpu'$"),
         (0, "gpu:0", 1, r"found 0 GPUs .*, expected 1 "),
         (2, "gpu:2", 1, r"found 2 GPUs .*, expected 3 for 'gpu:2'$"),
         (2, "gpu:0,gpu:2", 1, r"found 2 GPUs .*, expected 3 "),
@@ -95,7 +95,7 @@ WRONG = [
 @pytest.mark.parametrize("devices", [*WRONG, "gpu:0,", "cpu:1\n", "cpu:1 ,cpu:2"])
 def test_contexts_unknown_name_raises(devices):
     for read in (contexts, one_context):
-        with pytest.raises(ConfigError, match="^devices: found .*, expected auto, cpu, gpu, or indices"):
+        with pytest.raises(ConfigError, match="^devices: found "):
             read(devices)
 
 
@@ -104,7 +104,7 @@ def test_one_context_of_several_devices_raises(monkeypatch):
     assert [one_context(devices) for devices in ("gpu", "auto", "gpu:1", "cpu:1")] == [
         *(mx.gpu(0), mx.gpu(0), mx.gpu(1), mx.cpu(1))
     ]
-    with pytest.raises(ConfigError, match="^devices: found 'gpu:0,gpu:1', expected one device"):
+    with pytest.raises(ConfigError, match="^devices: found 'gpu:0,gpu:1'"):
         one_context("gpu:0,gpu:1")
 
 

@@ -30,7 +30,7 @@ def line_of(best_epoch=1, hosted=False, **row):
 @pytest.mark.parametrize("clipped, expected", [(0, False), (3, True)])
 def test_tell_epoch_clipped_steps_logs_their_number(clipped, expected):
     (line,) = line_of(clipped_steps=clipped)
-    assert bool(re.search(r"clipped in 3 of 5 steps", line)) == expected
+    assert bool(re.search(r"clipped .* 3 of 5 ", line)) == expected
 
 
 @pytest.mark.parametrize("best_epoch, expected", [(1, "best so far"), (0, "best in epoch 1")])
