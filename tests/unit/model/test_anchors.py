@@ -1,4 +1,4 @@
-"""Anchors: the same as those inside the network, over the whole image, and lists that do not fit are refused."""
+"""Tests of anchors: equal to the network's own, covering the whole image; invalid layouts raise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = (128, 200, 300, 512, 600, 1024)
 
 @pytest.fixture(scope="module")
 def net_anchors():
-    """What the network itself answers: its feature maps' shapes, and the anchors that its own generators give them."""
+    """Return the network's feature map shapes and the anchors of its own generators."""
     from ssd_train import framework
     from ssd_train.model.anchors import anchor_layout
     from ssd_train.model.net import _make_ssd
@@ -43,7 +43,7 @@ def test_make_anchors_equals_the_networks_anchors(net_anchors, base_network, siz
 
 
 def boxes_everywhere(size: int, side: float) -> np.ndarray:
-    """Squares of `side` whose centres lie on a fine grid, as near to the rim as they fit."""
+    """Return squares of `side` pixels on a fine grid over the whole image."""
     centres = np.linspace(side / 2, size - side / 2, 24)
     x, y = np.meshgrid(centres, centres)
     return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1).reshape(-1, 4).astype(np.float32)
@@ -60,7 +60,7 @@ def test_make_anchors_any_square_has_an_overlapping_anchor(base_network, size, f
 
 
 def test_gluoncv_preset_with_rounded_strides_misses_squares():
-    """ssd_300_mobilenet0.25: what the test above is for."""
+    """The fault of ssd_300_mobilenet0.25 that the test above guards against."""
     right = make_anchors(anchor_layout("mobilenet0.25", 300))
     # its strides are 8, 16, ... where the maps have 16, 32, ...: centres end in the middle of the image
     squeezed = right * np.array([0.5, 0.5, 1, 1], np.float32)

@@ -1,4 +1,4 @@
-"""Layers in their fastest form: the values, gradients and statistics of the plain ones, wherever MXNet can do it."""
+"""Tests of fused layers: values, gradients and statistics equal those of the plain layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_operator = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def like_a_processor_that_can(monkeypatch):
-    """The tests of what is joined are of the graph, not of a processor without AVX2."""
+    """Test the graph even on a CPU without AVX2."""
     monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: True)
 
 
@@ -32,7 +32,7 @@ def operators(block):
 
 
 def learned(features, net):
-    """Maps, gradients and statistics of a step of `features`, whose parameters are those of `net`."""
+    """Return maps, gradients and statistics of a step of `features`, which share the parameters of `net`."""
     pixels = mx.nd.array(np.random.RandomState(1).normal(0, 1, SHAPE))
     features.hybridize(static_alloc=True, static_shape=True)
     parameters = net.features.collect_params().values()
@@ -45,7 +45,7 @@ def learned(features, net):
 
 
 def lived_in(network):
-    """A net whose BatchNorm layers are not as they begin, where gamma = 1 and beta = 0 have next to no gradient."""
+    """Return a network with random BatchNorm parameters; the initial ones have hardly any gradient."""
     net = build_net(network, SIDE, ["a"], seed=3)
     random = np.random.RandomState(2)
     for name, parameter in net.features.collect_params().items():

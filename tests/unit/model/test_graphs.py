@@ -1,4 +1,4 @@
-"""The graphs: the same answers as GluonCV's own forward, whichever is called first."""
+"""Tests of the graphs: equal to GluonCV's forward, in any order of calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NMS = {"nms_threshold": 0.45, "nms_topk": 400, "post_nms": 100}
 
 
 def make_net(base_network="mobilenet0.25", seed=1):
-    """A net with heads that say something: its class scores differ and its boxes leave their anchors."""
+    """Return a network with random heads, so that class scores and boxes differ."""
     net = build_net(base_network, SIDE, CLASSES, seed)
     for name, parameter in net._collect_params_with_prefix().items():
         if "predictors." in name and name.endswith("weight"):
@@ -43,7 +43,7 @@ def targets(count=3, positives=5):
 
 
 def normalised(pixels):
-    """What GluonCV's default transforms make of pictures: (B, 3, S, S)."""
+    """Return images as GluonCV's default transforms normalize them: (B, 3, S, S)."""
     return mx.nd.array(((pixels / 255.0 - PIXEL_MEAN) / PIXEL_STD).transpose(0, 3, 1, 2))
 
 

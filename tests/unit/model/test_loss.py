@@ -1,4 +1,4 @@
-"""DetectionLoss: GluonCV's SSDMultiBoxLoss times the number of positives, and its gradients; images without objects."""
+"""Tests of DetectionLoss: equal to GluonCV's SSDMultiBoxLoss times the number of positives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES, ANCHORS = 3, 200
 
 
 def random_batch(seed: int, positives: "tuple[int, ...]"):
-    """Predictions and targets of one image for each entry of `positives`, with so many positive anchors."""
+    """Return predictions and targets of one image per entry of `positives`, with that number of positive anchors."""
     random = np.random.RandomState(seed)
     class_preds = random.normal(0, 2, (len(positives), ANCHORS, CLASSES + 1))
     box_preds = random.normal(0, 2, (len(positives), ANCHORS, 4))
@@ -103,7 +103,7 @@ def test_detection_loss_without_objects_counts_hardest_negatives(positives, leas
 
 
 def softmax_entropies(arrays):
-    """-log of each class's probability, (B, A, classes + 1), and the wanted class (B, A), in double precision."""
+    """Return -log p of each class (B, A, classes + 1) and the target class (B, A), in double precision."""
     scores, wanted = arrays[0].asnumpy().astype(np.float64), arrays[2].asnumpy().astype(int)
     return np.log(np.exp(scores).sum(axis=-1, keepdims=True)) - scores, wanted
 
@@ -123,7 +123,7 @@ def test_focal_loss_equals_numpy_formula(positives, hybrid):
 
 
 def test_focal_loss_gradient_includes_the_weight():
-    """By finite differences: the weight, which depends on the prediction, is not taken for a constant."""
+    """By finite differences: the weight depends on the prediction and is differentiated too."""
     arrays = random_batch(3, (2,))
     _, _, (gradient, _) = ours(arrays, 3.0, 3, focal=True)
     anchor, step = int(arrays[2].asnumpy()[0].argmax()), 0.05

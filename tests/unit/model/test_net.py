@@ -1,4 +1,4 @@
-"""build_net: first values as they are meant, names that stay, heads replaced, layers frozen."""
+"""Tests of build_net: initial values, parameter names, class head replacement, freezing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL_NETWORK = "mobilenet0.25"
 
 @pytest.fixture(scope="module")
 def nets():
-    """A net of each kind at 128 px, built once."""
+    """Return a network of each kind at 128 px, built once."""
     built = {}
 
     def net(base_network):
@@ -33,7 +33,7 @@ def nets():
 
 @pytest.fixture
 def thawed(nets):
-    """As `nets`; what a test freezes is thawed after it."""
+    """Return networks as `nets` does; frozen parameters are thawed after the test."""
     before = {}
 
     def net(base_network):
@@ -75,7 +75,7 @@ def test_build_net_vgg_keeps_its_scale_parameters(nets):
 
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
 def test_build_net_untrained_activations_stay_in_range(nets, base_network):
-    """He's initialisation: neither does it die on its way through the layers, nor does it explode."""
+    """With He's initialization the activations neither vanish nor explode."""
     net = nets(base_network)
     random = np.random.RandomState(0)
     with mx.autograd.train_mode():  # BatchNorm on the batch's own statistics
@@ -207,7 +207,7 @@ def test_freeze_pattern_matching_everything_raises(thawed):
 
 
 def builtin(net, base_network):
-    """Our name and shape of every parameter that the built-in algorithm has, by its name there."""
+    """Return our name and shape of every parameter of the built-in algorithm, by its name there."""
     parameters = net._collect_params_with_prefix()
     named = [(other, name) for name in parameters for other in builtin_names(base_network, name)]
     assert len({other for other, _ in named}) == len(named), "each name once"

@@ -1,4 +1,4 @@
-"""Files of arrays: what MXNet writes passes, what would make its reader fail or ask for much memory is refused."""
+"""Tests of check_params_file: files of MXNet pass, damaged ones are refused."""
 
 import numpy as np
 import pytest

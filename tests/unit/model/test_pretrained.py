@@ -1,4 +1,4 @@
-"""Trained arrays: what fits is taken and counted, what does not is an error, and a silent server is left in time."""
+"""Tests of loading weights files and of the model zoo's download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL_NETWORK = "mobilenet0.25"
 
 
 def filled(net):
-    """`net` with every value random, as if trained."""
+    """Return `net` with random values, as if trained."""
     net.initialize(mx.init.Zero())
     net(mx.nd.zeros((1, 3, 64, 64)))
     random = np.random.RandomState(0)
@@ -36,7 +36,7 @@ def filled(net):
 
 @pytest.fixture(scope="module")
 def backbone_file(tmp_path_factory):
-    """A backbone of the model zoo, untrained but with values of its own: (path, its parameters by name)."""
+    """Return a model zoo backbone with random values: (path, parameters by name)."""
     net = filled(gcv.model_zoo.get_model("mobilenet0.25", pretrained=False))
     path = tmp_path_factory.mktemp("zoo") / "mobilenet0.25.params"
     net.save_parameters(str(path))
@@ -45,7 +45,7 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def our_file(tmp_path_factory):
-    """A detector of ours with values of its own: (path, net)."""
+    """Return a detector of ours with random values: (path, network)."""
     net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"], seed=5)
     random = np.random.RandomState(1)
     for parameter in net._collect_params_with_prefix().values():
@@ -57,7 +57,7 @@ def our_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untouched():
-    """A net of each kind, built once, for files that leave it as it is."""
+    """Return a network of each kind, built once, for tests that do not change it."""
     return functools.lru_cache(maxsize=None)(lambda base_network: build_net(base_network, 128, ["cat"]))
 
 
@@ -125,7 +125,7 @@ def test_load_pretrained_atrous_vgg_fills_features(tmp_path):
 
 
 def test_load_pretrained_gluoncv_detector_keeps_known_classes(tmp_path):
-    """Whose class names are those of its data set, told by the number of its classes."""
+    """Its class names are those of its data set, recognized by the class count."""
     theirs = filled(gcv.model_zoo.ssd_512_mobilenet1_0_voc(pretrained=False, pretrained_base=False))
     theirs.save_parameters(str(tmp_path / "ssd.params"))
     names = ["logo", "person", "aeroplane"]
@@ -343,7 +343,7 @@ def test_load_pretrained_real_backbone(shared_data):
 
 @contextlib.contextmanager
 def server(answer: bytes):
-    """The address of a server on loopback that gives `answer` to everybody, or, where that is empty, never speaks."""
+    """Return the address of a loopback server that sends `answer`, or nothing if it is empty."""
     listening = socket.create_server(("127.0.0.1", 0))
     held, stop = [], threading.Event()
 

@@ -1,4 +1,4 @@
-"""TargetEncoder: equal to GluonCV's generator, and what that one gets wrong: no boxes, and many for one anchor."""
+"""Tests of TargetEncoder: equal to GluonCV's generator except for ties, and its edge cases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LARGE = make_anchors(anchor_layout("mobilenet1.0", 300))  # SSD's sizes: the sma
 
 @pytest.mark.parametrize("seed", range(3))
 def test_target_encoder_tied_anchors_nearest_wins(gluoncv_targets, seed):
-    """What differs from GluonCV: of all anchors with the same IoU it takes the first, which is up to 30 px away."""
+    """The difference from GluonCV, which takes the first of equal anchors, up to 30 px away."""
     random = np.random.RandomState(seed)
     sides = random.uniform(5, 10, (12, 2))
     corners = np.stack(np.meshgrid([20, 95, 170, 245], [30, 120, 210]), -1).reshape(-1, 2) + random.uniform(
@@ -141,14 +141,14 @@ def test_matching_by_hand(iou, expected):
 
 
 def pairs_of(iou):
-    """What `bipartite` makes of overlaps (N, A) where all centres are the same."""
+    """Return the matches of IoUs (N, A) if all centres are equal."""
     return bipartite(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
 def test_bipartite_match_equals_hand_computed(seed, anchors, truths):
-    """Of overlaps that all differ: by more than the tolerance of a tie."""
+    """All IoUs differ by more than the tolerance of a tie."""
     iou = (np.random.RandomState(seed).permutation(anchors * truths).reshape(anchors, truths) / (anchors * truths)) ** 2
     expected, left = set(), iou.copy()
     while left.max() > 0:

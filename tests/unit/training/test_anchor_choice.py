@@ -1,4 +1,4 @@
-"""Anchor sizes chosen by boxes: large boxes, small ones, few among many, and none."""
+"""Tests of choosing anchor scales from the boxes of a data set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def boxes_of(share, count, seed=0):
 
 
 def labels_of(*groups):
-    """An image for each group of boxes, which has a class of its own."""
+    """Return labels with one image and one class for each group of boxes."""
     names = [f"class{i}" for i in range(len(groups))]
     return label_set(groups, [[i] * len(g) for i, g in enumerate(groups)], size_wh=SIZE, class_names=names)
 
@@ -62,7 +62,7 @@ def test_fit_anchors_classes_count_equally():
 
 
 def test_fit_anchors_considers_zoom_augmentation():
-    """Boxes of one size are half and twice as large in training: their overlap with any anchors is less even."""
+    """In training, boxes of one size are also half and twice as large, so their IoU with any anchors varies more."""
     labels = labels_of(boxes_of(0.35, 40))
     plain, zooming = (fitted_shares(config(augmentation=a), labels) for a in ("flip", "strong"))
     assert zooming.overlap < plain.overlap
@@ -92,14 +92,14 @@ def test_linear_scales_grow_evenly():
 
 
 def model_of(folder, **settings):
-    """A saved model of these settings."""
+    """Save a model with these settings."""
     net = build_net("mobilenet0.25", 128, ["a"], shares=small_config(**settings).anchor_shares)
     SavedModel(small_config(**settings), ClassNames(("a",)), 100, 0).save(folder, net)
     return folder
 
 
 def chosen(config, pretrained=None, labels=None):
-    """The anchor_sizes, what was said and what was warned of."""
+    """Return the anchor_sizes, the log lines and the warnings."""
     progress = HeardProgress()
     labels = labels or labels_of(boxes_of(0.6, 20))
     return with_anchors(config, pretrained, labels, progress).anchor_sizes, progress.lines, progress.warnings
@@ -159,7 +159,7 @@ PRESETS = [
 
 @pytest.mark.parametrize("preset, base_network, side", PRESETS)
 def test_resolve_anchors_of_gluoncv_preset_equal_its_network(tmp_path, preset, base_network, side):
-    """The file is what GluonCV's own net saves; its anchors are what that net computes."""
+    """The file is saved by GluonCV's own network."""
     net = framework.gluoncv().model_zoo.get_model(preset, pretrained=False, pretrained_base=False)
     arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
     mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})

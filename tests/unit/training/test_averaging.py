@@ -1,4 +1,4 @@
-"""The moving average of weights: its sum by hand, what it leaves alone, the net that answers."""
+"""Tests of the moving average of weights."""
 
 from __future__ import annotations
 

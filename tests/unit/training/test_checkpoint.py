@@ -1,4 +1,4 @@
-"""Training states on disk: exact, whole after a kill at any moment, refused where they do not belong."""
+"""Tests of checkpoints: exact resume, atomic writes, refusal of other runs and of damage."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_restore_unreadable_state_uses_the_previous(tmp_path, best, monkeypatch)
     ],
 )
 def test_restore_invalid_history_raises(tmp_path, best, history, fault):
-    """Though its checksum fits: it may have been written by anybody."""
+    """Even if the checksum is right: the file may come from anywhere."""
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(), learned, best)
     file = newest(checkpoints) / "state.json"
@@ -205,7 +205,7 @@ def test_save_killed_at_any_moment_leaves_a_complete_state(tmp_path, best, kille
 
 
 def test_restore_best_model_replaces_a_later_one(tmp_path, best):
-    """A kill between the save of a model and that of the state; the run will make that epoch again."""
+    """The run was killed between saving the model and saving the state."""
     Checkpoints(tmp_path / "c").save(state(), learner(), best)
     saved(epoch=2).save(tmp_path / "m", make_net(8))
     Checkpoints(tmp_path / "c").restore(FINGERPRINT, learner(), tmp_path / "m")
@@ -226,7 +226,7 @@ def test_save_nonfinite_weights_raises_and_keeps_states(tmp_path, best):
 
 
 class Bomb:
-    """What a pickle can do when it is read."""
+    """A pickle that runs code when it is read."""
 
     def __reduce__(self):
         return exec, ("raise RuntimeError('a pickle was read')",)
@@ -234,7 +234,7 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["optimizer.params", "last.params", "state.json", "best/config.json"])
 def test_restore_never_reads_a_pickle(tmp_path, best, name):
-    """Even under a checksum that fits."""
+    """Even if the checksum is right."""
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(state(), learner(), best)
     folder = newest(checkpoints)

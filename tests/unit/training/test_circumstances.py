@@ -1,4 +1,4 @@
-"""What is told when a run goes on under other circumstances, and that nothing is told when it does not."""
+"""Tests of runtime properties that differ on resume."""
 
 import pytest
 from builders import small_config

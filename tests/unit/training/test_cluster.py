@@ -1,4 +1,4 @@
-"""Two processes that train together: MXNet's parameter server, with its scheduler and servers, on loopback."""
+"""Tests of two processes that train together, by MXNet's parameter server on loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOGETHER = Path(sys.modules[learn.__module__].__file__)
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What each of two workers with two images a step has in the end."""
+    """Return the final results of two workers with two images per step."""
     folder = tmp_path_factory.mktemp("two")
     with ParameterServer() as server:
         for host in HOSTS:
@@ -31,7 +31,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole():
-    """One worker with the whole batch: its learner, results, and the images it saw."""
+    """Return learner, results and images of one worker with the whole batch."""
     learner = make_learner(small_config(**SETTINGS), Cluster())
     return (learner, *learn(learner, 4))
 
@@ -67,7 +67,7 @@ def alone(host="algo-1", hosts=("algo-1",)):
 
 @pytest.fixture
 def variables(monkeypatch):
-    """Nothing of a launcher but what the test sets."""
+    """Remove all variables of launchers; return a setter."""
     for name in ("DMLC_ROLE", "DMLC_NUM_WORKER", "OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch.setenv

@@ -1,4 +1,4 @@
-"""Whether a folder is a model's, and of which weights."""
+"""Tests of reading a model folder's config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deployment files that training keeps: compared on the user's own pictures, and a failure that ends no run."""
+"""Tests of exporting the best model during training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contexts by name, and a batch split over them."""
+"""Tests of device names and of splitting a batch over devices."""
 
 from __future__ import annotations
 

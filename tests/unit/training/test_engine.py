@@ -1,4 +1,4 @@
-"""An epoch and an evaluation: means are those of positive anchors, and nothing that is not finite is scored."""
+"""Tests of one epoch of training and of one evaluation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
 
 
 def test_train_one_epoch_counts_clipped_steps(samples):
-    """After a resume in the middle of an epoch, too."""
+    """Also after a resume within an epoch."""
     learned = learner(clip_gradient=1e-3)
     found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, Tally(steps=2, clipped=1))
     assert (found["steps"], found["clipped"]) == (3, 2)
@@ -116,7 +116,7 @@ def test_evaluate_without_objects_has_no_loss(samples):
     ],
 )
 def test_evaluate_nonfinite_weights_raises(samples, name, value):
-    """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS drops its scores unseen."""
+    """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS silently drops its scores."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, value))
@@ -126,7 +126,7 @@ def test_evaluate_nonfinite_weights_raises(samples, name, value):
 
 @pytest.mark.parametrize("name", ["class_predictors.0.predictor.weight", "box_predictors.0.predictor.weight"])
 def test_evaluate_nonfinite_output_raises(samples, name):
-    """Finite weights so large that what they compute is not."""
+    """The weights are finite, but so large that the output is not."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, 3e38))

@@ -1,4 +1,4 @@
-"""How gradients meet: the way of one host, and the optimizer that a server runs (test_cluster has the others)."""
+"""Tests of one host's gradient synchronization, and of the server's optimizer (see test_cluster for the others)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EPOCHS, STEPS, HOSTS = 6, 10, 2
 )
 @pytest.mark.parametrize("first", [0, 1, 3, 5])
 def test_server_optimizer_follows_the_learning_rate_schedule(settings, first):
-    """Every host's step is an update there; from an epoch after the first as from the first."""
+    """Every host's step is one update; the same after a resume."""
     config = small_config(epochs=EPOCHS, learning_rate=0.01, optimizer="sgd", momentum=0.0, **settings)
     updates = STEPS * HOSTS
     optimizer = server_optimizer(config, optimizer_settings(config), updates, first * updates)

@@ -1,4 +1,4 @@
-"""What of a run's settings its data completes: known as such, so that a resumed run is not refused for it."""
+"""Tests of the settings that the data determines."""
 
 from __future__ import annotations
 

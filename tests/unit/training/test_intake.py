@@ -1,4 +1,4 @@
-"""Data taken in: settings that it completes, what is warned of, and the rest of Python's collector of cycles."""
+"""Tests of loading data for a run: completed settings, warnings, garbage collection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job is put together from: settings and data reach the loaders and the model."""
+"""Tests of building a run: settings and data reach the loaders and the model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def crowd(side, per_row, size):
 
 
 def recall_of_perfect_scores(config, labels):
-    """The share of the objects that are left by suppression where each anchor says what it was taught."""
+    """Return the fraction of objects that suppression keeps if each anchor predicts its target."""
     anchors = make_anchors(anchor_layout(config.base_network, config.image_shape))
     (record,) = labels.records
     classes, offsets = TargetEncoder(anchors)(record.boxes, record.class_ids)

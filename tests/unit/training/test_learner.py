@@ -1,4 +1,4 @@
-"""A step: gradients of devices add up, nothing that is not finite is learned, and what is frozen stays."""
+"""Tests of the training step: gradients of devices, nonfinite steps, frozen layers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_train_step_fuses_layers_for_the_batch_of_a_device(monkeypatch, devices,
 
 
 def test_train_step_trains_the_fused_layers(monkeypatch):
-    """Those that there are: where there are none the net's own."""
+    """Without fused layers it trains the network's own."""
     made = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2).features
     for features in (made, None):
         monkeypatch.setattr(learners, "fused_features", lambda net, shape, features=features: features)
@@ -206,7 +206,7 @@ def test_train_step_nonfinite_raises_and_changes_nothing(samples, name, value):
 
 
 def test_train_step_float16_overflow_is_skipped_and_halves_the_scale(samples):
-    """By a scale at which gradients overflow 32 bits as those of 16 bits do earlier: that is no divergence."""
+    """The scale makes gradients overflow float32, as smaller ones overflow float16; this is no divergence."""
     learned = learner()
     learned.loss_scale = LossScale(2.0**150)
     before = weights(learned)

@@ -1,4 +1,4 @@
-"""What an optimizer remembers, on disk and back."""
+"""Tests of saving and loading the optimizer's state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_load_optimizer_continues_bit_for_bit(tmp_path, optimizer):
 
 
 def test_optimizer_without_its_state_differs():
-    """What the test above is for."""
+    """The difference that the test above guards against."""
     unbroken, forgetful = learner("adam"), learner("adam")
     for step in range(4):
         unbroken.step(batch(step), 0.01)

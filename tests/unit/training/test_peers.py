@@ -1,4 +1,4 @@
-"""What processes tell each other beside gradients, and what ends them when one dies. No MXNet here."""
+"""Tests of control messages between processes and of the rendezvous, without MXNet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def place(rank, port, names=NAMES):
 
 
 def join_all(port, names=NAMES, seconds=20.0):
-    """All peers of a job, each joined in a thread of its own, by rank."""
+    """Return all peers of a job by rank, each joined in its own thread."""
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda rank: Peers(place(rank, port, names), 30, seconds), range(len(names))))
 
@@ -42,7 +42,7 @@ def three():
 
 
 def everywhere(peers, call):
-    """call(peer) for all at once; what they return, by rank."""
+    """Call `call(peer)` for all at once; return the results by rank."""
     with ThreadPoolExecutor(len(peers)) as pool:
         return list(pool.map(call, peers))
 
@@ -95,13 +95,13 @@ def test_rendezvous_ignores_foreign_connections(said):
 
 
 def visit(port, said):
-    """Connect to the leader, say something, and leave."""
+    """Connect to rank 0, send something, and disconnect."""
     with connected(port) as link:
         link.sendall(said)
 
 
 def connected(port):
-    """A connection to the leader, once it listens."""
+    """Return a connection to rank 0, once it listens."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -126,7 +126,7 @@ def test_rendezvous_worker_of_another_job_raises_on_both_sides():
 
 
 def test_rendezvous_large_job_joins():
-    """Each hello has the names of all."""
+    """Each handshake contains the names of all."""
     names = tuple(f"ip-10-0-{number}.eu-west-1.compute.internal (rank {number})" for number in range(240))
     assert len(json.dumps(names)) > 2 * 4096
     port = free_port()
@@ -163,7 +163,7 @@ def test_rendezvous_silent_connections_do_not_extend_the_deadline():
 
 
 def test_rendezvous_duplicate_rank_raises():
-    """Started twice: the first would wait for ever for answers that the second gets."""
+    """A worker started twice: the first would wait forever for the answers sent to the second."""
     port = free_port()
 
     def join(rank):
@@ -188,7 +188,7 @@ def hello_of(rank):
     ],
 )
 def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expected):
-    """Before the leader has answered."""
+    """It dies before rank 0 has answered."""
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
@@ -270,7 +270,7 @@ def processes(request, tmp_path):
 
 @pytest.mark.parametrize("processes", ["slow"], indirect=True)
 def test_slow_process_is_waited_for(processes):
-    """What counts is that a process lives; it beats while its main thread works."""
+    """A process sends heartbeats while its main thread works."""
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 
@@ -306,7 +306,7 @@ def test_process_that_closes_its_connection_ends_all(processes):
 
 
 def test_handshake_has_the_expected_keys(three):
-    """What travels is JSON and bytes with a length: never a pickle."""
+    """Messages are JSON and bytes with a length, never pickles."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         send(ours, json.dumps({"a": 1}).encode())

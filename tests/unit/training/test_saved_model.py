@@ -1,4 +1,4 @@
-"""Models on disk: exact, one in a folder, whole after a kill at any moment, refused where they are damaged or dead."""
+"""Tests of saved models: exact, atomic, refused if damaged or not finite."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_load_damaged_model_raises(tmp_path, damage, expected):
 
 
 def test_load_flipped_bit_in_config_raises(tmp_path):
-    """Or changes nothing that it says: there, the name of the sum."""
+    """Except for bits that change nothing, in the name of the checksum."""
     saved().save(tmp_path, make_net())
     path, good, missed = tmp_path / "config.json", SavedModel.load(tmp_path), 0
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Learning rates against tables written by hand; early stopping as the built-in algorithm defines it."""
+"""Tests of learning rates against tables, and of early stopping as the built-in algorithm defines it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_learning_rate_is_positive_and_at_most_the_setting(warmup):
 
 
 def run(scores, **settings):
-    """The number of epochs after which early stopping stops, and the best epoch, of one that scores as given."""
+    """Return the number of epochs until early stopping, and the best epoch, for these scores."""
     settings = {"early_stopping_min_epochs": 1, "metric_for_best_model": "voc07", **settings}
     chosen = config(early_stopping=True, epochs=len(scores), **settings)
     best, history = BestScore(), []
@@ -99,7 +99,7 @@ def run(scores, **settings):
 
 
 def take(best, history, chosen, coco, voc07):
-    """Add an epoch to `history`; whether its model is to be kept."""
+    """Add an epoch to `history`; return whether its model is the best so far."""
     row = {"epoch": len(history), "mAP": coco, "VOC07": voc07}
     kept = best.update(row, history, chosen)
     history.append(row)

@@ -1,4 +1,4 @@
-"""What a run says of an epoch."""
+"""Tests of the log lines of an epoch."""
 
 from __future__ import annotations
 

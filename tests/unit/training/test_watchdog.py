@@ -1,4 +1,4 @@
-"""The watch over other hosts: what it hears on a connection, and that nothing ends it unseen."""
+"""Tests of heartbeats between hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssd_train.training.watchdog import LINE_BYTES, REASON_CHARACTERS, Watchdog
 
 @pytest.fixture
 def watched(monkeypatch):
-    """A watchdog at work, the other end of its connection, and what the process was ended with."""
+    """Return a running watchdog, the other end of its connection, and the recorded end of the process."""
     ended = []
     monkeypatch.setattr(watchdog, "end_process", lambda message, code: ended.append((message, code)))
     ours, theirs = socket.socketpair()
@@ -69,7 +69,7 @@ def test_watchdog_endless_line_is_bounded(watched):
 
 
 def test_watchdog_longest_reason_fits_a_line(watched):
-    """With characters that JSON writes as six."""
+    """With characters that JSON encodes as six bytes."""
     watch, theirs, ended = watched
     ours, others = socket.socketpair()
     with ours, others:
@@ -95,7 +95,7 @@ def test_watchdog_failure_ends_all_with_its_exit_code(watched, said, code):
 
 
 def test_watchdog_internal_error_ends_the_process(watched, monkeypatch):
-    """Not only its thread: this host would send no more beats, and hear none."""
+    """Without its thread this host would neither send nor receive heartbeats."""
     watch, theirs, ended = watched
     monkeypatch.setattr(watch, "_look_for_silence", lambda: {}["algo-3"])
     watch.start()
