@@ -135,32 +135,32 @@ class HorovodSums(OneHost):
         self._horovod.shutdown()
 
 
-def server_optimizer(config: TrainConfig, settings: Mapping[str, float], updates: int, made: int) -> Any:
+def server_optimizer(config: TrainConfig, settings: Mapping[str, float], updates: int, updates_done: int) -> Any:
     """Return the optimizer that runs on a server (dist_async).
 
     The server only knows its number of updates, so the learning rate follows MXNet's own schedulers. The moments on the
     server cannot be saved, so a resumed run starts with empty ones. The update count therefore starts at 0 too, and the
-    schedule is shifted: with a count of `made`, Adam would not correct the bias of empty moments, and its first updates
-    would be up to 6 times the learning rate.
+    schedule is shifted: with a count of `updates_done`, Adam would not correct the bias of empty moments, and its first
+    updates would be up to 6 times the learning rate.
 
     Args:
         config: settings of the run.
         settings: keyword arguments of the optimizer.
         updates: number of updates in an epoch.
-        made: number of updates already made.
+        updates_done: number of finished updates.
     """
     total = config.epochs * updates
     warm = {"base_lr": config.learning_rate, "warmup_steps": min(int(config.warmup_epochs * updates), total - 1)}
     if config.schedule == "step":
         steps = [epoch * updates for epoch in config.lr_steps or ()]
         course = mx.lr_scheduler.MultiFactorScheduler(steps, config.lr_scheduler_factor, **warm)
-        course.step = [step - made for step in steps]
+        course.step = [step - updates_done for step in steps]
     elif config.schedule == "cosine":
         course = mx.lr_scheduler.CosineScheduler(total, **warm)
-        course.max_update -= made  # the length of the curve, max_steps, stays
+        course.max_update -= updates_done  # the length of the curve, max_steps, stays
     else:
         course = mx.lr_scheduler.FactorScheduler(total + 1, 1.0, **warm)
     if course.warmup_steps:
-        course.warmup_begin_lr = config.learning_rate * min(made / course.warmup_steps, 1.0)
-    course.warmup_steps -= made
+        course.warmup_begin_lr = config.learning_rate * min(updates_done / course.warmup_steps, 1.0)
+    course.warmup_steps -= updates_done
     return mx.optimizer.create(config.optimizer, lr_scheduler=course, **settings)

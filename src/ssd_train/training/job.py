@@ -204,7 +204,7 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
     advice = IN_A_JOB if environment.hosted else ADVICE
     weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
     one_class = ClassNames(("object",))
-    _load_given(_new_net(config, one_class), config, weights, one_class)
+    _load_weights(_new_net(config, one_class), config, weights, one_class)
     return weights
 
 
@@ -213,20 +213,22 @@ def _make_net(config: TrainConfig, weights: Optional[Path], labels: LabelSet, pr
     if config.classification_loss == "focal":
         expect_background(net)
     if weights is not None:
-        progress.say(str(_load_given(net, config, weights, labels.class_names, has_own_ids(labels))))
+        progress.say(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
-def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNames, by_id: bool = True) -> LoadReport:
+def _load_weights(
+    net: Any, config: TrainConfig, source: Path, class_names: ClassNames, by_id: bool = True
+) -> LoadReport:
     """Load a .params file, a folder with one, or a model of ours (folder or archive) into `net`.
 
     Args:
         net: the network to fill.
         config: its settings.
-        given: the file, folder or archive.
+        source: the file, folder or archive.
         class_names: classes of `net`. Each takes the rows of the model's class of the same name.
         by_id: if either side has no names, take the rows of the same class id instead.
 
@@ -234,9 +236,9 @@ def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNa
         ConfigError: there is no such file, or the model has another backbone.
         WeightsError: the weights are damaged or do not fit.
     """
-    if not given.exists():
-        raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
-    with opened_model(given) as path:
+    if not source.exists():
+        raise ConfigError(f"pretrained: {source} not found, expected a .params file or a model folder")
+    with opened_model(source) as path:
         if not (path / CONFIG).exists():
             report = load_pretrained(net, config.base_network, _params_file(path))
         else:
@@ -244,11 +246,11 @@ def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNa
             if model.config.base_network != config.base_network:
                 raise ConfigError(
                     f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
-                    f"that of the model in {given}"
+                    f"that of the model in {source}"
                 )
             rows = class_names.ids_in(model.class_names, by_id).tolist()
             report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
-    return dataclasses.replace(report, source=str(given))
+    return dataclasses.replace(report, source=str(source))
 
 
 def _params_file(path: Path) -> Path:

@@ -95,18 +95,18 @@ class Learner:
         images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
         return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
 
-    def begin(self, config: TrainConfig, steps: int, epoch: int, made: int = 0) -> None:
+    def begin(self, config: TrainConfig, steps: int, epoch: int, steps_done: int = 0) -> None:
         """Prepare gradient synchronization; call it once, after the initial or resumed weights are loaded.
 
         Args:
             config: settings of the run.
             steps: number of steps in an epoch.
             epoch: the epoch (from 0) to continue with.
-            made: number of steps of that epoch already made.
+            steps_done: number of finished steps of that epoch.
         """
         size, settings = self.cluster.size, optimizer_settings(config)
-        before = (epoch * steps + made) * size
-        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, before))
+        updates_done = (epoch * steps + steps_done) * size
+        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, updates_done))
 
     def end_epoch(self) -> None:
         """Pull the newest weights once all hosts have finished the epoch."""

@@ -163,10 +163,10 @@ def _describe_interrupted_run(job: Job, keeper: Keeper, environment: Environment
 def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
     """Run the remaining steps of an epoch; return its row of the history."""
     state, steps = keeper.state, len(job.train_loader)
-    epoch, made = state.epoch, state.tally.steps
+    epoch, steps_done = state.epoch, state.tally.steps
     rates = course(job.config, epoch, steps)
     name = f"epoch {epoch + 1}/{job.config.epochs}"
-    batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
+    batches = progress.track(job.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
     result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
     cluster = job.cluster  # streams of hosts may differ in length; each loader warns of its own
     if result["steps"] < steps and cluster.size > 1 and cluster.exchange.together:
