@@ -72,7 +72,14 @@ def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
 
 
 def even_shares(maps: int, smallest: float, second: float, largest: float) -> Tuple[float, ...]:
-    """Return anchor scales for this number of maps, as fractions of the image size: `smallest`, then linear growth."""
+    """Return linearly growing anchor scales, as fractions of the image size.
+
+    Args:
+        maps: number of feature maps.
+        smallest: first scale.
+        second: second scale, from which the others grow.
+        largest: last scale.
+    """
     return (smallest, *(float(share) for share in np.linspace(second, largest, maps)))
 
 
@@ -94,9 +101,9 @@ def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = 
 
 
 def make_anchors(layout: AnchorLayout) -> np.ndarray:
-    """Return the anchors float32 (A, 4), cxcywh in input pixels, in the order in which the network predicts.
+    """Return the anchors float32 (A, 4), cxcywh in input pixels.
 
-    The order is by map, then row by row, then by shape.
+    They are in the order in which the network predicts: by map, then row by row, then by shape.
     """
     maps = []
     for cells, step, size, larger, ratios in zip(

@@ -11,15 +11,18 @@ mx = framework.mxnet()
 
 
 def fix_statistics(net: Any, frozen: Collection[str]) -> int:
-    """Make frozen BatchNorm layers of `net.features` use their running statistics in training; return their number.
+    """Make frozen BatchNorm layers use their running statistics in training.
 
     Otherwise the layers above would train on features normalized by each batch, and see other features in inference.
     MXNet would never adapt the statistics to them, because it updates them in a backward pass, which frozen layers
     lack.
 
     Args:
-        net: the network.
+        net: the network; its `features` are changed.
         frozen: names of frozen parameters; a layer is frozen if its scale and shift are.
+
+    Returns:
+        Number of these layers.
     """
     if not isinstance(net.features, mx.gluon.SymbolBlock):  # VGG, which has no BatchNorm
         return 0

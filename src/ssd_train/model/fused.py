@@ -69,7 +69,11 @@ class JoinedPredictors(mx.gluon.HybridBlock):
     def hybrid_forward(
         self, F: Any, maps: Any, class_weight: Any, class_bias: Any, box_weight: Any, box_bias: Any
     ) -> Any:
-        """Return class scores (B, k * (classes + 1), H, W) and box offsets (B, k * 4, H, W) of maps (B, C, H, W)."""
+        """Predict from maps (B, C, H, W).
+
+        Returns:
+            Class scores (B, k * (classes + 1), H, W) and box offsets (B, k * 4, H, W).
+        """
         weight, bias = self._concat(F, class_weight, box_weight), self._concat(F, class_bias, box_bias)
         scores = F.Convolution(maps, weight, bias, **self._convolution)
         classes, boxes = self._widths

@@ -187,7 +187,11 @@ class CandidateGraph(mx.gluon.HybridBlock):
         self.anchor_generators = net.anchor_generators
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
-        """Return class probabilities (B, A, classes), without background, and boxes (B, A, 4) xyxy in input pixels."""
+        """Compute the candidates of pixels uint8 (B, S, S, 3).
+
+        Returns:
+            Class probabilities (B, A, classes), without background, and boxes (B, A, 4), xyxy in input pixels.
+        """
         class_preds, box_preds, maps = self.heads(pixels)
         anchors = _anchors(F, maps, self.anchor_generators)
         scores = F.slice_axis(F.softmax(class_preds, axis=-1), axis=-1, begin=1, end=None)

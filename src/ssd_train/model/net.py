@@ -152,9 +152,10 @@ def _first_value(name: str, parameter: Any, seed: int) -> "np.ndarray | None":
 
 
 def expect_background(net: Any, probability: float = PRIOR) -> None:
-    """Initialize the class heads to predict background with this probability, and the classes evenly otherwise.
+    """Initialize the class heads to predict background with this probability.
 
-    Without it the many negative anchors dominate the first steps of the focal loss (RetinaNet, section 4.1).
+    The classes share the rest evenly. Without it the many negative anchors dominate the first steps of the focal loss
+    (RetinaNet, section 4.1).
     """
     classes = net.num_classes
     for predictor in net.class_predictors:
@@ -184,7 +185,9 @@ def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
 
 
 def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
-    """Stop training the parameters that `pattern` matches, and the statistics of BatchNorm layers frozen as a whole.
+    """Freeze the parameters that `pattern` matches.
+
+    BatchNorm layers that are frozen as a whole keep their statistics too.
 
     Args:
         net: the network.

@@ -133,7 +133,12 @@ def _squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Return the offsets (N, 4) of boxes (N, 4) xyxy from anchors (N, 4) cxcywh, divided by STDS (SSD, equation 2)."""
+    """Return box offsets (N, 4) relative to anchors, divided by STDS (SSD, equation 2).
+
+    Args:
+        boxes: (N, 4), xyxy.
+        anchors: (N, 4), cxcywh.
+    """
     centred = xyxy_to_cxcywh(boxes)
     shift = (centred[:, :2] - anchors[:, :2]) / anchors[:, 2:]
     stretch = np.log(centred[:, 2:] / anchors[:, 2:])

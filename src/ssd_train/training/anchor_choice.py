@@ -116,10 +116,10 @@ def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
 
 
 def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
-    """Return the anchor scales, out of a few dozen, with the highest mean IoU; every class has the same weight.
+    """Return the anchor scales with the highest mean IoU, out of a few dozen.
 
-    Boxes are scaled to the network's input and, if the augmentation zooms, also to half and twice the size. At least
-    one image must have a known size.
+    Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
+    half and twice the size. At least one image must have a known size.
     """
     boxes = _augmented(_sample(labels, config), config)
     maps = len(feature_cells(config.base_network, config.image_shape))

@@ -11,7 +11,7 @@ mx = framework.mxnet()
 
 
 class WeightAverage:
-    """The exponential moving average of a network's weights and BatchNorm statistics, held in a second network.
+    """Exponential moving average of a network's weights and BatchNorm statistics.
 
     Averages of many steps are steadier than the last step (Polyak & Juditsky, 1992). Step n has a decay of at most (1 +
     n) / (10 + n), as in TensorFlow, so that the initial weights are forgotten soon.

@@ -184,7 +184,7 @@ def _restore_best(best: Path, model_dir: Path) -> None:
 
 
 def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
-    """Raise CheckpointError if `state`, from the checkpoint folder `folder`, has more than `epochs` epochs."""
+    """Raise CheckpointError if `state`, saved in `folder`, is beyond `epochs` epochs."""
     if state.epoch + bool(state.tally.steps) > epochs:
         raise CheckpointError(f"{folder}: holds {state}, expected --epochs to be no less than that")
 

@@ -27,7 +27,10 @@ def read_document(folder: Path) -> Dict[str, Any]:
 
 
 def weights_in(folder: Path) -> Optional[str]:
-    """Return the SHA-256 of the weights as stated in the config.json of `folder`; None if there is no model of ours.
+    """Return the SHA-256 of the weights of the model in `folder`, as its config.json states.
+
+    Returns:
+        None if there is no config.json, or one of another program.
 
     Raises:
         WeightsError: config.json is damaged, or was written by a newer ssd_train.

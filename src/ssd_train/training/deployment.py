@@ -19,9 +19,10 @@ PICTURES = 4  # images on which the exported network is compared; each takes abo
 
 
 def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
-    """Export the model in `folder` unless its deployment files are up to date, and verify them on validation images.
+    """Export the model in `folder` unless its deployment files are up to date.
 
-    A failure is only a warning: the model itself is complete, and the next export may succeed.
+    The export is verified on validation images. A failure is only a warning: the model itself is complete, and the next
+    export may succeed.
     """
     images = _images(validation, config.grayscale)
     try:

@@ -81,7 +81,10 @@ class ServerSums(_ByServer):
         self._store.init(list(range(len(zeros))), zeros)
 
     def add_up(self, trainer: Any) -> None:
-        """Push and pull each gradient; the first layers, which the next step needs first, have the highest priority."""
+        """Push and pull each gradient.
+
+        The first layers, which the next step needs first, have the highest priority.
+        """
         for key, parameter in enumerate(trainer._params):
             gradients = parameter.list_grad()
             self._store.push(key, gradients, priority=-key)
@@ -89,7 +92,10 @@ class ServerSums(_ByServer):
 
 
 class ServerSteps(_ByServer):
-    """MXNet's parameter server with the optimizer: it makes a step for every host's gradient; no host waits."""
+    """MXNet's parameter server with the optimizer (dist_async).
+
+    The server makes a step for every host's gradient; no host waits for another.
+    """
 
     together = False
 

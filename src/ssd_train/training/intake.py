@@ -133,7 +133,10 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
 
 
 def tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:
-    """Log the numbers of images and boxes; warn of skipped and repaired lines and of classes that cannot be learned."""
+    """Log the numbers of images and boxes.
+
+    Warn of skipped and repaired lines, and of classes that cannot be learned or scored.
+    """
     for name, subset in (("train", train), ("validation", validation)):
         labels = subset.labels
         counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))

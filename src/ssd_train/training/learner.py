@@ -32,7 +32,10 @@ BATCHNORM_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_va
 
 
 class BatchNormSnapshot:
-    """A copy of a network's BatchNorm statistics on all its devices, to undo the forward pass of a skipped step."""
+    """A copy of a network's BatchNorm statistics on all its devices.
+
+    A skipped step restores it, because the forward pass has already changed the statistics.
+    """
 
     def __init__(self, net: Any, devices: Sequence[Any]) -> None:
         statistics = [p for name, p in saved_parameters(net).items() if name.endswith(BATCHNORM_STATISTICS)]
@@ -123,7 +126,9 @@ class Learner:
         return (0, 0) if hosts_without else (int(images), int(positives))
 
     def step(self, batch: TrainBatch, rate: float, positives: Optional[int] = None) -> np.ndarray:
-        """Update the weights from one batch, unless its gradient overflows in float16; the loss scale is halved then.
+        """Update the weights from one batch.
+
+        If its gradient overflows in float16, the step is skipped and the loss scale halved.
 
         Args:
             batch: this host's part of the global batch.

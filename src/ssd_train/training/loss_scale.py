@@ -32,7 +32,9 @@ class LossScale:
         self.value, self.good_steps = state[0], int(state[1])
 
     def overflows(self, losses: np.ndarray, norm: float) -> bool:
-        """Update the scale after a step; return True if the step must be skipped because only its gradient overflowed.
+        """Update the scale after a step; return True if the step must be skipped.
+
+        It must if the losses are finite and only the gradient overflowed.
 
         Args:
             losses: summed losses of the step.

@@ -11,7 +11,10 @@ FIXED_SCORE = 0.3  # false positives are also counted at this threshold, the def
 
 
 class Curve(NamedTuple):
-    """Recall, precision and score, each (N,), after each detection of a class by descending score, at IoU 0.5."""
+    """Recall, precision and score after each detection of a class, each (N,), at IoU 0.5.
+
+    Detections are in order of descending score.
+    """
 
     recall: np.ndarray
     precision: np.ndarray
@@ -116,7 +119,10 @@ class Scores:
         return self._mean("voc_area")
 
     def false_positives(self, threshold: float) -> Optional[float]:
-        """Return the number of detections per background image with at least this score; None without such images."""
+        """Return the number of detections per background image with at least this score.
+
+        It is None without background images.
+        """
         if not self.background_images:
             return None
         return float(np.count_nonzero(self.background_alarms >= threshold) / self.background_images)

@@ -54,7 +54,10 @@ class Watchdog(threading.Thread):
             self._selector.register(link, selectors.EVENT_READ, host)
 
     def run(self) -> None:
-        """Send and receive until a host is lost, or `leave` or `tell` is called; end the process if one is lost."""
+        """Send and receive until a host is lost, or `leave` or `tell` is called.
+
+        If a host is lost, end the process.
+        """
         try:
             self._watch()
         except Exception as error:  # without the thread, this host would look dead and not notice dead hosts
@@ -83,7 +86,10 @@ class Watchdog(threading.Thread):
         self._close()
 
     def tell(self, message: str, code: int) -> None:
-        """Tell all others that this host fails, why, and its exit code; end the process if it does not end soon."""
+        """Tell all others that this host fails, why, and its exit code.
+
+        End the process if it does not end soon on its own.
+        """
         self._leaving.set()
         self._send_failure(message, code)
         last_resort = threading.Timer(LEAVE_SECONDS, end_process, [message, code])
@@ -171,7 +177,10 @@ def _failure_message(host: str, message: str) -> str:
 
 
 def end_process(message: str, code: int = 1) -> None:
-    """Print the message without secrets and end this process at once; a normal exit would wait for a dead host."""
+    """Print the message without secrets and end this process at once.
+
+    A normal exit would wait for a dead host.
+    """
     message = hidden(message)
     if is_hosted():
         report_failure(message)
@@ -182,7 +191,10 @@ def end_process(message: str, code: int = 1) -> None:
 
 
 def end_at_exit(code: int) -> None:
-    """End the process with `code` when the interpreter exits, before MXNet's exit handlers wait for other hosts."""
+    """End the process with `code` when the interpreter exits.
+
+    This is before MXNet's exit handlers, which would wait for other hosts.
+    """
 
     def end() -> None:
         sys.stdout.flush()
