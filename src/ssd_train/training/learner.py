@@ -34,7 +34,7 @@ BATCHNORM_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_va
 class BatchNormSnapshot:
     """A copy of a network's BatchNorm statistics on all its devices.
 
-    A skipped step restores it, because the forward pass has already changed the statistics.
+    A skipped step restores it, because its backward pass has already updated the statistics in MXNet.
     """
 
     def __init__(self, net: Any, devices: Sequence[Any]) -> None:
