@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 from builders import small_config
@@ -58,13 +58,11 @@ def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
     ]
 
 
-def make_learner(
-    config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu", deferred: Optional[bool] = None
-) -> Learner:
+def make_learner(config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu") -> Learner:
     """A learner whose BatchNorm layers use their statistics in training too, whatever else is in the batch."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed)
     assert fix_statistics(net, set(net._collect_params_with_prefix()))
-    return Learner(net, config, contexts(devices), cluster, deferred)
+    return Learner(net, config, contexts(devices), cluster)
 
 
 def learn(learner: Learner, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
@@ -101,14 +99,14 @@ def assert_alike(found: Dict[str, np.ndarray], learner: Learner) -> None:
 def run_part(result: str, host: str, *settings: str) -> None:
     """What a worker does."""
     given = dict(text.split("=") for text in settings)
-    devices, batch_size, deferred = given.pop("devices", "cpu"), int(given.pop("batch", 2)), given.pop("deferred", None)
+    devices, batch_size = given.pop("devices", "cpu"), int(given.pop("batch", 2))
     epoch = int(given.pop("resumed_after", 0))  # epochs
     config = small_config(**{**SETTINGS, **given})
     hosts = HOSTS if host in HOSTS else (host,)
     config, cluster = join(config, Environment(Path("."), host=host, hosts=hosts), Progress())
     with cluster:
         seed = 1 + cluster.rank  # the leader's weights are taken
-        learner = make_learner(config, cluster, seed, devices, deferred and deferred == "True")
+        learner = make_learner(config, cluster, seed, devices)
         same_start(cluster, TrainState(), learner, {})
         learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
         results, seen = learn(learner, batch_size)

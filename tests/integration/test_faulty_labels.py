@@ -35,7 +35,7 @@ def test_images_without_objects_are_trained_on(data, tmp_path):
         pytest.param(
             0,
             lambda lines: [annotations(line).clear() or line for line in lines],
-            ".*t.manifest: found no box among the training images",
+            ".*t.manifest: found no box in the training images",
             id="no-box-to-train-on",
         ),
         pytest.param(
@@ -107,7 +107,7 @@ def test_a_class_without_boxes_in_training_is_warned_of(data, tmp_path):
     progress = HeardProgress()
     environment = Environment(training.images, manifest, *validation, tmp_path / "model", tmp_path / "output")
     train(small_config(epochs=1), environment, progress)
-    assert "class 'disc' has boxes in validation and none in training, so it cannot be learned" in progress.warnings
+    assert "class 'disc' has boxes in validation but none in training, so it cannot be learned" in progress.warnings
 
 
 @pytest.mark.parametrize(

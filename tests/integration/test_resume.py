@@ -152,7 +152,7 @@ def stopped(data, tmp_path_factory):
 def test_other_settings_are_refused_by_name(data, stopped, capsys, settings, expected):
     assert main(flags(data, stopped, **{"epochs": 1, **settings})) == 2
     error = capsys.readouterr().err
-    assert re.match(rf"error: .*cannot go on with other settings: .*{expected}.*use another checkpoint_dir", error)
+    assert re.match(rf"error: .*cannot resume with other settings: .*{expected}.*use another checkpoint_dir", error)
 
 
 def set_of_no_image(drawn, tmp_path):
@@ -187,7 +187,7 @@ def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     finish(flags(data, tmp_path / "once", **steady, epochs=2))
     finish(flags(data, tmp_path / "twice", **steady, epochs=1))
     printed = finish(flags(data, tmp_path / "twice", **steady, epochs=2))
-    assert "epochs: found 2, the checkpoint was made on the way to 1\n" in printed
+    assert "epochs: found 2, the checkpoint was made for 1\n" in printed
     assert_same(outcome(tmp_path / "twice"), outcome(tmp_path / "once"))
 
 
@@ -196,7 +196,7 @@ def test_fewer_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     steady = {"lr_schedule": "constant", "optimizer": "sgd"}
     kill_after(flags(data, tmp_path / "cut", **steady, epochs=9), "^epoch 2/9")
     printed = finish(flags(data, tmp_path / "cut", **steady, epochs=3))
-    assert "epochs: found 3, the checkpoint was made on the way to 9\n" in printed
+    assert "epochs: found 3, the checkpoint was made for 9\n" in printed
     finish(flags(data, tmp_path / "once", **steady, epochs=3))
     assert_same(outcome(tmp_path / "cut"), outcome(tmp_path / "once"))
 
@@ -263,4 +263,4 @@ def edited(drawn, target, change):
 def test_other_data_is_refused_by_name(data, stopped, tmp_path, capsys, sides, change, expected):
     other = [edited(drawn, tmp_path / f"{i}.manifest", change) if i in sides else drawn for i, drawn in enumerate(data)]
     assert main(flags(other, stopped, epochs=1)) == 2
-    assert re.search(rf"cannot go on with other settings: .*{expected}", capsys.readouterr().err)
+    assert re.search(rf"cannot resume with other settings: .*{expected}", capsys.readouterr().err)

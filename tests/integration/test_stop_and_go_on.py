@@ -114,7 +114,7 @@ def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
     with pytest.raises(Stopped) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
-    assert "goes on from there" not in str(stop.value)
+    assert "resume" not in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
 
 

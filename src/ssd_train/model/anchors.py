@@ -1,9 +1,9 @@
-"""Anchor boxes from (network, image size), in numpy; tested equal to those inside the network.
+"""Anchor boxes of a network at an image size, in numpy; tested equal to those in the network.
 
 The scheme is SSD's (Liu et al., "SSD: Single Shot MultiBox Detector", 2016, section 2.2): each feature map has anchors
-of one size in several aspect ratios and one more square between this size and the next. Strides follow the true feature
-maps, size / cells, but for SSD's own 300 px VGG-16. GluonCV's ssd_300_mobilenet0.25 preset has that one's strides, so
-that its anchors cover a quarter of the image.
+of one size in several aspect ratios, and one more square between this size and the next. Strides follow the true
+feature maps, image size / cells, except for SSD's own 300 px VGG-16. (GluonCV's ssd_300_mobilenet0.25 preset has the
+strides of that VGG-16, so its anchors cover only a quarter of the image.)
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ssd_train.errors import ConfigError
 FEW_RATIOS = (1.0, 2.0, 0.5)
 MANY_RATIOS = (1.0, 2.0, 0.5, 3.0, 1.0 / 3)
 
-# the stride of the first feature map that predicts; each following map has half the cells, rounded up
+# stride of the first detection map; each following map has half the cells, rounded up
 FIRST_STRIDE = {"vgg-16": 8}
 DEFAULT_FIRST_STRIDE = 16
-# GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as SSD's paper has it, and its trained weights expect that
-# and Caffe SSD's strides: anchors by 300 / cells are up to a third of their side away from those
+# GluonCV's vgg16_atrous_300 ends in unpadded convolutions, as in SSD's paper. Its trained weights expect Caffe SSD's
+# strides; with strides of 300 / cells, anchors would be off by up to a third of their side
 SPECIAL_CELLS = {("vgg-16", 300): (38, 19, 10, 5, 3, 1)}
 SPECIAL_STEPS = {("vgg-16", 300): (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)}
 SMALLEST_SIZE, LARGEST_SIZE = 0.1, 1.05
@@ -30,12 +30,14 @@ SMALLEST_SIZE, LARGEST_SIZE = 0.1, 1.05
 
 @dataclass(frozen=True)
 class AnchorLayout:
-    """What the network builder and the anchors have to agree on, one entry a feature map.
+    """Anchor parameters shared by the network builder and `make_anchors`, one entry per feature map.
 
-    cells   number of cells along each side
-    sizes   anchor sizes in pixels, one more than there are maps
-    ratios  aspect ratios (width / height)
-    strides pixels between the centres of neighbouring anchors; empty: image_size / cells
+    Attributes:
+        image_size: side of the square input image in pixels.
+        cells: number of cells along each side of the map.
+        sizes: anchor sizes in pixels, one more than there are maps.
+        ratios: aspect ratios, width / height.
+        strides: pixels between the centres of neighbouring anchors; empty: image_size / cells.
     """
 
     image_size: int
@@ -45,7 +47,7 @@ class AnchorLayout:
     strides: Tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        # GluonCV zips these lists and silently drops what is longer
+        # GluonCV zips these lists and silently drops extra entries
         if not len(self.cells) == len(self.ratios) == len(self.sizes) - 1:
             raise ConfigError(
                 f"anchors: found {len(self.cells)} maps, {len(self.sizes)} sizes, {len(self.ratios)} ratios, "
@@ -54,12 +56,12 @@ class AnchorLayout:
 
     @property
     def steps(self) -> Tuple[float, ...]:
-        """Distance of neighbouring anchor centres in pixels, for each map."""
+        """Return the distance of neighbouring anchor centres in pixels, for each map."""
         return self.strides or tuple(self.image_size / cells for cells in self.cells)
 
 
 def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
-    """Cells per side of each feature map, down to the first map of one cell."""
+    """Return the number of cells per side of each feature map, down to the map of one cell."""
     if (base_network, image_size) in SPECIAL_CELLS:
         return SPECIAL_CELLS[base_network, image_size]
     stride = FIRST_STRIDE.get(base_network, DEFAULT_FIRST_STRIDE)
@@ -70,14 +72,26 @@ def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
 
 
 def even_shares(maps: int, smallest: float, second: float, largest: float) -> Tuple[float, ...]:
-    """Anchor sizes for so many feature maps, as shares of the image's side: the first map's, then evenly grown ones."""
+    """Return linearly growing anchor scales, as fractions of the image size.
+
+    Args:
+        maps: number of feature maps.
+        smallest: first scale.
+        second: second scale, from which the others grow.
+        largest: last scale.
+    """
     return (smallest, *(float(share) for share in np.linspace(second, largest, maps)))
 
 
 def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = ()) -> AnchorLayout:
-    """The layout for an image of `image_size` pixels a side, with anchors of so large `shares` of it, one more than
-    feature maps. Without: sizes grow evenly from 0.2 to 1.05 of it (from 0.15 where there are seven maps or more),
-    below them 0.1 for the first map: SSD's 300 and 512 px settings."""
+    """Return the anchor layout of a network at an image size.
+
+    Args:
+        base_network: the backbone.
+        image_size: side of the square input image in pixels.
+        shares: anchor scales as fractions of the image size, one more than feature maps. Default (SSD's 300 and 512 px
+            settings): 0.1, then linear growth from 0.2 (from 0.15 with seven maps or more) to 1.05.
+    """
     cells = feature_cells(base_network, image_size)
     shares = shares or even_shares(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
@@ -87,8 +101,10 @@ def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = 
 
 
 def make_anchors(layout: AnchorLayout) -> np.ndarray:
-    """Anchors float32 (A, 4) as centre x, centre y, width, height in pixels of the input image; map by map, row by row,
-    then by shape: the order in which the network predicts."""
+    """Return the anchors float32 (A, 4), cxcywh in input pixels.
+
+    They are in the order in which the network predicts: by map, then row by row, then by shape.
+    """
     maps = []
     for cells, step, size, larger, ratios in zip(
         layout.cells, layout.steps, layout.sizes[:-1], layout.sizes[1:], layout.ratios

@@ -1,4 +1,4 @@
-"""BatchNorm layers that are frozen as a whole: their statistics too."""
+"""Freeze the statistics of BatchNorm layers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ mx = framework.mxnet()
 
 
 def fix_statistics(net: Any, frozen: Collection[str]) -> int:
-    """Let BatchNorm layers of `net.features` whose scale and shift are among the `frozen` parameters (names of the
-    saved weights) use their statistics in training as they do afterwards; returns how many layers these are.
+    """Make frozen BatchNorm layers use their running statistics in training.
 
-    Otherwise the layers above would learn from other features than they see in the end: those of a batch's own mean and
-    variance. MXNet would never make up for it, because it moves the statistics in a backward pass, which frozen layers
-    do not have.
+    Otherwise the layers above would train on features normalized by each batch, and see other features in inference.
+    MXNet would never adapt the statistics to them, because it updates them in a backward pass, which frozen layers
+    lack.
+
+    Args:
+        net: the network; its `features` are changed.
+        frozen: names of frozen parameters; a layer is frozen if its scale and shift are.
+
+    Returns:
+        Number of these layers.
     """
-    if not isinstance(net.features, mx.gluon.SymbolBlock):  # VGG's, which has no BatchNorm
+    if not isinstance(net.features, mx.gluon.SymbolBlock):  # VGG, which has no BatchNorm
         return 0
     inputs, outputs = net.features._cached_graph
-    graph = json.loads(outputs.tojson(remove_amp_cast=False))  # mixed precision stays what it is
+    graph = json.loads(outputs.tojson(remove_amp_cast=False))
     own = {parameter.name for name, parameter in net._collect_params_with_prefix().items() if name in frozen}
     fixed = 0
     for node in graph["nodes"]:

@@ -1,7 +1,7 @@
-"""A network's layers in the form in which they train fastest, with the parameters and the values of their own.
+"""Fused layers that train faster on a CPU, with the same parameters and outputs.
 
-BatchNorm and the ReLU after it as one operator: of a step of MobileNet on a processor a third is spent in these two,
-which hardly compute, but read maps and write them. The class and the box predictor of a map as one convolution.
+BatchNorm and its ReLU become one operator: in MobileNet, a third of a training step on a CPU goes into these two, which
+    are bound by memory. The class and box predictors of a map become one convolution.
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ from ssd_train import framework
 
 mx = framework.mxnet()
 
-JOINED = "_contrib_BatchNormWithReLU"
+FUSED_OPERATOR = "_contrib_BatchNormWithReLU"
 CHANNELS_AT_ONCE = 16  # with AVX-512; 8 with AVX2
 
 
 def fused_features(net: Any, shape: Tuple[int, int, int, int]) -> Any:
-    """`net.features` for training on a CPU with batches of `shape` (B, 3, S, S): a block with the same parameters whose
-    values are the same; None where that would not help, or MXNet cannot do it here.
+    """Return `net.features` with BatchNorm and ReLU fused, for training on a CPU.
 
-    `net` itself stays as it is: neither GPUs nor ONNX have the joined operator. Whether oneDNN has its backward pass
-    depends on the order in which the convolutions beside it leave their maps in memory, which they choose by processor
-    and shape; so it is tried, for as long as a step takes.
+    The block shares the parameters of `net`, which is not changed: neither GPUs nor ONNX have the fused operator.
+        Whether oneDNN has its backward pass depends on the memory layouts that neighbouring convolutions choose by CPU
+        and shape, so one forward and backward pass is tried.
+
+    Args:
+        net: the network.
+        shape: (B, 3, S, S), shape of the batches.
+
+    Returns:
+        The fused block; None if there is nothing to fuse, or the operator does not work here.
     """
     if not isinstance(net.features, mx.gluon.SymbolBlock) or not framework.has_fused_batchnorm():
         return None
@@ -34,16 +40,20 @@ def fused_features(net: Any, shape: Tuple[int, int, int, int]) -> Any:
     if not _join(graph):
         return None
     symbol = mx.sym.load_json(json.dumps(graph))
-    if not _trains(_block(symbol, inputs, None), shape):
+    if not _supports_backward(_block(symbol, inputs, None), shape):
         return None
     return _block(symbol, inputs, net.features.collect_params())
 
 
 class JoinedPredictors(mx.gluon.HybridBlock):
-    """The two convolutions `classes` and `boxes` of a map (Conv2D of equal form, with bias) as one.
+    """Computes the class and the box predictor of a map as one convolution.
 
-    Its channels are made a multiple of 16 by such as count for nothing: the convolutions of oneDNN work on 16 channels
-    at once, and for the 8 or 12 of few classes it falls back to matrix products, at a sixth of the speed.
+    Its channels are zero-padded to a multiple of 16: oneDNN's convolutions process 16 channels at a time, and for the 8
+    or 12 channels of few classes it falls back to matrix products at a sixth of the speed.
+
+    Args:
+        classes: Conv2D with bias.
+        boxes: Conv2D with bias, of the same kernel, stride and padding.
     """
 
     def __init__(self, classes: Any, boxes: Any, **kwargs: Any) -> None:
@@ -54,22 +64,26 @@ class JoinedPredictors(mx.gluon.HybridBlock):
         self.box_weight, self.box_bias = boxes.weight, boxes.bias
         self._widths = classes.weight.shape[0], boxes.weight.shape[0]
         self._padding = -sum(self._widths) % CHANNELS_AT_ONCE
-        self._form = {**classes._kwargs, "num_filter": sum(self._widths) + self._padding}
+        self._convolution = {**classes._kwargs, "num_filter": sum(self._widths) + self._padding}
 
     def hybrid_forward(
         self, F: Any, maps: Any, class_weight: Any, class_bias: Any, box_weight: Any, box_bias: Any
     ) -> Any:
-        """Maps (B, C, H, W) -> (B, k * (classes + 1), H, W), (B, k * 4, H, W)."""
-        weight, bias = self._one(F, class_weight, box_weight), self._one(F, class_bias, box_bias)
-        scores = F.Convolution(maps, weight, bias, **self._form)
+        """Predict from maps (B, C, H, W).
+
+        Returns:
+            Class scores (B, k * (classes + 1), H, W) and box offsets (B, k * 4, H, W).
+        """
+        weight, bias = self._concat(F, class_weight, box_weight), self._concat(F, class_bias, box_bias)
+        scores = F.Convolution(maps, weight, bias, **self._convolution)
         classes, boxes = self._widths
         return (
             F.slice_axis(scores, axis=1, begin=0, end=classes),
             F.slice_axis(scores, axis=1, begin=classes, end=classes + boxes),
         )
 
-    def _one(self, F: Any, of_classes: Any, of_boxes: Any) -> Any:
-        """Weights or biases of both and, for the padding, zeros of the shape of as many of a box's 16 or more."""
+    def _concat(self, F: Any, of_classes: Any, of_boxes: Any) -> Any:
+        """Concatenate both predictors' weights (or biases) and zero-pad to a multiple of 16 channels."""
         parts = [of_classes, of_boxes]
         if self._padding:
             parts.append(F.zeros_like(F.slice_axis(of_boxes, axis=0, begin=0, end=self._padding)))
@@ -78,12 +92,12 @@ class JoinedPredictors(mx.gluon.HybridBlock):
 
 def _block(symbol: Any, inputs: Any, parameters: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Cannot decide type": of the input, which is known when the net runs
+        warnings.simplefilter("ignore")  # "Cannot decide type" of the input, which is known once the network runs
         return mx.gluon.SymbolBlock(symbol, inputs, params=parameters)
 
 
-def _trains(features: Any, shape: Tuple[int, int, int, int]) -> bool:
-    """Whether `features`, with values of no account, can go forward and back."""
+def _supports_backward(features: Any, shape: Tuple[int, int, int, int]) -> bool:
+    """Return whether `features` can run forward and backward; its values are overwritten with zeros."""
     features.initialize(mx.init.Zero())
     features.hybridize(static_alloc=True, static_shape=True)
     try:
@@ -97,12 +111,12 @@ def _trains(features: Any, shape: Tuple[int, int, int, int]) -> bool:
 
 
 def _join(graph: Dict[str, Any]) -> int:
-    """Change a symbol's JSON: each BatchNorm that only a ReLU reads is one with it; returns how many are.
+    """Fuse each BatchNorm in a symbol's JSON with the ReLU that alone reads it; return the number of fused layers.
 
-    What only one layer reads comes from the joined operator itself. What several read, or the heads, passes through a
-    copy: its gradient is a sum whose parts may lie in memory in different orders, and after a copy it lies in the plain
-    one. From mixed orders oneDNN cannot do the joined operator's backward pass at all, and that of BatchNorm alone only
-    by its reference code, 25 times as slowly.
+    A result with one reader is read from the fused operator. A result with several readers, or an output, passes
+    through a copy: its gradient is a sum, whose parts may have different memory layouts, and after a copy it has the
+    plain one. With mixed layouts oneDNN has no backward pass of the fused operator, and for BatchNorm alone only the
+    reference code, which is 25 times slower.
     """
     nodes: List[Dict[str, Any]] = graph["nodes"]
     heads = {entry[0] for entry in graph["heads"]}
@@ -115,7 +129,7 @@ def _join(graph: Dict[str, Any]) -> int:
         source = node["inputs"][0][0]
         if nodes[source]["op"] != "BatchNorm" or readers[source] > 1 or source in heads:
             continue
-        nodes[source]["op"] = JOINED
+        nodes[source]["op"] = FUSED_OPERATOR
         joined += 1
         if readers[index] > 1 or index in heads:
             node.update(op="_copy", attrs={})

@@ -1,4 +1,4 @@
-"""build_net: a GluonCV SSD with our class head, properly initialised, at any image size."""
+"""Build and initialize GluonCV SSD networks for any square image size; freeze layers; replace the class head."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ vgg_atrous = framework.gluoncv("model_zoo.ssd.vgg_atrous")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of GluonCV's model zoo and the layers that feed the first detection maps (strides 16 and 32)."""
+    """A network of GluonCV's model zoo and the layers that feed the first two detection maps.
+
+    Attributes:
+        zoo_name: name in GluonCV's model zoo.
+        features: names of the layers with strides 16 and 32.
+        filters: number of filters of the extra layers.
+    """
 
     zoo_name: str
     features: Tuple[str, ...]
     filters: Tuple[int, ...]
 
 
-# filters of the extra layers as in GluonCV's presets for 512 px; the first so many are used, the last is repeated
+# filters of the extra layers, as in GluonCV's presets for 512 px; the last is repeated if there are more layers
 WIDE, NARROW = (512, 512, 256, 256), (256, 256, 128, 128)
 MOBILENET_FEATURES = ("relu22_fwd", "relu26_fwd")
 BACKBONES = {
@@ -44,24 +50,30 @@ BACKBONES = {
     "resnet-50": Backbone("resnet50_v1", ("stage3_activation5", "stage4_activation2"), WIDE),
 }
 VGG = "vgg-16"
-# of the heads' weights, so that training starts from even class scores (RetinaNet, Lin et al. 2017, section 4.1)
+# standard deviation of the head weights, so that class scores start even (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
-PRIOR = 0.99  # of background, where the focal loss is used
+PRIOR = 0.99  # initial probability of background with the focal loss
 
 
 def build_net(
     base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0, shares: Sequence[float] = ()
 ) -> Any:
-    """An initialised SSD on the CPU (a GluonCV `SSD` HybridBlock) for square images of `image_size` pixels, with
-    anchors of so large `shares` of it (anchor_layout's where none are given).
+    """Return an initialized SSD (GluonCV's `SSD` HybridBlock) on the CPU.
 
-    Weights are drawn from `seed` by parameter name, so they do not depend on the order of calls, and layers that two
-    networks share start equal. Convolutions: Xavier (Gaussian, by fan-out, magnitude 2, as GluonCV intends);
-    BatchNorm: scale 1, shift 0, mean 0, variance 1 (GluonCV's own initialisation draws even variances at random).
+    Convolution weights are drawn by Xavier (Gaussian, fan-out, magnitude 2, as GluonCV intends) from `seed` and the
+    parameter's name, so layers that two networks share start equal. BatchNorm starts with scale 1, shift 0, mean 0,
+    variance 1; GluonCV's own initializer draws even the variances at random.
+
+    Args:
+        base_network: a key of BACKBONES, or VGG.
+        image_size: side of the square input image in pixels.
+        class_names: names of the classes, without background.
+        seed: seed of the initial weights.
+        shares: anchor scales as fractions of the image size; default: those of `anchor_layout`.
     """
     layout = anchor_layout(base_network, image_size, shares)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Cannot decide type": of the input, which is known when the net runs
+        warnings.simplefilter("ignore")  # "Cannot decide type" of the input, which is known once the network runs
         net = _make_ssd(base_network, layout, class_names)
     initialize(net, image_size, seed)
     return net
@@ -80,8 +92,10 @@ def _make_ssd(base_network: str, layout: AnchorLayout, class_names: Sequence[str
 
 
 def _anchor_cells(layout: AnchorLayout) -> int:
-    """Cells of the grid that GluonCV cuts the first map's anchors from; it halves the grid from map to map, while maps
-    halve rounding up, so a power of two is needed."""
+    """Return the side of the grid that GluonCV crops the anchors of the first map from.
+
+    GluonCV halves the grid from map to map, while maps halve rounding up, so the side must be a power of two.
+    """
     return 1 << (layout.cells[0] - 1).bit_length()
 
 
@@ -95,26 +109,25 @@ def _feature_arguments(base_network: str, layout: AnchorLayout) -> Dict[str, Any
 
 
 def _vgg_features(layout: AnchorLayout) -> Any:
-    """GluonCV's atrous VGG-16 with as many extra stages as `layout` has maps.
+    """Return a factory of GluonCV's atrous VGG-16 with as many extra stages as `layout` has maps.
 
-    At 300 and 512 px these are the stages of GluonCV's own nets, so that their trained weights fit; at other sizes each
-    stage halves the map.
+    At 300 and 512 px the stages are those of GluonCV's own networks, so that their trained weights fit. At other sizes
+    each stage halves the map.
     """
     layers, filters = vgg_atrous.vgg_spec[16]
     halve = [((256, 1, 1, 0), (512, 3, 2, 1))] + [((128, 1, 1, 0), (256, 3, 2, 1))] * (len(layout.cells) - 3)
     extras = vgg_atrous.extra_spec.get(layout.image_size, halve)
 
     def make(**_: Any) -> Any:
-        """The extractor; GluonCV's builder passes settings that the others take."""
         return vgg_atrous.VGGAtrousExtractor(layers, filters, extras)
 
     return make
 
 
 def initialize(net: Any, image_size: int, seed: int) -> None:
-    """Give every parameter of `net` its first value, drawn from `seed` and the parameter's own name."""
-    with mx.autograd.train_mode():  # without the decoders, which mixed precision cannot trace
-        net.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))  # convolutions leave their input channels open
+    """Set the initial value of every parameter, drawn from `seed` and the parameter's name."""
+    with mx.autograd.train_mode():  # leaves out the decoders, which mixed precision cannot trace
+        net.infer_shape(mx.nd.zeros((1, 3, image_size, image_size)))  # convolutions defer their input channels
     net.initialize(mx.init.Zero())
     for name, parameter in net._collect_params_with_prefix().items():
         value = _first_value(name, parameter, seed)
@@ -124,7 +137,7 @@ def initialize(net: Any, image_size: int, seed: int) -> None:
 
 def _first_value(name: str, parameter: Any, seed: int) -> "np.ndarray | None":
     if name.endswith(("anchors", "scale")):
-        return None  # constants, and VGG's scale whose own initial value is meant
+        return None  # constants, and VGG's scale, which has its own initial value
     if name.endswith(("gamma", "running_var", "moving_var")):
         return np.ones(parameter.shape, np.float32)
     if not name.endswith("weight"):
@@ -134,13 +147,15 @@ def _first_value(name: str, parameter: Any, seed: int) -> "np.ndarray | None":
         return random.normal(0, HEAD_DEVIATION, parameter.shape).astype(np.float32)
     fan_out = parameter.shape[0] * int(np.prod(parameter.shape[2:]))
     if "_conv" in name and parameter.shape[1] == 1:
-        fan_out = int(np.prod(parameter.shape[2:]))  # depthwise: each channel has one output
+        fan_out = int(np.prod(parameter.shape[2:]))  # depthwise: one output per channel
     return random.normal(0, np.sqrt(2.0 / fan_out), parameter.shape).astype(np.float32)
 
 
 def expect_background(net: Any, probability: float = PRIOR) -> None:
-    """Let the class heads of `net` begin with this probability of background, evenly shared by the classes for the
-    rest: without it the many empty anchors drown the objects in the focal loss's first steps (RetinaNet, section 4.1).
+    """Initialize the class heads to predict background with this probability.
+
+    The classes share the rest evenly. Without it the many negative anchors dominate the first steps of the focal loss
+    (RetinaNet, section 4.1).
     """
     classes = net.num_classes
     for predictor in net.class_predictors:
@@ -151,9 +166,15 @@ def expect_background(net: Any, probability: float = PRIOR) -> None:
 
 
 def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
-    """Replace the class head of `net`; returns the names whose old rows, and background's, were kept.
+    """Replace the class head of `net`, keeping the rows of background and of known classes.
 
-    New rows keep their first values. Build trainers and graphs afterwards: they would hold the old head's parameters.
+    New rows keep their initial values. Build trainers and graphs afterwards: they would hold the old head's parameters.
+
+    Returns:
+        Names of the classes whose rows were kept.
+
+    Raises:
+        ConfigError: the names are empty or not distinct.
     """
     names = list(class_names)
     if isinstance(class_names, str) or not names or len(set(names)) != len(names):
@@ -164,11 +185,21 @@ def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
 
 
 def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
-    """Stop training of the parameters whose name contains `pattern` (a regular expression); returns their names. A
-    BatchNorm layer without training has no training of its statistics either.
+    """Freeze the parameters that `pattern` matches.
 
-    Names are those of the saved weights and, for vgg-16 and resnet-50, also the built-in algorithm's. A pattern that
-    matches nothing, or leaves nothing to train, is a ConfigError.
+    BatchNorm layers that are frozen as a whole keep their statistics too.
+
+    Args:
+        net: the network.
+        base_network: its backbone.
+        pattern: regular expression, searched in parameter names: those of the saved weights and, for vgg-16 and
+            resnet-50, those of the built-in algorithm. An empty pattern freezes nothing.
+
+    Returns:
+        Names of the frozen parameters.
+
+    Raises:
+        ConfigError: the pattern matches no parameter, or all.
     """
     if not pattern:
         return []
@@ -190,10 +221,10 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
 
 
 def builtin_names(base_network: str, name: str) -> Tuple[str, ...]:
-    """The name that the built-in algorithm's network has for our parameter `name`; () where it has none.
+    """Return the names that the built-in algorithm has for our parameter `name`; empty if it has none.
 
-    VGG: conv1_1 .. conv5_3, fc6, fc7. ResNet-50: conv0, stage<s>_unit<u>_conv<c>, bn likewise, sc for the shortcut
-    (names of the mxnet-ssd symbol files that the built-in algorithm was made from).
+    VGG: conv1_1 .. conv5_3, fc6, fc7. ResNet-50: conv0, stage<s>_unit<u>_conv<c>, bn likewise, sc for the shortcut: the
+        names in the mxnet-ssd symbol files from which the built-in algorithm was made.
     """
     if base_network == VGG:
         return _vgg_names(name)
@@ -203,23 +234,23 @@ def builtin_names(base_network: str, name: str) -> Tuple[str, ...]:
 
 
 def _vgg_names(name: str) -> Tuple[str, ...]:
-    found = re.match(r"features\.stages\.(\d+)\.(\d+)\.(weight|bias)$", name)
-    if not found:
+    match = re.match(r"features\.stages\.(\d+)\.(\d+)\.(weight|bias)$", name)
+    if not match:
         return ()
-    stage, layer, kind = int(found.group(1)), int(found.group(2)) // 2, found.group(3)
+    stage, layer, kind = int(match.group(1)), int(match.group(2)) // 2, match.group(3)
     return (f"conv{stage + 1}_{layer + 1}_{kind}" if stage < 5 else f"fc{layer + 6}_{kind}",)
 
 
 def _resnet_names(name: str) -> Tuple[str, ...]:
-    found = re.match(r"features\.resnetv10_(?:stage(\d)_)?(conv|batchnorm)(\d+)_(.+)$", name)
-    if not found:
+    match = re.match(r"features\.resnetv10_(?:stage(\d)_)?(conv|batchnorm)(\d+)_(.+)$", name)
+    if not match:
         return ()
-    stage, kind, index, rest = found.groups()
+    stage, kind, index, rest = match.groups()
     rest = rest.replace("running", "moving")
     layer = "conv" if kind == "conv" else "bn"
     if stage is None:
         return (f"{layer}{index}_{rest}",)
-    # a stage's first unit has three convolutions and the shortcut's, the others three
+    # the first unit of a stage has three convolutions and that of the shortcut, the others have three
     number = int(index)
     if number == 3:
         return (f"stage{stage}_unit1_{'sc' if layer == 'conv' else 'sc_bn'}_{rest}",)

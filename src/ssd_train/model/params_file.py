@@ -1,10 +1,11 @@
-"""Files of arrays in MXNet's format, looked through before MXNet reads them: its reader believes what a file says of
-itself, asks for memory of any size, and ends the process over some damage.
+"""Check files in MXNet's array format before MXNet reads them.
 
-The format (src/ndarray/ndarray.cc of MXNet 1.9.1, NDArray::Load): the number 0x112, a reserved one, how many arrays
-(uint64); each array; the number of names, and each name with its length (uint64). An array is a magic number (uint32),
-its storage type (int32; not in version 1), the number of its dimensions (int32) and the dimensions (int64), device (two
-int32), type of its numbers (int32), and the numbers. Before version 1 the number of dimensions (uint32) stood in the
+MXNet's reader trusts the sizes in a file, allocates any amount of memory, and ends the process on some kinds of damage.
+
+The format (src/ndarray/ndarray.cc of MXNet 1.9.1, NDArray::Load): the number 0x112, a reserved number, the number of
+arrays (uint64); each array; the number of names, and each name with its length (uint64). An array is a magic number
+(uint32), its storage type (int32; not in version 1), the number of dimensions (int32), the dimensions (int64), the
+device (two int32), the data type (int32) and the data. Before version 1 the number of dimensions (uint32) took the
 place of the magic number, and dimensions were uint32.
 """
 
@@ -23,15 +24,15 @@ DENSE = 0
 MAX_DIMENSIONS = 32
 MAX_ARRAYS = 100_000
 MAX_NAME = 4096  # bytes
-# bytes of a number by its type: float32, float64, float16, uint8, int32, int8, int64, bool, ..., bfloat16
+# bytes per value by data type: float32, float64, float16, uint8, int32, int8, int64, bool, ..., bfloat16
 SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1, 8: 2, 9: 2, 10: 4, 11: 8, 12: 2}
 
 
 def check_params_file(path: Path) -> None:
-    """Look through the file `path` without reading the numbers in it.
+    """Check the structure of the file `path` without reading its data.
 
     Raises:
-        WeightsError: it is not in MXNet's format, cut off, or says of itself what cannot be.
+        WeightsError: the file is truncated, damaged, or not in MXNet's format.
     """
     path = Path(path)
     try:
@@ -64,13 +65,13 @@ def _check(file: BinaryIO, size: int) -> None:
 def _skip_array(file: BinaryIO, size: int, number: int) -> None:
     shape = _read_shape(file, number)
     if shape is None:
-        return  # an array that was never filled has nothing more
+        return  # an array that was never filled ends here
     _, _, kind = _read(file, "<iii")
     if kind not in SIZES:
         raise ValueError(f"array {number} has numbers of type {kind}")
     needed = SIZES[kind]
-    for side in shape:
-        needed *= side
+    for length in shape:
+        needed *= length
     if needed > size - file.tell():
         raise ValueError(f"array {number} has shape {shape} and {size - file.tell()} bytes follow")
     file.seek(needed, os.SEEK_CUR)
@@ -83,14 +84,14 @@ def _read_shape(file: BinaryIO, number: int) -> "Optional[Tuple[int, ...]]":
         if storage != DENSE:
             raise ValueError(f"array {number} is sparse")
     if magic in (V1, V2, V3):
-        (dimensions,), side = _read(file, "<i"), "q"
+        (dimensions,), length_type = _read(file, "<i"), "q"
     else:
-        dimensions, side = magic, "I"
+        dimensions, length_type = magic, "I"
     if dimensions == (-1 if magic == V3 else 0):  # since version 3 an array without dimensions is one number
         return None
     if not 0 <= dimensions <= MAX_DIMENSIONS:
         raise ValueError(f"array {number} has {dimensions} dimensions")
-    shape = _read(file, f"<{dimensions}{side}")
+    shape = _read(file, f"<{dimensions}{length_type}")
     if any(length <= 0 for length in shape):
         raise ValueError(f"array {number} has shape {shape}")
     return shape

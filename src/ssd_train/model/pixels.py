@@ -1,5 +1,4 @@
-"""What the networks expect of pixels: the statistics of the ImageNet training set, RGB in 0..1, which GluonCV's weights
-were trained with."""
+"""Pixel normalization of the networks: ImageNet statistics for RGB in 0..1, as for GluonCV's weights."""
 
 from __future__ import annotations
 

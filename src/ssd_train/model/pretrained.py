@@ -1,8 +1,7 @@
-"""Trained arrays put into a network, and counted.
+"""Load weights files into a network and report how many tensors they filled.
 
 A weights file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the
-Gluon or GluonCV model zoo. What is not for this network is never loaded by half: a load that fits too few tensors
-fails.
+Gluon or GluonCV model zoo. A file that fits too few tensors of the network is refused.
 """
 
 from __future__ import annotations
@@ -22,20 +21,23 @@ from ssd_train.model.params_file import check_params_file
 mx = framework.mxnet()
 gcv = framework.gluoncv()
 
-CLASS_HEADS = "class_predictors."  # what the names of a detector's class heads begin with
-LEAST_SHARE = 0.85  # of the tensors that a file has to fill; a plain VGG-16 lacks the two dilated convolutions
-# what the published detectors of the model zoo were trained on; the class names are in their head's order
-ZOO_CLASS_COUNTS = (20, 80)
+CLASS_HEADS = "class_predictors."  # prefix of a detector's class head parameters
+MIN_LOADED = 0.85  # fraction of the tensors that a file must fill; a plain VGG-16 lacks the two dilated convolutions
+ZOO_CLASS_COUNTS = (20, 80)  # of the model zoo's detectors, trained on VOC and COCO
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How many of the network's tensors a file filled, and what of the class head was kept.
+    """How many of the network's tensors a file filled, and which class rows were kept.
 
-    loaded          tensors filled whole
-    partly          tensors of the class head of which only some rows were filled: background's and the kept classes'
-    kept_classes    (class of the network, class of the file) whose rows were taken
-    new_classes     classes of the network whose rows were not
+    Attributes:
+        source: path of the file.
+        kind: detector or backbone.
+        loaded: number of tensors filled as a whole.
+        total: number of tensors of the network, or of its backbone.
+        partly: number of class head tensors of which only some rows were filled: background and the kept classes.
+        kept_classes: (class of the network, class of the file) whose rows were loaded.
+        new_classes: classes of the network whose rows were not loaded.
     """
 
     source: str
@@ -49,8 +51,8 @@ class LoadReport:
     def __str__(self) -> str:
         partly = f", {self.partly} in part" if self.partly else ""
         kept = [new if new == old else f"{new} (from {old})" for new, old in self.kept_classes]
-        told = [("class rows kept", kept), ("new", self.new_classes)]
-        head = "".join(f"; {what}: {', '.join(names)}" for what, names in told if names)
+        classes = [("class rows kept", kept), ("new", self.new_classes)]
+        head = "".join(f"; {label}: {', '.join(names)}" for label, names in classes if names)
         return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{partly}{head}"
 
 
@@ -58,7 +60,11 @@ Arrays = Dict[str, Any]
 
 
 def read_arrays(path: "str | Path") -> Arrays:
-    """Named arrays of a .params file, without the prefixes arg: and aux:; a WeightsError when it is none."""
+    """Read the named arrays of a .params file, without the prefixes arg: and aux:.
+
+    Raises:
+        WeightsError: it is no .params file, its arrays have no names, or a value is not finite.
+    """
     check_params_file(Path(path))
     try:
         arrays = mx.nd.load(str(path))
@@ -80,10 +86,19 @@ def load_pretrained(
     old_classes: Optional[Sequence[str]] = None,
     rows: Optional[Sequence[int]] = None,
 ) -> LoadReport:
-    """Fill `net` from the file at `path`; `old_classes` are the class names of a detector's head, where they are known.
+    """Load the file at `path` into `net`.
 
-    `rows` has for each class of `net` the class of the file whose rows it gets, -1 where none; by default that of the
-    same name. Anchors are never loaded: ours follow the image size.
+    Anchors are never loaded: ours follow the image size.
+
+    Args:
+        net: the network.
+        base_network: its backbone.
+        path: a .params file.
+        old_classes: class names of the file's detector, if they are known.
+        rows: for each class of `net`, the class of the file whose rows it gets, -1 for none; default: the same name.
+
+    Raises:
+        WeightsError: the file cannot be read, or fits too few tensors.
     """
     arrays = read_arrays(path)
     if any(name.startswith(CLASS_HEADS) for name in arrays):
@@ -92,17 +107,21 @@ def load_pretrained(
 
 
 def saved_parameters(net: Any) -> Dict[str, Any]:
-    """The parameters of `net` that a file holds, by name: all but the anchors, which follow from network and size."""
+    """Return the parameters of `net` that are saved, by name: all but the anchors, which are computed."""
     return {name: p for name, p in net._collect_params_with_prefix().items() if not name.endswith("anchors")}
 
 
 def load_exactly(net: Any, path: "str | Path") -> None:
-    """Fill every tensor of `net` from a file that was saved from such a net; a WeightsError names what does not fit."""
+    """Load all tensors of `net` from a file that was saved from an equal network.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown or of another shape.
+    """
     arrays, parameters = read_arrays(path), saved_parameters(net)
     for name in sorted({*arrays, *parameters}):
-        found, wanted = (tuple(v[name].shape) if name in v else None for v in (arrays, parameters))
-        if found != wanted:
-            raise WeightsError(f"{path}: {name} has shape {found}, expected {wanted}")
+        shape, expected = (tuple(v[name].shape) if name in v else None for v in (arrays, parameters))
+        if shape != expected:
+            raise WeightsError(f"{path}: {name} has shape {shape}, expected {expected}")
     for name, parameter in parameters.items():
         parameter.set_data(arrays[name])
 
@@ -130,7 +149,7 @@ def _load_detector(
 
 
 def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
-    """Class names of a detector without a config: GluonCV's VOC or COCO nets are told by their head's size."""
+    """Return the class names of GluonCV's VOC or COCO detectors, recognized by their class count; else none."""
     boxes = arrays["box_predictors.0.predictor.bias"].shape[0] // 4
     count = arrays["class_predictors.0.predictor.bias"].shape[0] // boxes - 1
     if count == ZOO_CLASS_COUNTS[0]:
@@ -141,33 +160,31 @@ def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
 
 
 def _copy_class_rows(parameter: Any, old: Any, rows: Sequence[int], old_count: int) -> int:
-    """Copy background's rows and for each class those of the old class that `rows` names; 0 when the tensor does not
-    fit, else 1."""
+    """Copy background's rows and the rows of the old classes in `rows`; return 1, or 0 if the tensor does not fit."""
     if old is None or not old_count:
         return 0
-    values, given = parameter.data().asnumpy(), old.asnumpy()
+    values, old_values = parameter.data().asnumpy(), old.asnumpy()
     new_width, old_width = len(rows) + 1, old_count + 1
-    fits = given.shape[0] * new_width == values.shape[0] * old_width and given.shape[1:] == values.shape[1:]
+    fits = old_values.shape[0] * new_width == values.shape[0] * old_width and old_values.shape[1:] == values.shape[1:]
     if not fits:
         return 0
     # row k * width + c is anchor shape k, class c; background is class 0
-    values[0::new_width] = given[0::old_width]
+    values[0::new_width] = old_values[0::old_width]
     for position, row in enumerate(rows, start=1):
         if row >= 0:
-            values[position::new_width] = given[row + 1 :: old_width]
+            values[position::new_width] = old_values[row + 1 :: old_width]
     parameter.set_data(mx.nd.array(values))
     return 1
 
 
 def _load_backbone(net: Any, base_network: str, arrays: Arrays, source: str) -> LoadReport:
-    found = _vgg_backbone(arrays) if base_network == nets.VGG else _zoo_backbone(net, base_network, arrays)
-    parameters = net._collect_params_with_prefix()
-    wanted = {name: p for name, p in parameters.items() if _is_backbone(name)}
-    fitting = {name: a for name, a in found.items() if name in wanted and tuple(a.shape) == wanted[name].shape}
-    _require(len(fitting), len(wanted), source, f"{base_network} backbone")
+    renamed = _vgg_backbone(arrays) if base_network == nets.VGG else _zoo_backbone(net, base_network, arrays)
+    parameters = {name: p for name, p in net._collect_params_with_prefix().items() if _is_backbone(name)}
+    fitting = {n: a for n, a in renamed.items() if n in parameters and tuple(a.shape) == parameters[n].shape}
+    _require(len(fitting), len(parameters), source, f"{base_network} backbone")
     for name, array in fitting.items():
-        wanted[name].set_data(array)
-    return LoadReport(source, f"{base_network} backbone", len(fitting), len(wanted))
+        parameters[name].set_data(array)
+    return LoadReport(source, f"{base_network} backbone", len(fitting), len(parameters))
 
 
 def _is_backbone(name: str) -> bool:
@@ -175,15 +192,15 @@ def _is_backbone(name: str) -> bool:
 
 
 def _require(fitting: int, total: int, source: str, kind: str) -> None:
-    if fitting < LEAST_SHARE * total:
+    if fitting < MIN_LOADED * total:
         raise WeightsError(
-            f"{source}: found {fitting} of the {total} tensors of this {kind}, expected at least {LEAST_SHARE:.0%}: "
+            f"{source}: found {fitting} of the {total} tensors of this {kind}, expected at least {MIN_LOADED:.0%}: "
             "is it a file of another network?"
         )
 
 
 def _zoo_backbone(net: Any, base_network: str, arrays: Arrays) -> Arrays:
-    """A file of the model zoo under the names that the detector has for its backbone's parameters."""
+    """Rename the arrays of a model zoo file to the detector's names of its backbone parameters."""
     zoo_net = gcv.model_zoo.get_model(nets.BACKBONES[base_network].zoo_name, pretrained=False)
     # both are named <kind><counter>_<layer>, and the counters differ
     by_layer = {name.split("_", 1)[1]: name for name in net._collect_params_with_prefix() if _is_backbone(name)}
@@ -192,20 +209,23 @@ def _zoo_backbone(net: Any, base_network: str, arrays: Arrays) -> Arrays:
 
 
 def _vgg_backbone(arrays: Arrays) -> Arrays:
-    """VGG-16: GluonCV's atrous file as it is, or the model zoo's vgg16 with its thirteen convolutions put in stages."""
+    """Rename VGG-16's arrays to the detector's names.
+
+    They come from GluonCV's atrous file, or from the model zoo's vgg16, whose 13 convolutions are put into stages.
+    """
     if any(name.startswith("stages.") for name in arrays):
         return {f"features.{name}": array for name, array in arrays.items()}
-    found = [re.fullmatch(r"features\.(\d+)\.weight", name) for name in arrays]
-    layers = sorted(int(name.group(1)) for name in found if name and arrays[name.group()].ndim == 4)
-    places = [(stage, layer) for stage, count in enumerate((2, 2, 3, 3, 3)) for layer in range(count)]
+    matches = [re.fullmatch(r"features\.(\d+)\.weight", name) for name in arrays]
+    layers = sorted(int(match.group(1)) for match in matches if match and arrays[match.group()].ndim == 4)
+    positions = [(stage, layer) for stage, count in enumerate((2, 2, 3, 3, 3)) for layer in range(count)]
     renamed = {}
-    for index, (stage, layer) in zip(layers, places):
+    for index, (stage, layer) in zip(layers, positions):
         for kind in ("weight", "bias"):
             if f"features.{index}.{kind}" in arrays:
                 renamed[f"features.stages.{stage}.{2 * layer}.{kind}"] = arrays[f"features.{index}.{kind}"]
     first = renamed.get("features.stages.0.0.weight")
     if first is not None and first.shape[1] == 3:
-        # the atrous net multiplies its input by 255 times the deviation, which the model zoo's vgg16 does not expect
+        # the atrous network multiplies its input by 255 times the deviation; the model zoo's vgg16 does not
         scale = mx.nd.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1)) * 255
         renamed["features.stages.0.0.weight"] = first / scale
     return renamed

@@ -1,4 +1,4 @@
-"""Weights of GluonCV's model zoo, asked for with a time limit."""
+"""Download weights of GluonCV's model zoo, with a timeout."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
 from ssd_train.progress import Progress
 
-SECONDS = 120
+SECONDS = 120  # timeout
 ADVICE = "give --pretrained FILE, or --use_pretrained_model 0 to start from random weights"
-LOOK = 0.5  # seconds between two looks at whether it has answered
+POLL_SECONDS = 0.5
 
 
 def zoo_weights(
     base_network: str, seconds: float = SECONDS, progress: Optional[Progress] = None, advice: str = ADVICE
 ) -> Path:
-    """The file of GluonCV's model zoo for this backbone, from its cache or the network within `seconds`. An error ends
-    with `advice`.
+    """Return the model zoo's weights file of a backbone, from its cache or downloaded.
 
-    Fetched by a process of its own, because the zoo's download waits for ever on a server that never answers. It ends
-    with this one, however that ends.
+    The download runs in a process of its own, because that of the model zoo never times out. The process exits when
+    this one does, for whatever reason.
+
+    Args:
+        base_network: the backbone.
+        seconds: timeout.
+        progress: tracks the waiting time; an error that it raises ends the wait.
+        advice: the end of an error message.
+
+    Raises:
+        WeightsError: the download failed or took too long.
     """
     name = "vgg16_atrous" if base_network == nets.VGG else nets.BACKBONES[base_network].zoo_name
     code = (
@@ -38,29 +46,31 @@ def zoo_weights(
     source_root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([source_root, *[p for p in sys.path if p]])
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path.split(os.pathsep)!r}; {code}"]
-    said = _said_within(command, seconds, progress or Progress())
-    if said is None:
+    output = _run_with_timeout(command, seconds, progress or Progress())
+    if output is None:
         raise WeightsError(
             f"model zoo: found no answer for {name} within {seconds:g} s, expected its weights; {advice}"
         )
-    for line in said[0].splitlines():
+    for line in output[0].splitlines():
         if line.startswith("FILE "):
             return Path(line[5:])
-    raise WeightsError(f"model zoo: {name} could not be fetched ({_reason(said[1])}); {advice}")
+    raise WeightsError(f"model zoo: {name} could not be fetched ({_reason(output[1])}); {advice}")
 
 
-def _said_within(command: Sequence[str], seconds: float, progress: Progress) -> Optional[Tuple[str, str]]:
-    """What a program writes, to standard output and error, when it ends within `seconds`; None when it does not. Its
-    standard input ends when this process does. `progress` is asked often, and may end the waiting by an error."""
+def _run_with_timeout(command: Sequence[str], seconds: float, progress: Progress) -> Optional[Tuple[str, str]]:
+    """Return standard output and error of a program; None if it runs longer than `seconds`.
+
+    Its standard input ends when this process does. `progress` is called often, and may end the wait by an error.
+    """
     reading, writing = os.pipe()
     child = subprocess.Popen(
         command, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
     )
     try:
-        looks = max(round(seconds / LOOK), 1)
-        for _ in progress.track(range(looks), looks, "asking the model zoo"):
+        polls = max(round(seconds / POLL_SECONDS), 1)
+        for _ in progress.track(range(polls), polls, "downloading weights"):
             try:
-                return child.communicate(timeout=seconds / looks)
+                return child.communicate(timeout=seconds / polls)
             except subprocess.TimeoutExpired:
                 continue
         return None
@@ -72,7 +82,7 @@ def _said_within(command: Sequence[str], seconds: float, progress: Progress) -> 
 
 
 def _reason(stderr: str) -> str:
-    """Why the zoo's download failed: which host gave no answer, or else what its error says."""
+    """Return why the download failed: the unreachable host, or else the last line of the error."""
     last = (stderr.strip().splitlines() or ["no message"])[-1]
     host = re.search(r"ConnectionPool\(host='([^']+)'", last)
     return f"{host.group(1)} cannot be reached" if host else last[:200]

@@ -1,4 +1,4 @@
-"""Anchor sizes chosen by the boxes of a data set, or by the detector that training starts from."""
+"""Choose anchor scales from the boxes of a data set, or take those of the initial detector."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ from ssd_train.progress import Progress
 from ssd_train.setting_values import rising_shares
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
-# what is tried, of the image's side; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
+# candidates, as fractions of the image size; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
 SMALLEST = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35)
 SECOND = (1.4, 2.0, 2.8, 4.0)  # times the smallest
 LARGEST = 1.05
-# anchors of each box that count. More than one: sizes that many anchors share with a box teach more, and large boxes
-# found by the fine maps, whose layers are pretrained, are learned sooner than by the coarse ones, whose are new
+# anchors of each box that count. More than one, because boxes with many positive anchors are learned better, and large
+# boxes are learned sooner by the fine maps, whose layers are pretrained, than by the coarse ones, whose layers are new
 NEIGHBOURS = 4
-MOST_OVERLAPS = 600_000  # of boxes and anchors: a trial of 20 ms
-FEWEST_BOXES = 100
+MAX_IOU_PAIRS = 600_000  # pairs of boxes and anchors; a candidate takes 20 ms
+MIN_BOXES = 100
 
 
 class Choice(NamedTuple):
-    """Anchor sizes as shares of the image's side, and the mean IoU of the training boxes with their four best anchors:
-    of these sizes, and of SSD's own."""
+    """Anchor scales as fractions of the image size, with their fit.
+
+    Attributes:
+        shares: the anchor scales.
+        overlap: mean IoU of the training boxes with their four best anchors of these scales.
+        usual: the same for SSD's own scales.
+    """
 
     shares: Tuple[float, ...]
     overlap: float
@@ -42,8 +47,11 @@ class Choice(NamedTuple):
 
 
 def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelSet, progress: Progress) -> TrainConfig:
-    """`config` with the anchor_sizes to train with: those given; those of the detector in `pretrained`, whose answers
-    are told from them; with auto_anchors, those that fit `labels`; else none, which are SSD's own."""
+    """Return `config` with the anchor_sizes to train with.
+
+    They are, in this order: those in `config`; those of the detector in `pretrained`, whose box offsets refer to them;
+        with auto_anchors, those that fit `labels`; else none, which means SSD's own.
+    """
     if config.anchor_sizes or not config.auto_anchors:
         return config
     old = None if pretrained is None else anchors_of(pretrained, config)
@@ -60,22 +68,27 @@ def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelS
 
 
 def anchors_of(pretrained: Path, config: TrainConfig) -> Optional[str]:
-    """The anchor_sizes of a detector: a model of ours for images of the same size (others have other maps), or one of
-    GluonCV's; None where there is no such detector."""
+    """Return the anchor_sizes of a pretrained detector; None if it is none.
+
+    It may be a model of ours for the same image size (other sizes have other feature maps), or one of GluonCV's.
+    """
     if not pretrained.exists():
-        return None  # which loading it will tell
-    with opened_model(pretrained) as place:
-        if not (place / CONFIG).exists():
-            return _gluoncv_sizes(place, len(feature_cells(config.base_network, config.image_shape)))
-        old = SavedModel.load(place).config
+        return None  # reported when it is loaded
+    with opened_model(pretrained) as path:
+        if not (path / CONFIG).exists():
+            return _gluoncv_sizes(path, len(feature_cells(config.base_network, config.image_shape)))
+        old = SavedModel.load(path).config
     same = (old.base_network, old.image_shape) == (config.base_network, config.image_shape)
     return old.anchor_sizes if same else None
 
 
-def _gluoncv_sizes(place: Path, maps: int) -> Optional[str]:
-    """Return the anchor_sizes of the detector in a .params file there, "" (SSD's own) where it holds no anchors of so
-    many feature maps; None where there is no detector. A file that cannot be read is reported when it is loaded."""
-    for file in [place] if place.is_file() else sorted(place.glob("*.params")):
+def _gluoncv_sizes(path: Path, maps: int) -> Optional[str]:
+    """Return the anchor_sizes of the GluonCV detector in a .params file; None if there is no detector.
+
+    They are empty (SSD's own) if the file has no anchors for this number of maps. An unreadable file is reported when
+    it is loaded.
+    """
+    for file in [path] if path.is_file() else sorted(path.glob("*.params")):
         try:
             arrays = read_arrays(file)
         except WeightsError:
@@ -86,12 +99,14 @@ def _gluoncv_sizes(place: Path, maps: int) -> Optional[str]:
 
 
 def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
-    """Return the anchor_sizes of the anchors that GluonCV's SSD saves, (1, 1, H, W, 4 * shapes) of cx, cy, w, h for
-    each map: its presets differ (those for COCO have smaller ones than those for VOC). The last map is one cell, whose
-    centre is the image's."""
+    """Return the anchor_sizes of GluonCV's saved anchors: (1, 1, H, W, 4 * shapes) cxcywh for each map.
+
+    GluonCV's presets differ: those for COCO have smaller anchors than those for VOC. The last map has one cell, whose
+    centre is that of the image.
+    """
     if len(generators) != maps or any(array.ndim != 5 or array.shape[-1] < 8 for array in generators):
         return ""
-    first = [array[0, 0, 0, 0, :8].asnumpy() for array in generators]  # a square, and one between it and the next size
+    first = [array[0, 0, 0, 0, :8].asnumpy() for array in generators]  # a square, and the one between two sizes
     side, last = 2 * first[-1][0], first[-1][2]
     if min(side, last) <= 0:
         return ""
@@ -101,10 +116,10 @@ def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
 
 
 def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
-    """The sizes, among a few dozen, whose anchors overlap best the boxes of images of known size, of which there must
-    be some; every class counts as much.
+    """Return the anchor scales with the highest mean IoU, out of a few dozen.
 
-    The boxes are taken as they lie in the network's input, and half and twice as large where augmentation zooms so.
+    Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
+    half and twice the size. At least one image must have a known size.
     """
     boxes = _augmented(_sample(labels, config), config)
     maps = len(feature_cells(config.base_network, config.image_shape))
@@ -117,26 +132,25 @@ def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
 
 
 def _sample(labels: LabelSet, config: TrainConfig) -> np.ndarray:
-    """As many boxes (N, 4) xyxy as can be tried in seconds, in pixels of the input, drawn from all classes evenly and
-    always the same."""
+    """Sample boxes (N, 4), xyxy in input pixels, evenly from all classes; deterministic."""
     sized = [(r.boxes, np.array([*r.size_wh, *r.size_wh]), r.class_ids) for r in labels.records if r.size_wh]
     boxes = np.concatenate([boxes * (config.image_shape / size) for boxes, size, _ in sized])
     class_ids = np.concatenate([ids for _, _, ids in sized])
-    chances = 1 / np.bincount(class_ids)[class_ids]
+    weights = 1 / np.bincount(class_ids)[class_ids]
     anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
-    count = max(MOST_OVERLAPS // anchors, FEWEST_BOXES)
-    return boxes[np.random.RandomState(0).choice(len(boxes), count, p=chances / chances.sum())].astype(np.float32)
+    count = max(MAX_IOU_PAIRS // anchors, MIN_BOXES)
+    return boxes[np.random.RandomState(0).choice(len(boxes), count, p=weights / weights.sum())].astype(np.float32)
 
 
 def _augmented(boxes: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """A third each of `boxes` as they are, half and twice as large, as far as in view, where augmentation zooms."""
+    """Return a third of `boxes` each at the same, half and twice the size, clipped, if the augmentation zooms."""
     if config.augmentation != "strong":
         return boxes
     side = config.image_shape
     zoom = np.resize([1 / ZOOM, 1, ZOOM], (len(boxes), 1))
-    zoomed = (boxes - side / 2) * zoom + side / 2  # about the image's middle: where a box stands matters little
-    seen = clip_boxes(zoomed.astype(np.float32), (side, side))
-    return seen[areas(seen) >= View.least_visible * areas(zoomed)]
+    zoomed = (boxes - side / 2) * zoom + side / 2  # about the image centre: the position of a box matters little
+    clipped = clip_boxes(zoomed.astype(np.float32), (side, side))
+    return clipped[areas(clipped) >= View.least_visible * areas(zoomed)]
 
 
 def _overlap(config: TrainConfig, boxes: np.ndarray, shares: Tuple[float, ...]) -> float:

@@ -1,4 +1,4 @@
-"""Arrays by name in MXNet's file format, written so that a failing disk is told as one."""
+"""Write named arrays in MXNet's file format."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ mx = framework.mxnet()
 
 
 def write_arrays(path: Path, arrays: Dict[str, Any]) -> None:
-    """Write `arrays` to the file `path`, and flush it to the disk.
+    """Write `arrays` to the file `path` and flush it to disk.
 
     Raises:
-        SsdTrainError: the disk is full, or fails; MXNet says nothing but "FileStream.Write incomplete" of that.
+        SsdTrainError: writing fails. MXNet alone reports no more than "FileStream.Write incomplete".
     """
     try:
         storage.guarded_write(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))

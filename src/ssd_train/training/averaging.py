@@ -1,4 +1,4 @@
-"""WeightAverage: a second net whose weights follow those of the net that learns."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ mx = framework.mxnet()
 
 
 class WeightAverage:
-    """The exponential moving average of a net's weights and BatchNorm statistics, in a net of its own.
+    """Exponential moving average of a network's weights and BatchNorm statistics.
 
-    Averages of many steps are steadier than the last step (Polyak & Juditsky, 1992). The first steps count less: step n
-    has a decay of at most (1 + n) / (10 + n), TensorFlow's rule, so that the first weights are soon forgotten.
+    Averages of many steps are steadier than the last step (Polyak & Juditsky, 1992). Step n has a decay of at most (1 +
+    n) / (10 + n), as in TensorFlow, so that the initial weights are forgotten soon.
 
-    net         that follows; built as `learner`, on the device that answers
-    learner     that learns
-    decay       share of the average that a step leaves, 0 < decay < 1
+    Args:
+        net: network that receives the average; equal in structure to `learner`.
+        learner: network that is trained.
+        decay: weight of the old average in each step, 0 < decay < 1.
     """
 
     def __init__(self, net: Any, learner: Any, decay: float) -> None:
@@ -30,10 +31,10 @@ class WeightAverage:
             target.set_data(source.list_data()[0])
 
     def update(self) -> None:
-        """Take the weights of the step just made."""
+        """Add the current weights of the trained network to the average."""
         self.updates += 1
-        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         for target, source in self._pairs:
             average = target.list_data()[0]
-            # one pass in place: average - share * (1 * average - value)
-            mx.nd.sgd_update(average, source.list_data()[0], out=average, lr=share, wd=1.0, rescale_grad=-1.0)
+            # one pass in place: average - weight * (1 * average - value)
+            mx.nd.sgd_update(average, source.list_data()[0], out=average, lr=weight, wd=1.0, rescale_grad=-1.0)

@@ -1,5 +1,4 @@
-"""A training state on disk, written so that a kill loses nothing: a folder per save, with checksums (see published.py).
-Nothing here is ever unpickled."""
+"""Checkpoints: one folder per save with checksums, written atomically and read without pickle (published.py)."""
 
 from __future__ import annotations
 
@@ -21,17 +20,20 @@ from ssd_train.training.schedule import BestScore
 from ssd_train.training.tally import Tally
 
 STATE_FORMAT = 1
-MOST = 1 << 53  # of what is counted
+MAX_COUNT = 1 << 53
 STATE, LAST, OPTIMIZER, AVERAGE, BEST = "state.json", "last.params", "optimizer.params", "average.params", "best"
 
 
 @dataclass
 class TrainState:
-    """All that a run needs to go on as if it had never stopped, beside the weights and the optimizer's arrays.
+    """What a run needs to resume exactly, besides the weights and the optimizer's arrays.
 
-    epoch           epochs made
-    tally           steps made of the one after them
-    fingerprint     what the run was started with and may not change
+    Attributes:
+        epoch: number of finished epochs.
+        tally: sums over the finished steps of the next epoch.
+        best: the best score so far, for early stopping.
+        history: one row for each finished epoch.
+        fingerprint: settings and data of the run that may not change on resume.
     """
 
     epoch: int = 0
@@ -41,7 +43,7 @@ class TrainState:
     fingerprint: Dict[str, Any] = field(default_factory=dict)
 
     def end_epoch(self, row: Dict[str, Any]) -> None:
-        """Take the row of the history of an epoch of which all is done."""
+        """Append the row of the finished epoch to the history and start the next one."""
         self.history.append(row)
         self.epoch += 1
         self.tally = Tally()
@@ -51,12 +53,14 @@ class TrainState:
 
 
 class Checkpoints:
-    """The training states in a folder: the newest and two before.
+    """The training states in a folder: the newest and two before it.
 
-    Two, because SageMaker deletes on S3 what is deleted here: a machine that is taken away while the newest is copied
-    there leaves the one before, even where that one too was still on its way.
+    Three, because SageMaker deletes on S3 what is deleted here: if the machine is lost while the newest is being
+        uploaded, an older one remains, even if the upload of the second newest was not finished either.
 
-    circumstances   of the run (circumstances.py): kept, and what differs from a checkpoint's is told
+    Args:
+        folder: the checkpoint folder.
+        circumstances: runtime properties (circumstances.py). They are stored; differences are logged on resume.
     """
 
     def __init__(self, folder: Path, circumstances: Optional[Mapping[str, Any]] = None) -> None:
@@ -65,10 +69,9 @@ class Checkpoints:
         self.circumstances = dict(circumstances or {})
 
     def save(self, state: TrainState, learner: Any, best_model: Path) -> None:
-        """Add a state; `best_model` is the model folder, which travels along."""
+        """Write a new state, including the files of the best model in the folder `best_model`."""
 
         def write(folder: Path) -> None:
-            """Write all files of the state into `folder`."""
             save_parameters(folder / LAST, saved_parameters(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
             if learner.average:
@@ -84,8 +87,14 @@ class Checkpoints:
         published.publish_folder(self.target, write, keep=2)
 
     def restore(self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path) -> Tuple[TrainState, List[str]]:
-        """The newest undamaged state put into `learner`, and what is to be told about it; a new TrainState where there
-        is none. A CheckpointError names what differs from `fingerprint`, or the damage when no state is whole."""
+        """Load the newest undamaged state into `learner`, and its best model into `model_dir`.
+
+        Returns:
+            The state, a new one if there is no checkpoint, and the lines to log about it.
+
+        Raises:
+            CheckpointError: the fingerprint differs, or every state is damaged.
+        """
         notes: List[str] = []
         folders = published.published_folders(self.target)
         for folder in folders:
@@ -102,22 +111,30 @@ class Checkpoints:
         return TrainState(fingerprint=fingerprint), []
 
     def refuse_early(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> None:
-        """The refusals of the newest state that need no arrays, before work is done in vain: a CheckpointError when
-        it has another fingerprint, as far as that is known `before_data` is read, or more than `epochs` are made."""
+        """Check the newest state as far as possible without its arrays, before expensive work begins.
+
+        Args:
+            fingerprint: of this run.
+            epochs: number of epochs of this run.
+            before_data: compare only the parts of the fingerprint that do not depend on the data.
+
+        Raises:
+            CheckpointError: the fingerprint differs, or more than `epochs` are finished.
+        """
         for folder in published.published_folders(self.target)[:1]:
             try:
                 published.verify_folder(folder, [STATE])
             except CheckpointError:
-                return  # which `restore` tells, and takes the one before
+                return  # `restore` logs it and uses an older state
             with _as_state(folder):
                 document = _document(folder)
-                marks = (document["fingerprint"], fingerprint)
-                refuse_changes(folder, *(map(whatever_the_data, marks) if before_data else marks))
-                made = TrainState(document["epoch"], Tally(**document["tally"]))
-                refuse_fewer_epochs(self.folder, made, epochs)
+                fingerprints = (document["fingerprint"], fingerprint)
+                refuse_changes(folder, *(map(whatever_the_data, fingerprints) if before_data else fingerprints))
+                state = TrainState(document["epoch"], Tally(**document["tally"]))
+                refuse_fewer_epochs(self.folder, state, epochs)
 
     def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> Tuple[TrainState, List[str]]:
-        """The state in `folder`, whose arrays are put into `learner`, and what of its circumstances has changed."""
+        """Load the state in `folder` into `learner`; return it and the changed runtime properties to log."""
         with _as_state(folder):
             document = _document(folder)
             refuse_changes(folder, document["fingerprint"], fingerprint)
@@ -135,28 +152,30 @@ class Checkpoints:
 
 
 def _copy_best(best_model: Path, folder: Path) -> None:
-    """The files of the best model; an SsdTrainError when somebody took them away."""
+    """Copy the files of the best model; raise SsdTrainError if they are gone."""
     folder.mkdir()
     try:
-        read = {file.name: file.read_bytes() for file in filter(is_of_best_model, best_model.iterdir())}
+        files = {file.name: file.read_bytes() for file in filter(is_of_best_model, best_model.iterdir())}
     except OSError as error:
-        raise _gone(best_model, error.strerror) from error
-    if CONFIG not in read:
-        raise _gone(best_model, f"no {CONFIG}")
-    for name, data in read.items():
+        raise _best_model_lost(best_model, error.strerror) from error
+    if CONFIG not in files:
+        raise _best_model_lost(best_model, f"no {CONFIG}")
+    for name, data in files.items():
         (folder / name).write_bytes(data)
 
 
-def _gone(best_model: Path, what: str) -> SsdTrainError:
+def _best_model_lost(best_model: Path, reason: str) -> SsdTrainError:
     return SsdTrainError(
-        f"{best_model}: the best model cannot be read any more ({what}), expected it to be left alone during the run; "
-        "the checkpoint before has it: the same command goes on from there"
+        f"{best_model}: the best model can no longer be read ({reason}), expected it to stay unchanged during the run; "
+        "the last checkpoint has it: run the same command again to resume"
     )
 
 
 def _restore_best(best: Path, model_dir: Path) -> None:
-    """The best model of a checkpoint into the model folder: on another machine it is empty, and after a kill it may
-    hold a later model than the state, which the run will make again."""
+    """Copy the best model of a checkpoint into the model folder.
+
+    That folder is empty on a new machine. After a kill it may hold a later model, which the resumed run makes again.
+    """
     if not best.is_dir():
         return
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -165,26 +184,26 @@ def _restore_best(best: Path, model_dir: Path) -> None:
 
 
 def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
-    """A CheckpointError when `state`, of the checkpoints in `folder`, has made more than `epochs`."""
+    """Raise CheckpointError if `state`, saved in `folder`, is beyond `epochs` epochs."""
     if state.epoch + bool(state.tally.steps) > epochs:
         raise CheckpointError(f"{folder}: holds {state}, expected --epochs to be no less than that")
 
 
 def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
-    """A ValueError unless counts count and figures are finite: they may have been written by anybody."""
+    """Raise ValueError unless counts are valid and numbers finite: the file may come from anywhere."""
     tally, best = state.tally, state.best
     counts = [state.epoch, tally.steps, tally.images, tally.positives, tally.clipped]
     counts += [best.epoch + 1, best.epochs_since_improvement]
     figures = [tally.cross_entropy, tally.smooth_l1, tally.seconds, tally.data_seconds, best.value or 0.0]
     for count in [*counts, document["averaged_steps"]]:
-        if not (isinstance(count, int) and 0 <= count < MOST):
+        if not (isinstance(count, int) and 0 <= count < MAX_COUNT):
             raise ValueError(f"found a count of {count!r}")
     for figure in [*figures, *document["loss_scale"]]:
         if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
             raise ValueError(f"found a figure of {figure!r}")
     if not (isinstance(state.history, list) and all(isinstance(row, dict) for row in state.history)):
         raise ValueError("found a history that is no list of rows")
-    kept = best.kept_row(state.history) or {}  # which later epochs are compared with
+    kept = best.kept_row(state.history) or {}  # later epochs are compared with it
     for figure in filter(None, map(kept.get, ("mAP", "VOC07"))):
         if not (isinstance(figure, (int, float)) and math.isfinite(figure)):
             raise ValueError(f"found a score of {figure!r}")
@@ -192,7 +211,7 @@ def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _as_state(folder: Path) -> Iterator[None]:
-    """What cannot be read as a training state is a CheckpointError."""
+    """Turn any error of reading a training state into CheckpointError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -200,10 +219,10 @@ def _as_state(folder: Path) -> Iterator[None]:
 
 
 def _document(folder: Path) -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
-    if found["format"] > STATE_FORMAT:
+    document: Dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
+    if document["format"] > STATE_FORMAT:
         raise CheckpointError(
-            f"{folder}: found format {found['format']} of ssd_train {found.get('package')}, "
+            f"{folder}: found format {document['format']} of ssd_train {document.get('package')}, "
             f"expected {STATE_FORMAT} or less: use a newer ssd_train"
         )
-    return found
+    return document

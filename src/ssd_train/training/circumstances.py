@@ -1,5 +1,7 @@
-"""What a run may change when it goes on and yet is told, because the weights then differ from those of an unbroken run:
-the number of threads and devices, versions, and how many epochs there will be."""
+"""Runtime properties that may differ on resume: threads, devices, library versions, epochs.
+
+A difference is logged, because the weights then differ from those of an uninterrupted run.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from typing import Any, Dict, List, Mapping, Sequence
 from ssd_train import __version__, framework
 from ssd_train.config import TrainConfig
 
-_BITS = "the weights may differ from an unbroken run's in their last bits"
+_BITS = "the weights may differ from those of an uninterrupted run in the last bits"
 
 
 def circumstances(config: TrainConfig, devices: Sequence[Any]) -> Dict[str, Any]:
-    """Those of this run, by name, as a checkpoint keeps them."""
+    """Return the runtime properties to store in a checkpoint."""
     return {
         "epochs": config.epochs,
         "schedule": config.schedule,
@@ -23,9 +25,8 @@ def circumstances(config: TrainConfig, devices: Sequence[Any]) -> Dict[str, Any]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
-    """What is to be told of circumstances that are `new`, where a checkpoint has the `old` ones (none: it is older than
-    this record)."""
-    told = [
+    """Return a line to log for each property that differs. An old checkpoint may lack some."""
+    lines = [
         f"{name}: found {new[name]}, the checkpoint was made with {old[name]}: {_BITS}"
         for name in ("CPU threads", "devices")
         if name in old and old[name] != new[name]
@@ -33,10 +34,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
     before, now = old.get("versions", {}), new["versions"]
     others = [f"{name} {now.get(name)} (was {before[name]})" for name in before if before[name] != now.get(name)]
     if others:
-        told.append(f"versions: found {', '.join(others)}: {_BITS}")
+        lines.append(f"versions: found {', '.join(others)}: {_BITS}")
     if old.get("epochs", new["epochs"]) != new["epochs"]:
-        course = (
-            "; the learning rate follows the course of the new number from here" if new["schedule"] == "cosine" else ""
-        )
-        told.append(f"epochs: found {new['epochs']}, the checkpoint was made on the way to {old['epochs']}{course}")
-    return told
+        course = "; from here the learning rate follows the new schedule" if new["schedule"] == "cosine" else ""
+        lines.append(f"epochs: found {new['epochs']}, the checkpoint was made for {old['epochs']}{course}")
+    return lines

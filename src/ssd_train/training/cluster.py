@@ -1,7 +1,7 @@
-"""Cluster: the processes that train one model together. One alone is the trivial form; several have engines behind it.
+"""Communication between the processes that train one model.
 
-gradients       through exchange.py: MXNet's parameter server or Horovod
-all else        through peers.py: counts, losses, the leader's decisions, and the watch over each other
+Gradients go through exchange.py (MXNet's parameter server or Horovod). Counts, losses, decisions of rank 0 and
+heartbeats go through peers.py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from ssd_train.training.exchange import HorovodSums, OneHost, ServerSteps, Serve
 from ssd_train.training.meeting import Place
 from ssd_train.training.peers import Peers
 
-INTERRUPTED = 130  # what the command line returns after Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class Cluster:
-    """This process alone.
+    """A single process; the base class of several.
 
-    rank, size                  number of this process, of how many; 0 leads: it alone writes, tells and scores
-    local_rank, local_size      the same among those of this machine, which share its devices and its mini-batch
-    exchange                    how gradients come together
+    Attributes:
+        rank: number of this process; rank 0 writes, logs and evaluates.
+        size: number of processes.
+        local_rank: number of this process on its machine.
+        local_size: number of processes on this machine, which share its devices and its mini-batch.
+        exchange: gradient synchronization.
     """
 
     rank, size = 0, 1
@@ -40,45 +43,45 @@ class Cluster:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process writes, tells and scores for all."""
+        """Return whether this is rank 0."""
         return self.rank == 0
 
     def total(self, values: Sequence[float]) -> np.ndarray:
-        """The sum of everybody's values, float64 (N,)."""
+        """Return the sum of `values` over all processes, float64 (N,)."""
         return np.asarray(values, dtype=np.float64)
 
     def total_of_step(self, values: Sequence[float]) -> np.ndarray:
-        """The sum over those who make a step together: all, or with dist_async this process alone."""
+        """Return the sum over the processes that step together: all, or with dist_async only this one."""
         return self.total(values) if self.exchange.together else np.asarray(values, dtype=np.float64)
 
     def any_asks(self, for_end: bool) -> bool:
-        """Whether any process asks for the end of the run; `for_end`: whether this one does. All then raise Stopped."""
+        """Return whether any process requests the end of the run; all then raise Stopped."""
         return for_end
 
     def by_leader(self, do: Callable[[], Any]) -> Any:
-        """What `do` returns on the leader, everywhere; where there are others it has to be fit for JSON."""
+        """Call `do` on rank 0 and return its result on all; with several processes the result must be JSON."""
         return do()
 
     def share_bytes(self, data: bytes) -> bytes:
-        """What the leader has given, everywhere."""
+        """Return rank 0's `data` on all processes."""
         return data
 
     def require_equal(self, what: str, value: Any, hint: str = "") -> None:
-        """A SsdTrainError unless all have the leader's `value`."""
+        """Raise SsdTrainError unless `value` is equal on all processes."""
 
     def heard(self, progress: Progress) -> Progress:
-        """`progress` on the leader; elsewhere one that is silent."""
+        """Return `progress` on rank 0, a silent one elsewhere."""
         return progress
 
     def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
-        """All leave together; one that fails tells the others, who then end too."""
+        """Close the connections together with the others; on an error, make the others fail too."""
 
 
 class Joined(Cluster):
-    """Several processes, each of which makes every call, in the same order."""
+    """Several processes; every process must make the same calls in the same order."""
 
     def __init__(self, peers: Peers, exchange: OneHost, local: Tuple[int, int] = (0, 1)) -> None:
         super().__init__(exchange)
@@ -88,36 +91,32 @@ class Joined(Cluster):
         self._agreed = False
 
     def any_asks(self, for_end: bool) -> bool:
-        """Whether one of all asks, told to everybody, so that all leave after the same step."""
         self._agreed = bool(self.total([for_end])[0])
         return self._agreed
 
     def total(self, values: Sequence[float]) -> np.ndarray:
-        """The sum over all processes, float64 (N,), taken by the leader so that everybody has the same bits."""
+        """Sum on rank 0, so that all processes get the same bits."""
         parts = self.peers.gather(np.asarray(values, dtype="<f8").tobytes())
         summed = b"" if parts is None else np.sum([np.frombuffer(part, "<f8") for part in parts], axis=0).tobytes()
         return np.frombuffer(self.peers.share(summed), "<f8")
 
     def by_leader(self, do: Callable[[], Any]) -> Any:
-        """What `do` returned on the leader, sent to all as JSON."""
         return json.loads(self.peers.share(json.dumps(do()).encode("utf-8") if self.is_leader else b""))
 
     def share_bytes(self, data: bytes) -> bytes:
-        """What the leader has given, sent to all."""
         return self.peers.share(data)
 
     def require_equal(self, what: str, value: Any, hint: str = "") -> None:
-        """Compare with the leader's `value`; the SsdTrainError names this host and what differs."""
+        """Compare with rank 0's `value`; the error names this host and what differs."""
         expected = self.by_leader(lambda: value)
-        self.total([0])  # nobody goes on before all have compared
+        self.total([0])  # wait until all have compared
         if expected != value:
             names = self.peers.place.names
             raise SsdTrainError(
-                f"{names[self.rank]}: found other {what} than on {names[0]}, expected the same on all hosts{hint}"
+                f"{names[self.rank]}: found {what} different from {names[0]}, expected the same on all hosts{hint}"
             )
 
     def heard(self, progress: Progress) -> Progress:
-        """`progress` on the leader; elsewhere one that is silent."""
         return progress if self.is_leader else Progress()
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
@@ -134,11 +133,11 @@ class Joined(Cluster):
 
 
 def join(config: TrainConfig, environment: Environment, progress: Progress) -> Tuple[TrainConfig, Cluster]:
-    """The processes of this job, waited for, and the settings with the kv_store that joins them.
+    """Connect the processes of this job; return the settings with the kv_store in use, and the cluster.
 
     Raises:
-        ConfigError: the hosts are joined by nothing, or by something else than the settings say; PeerLost: not all
-        came.
+        ConfigError: no launcher connects the hosts, or the settings contradict it.
+        PeerLost: not all processes joined in time.
     """
     engine, processes = joined_by()
     if engine == "parameter_server":
@@ -149,32 +148,32 @@ def join(config: TrainConfig, environment: Environment, progress: Progress) -> T
         return config, _by_horovod(config, environment)
     if len(environment.hosts) > 1:
         raise ConfigError(
-            f"hosts: found {', '.join(environment.hosts)} and nothing that joins them, expected the estimator's "
+            f"hosts: found {', '.join(environment.hosts)} without a launcher, expected the estimator's "
             "distribution={'parameter_server': {'enabled': True}} or {'mpi': {'enabled': True}}"
         )
     if config.kv_store.startswith("dist_"):
-        progress.warn(f"kv_store: found {config.kv_store!r} on one host, where it means 'device'")
+        progress.warn(f"kv_store: found {config.kv_store!r} on one host; 'device' is used")
         config = dataclasses.replace(config, kv_store="device")
     return config, Cluster()
 
 
 def _by_server(config: TrainConfig, environment: Environment, processes: int) -> Cluster:
-    """One process a host, beside which the launcher has started servers."""
+    """Connect one process per host; the launcher has started the servers."""
     mx = framework.mxnet()
     hosts = environment.hosts
     if processes != len(hosts) or environment.host not in hosts:
         raise ConfigError(
-            f"hosts: found {environment.host} among {', '.join(hosts)}, expected it among {processes}: so many workers "
-            "has the parameter server"
+            f"hosts: found {environment.host} among {', '.join(hosts)}, expected it among {processes}, the number of "
+            "workers of the parameter server"
         )
     place = Place(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
-    peers = Peers(place, config.heartbeat_timeout)  # first: it does not wait for ever
+    peers = Peers(place, config.heartbeat_timeout)  # before the kvstore, which has no timeout
     store = mx.kvstore.create(config.kv_store)
     return Joined(peers, ServerSteps(store) if config.kv_store == "dist_async" else ServerSums(store))
 
 
 def _by_horovod(config: TrainConfig, environment: Environment) -> Cluster:
-    """One or several processes a host."""
+    """Connect one or several processes per host."""
     if config.kv_store in ("dist_async", "dist_device_sync"):
         raise ConfigError(
             f"kv_store: found {config.kv_store!r} under mpi, which is synchronous, expected 'device', or the "
@@ -186,8 +185,8 @@ def _by_horovod(config: TrainConfig, environment: Environment) -> Cluster:
     local = (horovod.local_rank(), horovod.local_size())
     if config.mini_batch_size % local[1]:
         raise ConfigError(
-            f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {local[1]}, which is how many "
-            "processes share it on a host"
+            f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {local[1]}, the number of "
+            "processes that share it on a host"
         )
     hosts = environment.hosts
     names = tuple(f"{hosts[number // local[1] % len(hosts)]} (rank {number})" for number in range(size))

@@ -1,4 +1,4 @@
-"""config.json of a model folder: what it says of the model, read without MXNet and without the weights."""
+"""Read the config.json of a model folder, without MXNet and without the weights."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from ssd_train.errors import WeightsError
 
 CONFIG = "config.json"
 MODEL_FORMAT = 1
-_OURS = {"format", "class_names", "weights"}  # what no other program's config.json has
+_OUR_KEYS = {"format", "class_names", "weights"}  # they tell our config.json from those of other programs
 
 
 def read_document(folder: Path) -> Dict[str, Any]:
-    """What config.json holds, of a format that is known; its sum is not looked at yet.
+    """Read config.json; its checksum is not verified.
 
     Raises:
-        WeightsError: there is none, it cannot be read, or a newer ssd_train wrote it.
+        WeightsError: it is missing, unreadable, or was written by a newer ssd_train.
     """
     path = folder / CONFIG
-    return _of_known_format(path, _parsed(path))
+    document: Dict[str, Any] = _parsed(path)
+    _check_format(path, document)
+    return document
 
 
 def weights_in(folder: Path) -> Optional[str]:
-    """SHA-256 of the weights of the model in `folder`, as its config.json says; they are not read. None where no model
-    is: without config.json, or with one of another program.
+    """Return the SHA-256 of the weights of the model in `folder`, as its config.json states.
+
+    Returns:
+        None if there is no config.json, or one of another program.
 
     Raises:
-        WeightsError: it is damaged, or a newer ssd_train wrote it.
+        WeightsError: config.json is damaged, or was written by a newer ssd_train.
     """
     path = folder / CONFIG
     if not path.is_file():
         return None
-    found = _parsed(path)
-    if not isinstance(found, dict) or not _OURS <= set(found):
+    document = _parsed(path)
+    if not isinstance(document, dict) or not _OUR_KEYS <= set(document):
         return None
-    document = _of_known_format(path, found)
+    _check_format(path, document)
     storage.check_sum(path, document)
     try:
         return str(document["weights"]["sha256"])
@@ -45,7 +49,7 @@ def weights_in(folder: Path) -> Optional[str]:
         raise WeightsError(f"{path}: found a damaged description ({error!r}), expected its weights' SHA-256") from None
 
 
-def _of_known_format(path: Path, document: Any) -> Dict[str, Any]:
+def _check_format(path: Path, document: Any) -> None:
     try:
         newer = document["format"] > MODEL_FORMAT
     except (KeyError, TypeError) as error:
@@ -55,8 +59,6 @@ def _of_known_format(path: Path, document: Any) -> Dict[str, Any]:
             f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
             f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
         )
-    found: Dict[str, Any] = document
-    return found
 
 
 def _parsed(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The devices of this process, and arrays put on them."""
+"""Select devices, and put arrays on them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from ssd_train.errors import ConfigError, SsdTrainError
 
 mx = framework.mxnet()
 
-# what is said when memory runs out: by MXNet on the processor, on a GPU, and of an array larger than it can count; by
-# OpenCV
+# parts of out-of-memory messages: MXNet on the CPU, on a GPU, and for arrays above its size limit; OpenCV
 OUT_OF_MEMORY = (
     *("Failed to allocate", "AlignedMallocPitch failed", "out of memory", "cudaMalloc", "larger than 2^31"),
     "Insufficient memory",
 )
-PENDING = 100  # errors of work begun before, which fails in the same way and would tell of it when the program ends
+PENDING = 100  # pending operations that fail likewise and would report their errors when the program ends
 
 
 def contexts(devices: str = "auto", local_rank: int = 0, local_size: int = 1) -> List[Any]:
-    """Return the MXNet contexts of `devices`, see `read_devices`. Of `local_size` processes on this machine, the one
-    numbered `local_rank` gets its share of the GPUs.
+    """Return the MXNet contexts of `devices` (see `read_devices`) for this process.
+
+    Args:
+        devices: "auto", "cpu", "gpu" or a list such as "gpu:0,gpu:1".
+        local_rank: number of this process on this machine; the processes split the GPUs.
+        local_size: number of processes on this machine.
 
     Raises:
-        ConfigError: `devices` is malformed, or names GPUs that MXNet cannot use; auto, where SageMaker counts GPUs and
-            MXNet none: the job would train on the CPU of a machine that is paid for its GPUs.
+        ConfigError: `devices` is malformed, or names GPUs that MXNet cannot use; or it is auto, and SageMaker counts
+            GPUs but MXNet none, so the job would train on the CPU of a GPU machine.
     """
     kind, indices = read_devices(devices)
     gpus = 0 if kind == "cpu" else mx.context.num_gpus()
@@ -40,18 +43,20 @@ def contexts(devices: str = "auto", local_rank: int = 0, local_size: int = 1) ->
         )
     if kind == "cpu" or (kind == "auto" and not gpus):
         return [mx.cpu(index) for index in indices or (0,)]
-    least = max(max(indices, default=0) + 1, local_size)
-    if gpus < least or (indices and len(indices) < local_size):
+    required = max(max(indices, default=0) + 1, local_size)
+    if gpus < required or (indices and len(indices) < local_size):
         processes = f" and {local_size} processes" if local_size > 1 else ""
-        raise ConfigError(f"devices: found {gpus} GPUs that MXNet can use, expected {least} for {devices!r}{processes}")
+        raise ConfigError(
+            f"devices: found {gpus} GPUs that MXNet can use, expected {required} for {devices!r}{processes}"
+        )
     return [mx.gpu(index) for index in indices or range(gpus)][local_rank::local_size]
 
 
 def one_context(devices: str = "auto") -> Any:
-    """Return the MXNet context of `devices` for work that uses one device: of all GPUs the first.
+    """Return the MXNet context of `devices` for work on one device: the first of all GPUs.
 
     Raises:
-        ConfigError: as `contexts`, or several devices are named.
+        ConfigError: as for `contexts`, or several devices are named.
     """
     if len(read_devices(devices)[1]) > 1:
         raise ConfigError(f"devices: found {devices!r}, expected one device")
@@ -60,12 +65,12 @@ def one_context(devices: str = "auto") -> Any:
 
 @contextlib.contextmanager
 def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turns an error of too little memory, on the processor or a GPU, into one line that says what to lower."""
+    """Turn an out-of-memory error, on the CPU or a GPU, into one line of advice."""
     try:
         yield
     except Exception as error:
         text = str(error)
-        if not isinstance(error, MemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not any(part in text for part in OUT_OF_MEMORY):
             raise
         for _ in range(PENDING):
             with contextlib.suppress(mx.MXNetError):
@@ -78,7 +83,7 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
 
 
 def split(array: np.ndarray, devices: Sequence[Any]) -> List[Any]:
-    """`array` cut along its first axis into parts as equal as they go, one on each device."""
+    """Split `array` along its first axis into nearly equal parts, one on each device."""
     return [
         mx.nd.array(part, ctx=ctx, dtype=part.dtype) for part, ctx in zip(np.array_split(array, len(devices)), devices)
     ]

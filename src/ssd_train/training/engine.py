@@ -1,4 +1,4 @@
-"""One epoch of training, one evaluation. Knows no files, no formats, no log lines and no SageMaker."""
+"""Train one epoch, run one evaluation; free of files, formats, logging and SageMaker."""
 
 from __future__ import annotations
 
@@ -29,19 +29,25 @@ def train_one_epoch(
     tally: Optional[Tally] = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Dict[str, float]:
-    """Learn from each batch at its rate; returns the mean CrossEntropy and SmoothL1 per positive anchor, the number of
-    images, of steps and of those whose gradient was clipped, the seconds and, of these, the seconds spent waiting for
-    data.
+    """Train for one epoch, or for the rest of one.
 
-    The epoch ends early when there are no more batches, as in a stream that is shorter than its first pass. Hosts that
-    step together all end it when the first of them has none left.
+    The epoch ends early if `batches` has fewer steps than `rates`, as a stream may that is shorter than its first pass.
+    Synchronous hosts all end it when the first of them has no batch left.
 
-    rates           of all steps of the epoch
-    tally           the steps made before, to which these are added; `batches` are those that remain
-    after_step      called when `tally` has a step more
+    Args:
+        learner: makes the steps.
+        batches: the remaining batches of the epoch.
+        rates: learning rates of all steps of the epoch.
+        tally: sums over the steps already made; updated in place.
+        after_step: called after each step.
+
+    Returns:
+        Mean CrossEntropy and SmoothL1 per positive anchor; number of images, steps and clipped steps; seconds, and
+        how many of these were spent waiting for data.
 
     Raises:
         ValueError: there are more batches than rates.
+        TrainingDiverged: the loss or the gradient of a step is not finite.
     """
     tally = Tally() if tally is None else tally
     remaining = iter(batches)
@@ -52,26 +58,29 @@ def train_one_epoch(
         images, positives = learner.counts(batch)
         if batch is None or not images:
             break
-        step = learner.begin_step(batch, rates[tally.steps], positives)
-        tally.settle()
-        tally.begin(images, max(positives, 1), lambda step=step: (*learner.end_step(step), learner.clipped))
-        if not learner.deferred:
-            tally.settle()
+        losses = learner.step(batch, rates[tally.steps], positives)
+        tally.update(images, max(positives, 1), losses, learner.clipped)
         tally.data_seconds += waited
         tally.seconds += time.perf_counter() - start
         after_step()
         start = time.perf_counter()
-    unused = sum(1 for _ in remaining)  # taken to the end all the same: a stream's writer waits for that
+    unused = sum(1 for _ in remaining)  # read to the end: the writer of a pipe waits for that
     if unused and tally.steps == len(rates):
         raise ValueError(f"found {unused} batches more than the {len(rates)} rates of the epoch, expected no more")
-    tally.settle()
     learner.end_epoch()
     tally.seconds += time.perf_counter() - start
     return tally.result()
 
 
 class Evaluator:
-    """A net as it answers, on `device`, where its parameters have to be."""
+    """Runs a network for evaluation.
+
+    Args:
+        net: the network; its parameters are on `device`.
+        config: image size, loss, suppression and IoU threshold.
+        device: MXNet context.
+        post_nms: maximum number of detections per image.
+    """
 
     def __init__(self, net: Any, config: TrainConfig, device: Any, post_nms: int) -> None:
         self.net, self.device = net, device
@@ -82,14 +91,16 @@ class Evaluator:
         )
 
     def require_finite_weights(self) -> None:
-        """A TrainingDiverged that names a weight or statistic of NaN or infinity. Answers may hide it: ReLU turns NaN
-        into 0, and suppression drops scores of NaN."""
+        """Raise TrainingDiverged if a weight or statistic is NaN or infinite.
+
+        Outputs alone do not show it: ReLU turns NaN into 0, and suppression drops scores of NaN.
+        """
         for name, parameter in self.net._collect_params_with_prefix().items():
             if not mx.nd.contrib.isfinite(parameter.data(self.device)).min().asscalar():
                 raise TrainingDiverged(f"found NaN or infinity in {name}, expected finite weights")
 
     def detect(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
-        """What the net finds in each picture, and the summed SmoothL1 on the batch's targets."""
+        """Return the detections of each image, and SmoothL1 summed over the batch."""
         arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
         rows, _, smooth_l1 = self.graph(*arrays)
         rows, loss = rows.asnumpy(), float(smooth_l1.asscalar())
@@ -101,14 +112,18 @@ class Evaluator:
 def evaluate(
     evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames
 ) -> "tuple[Scores, Optional[float], List[tuple[Record, Detections]]]":
-    """Scores over all batches, the mean SmoothL1 per positive anchor, and every record with its answer."""
+    """Evaluate on all batches.
+
+    Returns:
+        The scores, the mean SmoothL1 per positive anchor (None if there is none), and each record with its detections.
+    """
     metric, smooth_l1 = MeanAveragePrecision(class_names), RunningMean()
-    answers = []
+    predictions = []
     evaluator.require_finite_weights()
     for batch in batches:
-        detections, loss = evaluator.detect(batch)
+        batch_detections, loss = evaluator.detect(batch)
         smooth_l1.update(loss, batch.positives)
-        for record, found in zip(batch.records, detections):
-            metric.update(found, record)
-            answers.append((record, found))
-    return metric.compute(evaluator.overlap_threshold), smooth_l1.value, answers
+        for record, detections in zip(batch.records, batch_detections):
+            metric.update(detections, record)
+            predictions.append((record, detections))
+    return metric.compute(evaluator.overlap_threshold), smooth_l1.value, predictions

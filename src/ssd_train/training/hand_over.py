@@ -1,4 +1,4 @@
-"""What the hosts of a job start with: the leader's weights, optimizer and place in the course, new or resumed."""
+"""Broadcast the initial or resumed training state to all hosts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from ssd_train.training.cluster import Cluster
 
 
 def same_start(cluster: Cluster, state: TrainState, learner: Any, fingerprint: Dict[str, Any]) -> TrainState:
-    """The leader's `state` on all hosts, its arrays put into their `learner`s. It travels as a checkpoint does, without
-    the best model, which the leader alone keeps."""
+    """Copy rank 0's state, weights and optimizer to all hosts; return the state.
+
+    It is sent as a checkpoint without the best model, which only rank 0 keeps.
+    """
     if cluster.size == 1:
         return state
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""What is taken into a job: both sides of the data, looked at, counted and told about, and the settings they decide."""
+"""Load, check and summarize the training and validation data of a run, and complete the settings from it."""
 
 from __future__ import annotations
 
@@ -27,53 +27,56 @@ from ssd_train.training.sides import Sides, read_sides
 def take_in(
     config: TrainConfig, environment: Environment, progress: Progress
 ) -> Tuple[TrainConfig, LabelledImages, LabelledImages]:
-    """The settings, completed, and training and validation data, read and looked at.
+    """Load and check both splits; return the completed settings, training and validation data.
 
     Raises:
-        DataError: data that cannot be used; ConfigError: a setting that does not fit it.
+        DataError: the data cannot be used.
+        ConfigError: a setting does not fit the data.
     """
-    with _collector_at_rest():
+    with _gc_disabled():
         train, validation = checked(read_sides(config, environment, progress), config, progress)
     config = completed(config, train, progress)
     tell_about(train, validation, progress)
-    for name, side, purpose in (("training", train, "learn from"), ("validation", validation, "score with")):
-        if not side.labels.boxes_per_class().sum():
-            raise DataError(f"{side.labels.source}: found no box among the {name} images, expected some to {purpose}")
+    for name, split in (("training", train), ("validation", validation)):
+        if not split.labels.boxes_per_class().sum():
+            raise DataError(f"{split.labels.source}: found no box in the {name} images, expected at least one")
     return config, train, validation
 
 
 @contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Without Python's search for cycles of objects, which goes through all there are again and again while those of
-    a hundred thousand images are made, which have no cycles: it would take a sixth of the time."""
-    at_work = gc.isenabled()
+def _gc_disabled() -> Iterator[None]:
+    """Disable Python's garbage collector, which would take a sixth of the time to read a hundred thousand records."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if at_work:
+        if was_enabled:
             gc.enable()
 
 
 def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
-    """Both sides after a look at every image, none decoded: one that is missing, cut off or wrong, or on both sides,
-    is an error, or with on_bad_data 'skip' left out and counted. A stream is looked at as it comes."""
+    """Check every image file of both splits without decoding it; a stream is checked while it is read.
+
+    Files that are missing, truncated, of the wrong size or in both splits are an error; with on_bad_data "skip" they
+    are dropped with a warning.
+    """
     named = [Side(name, s.labels, s.images) for name, s in zip(("train", "validation"), sides)]
-    found = {
-        side.name: cheap_check(side.labels, whole.images, progress)
-        for side, whole in zip(named, sides)
-        if not isinstance(whole.images, DetectionStream)
+    findings = {
+        split.name: cheap_check(split.labels, data.images, progress)
+        for split, data in zip(named, sides)
+        if not isinstance(data.images, DetectionStream)
     }
-    if len(found) == 2:
-        found["validation"] += check_apart(*named)
+    if len(findings) == 2:
+        findings["validation"] += check_apart(*named)
     _warn_of_pictures_without_labels(sides, progress)
     if config.on_bad_data == "error":
-        refuse_errors([finding for findings in found.values() for finding in findings])
-    for name, findings in found.items():
-        _warn_of(name, findings, progress)
+        refuse_errors([finding for of_split in findings.values() for finding in of_split])
+    for name, of_split in findings.items():
+        _warn_of(name, of_split, progress)
     train, validation = (
-        LabelledImages(without_errors(side.labels, found.get(name, [])), side.images)
-        for name, side in zip(("train", "validation"), sides)
+        LabelledImages(without_errors(data.labels, findings.get(name, [])), data.images)
+        for name, data in zip(("train", "validation"), sides)
     )
     return train, validation
 
@@ -89,17 +92,20 @@ def _warn_of_pictures_without_labels(sides: Sides, progress: Progress) -> None:
 
 def _warn_of(name: str, findings: Sequence[Finding], progress: Progress) -> None:
     for code in Counter(finding.code for finding in findings):
-        places = [finding.where for finding in findings if finding.code == code]
-        progress.warn(f"{name}: {len(places)} images: {code} ({_first(places)})")
+        locations = [finding.where for finding in findings if finding.code == code]
+        progress.warn(f"{name}: {len(locations)} images: {code} ({_first(locations)})")
 
 
-def _first(places: List[str]) -> str:
-    return ", ".join(places[:3]) + (", …" if len(places) > 3 else "")
+def _first(names: List[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
-    """The settings with those that the data decides. A num_classes that the labels do not have (`with_class_count`) is
-    an error, the others only warn."""
+    """Return the settings with the values that the data determines.
+
+    Raises:
+        ConfigError: num_classes differs from the labels; the other settings only cause a warning.
+    """
     labels = train.labels
     if config.num_classes and config.num_classes != len(labels.class_names):
         raise ConfigError(
@@ -127,7 +133,10 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
 
 
 def tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:
-    """Say how many images and boxes there are, and warn of lines left out or mended and of what cannot be learned."""
+    """Log the numbers of images and boxes.
+
+    Warn of skipped and repaired lines, and of classes that cannot be learned or scored.
+    """
     for name, subset in (("train", train), ("validation", validation)):
         labels = subset.labels
         counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
@@ -137,23 +146,23 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
         progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}{more}")
         for line in remarks(labels) if subset is train else ():
             progress.warn(f"{name}: {line}")
-        for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
+        for action, lines in (("skipped", labels.skipped), ("repaired", labels.mended)):
             for reason in sorted({line.reason for line in lines}):
-                places = [line.where for line in lines if line.reason == reason]
-                progress.warn(f"{name}: {what} {len(places)}: {reason} ({_first(places)})")
+                locations = [line.where for line in lines if line.reason == reason]
+                progress.warn(f"{name}: {action} {len(locations)}: {reason} ({_first(locations)})")
     scored = validation.labels.boxes_per_class()
     unused = [class_id for class_id in train.labels.unused_ids() if not scored[class_id]]
     if unused:
-        called = _first([f"{class_id} ({train.labels.class_names[class_id]})" for class_id in unused])
+        named = _first([f"{class_id} ({train.labels.class_names[class_id]})" for class_id in unused])
         progress.warn(
-            f"train: {len(unused)} class ids without a name and a box: {called}; all ids stay as they are, "
+            f"train: {len(unused)} class ids without a name and a box: {named}; all ids are kept, "
             f"so the network has {len(train.labels.class_names)} classes"
         )
     for name in classes_missing_from(train.labels, validation.labels):
-        progress.warn(f"class {name!r} has boxes in validation and none in training, so it cannot be learned")
+        progress.warn(f"class {name!r} has boxes in validation but none in training, so it cannot be learned")
     unscored = classes_missing_from(validation.labels, train.labels)
     if unscored:  # one line: a small validation set may lack many
         progress.warn(
-            f"{len(unscored)} classes have boxes in training and none in validation, "
+            f"{len(unscored)} classes have boxes in training but none in validation, "
             f"so they are not part of the scores: {', '.join(map(repr, unscored))}"
         )

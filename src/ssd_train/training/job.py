@@ -1,4 +1,4 @@
-"""A job put together: labels read and split, loaders, net, learner. What `run` then trains."""
+"""Build everything a run needs: labels, loaders, network and training step."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ from ssd_train.training.intake import take_in
 from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import CONFIG, SavedModel
 
-# what is to be done in a SageMaker job where the model zoo has no weights
+# advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
     f"give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file of GluonCV or a model, or "
     "use_pretrained_model 0 to start from random weights"
 )
-CACHE_SHARE = 0.5  # of the memory that is free when the job starts
-FULLEST_IMAGES = 100  # by number of boxes, on which nms_topk is counted
+CACHE_SHARE = 0.5  # fraction of the memory that is free when the job starts
+FULLEST_IMAGES = 100  # the images with the most boxes, which determine nms_topk
 AnyLoader = Union[TrainLoader, StreamLoader]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs, put together once."""
+    """Data, network, training step and loaders of a run."""
 
     config: TrainConfig
     train: LabelledImages
@@ -67,33 +67,30 @@ class Job:
 
     @property
     def class_names(self) -> ClassNames:
-        """The classes of training and validation."""
         return self.train.labels.class_names
 
     @property
     def cluster(self) -> Cluster:
-        """The hosts that train together."""
         return self.learner.cluster
 
     @property
     def net(self) -> Any:
-        """The network that is trained."""
         return self.learner.net
 
     @property
     def answering_net(self) -> Any:
-        """The network that is scored and saved: the one that is trained, or the average of its weights."""
+        """Return the network to evaluate and save: the trained one, or the moving average of its weights."""
         return self.evaluator.net
 
     @property
     def cache(self) -> Optional[ImageCache]:
-        """The training images that are kept decoded; None where none are to be, or in a stream."""
+        """Return the cache of decoded training images; None without cache_images, or for a stream."""
         if self.config.cache_images and isinstance(self.train_loader, TrainLoader):
             return self.train_loader.dataset.cache
         return None
 
     def saved_model(self, epoch: int, scores: Dict[str, Any]) -> SavedModel:
-        """The description of the net as it is after `epoch`."""
+        """Return the model's metadata after `epoch` (from 0)."""
         return SavedModel(
             self.config,
             self.class_names,
@@ -108,11 +105,12 @@ class Job:
 def prepare(
     config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Cluster] = None
 ) -> Job:
-    """Read the data, build the net and all that trains it. Everything that can be refused is refused here, and what is
-    wrong with the weights before any data is read.
+    """Read the data and build the network and its training step.
+
+    Whatever can be refused is refused here: unusable weights before any data is read, the rest before the first step.
 
     Raises:
-        SsdTrainError: also where hosts of a cluster were given different data or settings.
+        SsdTrainError: settings, weights or data are unusable, or differ between hosts.
     """
     cluster = cluster or Cluster()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
@@ -149,17 +147,22 @@ def _refuse_early(environment: Environment, marks: Dict[str, Any], epochs: int, 
 
 
 def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
-    """Boxes per image that the model may answer: post_nms, or as many as the fullest training image has; never more
-    than there are anchors in all classes."""
+    """Return the maximum number of detections per image.
+
+    It is post_nms or the number of boxes of the fullest training image, at most the number of anchors times classes.
+    """
     most = max(len(record.boxes) for record in labels.records)
     anchors = len(make_anchors(_layout(config)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
 
 
 def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
-    """Return `config` with nms_topk, where it is left open: twice the anchors that teach the objects of the training
-    image that has most of them, LEAST_CANDIDATES or more. Fewer would cut off objects of a network that scores those
-    anchors perfectly; twice, because anchors beside them score, too."""
+    """Return `config` with nms_topk set, if it is not.
+
+    It becomes twice the highest number of positive anchors of a training image, but at least LEAST_CANDIDATES. Fewer
+    would drop objects even if the network scored exactly those anchors; twice as many, because their neighbours score
+    too.
+    """
     if config.nms_topk:
         return config
     side = config.image_shape
@@ -167,11 +170,11 @@ def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -
     sized = [(record, View((0, 0, *record.size_wh))) for record in labels.records if record.size_wh]
     fullest = sorted(sized, key=lambda one: len(one[0].boxes))[-FULLEST_IMAGES:]
     targets = [encode(*project(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
-    teaching = [np.count_nonzero(classes) for classes in targets]
-    chosen = max(LEAST_CANDIDATES, 2 * max(teaching, default=0))
-    if chosen > LEAST_CANDIDATES:
-        progress.say(f"nms_topk {chosen}: objects of one training image are taught by {max(teaching)} anchors")
-    return dataclasses.replace(config, nms_topk=chosen)
+    positives = [np.count_nonzero(classes) for classes in targets]
+    nms_topk = max(LEAST_CANDIDATES, 2 * max(positives, default=0))
+    if nms_topk > LEAST_CANDIDATES:
+        progress.say(f"nms_topk {nms_topk}: one training image has {max(positives)} positive anchors")
+    return dataclasses.replace(config, nms_topk=nms_topk)
 
 
 def _layout(config: TrainConfig) -> AnchorLayout:
@@ -189,19 +192,19 @@ def _make_average(learner: Learner, config: TrainConfig, class_names: ClassNames
 
 
 def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[Path]:
-    """Return where the weights to start from are, given or of the model zoo; None: random ones.
+    """Return the file or folder of the initial weights, from `pretrained` or the model zoo; None for random weights.
 
-    They are tried in a network of one class: only its class head depends on the data.
+    The weights are loaded once into a network of one class: only the class head depends on the data.
 
     Raises:
-        ConfigError, WeightsError: there are none, they are damaged, or they are of another network.
+        ConfigError, WeightsError: the weights are missing, damaged, or of another network.
     """
     if environment.pretrained is None and not config.use_pretrained_model:
         return None
     advice = IN_A_JOB if environment.hosted else ADVICE
     weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
-    tried = ClassNames(("object",))
-    _load_given(_new_net(config, tried), config, weights, tried)
+    one_class = ClassNames(("object",))
+    _load_weights(_new_net(config, one_class), config, weights, one_class)
     return weights
 
 
@@ -210,40 +213,53 @@ def _make_net(config: TrainConfig, weights: Optional[Path], labels: LabelSet, pr
     if config.classification_loss == "focal":
         expect_background(net)
     if weights is not None:
-        progress.say(str(_load_given(net, config, weights, labels.class_names, has_own_ids(labels))))
+        progress.say(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
         progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
-def _load_given(net: Any, config: TrainConfig, given: Path, class_names: ClassNames, by_id: bool = True) -> LoadReport:
-    """Fill `net` from a .params file or a folder with one, or from a model of ours, a folder or its archive. A class of
-    `class_names` gets the rows of the model's class of its name, or (`by_id`) of its id where one has no name."""
-    if not given.exists():
-        raise ConfigError(f"pretrained: {given} not found, expected a .params file or a model folder")
-    with opened_model(given) as place:
-        if not (place / CONFIG).exists():
-            report = load_pretrained(net, config.base_network, _params_file(place))
+def _load_weights(
+    net: Any, config: TrainConfig, source: Path, class_names: ClassNames, by_id: bool = True
+) -> LoadReport:
+    """Load a .params file, a folder with one, or a model of ours (folder or archive) into `net`.
+
+    Args:
+        net: the network to fill.
+        config: its settings.
+        source: the file, folder or archive.
+        class_names: classes of `net`. Each takes the rows of the model's class of the same name.
+        by_id: if either side has no names, take the rows of the same class id instead.
+
+    Raises:
+        ConfigError: there is no such file, or the model has another backbone.
+        WeightsError: the weights are damaged or do not fit.
+    """
+    if not source.exists():
+        raise ConfigError(f"pretrained: {source} not found, expected a .params file or a model folder")
+    with opened_model(source) as path:
+        if not (path / CONFIG).exists():
+            report = load_pretrained(net, config.base_network, _params_file(path))
         else:
-            model = SavedModel.load(place)
+            model = SavedModel.load(path)
             if model.config.base_network != config.base_network:
                 raise ConfigError(
                     f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
-                    f"that of the model in {given}"
+                    f"that of the model in {source}"
                 )
             rows = class_names.ids_in(model.class_names, by_id).tolist()
             report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
-    return dataclasses.replace(report, source=str(given))
+    return dataclasses.replace(report, source=str(source))
 
 
-def _params_file(place: Path) -> Path:
-    if place.is_file():
-        return place
-    files = sorted(place.glob("*.params"))
+def _params_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.params"))
     if len(files) != 1:
-        raise ConfigError(f"pretrained: found {len(files)} .params files in {place}, expected one, or a model folder")
-    if files[0].name.startswith(BUILTIN_ARTIFACT) or is_converted(place):
+        raise ConfigError(f"pretrained: found {len(files)} .params files in {path}, expected one, or a model folder")
+    if files[0].name.startswith(BUILTIN_ARTIFACT) or is_converted(path):
         raise WeightsError(
             f"{files[0].name}: found an artifact of the built-in algorithm, whose network is another one, "
             "expected a model of ssd_train or a .params file of GluonCV"
@@ -262,18 +278,19 @@ def _make_loaders(
     workers = default_workers() if config.num_workers < 0 else config.num_workers
     encode = TargetEncoder(make_anchors(_layout(config)))
     budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
-    share = len(train.labels) / (len(train.labels) + len(validation.labels))
-    validation_set = DetectionDataset(validation.labels, validation.images, side, int(budget * (1 - share)))
+    train_fraction = len(train.labels) / (len(train.labels) + len(validation.labels))
+    validation_budget = int(budget * (1 - train_fraction))
+    validation_set = DetectionDataset(validation.labels, validation.images, side, validation_budget)
     transform = TrainTransform(side, config.augmentation, encode, gray, config.mirror)
     if isinstance(train.images, DetectionStream):
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:
-        train_set = DetectionDataset(train.labels, train.images, side, int(budget * share))
+        train_set = DetectionDataset(train.labels, train.images, side, int(budget * train_fraction))
         loader = TrainLoader(train_set, transform, sampler, workers, _setbacks(config, train, progress))
-    whole = EvalTransform(side, encode, gray)
+    eval_transform = EvalTransform(side, encode, gray)
     setbacks = _setbacks(config, validation, progress)
-    return loader, EvalLoader(validation_set, whole, config.mini_batch_size, workers, setbacks)
+    return loader, EvalLoader(validation_set, eval_transform, config.mini_batch_size, workers, setbacks)
 
 
-def _setbacks(config: TrainConfig, side: LabelledImages, progress: Progress) -> Setbacks:
-    return Setbacks(len(side.labels), config.on_bad_data, progress)
+def _setbacks(config: TrainConfig, subset: LabelledImages, progress: Progress) -> Setbacks:
+    return Setbacks(len(subset.labels), config.on_bad_data, progress)

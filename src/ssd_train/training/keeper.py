@@ -1,4 +1,4 @@
-"""Keeps the state of a run while it trains: after every epoch, every so many minutes, and when it is asked to stop."""
+"""Save checkpoints during training, and stop training on request."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ Item = TypeVar("Item")
 
 
 class Heeding(Progress):
-    """Another progress, with a look at the request to stop before each piece of long work: for the parts of a run that
-    have nothing to save. A Stopped says `when` it was."""
+    """Progress that raises Stopped when a stop was requested; used outside the training loop.
+
+    Args:
+        progress: the progress to wrap.
+        should_stop: returns True if a stop was requested.
+        when: the stage of the run, for the message.
+    """
 
     def __init__(self, progress: Progress, should_stop: Callable[[], bool], when: str) -> None:
         self._progress, self._should_stop, self._when = progress, should_stop, when
         self.say, self.warn = progress.say, progress.warn  # type: ignore[method-assign]
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """Yield the items; Stopped, after the one at hand, on request."""
+        """Yield the items; raise Stopped between two of them on request."""
         for item in self._progress.track(items, total, what):
             if self._should_stop():
                 raise Stopped(f"stopped on request {self._when}")
@@ -30,11 +35,15 @@ class Heeding(Progress):
 
 
 class Keeper:
-    """Saves `state` with `learner`'s weights and the best model so far, which is in `model_dir`.
+    """Saves checkpoints and handles stop requests.
 
-    checkpoints     where to; None: nothing is saved
-    minutes         between two saves inside an epoch; 0: none there
-    should_stop     asked between two steps
+    Args:
+        state: the training state to save.
+        learner: holds the weights and the optimizer.
+        model_dir: folder of the best model.
+        checkpoints: where states are saved; None: nowhere.
+        minutes: time between two checkpoints within an epoch; 0: none within epochs.
+        should_stop: returns True if a stop was requested.
     """
 
     def __init__(
@@ -51,38 +60,39 @@ class Keeper:
         self._saved = time.monotonic()
 
     def save(self) -> None:
-        """Save the state as it is, when the step on its way has come to its end."""
-        self.state.tally.settle()
+        """Save the state now."""
         if self.checkpoints:
             self.checkpoints.save(self.state, self.learner, self.model_dir)
         self._saved = time.monotonic()
 
     def between_steps(self) -> None:
-        """Save when it is time; a Stopped, after saving, when the run is to end here: on all hosts after the same step.
-        (With dist_async hosts have no steps in common, so that they end between two epochs.)"""
+        """Save if it is due; on request, save and raise Stopped, on all hosts after the same step.
+
+        With dist_async, hosts do not step together and stop only between epochs.
+        """
         if self.learner.cluster.exchange.together:
             self.stop_if_asked()
-        if self.learner.cluster.total_of_step([self._is_due()])[0]:  # a step on its way comes to its end on all hosts
+        if self.learner.cluster.total_of_step([self._is_due()])[0]:
             self.save()
 
     def _is_due(self) -> bool:
-        passed = time.monotonic() - self._saved
-        return bool(self.checkpoints and self.minutes) and passed >= 60 * self.minutes
+        elapsed = time.monotonic() - self._saved
+        return bool(self.checkpoints and self.minutes) and elapsed >= 60 * self.minutes
 
     def after_epoch(self) -> None:
-        """Save; where steps are not made together, end here when any host is to."""
+        """Save; with dist_async, stop here if any host has a request."""
         self.save()
         if not self.learner.cluster.exchange.together:
             self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """A Stopped, after saving, when any host is to end; all ask at once."""
+        """Save and raise Stopped if any host has a stop request; all hosts must call this together."""
         if self.learner.cluster.any_asks(self.should_stop()):
             self.save()
             raise Stopped(f"stopped on request after {self.state}")
 
     def watched(self, items: Iterable[Item]) -> Iterator[Item]:
-        """`items`, with a look at the request to stop before each, where no other host would have to look too."""
+        """Yield `items`; on a single host, stop between two of them on request."""
         for item in items:
             if self.learner.cluster.size == 1:
                 self.stop_if_asked()

@@ -1,14 +1,13 @@
-"""Learner: a net, its optimizer and its devices. What a step of training is.
+"""The training step: forward, backward, gradient synchronization, weight update.
 
-Who divides the gradient: the loss of each device is a sum, multiplied by one over the number of positive anchors of the
-whole batch, of all hosts' parts of it, and the gradients of devices and hosts are added. Nothing divides again.
+Gradient scaling: the loss of each device is a sum, divided by the number of positive anchors in the batches of all
+hosts. Gradients of devices and hosts are then added, and nothing divides them again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -20,93 +19,100 @@ from ssd_train.errors import TrainingDiverged
 from ssd_train.model.fused import fused_features
 from ssd_train.model.graphs import TrainGraph, compile_graph
 from ssd_train.model.loss import DetectionLoss
+from ssd_train.model.pretrained import saved_parameters
 from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.cluster import Cluster
 from ssd_train.training.devices import split
 from ssd_train.training.exchange import server_optimizer
 from ssd_train.training.loss_scale import FLOAT16_SCALE, LossScale
-from ssd_train.training.masked import MaskedAdam, Statistics, factor_of_step, mark_gradients
 
 mx = framework.mxnet()
 
+BATCHNORM_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var")  # Gluon's names and Symbol's
 
-@dataclass(frozen=True)
-class Step:
-    """A step on its way through the devices, of which nothing is known yet.
 
-    scale       what the loss was multiplied by before the division by `positives`
-    outputs     of TrainGraph, for each device
-    squares     sums of squares of the gradients, one for each parameter
-    before      copies of BatchNorm's statistics before it, which it changes before anybody can know how it goes
+class BatchNormSnapshot:
+    """A copy of a network's BatchNorm statistics on all its devices.
+
+    A skipped step restores it, because its backward pass has already updated the statistics in MXNet.
     """
 
-    batch: TrainBatch
-    rate: float
-    positives: int
-    scale: float
-    outputs: List[Any]
-    squares: Any
-    before: List[Any]
+    def __init__(self, net: Any, devices: Sequence[Any]) -> None:
+        statistics = [p for name, p in saved_parameters(net).items() if name.endswith(BATCHNORM_STATISTICS)]
+        self._arrays = [[p.data(device) for p in statistics] for device in devices if statistics]
+        self._copies: List[Any] = []  # (N,) for each device, all statistics concatenated
+
+    def save(self) -> None:
+        self._copies = [mx.nd.concat(*arrays, dim=0) for arrays in self._arrays]
+
+    def restore(self) -> None:
+        for arrays, values in zip(self._arrays, self._copies):
+            start = 0
+            for array in arrays:
+                array[:] = values[start : start + len(array)]
+                start += len(array)
 
 
 class Learner:
-    """A net, its optimizer, its devices and those it learns together with: what makes a step.
+    """A network with its optimizer on the devices of this process, synchronized with the other processes.
 
-    deferred    a step is known to have gone well when the next is on its way: until then the devices do not wait. It is
-                they who leave out an update that is not finite. None: with adam on GPUs. (On the processor, which makes
-                both, masking costs more than waiting; the other optimizers have no such update.) Never with ema_decay:
-                an average follows the steps that count, so it has to know each before the next changes the weights.
+    Args:
+        net: the network to train; it is moved to `devices`.
+        config: optimizer, loss, clipping and mixed precision settings.
+        devices: MXNet contexts of this process; a batch is split over them.
+        cluster: the processes that train together; None: this one alone.
+
+    Attributes:
+        features: layers fused for training on the CPU, None where the network's own are used.
+        average: moving average of the weights, updated after every step that is not skipped; None without ema_decay.
+        clipped: True if the gradient of the last step was clipped.
     """
 
     def __init__(
-        self,
-        net: Any,
-        config: TrainConfig,
-        devices: Sequence[Any],
-        cluster: Optional[Cluster] = None,
-        deferred: Optional[bool] = None,
+        self, net: Any, config: TrainConfig, devices: Sequence[Any], cluster: Optional[Cluster] = None
     ) -> None:
         self.net, self.devices = net, list(devices)
         self.cluster = cluster or Cluster()
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
-        self.features = self._fused_features(config)  # None: the net's own, as they are
+        self.features = self._fused_features(config)
         self.graph = compile_graph(TrainGraph(net, make_loss(config), self.features))
-        self.average: Optional[WeightAverage] = None  # follows every step that counts, where there is one
+        self.average: Optional[WeightAverage] = None
         self.clip = config.clip_gradient
-        self.clipped = False  # whether the gradient of the step that ended last was
+        self.clipped = False
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
-        self.marked = min(self.parameters, key=lambda parameter: int(np.prod(parameter.shape)))  # the smallest
-        able = config.optimizer == "adam" and self.exchange.together and not config.ema_decay
-        self.deferred = able and (self.devices[0].device_type == "gpu" if deferred is None else deferred)
-        self.statistics = Statistics(net, self.devices)
-        self.newest: List[Any] = []  # `before` of the step that began last
-        settings = optimizer_settings(config)
+        self._batchnorm = BatchNormSnapshot(net, self.devices)
         self.trainer = mx.gluon.Trainer(
             self.parameters,
-            MaskedAdam(**settings) if self.deferred else config.optimizer,
-            None if self.deferred else settings,
+            config.optimizer,
+            optimizer_settings(config),
             kvstore=self.exchange.local_store(config, self.devices),
             update_on_kvstore=False,
         )
 
     def _fused_features(self, config: TrainConfig) -> Any:
-        """The net's layers as they learn fastest on the processor with a device's part of a batch; None elsewhere."""
+        """Return the network's layers fused for the batch size of one device; None on GPUs and with mixed precision."""
         if config.amp or self.devices[0].device_type != "cpu":
             return None
         images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
         return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
 
-    def begin(self, config: TrainConfig, steps: int, epoch: int, made: int = 0) -> None:
-        """To be called with the first weights in place, when `made` steps of epoch `epoch` (from 0), which has `steps`,
-        are made."""
+    def begin(self, config: TrainConfig, steps: int, epoch: int, steps_done: int = 0) -> None:
+        """Prepare gradient synchronization; call it once, after the initial or resumed weights are loaded.
+
+        Args:
+            config: settings of the run.
+            steps: number of steps in an epoch.
+            epoch: the epoch (from 0) to continue with.
+            steps_done: number of finished steps of that epoch.
+        """
         size, settings = self.cluster.size, optimizer_settings(config)
-        before = (epoch * steps + made) * size
-        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, before))
+        updates_done = (epoch * steps + steps_done) * size
+        self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, updates_done))
 
     def end_epoch(self) -> None:
-        """Take the newest weights, which all hosts have in common after an epoch; that they do is made sure of."""
+        """Pull the newest weights once all hosts have finished the epoch."""
         mx.nd.waitall()
         self.cluster.total([0])
         self.exchange.settle(self.trainer)
@@ -114,79 +120,61 @@ class Learner:
             self.cluster.require_equal("weights", digest(self.parameters))
 
     def counts(self, batch: Optional[TrainBatch]) -> Tuple[int, int]:
-        """Return the images and positive anchors of a step, of all hosts' batches; (0, 0) when a host has no batch."""
+        """Return the images and positive anchors of a step over all hosts; (0, 0) if a host has no batch left."""
         own = [0, 0, 1] if batch is None else [len(batch), batch.positives, 0]
         images, positives, hosts_without = self.cluster.total_of_step(own)
         return (0, 0) if hosts_without else (int(images), int(positives))
 
     def step(self, batch: TrainBatch, rate: float, positives: Optional[int] = None) -> np.ndarray:
-        """`begin_step` and `end_step`."""
-        return self.end_step(self.begin_step(batch, rate, positives))
+        """Update the weights from one batch.
 
-    def begin_step(self, batch: TrainBatch, rate: float, positives: Optional[int] = None) -> Step:
-        """Send `batch` through the devices, to be learned from at learning rate `rate`. `positives` are the anchors
-        with an object of all hosts, counted where they are not given. Another step may begin before the end of this one
-        if steps are deferred."""
-        positives = max(self.counts(batch)[1] if positives is None else positives, 1)
-        before = self.newest = self.statistics.copies()
-        scale = self.loss_scale.value
-        step = Step(batch, rate, positives, scale, *self._forward_backward(batch, scale / positives), before)
-        if self.deferred:
-            factor = factor_of_step(step.squares, scale, self.clip)
-            self.trainer._optimizer.factors = [factor.as_in_context(device) for device in self.devices]
-            self._update(rate, 1.0)
-        return step
+        If its gradient overflows in float16, the step is skipped and the loss scale halved.
 
-    def end_step(self, step: Step) -> np.ndarray:
-        """Wait for a step; returns the summed (CrossEntropy, SmoothL1) of all hosts'.
+        Args:
+            batch: this host's part of the global batch.
+            rate: learning rate.
+            positives: positive anchors of all hosts' batches; None: they are counted here.
 
-        A TrainingDiverged, without anything learned from it, when the loss or the gradient is not finite.
+        Returns:
+            Summed (CrossEntropy, SmoothL1) over all hosts.
+
+        Raises:
+            TrainingDiverged: the loss or the gradient is not finite; the weights are unchanged.
         """
-        losses, norm = self._read(step.outputs, step.squares)
-        norm /= step.scale
+        positives = max(self.counts(batch)[1] if positives is None else positives, 1)
+        scale = self.loss_scale.value
+        self._batchnorm.save()
+        losses, norm = self._read(*self._forward_backward(batch, scale / positives))
+        norm /= scale
         self.clipped = False
         if self.loss_scale.overflows(losses, norm):
-            self._take_back(step)
-            return losses  # 16 bits were too few for a gradient: the step is left out, the next has a smaller scale
+            self._batchnorm.restore()
+            return losses
         if not (np.isfinite(losses).all() and math.isfinite(norm)):
-            self._take_back(step)
+            self._batchnorm.restore()
             raise TrainingDiverged(
-                f"found loss {losses.sum() / step.positives:g} with gradient norm {norm:g}, "
-                f"expected finite numbers; learning rate {step.rate:g}; the batch came from {step.batch.where()}"
+                f"found loss {losses.sum() / positives:g} with gradient norm {norm:g}, "
+                f"expected finite numbers; learning rate {rate:g}; the batch came from {batch.where()}"
             )
         self.clipped = bool(self.clip) and norm > self.clip
-        if not self.deferred:
-            self._update(step.rate, step.scale * (max(norm / self.clip, 1.0) if self.clip else 1.0))
-        return losses
-
-    def _update(self, rate: float, divisor: float) -> None:
         self.trainer.set_learning_rate(rate)
-        self.exchange.update(self.trainer, divisor)
+        self.exchange.update(self.trainer, scale * (max(norm / self.clip, 1.0) if self.clip else 1.0))
         if self.average:
             self.average.update()
-
-    def _take_back(self, step: Step) -> None:
-        """What a step that is left out has left behind all the same: in the net, and in what the next one, if it is on
-        its way by now, has copied of that before it began."""
-        self.statistics.put_back(step.before)
-        self.newest[:] = step.before
-        if self.deferred:
-            self.trainer._optimizer.take_back()
+        return losses
 
     def _forward_backward(self, batch: TrainBatch, scale: float) -> "tuple[List[Any], Any]":
-        """Outputs of each device, and the sums of squares of the gradients, on their way."""
+        """Return the outputs of TrainGraph for each device and each parameter's sum of squared gradients."""
         inputs = zip(*[split(array, self.devices) for array in batch.arrays()])
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
         mx.autograd.backward([output[0] for output in outputs])
-        if self.deferred:
-            mark_gradients(outputs, self.marked.list_grad())
         self.exchange.add_up(self.trainer)
         gradients = [p.list_grad()[0] for p in self.parameters]
         return outputs, mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
 
     def _read(self, outputs: List[Any], squares: Any) -> "tuple[np.ndarray, float]":
-        """Losses summed over devices and hosts, and the gradient's norm: one wait for the devices a step."""
+        """Wait for the devices; return the losses summed over devices and hosts, and the gradient norm."""
         parts = [np.concatenate([o[1].asnumpy(), o[2].asnumpy()]) for o in outputs]
         with np.errstate(over="ignore"):
             losses = self.cluster.total_of_step(np.sum(parts, axis=0, dtype=np.float64))
@@ -194,22 +182,24 @@ class Learner:
 
 
 def digest(parameters: Sequence[Any]) -> str:
-    """SHA-256 of the values of `parameters`, on their first devices."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the values of `parameters` on their first devices."""
+    sha256 = hashlib.sha256()
     for parameter in parameters:
-        found.update(parameter.list_data()[0].asnumpy().tobytes())
-    return found.hexdigest()
+        sha256.update(parameter.list_data()[0].asnumpy().tobytes())
+    return sha256.hexdigest()
 
 
 def make_loss(config: TrainConfig) -> DetectionLoss:
-    """The loss that `config` asks for."""
+    """Return the loss for `config`."""
     focal = config.classification_loss == "focal"
     return DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives, focal, config.label_smoothing)
 
 
 def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
-    """Keyword arguments of MXNet's optimizer. As in the built-in algorithm, momentum is sgd's and weight decay is sgd's
-    and rmsprop's alone."""
+    """Return the keyword arguments of MXNet's optimizer.
+
+    As in the built-in algorithm, only sgd has momentum, and only sgd and rmsprop have weight decay.
+    """
     settings = {"learning_rate": config.learning_rate}
     if config.optimizer == "sgd":
         settings["momentum"] = config.momentum

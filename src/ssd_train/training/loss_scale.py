@@ -1,4 +1,4 @@
-"""LossScale: what the loss is multiplied by in mixed precision."""
+"""Dynamic loss scaling for mixed precision."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ GROWTH_STEPS = 2000
 
 
 class LossScale:
-    """What the loss is multiplied by so that gradients fit into float16: halved when one overflows, doubled after 2000
-    steps without (Micikevicius et al., "Mixed Precision Training", 2018, section 3.2). 1, and left so, in 32 bits."""
+    """Factor of the loss that keeps float16 gradients in range.
+
+    It is halved when a gradient overflows, and doubled after 2000 steps without overflow (Micikevicius et al., "Mixed
+    Precision Training", 2018, section 3.2). A scale of 1, for float32, never changes.
+    """
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -21,15 +24,22 @@ class LossScale:
         self.good_steps = 0
 
     def state(self) -> List[float]:
-        """What a checkpoint keeps of it."""
+        """Return the values to store in a checkpoint."""
         return [self.value, self.good_steps]
 
     def restore(self, state: Sequence[float]) -> None:
-        """Go on from a `state()`."""
+        """Restore the values of `state`."""
         self.value, self.good_steps = state[0], int(state[1])
 
     def overflows(self, losses: np.ndarray, norm: float) -> bool:
-        """Take note of a step; true when only its gradient overflowed, and a smaller scale can help."""
+        """Update the scale after a step; return True if the step must be skipped.
+
+        It must if the losses are finite and only the gradient overflowed.
+
+        Args:
+            losses: summed losses of the step.
+            norm: gradient norm.
+        """
         if not self.dynamic or not np.isfinite(losses).all():
             return False
         if not math.isfinite(norm):

@@ -1,4 +1,4 @@
-"""How the hosts of a job find each other: all come to the leader, who hears from each that it belongs to the job."""
+"""Rendezvous of the hosts of a job: all connect to rank 0, which verifies that each belongs to the job."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from typing import Any, Dict, Generator, List, NamedTuple, Optional, Tuple
 from ssd_train import __version__
 from ssd_train.errors import ConfigError, PeerLost
 
-JOIN_SECONDS = 900.0  # machines of a job start minutes apart
+JOIN_SECONDS = 900.0  # the machines of a job start minutes apart
 HELLO_SECONDS = 10.0
 HELLO_BYTES = 4096
-NAME_BYTES = 1024  # of a host, in a message; a DNS name has up to 253
+NAME_BYTES = 1024  # of a host name in a message; a DNS name has up to 253
 _LENGTH = struct.Struct("!Q")
 KINDS = ("talk", "watch")
 Links = Dict[int, socket.socket]
-Visitors = Generator[Tuple[socket.socket, Dict[str, Any]], None, None]
+Handshakes = Generator[Tuple[socket.socket, Dict[str, Any]], None, None]
 
 
 class Place(NamedTuple):
-    """Where a process stands among those of a job.
+    """The rank of a process and the address of rank 0.
 
-    rank, size      its number, of how many; 0 leads
-    names           of all, by rank, for messages
-    address, port   where the leader listens
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        names: names of all processes by rank, for messages.
+        address: host where rank 0 listens.
+        port: port where rank 0 listens.
     """
 
     rank: int
@@ -44,7 +47,11 @@ def send(link: socket.socket, payload: bytes) -> None:
 
 
 def receive(link: socket.socket, limit: Optional[int] = None) -> bytes:
-    """What `send` sent; a ConnectionError when the other end is closed, or sends more than `limit` bytes."""
+    """Receive the payload of one `send`.
+
+    Raises:
+        ConnectionError: the other end is closed, or sends more than `limit` bytes.
+    """
     (length,) = _LENGTH.unpack(_exactly(link, _LENGTH.size))
     if limit is not None and length > limit:
         raise ConnectionError(f"found {length} bytes, expected at most {limit}")
@@ -62,32 +69,47 @@ def _exactly(link: socket.socket, length: int) -> bytes:
 
 
 def meet(place: Place, deadline: float) -> "Tuple[Links, Links]":
-    """The connections to the others by rank, one to talk and one to watch, once all are there; the leader has them with
-    each of the others, these with the leader. `deadline` is one of time.monotonic()."""
-    return _gather(place, deadline) if place.rank == 0 else _approach(place, deadline)
+    """Connect this process with the others; rank 0 with all, the others with rank 0.
+
+    Args:
+        place: rank and addresses.
+        deadline: by time.monotonic().
+
+    Returns:
+        Control and heartbeat connections, each by rank.
+
+    Raises:
+        PeerLost: not all processes joined before the deadline.
+        ConfigError: a process is of another version or job, or has the rank of another.
+    """
+    return _accept_workers(place, deadline) if place.rank == 0 else _join_rank0(place, deadline)
 
 
-def _gather(place: Place, deadline: float) -> "Tuple[Links, Links]":
-    """The leader's side of the meeting: two connections from each of the others."""
-    found: Dict[str, Links] = {kind: {} for kind in KINDS}
-    with _listening(place) as server, contextlib.closing(_visitors(server, _limit(place), deadline)) as visitors:
-        while any(len(links) < place.size - 1 for links in found.values()):
-            link, hello = next(visitors, (None, {}))
+def _accept_workers(place: Place, deadline: float) -> "Tuple[Links, Links]":
+    """Accept two connections from each worker, on rank 0."""
+    links_by_kind: Dict[str, Links] = {kind: {} for kind in KINDS}
+    with _listening(place) as server, contextlib.closing(_handshakes(server, _limit(place), deadline)) as handshakes:
+        while any(len(links) < place.size - 1 for links in links_by_kind.values()):
+            link, hello = next(handshakes, (None, {}))
             if link is None:
-                late = sorted(set(range(1, place.size)) - set(found["watch"]))
+                late = sorted(set(range(1, place.size)) - set(links_by_kind["watch"]))
                 raise PeerLost(_missing(", ".join(place.names[rank] for rank in late), "join"))
-            links = found[hello["kind"]]
-            _refuse_strangers(place, link, hello, links)
+            links = links_by_kind[hello["kind"]]
+            _reject_mismatch(place, link, hello, links)
             links[hello["rank"]] = link
             _answer(place, hello["rank"], link)
-    for links in found.values():
+    for links in links_by_kind.values():
         for rank, link in links.items():
             _answer(place, rank, _ready(link))
-    return found["talk"], found["watch"]
+    return links_by_kind["talk"], links_by_kind["watch"]
 
 
 def _answer(place: Place, rank: int, link: socket.socket) -> None:
-    """Tell one of the others that it is welcome, or that all are there; a PeerLost when it has died meanwhile."""
+    """Confirm to a worker that it is accepted, or that all have joined.
+
+    Raises:
+        PeerLost: it has died.
+    """
     try:
         send(link, b"{}")
     except OSError as error:
@@ -103,9 +125,11 @@ def _listening(place: Place) -> socket.socket:
         ) from None
 
 
-def _visitors(server: socket.socket, limit: int, deadline: float) -> Visitors:
-    """Those who connect and what they say of themselves, until the deadline. One that is silent or slow keeps nobody
-    waiting; one that is none of ours (a port scanner, a health check) is closed."""
+def _handshakes(server: socket.socket, limit: int, deadline: float) -> Handshakes:
+    """Yield connections with their handshakes until the deadline.
+
+    Silent or slow connections block nobody. Those of other programs (port scanners, health checks) are closed.
+    """
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
         try:
@@ -116,41 +140,45 @@ def _visitors(server: socket.socket, limit: int, deadline: float) -> Visitors:
                         link.settimeout(HELLO_SECONDS)
                         selector.register(link, selectors.EVENT_READ, bytearray())
                         continue
-                    visitor: Any = key.fileobj
-                    hello = _heard(visitor, key.data, limit)
+                    worker: Any = key.fileobj
+                    hello = _parse_handshake(worker, key.data, limit)
                     if hello is not None:
-                        selector.unregister(visitor)
+                        selector.unregister(worker)
                     if hello:
-                        yield visitor, hello
+                        yield worker, hello
         finally:
             silent: List[Any] = [key.fileobj for key in selector.get_map().values() if key.data is not None]
-            for visitor in silent:
-                visitor.close()
+            for worker in silent:
+                worker.close()
 
 
-def _heard(link: Any, said: bytearray, limit: int) -> Optional[Dict[str, Any]]:
-    """What one that connects says of itself, None while it has not said all; {}, and the connection closed, when it is
-    none of ours. `said` is what it said so far; more can be read."""
+def _parse_handshake(link: Any, received: bytearray, limit: int) -> Optional[Dict[str, Any]]:
+    """Parse a handshake. None: incomplete; {}: not one of our workers, connection closed.
+
+    Args:
+        link: the connection, readable now.
+        received: bytes received so far; extended in place.
+        limit: maximum length of a handshake.
+    """
     try:
         part = link.recv(65536)
-        said += part
-        if part and len(said) < _LENGTH.size:
+        received += part
+        if part and len(received) < _LENGTH.size:
             return None
-        length = int.from_bytes(said[: _LENGTH.size], "big")
-        if part and len(said) - _LENGTH.size < length <= limit:
+        length = int.from_bytes(received[: _LENGTH.size], "big")
+        if part and len(received) - _LENGTH.size < length <= limit:
             return None
-        found = json.loads(bytes(said[_LENGTH.size :]))
-        if found["ssd_train"] and found["kind"] in KINDS and isinstance(found["rank"], int):
-            return dict(found)
+        hello = json.loads(bytes(received[_LENGTH.size :]))
+        if hello["ssd_train"] and hello["kind"] in KINDS and isinstance(hello["rank"], int):
+            return dict(hello)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     link.close()
     return {}
 
 
-def _refuse_strangers(place: Place, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
-    """A ConfigError, also told the other side, when the one that connects is of another version or job, or is one of
-    those `known` for a second time."""
+def _reject_mismatch(place: Place, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
+    """Raise ConfigError, also on the other side, for another version or job, or a rank in `known`."""
     expected = {"ssd_train": __version__, "names": list(place.names)}
     found = {key: hello.get(key) for key in expected}
     fault = ""
@@ -160,30 +188,32 @@ def _refuse_strangers(place: Place, link: socket.socket, hello: Dict[str, Any], 
         name = place.names[hello["rank"]]
         fault = f"host {name}: found two processes of rank {hello['rank']}, expected one; was it started twice?"
     if fault:
-        with contextlib.suppress(OSError):  # it may have gone; the fault is told here in any case
+        with contextlib.suppress(OSError):  # the connection may be closed; the error is raised here in any case
             send(link, json.dumps({"error": fault}).encode("utf-8"))
         raise ConfigError(fault)
 
 
-def _approach(place: Place, deadline: float) -> "Tuple[Links, Links]":
-    """The others' side of the meeting: two connections to the leader, both before a word is said, so that one that is
-    refused has its answer to read."""
+def _join_rank0(place: Place, deadline: float) -> "Tuple[Links, Links]":
+    """Connect a worker to rank 0.
+
+    Both connections are made before anything is sent, so that a rejected worker can read the answer.
+    """
     links = [_connect(place, deadline) for _ in KINDS]
     for kind, link in zip(KINDS, links):
         hello = {"ssd_train": __version__, "kind": kind, "rank": place.rank, "names": list(place.names)}
-        _asked(place, link, json.dumps(hello).encode("utf-8"), deadline)
+        _request(place, link, json.dumps(hello).encode("utf-8"), deadline)
     for link in links:
-        _asked(place, link, b"", deadline)  # answered when all are there
+        _request(place, link, b"", deadline)  # answered once all have joined
         _ready(link)
     return {0: links[0]}, {0: links[1]}
 
 
-def _asked(place: Place, link: socket.socket, question: bytes, deadline: float) -> None:
-    """A question to the leader that it has to answer without complaint."""
+def _request(place: Place, link: socket.socket, request: bytes, deadline: float) -> None:
+    """Send a request to rank 0 and wait for its answer."""
     link.settimeout(max(deadline - time.monotonic(), 0.01))
     try:
-        if question:
-            send(link, question)
+        if request:
+            send(link, request)
         answer = json.loads(receive(link, _limit(place)))
     except OSError as error:
         raise PeerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
@@ -204,7 +234,7 @@ def _connect(place: Place, deadline: float) -> socket.socket:
 
 def _ready(link: socket.socket) -> socket.socket:
     link.settimeout(None)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small messages that are waited for
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small, and the other side waits for them
     return link
 
 
@@ -213,5 +243,5 @@ def _missing(names: str, what: str) -> str:
 
 
 def _limit(place: Place) -> int:
-    """Bytes of a hello, or of its answer, which has the names of all twice."""
+    """Return the maximum bytes of a handshake or its answer, which contains all names twice."""
     return HELLO_BYTES + NAME_BYTES * place.size

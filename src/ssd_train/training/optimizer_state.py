@@ -1,6 +1,6 @@
-"""The optimizer's arrays on disk and back.
+"""Save and load the optimizer's arrays.
 
-Not by Trainer.save_states: that is a pickle, which runs code when it is read.
+Trainer.save_states is not used: it writes a pickle, which can run code when it is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ mx = framework.mxnet()
 
 
 def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
-    """Write the arrays of the optimizer's state; returns the number of updates by parameter index."""
+    """Write the arrays of the optimizer's state; return the number of updates by parameter index."""
     updater = trainer._updaters[0]
     arrays = {}
     for index, value in updater.states.items():
@@ -28,26 +28,26 @@ def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
 
 
 def load_optimizer(arrays: Mapping[str, Any], trainer: Any, counts: Mapping[str, int]) -> None:
-    """Put back what `save_optimizer` wrote and returned, on every device of `trainer`."""
+    """Restore the arrays and update counts of `save_optimizer` on all devices of `trainer`."""
     optimizer = trainer._optimizer
     for position, updater in enumerate(trainer._updaters):
         for index, parameter in enumerate(trainer._params):
             if str(index) not in counts:
-                continue  # never updated so far, so it has no state
+                continue  # never updated, so it has no state
             weight = parameter.list_data()[position]
             state = optimizer.create_state_multi_precision(index, weight)
             for part, array in enumerate(_as_parts(state)):
                 arrays[f"{index}.{part}"].copyto(array)
             updater.states[index] = state
             updater.states_synced[index] = True
-        # MXNet counts the updates of a device under its index, which is 1 for gpu(1), also where that is the only one
+        # MXNet keeps the update counts by device index, which is 1 for gpu(1) even if that is the only device
         optimizer._set_current_context(trainer._contexts[position].device_id)
         optimizer._index_update_count.update({int(index): count for index, count in counts.items()})
     optimizer.num_update = max(counts.values(), default=0)
 
 
 def _as_parts(state: Any) -> List[Any]:
-    """The arrays of one parameter's optimizer state: none, one or several."""
+    """Return the arrays of one parameter's optimizer state as a flat list."""
     if state is None:
         return []
     return [part for one in state for part in _as_parts(one)] if isinstance(state, (list, tuple)) else [state]

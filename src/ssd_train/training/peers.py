@@ -1,8 +1,8 @@
-"""The hosts of a job joined in a star around its leader: what they tell each other beside gradients.
+"""Control messages between the hosts of a job, in a star around rank 0.
 
-Counts, losses, scores, and the leader's decisions are small and go through sockets of our own, because MXNet's
-parameter server has only sums of arrays. Nothing is pickled. As with MXNet's and Horovod's own connections, whoever
-reaches the leader's port could take part: it belongs into a private network, as a SageMaker job's is.
+Counts, losses, scores and decisions of rank 0 are small and go through sockets of our own, because MXNet's parameter
+server only adds arrays. Nothing is pickled. As with MXNet's and Horovod's connections, whoever reaches rank 0's port
+could take part, so it must be in a private network, as in a SageMaker job.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from ssd_train.training.watchdog import Watchdog, end_at_exit
 
 
 class Peers:
-    """The connections of one process: the leader has one to each of the others, these one to the leader."""
+    """The connections of one process: rank 0 has one to each worker, a worker one to rank 0."""
 
-    def __init__(self, place: Place, peer_timeout: float, join_seconds: float = JOIN_SECONDS) -> None:
-        """Wait until all have joined.
+    def __init__(self, place: Place, heartbeat_timeout: float, join_seconds: float = JOIN_SECONDS) -> None:
+        """Wait until all processes have joined.
 
         Raises:
-            PeerLost: not all have within `join_seconds`; ConfigError: one is of another version, or of another job, or
-            a second one of its rank.
+            PeerLost: not all processes joined within `join_seconds`.
+            ConfigError: a process is of another version or job, or has the rank of another.
         """
         self.place = place
         deadline = time.monotonic() + join_seconds
         self._talk, watch = meet(place, deadline)
         named = {place.names[rank]: link for rank, link in watch.items()}
-        self.watchdog = Watchdog(named, place.names[place.rank], peer_timeout)
+        self.watchdog = Watchdog(named, place.names[place.rank], heartbeat_timeout)
         self.watchdog.start()
 
     def gather(self, payload: bytes) -> Optional[List[bytes]]:
-        """What all have given, by rank, on the leader; None elsewhere."""
+        """Return the payloads of all processes by rank on rank 0; None elsewhere."""
         if self.place.rank:
             self._send(0, payload)
             return None
         return [payload, *(self._receive(rank) for rank in range(1, self.place.size))]
 
     def share(self, payload: bytes) -> bytes:
-        """What the leader has given, everywhere."""
+        """Return rank 0's payload on all processes."""
         if self.place.rank:
             return self._receive(0)
         for rank in self._talk:
@@ -48,14 +48,14 @@ class Peers:
         return payload
 
     def leave(self) -> None:
-        """Go in good order, after all have come here."""
+        """Close the connections after all processes have called this."""
         self.gather(b"")
         self.share(b"")
         self.watchdog.leave()
         self._close()
 
     def fail(self, message: str, code: int) -> None:
-        """Tell the others why this process cannot go on; it will end with exit code `code`, and so will they."""
+        """Tell the others why this process fails; they end with exit code `code`, as this one will."""
         self.watchdog.tell(message, code)
         end_at_exit(code)
 
@@ -72,7 +72,7 @@ class Peers:
             raise self._lost(rank, error) from None
 
     def _lost(self, rank: int, error: OSError) -> PeerLost:
-        self.watchdog.known.wait(1.0)  # it may have been told why
+        self.watchdog.known.wait(1.0)  # the reason may still arrive
         message = self.watchdog.lost or f"host {self.place.names[rank]} is gone: {error}"
         return PeerLost(message, self.watchdog.code)
 

@@ -1,4 +1,4 @@
-"""train(config, environment): the hall where data, net, engine and files meet."""
+"""Train a detector: read the data, run the epochs, save the best model, write the report."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from ssd_train.view.report import write_report
 from ssd_train.view.report_data import ReportData, Sample, summarise
 
 REPORT = "report.html"
-PICTURE_THRESHOLD = 0.3  # where no score threshold stands out: as `predict` draws
+PICTURE_THRESHOLD = 0.3  # the default of `predict`, used if no threshold has a best F1
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the results of a run are, and the scores of its best model."""
+    """Result of a training run on rank 0: its files and the scores of the best model."""
 
     model_dir: Path
     report: Path
@@ -50,7 +50,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TookPart:
-    """What a host that does not lead comes to: nothing but the weights (their SHA-256), which the leader has too."""
+    """Result on a rank other than 0: the SHA-256 of the final weights, and the host that has the model."""
 
     leader: str
     weights: str
@@ -62,10 +62,20 @@ def train(
     progress: Optional[Progress] = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Union[Trained, TookPart]:
-    """Train a detector as `config` says on the data of `environment`; goes on from a checkpoint where there is one.
+    """Train a detector, or resume training if there is a checkpoint.
 
-    On several hosts all call it, and the one that leads has the results. `should_stop` is asked between two steps.
-    Raises SsdTrainError kinds: bad settings or data before the first step, TrainingDiverged during it, Stopped.
+    On several hosts, every host calls this function; rank 0 writes the results.
+
+    Args:
+        config: settings of the run.
+        environment: input and output folders, hosts and devices.
+        progress: receives log lines and warnings; None: they are dropped.
+        should_stop: called between steps; training stops when it returns True.
+
+    Raises:
+        SsdTrainError: bad settings or data, before the first step.
+        TrainingDiverged: the loss, the gradient or the weights are not finite.
+        Stopped: `should_stop` returned True; the state is saved.
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
@@ -79,7 +89,7 @@ def train(
 
 
 def _own_folders(environment: Environment, cluster: Cluster) -> Environment:
-    """Where this host may write, which is made sure of: the leader everywhere, the others nowhere."""
+    """Check on rank 0 that the output folders are writable; drop the checkpoint folder on other ranks."""
     if not cluster.is_leader:
         return dataclasses.replace(environment, checkpoint_dir=None)
     for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
@@ -95,25 +105,25 @@ def _train(
     state = keeper.state
     try:
         while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
-            _make_epoch(job, keeper, environment, progress)
+            _run_epoch(job, keeper, environment, progress)
             keeper.after_epoch()
     except Stopped as stop:
-        raise Stopped(f"{stop}; {_left_behind(job, keeper, environment)}") from None
+        raise Stopped(f"{stop}; {_describe_interrupted_run(job, keeper, environment)}") from None
     if not job.cluster.is_leader:
         return TookPart(environment.hosts[0], digest(job.learner.parameters))
     tell_weights(job.cluster.size, digest(job.learner.parameters), progress)
-    return _finish(job, state, environment, started, Heeding(progress, should_stop, f"after {state}"))
+    return _finalize(job, state, environment, started, Heeding(progress, should_stop, f"after {state}"))
 
 
 def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], bool], progress: Progress) -> Keeper:
-    """The state to start from, new or that of a checkpoint, with what keeps it."""
+    """Load the newest checkpoint, if there is one, and return the object that saves the next ones."""
     state, notes, checkpoints = TrainState(fingerprint=job.fingerprint), [], None
     if environment.checkpoint_dir:
         checkpoints = Checkpoints(environment.checkpoint_dir, circumstances(job.config, job.learner.devices))
         state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
         refuse_fewer_epochs(environment.checkpoint_dir, state, job.config.epochs)
     if state.best.epoch >= 0:
-        _keep_deployable(job, environment, progress)
+        _export(job, environment, progress)
     for note in notes:
         progress.say(note)
     state = same_start(job.cluster, state, job.learner, job.fingerprint)
@@ -122,8 +132,8 @@ def _make_keeper(job: Job, environment: Environment, should_stop: Callable[[], b
     return Keeper(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
 
 
-def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Progress) -> None:
-    """The rest of an epoch: its steps, its evaluation where one is due, its lines."""
+def _run_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Progress) -> None:
+    """Run the remaining steps of an epoch, evaluate if due, and log the results."""
     state = keeper.state
     with divergence_told(state):
         row = _train_epoch(job, keeper, progress)
@@ -135,8 +145,8 @@ def _make_epoch(job: Job, keeper: Keeper, environment: Environment, progress: Pr
     tell_epoch(job.config, steps, state, environment, progress)
 
 
-def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
-    """What a run that was stopped has made; weights that were never scored are better than none."""
+def _describe_interrupted_run(job: Job, keeper: Keeper, environment: Environment) -> str:
+    """Describe what a stopped run leaves behind; save unscored weights if there is no model yet."""
     state = keeper.state
     if not job.cluster.is_leader:
         return "the first host has the model"
@@ -147,18 +157,18 @@ def _left_behind(job: Job, keeper: Keeper, environment: Environment) -> str:
         model = f"its weights, not yet scored, are in {environment.model_dir}"
     else:
         model = f"the model of epoch {state.best.epoch + 1} is in {environment.model_dir}"
-    return f"{model}; the same command goes on from there" if keeper.checkpoints else model
+    return f"{model}; run the same command again to resume" if keeper.checkpoints else model
 
 
 def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
-    """The steps of an epoch that are not made yet; the epoch's row of the history."""
+    """Run the remaining steps of an epoch; return its row of the history."""
     state, steps = keeper.state, len(job.train_loader)
-    epoch, made = state.epoch, state.tally.steps
+    epoch, steps_done = state.epoch, state.tally.steps
     rates = course(job.config, epoch, steps)
     name = f"epoch {epoch + 1}/{job.config.epochs}"
-    batches = progress.track(job.train_loader.epoch(epoch, made), steps - made, name)
+    batches = progress.track(job.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
     result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
-    cluster = job.cluster  # whose streams may differ: a host's own is warned of by its loader
+    cluster = job.cluster  # streams of hosts may differ in length; each loader warns of its own
     if result["steps"] < steps and cluster.size > 1 and cluster.exchange.together:
         progress.warn(f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early")
     if epoch == 0 and job.cache is not None:
@@ -177,57 +187,58 @@ def _train_epoch(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]
 
 
 def _validate(job: Job, keeper: Keeper, row: Dict[str, Any], environment: Environment, progress: Progress) -> None:
-    """Score the net, add the scores to `row`, and save the model when it is the best."""
+    """Evaluate, add the scores to `row`, and save the model if it is the best."""
     state = keeper.state
-    found = job.cluster.by_leader(lambda: _score(job, keeper, progress))
-    row.update(found["row"])
+    result = job.cluster.by_leader(lambda: _score(job, keeper, progress))
+    row.update(result["row"])
     if state.best.update(row, state.history, job.config) and job.cluster.is_leader:
         history = [*state.history, row]
-        job.saved_model(row["epoch"], found["scores"]).save(environment.model_dir, job.answering_net, history)
-        _keep_deployable(job, environment, progress)
+        job.saved_model(row["epoch"], result["scores"]).save(environment.model_dir, job.answering_net, history)
+        _export(job, environment, progress)
 
 
 def _score(job: Job, keeper: Keeper, progress: Progress) -> Dict[str, Any]:
-    """The figures of an evaluation: those of the history's row, and all."""
+    """Evaluate on the validation data; return the figures for the history and all scores."""
     batches = keeper.watched(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
     scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
     row = {"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1}
     return {"row": row, "scores": scores.to_json()}
 
 
-def _keep_deployable(job: Job, environment: Environment, progress: Progress) -> None:
+def _export(job: Job, environment: Environment, progress: Progress) -> None:
     keep_deployable(environment.model_dir, job.validation_loader, job.config, progress)
 
 
-def _finish(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:
-    """Write the whole history beside the best model, score that one again from its file, and report."""
+def _finalize(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> Trained:
+    """Save the whole history, evaluate the saved best model, and write the report."""
     if state.best.epoch < 0:
         raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
     best = SavedModel.load(environment.model_dir)
     write_history(environment.model_dir, state.history)
-    _keep_deployable(job, environment, progress)
-    scores, answers = _score_best(job, best, progress)
+    _export(job, environment, progress)
+    scores, predictions = _score_best(job, best, progress)
     report = environment.output_dir / REPORT
-    write_report(report, _report_data(job, state, started, scores, answers))
+    write_report(report, _report_data(job, state, started, scores, predictions))
     return Trained(environment.model_dir, report, scores, state.best.epoch, state.epoch)
 
 
 def _score_best(job: Job, best: SavedModel, progress: Progress) -> "Tuple[Scores, List[Tuple[Record, Detections]]]":
-    """The saved model read back from its folder and scored: what the report shows is what the user gets."""
+    """Evaluate the best model as read back from its folder, so that the report shows the model the user gets."""
     device = job.learner.devices[0]
     evaluator = Evaluator(best.build(device), best.config, device, best.post_nms)
     batches = progress.track(job.validation_loader, len(job.validation_loader), "scoring the best model")
-    scores, _, answers = evaluate(evaluator, batches, job.class_names)
-    return scores, answers
+    scores, _, predictions = evaluate(evaluator, batches, job.class_names)
+    return scores, predictions
 
 
 def _report_data(
-    job: Job, state: TrainState, started: str, scores: Scores, answers: "List[Tuple[Record, Detections]]"
+    job: Job, state: TrainState, started: str, scores: Scores, predictions: "List[Tuple[Record, Detections]]"
 ) -> ReportData:
     data = job.validation_loader.dataset
-    places = {id(record): place for place, record in enumerate(data.labels.records)}  # some may have been left out
-    shown = [places[id(record)] for record, _ in answers]
-    pictures = [lambda place=place: data[place][0] for place in shown]
+    indices = {id(record): index for index, record in enumerate(data.labels.records)}
+    # unreadable images have no detections, so `predictions` may lack some records
+    shown = [indices[id(record)] for record, _ in predictions]
+    images = [lambda index=index: data[index][0] for index in shown]
     return ReportData(
         title=f"{job.config.base_network} detector at {job.config.image_shape} px",
         class_names=job.class_names,
@@ -238,7 +249,7 @@ def _report_data(
         scores=scores.to_json(),
         curves={name: curve._asdict() for name, curve in scores.curves.items()},
         data=[summarise("train", job.train.labels), summarise("validation", job.validation.labels)],
-        samples=[Sample(r.basename, image, r, found) for image, (r, found) in zip(pictures, answers)],
+        samples=[Sample(r.basename, image, r, detections) for image, (r, detections) in zip(images, predictions)],
         best_epoch=state.best.epoch + 1,
         threshold=scores.best_f1.threshold if scores.best_f1 and scores.best_f1.threshold else PICTURE_THRESHOLD,
     )

@@ -1,7 +1,7 @@
-"""A model on disk: a folder that holds the old model or the new one, whole, at every moment.
+"""Save and load models; the folder always holds a complete model, the old one or the new one.
 
-config.json names the weights file and its SHA-256, and has a sum of its own; new weights get a new name and config.json
-is replaced last. Nothing here is ever unpickled.
+config.json names the weights file and its SHA-256, and has a checksum of its own. New weights get a new file name, and
+config.json is replaced last. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ HISTORY, WEIGHTS = "history.jsonl", "weights-{}.params"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a model folder holds beside the weights.
+    """A model's metadata, as stored in its config.json.
 
-    post_nms        boxes per image that the model may answer
-    scores          validation scores of these weights, as Scores.to_json()
-    epoch           the epoch (from 0) after which the weights were taken
-    category_ids    class name -> id of its category in the COCO file that it was trained on; else empty
+    Attributes:
+        post_nms: maximum number of detections per image.
+        epoch: epoch (from 0) after which the weights were saved.
+        scores: validation scores of these weights, as from Scores.to_json().
+        versions: versions of the libraries in training.
+        weights: path of the weights file.
+        sha256: SHA-256 of the weights file.
+        category_ids: class name -> category id in the COCO file of the training data; else empty.
     """
 
     config: TrainConfig
@@ -46,7 +50,7 @@ class SavedModel:
     category_ids: Dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
-        """Put the weights of `net` and this description into `folder`."""
+        """Write the weights of `net`, the history and config.json into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         path, sha256 = _save_weights(folder, net)
         document = {
@@ -69,7 +73,7 @@ class SavedModel:
                 old.unlink()
 
     def build(self, device: Any = None) -> Any:
-        """Return the network with these weights on `device`, an MXNet context; None: the CPU."""
+        """Return the network with the saved weights on `device`, an MXNet context; None: the CPU."""
         config = self.config
         net = build_net(config.base_network, config.image_shape, list(self.class_names), shares=config.anchor_shares)
         load_exactly(net, self.weights)
@@ -79,7 +83,11 @@ class SavedModel:
 
     @classmethod
     def load(cls, folder: Path) -> "SavedModel":
-        """The description in `folder`, its weights checked against their SHA-256; a WeightsError says what is wrong."""
+        """Load the metadata in `folder`, and verify the weights' SHA-256.
+
+        Raises:
+            WeightsError: the model is missing, damaged, or was written by a newer ssd_train.
+        """
         path, document = Path(folder) / CONFIG, read_document(Path(folder))
         try:
             model = cls(
@@ -91,7 +99,7 @@ class SavedModel:
                 versions=document["versions"],
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
-                category_ids=dict(document.get("category_ids", {})),  # not there before this key came
+                category_ids=dict(document.get("category_ids", {})),  # older models lack it
             )
             storage.check_sum(path, document)
             return model
@@ -115,10 +123,14 @@ def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
 
 
 def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
-    """Write `parameters` by name in MXNet's format, after checking that each is finite: a dead net is never saved."""
+    """Write `parameters` by name in MXNet's format.
+
+    Raises:
+        TrainingDiverged: a value is not finite; nothing is written.
+    """
     arrays = {name: parameter.list_data()[0].as_in_context(mx.cpu()) for name, parameter in parameters.items()}
     for name, array in arrays.items():
-        # one number that is finite exactly when all are, without moving the array to NumPy
+        # the minimum is 1 if all values are finite; computed without a copy to NumPy
         if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
             raise TrainingDiverged(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
     write_arrays(path, arrays)
@@ -128,20 +140,20 @@ def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
     path = folder / Path(entry["file"]).name
     if not path.is_file():
         raise WeightsError(f"{path}: not found, expected the weights that {CONFIG} names")
-    found = storage.sha256_of(path)
-    if found != entry["sha256"]:
+    sha256 = storage.sha256_of(path)
+    if sha256 != entry["sha256"]:
         raise WeightsError(
-            f"{path}: found SHA-256 {found[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
+            f"{path}: found SHA-256 {sha256[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
         )
     return str(path)
 
 
 def write_history(folder: Path, history: Sequence[Dict[str, Any]]) -> None:
-    """One JSON line an epoch."""
+    """Write one JSON line per epoch."""
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
     storage.write_text_atomic(folder / HISTORY, lines)
 
 
 def is_of_best_model(file: Path) -> bool:
-    """Whether a file of a model folder belongs to the best model."""
+    """Return whether a file of a model folder belongs to the best model."""
     return file.name in (CONFIG, HISTORY) or file.match(WEIGHTS.format("*"))

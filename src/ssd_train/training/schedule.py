@@ -1,4 +1,4 @@
-"""The learning rate by real epochs, and the built-in algorithm's early stopping."""
+"""Learning rate schedules by epoch, selection of the best model, and the built-in algorithm's early stopping."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ Row = Mapping[str, Any]  # of a run's history
 
 
 def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps` in `epoch` (from 0): a linear warm-up, then constant, steps or a half
-    cosine that would be 0 after the last step of all (Loshchilov & Hutter, "SGDR", 2017, equation 5, one period)."""
-    done = epoch + step / steps  # epochs made
+    """Return the learning rate of a step: linear warm-up, then constant, step or cosine decay.
+
+    The cosine reaches 0 after the last step (Loshchilov & Hutter, "SGDR", 2017, equation 5, one period).
+
+    Args:
+        config: settings of the run.
+        epoch: from 0.
+        step: of the epoch, from 0.
+        steps: number of steps in an epoch.
+    """
+    done = epoch + step / steps
     if done < config.warmup_epochs:
         return config.learning_rate * (epoch * steps + step + 1) / (config.warmup_epochs * steps + 1)
     if config.schedule == "step":
@@ -28,11 +36,12 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> flo
 
 @dataclass
 class BestScore:
-    """The best validation:mAP, which early stopping goes by, and the epoch whose model is kept.
+    """The best model so far, and the count for early stopping.
 
-    value                       highest VOC07 mAP so far
-    epoch                       whose model is kept, -1 before the first evaluation
-    epochs_since_improvement    of `value`
+    Attributes:
+        value: highest VOC07 mAP (validation:mAP) so far, used by early stopping.
+        epoch: epoch (from 0) of the best model, -1 before the first evaluation.
+        epochs_since_improvement: epochs since `value` improved.
     """
 
     value: Optional[float] = None
@@ -40,15 +49,17 @@ class BestScore:
     epochs_since_improvement: int = 0
 
     def update(self, row: Row, history: Sequence[Row], config: TrainConfig) -> bool:
-        """Take an evaluated epoch's row of the history; true when its model is to be kept. A row without scores (there
-        was nothing to score) is never an improvement.
+        """Update with an evaluated epoch; return True if its model is the best so far.
 
-        history     rows of the epochs before it
+        Args:
+            row: the epoch's row of the history. A row without scores is never an improvement.
+            history: rows of the epochs before it.
+            config: settings of the run.
         """
         value = row["VOC07"]
         if value is None:
             return False
-        # early stopping asks for a relative improvement, as the built-in algorithm does
+        # early stopping requires a relative improvement, as in the built-in algorithm
         improved = self.value is None or value - self.value > config.early_stopping_tolerance * self.value
         self.epochs_since_improvement = 0 if improved else self.epochs_since_improvement + config.validation_interval
         self.value = value if self.value is None else max(self.value, value)
@@ -59,11 +70,11 @@ class BestScore:
         return True
 
     def kept_row(self, history: Sequence[Row]) -> Optional[Row]:
-        """Return the row of the epoch whose model is kept, None before the first."""
+        """Return the row of the best model's epoch, None before the first."""
         return next((row for row in history if row.get("epoch") == self.epoch), None)
 
     def should_stop(self, config: TrainConfig, epochs_done: int) -> bool:
-        """True when early stopping is on and its patience is over."""
+        """Return True if early stopping is on and there was no improvement for too long."""
         return (
             config.early_stopping
             and epochs_done >= config.early_stopping_min_epochs
@@ -72,18 +83,21 @@ class BestScore:
 
 
 def _is_better(row: Row, kept: Row, metric: str) -> bool:
-    """Return whether the model of `row` replaces the kept one. VOC07 saturates at 1.0 on easy data, and later epochs
-    are better on average: by default COCO mAP decides, then VOC07, and the later of equals is kept."""
+    """Return whether the model of `row` replaces the best one.
+
+    VOC07 saturates at 1.0 on easy data. So by default COCO mAP decides, then VOC07, then the later epoch, which is
+    better on average.
+    """
     if metric == "voc07":
         return _figures(row, "VOC07") > _figures(kept, "VOC07")
     return _figures(row, "mAP", "VOC07") >= _figures(kept, "mAP", "VOC07")
 
 
 def _figures(row: Row, *names: str) -> Tuple[float, ...]:
-    """Return the named figures of `row`; one that it lacks is below all others."""
+    """Return the named figures of `row`; -1 for those it lacks."""
     return tuple(-1.0 if row.get(name) is None else row[name] for name in names)
 
 
 def course(config: TrainConfig, epoch: int, steps: int) -> List[float]:
-    """The learning rate of every step of `epoch`."""
+    """Return the learning rates of all steps of `epoch`."""
     return [learning_rate(config, epoch, step, steps) for step in range(steps)]

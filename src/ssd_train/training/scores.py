@@ -1,4 +1,4 @@
-"""What an evaluation found: figures by class, their means, and the same as JSON and as lines of text."""
+"""Results of an evaluation: scores per class and their means, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-FIXED_SCORE = 0.3  # the score at which false positives are also counted: what pictures show by default
+FIXED_SCORE = 0.3  # false positives are also counted at this threshold, the default of drawn predictions
 
 
 class Curve(NamedTuple):
-    """Recall, precision and score, each (N,), after each detection of a class by falling score, at IoU 0.5."""
+    """Recall, precision and score after each detection of a class, each (N,), at IoU 0.5.
+
+    Detections are in order of descending score.
+    """
 
     recall: np.ndarray
     precision: np.ndarray
@@ -20,7 +23,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Figures of one class: average precisions in 0..1, None for a class without labelled boxes."""
+    """Scores of one class: average precisions in 0..1, None for a class without ground truth boxes."""
 
     name: str
     boxes: int
@@ -32,7 +35,6 @@ class ClassScores:
     voc_area: Optional[float] = None
 
     def to_json(self) -> Dict[str, Any]:
-        """The figures under the names of the report."""
         return {
             "AP": self.coco,
             "AP@0.5": self.ap50,
@@ -46,7 +48,10 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class BestF1:
-    """The score threshold with the best F1 over all classes at IoU 0.5; None where nothing is hit."""
+    """The score threshold with the best F1 over all classes at IoU 0.5.
+
+    precision and threshold are None if no detection is a hit.
+    """
 
     f1: float
     recall: float
@@ -56,15 +61,16 @@ class BestF1:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `MeanAveragePrecision.compute` returns.
+    """Results of MeanAveragePrecision.compute.
 
-    overlap_threshold      IoU at which the two VOC figures count a hit
-    best_f1                None when there is no labelled box
-    background_images      number of images without labelled boxes
-    background_alarms      scores (N,) of all detections in those
-    curves                 by class name, for the classes with labelled boxes
-    unanswered_images      labelled images for which a file of answers has no line (scored as nothing detected)
-    unlabelled_answers     lines of a file of answers for images that are not labelled (left out)
+    Attributes:
+        best_f1: None if there is no ground truth box.
+        background_images: number of images without ground truth boxes.
+        background_alarms: scores (N,) of all detections in those images.
+        overlap_threshold: IoU threshold of the two VOC scores.
+        curves: by class name, for the classes with ground truth boxes.
+        unanswered_images: number of labeled images without a line in a predictions file; scored as without detections.
+        unlabelled_answers: number of lines in a predictions file for images without labels; ignored.
     """
 
     per_class: Tuple[ClassScores, ...]
@@ -79,48 +85,51 @@ class Scores:
 
     @property
     def boxes(self) -> int:
-        """Number of labelled boxes."""
+        """Return the number of ground truth boxes."""
         return sum(scores.boxes for scores in self.per_class)
 
     @property
     def detections(self) -> int:
-        """Number of detections."""
+        """Return the number of detections."""
         return sum(scores.detections for scores in self.per_class)
 
     @property
     def coco(self) -> Optional[float]:
-        """COCO mAP: mean over IoU 0.50, 0.55 ... 0.95 and the classes with labelled boxes; None if there is none."""
+        """Return COCO mAP: the mean over IoU 0.50, 0.55 ... 0.95 and the classes with ground truth boxes."""
         return self._mean("coco")
 
     @property
     def ap50(self) -> Optional[float]:
-        """COCO mAP at IoU 0.5."""
+        """Return COCO mAP at IoU 0.5."""
         return self._mean("ap50")
 
     @property
     def ap75(self) -> Optional[float]:
-        """COCO mAP at IoU 0.75."""
+        """Return COCO mAP at IoU 0.75."""
         return self._mean("ap75")
 
     @property
     def voc07(self) -> Optional[float]:
-        """VOC 2007 11-point mAP at `overlap_threshold`."""
+        """Return VOC 2007 11-point mAP at `overlap_threshold`."""
         return self._mean("voc07")
 
     @property
     def voc_area(self) -> Optional[float]:
-        """VOC 2010 mAP (area under the curve) at `overlap_threshold`."""
+        """Return VOC 2010 mAP (area under the curve) at `overlap_threshold`."""
         return self._mean("voc_area")
 
     def false_positives(self, threshold: float) -> Optional[float]:
-        """Detections with a score of at least `threshold` per image without objects; None without such images."""
+        """Return the number of detections per background image with at least this score.
+
+        It is None without background images.
+        """
         if not self.background_images:
             return None
         return float(np.count_nonzero(self.background_alarms >= threshold) / self.background_images)
 
     @property
     def false_positives_at_best_f1(self) -> Optional[float]:
-        """`false_positives` at the threshold of `best_f1`; None without one."""
+        """Return `false_positives` at the threshold of `best_f1`; None without one."""
         if self.best_f1 is None or self.best_f1.threshold is None:
             return None
         return self.false_positives(self.best_f1.threshold)
@@ -130,7 +139,7 @@ class Scores:
         return float(np.mean(values)) if values else None
 
     def means(self) -> Dict[str, Optional[float]]:
-        """The means over the classes by their reported names."""
+        """Return the means over the classes, by their names in reports."""
         return {
             "mAP": self.coco,
             "mAP@0.5": self.ap50,
@@ -140,7 +149,7 @@ class Scores:
         }
 
     def to_json(self) -> Dict[str, Any]:
-        """A plain dict; None stands for what cannot be told. Curves are left out."""
+        """Return the scores without curves; unknown values are None."""
         return {
             **self.means(),
             "overlap_threshold": self.overlap_threshold,
@@ -157,7 +166,7 @@ class Scores:
         }
 
     def lines(self) -> List[str]:
-        """The figures as text for people, one line each; the means as ``mAP@0.5 0.812``."""
+        """Return the scores as text lines; the means as ``mAP@0.5 0.812``."""
         lines = [f"{name} {_text(value)}" for name, value in self.means().items()]
         lines += [_class_line(scores) for scores in self.per_class]
         if self.best_f1 is not None:

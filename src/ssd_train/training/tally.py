@@ -1,18 +1,22 @@
-"""What an epoch has come to so far: sums that a checkpoint can hold, so that it goes on after any step."""
+"""Running sums over the steps of an epoch; a checkpoint stores them, so a run can resume after any step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Sequence
+from typing import Dict, Sequence
 
 
 @dataclass
 class Tally:
     """Sums over the steps of an epoch.
 
-    cross_entropy, smooth_l1    losses summed over `positives` anchors that have an object
-    clipped                     steps whose gradient was longer than clip_gradient
-    seconds, data_seconds       of training, and of these, of waiting for data
+    Attributes:
+        positives: number of positive anchors.
+        cross_entropy: class loss, summed over the positive anchors.
+        smooth_l1: box loss, summed over the positive anchors.
+        seconds: training time, including `data_seconds`.
+        data_seconds: time spent waiting for data.
+        clipped: number of steps whose gradient was clipped.
     """
 
     steps: int = 0
@@ -24,29 +28,17 @@ class Tally:
     data_seconds: float = 0.0
     clipped: int = 0
 
-    def __post_init__(self) -> None:
-        # no field: the losses of a step on its way; a checkpoint is written when it is settled
-        self._open: Optional[Callable[[], Sequence[float]]] = None
-
-    def begin(self, images: int, positives: int, losses: Callable[[], Sequence[float]]) -> None:
-        """Take a step. `losses` waits for the two summed over its anchors and for whether its gradient was clipped, and
-        is asked by `settle`."""
+    def update(self, images: int, positives: int, losses: Sequence[float], clipped: bool) -> None:
+        """Add a step with its summed (CrossEntropy, SmoothL1)."""
         self.steps += 1
         self.images += images
         self.positives += positives
-        self._open = losses
-
-    def settle(self) -> None:
-        """Take the losses of the step that was begun; after it all that is here has been made, and went well."""
-        waited_for, self._open = self._open, None
-        if waited_for:
-            cross_entropy, smooth_l1, clipped = waited_for()
-            self.cross_entropy += float(cross_entropy)
-            self.smooth_l1 += float(smooth_l1)
-            self.clipped += bool(clipped)
+        self.cross_entropy += float(losses[0])
+        self.smooth_l1 += float(losses[1])
+        self.clipped += bool(clipped)
 
     def result(self) -> Dict[str, float]:
-        """The mean losses per anchor that has an object, and the other sums by name."""
+        """Return the mean losses per positive anchor and the other sums, by name."""
         return {
             "CrossEntropy": self.cross_entropy / max(self.positives, 1),
             "SmoothL1": self.smooth_l1 / max(self.positives, 1),

@@ -1,4 +1,4 @@
-"""What a run says while it trains: to a person a line an epoch, to SageMaker its metric lines."""
+"""Log a run: one line per epoch for people, metric lines for SageMaker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd_train.training.checkpoint import TrainState
 
 
 def tell_configuration(config: TrainConfig, environment: Environment, progress: Progress) -> None:
-    """The settings, where SageMaker's own algorithm tells them."""
+    """Log the settings in a SageMaker job, as the built-in algorithm does."""
     if environment.hosted:
         progress.say(metric_lines.stamped(metric_lines.configuration_line(config.to_json())))
 
@@ -22,7 +22,7 @@ def tell_configuration(config: TrainConfig, environment: Environment, progress: 
 def tell_epoch(
     config: TrainConfig, steps: int, state: TrainState, environment: Environment, progress: Progress
 ) -> None:
-    """The epoch of `steps` that ended last."""
+    """Log the last epoch, which has `steps` steps."""
     row = state.history[-1]
     text = (
         f"epoch {state.epoch}/{config.epochs}  CrossEntropy {row['CrossEntropy']:.3f}  "
@@ -40,14 +40,14 @@ def tell_epoch(
 
 
 def tell_weights(hosts: int, digest: str, progress: Progress) -> None:
-    """The SHA-256 of the last weights, where others tell theirs."""
+    """Log the SHA-256 of the final weights, if there are several hosts."""
     if hosts > 1:
         progress.say(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
 
 
 @contextlib.contextmanager
 def divergence_told(state: TrainState) -> Iterator[None]:
-    """Adds to a divergence in which epoch it came, what is kept, and what may help."""
+    """Add the epoch, the saved model and advice to the message of TrainingDiverged."""
     try:
         yield
     except TrainingDiverged as error:

@@ -1,8 +1,7 @@
-"""A watch over the other hosts of a job: when one dies, all end soon, and say why.
+"""Heartbeats between the hosts of a job: when one dies, all end soon and report why.
 
-MXNet's parameter server and Horovod wait for a dead peer for ever, in C++, where no Python exception reaches. So each
-host gives a sign of life now and then, from a thread of its own, and one that hears no more ends its process by
-os._exit.
+MXNet's parameter server and Horovod wait for a dead host forever, in C++, where no Python exception reaches. So a
+thread of each process sends heartbeats, and ends the process by os._exit when those of another stop.
 """
 
 from __future__ import annotations
@@ -20,24 +19,30 @@ from typing import Any, Dict, Mapping, Optional
 from ssd_train.environment import is_hosted, report_failure
 from ssd_train.secrecy import hidden
 
-BEATS = 6  # signs of life in peer_timeout; one or two may come late
-PATIENCE = 0.75  # of peer_timeout after the last sign; the rest is for telling the others and leaving
+BEATS = 6  # heartbeats in heartbeat_timeout; one or two may be late
+PATIENCE = 0.75  # fraction of heartbeat_timeout after which a host is dead; the rest is for notifying the others
 EXIT_CODES = range(1, 256)
-LEAVE_SECONDS = 10.0  # that a process which fails may need to end
-GRACE_SECONDS = 2.0  # that the main thread has to end by itself, with the better message, at most
-REASON_CHARACTERS = 100_000  # of why a host fails, told the others; up to six bytes each
-LINE_BYTES = 1 << 20  # of what a host says without an end of line; more is no sign of life, and would fill the memory
+LEAVE_SECONDS = 10.0  # for a failing process to end on its own
+GRACE_SECONDS = 2.0  # at most, for the main thread to end on its own, with a better message
+REASON_CHARACTERS = 100_000  # of a failure's reason; up to six bytes each
+LINE_BYTES = 1 << 20  # maximum length of a line; a longer one is no heartbeat, and would fill the memory
 
 
 class Watchdog(threading.Thread):
-    """Sends and hears signs of life over `links`, connected sockets by the name of the host at the other end."""
+    """Sends and receives heartbeats.
 
-    def __init__(self, links: Mapping[str, socket.socket], name: str, peer_timeout: float) -> None:
+    Args:
+        links: connected sockets by the name of the host at the other end.
+        name: name of this host.
+        heartbeat_timeout: seconds without a heartbeat after which a host counts as dead.
+    """
+
+    def __init__(self, links: Mapping[str, socket.socket], name: str, heartbeat_timeout: float) -> None:
         super().__init__(name="watchdog", daemon=True)
         self.host, self.links = name, dict(links)
-        self.peer_timeout = peer_timeout
+        self.heartbeat_timeout = heartbeat_timeout
         self.lost: Optional[str] = None  # why the job cannot go on
-        self.code = 1  # the exit code that goes with it: of the host that failed, where it told one
+        self.code = 1  # its exit code: that of the host that failed, if it sent one
         self.known = threading.Event()  # set with it
         self._leaving = threading.Event()
         self._lock = threading.Lock()
@@ -45,18 +50,21 @@ class Watchdog(threading.Thread):
         self._partial = dict.fromkeys(self.links, b"")
         self._selector = selectors.DefaultSelector()
         for host, link in self.links.items():
-            link.settimeout(peer_timeout / BEATS)  # a host that stands still takes nothing either
+            link.settimeout(heartbeat_timeout / BEATS)  # sending to a hung host blocks
             self._selector.register(link, selectors.EVENT_READ, host)
 
     def run(self) -> None:
-        """Beat and listen until a host is lost, or `leave` or `tell` was called; end the process if one is lost."""
+        """Send and receive until a host is lost, or `leave` or `tell` is called.
+
+        If a host is lost, end the process.
+        """
         try:
             self._watch()
-        except Exception as error:  # with the thread gone, this host would be taken for dead and would miss the dead
+        except Exception as error:  # without the thread, this host would look dead and not notice dead hosts
             self._lose(f"the watch of host {self.host} has failed: {type(error).__name__}: {error}")
         if self.lost and not self._leaving.is_set():
             self._send_failure(self.lost, self.code)
-            if not self._leaving.wait(min(GRACE_SECONDS, self.peer_timeout / 10)):
+            if not self._leaving.wait(min(GRACE_SECONDS, self.heartbeat_timeout / 10)):
                 end_process(self.lost, self.code)
 
     def _watch(self) -> None:
@@ -64,13 +72,13 @@ class Watchdog(threading.Thread):
         while not self._leaving.is_set() and not self.lost:
             if time.monotonic() >= next_beat:
                 self._send({"beat": 1})
-                next_beat = time.monotonic() + self.peer_timeout / BEATS
-            for key, _ in self._selector.select(min(self.peer_timeout / BEATS, 0.5)):
+                next_beat = time.monotonic() + self.heartbeat_timeout / BEATS
+            for key, _ in self._selector.select(min(self.heartbeat_timeout / BEATS, 0.5)):
                 self._listen(key.data, key.fileobj)
             self._look_for_silence()
 
     def leave(self) -> None:
-        """Go in good order: the others no longer wait for signs of this host."""
+        """Stop heartbeats in order: the others no longer expect any from this host."""
         self._leaving.set()
         self._send({"bye": 1})
         if self.is_alive():
@@ -78,7 +86,10 @@ class Watchdog(threading.Thread):
         self._close()
 
     def tell(self, message: str, code: int) -> None:
-        """Tell all others that this host fails, why, and its exit code; it is about to leave."""
+        """Tell all others that this host fails, why, and its exit code.
+
+        End the process if it does not end soon on its own.
+        """
         self._leaving.set()
         self._send_failure(message, code)
         last_resort = threading.Timer(LEAVE_SECONDS, end_process, [message, code])
@@ -95,7 +106,7 @@ class Watchdog(threading.Thread):
                 try:
                     link.sendall(line)
                 except OSError:
-                    continue  # its silence, or its end, is noticed when listening
+                    continue  # noticed when listening
 
     def _listen(self, host: str, link: Any) -> None:
         try:
@@ -110,12 +121,12 @@ class Watchdog(threading.Thread):
         self._heard[host] = time.monotonic()
         *lines, self._partial[host] = (self._partial[host] + data).split(b"\n")
         for line in lines:
-            message = _understood(line)
+            message = _parse_message(line)
             if message is None:
                 self._lose(f"host {host} is lost: found {line[:40]!r} on its connection, expected a sign of life")
                 return
             if "failed" in message:
-                self._lose(_told(host, message["failed"]), message.get("code", 1))
+                self._lose(_failure_message(host, message["failed"]), message.get("code", 1))
             elif "bye" in message:
                 self._forget(host)
                 return
@@ -125,10 +136,10 @@ class Watchdog(threading.Thread):
     def _look_for_silence(self) -> None:
         for host in self.links:
             silent = time.monotonic() - self._heard[host]
-            if silent > PATIENCE * self.peer_timeout:
+            if silent > PATIENCE * self.heartbeat_timeout:
                 self._lose(
                     f"host {host} does not answer: no sign of life for {silent:.0f} s with --heartbeat_timeout "
-                    f"{self.peer_timeout:g}; its machine or its network has failed"
+                    f"{self.heartbeat_timeout:g}; its machine or its network has failed"
                 )
 
     def _lose(self, message: str, code: int = 1) -> None:
@@ -148,8 +159,8 @@ class Watchdog(threading.Thread):
         self._selector.close()
 
 
-def _understood(line: bytes) -> Optional[Dict[str, Any]]:
-    """What a watchdog sent; None for what is none of it."""
+def _parse_message(line: bytes) -> Optional[Dict[str, Any]]:
+    """Return the message in `line`; None if it is not one of a watchdog."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -160,14 +171,16 @@ def _understood(line: bytes) -> Optional[Dict[str, Any]]:
     return message if isinstance(code, int) and code in EXIT_CODES else None
 
 
-def _told(host: str, message: str) -> str:
-    """What another host said, once under its name however many passed it on."""
+def _failure_message(host: str, message: str) -> str:
+    """Return a failure message under the name of the host that failed, even if others passed it on."""
     return message if message.startswith("host ") else f"host {host} failed: {message}"
 
 
 def end_process(message: str, code: int = 1) -> None:
-    """Say why, without secrets, and end this process at once with `code`: a normal exit would wait for a peer that is
-    dead."""
+    """Print the message without secrets and end this process at once.
+
+    A normal exit would wait for a dead host.
+    """
     message = hidden(message)
     if is_hosted():
         report_failure(message)
@@ -178,11 +191,12 @@ def end_process(message: str, code: int = 1) -> None:
 
 
 def end_at_exit(code: int) -> None:
-    """When the interpreter exits, for whatever reason, end the process with `code` before MXNet's own handlers run:
-    they wait for peers that have nothing to wait for."""
+    """End the process with `code` when the interpreter exits.
+
+    This is before MXNet's exit handlers, which would wait for other hosts.
+    """
 
     def end() -> None:
-        """Write out what is printed and leave."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

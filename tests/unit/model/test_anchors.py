@@ -1,4 +1,4 @@
-"""Anchors: the same as those inside the network, over the whole image, and lists that do not fit are refused."""
+"""Tests of anchors: equal to the network's own, covering the whole image; invalid layouts raise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = (128, 200, 300, 512, 600, 1024)
 
 @pytest.fixture(scope="module")
 def net_anchors():
-    """What the network itself answers: its feature maps' shapes, and the anchors that its own generators give them."""
+    """Return the network's feature map shapes and the anchors of its own generators."""
     from ssd_train import framework
     from ssd_train.model.anchors import anchor_layout
     from ssd_train.model.net import _make_ssd
@@ -35,7 +35,7 @@ def net_anchors():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("base_network", [name for name in BASE_NETWORKS if name != "mobilenet0.5"])
-def test_anchors_are_those_of_the_network(net_anchors, base_network, size):
+def test_make_anchors_equals_the_networks_anchors(net_anchors, base_network, size):
     layout = anchor_layout(base_network, size)
     maps, expected = net_anchors(base_network, size)
     assert maps == [(cells, cells) for cells in layout.cells]
@@ -43,7 +43,7 @@ def test_anchors_are_those_of_the_network(net_anchors, base_network, size):
 
 
 def boxes_everywhere(size: int, side: float) -> np.ndarray:
-    """Squares of `side` whose centres lie on a fine grid, as near to the rim as they fit."""
+    """Return squares of `side` pixels on a fine grid over the whole image."""
     centres = np.linspace(side / 2, size - side / 2, 24)
     x, y = np.meshgrid(centres, centres)
     return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1).reshape(-1, 4).astype(np.float32)
@@ -53,14 +53,14 @@ def boxes_everywhere(size: int, side: float) -> np.ndarray:
 # a small image. From 256 px on nearly every square has a true match, below it the best anchor is all it may get.
 @pytest.mark.parametrize("size, floor", [(128, 0.24), (200, 0.38), (256, 0.41), (300, 0.45), (512, 0.5)])
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
-def test_a_square_anywhere_in_the_image_has_an_anchor(base_network, size, floor):
+def test_make_anchors_any_square_has_an_overlapping_anchor(base_network, size, floor):
     anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(base_network, size)))
     for share in (0.2, 0.35, 0.5, 0.7, 0.9):
         assert iou_matrix(boxes_everywhere(size, share * size), anchors).max(axis=1).min() >= floor, share
 
 
-def test_the_preset_of_gluoncv_with_rounded_strides_would_fail_here():
-    """ssd_300_mobilenet0.25: what the test above is for."""
+def test_gluoncv_preset_with_rounded_strides_misses_squares():
+    """The fault of ssd_300_mobilenet0.25 that the test above guards against."""
     right = make_anchors(anchor_layout("mobilenet0.25", 300))
     # its strides are 8, 16, ... where the maps have 16, 32, ...: centres end in the middle of the image
     squeezed = right * np.array([0.5, 0.5, 1, 1], np.float32)
@@ -69,7 +69,7 @@ def test_the_preset_of_gluoncv_with_rounded_strides_would_fail_here():
 
 @pytest.mark.parametrize("size", [128, 131, 200, 299, 300, 333, 512, 640, 1024])
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
-def test_maps_halve_down_to_one_cell_and_sizes_rise(base_network, size):
+def test_anchor_layout_maps_halve_to_one_cell_and_sizes_increase(base_network, size):
     layout = anchor_layout(base_network, size)
     assert layout.cells[-1] == 1
     assert all(a > b for a, b in zip(layout.cells, layout.cells[1:])), "no map twice, such as 1, 1"
@@ -91,7 +91,7 @@ def test_maps_halve_down_to_one_cell_and_sizes_rise(base_network, size):
         ("vgg-16", 320, (40, 20, 10, 5, 3, 2, 1)),
     ],
 )
-def test_cells(base_network, size, expected):
+def test_feature_cells_returns_cells_of_each_map(base_network, size, expected):
     assert feature_cells(base_network, size) == expected
 
 
@@ -104,19 +104,17 @@ def test_cells(base_network, size, expected):
         pytest.param((10, 20, 30), ((1,),) * 3, id="a-ratio-too-many"),
     ],
 )
-def test_lists_of_other_lengths_are_refused(sizes, ratios):
-    with pytest.raises(
-        ConfigError, match="anchors: found 2 maps, .* sizes, .* ratios, expected as many ratios as maps"
-    ):
+def test_anchor_layout_lists_of_wrong_length_raise(sizes, ratios):
+    with pytest.raises(ConfigError, match=rf"^anchors: .*\b2\b.*\b{len(sizes)}\b.*\b{len(ratios)}\b"):
         AnchorLayout(100, (4, 2), sizes, ratios)
 
 
-def test_one_cell_by_hand():
+def test_make_anchors_one_cell_equals_hand_computed():
     anchors = make_anchors(AnchorLayout(100, (1,), (25, 100), ((1, 4, 0.25),)))
     expected = [[50, 50, 25, 25], [50, 50, 50, 50], [50, 50, 50, 12.5], [50, 50, 12.5, 50]]
     np.testing.assert_allclose(anchors, expected)
 
 
-def test_order_is_row_by_row():
+def test_make_anchors_order_is_row_by_row():
     anchors = make_anchors(AnchorLayout(40, (2,), (10, 20), ((1,),)))
     assert anchors[::2, :2].tolist() == [[10, 10], [30, 10], [10, 30], [30, 30]]

@@ -1,4 +1,4 @@
-"""Layers in their fastest form: the values, gradients and statistics of the plain ones, wherever MXNet can do it."""
+"""Tests of fused layers: values, gradients and statistics equal those of the plain layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ssd_train import framework
 from ssd_train.model import fused
-from ssd_train.model.fused import JOINED, JoinedPredictors, fused_features
+from ssd_train.model.fused import FUSED_OPERATOR, JoinedPredictors, fused_features
 from ssd_train.model.net import VGG, build_net, freeze
 
 mx = framework.mxnet()
@@ -23,7 +23,7 @@ needs_operator = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def like_a_processor_that_can(monkeypatch):
-    """The tests of what is joined are of the graph, not of a processor without AVX2."""
+    """Test the graph even on a CPU without AVX2."""
     monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: True)
 
 
@@ -32,7 +32,7 @@ def operators(block):
 
 
 def learned(features, net):
-    """Maps, gradients and statistics of a step of `features`, whose parameters are those of `net`."""
+    """Return maps, gradients and statistics of a step of `features`, which share the parameters of `net`."""
     pixels = mx.nd.array(np.random.RandomState(1).normal(0, 1, SHAPE))
     features.hybridize(static_alloc=True, static_shape=True)
     parameters = net.features.collect_params().values()
@@ -45,7 +45,7 @@ def learned(features, net):
 
 
 def lived_in(network):
-    """A net whose BatchNorm layers are not as they begin, where gamma = 1 and beta = 0 have next to no gradient."""
+    """Return a network with random BatchNorm parameters; the initial ones have hardly any gradient."""
     net = build_net(network, SIDE, ["a"], seed=3)
     random = np.random.RandomState(2)
     for name, parameter in net.features.collect_params().items():
@@ -68,17 +68,17 @@ def assert_alike(found, expected):
     "network, joined",  # those of the backbone and of the two extra maps, two each
     [("mobilenet0.25", 27 + 4), ("mobilenet1.0", 27 + 4), ("resnet-50", 33 + 4)],
 )
-def test_a_step_is_that_of_the_plain_layers(network, joined):
+def test_fused_features_step_equals_plain_layers(network, joined):
     plain, other = lived_in(network), lived_in(network)
     features = fused_features(other, SHAPE)
-    assert operators(features).count(JOINED) == joined
+    assert operators(features).count(FUSED_OPERATOR) == joined
     assert operators(features).count("Activation") + joined == operators(plain.features).count("Activation")
     assert_alike(learned(features, other), learned(plain.features, plain))
 
 
 @needs_operator
 @pytest.mark.parametrize("pattern", [r"^features\.mobilenet", r"batchnorm\d+_"], ids=["backbone", "batchnorm-alone"])
-def test_frozen_layers_keep_their_statistics(pattern):
+def test_fused_features_frozen_layers_keep_statistics(pattern):
     plain, other = lived_in("mobilenet0.25"), lived_in("mobilenet0.25")
     for net in (plain, other):
         freeze(net, "mobilenet0.25", pattern)
@@ -89,14 +89,14 @@ def test_frozen_layers_keep_their_statistics(pattern):
 
 
 @needs_operator
-def test_the_net_itself_stays_as_it_can_be_exported():
+def test_fused_features_leave_the_network_exportable():
     net = build_net("mobilenet0.25", SIDE, ["a"])
     before = net.features._cached_graph[1].tojson()
     assert fused_features(net, SHAPE) is not None
-    assert net.features._cached_graph[1].tojson() == before and JOINED not in before
+    assert net.features._cached_graph[1].tojson() == before and FUSED_OPERATOR not in before
 
 
-def test_what_several_layers_read_passes_through_a_copy():
+def test_fused_features_result_with_several_readers_is_copied():
     data = mx.sym.var("data")
 
     def relu_of(what, name):
@@ -109,22 +109,26 @@ def test_what_several_layers_read_passes_through_a_copy():
     graph = json.loads(mx.sym.Group(outputs).tojson())
     assert fused._join(graph) == 2
     by_name = {node["name"]: node for node in graph["nodes"]}
-    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [JOINED, JOINED, "BatchNorm"]
+    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [
+        FUSED_OPERATOR,
+        FUSED_OPERATOR,
+        "BatchNorm",
+    ]
     assert by_name["shared_relu"]["op"] == "_copy" and by_name["kept_relu"]["op"] == "Activation"
     of_twice = graph["nodes"][by_name["twice_bn"]["inputs"][0][0]]
     assert of_twice["name"] == "lonely_bn", "what one layer reads is the joined operator's own output"
 
 
-def test_layers_without_batchnorm_have_no_other_form():
+def test_fused_features_without_batchnorm_is_none():
     assert fused_features(build_net(VGG, 128, ["a"]), SHAPE) is None
 
 
-def test_where_mxnet_lacks_the_operator_layers_stay_plain(monkeypatch):
+def test_fused_features_without_the_operator_is_none(monkeypatch):
     monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
     assert fused_features(build_net("mobilenet0.25", SIDE, ["a"]), SHAPE) is None
 
 
-def test_where_onednn_has_no_backward_pass_layers_stay_plain(monkeypatch):
+def test_fused_features_without_backward_pass_is_none(monkeypatch):
     class NoWayBack(mx.autograd.Function):
         def forward(self, pixels):
             return pixels * 2
@@ -143,7 +147,7 @@ def test_where_onednn_has_no_backward_pass_layers_stay_plain(monkeypatch):
 
 
 @pytest.mark.parametrize("has_avx2, enabled, expected", [(True, "1", True), (False, "1", False), (True, "0", False)])
-def test_the_operator_is_onednns_and_wants_avx2(monkeypatch, has_avx2, enabled, expected):
+def test_has_fused_batchnorm_requires_onednn_and_avx2(monkeypatch, has_avx2, enabled, expected):
     monkeypatch.undo()  # of the fixture
     monkeypatch.setenv("MXNET_MKLDNN_ENABLED", enabled)
     monkeypatch.setitem(np.core._multiarray_umath.__cpu_features__, "AVX2", has_avx2)
@@ -151,7 +155,7 @@ def test_the_operator_is_onednns_and_wants_avx2(monkeypatch, has_avx2, enabled, 
 
 
 @pytest.mark.parametrize("classes, anchors", [(1, 4), (3, 6), (80, 4)], ids=["padded", "more-padded", "many-classes"])
-def test_joined_predictors_are_the_two(classes, anchors):
+def test_fused_predictor_equals_separate_predictors(classes, anchors):
     random = np.random.RandomState(1)
     layers = [mx.gluon.nn.Conv2D(anchors * width, 3, padding=1, in_channels=24) for width in (classes + 1, 4)]
     for layer in layers:

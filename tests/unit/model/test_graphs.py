@@ -1,4 +1,4 @@
-"""The graphs: the same answers as GluonCV's own forward, whichever is called first."""
+"""Tests of the graphs: equal to GluonCV's forward, in any order of calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NMS = {"nms_threshold": 0.45, "nms_topk": 400, "post_nms": 100}
 
 
 def make_net(base_network="mobilenet0.25", seed=1):
-    """A net with heads that say something: its class scores differ and its boxes leave their anchors."""
+    """Return a network with random heads, so that class scores and boxes differ."""
     net = build_net(base_network, SIDE, CLASSES, seed)
     for name, parameter in net._collect_params_with_prefix().items():
         if "predictors." in name and name.endswith("weight"):
@@ -43,7 +43,7 @@ def targets(count=3, positives=5):
 
 
 def normalised(pixels):
-    """What GluonCV's default transforms make of pictures: (B, 3, S, S)."""
+    """Return images as GluonCV's default transforms normalize them: (B, 3, S, S)."""
     return mx.nd.array(((pixels / 255.0 - PIXEL_MEAN) / PIXEL_STD).transpose(0, 3, 1, 2))
 
 
@@ -55,7 +55,7 @@ def arrays(pixels, *others):
     "nms", [NMS, {"nms_threshold": 0.7, "nms_topk": 50, "post_nms": 10}], ids=["usual", "other-nms"]
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_detections_are_those_of_gluoncvs_own_forward(compiled, nms):
+def test_detect_graph_equals_gluoncv_forward(compiled, nms):
     graph = DetectGraph(make_net(), **nms)
     rows = (compile_graph(graph) if compiled else graph)(*arrays(pictures())).asnumpy()
     net = make_net()
@@ -67,7 +67,7 @@ def test_detections_are_those_of_gluoncvs_own_forward(compiled, nms):
     np.testing.assert_allclose(rows[..., 2:], boxes, atol=1e-2)
 
 
-def test_rows_fall_by_score_overlap_little_and_none_is_below_the_floor():
+def test_detect_graph_rows_are_sorted_suppressed_and_above_the_threshold():
     rows = DetectGraph(make_net(), **NMS)(*arrays(pictures())).asnumpy()
     for picture in rows:
         kept = picture[picture[:, 0] >= 0]
@@ -77,7 +77,7 @@ def test_rows_fall_by_score_overlap_little_and_none_is_below_the_floor():
             assert (iou_matrix(boxes, boxes) - np.eye(len(boxes)) <= NMS["nms_threshold"] + 1e-4).all()
 
 
-def test_all_rows_may_be_asked_for_and_more_may_enter():
+def test_detect_graph_post_nms_of_all_anchors_returns_all_rows():
     every = ANCHORS * len(CLASSES)
     few = DetectGraph(make_net(), 0.45, 5000, 100)(*arrays(pictures())).asnumpy()
     many = compile_graph(DetectGraph(make_net(), 0.45, 5000, every))(*arrays(pictures())).asnumpy()
@@ -85,7 +85,7 @@ def test_all_rows_may_be_asked_for_and_more_may_enter():
     np.testing.assert_allclose(many[:, :100], few, atol=1e-3)
 
 
-def test_no_threshold_keeps_all():
+def test_detect_graph_without_nms_threshold_keeps_all():
     """1.0 is allowed: no two boxes overlap more."""
     rows = DetectGraph(make_net(), 1.0, 400, 100)(*arrays(pictures())).asnumpy()
     assert ((rows[..., 0] >= 0).sum(axis=1) == 100).all()
@@ -124,7 +124,7 @@ ORDERS = [("train", "detect", "train", "eval"), ("detect", "train", "detect"), (
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=["-".join(order) for order in ORDERS])
-def test_graphs_may_be_called_in_any_order(order):
+def test_graphs_called_in_any_order_give_the_same(order):
     """GluonCV's SSD, hybridized, keeps the form of its first call. Each call here is compared with a net of which only
     this graph was called; BatchNorm statistics, which training moves, are put back before each."""
     trio = Trio()
@@ -139,7 +139,7 @@ def test_graphs_may_be_called_in_any_order(order):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_evaluation_gives_detections_and_the_loss_of_the_same_pass():
+def test_eval_graph_returns_detections_and_loss():
     trio = Trio()
     rows, cross_entropy, smooth_l1 = as_numpy(trio.call("eval"))
     np.testing.assert_allclose(rows, as_numpy(trio.call("detect"))[0], atol=1e-4)
@@ -148,7 +148,7 @@ def test_evaluation_gives_detections_and_the_loss_of_the_same_pass():
     np.testing.assert_allclose([cross_entropy[0], smooth_l1[0]], [w.asscalar() for w in wanted], rtol=1e-4)
 
 
-def test_the_scale_divides_the_gradient_and_not_the_parts():
+def test_train_graph_scale_applies_to_the_gradient_only():
     gradients = []
     for scale in (1.0, 0.25):
         trio = Trio()
@@ -163,7 +163,7 @@ def test_the_scale_divides_the_gradient_and_not_the_parts():
     np.testing.assert_allclose(gradients[1], gradients[0] * 0.25, rtol=1e-4, atol=1e-6)
 
 
-def test_pixels_are_normalised_on_the_device():
+def test_normalize_equals_imagenet_normalization():
     graph = TrainGraph(make_net(), DetectionLoss())
     found = graph.heads.normalize(*arrays(pictures())).asnumpy()
     np.testing.assert_allclose(found, normalised(pictures()).asnumpy(), atol=1e-5)

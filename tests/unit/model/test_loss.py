@@ -1,4 +1,4 @@
-"""DetectionLoss: GluonCV's SSDMultiBoxLoss times the number of positives, and its gradients; images without objects."""
+"""Tests of DetectionLoss: equal to GluonCV's SSDMultiBoxLoss times the number of positives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES, ANCHORS = 3, 200
 
 
 def random_batch(seed: int, positives: "tuple[int, ...]"):
-    """Predictions and targets of one image for each entry of `positives`, with so many positive anchors."""
+    """Return predictions and targets of one image per entry of `positives`, with that number of positive anchors."""
     random = np.random.RandomState(seed)
     class_preds = random.normal(0, 2, (len(positives), ANCHORS, CLASSES + 1))
     box_preds = random.normal(0, 2, (len(positives), ANCHORS, 4))
@@ -65,7 +65,7 @@ def gluoncvs(arrays, ratio, least):
         pytest.param((0,), id="no-object-at-all"),
     ],
 )
-def test_equal_to_gluoncv_times_the_count(positives, ratio, least, hybrid):
+def test_detection_loss_equals_gluoncv_times_positives(positives, ratio, least, hybrid):
     count = max(sum(positives), 1)
     cross_entropy, smooth_l1, grads = ours(random_batch(1, positives), ratio, least, hybrid)
     expected_ce, expected_l1, expected_grads = gluoncvs(random_batch(1, positives), ratio, least)
@@ -75,7 +75,7 @@ def test_equal_to_gluoncv_times_the_count(positives, ratio, least, hybrid):
         np.testing.assert_allclose(grad, expected * count, rtol=1e-3, atol=1e-5)
 
 
-def test_by_hand():
+def test_detection_loss_equals_hand_computed():
     """One positive of cross entropy 0.5, whose two hardest negatives (of 1, 3, 0.25 and 2) count."""
     entropies = np.array([0.5, 1.0, 3.0, 0.25, 2.0])
     wrong = np.log(np.expm1(entropies))  # softmax of (0, wrong) gives the first exactly this cross entropy
@@ -94,7 +94,7 @@ def test_by_hand():
     [((0,), 0, 0), ((0,), 3, 3), ((0, 0), 3, 6), ((1, 0), 3, 1 + 3 + 3), ((4, 0), 3, 4 + 12 + 3)],
     ids=["none-teaches-nothing", "alone", "two", "beside-one", "beside-many"],
 )
-def test_images_without_objects_teach_by_their_hardest_negatives(positives, least, counted):
+def test_detection_loss_without_objects_counts_hardest_negatives(positives, least, counted):
     arrays = random_batch(5, positives)
     _, smooth_l1, (class_grad, box_grad) = ours(arrays, 3.0, least)
     assert (np.abs(class_grad).sum(axis=2) > 0).sum() == counted
@@ -103,14 +103,14 @@ def test_images_without_objects_teach_by_their_hardest_negatives(positives, leas
 
 
 def softmax_entropies(arrays):
-    """-log of each class's probability, (B, A, classes + 1), and the wanted class (B, A), in double precision."""
+    """Return -log p of each class (B, A, classes + 1) and the target class (B, A), in double precision."""
     scores, wanted = arrays[0].asnumpy().astype(np.float64), arrays[2].asnumpy().astype(int)
     return np.log(np.exp(scores).sum(axis=-1, keepdims=True)) - scores, wanted
 
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["plain", "hybrid"])
 @pytest.mark.parametrize("positives", [(5,), (5, 1, 40), (0, 7), (0,)], ids=str)
-def test_focal_loss_of_all_anchors(positives, hybrid):
+def test_focal_loss_equals_numpy_formula(positives, hybrid):
     """RetinaNet, equation 5: gamma 2, alpha 0.25 for objects, of the wanted class's probability."""
     arrays = random_batch(2, positives)
     entropies, wanted = softmax_entropies(arrays)
@@ -122,8 +122,8 @@ def test_focal_loss_of_all_anchors(positives, hybrid):
     assert (np.abs(grads[0]).sum(axis=2) > 0).all(), "every anchor teaches"
 
 
-def test_focal_gradient_is_that_of_the_whole_product():
-    """By finite differences: the weight, which depends on the prediction, is not taken for a constant."""
+def test_focal_loss_gradient_includes_the_weight():
+    """By finite differences: the weight depends on the prediction and is differentiated too."""
     arrays = random_batch(3, (2,))
     _, _, (gradient, _) = ours(arrays, 3.0, 3, focal=True)
     anchor, step = int(arrays[2].asnumpy()[0].argmax()), 0.05
@@ -138,7 +138,7 @@ def test_focal_gradient_is_that_of_the_whole_product():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_label_smoothing_by_hand(share):
+def test_label_smoothing_equals_hand_computed(share):
     """With more negatives wanted than there are, all anchors count: cross entropy with (1 - share) of the wanted class
     and share spread over all."""
     arrays = random_batch(4, (60,))
@@ -149,7 +149,7 @@ def test_label_smoothing_by_hand(share):
     np.testing.assert_allclose(ours(arrays, 3.0, 0)[0], plain, rtol=1e-4)
 
 
-def test_smoothing_leaves_the_choice_of_negatives_alone():
+def test_label_smoothing_keeps_the_mined_negatives():
     counted = [
         np.abs(ours(random_batch(6, (5, 1)), 3.0, 3, label_smoothing=share)[2][0]).sum(axis=2) > 0
         for share in (0.0, 0.2)

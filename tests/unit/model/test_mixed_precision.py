@@ -1,4 +1,4 @@
-"""Mixed precision: frozen layers keep their casts, and what answers has none."""
+"""Tests of mixed precision: frozen layers keep their casts, inference graphs have none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def casts(net):
 
 
 def seen(folder):
-    """What depends on mixed precision and what must not, of the model in `folder`."""
+    """Return results of the model in `folder` that may or must not depend on mixed precision."""
     from ssd_train.model.net import freeze
 
     model = SavedModel.load(folder)
@@ -50,7 +50,7 @@ def seen(folder):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """`seen` in this process, and in one with mixed precision."""
+    """Return `seen` of this process and of one with mixed precision."""
     folder = tmp_path_factory.mktemp("model")
     talking_model(folder)
     here = Path(__file__).parent
@@ -70,13 +70,13 @@ def python_path(paths):
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])])}
 
 
-def test_freeze_under_mixed_precision_keeps_the_casts(both):
+def test_freeze_with_mixed_precision_keeps_the_casts(both):
     plain, mixed = both
     before, after = mixed["casts"]
     assert plain["casts"] == [0, 0] and before == after > 50
 
 
 @pytest.mark.parametrize("what", ["rows", "symbol"])
-def test_what_answers_is_the_same_under_mixed_precision(both, what):
+def test_compile_answers_with_mixed_precision_gives_the_same(both, what):
     plain, mixed = both
     assert plain[what] == mixed[what]

@@ -1,4 +1,4 @@
-"""TargetEncoder: equal to GluonCV's generator, and what that one gets wrong: no boxes, and many for one anchor."""
+"""Tests of TargetEncoder: equal to GluonCV's generator except for ties, and its edge cases."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def gluoncv_targets():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_to_gluoncv(gluoncv_targets, count, seed):
+def test_target_encoder_equals_gluoncv(gluoncv_targets, count, seed):
     random = np.random.RandomState(seed)
     boxes, ids = random_boxes(random, count), random.randint(0, 3, count)
     # anchors of one shape that contain a box, or lie within it, overlap it all the same: of these GluonCV takes the
-    # first, we the nearest (test_of_anchors_that_overlap_equally_the_nearest_is_taken); here sizes differ, so none tie
+    # first, we the nearest (test_target_encoder_tied_anchors_nearest_wins); here sizes differ, so none tie
     anchors = ANCHORS * random.uniform(0.98, 1.02, ANCHORS.shape).astype(np.float32)
     classes, offsets = TargetEncoder(anchors)(boxes, ids)
     expected_classes, expected_offsets = gluoncv_targets(anchors, boxes, ids)
@@ -56,8 +56,8 @@ LARGE = make_anchors(anchor_layout("mobilenet1.0", 300))  # SSD's sizes: the sma
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_anchors_that_overlap_equally_the_nearest_is_taken(gluoncv_targets, seed):
-    """What differs from GluonCV: of all anchors with the same IoU it takes the first, which is up to 30 px away."""
+def test_target_encoder_tied_anchors_nearest_wins(gluoncv_targets, seed):
+    """The difference from GluonCV, which takes the first of equal anchors, up to 30 px away."""
     random = np.random.RandomState(seed)
     sides = random.uniform(5, 10, (12, 2))
     corners = np.stack(np.meshgrid([20, 95, 170, 245], [30, 120, 210]), -1).reshape(-1, 2) + random.uniform(
@@ -77,7 +77,7 @@ def test_of_anchors_that_overlap_equally_the_nearest_is_taken(gluoncv_targets, s
     assert distances[ids, ours].max() < 12 and distances[ids, theirs].mean() > distances[ids, ours].mean() + 3
 
 
-def test_two_objects_in_the_same_anchors_get_the_nearest_each():
+def test_target_encoder_two_objects_in_the_same_anchors_get_the_nearest_each():
     anchors = np.array([[20, 20, 40, 40], [30, 20, 40, 40]], np.float32)
     right_then_left = np.array([[30, 18, 34, 22], [16, 18, 20, 22]], np.float32)
     assert TargetEncoder(anchors)(right_then_left, np.arange(2))[0].tolist() == [2, 1]
@@ -87,20 +87,20 @@ def test_two_objects_in_the_same_anchors_get_the_nearest_each():
     assert TargetEncoder(anchors)(both[::-1], np.arange(2))[0].tolist() == [1, 2]
 
 
-def test_an_anchor_that_overlaps_two_objects_equally_joins_the_nearest():
+def test_target_encoder_tied_objects_nearest_wins():
     anchors = np.array([[20, 20, 20, 20], [60, 60, 20, 20], [21, 20, 20, 20], [19, 20, 20, 20]], np.float32)
     boxes = cxcywh_to_xyxy(np.array([[23, 20, 20, 20], [18, 20, 20, 20]], np.float32))
     assert TargetEncoder(anchors)(boxes, np.arange(2))[0].tolist() == [2, 0, 1, 2]
 
 
-def test_an_image_without_boxes_is_all_background():
+def test_target_encoder_without_boxes_is_all_background():
     classes, offsets = TargetEncoder(ANCHORS)(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     assert classes.shape == (len(ANCHORS),) and offsets.shape == (len(ANCHORS), 4)
     assert not classes.any() and not offsets.any()
     assert classes.dtype == offsets.dtype == np.float32
 
 
-def test_every_box_gets_an_anchor_however_many_compete():
+def test_target_encoder_competing_boxes_each_get_an_anchor():
     boxes = np.tile(np.array([[40, 40, 70, 70]], np.float32), (30, 1)) + np.arange(30)[:, None] * 0.01
     ids = np.arange(30)
     classes, offsets = TargetEncoder(ANCHORS)(boxes, ids)
@@ -110,14 +110,14 @@ def test_every_box_gets_an_anchor_however_many_compete():
     np.testing.assert_allclose(found, boxes[classes[positive].astype(int) - 1], atol=1e-3)
 
 
-def test_more_boxes_than_anchors():
+def test_target_encoder_more_boxes_than_anchors():
     anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
     boxes = cxcywh_to_xyxy(np.array([[10, 10, 8, 6], [30, 30, 8, 7], [10, 10, 8, 8], [30, 30, 6, 6]], np.float32))
     classes, _ = TargetEncoder(anchors)(boxes, np.arange(4))
     assert classes.tolist() == [3, 2]  # each anchor's best
 
 
-def test_a_box_that_no_anchor_overlaps_makes_no_positive():
+def test_target_encoder_box_without_overlap_has_no_positive():
     """GluonCV makes every anchor one."""
     anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
     classes, offsets = TargetEncoder(anchors)(np.array([[50, 50, 60, 60]], np.float32), np.array([1]))
@@ -141,14 +141,14 @@ def test_matching_by_hand(iou, expected):
 
 
 def pairs_of(iou):
-    """What `bipartite` makes of overlaps (N, A) where all centres are the same."""
+    """Return the matches of IoUs (N, A) if all centres are equal."""
     return bipartite(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
-def test_bipartite_is_the_greedy_order_by_hand(seed, anchors, truths):
-    """Of overlaps that all differ: by more than the tolerance of a tie."""
+def test_bipartite_match_equals_hand_computed(seed, anchors, truths):
+    """All IoUs differ by more than the tolerance of a tie."""
     iou = (np.random.RandomState(seed).permutation(anchors * truths).reshape(anchors, truths) / (anchors * truths)) ** 2
     expected, left = set(), iou.copy()
     while left.max() > 0:
@@ -164,14 +164,14 @@ side = st.floats(0.5, 600, width=32)
 
 @settings(max_examples=200, deadline=None)
 @given(coordinate, coordinate, side, side, st.integers(0, len(ANCHORS) - 1))
-def test_decoding_undoes_encoding(x, y, width, height, index):
+def test_decode_inverts_encode(x, y, width, height, index):
     boxes = np.array([[x, y, x + width, y + height]], np.float32)
     anchors = ANCHORS[index : index + 1]
     back = decode(encode(boxes, anchors), anchors)
     np.testing.assert_allclose(back, boxes, rtol=1e-4, atol=2e-3)
 
 
-def test_positives_decode_to_their_boxes_and_overlap_half_or_are_the_best():
+def test_target_encoder_positives_decode_to_their_boxes():
     random = np.random.RandomState(3)
     boxes, ids = random_boxes(random, 6), np.arange(6)
     classes, offsets = TargetEncoder(ANCHORS)(boxes, ids)

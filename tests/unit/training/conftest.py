@@ -1,4 +1,4 @@
-"""Drawn pictures for what learns."""
+"""Drawn images for the training tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def samples():
-    """Eight drawn pictures with their targets; the last two show nothing."""
+    """Return eight drawn images with their targets; the last two have no objects."""
     from learners import drawn_samples  # which needs MXNet, as not all tests here do
 
     return drawn_samples()

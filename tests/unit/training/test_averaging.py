@@ -1,4 +1,4 @@
-"""The moving average of weights: its sum by hand, what it leaves alone, the net that answers."""
+"""Tests of the moving average of weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(net, amount):
             parameter.set_data(parameter.list_data()[0] + amount)
 
 
-def test_it_begins_as_the_net_that_learns():
+def test_moving_average_starts_with_the_trained_weights():
     net, learner = make_net(1), make_net(2)
     WeightAverage(net, learner, 0.9)
     found, expected = values(net), values(learner)
@@ -41,7 +41,7 @@ def test_it_begins_as_the_net_that_learns():
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.25, 0.999])
-def test_by_hand(decay):
+def test_moving_average_equals_hand_computed(decay):
     """Steps of +1, +2, +3 on every number: of the average, the first three decays are at most 2/11, 3/12 and 4/13."""
     net, learner = make_net(1), make_net(2)
     start = values(learner)
@@ -59,7 +59,7 @@ def test_by_hand(decay):
     assert all(np.allclose(found, start[name] + 6, atol=1e-5) for name, found in values(learner).items())
 
 
-def test_statistics_of_batch_normalisation_are_averaged_too():
+def test_moving_average_includes_batchnorm_statistics():
     net, learner = make_net(1), make_net(2)
     average = WeightAverage(net, learner, 0.5)
     add(learner, 1.0)
@@ -70,7 +70,7 @@ def test_statistics_of_batch_normalisation_are_averaged_too():
         np.testing.assert_allclose(values(net)[name], 1 - 2 / 11, rtol=1e-5, err_msg=name)
 
 
-def test_what_does_not_move_stays():
+def test_moving_average_of_constant_weights_is_constant():
     net, learner = make_net(1), make_net(2)
     average = WeightAverage(net, learner, 0.9)
     for _ in range(3):
@@ -80,5 +80,5 @@ def test_what_does_not_move_stays():
         np.testing.assert_allclose(found[name], array, rtol=1e-6, err_msg=name)
 
 
-def test_a_learner_has_none_unless_it_is_given_one():
+def test_moving_average_is_off_by_default():
     assert Learner(make_net(), small_config(), contexts("cpu")).average is None

@@ -1,4 +1,4 @@
-"""Training states on disk: exact, whole after a kill at any moment, refused where they do not belong."""
+"""Tests of checkpoints: exact resume, atomic writes, refusal of other runs and of damage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def best(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("devices", ["cpu", "cpu:1", "cpu:1,cpu:2"])
-def test_a_run_goes_on_bit_for_bit(tmp_path, best, optimizer, devices):
+def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
     unbroken, broken, resumed = (learner(optimizer, contexts(devices), seed) for seed in (1, 1, 4))
     for step in range(4):
         unbroken.step(batch(step), 0.01)
@@ -48,7 +48,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, best, optimizer, devices):
         broken.step(batch(step), 0.01)
     Checkpoints(tmp_path / "c").save(state(), broken, best)
     found, notes = Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "model")
-    assert found == state() and len(notes) == 1 and notes[0].startswith("resuming after epoch 2 from ")
+    assert found == state() and len(notes) == 1 and "epoch 2" in notes[0]
     for step in range(2, 4):
         resumed.step(batch(step), 0.01)
     assert_equal(resumed.net, unbroken.net)
@@ -62,7 +62,7 @@ def newest(checkpoints):
     return published_folders(checkpoints.target)[0]
 
 
-def test_a_state_before_the_first_step(tmp_path):
+def test_restore_state_before_the_first_step(tmp_path):
     Checkpoints(tmp_path / "c").save(TrainState(fingerprint=FINGERPRINT), learner(), tmp_path / "none")
     resumed = learner(seed=4)
     found, _ = Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "m")
@@ -73,7 +73,7 @@ def test_a_state_before_the_first_step(tmp_path):
     assert_equal(resumed.net, fresh.net)
 
 
-def test_nothing_saved_is_a_new_state(tmp_path):
+def test_restore_without_checkpoint_is_a_new_state(tmp_path):
     found, notes = Checkpoints(tmp_path / "c").restore(FINGERPRINT, learner(), tmp_path / "m")
     assert (found.epoch, found.history, found.fingerprint, notes) == (0, [], FINGERPRINT, [])
 
@@ -85,17 +85,17 @@ def test_nothing_saved_is_a_new_state(tmp_path):
         ({"classes": ["cat", "emu"]}, r"classes: found \['cat', 'emu'\], the checkpoint has \['cat', 'dog'\]"),
         (
             {"training labels": "xyz"},
-            "other settings: the training labels are not those of the checkpoint; use another",
+            "training labels",
         ),
         ({"validation labels": "new"}, "validation labels: found 'new', the checkpoint has None"),
         (
             {"setting learning_rate": 1, "classes": []},
-            r"classes: .*; setting learning_rate: .*; use another checkpoint_dir",
+            r"classes: .*; setting learning_rate: ",
         ),
     ],
     ids=["setting", "classes", "data", "more", "two"],
 )
-def test_other_settings_classes_or_data_are_refused_by_name(tmp_path, best, changes, expected):
+def test_restore_other_settings_classes_or_data_raise_by_name(tmp_path, best, changes, expected):
     Checkpoints(tmp_path / "c").save(state(), learner(), best)
     resumed = learner(seed=4)
     with pytest.raises(CheckpointError, match=expected):
@@ -104,7 +104,7 @@ def test_other_settings_classes_or_data_are_refused_by_name(tmp_path, best, chan
     assert not (tmp_path / "m").exists()
 
 
-def test_a_damaged_state_is_told_and_the_one_before_used(tmp_path, best):
+def test_restore_damaged_state_uses_the_previous(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     before = values(learned.net)
@@ -114,13 +114,12 @@ def test_a_damaged_state_is_told_and_the_one_before_used(tmp_path, best):
     resumed = learner(seed=4)
     found, notes = checkpoints.restore(FINGERPRINT, resumed, tmp_path / "m")
     assert found.epoch == 1
-    assert "last.params: is damaged" in notes[0] and notes[0].endswith("; the checkpoint before it is used")
-    assert notes[1].startswith("resuming after epoch 1 from ")
+    assert "last.params" in notes[0] and "epoch 1" in notes[1]
     after = values(resumed.net)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best):
+def test_restore_flipped_bit_uses_the_previous(tmp_path, best):
     checkpoints, learned, dice = Checkpoints(tmp_path / "c"), learner(), random.Random(1)
     for epoch in (1, 2):
         checkpoints.save(state(epoch=epoch), learned, best)
@@ -132,12 +131,12 @@ def test_a_flipped_bit_anywhere_is_told_and_the_state_before_used(tmp_path, best
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << dice.randrange(8)]) + data[place + 1 :])
         checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
         found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
-        assert found.epoch == 1 and notes[0].endswith("; the checkpoint before it is used"), (path, place)
+        assert found.epoch == 1 and len(notes) == 2, (path, place)
         path.write_bytes(data)
     assert checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
 
 
-def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, best, monkeypatch):
+def test_restore_unreadable_state_uses_the_previous(tmp_path, best, monkeypatch):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
@@ -152,21 +151,21 @@ def test_a_state_that_cannot_be_read_is_told_and_the_one_before_used(tmp_path, b
     checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
     found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
     assert found.epoch == 1
-    assert notes[0].endswith(": cannot be read (Input/output error); the checkpoint before it is used")
+    assert str(dying) in notes[0] and os.strerror(errno.EIO) in notes[0]
 
 
 @pytest.mark.parametrize(
     "history, fault",
     [
-        pytest.param({}, "a history that is no list", id="object"),
-        pytest.param("", "a history that is no list", id="text"),
-        pytest.param(None, "a history that is no list", id="nothing"),
-        pytest.param(["row"], "a history that is no list", id="row-that-is-none"),
-        pytest.param([{"epoch": 1, "mAP": "0.5"}], "a score of '0.5'", id="score-of-the-kept-epoch-as-text"),
+        pytest.param({}, "history", id="object"),
+        pytest.param("", "history", id="text"),
+        pytest.param(None, "history", id="nothing"),
+        pytest.param(["row"], "history", id="row-that-is-none"),
+        pytest.param([{"epoch": 1, "mAP": "0.5"}], "score of '0.5'", id="score-of-the-kept-epoch-as-text"),
     ],
 )
-def test_a_history_that_is_none_is_refused(tmp_path, best, history, fault):
-    """Though its checksum fits: it may have been written by anybody."""
+def test_restore_invalid_history_raises(tmp_path, best, history, fault):
+    """Even if the checksum is right: the file may come from anywhere."""
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(), learned, best)
     file = newest(checkpoints) / "state.json"
@@ -174,21 +173,21 @@ def test_a_history_that_is_none_is_refused(tmp_path, best, history, fault):
     sums = json.loads((file.parent / "checksums.json").read_text())
     sums["files"][file.name] = {"sha256": storage.sha256_of(file), "bytes": file.stat().st_size}
     storage.write_json_atomic(file.parent / "checksums.json", sums)
-    with pytest.raises(CheckpointError, match=f"cannot be read as a training state .*found {fault}"):
+    with pytest.raises(CheckpointError, match=f"{fault}"):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 
-def test_states_that_are_all_damaged_are_an_error(tmp_path, best):
+def test_restore_all_states_damaged_raises(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
     for folder in published_folders(checkpoints.target):
         (folder / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="state.json: has 2 bytes, .* were written; no other is whole"):
+    with pytest.raises(CheckpointError, match="state.json: .* 2 bytes"):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, best, killed_at):
+def test_save_killed_at_any_moment_leaves_a_complete_state(tmp_path, best, killed_at):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     seen = set()
@@ -205,8 +204,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, best, killed_at):
     assert Checkpoints(folder).restore(FINGERPRINT, learned, tmp_path / "m")[0].epoch == 2
 
 
-def test_the_best_model_of_the_state_replaces_a_later_one(tmp_path, best):
-    """A kill between the save of a model and that of the state; the run will make that epoch again."""
+def test_restore_best_model_replaces_a_later_one(tmp_path, best):
+    """The run was killed between saving the model and saving the state."""
     Checkpoints(tmp_path / "c").save(state(), learner(), best)
     saved(epoch=2).save(tmp_path / "m", make_net(8))
     Checkpoints(tmp_path / "c").restore(FINGERPRINT, learner(), tmp_path / "m")
@@ -215,27 +214,27 @@ def test_the_best_model_of_the_state_replaces_a_later_one(tmp_path, best):
     assert_equal(found.build(), make_net(7))
 
 
-def test_a_dead_net_leaves_the_states_as_they_are(tmp_path, best):
+def test_save_nonfinite_weights_raises_and_keeps_states(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(epoch=1), learned, best)
     parameter = learned.net._collect_params_with_prefix()["features.mobilenet0_batchnorm3_running_mean"]
     parameter.set_data(mx.nd.full(parameter.shape, np.nan))
-    with pytest.raises(TrainingDiverged, match="running_mean holds NaN or infinity"):
+    with pytest.raises(TrainingDiverged, match="running_mean"):
         checkpoints.save(state(epoch=2), learned, best)
     assert len(files(tmp_path / "c")) == 1
     assert checkpoints.restore(FINGERPRINT, learner(), tmp_path / "m")[0].epoch == 1
 
 
 class Bomb:
-    """What a pickle can do when it is read."""
+    """A pickle that runs code when it is read."""
 
     def __reduce__(self):
         return exec, ("raise RuntimeError('a pickle was read')",)
 
 
 @pytest.mark.parametrize("name", ["optimizer.params", "last.params", "state.json", "best/config.json"])
-def test_a_pickle_in_a_states_place_is_never_read(tmp_path, best, name):
-    """Even under a checksum that fits."""
+def test_restore_never_reads_a_pickle(tmp_path, best, name):
+    """Even if the checksum is right."""
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(state(), learner(), best)
     folder = newest(checkpoints)

@@ -1,4 +1,4 @@
-"""The deployment files that training keeps: compared on the user's own pictures, and a failure that ends no run."""
+"""Tests of exporting the best model during training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_files_are_compared_on_validation_pictures_with_objects(folder, monkeypatch):
+def test_export_is_compared_on_validation_images_with_objects(folder, monkeypatch):
     asked = []
 
     class Asked(artifact.GluonEngine):
@@ -57,7 +57,7 @@ def test_files_are_compared_on_validation_pictures_with_objects(folder, monkeypa
     assert is_current(folder) and (folder / "code" / "inference.py").is_file()
 
 
-def test_what_answers_differently_is_told_and_not_published(folder, monkeypatch):
+def test_export_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
     def wrong(model):
         symbol, weights, states = make_symbol(model)
         return symbol, {name: array * 1.5 for name, array in weights.items()}, states
@@ -66,12 +66,11 @@ def test_what_answers_differently_is_told_and_not_published(folder, monkeypatch)
     before, progress = sorted(path.name for path in folder.iterdir()), HeardProgress()
     keep_deployable(folder, validation([[BOX]] * 4), small_config(), progress)
     (warning,) = progress.warnings
-    assert warning.startswith(f"no deployment files: {folder}: the exported network answers differently: ")
-    assert warning.endswith("; the model itself is not affected")
+    assert f"{folder}: " in warning
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_without_a_picture_to_compare_on_there_is_nothing_to_publish(folder):
-    with pytest.raises(DataError, match="none of the images with boxes can be used any more"):
+def test_export_without_readable_images_raises(folder):
+    with pytest.raises(DataError):
         keep_deployable(folder, validation([[], []]), small_config(), HeardProgress())
     assert not is_current(folder) and deployment.PICTURES > 1

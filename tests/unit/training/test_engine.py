@@ -1,4 +1,4 @@
-"""An epoch and an evaluation: means are those of positive anchors, and nothing that is not finite is scored."""
+"""Tests of one epoch of training and of one evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssd_train.training.tally import Tally
 mx = framework.mxnet()
 
 
-def test_an_epoch_reports_means_per_positive_anchor(samples):
+def test_train_one_epoch_returns_means_per_positive_anchor(samples):
     learned = learner()
     batches = [batch_of(samples, [0, 1]), batch_of(samples, [2, 6]), batch_of(samples, [6, 7])]
     expected = [learner().step(batch, 1e-9) for batch in batches]
@@ -32,12 +32,12 @@ def test_an_epoch_reports_means_per_positive_anchor(samples):
 
 @pytest.mark.parametrize("made, rates", [pytest.param(0, 0, id="new"), pytest.param(3, 3, id="resumed")])
 def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
-    with pytest.raises(ValueError, match="found 1 batches more"):
+    with pytest.raises(ValueError, match="found 1 "):
         train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=made))
 
 
-def test_an_epoch_counts_the_steps_whose_gradient_was_clipped(samples):
-    """After a resume in the middle of an epoch, too."""
+def test_train_one_epoch_counts_clipped_steps(samples):
+    """Also after a resume within an epoch."""
     learned = learner(clip_gradient=1e-3)
     found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, Tally(steps=2, clipped=1))
     assert (found["steps"], found["clipped"]) == (3, 2)
@@ -67,7 +67,7 @@ def eval_batches(samples, indices, size=3, size_wh=(SIDE, SIDE)):
     return [batch_of(samples, chunk, EvalBatch, sizes=(size_wh,) * len(chunk)) for chunk in chunks]
 
 
-def test_an_evaluation_scores_all_records(samples):
+def test_evaluate_scores_all_records(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     scores, smooth_l1, answers = evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert scores.images == len(answers) == 8 and scores.background_images == 2
@@ -78,7 +78,7 @@ def test_an_evaluation_scores_all_records(samples):
     np.testing.assert_allclose(again[1], smooth_l1, rtol=1e-4)
 
 
-def test_detections_are_in_pixels_of_the_image(samples):
+def test_evaluator_detections_are_in_image_pixels(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     (batch,) = eval_batches(samples, [0], size_wh=(640, 320))
     (large,), _ = evaluator(net).detect(batch)
@@ -87,14 +87,14 @@ def test_detections_are_in_pixels_of_the_image(samples):
     assert large.size_wh == (640, 320)
 
 
-def test_evaluation_leaves_the_net_as_it_is(samples):
+def test_evaluate_does_not_change_the_weights(samples):
     learned = learner()
     before = weights(learned)
     evaluate(evaluator(learned.net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert all(np.array_equal(before[name], array) for name, array in weights(learned).items())
 
 
-def test_images_without_objects_alone_have_no_validation_loss(samples):
+def test_evaluate_without_objects_has_no_loss(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     scores, smooth_l1, _ = evaluate(evaluator(net), eval_batches(samples, [6, 7]), SHAPE_CLASSES)
     assert smooth_l1 is None and scores.voc07 is None
@@ -115,20 +115,20 @@ def test_images_without_objects_alone_have_no_validation_loss(samples):
         ("features.mobilenet0_batchnorm20_running_mean", np.inf),
     ],
 )
-def test_nothing_that_is_not_finite_is_scored(samples, name, value):
-    """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS drops its scores unseen."""
+def test_evaluate_nonfinite_weights_raises(samples, name, value):
+    """GluonCV's metric gives a net of NaN a mAP of 1.0 on images with one object; NMS silently drops its scores."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, value))
-    with pytest.raises(TrainingDiverged, match=f"found NaN or infinity in {name}, expected finite weights"):
+    with pytest.raises(TrainingDiverged, match=name):
         evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
 
 
 @pytest.mark.parametrize("name", ["class_predictors.0.predictor.weight", "box_predictors.0.predictor.weight"])
-def test_an_answer_that_is_not_finite_is_not_scored(samples, name):
-    """Finite weights so large that what they compute is not."""
+def test_evaluate_nonfinite_output_raises(samples, name):
+    """The weights are finite, but so large that the output is not."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     parameter = net._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, 3e38))
-    with pytest.raises(TrainingDiverged, match="found NaN or infinity in the network's answer"):
+    with pytest.raises(TrainingDiverged):
         evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)

@@ -1,4 +1,4 @@
-"""How gradients meet: the way of one host, and the optimizer that a server runs (test_cluster has the others)."""
+"""Tests of one host's gradient synchronization, and of the server's optimizer (see test_cluster for the others)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ EPOCHS, STEPS, HOSTS = 6, 10, 2
     ],
 )
 @pytest.mark.parametrize("first", [0, 1, 3, 5])
-def test_the_server_follows_the_course_of_the_learning_rate(settings, first):
-    """Every host's step is an update there; from an epoch after the first as from the first."""
+def test_server_optimizer_follows_the_learning_rate_schedule(settings, first):
+    """Every host's step is one update; the same after a resume."""
     config = small_config(epochs=EPOCHS, learning_rate=0.01, optimizer="sgd", momentum=0.0, **settings)
     updates = STEPS * HOSTS
     optimizer = server_optimizer(config, optimizer_settings(config), updates, first * updates)
@@ -60,14 +60,14 @@ def test_server_optimizer_resumed_with_empty_moments_moves_by_the_rate(made):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
-def test_the_server_has_the_optimizer_that_was_asked_for(optimizer):
+def test_server_optimizer_is_the_configured_one(optimizer):
     config = small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)
     found = server_optimizer(config, optimizer_settings(config), 10, 0)
     assert type(found).__name__.lower() == optimizer and found.rescale_grad == 1
     assert getattr(found, "momentum", 0.7) == 0.7 and found.wd == (0.01 if optimizer in ("sgd", "rmsprop") else 0)
 
 
-def test_the_longest_warm_up_leaves_a_course():
+def test_server_optimizer_longest_warmup_leaves_a_schedule():
     config = small_config(epochs=1, warmup_epochs=5, lr_schedule="cosine")
     optimizer = server_optimizer(config, optimizer_settings(config), 4, 0)
     assert np.isfinite([optimizer.lr_scheduler(update) for update in range(10)]).all()
@@ -83,5 +83,5 @@ def test_the_longest_warm_up_leaves_a_course():
         ("dist_sync", 2, "device"),
     ],
 )
-def test_the_store_of_one_host(kv_store, devices, expected):
+def test_local_kvstore_of_one_host(kv_store, devices, expected):
     assert OneHost().local_store(small_config(kv_store=kv_store), [mx.cpu(i) for i in range(devices)]) == expected

@@ -1,4 +1,4 @@
-"""What of a run's settings its data completes: known as such, so that a resumed run is not refused for it."""
+"""Tests of the settings that the data determines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssd_train.training.fingerprint import of_settings, whatever_the_data
 from ssd_train.training.intake import completed
 
 
-def test_what_the_data_completes_is_marked_so_and_nothing_else(monkeypatch):
+def test_settings_by_data_are_exactly_those_the_data_completes(monkeypatch):
     replaced, replace = set(), dataclasses.replace
 
     def recorded(instance, **changes):

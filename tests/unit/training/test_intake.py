@@ -1,4 +1,4 @@
-"""Data taken in: settings that it completes, what is warned of, and the rest of Python's collector of cycles."""
+"""Tests of loading data for a run: completed settings, warnings, garbage collection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd_train.training import intake
 
 
 @pytest.mark.parametrize("at_work", [True, False], ids=["at-work", "switched-off-by-the-caller"])
-def test_the_collector_rests_while_data_is_read_and_then_does_as_before(monkeypatch, tmp_path, at_work):
+def test_load_datasets_disables_gc_and_restores_it(monkeypatch, tmp_path, at_work):
     seen = []
 
     def read_sides(*_):
@@ -54,12 +54,12 @@ def side(class_ids, names):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_completed_num_classes_that_the_labels_do_not_have_is_an_error(count):
+def test_completed_num_classes_other_than_the_labels_raises(count):
     with pytest.raises(ConfigError, match=f"num_classes: found {count}, expected 4"):
         intake.completed(TrainConfig(num_classes=count), side([0, 3], ["a", "b", "class_2", "d"]), HeardProgress())
 
 
-def test_tell_about_gaps_and_classes_on_one_side_are_warned_of():
+def test_tell_about_gaps_and_classes_in_one_split_warns():
     progress = HeardProgress()
     names = ["a", "b", "class_2", "d", "class_4", "class_5"]
     intake.tell_about(side([0, 1, 5], names), side([0, 3], names), progress)

@@ -1,4 +1,4 @@
-"""What a job is put together from: settings and data reach the loaders and the model."""
+"""Tests of building a run: settings and data reach the loaders and the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sided_set(folder, count):
 
 @pytest.mark.parametrize("augmentation", ["strong", "ssd"])
 @pytest.mark.parametrize("mirror", [0, 1])
-def test_prepare_with_mirror_0_never_shows_a_mirrored_picture(tmp_path, augmentation, mirror):
+def test_prepare_with_mirror_0_never_mirrors_an_image(tmp_path, augmentation, mirror):
     sides = [*sided_set(tmp_path / "train", 40), *sided_set(tmp_path / "validation", 1)]
     job = prepare(
         small_config(augmentation=augmentation, mirror=mirror),
@@ -60,7 +60,7 @@ def crowd(side, per_row, size):
 
 
 def recall_of_perfect_scores(config, labels):
-    """The share of the objects that are left by suppression where each anchor says what it was taught."""
+    """Return the fraction of objects that suppression keeps if each anchor predicts its target."""
     anchors = make_anchors(anchor_layout(config.base_network, config.image_shape))
     (record,) = labels.records
     classes, offsets = TargetEncoder(anchors)(record.boxes, record.class_ids)
@@ -92,12 +92,12 @@ def test_with_candidates_of_64_objects_keeps_all_that_score_perfectly(base_netwo
         pytest.param({"preset_defaults": "builtin"}, 400, id="builtin"),
     ],
 )
-def test_with_candidates_where_nms_topk_is_given_leaves_it(settings, expected):
+def test_with_candidates_given_nms_topk_keeps_it(settings, expected):
     config = TrainConfig.from_mapping({"image_shape": 512, "base_network": "vgg-16", **settings})
     assert with_candidates(config, crowd(512, 8, 40), Progress()).nms_topk == expected
 
 
 @pytest.mark.parametrize("size_wh", [(40, 30), None], ids=["few-objects", "unknown-size"])
-def test_with_candidates_of_ordinary_data_takes_the_least(size_wh):
+def test_with_candidates_few_objects_takes_the_minimum(size_wh):
     labels = label_set([[[1, 1, 20, 20]], []], size_wh=size_wh)
     assert with_candidates(TrainConfig(), labels, Progress()).nms_topk == 400

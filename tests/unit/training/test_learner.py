@@ -1,7 +1,8 @@
-"""A step: gradients of devices add up, nothing that is not finite is learned, and what is frozen stays."""
+"""Tests of the training step: gradients of devices, nonfinite steps, frozen layers."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,14 +15,16 @@ from ssd_train.data.drawn import SHAPE_CLASSES
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net, freeze
 from ssd_train.training import learner as learners
+from ssd_train.training.averaging import WeightAverage
 from ssd_train.training.devices import contexts
+from ssd_train.training.engine import train_one_epoch
 from ssd_train.training.learner import Learner, optimizer_settings
 from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
 
 mx = framework.mxnet()
 
 
-def test_a_few_steps_lower_the_loss(samples):
+def test_train_step_repeated_lowers_the_loss(samples):
     learned = learner(optimizer="adam")
     batch = batch_of(samples, [0, 1, 2, 6])
     losses = [learned.step(batch, 0.002).sum() for _ in range(8)]
@@ -38,7 +41,7 @@ def test_a_few_steps_lower_the_loss(samples):
         pytest.param([0, 1, 2, 3, 4], id="parts-of-other-sizes"),
     ],
 )
-def test_gradients_of_devices_add_up(samples, indices, devices):
+def test_train_step_gradients_of_devices_add_up(samples, indices, devices):
     """Each part of the batch alone, on one device, with the whole batch's scale: their sum is the gradient of all. (A
     part has BatchNorm statistics of its own, so one device with the whole batch would have another gradient.)"""
     several, alone = learner(devices, min_hard_negatives=3), learner(min_hard_negatives=3)
@@ -66,15 +69,15 @@ def test_gradients_of_devices_add_up(samples, indices, devices):
     ],
     ids=["all-of-a-batch", "its-part", "at-least-one", "not-in-16-bits"],
 )
-def test_layers_are_joined_for_what_a_device_gets_of_a_batch(monkeypatch, devices, settings, expected):
+def test_train_step_fuses_layers_for_the_batch_of_a_device(monkeypatch, devices, settings, expected):
     asked = []
     monkeypatch.setattr(learners, "fused_features", lambda net, shape: asked.append(shape))
     assert learner(devices, **settings).features is None
     assert asked == ([] if expected is None else [expected])
 
 
-def test_what_is_trained_are_the_joined_layers(monkeypatch):
-    """Those that there are: where there are none the net's own."""
+def test_train_step_trains_the_fused_layers(monkeypatch):
+    """Without fused layers it trains the network's own."""
     made = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2).features
     for features in (made, None):
         monkeypatch.setattr(learners, "fused_features", lambda net, shape, features=features: features)
@@ -85,7 +88,7 @@ def test_what_is_trained_are_the_joined_layers(monkeypatch):
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("joined", [True, False], ids=["joined-layers", "plain-layers-as-on-gpus"])
-def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, monkeypatch, joined, optimizer, count):
+def test_train_step_devices_with_equal_data_equal_one_bit_for_bit(samples, monkeypatch, joined, optimizer, count):
     """Each of two devices gets the same half of a batch, whose mean is that of the half alone, BatchNorm's too."""
     if not joined:
         monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
@@ -102,7 +105,7 @@ def test_devices_that_see_the_same_learn_what_one_does_bit_for_bit(samples, monk
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
-def test_devices_stay_equal(samples, optimizer):
+def test_train_step_devices_keep_equal_weights(samples, optimizer):
     """All but BatchNorm's statistics, each device's own; those of the first are evaluated and saved."""
     learned = learner("cpu:1,cpu:2", optimizer=optimizer, momentum=0.9)
     for indices in ([0, 1, 2, 3], [3, 4, 6, 7], [5, 1, 6]):
@@ -112,7 +115,7 @@ def test_devices_stay_equal(samples, optimizer):
         assert np.array_equal(array, second[name]) or "running" in name or "moving" in name, name
 
 
-def test_an_update_is_rate_times_gradient(samples):
+def test_train_step_sgd_update_is_rate_times_gradient(samples):
     learned = learner()
     start = weights(learned)
     batch = batch_of(samples, [0, 1, 2, 3])
@@ -124,7 +127,7 @@ def test_an_update_is_rate_times_gradient(samples):
     np.testing.assert_allclose(weights(learned)[name], start[name] - 0.25 * gradient, atol=1e-5)
 
 
-def test_a_gradient_is_clipped_by_its_norm(samples):
+def test_train_step_clips_the_gradient_by_its_norm(samples):
     batch = batch_of(samples, [0, 1, 2, 3])
     free, clipped = learner(), learner(clip_gradient=0.5)
     start = weights(free)
@@ -142,7 +145,7 @@ def test_a_gradient_is_clipped_by_its_norm(samples):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_step_whose_gradient_is_clipped_is_marked(samples, optimizer):
+def test_train_step_clipped_gradient_sets_clipped(samples, optimizer):
     batch = batch_of(samples, [0, 1, 2, 3])
     _, norm = pulled(learner(), batch, 1.0 / batch.positives)
     marks = []
@@ -153,7 +156,7 @@ def test_step_whose_gradient_is_clipped_is_marked(samples, optimizer):
     assert marks == [False, True, False]
 
 
-def test_frozen_weights_stay(samples):
+def test_train_step_frozen_weights_stay(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     frozen = freeze(net, NETWORK, "mobilenet0_conv[0-9]_")
     assert frozen
@@ -167,7 +170,7 @@ def test_frozen_weights_stay(samples):
 
 
 @pytest.mark.parametrize("least, teaches", [(3, True), (0, False)])
-def test_a_batch_of_empty_images_is_finite(samples, least, teaches):
+def test_train_step_batch_without_objects_is_finite(samples, least, teaches):
     learned = learner(min_hard_negatives=least)
     before = weights(learned)
     cross_entropy, smooth_l1 = learned.step(batch_of(samples, [6, 7]), 0.05)
@@ -181,7 +184,7 @@ def test_a_batch_of_empty_images_is_finite(samples, least, teaches):
     "name",
     ["class_predictors.0.predictor.bias", "box_predictors.1.predictor.weight", "features.mobilenet0_conv3_weight"],
 )
-def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
+def test_train_step_nonfinite_raises_and_changes_nothing(samples, name, value):
     learned = learner(optimizer="adam", clip_gradient=10.0)
     parameter = learned.net._collect_params_with_prefix()[name]
     array = parameter.data().asnumpy()
@@ -197,13 +200,13 @@ def test_a_step_that_is_not_finite_is_not_made(samples, name, value):
     ):
         assert text in str(error.value)
     after = weights(learned)
-    learnt = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
-    assert all("running" in n or "moving" in n for n in learnt), "only BatchNorm's statistics, which are then not saved"
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert not learned.trainer._optimizer._index_update_count, "nor has the optimizer counted it"
 
 
-def test_an_overflow_in_16_bits_is_left_out_and_the_scale_halved(samples):
-    """By a scale at which gradients overflow 32 bits as those of 16 bits do earlier: that is no divergence."""
+def test_train_step_float16_overflow_is_skipped_and_halves_the_scale(samples):
+    """The scale makes gradients overflow float32, as smaller ones overflow float16; this is no divergence."""
     learned = learner()
     learned.loss_scale = LossScale(2.0**150)
     before = weights(learned)
@@ -213,7 +216,68 @@ def test_an_overflow_in_16_bits_is_left_out_and_the_scale_halved(samples):
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
-def test_a_scale_grows_again_and_is_kept():
+def overflowing(samples, indices):
+    """A batch with infinite pixels: ReLU turns NaN into 0, so the loss is finite and only the gradient is not."""
+    batch = batch_of(samples, indices)
+    return dataclasses.replace(batch, pictures=np.where(batch.pictures > 200, np.float32(np.inf), batch.pictures))
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_train_one_epoch_overflows_in_a_row_change_neither_weights_nor_statistics(samples, devices, optimizer):
+    learned = learner(devices, optimizer=optimizer)
+    learned.loss_scale = LossScale(2.0**10)
+    good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
+    learned.step(good, 1e-4)
+    before = [weights(learned, device) for device in range(len(learned.devices))]
+    train_one_epoch(learned, iter([bad] * 3), [1e-4] * 3)
+    assert learned.loss_scale.value == 2.0**7
+    for device, arrays in enumerate(before):
+        for name, array in weights(learned, device).items():
+            np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    train_one_epoch(learned, iter([bad, good]), [1e-4] * 2)
+    assert all(np.isfinite(array).all() for array in weights(learned).values())
+
+
+def test_train_step_overflow_leaves_the_average_unchanged(samples):
+    learned = learner(ema_decay=0.9)
+    average = learned.average = WeightAverage(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2), learned.net, 0.9)
+    learned.loss_scale = LossScale(2.0)
+    good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
+    learned.step(good, 1e-4)
+    before = {name: p.data().asnumpy() for name, p in average.net._collect_params_with_prefix().items()}
+    learned.step(bad, 1e-4)
+    assert (learned.loss_scale.value, average.updates) == (1.0, 1)
+    for name, parameter in average.net._collect_params_with_prefix().items():
+        np.testing.assert_array_equal(parameter.data().asnumpy(), before[name], err_msg=name)
+    learned.step(good, 1e-4)
+    assert average.updates == 2
+    for name, parameter in average.net._collect_params_with_prefix().items():
+        assert np.isfinite(parameter.data().asnumpy()).all(), name
+
+
+def test_train_step_rate_much_too_high_raises(samples):
+    learned = learner(momentum=0.9)
+    with pytest.raises(TrainingDiverged):
+        for _ in range(20):
+            learned.step(batch_of(samples, [0, 1, 2, 3]), 1e6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_train_one_epoch_step_that_is_not_finite_raises_before_the_next(samples, optimizer):
+    learned, steps = learner(optimizer=optimizer), []
+    good, bad = batch_of(samples, [0, 1, 2, 3]), batch_of(samples, [4, 5, 6, 7])
+    bad.box_targets[0, np.flatnonzero(bad.class_targets[0])[0]] = np.nan
+    learned.step(good, 1e-3)
+    before = weights(learned)
+    with pytest.raises(TrainingDiverged, match="train.manifest:5"):
+        train_one_epoch(learned, iter([bad, good]), [1e-3] * 2, after_step=lambda: steps.append(1))
+    assert not steps and set(learned.trainer._optimizer._index_update_count.values()) == {1}
+    for name, array in weights(learned).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_loss_scale_grows_and_is_restored():
     scale = LossScale(8.0)
     assert not any(scale.overflows(np.ones(2), 1.0) for _ in range(GROWTH_STEPS))
     assert scale.value == 16.0
@@ -232,12 +296,12 @@ def test_a_scale_grows_again_and_is_kept():
         ("adadelta", {"learning_rate": 0.001}),
     ],
 )
-def test_settings_of_optimizers(optimizer, expected):
+def test_optimizer_settings_of_each_optimizer(optimizer, expected):
     assert optimizer_settings(small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)) == expected
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
-def test_every_optimizer_learns(samples, optimizer):
+def test_train_step_every_optimizer_lowers_the_loss(samples, optimizer):
     learned = learner(optimizer=optimizer)
     batch = batch_of(samples, [0, 1, 2, 3])
     rate = 0.01 if optimizer == "sgd" else 0.001
@@ -257,7 +321,7 @@ def frozen_learner(pattern, network=NETWORK):
 
 
 @pytest.mark.parametrize("network", ["mobilenet0.25", "mobilenetv2_1.0", "resnet-50"])
-def test_a_frozen_backbone_is_seen_in_training_as_it_is_afterwards(samples, network):
+def test_train_step_frozen_backbone_uses_running_statistics(samples, network):
     learned = frozen_learner(r"^features\.(mobilenet|resnet)", network)
     before = weights(learned)
     pixels = mx.nd.random.uniform(-1, 1, (2, 3, SIDE, SIDE))
@@ -275,7 +339,7 @@ def test_a_frozen_backbone_is_seen_in_training_as_it_is_afterwards(samples, netw
     assert any("expand" in name and "moving" in name for name in changed), "layers that learn keep their statistics"
 
 
-def test_freezing_does_not_change_what_the_rest_learns(samples):
+def test_train_step_freezing_keeps_the_other_gradients(samples):
     """The same statistics with and without gradients of the layers below: those above have the same gradients."""
     frozen, free = frozen_learner(r"^features\.mobilenet"), frozen_learner(r"^features\.mobilenet0_batchnorm")
     batch = batch_of(samples, [0, 1, 2, 3])

@@ -1,4 +1,4 @@
-"""What an optimizer remembers, on disk and back."""
+"""Tests of saving and loading the optimizer's state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ mx = framework.mxnet()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
-def test_an_optimizer_goes_on_bit_for_bit(tmp_path, optimizer):
+def test_load_optimizer_continues_bit_for_bit(tmp_path, optimizer):
     unbroken, broken, resumed = learner(optimizer), learner(optimizer), learner(optimizer, seed=5)
     for step in range(6):
         unbroken.step(batch(step), 0.001 * (step + 1))
@@ -35,8 +35,8 @@ def test_an_optimizer_goes_on_bit_for_bit(tmp_path, optimizer):
     assert resumed.trainer._optimizer.num_update == unbroken.trainer._optimizer.num_update == 6
 
 
-def test_without_its_state_an_optimizer_goes_elsewhere():
-    """What the test above is for."""
+def test_optimizer_without_its_state_differs():
+    """The difference that the test above guards against."""
     unbroken, forgetful = learner("adam"), learner("adam")
     for step in range(4):
         unbroken.step(batch(step), 0.01)
@@ -48,7 +48,7 @@ def test_without_its_state_an_optimizer_goes_elsewhere():
     assert not np.array_equal(values(unbroken.net)[name], values(forgetful.net)[name])
 
 
-def test_an_optimizer_without_state(tmp_path):
+def test_save_optimizer_without_state(tmp_path):
     config = small_config(optimizer="sgd", momentum=0)
     learned = Learner(make_net(), config, contexts("cpu"))
     learned.step(batch(0), 0.01)

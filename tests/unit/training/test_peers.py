@@ -1,4 +1,4 @@
-"""What processes tell each other beside gradients, and what ends them when one dies. No MXNet here."""
+"""Tests of control messages between processes and of the rendezvous, without MXNet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def place(rank, port, names=NAMES):
 
 
 def join_all(port, names=NAMES, seconds=20.0):
-    """All peers of a job, each joined in a thread of its own, by rank."""
+    """Return all peers of a job by rank, each joined in its own thread."""
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(lambda rank: Peers(place(rank, port, names), 30, seconds), range(len(names))))
 
@@ -42,34 +42,34 @@ def three():
 
 
 def everywhere(peers, call):
-    """call(peer) for all at once; what they return, by rank."""
+    """Call `call(peer)` for all at once; return the results by rank."""
     with ThreadPoolExecutor(len(peers)) as pool:
         return list(pool.map(call, peers))
 
 
-def test_the_leader_gathers_in_the_order_of_ranks(three):
+def test_gather_returns_payloads_by_rank(three):
     found = everywhere(three, lambda peer: peer.gather(f"of {peer.place.rank}".encode()))
     assert found == [[b"of 0", b"of 1", b"of 2"], None, None]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
-def test_all_get_what_the_leader_shares(three, size):
+def test_share_sends_rank_0s_payload_to_all(three, size):
     given = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     assert everywhere(three, lambda peer: peer.share(given if peer.place.rank == 0 else b"other")) == [given] * 3
 
 
-def test_messages_do_not_mix(three):
+def test_gather_and_share_messages_do_not_mix(three):
     def talk(peer):
         return [peer.share(str(number).encode()) for number in range(200) if peer.gather(b"a") is not number]
 
     assert everywhere(three, talk) == [[str(number).encode() for number in range(200)]] * 3
 
 
-def test_a_message_longer_than_allowed_is_refused():
+def test_receive_message_over_the_limit_raises():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         send(ours, b"12345")
-        with pytest.raises(ConnectionError, match="found 5 bytes, expected at most 4"):
+        with pytest.raises(ConnectionError, match="5 bytes.*4"):
             receive(theirs, limit=4)
 
 
@@ -83,7 +83,7 @@ def test_a_message_longer_than_allowed_is_refused():
         pytest.param(b"\0" * 6 + b"\x0b\xb8" + b"[" * 3000, id="a-deep-document"),
     ],
 )
-def test_strangers_are_passed_over(said):
+def test_rendezvous_ignores_foreign_connections(said):
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(Peers, place(0, port, NAMES[:2]), 30, 20)
@@ -95,13 +95,13 @@ def test_strangers_are_passed_over(said):
 
 
 def visit(port, said):
-    """Connect to the leader, say something, and leave."""
+    """Connect to rank 0, send something, and disconnect."""
     with connected(port) as link:
         link.sendall(said)
 
 
 def connected(port):
-    """A connection to the leader, once it listens."""
+    """Return a connection to rank 0, once it listens."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -111,7 +111,7 @@ def connected(port):
             time.sleep(0.01)
 
 
-def test_a_peer_of_another_job_is_told():
+def test_rendezvous_worker_of_another_job_raises_on_both_sides():
     port = free_port()
 
     def join(rank):
@@ -125,20 +125,20 @@ def test_a_peer_of_another_job_is_told():
     assert told[0] == told[1] and "expected" in told[0] and "algo-7" in told[0]
 
 
-def test_those_of_a_large_job_join():
-    """Each hello has the names of all."""
+def test_rendezvous_large_job_joins():
+    """Each handshake contains the names of all."""
     names = tuple(f"ip-10-0-{number}.eu-west-1.compute.internal (rank {number})" for number in range(240))
     assert len(json.dumps(names)) > 2 * 4096
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(meet, Place(0, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(PeerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) did not gather all"):
+        with pytest.raises(PeerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) "):
             meet(Place(239, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(PeerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) did not join"):
+        with pytest.raises(PeerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) "):
             leader.result()  # the last has
 
 
-def test_those_who_are_silent_or_slow_keep_nobody_waiting():
+def test_rendezvous_silent_or_slow_connections_do_not_block():
     port, names = free_port(), NAMES[:2]
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as links:
         start = time.monotonic()
@@ -152,19 +152,19 @@ def test_those_who_are_silent_or_slow_keep_nobody_waiting():
     everywhere(peers, Peers.leave)
 
 
-def test_those_who_are_silent_do_not_move_the_deadline():
+def test_rendezvous_silent_connections_do_not_extend_the_deadline():
     port = free_port()
     with ThreadPoolExecutor(1) as pool:
         start = time.monotonic()
         leader = pool.submit(Peers, place(0, port), 30, 0.5)
-        with connected(port), pytest.raises(PeerLost, match="host algo-2, algo-3 did not join in time"):
+        with connected(port), pytest.raises(PeerLost, match="host algo-2, algo-3 "):
             leader.result()
         assert time.monotonic() - start < 5
 
 
-def test_a_second_one_of_a_rank_is_told():
-    """Started twice: the first would wait for ever for answers that the second gets."""
-    port, expected = free_port(), "host algo-2: found two processes of rank 1, expected one; was it started twice?"
+def test_rendezvous_duplicate_rank_raises():
+    """A worker started twice: the first would wait forever for the answers sent to the second."""
+    port = free_port()
 
     def join(rank):
         with pytest.raises((ConfigError, PeerLost)) as error:
@@ -172,8 +172,8 @@ def test_a_second_one_of_a_rank_is_told():
         return str(error.value)
 
     with ThreadPoolExecutor(3) as pool:
-        told = list(pool.map(join, [0, 1, 1]))
-    assert told[0] == expected and expected in told[1:]
+        messages = list(pool.map(join, [0, 1, 1]))
+    assert messages[0].startswith("host algo-2: found two processes of rank 1") and messages[0] in messages[1:]
 
 
 def hello_of(rank):
@@ -183,16 +183,16 @@ def hello_of(rank):
 @pytest.mark.parametrize(
     "rank, expected",
     [
-        pytest.param(1, (PeerLost, "host algo-2 is gone: its connection ended while it joined"), id="one-of-ours"),
+        pytest.param(1, (PeerLost, "host algo-2 is gone: "), id="one-of-ours"),
         pytest.param(7, (ConfigError, "host 7: found .*, expected "), id="one-of-another-job"),
     ],
 )
-def test_one_that_says_who_it_is_and_dies(monkeypatch, rank, expected):
-    """Before the leader has answered."""
+def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expected):
+    """It dies before rank 0 has answered."""
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
-        monkeypatch.setattr(meeting, "_visitors", lambda *_: ((ours, hello_of(number)) for number in [rank]))
+        monkeypatch.setattr(meeting, "_handshakes", lambda *_: ((ours, hello_of(number)) for number in [rank]))
         with pytest.raises(expected[0], match=expected[1]):
             meet(place(0, free_port()), time.monotonic() + 5)
 
@@ -200,19 +200,19 @@ def test_one_that_says_who_it_is_and_dies(monkeypatch, rank, expected):
 @pytest.mark.parametrize(
     "rank, expected",
     [
-        pytest.param(0, "host algo-2, algo-3 did not join in time", id="the-others-do-not-come"),
-        pytest.param(1, r"host algo-1 \(port \d+\) did not answer in time", id="the-leader-does-not-come"),
+        pytest.param(0, "host algo-2, algo-3 ", id="the-others-do-not-come"),
+        pytest.param(1, r"host algo-1 \(port \d+\) ", id="the-leader-does-not-come"),
     ],
 )
-def test_hosts_that_do_not_come(rank, expected):
+def test_rendezvous_missing_hosts_raise(rank, expected):
     with pytest.raises(PeerLost, match=expected):
         Peers(place(rank, free_port()), 30, join_seconds=0.5)
 
 
-def test_a_port_in_use_is_told():
+def test_rendezvous_port_in_use_raises():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"rendezvous_port: found {port} in use \(.*\), expected a free port"):
+        with pytest.raises(ConfigError, match=f"^rendezvous_port: found {port} "):
             Peers(place(0, port), 30, join_seconds=0.5)
 
 
@@ -269,14 +269,14 @@ def processes(request, tmp_path):
 
 
 @pytest.mark.parametrize("processes", ["slow"], indirect=True)
-def test_one_that_is_slow_is_waited_for(processes):
-    """What counts is that a process lives; it beats while its main thread works."""
+def test_slow_process_is_waited_for(processes):
+    """A process sends heartbeats while its main thread works."""
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 
 
 @pytest.mark.parametrize("processes", ["fail"], indirect=True)
-def test_one_that_fails_tells_all_why(processes):
+def test_failing_process_ends_all_with_its_reason(processes):
     errors = [process.communicate(timeout=30)[1] for process in processes]
     assert processes[1].returncode == 7
     for rank in (0, 2):
@@ -285,7 +285,7 @@ def test_one_that_fails_tells_all_why(processes):
 
 
 @pytest.mark.parametrize("processes, waits_in_a_library", [("kill", False), ("stuck", True)], indirect=["processes"])
-def test_one_that_dies_ends_all_with_its_name(processes, tmp_path, waits_in_a_library):
+def test_dead_process_ends_all_with_its_name(processes, tmp_path, waits_in_a_library):
     """Whether they wait for a message or in a library, where the watchdog writes the failure file."""
     assert processes[1].stdout.readline() == "ready\n"
     processes[1].kill()
@@ -299,14 +299,14 @@ def test_one_that_dies_ends_all_with_its_name(processes, tmp_path, waits_in_a_li
 
 
 @pytest.mark.parametrize("processes", ["leave"], indirect=True)
-def test_one_that_leaves_without_a_word_is_missed(processes):
+def test_process_that_closes_its_connection_ends_all(processes):
     """A program that ends in the middle of a job, with exit code 0 or not."""
     errors = [processes[rank].communicate(timeout=30)[1] for rank in (0, 2)]
     assert all("host algo-2 is gone: " in error for error in errors)
 
 
-def test_the_words_of_a_hello_are_plain(three):
-    """What travels is JSON and bytes with a length: never a pickle."""
+def test_handshake_has_the_expected_keys(three):
+    """Messages are JSON and bytes with a length, never pickles."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         send(ours, json.dumps({"a": 1}).encode())

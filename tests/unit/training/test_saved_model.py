@@ -1,4 +1,4 @@
-"""Models on disk: exact, one in a folder, whole after a kill at any moment, refused where they are damaged or dead."""
+"""Tests of saved models: exact, atomic, refused if damaged or not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssd_train.training.saved_model import SavedModel
 mx = framework.mxnet()
 
 
-def test_a_model_comes_back_as_it_was(tmp_path):
+def test_saved_model_round_trip(tmp_path):
     net = make_net(seed=9)
     saved(grayscale=True).save(tmp_path / "model", net, [{"epoch": 0, "mAP": 0.1}])
     found = SavedModel.load(tmp_path / "model")
@@ -29,7 +29,7 @@ def test_a_model_comes_back_as_it_was(tmp_path):
     assert json.loads((tmp_path / "model" / "history.jsonl").read_text()) == {"epoch": 0, "mAP": 0.1}
 
 
-def test_saved_model_category_ids_come_back_and_a_model_from_before_has_none(tmp_path):
+def test_saved_model_category_ids_round_trip_and_default_to_empty(tmp_path):
     dataclasses.replace(saved(), category_ids={"cat": 17, "dog": 18}).save(tmp_path, make_net())
     assert SavedModel.load(tmp_path).category_ids == {"cat": 17, "dog": 18}
     document = json.loads((tmp_path / "config.json").read_text())
@@ -39,14 +39,14 @@ def test_saved_model_category_ids_come_back_and_a_model_from_before_has_none(tmp
     assert SavedModel.load(tmp_path).category_ids == {}
 
 
-def test_a_folder_keeps_one_model(tmp_path):
+def test_save_replaces_the_old_weights(tmp_path):
     for seed in (1, 2, 3):
         saved(epoch=seed).save(tmp_path, make_net(seed))
     assert files(tmp_path) == ["config.json", "history.jsonl", SavedModel.load(tmp_path).weights.rsplit("/", 1)[-1]]
     assert_equal(SavedModel.load(tmp_path).build(), make_net(3))
 
 
-def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_at):
+def test_save_model_killed_at_any_moment_leaves_a_complete_model(tmp_path, killed_at):
     old, new = make_net(1), make_net(2)
     saved(epoch=1).save(tmp_path / "model", old)
     seen = {}
@@ -68,39 +68,35 @@ def test_a_kill_at_any_moment_leaves_the_old_model_or_the_new(tmp_path, killed_a
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        pytest.param(
-            lambda f: (f / "config.json").unlink(), "found no config.json, expected a model folder", id="no-config"
-        ),
+        pytest.param(lambda f: (f / "config.json").unlink(), "config.json", id="no-config"),
         pytest.param(
             lambda f: (f / "config.json").write_text("{"),
-            "config.json: cannot be read as a model's",
+            "config.json: ",
             id="half-a-config",
         ),
+        pytest.param(lambda f: (f / "config.json").write_text("[]"), "config.json: ", id="a-list"),
+        pytest.param(lambda f: change(f, format=99), "config.json: found format 99 .*expected 1 ", id="newer"),
+        pytest.param(lambda f: change(f, class_names=None), "config.json: .*Error", id="no-classes"),
+        pytest.param(lambda f: change(f, weights={}), "config.json: .*Error", id="no-weights-entry"),
+        pytest.param(lambda f: change(f, weights=7), "config.json: .*Error", id="weights-a-number"),
+        pytest.param(lambda f: weights_of(f).unlink(), "weights-.*.params: not found", id="no-weights"),
+        pytest.param(lambda f: flip_a_bit(weights_of(f)), "weights-.*.params: found SHA-256 ", id="a-bit"),
         pytest.param(
-            lambda f: (f / "config.json").write_text("[]"), "config.json: cannot be read as a model's", id="a-list"
-        ),
-        pytest.param(lambda f: change(f, format=99), "found format 99 of ssd_train .*, expected 1 or less", id="newer"),
-        pytest.param(lambda f: change(f, class_names=None), "found a damaged description", id="no-classes"),
-        pytest.param(lambda f: change(f, weights={}), "found a damaged description", id="no-weights-entry"),
-        pytest.param(lambda f: change(f, weights=7), "found a damaged description", id="weights-a-number"),
-        pytest.param(
-            lambda f: weights_of(f).unlink(), "not found, expected the weights that config.json names", id="no-weights"
-        ),
-        pytest.param(lambda f: flip_a_bit(weights_of(f)), "found SHA-256 .*: the file is damaged", id="a-bit"),
-        pytest.param(
-            lambda f: weights_of(f).write_bytes(weights_of(f).read_bytes()[:-1]), "the file is damaged", id="cut-off"
+            lambda f: weights_of(f).write_bytes(weights_of(f).read_bytes()[:-1]),
+            "weights-.*.params: found SHA-256 ",
+            id="truncated",
         ),
     ],
 )
-def test_a_damaged_model_is_told(tmp_path, damage, expected):
+def test_load_damaged_model_raises(tmp_path, damage, expected):
     saved().save(tmp_path, make_net())
     damage(tmp_path)
     with pytest.raises(WeightsError, match=expected):
         SavedModel.load(tmp_path)
 
 
-def test_a_flipped_bit_anywhere_in_a_description_is_told(tmp_path):
-    """Or changes nothing that it says: there, the name of the sum."""
+def test_load_flipped_bit_in_config_raises(tmp_path):
+    """Except for bits that change nothing, in the name of the checksum."""
     saved().save(tmp_path, make_net())
     path, good, missed = tmp_path / "config.json", SavedModel.load(tmp_path), 0
     data = path.read_bytes()
@@ -114,10 +110,10 @@ def test_a_flipped_bit_anywhere_in_a_description_is_told(tmp_path):
     assert len(data) > 1000 and missed < 10
 
 
-def test_a_description_without_a_sum_is_taken_as_it_is(tmp_path):
+def test_load_config_without_checksum_is_accepted(tmp_path):
     saved().save(tmp_path, make_net())
     change(tmp_path, class_names=["emu", "dog"])
-    with pytest.raises(WeightsError, match=r"config.json: found SHA-256 .*: the file is damaged, or was edited"):
+    with pytest.raises(WeightsError, match="config.json: found SHA-256 "):
         SavedModel.load(tmp_path)
     change(tmp_path, class_names=["emu", "dog"], sha256=None)
     assert list(SavedModel.load(tmp_path).class_names) == ["emu", "dog"]
@@ -134,16 +130,16 @@ def change(folder, **parts):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["features.mobilenet0_conv0_weight", "features.mobilenet0_batchnorm3_running_var"])
-def test_a_dead_net_is_never_saved(tmp_path, name, value):
+def test_save_nonfinite_weights_raises(tmp_path, name, value):
     good, dead = make_net(1), make_net(2)
     parameter = dead._collect_params_with_prefix()[name]
     parameter.set_data(mx.nd.full(parameter.shape, value))
     saved(epoch=1).save(tmp_path, good)
-    with pytest.raises(TrainingDiverged, match=f"not written: {name} holds NaN or infinity"):
+    with pytest.raises(TrainingDiverged, match=name):
         saved(epoch=2).save(tmp_path, dead)
     assert SavedModel.load(tmp_path).epoch == 1
 
 
-def test_a_history_with_nan_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="JSON compliant"):
+def test_write_history_with_nan_raises(tmp_path):
+    with pytest.raises(ValueError):
         saved().save(tmp_path, make_net(), [{"mAP": float("nan")}])

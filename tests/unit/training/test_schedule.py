@@ -1,4 +1,4 @@
-"""Learning rates against tables written by hand; early stopping as the built-in algorithm defines it."""
+"""Tests of learning rates against tables, and of early stopping as the built-in algorithm defines it."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def rates(settings, steps):
         ),
     ],
 )
-def test_rates_by_hand(settings, steps, expected):
+def test_learning_rate_equals_hand_computed(settings, steps, expected):
     np.testing.assert_allclose(rates(config(**settings), steps), expected, rtol=1e-5)
 
 
-def test_rates_are_by_real_epochs_whatever_the_number_of_steps():
+def test_learning_rate_depends_on_epochs_and_not_steps():
     for steps in (1, 7, 100):
         found = rates(config(lr_scheduler_step="1,2"), steps)
         assert len(found) == 4 * steps
@@ -79,7 +79,7 @@ def test_rates_are_by_real_epochs_whatever_the_number_of_steps():
 
 
 @pytest.mark.parametrize("warmup", [0, 0.3, 0.5, 2.5])
-def test_a_rate_is_never_zero_and_never_above_the_setting(warmup):
+def test_learning_rate_is_positive_and_at_most_the_setting(warmup):
     for steps in (1, 3, 10):
         found = rates(config(warmup_epochs=warmup), steps)
         assert all(0 < rate <= 0.1 for rate in found)
@@ -87,7 +87,7 @@ def test_a_rate_is_never_zero_and_never_above_the_setting(warmup):
 
 
 def run(scores, **settings):
-    """The number of epochs after which early stopping stops, and the best epoch, of one that scores as given."""
+    """Return the number of epochs until early stopping, and the best epoch, for these scores."""
     settings = {"early_stopping_min_epochs": 1, "metric_for_best_model": "voc07", **settings}
     chosen = config(early_stopping=True, epochs=len(scores), **settings)
     best, history = BestScore(), []
@@ -99,7 +99,7 @@ def run(scores, **settings):
 
 
 def take(best, history, chosen, coco, voc07):
-    """Add an epoch to `history`; whether its model is to be kept."""
+    """Add an epoch to `history`; return whether its model is the best so far."""
     row = {"epoch": len(history), "mAP": coco, "VOC07": voc07}
     kept = best.update(row, history, chosen)
     history.append(row)
@@ -141,17 +141,17 @@ def take(best, history, chosen, coco, voc07):
         pytest.param([None, None, 0.1], {"early_stopping_patience": 1}, (3, 2), id="not-scored-is-no-failure"),
     ],
 )
-def test_early_stopping(scores, settings, expected):
+def test_early_stopping_stops_after_the_expected_epoch(scores, settings, expected):
     assert run(scores, **settings) == expected
 
 
-def test_early_stopping_only_when_asked_for():
+def test_early_stopping_is_off_by_default():
     best = BestScore(0.5, 0, epochs_since_improvement=99)
     assert not best.should_stop(config(early_stopping=False), 99)
     assert best.should_stop(config(early_stopping=True), 99)
 
 
-def test_patience_is_counted_in_epochs_where_not_all_are_scored():
+def test_early_stopping_patience_counts_epochs_without_evaluation():
     best, history, chosen = BestScore(), [], config(validation_interval=2)
     take(best, history, chosen, 0.5, 0.5)
     take(best, history, chosen, 0.4, 0.4)
@@ -162,7 +162,7 @@ def test_patience_is_counted_in_epochs_where_not_all_are_scored():
     assert (best.epochs_since_improvement, best.value, best.epoch) == (0, 0.6, 3)
 
 
-def test_the_best_model_is_the_best_however_little_better():
+def test_best_score_update_keeps_any_improvement():
     best, history, chosen = BestScore(), [], config(early_stopping_tolerance=0.1, metric_for_best_model="voc07")
     kept = [take(best, history, chosen, score, score) for score in (0.5, 0.5001, 0.5001)]
     assert kept == [True, True, False]

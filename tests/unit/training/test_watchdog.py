@@ -1,4 +1,4 @@
-"""The watch over other hosts: what it hears on a connection, and that nothing ends it unseen."""
+"""Tests of heartbeats between hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssd_train.training.watchdog import LINE_BYTES, REASON_CHARACTERS, Watchdog
 
 @pytest.fixture
 def watched(monkeypatch):
-    """A watchdog at work, the other end of its connection, and what the process was ended with."""
+    """Return a running watchdog, the other end of its connection, and the recorded end of the process."""
     ended = []
     monkeypatch.setattr(watchdog, "end_process", lambda message, code: ended.append((message, code)))
     ours, theirs = socket.socketpair()
@@ -44,7 +44,7 @@ def watched(monkeypatch):
         pytest.param(b"", id="empty"),
     ],
 )
-def test_a_host_that_says_what_is_no_sign_of_life_is_lost(watched, line):
+def test_watchdog_invalid_message_loses_the_host(watched, line):
     watch, theirs, ended = watched
     watch.start()
     theirs.sendall(line + b"\n")
@@ -54,7 +54,7 @@ def test_a_host_that_says_what_is_no_sign_of_life_is_lost(watched, line):
     assert ended == [(expected, 1)]
 
 
-def test_a_line_without_an_end_is_bounded(watched):
+def test_watchdog_endless_line_is_bounded(watched):
     watch, theirs, ended = watched
     watch.start()
     theirs.settimeout(2)
@@ -68,8 +68,8 @@ def test_a_line_without_an_end_is_bounded(watched):
     assert not others and len(watch._partial["algo-2"]) <= LINE_BYTES + 65536
 
 
-def test_the_longest_reason_is_no_line_too_long(watched):
-    """With characters that JSON writes as six."""
+def test_watchdog_longest_reason_fits_a_line(watched):
+    """With characters that JSON encodes as six bytes."""
     watch, theirs, ended = watched
     ours, others = socket.socketpair()
     with ours, others:
@@ -84,7 +84,7 @@ def test_the_longest_reason_is_no_line_too_long(watched):
 
 
 @pytest.mark.parametrize("said, code", [(b"", 1), (b', "code": 2', 2), (b', "code": 130', 130)])
-def test_all_end_with_the_exit_code_of_the_one_that_failed(watched, said, code):
+def test_watchdog_failure_ends_all_with_its_exit_code(watched, said, code):
     watch, theirs, ended = watched
     watch.start()
     theirs.sendall(b'{"failed": "found no disk"' + said + b"}\n")
@@ -94,8 +94,8 @@ def test_all_end_with_the_exit_code_of_the_one_that_failed(watched, said, code):
     assert json.loads(heard[-1]) == {"failed": "host algo-2 failed: found no disk", "code": code}, "it is passed on"
 
 
-def test_a_watch_that_fails_ends_the_process_with_its_reason(watched, monkeypatch):
-    """Not only its thread: this host would send no more beats, and hear none."""
+def test_watchdog_internal_error_ends_the_process(watched, monkeypatch):
+    """Without its thread this host would neither send nor receive heartbeats."""
     watch, theirs, ended = watched
     monkeypatch.setattr(watch, "_look_for_silence", lambda: {}["algo-3"])
     watch.start()
@@ -104,7 +104,7 @@ def test_a_watch_that_fails_ends_the_process_with_its_reason(watched, monkeypatc
     assert b'{"failed": "the watch of host algo-1 has failed' in theirs.recv(65536), "the others are told"
 
 
-def test_signs_of_life_and_a_farewell_are_understood(watched):
+def test_watchdog_heartbeat_and_bye_are_accepted(watched):
     watch, theirs, ended = watched
     watch.start()
     theirs.sendall(b'{"beat": 1}\n{"be')
