@@ -23,7 +23,7 @@ from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.data.labels import read_labelled
 from ssd_train.data.records import Detections
 from ssd_train.data.transforms import EvalTransform, to_input
-from ssd_train.deploy.agreement import FLIPPED_SHARE, Agreement, compare
+from ssd_train.deploy.agreement import MAX_UNMATCHED_FRACTION, Agreement, compare
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.onnx import OnnxEngine
@@ -219,7 +219,7 @@ class Checks:
             Figure(
                 "share of other boxes by evaluate",
                 _share(compare(_rows(found), _rows(served))),
-                most=FLIPPED_SHARE,
+                most=MAX_UNMATCHED_FRACTION,
             ),
         ]
 
@@ -331,5 +331,5 @@ def _share(found: Agreement) -> float:
 def _agreed(found: Agreement) -> List[Figure]:
     return [
         Figure("boxes", found.rows, least=1),
-        Figure("share of boxes that differ", _share(found), most=FLIPPED_SHARE),
+        Figure("share of boxes that differ", _share(found), most=MAX_UNMATCHED_FRACTION),
     ]

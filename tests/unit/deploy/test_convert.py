@@ -16,7 +16,7 @@ from ssd_train import framework
 from ssd_train.cli.main import main
 from ssd_train.data.images import encode_png
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.builtin_network import Rules, make_detector, read_artifact
+from ssd_train.deploy.builtin_network import NmsRules, make_detector, read_artifact
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export import Proof, export
 from ssd_train.deploy.exported import SYMBOL, read_description
@@ -113,7 +113,7 @@ def test_the_genuine_deployable_network(shared_data, tmp_path):
     """The definition of a ResNet-50 that AWS's own walk-through deployed, and what convert makes of such a job."""
     genuine = mx.sym.load(str(shared_data / "data" / "builtin" / "deploy_model_algo_1-symbol.json"))
     write_artifact(tmp_path, "resnet-50", 512, num_classes=2)
-    made, weights, states = make_detector(read_artifact(tmp_path), Rules(0.45, 400, per_class=False))
+    made, weights, states = make_detector(read_artifact(tmp_path), NmsRules(0.45, 400, per_class=False))
     assert set(made.list_arguments()) == set(genuine.list_arguments())
     assert set(made.list_auxiliary_states()) == set(genuine.list_auxiliary_states())
     ours, theirs = (symbol.infer_shape(data=(1, 3, 512, 512)) for symbol in (made, genuine))
@@ -144,7 +144,7 @@ def test_anchors_of_the_artifact_stay(artifacts):
     artifact = read_artifact(artifacts / "resnet-50")
     text = artifact.symbol.tojson().replace("(0.1, 0.14142136)", "(0.05, 0.3)")
     assert "(0.05, 0.3)" in text
-    made, _, _ = make_detector(artifact._replace(symbol=mx.sym.load_json(text)), Rules(0.45, 400, per_class=False))
+    made, _, _ = make_detector(artifact._replace(symbol=mx.sym.load_json(text)), NmsRules(0.45, 400, per_class=False))
     assert (0.05, 0.3) in [tuple(a["sizes"]) for a in _attributes(made, "MultiBoxPrior").values()]
 
 
