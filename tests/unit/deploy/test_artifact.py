@@ -1,4 +1,4 @@
-"""Deployment files of a model folder: same detections as the model, loaded by SageMaker's default handler, kill-safe."""
+"""Deployment files of a model folder: agreement with the model, default handler of SageMaker, kills and damage."""
 
 from __future__ import annotations
 
