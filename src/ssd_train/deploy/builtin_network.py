@@ -243,10 +243,10 @@ def _select_arrays(symbol: Any, artifact: Artifact) -> "Tuple[Arrays, Arrays]":
             if name == INPUT:
                 continue
             array = artifact.arrays.get(f"{kind}:{name}")
-            found = "none" if array is None else array.shape
-            if found != shape:
+            array_shape = "none" if array is None else array.shape
+            if array_shape != shape:
                 raise WeightsError(
-                    f"{artifact.files.weights}: found {found} for {name}, expected {shape}: files of one training job"
+                    f"{artifact.files.weights}: found {array_shape} for {name}, expected {shape} as in the symbol"
                 )
             arrays[name] = array
     return selected

@@ -74,16 +74,16 @@ class Answer(NamedTuple):
     """Detections of an image, or the reason why there are none.
 
     Attributes:
-        picture: the image; `picture.expected_wh` is its size if it could be decoded.
+        image_ref: the image; `image_ref.expected_wh` is its size if it could be decoded.
         image: RGB uint8 (H, W, 3), downscaled if the image is large; None if it could not be decoded.
         detections: boxes in pixels of the full-size image; None if it could not be decoded.
-        fault: the error message, or "".
+        error: the error message, or "".
     """
 
-    picture: Picture
+    image_ref: Picture
     image: Optional[np.ndarray]
     detections: Optional[Detections]
-    fault: str = ""
+    error: str = ""
 
 
 class Detector:
@@ -136,38 +136,38 @@ class Detector:
             _check_image(image)
         return self.find([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
 
-    def stream(self, pictures: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
-        """Detect objects in `pictures`, in order.
+    def stream(self, refs: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
+        """Detect objects in `refs`, in order.
 
         Threads read and decode the next images while the network runs.
         """
-        pictures = iter(pictures)
+        refs = iter(refs)
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
             pending: Deque["Future[Tuple[Answer, Optional[np.ndarray]]]"] = deque()
-            for picture in itertools.islice(pictures, (workers + 1) * batch_size):
-                pending.append(pool.submit(self._load, picture))
+            for ref in itertools.islice(refs, (workers + 1) * batch_size):
+                pending.append(pool.submit(self._load, ref))
             while pending:
                 loaded = [pending.popleft().result() for _ in range(min(batch_size, len(pending)))]
-                for picture in itertools.islice(pictures, len(loaded)):
-                    pending.append(pool.submit(self._load, picture))
+                for ref in itertools.islice(refs, len(loaded)):
+                    pending.append(pool.submit(self._load, ref))
                 yield from self._predict(loaded)
 
     def to_input(self, image: np.ndarray) -> np.ndarray:
         """Resize `image` (H, W, 3) to the network's input, uint8 (side, side, 3)."""
         return to_input(image, self.engine.side, self.engine.grayscale)
 
-    def _load(self, picture: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
+    def _load(self, ref: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
         try:
-            image, size_wh = decode_whole(picture.read(), picture.where, self.engine.side, picture.expected_wh)
+            image, size_wh = decode_whole(ref.read(), ref.where, self.engine.side, ref.expected_wh)
         except DataError as error:
-            return Answer(picture, None, None, str(error)), None
+            return Answer(ref, None, None, str(error)), None
         except OSError as error:
-            return Answer(picture, None, None, f"{picture.where}: cannot be read ({error.strerror})"), None
-        return Answer(picture._replace(expected_wh=size_wh), image, None), self.to_input(image)
+            return Answer(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), None
+        return Answer(ref._replace(expected_wh=size_wh), image, None), self.to_input(image)
 
     def _predict(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
         decoded = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
-        sizes = [answer.picture.expected_wh for answer, _ in decoded]
+        sizes = [answer.image_ref.expected_wh for answer, _ in decoded]
         detections = iter(self.find([pixels for _, pixels in decoded], sizes))
         for answer, pixels in loaded:
             yield answer if pixels is None else answer._replace(detections=next(detections))

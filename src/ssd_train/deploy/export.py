@@ -45,13 +45,13 @@ class Proof:
     """Options for verifying an export.
 
     Attributes:
-        pictures: images to compare detections on, or to calibrate 8-bit models with; default: synthetic images for the
+        images: images to compare detections on, or to calibrate 8-bit models with; default: synthetic images for the
             comparison, those of `validation` for the calibration.
         validation: labelled images; required for 8-bit models.
         max_map_drop: maximum loss of COCO mAP (0..1) by 8 bits.
     """
 
-    pictures: Sequence[Picture] = ()
+    images: Sequence[Picture] = ()
     validation: Optional[LabelledImages] = None
     max_map_drop: float = 0.01
 
@@ -138,19 +138,19 @@ def _validation(proof: Proof) -> LabelledImages:
 
 def _calibration_images(model: Exportable, proof: Proof) -> np.ndarray:
     validation = _validation(proof)
-    return _load_inputs(model, proof.pictures or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
+    return _load_inputs(model, proof.images or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
 
 
 def _comparison_images(model: Exportable, proof: Proof) -> np.ndarray:
-    if proof.pictures:
-        return _load_inputs(model, proof.pictures, COMPARED)
+    if proof.images:
+        return _load_inputs(model, proof.images, COMPARED)
     samples = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
     return np.stack([to_input(sample.image, model.side, model.grayscale) for sample in samples])
 
 
-def _load_inputs(model: Exportable, pictures: Sequence[Picture], count: int) -> np.ndarray:
+def _load_inputs(model: Exportable, refs: Sequence[Picture], count: int) -> np.ndarray:
     """Load up to `count` evenly spaced images as uint8 (B, side, side, 3)."""
-    chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, count).astype(int))]
+    chosen = [refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, count).astype(int))]
     images = (decode_for(p.read(), p.where, model.side, p.expected_wh) for p in chosen)
     return np.stack([to_input(image, model.side, model.grayscale) for image in images])
 

@@ -102,13 +102,13 @@ def test_call_no_rgb_array_raises(image, value):
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_stream_many_images_keeps_their_order(batch_size, workers):
     boxes = [(index, 5, index + 20, 60) for index in range(23)]
-    pictures = [picture_of(f"{index}.png", white((80, 70), box)) for index, box in enumerate(boxes)]
+    refs = [picture_of(f"{index}.png", white((80, 70), box)) for index, box in enumerate(boxes)]
     engine = WhiteBox()
-    answers = list(Detector(engine).stream(iter(pictures), batch_size, workers))
-    assert [answer.picture.name for answer in answers] == [p.name for p in pictures]
+    answers = list(Detector(engine).stream(iter(refs), batch_size, workers))
+    assert [answer.image_ref.name for answer in answers] == [p.name for p in refs]
     for answer, box in zip(answers, boxes):
         np.testing.assert_allclose(answer.detections.boxes[0], box, atol=2)
-        assert answer.fault == "" and answer.image.shape == (70, 80, 3)
+        assert answer.error == "" and answer.image.shape == (70, 80, 3)
     assert max(len(batch) for batch in engine.seen) == min(batch_size, 23)
 
 
@@ -119,7 +119,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
     def unlabelled():
         raise DataError("a.manifest:7: image 'x' not found")
 
-    pictures = [
+    refs = [
         picture_of("a.png", white((80, 70), (5, 5, 30, 30))),
         Picture("text", lambda: b"no image", "b/text"),
         Picture("gone", gone, "b/gone"),
@@ -129,11 +129,11 @@ def test_stream_bad_images_reports_each_and_goes_on():
         Picture("repaired", lambda: encode_jpeg(picture((160, 120), 1))[:4000] + b"\xff\xd9", "b/repaired"),
         picture_of("z.png", white((80, 70), (40, 5, 60, 30))),
     ]
-    answers = list(Detector(WhiteBox()).stream(pictures, batch_size=3))
+    answers = list(Detector(WhiteBox()).stream(refs, batch_size=3))
     assert [answer.detections is not None for answer in answers] == [True, *[False] * 6, True]
-    faults = [answer.fault for answer in answers if answer.fault]
-    for fault, expected in zip(
-        faults,
+    errors = [answer.error for answer in answers if answer.error]
+    for error, expected in zip(
+        errors,
         [
             "b/text: ",
             "b/gone: cannot be read (No such file or directory)",
@@ -143,7 +143,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
             "b/repaired: ",
         ],
     ):
-        assert fault.startswith(expected)
+        assert error.startswith(expected)
     np.testing.assert_allclose(answers[-1].detections.boxes[0], (40, 5, 60, 30), atol=2)
 
 
@@ -161,8 +161,8 @@ def test_stream_large_image_is_downscaled_and_boxes_are_not(size_known):
 
 def test_call_network_returns_nan_raises():
     class Dead(WhiteBox):
-        def run(self, pictures):
-            return np.full((len(pictures), 5, 6), np.nan, np.float32)
+        def run(self, images):
+            return np.full((len(images), 5, 6), np.nan, np.float32)
 
     with pytest.raises(DataError, match="NaN"):
         Detector(Dead())(picture())
@@ -185,8 +185,8 @@ def test_stream_many_images_reads_few_batches_ahead():
     def reader(index):
         return lambda: read.append(index) or encode_png(picture())
 
-    pictures = [Picture(str(index), reader(index), str(index)) for index in range(200)]
-    answers = Detector(WhiteBox()).stream(pictures, batch_size=4, workers=2)
+    refs = [Picture(str(index), reader(index), str(index)) for index in range(200)]
+    answers = Detector(WhiteBox()).stream(refs, batch_size=4, workers=2)
     next(answers)
     time.sleep(0.3)
     assert len(read) <= (2 + 1) * 4 + 4

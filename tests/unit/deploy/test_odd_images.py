@@ -71,13 +71,13 @@ def test_file_and_its_pixels_give_the_same_input(format, size_wh):
     image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
     data = encode_like(image, format)
     by_file, by_pixels, served = Engine(), Engine(), Engine()
-    (found,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
+    (streamed,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
     answer(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
     off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
     assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 2
     np.testing.assert_array_equal(served.seen[0], by_file.seen[0])
-    assert min(found.image.shape[:2]) >= SIDE
+    assert min(streamed.image.shape[:2]) >= SIDE
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -96,7 +96,7 @@ def test_bad_image_is_refused_everywhere_with_the_same_message(data, message):
         trained_on(data)
     with pytest.raises(RequestError, match=message) as in_service:
         answer(Detector(Engine()), data, "image/jpeg", "application/json")
-    (found,) = Detector(Engine()).stream([Picture("a", lambda: data, "a")])
-    messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, found.fault)]
+    (streamed,) = Detector(Engine()).stream([Picture("a", lambda: data, "a")])
+    messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, streamed.error)]
     assert messages[0] == messages[1] == messages[2]
     assert in_service.value.status in (400, 413)
