@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Iterator, Optional
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ssd_train.deploy.description import Description
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
 from ssd_train.deploy.exported import FILES, INPUT, KIND, model_of, read_description
-from ssd_train.deploy.symbol_file import Arrays, make_symbol, write_files
+from ssd_train.deploy.symbol_file import SymbolParts, make_symbol, write_files
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.training.config_file import CONFIG
 from ssd_train.training.saved_model import SavedModel
@@ -95,7 +95,7 @@ def check_beside(folder: Path, weights: str) -> None:
 
 
 @contextlib.contextmanager
-def prepared_files(description: Description, target: Path, parts: "Tuple[Any, Arrays, Arrays]") -> Iterator[Path]:
+def prepared_files(description: Description, target: Path, parts: SymbolParts) -> Iterator[Path]:
     """Yield a temporary folder with deployment files, then move them to `target`.
 
     If the block raises, nothing is moved.

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 from ssd_train import framework, storage
 from ssd_train.builtin import side_of
 from ssd_train.deploy.exported import EXPORT, HYPERPARAMETERS, INPUT
-from ssd_train.deploy.symbol_file import Arrays
+from ssd_train.deploy.symbol_file import Arrays, SymbolParts
 from ssd_train.deploy.symbol_reader import read_symbol
 from ssd_train.errors import WeightsError
 from ssd_train.model.params_file import check_params_file
@@ -108,7 +108,7 @@ def read_artifact(folder: Path) -> Artifact:
     )
 
 
-def make_detector(artifact: Artifact, rules: NmsRules) -> "Tuple[Any, Arrays, Arrays]":
+def make_detector(artifact: Artifact, rules: NmsRules) -> SymbolParts:
     """Build the detector.
 
     Returns:

@@ -8,7 +8,7 @@ exports. They cannot be trained further.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ssd_train.deploy.builtin_network import Artifact, NmsRules, make_detector, 
 from ssd_train.deploy.description import Description, as_input
 from ssd_train.deploy.engines.symbol import SymbolEngine, in_pixels
 from ssd_train.deploy.exported import BUILTIN, INPUT
+from ssd_train.deploy.symbol_file import SymbolParts
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
 
@@ -81,7 +82,7 @@ def _class_names(artifact: Artifact, names: Optional[ClassNames]) -> ClassNames:
     return names or numbered_classes(artifact.num_classes)[0]
 
 
-def _compare_with_memory(parts: "tuple[Any, Any, Any]", engine: SymbolEngine, artifact: Artifact) -> Agreement:
+def _compare_with_memory(parts: SymbolParts, engine: SymbolEngine, artifact: Artifact) -> Agreement:
     """Compare the network in memory with `engine`, which was read from disk.
 
     Only `engine` fuses operators.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Optional, Tuple
+from typing import NoReturn, Optional
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from ssd_train.deploy.engines.symbol import SymbolEngine
 from ssd_train.deploy.exported import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
 from ssd_train.deploy.onnx_builtin import write_builtin_onnx
 from ssd_train.deploy.onnx_file import Change, write_onnx
-from ssd_train.deploy.symbol_file import Arrays, make_symbol
+from ssd_train.deploy.symbol_file import SymbolParts, make_symbol
 from ssd_train.errors import WeightsError
 from ssd_train.training.saved_model import CONFIG, SavedModel
-
-Parts = Tuple[Any, Arrays, Arrays]
 
 
 class Trained:
@@ -38,7 +36,7 @@ class Trained:
         """Return an engine for the original model."""
         return GluonEngine(self.folder, "cpu")  # GPUs may round to fewer bits (TF32)
 
-    def parts(self) -> Parts:
+    def parts(self) -> SymbolParts:
         """Return the detector's symbol, weights and auxiliary states."""
         return make_symbol(self.model)
 
@@ -68,7 +66,7 @@ class Converted:
         """Return an engine for the converted model."""
         return self._engine
 
-    def parts(self) -> Parts:
+    def parts(self) -> SymbolParts:
         """Return the detector's symbol, weights and auxiliary states."""
         return self._engine.parts
 

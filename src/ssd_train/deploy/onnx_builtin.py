@@ -28,13 +28,13 @@ from ssd_train.deploy.onnx_head import (
     top_k,
     unsqueeze,
 )
-from ssd_train.deploy.symbol_file import Arrays
+from ssd_train.deploy.symbol_file import SymbolParts
 
 mx = framework.mxnet()
 
 
 def write_builtin_onnx(
-    parts: "Tuple[Any, Arrays, Arrays]", description: Description, path: Path, change: Optional[Change] = None
+    parts: SymbolParts, description: Description, path: Path, change: Optional[Change] = None
 ) -> None:
     """Write a converted detector to the file `path`.
 

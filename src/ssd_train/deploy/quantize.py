@@ -11,7 +11,7 @@ import contextlib
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
@@ -20,14 +20,14 @@ from ssd_train.deploy.description import as_input
 from ssd_train.deploy.exported import INPUT
 from ssd_train.deploy.onnx_graph import onnx_module
 from ssd_train.deploy.onnx_head import NORMALISED
-from ssd_train.deploy.symbol_file import Arrays
+from ssd_train.deploy.symbol_file import SymbolParts
 
 mx = framework.mxnet()
 
 BATCH = 8
 
 
-def quantize_symbol(parts: "Tuple[Any, Arrays, Arrays]", images: np.ndarray) -> "Tuple[Any, Arrays, Arrays]":
+def quantize_symbol(parts: SymbolParts, images: np.ndarray) -> SymbolParts:
     """Quantize the convolutions of a detector's symbol, weights and auxiliary states."""
     symbol, weights, states = parts
     batches = mx.io.NDArrayIter({INPUT: as_input(images, INPUT)}, batch_size=min(BATCH, len(images)))

@@ -16,10 +16,11 @@ from ssd_train.training.saved_model import SavedModel
 
 mx = framework.mxnet()
 
-Arrays = Dict[str, Any]
+Arrays = Dict[str, Any]  # by name
+SymbolParts = Tuple[Any, Arrays, Arrays]  # symbol, weights, auxiliary states
 
 
-def make_symbol(model: SavedModel) -> "Tuple[Any, Arrays, Arrays]":
+def make_symbol(model: SavedModel) -> SymbolParts:
     """Build the detector's symbol, weights and auxiliary states by name.
 
     The symbol has one input and one output. The same model always gives the same names.
@@ -55,7 +56,7 @@ def _for_inference(text: str) -> str:
     return json.dumps(document, indent=1)
 
 
-def write_files(folder: Path, description: Description, parts: "Tuple[Any, Arrays, Arrays]") -> None:
+def write_files(folder: Path, description: Description, parts: SymbolParts) -> None:
     """Write FILES; `parts` are symbol, weights and auxiliary states."""
     symbol, weights, states = parts
     symbol.save(str(folder / SYMBOL))
