@@ -1,9 +1,9 @@
-"""What the SageMaker MXNet estimator runs to train, and imports to serve. The package travels beside it."""
+"""Entry point of the SageMaker MXNet estimator, for training and serving."""
 
 import runpy
 import sys
 
-sys.path.append(__file__.replace("train.py", "lib"))  # where deploy() of the SDK copies `dependencies`
+sys.path.append(__file__.replace("train.py", "lib"))  # deploy() of the SDK copies `dependencies` there
 if __name__ == "__main__":
     runpy.run_module("ssd_train", run_name="__main__")
 else:

@@ -65,7 +65,7 @@ def test_as_onnx(model, tmp_path, input):
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     progress = HeardProgress()
     export(model, "onnx", tmp_path / "m.onnx", input, Proof(SHOWN), progress)
-    assert progress.lines[0].startswith("compared on 3 pictures: ")
+    assert progress.lines[0].startswith("compared on 3 images: ")
     pictures = drawn_inputs(3, engine_of(model).side)
     expected = engine_of(model).run(pictures)
     for count in (3, 2):  # any number of pictures

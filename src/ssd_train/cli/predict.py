@@ -41,7 +41,7 @@ class View(NamedTuple):
 
     def page(self, answer: Answer) -> Page:
         """An answer as something to draw."""
-        name = answer.picture.name
+        name = answer.image_ref.name
         note = NO_LABELS if self.truth is not None and name not in self.truth else ""
         return Page(name, answer.image, answer.detections, (self.truth or {}).get(name), note)
 
@@ -192,9 +192,9 @@ def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> 
     count = 0
     for answer in answers:
         count += 1
-        if answer.fault:
-            faults.append(answer.fault)
-            progress.warn(answer.fault)
+        if answer.error:
+            faults.append(answer.error)
+            progress.warn(answer.error)
         else:
             yield answer
     if count == len(faults):
@@ -226,13 +226,13 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
 def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:
     for answer in answers:
         drawn = draw_page(view.page(answer), view.class_names, view.threshold, size_of(answer.image))
-        storage.write_bytes_atomic(overlays[answer.picture.name], encode_jpeg(drawn))
+        storage.write_bytes_atomic(overlays[answer.image_ref.name], encode_jpeg(drawn))
         yield answer
 
 
 def _with_lines(answers: Iterable[Answer], writer: Writer) -> Iterator[Answer]:
     for answer in answers:
-        writer.add(answer.picture.name, answer.detections)
+        writer.add(answer.image_ref.name, answer.detections)
         yield answer
     writer.close()
 

@@ -1,11 +1,11 @@
-"""Detections -> the body of an answer, in the form that the request's Accept header asks for.
+"""Encode detections as a response body of the accepted content type.
 
-application/json                 {"prediction": [[class, score, xmin, ymin, xmax, ymax], ...]} as the built-in
-                                 algorithm answers: coordinates in 0..1 of the image, best first
+application/json                 {"prediction": [[class, score, xmin, ymin, xmax, ymax], ...]}, the built-in algorithm's
+                                 format: coordinates in 0..1 of the image, best first
 application/json;annotation=1    {"image_size": [{"width", "height", "depth"}], "annotations": [{"class_id", "score",
-                                 "left", "top", "width", "height"}, ...]} in whole pixels, as it does for labelling
-application/json;verbose=1       the same with class names, in fractions of pixels
-application/jsonlines            any of them, ended by a line feed
+                                 "left", "top", "width", "height"}, ...]}, its format for labeling: integer pixels
+application/json;verbose=1       the same with class names, in fractional pixels
+application/jsonlines            any of these, with a line feed at the end
 """
 
 from __future__ import annotations
@@ -25,31 +25,40 @@ Document = Dict[str, Any]
 
 
 def write_answer(detections: Detections, class_names: ClassNames, accept: str) -> Tuple[str, str]:
-    """The body of an answer, and its content type; `check_accept` has passed `accept`."""
-    kind, document = check_accept(accept)
-    text = json.dumps(document(detections, class_names), allow_nan=False, ensure_ascii=False)
-    return (f"{text}\n" if kind == JSON_LINES else text), kind
+    """Return the response body and its content type.
+
+    Raises:
+        RequestError: 406, no content type in `accept` is supported.
+    """
+    content_type, encode = check_accept(accept)
+    text = json.dumps(encode(detections, class_names), allow_nan=False, ensure_ascii=False)
+    return (f"{text}\n" if content_type == JSON_LINES else text), content_type
 
 
 def check_accept(accept: str) -> "Tuple[str, Callable[[Detections, ClassNames], Document]]":
-    """The content type that an Accept header asks for, and what makes its document: the first that is known, whatever
-    its weight; a RequestError (406) where none is."""
+    """Return the first supported content type of an Accept header, and its encoder.
+
+    Quality values (q=) are ignored.
+
+    Raises:
+        RequestError: 406, no content type in `accept` is supported.
+    """
     for offer in (accept or "").split(","):
-        found = _known(offer)
-        if found is not None:
-            return found
+        encoder = _find_encoder(offer)
+        if encoder is not None:
+            return encoder
     raise RequestError(
         NOT_ACCEPTABLE,
         f"Accept: found {shortened(accept)}, expected {JSON}, {JSON};{ANNOTATION}, {JSON};{VERBOSE} or {JSON_LINES}",
     )
 
 
-def _known(offer: str) -> "Optional[Tuple[str, Callable[[Detections, ClassNames], Document]]]":
-    kind, *parameters = ("".join(part.split()).lower() for part in offer.split(";"))
-    if kind not in (JSON, JSON_LINES, *ANYTHING):
+def _find_encoder(offer: str) -> "Optional[Tuple[str, Callable[[Detections, ClassNames], Document]]]":
+    content_type, *parameters = ("".join(part.split()).lower() for part in offer.split(";"))
+    if content_type not in (JSON, JSON_LINES, *ANYTHING):
         return None
-    document = _verbose if VERBOSE in parameters else _annotations if ANNOTATION in parameters else _builtin
-    return (JSON_LINES if kind == JSON_LINES else JSON), document
+    encode = _verbose if VERBOSE in parameters else _annotations if ANNOTATION in parameters else _builtin
+    return (JSON_LINES if content_type == JSON_LINES else JSON), encode
 
 
 def _builtin(detections: Detections, class_names: ClassNames) -> Document:
@@ -57,10 +66,11 @@ def _builtin(detections: Detections, class_names: ClassNames) -> Document:
 
 
 def _annotations(detections: Detections, class_names: ClassNames) -> Document:
-    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), _whole(detections))
+    boxes = np.rint(detections.boxes).astype(int).tolist()
+    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes)
     return {
         "image_size": _image_size(detections),
-        "annotations": [{"class_id": id, "score": score, **_sides(*box)} for id, score, box in rows],
+        "annotations": [{"class_id": id, "score": score, **_ltwh(*box)} for id, score, box in rows],
     }
 
 
@@ -69,17 +79,12 @@ def _verbose(detections: Detections, class_names: ClassNames) -> Document:
     return {
         "image_size": _image_size(detections),
         "annotations": [
-            {"class_id": id, "class_name": class_names[id], "score": score, **_sides(*box)} for id, score, box in rows
+            {"class_id": id, "class_name": class_names[id], "score": score, **_ltwh(*box)} for id, score, box in rows
         ],
     }
 
 
-def _whole(detections: Detections) -> List[List[int]]:
-    """The boxes in whole pixels."""
-    return np.rint(detections.boxes).astype(int).tolist()
-
-
-def _sides(x1: float, y1: float, x2: float, y2: float) -> Document:
+def _ltwh(x1: float, y1: float, x2: float, y2: float) -> Document:
     return {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
 
 

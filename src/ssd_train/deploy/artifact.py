@@ -1,11 +1,10 @@
-"""The deployment files in a model folder, made of the model there and proven before they are published.
+"""Write and verify the deployment files of a model folder.
 
-config.json and the weights that it names are the model; the files of exported.py follow from them. They are made out of
-sight, from a network of its own read from the disk, run on pictures beside that network, and only then put in their
-places, model-export.json last. A kill in between leaves the model as it is, and deployment files that do not fit it or
-one another, which every reader notices: they name the SHA-256 of the weights that they were made from and of each
-other.
-The next `refresh` makes them anew.
+The model is config.json and the weights that it names; the files of exported.py are derived from it. They are written
+to a temporary folder, compared with the model on images, and then moved into place, model-export.json last. If the
+process is killed in between, the model is unchanged and the deployment files are inconsistent. Every reader detects
+that by checksums: the files name the SHA-256 of the weights that they were made from, and of each other. The next
+`refresh` rewrites them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Iterator, Optional
 
 import numpy as np
 
@@ -23,81 +22,95 @@ from ssd_train.deploy.description import Description
 from ssd_train.deploy.engines.gluon import GluonEngine
 from ssd_train.deploy.engines.symbol import SymbolEngine
 from ssd_train.deploy.exported import FILES, INPUT, KIND, model_of, read_description
-from ssd_train.deploy.symbol_file import Arrays, make_symbol, write_files
+from ssd_train.deploy.symbol_file import SymbolParts, make_symbol, write_files
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.training.config_file import CONFIG
 from ssd_train.training.saved_model import SavedModel
 
 
 def is_current(folder: Path) -> bool:
-    """Whether the deployment files in a model folder are whole and of the model there."""
+    """Return True if the folder's deployment files are complete and of its model."""
     try:
-        found = read_description(folder)
+        description = read_description(folder)
     except WeightsError:
         return False
-    return (found.kind, found.weights) == (KIND, SavedModel.load(folder).sha256)
+    return (description.kind, description.weights) == (KIND, SavedModel.load(folder).sha256)
 
 
-def refresh(folder: Path, pictures: np.ndarray) -> Optional[Agreement]:
-    """Make the deployment files of the model in `folder` where they are not there or of another, and compare what they
-    say of `pictures`, uint8 (B, side, side, 3), with what the model says. None where nothing was to be done.
+def refresh(folder: Path, images: np.ndarray) -> Optional[Agreement]:
+    """Write the deployment files of a model folder unless they are up to date.
+
+    Args:
+        folder: the model folder.
+        images: uint8 (B, side, side, 3), to compare the exported network with the model on.
+
+    Returns:
+        The result of the comparison; None if the files were up to date.
 
     Raises:
-        SsdTrainError: they answer differently; nothing was changed.
+        SsdTrainError: the detections differ; nothing was changed.
     """
-    return None if is_current(folder) else publish_symbol(folder, folder, pictures)
+    return None if is_current(folder) else publish_symbol(folder, folder, images)
 
 
-def publish_symbol(folder: Path, target: Path, pictures: np.ndarray) -> Agreement:
-    """Put the deployment files of the model in `folder` into the folder `target`, which may be the same."""
+def publish_symbol(folder: Path, target: Path, images: np.ndarray) -> Agreement:
+    """Write the deployment files of a model folder to `target`, or to itself."""
     model = SavedModel.load(folder)
     with prepared_files(describe(model, KIND), target, make_symbol(model)) as prepared:
         trained, exported = GluonEngine(folder, "cpu"), SymbolEngine(prepared, "cpu")
-        agreement = compare(
-            trained.run(pictures), exported.run(pictures), lambda index: trained.candidates(pictures[index])
-        )
+        agreement = compare(trained.run(images), exported.run(images), lambda index: trained.candidates(images[index]))
         agreement.require(f"{target}: the exported network")
     return agreement
 
 
 def describe(model: SavedModel, kind: str) -> Description:
-    """What the deployment files of `model` say of themselves."""
+    """Return the description of deployment files of `model`."""
     return Description.of(model.config, model.class_names, model.sha256, kind, INPUT)
 
 
 def check_target(target: Path, description: Description) -> None:
-    """See that deployment files that `description` tells of may go into the folder `target`: what is there of a model
-    may be replaced by what was made of the same weights in the same way, which whoever serves that folder expects.
+    """Refuse to overwrite a folder that holds anything but the same export.
+
+    An export of the same weights and kind may be replaced.
 
     Raises:
-        ConfigError: it is a file, or the folder of another model or program.
-        WeightsError: what the model there says of itself is damaged.
+        ConfigError: `target` is a file, or the folder of another model or program.
+        WeightsError: the description of the model in `target` is damaged.
     """
     if target.exists() and not target.is_dir():
         raise ConfigError(f"output: found {target}, a file, expected a folder")
-    found = model_of(target)
-    if found != (description.weights, description.kind) and (found or (target / CONFIG).exists()):
+    owner = model_of(target)
+    if owner != (description.weights, description.kind) and (owner or (target / CONFIG).exists()):
         raise ConfigError(f"output: found {target}, a model's own folder, expected another, new or empty")
 
 
 def check_beside(folder: Path, weights: str) -> None:
-    """See that a file made of `weights`, a SHA-256, may go into `folder`, as `check_target`: any form of the same model
-    may be there, too."""
-    found = model_of(folder)
-    if found is not None and found[0] != weights:
+    """Raise a ConfigError if `folder` holds a model of other weights.
+
+    `weights` is a SHA-256.
+    """
+    owner = model_of(folder)
+    if owner is not None and owner[0] != weights:
         raise ConfigError(f"output: found {folder}, another model's own folder, expected another, new or empty")
 
 
 @contextlib.contextmanager
-def prepared_files(description: Description, target: Path, parts: "Tuple[Any, Arrays, Arrays]") -> Iterator[Path]:
-    """A folder out of sight with the files of FILES, made of a symbol, weights and states; at the end of the block they
-    take their places in `target`, see `check_target`, and none of them if it raises."""
+def prepared_files(description: Description, target: Path, parts: SymbolParts) -> Iterator[Path]:
+    """Yield a temporary folder with deployment files, then move them to `target`.
+
+    If the block raises, nothing is moved.
+
+    Args:
+        description: of the exported network.
+        target: the output folder, see `check_target`.
+        parts: symbol, weights and auxiliary states.
+    """
     check_target(target, description)
-    place = target / ".export"
-    prepared = storage.temporary_beside(place)
-    with storage.errors_of(place, 0):
+    path = target / ".export"
+    prepared = storage.temporary_beside(path)
+    with storage.errors_of(path, 0):
         target.mkdir(parents=True, exist_ok=True)
-        storage.remove_leftovers(place)
+        storage.remove_leftovers(path)
         prepared.mkdir()
     try:
         write_files(prepared, description, parts)

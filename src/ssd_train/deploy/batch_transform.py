@@ -1,5 +1,7 @@
-"""What a batch transform job of SageMaker leaves, made here: for each picture a file, named as it with .out after that,
-with the answer that the endpoint would give."""
+"""Write the output files of a SageMaker batch transform job locally.
+
+Each is named <image>.out and holds the endpoint's response.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +16,30 @@ from ssd_train.deploy.serve import answer
 from ssd_train.environment import payload_limit
 from ssd_train.errors import ConfigError
 
-CONTENT_TYPE = "application/x-image"  # JPEG or PNG, told by its bytes
+CONTENT_TYPE = "application/x-image"  # the bytes decide whether JPEG or PNG
 
 
-def transform(detector: Detector, pictures: Iterable[Picture], folder: Path, accept: str) -> Iterator[str]:
-    """Write `<name>.out` into `folder` for each picture; yields for each of them why there is none, "" where there is.
+def transform(detector: Detector, images: Iterable[Picture], folder: Path, accept: str) -> Iterator[str]:
+    """Write `<name>.out` into `folder` for each image.
+
+    Yields:
+        An error message for each image, "" if its file was written.
 
     Raises:
-        ConfigError: `accept` is no content type of an answer; nothing was written.
+        ConfigError: `accept` names no supported content type; nothing was written.
     """
     try:
         check_accept(accept)
     except RequestError as error:
         raise ConfigError(str(error)) from None
     limits = RequestLimits(payload_limit())
-    for picture in pictures:
+    for image in images:
         try:
-            text, _ = answer(detector, picture.read(), CONTENT_TYPE, accept, limits)
+            text, _ = answer(detector, image.read(), CONTENT_TYPE, accept, limits)
         except RequestError as error:
-            yield f"{picture.where}: {error}"
+            yield f"{image.where}: {error}"
         except OSError as error:
-            yield f"{picture.where}: cannot be read ({error.strerror})"
+            yield f"{image.where}: cannot be read ({error.strerror})"
         else:
-            storage.write_bytes_atomic(folder / f"{picture.name}.out", text.encode("utf-8"))
+            storage.write_bytes_atomic(folder / f"{image.name}.out", text.encode("utf-8"))
             yield ""

@@ -1,4 +1,7 @@
-"""Description: what an exported model says of itself, beside its symbol as JSON or inside its ONNX file as metadata."""
+"""Metadata of an exported model.
+
+It is stored as JSON next to a symbol, or as the metadata of an ONNX file.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from ssd_train.errors import DataError, WeightsError
 from ssd_train.model.pixels import PIXEL_MEAN, PIXEL_STD
 
 DESCRIPTION_FORMAT = 1
-# name of the network's input -> what it takes
+# name of the network's input -> its type, shape and value range
 INPUTS = {
     "pixels": "uint8 (N, side, side, 3), RGB",
     "normalised": "float32 (N, 3, side, side), RGB, (value / 255 - mean) / std",
     "data": "float32 (N, 3, side, side), RGB, 0..255",
 }
-# what corners of boxes are in -> how the network's output is told of
+# unit of box corners -> description of the network's output
 COORDINATES = {
     "pixels": "x1, y1, x2, y2 in pixels of the input",
     "shares": "x1, y1, x2, y2 in 0..1 of the input's side",
@@ -31,16 +34,18 @@ COORDINATES = {
 
 @dataclass(frozen=True)
 class Description:
-    """What has to be known of an exported network to use it.
+    """Metadata of an exported network.
 
-    class_names     what its class ids mean
-    side            of the square picture it looks at, which any picture is stretched to, pixels
-    grayscale       whether it looks at the brightness of the picture only
-    input           name of its input, one of INPUTS
-    kind            the format it was exported as
-    weights         SHA-256 of the trained weights that it was made from
-    settings        of the training, as in config.json
-    coordinates     of its boxes, one of COORDINATES
+    Attributes:
+        class_names: names by class id.
+        side: of the square input, in pixels; images are stretched to it.
+        grayscale: True: images are converted to grayscale first.
+        input: name of the input, one of INPUTS.
+        kind: format of the export.
+        weights: SHA-256 of the trained weights that it was made from.
+        settings: of the training, as in config.json.
+        coordinates: unit of box corners, one of COORDINATES.
+        package: version of ssd_train that wrote it.
     """
 
     class_names: ClassNames
@@ -54,7 +59,7 @@ class Description:
     package: str = __version__
 
     def to_json(self) -> Dict[str, Any]:
-        """All of it by name, ready for json.dump, and what a stranger needs beside it."""
+        """Return the metadata for json.dump, with notes for other programs."""
         return {
             **asdict(self),
             "format": DESCRIPTION_FORMAT,
@@ -66,7 +71,7 @@ class Description:
         }
 
     def to_texts(self) -> Dict[str, str]:
-        """As `to_json`, every value as text: texts as they are, all others as JSON."""
+        """Return `to_json` with all values as strings: strings unchanged, others as JSON."""
         return {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in self.to_json().items()
@@ -74,19 +79,19 @@ class Description:
 
     @classmethod
     def of(cls, config: TrainConfig, class_names: ClassNames, weights: str, kind: str, input: str) -> "Description":
-        """That of a network trained as `config` says."""
+        """Return the metadata of a network that was trained with `config`."""
         return cls(class_names, config.image_shape, config.grayscale, input, kind, weights, config.to_json())
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "Description":
-        """The inverse of `to_json`; a WeightsError names `where` and what is wrong there."""
+        """Invert `to_json`; a WeightsError about invalid values names the source `where`."""
         try:
             if document["format"] > DESCRIPTION_FORMAT:
                 raise WeightsError(
                     f"{where}: found format {document['format']} of ssd_train {document['package']}, "
                     f"expected {DESCRIPTION_FORMAT} or less: use a newer ssd_train"
                 )
-            found = cls(
+            description = cls(
                 class_names=ClassNames(tuple(document["class_names"])),
                 side=int(document["side"]),
                 grayscale=bool(document["grayscale"]),
@@ -95,38 +100,34 @@ class Description:
                 coordinates=str(document.get("coordinates", "pixels")),
             )
         except (KeyError, TypeError, ValueError, DataError) as error:
-            raise WeightsError(
-                f"{where}: found no description of its classes and input ({error!r}), {_EXPECTED}"
-            ) from None
-        if found.input not in INPUTS:
-            raise WeightsError(f"{where}: found input {found.input!r}, expected one of {', '.join(INPUTS)}")
-        if found.coordinates not in COORDINATES:
-            raise WeightsError(
-                f"{where}: found coordinates {found.coordinates!r}, expected one of {', '.join(COORDINATES)}"
-            )
-        return found
+            raise WeightsError(f"{where}: found no metadata on classes and input ({error!r}), {_EXPECTED}") from None
+        for name, allowed in (("input", INPUTS), ("coordinates", COORDINATES)):
+            value = getattr(description, name)
+            if value not in allowed:
+                raise WeightsError(f"{where}: found {name} {value!r}, expected one of {', '.join(allowed)}")
+        return description
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], where: Union[str, Path]) -> "Description":
-        """The inverse of `to_texts`."""
-        return cls.from_json({name: _value(text) for name, text in texts.items()}, where)
+        """Invert `to_texts`."""
+        return cls.from_json({name: _parse(text) for name, text in texts.items()}, where)
 
 
 _EXPECTED = "expected a model written by `python -m ssd_train export`"
 
 
-def _value(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def as_input(pictures: np.ndarray, name: str) -> np.ndarray:
-    """Pictures uint8 (B, S, S, 3), RGB, as the input `name` of INPUTS takes them."""
+def as_input(images: np.ndarray, name: str) -> np.ndarray:
+    """Convert images, uint8 (B, S, S, 3), RGB, to an input `name` of INPUTS."""
     if name == "pixels":
-        return pictures
-    channels_first = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
+        return images
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
     if name == "data":
         return channels_first
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) * 255 for values in (PIXEL_MEAN, PIXEL_STD))

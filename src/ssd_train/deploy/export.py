@@ -1,11 +1,11 @@
-"""A trained model in other forms, each proven before it takes its place.
+"""Export a model to other formats, and verify each export before it is published.
 
     symbol       MXNet's deployment files (exported.py), in a folder
-    int8         the same with convolutions in 8 bits, for CPUs
+    int8         the same with 8-bit convolutions, for CPUs
     onnx         an ONNX file
-    onnx-int8    the same with convolutions in 8 bits
+    onnx-int8    the same with 8-bit convolutions
 
-Those in 32 bits have to answer as the model does; those in 8 bits, which cannot, have to score as well.
+32-bit exports must give the same detections as the model. 8-bit exports cannot; their mAP must be about as high.
 """
 
 from __future__ import annotations
@@ -36,77 +36,86 @@ from ssd_train.progress import Progress
 
 Exportable = Union[Trained, Converted]
 
-COMPARED, CALIBRATED = 100, 128  # pictures at most
-DRAWN = 20  # pictures that stand in where none are given
+COMPARED, CALIBRATED = 100, 128  # maximum number of images
+DRAWN = 20  # synthetic images to compare on by default
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What an exported model is proven with.
+    """Options for verifying an export.
 
-    pictures        what answers are compared on, or 8 bits fitted to; where there are none, drawn ones, or those of
-                    `validation`
-    validation      labelled images; needed for 8 bits
-    max_map_drop    by how much mAP (COCO's, 0..1) may fall in 8 bits
+    Attributes:
+        images: images to compare detections on, or to calibrate 8-bit models with; default: synthetic images for the
+            comparison, those of `validation` for the calibration.
+        validation: labelled images; required for 8-bit models.
+        max_map_drop: maximum loss of COCO mAP (0..1) by 8 bits.
     """
 
-    pictures: Sequence[Picture] = ()
+    images: Sequence[Picture] = ()
     validation: Optional[LabelledImages] = None
     max_map_drop: float = 0.01
 
 
 def export(folder: Path, format: str, output: Path, input: str, proof: Proof, progress: Progress) -> None:
-    """Write the model of `folder` as `format` to `output`; `input` is the ONNX file's, see description.INPUTS.
+    """Export the model in `folder` to `output`.
+
+    Args:
+        folder: the model folder.
+        format: symbol, int8, onnx or onnx-int8.
+        output: a folder, or for ONNX a file.
+        input: input of the ONNX file, see description.INPUTS.
+        proof: how the export is verified.
+        progress: receives the result of the verification.
 
     Raises:
-        SsdTrainError: the exported model answers differently; nothing was written.
-        ConfigError: it loses more than `proof` allows; nothing was written.
+        SsdTrainError: the exported model gives other detections; nothing was written.
+        ConfigError: an 8-bit model loses more mAP than `proof` allows; nothing was written.
     """
     _EXPORTS[format](folder, output, input, proof, progress)
 
 
 def _symbol(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
-    pictures = _compared(model, proof)
-    progress.say(f"compared on {len(pictures)} pictures: {model.publish_symbol(output, pictures)}")
+    images = _comparison_images(model, proof)
+    progress.say(f"compared on {len(images)} images: {model.publish_symbol(output, images)}")
 
 
 def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
-    pictures = _compared(model, proof)
+    images = _comparison_images(model, proof)
     with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input)
         engine = model.engine()
-        expected, found = _rows(engine, pictures), _rows(OnnxEngine(prepared), pictures)
-        # a converted model's own engine shows no candidates
-        before = (lambda i: engine.candidates(pictures[i])) if isinstance(engine, GluonEngine) else None
-        agreement = compare(expected, found, before)
+        expected, actual = _run(engine, images), _run(OnnxEngine(prepared), images)
+        # the engine of a converted model does not return candidates
+        candidates = (lambda i: engine.candidates(images[i])) if isinstance(engine, GluonEngine) else None
+        agreement = compare(expected, actual, candidates)
         agreement.require(f"{output}: the exported network")
-    progress.say(f"compared on {len(pictures)} pictures: {agreement}")
+    progress.say(f"compared on {len(images)} images: {agreement}")
 
 
 def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
     check_target(output, model.describe("int8"))
-    parts = quantize_symbol(model.parts(), _calibration(model, proof))
+    parts = quantize_symbol(model.parts(), _calibration_images(model, proof))
     with prepared_files(model.describe("int8"), output, parts) as prepared:
-        _require_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
+        _check_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
 
 
 def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
     model = open_exportable(folder)
-    pictures = _calibration(model, proof)
+    images = _calibration_images(model, proof)
     with _prepared_file(output, model) as prepared:
-        model.write_onnx(prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, pictures))
-        _require_map(model, OnnxEngine(prepared), proof, progress)
+        model.write_onnx(prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, images))
+        _check_map(model, OnnxEngine(prepared), proof, progress)
 
 
 _EXPORTS = {"symbol": _symbol, "onnx": _onnx, "int8": _int8, "onnx-int8": _onnx_int8}
 
 
-def _require_map(model: Exportable, engine: Engine, proof: Proof, progress: Progress) -> None:
-    """A ConfigError if `engine` scores worse than `model` by more than is allowed; says both figures."""
-    validation = _required(proof)
+def _check_map(model: Exportable, engine: Engine, proof: Proof, progress: Progress) -> None:
+    """Log both mAPs; raise a ConfigError if more is lost than `proof` allows."""
+    validation = _validation(proof)
     before = score_images(Detector(model.engine()), validation, progress=progress)
     after = score_images(Detector(engine), validation, progress=progress)
     if before.coco is None or after.coco is None:
@@ -116,49 +125,46 @@ def _require_map(model: Exportable, engine: Engine, proof: Proof, progress: Prog
     drop = before.coco - after.coco
     if drop > proof.max_map_drop:
         raise ConfigError(
-            f"max_map_drop: found a drop of mAP by {drop:.4f}, from {before.coco:.4f} to {after.coco:.4f}, expected at "
-            f"most {proof.max_map_drop}; nothing was written: try more --calibration pictures, or allow more"
+            f"max_map_drop: mAP falls by {drop:.4f}, from {before.coco:.4f} to {after.coco:.4f}, expected at most "
+            f"{proof.max_map_drop}; nothing was written: use more --calibration images, or raise --max_map_drop"
         )
 
 
-def _required(proof: Proof) -> LabelledImages:
+def _validation(proof: Proof) -> LabelledImages:
     if proof.validation is None:
-        raise ConfigError("export: found no --labels, expected labelled images to measure what 8 bits cost")
+        raise ConfigError("--labels: found none, expected labelled images to measure the mAP of the 8-bit model")
     return proof.validation
 
 
-def _calibration(model: Exportable, proof: Proof) -> np.ndarray:
-    """What 8 bits are fitted to, as `_inputs`."""
-    validation = _required(proof)
-    return _inputs(model, proof.pictures or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
+def _calibration_images(model: Exportable, proof: Proof) -> np.ndarray:
+    validation = _validation(proof)
+    return _load_inputs(model, proof.images or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
 
 
-def _compared(model: Exportable, proof: Proof) -> np.ndarray:
-    """What two ways to run the network are compared on, as `_inputs`."""
-    if proof.pictures:
-        return _inputs(model, proof.pictures, COMPARED)
-    side, gray = model.side, model.grayscale
-    drawn = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
-    return np.stack([to_input(sample.image, side, gray) for sample in drawn])
+def _comparison_images(model: Exportable, proof: Proof) -> np.ndarray:
+    if proof.images:
+        return _load_inputs(model, proof.images, COMPARED)
+    samples = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
+    return np.stack([to_input(sample.image, model.side, model.grayscale) for sample in samples])
 
 
-def _inputs(model: Exportable, pictures: Sequence[Picture], count: int) -> np.ndarray:
-    """Up to `count` of `pictures`, evenly among them, as the network sees them: uint8 (B, side, side, 3)."""
-    side, gray = model.side, model.grayscale
-    chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, count).astype(int))]
-    images = (decode_for(p.read(), p.where, side, p.expected_wh) for p in chosen)
-    return np.stack([to_input(image, side, gray) for image in images])
+def _load_inputs(model: Exportable, refs: Sequence[Picture], count: int) -> np.ndarray:
+    """Load up to `count` evenly spaced images as uint8 (B, side, side, 3)."""
+    chosen = [refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, count).astype(int))]
+    images = (decode_for(p.read(), p.where, model.side, p.expected_wh) for p in chosen)
+    return np.stack([to_input(image, model.side, model.grayscale) for image in images])
 
 
-def _rows(engine: Engine, pictures: np.ndarray, batch: int = 8) -> np.ndarray:
-    """What `engine` says of `pictures`, a few at a time."""
-    return np.concatenate([engine.run(pictures[start : start + batch]) for start in range(0, len(pictures), batch)])
+def _run(engine: Engine, images: np.ndarray, batch: int = 8) -> np.ndarray:
+    return np.concatenate([engine.run(images[start : start + batch]) for start in range(0, len(images), batch)])
 
 
 @contextlib.contextmanager
 def _prepared_file(output: Path, model: Exportable) -> Iterator[Path]:
-    """Where to write the ONNX file of `model` that takes the place `output` at the end of the block, and does not if it
-    raises."""
+    """Yield a temporary path for an ONNX file, then move the file to `output`.
+
+    If the block raises, nothing is moved.
+    """
     if output.is_dir() or (output.suffix != ".onnx" and not storage.is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
     with storage.prepared_file(output) as prepared:

@@ -1,7 +1,7 @@
-"""ONNX files looked through before a runtime reads them: a tensor may say that its numbers lie in another file, and the
-runtimes read whatever file it names, from wherever they are allowed to. Ours lie in one file.
+"""Check ONNX files before a runtime reads them.
 
-This is the wire format of Protocol Buffers, message by message; neither it nor the onnx package need be installed.
+A tensor may refer to external data, and runtimes read any file that it names. Our models are single files, so external
+data is refused. The Protocol Buffers wire format is parsed here; neither protobuf nor the onnx package is needed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Iterator, Tuple, Union
 
 from ssd_train.errors import WeightsError
 
-# message -> {number of a field: the message in it} by onnx.proto, of all in which a tensor can be
-_INSIDE = {
+# message -> {field number: message type} from onnx.proto, of all messages that can contain a tensor
+_SUBMESSAGES = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -23,64 +23,64 @@ _INSIDE = {
     "tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor; location 0: in the tensor itself
-_NUMBER, _WITH_LENGTH = 0, 2  # kinds of fields
-_FIXED = {1: 8, 5: 4}  # kinds of fields -> bytes
+_VARINT, _LENGTH_DELIMITED = 0, 2  # wire types
+_FIXED = {1: 8, 5: 4}  # wire type -> bytes
 
 
 def read_onnx_file(path: Path) -> bytes:
-    """The content of the file `path`, once it is looked through.
+    """Return the content of the file `path`.
 
     Raises:
-        WeightsError: it is no ONNX file, or it says of some of its numbers that they lie in another one.
+        WeightsError: it is not an ONNX file, or a tensor refers to external data.
     """
     try:
         content = path.read_bytes()
-        elsewhere = _is_elsewhere(memoryview(content))
+        external = _has_external_data(memoryview(content))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as an ONNX model ({error})") from None
-    if elsewhere:
-        raise WeightsError(f"{path}: found weights that lie in another file, expected all of them in this one")
+    if external:
+        raise WeightsError(f"{path}: found weights in another file (external data), expected all of them in this file")
     return content
 
 
-def _is_elsewhere(model: memoryview) -> bool:
-    waiting = [("model", model)]
-    while waiting:
-        message, data = waiting.pop()
+def _has_external_data(model: memoryview) -> bool:
+    pending = [("model", model)]
+    while pending:
+        message, data = pending.pop()
         for number, value in _fields(data):
             if message == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION) and value != 0:
                 return True
-            if number in _INSIDE[message] and isinstance(value, memoryview):
-                waiting.append((_INSIDE[message][number], value))
+            if number in _SUBMESSAGES[message] and isinstance(value, memoryview):
+                pending.append((_SUBMESSAGES[message][number], value))
     return False
 
 
 def _fields(data: memoryview) -> "Iterator[Tuple[int, Union[int, memoryview]]]":
-    """Number and value of each field of a message."""
-    at = 0
-    while at < len(data):
-        tag, at = _number(data, at)
-        field, kind = tag >> 3, tag & 7
-        if not 0 < field < 1 << 29:  # readers differ in what they make of it
-            raise ValueError("found a field that no message has")
-        if kind == _NUMBER:
-            value, at = _number(data, at)
+    """Yield the number and value of each field of a message."""
+    offset = 0
+    while offset < len(data):
+        tag, offset = _varint(data, offset)
+        field, wire_type = tag >> 3, tag & 7
+        if not 0 < field < 1 << 29:  # parsers treat such numbers differently
+            raise ValueError(f"found field number {field}")
+        if wire_type == _VARINT:
+            value, offset = _varint(data, offset)
             yield field, value
             continue
-        if kind != _WITH_LENGTH and kind not in _FIXED:  # such as groups, which nothing has used since 2008
-            raise ValueError(f"it has a field of kind {kind}")
-        length, at = _number(data, at) if kind == _WITH_LENGTH else (_FIXED[kind], at)
-        if length > len(data) - at:
-            raise ValueError("it is cut off")
-        yield field, data[at : at + length]
-        at += length
+        if wire_type != _LENGTH_DELIMITED and wire_type not in _FIXED:  # such as groups, deprecated since 2008
+            raise ValueError(f"found a field of wire type {wire_type}")
+        length, offset = _varint(data, offset) if wire_type == _LENGTH_DELIMITED else (_FIXED[wire_type], offset)
+        if length > len(data) - offset:
+            raise ValueError("the file is cut off")
+        yield field, data[offset : offset + length]
+        offset += length
 
 
-def _number(data: memoryview, at: int) -> Tuple[int, int]:
-    """The number that begins at a byte, seven bits in each, and where the next field begins."""
+def _varint(data: memoryview, offset: int) -> Tuple[int, int]:
+    """Decode the varint at `offset`; return it and the offset after it."""
     value = 0
-    for place, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * place
+    for index, byte in enumerate(data[offset : offset + 10]):
+        value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value, at + place + 1
-    raise ValueError("it has a number without an end")
+            return value, offset + index + 1
+    raise ValueError("found an unterminated varint")

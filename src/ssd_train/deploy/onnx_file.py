@@ -1,5 +1,4 @@
-"""A trained model written as an ONNX file: pixels in, rows of boxes out, class names and preprocessing in its
-metadata."""
+"""Write a trained model as an ONNX file with metadata."""
 
 from __future__ import annotations
 
@@ -18,9 +17,8 @@ from ssd_train.training.saved_model import SavedModel
 mx = framework.mxnet()
 
 OUTPUT = "detections"
-# of the symbol, what comes before the first layer: `add_normalisation` has done it
-BEFORE_LAYERS = ("data", "_image_to_tensor", "_image_normalize")
-
+# nodes of the symbol before the first layer: `add_normalisation` replaces them
+_PREPROCESSING = ("data", "_image_to_tensor", "_image_normalize")
 
 Change = Callable[[Any], Any]
 
@@ -30,10 +28,13 @@ def write_onnx(
 ) -> None:
     """Write `model` to the file `path`.
 
-    input       "pixels" or "normalised" (see description.INPUTS)
-    kind        what the file says that it is
-    change      what is done to the layers, an ONNX model from the input to class scores and box offsets, before
-                decoding and suppression are added
+    Args:
+        model: the trained model.
+        path: the file.
+        input: "pixels" or "normalised", see description.INPUTS.
+        kind: export kind in the metadata.
+        change: transforms the layers, an ONNX model from the input to class scores and box offsets, before decoding and
+            NMS are added.
 
     Raises:
         DependencyError: the onnx package is missing.
@@ -43,27 +44,28 @@ def write_onnx(
     description = Description.of(config, model.class_names, model.sha256, kind, input)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)
-    ends = input_value(description), [Value(name, FLOAT, ["N", len(anchors), None]) for name in (class_scores, offsets)]
+    entry = input_value(description)
     if change is not None:
-        graph.take(change(graph.document(*ends)))
+        heads = [Value(name, FLOAT, ["N", len(anchors), None]) for name in (class_scores, offsets)]
+        graph.load(change(graph.to_model(entry, heads)))
     boxes = add_decoding(graph, offsets, anchors, (float(STDS[0]), float(STDS[2])))
     rules = Suppression(config.nms_threshold, config.candidates, model.post_nms, SCORE_FLOOR)
     add_detection(graph, class_scores, boxes, (len(anchors), class_count), rules, OUTPUT)
     rows = min(model.post_nms, len(anchors) * class_count)
-    save_document(graph.document(ends[0], [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)
+    save_model(graph.to_model(entry, [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)
 
 
-def save_document(document: Any, path: Path, description: Description) -> None:
-    """Write `document` to `path`, whole or not at all, with the description as its metadata."""
+def save_model(model: Any, path: Path, description: Description) -> None:
+    """Write an ONNX model to `path` atomically, with `description` as its metadata."""
     onnx = onnx_module()
-    document.producer_name, document.producer_version = "ssd_train", description.package
-    onnx.helper.set_model_props(document, description.to_texts())
-    onnx.checker.check_model(document)
-    storage.write_bytes_atomic(path, document.SerializeToString())
+    model.producer_name, model.producer_version = "ssd_train", description.package
+    onnx.helper.set_model_props(model, description.to_texts())
+    onnx.checker.check_model(model)
+    storage.write_bytes_atomic(path, model.SerializeToString())
 
 
 def input_value(description: Description) -> Value:
-    """The graph's input, for any number of pictures."""
+    """Return the graph's input, with a variable batch size."""
     side = description.side
     if description.input == "pixels":
         return Value("pixels", UINT8, ["N", side, side, 3])
@@ -71,11 +73,11 @@ def input_value(description: Description) -> Value:
 
 
 def _add_layers(graph: GraphBuilder, model: SavedModel, input: str) -> "Tuple[str, str]":
-    """The names of class scores (N, A, C + 1) and box offsets (N, A, 4)."""
-    heads = DetectGraph(model.build(), 0.5, 1, 1).heads  # of which suppression is no part
+    """Add the layers; return class scores (N, A, C + 1) and offsets (N, A, 4)."""
+    heads = DetectGraph(model.build(), 0.5, 1, 1).heads  # the numbers are NMS parameters, which heads do not use
     class_scores, offsets, _ = heads(mx.sym.var("data"))
     arrays = {name: parameter.data().asnumpy() for name, parameter in heads.collect_params().items()}
     normalised = add_normalisation(graph, input) if input == "pixels" else input
-    given = dict.fromkeys(BEFORE_LAYERS, normalised)
-    outputs = convert_symbol(graph, mx.sym.Group([class_scores, offsets]).tojson(remove_amp_cast=True), arrays, given)
+    text = mx.sym.Group([class_scores, offsets]).tojson(remove_amp_cast=True)
+    outputs = convert_symbol(graph, text, arrays, dict.fromkeys(_PREPROCESSING, normalised))
     return outputs[0], outputs[1]

@@ -1,8 +1,8 @@
-"""A network as ONNX: MXNet's symbol node by node, BatchNorm folded into the convolution before it.
+"""Convert an MXNet symbol to ONNX, with BatchNorm folded into convolutions.
 
-By hand and not by mxnet.onnx, which lists weights among the inputs (runtimes then fold nothing: 2.5 times slower), is
-missing from MXNet 1.9.0, and needs an onnx package of 2024 at the latest. The table below has the operators that our
-networks are made of; what it lacks is an error.
+mxnet.onnx is not used: it lists weights among the inputs, which keeps runtimes from folding constants (2.5 times
+slower), MXNet 1.9.0 lacks it, and it fails with onnx packages released after 2024. _OPERATORS at the end covers the
+operators of our networks; any other operator is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 
 from ssd_train.errors import DependencyError, SsdTrainError
 
-OPSET, IR_VERSION = 13, 7  # of 2020: all that is needed, and what the runtimes in use know
+OPSET, IR_VERSION = 13, 7  # of 2020, for old runtimes; nothing newer is needed
 FLOAT, UINT8 = 1, 2  # element types
 
 HOW_TO_INSTALL = "install the extra: pip install 'ssd-train[onnx]'"
 
 
 def onnx_module(part: str = "onnx") -> Any:
-    """The `onnx` package, or another that comes with the extra; a DependencyError when it is missing."""
+    """Import a package of the onnx extra; raise a DependencyError without it."""
     try:
         return importlib.import_module(part)
     except ImportError as error:
@@ -35,8 +35,13 @@ def onnx_module(part: str = "onnx") -> Any:
 
 
 class Value(NamedTuple):
-    """A tensor at an end of a graph: name, element type (onnx.TensorProto's number), shape with names for what is
-    open."""
+    """An input or output of a graph.
+
+    Attributes:
+        name: of the tensor.
+        element: element type, a number of onnx.TensorProto.
+        shape: with a name, or None, for each variable dimension.
+    """
 
     name: str
     element: int
@@ -44,7 +49,7 @@ class Value(NamedTuple):
 
 
 class GraphBuilder:
-    """Nodes and constants of an ONNX graph, in the order of computation."""
+    """Build an ONNX graph node by node, in the order of computation."""
 
     def __init__(self) -> None:
         self._onnx = onnx_module()
@@ -52,37 +57,43 @@ class GraphBuilder:
         self.constants: Dict[str, np.ndarray] = {}
         self._numbers = itertools.count()
 
-    def document(self, input: Value, outputs: Sequence[Value]) -> Any:
-        """The graph as an ONNX model. Constants are not among its inputs: runtimes may fold them."""
+    def to_model(self, input: Value, outputs: Sequence[Value]) -> Any:
+        """Return an ONNX model; constants are not inputs, so that they can be folded."""
         helper = self._onnx.helper
         infos = [helper.make_tensor_value_info(*value) for value in (input, *outputs)]
         tensors = [self._onnx.numpy_helper.from_array(value, name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.nodes, "ssd_train", infos[:1], infos[1:], tensors)
-        document = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-        document.ir_version = IR_VERSION
-        return document
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.ir_version = IR_VERSION
+        return model
 
-    def take(self, document: Any) -> None:
-        """Go on from the nodes and constants of an ONNX model."""
-        self.nodes = list(document.graph.node)
-        self.constants = {t.name: self._onnx.numpy_helper.to_array(t) for t in document.graph.initializer}
+    def load(self, model: Any) -> None:
+        """Replace all nodes and constants by those of an ONNX model."""
+        self.nodes = list(model.graph.node)
+        self.constants = {t.name: self._onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
 
     def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node of one output; the output's name."""
+        """Add a node with one output; return the output's name."""
         name = name or f"{operator.lower()}_{next(self._numbers)}"
         self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any, name: str = "", dtype: Any = np.float32) -> str:
-        """A constant tensor; its name."""
+        """Add a constant tensor; return its name."""
         name = name or f"constant_{next(self._numbers)}"
         self.constants[name] = np.asarray(value, dtype)
         return name
 
 
 class Node(NamedTuple):
-    """A node of a symbol: its name, attributes as text, names of its input tensors, and whether the first of them goes
-    nowhere else."""
+    """A node of an MXNet symbol.
+
+    Attributes:
+        name: of the node.
+        attributes: values as strings.
+        inputs: names of the ONNX tensors that it reads.
+        is_only_reader: True if no other node reads the first input.
+    """
 
     name: str
     attributes: Dict[str, str]
@@ -90,7 +101,7 @@ class Node(NamedTuple):
     is_only_reader: bool
 
     def value(self, attribute: str, default: Any = None) -> Any:
-        """An attribute as Python's value: "(3, 3)" -> (3, 3)."""
+        """Parse an attribute: "(3, 3)" -> (3, 3)."""
         text = self.attributes.get(attribute)
         if text is None:
             return default
@@ -98,25 +109,30 @@ class Node(NamedTuple):
 
 
 def convert_symbol(
-    graph: GraphBuilder, symbol_json: str, arrays: Mapping[str, np.ndarray], given: Mapping[str, str]
+    graph: GraphBuilder, symbol_json: str, arrays: Mapping[str, np.ndarray], known: Mapping[str, str]
 ) -> List[str]:
-    """Add the nodes of a symbol to `graph`; the names of its outputs.
+    """Add the nodes of a symbol to `graph`.
 
-    symbol_json     Symbol.tojson()
-    arrays          parameters and auxiliary states by name
-    given           tensors of `graph` that stand for what a node puts out, by the node's name or operator
+    Args:
+        graph: receives the nodes.
+        symbol_json: Symbol.tojson().
+        arrays: parameters and auxiliary states by name.
+        known: tensors of `graph` that replace the output of a node, by the node's name or operator.
+
+    Returns:
+        The names of the outputs.
     """
     document = json.loads(symbol_json)
-    ends = [source for source, *_ in document["heads"]]
-    readers = Counter([source for node in document["nodes"] for source, *_ in node["inputs"]] + ends)
+    outputs = [source for source, *_ in document["heads"]]
+    readers = Counter([source for node in document["nodes"] for source, *_ in node["inputs"]] + outputs)
     tensors: List[str] = []
     for row in document["nodes"]:
         name, operator, sources = row["name"], row["op"], [source for source, *_ in row["inputs"]]
         node = Node(
             name, row.get("attrs", {}), [tensors[s] for s in sources], bool(sources) and readers[sources[0]] == 1
         )
-        if name in given or operator in given:
-            tensors.append(given[name if name in given else operator])
+        if name in known or operator in known:
+            tensors.append(known[name if name in known else operator])
         elif operator == "null":
             if name not in arrays:
                 _refuse(f"no value of {name}")
@@ -126,16 +142,18 @@ def convert_symbol(
         else:
             _refuse(f"operator {operator} ({name})")
     _drop_unused(graph)
-    return [tensors[source] for source in ends]
+    return [tensors[source] for source in outputs]
 
 
-def _refuse(what: str) -> NoReturn:
-    raise SsdTrainError(f"ONNX: found {what}, expected a network of the kinds that ssd_train builds")
+def _refuse(problem: str) -> NoReturn:
+    raise SsdTrainError(f"ONNX: found {problem}, expected a network of the kinds that ssd_train builds")
 
 
 def _free_name(name: str) -> str:
-    """`name`, unless it is one that ONNX Runtime's quantisation takes for a tensor's own scale: mxnet-ssd's
-    relu4_3_scale is a parameter beside the layer relu4_3."""
+    """Change names that ONNX Runtime's quantization uses for its own constants.
+
+    mxnet-ssd has a layer relu4_3 with a parameter relu4_3_scale, for example.
+    """
     return f"{name}_value" if name.endswith(("_scale", "_zero_point")) else name
 
 
@@ -146,9 +164,9 @@ def _drop_unused(graph: GraphBuilder) -> None:
 
 def _convolution(graph: GraphBuilder, node: Node) -> str:
     data, weight = node.inputs[:2]
-    bias = f"{node.name}_bias"  # always there, so that BatchNorm has where to fold its shift
-    given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 else np.zeros(len(graph.constants[weight]))
-    graph.constant(given, bias)
+    bias = f"{node.name}_bias"  # always present, so that BatchNorm can be folded into it
+    value = graph.constants[node.inputs[2]] if len(node.inputs) > 2 else np.zeros(len(graph.constants[weight]))
+    graph.constant(value, bias)
     spatial = {"kernel_shape": node.value("kernel"), "strides": node.value("stride", (1, 1))}
     spatial.update(pads=node.value("pad", (0, 0)) * 2, dilations=node.value("dilate", (1, 1)))
     return graph.add("Conv", data, weight, bias, name=node.name, group=node.value("num_group", 1), **spatial)
@@ -196,18 +214,18 @@ def _l2_normalization(graph: GraphBuilder, node: Node) -> str:
     if mode != "channel":
         _refuse(f"L2Normalization over {mode} ({node.name})")
     squares = graph.add("ReduceSumSquare", *node.inputs, axes=[1], keepdims=1)  # (N, 1, H, W)
-    length = graph.add("Sqrt", graph.add("Add", squares, graph.constant(node.value("eps", 1e-10))))
-    return graph.add("Div", node.inputs[0], length, name=node.name)
+    norm = graph.add("Sqrt", graph.add("Add", squares, graph.constant(node.value("eps", 1e-10))))
+    return graph.add("Div", node.inputs[0], norm, name=node.name)
 
 
 def _reshape(graph: GraphBuilder, node: Node) -> str:
     shape: Sequence[int] = node.value("shape")
     if min(shape) < -1:
-        _refuse(f"reshape to {shape} ({node.name})")  # MXNet's codes that ONNX has not
+        _refuse(f"reshape to {shape} ({node.name})")  # special values of MXNet that ONNX lacks
     return graph.add("Reshape", *node.inputs, graph.constant(shape, dtype=np.int64), name=node.name)
 
 
-def _same(operator: str) -> Callable[[GraphBuilder, Node], str]:
+def _direct(operator: str) -> Callable[[GraphBuilder, Node], str]:
     return lambda graph, node: graph.add(operator, *node.inputs, name=node.name)
 
 
@@ -219,10 +237,10 @@ _OPERATORS: Dict[str, Callable[[GraphBuilder, Node], str]] = {
     "clip": _clip,
     "L2Normalization": _l2_normalization,
     "Reshape": _reshape,
-    "Flatten": _same("Flatten"),
-    "elemwise_add": _same("Add"),
+    "Flatten": _direct("Flatten"),
+    "elemwise_add": _direct("Add"),
     "_copy": lambda graph, node: node.inputs[0],
-    "broadcast_mul": _same("Mul"),
+    "broadcast_mul": _direct("Mul"),
     "Concat": lambda graph, node: graph.add("Concat", *node.inputs, name=node.name, axis=node.value("dim", 1)),
     "transpose": lambda graph, node: graph.add("Transpose", *node.inputs, name=node.name, perm=node.value("axes")),
 }

@@ -1,5 +1,9 @@
-"""Convolutions in 8 bits: by MXNet for its symbol, by ONNX Runtime for an ONNX file. Ranges of values are measured on
-pictures, uint8 (B, side, side, 3)."""
+"""Quantize convolutions to 8 bits.
+
+MXNet does so for symbols, ONNX Runtime for ONNX files.
+
+Both are calibrated on images, uint8 (B, side, side, 3).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import contextlib
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
@@ -16,25 +20,25 @@ from ssd_train.deploy.description import as_input
 from ssd_train.deploy.exported import INPUT
 from ssd_train.deploy.onnx_graph import onnx_module
 from ssd_train.deploy.onnx_head import NORMALISED
-from ssd_train.deploy.symbol_file import Arrays
+from ssd_train.deploy.symbol_file import SymbolParts
 
 mx = framework.mxnet()
 
 BATCH = 8
 
 
-def quantize_symbol(parts: "Tuple[Any, Arrays, Arrays]", pictures: np.ndarray) -> "Tuple[Any, Arrays, Arrays]":
-    """A detector's symbol, weights and states, with convolutions in 8 bits."""
+def quantize_symbol(parts: SymbolParts, images: np.ndarray) -> SymbolParts:
+    """Quantize the convolutions of a detector's symbol, weights and auxiliary states."""
     symbol, weights, states = parts
-    batches = mx.io.NDArrayIter({INPUT: as_input(pictures, INPUT)}, batch_size=min(BATCH, len(pictures)))
+    batches = mx.io.NDArrayIter({INPUT: as_input(images, INPUT)}, batch_size=min(BATCH, len(images)))
     return mx.contrib.quantization.quantize_model_mkldnn(
         symbol,
         weights,
         states,
         data_names=(INPUT,),
         label_names=(),
-        excluded_op_names=["Concat", "Flatten"],  # between the heads and the boxes: nothing to gain, corners to lose
-        # smallest and largest value: closer to the whole network than "entropy", and a tenth of the time
+        excluded_op_names=["Concat", "Flatten"],  # between heads and boxes: no gain in speed, less exact corners
+        # minimum and maximum: closer to the float network than "entropy", in a tenth of the time
         calib_mode="naive",
         calib_data=batches,
         quantized_dtype="auto",
@@ -42,18 +46,18 @@ def quantize_symbol(parts: "Tuple[Any, Arrays, Arrays]", pictures: np.ndarray) -
     )
 
 
-def quantize_layers(document: Any, pictures: np.ndarray) -> Any:
-    """An ONNX model with its convolutions in 8 bits (activations of their own zero point, weights by channel)."""
+def quantize_layers(model: Any, images: np.ndarray) -> Any:
+    """Quantize the convolutions of an ONNX model, weights per channel."""
     quantization = onnx_module("onnxruntime.quantization")
-    # of three channels: in 8 bits ONNX Runtime takes longer for it (a whole mobilenet0.25 at 256 px 2.0 ms, not 0.9)
-    first = next(node.name for node in document.graph.node if node.op_type == "Conv")
+    # Quantizing the first convolution, of 3 channels, is slower: mobilenet0.25 at 256 px takes 2.0 instead of 0.9 ms.
+    first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory(prefix="ssd-train-int8-") as folder, _quiet():
         source, target = Path(folder) / "layers.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(document.SerializeToString())
+        source.write_bytes(model.SerializeToString())
         quantization.quantize_static(
             source,
             target,
-            _reader(quantization, pictures, document.graph.input[0].name),
+            _reader(quantization, images, model.graph.input[0].name),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu", "Clip", "Add"],
             nodes_to_exclude=[NORMALISED, first],
@@ -64,23 +68,21 @@ def quantize_layers(document: Any, pictures: np.ndarray) -> Any:
         return onnx_module().load_model(str(target))
 
 
-def _reader(quantization: Any, pictures: np.ndarray, input: str) -> Any:
-    starts = iter(range(0, len(pictures), BATCH))
+def _reader(quantization: Any, images: np.ndarray, input: str) -> Any:
+    starts = iter(range(0, len(images), BATCH))
 
     class Reader(quantization.CalibrationDataReader):
-        """Gives ONNX Runtime the pictures batch by batch."""
-
         def get_next(self) -> Optional[Dict[str, np.ndarray]]:
-            """The next pictures as the network's input, by its name; None after the last."""
+            """Return the next batch by the input's name; None at the end."""
             start = next(starts, None)
-            return None if start is None else {input: as_input(pictures[start : start + BATCH], input)}
+            return None if start is None else {input: as_input(images[start : start + BATCH], input)}
 
     return Reader()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ONNX Runtime's advice to prepare the model in ways that ours is prepared already."""
+    """Suppress ONNX Runtime's advice to preprocess; our models need none."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)

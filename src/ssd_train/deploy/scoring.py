@@ -34,7 +34,7 @@ def score_images(
     answers = detector.stream(pictures_of(labels, data.images))
     for record, answer in zip(labels.records, (progress or Progress()).track(answers, len(labels), "images")):
         if answer.detections is None:
-            raise DataError(answer.fault)
+            raise DataError(answer.error)
         metric.update(answer.detections, record)
     return metric.compute(overlap_threshold)
 

@@ -1,12 +1,13 @@
-"""Requests and answers of SageMaker's MXNet serving container: model_fn and transform_fn, with its exact signatures.
+"""Implement the handlers of SageMaker's MXNet serving container.
 
-A request is an encoded image (its kind is told by its bytes), or its pixels as JSON or .npy, as the SDK's predictors
-send them: see requests.py. What comes back is in answers.py.
+They are model_fn and transform_fn.
 
-The container calls these from `sagemaker_inference`, which writes the trace of any error, with the paths of files, into
-the body of its answer; `model_fn` puts an end to that. It also passes over an import that fails, and then answers
-"Prediction failed" for ever: so this module can be imported without a library that it needs, and says so in each
-answer.
+A request is an encoded image (its bytes decide the format), or pixels as JSON or .npy, as the SDK's predictors send
+them: see requests.py. answers.py encodes the responses.
+
+The container's `sagemaker_inference` writes the traceback of any error, with file paths, into the response; `model_fn`
+turns that off. It also ignores an ImportError of this module and then responds "Prediction failed" to every request. So
+this module can be imported without the libraries that it needs, and reports the missing one in each response.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ Body = Union[bytes, bytearray, str]
 
 
 def model_fn(model_dir: str) -> Detector:
-    """The model in the folder `model_dir`, warmed up.
+    """Load the model in `model_dir`, and warm it up.
 
     Raises:
-        DependencyError: a library that it needs is missing.
-        WeightsError: the model is not there, or damaged.
+        DependencyError: a required library is missing.
+        WeightsError: the model is missing or damaged.
     """
-    _hide_traces()
+    _hide_tracebacks()
     if MISSING is not None:
         raise MISSING
     detector = Detector.load(model_dir)
@@ -55,7 +56,10 @@ def model_fn(model_dir: str) -> Detector:
 
 
 def transform_fn(model: Detector, data: Body, content_type: str, accept: str) -> Tuple[str, str]:
-    """The answer to a request, and its content type; an error of the container's own kind says why there is none."""
+    """Return the response body and its content type.
+
+    Raise the container's own error class if the request fails.
+    """
     try:
         return answer(model, data, content_type, accept, RequestLimits(payload_limit()))
     except RequestError as error:
@@ -69,32 +73,46 @@ def answer(
     accept: str = "application/json",
     limits: "Optional[RequestLimits]" = None,
 ) -> Tuple[str, str]:
-    """What `detector` finds in the picture of a request, and the content type of that.
+    """Detect objects in the image of a request.
+
+    Args:
+        detector: the model.
+        body: the request's body, see requests.read_request.
+        content_type: the Content-Type header.
+        accept: the Accept header.
+        limits: maximum sizes.
+
+    Returns:
+        The response body and its content type.
 
     Raises:
-        RequestError: there is no answer; 400, 406, 413, 415, or 500 where the network says NaN.
+        RequestError: 400, 406, 413, 415, or 500 if the network returns NaN.
     """
-    check_accept(accept)  # before any work
+    check_accept(accept)  # before anything is decoded
     data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
     image, size_wh = read_request(data, content_type, detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
     return write_answer(find_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
 
 
 def warm_up(detector: Detector) -> None:
-    """Have the first run, which allocates and compiles, behind it."""
+    """Run the network once, so that it allocates memory and compiles its kernels."""
     detector(np.zeros((detector.engine.side, detector.engine.side, 3), np.uint8))
 
 
-def find_one(detector: Detector, picture: np.ndarray, size_wh: Tuple[int, int]) -> Any:
-    """The Detections in a picture made ready by `detector.to_input`; a RequestError (500) in place of NaN."""
+def find_one(detector: Detector, image: np.ndarray, size_wh: Tuple[int, int]) -> Any:
+    """Return the Detections of an image resized by `detector.to_input`.
+
+    Raises:
+        RequestError: 500, the network returns NaN.
+    """
     try:
-        return detector.find([picture], [size_wh])[0]
-    except DataError as error:  # NaN of a dead network never leaves
+        return detector.find([image], [size_wh])[0]
+    except DataError as error:
         raise RequestError(MODEL_FAULT, str(error)) from None
 
 
 def _for_container(error: RequestError) -> Exception:
-    """The error that the serving container turns into its status; the error itself outside of it."""
+    """Convert an error to the container's error class, if that is installed."""
     try:
         from sagemaker_inference.errors import GenericInferenceToolkitError
     except ImportError:
@@ -102,24 +120,24 @@ def _for_container(error: RequestError) -> Exception:
     return GenericInferenceToolkitError(error.status, str(error))
 
 
-def _hide_traces() -> None:
-    """Make the container's toolkit, where there is one, answer an error with one line."""
+def _hide_tracebacks() -> None:
+    """Make the container's toolkit, if installed, respond to an error with one line."""
     try:
         from sagemaker_inference.transformer import Transformer
     except ImportError:
         return
-    Transformer.handle_error = staticmethod(_one_line)
+    Transformer.handle_error = staticmethod(_handle_error)
 
 
-def _one_line(context: Any, error: Any, trace: str) -> List[str]:
-    """In place of the toolkit's own: the answer to a request that ended in `error`, made of what was raised."""
+def _handle_error(context: Any, error: Any, trace: str) -> List[str]:
+    """Return the response to a request that failed; replaces Transformer.handle_error."""
     raised = sys.exc_info()[1]
     if raised is error or isinstance(raised, DependencyError):
         status, message = error.status_code, error.message
-    elif isinstance(raised, UnicodeDecodeError):  # the toolkit's own, before we are asked
-        status, message = 400, "request: found bytes that are no UTF-8, expected text, as its Content-Type says"
+    elif isinstance(raised, UnicodeDecodeError):  # raised by the toolkit before it calls us
+        status, message = 400, "request: found bytes that are not UTF-8, expected text as its Content-Type says"
     else:
-        status, message = 500, "internal error: the log of the server says more"
+        status, message = 500, "internal error: see the server's log"
     if status >= 500:
         logging.getLogger(__name__).error(trace)
     context.set_response_status(code=status, phrase=http.HTTPStatus(status).phrase)

@@ -1,12 +1,14 @@
-"""code/ in a model folder: the program with which SageMaker's MXNet container serves the model's archive as it is.
+"""Write code/ in a model folder, so that its archive can be served.
 
-code/inference.py         what the container imports unless told otherwise (SAGEMAKER_PROGRAM)
-code/requirements.txt     what it needs beside MXNet and NumPy
+SageMaker's MXNet container uses it:
+
+code/inference.py         default module of the container (SAGEMAKER_PROGRAM changes it)
+code/requirements.txt     required packages other than MXNet and NumPy
 code/ssd_train/           this package, importable because the container puts code/ on sys.path
 
-The package must not lie in code/lib/: `deploy()` and `transformer()` of the SageMaker SDK 2 copy the estimator's
-`dependencies` there, and raise FileExistsError where a folder of that name is. They unpack the job's sourcedir.tar.gz,
-which has this very package at its top, over code/.
+The package must not be in code/lib/: `deploy()` and `transformer()` of the SageMaker SDK 2 copy the estimator's
+`dependencies` to that path, and raise FileExistsError if it has a folder of the same name. They also unpack the job's
+sourcedir.tar.gz, which has this same package at its top level, over code/.
 """
 
 from __future__ import annotations
@@ -20,43 +22,44 @@ from ssd_train import storage
 
 CODE = "code"
 PACKAGE = Path(__file__).resolve().parents[1]
-INFERENCE = '''"""What SageMaker's MXNet container imports to serve the model beside this folder."""
+INFERENCE = '''"""Handlers with which SageMaker's MXNet container serves the model next to this folder."""
 
 from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: F401
 '''
-# Not OpenCV, which that image lacks and Pillow replaces: where pip reaches no index, the container would not start.
-REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of it. Never add mxnet: AWS's own build would be replaced.
+# Without OpenCV: the image lacks it, Pillow replaces it, and the container does not start if pip reaches no index.
+REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of these.
+# Never add mxnet: it would replace AWS's own build.
 Pillow>=9.1
 tqdm>=4.39
 """
 
 
 def put_code(folder: Path) -> None:
-    """Put code/ into the model folder, whole; one that is there and of this package stays."""
-    place, files = folder / CODE, _files()
-    if _digest(files) == _digest({name: place / name for name in files}):
+    """Write code/ into the model folder atomically, unless it is up to date."""
+    path, files = folder / CODE, _files()
+    if _digest(files) == _digest({name: path / name for name in files}):
         return
-    with storage.errors_of(place, 0):
-        storage.remove_leftovers(place)
-        prepared = storage.temporary_beside(place)
+    with storage.errors_of(path, 0):
+        storage.remove_leftovers(path)
+        prepared = storage.temporary_beside(path)
         for name, content in files.items():
             target = prepared / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
             storage.sync_file(target)
-        shutil.rmtree(place, ignore_errors=True)  # a kill from here on leaves none, and the next run puts it there
-        storage.move_into_place(prepared, place)
+        shutil.rmtree(path, ignore_errors=True)  # if killed after this line, the next run writes code/ again
+        storage.move_into_place(prepared, path)
 
 
 def _files() -> "Dict[str, bytes | Path]":
-    """What belongs into code/, by name: bytes, or the file that has them."""
-    own = (path for path in sorted(PACKAGE.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
-    library = {f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path for path in own}
+    """Return the content of code/ by name: bytes, or a file to copy."""
+    sources = (path for path in sorted(PACKAGE.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    library = {f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path for path in sources}
     return {"inference.py": INFERENCE.encode(), "requirements.txt": REQUIREMENTS.encode(), **library}
 
 
 def _digest(files: "Dict[str, bytes | Path]") -> str:
-    """Of names and contents; a file that is not there differs from all others."""
+    """Hash names and contents; a missing file gives a digest of its own."""
     total = hashlib.sha256()
     for name, content in files.items():
         if isinstance(content, Path):

@@ -1,4 +1,4 @@
-"""A trained model written as MXNet's own deployment files (see exported.py)."""
+"""Write a trained model as MXNet's deployment files (see exported.py)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from ssd_train.training.saved_model import SavedModel
 
 mx = framework.mxnet()
 
-Arrays = Dict[str, Any]
+Arrays = Dict[str, Any]  # by name
+SymbolParts = Tuple[Any, Arrays, Arrays]  # symbol, weights, auxiliary states
 
 
-def make_symbol(model: SavedModel) -> "Tuple[Any, Arrays, Arrays]":
-    """The detector as a symbol of one input and one output, its weights and its auxiliary states by name. Made from a
-    network of its own, which nobody trains or has called; the same model gives the same names."""
+def make_symbol(model: SavedModel) -> SymbolParts:
+    """Build the detector's symbol, weights and auxiliary states by name.
+
+    The symbol has one input and one output. The same model always gives the same names.
+    """
     config = model.config
-    with mx.name.NameManager():  # counts from nought
+    with mx.name.NameManager():  # names are numbered from 0
         net = model.build()
         graph = DetectGraph(net, config.nms_threshold, config.candidates, model.post_nms)
-        text = _for_service(graph(mx.sym.var(INPUT)).tojson(remove_amp_cast=True))
+        text = _for_inference(graph(mx.sym.var(INPUT)).tojson(remove_amp_cast=True))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     symbol = mx.sym.load_json(text.replace('"name": "ssd0_', f'"name": "ssd{digest}_'))
     arrays = {re.sub("^ssd0_", f"ssd{digest}_", name): p.data() for name, p in graph.collect_params().items()}
@@ -38,22 +41,23 @@ def _variables(symbol: Any) -> "Tuple[list[str], list[str]]":
     return [name for name in symbol.list_arguments() if name != INPUT], symbol.list_auxiliary_states()
 
 
-def _for_service(text: str) -> str:
-    """A symbol's JSON with another first operator, which takes pixels as float32 (B, 3, S, S), and without what
-    training would need: first values (with the addresses of their objects in memory) and multipliers of the learning
-    rate."""
+def _for_inference(text: str) -> str:
+    """Change a symbol's input to float32 (B, 3, S, S), drop training attributes.
+
+    These are initial values (with memory addresses of Python objects) and multipliers of the learning rate.
+    """
     document = json.loads(text)
     for node in document["nodes"]:
         if node["op"] == "_image_to_tensor":
             node.update(op="_div_scalar", attrs={"scalar": "255"})
         attributes = node.get("attrs", {})
-        # shapes stay: those of the anchors do not follow from the input's
+        # keep shapes: those of the anchors cannot be inferred from the input's
         node["attrs"] = {k: v for k, v in attributes.items() if not k.startswith("__") or k == "__shape__"}
     return json.dumps(document, indent=1)
 
 
-def write_files(folder: Path, description: Description, parts: "Tuple[Any, Arrays, Arrays]") -> None:
-    """Write all of FILES, made of a symbol, its weights and its states, into the folder, which has none of them."""
+def write_files(folder: Path, description: Description, parts: SymbolParts) -> None:
+    """Write FILES; `parts` are symbol, weights and auxiliary states."""
     symbol, weights, states = parts
     symbol.save(str(folder / SYMBOL))
     named = {**{f"arg:{k}": v for k, v in weights.items()}, **{f"aux:{k}": v for k, v in states.items()}}
@@ -63,5 +67,5 @@ def write_files(folder: Path, description: Description, parts: "Tuple[Any, Array
     storage.write_json_atomic(folder / SHAPES, shapes)
     settings = {name: str(value) for name, value in description.settings.items()}
     storage.write_json_atomic(folder / HYPERPARAMETERS, settings)
-    sums = {name: storage.sha256_of(folder / name) for name in FILES if name != EXPORT}
-    storage.write_json_atomic(folder / EXPORT, storage.with_sum({**description.to_json(), "files": sums}))
+    checksums = {name: storage.sha256_of(folder / name) for name in FILES if name != EXPORT}
+    storage.write_json_atomic(folder / EXPORT, storage.with_sum({**description.to_json(), "files": checksums}))

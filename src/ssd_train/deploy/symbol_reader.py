@@ -1,5 +1,7 @@
-"""A network's symbol read without trust in who wrote it: only operators that compute, of those that detectors are made
-of. MXNet knows others, which read files (_cvimread), run a program's own code (Custom) or make arrays of any size."""
+"""Read symbols from untrusted sources: only operators of detectors are allowed.
+
+MXNet has others that read files (_cvimread), run code (Custom) or allocate arrays of any size.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ mx = framework.mxnet()
 
 MAX_BYTES = 16 << 20
 MAX_NODES = 20_000
-# of our networks, their 8-bit forms, and the built-in algorithm's, which come with their losses
+# of our networks, their quantized forms, and the training symbols of the built-in algorithm, which include losses
 OPERATORS = frozenset(
     """null Activation BatchNorm Concat Convolution Dropout Flatten FullyConnected L2Normalization Pooling Reshape
     SliceChannel SoftmaxActivation SoftmaxOutput MakeLoss BlockGrad LeakyReLU LRN UpSampling
@@ -33,11 +35,11 @@ OPERATORS = frozenset(
 
 
 def read_symbol(path: "str | Path") -> Any:
-    """The symbol in a JSON file.
+    """Read a symbol from a JSON file.
 
     Raises:
-        WeightsError: it is too large, damaged, or holds an operator that no detector has.
-        mxnet.MXNetError: MXNet finds that its parts do not fit together.
+        WeightsError: it is too large, damaged, or has an operator that detectors do not have.
+        mxnet.MXNetError: the graph is inconsistent.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -57,7 +59,7 @@ def read_symbol(path: "str | Path") -> Any:
 
 
 def _operators(document: Any) -> Iterator[Any]:
-    """Of all nodes, those of graphs within nodes included."""
+    """Yield the operators of all nodes and of their subgraphs."""
     for node in document["nodes"]:
         yield node["op"]
         for graph in node.get("subgraphs", ()):

@@ -1,4 +1,4 @@
-"""convert: archives of the built-in algorithm become detectors that say what its own deployable network would say."""
+"""convert: archives of the built-in algorithm become detectors with the detections of its own deployable network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssd_train import framework
 from ssd_train.cli.main import main
 from ssd_train.data.images import encode_png
 from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.builtin_network import Rules, make_detector, read_artifact
+from ssd_train.deploy.builtin_network import NmsRules, make_detector, read_artifact
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export import Proof, export
 from ssd_train.deploy.exported import SYMBOL, read_description
@@ -46,9 +46,11 @@ def converted(artifacts, tmp_path_factory):
     return folder
 
 
-def rows_of_training_symbol(artifact, pictures, **detection):
-    """The class scores, offsets and priors that the training symbol computes, decoded and suppressed one by one with
-    NumPy, as src/operator/contrib/multibox_detection.cc does."""
+def rows_of_training_symbol(artifact, images, **detection):
+    """Decode the training symbol's class scores, offsets and priors with NumPy, and apply NMS.
+
+    The algorithm is that of src/operator/contrib/multibox_detection.cc.
+    """
     inner = artifact.symbol.get_internals()
     outputs = [inner[f"multibox_{name}_output"] for name in ("cls_pred", "loc_pred", "anchors")]
     block = mx.gluon.SymbolBlock(outputs, mx.sym.var("data", dtype="float32"))
@@ -57,19 +59,19 @@ def rows_of_training_symbol(artifact, pictures, **detection):
         parameter.shape = value.shape
         parameter.initialize()
         parameter.set_data(value)
-    data = mx.nd.array(pictures.transpose(0, 3, 1, 2).astype(np.float32))
+    data = mx.nd.array(images.transpose(0, 3, 1, 2).astype(np.float32))
     scores, offsets, priors = (array.asnumpy() for array in block(data))
-    found = [_detect(s, o.reshape(-1, 4), priors[0], **detection) for s, o in zip(scores, offsets)]
-    rows = np.full((len(pictures), len(priors[0]), 6), -1, np.float32)
-    for target, kept in zip(rows, found):
-        target[: len(kept)] = kept
+    rows = np.full((len(images), len(priors[0]), 6), -1, np.float32)
+    for row, image_scores, image_offsets in zip(rows, scores, offsets):
+        kept = _detect(image_scores, image_offsets.reshape(-1, 4), priors[0], **detection)
+        row[: len(kept)] = kept
     return rows
 
 
 def _detect(scores, offsets, priors, topk=400, threshold=0.45, per_class=False):
-    shares = np.exp(scores - scores.max(axis=0))
-    shares = (shares / shares.sum(axis=0))[1:]
-    classes, best = shares.argmax(axis=0), shares.max(axis=0)
+    probabilities = np.exp(scores - scores.max(axis=0))
+    probabilities = (probabilities / probabilities.sum(axis=0))[1:]
+    classes, best = probabilities.argmax(axis=0), probabilities.max(axis=0)
     size = priors[:, 2:] - priors[:, :2]
     middle = (priors[:, :2] + priors[:, 2:]) / 2 + offsets[:, :2] * 0.1 * size
     half = np.exp(offsets[:, 2:] * 0.2) * size / 2
@@ -96,24 +98,24 @@ def in_pixels(rows, side):
 
 @pytest.mark.parametrize("per_class", [False, True], ids=["class-agnostic", "per-class"])
 @pytest.mark.parametrize("base_network", SIDES)
-def test_it_answers_as_the_training_symbol_decoded_by_hand(artifacts, tmp_path, base_network, per_class):
+def test_convert_job_detects_as_its_training_symbol_decoded_with_numpy(artifacts, tmp_path, base_network, per_class):
     side, way = SIDES[base_network], "per-class" if per_class else "class-agnostic"
     flags = ["--model", str(artifacts / base_network), "--output", str(tmp_path / "model"), "--nms", way]
     assert main(["convert", *flags]) == 0
-    pictures = drawn_inputs(2, side)
+    images = drawn_inputs(2, side)
     artifact = read_artifact(artifacts / base_network)
-    expected = rows_of_training_symbol(artifact, pictures, per_class=per_class)
-    agreement = compare(in_pixels(expected, side), Detector.load(tmp_path / "model").engine.run(pictures))
+    expected = rows_of_training_symbol(artifact, images, per_class=per_class)
+    agreement = compare(in_pixels(expected, side), Detector.load(tmp_path / "model").engine.run(images))
     assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
-    other = rows_of_training_symbol(artifact, pictures, per_class=not per_class)
+    other = rows_of_training_symbol(artifact, images, per_class=not per_class)
     assert compare(in_pixels(other, side), in_pixels(expected, side)).unmatched > 5, "the two ways differ here"
 
 
-def test_the_genuine_deployable_network(shared_data, tmp_path):
-    """The definition of a ResNet-50 that AWS's own walk-through deployed, and what convert makes of such a job."""
+def test_make_detector_resnet_equals_the_genuine_deployable_network(shared_data, tmp_path):
+    """Compare with the deployable ResNet-50 of an AWS walk-through."""
     genuine = mx.sym.load(str(shared_data / "data" / "builtin" / "deploy_model_algo_1-symbol.json"))
     write_artifact(tmp_path, "resnet-50", 512, num_classes=2)
-    made, weights, states = make_detector(read_artifact(tmp_path), Rules(0.45, 400, per_class=False))
+    made, weights, states = make_detector(read_artifact(tmp_path), NmsRules(0.45, 400, per_class=False))
     assert set(made.list_arguments()) == set(genuine.list_arguments())
     assert set(made.list_auxiliary_states()) == set(genuine.list_auxiliary_states())
     ours, theirs = (symbol.infer_shape(data=(1, 3, 512, 512)) for symbol in (made, genuine))
@@ -131,7 +133,7 @@ def test_the_genuine_deployable_network(shared_data, tmp_path):
 
 
 def _attributes(symbol, operator):
-    """What each node of an operator says, numbers as numbers, by the node's name."""
+    """Return the parsed attributes of each node of an operator by the node's name."""
     nodes = [node for node in json.loads(symbol.tojson())["nodes"] if node["op"].endswith(operator)]
     return {
         node["name"]: {k: json.loads(v.replace("(", "[").replace(")", "]").lower()) for k, v in node["attrs"].items()}
@@ -139,20 +141,20 @@ def _attributes(symbol, operator):
     }
 
 
-def test_anchors_of_the_artifact_stay(artifacts):
-    """Of an archive whose job had other priors than the usual ones, as mxnet-ssd's presets for other sides."""
+def test_make_detector_other_priors_keeps_them(artifacts):
+    """The job's priors differ from the default, as in mxnet-ssd's presets for other input sizes."""
     artifact = read_artifact(artifacts / "resnet-50")
     text = artifact.symbol.tojson().replace("(0.1, 0.14142136)", "(0.05, 0.3)")
     assert "(0.05, 0.3)" in text
-    made, _, _ = make_detector(artifact._replace(symbol=mx.sym.load_json(text)), Rules(0.45, 400, per_class=False))
+    made, _, _ = make_detector(artifact._replace(symbol=mx.sym.load_json(text)), NmsRules(0.45, 400, per_class=False))
     assert (0.05, 0.3) in [tuple(a["sizes"]) for a in _attributes(made, "MultiBoxPrior").values()]
 
 
 @pytest.mark.parametrize("base_network", SIDES)
-def test_what_it_says_of_itself(converted, base_network):
-    found = read_description(converted / base_network)
-    assert (found.class_names.names, found.side) == (("cat", "dog", "cow"), SIDES[base_network])
-    assert (found.kind, found.input, found.coordinates) == ("builtin", "data", "shares")
+def test_convert_job_writes_metadata(converted, base_network):
+    description = read_description(converted / base_network)
+    assert (description.class_names.names, description.side) == (("cat", "dog", "cow"), SIDES[base_network])
+    assert (description.kind, description.input, description.coordinates) == ("builtin", "data", "shares")
     texts = json.loads((converted / base_network / "hyperparams.json").read_text())
     assert texts["base_network"] == base_network and texts["_kvstore"] == "device" and texts["nms_topk"] == "400"
     document = json.loads((converted / base_network / "model-export.json").read_text())
@@ -160,23 +162,23 @@ def test_what_it_says_of_itself(converted, base_network):
 
 
 @pytest.mark.parametrize("base_network", SIDES)
-def test_settings_of_the_job_are_used(artifacts, tmp_path, base_network):
+def test_convert_job_uses_its_nms_settings(artifacts, tmp_path, base_network):
     write_settings(artifacts / base_network, tmp_path / "job", nms_threshold="0.3", nms_topk="17")
     assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 0
-    (found,) = _attributes(mx.sym.load(str(tmp_path / "model" / SYMBOL)), "MultiBoxDetection").values()
-    assert (found["nms_threshold"], found["nms_topk"], found["force_suppress"]) == (0.3, 17, True)
+    (nms,) = _attributes(mx.sym.load(str(tmp_path / "model" / SYMBOL)), "MultiBoxDetection").values()
+    assert (nms["nms_threshold"], nms["nms_topk"], nms["force_suppress"]) == (0.3, 17, True)
     assert len(Detector.load(tmp_path / "model")(np.full((40, 60, 3), 90, np.uint8))) <= 17
     assert read_description(tmp_path / "model").class_names.names == ("class_0", "class_1", "class_2")
 
 
 @pytest.mark.parametrize("shape", ["3,128,128", " 3, 128, 128 ", "128"])
-def test_channels_before_the_side_as_jobs_have_them(artifacts, tmp_path, shape):
+def test_read_artifact_image_shape_with_channels_returns_the_side(artifacts, tmp_path, shape):
     write_settings(artifacts / "resnet-50", tmp_path / "job", image_shape=shape)
     assert read_artifact(tmp_path / "job").side == 128
 
 
 def write_settings(artifact, folder, **changes):
-    """A copy of `artifact` with other hyperparameters."""
+    """Copy `artifact` with other hyperparameters."""
     shutil.copytree(artifact, folder)
     path = folder / "hyperparams.json"
     settings = {**json.loads(path.read_text()), **changes}
@@ -213,127 +215,133 @@ def _other_shape(named):
     named["arg:conv0_weight"] = mx.nd.zeros((64, 3, 5, 5))
 
 
+SYMBOL_FILE, WEIGHTS_FILE, SETTINGS_FILE = "model_algo_1-symbol.json", "model_algo_1-0000.params", "hyperparams.json"
 DAMAGED = [
-    pytest.param(without("hyperparams.json"), "found no hyperparams.json, expected an artifact", id="no settings"),
-    pytest.param(without("model_algo_1-symbol.json"), "found no file *-symbol.json, expected", id="no symbol"),
-    pytest.param(without("model_algo_1-0000.params"), "found no file *-[0-9][0-9][0-9][0-9].params", id="no weights"),
-    pytest.param(lambda f: (f / "hyperparams.json").write_text("[]"), "cannot be read as hyperparameters", id="list"),
-    pytest.param(settings(num_classes="20"), "found num_classes 20, the symbol has 3 and background", id="classes"),
-    pytest.param(settings(num_classes="few"), "found num_classes 'few', expected 1 to 10000", id="no number"),
-    pytest.param(settings(num_classes="2.7"), "found num_classes '2.7', expected a whole number", id="a part of one"),
-    pytest.param(settings(nms_topk="0.5"), "found nms_topk '0.5', expected 1 to 1000000", id="half a box"),
-    pytest.param(settings(nms_topk="20.5"), "found nms_topk '20.5', expected a whole number", id="and a half"),
-    pytest.param(settings(image_shape="3,128,96"), "found image_shape '3,128,96', expected 64", id="no square"),
-    pytest.param(settings(nms_threshold="45"), "found nms_threshold '45', expected 0 to 1", id="threshold"),
-    pytest.param(settings(base_network="alexnet"), "found base_network 'alexnet', expected vgg-16 or", id="network"),
-    pytest.param(lambda f: (f / "model_algo_1-symbol.json").write_text("{"), "expected an artifact", id="no JSON"),
-    pytest.param(lambda f: (f / "model_algo_1-0000.params").write_bytes(b"x" * 99), "expected an artifact", id="bytes"),
+    pytest.param(without(SETTINGS_FILE), [SETTINGS_FILE], id="no settings"),
+    pytest.param(without(SYMBOL_FILE), ["*-symbol.json"], id="no symbol"),
+    pytest.param(without(WEIGHTS_FILE), ["*-[0-9][0-9][0-9][0-9].params"], id="no weights"),
+    pytest.param(lambda f: (f / SETTINGS_FILE).write_text("[]"), [SETTINGS_FILE], id="list"),
+    pytest.param(settings(num_classes="20"), [SETTINGS_FILE, "num_classes 20", "3 and background"], id="classes"),
+    pytest.param(settings(num_classes="few"), [SETTINGS_FILE, "num_classes 'few'", "1 to 10000"], id="no number"),
+    pytest.param(settings(num_classes="2.7"), [SETTINGS_FILE, "num_classes '2.7'"], id="fractional classes"),
+    pytest.param(settings(nms_topk="0.5"), [SETTINGS_FILE, "nms_topk '0.5'", "1 to 1000000"], id="topk below 1"),
+    pytest.param(settings(nms_topk="20.5"), [SETTINGS_FILE, "nms_topk '20.5'"], id="fractional topk"),
+    pytest.param(settings(image_shape="3,128,96"), [SETTINGS_FILE, "image_shape '3,128,96'", "64"], id="not square"),
+    pytest.param(settings(nms_threshold="45"), [SETTINGS_FILE, "nms_threshold '45'", "0 to 1"], id="threshold"),
+    pytest.param(settings(base_network="alexnet"), [SETTINGS_FILE, "base_network 'alexnet'", "vgg-16"], id="network"),
+    pytest.param(lambda f: (f / SYMBOL_FILE).write_text("{"), [SYMBOL_FILE], id="no JSON"),
+    pytest.param(lambda f: (f / WEIGHTS_FILE).write_bytes(b"x" * 99), [WEIGHTS_FILE], id="bytes"),
     pytest.param(
-        lambda f: (mx.sym.var("data") + 1).save(str(f / "model_algo_1-symbol.json")),
-        "found no multibox_cls_pred, multibox_loc_pred, multibox_anchors",
+        lambda f: (mx.sym.var("data") + 1).save(str(f / SYMBOL_FILE)),
+        [SYMBOL_FILE, "multibox_cls_pred, multibox_loc_pred, multibox_anchors"],
         id="another network",
     ),
     pytest.param(
-        arrays(lambda named: named.pop("arg:conv0_weight")), "found none for conv0_weight, expected (64,", id="lacking"
+        arrays(lambda named: named.pop("arg:conv0_weight")),
+        [WEIGHTS_FILE, "none", "conv0_weight", "(64,"],
+        id="lacking",
     ),
-    pytest.param(arrays(_other_shape), "found (64, 3, 5, 5) for conv0_weight, expected (64, 3, 7, 7)", id="shape"),
-    pytest.param(arrays(_dead), "arg:conv0_weight holds NaN or infinity", id="dead"),
+    pytest.param(arrays(_other_shape), [WEIGHTS_FILE, "conv0_weight", "(64, 3, 5, 5)", "(64, 3, 7, 7)"], id="shape"),
+    pytest.param(arrays(_dead), [WEIGHTS_FILE, "arg:conv0_weight", "NaN"], id="dead"),
 ]
 
 
-@pytest.mark.parametrize("damage, expected", DAMAGED)
-def test_what_is_no_artifact_is_told_and_nothing_is_written(artifacts, tmp_path, capsys, damage, expected):
+@pytest.mark.parametrize("damage, values", DAMAGED)
+def test_convert_damaged_job_exits_2_and_writes_nothing(artifacts, tmp_path, capsys, damage, values):
     shutil.copytree(artifacts / "resnet-50", tmp_path / "job")
     damage(tmp_path / "job")
     assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'job'}") and expected in error and error.count("\n") == 1
+    assert error.startswith(f"error: {tmp_path / 'job'}") and error.count("\n") == 1
+    assert [value for value in values if value not in error] == []
     assert not (tmp_path / "model" / "model-export.json").exists()
 
 
-def test_errors_name_files_by_the_archive_that_they_are_in(artifacts, tmp_path, capsys):
+def test_convert_damaged_archive_names_the_file_in_the_archive(artifacts, tmp_path, capsys):
     shutil.copytree(artifacts / "resnet-50", tmp_path / "job")
     arrays(_other_shape)(tmp_path / "job")
     archive = archive_of(tmp_path / "job", tmp_path / "model.tar.gz")
     assert main(["convert", "--model", str(archive), "--output", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {archive}/model_algo_1-0000.params: found (64, 3, 5, 5) for")
+    assert capsys.readouterr().err.startswith(f"error: {archive}/{WEIGHTS_FILE}: ")
 
 
 @pytest.mark.parametrize(
-    "made, expected",
+    "make",
     [
-        pytest.param(lambda place: None, "not found, expected an artifact of the built-in algorithm", id="nothing"),
-        pytest.param(lambda place: talking_model(place, ("cat",)), "is a model of ssd_train already, which", id="ours"),
+        pytest.param(lambda folder: None, id="nothing"),
+        pytest.param(lambda folder: talking_model(folder, ("cat",)), id="model of ssd_train"),
     ],
 )
-def test_what_is_not_there_and_what_needs_no_conversion(tmp_path, capsys, made, expected):
-    made(tmp_path / "model")
+def test_convert_no_job_exits_2(tmp_path, capsys, make):
+    make(tmp_path / "model")
     assert main(["convert", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'model'}: {expected}")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'model'}: ")
 
 
-def test_it_is_not_written_into_the_folder_of_a_model(artifacts, tmp_path, capsys):
+def test_convert_output_in_a_model_folder_exits_2(artifacts, tmp_path, capsys):
     talking_model(tmp_path / "model", ("cat",))
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert main(["convert", "--model", str(artifacts / "resnet-50"), "--output", str(tmp_path / "model")]) == 2
-    assert f"output: found {tmp_path / 'model'}, a model's own folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"error: output: found {tmp_path / 'model'}")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
-def test_a_converted_model_is_replaced_by_nothing_else(artifacts, converted, tmp_path, capsys):
-    """Neither by its own 8 bits, which have no way back, nor by another converted model; by itself it may be."""
+def test_export_over_a_converted_model_is_refused_but_for_the_same(artifacts, converted, tmp_path, capsys):
+    """Neither its quantized form nor another converted model may replace it; the same model may."""
     model = shutil.copytree(converted / "resnet-50", tmp_path / "model")
     before = {path.name: path.read_bytes() for path in model.iterdir()}
-    with pytest.raises(ConfigError, match=f"output: found {model}, a model's own folder, expected another"):
+    with pytest.raises(ConfigError, match=f"^output: found {model}"):
         export(model, "int8", model, "pixels", Proof(), HeardProgress())
-    with pytest.raises(ConfigError, match=f"output: found {model}, another model's own folder"):
+    with pytest.raises(ConfigError, match=f"^output: found {model}"):
         export(converted / "vgg-16", "onnx", model / "m.onnx", "pixels", Proof(), HeardProgress())
     assert main(["convert", "--model", str(artifacts / "vgg-16"), "--output", str(model)]) == 2
-    assert f"output: found {model}, a model's own folder" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"error: output: found {model}")
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
     flags = ["--output", str(model), "--class_names", "ant,bee,fly"]
     assert main(["convert", "--model", str(artifacts / "resnet-50"), *flags]) == 0
     assert read_description(model).class_names.names == ("ant", "bee", "fly")
 
 
-def test_what_was_converted_is_not_converted_again(converted, tmp_path, capsys):
+def test_convert_converted_model_exits_2(converted, tmp_path, capsys):
     assert main(["convert", "--model", str(converted / "resnet-50"), "--output", str(tmp_path / "out")]) == 2
-    assert "is a model of ssd_train already" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"error: {converted / 'resnet-50'}: ")
+    assert not (tmp_path / "out").exists()
 
 
-def test_as_many_class_names_as_classes(artifacts, tmp_path, capsys):
+def test_convert_too_few_class_names_exits_2(artifacts, tmp_path, capsys):
     flags = ["--output", str(tmp_path / "model"), "--class_names", "cat,dog"]
     assert main(["convert", "--model", str(artifacts / "resnet-50"), *flags]) == 2
-    assert "class_names: found 2 (cat, dog), the artifact has 3 classes" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: class_names: found 2 (cat, dog)") and "3 classes" in error
 
 
-def test_an_archive_that_leads_out_of_its_folder_is_refused(artifacts, tmp_path, capsys):
+def test_convert_archive_with_parent_paths_exits_2(artifacts, tmp_path, capsys):
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
         archive.add(artifacts / "resnet-50" / "hyperparams.json", "../escaped.json")
     assert main(["convert", "--model", str(tmp_path / "model.tar.gz"), "--output", str(tmp_path / "out")]) == 2
-    assert "'../escaped.json', which leads out of its folder" in capsys.readouterr().err
+    assert "'../escaped.json'" in capsys.readouterr().err
+    assert not (tmp_path / "escaped.json").exists()
 
 
-def test_an_artifact_that_nobody_converted_is_told_what_to_do(artifacts, tmp_path, capsys):
+def test_predict_job_that_was_not_converted_names_the_command(artifacts, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((40, 40, 3), np.uint8)))
     assert main(["predict", str(tmp_path / "a.png"), "--model", str(artifacts / "resnet-50")]) == 2
-    assert "a model of the built-in algorithm, expected it converted: python -m ssd_train convert" in (
-        capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {artifacts / 'resnet-50'}: ") and "python -m ssd_train convert" in error
 
 
 @pytest.mark.parametrize("place", ["artifact", "converted"])
-def test_it_cannot_be_trained_further_and_says_so(artifacts, converted, tmp_path, capsys, place):
+def test_train_from_a_job_or_converted_model_exits_2(artifacts, converted, tmp_path, capsys, place):
     drawn = shapes_set(tmp_path / "data", 6)
     model = artifacts / "resnet-50" if place == "artifact" else converted / "resnet-50"
     flags = {**SMALL, "train": drawn.images, "labels": drawn.manifest, "model_dir": tmp_path / "m", "pretrained": model}
     assert main(["train", *flags_of({**flags, "use_pretrained_model": 1, "output_dir": tmp_path / "o"})]) == 2
     error = capsys.readouterr().err
-    assert "of the built-in algorithm, whose network is another one" in error and error.count("\n") == 1
+    assert ".params: " in error and "built-in algorithm" in error and error.count("\n") == 1
 
 
-def test_the_builder_makes_what_a_job_leaves(artifacts):
-    """Its symbol cannot be used as it is: it wants labels, and says losses."""
+def test_training_symbol_of_the_builder_needs_labels(artifacts):
+    """The symbol needs labels and returns losses."""
     symbol = training_symbol("vgg-16", 3)
     assert "label" in symbol.list_arguments() and len(symbol.list_outputs()) == 4
     assert not [name for name in random_arrays(symbol, 300) if "label" in name]

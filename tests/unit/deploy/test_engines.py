@@ -1,4 +1,4 @@
-"""Which engine runs a model, what is said where none can, and ONNX files without MXNet."""
+"""Choice of the engine, errors where none can run a model, and ONNX files without MXNet."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model(tmp_path_factory):
         publish_symbol(folder / "both", folder / target, drawn_inputs(2))
     write_onnx(saved, folder / "file.onnx")
     with prepared_files(describe(saved, "int8"), folder / "int8", make_symbol(saved)):
-        pass  # as far as these tests look, which is at what it says of itself
+        pass  # not quantized: these tests need only its metadata
     return folder
 
 
@@ -61,35 +61,30 @@ def model(tmp_path_factory):
         pytest.param("file.onnx", "openvino", "OpenVinoEngine", id="openvino"),
     ],
 )
-def test_engines_say_the_same(model, place, engine, expected):
+def test_load_each_engine_agrees_with_mxnet(model, place, engine, expected):
     if engine == "openvino":
         pytest.importorskip("openvino")
-    found = Detector.load(model / place, "cpu", engine)
-    assert type(found.engine).__name__ == expected and found.class_names.names == CLASSES
-    assert (found.engine.description is None) == (expected == "GluonEngine"), "of exports only"
-    pictures = drawn_inputs(3)
-    agreement = compare(Detector.load(model / "both", engine="mxnet").engine.run(pictures), found.engine.run(pictures))
+    loaded = Detector.load(model / place, "cpu", engine)
+    assert type(loaded.engine).__name__ == expected and loaded.class_names.names == CLASSES
+    assert (loaded.engine.description is None) == (expected == "GluonEngine"), "of exports only"
+    images = drawn_inputs(3)
+    agreement = compare(Detector.load(model / "both", engine="mxnet").engine.run(images), loaded.engine.run(images))
     assert agreement.rows > 50 and agreement.unmatched == 0
 
 
 @pytest.mark.parametrize(
     "place, engine, kind, expected",
     [
-        ("both", "tensorrt", ConfigError, "engine: found 'tensorrt', expected auto, mxnet"),
-        ("both", "openvino", WeightsError, "both: found a model for mxnet or symbol, expected one for openvino"),
-        ("symbol", "mxnet", WeightsError, "symbol: found a model for symbol, expected one for mxnet"),
-        (
-            "file.onnx",
-            "mxnet",
-            WeightsError,
-            "file.onnx: found a model for onnxruntime or openvino, expected one for mxnet",
-        ),
-        ("nowhere", "auto", WeightsError, "nowhere: found no model, expected a model folder"),
-        ("nowhere.onnx", "auto", WeightsError, "nowhere.onnx: found no model, expected a model folder"),
+        ("both", "tensorrt", ConfigError, "^engine: .*'tensorrt'.*auto, mxnet"),
+        ("both", "openvino", WeightsError, "both: .* mxnet or symbol.* openvino"),
+        ("symbol", "mxnet", WeightsError, "symbol: .* symbol.* mxnet"),
+        ("file.onnx", "mxnet", WeightsError, "file.onnx: .* onnxruntime or openvino.* mxnet"),
+        ("nowhere", "auto", WeightsError, "nowhere: "),
+        ("nowhere.onnx", "auto", WeightsError, "nowhere.onnx: "),
     ],
     ids=["unknown", "no-onnx-file", "no-config", "file-for-mxnet", "nowhere", "no-such-file"],
 )
-def test_what_no_engine_can_run_is_told(model, place, engine, kind, expected):
+def test_load_unsuitable_engine_raises(model, place, engine, kind, expected):
     with pytest.raises(kind, match=expected):
         Detector.load(model / place, engine=engine)
 
@@ -124,8 +119,8 @@ def test_load_for_another_cpu_answers_there_and_exports_from_the_first(model, pl
         assert {array.context for array in [*weights.values(), *states.values()]} == {mx.cpu(0)}
 
 
-def test_what_runs_on_the_cpu_alone_does_so_on_a_machine_with_a_gpu(model, monkeypatch, tmp_path):
-    """This MXNet has no code for GPUs, so that whatever is put on one fails."""
+def test_load_cpu_only_models_on_a_gpu_machine_uses_the_cpu(model, monkeypatch, tmp_path):
+    """This MXNet is built without CUDA, so anything put on a GPU fails."""
     mx = framework.mxnet()
     if mx.context.num_gpus():
         pytest.skip("this machine has a GPU")
@@ -150,35 +145,35 @@ def test_what_runs_on_the_cpu_alone_does_so_on_a_machine_with_a_gpu(model, monke
         pytest.param(set(), "all", "mxnet", id="nothing-says-what-to-install-for-a-folder"),
     ],
 )
-def test_auto_takes_what_is_installed(tmp_path, monkeypatch, installed, place, expected):
+def test_choose_engine_auto_returns_an_installed_one(tmp_path, monkeypatch, installed, place, expected):
     (tmp_path / "all").mkdir()
     for name in ("all/config.json", "all/model-export.json", "all/m.onnx", "m.onnx"):
         (tmp_path / name).write_text("{}")
     monkeypatch.setattr(detector, "find_spec", lambda package: package in installed or None)
-    assert detector._chosen(tmp_path / place, "auto", "shown") == expected
+    assert detector._choose_engine(tmp_path / place, "auto", "shown") == expected
 
 
-def test_an_archive_may_hold_an_onnx_file(model, tmp_path):
+def test_load_archive_of_an_onnx_file_works(model, tmp_path):
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
         archive.add(model / "file.onnx", "some.onnx")
     assert Detector.load(tmp_path / "model.tar.gz").class_names.names == CLASSES
 
 
-def test_of_two_onnx_files_none_is_meant(model, tmp_path):
+def test_load_folder_with_two_onnx_files_raises(model, tmp_path):
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes((model / "file.onnx").read_bytes())
-    with pytest.raises(WeightsError, match="found a.onnx, b.onnx, expected one .onnx file"):
+    with pytest.raises(WeightsError, match=f"^{tmp_path}: found a.onnx, b.onnx"):
         Detector.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ['{"model_type": "bert"}', '{"weights": {}}', "[]"])
-def test_a_config_of_another_program_is_no_model(model, tmp_path, text):
+def test_load_onnx_next_to_a_config_of_another_program_works(model, tmp_path, text):
     shutil.copy(model / "file.onnx", tmp_path)
     (tmp_path / "config.json").write_text(text)
     assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES
 
 
-def test_a_damaged_model_beside_an_onnx_file_is_told(model, tmp_path):
+def test_load_onnx_next_to_a_damaged_model_raises(model, tmp_path):
     shutil.copy(model / "file.onnx", tmp_path)
     shutil.copy(model / "both" / "config.json", tmp_path)
     assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES, "its own"
@@ -189,30 +184,30 @@ def test_a_damaged_model_beside_an_onnx_file_is_told(model, tmp_path):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1000], lambda data: b"GIF89a" * 99])
-def test_a_damaged_file_is_told_in_a_line(model, tmp_path, engine, damage):
+def test_load_damaged_onnx_raises_one_line(model, tmp_path, engine, damage):
     pytest.importorskip(engine)
     path = tmp_path / "m.onnx"
     path.write_bytes(damage((model / "file.onnx").read_bytes()))
-    with pytest.raises(WeightsError, match="m.onnx: (cannot be read as an ONNX model|found no description)") as error:
+    with pytest.raises(WeightsError, match=f"^{path}: ") as error:
         Detector.load(path, engine=engine)
     assert "\n" not in str(error.value)
 
 
-def test_onnxruntime_takes_as_many_threads_as_mxnet(model, monkeypatch):
+def test_onnxruntime_uses_as_many_threads_as_mxnet(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     options = Detector.load(model / "file.onnx").engine._session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
 
 
 @pytest.mark.parametrize("module, engine", [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
-def test_a_missing_runtime_is_told(model, monkeypatch, module, engine):
+def test_load_missing_runtime_raises_dependency_error(model, monkeypatch, module, engine):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DependencyError, match=f"{module} cannot be imported .* pip install"):
         Detector.load(model / "file.onnx", engine=engine)
 
 
-def test_an_onnx_file_needs_no_mxnet(model, tmp_path):
-    """In a process in which neither MXNet nor GluonCV nor the onnx package can be imported."""
+def test_predict_onnx_without_mxnet_equals_with_mxnet(model, tmp_path):
+    """Run in a process that cannot import MXNet, GluonCV or onnx."""
     (tmp_path / "pictures").mkdir()
     for index, picture in enumerate(drawn_inputs(3)):
         (tmp_path / "pictures" / f"{index}.png").write_bytes(encode_png(picture))
@@ -236,7 +231,7 @@ def test_an_onnx_file_needs_no_mxnet(model, tmp_path):
     assert without == with_all and without.count("\n") == 3 and len(without) > 1000
 
 
-def test_commands_take_engines(model, tmp_path, capsys):
+def test_predict_engine_flag_selects_the_engine(model, tmp_path, capsys):
     picture = tmp_path / "a.png"
     picture.write_bytes(encode_png(drawn_inputs(1)[0]))
     for engine in ("auto", "mxnet", "symbol"):
@@ -245,5 +240,6 @@ def test_commands_take_engines(model, tmp_path, capsys):
             main(["predict", str(picture), "--model", str(model / "both"), "--engine", engine, "--output", output]) == 0
         )
     assert main(["predict", str(picture), "--model", str(model / "both"), "--engine", "onnxruntime"]) == 2
-    assert "both: found a model for mxnet or symbol, expected one for onnxruntime" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {model / 'both'}: ") and "onnxruntime" in error
     assert (tmp_path / "auto.jsonl").read_text() == (tmp_path / "mxnet.jsonl").read_text()

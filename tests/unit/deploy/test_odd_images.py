@@ -1,4 +1,4 @@
-"""Training, prediction and serving see every picture alike, and refuse the same ones in the same words."""
+"""Training, prediction and serving decode every image alike, and refuse the same ones with the same message."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ SEEN = {
 
 
 class Engine:
-    """Finds nothing, and keeps the pictures."""
+    """Returns no detections, and keeps the images."""
 
     name, class_names, side, grayscale = "mxnet", ClassNames(("cat",)), SIDE, False
 
     def __init__(self):
         self.seen = []
 
-    def run(self, pictures):
-        self.seen.extend(pictures)
-        return np.full((len(pictures), 1, 6), -1, np.float32)
+    def run(self, images):
+        self.seen.extend(images)
+        return np.full((len(images), 1, 6), -1, np.float32)
 
 
 def trained_on(data):
-    """The picture as training and evaluation see it; its labels do not tell its size."""
+    """Return the network input in training and evaluation; the labels lack the image size."""
     labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE)
     return EvalTransform(SIDE, lambda boxes, class_ids: ())(*dataset[0])[0]
 
 
 @pytest.mark.parametrize("data", SEEN.values(), ids=SEEN)
-def test_pictures_are_seen_alike(data):
+def test_odd_image_gives_the_same_input_everywhere(data):
     served, predicted = Engine(), Engine()
     answer(Detector(served), data, "image/jpeg", "application/json")
     list(Detector(predicted).stream([Picture("a", lambda: data, "a")]))
@@ -66,23 +66,23 @@ def test_pictures_are_seen_alike(data):
 
 @pytest.mark.parametrize("size_wh", [(200, 48), (168, 160), (35, 400)], ids=["panorama", "square", "high"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_and_its_pixels_are_seen_alike(format, size_wh):
-    """A JPEG: within a few levels, where libjpeg's blocks end with the picture."""
+def test_file_and_its_pixels_give_the_same_input(format, size_wh):
+    """JPEGs may differ by a few levels, where libjpeg's blocks extend beyond the image."""
     image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
     data = encode_like(image, format)
     by_file, by_pixels, served = Engine(), Engine(), Engine()
-    (found,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
+    (streamed,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
     answer(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
     off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
     assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 2
     np.testing.assert_array_equal(served.seen[0], by_file.seen[0])
-    assert min(found.image.shape[:2]) >= SIDE
+    assert min(streamed.image.shape[:2]) >= SIDE
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("cache_bytes", [0, 10**6], ids=["decoded-each-time", "kept"])
-def test_training_sees_a_large_picture_as_evaluation_does(format, cache_bytes):
+def test_large_image_gives_the_same_input_in_training_and_evaluation(format, cache_bytes):
     data = encode_like(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
     labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
@@ -91,12 +91,12 @@ def test_training_sees_a_large_picture_as_evaluation_does(format, cache_bytes):
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())
-def test_pictures_are_refused_alike(data, message):
+def test_bad_image_is_refused_everywhere_with_the_same_message(data, message):
     with pytest.raises(DataError, match=message) as in_training:
         trained_on(data)
     with pytest.raises(RequestError, match=message) as in_service:
         answer(Detector(Engine()), data, "image/jpeg", "application/json")
-    (found,) = Detector(Engine()).stream([Picture("a", lambda: data, "a")])
-    words = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, found.fault)]
-    assert words[0] == words[1] == words[2]
+    (streamed,) = Detector(Engine()).stream([Picture("a", lambda: data, "a")])
+    messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, streamed.error)]
+    assert messages[0] == messages[1] == messages[2]
     assert in_service.value.status in (400, 413)

@@ -1,4 +1,4 @@
-"""Decoding and suppression as ONNX: the same rows as from MXNet's operators, in every corner of them."""
+"""Preprocessing, decoding and NMS as ONNX equal MXNet's operators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(document, **inputs):
 
 
 def candidates(count=2, seed=0, spread=3.0):
-    """Class scores before softmax (B, A, C + 1) and boxes (B, A, 4) in a few heaps, so that many overlap."""
+    """Return class scores before softmax (B, A, C + 1) and boxes (B, A, 4) in clusters, so that many overlap."""
     random = np.random.RandomState(seed)
     scores = random.normal(0, spread, (count, ANCHORS, CLASSES + 1)).astype(np.float32)
     corners = np.repeat(random.uniform(0, 90, (count, ANCHORS // 6, 2)), 6, axis=1) + random.uniform(
@@ -40,8 +40,8 @@ def candidates(count=2, seed=0, spread=3.0):
 def by_onnx(scores, boxes, rules):
     graph = GraphBuilder()
     add_detection(graph, "scores", "boxes", (ANCHORS, CLASSES), rules, "rows")
-    # one input of the builder's document is enough for a detector; here are two
-    document = graph.document(
+    # the builder's models have one input; this test needs two
+    document = graph.to_model(
         Value("scores", FLOAT, ["N", ANCHORS, CLASSES + 1]), [Value("rows", FLOAT, ["N", None, 6])]
     )
     document.graph.input.append(onnx.helper.make_tensor_value_info("boxes", FLOAT, ["N", ANCHORS, 4]))
@@ -66,7 +66,7 @@ def by_mxnet(scores, boxes, rules):
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_rows_are_mxnets(rules, count):
+def test_add_detection_rows_equal_mxnets(rules, count):
     scores, boxes = candidates(count)
     expected = by_mxnet(scores, boxes, rules)
     assert (expected[..., 0] >= 0).any(axis=1).all() and {0, 1, 2} <= set(expected[..., 0].ravel())
@@ -75,7 +75,7 @@ def test_rows_are_mxnets(rules, count):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_pictures_without_boxes_have_unused_rows_only():
+def test_add_detection_background_only_gives_unused_rows():
     scores, boxes = candidates(3)
     scores[1, :, 0] += 30  # background, by far
     found = by_onnx(scores, boxes, USUAL)
@@ -84,28 +84,28 @@ def test_pictures_without_boxes_have_unused_rows_only():
     assert (by_onnx(scores, boxes, USUAL) == -1).all()
 
 
-def test_nan_shows_and_only_in_its_picture():
+def test_add_detection_nan_scores_give_nan_rows_of_that_image():
     scores, boxes = candidates(2)
     scores[0, 5, 1] = np.nan
     found = by_onnx(scores, boxes, USUAL)
     assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
 
 
-def test_offsets_are_decoded_as_by_the_network():
+def test_add_decoding_equals_the_network():
     random = np.random.RandomState(0)
     anchors = random.uniform(5, 60, (ANCHORS, 4)).astype(np.float32)
     offsets = random.normal(0, 2, (3, ANCHORS, 4)).astype(np.float32)
     graph = GraphBuilder()
     boxes = add_decoding(graph, "offsets", anchors, (0.1, 0.2))
-    document = graph.document(Value("offsets", FLOAT, ["N", ANCHORS, 4]), [Value(boxes, FLOAT, ["N", ANCHORS, 4])])
+    document = graph.to_model(Value("offsets", FLOAT, ["N", ANCHORS, 4]), [Value(boxes, FLOAT, ["N", ANCHORS, 4])])
     expected = _decode(mx.nd, mx.nd.array(offsets), mx.nd.array(anchors[None])).asnumpy()
     np.testing.assert_allclose(run(document, offsets=offsets), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_pixels_are_normalised_as_by_the_network():
+def test_add_normalisation_equals_the_network():
     pixels = np.random.RandomState(0).randint(0, 256, (2, 5, 5, 3)).astype(np.uint8)
     graph = GraphBuilder()
     name = add_normalisation(graph, "pixels")
-    document = graph.document(Value("pixels", UINT8, ["N", 5, 5, 3]), [Value(name, FLOAT, ["N", 3, 5, 5])])
+    document = graph.to_model(Value("pixels", UINT8, ["N", 5, 5, 3]), [Value(name, FLOAT, ["N", 3, 5, 5])])
     expected = _Normalize()(mx.nd.array(pixels, dtype="uint8")).asnumpy()
     np.testing.assert_allclose(run(document, pixels=pixels), expected, atol=1e-5)

@@ -18,8 +18,8 @@ IMAGE = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8)
 def test_read_request_of_an_npy_in_either_order_returns_the_image(order):
     file = io.BytesIO()
     np.save(file, np.array(IMAGE, order=order))
-    found, size_wh = read_request(file.getvalue(), NPY, 20)
-    np.testing.assert_array_equal(found, IMAGE)
+    image, size_wh = read_request(file.getvalue(), NPY, 20)
+    np.testing.assert_array_equal(image, IMAGE)
     assert size_wh == (30, 20)
 
 

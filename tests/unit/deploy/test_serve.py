@@ -1,4 +1,4 @@
-"""Requests and answers of an endpoint, with an engine that always finds the same two things."""
+"""Requests and responses of an endpoint, with an engine that always returns the same two detections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPECTED = [[1.0, 0.9, 0.25, 0.25, 0.5, 1.0], [0.0, 0.25, 0.0, 0.0, 1.0, 1.0]]
 
 
 class FixedEngine:
-    """Answers ROWS for every picture and keeps the pictures."""
+    """Returns ROWS for every image, and keeps the images."""
 
     class_names = ClassNames(("cat", "dog"))
     side = SIDE
@@ -36,9 +36,9 @@ class FixedEngine:
     def __init__(self, rows=ROWS):
         self.rows, self.seen = rows, []
 
-    def run(self, pictures):
-        self.seen.extend(pictures)
-        return np.stack([self.rows] * len(pictures))
+    def run(self, images):
+        self.seen.extend(images)
+        return np.stack([self.rows] * len(images))
 
 
 IMAGE = np.random.RandomState(1).randint(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
@@ -55,13 +55,13 @@ def as_json(array):
 
 
 def npy_claiming(header, data=b"", version=1):
-    """An .npy file whose header is the text given."""
+    """Return an .npy file with this header."""
     length = struct.pack("<H" if version == 1 else "<I", len(header))
     return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode() + data
 
 
 def png_claiming(width, height):
-    """A PNG that says it has these sides and holds nothing."""
+    """Return a PNG whose header has this size, without pixels."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -75,7 +75,7 @@ def png_claiming(width, height):
     [
         pytest.param(encode_jpeg(IMAGE), "image/jpeg", id="jpeg"),
         pytest.param(encode_png(IMAGE), "image/png", id="png"),
-        pytest.param(encode_png(IMAGE), "image/jpeg", id="told-by-its-bytes"),
+        pytest.param(encode_png(IMAGE), "image/jpeg", id="wrong-type"),
         pytest.param(encode_png(IMAGE), "application/x-image", id="x-image"),
         pytest.param(bytearray(encode_png(IMAGE)), "Application/X-Image; charset=binary", id="bytearray"),
         pytest.param(as_json(IMAGE), "application/json", id="json-text"),
@@ -86,10 +86,10 @@ def png_claiming(width, height):
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "", "text/html, application/json;q=0.9"])
-def test_the_answer_is_the_builtin_algorithms(body, content_type, accept):
-    said, kind = answer(Detector(FixedEngine()), body, content_type, accept)
+def test_answer_json_is_in_the_built_in_algorithms_format(body, content_type, accept):
+    response, kind = answer(Detector(FixedEngine()), body, content_type, accept)
     assert kind == "application/json"
-    document = json.loads(said)
+    document = json.loads(response)
     assert list(document) == ["prediction"]
     np.testing.assert_allclose(document["prediction"], EXPECTED, rtol=1e-6)
 
@@ -98,23 +98,23 @@ PIXEL_BOXES = [[1, "dog", 0.9, 20, 10, 20, 30], [0, "cat", 0.25, 0, 0, 80, 40]]
 
 
 @pytest.mark.parametrize("accept", ["application/json;annotation=1", "Application/JSON; annotation=1"])
-def test_annotations_are_in_whole_pixels(accept):
-    said, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+def test_answer_annotation_is_in_integer_pixels(accept):
+    response, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/json"
-    assert json.loads(said) == {
+    assert json.loads(response) == {
         "image_size": [{"width": WIDTH, "height": HEIGHT, "depth": 3}],
         "annotations": [
             {"class_id": id, "score": pytest.approx(score), "left": x, "top": y, "width": w, "height": h}
             for id, _, score, x, y, w, h in PIXEL_BOXES
         ],
     }
-    assert all(isinstance(one["left"], int) for one in json.loads(said)["annotations"])
+    assert all(isinstance(one["left"], int) for one in json.loads(response)["annotations"])
 
 
 @pytest.mark.parametrize("accept", ["application/json;verbose=1", "application/json;annotation=1;verbose=1"])
-def test_verbose_answers_have_the_names_of_classes(accept):
-    said, _ = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
-    found = json.loads(said)
+def test_answer_verbose_has_class_names(accept):
+    response, _ = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+    found = json.loads(response)
     assert [one["class_name"] for one in found["annotations"]] == ["dog", "cat"]
     assert found["annotations"][0]["left"] == pytest.approx(20) and found["image_size"][0]["width"] == WIDTH
 
@@ -124,29 +124,29 @@ def test_verbose_answers_have_the_names_of_classes(accept):
     [("application/jsonlines", "prediction"), ("application/jsonlines;annotation=1", "annotations")],
     ids=["rows", "annotations"],
 )
-def test_json_lines_end_in_a_line_feed(accept, key):
-    said, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+def test_answer_json_lines_ends_with_a_line_feed(accept, key):
+    response, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/jsonlines"
-    assert said.endswith("}\n") and said.count("\n") == 1 and key in json.loads(said)
+    assert response.endswith("}\n") and response.count("\n") == 1 and key in json.loads(response)
 
 
-def test_boxes_of_a_large_picture_are_in_its_own_pixels_though_a_smaller_one_was_decoded():
+def test_answer_large_image_has_boxes_in_its_pixels():
     large = np.kron(IMAGE, np.ones((4, 4, 1), np.uint8))
-    said, _ = answer(Detector(FixedEngine()), encode_jpeg(large), "image/jpeg", "application/json;annotation=1")
-    found = json.loads(said)
+    response, _ = answer(Detector(FixedEngine()), encode_jpeg(large), "image/jpeg", "application/json;annotation=1")
+    found = json.loads(response)
     assert found["image_size"] == [{"width": 4 * WIDTH, "height": 4 * HEIGHT, "depth": 3}]
     first = found["annotations"][0]
     assert [first[side] for side in ("left", "top", "width", "height")] == [80, 40, 80, 120]
 
 
 @pytest.mark.parametrize("image", [np.zeros_like(IMAGE), IMAGE // 255, IMAGE - IMAGE % 2 / 2], ids=["0", "0-1", "half"])
-def test_dark_pictures_and_fractions_of_grey_levels_are_pictures(image):
+def test_answer_dark_or_fractional_pixels_are_accepted(image):
     engine = FixedEngine()
     answer(Detector(engine), npy(image.astype(np.float32)), "application/x-npy")
     assert abs(engine.seen[0].astype(float).mean() - image.mean()) < 1
 
 
-def test_pixels_and_files_of_them_are_looked_at_alike():
+def test_answer_pixels_and_files_give_the_same_input():
     seen = []
     bodies = {"image/png": encode_png(IMAGE), "application/json": as_json(IMAGE), "application/x-npy": npy(IMAGE)}
     for content_type, body in bodies.items():
@@ -159,77 +159,77 @@ def test_pixels_and_files_of_them_are_looked_at_alike():
 
 
 @pytest.mark.parametrize("scale", [1, 5], ids=["small", "decoded-smaller"])
-def test_the_network_sees_what_predict_and_evaluate_show_it(scale):
+def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
     body = encode_jpeg(np.kron(IMAGE, np.ones((scale, scale, 1), np.uint8)))
     served, predicted = FixedEngine(), FixedEngine()
-    said, _ = answer(Detector(served), body, "image/jpeg")
+    response, _ = answer(Detector(served), body, "image/jpeg")
     (streamed,) = Detector(predicted).stream([Picture("a.jpg", lambda: body, "a.jpg")])
     np.testing.assert_array_equal(served.seen[0], predicted.seen[0])
-    assert json.loads(said)["prediction"] == streamed.detections.to_rows()
+    assert json.loads(response)["prediction"] == streamed.detections.to_rows()
 
 
 @pytest.mark.parametrize(
-    "body, content_type, accept, status, message",
+    "body, content_type, accept, status, value",
     [
-        pytest.param(b"", "image/jpeg", "", 400, "request: found", id="empty"),
-        pytest.param(encode_jpeg(IMAGE)[:-300], "image/jpeg", "", 400, "cut off", id="cut-off"),
-        pytest.param(b"<html>", "application/x-image", "", 400, "expected an image", id="html"),
-        pytest.param(b"{", "application/json", "", 400, "found no JSON", id="no-json"),
-        pytest.param(b"[[1],[2,3]]", "application/json", "", 400, "no array of numbers|an array of", id="ragged"),
-        pytest.param(b'{"a": 1}', "application/json", "", 400, "no array of numbers", id="object"),
-        pytest.param(as_json(IMAGE[0]), "application/json", "", 400, r"array of \(80, 3\)", id="no-picture"),
-        pytest.param(as_json(IMAGE[:4, :4]), "application/json", "", 400, "found 4x4, expected sides", id="tiny"),
-        pytest.param(npy(IMAGE / 0.5), "application/x-npy", "", 400, "beyond 0 to 255", id="beyond"),
-        pytest.param(npy(np.full((40, 40, 3), np.nan)), "application/x-npy", "", 400, "beyond 0", id="nan"),
-        pytest.param(npy(IMAGE / 255), "application/x-npy", "", 400, "found fractions from 0 to 1", id="npy-fractions"),
-        pytest.param(as_json(IMAGE / 255), "application/json", "", 400, "found fractions from", id="json-fractions"),
-        pytest.param(b"\x93NUMPY", "application/x-npy", "", 400, "no .npy array", id="npy-cut-off"),
-        pytest.param(
-            npy(np.array([{}], dtype=object)), "application/x-npy", "", 400, "no array of numbers", id="pickle"
-        ),
-        pytest.param(npy(np.array(["a"])), "application/x-npy", "", 400, "no array of numbers", id="npy-text"),
+        pytest.param(b"", "image/jpeg", "", 400, "empty", id="empty"),
+        pytest.param(encode_jpeg(IMAGE)[:-300], "image/jpeg", "", 400, "JPEG", id="cut-off"),
+        pytest.param(b"<html>", "application/x-image", "", 400, "HTML", id="html"),
+        pytest.param(b"{", "application/json", "", 400, "no JSON", id="no-json"),
+        pytest.param(b"[[1],[2,3]]", "application/json", "", 400, "array", id="ragged"),
+        pytest.param(b'{"a": 1}', "application/json", "", 400, "array", id="object"),
+        pytest.param(as_json(IMAGE[0]), "application/json", "", 400, "(80, 3)", id="two-axes"),
+        pytest.param(as_json(IMAGE[:4, :4]), "application/json", "", 400, "4x4", id="tiny"),
+        pytest.param(npy(IMAGE / 0.5), "application/x-npy", "", 400, "0 to 255", id="beyond"),
+        pytest.param(npy(np.full((40, 40, 3), np.nan)), "application/x-npy", "", 400, "0 to 255", id="nan"),
+        pytest.param(npy(IMAGE / 255), "application/x-npy", "", 400, "0 to 1", id="npy-fractions"),
+        pytest.param(as_json(IMAGE / 255), "application/json", "", 400, "0 to 1", id="json-fractions"),
+        pytest.param(b"\x93NUMPY", "application/x-npy", "", 400, "no .npy", id="npy-cut-off"),
+        pytest.param(npy(np.array([{}], dtype=object)), "application/x-npy", "", 400, "array", id="pickle"),
+        pytest.param(npy(np.array(["a"])), "application/x-npy", "", 400, "array", id="npy-text"),
         pytest.param(b"[" * 100_000, "application/json", "", 400, "no JSON", id="json-nested-without-end"),
-        pytest.param(b"[[[9" + b"9" * 400 + b"]]]", "application/json", "", 400, "no array|beyond", id="json-number"),
-        pytest.param(b"\xff\xfe[", "application/json", "", 400, "no JSON", id="json-bytes-of-no-text"),
-        pytest.param(npy(IMAGE[0]), "application/x-npy", "", 400, "an array of", id="npy-no-picture"),
-        pytest.param(npy(IMAGE)[:-1], "application/x-npy", "", 400, "found 9599 bytes of data", id="npy-short"),
+        pytest.param(b"[[[9" + b"9" * 400 + b"]]]", "application/json", "", 400, "", id="json-number"),
+        pytest.param(b"\xff\xfe[", "application/json", "", 400, "no JSON", id="json-not-text"),
+        pytest.param(npy(IMAGE[0]), "application/x-npy", "", 400, "(80, 3)", id="npy-two-axes"),
+        pytest.param(npy(IMAGE)[:-1], "application/x-npy", "", 400, "9599 bytes", id="npy-short"),
         pytest.param(
             npy_claiming("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000, 3)}"),
-            *["application/x-npy", "", 400, "found 0 bytes of data, expected 24000000000000"],
+            *["application/x-npy", "", 400, "24000000000000"],
             id="npy-claims-24-TB",
         ),
         pytest.param(
             npy_claiming("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -1, 3)}", b"abc"),
-            *["application/x-npy", "", 400, "an array of"],
+            *["application/x-npy", "", 400, "(-1, -1, 3)"],
             id="npy-negative",
         ),
-        pytest.param(npy_claiming("(" * 9000), "application/x-npy", "", 400, "no .npy array", id="npy-nested"),
+        pytest.param(npy_claiming("(" * 9000), "application/x-npy", "", 400, "no .npy", id="npy-nested"),
         pytest.param(npy_claiming("x" * 20_000, b"", 2), "application/x-npy", "", 400, "no .npy", id="npy-long-header"),
-        pytest.param(png_claiming(60_000, 60_000), "image/png", "", 413, "3600.0 Mpx, expected at most 50", id="bomb"),
-        pytest.param(npy(np.zeros((1, 1, 2, 3))), "application/x-npy", "", 400, "found 2x1|found 1x2", id="npy-tiny"),
-        pytest.param(b"GIF89a", "image/jpeg", "", 400, "found a GIF image", id="gif"),
-        pytest.param(b"x", "image/gif\r\n" * 99, "", 415, "Content-Type: found 'image/gif.r", id="type-of-many-lines"),
-        pytest.param(b"a,b", "text/csv", "", 415, "Content-Type: found 'text/csv', expected", id="type"),
-        pytest.param(b"x", "", "", 415, "Content-Type: found ''", id="no-type"),
-        pytest.param(encode_png(IMAGE), "image/png", "text/csv", 406, "Accept: found 'text/csv'", id="accept"),
+        pytest.param(png_claiming(60_000, 60_000), "image/png", "", 413, "3600.0 Mpx", id="bomb"),
+        pytest.param(npy(np.zeros((1, 1, 2, 3))), "application/x-npy", "", 400, "2x1", id="npy-tiny"),
+        pytest.param(b"GIF89a", "image/jpeg", "", 400, "GIF", id="gif"),
+        pytest.param(b"x", "image/gif\r\n" * 99, "", 415, "image/gif", id="type-of-many-lines"),
+        pytest.param(b"a,b", "text/csv", "", 415, "'text/csv'", id="type"),
+        pytest.param(b"x", "", "", 415, "''", id="no-type"),
+        pytest.param(encode_png(IMAGE), "image/png", "text/csv", 406, "'text/csv'", id="accept"),
     ],
 )
-def test_what_cannot_be_answered_says_why(body, content_type, accept, status, message):
-    with pytest.raises(RequestError, match=message) as error:
+def test_answer_bad_request_raises_with_status_and_value(body, content_type, accept, status, value):
+    with pytest.raises(RequestError) as error:
         answer(Detector(FixedEngine()), body, content_type, accept)
-    assert error.value.status == status and "\n" not in str(error.value)
+    place = {406: "Accept: ", 415: "Content-Type: "}.get(status, "request: ")
+    message = str(error.value)
+    assert error.value.status == status and message.startswith(place) and value in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
-    "limits, body, message",
+    "limits, body, value",
     [
-        (RequestLimits(max_bytes=100), encode_png(IMAGE), "bytes, expected at most 100"),
-        (RequestLimits(image=ImageLimits(max_pixels=3000)), encode_png(IMAGE), "80x40 = 0.0 Mpx"),
+        (RequestLimits(max_bytes=100), encode_png(IMAGE), "at most 100"),
+        (RequestLimits(image=ImageLimits(max_pixels=3000)), encode_png(IMAGE), "80x40"),
     ],
     ids=["bytes", "pixels"],
 )
-def test_limits_count_before_anything_is_decoded(limits, body, message):
-    with pytest.raises(RequestError, match=message) as error:
+def test_answer_above_a_limit_raises_413(limits, body, value):
+    with pytest.raises(RequestError, match=value) as error:
         answer(Detector(FixedEngine()), body, "image/png", limits=limits)
     assert error.value.status == 413
 
@@ -245,12 +245,12 @@ def test_limits_count_before_anything_is_decoded(limits, body, message):
     ],
     ids=["small", "large", "broken", "long-json", "short-json"],
 )
-def test_what_takes_long_is_known_before(body, content_type, expected):
+def test_is_costly_body_returns_expected(body, content_type, expected):
     assert is_costly(body, content_type) is expected
 
 
-def test_an_error_keeps_no_lists_alive():
-    """They take ten times the memory of the body, and an error may live until the garbage collector comes by."""
+def test_answer_bad_json_keeps_no_lists_alive():
+    """They take ten times the memory of the body, and the error may live until the next garbage collection."""
     with pytest.raises(RequestError) as caught:
         answer(Detector(FixedEngine()), json.dumps([[[1, 2], [3]]] * 1000), "application/json")
     error, kept = caught.value, []
@@ -261,29 +261,30 @@ def test_an_error_keeps_no_lists_alive():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_never_leaves(value):
+def test_answer_network_returns_nan_raises_500(value):
     engine = FixedEngine(np.full((1, 6), value, np.float32))
     with pytest.raises(RequestError, match="NaN") as error:
         answer(Detector(engine), encode_png(IMAGE), "image/png")
     assert error.value.status == 500
 
 
-def test_the_containers_signature():
-    said, kind = transform_fn(Detector(FixedEngine()), encode_png(IMAGE), "image/png", "application/json")
-    assert kind == "application/json" and len(json.loads(said)["prediction"]) == 2
+def test_transform_fn_request_returns_body_and_type():
+    response, kind = transform_fn(Detector(FixedEngine()), encode_png(IMAGE), "image/png", "application/json")
+    assert kind == "application/json" and len(json.loads(response)["prediction"]) == 2
     with pytest.raises(RequestError):
         transform_fn(Detector(FixedEngine()), b"", "text/csv", "application/json")
 
 
-def test_a_batch_transform_job_sets_the_limit(monkeypatch):
+def test_transform_fn_payload_limit_of_the_job_raises_413(monkeypatch):
     body = encode_png(np.random.RandomState(0).randint(0, 256, (1000, 600, 3)).astype(np.uint8))
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "1")
-    with pytest.raises(RequestError, match="expected at most 1048576"):
+    with pytest.raises(RequestError, match="1048576") as error:
         transform_fn(Detector(FixedEngine()), body, "image/png", "")
+    assert error.value.status == 413
 
 
 class Toolkit:
-    """A stand-in for sagemaker_inference, whose Transformer answers errors as its versions 1.6.1 to 1.10.1 do."""
+    """Stands in for sagemaker_inference; its Transformer handles errors like versions 1.6.1 to 1.10.1."""
 
     class Error(Exception):
         def __init__(self, status_code, message=None, phrase=None):
@@ -306,13 +307,13 @@ class Toolkit:
             monkeypatch.setitem(sys.modules, name, module)
 
     def status_and_body(self, work):
-        """What the toolkit answers when `work` raises."""
+        """Return the toolkit's response when `work` raises."""
         self.status = self.phrase = None
         try:
             work()
         except Exception as error:
-            found = error if isinstance(error, self.Error) else self.Error(500, str(error))
-            (body,) = self.Transformer.handle_error(self, found, "Traceback: /opt/ml/model/code/train.py")
+            wrapped = error if isinstance(error, self.Error) else self.Error(500, str(error))
+            (body,) = self.Transformer.handle_error(self, wrapped, "Traceback: /opt/ml/model/code/train.py")
             return self.status, body
         raise AssertionError("nothing was raised")
 
@@ -328,34 +329,34 @@ def _fail(error):
     "work, status, body",
     [
         pytest.param(
-            lambda: transform_fn(Detector(FixedEngine()), b"a", "text/csv", ""), 415, "Content-Type: found", id="ours"
+            lambda: transform_fn(Detector(FixedEngine()), b"a", "text/csv", ""), 415, "Content-Type: ", id="ours"
         ),
         pytest.param(
-            lambda: transform_fn(Detector(FixedEngine()), b"a", "image/png", ""), 400, "request: found", id="broken"
+            lambda: transform_fn(Detector(FixedEngine()), b"a", "image/png", ""), 400, "request: ", id="broken"
         ),
-        pytest.param(lambda: b"\xff".decode("utf-8"), 400, "request: found bytes that are no UTF-8", id="no-text"),
+        pytest.param(lambda: b"\xff".decode("utf-8"), 400, "request: ", id="not-utf-8"),
         pytest.param(lambda: _fail(DependencyError("no OpenCV")), 500, "no OpenCV", id="library"),
         pytest.param(lambda: _fail(WeightsError("/opt/ml/model: damaged")), 500, "internal error: ", id="model"),
         pytest.param(lambda: _fail(KeyError("/etc/secret")), 500, "internal error: ", id="unforeseen"),
     ],
 )
-def test_the_container_answers_errors_with_one_line(monkeypatch, caplog, tmp_path, work, status, body):
+def test_handle_error_each_kind_responds_with_one_line(monkeypatch, caplog, tmp_path, work, status, body):
     toolkit = Toolkit(monkeypatch)
     with pytest.raises(WeightsError):
         model_fn(str(tmp_path))
-    found, said = toolkit.status_and_body(work)
-    assert found == status and said.startswith(body)
-    assert not set("\n/") & set(said.replace("image/", "").replace("application/", "").replace("text/", ""))
+    response_status, response = toolkit.status_and_body(work)
+    assert response_status == status and response.startswith(body)
+    assert not set("\n/") & set(response.replace("image/", "").replace("application/", "").replace("text/", ""))
     assert toolkit.phrase and "\n" not in toolkit.phrase
     assert ("Traceback" in caplog.text) == (status == 500)
 
 
-def test_without_pillow_the_module_is_there_and_says_what_is_missing(tmp_path):
+def test_serve_without_pillow_imports_and_names_it(tmp_path):
     program = (
         "import sys; sys.modules['PIL'] = None\n"
         "from ssd_train.deploy.serve import model_fn, transform_fn\n"
         "try: model_fn(sys.argv[1])\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    found = subprocess.run([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, check=True)
-    assert found.stdout.decode().startswith("DependencyError ") and b"PIL" in found.stdout
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, check=True)
+    assert run.stdout.decode().startswith("DependencyError ") and b"PIL" in run.stdout

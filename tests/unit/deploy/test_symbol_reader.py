@@ -1,4 +1,4 @@
-"""Symbols of anybody: what a detector is made of is read, anything else refused before MXNet sees it."""
+"""read_symbol accepts the operators of detectors, and refuses others before MXNet parses them."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def detector(base_network="mobilenet0.25"):
 
 
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
-def test_our_networks_are_read(tmp_path, base_network):
+def test_read_symbol_own_network_returns_it(tmp_path, base_network):
     text = detector(base_network)
     (tmp_path / "s.json").write_text(text)
     assert read_symbol(tmp_path / "s.json").tojson() == text
@@ -36,45 +36,45 @@ def with_node(**node):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    "text, value",
     [
-        (with_node(op="_cvimread", attrs={"filename": "/etc/passwd"}), "found the operator _cvimread, expected those"),
-        (with_node(op="Custom", attrs={"op_type": "os.system"}), "found the operator Custom"),
-        (with_node(op="_zeros", attrs={"shape": "(1000000000000,)"}), "found the operator _zeros"),
-        (with_node(op="_while_loop"), "found the operator _while_loop"),
-        (with_node(op=7), "found the operator 7"),
-        (with_node(subgraphs=[{"nodes": [{"op": "Custom"}]}]), "found the operator Custom"),
-        (with_node(subgraphs=[{"nodes": 3}]), "cannot be read as a symbol"),
-        ("[" * 100_000, "cannot be read as a symbol"),
-        ('{"nodes": [[]]}', "cannot be read as a symbol"),
-        ("", "cannot be read as a symbol"),
-        (json.dumps({"nodes": [{"op": "null"}] * 20_001}), "found 20001 nodes, expected a network of at most 20000"),
+        (with_node(op="_cvimread", attrs={"filename": "/etc/passwd"}), "_cvimread"),
+        (with_node(op="Custom", attrs={"op_type": "os.system"}), "Custom"),
+        (with_node(op="_zeros", attrs={"shape": "(1000000000000,)"}), "_zeros"),
+        (with_node(op="_while_loop"), "_while_loop"),
+        (with_node(op=7), "7"),
+        (with_node(subgraphs=[{"nodes": [{"op": "Custom"}]}]), "Custom"),
+        (with_node(subgraphs=[{"nodes": 3}]), "TypeError"),
+        ("[" * 100_000, "RecursionError"),
+        ('{"nodes": [[]]}', "TypeError"),
+        ("", "JSONDecodeError"),
+        (json.dumps({"nodes": [{"op": "null"}] * 20_001}), "20001 nodes.* 20000"),
     ],
     ids=[
         *["reads-a-file", "own-code", "huge-array", "loop", "a-number", "in-a-subgraph", "no-graph", "deep", "no-node"],
         *["empty", "many"],
     ],
 )
-def test_what_no_detector_has_is_refused(tmp_path, text, message):
+def test_read_symbol_forbidden_or_damaged_raises(tmp_path, text, value):
     (tmp_path / "s.json").write_text(text)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=f"^{tmp_path / 's.json'}: .*{value}"):
         read_symbol(tmp_path / "s.json")
 
 
-def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
+def test_read_symbol_large_file_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(symbol_reader, "MAX_BYTES", 10)
     (tmp_path / "s.json").write_text("{" + " " * 10)
-    with pytest.raises(WeightsError, match="found 11 bytes, expected a symbol of at most 10"):
+    with pytest.raises(WeightsError, match=f"^{tmp_path / 's.json'}: .* 11 bytes.* 10"):
         read_symbol(tmp_path / "s.json")
 
 
-def test_no_operator_of_the_list_reads_or_runs_anything():
+def test_operators_exclude_those_that_read_files_or_run_code():
     assert {
         name for name in OPERATORS if name.startswith(("_cv", "_Native", "_NDArray", "Custom", "_contrib_tvm"))
     } == set()
 
 
-def test_mutated_symbols_give_a_symbol_or_an_error(tmp_path):
+def test_read_symbol_mutated_returns_or_raises(tmp_path):
     data, rng, outcomes = detector().encode(), random.Random(3), set()
     for _ in range(tries(60)):
         changed = bytearray(data)

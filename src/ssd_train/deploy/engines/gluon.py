@@ -1,4 +1,4 @@
-"""A saved model run by Gluon: MXNet on the CPU or a GPU."""
+"""Run a model folder with Gluon: MXNet on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ mx = framework.mxnet()
 
 
 class GluonEngine:
-    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
-    unused."""
+    """Run the network of a model folder; see detector.Engine."""
 
     name = "mxnet"
-    description = None  # it is not an export
+    description = None  # not an export
 
     def __init__(self, folder: Path, devices: str = "auto") -> None:
         self.model = SavedModel.load(folder)
@@ -31,16 +30,16 @@ class GluonEngine:
         self.grayscale = config.grayscale
         self._device = one_context(devices)
         net = self._net = self.model.build(self._device)
-        self._candidates: Any = None  # compiled when it is asked
+        self._candidates: Any = None  # compiled on first use
         self._graph = compile_answers(DetectGraph(net, config.nms_threshold, config.candidates, self.model.post_nms))
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        """The rows of each picture, best first."""
-        return self._graph(mx.nd.array(pictures, ctx=self._device, dtype="uint8")).asnumpy()
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        return self._graph(mx.nd.array(images, ctx=self._device, dtype="uint8")).asnumpy()
 
-    def candidates(self, picture: np.ndarray) -> Candidates:
-        """Return what enters suppression of a picture, uint8 (S, S, 3)."""
-        pixels = mx.nd.array(picture[None], ctx=self._device, dtype="uint8")
+    def candidates(self, image: np.ndarray) -> Candidates:
+        """Return the candidates before NMS of an image, uint8 (S, S, 3)."""
+        pixels = mx.nd.array(image[None], ctx=self._device, dtype="uint8")
         self._candidates = self._candidates or compile_answers(CandidateGraph(self._net))
         scores, boxes = (array.asnumpy()[0] for array in self._candidates(pixels))
         config = self.model.config

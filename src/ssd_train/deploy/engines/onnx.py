@@ -1,4 +1,4 @@
-"""An ONNX file run by ONNX Runtime; neither MXNet nor the onnx package is needed."""
+"""Run an ONNX file with ONNX Runtime, without MXNet or the onnx package."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ssd_train.errors import DependencyError, WeightsError
 
 
 class OnnxEngine:
-    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
-    unused."""
+    """Run an ONNX file; see detector.Engine."""
 
     name = "onnxruntime"
 
@@ -26,19 +25,19 @@ class OnnxEngine:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = framework.cpu_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only: it warns of every constant that it folds away
+        options.log_severity_level = 3  # errors only: it warns of every constant that it folds
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own kinds, one for each status, without a common base
+        except Exception as error:  # one class for each status, without a common base class
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
         self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        """The rows of each picture, best first."""
-        return self._session.run(None, {self.description.input: as_input(pictures, self.description.input)})[0]
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        return self._session.run(None, {self.description.input: as_input(images, self.description.input)})[0]
 
 
 def _runtime() -> Any:

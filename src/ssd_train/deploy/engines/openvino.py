@@ -1,4 +1,4 @@
-"""An ONNX file run by OpenVINO; neither MXNet nor the onnx package is needed."""
+"""Run an ONNX file with OpenVINO; neither MXNet nor the onnx package is needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ssd_train.errors import DependencyError, WeightsError
 
 
 class OpenVinoEngine:
-    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
-    unused."""
+    """Run an ONNX file; see detector.Engine."""
 
     name = "openvino"
 
@@ -32,12 +31,12 @@ class OpenVinoEngine:
         self.side = self.description.side
         self.grayscale = self.description.grayscale
         settings = {"INFERENCE_NUM_THREADS": framework.cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        # float32 also where the processor has 16 bits: answers are those of the other engines
+        # float32 also on CPUs with 16-bit floats, so that detections equal those of the other engines
         self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        """The rows of each picture, best first."""
-        return self._compiled(as_input(pictures, self.description.input))[0]
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        return self._compiled(as_input(images, self.description.input))[0]
 
 
 def _openvino() -> Any:
@@ -48,7 +47,7 @@ def _openvino() -> Any:
 
 
 def _metadata(model: Any) -> Dict[str, str]:
-    """An ONNX file's metadata, as OpenVINO keeps it."""
+    """Return an ONNX file's metadata, which OpenVINO stores under "framework"."""
     if not model.has_rt_info("framework"):
         return {}
     return {name: value.value for name, value in model.get_rt_info("framework").astype(dict).items()}

@@ -1,4 +1,7 @@
-"""An exported symbol run by MXNet's executor, on the CPU with oneDNN's fused operators; GluonCV is not needed."""
+"""Run an exported symbol with MXNet's executor, without GluonCV.
+
+On the CPU it uses oneDNN's fused operators.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,7 @@ mx = framework.mxnet()
 
 
 class SymbolEngine:
-    """Pictures uint8 (B, S, S, 3) -> rows (B, N, 6): class id, score, x1, y1, x2, y2 in input pixels, id -1 if
-    unused."""
+    """Run deployment files; see detector.Engine."""
 
     name = "symbol"
 
@@ -39,24 +41,24 @@ class SymbolEngine:
             raise WeightsError(f"{folder}: {_last_line(error)}, expected an exported model") from None
         self._executors: Dict[int, Any] = {}
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        """The rows of each picture, best first."""
-        executor = self._executors.get(len(pictures)) or self._bind(len(pictures))
-        executor.arg_dict[INPUT][:] = mx.nd.array(as_input(pictures, INPUT), ctx=self._device)
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        executor = self._executors.get(len(images)) or self._bind(len(images))
+        executor.arg_dict[INPUT][:] = mx.nd.array(as_input(images, INPUT), ctx=self._device)
         rows = executor.forward(is_train=False)[0].asnumpy()
         return rows if self.description.coordinates == "pixels" else in_pixels(rows, self.side)
 
     @property
     def parts(self) -> "Tuple[Any, Dict[str, Any], Dict[str, Any]]":
-        """The network: its symbol, weights and auxiliary states by name, on the CPU, where exports are made."""
-        return (self._symbol, self._of_kind("arg:", mx.cpu()), self._of_kind("aux:", mx.cpu()))
+        """Return the symbol, weights and auxiliary states by name, on the CPU."""
+        return (self._symbol, self._arrays_of("arg:", mx.cpu()), self._arrays_of("aux:", mx.cpu()))
 
-    def _of_kind(self, kind: str, device: Any) -> Dict[str, Any]:
+    def _arrays_of(self, kind: str, device: Any) -> Dict[str, Any]:
         return {name[4:]: array.as_in_context(device) for name, array in self._arrays.items() if name.startswith(kind)}
 
     def _bind(self, count: int) -> Any:
-        """The network made ready for as many pictures at once; all numbers of them share the weights."""
-        weights, states = self._of_kind("arg:", self._device), self._of_kind("aux:", self._device)
+        """Bind the network for batches of `count` images; they share the weights."""
+        weights, states = self._arrays_of("arg:", self._device), self._arrays_of("aux:", self._device)
         inputs = mx.nd.zeros((count, 3, self.side, self.side), ctx=self._device)
         executor = self._symbol.bind(self._device, {**weights, INPUT: inputs}, grad_req="null", aux_states=states)
         self._executors[count] = executor
@@ -64,7 +66,7 @@ class SymbolEngine:
 
 
 def _without_gpus(devices: str) -> str:
-    """Return `devices` for operators that only the CPU has, oneDNN's in 8 bits; a ConfigError where GPUs are named."""
+    """Return `devices` for quantized operators, which only the CPU supports."""
     kind = read_devices(devices)[0]
     if kind == "gpu":
         raise ConfigError(f"devices: found {devices!r} for a model in 8 bits, expected auto or cpu")
@@ -72,7 +74,7 @@ def _without_gpus(devices: str) -> str:
 
 
 def in_pixels(rows: np.ndarray, side: int) -> np.ndarray:
-    """Rows (B, N, 6) with corners in 0..1 as rows with corners in pixels of the (side, side) input."""
+    """Scale the corners of rows (B, N, 6) from 0..1 to input pixels."""
     return rows * np.array([1, 1, side, side, side, side], np.float32)
 
 
