@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check bench test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,7 +30,8 @@ help:
 	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
-	@echo "make check     ruff, ruff format, mypy, import-linter, and the installed versions"
+	@echo "make check     ruff, ruff format, mypy, import-linter, the documentation, and the installed versions"
+	@echo "make docs      build the documentation site in build/site"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -71,14 +72,22 @@ fuzz: $(VENV)/.test
 test-horovod: $(VENV)/.test .venv-horovod/.done
 	$(BIN)/python -m pytest -m horovod $(ARGS)
 
+# Checked for the words of docs/retired-words.txt. The table of check codes repeats texts of the source.
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md mkdocs.yml \
+	$(filter-out docs/check-codes.md,$(wildcard docs/*.md docs/guide/*.md))
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@# It needs Python 3.10, and what it finds does not depend on the version.
 	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
+	$(BIN)/codespell -D docs/retired-words.txt $(PROSE)
+	$(BIN)/mkdocs build --strict --quiet
 	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -94,6 +103,9 @@ SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
 SYSTEM_CHECK := import ctypes, ensurepip, venv; [ctypes.CDLL(name) for name in ("libgomp.so.1", "libquadmath.so.0")]
 
 $(VENV)/.runtime: $(REQUIREMENTS) setup.py
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { \
+		echo "found $$(uname -sm), expected Linux x86_64: MXNet 1.9.1 has no tested build for other platforms;" \
+			"an exported ONNX file runs without it: README.md"; exit 1; }
 	@$(PYTHON) -c 'import sys; found = sys.version_info[:2]; (3, 8) <= found <= (3, 12) or sys.exit( \
 		"$(PYTHON) is Python %d.%d: expected 3.8 to 3.12; name another: make ... PYTHON=python3.11" % found)'
 	@$(PYTHON) -c '$(SYSTEM_CHECK)' 2>/dev/null || if [ "$$(id -u)" = 0 ]; then \
@@ -107,7 +119,8 @@ $(VENV)/.runtime: $(REQUIREMENTS) setup.py
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt
+$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt \
+		requirements/docs.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
 	touch $@
 
