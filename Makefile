@@ -82,7 +82,7 @@ check: $(VENV)/.test
 	@# It needs Python 3.10, and what it finds does not depend on the version.
 	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
 	$(BIN)/codespell -D docs/retired-words.txt $(PROSE)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
 
