@@ -48,11 +48,12 @@ setup(
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17"],  # export writes with onnx; a file runs with onnxruntime alone
         "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
+        "yolo": ["PyYAML>=5.4"],  # data.yaml; imported only where there is one
         # any other engine than ONNX Runtime serves as well
         "serve": [*SERVE, "onnxruntime>=1.17"],
         "sagemaker": ["boto3>=1.36,<2"],  # launch; the SageMaker SDK is not needed (requirements/launch-sdk2.txt)
         "test": [
-            *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7", "pypdf>=5.9"],
+            *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7", "pypdf>=5.9", "PyYAML>=5.4"],
             *["ruff==0.17.5", "mypy>=1.14", "import-linter>=2.6; python_version >= '3.10'"],
             *["mkdocs>=1.6", "codespell>=2.4"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],

@@ -114,9 +114,9 @@ BAD_IMAGES = {
     "turned, labelled upright": (line(size_wh=(90, 120)), {"bad.jpg": turned(6)}, "orientation-turned"),
     "turned, labelled as stored": (line(), {"bad.jpg": turned(8)}, "orientation-turned"),
     "name of a folder above": (line("s3://b/../bad.jpg"), {}, "bad-image-name"),
-    "absolute name": (line("/etc/bad.jpg"), {}, "bad-image-name"),
+    "absolute name": (line("/etc/bad.jpg"), {}, "missing-image"),
     "no file name": (line("s3://b/images/"), {}, "bad-image-name"),
-    "another scheme": (line("https://b/bad.jpg"), {}, "bad-image-name"),
+    "another scheme": (line("https://b/bad.jpg"), {}, "missing-image"),
 }
 
 

@@ -92,6 +92,10 @@ class TrainConfig:
     class_names: str = setting(
         "", "names of classes for labels without (RecordIO, Pipe mode): a,b,c in order of their ids", resume=True
     )
+    split: str = setting(
+        "", "set to train on, of those that the data names (ImageSets/Main, data.yaml); empty: train, else trainval"
+    )
+    verified: str = setting("", "only images whose labels a Ground Truth verification job called so, e.g. good")
     label_attribute: str = setting("", "label attribute of the manifest; chosen by type and date when empty")
     on_bad_data: str = setting("error", "what unusable lines and images do", choices=("error", "skip"), resume=True)
     grayscale: bool = setting(False, "use the brightness of the images only, in training and in prediction")

@@ -15,6 +15,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.check import CheckResult, Side, check_data, unusable
 from ssd_train.data.check_codes import CODES, SEVERITIES
 from ssd_train.data.labels import LabelOptions, read_labelled
+from ssd_train.data.official_sets import described, for_training
 from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
@@ -35,7 +36,10 @@ def run(arguments: Sequence[str]) -> int:
     anchors = {side: make_anchors(anchor_layout(config.base_network, side)) for side in sides}
     with localised(flags) as progress:
         try:
-            result = check_data(read_sides(flags, progress), config.image_shape, anchors, progress)
+            read = read_sides(flags, progress)
+            for line in filter(None, (sets_line(side) for side in read)):
+                progress.say(line)
+            result = check_data(read, config.image_shape, anchors, progress)
         except UnusableLabels as fault:
             result = unusable(fault.fault)
         for line in report_lines(result):
@@ -102,6 +106,16 @@ def _read(name: str, images: Optional[Path], labels: Optional[Path], options: La
     return Side(name, read.labels, read.images if own or images else None)
 
 
+def sets_line(side: Side) -> str:
+    """The sets that the data names, and which of them training takes; "" where there are none."""
+    sets = described(side.labels)
+    if not sets or side.name != "train":
+        return f"{side.name}: {sets}" if sets else ""
+    trained, scored = for_training(side.labels, alone=True)
+    with_what = "a part of these" if scored is None else f"{len(scored)} of val"
+    return f"{side.name}: {sets}; all are checked, train learns from {len(trained)}, scores with {with_what}"
+
+
 def report_lines(result: CheckResult) -> Iterator[str]:
     """The result for a person: statistics first, then the findings so that the last lines seen are the verdict."""
     yield from _statistics_lines(result.statistics)
@@ -138,12 +152,16 @@ def _side_lines(name: str, side: Dict[str, Any]) -> Iterator[str]:
         f"{name}: {_number(side['images'], 'image')}, {side['background_images']} without objects; "
         f"{_number(side['boxes'], 'box')} ({side['labels']})"
     )
+    ignored = [f"{count} {what}" for what, count in side["ignored"].items() if count]
+    if ignored:
+        yield f"  neither objects to find nor background: {', '.join(ignored)}"
     sizes = side["image_sizes"]
     if "largest" in sizes:
         yield f"  image sizes: {sizes['smallest']} to {sizes['largest']}, {sizes['different']} different"
     spread = side["objects_per_image"]
     yield f"  objects in an image: {', '.join(f'{key} {value:g}' for key, value in spread.items())}"
     width = max((len(label) for label in side["classes"]), default=0)
+    yield from (f"  {line}" for line in side["remarks"])
     for label, figures in side["classes"].items():
         shares = ", ".join(f"{count} of {key}" for key, count in figures["shares"].items() if count)
         boxes, images = _number(figures["boxes"], "box"), _number(figures["images"], "image")

@@ -46,8 +46,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--predictions",
         type=source,
-        metavar="FILE",
-        help="answers as JSON Lines, in place of a model's; their class ids are --model's, or else those of the labels",
+        metavar="PATH",
+        help="answers in place of a model's: JSON Lines, COCO results, a .out file or a folder of these; class ids "
+        "without names are --model's, or else those of the labels",
     )
     parser.add_argument(
         "--images", type=source, metavar="FOLDER", help="the images (default: those in or beside the labels)"

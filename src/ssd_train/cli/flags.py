@@ -30,14 +30,27 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_label_flags(parser: argparse.ArgumentParser, format_flag: str = "--labels_format") -> None:
-    """How labels are read; `label_options` takes their values."""
+def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
+    """How labels are read; `label_options` takes their values. `other_names` of --labels_format are taken, too."""
     parser.add_argument(
-        format_flag,
+        "--labels_format",
+        *other_names,
         dest="labels_format",
         default="",
         metavar="FORMAT",
         help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: found by looking)",
+    )
+    parser.add_argument(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="only this set of those that the data names (ImageSets/Main, data.yaml): train, val, test, ...",
+    )
+    parser.add_argument(
+        "--verified",
+        default="",
+        metavar="NAME",
+        help="only images whose labels a Ground Truth verification job called so, e.g. good",
     )
     add_fetch_flag(parser)
     parser.add_argument("--label_attribute", default="", metavar="NAME", help="default: by type and date")
@@ -61,4 +74,5 @@ def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "
     """The values of the flags; a ConfigError names one that is wrong."""
     format = builtin.CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
     fetch = image_fetcher(progress) if flags.fetch_images else None
-    return LabelOptions(format, flags.label_attribute, on_bad, parse_class_names(flags.class_names), fetch)
+    names = parse_class_names(flags.class_names)
+    return LabelOptions(format, flags.label_attribute, on_bad, names, fetch, flags.split, flags.verified)

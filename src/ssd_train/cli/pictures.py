@@ -7,10 +7,9 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Dict, List, Mapping, NoReturn, Sequence
 
+from ssd_train.data.file_names import IMAGE_FORMATS, images_below
 from ssd_train.deploy.detector import Picture
 from ssd_train.errors import ConfigError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_pictures(paths: Sequence[Path]) -> List[Picture]:
@@ -21,7 +20,7 @@ def find_pictures(paths: Sequence[Path]) -> List[Picture]:
             files = _files_below(path)
             if not files:
                 raise ConfigError(
-                    f"{path}: found no picture in this folder, expected files ending in {', '.join(SUFFIXES)}"
+                    f"{path}: found no picture in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"
                 )
             pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
         elif os.path.isfile(path):
@@ -39,8 +38,7 @@ def _files_below(folder: Path) -> List[Path]:
         """A folder that os.walk cannot list would else be passed over."""
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}), expected a folder that is readable")
 
-    files = (Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
+    return images_below(folder, refuse)
 
 
 def _picture(path: Path, name: str) -> Picture:

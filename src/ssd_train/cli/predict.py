@@ -15,9 +15,10 @@ from ssd_train.cli.console import Parser, within
 from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
 from ssd_train.cli.pictures import find_pictures, overlay_paths
 from ssd_train.cli.places import Remote, localised, source, target, target_folder
+from ssd_train.data.formats.coco import read_ids
 from ssd_train.data.images import encode_jpeg
 from ssd_train.data.labels import matched_to, read_labelled
-from ssd_train.data.predictions import write_predictions
+from ssd_train.data.prediction_formats import DEFAULTS, CocoIds, Writer
 from ssd_train.data.records import ClassNames, Record
 from ssd_train.deploy.batch_transform import transform
 from ssd_train.deploy.detector import Answer, Detector, Picture
@@ -73,7 +74,14 @@ def make_parser() -> Parser:
         "--output",
         type=target,
         metavar="FILE",
-        help="answers as JSON Lines, all candidates; -: standard output; default: predictions.jsonl",
+        help="answers, all candidates; -: standard output; default: predictions.jsonl, or as --format has it",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(DEFAULTS),
+        default="jsonl",
+        help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
+        "picture); default: jsonl",
     )
     parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
     parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
@@ -108,12 +116,16 @@ def _check(flags: argparse.Namespace) -> None:
     pictured = flags.overlays or flags.pdf
     if flags.transform_output and (flags.output or pictured or flags.labels):
         raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
-    if flags.labels and not pictured:
+    if flags.labels and not pictured and flags.format != "coco":
         raise ConfigError("labels: found neither --pdf nor --overlays, expected one of them to draw the labels in")
     for folder in filter(None, (flags.overlays, flags.transform_output)):
         _refuse_file(folder)
     if not (flags.output or pictured or flags.transform_output):
-        flags.output = Path("predictions.jsonl")
+        flags.output = Path(DEFAULTS[flags.format])
+    if flags.format == "out" and flags.output:
+        if not isinstance(flags.output, Path) or flags.output == storage.STANDARD_OUTPUT:
+            raise ConfigError(f"output: found {flags.output}, expected a local folder for --format out")
+        _refuse_file(flags.output)
 
 
 def _refuse_file(folder: "Path | Remote") -> None:
@@ -146,7 +158,9 @@ def _predict(
         if flags.overlays:
             found = _with_overlays(found, overlays, view)
         if flags.output:
-            found = _with_lines(found, stack.enter_context(storage.open_atomic(flags.output)))
+            place = flags.output if flags.format == "out" else stack.enter_context(storage.open_atomic(flags.output))
+            writer = Writer(flags.format, place, detector.class_names, _coco_ids(flags, pictures))
+            found = _with_lines(found, writer)
         _consume(found, flags, view, len(pictures))
     if scores:
         progress.say(_summary(scores, view.threshold))
@@ -216,10 +230,24 @@ def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view
         yield answer
 
 
-def _with_lines(answers: Iterable[Answer], file: object) -> Iterator[Answer]:
+def _with_lines(answers: Iterable[Answer], writer: Writer) -> Iterator[Answer]:
     for answer in answers:
-        write_predictions(file, [(answer.picture.name, answer.detections)])
+        writer.add(answer.picture.name, answer.detections)
         yield answer
+    writer.close()
+
+
+def _coco_ids(flags: argparse.Namespace, pictures: Sequence[Picture]) -> Optional[CocoIds]:
+    """The ids of images and categories in the labels, where these are a COCO file."""
+    if flags.format != "coco" or not flags.labels or not flags.labels.is_file() or flags.labels.suffix != ".json":
+        return None
+    images, categories = read_ids(flags.labels)
+    by_name = {name: key for key, name in images.items()}
+    named = match_names(list(by_name), [picture.name for picture in pictures])
+    return CocoIds(
+        {picture: by_name[name] for name, picture in named.items()},
+        {name: key for key, name in categories.items()},
+    )
 
 
 def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, count: int) -> None:

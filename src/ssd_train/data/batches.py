@@ -25,8 +25,8 @@ Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), box targets float32 (B, A, 4), and where they are
-    from."""
+    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), -1 where ignored, box targets float32 (B, A, 4), and
+    where they are from."""
 
     pictures: np.ndarray
     class_targets: np.ndarray
@@ -39,7 +39,7 @@ class TrainBatch:
     @property
     def positives(self) -> int:
         """Anchors that have an object."""
-        return int(np.count_nonzero(self.class_targets))
+        return int(np.count_nonzero(self.class_targets > 0))
 
     def arrays(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What goes to the devices."""

@@ -213,7 +213,7 @@ def _copy(code: str, record: Record, other: Record) -> Finding:
 def _check_folders(sides: Sequence[Side]) -> List[Finding]:
     """Images that nobody labelled; a folder of both sides is looked through once."""
     found: List[Finding] = []
-    records = [record for side in sides for record in side.labels.records]
+    records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
     for root in sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)}):
         found += files_without_label(FolderImages(root), records)
     return found

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ssd_train.data.check_codes import Finding
 from ssd_train.data.check_duplicates import thumbnail
 from ssd_train.data.damage import check_undamaged
 from ssd_train.data.encoded import looks_like
+from ssd_train.data.file_names import is_hidden
 from ssd_train.data.images import (
     FORMATS,
     ImageHeader,
@@ -91,8 +92,10 @@ def files_without_label(images: FolderImages, records: Sequence[Record]) -> List
     for record in records:
         named.setdefault(record.basename, []).append(record)
     found: List[str] = []
-    labelled: Set[str] = set()
-    for name, entries in _files(images.root).items():
+    files = _files(images.root)
+    # names that are not those of the files: addresses, other case, no ending
+    labelled = set(_located(images, [r for name, of_name in named.items() if name not in files for r in of_name]))
+    for name, entries in files.items():
         if len(entries) > 1 or entries[0].is_symlink():  # which of them do the labels mean?
             labelled.update(_located(images, named.get(name, ())))
         elif name in named:
@@ -109,6 +112,8 @@ def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
     while folders:
         with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
             for entry in entries:  # tells links and folders without asking the disk for each
+                if is_hidden(entry.name):
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 else:

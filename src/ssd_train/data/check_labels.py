@@ -15,6 +15,7 @@ from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
 from ssd_train.data.formats.image_json import OTHER_IDS
+from ssd_train.data.formats.voc import OTHER_NAME
 from ssd_train.data.labels import matched_to
 from ssd_train.data.records import LabelSet, Record, Skipped
 from ssd_train.data.split import classes_missing_from
@@ -32,7 +33,8 @@ _SKIPPED = {
     FAILED: "failed-line",
     OTHER_TYPE: "other-job-line",
 }
-_MENDED = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored"}
+
+_MENDED = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHER_NAME: "filename-differs"}
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,7 @@ def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
 
 def check_lines(labels: LabelSet) -> List[Finding]:
     """What was left out or mended when the labels were read, with ``on_bad="skip"`` so that all of it is there."""
-    return [of_skipped(line) for line in labels.skipped] + [
-        Finding(_MENDED.get(line.reason, "box-dropped"), line.where, line.detail) for line in labels.mended
-    ]
+    return [of_skipped(line) for line in labels.skipped] + [_of_mended(line) for line in labels.mended]
 
 
 def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
@@ -135,6 +135,12 @@ def of_skipped(line: Skipped) -> Finding:
     if line.reason == BAD_LINE:
         return Finding(line.code or "bad-line", line.where, line.detail)
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
+
+
+def _of_mended(line: Skipped) -> Finding:
+    """What a box that was changed or left out is told as; of those left out the reason."""
+    code = _MENDED.get(line.reason, "box-dropped")
+    return Finding(code, line.where, line.detail if line.reason in _MENDED else f"{line.reason}: {line.detail}")
 
 
 def _of_boxes(

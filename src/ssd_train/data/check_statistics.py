@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from ssd_train.data.anchor_fit import AnchorGrid, best_iou
 from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.check_labels import Scaled, label_width
+from ssd_train.data.file_names import folded
 from ssd_train.data.records import LabelSet
 
 # COCO's areas in square pixels of the image as it is (https://cocodataset.org/#detection-eval)
@@ -25,16 +27,34 @@ _LISTED_SIZES = 5
 def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
     """Figures of one side, ready for JSON; docs/check-codes.md explains each."""
     objects = np.array([len(record.boxes) for record in labels.records], np.int64)
+    flags = np.concatenate([np.zeros(0, bool), *(record.ignored.crowds for record in labels.records)])
     return {
         "labels": labels.source,
         "images": len(labels),
-        "background_images": int((objects == 0).sum()),
+        "background_images": sum(record.is_background for record in labels.records),
+        "ignored": {"difficult": len(flags) - int(flags.sum()), "crowds": int(flags.sum())},
         "boxes": int(objects.sum()),
+        "remarks": remarks(labels),
         "classes": _by_class(labels, boxes),
         "objects_per_image": _spread(objects),
         "image_sizes": _image_sizes(sizes),
         "label_width": label_width(int(objects.max(initial=0))),
     }
+
+
+def remarks(labels: LabelSet) -> List[str]:
+    """What a person should know of the labels, a line each: verdicts of verification jobs, and class names that are the
+    same but for case and blanks."""
+    lines = list(filter(None, [labels.details.get("verification", "")]))
+    alike: Dict[str, List[str]] = {}
+    for name in labels.class_names:
+        alike.setdefault("".join(re.split(r"[\s_-]+", folded(name))), []).append(name)
+    lines += [
+        f"class names that differ only in case, blanks or hyphens: {', '.join(map(repr, names))}"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    return lines
 
 
 def fitting_shapes(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:

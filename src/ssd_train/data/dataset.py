@@ -47,6 +47,7 @@ class ImageCache:
 
 class DetectionDataset:
     """Random access to the samples of `labels`: (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy of it, class ids (N,)).
+    A class id of -1 is that of a region to be ignored.
 
     side    the network's input side; a picture much larger is decoded at a half, a quarter or an eighth, and its boxes
             follow
@@ -78,7 +79,7 @@ class DetectionDataset:
         if image is None:
             image = self._read(index, record)
             self.cache.put(index, image)
-        return image, self._scaled(index, image), record.class_ids
+        return image, self._scaled(index, image), _class_ids(record)
 
     def look(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
         """A sample, and the view of it that `choose` takes, knowing its (width, height) and boxes (N, 4) as labelled.
@@ -94,7 +95,7 @@ class DetectionDataset:
             data = self._fetch(index, record)
             view = choose(self.size_wh(index), record.boxes)
             image = self._decoded(index, data, reduction(view.rect[2:], self.side))
-            sample = image, self._scaled(index, image), record.class_ids
+            sample = image, self._scaled(index, image), _class_ids(record)
         height, width = sample[0].shape[:2]
         return sample, _scaled_view(view, self.size_wh(index), (width, height))
 
@@ -119,9 +120,15 @@ class DetectionDataset:
         return image
 
     def _scaled(self, index: int, image: np.ndarray) -> np.ndarray:
-        boxes, (width, height) = self.record(index).boxes, self.size_wh(index)
+        record, (width, height) = self.record(index), self.size_wh(index)
+        boxes = np.concatenate([record.boxes, record.ignored.boxes]) if len(record.ignored) else record.boxes
         factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
         return boxes * factor if (factor != 1).any() else boxes
+
+
+def _class_ids(record: Record) -> np.ndarray:
+    """Class ids (N,) of the boxes of a sample, -1 of those to be ignored, which come last."""
+    return np.append(record.class_ids, np.full(len(record.ignored), -1)) if len(record.ignored) else record.class_ids
 
 
 def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:

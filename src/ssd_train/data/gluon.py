@@ -29,5 +29,6 @@ class GluonDetectionDataset(mx.gluon.data.Dataset):
 
     def __getitem__(self, index: int) -> Tuple[Any, np.ndarray]:
         image, boxes, class_ids = self._dataset[index]
+        boxes, class_ids = boxes[class_ids >= 0], class_ids[class_ids >= 0]
         label = np.concatenate([boxes, class_ids[:, None].astype(np.float32)], axis=1)
         return mx.nd.array(image, dtype="uint8"), label

@@ -6,8 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
+from ssd_train.data.file_names import files_below, is_image_name
 from ssd_train.data.formats.coco import read_coco
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
@@ -15,8 +16,9 @@ from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.formats.recordio import read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
-from ssd_train.data.label_formats import find_labels
-from ssd_train.data.records import ClassNames, ImageSource, LabelSet
+from ssd_train.data.label_formats import SISTERS, FoundLabels, SeveralFormats, find_labels
+from ssd_train.data.official_sets import of_split
+from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
 from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
 from ssd_train.errors import ConfigError, DataError
 
@@ -30,6 +32,8 @@ class LabelOptions:
     on_bad          "error" or "skip": what a label that cannot be used does
     class_names     names of the ids 0, 1, ... for formats without names, the order of the classes for the others
     fetch           gets images that the labels name on S3 and the folder lacks; None: they are missing
+    verified        only images whose labels a verification job of Ground Truth called so, e.g. "good"; "": all
+    split           a set that the data names itself (train, val, test), or "" for all
     """
 
     format: str = ""
@@ -37,6 +41,8 @@ class LabelOptions:
     on_bad: str = "error"
     class_names: Optional[ClassNames] = None
     fetch: Optional[Fetch] = None
+    split: str = ""
+    verified: str = ""
 
     def __post_init__(self) -> None:
         if self.format and self.format not in READERS:
@@ -65,7 +71,10 @@ def read_labelled(
     given = labels if labels is not None else images
     if given is None:
         raise ConfigError("found neither images nor labels, expected at least one of them")
-    format, place = find_labels(given, options.format)
+    try:
+        format, place = find_labels(given, options.format)
+    except SeveralFormats as fault:
+        format, place = _of_one_content(fault, images, labels, options)
     near = place if place.is_dir() else place.parent
     folder = _image_folder(images, labels, near)
     read, source = READERS[format](place, folder, options)
@@ -74,20 +83,73 @@ def read_labelled(
             f"{read.source}: found no labelled object in {len(read)} images, expected at least one box", "no-objects"
         )
     read = dataclasses.replace(read, details={**read.details, "format": format})
+    if options.verified and format != "ground_truth":
+        raise ConfigError(f"verified: found {options.verified!r} and labels of {format}, expected ground_truth")
+    if options.split:
+        read = of_split(read, options.split)
     if source is None:
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
     return LabelledImages(read, source)
 
 
+def _of_one_content(
+    fault: SeveralFormats, images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions
+) -> FoundLabels:
+    """The first of labels of several formats that say the same, as after a conversion; else the fault."""
+    contents = []
+    options = dataclasses.replace(options, on_bad="error")  # what one leaves out the other may hold
+    for format, place in fault.found:
+        near = place if place.is_dir() else place.parent
+        try:
+            read, _ = READERS[format](place, _image_folder(images, labels, near), options)
+        except (DataError, ConfigError):
+            raise fault from None
+        contents.append({record.basename: _rows(record, read.class_names) for record in read.records})
+    first, *others = contents
+    same = len(fault.found) > 1 and all(
+        first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first) for other in others
+    )
+    if not same:
+        raise fault
+    return fault.found[0]
+
+
+def _rows(record: Record, class_names: ClassNames) -> List[Tuple[str, Tuple[float, ...]]]:
+    rows = zip(record.class_ids.tolist(), record.boxes.tolist())
+    return sorted((class_names[class_id], tuple(box)) for class_id, box in rows)
+
+
+def _alike(a: "List[Tuple[str, Tuple[float, ...]]]", b: "List[Tuple[str, Tuple[float, ...]]]") -> bool:
+    """Whether two images have the same boxes, within a pixel."""
+    return len(a) == len(b) and all(
+        left[0] == right[0] and all(abs(x - y) <= 1 for x, y in zip(left[1], right[1])) for left, right in zip(a, b)
+    )
+
+
 def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
     """Where images are looked for: in the folder given, else beside the labels, which may be given as both."""
+    sister = _folder_of_images(near) if images is None else None
+    if sister is not None and not any(is_image_name(file.name) for file in files_below(near)):
+        return sister
     if images is None or (os.path.isfile(images) and (labels is None or os.path.samefile(images, labels))):
         return near
     if not os.path.isdir(images):
         found = "a file" if os.path.exists(images) else "nothing"
         raise DataError(f"{images}: found {found}, expected a folder of images")
     return Path(images)
+
+
+def _folder_of_images(labels: Path) -> Optional[Path]:
+    """The sister of a folder of labels that holds the images: labels/train -> images/train."""
+    parts = labels.absolute().parts
+    for images, name in SISTERS.items():
+        if name in parts:
+            last = len(parts) - 1 - parts[::-1].index(name)
+            sister = Path(*parts[:last], images, *parts[last + 1 :])
+            if sister.is_dir():
+                return sister
+    return None
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
@@ -133,7 +195,9 @@ Reader = Callable[[Path, Path, LabelOptions], Read]
 
 
 def _ground_truth(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(read_ground_truth(place, options.attribute or None, options.on_bad), options), None
+    return _ordered(
+        read_ground_truth(place, options.attribute or None, options.on_bad, options.verified), options
+    ), None
 
 
 def _coco(place: Path, folder: Path, options: LabelOptions) -> Read:
@@ -149,7 +213,7 @@ def _image_json(place: Path, folder: Path, options: LabelOptions) -> Read:
 
 
 def _voc(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_voc(place, options.class_names, options.on_bad), None
+    return read_voc(place, options.class_names, options.on_bad, folder), None
 
 
 def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:

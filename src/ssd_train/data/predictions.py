@@ -1,23 +1,24 @@
 """Answers of a detector as JSON Lines, one image a line, in the form of the built-in algorithm.
 
 ``{"image": name, "prediction": [[class, score, xmin, ymin, xmax, ymax], ...]}``: class is an index into the model's
-class names, the score lies in 0..1, coordinates are shares (0..1) of the image's width and height.
+class names, the score lies in 0..1, coordinates are shares (0..1) of the image's width and height. ``classes`` has the
+names of the ids beside it, ``{"0": "cat"}``; a class may also be its name.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json_lines
-from ssd_train.data.records import Detections
+from ssd_train.data.records import ClassNames, Detections
 from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
 
-Row = List[float]
+Row = List[Any]
 
 ROW = ("class", "score", "xmin", "ymin", "xmax", "ymax")
 CLASS_LIMIT = 2**31  # JSON has integers of any length, arrays have not
@@ -25,21 +26,29 @@ OVERHANG = 1.0  # how far, in images, a box may leave the image and is clipped; 
 
 
 class Answer(NamedTuple):
-    """The answer for one image: its name, rows as in ROW (coordinates in 0..1), and its place (``file:line``)."""
+    """The answer for one image: its name, rows as in ROW (coordinates in 0..1, or in `pixels`), its place
+    (``file:line``), and the names of class ids, where it tells them."""
 
     image: str
     rows: List[Row]
     where: str
+    names: Mapping[int, str] = {}
+    pixels: bool = False
 
 
-def write_predictions(target: "Union[PathLike, BinaryIO]", answers: Iterable[Tuple[str, Detections]]) -> None:
-    """Write a line for each (name, detections): to a path, whole or not at all, or to an open binary file."""
+def write_predictions(
+    target: "Union[PathLike, BinaryIO]",
+    answers: Iterable[Tuple[str, Detections]],
+    class_names: Optional[ClassNames] = None,
+) -> None:
+    """Write a line for each (name, detections): to a path, whole or not at all, or to an open binary file. With
+    `class_names` the names of the classes found stand beside their ids."""
     if hasattr(target, "write"):
         for name, detections in answers:
-            target.write(_line(name, detections))
+            target.write(_line(name, detections, class_names))
     else:
         with open_atomic(Path(target)) as file:
-            write_predictions(file, answers)
+            write_predictions(file, answers, class_names)
 
 
 def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
@@ -63,7 +72,7 @@ def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Ans
     seen: Dict[str, str] = {}
     for where, line in lines:
         try:
-            answer = Answer(_image(line), _rows(line), where)
+            answer = Answer(_image(line), rows_of(line), where, _names(line))
             if answer.image in seen:
                 raise DataError(f"found image {answer.image!r} again, as in {seen[answer.image]}, expected it once")
         except DataError as error:
@@ -72,10 +81,24 @@ def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Ans
         yield answer
 
 
-def _line(name: str, detections: Detections) -> bytes:
+def _line(name: str, detections: Detections, class_names: Optional[ClassNames] = None) -> bytes:
     # the shortest digits that give the same float32 again
     rows = np.asarray(detections.to_rows(), dtype=np.float32).reshape(-1, len(ROW)).astype(str).astype(float).tolist()
-    return dump_json({"image": name, "prediction": [[int(row[0]), *row[1:]] for row in rows]}) + b"\n"
+    line: Dict[str, Any] = {"image": name, "prediction": [[int(row[0]), *row[1:]] for row in rows]}
+    if class_names is not None:
+        line["classes"] = {
+            str(class_id): class_names[class_id] for class_id in np.unique(detections.class_ids).tolist()
+        }
+    return dump_json(line) + b"\n"
+
+
+def _names(line: Dict[str, Any]) -> Dict[int, str]:
+    names = line.get("classes", {})
+    if not isinstance(names, dict) or not all(
+        key.isascii() and key.isdigit() and isinstance(name, str) for key, name in names.items()
+    ):
+        raise DataError(f"found classes {names!r}, expected names of class ids, as {{'0': 'cat'}}")
+    return {int(key): name for key, name in names.items()}
 
 
 def _image(line: Dict[str, Any]) -> str:
@@ -85,7 +108,8 @@ def _image(line: Dict[str, Any]) -> str:
     return name
 
 
-def _rows(line: Dict[str, Any]) -> List[Row]:
+def rows_of(line: Dict[str, Any]) -> List[Row]:
+    """The rows of an answer, checked, coordinates clipped to 0..1; a DataError without a place."""
     rows = line.get("prediction")
     if not isinstance(rows, list):
         raise DataError(f"found prediction {rows!r}, expected a list of rows under the key 'prediction'")
@@ -93,18 +117,25 @@ def _rows(line: Dict[str, Any]) -> List[Row]:
         fault = _fault(row)
         if fault:
             raise DataError(f"row {number} {fault}: {row!r}, expected [{', '.join(ROW)}] with coordinates in 0..1")
-    return [[int(row[0]), float(row[1]), *(min(max(float(value), 0.0), 1.0) for value in row[2:])] for row in rows]
+    return [[_class(row[0]), float(row[1]), *(min(max(float(value), 0.0), 1.0) for value in row[2:])] for row in rows]
+
+
+def _class(value: Any) -> "int | str":
+    return value if isinstance(value, str) else int(value)
 
 
 def _fault(row: Any) -> Optional[str]:
     """What is wrong with a row, or None."""
     if not isinstance(row, list) or len(row) != len(ROW):
         return f"has not {len(ROW)} numbers"
-    # a boolean is a number to Python
-    if not all(type(value) in (int, float) and abs(value) < math.inf for value in row):
-        return "has not only finite numbers"
     class_id, score, xmin, ymin, xmax, ymax = row
-    if class_id != math.floor(class_id) or not 0 <= class_id < CLASS_LIMIT:
+    named = isinstance(class_id, str) and class_id.strip()
+    # a boolean is a number to Python
+    if not all(type(value) in (int, float) and abs(value) < math.inf for value in row[1 if named else 0 :]):
+        return "has not only finite numbers"
+    if named:
+        pass
+    elif class_id != math.floor(class_id) or not 0 <= class_id < CLASS_LIMIT:
         return "has a class that is not an index"
     if not 0 <= score <= 1:
         return "has a score outside 0..1"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -87,6 +87,42 @@ class ClassNames:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """Regions of an image that are neither objects to find nor background: difficult objects (VOC), crowds (COCO).
+
+    A detection there is neither right nor wrong, and an anchor there is neither a positive nor a negative.
+
+    boxes       float32 (M, 4) xyxy pixels
+    class_ids   int64 (M,), -1 for a class that is not among the names
+    crowds      bool (M,): a region of many objects; the others are one object each
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: as_boxes([]))
+    class_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    crowds: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
+        object.__setattr__(self, "crowds", np.asarray(self.crowds, dtype=bool).reshape(-1))
+        if not len(self.boxes) == len(self.class_ids) == len(self.crowds):
+            raise DataError(
+                f"ignored regions: found {len(self.boxes)} boxes, {len(self.class_ids)} class ids and "
+                f"{len(self.crowds)} flags, expected as many"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, wanted: np.ndarray) -> "Ignored":
+        """Those that the mask or index `wanted` selects."""
+        return Ignored(self.boxes[wanted], self.class_ids[wanted], self.crowds[wanted])
+
+
+NOTHING_IGNORED = Ignored()
+
+
+@dataclass(frozen=True)
 class Record:
     """One labelled image.
 
@@ -95,6 +131,7 @@ class Record:
     class_ids   int64 (N,), each an index into the ClassNames of the LabelSet
     size_wh     (width, height) that the boxes refer to, or None where the labels do not tell
     where       ``file:line`` (or ``file``) of the labels, for messages
+    ignored     regions beside the boxes that are neither objects to find nor background
     """
 
     name: str
@@ -102,6 +139,7 @@ class Record:
     class_ids: np.ndarray
     size_wh: Optional[SizeWH] = None
     where: str = ""
+    ignored: Ignored = NOTHING_IGNORED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -113,14 +151,24 @@ class Record:
             )
         if len(self.class_ids) and self.class_ids.min() < 0:
             raise DataError(f"{place}: found class id {self.class_ids.min()}, expected 0 or more")
-        bad = first_invalid(self.boxes, self.size_wh)
+        self._check(self.boxes, place)
+        if self.ignored is not NOTHING_IGNORED:
+            self._check(self.ignored.boxes, place)
+
+    def _check(self, boxes: np.ndarray, place: str) -> None:
+        bad = first_invalid(boxes, self.size_wh)
         if bad:
             index, fault = bad
             size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
-            box = [round(float(v), 2) for v in self.boxes[index]]
+            box = [round(float(v), 2) for v in boxes[index]]
             raise DataError(
                 f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image"
             )
+
+    @property
+    def is_background(self) -> bool:
+        """Whether the image shows no object, not even one to be ignored."""
+        return not len(self.boxes) and not len(self.ignored)
 
     @property
     def basename(self) -> str:
@@ -208,6 +256,8 @@ class LabelSet:
     """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way.
 
     category_ids    class name -> id of its category in a COCO file, whose ids are not those of the classes; else empty
+    sets            names of the records in each set that the data names itself (train, val, test)
+    others          records of other sets, which are not used
     """
 
     records: Tuple[Record, ...]
@@ -217,6 +267,8 @@ class LabelSet:
     source: str = ""
     details: Dict[str, str] = field(default_factory=dict)
     category_ids: Dict[str, int] = field(default_factory=dict)
+    sets: Dict[str, FrozenSet[str]] = field(default_factory=dict)
+    others: Tuple[Record, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", tuple(self.records))
@@ -253,13 +305,22 @@ class LabelSet:
                 raise DataError(
                     f"{self.source}: found {found} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
                 )
-        records = [replace(record, class_ids=lookup[record.class_ids]) for record in self.records]
+        records = [
+            replace(r, class_ids=lookup[r.class_ids], ignored=_with_ids(r.ignored, lookup)) for r in self.records
+        ]
         return replace(self, records=tuple(records), class_names=class_names)
 
     def subset(self, keep: Sequence[bool]) -> "LabelSet":
         """The records for which `keep` is true; what was skipped or mended stays with the whole."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
         return replace(self, records=records, skipped=(), mended=())
+
+
+def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:
+    """Ignored regions with their class ids looked up; -1 stays."""
+    if not len(ignored):
+        return NOTHING_IGNORED
+    return Ignored(ignored.boxes, np.append(lookup, -1)[ignored.class_ids], ignored.crowds)
 
 
 class ImageSource(Protocol):

@@ -6,8 +6,9 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
+from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
 from ssd_train.data.patience import in_time
 from ssd_train.data.records import Record
 from ssd_train.environment import read_seconds
@@ -18,9 +19,11 @@ class FolderImages:
     """Images below a folder, found by their names in the labels.
 
     ``s3://bucket/a/b/c.jpg`` and ``a/b/c.jpg`` mean the same here: the first that exists of a/b/c.jpg, b/c.jpg, c.jpg
-    under the folder, else the only file called c.jpg anywhere below it. Keys are literal: ``%20`` and ``+`` stand for
-    themselves. Names that point out of the folder are refused, and so are links that lead out of it. A file that cannot
-    be read within environment.read_seconds() is an error like any other.
+    under the folder, else the only file called c.jpg anywhere below it, else the only one whose name differs in case or
+    Unicode form, or, for a name without a picture's ending, in the ending. Of several the one that shares most of the
+    path is meant. Other addresses, absolute paths and backslashes are read as `file_names.readings` says. Keys on S3
+    are literal: ``%20`` and ``+`` stand for themselves. Names that point out of the folder are refused, and so are
+    links that lead out of it. A file that cannot be read within environment.read_seconds() is an error like any other.
     """
 
     def __init__(self, root: "str | os.PathLike[str]") -> None:
@@ -33,7 +36,7 @@ class FolderImages:
             raise DataError(
                 f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
             ) from error
-        self._by_basename: Optional[Dict[str, List[str]]] = None
+        self._index: Optional[FileIndex] = None
         self._plain_folders: Set[str] = set()
         self._located: Dict[str, str] = {}
         self._seconds = read_seconds()
@@ -68,8 +71,8 @@ class FolderImages:
         return path
 
     def _look_for(self, record: Record) -> str:
-        parts = key_parts(record)
-        path, is_link = self._by_path(parts) or self._by_unique_basename(record, parts[-1])
+        paths = _readings(record)
+        path, is_link = self._by_path(paths) or self._by_name(record, paths)
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
         if not real.startswith(os.path.join(self.root, "")):
             raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
@@ -82,40 +85,113 @@ class FolderImages:
             self._plain_folders.add(folder)
         return folder in self._plain_folders
 
+    def portable_name(self, record: Record) -> str:
+        """The name of a record's image for other programs: its own, unless that is an address, an absolute path or a
+        spelling that is not the file's; then the path below the folder."""
+        paths = _readings(record)
+        if is_plain(record.name) and self._by_path(paths[:1]):
+            return record.name
+        found = self._by_path(paths) or next(((f[0], False) for f in map(self.index.find, paths) if len(f) == 1), None)
+        if found is None:
+            return portable_name(record)
+        same = is_plain(record.name) and os.path.basename(found[0]) == paths[0][-1]
+        return record.name if same else os.path.relpath(found[0], self.root).replace(os.sep, "/")
+
     def holds(self, record: Record) -> bool:
         """Whether there is such an image, or several of its name."""
-        parts = key_parts(record)
-        return self._by_path(parts) is not None or parts[-1] in self._names()
+        paths = _readings(record)
+        return self._by_path(paths) is not None or any(self.index.find(path) for path in paths)
 
-    def _by_path(self, parts: List[str]) -> Optional[Tuple[str, bool]]:
+    def _by_path(self, paths: Sequence[List[str]]) -> Optional[Tuple[str, bool]]:
         """What is there under a path, and whether it is a link."""
-        for first in range(len(parts)):
-            path = os.path.join(self.root, *parts[first:])
-            with contextlib.suppress(OSError, ValueError):
-                return path, stat.S_ISLNK(os.lstat(path).st_mode)
+        for parts in paths:
+            for first in range(len(parts)):
+                path = os.path.join(self.root, *parts[first:])
+                with contextlib.suppress(OSError, ValueError):
+                    return path, stat.S_ISLNK(os.lstat(path).st_mode)
         return None
 
-    def _by_unique_basename(self, record: Record, basename: str) -> Tuple[str, bool]:
-        paths = self._names().get(basename, [])
-        if not paths:
+    def _by_name(self, record: Record, paths: Sequence[List[str]]) -> Tuple[str, bool]:
+        basename = paths[0][-1]
+        found = next(filter(None, map(self.index.find, paths)), [])
+        if not found:
             elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
             raise DataError(
                 f"{_place(record)}: image {record.name!r} not found, "
                 f"expected {basename!r} below {self.root}{elsewhere}",
                 "missing-image",
             )
-        if len(paths) > 1:
+        if len(found) > 1:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} may be {paths[0]} or {paths[1]} ({len(paths)} files of that "
+                f"{_place(record)}: image {record.name!r} may be {found[0]} or {found[1]} ({len(found)} files of that "
                 "name), expected one, or the path of the labels below the folder",
                 "ambiguous-image",
             )
-        return paths[0], os.path.islink(paths[0])
+        return found[0], os.path.islink(found[0])
 
-    def _names(self) -> Dict[str, List[str]]:
-        if self._by_basename is None:  # two threads may both build it; they build the same
-            self._by_basename = _files_by_basename(self.root)
-        return self._by_basename
+    @property
+    def index(self) -> "FileIndex":
+        """All files below the folder by their names; made when it is first asked for."""
+        if self._index is None:  # two threads may both build it; they build the same
+            self._index = FileIndex(self.root, paths_below(self.root))
+        return self._index
+
+
+class FileIndex:
+    """Files below a folder by their names: as they are, folded (case, Unicode form), and without an image's ending."""
+
+    def __init__(self, root: str, files: Iterable[str]) -> None:
+        self._root = root
+        self._exact: Dict[str, List[str]] = {}
+        self._folded: Dict[str, List[str]] = {}
+        self._stems: Dict[str, List[str]] = {}
+        for path in files:
+            name = os.path.basename(path)
+            self._exact.setdefault(name, []).append(path)
+            key = folded(name)
+            self._folded.setdefault(key, []).append(path)
+            stem, ending = os.path.splitext(key)
+            if ending in IMAGE_FORMATS:
+                self._stems.setdefault(stem, []).append(path)
+
+    def find(self, parts: Sequence[str]) -> List[str]:
+        """Return the paths of the files that a name, as the parts of a path, can mean; several where it cannot be told.
+
+        An exact file name goes before one that is the same but for case and Unicode form, and that before one without
+        its ending. Of several files those that share most parts of the path are meant.
+        """
+        name = parts[-1]
+        found = self._exact.get(name) or self._folded.get(folded(name))
+        if not found and not is_image_name(name):
+            found = self._stems.get(folded(name))
+        return self._nearest(found, parts[:-1]) if found else []
+
+    def pictures(self, stem: str) -> List[str]:
+        """Return the paths of the pictures whose names, without their endings, are `stem`: exactly, else folded, else
+        of the files without an ending."""
+        found = self._stems.get(folded(stem), [])
+        exact = [path for path in found if os.path.splitext(os.path.basename(path))[0] == stem]
+        return exact or found or self._exact.get(stem, [])
+
+    def _nearest(self, paths: List[str], folders: Sequence[str]) -> List[str]:
+        if len(paths) < 2:
+            return paths
+        wanted = [folded(part) for part in folders]
+        shared = [_shared_tail(self._folders(path), wanted) for path in paths]
+        return [path for path, count in zip(paths, shared) if count == max(shared)]
+
+    def _folders(self, path: str) -> List[str]:
+        return [folded(part) for part in os.path.relpath(path, self._root).split(os.sep)[:-1]]
+
+
+def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many parts at the end of two paths are the same."""
+    count = 0
+    for left, right in zip(reversed(a), reversed(b)):
+        if left != right:
+            break
+        count += 1
+    return count
 
 
 # gets s3:// addresses: for each a file with what is there, or why it cannot be had
@@ -171,44 +247,26 @@ def is_on_s3(record: Record) -> bool:
 
 
 def key_parts(record: Record) -> List[str]:
-    """The path of a record's image as parts, without the bucket; a DataError for a name that could leave its folder."""
-    name = record.name
-    scheme, separator, rest = name.partition("://")
-    if separator and scheme.lower() != "s3":
-        raise DataError(
-            f"{_place(record)}: image {name!r}, expected s3://bucket/key or a relative path", "bad-image-name"
-        )
-    key = rest.partition("/")[2] if separator else name
-    if "\0" in key or key.startswith("/"):
-        raise DataError(
-            f"{_place(record)}: image {name!r} is an absolute path or holds a NUL, expected a relative path",
-            "bad-image-name",
-        )
-    parts = [part for part in key.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise DataError(
-            f"{_place(record)}: image {name!r} leaves its folder by '..', expected a path inside it", "bad-image-name"
-        )
-    if not parts or key.endswith("/"):
-        raise DataError(
-            f"{_place(record)}: image {name!r} has no file name, expected s3://bucket/key or a relative path",
-            "bad-image-name",
-        )
-    return parts
+    """The path of a record's image as parts, without bucket, host or root; a DataError for a name that could leave its
+    folder."""
+    paths = _readings(record)
+    return paths[0 if is_plain(record.name) else -1]
+
+
+def portable_name(record: Record) -> str:
+    """The name of a record's image for other programs, where no file is at hand that tells it."""
+    return record.name if is_plain(record.name) else "/".join(key_parts(record))
+
+
+def _readings(record: Record) -> List[List[str]]:
+    try:
+        return readings(record.name)
+    except DataError as fault:
+        raise fault.at(_place(record)) from None
 
 
 def _place(record: Record) -> str:
     return record.where or record.name
-
-
-def _files_by_basename(root: str) -> Dict[str, List[str]]:
-    """Paths below `root`, sorted, by their last part."""
-    found: Dict[str, List[str]] = {}
-    for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
-        for name in sorted(names):
-            found.setdefault(name, []).append(os.path.join(folder, name))
-    return found
 
 
 def _ends(path: str, size: int) -> Tuple[bytes, bytes]:

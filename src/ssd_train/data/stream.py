@@ -20,7 +20,7 @@ from ssd_train.data.boxes import as_boxes
 from ssd_train.data.channel import Table, image_name, take_apart, with_table
 from ssd_train.data.fifo import Stopped, fifo_path, open_fifo
 from ssd_train.data.formats.fields import fit_boxes
-from ssd_train.data.formats.gather import NO_BOX_LEFT
+from ssd_train.data.formats.gather import NO_BOX_LEFT, fit_ignored
 from ssd_train.data.formats.pipe import Sample, read_samples
 from ssd_train.data.records import Record, Skipped
 from ssd_train.data.spill import SpillFile, SpillQueue
@@ -159,11 +159,14 @@ class _Reader:
         """Return the record of a sample; None when its labels are right and no box is usable, as in the first pass."""
         digest, ending, label = take_apart(sample)
         label = with_table(label, self._table)
-        fitted = fit_boxes(*label)
+        label, regions = label.split()
+        fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
         if label.boxes and not fitted.rows:
             return None
+        ignored, _ = fit_ignored(regions)
         name = image_name(self._channel, digest, ending)
-        return Record(name, as_boxes(fitted.rows), np.asarray(fitted.class_ids), label.size_wh, sample.where)
+        ids = np.asarray(fitted.class_ids)
+        return Record(name, as_boxes(fitted.rows), ids, label.size_wh, sample.where, ignored)
 
 
 def shuffled(images: Iterator[StreamedImage], buffer_bytes: int, seed: Tuple[int, ...]) -> Iterator[StreamedImage]:

@@ -58,9 +58,9 @@ def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
 
 def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> Tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) of the source, and their class ids, as they come to lie in (side, side) pixels of `view`; those that
-    are out of view, or less than a pixel there, are left out."""
+    are out of view, or less than a pixel there, are left out. Of a region to be ignored (-1) any part in view stays."""
     x, y, width, height = view.rect
-    kept = visible(boxes, view)
+    kept = visible(boxes, view) | (class_ids < 0)
     moved = (boxes[kept] - np.array([x, y, x, y])) * (side / np.array([width, height, width, height]))
     moved = geometry.clip_boxes(moved.astype(np.float32), (side, side))
     for _ in range(view.quarter_turns):
@@ -89,7 +89,7 @@ class TrainTransform:
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 (side, side, 3), class targets (A,), box targets (A, 4) from (H, W, 3), boxes (N, 4) xyxy, ids (N,)."""
         height, width = image.shape[:2]
-        return self.show(image, boxes, class_ids, self.policy((width, height), boxes, random))
+        return self.show(image, boxes, class_ids, self.policy((width, height), boxes[class_ids >= 0], random))
 
     def show(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
+from ssd_train.data.file_names import folded, is_image_name, readings
 from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.labels import LabelledImages, matched_to
-from ssd_train.data.predictions import read_answers
+from ssd_train.data.prediction_formats import read_any_answers
+from ssd_train.data.predictions import Answer
 from ssd_train.data.records import ClassNames, Detections, ImageSource, LabelSet, Record
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.errors import DataError
@@ -52,9 +54,11 @@ def score_predictions(
 ) -> Scores:
     """Score a file of answers (see `data.predictions`) against `labels`.
 
-    path          JSON Lines; an image without a line counts as one in which nothing is detected
+    path          JSON Lines, COCO results, a .out file or a folder of these; an image without an answer counts as one
+                  in which nothing is detected
     sizes         (width, height) of a record's image, asked for when its `size_wh` is None
-    class_names   what the class ids of the answers mean: the model's; those of the labels by default
+    class_names   what the class ids of the answers mean, where these do not tell: the model's; those of the labels by
+                  default
 
     The numbers of images without a line and of lines without a label are part of the Scores.
 
@@ -63,15 +67,18 @@ def score_predictions(
     """
     if class_names is not None:
         labels = matched_to(labels, class_names)
-    tables = _read_tables(path, labels.class_names)
+    tables = _read_tables(path, labels)
     try:
         answer_of = match_names([record.name for record in labels.records], list(tables))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     metric = MeanAveragePrecision(labels.class_names)
     for record in labels.records:
-        table = tables[answer_of[record.name]] if record.name in answer_of else np.zeros((0, 6))
-        metric.update(Detections.from_rows(table, record.size_wh or sizes(record)), record)
+        size_wh = record.size_wh or sizes(record)
+        table, pixels = tables[answer_of[record.name]] if record.name in answer_of else (np.zeros((0, 6)), False)
+        if pixels:
+            table = table / np.array([1, 1, *size_wh, *size_wh])
+        metric.update(Detections.from_rows(table, size_wh), record)
     return replace(
         metric.compute(overlap_threshold),
         unanswered_images=sum(record.name not in answer_of for record in labels.records),
@@ -99,9 +106,37 @@ def match_names(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
     for basename, group in _grouped_by_basename(names).items():
         if len(group) == len(alike[basename]) == 1:
             matched.setdefault(group[0], alike[basename][0])
+    _match_folded(names, answers, matched)
     if names and answers and not matched:
         raise DataError(f"found no answer to any label, e.g. {answers[0]!r}, expected names such as {names[0]!r}")
     return matched
+
+
+def _match_folded(names: Sequence[str], answers: Sequence[str], matched: Dict[str, str]) -> None:
+    """Add pairs whose last parts differ only in case, Unicode form, or in the ending that one of them lacks, or stand
+    in an address or a path of Windows; only where there is one of a kind on either side."""
+    for key in (_folded_basename, _folded_stem):
+        groups: Dict[str, Tuple[List[str], List[str]]] = defaultdict(lambda: ([], []))
+        for side, group in enumerate((names, answers)):
+            for name in dict.fromkeys(group):
+                groups[key(name)][side].append(name)
+        taken = set(matched.values())
+        for mine, theirs in groups.values():
+            if len(mine) == len(theirs) == 1 and mine[0] not in matched and theirs[0] not in taken:
+                if key is _folded_basename or not is_image_name(theirs[0]):
+                    matched[mine[0]] = theirs[0]
+
+
+def _folded_basename(name: str) -> str:
+    try:
+        return folded(readings(name)[-1][-1])
+    except DataError:
+        return name
+
+
+def _folded_stem(name: str) -> str:
+    base = _folded_basename(name)
+    return base.rpartition(".")[0] if is_image_name(base) else base
 
 
 def _match_by_tail(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
@@ -139,15 +174,31 @@ def _grouped_by_basename(names: Iterable[str]) -> Dict[str, List[str]]:
     return groups
 
 
-def _read_tables(path: PathLike, class_names: ClassNames) -> Dict[str, np.ndarray]:
-    """Rows (N, 6) float64 of each image; a DataError with file:line for a class that has no name."""
+def _read_tables(path: PathLike, labels: LabelSet) -> Dict[str, Tuple[np.ndarray, bool]]:
+    """Rows (N, 6) float64 of each image, and whether they are in pixels; a DataError with file:line for a class that
+    has no name."""
     tables = {}
-    for answer in read_answers(path):
-        table = np.array(answer.rows, dtype=np.float64).reshape(-1, 6)
+    class_names = labels.class_names
+    for answer in read_any_answers(path, labels):
+        rows = answer.rows
+        if answer.names or any(isinstance(row[0], str) for row in rows):
+            rows = [[_class_id(row[0], answer, class_names), *row[1:]] for row in rows]
+        table = np.array(rows, dtype=np.float64).reshape(-1, 6)
         if len(table) and table[:, 0].max() >= len(class_names):
             raise DataError(
                 f"{answer.where}: found class id {int(table[:, 0].max())}, expected less than {len(class_names)} "
                 f"({', '.join(class_names)})"
             )
-        tables[answer.image] = table
+        tables[answer.image] = table, answer.pixels
     return tables
+
+
+def _class_id(value: "int | str", answer: Answer, class_names: ClassNames) -> int:
+    """Our id of a class that an answer names, or whose id it names."""
+    name = value if isinstance(value, str) else answer.names.get(value)
+    if name is None:
+        return int(value)
+    try:
+        return class_names.index(name)
+    except DataError as fault:
+        raise fault.at(answer.where) from None

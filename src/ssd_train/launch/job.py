@@ -86,7 +86,7 @@ def make_channels(inputs: Mapping[str, str], pipe: bool = False, attributes: Seq
 def _channel(name: str, uri: str, pipe: bool, attributes: Tuple[str, ...]) -> Channel:
     if not pipe or name not in PIPE_CHANNELS:
         return Channel(uri, "File" if pipe or name in CONTENT_TYPES else "", CONTENT_TYPES.get(name, ""))
-    if not uri.endswith(MANIFEST_SUFFIXES):
+    if not uri.lower().endswith(MANIFEST_SUFFIXES):
         return Channel(uri, "Pipe", RECORDIO)
     if not attributes:
         raise ConfigError(f"{name}: found {uri!r} to be streamed, expected --attribute_names source-ref,LABEL with it")

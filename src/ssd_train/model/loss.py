@@ -42,22 +42,22 @@ class DetectionLoss(mx.gluon.HybridBlock):
 
     def hybrid_forward(self, F: Any, class_preds: Any, box_preds: Any, class_targets: Any, box_targets: Any) -> Any:
         """CrossEntropy (1,) and SmoothL1 (1,) summed over the batch, from class scores (B, A, classes + 1) and box
-        offsets (B, A, 4) predicted and wanted; class targets (B, A) hold 0 for background."""
-        positive = class_targets > 0  # (B, A)
+        offsets (B, A, 4) predicted and wanted; class targets (B, A) hold 0 for background, -1 where ignored."""
+        positive, counted = class_targets > 0, class_targets >= 0  # (B, A)
         log_probability = F.log_softmax(class_preds, axis=-1)  # (B, A, classes + 1)
-        cross_entropy = -F.pick(log_probability, class_targets, axis=-1)  # (B, A)
+        cross_entropy = -F.pick(log_probability, class_targets, axis=-1) * counted  # (B, A)
         class_loss = cross_entropy
         if self._smoothing:
             class_loss = (1 - self._smoothing) * cross_entropy - self._smoothing * F.mean(log_probability, axis=-1)
         weights = self._focal_weights if self._focal else self._mined
-        class_loss = class_loss * weights(F, cross_entropy, positive)
+        class_loss = class_loss * weights(F, cross_entropy, positive) * counted
         box_loss = F.smooth_l1(box_preds - box_targets, scalar=1.0)  # (B, A, 4)
         box_loss = F.broadcast_mul(box_loss, F.expand_dims(positive, axis=-1))
         return F.sum(class_loss), F.sum(box_loss)
 
     def _mined(self, F: Any, cross_entropy: Any, positive: Any) -> Any:
         """1 at positives and at the hardest negatives of each image, else 0: (B, A)."""
-        # rank among the negatives by loss, the hardest first; positives, all 0, come last
+        # rank among the negatives by loss, the hardest first; positives and what is ignored, all 0, come last
         rank = F.argsort(F.argsort(cross_entropy * (positive - 1), axis=1), axis=1)  # (B, A)
         wanted = F.maximum(F.sum(positive, axis=1, keepdims=True) * self._ratio, self._least)  # (B, 1)
         return F.broadcast_lesser(rank, wanted) + positive > 0

@@ -12,12 +12,14 @@ from typing import Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix, xyxy_to_cxcywh
+from ssd_train.data.boxes import areas, cxcywh_to_xyxy, intersection_matrix, iou_matrix, xyxy_to_cxcywh
 
 # variances of the offsets: Caffe SSD and GluonCV's NormalizedBoxCenterEncoder
 STDS = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)
 MATCH_IOU = 0.5
 TIE = 1e-4  # relative; equal overlaps differ by up to 1e-5 in float32, as anchors lie near or far from 0
+IGNORED = -1.0
+IGNORED_SHARE = 0.5  # of an anchor's area; any anchor with an IoU of 0.5 has as much
 
 
 class TargetEncoder:
@@ -31,10 +33,16 @@ class TargetEncoder:
         self._corners = np.asfortranarray(cxcywh_to_xyxy(self.anchors))  # a column is worked on at a time
 
     def __call__(self, boxes: np.ndarray, class_ids: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Class targets float32 (A,), 0 background and class id + 1 else, and box targets float32 (A, 4), 0 where
-        background, for boxes (N, 4) xyxy input pixels and class ids (N,). An image without boxes is all background."""
+        """Class targets float32 (A,), 0 background, IGNORED or class id + 1, and box targets float32 (A, 4), 0 where no
+        object is, for boxes (N, 4) xyxy input pixels and class ids (N,), -1 of a region to be ignored: an anchor of
+        which IGNORED_SHARE lies in one is no negative. An image without boxes is all background."""
         class_targets = np.zeros(len(self.anchors), dtype=np.float32)
         box_targets = np.zeros((len(self.anchors), 4), dtype=np.float32)
+        regions = class_ids < 0
+        if regions.any():
+            inside = intersection_matrix(boxes[regions], self._corners).max(axis=0)
+            class_targets[inside >= IGNORED_SHARE * areas(self._corners)] = IGNORED
+            boxes, class_ids = boxes[~regions], class_ids[~regions]
         if len(boxes):
             matches = match(iou_matrix(boxes, self._corners), boxes, self.anchors)
             positive = np.flatnonzero(matches >= 0)

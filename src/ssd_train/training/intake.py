@@ -11,8 +11,11 @@ from typing import Iterator, List, Sequence, Tuple
 from ssd_train.config import TrainConfig
 from ssd_train.data.check import Side, cheap_check, check_apart, refuse_errors, without_errors
 from ssd_train.data.check_codes import Finding
+from ssd_train.data.check_images import files_without_label
 from ssd_train.data.check_labels import label_width
+from ssd_train.data.check_statistics import remarks
 from ssd_train.data.labels import LabelledImages
+from ssd_train.data.sources import FolderImages
 from ssd_train.data.split import classes_missing_from
 from ssd_train.data.stream import DetectionStream
 from ssd_train.environment import Environment
@@ -63,6 +66,7 @@ def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
     }
     if len(found) == 2:
         found["validation"] += check_apart(*named)
+    _warn_of_pictures_without_labels(sides, progress)
     if config.on_bad_data == "error":
         refuse_errors([finding for findings in found.values() for finding in findings])
     for name, findings in found.items():
@@ -72,6 +76,15 @@ def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
         for name, side in zip(("train", "validation"), sides)
     )
     return train, validation
+
+
+def _warn_of_pictures_without_labels(sides: Sides, progress: Progress) -> None:
+    records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
+    roots = sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)})
+    found = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
+    if found:
+        places = [finding.where for finding in found]
+        progress.warn(f"{len(places)} pictures without labels are left out ({_first(places)})")
 
 
 def _warn_of(name: str, findings: Sequence[Finding], progress: Progress) -> None:
@@ -118,8 +131,12 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
     for name, subset in (("train", train), ("validation", validation)):
         labels = subset.labels
         counts = ", ".join(f"{n} {c}" for n, c in zip(labels.class_names, labels.boxes_per_class()))
-        empty = sum(not len(record.boxes) for record in labels.records)
-        progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}")
+        empty = sum(record.is_background for record in labels.records)
+        ignored = sum(len(record.ignored) for record in labels.records)
+        more = f"; {ignored} difficult objects or crowds are ignored" if ignored else ""
+        progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}{more}")
+        for line in remarks(labels) if subset is train else ():
+            progress.warn(f"{name}: {line}")
         for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
             for reason in sorted({line.reason for line in lines}):
                 places = [line.where for line in lines if line.reason == reason]

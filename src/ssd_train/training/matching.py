@@ -6,11 +6,14 @@ higher score; the *group* of a box is the number of its image and class, and onl
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, and keeps them in the processor's cache
+
+
+Overlap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Pairs(NamedTuple):
@@ -34,13 +37,24 @@ class Grouped(NamedTuple):
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union float64 (N,) of each row of `a` (N, 4) and the same row of `b` (N, 4); no "+ 1" pixel."""
+    intersection, area_a, area_b = _paired_areas(a, b)
+    union = area_a + area_b - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def paired_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Share float64 (N,) of each of `a` (N, 4) that lies in the same row of `b`: pycocotools' overlap with a crowd."""
+    intersection, area, _ = _paired_areas(a, b)
+    return np.divide(intersection, area, out=np.zeros_like(area), where=area > 0)
+
+
+def _paired_areas(a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The common area of each pair, and those of both boxes."""
     ax1, ay1, ax2, ay2 = a.T.astype(np.float64)
     bx1, by1, bx2, by2 = b.T.astype(np.float64)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
     height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
-    intersection = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    return width * height, (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1)
 
 
 def rank_in_group(groups: np.ndarray) -> np.ndarray:
@@ -52,9 +66,12 @@ def rank_in_group(groups: np.ndarray) -> np.ndarray:
     return rank
 
 
-def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float) -> Pairs:
+def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float, overlap: Overlap = paired_iou) -> Pairs:
     """All pairs of one group that overlap by at least `min_iou`, and at all; by rising detection, then truth."""
-    chunks = [_overlaps(pairs, detections.boxes, truth.boxes) for pairs in _candidates(detections.groups, truth.groups)]
+    chunks = [
+        pairs._replace(iou=overlap(detections.boxes[pairs.detection], truth.boxes[pairs.truth]))
+        for pairs in _candidates(detections.groups, truth.groups)
+    ]
     kept = [pairs.take((pairs.iou >= min_iou) & (pairs.iou > 0)) for pairs in chunks]
     empty = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     return Pairs(*(np.concatenate(columns) for columns in zip(empty, *kept)))
@@ -77,10 +94,6 @@ def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iter
         yield Pairs(np.repeat(part, count), truth, np.zeros(0))
 
 
-def _overlaps(pairs: Pairs, boxes: np.ndarray, truth_boxes: np.ndarray) -> Pairs:
-    return pairs._replace(iou=paired_iou(boxes[pairs.detection], truth_boxes[pairs.truth]))
-
-
 def _offsets(counts: np.ndarray) -> np.ndarray:
     """0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -92,11 +105,31 @@ def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
     A detection stands for the labelled box that it overlaps most (the first of equals), taken or not; of those that
     stand for one box by at least `min_iou` the best score hits it, the others are duplicates.
     """
-    pairs = pairs.take(pairs.iou >= min_iou)
-    pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
-    pairs = pairs.take(_run_starts(pairs.detection))
+    pairs = _best_of_each(pairs.take(pairs.iou >= min_iou))
     _, first = np.unique(pairs.truth, return_index=True)
     return np.sort(pairs.detection[first])
+
+
+def match_voc_ignoring(pairs: Pairs, difficult: Pairs, crowds: Pairs, min_iou: float) -> Tuple[np.ndarray, np.ndarray]:
+    """As `match_voc`, and the numbers, rising, of the detections that are neither right nor wrong.
+
+    Those are, as in GluonCV's VOCMApMetric, what overlaps a difficult box most; and what would be wrong and lies, by
+    `min_iou` of its area, in a crowd. Pairs with crowds have that share in the place of an IoU.
+    """
+    best = _best_of_each(difficult.take(difficult.iou >= min_iou))
+    mine = _best_of_each(pairs.take(np.isin(pairs.detection, best.detection)))
+    real = dict(zip(mine.detection.tolist(), mine.iou.tolist()))
+    nearer = [iou > real.get(detection, 0.0) for detection, iou in zip(best.detection.tolist(), best.iou.tolist())]
+    ignored = best.detection[np.array(nearer, bool)]
+    hits = match_voc(pairs.take(~np.isin(pairs.detection, ignored)), min_iou)
+    crowded = crowds.detection[crowds.iou >= min_iou]
+    return hits, np.union1d(ignored, np.setdiff1d(crowded, hits))
+
+
+def _best_of_each(pairs: Pairs) -> Pairs:
+    """For each detection the pair with the largest overlap, the first of equals."""
+    pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
+    return pairs.take(_run_starts(pairs.detection))
 
 
 def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[np.ndarray]:
@@ -105,12 +138,31 @@ def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List
     In falling order of scores, each takes the free labelled box that it overlaps most (the last of equals), by at least
     the threshold.
     """
+    return [_stable_matching(at_least) for at_least in _by_preference(pairs, thresholds)]
+
+
+def ignored_coco(
+    difficult: Pairs, crowds: Pairs, hits: Sequence[np.ndarray], thresholds: "Sequence[float] | np.ndarray"
+) -> List[np.ndarray]:
+    """For each threshold, the numbers, rising, of the detections that are neither right nor wrong by the rule of
+    pycocotools: those without a hit that take a difficult box, which one alone can, or lie in a crowd, which any number
+    can. Pairs with crowds have the share of the detection that lies in the crowd in the place of an IoU."""
+    # a crowd of its own for each pair, so that none is ever taken
+    apart = (difficult.truth.max() + 1 if len(difficult.truth) else 0) + np.arange(len(crowds.truth))
+    pairs = Pairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
+    return [
+        _stable_matching(at_least.take(~np.isin(at_least.detection, taken)))
+        for at_least, taken in zip(_by_preference(pairs, thresholds), hits)
+    ]
+
+
+def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[Pairs]:
+    """For each threshold (rising) the pairs that reach it, each detection's largest overlap first, the last of
+    equals."""
     pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
-    hits = []
     for threshold in thresholds:
         pairs = pairs.take(pairs.iou >= threshold)
-        hits.append(_stable_matching(pairs))
-    return hits
+        yield pairs
 
 
 def _stable_matching(pairs: Pairs) -> np.ndarray:

@@ -1,7 +1,8 @@
 """RunningMean of losses, and MeanAveragePrecision: VOC 2007 (11 points), VOC 2010 (area), COCO (101 points, 10 IoUs).
 
 Overlaps are taken in pixels of the image as given, without the VOC kit's "+ 1". COCO figures equal pycocotools' (area
-"all", at most 100 detections per image and class, no crowd boxes).
+"all", at most 100 detections per image and class), crowds included; VOC figures are those of GluonCV's metric,
+difficult objects included.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from ssd_train.training.average_precision import (
     voc07_average_precision,
     voc_area_average_precision,
 )
-from ssd_train.training.matching import Grouped, Pairs, match_coco, match_voc, overlapping_pairs, rank_in_group
+from ssd_train.training.matching import (
+    Grouped,
+    Pairs,
+    ignored_coco,
+    match_coco,
+    match_voc_ignoring,
+    overlapping_pairs,
+    paired_share,
+    rank_in_group,
+)
 from ssd_train.training.scores import ClassScores, Curve, Scores
 
 MAX_DETECTIONS = 100  # per image and class, pycocotools' maxDets
@@ -103,29 +113,55 @@ class MeanAveragePrecision:
             raise DataError("evaluation: found no image, expected at least one")
         size = len(self.class_names)
         truth, detections = self._gather()
-        pairs = overlapping_pairs(detections.grouped(size), truth.grouped(size), min(iou_threshold, COCO_IOUS[0]))
-        voc_ranks = _ranks(match_voc(pairs, iou_threshold), detections.class_limits(size))
+        least = min(iou_threshold, COCO_IOUS[0])
+        pairs = overlapping_pairs(detections.grouped(size), truth.grouped(size), least)
+        regions, crowds = self._gather_ignored()
+        difficult_pairs = overlapping_pairs(detections.grouped(size), regions.take(~crowds).grouped(size), least)
+        crowd_pairs = overlapping_pairs(
+            detections.grouped(size), regions.take(crowds).grouped(size), least, paired_share
+        )
+        voc_hits, unscored = match_voc_ignoring(pairs, difficult_pairs, crowd_pairs, iou_threshold)
+        voc_ranks = _ranks(voc_hits, unscored, detections.class_limits(size))
 
         kept = _best_of_each_group(detections, size)
-        considered, pairs = detections.take(kept), _renumbered(pairs, kept)
+        considered = detections.take(kept)
+        pairs, difficult_pairs, crowd_pairs = (_renumbered(p, kept) for p in (pairs, difficult_pairs, crowd_pairs))
         limits = considered.class_limits(size)
         hits = match_coco(pairs, COCO_IOUS)
-        coco_ranks = [_ranks(at_iou, limits) for at_iou in hits]
+        ignored = ignored_coco(difficult_pairs, crowd_pairs, hits, COCO_IOUS)
+        coco_ranks = [_ranks(*at_iou, limits) for at_iou in zip(hits, ignored)]
+        scored = considered.take(np.delete(np.arange(len(considered.scores)), ignored[0]))
+        scored_hits = _without(hits[0], ignored[0])
 
-        is_background = np.bincount(truth.images, minlength=len(self)) == 0
+        is_background = np.array([record.is_background for record in self._records()])
         return Scores(
             per_class=self._class_scores(truth, detections, voc_ranks, coco_ranks),
-            best_f1=best_f1(considered.scores, considered.scores[hits[0]], len(truth.boxes)),
+            best_f1=best_f1(scored.scores, scored.scores[scored_hits], len(truth.boxes)),
             images=len(self),
             background_images=int(is_background.sum()),
             background_alarms=detections.scores[is_background[detections.images]],
             overlap_threshold=iou_threshold,
-            curves=self._curves(considered, hits[0], truth),
+            curves=self._curves(scored, scored_hits, truth),
         )
+
+    def _in_order(self) -> List[Tuple[str, Detections, Record]]:
+        """The images in the order of their numbers: by name."""
+        return sorted(self._images, key=lambda image: image[0])
+
+    def _records(self) -> List[Record]:
+        """The labels in the order of the images' numbers."""
+        return [record for _, _, record in self._in_order()]
+
+    def _gather_ignored(self) -> Tuple[_Boxes, np.ndarray]:
+        """Regions of all images that are ignored, of the classes that have names, and which of them are crowds."""
+        regions = [record.ignored for record in self._records()]
+        joined = _joined([(r.boxes, r.class_ids, np.ones(len(r), np.float32)) for r in regions])
+        named = (joined.class_ids >= 0) & (joined.class_ids < len(self.class_names))
+        return joined.take(named), np.concatenate([r.crowds for r in regions])[named]
 
     def _gather(self) -> Tuple[_Boxes, _Boxes]:
         """Labels and detections of all images, images by name; a DataError for a class that has no name."""
-        images = sorted(self._images, key=lambda image: image[0])
+        images = self._in_order()
         truth = _joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
         detections = _joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
         for table, what in ((truth, "labels"), (detections, "detections")):
@@ -168,10 +204,17 @@ def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Box
     return _Boxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
 
 
-def _ranks(hits: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:
-    """For each class, the places from 1 of its hits among its detections; `hits` are numbers of detections, rising."""
+def _ranks(hits: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:
+    """For each class, the places from 1 of its hits among its detections that are not ignored; `hits` and `ignored` are
+    numbers of detections, rising."""
+    hits, limits = _without(hits, ignored), _without(limits, ignored)
     parts = np.split(hits, np.searchsorted(hits, limits[1:-1]))
     return [part - start + 1 for part, start in zip(parts, limits)]
+
+
+def _without(numbers: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Numbers of detections as they are once those of `ignored`, rising, are taken away."""
+    return numbers - np.searchsorted(ignored, numbers) if len(ignored) else numbers
 
 
 def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from ssd_train.data.labels import (
     read_labelled,
     with_class_count,
 )
+from ssd_train.data.official_sets import described, for_training, for_validation, of_split
 from ssd_train.data.sources import Fetch
 from ssd_train.data.split import hash_of_image, split_by_hash
 from ssd_train.data.stream import DetectionStream
@@ -45,11 +46,35 @@ def read_sides(config: TrainConfig, environment: Environment, progress: Progress
             train = LabelledImages(with_class_count(train.labels, config.num_classes), train.images)
     if "validation" in pipes:
         return train, pipes.validation(train.labels.class_names)
-    if environment.validation is None and environment.validation_labels is None:
+    alone = environment.validation is None and environment.validation_labels is None
+    train, own = _of_sets(train, config, alone, progress)
+    if own is not None:
+        return train, own
+    if alone:
         return hold_out(train, config, progress)
     images: Optional[Path] = environment.validation or environment.train
     validation = read_labelled(images, environment.validation_labels, _options(config, fetch))
-    return train, LabelledImages(matched_to(validation.labels, train.labels.class_names), validation.images)
+    scored = matched_to(for_validation(validation.labels), train.labels.class_names)
+    return train, LabelledImages(scored, validation.images)
+
+
+def _of_sets(
+    train: LabelledImages, config: TrainConfig, alone: bool, progress: Progress
+) -> Tuple[LabelledImages, Optional[LabelledImages]]:
+    """Of the sets that the data names that which is trained on, and that which is scored with if there is one."""
+    labels = train.labels
+    sets = described(labels)
+    if config.split:
+        learned, scored = of_split(labels, config.split), None
+    else:
+        learned, scored = for_training(labels, alone)
+    if sets:
+        with_what = f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all"
+        progress.say(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")
+    return (
+        LabelledImages(learned, train.images),
+        None if scored is None else LabelledImages(scored, train.images),
+    )
 
 
 def hold_out(whole: LabelledImages, config: TrainConfig, progress: Optional[Progress] = None) -> Sides:
@@ -64,9 +89,11 @@ def hold_out(whole: LabelledImages, config: TrainConfig, progress: Optional[Prog
     train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
     # what was skipped belongs to the file, so it is told with the larger part
     train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
+    held_out = dataclasses.replace(held_out, others=())  # told with training's
     return LabelledImages(train, whole.images), LabelledImages(held_out, whole.images)
 
 
 def _options(config: TrainConfig, fetch: Optional[Fetch]) -> LabelOptions:
-    names = parse_class_names(config.class_names)
-    return LabelOptions(config.labels_format, config.label_attribute, config.on_bad_data, names, fetch)
+    names, verified = parse_class_names(config.class_names), config.verified
+    format, attribute, on_bad = config.labels_format, config.label_attribute, config.on_bad_data
+    return LabelOptions(format, attribute, on_bad, names, fetch, verified=verified)

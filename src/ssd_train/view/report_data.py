@@ -96,7 +96,7 @@ def summarise(name: str, labels: LabelSet) -> SubsetSummary:
     return SubsetSummary(
         name=name,
         images=len(labels),
-        background_images=sum(len(record.boxes) == 0 for record in labels.records),
+        background_images=sum(record.is_background for record in labels.records),
         boxes_per_class=tuple(int(count) for count in labels.boxes_per_class()),
         relative_sizes=_relative_sizes(labels.records),
         image_sizes=dict(sizes.most_common()),

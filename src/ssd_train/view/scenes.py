@@ -7,7 +7,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, clip_boxes, iou_matrix
+from ssd_train.data.boxes import SizeWH, areas, clip_boxes, intersection_matrix, iou_matrix
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.view.draw import TRUE, Marks, class_label, draw_marks, fitted, scaled, size_of
 from ssd_train.view.palette import WHITE, class_colour
@@ -31,7 +31,7 @@ class Matching:
     detections   those that score at least the threshold, M of them
     true_boxes   float32 (N, 4) xyxy in the same pixels as the detections
     found        bool (N,) for each true box
-    correct      bool (M,) for each detection
+    correct      bool (M,) for each detection; also what lies by half in a region to be ignored is not wrong
     """
 
     detections: Detections
@@ -52,6 +52,11 @@ def match(sample: Sample, threshold: float) -> Matching:
         free = np.where(found, 0, row)
         if free.size and free.max() >= OVERLAP:
             found[int(free.argmax())] = correct[index] = True
+    regions = sample.truth.ignored
+    if len(regions):
+        shares = intersection_matrix(shown.boxes, scaled(regions.boxes, sample.truth.size_wh, shown.size_wh))
+        shares[shown.class_ids[:, None] != regions.class_ids[None, :]] = 0
+        correct |= shares.max(axis=1) >= OVERLAP * np.maximum(areas(shown.boxes), 1e-9)
     return Matching(shown, truth, found, correct)
 
 

@@ -62,7 +62,7 @@ def test_bytes_are_read_when_they_are_wanted(folder):
         (["."], None),
         ([".", "b.jpg"], "both are called 'b.jpg', expected names to differ"),
         (["none.jpg"], "none.jpg: not found, expected a picture or a folder of pictures"),
-        (["empty"], "empty: found no picture in this folder, expected files ending in .jpg, .jpeg, .png"),
+        (["empty"], "empty: found no picture in this folder, expected files ending in .jpg, .jpeg"),
     ],
 )
 def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):

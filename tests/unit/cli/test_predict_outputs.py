@@ -276,3 +276,29 @@ def test_pdf_through_a_fifo_is_the_same_as_in_a_file(model, drawn, tmp_path):
         assert predict(drawn.images, "--model", model, "--pdf", place) == 0
     reader.join(10)
     assert read == [file.read_bytes()]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "coco", "out"])
+def test_evaluate_scores_what_predict_writes_in_any_format_alike(model, drawn, tmp_path, format):
+    place = tmp_path / f"answers.{format}"
+    assert predict(drawn.images, "--model", model, "--format", format, "--output", place) == 0
+    common = ["evaluate", "--labels", str(drawn.manifest), "--images", str(drawn.images)]
+    assert main([*common, "--predictions", str(place), "--json", str(tmp_path / "file.json")]) == 0
+    assert main([*common, "--model", str(model), "--json", str(tmp_path / "model.json")]) == 0
+    scores = [json.loads((tmp_path / name).read_text()) for name in ("file.json", "model.json")]
+    assert scores[0]["mAP"] == pytest.approx(scores[1]["mAP"], abs=1e-4) and scores[0]["images"] == 17
+
+
+def test_csv_names_the_classes(model, drawn, tmp_path):
+    assert predict(drawn.images, "--model", model, "--format", "csv", "--output", tmp_path / "a.csv") == 0
+    head, *rows = (tmp_path / "a.csv").read_text().splitlines()
+    assert head.startswith("image,class_id,class,score") and {row.split(",")[2] for row in rows} <= {
+        "disc",
+        "square",
+        "triangle",
+    }
+
+
+@pytest.mark.parametrize("output", ["-", "s3://bucket/out"])
+def test_format_out_needs_a_local_folder(model, drawn, output):
+    assert predict(drawn.images, "--model", model, "--format", "out", "--output", output) == 2

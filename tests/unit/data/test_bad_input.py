@@ -93,13 +93,13 @@ BAD_COCO = {
     "category unknown": (*coco_box(category_id=9), "unknown-class", "images[1]"),
     "category null": (*coco_box(category_id=None), "unknown-class", "images[1]"),
     "iscrowd a word": (*coco_box(iscrowd="no"), "bad-line", "images[1]"),
-    "a crowd only": (*coco_box(iscrowd=1), "image-dropped", "images[1]"),
+    "a crowd only, without a box": (*coco_box(iscrowd=1, bbox=None), "image-dropped", "images[1]"),
     "box outside": (*coco_box(bbox=[500, 20, 30, 40]), "image-dropped", "images[1]"),
     "box of no image": (*coco_box(image_id=7), "bad-line", "annotations[1]"),
     "image a number": (5, COCO_BOX, "bad-line", "images[1]"),
     "image without id": (*coco_image(id=None), "bad-line", "images[1]"),
     "id twice": (*coco_image(id=1), "bad-line", "images[1]"),
-    "no width": (*coco_image(width=None), "bad-image-size", "images[1]"),
+    "width a text": (*coco_image(width="100"), "bad-image-size", "images[1]"),
     "height 0": (*coco_image(height=0), "bad-image-size", "images[1]"),
     "no file_name": (*coco_image(file_name=None), "bad-image-name", "images[1]"),
     "file_name with NUL": (*coco_image(file_name="a\0b"), "bad-image-name", "images[1]"),
@@ -134,7 +134,7 @@ BAD_VOC = {
     "another root": ("<svg/>", "bad-line"),
     "entities": ('<!DOCTYPE a [<!ENTITY x "y">]>' + voc(), "bad-line"),
     "no name of the class": (voc(thing=" "), "bad-line"),
-    "no filename": (voc(" "), "bad-line"),
+    "name with NUL": (voc("a&#0;.jpg"), "bad-line"),
     "word": (voc(box=("x", 21, 40, 60)), "bad-coordinates"),
     "nan": (voc(box=("nan", 21, 40, 60)), "bad-coordinates"),
     "inf": (voc(box=(11, 21, "inf", 60)), "bad-coordinates"),
@@ -155,7 +155,7 @@ def test_voc(tmp_path, content, code):
 # --- YOLO ---------------------------------------------------------------------------------------------------------
 YOLO_LINE = "0 0.25 0.5 0.3 0.5"
 BAD_YOLO = {
-    "polygon": ("0 0.1 0.1 0.2 0.1 0.2 0.2", "bad-line"),
+    "polygon cut off": ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "bad-line"),
     "four numbers": ("0 0.5 0.5 0.1", "bad-line"),
     "pixels": ("0 40 20 10 10", "bad-coordinates"),
     "word": ("0 x 0.5 0.1 0.1", "bad-coordinates"),

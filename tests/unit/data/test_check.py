@@ -35,7 +35,9 @@ from ssd_train.data.check import (
     without_errors,
 )
 from ssd_train.data.check_codes import CODES, SEVERITIES, Finding
+from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.labels import read_labels
+from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 
 
@@ -181,10 +183,22 @@ def test_result_is_sorted_counted_and_told_as_json(tmp_path):
     assert first["where"].endswith("a.manifest:11")
 
 
+def test_check_filename_of_another_picture_is_a_warning(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(JPEG)
+    box = "<xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>60</ymax>"
+    text = f"<annotation><filename>b.jpg</filename><object><name>x</name><bndbox>{box}</bndbox></object></annotation>"
+    (tmp_path / "a.xml").write_text(text)
+    labels = read_voc(tmp_path, images=tmp_path)
+    assert ("filename-differs", "a.xml") in found(Side("train", labels, FolderImages(tmp_path)))
+    assert CODES["filename-differs"].severity == "warning"
+
+
 def test_every_code_can_be_found():
     tables = [code for *_, code in [*BAD_IMAGES.values(), *BAD_LINES.values(), *BAD_FILES.values()]]
     sets = [code for _, code, _ in BAD_SETS.values()]
     single = ["too-large", "few-examples", "class-only-in-validation", "duplicate-picture", "image-without-label"]
+    single.append("filename-differs")
     single += ["class-only-in-training", "unused-class-id", "categories-ignored"]
     pairs = ["same-image-in-train-and-validation", "near-duplicate-picture", "near-duplicate-in-validation"]
     assert set(CODES) == {*tables, *sets, *single, *pairs}

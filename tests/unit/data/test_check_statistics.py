@@ -26,7 +26,9 @@ def test_statistics_by_hand():
         "labels": "train.manifest",
         "images": 3,
         "background_images": 1,
+        "ignored": {"difficult": 0, "crowds": 0},
         "boxes": 3,
+        "remarks": [],
         "classes": {
             "cat": {
                 "boxes": 1,

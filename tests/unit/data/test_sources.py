@@ -17,6 +17,15 @@ def record(name, where="train.manifest:17"):
 @pytest.fixture
 def root(tmp_path):
     files = ["a/b/c.jpg", "b/c.jpg", "x/c.jpg", "d.jpg", "deep/er/unique.jpg", "one/twin.jpg", "two/twin.jpg"]
+    files += [
+        "odd\\name.jpg",
+        "case/both.jpg",
+        "case/BOTH.jpg",
+        "case/cafe\u0301.jpg",
+        "p/three.jpg",
+        "q/deep/three.jpg",
+    ]
+    files += [".ipynb_checkpoints/e-checkpoint.jpg", "__MACOSX/._unique.jpg", "__MACOSX/unique.jpg"]
     files += ["frames/with space+plus%20.jpg", "frames/größe.png", "frames/dots.in.name.jpg"]
     for file in files:
         path = tmp_path / "root" / file
@@ -38,6 +47,33 @@ FOUND = {
     "beyond ASCII": ("s3://bucket/frames/größe.png", "frames/größe.png"),
     "several dots": ("s3://bucket/dots.in.name.jpg", "frames/dots.in.name.jpg"),
     "single dots and double slashes": ("./a//b/c.jpg", "a/b/c.jpg"),
+    "web address": ("https://host/a/b/c.jpg", "a/b/c.jpg"),
+    "web address with a query": ("https://host/upload/1/unique.jpg?sig=a/b&n=1#top", "deep/er/unique.jpg"),
+    "escaped web address": ("https://host/with%20space+plus%2520.jpg", "frames/with space+plus%20.jpg"),
+    "Label Studio's local files": ("/data/local-files/?d=one/twin.jpg", "one/twin.jpg"),
+    "Label Studio's local files, with a host": (
+        "http://localhost:8080/data/local-files/?d=a%5Cb/unique.jpg",
+        "deep/er/unique.jpg",
+    ),
+    "file address": ("file:///home/me/two/twin.jpg", "two/twin.jpg"),
+    "Google's storage": ("gs://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
+    "Hadoop's S3": ("s3a://bucket/a/b/c.jpg", "a/b/c.jpg"),
+    "Azure's storage": ("wasbs://box@account.blob.core.windows.net/a/b/c.jpg", "a/b/c.jpg"),
+    "absolute path": ("/data/upload/1/unique.jpg", "deep/er/unique.jpg"),
+    "Windows path": ("C:\\Users\\me\\one\\twin.jpg", "one/twin.jpg"),
+    "network share": ("\\\\server\\share\\two\\twin.jpg", "two/twin.jpg"),
+    "backslashes": ("a\\b\\c.jpg", "a/b/c.jpg"),
+    "backslashes above": ("..\\..\\label-studio\\media\\upload\\4\\unique.jpg", "deep/er/unique.jpg"),
+    "escaped": ("gr%C3%B6%C3%9Fe.png", "frames/größe.png"),
+    "backslash of the name": ("odd\\name.jpg", "odd\\name.jpg"),
+    "upper case": ("s3://bucket/x/UNIQUE.JPG", "deep/er/unique.jpg"),
+    "other case of a folder": ("One/Twin.jpg", "one/twin.jpg"),
+    "exact name before other case": ("both.jpg", "case/both.jpg"),
+    "decomposed": ("frames/gro\u0308\u00dfe.png", "frames/größe.png"),
+    "composed": ("caf\u00e9.jpg", "case/cafe\u0301.jpg"),
+    "without ending": ("s3://bucket/unique", "deep/er/unique.jpg"),
+    "without ending, with dots": ("dots.in.name", "frames/dots.in.name.jpg"),
+    "most of the path": ("s3://bucket/x/elsewhere/deep/three.jpg", "q/deep/three.jpg"),
 }
 
 
@@ -59,13 +95,18 @@ REFUSED = {
     "dots": ("s3://bucket/../secret.jpg", r"leaves its folder by '\.\.'"),
     "dots that come back": ("a/../d.jpg", r"leaves its folder by '\.\.'"),
     "bare dots": ("../secret.jpg", r"leaves its folder by '\.\.'"),
-    "absolute": ("/etc/passwd", "absolute path"),
-    "absolute key": ("s3://bucket//etc/passwd", "absolute path"),
+    "absolute": ("/etc/passwd", "not found, expected 'passwd' below"),
+    "absolute key": ("s3://bucket//etc/passwd", "not found, expected 'passwd' below"),
+    "file address": ("file:///etc/passwd", "not found, expected 'passwd' below"),
+    "address that leads out": ("https://host/a/../../secret.jpg", r"leaves its folder by '\.\.'"),
+    "backslashes that lead out": ("..\\secret.jpg", "not found, expected"),
+    "backslashes that lead out later": ("a\\..\\..\\secret.jpg", r"leaves its folder by '\.\.'"),
+    "other case twice": ("TWIN.jpg", r"may be .*one/twin.jpg or .*two/twin.jpg \(2 files"),
+    "hidden copy": ("e-checkpoint.jpg", "not found"),
     "NUL": ("a/b\0/c.jpg", "holds a NUL"),
     "no key": ("s3://bucket", "has no file name"),
     "no file": ("s3://bucket/a/", "has no file name"),
     "empty": ("", "has no file name"),
-    "web address": ("https://host/a/b/c.jpg", "expected s3://bucket/key or a relative path"),
     "folder": ("s3://bucket/a/b", "is a folder or a device, expected a file"),
 }
 

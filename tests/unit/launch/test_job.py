@@ -16,6 +16,7 @@ MANIFEST = "s3://my-bucket/labels/output.manifest"
     [
         pytest.param({"name": "-a"}, "job_name: found '-a'", id="name"),
         pytest.param({"name": "a" * 64}, "job_name", id="name-too-long"),
+        pytest.param({"name": "a-" * 40 + "b"}, "job_name", id="name-of-hyphens-too-long"),
         pytest.param({"role": "SageMakerRole"}, "role: found 'SageMakerRole', expected arn:aws:iam", id="role-name"),
         pytest.param({"output": ""}, "output: found '', expected s3://bucket/prefix", id="no-output"),
         pytest.param({"output": "/tmp/a"}, "output: found '/tmp/a'", id="output-here"),

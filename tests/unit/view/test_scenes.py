@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.records import ClassNames, Detections, Ignored, Record
 from ssd_train.view.palette import CLASS_COLOURS
 from ssd_train.view.report_data import Sample
 from ssd_train.view.scenes import crop_around, draw_scene, match
@@ -81,3 +81,13 @@ def test_a_function_may_read_the_picture():
     lazy = Sample(case.name, lambda: case.image, case.truth, case.detections)
     whole = [draw_scene(one, match(one, 0.3), NAMES, (300, 300)) for one in (case, lazy)]
     assert (whole[0] == whole[1]).all() and whole[0].shape == (180, 300, 3)
+
+
+def test_match_detection_in_an_ignored_region_is_not_wrong():
+    ignored = Ignored([[100, 20, 180, 100]], [0], [True])
+    record = Record("a", [[10, 20, 60, 70]], [0], (200, 120), "", ignored)
+    said = Detections(
+        [[110, 30, 130, 50], [110, 30, 130, 50], [150, 90, 190, 118]], [0.9, 0.8, 0.7], [0, 1, 0], (200, 120)
+    )
+    answer = match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, said), 0.3)
+    assert answer.correct.tolist() == [True, False, False] and not answer.found.any()

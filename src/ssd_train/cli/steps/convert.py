@@ -43,13 +43,22 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
         refuse_own_input(flags.output, flags.labels, data.labels.source)
-        if flags.output_images:
-            data = copy_images(data, flags.output_images, progress)
-            progress.say(f"{len(data.labels)} images written: {flags.output_images}")
+        # a folder in the output, as YOLO has it, cannot be there before the output is
+        inside = flags.output_images and flags.to == "yolo" and flags.output in flags.output_images.parents
+        if flags.output_images and not inside:
+            data = _with_images(data, flags, progress)
         for line in convert(data, flags.to, flags.output, progress):
             progress.warn(line)
+        if inside:
+            _with_images(data, flags, progress)
         progress.say(f"{len(data.labels)} images converted to {flags.to}: {flags.output}")
     return 0
+
+
+def _with_images(data: LabelledImages, flags: argparse.Namespace, progress: Progress) -> LabelledImages:
+    data = copy_images(data, flags.output_images, progress)
+    progress.say(f"{len(data.labels)} images written: {flags.output_images}")
+    return data
 
 
 def _read(flags: argparse.Namespace, progress: Progress) -> LabelledImages:

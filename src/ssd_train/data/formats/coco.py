@@ -4,21 +4,29 @@
 ``file:images[3]`` and ``file:annotations[7]``, counted from 0.
 
 - Every image is a record, those without annotations too: they are background.
-- A crowd (``iscrowd`` 1) is a region, not an object: its box is left out and told in `LabelSet.mended`.
+- Ids are keys: integers of any size, written 3, 3.0 or "3", or texts. Width and height may be missing.
+- A crowd (``iscrowd`` 1) is a region to be ignored, not an object. Without a box it is left out, which is told in
+  `LabelSet.mended`.
+- Polygons without a ``bbox`` are their bounding box.
+- Boxes in shares of the image, as Azure writes them, are read where all boxes of the file lie within 0..1.
 - An annotation that is broken makes its image bad: without that box the object would count as background.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ssd_train.data.boxes import areas
+import numpy as np
+
+from ssd_train.data.boxes import SizeWH, areas
 from ssd_train.data.formats.fields import (
+    CROWD,
+    OBJECT,
     BoxLabel,
     box_corners,
-    class_number,
     image_name,
     number,
     shown,
@@ -32,7 +40,12 @@ from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
 
-CROWD = "box left out: a crowd"
+NO_BOX = "box left out: a crowd without a box"
+_ROUNDING = 1e-6
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
+_SIDES = ("left", "top", "width", "height")
+
+Key = Union[int, str]  # of an image or category
 
 
 def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
@@ -42,26 +55,50 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
         DataError: the file as a whole cannot be used, or (`on_bad` "error") some images or annotations.
     """
     try:
-        value = read_json(path)
+        value = read_json(path, constants=True)
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
     except DataError as fault:
         raise fault.at(path) from None
-    names, table, category_ids = ordered_classes(_categories(categories, path))
+    names, table, category_ids = _class_table(categories, path)
     gather = Gather(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
-    seen: Dict[int, int] = {}
+    in_shares = _all_in_shares(annotations)
+    seen: Dict[Key, int] = {}
     for index, image in enumerate(images):
         where = f"{path}:images[{index}]"
         try:
             image_id = _id(image)
             if seen.setdefault(image_id, index) != index:
                 raise DataError(f"found id {image_id} as in images[{seen[image_id]}], expected each id once")
-            _add(gather, where, image, boxes.get(image_id, []), table)
+            name = image_name(image.get("file_name"), "file_name")
+            gather.add(where, name, *_label(image, boxes.get(image_id, []), table, in_shares))
         except DataError as fault:
             gather.fault(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
     return dataclasses.replace(gather.label_set(names), category_ids=category_ids)
+
+
+class Ids(NamedTuple):
+    """Names by id: of images and of categories."""
+
+    images: Dict[Key, str]
+    categories: Dict[Key, str]
+
+
+def read_ids(path: PathLike) -> Ids:
+    """The ids of a COCO file that `read_coco` has read; those that cannot be used are left out."""
+    value = read_json(path, constants=True)
+    found = []
+    for entries, name in (("images", "file_name"), ("categories", "name")):
+        ids: Dict[Key, str] = {}
+        for entry in value[entries]:
+            try:
+                ids.setdefault(_id(entry), image_name(entry.get(name), name))
+            except DataError:
+                continue
+        found.append(ids)
+    return Ids(*found)
 
 
 def write_coco(
@@ -88,10 +125,14 @@ def write_coco(
             raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
         width, height = record.size_wh
         images.append({"id": image_id, "file_name": "/".join(key_parts(record)), "width": width, "height": height})
-        rows = zip(_exact_xywh(record), record.class_ids.tolist(), areas(record.boxes).tolist())
+        rows = zip(_exact_xywh(record.boxes), record.class_ids.tolist(), areas(record.boxes).tolist())
         for bbox, class_id, area in rows:
             numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 0})
+        crowds = record.ignored.take(record.ignored.crowds) if len(record.ignored) else record.ignored
+        for bbox, class_id in zip(_exact_xywh(crowds.boxes), crowds.class_ids.tolist()):
+            numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
+            annotations.append({**numbers, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 1})
     categories = [{"id": category_id, "name": name} for category_id, name in zip(ids, class_names)]
     with open_atomic(Path(path)) as file:
         file.write(dump_json({"images": images, "annotations": annotations, "categories": categories}))
@@ -99,44 +140,76 @@ def write_coco(
 
 def _list(value: Any, key: str) -> List[Any]:
     if not isinstance(value, dict):
-        raise DataError(f"found {shown(value)}, expected an object with images, annotations and categories")
+        hint = " (results? evaluate --predictions reads them)" if isinstance(value, list) else ""
+        raise DataError(f"found {shown(value)}{hint}, expected an object with images, annotations and categories")
     if not isinstance(value.get(key), list):
         raise DataError(f"{key}: found {shown(value.get(key))}, expected a list")
     return value[key]
 
 
-def _categories(categories: Sequence[Any], path: PathLike) -> Dict[Tuple[int, str], str]:
-    places: Dict[Tuple[int, str], str] = {}
+def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames, Dict[Key, int], Dict[str, int]]:
+    """Class names in the order of the categories' ids, id -> class id, and name -> id; ids that are texts stay in their
+    own order, and are not ids to be written again."""
+    places: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
         where = f"{path}:categories[{index}]"
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{where}: found {shown(category)}, expected an object with id and name")
         try:
-            places.setdefault((whole_number(category.get("id"), "id"), name), where)
+            places.setdefault((id_key(category.get("id"), "id"), name), where)
         except DataError as fault:
             raise fault.at(where) from None
-    return places
+    keys = list(dict.fromkeys(key for key, _ in places))
+    order = {key: number for number, key in enumerate(keys)}
+    if all(isinstance(key, int) for key in keys):
+        order = {key: int(key) for key in keys}
+    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in places.items()})
+    numbers = ids if all(isinstance(key, int) and key >= 0 for key in keys) else {}
+    return names, {key: table[number] for key, number in order.items()}, numbers
 
 
-def _id(image: Any) -> int:
+def id_key(value: Any, field: str) -> Key:
+    """An id: an integer, also written 3.0 or "3", or a text that is not blank."""
+    if type(value) is int:  # as nearly always
+        return value
+    value = _whole(value)
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if _NUMBER.fullmatch(text) else text
+    raise DataError(f"{field}: found {shown(value)}, expected an integer or a text")
+
+
+def _whole(value: Any) -> Any:
+    """``200.0`` as the integer that it means; anything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _id(image: Any) -> Key:
     if not isinstance(image, dict):
         raise DataError(f"found {shown(image)}, expected an object")
-    return whole_number(image.get("id"), "id")
+    return id_key(image.get("id"), "id")
 
 
 def _boxes_by_image(
     annotations: Sequence[Any], images: Sequence[Any], path: str, gather: Gather
-) -> Dict[int, List[Tuple[int, Any]]]:
+) -> Dict[Key, List[Tuple[int, Any]]]:
     """Image id -> (index, annotation) of its annotations; one that names no image is bad by itself."""
-    known = {image.get("id") for image in images if isinstance(image, dict) and isinstance(image.get("id"), (int, str))}
-    found: Dict[int, List[Tuple[int, Any]]] = {}
+    known = set()
+    for image in images:
+        try:
+            known.add(_id(image))
+        except DataError:
+            continue  # met again, and told, with the image
+    found: Dict[Key, List[Tuple[int, Any]]] = {}
     for index, annotation in enumerate(annotations):
         try:
             if not isinstance(annotation, dict):
                 raise DataError(f"found {shown(annotation)}, expected an object")
-            image_id = whole_number(annotation.get("image_id"), "image_id")
-            if image_id not in known and str(image_id) not in known:
+            image_id = id_key(annotation.get("image_id"), "image_id")
+            if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             found.setdefault(image_id, []).append((index, annotation))
         except DataError as fault:
@@ -144,38 +217,111 @@ def _boxes_by_image(
     return found
 
 
-def _add(
-    gather: Gather,
-    where: str,
-    image: Mapping[str, Any],
-    annotations: Sequence[Tuple[int, Any]],
-    table: Mapping[int, int],
-) -> None:
-    size_wh = side(image.get("width"), "width"), side(image.get("height"), "height")
-    name = image_name(image.get("file_name"), "file_name")
-    label = BoxLabel([], [], size_wh)
-    crowds = []
+def _label(
+    image: Mapping[str, Any], annotations: Sequence[Tuple[int, Any]], table: Mapping[Key, int], in_shares: bool
+) -> Tuple[BoxLabel, List[Tuple[str, str]]]:
+    """The label of one image, and what had to be left out of it."""
+    size_wh = _size(image)
+    label, kinds = BoxLabel([], [], size_wh), []
+    left_out = []
     for index, annotation in annotations:
         try:
-            if whole_number(annotation.get("iscrowd", 0), "iscrowd"):
-                crowds.append((CROWD, f"annotations[{index}]"))
+            crowd = _flag(annotation.get("iscrowd", 0), "iscrowd")
+            if crowd and annotation.get("bbox") is None:
+                left_out.append((NO_BOX, f"annotations[{index}]"))
                 continue
-            class_id = class_number(annotation.get("category_id"), "category_id")
-            if class_id not in table:
-                raise DataError(f"category_id: found {class_id}, expected the id of a category", "unknown-class")
-            label.boxes.append(box_corners(*_bbox(annotation.get("bbox"))))
-            label.class_ids.append(table[class_id])
+            category = _category(annotation)
+            if category not in table:
+                raise DataError(f"category_id: found {category}, expected the id of a category", "unknown-class")
+            label.boxes.append(box_corners(*_scaled(_bbox(annotation), size_wh, in_shares)))
+            label.class_ids.append(table[category])
+            kinds.append(CROWD if crowd else OBJECT)
         except DataError as fault:
             raise fault.at(f"annotations[{index}]") from None
-    gather.add(where, name, label, crowds)
+    return (label._replace(kinds=kinds) if any(kinds) else label), left_out
 
 
-def _bbox(value: Any) -> Iterator[float]:
+def _category(annotation: Mapping[str, Any]) -> Key:
+    try:
+        return id_key(annotation.get("category_id"), "category_id")
+    except DataError as fault:
+        raise DataError(str(fault), "unknown-class") from None
+
+
+def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:
+    width, height = _whole(image.get("width")), _whole(image.get("height"))
+    if width is None or height is None or width == height == 0:
+        return None
+    return side(width, "width"), side(height, "height")
+
+
+def _flag(value: Any, field: str) -> bool:
+    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(_whole(value), field))
+
+
+def _bbox(annotation: Mapping[str, Any]) -> List[float]:
+    value = annotation.get("bbox")
+    if value is None or value == []:
+        corners = _of_polygons(annotation.get("segmentation"))
+        if corners:
+            return corners
     if not isinstance(value, list) or len(value) != 4:
         raise DataError(f"bbox: found {shown(value)}, expected [left, top, width, height]", "bad-coordinates")
-    return (number(part, f"bbox {key}") for part, key in zip(value, ("left", "top", "width", "height")))
+    return [number(part, f"bbox {key}") for part, key in zip(value, _SIDES)]
 
 
-def _exact_xywh(record: Record) -> List[List[float]]:
+def _of_polygons(polygons: Any) -> Optional[List[float]]:
+    """Left, top, width and height of polygons [[x1, y1, x2, y2, ...], ...], or None where there are none."""
+    if isinstance(polygons, list) and polygons and not any(isinstance(part, (list, dict)) for part in polygons):
+        polygons = [polygons]  # one polygon, without the list around it
+    if not isinstance(polygons, list) or not polygons or not all(isinstance(part, list) for part in polygons):
+        return None
+    xs = [number(value, "segmentation x") for part in polygons for value in part[::2]]
+    ys = [number(value, "segmentation y") for part in polygons for value in part[1::2]]
+    if not xs or len(xs) != len(ys):
+        return None
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _all_in_shares(annotations: Sequence[Any]) -> bool:
+    """Whether every box of the file lies within 0..1, and one at least is no whole number: shares of the image."""
+    fraction = False
+    for annotation in annotations:
+        box = annotation.get("bbox") if isinstance(annotation, dict) else None
+        if not isinstance(box, list) or not box:
+            continue
+        if not _looks_shared(box):
+            return False
+        fraction = fraction or any(value % 1 for value in box)
+    return fraction
+
+
+def _looks_shared(box: Sequence[Any]) -> bool:
+    numbers = len(box) == 4 and all(type(value) in (int, float) and 0 <= value <= 1 for value in box)
+    return numbers and box[0] + box[2] <= 1 + _ROUNDING and box[1] + box[3] <= 1 + _ROUNDING
+
+
+def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> List[float]:
+    """A box in pixels."""
+    if in_shares:
+        if size_wh is None:
+            raise DataError(
+                f"bbox: found {box}, normalized to 0..1 (shares of the image), expected width and height of the image "
+                "beside it",
+                "bad-coordinates",
+            )
+        return [value * extent for value, extent in zip(box, (*size_wh, *size_wh))]
+    if box[2] > 1 or box[3] > 1:
+        return box
+    if _looks_shared(box) and any(value % 1 for value in box):
+        raise DataError(
+            f"bbox: found {box}, which looks normalized to 0..1 (shares of the image), expected pixels as in the other "
+            "boxes of the file",
+            "bad-coordinates",
+        )
+    return box
+
+
+def _exact_xywh(boxes: np.ndarray) -> List[List[float]]:
     """Rows of left, top, width, height in double precision, so that adding them gives the same corners again."""
-    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in record.boxes.tolist()]
+    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]

@@ -1,8 +1,9 @@
 """The label of one image as MXNet's detection records hold it: one array of float32.
 
 ``[A, B, (A - 2 more of header), (class id, xmin, ymin, xmax, ymax, (B - 5 more)) * N]``: A is the length of the header
-(2), B the numbers of one object (5, or more that are ignored here, such as "difficult"). Coordinates are shares of the
-image's width and height, 0..1. A row that begins with -1 is padding.
+(2), B the numbers of one object. A sixth number that is 0 or 1 throughout is GluonCV's "difficult"; other numbers
+beyond the five are ignored. Coordinates are shares of the image's width and height, 0..1. A row that begins with -1 is
+padding.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel
+from ssd_train.data.formats.fields import DIFFICULT, OBJECT, BoxLabel
 from ssd_train.data.records import MAX_CLASSES, Record
 from ssd_train.errors import DataError
 
@@ -19,14 +20,22 @@ _PADDING = -1.0
 _PIXELS = 2.0  # a share of the image beyond this is a pixel coordinate, a common mistake
 
 
-def pack_label(record: Record, size_wh: SizeWH) -> np.ndarray:
-    """float32 (2 + 5 N,) of a record with boxes in pixels of an image of `size_wh`; one row of padding without any."""
-    if not len(record.boxes):
-        return np.array([*_HEADER, *[_PADDING] * 5], "<f4")
+def pack_label(record: Record, size_wh: SizeWH, flagged: bool = False) -> np.ndarray:
+    """float32 (2 + 5 N,) of a record with boxes in pixels of an image of `size_wh`; one row of padding without any.
+    `flagged`: rows of six, the last "difficult", with the difficult objects of the record among them."""
+    header = (2.0, 6.0) if flagged else _HEADER
+    boxes, class_ids = record.boxes, record.class_ids
+    if flagged:
+        difficult = record.ignored.take(~record.ignored.crowds)
+        boxes, class_ids = np.concatenate([boxes, difficult.boxes]), np.concatenate([class_ids, difficult.class_ids])
+    if not len(boxes):
+        return np.array([*header, *[_PADDING] * int(header[1])], "<f4")
     width, height = size_wh
-    shares = record.boxes.astype(np.float64) / (width, height, width, height)
-    rows = np.concatenate([record.class_ids[:, None], shares], axis=1)
-    return np.concatenate([_HEADER, rows.ravel()]).astype("<f4")
+    shares = boxes.astype(np.float64) / (width, height, width, height)
+    columns = [class_ids[:, None], shares]
+    if flagged:
+        columns.append((np.arange(len(boxes)) >= len(record.boxes))[:, None])
+    return np.concatenate([header, np.concatenate(columns, axis=1).ravel()]).astype("<f4")
 
 
 def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
@@ -51,7 +60,11 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
             f"box {index}: found {shares[index].tolist()}, expected xmin <= xmax and ymin <= ymax", "box-degenerate"
         )
     corners = _pixels(shares, size_wh)
-    return BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
+    read = BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
+    flags = rows[:, 5] if rows.shape[1] > 5 else ids[:0]
+    if not (flags == 1).any() or not np.isin(flags, (0, 1)).all():
+        return read
+    return read._replace(kinds=[DIFFICULT if flag else OBJECT for flag in flags.tolist()])
 
 
 def _rows(label: np.ndarray) -> np.ndarray:

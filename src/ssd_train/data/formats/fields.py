@@ -23,15 +23,30 @@ CLIPPED = "box clipped to the image"
 TOO_SMALL = "box left out: smaller than 1 pixel"
 OUTSIDE = "box left out: less than 10 % of it inside the image"
 
+OBJECT, DIFFICULT, CROWD = range(3)  # kinds of boxes; a detection of the last two is neither right nor wrong
+
 Corners = Tuple[float, float, float, float]
 
 
 class BoxLabel(NamedTuple):
-    """One label as it stands in its file: xyxy corners, not yet fitted to the image, our class ids, size if told."""
+    """One label as it stands in its file: xyxy corners, not yet fitted to the image, our class ids, size if told, and
+    for each box OBJECT, DIFFICULT or CROWD; no kinds where all are objects."""
 
     boxes: List[Corners]
     class_ids: List[int]
     size_wh: Optional[SizeWH]
+    kinds: Sequence[int] = ()
+
+    def split(self) -> "Tuple[BoxLabel, BoxLabel]":
+        """The objects, and what is to be ignored."""
+        if not self.kinds:
+            return self, BoxLabel([], [], self.size_wh)
+        rows = list(zip(self.boxes, self.class_ids, self.kinds))
+        parts = [row for row in rows if not row[2]], [row for row in rows if row[2]]
+        objects, ignored = (
+            BoxLabel([r[0] for r in part], [r[1] for r in part], self.size_wh, [r[2] for r in part]) for part in parts
+        )
+        return objects, ignored
 
 
 class FittedBoxes(NamedTuple):
@@ -40,6 +55,7 @@ class FittedBoxes(NamedTuple):
     rows: List[Corners]
     class_ids: List[int]
     changes: List[Tuple[str, str]]
+    kept: List[int]  # their numbers before
 
 
 def number(value: Any, field: str) -> float:
@@ -113,7 +129,7 @@ def box_corners(left: float, top: float, width: float, height: float) -> Corners
 
 def fit_boxes(boxes: Sequence[Corners], class_ids: Sequence[int], size_wh: Optional[SizeWH]) -> FittedBoxes:
     """Clip `boxes` to the image and leave out those of which too little remains; each change is told by its reason."""
-    fitted = FittedBoxes([], [], [])
+    fitted = FittedBoxes([], [], [], [])
     for index, (box, class_id) in enumerate(zip(boxes, class_ids)):
         kept, reason = fit_box(box, size_wh)
         if reason:
@@ -121,6 +137,7 @@ def fit_boxes(boxes: Sequence[Corners], class_ids: Sequence[int], size_wh: Optio
         if kept is not None:
             fitted.rows.append(kept)
             fitted.class_ids.append(class_id)
+            fitted.kept.append(index)
     return fitted
 
 

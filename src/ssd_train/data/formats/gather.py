@@ -7,9 +7,9 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd_train.data.boxes import as_boxes
-from ssd_train.data.formats.fields import BoxLabel, fit_boxes
+from ssd_train.data.formats.fields import CROWD, BoxLabel, fit_boxes
 from ssd_train.data.formats.jsonl import bad_lines_error
-from ssd_train.data.records import MAX_CLASSES, ClassNames, LabelSet, Record, Skipped
+from ssd_train.data.records import MAX_CLASSES, NOTHING_IGNORED, ClassNames, Ignored, LabelSet, Record, Skipped
 from ssd_train.errors import ConfigError, DataError
 
 DUPLICATE = "duplicate line"
@@ -52,13 +52,18 @@ class Gather:
 
         `mended` is (reason, detail) of what the format itself left out or changed.
         """
-        fitted = fit_boxes(*label)
-        changes = [*mended, *fitted.changes]
-        if (label.boxes or mended) and not fitted.rows:
+        objects, ignored, lost = label, NOTHING_IGNORED, []  # type: ignore[var-annotated]
+        if label.kinds:
+            objects, regions = label.split()
+            ignored, lost = fit_ignored(regions)
+        fitted = fit_boxes(objects.boxes, objects.class_ids, objects.size_wh)
+        changes = [*mended, *fitted.changes, *lost]
+        if (label.boxes or mended) and not fitted.rows and (objects.boxes or not len(ignored)):
             self.mend(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
-        record = Record(name, as_boxes(fitted.rows), np.asarray(fitted.class_ids, np.int64), label.size_wh, where)
+        ids = np.asarray(fitted.class_ids, np.int64)
+        record = Record(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
         first = self._seen.setdefault(name, record)
         if first is record:
             self.mend(where, changes)
@@ -94,6 +99,14 @@ class Gather:
     def mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
         """Tell of (reason, detail) that something was left out, changed or assumed at `where`."""
         self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
+
+
+def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
+    """Regions to be ignored, fitted to their image as boxes are, and what was changed."""
+    fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
+    crowds = [label.kinds[index] == CROWD for index in fitted.kept]
+    ids = np.asarray(fitted.class_ids, np.int64)
+    return Ignored(as_boxes(fitted.rows), ids, np.asarray(crowds, bool)), fitted.changes
 
 
 def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
@@ -152,7 +165,8 @@ def numbered_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
 
 
 def _same_labels(a: Record, b: Record) -> bool:
-    return a.size_wh == b.size_wh and np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
+    same_boxes = np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
+    return a.size_wh == b.size_wh and same_boxes and np.array_equal(a.ignored.boxes, b.ignored.boxes)
 
 
 def _reasons(skipped: Sequence[Skipped]) -> str:

@@ -18,10 +18,12 @@ The rules, where real files leave a choice:
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
+from ssd_train.data.file_names import is_hidden
 from ssd_train.data.formats.box_label import box_label, read_box_label
 from ssd_train.data.formats.fields import image_name, shown
 from ssd_train.data.formats.gather import Gather, class_table
@@ -36,16 +38,20 @@ NO_LABEL = "label attribute missing"
 NOT_AN_OBJECT = "label is not an object"
 FAILED = "labelling failed"
 OTHER_TYPE = "label of another job type"
+NOT_VERIFIED = "not verified as asked"
 
 _SUFFIXES = (".manifest", ".jsonl")
 
 
-def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+def read_ground_truth(
+    path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error", verified: str = ""
+) -> LabelSet:
     """Read a manifest, or the one manifest of a folder.
 
     Boxes are clipped to `image_size`, and left out when under 1 px wide or high or less than a tenth inside; each is in
     `LabelSet.mended`. Malformed lines are one DataError that names the first few, or with `on_bad` "skip" are listed
-    with the other lines left out in `LabelSet.skipped`.
+    with the other lines left out in `LabelSet.skipped`. With `verified` only lines stay to which the verification job
+    gave that class-name.
 
     Raises:
         DataError: the file cannot be used, or (`on_bad` "error") some of its lines; begins with the file and line.
@@ -56,6 +62,7 @@ def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_
     attribute = choose_attribute(found, label_attribute, manifest)
     places = {key: f"{manifest}:{line}" for key, line in found.attributes[attribute].names.items()}
     names, table = class_table(places)
+    job = verification_job(found, verified, manifest) if verified else ""
     faults = {**found.faults, **found.attributes[attribute].faults}
     gather = Gather(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):
@@ -63,10 +70,35 @@ def read_ground_truth(path: PathLike, label_attribute: Optional[str] = None, on_
         try:
             if line_number in faults:
                 raise faults[line_number]
-            _add(gather, where, parse_object(line), attribute, table)
+            value = parse_object(line)
+            if job and verdict_of(value, job) != verified:
+                gather.skip(where, NOT_VERIFIED, f"{job!r}: {shown(verdict_of(value, job))}")
+            else:
+                _add(gather, where, value, attribute, table)
         except DataError as fault:
             gather.fault(where, fault)
     return gather.label_set(names, _details(found, attribute))
+
+
+def verification_job(found: Survey, verdict: str, manifest: Path) -> str:
+    """The label attribute of the only verification job; a ConfigError when there is none, several, or it never gave
+    this verdict."""
+    jobs = {name: attribute.verdicts for name, attribute in found.attributes.items() if attribute.verdicts}
+    if len(jobs) != 1:
+        listed = ", ".join(sorted(jobs)) or "none"
+        raise ConfigError(
+            f"verified: found {len(jobs)} verification jobs in {manifest} ({listed}), expected one (prepare keep)"
+        )
+    ((job, verdicts),) = jobs.items()
+    if verdict not in verdicts:
+        raise ConfigError(f"verified: found {verdict!r}, expected one of {job}: {', '.join(sorted(verdicts))}")
+    return job
+
+
+def verdict_of(line: Mapping[str, Any], job: str) -> Any:
+    """What a verification job called the labels of a line; None where it did not see it."""
+    metadata = line.get(job + METADATA)
+    return metadata.get("class-name") if isinstance(metadata, dict) else None
 
 
 def write_ground_truth(
@@ -110,8 +142,8 @@ def find_manifest(path: PathLike) -> Path:
     place = Path(path)
     if not place.is_dir():
         return place
-    files = sorted(child.name for child in place.iterdir() if child.is_file())
-    manifests = [name for name in files if name.endswith(_SUFFIXES)]
+    files = sorted(child.name for child in place.iterdir() if child.is_file() and not is_hidden(child.name))
+    manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
     for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second: a job's output folder
         if (place / candidate).is_file():
             return place / candidate
@@ -163,4 +195,9 @@ def _details(found: Survey, attribute: str) -> Dict[str, str]:
         "label_attribute": attribute,
         "other_attributes": ", ".join(others),
         "newest_label": found.attributes[attribute].newest,
+        "verification": "; ".join(
+            f"verification {name!r}: {', '.join(f'{count} {v}' for v, count in Counter(other.verdicts).most_common())}"
+            for name, other in sorted(found.attributes.items())
+            if other.verdicts
+        ),
     }

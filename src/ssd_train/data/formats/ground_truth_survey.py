@@ -15,6 +15,8 @@ from ssd_train.errors import ConfigError, DataError
 
 BOX_TYPE = "groundtruth/object-detection"
 VIDEO_TYPE = "groundtruth/video-object-detection"
+TRACKING_TYPE = "groundtruth/video-object-tracking"
+VERIFICATION_TYPE = "groundtruth/label-verification"
 METADATA = "-metadata"
 UNTYPED = "no type"
 
@@ -27,12 +29,14 @@ class Attribute:
     newest      the latest creation-date of its bounding-box lines, "" if none tells
     names       (class id, name) of its bounding-box class-maps -> number of the first line with it
     faults      line number -> what is wrong with that line's class-map
+    verdicts    class-name -> number of lines that a verification job gave it
     """
 
     kinds: Dict[str, int] = field(default_factory=dict)
     newest: str = ""
     names: Dict[Tuple[int, str], int] = field(default_factory=dict)
     faults: Dict[int, DataError] = field(default_factory=dict)
+    verdicts: Dict[str, int] = field(default_factory=dict)
     # of its class-maps the last without a fault
     _last_map: Dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -41,6 +45,9 @@ class Attribute:
         kind = metadata.get("type")
         kind = kind if isinstance(kind, str) else UNTYPED
         self.kinds.setdefault(kind, line_number)
+        if kind == VERIFICATION_TYPE:
+            verdict = str(metadata.get("class-name"))
+            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
         if kind != BOX_TYPE:
             return
         date = metadata.get("creation-date")
@@ -138,5 +145,5 @@ def _no_boxes(found: Survey, path: PathLike) -> DataError:
         )
     line = min(line for line, _ in kinds.values())
     listed = ", ".join(f"{kind} ({name})" for kind, (_, name) in sorted(kinds.items()))
-    hint = "; prepare convert makes boxes of video frames" if VIDEO_TYPE in kinds else ""
+    hint = "; prepare convert makes boxes of video frames" if {VIDEO_TYPE, TRACKING_TYPE} & set(kinds) else ""
     return DataError(f"{path}:{line}: found labels of type {listed}, expected {BOX_TYPE}{hint}", "wrong-job-type")

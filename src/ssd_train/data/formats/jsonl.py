@@ -35,10 +35,15 @@ def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
 
 
-def parse_json(data: bytes) -> Any:
-    """The value of one JSON text in UTF-8; a DataError without a place, which the caller knows."""
+# NaN and Infinity become numbers that `fields.number` refuses: they harm only where they are read
+_lenient_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
+def parse_json(data: bytes, constants: bool = False) -> Any:
+    """The value of one JSON text in UTF-8; a DataError without a place, which the caller knows. With `constants` NaN
+    and Infinity are values, which the caller refuses where it reads them."""
     try:
-        return _decoder.decode(data.decode("utf-8"))
+        return (_lenient_decoder if constants else _decoder).decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"found byte 0x{data[error.start]:02x}, which is not UTF-8, expected JSON in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -59,13 +64,13 @@ def parse_object(line: bytes) -> Dict[str, Any]:
     return value
 
 
-def read_json(path: PathLike) -> Any:
-    """The value of a whole JSON file, read as strictly as a line; a DataError without a place."""
+def read_json(path: PathLike, constants: bool = False) -> Any:
+    """The value of a whole JSON file, read as `parse_json` reads a line; a DataError without a place."""
     data = read_bytes(path)
     fault = _encoding_fault(data)
     if fault:
         raise DataError(fault)
-    return parse_json(data[len(_BOM) :] if data.startswith(_BOM) else data)
+    return parse_json(data[len(_BOM) :] if data.startswith(_BOM) else data, constants)
 
 
 def read_bytes(path: PathLike) -> bytes:

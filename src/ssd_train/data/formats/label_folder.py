@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List
 
+from ssd_train.data.file_names import files_below
 from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.errors import DataError
 from ssd_train.storage import errors_of, remove_leftovers, sync_directory, temporary_beside
@@ -16,7 +17,7 @@ from ssd_train.storage import errors_of, remove_leftovers, sync_directory, tempo
 def label_files(path: PathLike, ending: str) -> List[Path]:
     """The files with `ending` in a folder and below it, sorted; a DataError when there is none."""
     folder = Path(path)
-    files = [file for file in sorted(folder.rglob(f"*{ending}")) if file.is_file()] if folder.is_dir() else []
+    files = sorted(file for file in files_below(folder) if file.suffix.lower() == ending and file.is_file())
     if not files:
         raise DataError(f"{path}: found no *{ending}, expected a folder with one such file for each image")
     return files

@@ -105,11 +105,11 @@ def read_recordio(
     return gather.label_set(class_names or numbered), RecordImages(place, offsets)
 
 
-def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource) -> int:
+def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource, flagged: bool = False) -> int:
     """Write `.rec`, `.idx` and `.lst` one image at a time, each file whole or not at all; return the number of images.
 
     An image without boxes gets one box of -1, because the readers named above refuse an empty label; they and
-    `read_recordio` take it for padding.
+    `read_recordio` take it for padding. `flagged`: with GluonCV's sixth number, "difficult", and the difficult objects.
     """
     place = Path(path)
     count = offset = 0
@@ -117,7 +117,7 @@ def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSourc
         rec, idx, lst = (files.enter_context(open_atomic(place.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
         for record in records:
             data, size_wh = _upright(images.read(record), record)
-            label = pack_label(record, size_wh)
+            label = pack_label(record, size_wh, flagged)
             idx.write(f"{count}\t{offset}\n".encode())
             lst.write(_lst_line(count, label, record))
             offset += write_record(rec, _HEAD.pack(label.size, 0.0, count, 0) + label.tobytes() + data)

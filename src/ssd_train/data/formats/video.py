@@ -22,13 +22,13 @@ import numpy as np
 from ssd_train.data.formats.fields import BoxLabel, box_corners, class_number, image_name, number, shown
 from ssd_train.data.formats.gather import Gather, class_table
 from ssd_train.data.formats.ground_truth import find_manifest
-from ssd_train.data.formats.ground_truth_survey import METADATA, VIDEO_TYPE, read_class_map
+from ssd_train.data.formats.ground_truth_survey import METADATA, TRACKING_TYPE, VIDEO_TYPE, read_class_map
 from ssd_train.data.formats.jsonl import PathLike, read_json, read_json_lines
 from ssd_train.data.records import LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import ConfigError, DataError
 
-VIDEO_TYPES = (VIDEO_TYPE, "groundtruth/video-object-tracking")
+VIDEO_TYPES = (VIDEO_TYPE, TRACKING_TYPE)
 NOT_ANNOTATED = "frame not annotated"
 NO_SEQUENCE = "sequence not labelled"
 ASSUMED_PREFIX = "folder of the frames assumed: the sequence file is not at hand"

@@ -4,22 +4,38 @@ The devkit counts pixels from 1 and includes both ends, so that a box over the w
 inside the house that is (0, 0, width, height): 1 is taken from xmin and ymin only. Files of tools that count from 0 are
 then a pixel wider to the left and top, and clipped at the rim, which is told in `LabelSet.mended`.
 
-Class names come in no order of their own: they are sorted, unless given. Objects marked difficult are kept. A size of
-0 x 0, which some tools write, is no size.
+A file belongs to the picture of its own name, beside it or in the sister folder (`pairing`); ``filename`` is a hint,
+for files without such a picture. Where the two disagree the file's own name counts, which is told in `LabelSet.mended`.
+
+Class names come in no order of their own: they are sorted, unless given. Objects marked difficult are to be ignored:
+not scored and not learned as background. A size of 0 x 0, which some tools write, is no size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 from xml.etree import ElementTree
 
 from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import BoxLabel, Corners, box_corners, image_name, side, text_number
+from ssd_train.data.formats.fields import (
+    DIFFICULT,
+    OBJECT,
+    BoxLabel,
+    Corners,
+    box_corners,
+    image_name,
+    shown,
+    side,
+    text_number,
+)
 from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.jsonl import PathLike, read_bytes
 from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
+from ssd_train.data.formats.pairing import PicturesOfLabels, names_agree
+from ssd_train.data.official_sets import voc_sets
 from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
@@ -27,28 +43,92 @@ from ssd_train.errors import DataError
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
-def read_voc(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
-    """Read the XML files of a folder and those below it; `Record.where` is the file, `Record.name` its filename.
+OTHER_NAME = "filename in the XML is not the picture of the file's own name, which is used"
+_TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
+
+
+class _Annotation(NamedTuple):
+    """One XML file: its filename, "" where it has none, the class names of its objects, and their boxes."""
+
+    file: Path
+    filename: str
+    classes: List[str]
+    label: BoxLabel
+
+
+def read_voc(
+    path: PathLike,
+    class_names: Optional[ClassNames] = None,
+    on_bad: str = "error",
+    images: Optional[PathLike] = None,
+) -> LabelSet:
+    """Read the XML files of a folder and those below it; `Record.where` is the file, `Record.name` the picture's path
+    below the folder `images`, else what the file calls it.
 
     Raises:
         DataError: there is no XML file, or (`on_bad` "error") a file cannot be used; begins with the file.
     """
     files = label_files(path, ".xml")
     gather = Gather(str(path), on_bad)
-    read: List[Tuple[Path, str, List[str], BoxLabel]] = []
+    read: List[_Annotation] = []
     for file in files:
         try:
-            read.append((file, *_annotation(file)))
+            read.append(_annotation(file))
         except DataError as fault:
             gather.fault(str(file), fault)
-    names = class_names or ClassNames(tuple(sorted({name for _, _, found, _ in read for name in found})))
-    for file, name, found, label in read:
+    names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
+    pictures = _pictures(read, PicturesOfLabels(path if images is None else images))
+    for one in read:
         try:
-            class_ids = [names.index(class_name) for class_name in found]
-            gather.add(str(file), name, label._replace(class_ids=class_ids))
+            class_ids = [names.index(class_name) for class_name in one.classes]
+            name = pictures[one.file]
+            if isinstance(name, DataError):
+                raise name
+            known = len(gather.records)
+            gather.add(str(one.file), name, one.label._replace(class_ids=class_ids))
+            if len(gather.records) > known and not names_agree(name, one.filename):
+                gather.mend(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
         except DataError as fault:
-            gather.fault(str(file), fault)
-    return gather.label_set(names)
+            gather.fault(str(one.file), fault)
+    found = gather.label_set(names)
+    files_of = {record.name: record.where for record in found.records}
+    sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)
+    if not sets:
+        return found
+    return dataclasses.replace(found, sets=sets, details={**found.details, "sets": source})
+
+
+def _pictures(read: Sequence[_Annotation], pictures: PicturesOfLabels) -> "Dict[Path, str | DataError]":
+    """The picture of each file, or why there is none. Those of the files' own names go first: a filename that is left
+    from before a renaming may be the name of another file's picture."""
+    found: "Dict[Path, str | DataError]" = {}
+    owners: Dict[str, Path] = {}
+    for one in read:
+        try:
+            name = pictures.of(one.file, one.filename)
+        except DataError as fault:
+            found[one.file] = fault
+            continue
+        if name is not None:
+            found[one.file] = name
+            owners.setdefault(name, one.file)
+    for one in read:
+        if one.file in found:
+            continue
+        try:
+            named = pictures.named(one.filename) if one.filename else None
+        except DataError as fault:
+            found[one.file] = fault
+            continue
+        if named in owners:
+            found[one.file] = DataError(
+                f"found no picture called {one.file.stem}; filename {one.filename!r} is that of {owners[named]}, "
+                "expected a picture of the file's own name",
+                "missing-image",
+            )
+        else:
+            found[one.file] = named or one.filename or one.file.stem
+    return found
 
 
 def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
@@ -73,8 +153,7 @@ def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames
     return count
 
 
-def _annotation(file: Path) -> Tuple[str, List[str], BoxLabel]:
-    """Image name, class names of the objects, and their boxes."""
+def _annotation(file: Path) -> _Annotation:
     data = read_bytes(file)
     # entities of a document type can grow without limit or read other files; VOC has none
     if b"<!" in data.replace(b"<!--", b"") or b"\0" in data:
@@ -85,14 +164,24 @@ def _annotation(file: Path) -> Tuple[str, List[str], BoxLabel]:
         raise DataError(f"found bad XML ({error}), expected one annotation element") from None
     if root.tag != "annotation":
         raise DataError(f"found the element {root.tag!r}, expected annotation")
-    names, boxes = [], []
+    names, boxes, kinds = [], [], []
     for index, element in enumerate(root.findall("object")):
         try:
             names.append(_text(element, "name"))
             boxes.append(_box(element))
+            kinds.append(DIFFICULT if _is_true(element, "difficult") else OBJECT)
         except DataError as fault:
             raise fault.at(f"object {index}") from None
-    return image_name(_text(root, "filename"), "filename"), names, BoxLabel(boxes, [], _size(root))
+    filename = (root.findtext("filename") or "").strip()
+    label = BoxLabel(boxes, [], _size(root), kinds if any(kinds) else ())
+    return _Annotation(file, image_name(filename, "filename") if filename else "", names, label)
+
+
+def _is_true(element: ElementTree.Element, path: str) -> bool:
+    text = (element.findtext(path) or "").strip().lower()
+    if text not in (*_TRUE, *_FALSE):
+        raise DataError(f"{path}: found {shown(text)}, expected 0 or 1")
+    return text in _TRUE
 
 
 def _box(element: ElementTree.Element) -> Corners:
@@ -134,9 +223,13 @@ def _element(name: str, record: Record, class_names: ClassNames) -> ElementTree.
     size = ElementTree.SubElement(root, "size")
     for key, value in zip(("width", "height", "depth"), (*record.size_wh, 3)):
         _child(size, key, str(value))
-    for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
+    difficult = record.ignored.take(~record.ignored.crowds)
+    rows = [(box, class_id, "0") for box, class_id in zip(record.boxes.tolist(), record.class_ids.tolist())]
+    rows += [(box, class_id, "1") for box, class_id in zip(difficult.boxes.tolist(), difficult.class_ids.tolist())]
+    for (x1, y1, x2, y2), class_id, flag in rows:
         element = ElementTree.SubElement(root, "object")
         _child(element, "name", class_names[class_id])
+        _child(element, "difficult", flag)
         bndbox = ElementTree.SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
             _child(bndbox, key, repr(_whole(value)))

@@ -10,31 +10,36 @@ from collections import Counter
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+import numpy as np
+
+from ssd_train.data.file_names import is_image_name
 from ssd_train.data.formats.class_list import NAMES, write_class_list
 from ssd_train.data.formats.coco import write_coco
-from ssd_train.data.formats.fields import BoxLabel
+from ssd_train.data.formats.fields import CROWD, DIFFICULT, OBJECT, BoxLabel
 from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.label_folder import new_folder
 from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.formats.voc import write_voc
+from ssd_train.data.formats.yolo import write_yolo
 from ssd_train.data.images import read_header
 from ssd_train.data.labels import LabelledImages
-from ssd_train.data.prepare.pictures import is_image_name
 from ssd_train.data.records import LabelSet, Record
-from ssd_train.data.sources import FolderImages, key_parts
+from ssd_train.data.sources import FolderImages, key_parts, portable_name
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
 from ssd_train.storage import is_stream
 
-SIZED = ("coco", "voc")  # formats that need the size of each image
+SIZED = ("coco", "voc", "yolo")  # formats that need the size of each image
+DIFFICULT_TARGETS = ("voc", "recordio")  # formats that can say that an object is difficult
+CROWD_TARGETS = ("coco",)  # ... and that a region is a crowd
 # what a format may hold that none of this package's other words can
 ONLY_THERE = {
     "ground_truth": "confidences and the rest of the metadata, keys beside the labels",
     "video": "object ids and label-category-attributes",
-    "coco": "segmentations, crowds, keypoints, licences",
-    "voc": "pose, truncated, difficult, parts",
+    "coco": "segmentations, keypoints, licences",
+    "voc": "pose, truncated, parts",
     "recordio": "numbers beyond the five of a box",
     "image_json": "keys beside file, image_size, annotations and categories",
     "yolo": "",
@@ -57,13 +62,27 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     ending, write = WRITERS[target]
     if ending and output.suffix != ending and not (target in ONE_FILE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
+    data = LabelledImages(with_portable_names(data), data.images)
+    flags_lost = _lost_flags(data.labels, target)
+    data = LabelledImages(_with_flags_of(data.labels, target), data.images)
     if target in SIZED and any(record.size_wh is None for record in data.labels.records):
         data = LabelledImages(with_sizes(data), data.images)
     if target != "ground_truth":
         _check_keys(data.labels.records)
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
     write(output, passing, data)
-    return _lost(data.labels, target)
+    return [*flags_lost, *_lost(data.labels, target)]
+
+
+def with_portable_names(data: LabelledImages) -> LabelSet:
+    """The labels with names that every program reads: no addresses but those of S3, no absolute paths, no spelling of a
+    file's name that is not the file's."""
+    name_of = data.images.portable_name if isinstance(data.images, FolderImages) else portable_name
+    records = []
+    for record in data.labels.records:
+        name = name_of(record)
+        records.append(record if name == record.name else dataclasses.replace(record, name=name))
+    return dataclasses.replace(data.labels, records=tuple(records))
 
 
 def with_sizes(data: LabelledImages) -> LabelSet:
@@ -73,8 +92,11 @@ def with_sizes(data: LabelledImages) -> LabelSet:
     gather = Gather(labels.source)
     for record in labels.records:
         size_wh = record.size_wh or read_header(data.images.read(record), record.where or record.name).shown_wh
-        rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in record.boxes.tolist()]
-        gather.add(record.where, record.name, BoxLabel(rows, record.class_ids.tolist(), size_wh))
+        regions = record.ignored
+        rows = [tuple(box) for box in (*record.boxes.tolist(), *regions.boxes.tolist())]
+        ids = [*record.class_ids.tolist(), *regions.class_ids.tolist()]
+        kinds = [*[OBJECT] * len(record.boxes), *[CROWD if crowd else DIFFICULT for crowd in regions.crowds.tolist()]]
+        gather.add(record.where, record.name, BoxLabel(rows, ids, size_wh, kinds if len(regions) else ()))
     sized = gather.label_set(labels.class_names, labels.details)
     skipped, mended = (*labels.skipped, *sized.skipped), (*labels.mended, *sized.mended)
     return dataclasses.replace(labels, records=sized.records, skipped=skipped, mended=mended)
@@ -83,6 +105,7 @@ def with_sizes(data: LabelledImages) -> LabelSet:
 def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
     """Write all images, as they are encoded, into a new `folder` under their names without the bucket, whole or not at
     all; returns the labels, in which a name without a picture's ending has one now (images of RecordIO have none)."""
+    data = LabelledImages(with_portable_names(data), data.images)
     _check_keys(data.labels.records)
     renamed = []
     with new_folder(folder) as new:
@@ -105,7 +128,8 @@ def _ground_truth(output: Path, records: Records, data: LabelledImages) -> None:
 
 
 def _recordio(output: Path, records: Records, data: LabelledImages) -> None:
-    write_recordio(output, records, data.images)
+    flagged = any(len(record.ignored) for record in data.labels.records)
+    write_recordio(output, records, data.images, flagged)
     write_class_list(output.with_suffix(NAMES), data.labels.class_names)
 
 
@@ -115,6 +139,10 @@ def _coco(output: Path, records: Records, data: LabelledImages) -> None:
 
 def _image_json(output: Path, records: Records, data: LabelledImages) -> None:
     write_image_json(output, records, data.labels.class_names)
+
+
+def _yolo(output: Path, records: Records, data: LabelledImages) -> None:
+    write_yolo(output, records, data.labels.class_names)
 
 
 def _voc(output: Path, records: Records, data: LabelledImages) -> None:
@@ -129,6 +157,7 @@ WRITERS: Dict[str, Tuple[str, Writer]] = {
     "recordio": (".rec", _recordio),
     "coco": (".json", _coco),
     "voc": ("", _voc),
+    "yolo": ("", _yolo),
 }
 ONE_FILE = ("ground_truth", "coco")
 
@@ -143,6 +172,35 @@ def _check_keys(records: Sequence[Record]) -> None:
                 f"{record.where or record.name}: {record.name!r} and {first.name!r} are one name without the bucket, "
                 "expected names that differ in more"
             )
+
+
+def _lost_flags(labels: LabelSet, target: str) -> List[str]:
+    """What of the regions to be ignored `target` cannot hold, a line each, with their number."""
+    crowds = sum(int(record.ignored.crowds.sum()) for record in labels.records)
+    difficult = sum(len(record.ignored) for record in labels.records) - crowds
+    lines = []
+    if difficult and target not in DIFFICULT_TARGETS:
+        lines.append(f"{target} has no flag difficult: {difficult} difficult objects are ordinary objects now")
+    if crowds and target not in CROWD_TARGETS:
+        lines.append(f"{target} has no flag iscrowd: {crowds} crowds are left out")
+    return lines
+
+
+def _with_flags_of(labels: LabelSet, target: str) -> LabelSet:
+    """The labels with regions to be ignored as `target` can hold them; difficult objects become objects elsewhere."""
+    if not any(len(record.ignored) for record in labels.records):
+        return labels
+    records = []
+    for record in labels.records:
+        regions = record.ignored
+        if len(regions) and target not in DIFFICULT_TARGETS:
+            plain = regions.take(~regions.crowds & (regions.class_ids >= 0))
+            boxes, ids = np.concatenate([record.boxes, plain.boxes]), np.append(record.class_ids, plain.class_ids)
+            record = dataclasses.replace(record, boxes=boxes, class_ids=ids, ignored=regions.take(regions.crowds))
+        if len(record.ignored) and target not in CROWD_TARGETS:
+            record = dataclasses.replace(record, ignored=record.ignored.take(~record.ignored.crowds))
+        records.append(record)
+    return dataclasses.replace(labels, records=tuple(records))
 
 
 def _lost(labels: LabelSet, target: str) -> List[str]:

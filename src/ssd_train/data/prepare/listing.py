@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence
 
+from ssd_train.data.file_names import is_image_name
 from ssd_train.data.formats.fields import image_name
 from ssd_train.data.prepare.lines import SOURCE, dump_exact, local_path, write_lines
-from ssd_train.data.prepare.pictures import is_image_name, list_images
+from ssd_train.data.prepare.pictures import list_images
 from ssd_train.errors import ConfigError, DataError
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence, Tuple, TypeVar
 
 from ssd_train.cpus import available_cpus
+from ssd_train.data.file_names import IMAGE_FORMATS, images_below
 from ssd_train.data.images import read_header
 from ssd_train.data.prepare.lines import local_path
 from ssd_train.errors import ConfigError, DataError
@@ -19,15 +20,6 @@ from ssd_train.parallel import in_order
 from ssd_train.progress import Progress
 from ssd_train.storage import errors_of, write_bytes_atomic
 
-SUFFIXES = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
 Item = TypeVar("Item")
 
 
@@ -55,23 +47,16 @@ def list_images(folder: "str | Path") -> List[str]:
     root = local_path(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
-    found = [
-        path.relative_to(root).as_posix() for path in root.rglob("*") if is_image_name(path.name) and path.is_file()
-    ]
+    found = [path.relative_to(root).as_posix() for path in images_below(root)]
     if not found:
-        raise DataError(f"{folder}: found no images, expected files named *{', *'.join(SUFFIXES)}")
+        raise DataError(f"{folder}: found no images, expected files named *{', *'.join(IMAGE_FORMATS)}")
     return sorted(found)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name ends as a picture's does, in small or capital letters."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def mismatch(name: str, data: bytes) -> str:
     """How the suffix of `name` contradicts the picture's bytes, or ""."""
     found, suffix = read_header(data, name).format, os.path.splitext(name)[1].lower()
-    named = SUFFIXES.get(suffix, found)
+    named = IMAGE_FORMATS.get(suffix, found)
     return "" if named == found else f"{name}: is called {suffix} and is a {found}; it stays a {found}"
 
 

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from ssd_train.data.formats.coco import CROWD, read_coco, write_coco
+from ssd_train.data.formats.coco import NO_BOX, read_coco, write_coco
 from ssd_train.data.formats.fields import CLIPPED, OUTSIDE
 from ssd_train.data.formats.gather import BAD_LINE, NO_BOX_LEFT
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.records import ClassNames, Ignored, Record
 from ssd_train.errors import DataError
 
 
@@ -40,16 +40,82 @@ def test_images_boxes_and_background(tmp_path):
     assert len(second.boxes) == 0
 
 
-def test_crowds_are_left_out_and_told(tmp_path):
-    crowd = annotation(1, iscrowd=1, bbox=None)
-    labels = read_coco(write(tmp_path, [image(1), image(2)], [crowd, annotation(1), annotation(2, iscrowd=1)]))
-    assert [len(record.boxes) for record in labels.records] == [1]
+def test_read_coco_crowds_are_regions_to_ignore(tmp_path):
+    images = [image(1), image(2), image(3)]
+    crowds = [annotation(1, iscrowd=1, bbox=None), annotation(2, iscrowd=True), annotation(3, iscrowd=1, bbox=None)]
+    labels = read_coco(write(tmp_path, images, [annotation(1, iscrowd=False), *crowds]))
+    first, second = labels.records
+    assert (len(first.boxes), len(first.ignored)) == (1, 0)
+    assert (len(second.boxes), second.ignored.boxes.tolist()) == (0, [[10, 20, 40, 60]])
+    assert second.ignored.crowds.tolist() == [True] and second.ignored.class_ids.tolist() == [1]
     assert [(line.reason, line.detail) for line in labels.mended] == [
-        (CROWD, "annotations[0]"),
-        (CROWD, "annotations[2]"),
+        (NO_BOX, "annotations[1]"),
+        (NO_BOX, "annotations[3]"),
     ]
     # an image of crowds only shows something: it is no background
-    assert [line.reason for line in labels.skipped] == [NO_BOX_LEFT]
+    assert not second.is_background and [line.reason for line in labels.skipped] == [NO_BOX_LEFT]
+
+
+IDS = {
+    "large": (2008000002, 2008000002, 3, 3),
+    "texts": ("2008_000002", "2008_000002", "cat", "cat"),
+    "as number and text": (7, "7", "3", 3),
+    "with a point": (7.0, 7, 3, 3.0),
+    "hash": ("f" * 64, "f" * 64, 10**17, 10**17),
+}
+
+
+@pytest.mark.parametrize("image_id, named, category, wanted", IDS.values(), ids=IDS.keys())
+def test_read_coco_ids_are_keys(tmp_path, image_id, named, category, wanted):
+    categories = [{"id": category, "name": "cat"}]
+    labels = read_coco(write(tmp_path, [image(image_id)], [annotation(named, category_id=wanted)], categories))
+    assert labels.records[0].boxes.tolist() == [[10, 20, 40, 60]] and labels.class_names.names == ("cat",)
+
+
+SPELLINGS = {
+    "whole numbers with a point": (image(width=100.0, height=80.0), annotation(), (100, 80)),
+    "no size": ({"id": 1, "file_name": "1.jpg"}, annotation(), None),
+    "size null": (image(width=None, height=None), annotation(), None),
+    "size 0": (image(width=0, height=0), annotation(), None),
+    "flag as text": (image(), annotation(iscrowd="0"), (100, 80)),
+    "area NaN": (image(), annotation(area=float("nan")), (100, 80)),
+    "polygon in place of a box": (
+        image(),
+        annotation(bbox=None, segmentation=[[10, 20, 40, 20, 40, 50.0], [12, 60, 15, 60]]),
+        (100, 80),
+    ),
+    "polygon and an empty box": (image(), annotation(bbox=[], segmentation=[[10, 20, 40, 60]]), (100, 80)),
+    "shares": (image(), annotation(bbox=[0.1, 0.25, 0.3, 0.5]), (100, 80)),
+}
+
+
+@pytest.mark.parametrize("entry, box, size_wh", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_read_coco_spellings_of_other_tools_are_read(tmp_path, entry, box, size_wh):
+    (record,) = read_coco(write(tmp_path, [entry], [box])).records
+    np.testing.assert_allclose(record.boxes, [[10, 20, 40, 60]], atol=1e-5)
+    assert record.size_wh == size_wh and not len(record.ignored)
+
+
+@pytest.mark.parametrize(
+    "entry, boxes, place",
+    [
+        pytest.param(image(), [[0.1, 0.2, 0.3, 0.4], [10, 20, 30, 40]], "annotations[0]", id="among pixels"),
+        pytest.param({"id": 1, "file_name": "1.jpg"}, [[0.1, 0.2, 0.3, 0.4]], "annotations[0]", id="without a size"),
+        pytest.param(image(), [[float("nan"), 2, 3, 4]], "annotations[0]", id="NaN that is read"),
+    ],
+)
+def test_read_coco_boxes_that_are_no_pixels_are_named(tmp_path, entry, boxes, place):
+    with pytest.raises(DataError) as raised:
+        read_coco(write(tmp_path, [entry], [annotation(bbox=box) for box in boxes]))
+    assert raised.value.code in ("", "bad-coordinates") and place in str(raised.value)
+    assert "normalized" in str(raised.value) or np.isnan(boxes[0][0])
+
+
+def test_write_coco_crowds_are_written(tmp_path):
+    ignored = Ignored([[1, 2, 30, 40], [5, 5, 9, 9]], [1, 0], [True, False])
+    write_coco(tmp_path / "out.json", [Record("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], NAMES)
+    (record,) = read_coco(tmp_path / "out.json").records
+    assert record.ignored.boxes.tolist() == [[1, 2, 30, 40]] and record.ignored.class_ids.tolist() == [1]
 
 
 def test_boxes_are_fitted_to_their_image(tmp_path):
@@ -98,7 +164,7 @@ BAD_ENTRIES = {
     "image a number": ([5], [], r"images\[1\]: found 5, expected an object"),
     "image without id": ([image(None)], [], r"images\[1\]: id: found null"),
     "id twice": ([image(1)], [], r"images\[1\]: found id 1 as in images\[0\]"),
-    "no width": ([image(2, width=None)], [], r"images\[1\]: width: found null"),
+    "no width": ([image(2, width=-1)], [], r"images\[1\]: width: found -1"),
     "height 0": ([image(2, height=0)], [], r"images\[1\]: height: found 0"),
     "no file_name": ([image(2, file_name=None)], [], r"images\[1\]: file_name: found null"),
     "file_name twice": (
@@ -121,12 +187,12 @@ def test_bad_entry_is_an_error_or_skipped(tmp_path, images, annotations, message
 
 
 WHOLE_FILES = {
-    "an array": ("[]", "found an array, expected an object with images"),
+    "an array": ("[]", "found an array .*, expected an object with images"),
     "no images key": ('{"annotations": [], "categories": []}', "images: found null, expected a list"),
     "annotations an object": ('{"images": [], "annotations": {}, "categories": []}', "annotations: found an object"),
     "results file": ('[{"image_id": 1}]', "found an array"),
     "no images": ('{"images": [], "annotations": [], "categories": []}', "found no images"),
-    "NaN": ('{"images": [NaN]}', "found NaN, which is not JSON"),
+    "NaN": ('{"images": [NaN], "annotations": [], "categories": []}', "found nan, expected an object"),
     "half": ('{"images": [', "bad JSON at column"),
     "category a string": (
         '{"images": [], "annotations": [], "categories": ["cat"]}',

@@ -115,7 +115,13 @@ def test_an_attribute_is_what_the_lines_say_of_it():
         for metadata_of_line in lines:
             attribute.add(7, metadata_of_line)
     assert seen == again and repr(seen) == repr(again)
-    assert [item.name for item in dataclasses.fields(Attribute) if item.init] == ["kinds", "newest", "names", "faults"]
+    assert [item.name for item in dataclasses.fields(Attribute) if item.init] == [
+        "kinds",
+        "newest",
+        "names",
+        "faults",
+        "verdicts",
+    ]
 
 
 def class_maps(*maps):

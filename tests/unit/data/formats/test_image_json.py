@@ -154,7 +154,7 @@ def test_written_set_reads_back(tmp_path):
 
 REFUSED = {
     "leaves the folder": (["../a.jpg"], "leaves its folder"),
-    "absolute": (["/a.jpg"], "absolute path"),
+    "no file": (["a/"], "no file name"),
     "same but for the ending": (["a.jpg", "a.png"], "'a.png' beside an image of the same name but for the ending"),
 }
 

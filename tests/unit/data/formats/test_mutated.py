@@ -20,11 +20,13 @@ from ssd_train.data.formats.image_json import read_image_json, write_image_json
 from ssd_train.data.formats.recordio import read_recordio, write_recordio
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.voc import read_voc, write_voc
-from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.formats.yolo import read_yolo, write_yolo
 from ssd_train.data.labels import read_labels
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.prediction_formats import Writer
+from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
 from ssd_train.data.sources import MemoryImages
 from ssd_train.data.spill import SpillFile
+from ssd_train.deploy.scoring import score_predictions
 from ssd_train.errors import SsdTrainError
 
 COUNT = tries(200)
@@ -84,6 +86,55 @@ def yolo_names(folder):
     return folder, read_yolo, folder / "data.yaml"
 
 
+def yolo_written(folder):
+    write_yolo(folder / "set", RECORDS, NAMES)
+    (folder / "set" / "images").mkdir()
+    for record in RECORDS:
+        (folder / "set" / "images" / record.name).write_bytes(picture())
+    return folder / "set", read_yolo, folder / "set" / "labels" / "a.txt"
+
+
+def yolo_data(folder):
+    return (*yolo_written(folder)[:2], folder / "set" / "data.yaml")
+
+
+def yolo_notes(folder):
+    yolo(folder)
+    (folder / "notes.json").write_text(
+        '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {}}'
+    )
+    return folder, read_yolo, folder / "notes.json"
+
+
+def yolo_darknet(folder):
+    yolo(folder)
+    (folder / "train.txt").write_text("data/a.png\n")
+    (folder / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    return folder, read_yolo, folder / "obj.data"
+
+
+def voc_sets(folder):
+    path, reader, _ = voc(folder)
+    (path / "ImageSets" / "Main").mkdir(parents=True)
+    (path / "ImageSets" / "Main" / "train.txt").write_text("a\nb.png\nx/c\n")
+    return path, reader, path / "ImageSets" / "Main" / "train.txt"
+
+
+def answers(format):
+    def build(folder):
+        labels = LabelSet(tuple(RECORDS), NAMES)
+        place = folder / f"answers.{format}"
+        with open(place, "wb") as file:
+            writer = Writer(format, file, NAMES)
+            for record in RECORDS:
+                found = Detections(record.boxes, [0.5] * len(record.boxes), record.class_ids, record.size_wh)
+                writer.add(record.name, found)
+            writer.close()
+        return place, lambda path: score_predictions(path, labels, lambda record: record.size_wh), place
+
+    return build
+
+
 def class_list(folder):
     path, reader, _ = recordio(folder)
     (folder / "m.names").write_text("cat\ndog\n")
@@ -125,10 +176,26 @@ def found_by_looking(folder):
     return folder / "m.json", lambda path, on_bad: read_labels(path, None, on_bad), folder / "m.json"
 
 
+@pytest.mark.parametrize("format", ["jsonl", "coco"])
+def test_score_predictions_of_damaged_answers_raises_our_errors_only(tmp_path, format):
+    path, score, _ = answers(format)(tmp_path)
+    data, rng, outcomes = path.read_bytes(), random.Random(7), set()
+    for _ in range(COUNT):
+        path.write_bytes(mutated(data, rng))
+        try:
+            score(path)
+            outcomes.add("scores")
+        except SsdTrainError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+            outcomes.add("error")
+    assert outcomes == {"error", "scores"}
+
+
 @pytest.mark.parametrize(
     "make",
     [
         *[ground_truth, recordio, recordio_list, class_list, image_json, coco, voc, yolo, yolo_names],
+        *[yolo_written, yolo_data, yolo_notes, yolo_darknet, voc_sets],
         *[video, video_manifest, video_sequence, pipe, found_by_looking],
     ],
     ids=lambda make: make.__name__,

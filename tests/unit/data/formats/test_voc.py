@@ -1,13 +1,14 @@
 """Pascal VOC XML: pixels counted from 1, what is refused, round trip."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE
-from ssd_train.data.formats.voc import read_voc, write_voc
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.formats.voc import OTHER_NAME, read_voc, write_voc
+from ssd_train.data.records import ClassNames, Ignored, Record
 from ssd_train.errors import DataError
 
 
@@ -37,7 +38,8 @@ def test_pixels_are_counted_from_one_and_include_both_ends(tmp_path):
 
 ODD = {
     "no object": (xml(), []),
-    "difficult is kept": (xml(element(more="<difficult>1</difficult>")), [[10, 20, 40, 60]]),
+    "not difficult": (xml(element(more="<difficult>0</difficult>")), [[10, 20, 40, 60]]),
+    "difficult not told": (xml(element(more="<difficult>Unspecified</difficult>")), [[10, 20, 40, 60]]),
     "parts are no objects": (
         xml(element(more="<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>")),
         [[10, 20, 40, 60]],
@@ -56,6 +58,107 @@ def test_odd_file_is_read(tmp_path, text, boxes):
     assert labels.records[0].boxes.tolist() == boxes and not labels.mended
 
 
+def test_read_voc_difficult_objects_are_to_be_ignored(tmp_path):
+    text = xml(element(more="<difficult>1</difficult>"), element("cat", (1, 1, 9, 9), "<difficult> 0 </difficult>"))
+    (record,) = read_voc(folder(tmp_path, text)).records
+    assert record.boxes.tolist() == [[0, 0, 9, 9]] and record.class_ids.tolist() == [0]
+    assert record.ignored.boxes.tolist() == [[10, 20, 40, 60]] and record.ignored.class_ids.tolist() == [1]
+    assert not record.ignored.crowds.any()
+
+
+def test_write_voc_difficult_objects_are_written(tmp_path):
+    ignored = Ignored([[1, 2, 30, 40], [0, 0, 9, 9]], [1, 0], [False, True])
+    write_voc(tmp_path / "out", [Record("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], ClassNames(("a", "b")))
+    (record,) = read_voc(tmp_path / "out").records
+    assert record.ignored.boxes.tolist() == [[1, 2, 30, 40]] and record.boxes.tolist() == [[0, 0, 5, 5]]
+
+
+def layout(tmp_path, pictures, files):
+    """Pictures, which only their names matter of, and XML files with their filenames (None: no such element)."""
+    for name in pictures:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name, filename in files.items():
+        text = xml(element(), name=filename or "")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text if filename else text.replace("<filename></filename>", ""))
+    return tmp_path
+
+
+SISTERS = ["JPEGImages/1.jpg", "JPEGImages/2.jpg"]
+# pictures, {XML file: filename}, {XML file: picture} and the XML files of which a disagreement is told
+PAIRS = {
+    "stale filename": (
+        SISTERS,
+        {"Annotations/1.xml": "2.jpg", "Annotations/2.xml": "1.jpg"},
+        {"Annotations/1.xml": "JPEGImages/1.jpg", "Annotations/2.xml": "JPEGImages/2.jpg"},
+        ["Annotations/1.xml", "Annotations/2.xml"],
+    ),
+    "filename alone": (["old.jpg"], {"x.xml": "old.jpg"}, {"x.xml": "old.jpg"}, []),
+    "no filename": (["a.jpg"], {"a.xml": None}, {"a.xml": "a.jpg"}, []),
+    "no ending": (["images/n1_2.JPEG"], {"ann/n1_2.xml": "n1_2"}, {"ann/n1_2.xml": "images/n1_2.JPEG"}, []),
+    "another ending": (["a.png"], {"a.xml": "a.jpg"}, {"a.xml": "a.png"}, ["a.xml"]),
+    "picture without an ending": (
+        ["images/n1"],
+        {"ann/n1.xml": "old.jpg"},
+        {"ann/n1.xml": "images/n1"},
+        ["ann/n1.xml"],
+    ),
+    "an address": (["a.jpg"], {"a.xml": "C:\\x\\a.jpg"}, {"a.xml": "a.jpg"}, []),
+    "other case": (["IMG_1.JPG"], {"img_1.xml": "img_1.jpg"}, {"img_1.xml": "IMG_1.JPG"}, []),
+    "same folder": (
+        ["x/a.jpg", "y/a.jpg"],
+        {"x/a.xml": "a.jpg", "y/a.xml": "a.jpg"},
+        {"x/a.xml": "x/a.jpg", "y/a.xml": "y/a.jpg"},
+        [],
+    ),
+    "same subfolder": (
+        ["images/x/a.jpg", "images/y/a.jpg"],
+        {"labels/x/a.xml": "a.jpg", "labels/y/a.xml": "a.jpg"},
+        {"labels/x/a.xml": "images/x/a.jpg", "labels/y/a.xml": "images/y/a.jpg"},
+        [],
+    ),
+    "sister in each split": (
+        ["train/JPEGImages/a.jpg", "val/JPEGImages/a.jpg"],
+        {"train/Annotations/a.xml": "a.jpg", "val/Annotations/a.xml": "a.jpg"},
+        {"train/Annotations/a.xml": "train/JPEGImages/a.jpg", "val/Annotations/a.xml": "val/JPEGImages/a.jpg"},
+        [],
+    ),
+    "filename chooses the ending": (["a.jpg", "a.png"], {"a.xml": "a.png"}, {"a.xml": "a.png"}, []),
+    "upper case ending": (["a.jpg"], {"a.XML": "a.jpg"}, {"a.XML": "a.jpg"}, []),
+    "hidden files": (
+        ["a.jpg", ".ipynb_checkpoints/a.jpg"],
+        {"a.xml": "a.jpg", "__MACOSX/._a.xml": "a.jpg"},
+        {"a.xml": "a.jpg"},
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("pictures, files, pairs, told", PAIRS.values(), ids=PAIRS.keys())
+def test_read_voc_file_belongs_to_the_picture_of_its_name(tmp_path, pictures, files, pairs, told):
+    layout(tmp_path, pictures, files)
+    labels = read_voc(tmp_path, images=tmp_path)
+    assert {str(Path(r.where).relative_to(tmp_path)): r.name for r in labels.records} == pairs
+    found = [str(Path(line.where).relative_to(tmp_path)) for line in labels.mended if line.reason == OTHER_NAME]
+    assert found == told and len(labels.mended) == len(told)
+
+
+NOT_PAIRED = {
+    "several": (["x/a.jpg", "y/a.jpg"], {"a.xml": "a.jpg"}, "ambiguous-image"),
+    "filename is of another file": (["b.jpg"], {"b.xml": "b.jpg", "a.xml": "b.jpg"}, "missing-image"),
+}
+
+
+@pytest.mark.parametrize("pictures, files, code", NOT_PAIRED.values(), ids=NOT_PAIRED.keys())
+def test_read_voc_file_without_its_picture_is_an_error(tmp_path, pictures, files, code):
+    layout(tmp_path, ["good.jpg", *pictures], {"good.xml": "good.jpg", **files})
+    with pytest.raises(DataError, match="^" + re.escape(str(tmp_path / "a.xml"))):
+        read_voc(tmp_path, images=tmp_path)
+    skipped = read_voc(tmp_path, on_bad="skip", images=tmp_path).skipped
+    assert [(line.where, line.code) for line in skipped] == [(str(tmp_path / "a.xml"), code)]
+
+
 def test_file_counted_from_zero_is_clipped_and_told(tmp_path):
     labels = read_voc(folder(tmp_path, xml(element(box=(0, 0, 100, 80)))))
     assert labels.records[0].boxes.tolist() == [[0, 0, 100, 80]]
@@ -70,7 +173,7 @@ BAD = {
     "another root": ("<svg/>", "found the element 'svg', expected annotation"),
     "entities": (ENTITIES, "found a document type"),
     "UTF-16": (xml(element()).encode("utf-16"), "expected plain VOC XML in UTF-8|bad XML"),
-    "no filename": (xml(name=" "), "filename: found none"),
+    "difficult a word": (xml(element(more="<difficult>maybe</difficult>")), "object 0: difficult: found 'maybe'"),
     "no name": (xml(element(" ")), "object 0: name: found none"),
     "no bndbox": (xml("<object><name>dog</name></object>"), "object 0: bndbox/xmin: found none"),
     "word": (xml(element(), element(box=("x", 1, 2, 3))), "object 1: bndbox/xmin: found 'x', expected a number"),

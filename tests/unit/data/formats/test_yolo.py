@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from PIL import Image
 
 from ssd_train.data.formats.fields import CLIPPED
 from ssd_train.data.formats.gather import BAD_LINE
-from ssd_train.data.formats.yolo import NO_LABEL, read_yolo
+from ssd_train.data.formats.yolo import NO_LABEL, read_yolo, write_yolo
 from ssd_train.data.formats.yolo_names import read_yolo_names
-from ssd_train.data.records import ClassNames
-from ssd_train.errors import DataError
+from ssd_train.data.labels import read_labelled
+from ssd_train.data.records import ClassNames, Record
+from ssd_train.errors import DataError, DependencyError
 
 
 def picture(width=80, height=40, **options):
@@ -81,7 +83,8 @@ def test_box_over_the_rim_is_clipped_and_told(tmp_path):
 
 
 BAD = {
-    "polygon": ("0 0.1 0.1 0.2 0.1 0.2 0.2", "found 7 numbers .a polygon.., expected class id"),
+    "polygon cut off": ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "found 8 numbers, expected class id"),
+    "two points": ("0 0.1 0.1 0.3", "found 4 numbers, expected class id"),
     "confidence": ("0 0.5 0.5 0.1 0.1 0.9", "found 6 numbers, expected class id"),
     "four numbers": ("0 0.5 0.5 0.1", "found 4 numbers"),
     "pixels": ("0 40 20 10 10", "found '40', expected a share of the image, 0..1 .not pixels."),
@@ -92,7 +95,8 @@ BAD = {
     "negative width": ("0 0.5 0.5 -0.1 0.1", "found width -"),
     "negative height": ("0 0.5 0.5 0.1 -0.1", "and height -4.0, expected neither below 0"),
     "class a name": ("dog 0.5 0.5 0.1 0.1", "class id: found 'dog', expected an integer"),
-    "class a float": ("0.0 0.5 0.5 0.1 0.1", "class id: found '0.0', expected an integer"),
+    "class a fraction": ("0.5 0.5 0.5 0.1 0.1", "class id: found '0.5', expected an integer"),
+    "class huge": ("1e30 0.5 0.5 0.1 0.1", "class id: found '1e30', expected an integer"),
     "class unknown": ("2 0.5 0.5 0.1 0.1", "class id: found 2, expected less than 2"),
     "binary": (b"\xff\xd8\xff\xe0 0 0 0 0", "class id: found"),
 }
@@ -129,6 +133,19 @@ NAMES = {
     "block list": ("data.yaml", "names:\n- dog\n- traffic light\nnc: 2\n", ["dog", "traffic light"]),
     "block map": ("data.yaml", "train: a\nnames:\r\n  0: dog  # first\r\n\r\n  1: cat\r\nnc: 2\r\n", ["dog", "cat"]),
     "hyphen": ("data.yaml", "names: [hard-hat, vest_1]", ["hard-hat", "vest_1"]),
+    "over lines": ("data.yaml", "nc: 2\nnames: [ 'small dog',\n         cat ]\n", ["small dog", "cat"]),
+    "escapes": ("data.yaml", 'names: ["d\\u00f6g", "it\\"s"]', ["d\u00f6g", 'it"s']),
+    "words of YAML": ("data.yaml", "names: [no, 1.0, null, 2020-01-01]", ["no", "1.0", "null", "2020-01-01"]),
+    "ids out of order": ("data.yaml", "names: {1: cat, 0: dog}", ["dog", "cat"]),
+    "anchors": ("data.yaml", "base: &b [dog, cat]\nnames: *b", ["dog", "cat"]),
+    "dataset.yaml": ("dataset.yaml", "names: [dog]", ["dog"]),
+    "any YAML with names": ("fruit.yml", "names: [dog]", ["dog"]),
+    "Label Studio's notes": (
+        "notes.json",
+        '{"categories": [{"id": 1, "name": "cat"}, {"id": 0, "name": "dog"}], "info": {}}',
+        ["dog", "cat"],
+    ),
+    "among labels": ("train/labels/classes.txt", "dog", ["dog"]),
     "classes.txt": ("classes.txt", "\ufeffdog\nbig cat \r\n\n", ["dog", "big cat"]),
     "obj.names": ("obj.names", "dog", ["dog"]),
     "any .names": ("animals.names", "dog", ["dog"]),
@@ -144,11 +161,14 @@ def test_class_names_of_a_set(tmp_path, name, text, names):
 BAD_NAMES = {
     "none": ("data.yaml", "train: x", "found no entry names"),
     "a scalar": ("data.yaml", "names: dog", r"names: found 'dog', expected \[a, b\]"),
-    "over lines": ("data.yaml", "names: [dog,\n cat]", r"names: found '\[dog,', expected"),
+    "no YAML": ("data.yaml", "names: [dog,\n cat", "found bad YAML"),
+    "names twice": ("data.yaml", "names: [dog]\nnames: [cat]", "found the entry 'names' twice"),
+    "deep": ("data.yaml", "names: " + "[" * 5000, "found YAML that cannot be read|found bad YAML"),
+    "notes without ids": ("notes.json", '{"categories": [{"name": "dog"}]}', "expected an object with id and name"),
     "empty": ("data.yaml", "names: []", r"names: found ids \[\]"),
     "gap": ("data.yaml", "names:\n  0: dog\n  2: cat", r"names: found ids \[0, 2\], expected 0, 1"),
-    "nested": ("data.yaml", "names:\n  - [dog]", r"names: found '\[dog\]', expected a plain or quoted name"),
-    "alias": ("data.yaml", "names: [*dog]", "names: found"),
+    "nested": ("data.yaml", "names:\n  - [dog]", "names: found no text for class 0, expected a name"),
+    "alias": ("data.yaml", "names: [*dog]", "found bad YAML"),
     "twice": ("data.yaml", "names: [dog, dog]", "found 'dog' twice"),
     "blank line": ("classes.txt", "dog\n\ncat", "found '', expected a name that is not blank"),
     "latin-1": ("classes.txt", "dög".encode("latin-1"), "byte 0xf6, which is not UTF-8"),
@@ -163,3 +183,225 @@ def test_names_that_are_not_understood_are_an_error(tmp_path, name, text, messag
 
 def test_no_file_of_names(tmp_path):
     assert read_yolo_names(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "sub/data.yaml", "sub/deep/data.yaml"])
+def test_read_yolo_names_stand_up_to_two_folders_above(tmp_path, name):
+    write(tmp_path, {name: "names: [dog]"})
+    (tmp_path / "sub" / "deep").mkdir(parents=True, exist_ok=True)
+    assert read_yolo_names(tmp_path / "sub" / "deep") == ClassNames(("dog",))
+
+
+def test_read_yolo_names_yaml_without_names_gives_way_to_a_list(tmp_path):
+    write(tmp_path, {"data.yaml": "nc: 1", "classes.txt": "dog", "other.yaml": "version: 2"})
+    assert read_yolo_names(tmp_path) == ClassNames(("dog",))
+
+
+def test_read_yolo_without_pyyaml_one_line_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    write(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "classes.txt": "dog\ncat"})
+    assert len(read_yolo(tmp_path).records) == 1  # it is not asked for where there is no YAML
+    write(tmp_path, {"data.yaml": "names: [dog, cat]"})
+    with pytest.raises(DependencyError) as raised:
+        read_yolo(tmp_path)
+    assert str(tmp_path / "data.yaml") in str(raised.value) and "PyYAML" in str(raised.value)
+
+
+BOX = [[10, 20, 30, 40]]  # of a picture of 50 x 40
+SPELLINGS = {
+    "polygon": "1 0.2 0.5 0.6 0.5 0.6 1 0.2 1",
+    "triangle": "1 0.2 0.5 0.6 0.75 0.3 1.0",
+    "polygon and box": "1 0.4 0.75 0.4 0.5\n1 0.2 0.5 0.6 0.5 0.6 1 0.2 1",
+    "class with a point": "1.0 0.4 0.75 0.4 0.5",
+    "class as NumPy writes it": "1.000000000000000000e+00 4e-1 7.5e-1 4.0e-1 .5",
+    "byte order mark": "\ufeff1 0.4 0.75 0.4 0.5",
+    "tabs and Windows' line ends": "1\t0.4\t0.75\t0.4\t0.5\r\n",
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_read_yolo_spellings_of_other_tools_are_read(tmp_path, text):
+    labels = read_yolo(write(tmp_path, {"a.jpg": picture(50, 40), "a.txt": text, "classes.txt": "dog\ncat"}))
+    (record,) = labels.records
+    np.testing.assert_allclose(record.boxes, BOX * len(record.boxes), atol=1e-4)
+    assert set(record.class_ids.tolist()) == {1} and not labels.mended
+
+
+def test_read_yolo_keypoints_the_first_numbers_are_the_box(tmp_path):
+    line = "0 0.4 0.75 0.4 0.5 0.3 0.6 2 0.5 0.7 0\n"
+    files = {"a.jpg": picture(50, 40), "a.txt": line, "data.yaml": "kpt_shape: [2, 3]\nnames: {0: person}\n"}
+    (record,) = read_yolo(write(tmp_path, files)).records
+    np.testing.assert_allclose(record.boxes, BOX, atol=1e-4)
+
+
+# pictures, labels and other files, the folders that are given, and the names of the records
+TOOLS = {
+    "Roboflow": (
+        ["train/images/a.jpg"],
+        ["train/labels/a.txt"],
+        {"data.yaml": "names: [x, dog]"},
+        ("train/images", "train/labels"),
+        ["a.jpg"],
+    ),
+    "Roboflow, images alone": (
+        ["train/images/a.jpg"],
+        ["train/labels/a.txt"],
+        {"data.yaml": "names: [x, dog]"},
+        ("train/images", None),
+        ["a.jpg"],
+    ),
+    "Roboflow, labels alone": (
+        ["train/images/a.jpg"],
+        ["train/labels/a.txt"],
+        {"data.yaml": "names: [x, dog]"},
+        (None, "train/labels"),
+        ["a.jpg"],
+    ),
+    "Ultralytics": (
+        ["images/train/a.jpg"],
+        ["labels/train/a.txt"],
+        {"coco8.yaml": "names: [x, dog]"},
+        (".", None),
+        ["images/train/a.jpg"],
+    ),
+    "Ultralytics, a split": (
+        ["images/train/a.jpg"],
+        ["labels/train/a.txt"],
+        {"coco8.yaml": "names: [x, dog]"},
+        ("images/train", None),
+        ["a.jpg"],
+    ),
+    "CVAT": (
+        ["obj_train_data/a.jpg"],
+        ["obj_train_data/a.txt"],
+        {
+            "obj.names": "x\ndog\n",
+            "train.txt": "data/obj_train_data/a.jpg\n",
+            "obj.data": "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n",
+        },
+        (".", None),
+        ["obj_train_data/a.jpg"],
+    ),
+    "Label Studio": (
+        ["images/1-a.jpg"],
+        ["labels/1-a.txt"],
+        {"classes.txt": "x\ndog", "notes.json": '{"categories": [], "info": {}}'},
+        (".", None),
+        ["images/1-a.jpg"],
+    ),
+    "Label Studio without classes.txt": (
+        ["images/1-a.jpg"],
+        ["labels/1-a.txt"],
+        {"notes.json": '{"categories": [{"id": 0, "name": "x"}, {"id": 1, "name": "dog"}]}'},
+        (".", None),
+        ["images/1-a.jpg"],
+    ),
+    "upper case": (["images/A.JPG"], ["labels/A.TXT"], {"classes.txt": "x\ndog"}, (".", None), ["images/A.JPG"]),
+    "labels called otherwise": (
+        ["photos/s/a.jpg"],
+        ["marks/a.txt"],
+        {"marks/classes.txt": "x\ndog"},
+        ("photos", "marks"),
+        ["s/a.jpg"],
+    ),
+    "folders of other names in one": (
+        ["imgs/a.jpg"],
+        ["anno/a.txt"],
+        {"classes.txt": "x\ndog"},
+        (".", None),
+        ["imgs/a.jpg"],
+    ),
+    "texts that are no labels": (
+        ["images/a.jpg"],
+        ["labels/a.txt"],
+        {
+            "README.dataset.txt": "hello",
+            "train.txt": "images/a.jpg",
+            "labels/notes.txt": "hi",
+            "data.yaml": "names: [x, dog]",
+        },
+        (".", None),
+        ["images/a.jpg"],
+    ),
+}
+
+
+@pytest.mark.parametrize("pictures, labels, more, given, names", TOOLS.values(), ids=TOOLS.keys())
+def test_read_labelled_yolo_layouts_of_the_tools(tmp_path, pictures, labels, more, given, names):
+    files = {**dict.fromkeys(pictures, picture(50, 40)), **dict.fromkeys(labels, "1 0.4 0.75 0.4 0.5"), **more}
+    write(tmp_path, files)
+    data = read_labelled(*(None if place is None else tmp_path / place for place in given))
+    assert [record.name for record in data.labels.records] == names and not data.labels.skipped
+    assert data.labels.class_names.names == ("x", "dog")
+    np.testing.assert_allclose(data.labels.records[0].boxes, BOX, atol=1e-4)
+    assert data.images.read(data.labels.records[0]) == picture(50, 40)
+
+
+@pytest.mark.parametrize("text", [LINE, "", "0 0.1 0.1 0.9 0.1 0.5 0.5"], ids=["box", "empty", "polygon"])
+def test_read_yolo_label_without_an_image_is_an_error_or_skipped(tmp_path, text):
+    files = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "labels/d.txt": text, "data.yaml": "names: [dog, cat]"}
+    write(tmp_path, files)
+    with pytest.raises(DataError) as raised:
+        read_yolo(tmp_path)
+    assert raised.value.code in ("", "missing-image") and str(raised.value).startswith(str(tmp_path / "labels/d.txt"))
+    labels = read_yolo(tmp_path, on_bad="skip")
+    assert [(line.where, line.code) for line in labels.skipped] == [(str(tmp_path / "labels/d.txt"), "missing-image")]
+
+
+def test_read_yolo_hidden_files_are_no_data(tmp_path):
+    files = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "data.yaml": "names: [dog, cat]", "._data.yaml": b"\0\5"}
+    hidden = {
+        "images/.ipynb_checkpoints/a-checkpoint.jpg": PICTURE,
+        "labels/.ipynb_checkpoints/a-checkpoint.txt": LINE,
+        "images/._a.jpg": b"\0\5",
+        "labels/._a.txt": b"\0\5",
+        "__MACOSX/images/a.jpg": b"\0\5",
+    }
+    labels = read_yolo(write(tmp_path, {**files, **hidden}))
+    assert [record.name for record in labels.records] == ["images/a.jpg"] and not labels.skipped
+
+
+def test_written_set_reads_back(tmp_path):
+    names = ClassNames(("dog", 'it"s: a #1 c\u00e4t', "no", "line\nfeed \U0001f600"))
+    records = [
+        Record("d/a.jpg", [[0.5, 1.25, 30.75, 39.5], [0, 0, 50, 40]], [1, 3], (50, 40)),
+        Record("b.jpg", [], [], (50, 40)),
+    ]
+    assert write_yolo(tmp_path / "out", records, names) == 2
+    write(tmp_path, {"out/images/d/a.jpg": picture(50, 40), "out/images/b.jpg": picture(50, 40)})
+    labels = read_yolo(tmp_path / "out")
+    assert labels.class_names == names and list(labels.sets) == ["train", "val"]
+    assert [record.name for record in labels.records] == ["images/b.jpg", "images/d/a.jpg"]
+    np.testing.assert_allclose(labels.records[1].boxes, records[0].boxes, atol=1e-4)
+    assert labels.records[1].class_ids.tolist() == [1, 3]
+
+
+SET_FILES = {
+    "folders": {"data.yaml": "train: images/train\nval: images/val\ntest: images/test\nnames: [dog, cat]"},
+    "Roboflow's paths": {
+        "data.yaml": "train: ../images/train\nval: ../images/val\ntest: ../images/test\nnames: [dog, cat]"
+    },
+    "a path before them": {"data.yaml": "path: images\ntrain: train\nval: [val]\ntest: test\nnames: [dog, cat]"},
+    "a path of another machine": {
+        "data.yaml": "path: /me/set\ntrain: /me/set/images/train\nval: images/val\ntest: images/test\nnames: [a, b]"
+    },
+    "lists": {
+        "data.yaml": "train: t.txt\nval: v.txt\ntest: images/test\nnames: [dog, cat]",
+        "t.txt": "./images/train/a.jpg\n",
+        "v.txt": "C:\\set\\images\\val\\a.jpg\r\n",
+    },
+    "CVAT": {
+        "obj.data": "train = data/train.txt\nvalid = data/valid.txt\ntest = images/test",
+        "obj.names": "dog\ncat",
+        "train.txt": "data/images/train/a.jpg",
+        "valid.txt": "data/images/val/a.jpg",
+    },
+}
+
+
+@pytest.mark.parametrize("files", SET_FILES.values(), ids=SET_FILES.keys())
+def test_read_yolo_sets_that_the_data_names(tmp_path, files):
+    pictures = {f"images/{name}/a.jpg": PICTURE for name in ("train", "val", "test")}
+    texts = {f"labels/{name}/a.txt": LINE for name in ("train", "val", "test")}
+    labels = read_yolo(write(tmp_path, {**pictures, **texts, **files}))
+    assert labels.sets == {name: {f"images/{name}/a.jpg"} for name in ("train", "val", "test")}

@@ -51,12 +51,12 @@ def write_yolo(folder):
 
 
 @pytest.mark.parametrize("target", WRITERS)
-@pytest.mark.parametrize("source", [*WRITERS, "yolo"])
+@pytest.mark.parametrize("source", [*WRITERS, "yolo beside"])
 def test_every_pair(tmp_path, source, target):
     images = tmp_path / "images"
     copy_images(data(), images)
-    if source == "yolo":
-        first = write_yolo(tmp_path / "yolo")
+    if source == "yolo beside":
+        source, first = "yolo", write_yolo(tmp_path / "yolo")
     else:
         first = output(tmp_path, source)
         convert(data(), source, first)
@@ -158,7 +158,7 @@ def test_skipped_and_mended_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "target, output_name, labels, kind, message",
     [
-        pytest.param("yolo", "x", LABELS, ConfigError, "to: found 'yolo', expected one of ground_truth", id="target"),
+        pytest.param("cvat", "x", LABELS, ConfigError, "to: found 'cvat', expected one of ground_truth", id="target"),
         pytest.param("coco", "x.txt", LABELS, ConfigError, "expected a file named *.json", id="ending"),
         pytest.param("recordio", "x", LABELS, ConfigError, "expected a file named *.rec", id="rec-ending"),
         pytest.param(

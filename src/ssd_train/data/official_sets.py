@@ -1,0 +1,146 @@
+"""Sets that a data set names itself: ImageSets/Main of VOC, train, val and test of a data.yaml.
+
+A reader puts them into `LabelSet.sets`; here is which of them a job takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
+
+from ssd_train.data.file_names import folded, is_hidden, is_image_name
+from ssd_train.data.records import LabelSet
+from ssd_train.errors import ConfigError, DataError
+
+TRAIN, VALIDATION, BOTH, TEST = "train", "val", "trainval", "test"
+_OTHER_NAMES = {"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "testing": TEST}
+_MAIN = Path("ImageSets", "Main")
+_FLAGS = ("-1", "0", "1")  # beside each name in the lists of a class: it is in no image, hard to see in it, or there
+
+
+def set_name(name: str) -> str:
+    """Return the usual name of a set: valid -> val."""
+    return _OTHER_NAMES.get(name.lower(), name)
+
+
+def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, FrozenSet[str]], str]:
+    """Return the sets of ImageSets/Main, as names of records, and where they stand; ("" where there are none).
+
+    `places` are the folders of labels and images, `files` the XML file of each record by the record's name. A list for
+    one class (cat_train.txt: names with 1, 0 or -1) is no set.
+    """
+    folders = sorted({folder for place in places for folder in _main_folders(place)})
+    sets: Dict[str, Set[str]] = {}
+    for folder in folders:
+        root = folder.parents[1]
+        by_stem: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
+        for name, file in files.items():
+            path = Path(file).absolute()
+            if root in path.parents:
+                for place in (path.relative_to(root), Path(name)):  # lists name annotations, or pictures
+                    parts = tuple(folded(part) for part in place.with_suffix("").parts)
+                    by_stem.setdefault(parts[-1], []).append((parts, name))
+        for lists in sorted(folder.glob("*.txt")):
+            entries = [] if is_hidden(lists.name) else _entries(lists)
+            members = sets.setdefault(set_name(lists.stem), set()) if entries else set()
+            for entry in entries:
+                members.update(_meant(entry, by_stem.get(entry[-1], [])))
+    found = {name: frozenset(members) for name, members in sets.items() if members}
+    return found, ", ".join(map(str, folders)) if found else ""
+
+
+def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], str]]) -> List[str]:
+    """The names whose paths end as an entry of a list does, by as many parts as any do."""
+    for first in range(len(entry)):
+        wanted = entry[first:]
+        found = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
+        if found:
+            return found
+    return []
+
+
+def _main_folders(place: Path) -> List[Path]:
+    """ImageSets/Main in a folder, one above it, or below it."""
+    absolute = place.absolute()
+    above = [folder / _MAIN for folder in (absolute, absolute.parent) if (folder / _MAIN).is_dir()]
+    return above or [path for path in absolute.glob(f"*/{_MAIN}") if path.is_dir()]
+
+
+def _entries(path: Path) -> List[Tuple[str, ...]]:
+    """The names in a list, as the parts of a path, folded; none in the list of a class."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a list of images") from None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
+        return []
+    entries = []
+    for line in lines:
+        parts = [part for part in line.strip("\"'").replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        if parts:
+            last = parts[-1].rpartition(".")[0] if is_image_name(parts[-1]) else parts[-1]
+            entries.append(tuple(folded(part) for part in (*parts[:-1], last)))
+    return entries
+
+
+def of_split(labels: LabelSet, name: str) -> LabelSet:
+    """Return the records of one set; the others stand in `LabelSet.others`.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    members = labels.sets.get(set_name(name))
+    if members is None:
+        listed = ", ".join(sorted(labels.sets)) or "none: the data names no sets"
+        raise ConfigError(f"split: found {name!r}, expected one of the sets of {labels.source}: {listed}")
+    return of_names(labels, members)
+
+
+def of_names(labels: LabelSet, names: "FrozenSet[str]") -> LabelSet:
+    """Return the records called so; the others stand in `LabelSet.others`."""
+    keep = [record.name in names for record in labels.records]
+    others = tuple(record for record, kept in zip(labels.records, keep) if not kept)
+    part = labels.subset(keep)
+    return dataclasses.replace(
+        part, skipped=labels.skipped, mended=labels.mended, sets={}, others=(*labels.others, *others)
+    )
+
+
+def for_training(labels: LabelSet, alone: bool) -> Tuple[LabelSet, Optional[LabelSet]]:
+    """Return what is trained on, and what is scored with, or None where that is to be held out of it (or given).
+
+    Train and val where there are both; else trainval, or train. With `alone` False validation is given: then trainval
+    goes before train. Test is left alone.
+    """
+    sets = {name: members for name, members in labels.sets.items() if members}
+    if not sets:
+        return labels, None
+    if alone and TRAIN in sets and VALIDATION in sets:
+        return of_names(labels, sets[TRAIN]), of_names(labels, sets[VALIDATION])
+    for name in (BOTH, TRAIN):
+        if name in sets:
+            return of_names(labels, sets[name]), None
+    kept = frozenset(record.name for record in labels.records) - sets.get(TEST, frozenset())
+    if not kept:
+        raise DataError(
+            f"{labels.source}: found images of the set test only, expected some to train on; --split test takes them"
+        )
+    return of_names(labels, kept), None
+
+
+def for_validation(labels: LabelSet) -> LabelSet:
+    """Return what is scored with, of data given for that: val, where there is such a set, else all."""
+    members = labels.sets.get(VALIDATION)
+    return of_names(labels, members) if members else labels
+
+
+def described(labels: LabelSet) -> str:
+    """Return a line about the sets, "" where there are none."""
+    if not labels.sets:
+        return ""
+    counts = ", ".join(f"{name} {len(members)}" for name, members in sorted(labels.sets.items()))
+    return f"sets of {labels.details.get('sets', labels.source)}: {counts}"

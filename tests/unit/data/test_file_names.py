@@ -1,0 +1,79 @@
+"""Endings of pictures, hidden files, and names as other tools write them."""
+
+from __future__ import annotations
+
+import pytest
+from builders import picture
+
+from ssd_train.cli.main import main
+from ssd_train.cli.pictures import find_pictures
+from ssd_train.data.file_names import files_below, images_below, is_image_name, is_plain
+from ssd_train.data.images import encode_jpeg
+from ssd_train.data.prepare.pictures import list_images
+from ssd_train.data.records import Record
+from ssd_train.data.sources import FolderImages, portable_name
+
+HIDDEN = (".ipynb_checkpoints/a-checkpoint.jpg", "x/.cache/b.png", "._a.jpg", "__MACOSX/x/._a.jpg", "__MACOSX/c.jpg")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPG", "jpeg", "Jpe", "jfif", "png", "bmp", "tif", "TIFF", "webp"])
+def test_is_image_name_ending_in_any_case_is_true(ending):
+    assert (
+        is_image_name(f"dir.txt/a.{ending}") and not is_image_name(f"{ending}") and not is_image_name(f"a.{ending}.txt")
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / ".hidden_above"
+    for name in ("a.jpg", "x/b.JFIF", "x/note.txt", *HIDDEN):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def test_every_listing_hidden_files_are_left_out(folder):
+    wanted = ["a.jpg", "x/b.JFIF"]
+    assert [file.relative_to(folder).as_posix() for file in images_below(folder)] == wanted
+    assert [file.name for file in files_below(folder)] == ["a.jpg", "b.JFIF", "note.txt"]
+    assert list_images(folder) == wanted
+    assert [picture.name for picture in find_pictures([folder])] == wanted
+
+
+PORTABLE = {
+    "as it is": ("x/b.JFIF", "x/b.JFIF"),
+    "its address on S3": ("s3://bucket/y/a.jpg", "s3://bucket/y/a.jpg"),
+    "other case": ("X/B.jfif", "x/b.JFIF"),
+    "web address": ("https://host/upload/1/a.jpg", "a.jpg"),
+    "absolute": ("/home/me/x/b.JFIF", "x/b.JFIF"),
+    "backslashes": ("x\\b.JFIF", "x/b.JFIF"),
+    "absolute, not there": ("/home/me/c.jpg", "home/me/c.jpg"),
+    "Windows, not there": ("D:\\me\\c.jpg", "me/c.jpg"),
+    "without ending": ("b", "x/b.JFIF"),
+}
+
+
+@pytest.mark.parametrize("name, portable", PORTABLE.values(), ids=PORTABLE.keys())
+def test_portable_name_foreign_name_becomes_the_path_below_the_folder(folder, name, portable):
+    found = FolderImages(folder).portable_name(Record(name, [], []))
+    assert found == portable and is_plain(found)
+
+
+def test_portable_name_without_files_drops_host_and_root():
+    assert portable_name(Record("gs://bucket/a/b.jpg", [], [])) == "a/b.jpg"
+
+
+@pytest.mark.parametrize("target", ["coco.json", "voc", "image_json", "ground_truth.manifest"])
+def test_convert_foreign_names_are_not_handed_on(tmp_path, target):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.JPG").write_bytes(encode_jpeg(picture((40, 30), 0)))
+    image = '{"id": 1, "file_name": "C:\\\\photos\\\\a.jpg", "width": 40, "height": 30}'
+    box = '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 12]}'
+    (tmp_path / "in.json").write_text(
+        f'{{"images": [{image}], "annotations": [{box}], "categories": [{{"id": 1, "name": "cat"}}]}}'
+    )
+    output, format = tmp_path / "out" / target, target.partition(".")[0]
+    command = ["prepare", "convert", "--labels", str(tmp_path / "in.json"), "--images", str(tmp_path / "images")]
+    assert main([*command, "--labels_format", "coco", "--to", format, "--output", str(output)]) == 0
+    written = output.read_text() if output.is_file() else next(output.rglob("a.*")).read_text()
+    assert "a.JPG" in written and "photos" not in written
