@@ -1,5 +1,5 @@
-# make demo: sets up and trains a detector of drawn pictures.   make test: sets up and runs the tests.
-# Another interpreter: make test PYTHON=python3.8 (or PYTHON=python3.8 make test); it gets an environment of its own.
+# make demo: set up and train a detector on drawn images.   make test: set up and run the tests.
+# Another interpreter: make test PYTHON=python3.8 (or PYTHON=python3.8 make test); it gets a separate environment.
 
 PYTHON ?= python3
 REQUIREMENTS ?= requirements.txt
@@ -10,13 +10,13 @@ VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 
-# Each training toolkit has an environment of its own: AWS's container, and the newest.
+# Environments of the training toolkits: the Python of AWS's container, and the newest.
 TOOLKITS := 3.8 3.11
-# So has each version of the SDK that launches jobs.
+# Environments of the SageMaker SDKs that launch jobs.
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check bench test-aws clean
+.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,13 +24,14 @@ help:
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
 	@echo "make test-slice  the shortest of these"
-	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; all of it as root, with strace)"
-	@echo "make test-planted-faults  faults planted in a copy of the source: which tests catch which (an hour or more; ARGS=\"--sample 10\")"
-	@echo "make fuzz      200 kills, and 20000 mutations of whatever is read (two hours)"
-	@echo "make test-horovod  two processes under Horovod, built first (needs python3.8, a C++ compiler; 6 minutes)"
+	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; some tests need root and strace)"
+	@echo "make test-planted-faults  plant faults in a copy of the source and report which tests catch them (an hour or more; ARGS=\"--sample 10\")"
+	@echo "make fuzz      200 kills, and 20000 mutations of each kind of input (two hours)"
+	@echo "make test-horovod  two Horovod processes; builds Horovod first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
-	@echo "make bench     measures speed beside GluonCV, pycocotools and the network's own limit: benchmarks/README.md (ARGS=NAME ...)"
-	@echo "make check     ruff, ruff format, mypy, import-linter, and the installed versions"
+	@echo "make bench     measure the speed compared with GluonCV and pycocotools: benchmarks/README.md (ARGS=NAME ...)"
+	@echo "make check     ruff, ruff format, mypy, import-linter, the documentation, and the installed versions"
+	@echo "make docs      build the documentation site in build/site"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -40,23 +41,23 @@ demo: $(VENV)/.runtime
 serve-container-stack: $(VENV)/.runtime .venv-serving/.done
 	$(BIN)/python examples/serving_stack.py --venv .venv-serving --model "$(MODEL)" --port $(or $(PORT),8080)
 
-# By as many processes as there are processors, up to four: a process of tests takes up to a gigabyte of memory.
+# One process per processor, up to four, because each takes up to a gigabyte of memory.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
-# Of these what .ci/run has the time for: a job in AWS's container, one that it refuses, one on two hosts, and a model
-# that was trained there, deployed by SDK 2 and served by AWS's stack (Java).
+# The part that .ci/run has time for: a job in AWS's container, a job that is refused, a job on two hosts, and a model that is
+# trained there, deployed by SDK 2 and served by AWS's stack (Java).
 test-slice: $(VENV)/.test .venv-toolkit-3.8/.done .venv-launch-sdk2/.done .venv-serving/.done
 	$(BIN)/python -m pytest -m "sagemaker and slice" -k "not 3.11" $(ARGS)
 
-# docs/reliability.md says what each of them promises.
+# docs/reliability.md lists the faults and the expected results.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
-# What the tests are worth: to be run before and after tests are removed.
+# Measures what the tests catch. Run it before and after removing tests.
 test-planted-faults: $(VENV)/.test
 	$(BIN)/python tests/mutation/planted_faults.py $(ARGS)
 
@@ -67,18 +68,26 @@ fuzz: $(VENV)/.test
 	SSD_TRAIN_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -m faults -k random_moments \
 		tests/integration/faults/test_kills.py $(ARGS)
 
-# Two processes under Horovod, which is built against MXNet first: minutes, so no part of CI.
+# Horovod is built against MXNet first, which takes minutes, so this is not part of CI.
 test-horovod: $(VENV)/.test .venv-horovod/.done
 	$(BIN)/python -m pytest -m horovod $(ARGS)
 
+# Checked for the words of docs/retired-words.txt. The table of check codes repeats texts of the source.
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md examples/greengrass/README.md mkdocs.yml \
+	$(filter-out docs/check-codes.md,$(wildcard docs/*.md docs/guide/*.md))
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@# It needs Python 3.10, and what it finds does not depend on the version.
+	@# import-linter needs Python 3.10; its result does not depend on the version.
 	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
-	@# The one known misfit: gluoncv asks for opencv-python and gets opencv-python-headless.
+	$(BIN)/codespell -D docs/retired-words.txt $(PROSE)
+	$(BIN)/mkdocs build --strict
+	@# The only known mismatch: gluoncv requires opencv-python, and opencv-python-headless is installed.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
+
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -89,17 +98,20 @@ test-aws:
 clean:
 	rm -rf $(VENV) .venv-horovod .venv-serving .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# What pip cannot bring: MXNet's two system libraries, and Debian's split-off part of venv.
+# Packages that pip cannot install: two system libraries of MXNet, and Debian's separate package of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
 SYSTEM_CHECK := import ctypes, ensurepip, venv; [ctypes.CDLL(name) for name in ("libgomp.so.1", "libquadmath.so.0")]
 
 $(VENV)/.runtime: $(REQUIREMENTS) setup.py
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { \
+		echo "found $$(uname -sm), expected Linux x86_64: MXNet 1.9.1 has no tested build for other platforms;" \
+			"an exported ONNX file runs without it: README.md"; exit 1; }
 	@$(PYTHON) -c 'import sys; found = sys.version_info[:2]; (3, 8) <= found <= (3, 12) or sys.exit( \
 		"$(PYTHON) is Python %d.%d: expected 3.8 to 3.12; name another: make ... PYTHON=python3.11" % found)'
 	@$(PYTHON) -c '$(SYSTEM_CHECK)' 2>/dev/null || if [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SYSTEM_PACKAGES); \
 	else \
-		echo "first: sudo apt-get install $(SYSTEM_PACKAGES)"; exit 1; \
+		echo "run first: sudo apt-get install $(SYSTEM_PACKAGES)"; exit 1; \
 	fi
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check pip==25.0.1
@@ -107,12 +119,13 @@ $(VENV)/.runtime: $(REQUIREMENTS) setup.py
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt
+$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt \
+		requirements/docs.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
 	touch $@
 
-# An environment for one tool, of Python $(1), which is on the PATH or one of pyenv's. Without that interpreter there is no
-# environment, and its tests are skipped by name (tests/own_venvs.py); a step that fails here ends make.
+# Creates an environment with Python $(1) from the PATH or from pyenv. Without that interpreter there is no environment, and its
+# tests are skipped by name (tests/own_venvs.py). A step that fails here ends make.
 define OWN_VENV
 	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \
@@ -121,7 +134,7 @@ define OWN_VENV
 			$(@D)/bin/python -m pip install -q --no-deps -r $<; \
 			touch $@; exit 0; \
 		fi; \
-	done; echo "python$(1) is not here: the tests in $(@D) are skipped"
+	done; echo "python$(1) was not found: the tests in $(@D) are skipped"
 endef
 
 .venv-toolkit-%/.done: requirements/toolkit-%.txt requirements.txt requirements/aws-container.txt
@@ -137,7 +150,7 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 $(addprefix HOROVOD_WITHOUT_
 .venv-launch-%/.done: requirements/launch-%.txt
 	$(call OWN_VENV,3.11)
 
-# Without OpenCV, as AWS's inference image; it lies in a folder of its own, for the tests with both.
+# AWS's inference image has no OpenCV. It is installed in a separate folder for the tests that run with and without it.
 OPENCV = $(shell grep ^opencv requirements/aws-container.txt)
 .venv-serving/.done: requirements/serving-container.txt requirements/aws-container.txt
 	$(call OWN_VENV,3.8)

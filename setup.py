@@ -55,6 +55,7 @@ setup(
         "test": [
             *["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "pycocotools>=2.0.7", "pypdf>=5.9", "PyYAML>=5.4"],
             *["ruff==0.17.5", "mypy>=1.14", "import-linter>=2.6; python_version >= '3.10'"],
+            *["mkdocs>=1.6", "codespell>=2.4"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
             *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", *SERVE, "paho-mqtt>=2,<3"],
         ],

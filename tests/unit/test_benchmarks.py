@@ -73,6 +73,15 @@ def test_readme_every_table_has_its_results(bench):
     assert set(re.findall(r"<!-- table (\S+) -->", text)) <= set(bench("__main__").read_results())
 
 
+def test_readme_every_figure_of_its_table_is_a_benchmark():
+    """Figures of README.md's table are those of benchmarks/README.md, up to trailing zeros."""
+    table = (ROOT / "README.md").read_text("utf-8").split("## How good, how fast")[1].split("\n## ")[0]
+    measured = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    figures = re.findall(r"(?<![\w.@])\d+(?:\.\d+)?(?= ms| images/s|,| \||\))", table)
+    known = {float(figure) for figure in re.findall(r"\d+(?:\.\d+)?", measured)}
+    assert len(figures) > 20 and {figure for figure in figures if float(figure) not in known} == set()
+
+
 def test_metric_equals_the_rivals_metric(bench):
     pytest.importorskip("pycocotools")
     module = bench("evaluation_speed")
