@@ -45,7 +45,7 @@ def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, F
         for name, file in files.items():
             path = Path(file).absolute()
             if root in path.parents:
-                for place in (path.relative_to(root), Path(name)):  # lists name annotations, or pictures
+                for place in (path.relative_to(root), Path(name)):  # lists name annotations or images
                     parts = tuple(folded(part) for part in place.with_suffix("").parts)
                     by_stem.setdefault(parts[-1], []).append((parts, name))
         for lists in sorted(folder.glob("*.txt")):

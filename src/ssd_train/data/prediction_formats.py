@@ -40,7 +40,7 @@ def read_any_answers(path: PathLike, labels: LabelSet) -> Iterator[Answer]:
 
     These are JSON Lines, COCO results, a .out file, and a folder of .out files.
 
-    If `labels` is a COCO file, COCO results must use its ids. Otherwise file_name and category_name are used, or else
+    If `labels` are from a COCO file, COCO results must use its ids. Otherwise file_name and category_name are used, or
     image_id is an image name, with or without its extension, or the number in it, and category_id is a class id.
 
     Args:
