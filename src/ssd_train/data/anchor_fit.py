@@ -1,4 +1,7 @@
-"""How well boxes fit the anchors of a network, without an (N, A) matrix: 500 000 boxes in about a second."""
+"""Fit of boxes to a network's anchors, computed without an (N, A) IoU matrix.
+
+500 000 boxes take about a second.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Axis(NamedTuple):
 
 
 class AnchorGrid(NamedTuple):
-    """The anchors of one shape: width and height in input pixels, and where their columns and rows stand."""
+    """The anchors of one shape; width, height and centres in input pixels."""
 
     width: float
     height: float
@@ -27,8 +30,12 @@ class AnchorGrid(NamedTuple):
 
 
 def anchor_grids(anchors: np.ndarray) -> List[AnchorGrid]:
-    """`anchors` (A, 4) centre x, centre y, width, height as the even grids that SSD's anchors stand on."""
-    shapes = np.ascontiguousarray(anchors[:, 2:], np.float32).view(np.int64).ravel()  # both sides as one number
+    """Group anchors into one regular grid per anchor shape.
+
+    Args:
+        anchors: (A, 4) centre x, centre y, width, height in input pixels.
+    """
+    shapes = np.ascontiguousarray(anchors[:, 2:], np.float32).view(np.int64).ravel()  # width and height as one integer
     order = np.argsort(shapes, kind="stable")
     starts = np.flatnonzero(np.diff(shapes[order])) + 1
     return [
@@ -38,9 +45,16 @@ def anchor_grids(anchors: np.ndarray) -> List[AnchorGrid]:
 
 
 def best_iou(boxes: np.ndarray, grids: Sequence[AnchorGrid]) -> np.ndarray:
-    """The IoU (N,) of each box (N, 4) xyxy with the anchor it overlaps most: of each shape that is the nearest one."""
+    """Return the IoU (N,) of each box with the anchor that overlaps it most.
+
+    Among the anchors of one shape, that is the one with the nearest centre.
+
+    Args:
+        boxes: (N, 4) xyxy in input pixels.
+        grids: Anchors as returned by `anchor_grids`.
+    """
     x, y, width, height = xyxy_to_cxcywh(as_boxes(boxes)).T
-    # several shapes share an axis
+    # several shapes share an axis: compute its distances once
     apart_x = {axis: _distance(x, axis) for axis in {grid.columns for grid in grids}}
     apart_y = {axis: _distance(y, axis) for axis in {grid.rows for grid in grids}}
     area, best = width * height, np.zeros(len(x), np.float32)
@@ -52,19 +66,25 @@ def best_iou(boxes: np.ndarray, grids: Sequence[AnchorGrid]) -> np.ndarray:
 
 
 def _axis(centres: np.ndarray) -> Axis:
-    """The axis of a full grid, of which each column (or row) has equally many of the `centres`."""
+    """Return the axis of a full grid, in which every coordinate occurs equally often."""
     first, last = float(centres.min()), float(centres.max())
     cells = len(centres) // int((centres == centres.min()).sum())
     return Axis(first, (last - first) / max(cells - 1, 1) or 1.0, cells)
 
 
 def _distance(centres: np.ndarray, axis: Axis) -> np.ndarray:
-    """The distance (N,) of each of `centres` to the nearest of the axis."""
-    # np.minimum and np.maximum: np.clip costs more for a few boxes
+    """Return the distance (N,) of each centre to the nearest centre of the axis."""
+    # np.clip is slower for a few boxes
     cell = np.minimum(np.maximum(np.rint((centres - axis.first) / axis.step), 0), axis.cells - 1)
     return np.abs(centres - (axis.first + axis.step * cell))
 
 
 def _overlap(distance: np.ndarray, sides: np.ndarray, side: float) -> np.ndarray:
-    """The common length (N,), along one axis, of boxes and anchors whose centres are `distance` apart."""
+    """Return the common length (N,) of boxes and anchors along one axis.
+
+    Args:
+        distance: (N,) distances between the centres.
+        sides: (N,) sides of the boxes.
+        side: Side of the anchor.
+    """
     return np.maximum(np.minimum((sides + side) / 2 - distance, np.minimum(sides, side)), 0)

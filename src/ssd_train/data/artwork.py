@@ -1,8 +1,9 @@
-"""What drawn pictures are made of: backgrounds, and marks (the demo's logo, its look-alikes, other shapes).
+"""Elements of synthetic images: background textures and marks.
 
-A background is a float32 texture (H, W) in about -1..1. A mark is a list of (fill, outline): outlines are (K, 2)
-points, x to the right and y down, painted one over the other with fill 1 (ink) or 0 (a hole). Every random choice is
-drawn from the `RandomState` that is handed in, whose streams NumPy never changes.
+Marks are the demo's logo, its look-alikes and other shapes. A mark is a list of (fill, outline): outlines are (K, 2)
+points, x to the right and y down, painted in order with fill 1 (ink) or 0 (hole). A background is a float32 texture
+(H, W) in about -1..1. All randomness comes from the given `RandomState`, whose streams are the same in all NumPy
+versions.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ from ssd_train.data.pixels import opencv
 Mark = List[Tuple[int, np.ndarray]]
 Texture = Callable[[np.random.RandomState, SizeWH], np.ndarray]
 
-# marks are painted this much larger, without smoothing, then averaged: coverage to 1/64
+# marks are painted this much larger without antialiasing, then averaged: coverage in steps of 1/64
 _OVERSAMPLING = 8
-# a pixel belongs to a mark when the mark covers at least this much of it
+# a pixel belongs to a mark if the mark covers at least this fraction of it
 VISIBLE_COVERAGE = 0.25
 
 
 def render(mark: Mark, angle: float, long_side: int) -> np.ndarray:
-    """`mark` turned clockwise by `angle` degrees, its longer side `long_side` pixels: coverage float32 (h, w) in 0..1,
-    cut so that the first and last row and column each hold a pixel of at least VISIBLE_COVERAGE."""
+    """Rasterise a mark, rotated clockwise by `angle` degrees.
+
+    Args:
+        mark: Outlines of the mark.
+        angle: Clockwise rotation in degrees.
+        long_side: Longer side of the rotated mark in pixels, before cropping.
+
+    Returns:
+        Coverage float32 (h, w) in 0..1, cropped so that each border row and column has a pixel of at least
+        VISIBLE_COVERAGE.
+    """
     turn = np.deg2rad(angle)
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     outlines = [(fill, points @ matrix) for fill, points in mark]
@@ -48,33 +58,39 @@ def _tight(coverage: np.ndarray) -> np.ndarray:
 
 
 def polygon(corners: int, radius: float, phase: float = -90.0) -> np.ndarray:
-    """A regular polygon (corners, 2); its first corner lies at `phase` degrees, -90 being up."""
+    """Return a regular polygon (corners, 2) around the origin.
+
+    Args:
+        corners: Number of corners.
+        radius: Distance of the corners from the origin.
+        phase: Angle of the first corner in degrees; -90 is up.
+    """
     angles = np.deg2rad(phase + 360.0 * np.arange(corners) / corners)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def disc(radius: float) -> np.ndarray:
-    """A circle, as a polygon (64, 2)."""
+    """Return a circle around the origin as a polygon (64, 2)."""
     return polygon(64, radius)
 
 
 def bar(left: float, top: float, width: float, height: float) -> np.ndarray:
-    """An upright rectangle (4, 2)."""
+    """Return an axis-aligned rectangle (4, 2)."""
     return np.array([[left, top], [left + width, top], [left + width, top + height], [left, top + height]])
 
 
 def star(points: int, radius: float, inner: float) -> np.ndarray:
-    """A star (2 * points, 2) with tips at `radius` and notches at `inner`."""
+    """Return a star (2 * points, 2) with tips at `radius` and notches at `inner`."""
     outlines = np.stack([polygon(points, radius), polygon(points, inner, -90.0 + 180.0 / points)], axis=1)
     return outlines.reshape(-1, 2)
 
 
 _RING: Mark = [(1, disc(1.0)), (0, disc(0.76))]
 _FRAME: Mark = [(1, bar(-0.92, -0.92, 1.84, 1.84)), (0, bar(-0.69, -0.69, 1.38, 1.38))]
-# taller than wide: turned by 30 degrees one way, an equilateral one would look like its reverse turned the other way
+# taller than wide: an equilateral triangle rotated by 30 degrees looks like its mirror image rotated by -30 degrees
 _PEAK = np.array([[0.0, -0.62], [0.46, 0.42], [-0.46, 0.42]])
 _TRIANGLE: Mark = [(1, _PEAK)]
-# two feathers a side; the same to the left and to the right, so that a mirrored logo is still the logo
+# two feathers per side, left and right alike, so that a mirrored logo is still the logo
 _WINGS: Mark = [
     (1, bar(side * reach - (reach - 0.9 if side > 0 else 0), top, reach - 0.9, 0.24))
     for side in (-1, 1)
@@ -105,7 +121,7 @@ SHAPES: Dict[str, Mark] = {
 
 
 def _grid(size_wh: SizeWH, random: np.random.RandomState) -> Tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates (H, W) along two right-angled axes that are turned by chance."""
+    """Return pixel coordinates (H, W) along two orthogonal axes, rotated at random."""
     width, height = size_wh
     y, x = np.mgrid[:height, :width].astype(np.float32)
     turn = random.uniform(0, 2 * np.pi)
@@ -113,7 +129,13 @@ def _grid(size_wh: SizeWH, random: np.random.RandomState) -> Tuple[np.ndarray, n
 
 
 def smooth_noise(random: np.random.RandomState, size_wh: SizeWH, cells: int) -> np.ndarray:
-    """Random values at about `cells` places across, joined smoothly: (H, W) in about -1..1."""
+    """Return smooth random noise (H, W) in about -1..1.
+
+    Args:
+        random: Source of randomness.
+        size_wh: (width, height) of the result.
+        cells: Number of random values across the width, plus one.
+    """
     width, height = size_wh
     coarse = random.uniform(-1, 1, (max(2, cells * height // width + 1), cells + 1)).astype(np.float32)
     cv2 = opencv()
@@ -169,7 +191,7 @@ def _bricks(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
     row = np.floor(v / course)
     along = u / length + 0.5 * (row % 2)
     joint = (v / course % 1 < 0.12) | (along % 1 < 0.06)
-    tone = np.sin(np.floor(along) * 12.9 + row * 78.2)  # each brick its own tone, by a plain hash
+    tone = np.sin(np.floor(along) * 12.9 + row * 78.2)  # a simple hash gives each brick its own tone
     return np.where(joint, 1.0, tone * 0.6 - 0.4).astype(np.float32)
 
 

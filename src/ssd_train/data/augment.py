@@ -1,7 +1,8 @@
-"""Augmentation policies by name: the random choices, apart from the pixels they are applied to.
+"""Augmentation policies: draw random views of an image.
 
-A policy draws a `View`: which rectangle of the picture is seen (it may reach beyond the picture), turned and mirrored
-how, in what light. transforms.py renders it in one pass over the pixels and moves the boxes along.
+A policy draws a `View` without touching pixels: the visible rectangle of the image (it may extend beyond the image),
+its rotation and flips, and a colour matrix. transforms.py renders it in one pass over the pixels and transforms the
+boxes accordingly.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ Random = np.random.RandomState
 
 @dataclass(frozen=True)
 class View:
-    """What an augmented picture shows.
+    """Geometry and colour of an augmented image.
 
-    rect            (x, y, width, height) in pixels of the source, may reach beyond it
-    quarter_turns   turns by 90 degrees counter-clockwise, after cutting out
-    flip_x, flip_y  mirrored left to right, top to bottom, after turning
-    colour          (3, 4) matrix applied to (R, G, B, 1), or None
-    least_visible   a box is kept when at least this share of its area is seen
-    by_centre       a box is kept when its centre is seen, whatever its share
+    Attributes:
+        rect: (x, y, width, height) in pixels of the source image; may extend beyond it.
+        quarter_turns: Rotations by 90 degrees counter-clockwise, after cropping.
+        flip_x: Flip left to right, after rotating.
+        flip_y: Flip top to bottom, after rotating.
+        colour: (3, 4) matrix applied to (R, G, B, 1), or None.
+        least_visible: Minimum visible fraction of a box's area for the box to be kept.
+        by_centre: Keep a box if its centre is visible; `least_visible` is then ignored.
     """
 
     rect: Tuple[float, float, float, float]
@@ -51,16 +54,21 @@ def _flip(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
 
 
 def _geometry(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-    """One of: as it is, mirrored either way, turned by 90 degrees either way; each as likely. The offline times-five
-    augmentation of AWS's Greengrass sample, online."""
+    """Draw one of five views with equal probability: none, two flips, two rotations.
+
+    This is the offline augmentation (times five) of AWS's Greengrass sample, done online.
+    """
     kind = random.randint(5)
     turns = {3: 1, 4: 3}.get(kind, 0)
     return View((0, 0, *size_wh), quarter_turns=turns, flip_x=kind == 1, flip_y=kind == 2)
 
 
 def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-    """SSD's own (paper, section 2.2, and GluonCV's SSDDefaultTrainTransform): light, zoom out by up to 4 half of the
-    time, a crop that overlaps the objects at least so much, mirror."""
+    """Draw a view like the original SSD.
+
+    Colour distortion, zoom-out by up to 4 with probability 0.5, a crop with a minimum overlap with the objects, and a
+    horizontal flip with probability 0.5 (paper, section 2.2, and GluonCV's SSDDefaultTrainTransform).
+    """
     colour = colour_matrix(random)
     width, height = size_wh
     left = top = 0.0
@@ -74,13 +82,15 @@ def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
     )
 
 
-# zoom and stretch of `strong`: half to twice the size, evenly on a log scale, and up to a quarter wider or narrower
+# of `strong`: zoom from half to twice the size, log-uniform, and an aspect ratio changed by up to a quarter
 ZOOM, STRETCH, ATTEMPTS = 2.0, 1.25, 10
 
 
 def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-    """Zoom, stretch, shift and mirror in one, and light; tried again up to ten times until an object is left in
-    view."""
+    """Draw zoom, stretch, shift, horizontal flip and colour together.
+
+    Draws again, up to ATTEMPTS views in all, until an object is visible.
+    """
     colour = colour_matrix(random)
     flip = _chance(random, 0.5)
     view = View((0, 0, *size_wh))
@@ -88,7 +98,7 @@ def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         zoom = math.exp(random.uniform(-math.log(ZOOM), math.log(ZOOM)))
         stretch = math.exp(random.uniform(-math.log(STRETCH), math.log(STRETCH)) / 2)
         sides = (size_wh[0] / (zoom * stretch), size_wh[1] * stretch / zoom)
-        # smaller than the picture: anywhere inside it; larger: the picture anywhere inside the view
+        # a view smaller than the image lies inside it; a larger view contains the image
         x, y = (random.uniform(min(0.0, full - side), max(0.0, full - side)) for full, side in zip(size_wh, sides))
         view = View((x, y, *sides), flip_x=flip, colour=colour)
         if not len(boxes) or visible(boxes, view).any():
@@ -106,20 +116,30 @@ AUGMENTATIONS: Dict[str, Policy] = {
 
 
 def policy_of(name: str, mirror: bool = True) -> Policy:
-    """Return the policy `name`; without `mirror` its views are never mirrored, neither way, and otherwise the same."""
+    """Return the policy `name`.
+
+    Args:
+        name: Key of AUGMENTATIONS.
+        mirror: If False, the views are never flipped in either direction and are otherwise the same.
+    """
     policy = AUGMENTATIONS[name]
     if mirror:
         return policy
 
     def unmirrored(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
-        """Draw a view of `policy` without its mirroring."""
+        """Draw a view of `policy` and remove its flips."""
         return dataclasses.replace(policy(size_wh, boxes, random), flip_x=False, flip_y=False)
 
     return unmirrored
 
 
 def visible(boxes: np.ndarray, view: View) -> np.ndarray:
-    """Which boxes (N, 4) of the source are kept in `view`: bool (N,)."""
+    """Return which boxes are kept in `view`, as a bool mask (N,).
+
+    Args:
+        boxes: (N, 4) xyxy in pixels of the source image.
+        view: The view.
+    """
     x, y, width, height = view.rect
     rect = np.array([x, y, x + width, y + height])
     if view.by_centre:
@@ -130,7 +150,7 @@ def visible(boxes: np.ndarray, view: View) -> np.ndarray:
     return share >= view.least_visible
 
 
-# SSD's samplers: the least IoU of a crop with every object; the last takes any crop
+# SSD's samplers: minimum IoU of a crop with every object; the last accepts any crop
 CROP_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 CROP_TRIALS = 50
 CROP_SCALES = (0.3, 1.0)
@@ -138,8 +158,20 @@ CROP_ASPECT = 2.0
 
 
 def constrained_crop(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> Tuple[float, float, float, float]:
-    """A crop (x, y, width, height) of an image of `size_wh`: the whole image or one crop for each of CROP_OVERLAPS that
-    a trial could meet, one of these at random among those that keep the centre of a box."""
+    """Draw a crop that contains the centre of at least one box.
+
+    Candidates are the whole image and, for each IoU in CROP_OVERLAPS, the first random crop that reaches it with every
+    box, if any does. One candidate that contains the centre of a box is chosen at random; if there is none, the whole
+    image is. Without boxes, any random crop is returned.
+
+    Args:
+        size_wh: (width, height) of the image.
+        boxes: (N, 4) xyxy in pixels.
+        random: Source of randomness.
+
+    Returns:
+        (x, y, width, height) in pixels.
+    """
     if not len(boxes):
         return _as_rect(_random_crops(size_wh, 1, random)[0])
     whole = np.array([[0, 0, *size_wh]], np.float32)
@@ -152,7 +184,13 @@ def constrained_crop(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> Tupl
 
 
 def _crops_with_overlap(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> np.ndarray:
-    """For each of CROP_OVERLAPS the first of CROP_TRIALS crops that has it, where one does: (at most 6, 4)."""
+    """Return for each of CROP_OVERLAPS the first random crop that reaches it, if any.
+
+    CROP_TRIALS crops are drawn for each overlap.
+
+    Returns:
+        (K, 4) x, y, width, height, K <= 6: overlaps that no crop reaches are missing.
+    """
     crops = _random_crops(size_wh, len(CROP_OVERLAPS) * CROP_TRIALS, random)
     overlap = iou_matrix(boxes, _corners(crops)).min(axis=0).reshape(len(CROP_OVERLAPS), CROP_TRIALS)
     fitting = overlap >= np.array(CROP_OVERLAPS)[:, None]
@@ -170,7 +208,10 @@ def _as_rect(crop: np.ndarray) -> Tuple[float, float, float, float]:
 
 
 def _random_crops(size_wh: SizeWH, count: int, random: Random) -> np.ndarray:
-    """`count` crops (count, 4) of x, y, width, height: scale and aspect as GluonCV's random_crop_with_constraints."""
+    """Draw crops (count, 4) of x, y, width, height.
+
+    Scale and aspect ratio are those of GluonCV's random_crop_with_constraints.
+    """
     width, height = size_wh
     scale = random.uniform(*CROP_SCALES, size=count)
     low, high = np.maximum(1 / CROP_ASPECT, scale**2), np.minimum(CROP_ASPECT, 1 / scale**2)
@@ -180,8 +221,8 @@ def _random_crops(size_wh: SizeWH, count: int, random: Random) -> np.ndarray:
     return np.stack([x, y, w, h], axis=1).astype(np.float32)
 
 
-# SSD's distortions: each half of the time, brightness by up to 32 levels, contrast and saturation 0.5 to 1.5, hue by up
-# to 18 of OpenCV's 180 degrees. (GluonCV turns hue by as many half circles, which is any hue at all.)
+# SSD's distortions, each with probability 0.5: brightness by up to 32 levels, contrast and saturation 0.5 to 1.5, hue
+# by up to 18 of OpenCV's 180 degrees. (GluonCV rotates by up to 18 half circles, which gives any hue.)
 BRIGHTNESS, CONTRAST, SATURATION, HUE_DEGREES = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
 LUMA = np.array([0.299, 0.587, 0.114])
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
@@ -189,7 +230,11 @@ FROM_YIQ = np.linalg.inv(TO_YIQ)
 
 
 def colour_matrix(random: Random) -> Optional[np.ndarray]:
-    """Brightness, contrast, saturation and hue as one matrix (3, 4), None where the dice left all alone."""
+    """Draw brightness, contrast, saturation and hue as one colour matrix.
+
+    Returns:
+        Float32 (3, 4), or None if nothing changes.
+    """
     matrix = np.eye(3)
     offset = random.uniform(-BRIGHTNESS, BRIGHTNESS) if _chance(random, 0.5) else 0.0
     contrast = random.uniform(*CONTRAST) if _chance(random, 0.5) else 1.0

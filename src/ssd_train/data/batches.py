@@ -1,7 +1,7 @@
-"""Batches: TrainBatch, EvalBatch, the order of an epoch, and the loader that prepares them in threads.
+"""Batches, the order of an epoch, and the threaded loaders.
 
-Threads, not processes: OpenCV and NumPy let go of the interpreter while they work, nothing is pickled, /dev/shm is not
-needed, and a fork beneath a running MXNet engine, with its hangs, is avoided.
+Threads, not processes: OpenCV and NumPy release the GIL, nothing has to be pickled or put into /dev/shm, and forking a
+process with a running MXNet engine can hang.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Pictures uint8 (B, S, S, 3), class targets float32 (B, A), -1 where ignored, box targets float32 (B, A, 4), and
-    where they are from."""
+    """A batch of training images and targets.
+
+    Attributes:
+        pictures: Images uint8 (B, S, S, 3), RGB.
+        class_targets: Float32 (B, A); -1 is ignored, 0 is background.
+        box_targets: Float32 (B, A, 4).
+        records: Labels of each image.
+    """
 
     pictures: np.ndarray
     class_targets: np.ndarray
@@ -38,34 +44,45 @@ class TrainBatch:
 
     @property
     def positives(self) -> int:
-        """Anchors that have an object."""
+        """Number of anchors that are assigned to an object."""
         return int(np.count_nonzero(self.class_targets > 0))
 
     def arrays(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What goes to the devices."""
+        """Return the arrays that are copied to the devices."""
         return self.pictures, self.class_targets, self.box_targets
 
     def where(self) -> str:
-        """The lines of the labels, for messages."""
+        """Return the places of the labels, for messages."""
         return ", ".join(record.where or record.name for record in self.records)
 
 
 @dataclass(frozen=True)
 class EvalBatch(TrainBatch):
-    """As TrainBatch, and the (width, height) that the boxes of each record refer to."""
+    """A batch for evaluation.
+
+    Attributes:
+        sizes: (width, height) that the boxes of each record refer to.
+    """
 
     sizes: Tuple[Tuple[int, int], ...] = ()
 
 
 class EpochSampler:
-    """The order of each epoch: a permutation drawn from (seed, epoch), in batches that are all full.
+    """The order of the images in each epoch: a permutation drawn from (seed, epoch).
 
-    The last batch is filled up with images from the beginning of the permutation: steps have one shape, no BatchNorm
-    sees a batch of two, and a set smaller than a batch still trains. Such a repeat counts as index + number of images,
-    so that it is augmented anew.
+    All batches are full: the last one is filled with images from the beginning of the permutation. So all steps have
+    one shape, BatchNorm never sees a tiny batch, and a dataset smaller than a batch can be trained on. A repeated image
+    has the index plus the number of images, so that it gets another augmentation.
 
-    Several processes that make a step together, `parts` of them, each take `batch_size` images of it: the one numbered
-    `part` those at its place. All together see what one with batches `parts` times as large would.
+    With several processes, each takes `batch_size` images of every step. Together they see the same images as one
+    process with a batch size `parts` times as large.
+
+    Args:
+        length: Number of images.
+        batch_size: Images per step and process.
+        seed: Seed of the permutations.
+        part: Rank of this process.
+        parts: Number of processes.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, part: int = 0, parts: int = 1) -> None:
@@ -74,20 +91,23 @@ class EpochSampler:
 
     @property
     def step_size(self) -> int:
-        """Images of a step, in all parts."""
+        """Images per step over all processes."""
         return self.batch_size * self.parts
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Steps per epoch."""
         return -(-self.length // self.step_size)
 
     def own(self, step: Sequence[Any]) -> List[Any]:
-        """Of the images of a step those of this part."""
+        """Return this process's part of the images of a step."""
         return list(step[self.part * self.batch_size : (self.part + 1) * self.batch_size])
 
     def batches(self, epoch: int) -> List[List[int]]:
-        """Indices of each batch; an index of `length` or more is a repeat of that index modulo `length`."""
+        """Return the indices of each batch of this process.
+
+        Index `length` or more is a repeat of that index modulo `length`.
+        """
         order = np.random.RandomState([self.seed, epoch]).permutation(self.length)
         total = self.steps * self.step_size
         repeats = np.arange(total) // self.length
@@ -96,10 +116,17 @@ class EpochSampler:
 
 
 class TrainLoader:
-    """The batches of an epoch of training, prepared ahead by `workers` threads (0: none).
+    """Training batches, prepared ahead by threads.
 
-    A sample depends on (seed, epoch, index) alone, so the pictures are the same for any number of threads. In the place
-    of an image that `setbacks` leaves out comes the next in the labels.
+    A sample depends on (seed, epoch, index) only, so the images are the same for any number of threads. An image that
+    `setbacks` leaves out is replaced by the next one in the labels.
+
+    Args:
+        dataset: The images and labels.
+        transform: Augmentation and target encoding.
+        sampler: Order of the images.
+        workers: Number of threads; 0 prepares batches in the calling thread.
+        setbacks: Handler of images that cannot be used; by default they are errors.
     """
 
     def __init__(
@@ -117,7 +144,7 @@ class TrainLoader:
         return self.sampler.steps
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
-        """The batches of `epoch`, from step `first_step` on."""
+        """Yield the batches of `epoch`, starting at step `first_step`."""
         plans = self.sampler.batches(epoch)[first_step:]
         return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
 
@@ -132,7 +159,7 @@ class TrainLoader:
         return self.setbacks.first_usable(places, lambda place: self._seen(place, [self.sampler.seed, epoch, index]))
 
     def _seen(self, place: int, seed: List[int]) -> Arrays:
-        random = np.random.RandomState(np.random.PCG64(seed))  # made in a seventh of the time that its own takes
+        random = np.random.RandomState(np.random.PCG64(seed))  # seeded in a seventh of the time of the default
         (image, boxes, class_ids), view = self.dataset.look(
             place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
         )
@@ -140,8 +167,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """All images of a data set once, in order, in batches of at most `batch_size`; without those that `setbacks` leaves
-    out."""
+    """All images of a dataset once, in order, in batches of at most `batch_size`.
+
+    Images that `setbacks` leaves out are missing.
+    """
 
     def __init__(
         self,
@@ -163,7 +192,7 @@ class EvalLoader:
         return filter(None, in_order(plans, self._batch, self.workers))
 
     def _batch(self, indices: Sequence[int]) -> Optional[EvalBatch]:
-        """None where no image of the batch can be used any more."""
+        """Return a batch, or None if none of its images can be used."""
         usable = self.setbacks.usable(indices, self.dataset.__getitem__)
         if not usable:
             return None
@@ -175,7 +204,15 @@ class EvalLoader:
 
 
 def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -> Iterator[Batch]:
-    """make(plan) for each plan, in order; with threads, up to two batches more than there are threads ahead."""
+    """Yield make(plan) for each plan, in order.
+
+    With threads, at most `workers` + 1 results are prepared ahead of the consumer.
+
+    Args:
+        plans: Arguments of `make`.
+        make: Function that makes a batch.
+        workers: Number of threads; 0 calls `make` in the calling thread.
+    """
     if workers == 0:
         yield from map(make, plans)
         return
@@ -195,5 +232,5 @@ def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -
 
 
 def default_workers() -> int:
-    """Threads for num_workers -1: one for each processor this process may use, at most 8."""
+    """Return the number of threads for num_workers -1: one per usable CPU, at most 8."""
     return min(available_cpus(), 8)

@@ -1,8 +1,9 @@
-"""Geometry of boxes.
+"""Box geometry.
 
-The law: *boxes are float32 (N, 4) ``xyxy`` pixels of the image beside them, ``0 <= x1 < x2 <= width`` and
-``0 <= y1 < y2 <= height``*. Pixels are counted by their edges, so a box over the whole image is (0, 0, width, height)
-and its area is width * height. Formats convert at the door; nothing else converts, except the network's own encoding.
+Box invariant: *boxes are float32 (N, 4) ``xyxy`` pixels of their image, ``0 <= x1 < x2 <= width`` and
+``0 <= y1 < y2 <= height``*. Coordinates refer to pixel edges, so a box over the whole image is (0, 0, width, height)
+and has an area of width * height. Readers and writers of formats convert; no other code does, except the encoding of
+the network's targets.
 """
 
 from __future__ import annotations
@@ -22,32 +23,38 @@ def as_boxes(values: "Sequence[Sequence[float]] | np.ndarray") -> np.ndarray:
 
 
 def xyxy_to_cxcywh(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) corners -> (N, 4) centre x, centre y, width, height."""
+    """Convert corners (N, 4) to centre x, centre y, width, height (N, 4)."""
     boxes = as_boxes(boxes)
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) centre x, centre y, width, height -> (N, 4) corners."""
+    """Convert centre x, centre y, width, height (N, 4) to corners (N, 4)."""
     boxes = as_boxes(boxes)
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas (N,) in square pixels of boxes (N, 4); a box with a negative side has area 0."""
+    """Return the areas (N,) in square pixels of boxes (N, 4).
+
+    A box with a negative side has area 0.
+    """
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]
 
 
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each of `a` (N, 4) with each of `b` (M, 4): (N, M) in 0..1, 0 where both are empty."""
+    """Return the IoU matrix (N, M) of two sets of boxes, (N, 4) and (M, 4).
+
+    The IoU of two empty boxes is 0.
+    """
     intersection = intersection_matrix(a, b)
     union = areas(a)[:, None] + areas(b)[None, :] - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def intersection_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Common area of each of `a` (N, 4) with each of `b` (M, 4): (N, M) in square pixels."""
+    """Return the intersection areas (N, M) of two sets of boxes, in square pixels."""
     # one coordinate at a time: (N, M) temporaries only, twice as fast as (N, M, 2)
     width = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
     height = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
@@ -55,39 +62,59 @@ def intersection_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Boxes (N, 4) cut to an image of `size_wh`; a box outside it becomes empty (x1 == x2 or y1 == y2)."""
+    """Clip boxes (N, 4) to an image of `size_wh`.
+
+    A box outside the image becomes empty (x1 == x2 or y1 == y2).
+    """
     width, height = size_wh
     return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
 
 
 def flip_x(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Boxes of an image mirrored left to right."""
+    """Flip boxes (N, 4) left to right, with their image."""
     width, _ = size_wh
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def flip_y(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Boxes of an image mirrored top to bottom."""
+    """Flip boxes (N, 4) top to bottom, with their image."""
     _, height = size_wh
     return np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], axis=1)
 
 
 def rotate_ccw(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Boxes of an image turned 90 degrees counter-clockwise; `size_wh` is the size before the turn."""
+    """Rotate boxes (N, 4) by 90 degrees counter-clockwise, with their image.
+
+    Args:
+        boxes: Boxes before the rotation.
+        size_wh: Size of the image before the rotation.
+    """
     width, _ = size_wh
     return np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
 
 
 def rotate_cw(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Boxes of an image turned 90 degrees clockwise; `size_wh` is the size before the turn."""
+    """Rotate boxes (N, 4) by 90 degrees clockwise, with their image.
+
+    Args:
+        boxes: Boxes before the rotation.
+        size_wh: Size of the image before the rotation.
+    """
     _, height = size_wh
     return np.stack([height - boxes[:, 3], boxes[:, 0], height - boxes[:, 1], boxes[:, 2]], axis=1)
 
 
 def first_invalid(boxes: np.ndarray, size_wh: "SizeWH | None" = None) -> "Tuple[int, str] | None":
-    """Index and fault of the first box that breaks the law above, or None. Without `size_wh` no upper limit is
-    checked."""
-    if _is_lawful(boxes, size_wh):  # as nearly always, and a hundred thousand records are asked at once
+    """Find the first box that violates the box invariant.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        size_wh: Size of the image; without it no upper limit is checked.
+
+    Returns:
+        Index and fault of the box, or None if all are valid.
+    """
+    if _is_lawful(boxes, size_wh):  # fast path: nearly all boxes are valid, and there may be 100 000 records
         return None
     limit = np.array([np.inf] * 4 if size_wh is None else [*size_wh, *size_wh], dtype=np.float32)
     finite = np.isfinite(boxes).all(axis=1)

@@ -1,12 +1,12 @@
-"""A channel in Pipe mode, read once from end to end: its labels, and its images for as long as they fit on the disk.
+"""First pass over a channel in Pipe mode: its labels and, if they fit, its images.
 
-The number of classes and of images, the width of labels and what is wrong with them must be known before the first
-step, and none of it is told beforehand, so the FIFO of epoch 0 is read first of all. Images are kept in a file of
-limited size as they come, encoded. Where all of them fit, later epochs read them there at random, and no other FIFO is
-opened; where not, they are taken anew from the FIFOs of the epochs (`stream`).
+The number of classes and images, the label width and the faults must be known before the first step, but Pipe mode
+announces none of them. So the FIFO of epoch 0 is read to its end first. Encoded images are kept in a file of limited
+size. If all of them fit, later epochs read that file in random order and open no other FIFO; otherwise each epoch reads
+its own FIFO (`stream`).
 
-An image has no name in Pipe mode. It is called by the hash of its bytes, and records are put in the order of these
-names, so that a job that goes on sees the same set in the same order whatever order the lines came in.
+Images have no names in Pipe mode. Each is named by the hash of its bytes, and records are sorted by these hashes, so
+that a resumed job sees the same dataset in the same order, whatever the order of the lines.
 """
 
 from __future__ import annotations
@@ -32,8 +32,15 @@ Table = Mapping[int, int]
 
 @dataclass(frozen=True)
 class Received:
-    """One image as it came: ``stream:number``, hash of its bytes, ending of its kind, label with the stream's ids,
-    offset and length in the spill file."""
+    """An image as received.
+
+    Attributes:
+        where: ``stream:number``, for messages.
+        digest: Hash of the image's bytes.
+        ending: File extension of its format, without a dot.
+        label: Label with the class ids of the stream.
+        place: Offset and length in the spill file.
+    """
 
     where: str
     digest: str
@@ -44,13 +51,14 @@ class Received:
 
 @dataclass
 class Channel:
-    """What one pass over a channel gave.
+    """Result of one pass over a channel.
 
-    path        of the channel; ``<path>_0`` is the FIFO
-    received    all usable images
-    faults      (where, what is wrong) of the others
-    classes     (id, name) -> where it stands first, of the class-maps; empty where no metadata is sent
-    spill       the images, or None where they did not fit
+    Attributes:
+        path: Path of the channel; ``<path>_0`` is the FIFO.
+        received: All usable images.
+        faults: (place, error) of the other images.
+        classes: (id, name) of the class-maps -> place of first occurrence; empty if the stream has no metadata.
+        spill: File with the images, or None if they did not fit.
     """
 
     path: Path
@@ -60,13 +68,13 @@ class Channel:
     spill: Optional[SpillFile] = None
 
     def class_table(self, class_names: Optional[ClassNames]) -> Tuple[ClassNames, Table]:
-        """Class names, and id of the stream -> index into them.
+        """Return the class names, and the table from stream class ids to indices.
 
-        They are those of the class-maps, in the order of `class_names` if given; without class-maps `class_names` are
-        the names of the ids 0, 1, ...; without either they are numbered.
+        The names are those of the class-maps, in the order of `class_names` if given. Without class-maps, `class_names`
+        name the ids 0, 1, ...; without either, the classes get placeholder names.
 
         Raises:
-            DataError: class-maps contradict each other, or name a class that `class_names` lack.
+            DataError: Class-maps contradict each other, or contain a class that is not in `class_names`.
         """
         if self.classes:
             names, table = class_table(self.classes)
@@ -78,7 +86,13 @@ class Channel:
         return names, {class_id: class_id for class_id in range(len(names))}
 
     def label_set(self, class_names: ClassNames, table: Table, on_bad: str) -> Tuple[LabelSet, Optional[SpillImages]]:
-        """The labels in the order of their names, and the images under these names, if they fit."""
+        """Return the labels sorted by image hash, and the images if they fit.
+
+        Args:
+            class_names: Names of the classes.
+            table: Class id of the stream -> index into `class_names`.
+            on_bad: "error" or "skip" for unusable images and labels.
+        """
         gather = Gather(str(fifo_path(self.path, 0)), on_bad)
         images = None if self.spill is None else SpillImages(self.spill)
         for where, fault in self.faults:
@@ -97,12 +111,18 @@ class Channel:
 
 
 def receive(path: Path, timeout: float, spill: SpillFile, stop: Optional[Event] = None) -> Channel:
-    """Read ``<path>_0`` from end to end, and keep its images in `spill` unless they are too many.
+    """Read ``<path>_0`` to its end and keep the images in `spill` if they fit.
+
+    Args:
+        path: Path of the channel.
+        timeout: Seconds to wait for the FIFO and for its next bytes.
+        spill: File for the encoded images.
+        stop: Event that cancels reading.
 
     Raises:
-        Stopped: `stop` was set meanwhile.
-        DataError: the FIFO does not come, the stream breaks off, or AttributeNames are not as expected.
-        SsdTrainError: the disk is full.
+        Stopped: `stop` was set.
+        DataError: The FIFO does not appear, the stream is cut off, or AttributeNames are not as expected.
+        SsdTrainError: The disk is full.
     """
     channel = Channel(path, spill=spill)
     fifo = fifo_path(path, 0)
@@ -128,8 +148,13 @@ def _receive_all(file: BinaryIO, where: str, channel: Channel) -> None:
 
 
 def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
-    """Hash of the image, ending of its kind, and label with the stream's class ids; a DataError without a place when
-    one of them cannot be used."""
+    """Validate a sample and return image hash, file extension and label.
+
+    The label has the class ids of the stream.
+
+    Raises:
+        DataError: The image or the label cannot be used; without a place.
+    """
     header = read_header(sample.image, "image")
     check_limits(header, "image")
     check_whole(sample.image, header, "image")
@@ -138,7 +163,11 @@ def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
 
 
 def with_table(label: BoxLabel, table: Table) -> BoxLabel:
-    """The label with our class ids; a DataError without a place for one that has none."""
+    """Return the label with class ids mapped by `table`.
+
+    Raises:
+        DataError: A class id is not in the table; without a place.
+    """
     unknown = [class_id for class_id in label.class_ids if class_id not in table]
     if unknown:
         raise DataError(
@@ -148,7 +177,14 @@ def with_table(label: BoxLabel, table: Table) -> BoxLabel:
 
 
 def image_name(channel: Path, digest: str, ending: str, copies: int = 1) -> str:
-    """What an image of a channel is called; `copies` counts those of the same bytes, from 1."""
+    """Return the name of an image of a channel.
+
+    Args:
+        channel: Path of the channel.
+        digest: Hash of the image.
+        ending: File extension.
+        copies: Number of images with the same bytes so far, this one included.
+    """
     return f"{channel.name}/{digest}{'' if copies == 1 else f'-{copies}'}.{ending}"
 
 

@@ -1,7 +1,7 @@
-"""What is wrong with a data set, line by line, before the first epoch; and what it is like.
+"""Check a dataset for faults before training, and compute its statistics.
 
-Every image is read and decoded once, by all processors. `cheap_check` is the part that training does first: it opens
-every image and decodes none. The codes are listed in check_codes.py and docs/check-codes.md.
+Every image is read and decoded once, with all CPUs. `cheap_check` is the part that runs before training: it opens every
+image and decodes none. check_codes.py and docs/check-codes.md list the codes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Look = Callable[[Record, ImageSource], Seen]
 
 @dataclass(frozen=True)
 class Side:
-    """Training or validation data; without `images` only its labels are checked."""
+    """The training or validation split; without `images` only its labels are checked."""
 
     name: str
     labels: LabelSet
@@ -45,7 +45,12 @@ class Side:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found, worst first, and statistics by the name of the side (and "image_shape", "label_width")."""
+    """Findings of a check, most severe first, and statistics.
+
+    Attributes:
+        findings: The findings.
+        statistics: Statistics by name of the split, and under "image_shape" and "label_width".
+    """
 
     findings: Tuple[Finding, ...]
     statistics: Dict[str, Any] = field(default_factory=dict)
@@ -57,15 +62,15 @@ class CheckResult:
 
     @property
     def counts(self) -> Dict[str, int]:
-        """How often each code was found, worst first."""
+        """Number of findings of each code, most severe first."""
         return dict(Counter(finding.code for finding in self.findings))
 
     def number(self, severity: str) -> int:
-        """How many findings are of this severity."""
+        """Count the findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> Dict[str, Any]:
-        """The document that `check --json` writes; its keys are explained in docs/check-codes.md."""
+        """Return the document that `check --json` writes; see docs/check-codes.md."""
         return {
             "version": JSON_VERSION,
             "errors": self.number("error"),
@@ -83,10 +88,14 @@ class CheckResult:
 def check_data(
     sides: Sequence[Side], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
 ) -> CheckResult:
-    """Check training data, and validation data where `sides` has a second; read their labels with ``on_bad="skip"``.
+    """Check a training split and, if given, a validation split.
 
-    `anchors` (A, 4) centre x, centre y, width, height in input pixels, by input side: of `image_shape`, for which boxes
-    are checked, and of others that may be recommended.
+    Args:
+        sides: The training split and, optionally, the validation split; their labels are read with ``on_bad="skip"``.
+        image_shape: Input side of the network in pixels.
+        anchors: Input side -> (A, 4) centre x, centre y, width, height in input pixels: for `image_shape`, against
+            which boxes are checked, and for other sides that may be recommended.
+        progress: Progress display.
     """
     grids = {side: anchor_grids(array) for side, array in anchors.items()}
     seen = [_look(side, look_at, progress or Progress()) for side in sides]
@@ -108,7 +117,10 @@ def check_data(
 
 
 def unusable(fault: DataError) -> CheckResult:
-    """The result where labels cannot be read at all, or have no usable line: then each line is told, too."""
+    """Return the result for labels that cannot be read or have no usable line.
+
+    If no line is usable, each line has a finding, too.
+    """
     where, _, detail = str(fault).partition(": ")
     lines = [of_skipped(line) for line in fault.skipped] if isinstance(fault, NoUsableLine) else []
     return CheckResult((Finding(fault.code or "labels-unusable", where, detail), *lines))
@@ -117,15 +129,27 @@ def unusable(fault: DataError) -> CheckResult:
 def cheap_check(
     labels: LabelSet, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
 ) -> List[Finding]:
-    """What can be said of the images without decoding one: missing, cut off, no image, of a wrong size or too large,
-    turned. Reads both ends of each file, with up to `workers` threads (0: as many as processors)."""
+    """Check images without decoding them.
+
+    Finds images that are missing, truncated, of a wrong format or size, too large, or that have an EXIF orientation.
+    Reads only the head and tail of each file in a folder, unless they do not suffice.
+
+    Args:
+        labels: The labels.
+        images: The images.
+        progress: Progress display.
+        workers: Maximum number of threads; 0 for one per CPU.
+    """
     glances = functools.partial(glances_in_order, seconds=read_seconds())
     seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers, glances)
     return [finding for look in seen for finding in look.findings]
 
 
 def check_apart(train: Side, validation: Side) -> List[Finding]:
-    """Images that both sides take from the same place; a cheap part of what `check_data` tells by content."""
+    """Find images that both splits read from the same path.
+
+    `check_data` also finds copies by their content.
+    """
     places = dict(_places(train))
     return [
         _copy("same-image-in-train-and-validation", record, places[place])
@@ -135,14 +159,22 @@ def check_apart(train: Side, validation: Side) -> List[Finding]:
 
 
 def refuse_errors(findings: Sequence[Finding]) -> None:
-    """A DataError that counts the errors among `findings` and names the first few, if there is any."""
+    """Raise an error if any finding is an error.
+
+    Raises:
+        DataError: Counts the errors and lists the first few.
+    """
     errors = [(f.where, f"{f.detail} ({f.code})") for f in findings if f.severity == ERROR]
     if errors:
         raise bad_lines_error(errors, "errors in the data")
 
 
 def without_errors(labels: LabelSet, findings: Sequence[Finding]) -> LabelSet:
-    """`labels` without the images that have an error; a DataError where none is left."""
+    """Return the labels without the images that have an error.
+
+    Raises:
+        DataError: No image is left.
+    """
     bad = {(f.where, f.name) for f in findings if f.severity == ERROR}
     keep = [(record.where or record.name, record.name) not in bad for record in labels.records]
     if not any(keep):
@@ -161,7 +193,10 @@ def _look(
 
 
 def _places(side: Side) -> Iterator[Tuple[str, Record]]:
-    """Where each image is; those that are nowhere are told by the check of the images."""
+    """Yield (path, record) of each image.
+
+    Missing images are left out: the check of the images reports them.
+    """
     for record in side.labels.records:
         try:
             yield (side.images.locate(record) if side.images else record.name), record
@@ -170,7 +205,7 @@ def _places(side: Side) -> Iterator[Tuple[str, Record]]:
 
 
 def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List[Finding]:
-    """Pictures that are there twice, on one side or on both."""
+    """Find images that occur more than once, within a split or across splits."""
     records = [record for side in sides for record in side.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
     looks = [look for side in seen for look in side]
@@ -203,7 +238,7 @@ def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.nda
 
 def _copy(code: str, record: Record, other: Record) -> Finding:
     same = np.array_equal(record.boxes, other.boxes) and np.array_equal(record.class_ids, other.class_ids)
-    # between the sides class ids may mean different classes
+    # class ids of different splits may mean different classes, so only copies within a split are compared
     boxes = ", with other boxes" if code == "duplicate-picture" and not same else ""
     like = "looks like" if code.startswith("near") else "is"
     detail = f"{record.basename!r} {like} {other.basename!r} of {other.where or other.name}{boxes}"
@@ -211,7 +246,7 @@ def _copy(code: str, record: Record, other: Record) -> Finding:
 
 
 def _check_folders(sides: Sequence[Side]) -> List[Finding]:
-    """Images that nobody labelled; a folder of both sides is looked through once."""
+    """Find images without a label; a folder that both splits use is searched once."""
     found: List[Finding] = []
     records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
     for root in sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)}):

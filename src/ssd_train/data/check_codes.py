@@ -1,8 +1,9 @@
-"""The fixed list of what `check` can find: a code, how bad it is, when it is said, what to do. docs/check-codes.md has
-the same list, and a test compares the two.
+"""The codes of `check`: severity, condition and remedy of each.
 
-Readers of labels and images give their DataError the code of what they found, where one is more exact than that of
-the place: "bad-line" of a line of labels, "labels-unusable" of a file of labels, "unreadable-image" of an image.
+docs/check-codes.md has the same list, and a test compares the two.
+
+Readers of labels and images set the code of a DataError where they know a more specific one than the default:
+"bad-line" for a line of labels, "labels-unusable" for a label file, "unreadable-image" for an image.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 
 
 class Code(NamedTuple):
-    """One kind of finding. `error`: cannot be trained on; `warning`: can, but look at it; `note`: good to know."""
+    """A kind of finding.
+
+    `error`: prevents training on the image or labels; `warning`: should be looked at; `note`: for information.
+    """
 
     name: str
     severity: str
@@ -123,8 +127,14 @@ CODES: Dict[str, Code] = {code.name: code for code in _CODES}
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found: its code, the place (``file:line``, or a file), what exactly, and the image's name in the labels
-    ("" where it is about no single image)."""
+    """A fault found by a check.
+
+    Attributes:
+        code: Key of CODES.
+        where: ``file:line``, or a file.
+        detail: Description of the fault.
+        name: Name of the image in the labels; "" if the finding is not about one image.
+    """
 
     code: str
     where: str
@@ -133,5 +143,5 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """error, warning or note."""
+        """Severity of the code: error, warning or note."""
         return CODES[self.code].severity

@@ -1,9 +1,11 @@
-"""Pictures that are there twice: the same bytes, or so alike that they are copies or neighbouring frames of a video.
+"""Find duplicate images: identical bytes, or nearly the same picture.
 
-Alike is what agrees in a difference hash (which of two neighbouring patches is brighter: N. Krawetz, "Kind of Like
-That", 2013), along rows and along columns, and then in the correlation of small gray pictures. Among 864 photographs
-that this was tried with, all copies (of other sizes and qualities, slightly cut) differ in at most 7 of 128 bits and
-correlate by 0.96 or more; of all other pairs none that differs in at most 12 bits correlates by more than 0.89.
+Near duplicates are edited copies or neighbouring frames of a video.
+
+Candidates have similar difference hashes along rows and columns (is a patch brighter than its neighbour? N. Krawetz,
+"Kind of Like That", 2013). They are confirmed by the correlation of small grayscale images. Measured on 864
+photographs: all copies (resized, recompressed, slightly cropped) differ in at most 7 of 128 bits and correlate by 0.96
+or more; no other pair that differs in at most 12 bits correlates by more than 0.89.
 """
 
 from __future__ import annotations
@@ -20,20 +22,23 @@ _SIDE = 32
 _GRID = 8
 _SAMPLED = 80
 _NEIGHBOURS = 32
-_PAIRS = 4096  # worked on at once: 32 MB
+_PAIRS = 4096  # per block: 32 MB
 _BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """uint8 (32, 32) of RGB (H, W, 3): its green channel, which stands for the brightness, averaged from an even grid
-    of about 80 points a side, in a tenth of the time that all points take."""
+    """Return a grayscale thumbnail uint8 (32, 32) of an RGB image (H, W, 3).
+
+    It averages the green channel, as an approximation of brightness, on a regular grid of about 80 points per side.
+    That takes a tenth of the time of averaging all pixels.
+    """
     rows, columns = (max(side // _SAMPLED, 1) for side in image.shape[:2])
     points = np.ascontiguousarray(image[rows // 2 :: rows, columns // 2 :: columns, 1])
     return pixels.operations.resize_area(points, (_SIDE, _SIDE))
 
 
 def same_bytes(digests: Sequence[bytes]) -> Iterator[Tuple[int, int]]:
-    """Pairs (earlier, later) of equal digests, each later one with the first; an empty digest is equal to none."""
+    """Yield pairs (first, later) of indices with equal digests; skips empty digests."""
     first: Dict[bytes, int] = {}
     for index, digest in enumerate(digests):
         if digest and first.setdefault(digest, index) != index:
@@ -41,10 +46,15 @@ def same_bytes(digests: Sequence[bytes]) -> Iterator[Tuple[int, int]]:
 
 
 def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int, int]]:
-    """Pairs (earlier, later) of pictures that look alike, for `thumbnails` uint8 (N, 32, 32) and `sides` (N,), 0 for
-    training and 1 for validation. Each picture is named as the later one at most once for its own side and once for the
-    other. Not all pairs are compared: two pictures meet when their hashes agree in two bytes in a row, as all do that
-    differ in fewer than 8 bits."""
+    """Return pairs (earlier, later) of indices of images that look alike.
+
+    An image occurs as the later one at most once for its own split and once for the other split. Not all pairs are
+    compared: only pairs whose hashes agree in two consecutive bytes, as all pairs do that differ in fewer than 8 bits.
+
+    Args:
+        thumbnails: Uint8 (N, 32, 32).
+        sides: (N,), 0 for training and 1 for validation.
+    """
     hashes = difference_hashes(thumbnails)
     partner = np.full((2, len(hashes)), -1)
     for a, b in _candidates(hashes):
@@ -58,10 +68,13 @@ def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int
 
 
 def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """uint8 (N, 16), 128 bits each, of thumbnails (N, 32, 32): whether a patch is brighter, by more than 1 of 255, than
-    the one before it in its row, for 8 rows of 9; then the same for columns."""
+    """Return the difference hashes uint8 (N, 16) of thumbnails (N, 32, 32).
+
+    The first 64 bits compare the 9 patches in each of 8 rows: a bit is set if a patch is brighter than the one before
+    it by more than 1 of 255. The other 64 bits compare patches in columns.
+    """
     few, more = _patches(_GRID), _patches(_GRID + 1)
-    level = few[0].sum() * more[0].sum()  # what a patch of value 1 sums up to; all sums are whole numbers below 2**24
+    level = few[0].sum() * more[0].sum()  # sum of a patch of value 1; sums below 2**24 are exact in float32
     hashes = [np.zeros((0, 2 * _GRID), np.uint8)]
     for start in range(0, len(thumbnails), _PAIRS):
         pictures = thumbnails[start : start + _PAIRS].astype(np.float32)
@@ -72,17 +85,23 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _patches(count: int) -> np.ndarray:
-    """(count, 32): how much of each of 32 points in a row lies in each of `count` equal patches, times count."""
+    """Return the fraction (count, 32) of each point in each patch, times `count`.
+
+    32 points in a row are divided into `count` equal patches.
+    """
     edges, points = np.arange(count + 1) * _SIDE, np.arange(_SIDE) * count
     inside = np.minimum(edges[1:, None], points + count) - np.maximum(edges[:-1, None], points)
     return np.maximum(inside, 0).astype(np.float32)
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
-    """Index arrays (a, b), a < b, of pairs whose hashes differ in few bits, among those equal in two bytes in a row.
-    Of many equal ones each is compared with the next few only: a still camera makes thousands."""
+    """Yield index arrays (a, b), a < b, of pairs whose hashes differ in few bits.
+
+    Only pairs with two equal consecutive bytes are compared, and each hash only with the next few in sorted order,
+    since a static camera yields thousands of equal ones.
+    """
     for first in range(hashes.shape[1]):
-        # the two bytes that must be equal, and two more, so that those most alike are neighbours
+        # sort by the two bytes that must be equal and by two more, so that similar hashes are neighbours
         turned = np.roll(hashes, -first, axis=1)[:, :4].astype(np.int64)
         key = turned @ (1 << np.array([24, 16, 8, 0]))
         order = np.argsort(key, kind="stable")
@@ -99,7 +118,7 @@ def _candidates(hashes: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation (M,) of pairs of pictures (M, 32, 32); 0 where one has a single colour."""
+    """Return the Pearson correlation (M,) of pairs (M, 32, 32); 0 for uniform images."""
     a, b = (pictures.reshape(-1, _SIDE * _SIDE).astype(np.float32) for pictures in (a, b))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

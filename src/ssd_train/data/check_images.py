@@ -1,4 +1,4 @@
-"""What is wrong with images, one by one: read whole and decoded once, or only glanced at before a training run."""
+"""Check single images: fully, with decoding, or quickly, without."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from ssd_train.data.records import ImageSource, Record
 from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 
-_ENDS = 1 << 16  # bytes at either end of a file that a glance reads: a header, and the mark of its end
-_ROUNDING = 1e-3  # px over the rim that is float arithmetic, not a box outside
+_ENDS = 1 << 16  # bytes read at either end of a file: enough for nearly every header, and for the end marker
+_ROUNDING = 1e-3  # px beyond the border that are float rounding
 _ENDING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at a record's image tells.
+    """Result of the check of one image.
 
-    findings    what is wrong with it
-    size_wh     (width, height) that its boxes refer to; None where neither labels nor image tell
-    digest      SHA-256 of the file's bytes, b"" where the image cannot be used
-    thumbnail   uint8 (32, 32), gray, or None where the image cannot be used
+    Attributes:
+        findings: Faults of the image.
+        size_wh: (width, height) that its boxes refer to; None if neither labels nor image tell it.
+        digest: SHA-256 of the file's bytes; b"" if it was not computed.
+        thumbnail: Uint8 (32, 32), grayscale; None if it was not computed.
     """
 
     findings: Tuple[Finding, ...]
@@ -52,7 +53,7 @@ class Seen:
 
 
 def look_at(record: Record, images: ImageSource) -> Seen:
-    """Read and decode the image of `record`, once, and look for everything that one image can tell."""
+    """Read and decode the image of `record`, and run all checks of a single image."""
     where = record.where or record.name
     try:
         data = images.read(record)
@@ -66,8 +67,10 @@ def look_at(record: Record, images: ImageSource) -> Seen:
 
 
 def glance_at(record: Record, images: ImageSource) -> Seen:
-    """Read no more of a file than its ends, and decode nothing: finds what is missing, cut off, of a wrong kind or
-    size."""
+    """Check the image of `record` without decoding it.
+
+    Finds missing and truncated images, and wrong formats and sizes. Reads only head and tail of a file if they suffice.
+    """
     try:
         header = _glanced_header(record, images)
         check_limits(header, record.where or record.name)
@@ -78,7 +81,7 @@ def glance_at(record: Record, images: ImageSource) -> Seen:
 
 
 def _finding_of(fault: DataError, record: Record) -> Finding:
-    """What a reader of images complains of, as a finding."""
+    """Convert the error of an image reader to a finding."""
     place = record.where or record.name
     message = str(fault)
     if message.startswith(f"{place}: "):
@@ -87,16 +90,19 @@ def _finding_of(fault: DataError, record: Record) -> Finding:
 
 
 def files_without_label(images: FolderImages, records: Sequence[Record]) -> List[Finding]:
-    """The images below the folder that are the image of none of `records`; what is an image is told by its bytes."""
+    """Find images below the folder that belong to none of `records`.
+
+    Files count as images by their content, not by their names.
+    """
     named: Dict[str, List[Record]] = {}
     for record in records:
         named.setdefault(record.basename, []).append(record)
     found: List[str] = []
     files = _files(images.root)
-    # names that are not those of the files: addresses, other case, no ending
+    # names that differ from the file's: URLs, other case, no extension
     labelled = set(_located(images, [r for name, of_name in named.items() if name not in files for r in of_name]))
     for name, entries in files.items():
-        if len(entries) > 1 or entries[0].is_symlink():  # which of them do the labels mean?
+        if len(entries) > 1 or entries[0].is_symlink():  # ambiguous: resolve which file the labels mean
             labelled.update(_located(images, named.get(name, ())))
         elif name in named:
             continue
@@ -106,12 +112,12 @@ def files_without_label(images: FolderImages, records: Sequence[Record]) -> List
 
 
 def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
-    """What is below `root` and no folder, by its last part; a folder that may not be read has nothing."""
+    """Return files and links below `root` by name; skip hidden or unreadable folders."""
     found: "Dict[str, List[os.DirEntry[str]]]" = {}
     folders = [root]
     while folders:
         with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
-            for entry in entries:  # tells links and folders without asking the disk for each
+            for entry in entries:  # a DirEntry knows links and folders without a stat call
                 if is_hidden(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -125,22 +131,26 @@ def _located(images: FolderImages, records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         try:
             yield images.locate(record)
-        except DataError:  # told where the image itself is checked
+        except DataError:  # the check of the image itself reports it
             continue
 
 
 def _is_image(path: str) -> bool:
     try:
-        if not os.path.isfile(path):  # opening a FIFO would wait for ever
+        if not os.path.isfile(path):  # opening a FIFO would block forever
             return False
         with open(path, "rb") as file:
             return looks_like(file.read(256)) in FORMATS
-    except OSError:  # what may not be read is not ours to label
+    except OSError:  # an unreadable file need not be labelled
         return False
 
 
 def _check_header(record: Record, header: ImageHeader) -> Tuple[int, Tuple[Finding, ...]]:
-    """The orientation to apply, and what the header tells; a DataError where labels and image do not fit."""
+    """Return the orientation to apply, and findings.
+
+    Raises:
+        DataError: The image's size does not match its labels.
+    """
     place = record.where or record.name
     orientation = turn_for(header, place, record.size_wh)
     _check_boxes_inside(record, header.shown_wh)
@@ -150,7 +160,11 @@ def _check_header(record: Record, header: ImageHeader) -> Tuple[int, Tuple[Findi
 
 
 def _check_boxes_inside(record: Record, size_wh: SizeWH) -> None:
-    """A DataError when the labels do not tell the size of the image, and a box leaves it."""
+    """Check boxes against the image if the labels do not give its size.
+
+    Raises:
+        DataError: A box leaves the image.
+    """
     if record.size_wh is None and len(record.boxes):
         outside = (record.boxes[:, 2:] > np.array(size_wh) + _ROUNDING).any(axis=1)
         if outside.any():
@@ -161,7 +175,7 @@ def _check_boxes_inside(record: Record, size_wh: SizeWH) -> None:
 
 
 def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: str) -> Tuple[str, str, str]:
-    """Code, place and detail for an image that has an orientation."""
+    """Return code, place and detail of the finding about an EXIF orientation."""
     found = f"found EXIF orientation {header.orientation}"
     if expected_wh is None or header.orientation < 5 or header.width == header.height:
         return "orientation-applied", place, f"{found}, which is applied"
@@ -170,7 +184,13 @@ def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: s
 
 
 def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
-    """The header of an image that has its end; the whole file is read only where its ends do not tell."""
+    """Return the header of a complete image.
+
+    The whole file is read only if its head and tail do not suffice.
+
+    Raises:
+        DataError: The image is missing, unreadable or truncated.
+    """
     where = record.where or record.name
     if isinstance(images, FolderImages):
         try:
@@ -178,7 +198,7 @@ def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
             header = read_header(head, where)
             if _ENDING.get(header.format, b"") in tail:
                 return header
-        except (DataError, OSError):  # a header longer than the glance, or a fault that the whole file will tell
+        except (DataError, OSError):  # a header longer than _ENDS, or a fault that reading the whole file reports
             pass
     data = images.read(record)
     header = read_header(data, where)

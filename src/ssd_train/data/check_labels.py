@@ -1,4 +1,4 @@
-"""What is wrong with labels, told from the labels alone: lines left out or mended, boxes the network will not see."""
+"""Check labels alone: skipped and repaired lines, and hard boxes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ssd_train.errors import DataError
 
 FEW = 10  # boxes of a class
 TINY = 8.0  # input pixels; half a cell of the first feature map
-NO_ANCHOR = 0.2  # IoU; of a box and an anchor with one centre, one is then five times as large as the other
-LABEL_HEADER, LABEL_OBJECT = 2, 5  # numbers of the built-in algorithm's label: header, and each object
+NO_ANCHOR = 0.2  # IoU of nested boxes of which one has five times the area of the other
+LABEL_HEADER, LABEL_OBJECT = 2, 5  # the built-in algorithm's label has 2 numbers, and 5 more per object
 _DEFAULTS = TrainConfig()
 
 _SKIPPED = {
@@ -39,12 +39,13 @@ _MENDED = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHER_NAME: 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Boxes of a LabelSet whose image sizes are known, all in one array.
+    """Boxes of a LabelSet whose image sizes are known, in one array.
 
-    boxes       float32 (N, 4) xyxy as shares of their images, 0..1
-    records     int64 (N,) index of the record of each
-    class_ids   int64 (N,)
-    sizes_wh    float32 (N, 2) pixels of their images
+    Attributes:
+        boxes: Float32 (N, 4) xyxy as fractions of the image, 0..1.
+        records: Int64 (N,), index of each box's record.
+        class_ids: Int64 (N,).
+        sizes_wh: Float32 (N, 2), (width, height) of each box's image in pixels.
     """
 
     boxes: np.ndarray
@@ -54,7 +55,12 @@ class Scaled:
 
 
 def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
-    """The boxes of `labels`, whose images have `sizes` (width, height), or None where nobody knows."""
+    """Collect the boxes of `labels` as fractions of their images.
+
+    Args:
+        labels: The labels.
+        sizes: (width, height) of each record's image, or None if unknown; such records are left out.
+    """
     known = [index for index, record in enumerate(labels.records) if len(record.boxes) and sizes[index]]
     counts = np.array([len(labels.records[index].boxes) for index in known], np.int64)
     if not known:
@@ -70,13 +76,24 @@ def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
 
 
 def check_lines(labels: LabelSet) -> List[Finding]:
-    """What was left out or mended when the labels were read, with ``on_bad="skip"`` so that all of it is there."""
+    """Report lines that were skipped or repaired when the labels were read.
+
+    The labels must have been read with ``on_bad="skip"`` for the list to be complete.
+    """
     return [of_skipped(line) for line in labels.skipped] + [_of_mended(line) for line in labels.mended]
 
 
 def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
-    """Boxes that a network of input side `image_shape` and `anchors` can hardly learn: a finding an image, and not
-    both for one box."""
+    """Report boxes that are too small, or that no anchor matches.
+
+    There is one finding per image and kind, and no box counts for both kinds.
+
+    Args:
+        labels: The labels.
+        boxes: Boxes of `labels`.
+        image_shape: Input side of the network in pixels.
+        anchors: Anchors for this side.
+    """
     pixels = boxes.boxes * image_shape
     short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
     iou = best_iou(pixels, anchors)
@@ -88,7 +105,7 @@ def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequ
 
 
 def check_counts(labels: LabelSet) -> List[Finding]:
-    """Images with very many boxes, and classes with very few or none."""
+    """Report images with many boxes, and classes with few boxes or none."""
     most = max((len(record.boxes) for record in labels.records), default=0)
     found = [
         Finding("crowded", _place(record), f"found {len(record.boxes)} boxes", record.name)
@@ -108,7 +125,7 @@ def check_counts(labels: LabelSet) -> List[Finding]:
 
 
 def check_sides(training: LabelSet, validation: LabelSet) -> List[Finding]:
-    """Classes of the validation labels that training does not have, and those with boxes on one side only."""
+    """Report classes with boxes in one split only, and unknown validation classes."""
     try:
         validation = matched_to(validation, training.class_names)
     except DataError as fault:
@@ -126,19 +143,19 @@ def check_sides(training: LabelSet, validation: LabelSet) -> List[Finding]:
 
 
 def label_width(boxes: int) -> int:
-    """The built-in algorithm's label_width for images of at most so many boxes."""
+    """Return the built-in algorithm's label_width for images of at most `boxes` boxes."""
     return LABEL_HEADER + LABEL_OBJECT * boxes
 
 
 def of_skipped(line: Skipped) -> Finding:
-    """What a line that was left out is told as."""
+    """Return the finding for a skipped line."""
     if line.reason == BAD_LINE:
         return Finding(line.code or "bad-line", line.where, line.detail)
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
 
 
 def _of_mended(line: Skipped) -> Finding:
-    """What a box that was changed or left out is told as; of those left out the reason."""
+    """Return the finding for a box or line that was changed or left out."""
     code = _MENDED.get(line.reason, "box-dropped")
     return Finding(code, line.where, line.detail if line.reason in _MENDED else f"{line.reason}: {line.detail}")
 
@@ -146,7 +163,16 @@ def _of_mended(line: Skipped) -> Finding:
 def _of_boxes(
     code: str, labels: LabelSet, boxes: Scaled, bad: np.ndarray, values: np.ndarray, unit: str
 ) -> List[Finding]:
-    """One finding for each image with `bad` (N,) boxes, that tells how many and the worst of their `values` (N,)."""
+    """Return one finding per image with bad boxes: their number and worst value.
+
+    Args:
+        code: Code of the findings.
+        labels: The labels.
+        boxes: Boxes of `labels`.
+        bad: Bool (N,), the boxes to report.
+        values: (N,), smaller is worse.
+        unit: Text after the value.
+    """
     worst: Dict[int, float] = {}
     counts: Dict[int, int] = {}
     for index, value in zip(boxes.records[bad].tolist(), values[bad].tolist()):

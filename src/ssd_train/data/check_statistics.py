@@ -1,4 +1,4 @@
-"""Statistics of a labelled set: how many, how large, how crowded, and the settings that would suit it."""
+"""Statistics of labels: counts, box sizes, and suitable settings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ssd_train.data.check_labels import Scaled, label_width
 from ssd_train.data.file_names import folded
 from ssd_train.data.records import LabelSet
 
-# COCO's areas in square pixels of the image as it is (https://cocodataset.org/#detection-eval)
+# COCO's areas in square pixels of the original image (https://cocodataset.org/#detection-eval)
 AREAS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}
-# the square root of the share of the image that a box covers
+# square root of the fraction of the image that a box covers
 SHARES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "50-100 %": np.inf}
-MATCH_IOU = 0.5  # at which an anchor learns a box
-CELL = 16.0  # px: a cell of the first feature map, and the short side that a box should have to be found reliably
+MATCH_IOU = 0.5  # from which on an anchor is assigned to a box
+CELL = 16.0  # px: a cell of the first feature map; boxes with a shorter side are not found reliably
 SERVED = 0.95
 _LISTED_SIZES = 5
 
 
 def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
-    """Figures of one side, ready for JSON; docs/check-codes.md explains each."""
+    """Return the statistics of one split, ready for JSON; see docs/check-codes.md."""
     objects = np.array([len(record.boxes) for record in labels.records], np.int64)
     flags = np.concatenate([np.zeros(0, bool), *(record.ignored.crowds for record in labels.records)])
     return {
@@ -43,8 +43,10 @@ def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]
 
 
 def remarks(labels: LabelSet) -> List[str]:
-    """What a person should know of the labels, a line each: verdicts of verification jobs, and class names that are the
-    same but for case and blanks."""
+    """Return remarks about the labels for the user, one line each.
+
+    These are results of verification jobs, and class names that differ only in case, blanks or hyphens.
+    """
     lines = list(filter(None, [labels.details.get("verification", "")]))
     alike: Dict[str, List[str]] = {}
     for name in labels.class_names:
@@ -58,11 +60,18 @@ def remarks(labels: LabelSet) -> List[str]:
 
 
 def fitting_shapes(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:
-    """Which input side suits the boxes: the share of them that each side of `anchors` serves, and the smallest side
-    that serves 95 % of what the best does. None without a box.
+    """Recommend an input side for the boxes.
 
-    A box is served when an anchor overlaps it with an IoU of 0.5, or its short side has 16 px. (A box of odd shape has
-    no such anchor at any side, and a stray click no pixels: neither is a reason for a larger side.)
+    The recommended side is the smallest one that serves 95 % of the boxes that the best side serves. A box is served if
+    an anchor has an IoU of at least 0.5 with it, or if its short side has at least 16 px. (A box of unusual shape has
+    no such anchor at any side, and an accidental click has no pixels: neither is a reason for a larger side.)
+
+    Args:
+        boxes: Boxes of the labels.
+        anchors: Input side -> its anchors.
+
+    Returns:
+        "recommended" side, None without boxes, and "served": fraction of served boxes by side.
     """
     if not len(boxes.boxes):
         return {"recommended": None, "served": {}}
@@ -80,7 +89,10 @@ def _share_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
 
 
 def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
-    """Boxes, images and box sizes of each class; sizes only of boxes whose image size is known."""
+    """Count boxes, images and box sizes of each class.
+
+    Sizes are counted only for boxes in images of known size.
+    """
     absolute = areas(boxes.boxes) * boxes.sizes_wh.prod(axis=1)
     relative = np.sqrt(areas(boxes.boxes))
     images = _images_per_class(labels)
@@ -97,7 +109,7 @@ def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
 
 
 def _images_per_class(labels: LabelSet) -> np.ndarray:
-    """Counts (num_classes,) of images with a box of each class."""
+    """Count the images (num_classes,) with a box of each class."""
     classes = max(len(labels.class_names), 1)
     counts = [len(record.class_ids) for record in labels.records]
     ids = np.concatenate([record.class_ids for record in labels.records] or [np.zeros(0, np.int64)])
@@ -106,7 +118,7 @@ def _images_per_class(labels: LabelSet) -> np.ndarray:
 
 
 def _histogram(values: np.ndarray, limits: Mapping[str, float]) -> Dict[str, int]:
-    """How many `values` are below each of the rising `limits`, and not below the one before."""
+    """Count the values in the bins below each of the ascending `limits`."""
     below = [int((values < limit).sum()) for limit in limits.values()]
     return {name: count - before for name, count, before in zip(limits, below, [0, *below])}
 

@@ -1,6 +1,6 @@
-"""Damage that decoders pass over without a word: what they paint where data is missing, and scans that never came.
+"""Detect image damage that decoders do not report: missing pixels or scans.
 
-Looked for by a check of the data, and once in each picture that is trained on or looked at.
+The check of a dataset runs it for every image, training once for each image, and prediction for its inputs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,30 @@ from ssd_train.data.encoded import first_scan
 from ssd_train.data.images import DEFAULT_LIMITS, ImageHeader, ImageLimits, decode_for, decode_stored, read_header
 from ssd_train.errors import DataError
 
-_FILL = [128, 128, 128]  # gray: what libjpeg paints where data is missing
-_MORE = b"\x5a\x3c\xa6\x69" * 64  # data of no meaning, without the 0xff of a marker
+_FILL = [128, 128, 128]  # libjpeg fills missing data with this gray
+_MORE = b"\x5a\x3c\xa6\x69" * 64  # arbitrary data without the 0xff of a marker
 _PROGRESSIVE, _SCAN, _END = b"\xff\xc2", b"\xff\xda", b"\xff\xd9"
 _COEFFICIENTS = 64
 
 
 def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: str) -> None:
-    """A DataError when `image` (H, W, 3), as stored in `data`, is not all there although its file has an end: a JPEG
-    that was cut off and given an end by a repair tool, or lost a part; a TIFF with a damaged strip. Data changed into
-    other data that can be decoded, and the end of a progressive JPEG's last refinement, are not missed."""
+    """Check that a decoded image is complete although its file has an end marker.
+
+    Detects a JPEG that was truncated and given an end marker by a repair tool, or that lost a part, and a TIFF with a
+    damaged strip. Does not detect data changed into other decodable data, nor a progressive JPEG cut off within its
+    last refinement scan.
+
+    Args:
+        data: The encoded image.
+        header: Header of `data`.
+        image: The decoded pixels (H, W, 3) as stored, without orientation.
+        where: Place for messages.
+
+    Raises:
+        DataError: The image is damaged.
+    """
     if header.format == "JPEG":
-        # data is missed at the end of a picture first
+        # missing data affects the last pixel first
         if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data)):
             raise DataError(
                 f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image",
@@ -42,8 +54,14 @@ def check_undamaged(data: bytes, header: ImageHeader, image: np.ndarray, where: 
 
 
 def check_decoded(data: bytes, image: np.ndarray, where: str) -> None:
-    """`check_undamaged` for an `image` that was turned upright, and perhaps decoded smaller. Cheap: only a file whose
-    picture has a corner of the gray that stands for missing data, or that is a TIFF, is decoded once more."""
+    """Check like `check_undamaged` an image that was rotated upright or downscaled.
+
+    This is cheap: only TIFFs, images with a corner in the gray that decoders fill in, and progressive JPEGs without all
+    their scans are decoded again.
+
+    Raises:
+        DataError: The image is damaged.
+    """
     header = read_header(data, where)
     suspicious = header.format == "TIFF" or (image[[0, 0, -1, -1], [0, -1, 0, -1]] == _FILL).all(axis=1).any()
     if suspicious or (header.format == "JPEG" and _lacks_scans(data)):
@@ -58,8 +76,21 @@ def decode_whole(
     expected_wh: Optional[SizeWH] = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Tuple[np.ndarray, SizeWH]:
-    """What a network that looks at (side, side) pixels is given of an encoded picture, as `decode_for`, seen to be all
-    there; and the (width, height) of the whole picture, upright."""
+    """Decode an image for a network with input side `side`, and check it for damage.
+
+    Args:
+        data: The encoded image.
+        where: Place for messages.
+        side: Input side of the network in pixels.
+        expected_wh: (width, height) in the labels, if known.
+        limits: Limits checked before decoding.
+
+    Returns:
+        The image as `decode_for` returns it, and (width, height) of the full-size image, upright.
+
+    Raises:
+        DataError: The image cannot be used.
+    """
     size_wh = expected_wh or read_header(data, where).shown_wh
     image = decode_for(data, where, side, size_wh, limits)
     check_decoded(data, image, where)
@@ -67,8 +98,10 @@ def decode_whole(
 
 
 def _wants_more(data: bytes) -> bool:
-    """Whether more data before the end of a JPEG changes its pixels: a whole one has no use for it. Asked of Pillow,
-    whose decoder writes no warnings to standard error."""
+    """Return whether additional data before the end of a JPEG changes its pixels.
+
+    It does not if the JPEG is complete. Decodes with Pillow, which prints no warnings to standard error.
+    """
     end = data.rfind(_END)
     try:
         pixels, longer = (
@@ -81,8 +114,10 @@ def _wants_more(data: bytes) -> bool:
 
 
 def _lacks_scans(data: bytes) -> bool:
-    """Whether the scans of a progressive JPEG leave a coefficient without its last bit (ITU-T T.81, B.2.3 and G.1.1).
-    A baseline JPEG says everything in one scan."""
+    """Return whether a progressive JPEG lacks scans: a coefficient lacks its last bit.
+
+    See ITU-T T.81, B.2.3 and G.1.1. A baseline JPEG is never reported.
+    """
     place = first_scan(data)
     if data.find(_PROGRESSIVE, 0, place) < 0:
         return False

@@ -1,4 +1,4 @@
-"""DetectionDataset: decoded images and boxes of a LabelSet, kept in memory while they fit."""
+"""DetectionDataset: decoded images and boxes of a LabelSet, with a memory cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class ImageCache:
-    """Decoded images by index, up to a number of bytes; what does not fit is decoded again each time."""
+    """Cache of decoded images by index, limited in bytes.
+
+    Images that do not fit are not stored; nothing is evicted.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -33,11 +36,11 @@ class ImageCache:
         return f"{len(self)} images decoded, {self.bytes_used / 1e6:.0f} MB of at most {self.max_bytes / 1e6:.0f} MB"
 
     def get(self, index: int) -> Optional[np.ndarray]:
-        """The image, or None."""
+        """Return the image, or None if it is not cached."""
         return self._images.get(index)
 
     def put(self, index: int, image: np.ndarray) -> None:
-        """Keep `image` if it fits."""
+        """Store `image` if it fits, and make it read-only."""
         with self._lock:
             if index not in self._images and self.bytes_used + image.nbytes <= self.max_bytes:
                 image.setflags(write=False)
@@ -46,11 +49,17 @@ class ImageCache:
 
 
 class DetectionDataset:
-    """Random access to the samples of `labels`: (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy of it, class ids (N,)).
-    A class id of -1 is that of a region to be ignored.
+    """Random access to decoded images and their boxes.
 
-    side    the network's input side; a picture much larger is decoded at a half, a quarter or an eighth, and its boxes
-            follow
+    A sample is (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy in pixels of this image, class ids (N,)). Regions to be
+    ignored are boxes with class id -1.
+
+    Args:
+        labels: The labels.
+        images: Source of the encoded images.
+        side: Input side of the network. Much larger images are decoded at 1/2, 1/4 or 1/8 of their size, and their
+            boxes are scaled accordingly.
+        cache_bytes: Maximum size of the cache of decoded images; 0 disables it.
     """
 
     def __init__(self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0) -> None:
@@ -58,19 +67,21 @@ class DetectionDataset:
         self.images = images
         self.side = side
         self.cache = ImageCache(cache_bytes)
-        self._undamaged: Set[int] = set()  # looked at for damage, which is done once
-        self._sizes: Dict[int, SizeWH] = {}  # of images read whose labels do not tell it
+        self._undamaged: Set[int] = set()  # indices of images already checked
+        self._sizes: Dict[int, SizeWH] = {}  # of images whose labels have no size, once read
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def record(self, index: int) -> Record:
-        """The labels of sample `index`."""
+        """Return the labels of sample `index`."""
         return self.labels.records[index]
 
     def size_wh(self, index: int) -> SizeWH:
-        """(width, height) that the boxes of sample `index` refer to; where its labels do not tell, the sample has to be
-        read first."""
+        """Return the (width, height) that the labelled boxes of sample `index` refer to.
+
+        If the labels do not contain it, the sample must have been read before.
+        """
         return self.record(index).size_wh or self._sizes[index]
 
     def __getitem__(self, index: int) -> Sample:
@@ -82,10 +93,16 @@ class DetectionDataset:
         return image, self._scaled(index, image), _class_ids(record)
 
     def look(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
-        """A sample, and the view of it that `choose` takes, knowing its (width, height) and boxes (N, 4) as labelled.
-        The view is returned in pixels of the image, as the boxes are.
+        """Return a sample and the view of it that `choose` draws.
 
-        Where no images are kept only as many pixels are decoded as the view shows.
+        Without a cache, the image is decoded at the resolution that the view needs.
+
+        Args:
+            index: Index of the sample.
+            choose: Function of (width, height) and boxes (N, 4), both as labelled, that returns a view.
+
+        Returns:
+            The sample, and the view in pixels of the decoded image.
         """
         record = self.record(index)
         if self.cache.max_bytes:
@@ -110,7 +127,7 @@ class DetectionDataset:
         return data
 
     def _decoded(self, index: int, data: bytes, reduce: int) -> np.ndarray:
-        """The image, divided by `reduce`."""
+        """Decode an image, reduced by `reduce`; check it for damage the first time."""
         record = self.record(index)
         where = record.where or record.name
         image = decode(data, where, record.size_wh, reduce=reduce)
@@ -127,12 +144,12 @@ class DetectionDataset:
 
 
 def _class_ids(record: Record) -> np.ndarray:
-    """Class ids (N,) of the boxes of a sample, -1 of those to be ignored, which come last."""
+    """Return the class ids (N,) of a sample; ignored regions come last and have -1."""
     return np.append(record.class_ids, np.full(len(record.ignored), -1)) if len(record.ignored) else record.class_ids
 
 
 def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
-    """`view` of a picture of `size_wh`, in pixels of the same decoded at `decoded_wh`."""
+    """Convert `view` from pixels of an image of `size_wh` to those of `decoded_wh`."""
     if decoded_wh == tuple(size_wh):
         return view
     x, y = (decoded / size for decoded, size in zip(decoded_wh, size_wh))

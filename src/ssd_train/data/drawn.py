@@ -1,9 +1,9 @@
-"""Drawn data sets whose boxes are known exactly: the demo's pictures and the tests'.
+"""Synthetic datasets with exactly known boxes, for the demo and for tests.
 
-The same seed gives the same bytes (on the same OpenCV), and picture `i` does not depend on how many are drawn. The
-demo's set is made to be no easy one: the logo spans a 4 to 1 range of sizes and is turned by up to 30 degrees, dark on
-light or light on dark, on textures, beside other shapes and marks that differ from it in one part only, under shadows,
-blur and sensor noise; the kinds of background held out for validation never occur in training.
+The same seed gives the same bytes (with the same OpenCV version), and image `i` does not depend on the number of
+images. The demo's dataset is not trivial: logos vary in size by a factor of 4 and are rotated by up to 30 degrees, dark
+on light or light on dark, on textures, next to other shapes and to marks that differ from the logo in one part, with
+shadows, blur and sensor noise. Background kinds of the validation split never occur in training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ssd_train.data.records import ClassNames, Record
 from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
 
-# the longer side of a logo as a share of the picture's width: 36 to 147 px at 320
+# longer side of a logo as a fraction of the image width: 36 to 147 px at 320
 LOGO_SIDES = (0.115, 0.46)
 MAX_TURN = 30.0
 
@@ -39,12 +39,14 @@ _CREATED = "2024-01-01T00:00:00.000000"
 
 
 class DrawnSample(NamedTuple):
-    """One drawn picture and its labels.
+    """A synthetic image and its labels.
 
-    name        without a suffix, unlike any other of the set
-    image       RGB uint8 (H, W, 3)
-    boxes       float32 (N, 4) xyxy, whole pixels: the hull of the pixels that the object covers by a quarter or more
-    class_ids   int64 (N,)
+    Attributes:
+        name: Unique in the dataset, without a file extension.
+        image: RGB uint8 (H, W, 3).
+        boxes: Float32 (N, 4) xyxy, whole pixels: the bounding box of pixels of which the object covers a quarter or
+            more.
+        class_ids: Int64 (N,).
     """
 
     name: str
@@ -60,9 +62,14 @@ def draw_logo_set(
     backgrounds: str = "train",
     empty_fraction: float = 0.12,
 ) -> List[DrawnSample]:
-    """`count` grey-scale pictures with 1 to 3 logos each, and an `empty_fraction` of them without.
+    """Draw `count` grayscale images with 1 to 3 logos each.
 
-    `backgrounds` is "train" or "validation": two families of textures with no kind in common, and other seeds.
+    Args:
+        count: Number of images.
+        seed: Seed of the dataset.
+        size_wh: (width, height) of the images in pixels.
+        backgrounds: "train" or "validation": two disjoint families of textures, with different random streams.
+        empty_fraction: Fraction of images without a logo.
     """
     if backgrounds not in BACKGROUNDS:
         raise DataError(f"backgrounds: found {backgrounds!r}, expected one of {', '.join(map(repr, BACKGROUNDS))}")
@@ -76,14 +83,14 @@ def draw_logo_set(
 
 
 def _spread(count: int, fraction: float) -> np.ndarray:
-    """Flags (count,) of which `fraction` are true, spread evenly whatever the count."""
+    """Return flags (count,) of which `fraction` are true, evenly spread."""
     steps = np.floor(np.arange(count + 1) * fraction + 0.5)
     return np.diff(steps) > 0
 
 
 def _draw_logos(name: str, canvas: Canvas, random: np.random.RandomState, empty: bool) -> DrawnSample:
     def ink(under: np.ndarray) -> np.ndarray:
-        """A grey level that can be seen on the pixels `under` a mark."""
+        """Return a gray level that contrasts with the pixels `under` a mark."""
         return _standing_out(float(under.mean()), random)
 
     logos = 0 if empty else int(random.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
@@ -96,21 +103,27 @@ def _draw_logos(name: str, canvas: Canvas, random: np.random.RandomState, empty:
 
 
 def _distractors(random: np.random.RandomState) -> List[Mark]:
-    """Up to two look-alikes of the logo, in half of the pictures none, and up to three other shapes."""
+    """Draw up to two look-alikes of the logo and up to three other shapes.
+
+    With probability 0.5 there is no look-alike.
+    """
     alikes, shapes = list(LOOK_ALIKES.values()), list(SHAPES.values())
     chosen = [alikes[i] for i in random.randint(0, len(alikes), random.choice([0, 1, 2], p=[0.5, 0.35, 0.15]))]
     return chosen + [shapes[i] for i in random.randint(0, len(shapes), random.randint(0, 4))]
 
 
 def _background(random: np.random.RandomState, size_wh: SizeWH, family: Mapping[str, Texture]) -> np.ndarray:
-    """Grey levels float32 (H, W) of a texture of one kind of `family`, with a little unevenness."""
+    """Return gray levels float32 (H, W) of a random, uneven texture of `family`."""
     texture = family[list(family)[random.randint(len(family))]](random, size_wh)
     texture = texture + 0.3 * smooth_noise(random, size_wh, 3)
     return (random.uniform(60, 195) + random.uniform(6, 26) * texture).astype(np.float32)
 
 
 def _standing_out(level: float, random: np.random.RandomState) -> np.ndarray:
-    """A grey (1,) darker or lighter than `level` by chance, as far as there is room."""
+    """Return a gray level (1,) that is darker or lighter than `level`.
+
+    The direction is random where both are possible.
+    """
     contrast = random.uniform(65, 140) * random.choice([-1, 1])
     if not 5 <= level + contrast <= 250:
         contrast = -contrast
@@ -118,7 +131,7 @@ def _standing_out(level: float, random: np.random.RandomState) -> np.ndarray:
 
 
 def _photograph(pixels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Levels (H, W, C) as a camera sees them, in shadow, blurred, noisy: uint8 of the same shape."""
+    """Add shadow, blur and sensor noise to levels (H, W, C); returns uint8."""
     height, width, _ = pixels.shape
     if random.rand() < 0.5:
         edge = smooth_noise(random, (width, height), 2)
@@ -132,7 +145,7 @@ def _photograph(pixels: np.ndarray, random: np.random.RandomState) -> np.ndarray
 
 
 class Canvas:
-    """Levels float32 (H, W, C) on which marks are placed side by side, never one over another."""
+    """Levels float32 (H, W, C) on which marks are placed without overlap."""
 
     def __init__(self, pixels: np.ndarray, random: np.random.RandomState) -> None:
         self.pixels = pixels
@@ -140,8 +153,17 @@ class Canvas:
         self._taken = np.zeros(pixels.shape[:2], bool)
 
     def place(self, mark: Mark, sides: Tuple[float, float], ink: Ink) -> Optional[Tuple[int, int, int, int]]:
-        """Draw `mark` at a free place, turned and sized by chance (log-uniform in `sides`, shares of the width), in the
-        colour that `ink` chooses for the pixels under it. Its box, or None when no place was found in twenty tries."""
+        """Draw `mark` at a random free position, rotation and size.
+
+        Args:
+            mark: The mark.
+            sides: Minimum and maximum length of its longer side as fractions of the canvas width; the length is
+                log-uniform.
+            ink: Function that returns the colour for the pixels under the mark.
+
+        Returns:
+            The box xyxy in pixels, or None if twenty attempts found no free position.
+        """
         height, width = self._taken.shape
         for _ in range(20):
             side = width * np.exp(self._random.uniform(*np.log(sides)))
@@ -166,9 +188,18 @@ def draw_shapes_set(
     empty_fraction: float = 0.1,
     sides: Tuple[float, float] = SHAPE_SIDES,
 ) -> List[DrawnSample]:
-    """`count` easy coloured pictures of reddish discs, greenish squares and bluish triangles (SHAPE_CLASSES), for tests
-    and measurements: 1 to `max_objects` in each, `sides` of the picture's width long (least and most), and an
-    `empty_fraction` of them without."""
+    """Draw `count` simple colour images, for tests and measurements.
+
+    They show reddish discs, greenish squares and bluish triangles (SHAPE_CLASSES).
+
+    Args:
+        count: Number of images.
+        seed: Seed of the dataset.
+        size_wh: (width, height) of the images in pixels.
+        max_objects: Maximum number of objects per image; the minimum is 1.
+        empty_fraction: Fraction of images without objects.
+        sides: Minimum and maximum length of an object as fractions of the image width.
+    """
     objects = np.where(_spread(count, empty_fraction), 0, max_objects)
     return [
         _draw_shapes(f"shapes-{index:04d}", np.random.RandomState([seed, index]), size_wh, objects[index], sides)
@@ -192,7 +223,7 @@ def _draw_shapes(
 
 
 def _plain(color: np.ndarray) -> Ink:
-    """The same colour whatever is under it."""
+    """Return an ink of one colour."""
     return lambda under: color
 
 
@@ -203,8 +234,20 @@ def write_drawn_set(
     label_attribute: str,
     image_format: str = "jpg",
 ) -> Tuple[Path, Path]:
-    """Write ``images/NAME.<image_format>`` ("jpg" or "png") and ``output.manifest`` below `folder`, as a labelling job
-    leaves them. Returns both paths."""
+    """Write a dataset as a labelling job would.
+
+    Writes ``images/NAME.<image_format>`` and ``output.manifest`` below `folder`.
+
+    Args:
+        folder: Output folder; created if missing.
+        samples: Images and labels.
+        class_names: Names of the class ids.
+        label_attribute: Label attribute of the manifest.
+        image_format: "jpg" or "png".
+
+    Returns:
+        Paths of the image folder and the manifest.
+    """
     if image_format not in _FORMATS:
         raise DataError(f"image format: found {image_format!r}, expected one of {', '.join(map(repr, _FORMATS))}")
     images, manifest = Path(folder) / "images", Path(folder) / "output.manifest"
@@ -218,14 +261,17 @@ def write_drawn_set(
 
 
 def _manifest_line(file_name: str, sample: DrawnSample, class_names: ClassNames, attribute: str) -> Dict[str, Any]:
-    """One line as Ground Truth writes it: the class-map lists only the classes that occur in the image."""
+    """Return one line in Ground Truth's form.
+
+    Its class-map contains only the classes that occur in the image.
+    """
     name = f"s3://drawn-pictures/images/{file_name}"
     record = Record(name, sample.boxes, sample.class_ids, (sample.image.shape[1], sample.image.shape[0]))
     metadata = {
         "job-name": f"labeling-job/{attribute}",
         "class-map": {str(class_id): class_names[class_id] for class_id in sorted(set(sample.class_ids.tolist()))},
         "human-annotated": "yes",
-        "objects": [{"confidence": 0.09}] * len(sample.boxes),  # what one worker's boxes get
+        "objects": [{"confidence": 0.09}] * len(sample.boxes),  # Ground Truth's value for boxes of one worker
         "creation-date": _CREATED,
         "type": "groundtruth/object-detection",
     }

@@ -1,4 +1,4 @@
-"""Encoded images looked at as bytes: what they are, how they are turned, where their pixels begin. Pure functions."""
+"""Inspect encoded images as bytes: format, orientation and completeness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from typing import Tuple
 
 _Signatures = Tuple[Tuple[int, bytes, str], ...]
-# (offset, first bytes, name): what is read, pictures that are not, and what people have instead of pictures
+# (offset, signature, name) of supported images, of unsupported formats, and of files often mistaken for images
 _READ: _Signatures = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -37,7 +37,7 @@ _NO_PICTURES: _Signatures = (
 
 
 def looks_like(data: bytes) -> str:
-    """JPEG, PNG, BMP, TIFF or WEBP, or words for what else the bytes look like."""
+    """Return JPEG, PNG, BMP, TIFF or WEBP, or a description of other content."""
     if not data:
         return "an empty file (0 bytes)"
     for offset, signature, name in _READ + _NOT_READ + _NO_PICTURES:
@@ -54,13 +54,20 @@ def looks_like(data: bytes) -> str:
 
 
 def is_of_other_format(found: str) -> bool:
-    """Whether what `looks_like` says is a picture, film or document, of a format that is not read."""
+    """Return whether `found` is an unsupported image, video or document format.
+
+    Args:
+        found: Result of `looks_like`.
+    """
     return found in {name for _, _, name in _NOT_READ}
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation 1..8 (tag 0x0112 of the first directory, EXIF 2.3 section 4.6.2) of an EXIF block. 1 where it is
-    absent, damaged or out of range, which is how browsers show such a file."""
+    """Return the orientation 1..8 of an EXIF block.
+
+    It is tag 0x0112 of the first directory (EXIF 2.3, section 4.6.2). If it is absent, damaged or out of range, the
+    result is 1, as in browsers.
+    """
     tiff = exif[6:] if exif.startswith(b"Exif\0\0") else exif
     order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
     try:
@@ -77,8 +84,10 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def first_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, or -1. Segments before it are stepped over, for an EXIF thumbnail holds
-    scans and ends of its own."""
+    """Return the offset of the first scan of a JPEG, or -1.
+
+    Skips the segments before it, since an EXIF thumbnail has scans and end markers of its own.
+    """
     place = 2
     while place >= 0 and place + 4 <= len(data):
         marker = data[place + 1]
@@ -94,15 +103,17 @@ def first_scan(data: bytes) -> int:
 
 
 def jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG has a scan, and its end after it."""
+    """Return whether a JPEG has a scan and an end marker after it."""
     scan = first_scan(data)
-    # inside a scan 0xff is always followed by 0 or a restart, so 0xffd9 after its start is the end of the image
+    # inside a scan 0xff is always followed by 0 or a restart marker, so 0xffd9 can only be the end of the image
     return scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
 
 
 def png_ends(data: bytes) -> bool:
-    """Whether the chunks of a PNG, each within the file, lead to its IEND. (OpenCV 4.11 allocates whatever length a
-    chunk claims: a file of 1 kB took it 9 s and 3 GB.)"""
+    """Return whether the chunks of a PNG lie within the file and lead to its IEND.
+
+    OpenCV 4.11 allocates any length that a chunk claims: a file of 1 kB took it 9 s and 3 GB.
+    """
     place = 8
     while place + 12 <= len(data):
         if data[place + 4 : place + 8] == b"IEND":

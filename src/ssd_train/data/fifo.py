@@ -1,6 +1,6 @@
-"""FIFOs of SageMaker's Pipe mode: waited for until they appear, and read with a time limit.
+"""Read FIFOs of SageMaker's Pipe mode with timeouts.
 
-``<channel>_0`` is there from the start, ``<channel>_1`` once the first was opened, and so on (AWS developer guide, "How
+``<channel>_0`` exists from the start, ``<channel>_1`` once the first was opened, and so on (AWS developer guide, "How
 Amazon SageMaker Provides Training Information", "Pipe mode"). A FIFO ends when its writer closes it.
 """
 
@@ -16,27 +16,32 @@ from typing import Any, BinaryIO, Optional, cast
 
 from ssd_train.errors import DataError
 
-_LOOK = 0.1  # seconds between two looks at what is waited for
-_AT_ONCE = 1 << 20  # bytes read at once
+_LOOK = 0.1  # polling interval in seconds
+_AT_ONCE = 1 << 20  # buffer size in bytes
 
 
 class Stopped(Exception):
-    """Nobody wants the rest any more."""
+    """Reading was cancelled."""
 
 
 def fifo_path(channel: Path, number: int) -> Path:
-    """Where the FIFO of a channel is for its epoch `number`, counted from 0."""
+    """Return the path of a channel's FIFO for epoch `number`, counted from 0."""
     return channel.with_name(f"{channel.name}_{number}")
 
 
 def open_fifo(path: Path, timeout: float, stop: Optional[Event] = None) -> BinaryIO:
-    """Open a FIFO, or a file of the same bytes, for reading, once it is there.
+    """Wait for a FIFO (or a regular file with its content) and open it for reading.
 
-    Reading raises a DataError where no byte comes for `timeout` seconds, and Stopped soon after `stop` is set.
+    Reading raises a DataError if no byte arrives for `timeout` seconds, and Stopped soon after `stop` is set.
+
+    Args:
+        path: Path of the FIFO.
+        timeout: Seconds to wait for the FIFO, and later for its next bytes.
+        stop: Event that cancels waiting and reading.
 
     Raises:
-        DataError: it does not appear within `timeout` seconds.
-        Stopped: `stop` was set meanwhile.
+        DataError: The FIFO does not appear within `timeout` seconds, or cannot be opened.
+        Stopped: `stop` was set.
     """
     deadline = time.monotonic() + timeout
     while not path.exists():
@@ -52,7 +57,10 @@ def open_fifo(path: Path, timeout: float, stop: Optional[Event] = None) -> Binar
 
 
 class _Fifo(io.RawIOBase):
-    """The bytes of a FIFO. Opened without waiting for a writer, so that waiting has a limit."""
+    """Raw stream of a FIFO.
+
+    It is opened without blocking, so that waiting for a writer can time out.
+    """
 
     def __init__(self, path: Path, timeout: float, stop: Optional[Event]) -> None:
         self._path, self._timeout, self._stop = path, timeout, stop
@@ -61,16 +69,20 @@ class _Fifo(io.RawIOBase):
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error.strerror}), expected a FIFO") from None
         self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLIN)  # the end (POLLHUP) is always told
+        self._poll.register(self._descriptor, select.POLLIN)  # POLLHUP, the end, is always reported
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """The number of bytes read into `buffer`, 0 at the end of the stream; a DataError when none come within the
-        time limit, Stopped on request."""
-        # Before a first writer has come, a read would say "end"; the poll says nothing, and so does not mix them up.
+        """Read bytes into `buffer` and return their number, 0 at the end of the stream.
+
+        Raises:
+            DataError: No data arrives in time, or reading fails.
+            Stopped: Reading was cancelled.
+        """
+        # before the first writer opens the FIFO, a read would report its end, but poll reports nothing
         deadline = time.monotonic() + self._timeout
         while not self._poll.poll(_LOOK * 1000):
             if self._stop is not None and self._stop.is_set():
@@ -86,7 +98,7 @@ class _Fifo(io.RawIOBase):
             raise DataError(f"{self._path}: cannot be read ({error.strerror}), expected a FIFO") from None
 
     def close(self) -> None:
-        """Close the descriptor, once however often it is called."""
+        """Close the descriptor; further calls have no effect."""
         if not self.closed:
             os.close(self._descriptor)
         super().close()

@@ -1,6 +1,6 @@
-"""Names of image and label files: their endings, hidden files, and what a name in labels can mean as a path.
+"""Names of image and label files, and image names in labels.
 
-Every reader, listing and command takes the endings from here, so that a picture is a picture everywhere.
+All readers and commands use these extensions, so that they agree about which files are images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from ssd_train.errors import DataError
 
-# ending -> the format that it stands for
+# extension -> format
 IMAGE_FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -29,27 +29,36 @@ IMAGE_FORMATS = {
 }
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_RESOURCE_FORKS = "__MACOSX"  # folder of copies that macOS puts into archives
-_LITERAL_SCHEMES = ("s3", "s3a", "s3n", "gs")  # keys of a bucket; in all other addresses %20 is a blank
+_RESOURCE_FORKS = "__MACOSX"  # folder that macOS adds to archives
+_LITERAL_SCHEMES = ("s3", "s3a", "s3n", "gs")  # bucket keys are literal; in all other URLs %20 is a blank
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name ends as a picture's does, in small or capital letters."""
+    """Return whether a file name has an image extension, in any case."""
     return os.path.splitext(name)[1].lower() in IMAGE_FORMATS
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name holds no data: .ipynb_checkpoints, ._a.jpg, __MACOSX."""
+    """Return whether a file or folder of this name is hidden or holds no data.
+
+    Examples are .ipynb_checkpoints, ._a.jpg and __MACOSX.
+    """
     return name.startswith(".") or name == _RESOURCE_FORKS
 
 
 def files_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> Iterator[Path]:
-    """Yield the files in a folder and below it, hidden ones left out, sorted within each folder."""
+    """Yield the files in a folder and its subfolders, without hidden ones.
+
+    They are sorted within each folder.
+    """
     return map(Path, paths_below(root, onerror))
 
 
 def paths_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> Iterator[str]:
-    """Yield what `files_below` does, as texts: a hundred thousand Paths take half a second to make."""
+    """Yield the paths of `files_below` as strings.
+
+    Creating 100 000 Path objects takes half a second.
+    """
     for folder, folders, names in os.walk(root, onerror=onerror):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
@@ -58,28 +67,29 @@ def paths_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSEr
 
 
 def images_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> List[Path]:
-    """Return the files below a folder that are pictures by their names, sorted by path."""
+    """Return the files below a folder that have an image extension, sorted by path."""
     return sorted(file for file in files_below(root, onerror) if is_image_name(file.name) and file.is_file())
 
 
 def folded(text: str) -> str:
-    """Return a name in the form that is the same for names that differ in case or Unicode form (NFC, NFD) only."""
+    """Normalise a name so that case and Unicode form (NFC, NFD) do not matter."""
     if text.isascii():
         return text.casefold()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def readings(name: str) -> List[List[str]]:
-    """Return the paths, as parts, that the name of an image in labels can stand for: the literal one first, the one
-    that other programs are to be given last.
+    """Return the paths, as parts, that an image name in labels can stand for.
 
-    - ``s3://bucket/a/b.jpg`` and other addresses: the path without the host, and without a query
-    - ``?d=a/b.jpg``, as Label Studio writes: the path in the query
-    - ``d%C3%A9j%C3%A0.jpg``: as it is, and with its signs in place of their numbers (not in keys of a bucket)
+    The literal path comes first; the last one is used in output for other programs.
+
+    - ``s3://bucket/a/b.jpg`` and other URLs: the path without host and query
+    - ``?d=a/b.jpg``, written by Label Studio: the path in the query
+    - ``d%C3%A9j%C3%A0.jpg``: as it is, and percent-decoded (except in bucket keys)
     - ``/a/b.jpg``, ``C:\\a\\b.jpg``, ``a\\b.jpg``: the path without its root, split at either separator
 
     Raises:
-        DataError: the name holds NUL, leaves its folder by '..', or has no file name; without a place.
+        DataError: The name contains NUL, leaves its folder by '..', or has no file name; without a place.
     """
     if "\0" in name:
         raise DataError(f"image {name!r} holds a NUL, expected s3://bucket/key or a path", "bad-image-name")
@@ -98,7 +108,10 @@ def readings(name: str) -> List[List[str]]:
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a name is s3://bucket/key or a relative path with slashes: what all programs read alike."""
+    """Return whether a name is s3://bucket/key or a relative path with slashes.
+
+    All programs read such a name in the same way.
+    """
     address = SCHEME.match(name)
     if address:
         return address.group(1).lower() == "s3"
@@ -129,7 +142,7 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _of_query(name: str) -> Iterator[str]:
-    """Yield the values of an address' query that are names of pictures."""
+    """Yield the values of a URL's query that are image names."""
     for _, value in parse_qsl(name.partition("?")[2]):
         if is_image_name(value):
             yield value

@@ -1,4 +1,4 @@
-"""The data set as Gluon and GluonCV know data sets, for code of theirs: transforms, loaders, metrics."""
+"""A DetectionDataset as a Gluon dataset, for code written for Gluon or GluonCV."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ mx = framework.mxnet()
 
 
 class GluonDetectionDataset(mx.gluon.data.Dataset):
-    """A `gluon.data.Dataset` over a DetectionDataset, with items in the form of GluonCV's detection data sets.
+    """A `gluon.data.Dataset` with items like those of GluonCV's detection datasets.
 
     An item is (image, label): an NDArray uint8 RGB (H, W, 3) on the CPU, and float32 (N, 5) rows of x1, y1, x2, y2 in
-    its pixels and class id. A background image has a label of (0, 5), which GluonCV's own transforms do not accept:
-    filter those, or use ours.
+    pixels of the image and class id. A background image has a label of shape (0, 5), which GluonCV's transforms do not
+    accept: filter such images, or use the transforms of this package.
     """
 
     def __init__(self, dataset: DetectionDataset) -> None:

@@ -1,7 +1,7 @@
-"""Bytes <-> RGB array: the one decoder of training, evaluation and serving.
+"""Decode and encode images; training, evaluation and serving all use this decoder.
 
-An image is uint8 (H, W, 3) RGB, contiguous. What a file is, is told by its bytes, never by its name. Nothing is decoded
-before its header has passed the limits, and nothing that is cut off is ever passed on with invented pixels.
+An image is uint8 (H, W, 3) RGB, contiguous. The format is detected from the content, never from the name. The header is
+checked against limits before decoding, and truncated images are refused, never filled up.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ FORMATS = tuple(READERS)
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is refused before decoding: pixels above `max_pixels`, a side below `min_side`, long over short side above
-    `max_aspect`."""
+    """Limits checked before decoding.
+
+    Attributes:
+        max_pixels: Maximum number of pixels.
+        min_side: Minimum length of each side in pixels.
+        max_aspect: Maximum ratio of the longer to the shorter side.
+    """
 
     max_pixels: int = 50_000_000
     min_side: int = 10
@@ -37,12 +42,14 @@ DEFAULT_LIMITS = ImageLimits()
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an encoded image says of itself.
+    """Properties of an encoded image.
 
-    format          one of FORMATS
-    width, height   pixels as stored, before the orientation is applied
-    orientation     EXIF orientation 1..8; 1 where there is none or it is damaged
-    frames          1, or more for an animation or a TIFF of many pages
+    Attributes:
+        format: One of FORMATS.
+        width: Width in pixels as stored, before the orientation is applied.
+        height: Height in pixels as stored.
+        orientation: EXIF orientation 1..8; 1 if absent or damaged.
+        frames: Number of frames or pages.
     """
 
     format: str
@@ -53,13 +60,17 @@ class ImageHeader:
 
     @property
     def shown_wh(self) -> SizeWH:
-        """(width, height) with the orientation applied, as browsers show it."""
+        """(width, height) after applying the orientation, as browsers show it."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(data: bytes, where: str) -> ImageHeader:
-    """The header of an encoded image, read without decoding a pixel. A DataError, beginning with `where`, says what the
-    bytes look like when they are no image of FORMATS."""
+    """Read the header of an encoded image without decoding pixels.
+
+    Raises:
+        DataError: `data` is not an image of FORMATS, or damaged; the message starts with `where` and describes the
+            content.
+    """
     found = looks_like(data)
     if found not in READERS:
         code = "unsupported-format" if is_of_other_format(found) else "unreadable-image"
@@ -69,14 +80,14 @@ def read_header(data: bytes, where: str) -> ImageHeader:
         return _header_of(image, found)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's parsers meet damage with many kinds of exception; all mean the same here
+    except Exception as error:  # Pillow's parsers raise many kinds of exception on damage
         raise DataError(f"{where}: found a damaged {found} header ({error}), expected a whole image") from error
 
 
 def _header_of(image: Image.Image, name: str) -> ImageHeader:
     frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
     if name == "TIFF":
-        # Pillow's size of a TIFF is turned already in some versions; the tags are as stored
+        # some Pillow versions apply the orientation to a TIFF's size; the tags are as stored
         tags = image.tag_v2  # type: ignore[attr-defined]
         return ImageHeader(name, int(tags[256]), int(tags[257]), int(tags.get(274, 1)), frames)
     width, height = image.size
@@ -90,13 +101,22 @@ def decode(
     limits: ImageLimits = DEFAULT_LIMITS,
     reduce: int = 1,
 ) -> np.ndarray:
-    """Decode to RGB uint8 (H, W, 3), contiguous, turned upright.
+    """Decode to RGB uint8 (H, W, 3), contiguous and upright.
 
-    Without `expected_wh` the EXIF orientation is applied, as browsers and (since 2021) Ground Truth show it. With it,
-    the labels' (width, height) decides whether the picture was turned when it was labelled; a picture that has another
-    size either way is a DataError. `reduce` 2, 4 or 8 divides each side by that, rounded up, which is much faster for a
-    JPEG; the sizes are compared before. Gray becomes three equal channels, 16 bit is scaled to 8, transparency is
-    dropped. Every DataError begins with `where`.
+    Grayscale is repeated in three channels, 16 bits are scaled to 8, and transparency is dropped.
+
+    Args:
+        data: The encoded image.
+        where: Place for messages.
+        expected_wh: (width, height) in the labels. It decides whether the EXIF orientation is applied: the result has
+            this size. If it is None, the orientation is always applied, as in browsers and (since 2021) in Ground
+            Truth.
+        limits: Limits checked before decoding.
+        reduce: 1, 2, 4 or 8; divides each side, rounded up, after the sizes were compared. Much faster for a JPEG.
+
+    Raises:
+        DataError: The image cannot be decoded, exceeds the limits, or has another size than `expected_wh` in either
+            orientation; the message starts with `where`.
     """
     header = read_header(data, where)
     check_limits(header, where, limits)
@@ -111,21 +131,36 @@ def decode_for(
     expected_wh: Optional[SizeWH] = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> np.ndarray:
-    """`decode` for a network that looks at (side, side) pixels of the whole picture, divided by its `reduction`."""
+    """Decode an image, downscaled by `reduction` for a network's input side.
+
+    The other arguments are those of `decode`.
+    """
     header = read_header(data, where)
     return decode(data, where, expected_wh, limits, reduction((header.width, header.height), side))
 
 
 def reduction(shown_wh: Tuple[float, float], side: int) -> int:
-    """Return by how much (1, 2, 4, 8) a picture may be divided when decoded, if (width, height) pixels of it are shown
-    to a network that looks at (side, side): neither side of what is shown becomes shorter than that, and the longer
-    one stays twice as long, so that the last step to the network's size averages as it does for a whole picture."""
+    """Return the factor (1, 2, 4, 8) by which decoding may downscale an image.
+
+    Neither side of the visible part becomes shorter than `side`, and its longer side stays at least twice as long, so
+    that the final resize averages as for a full-size image.
+
+    Args:
+        shown_wh: (width, height) in image pixels of the part that the network sees.
+        side: Input side of the network in pixels.
+    """
     return next((r for r in (8, 4, 2) if min(shown_wh) >= r * side and max(shown_wh) >= 2 * r * side), 1)
 
 
 def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
-    """The pixels as they are stored, not turned upright, and the header that tells how to turn them; else as
-    `decode`."""
+    """Decode the pixels as stored, without applying the orientation.
+
+    Returns:
+        RGB uint8 (H, W, 3), and the header with the orientation.
+
+    Raises:
+        DataError: The image cannot be decoded or exceeds the limits.
+    """
     header = read_header(data, where)
     check_limits(header, where, limits)
     return _pixels(data, header, where, 1), header
@@ -133,13 +168,17 @@ def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS)
 
 def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.ndarray:
     check_whole(data, header, where)
-    if header.format == "JPEG":  # libjpeg's scaled decoding means over blocks; other decoders' takes every nth pixel
+    if header.format == "JPEG":  # libjpeg averages blocks; scaled decoding of other formats takes every nth pixel
         return pixels.operations.decode(data, header.format, where, reduce)
     return pixels.shrink(pixels.operations.decode(data, header.format, where), reduce)
 
 
 def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
-    """A DataError when the image is larger, narrower or longer than `limits`, or has several frames."""
+    """Check an image against limits.
+
+    Raises:
+        DataError: The image exceeds `limits`, has several frames, or is a TIFF with an orientation.
+    """
     width, height = header.width, header.height
     size = f"{where}: found {width}x{height}"
     if width * height > limits.max_pixels:
@@ -155,7 +194,7 @@ def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_
             f"{where}: found {header.format} with {header.frames} frames, expected one picture", "multi-frame"
         )
     if header.format == "TIFF" and header.orientation != 1:
-        # OpenCV turns these whatever it is told, in some versions only
+        # some OpenCV versions apply the orientation even if asked not to
         raise DataError(
             f"{where}: found a TIFF with orientation {header.orientation}, expected 1 (save it upright)",
             "unsupported-format",
@@ -163,10 +202,14 @@ def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_
 
 
 def turn_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = None) -> int:
-    """The orientation 1..8 to apply so that the picture has the labels' size; a DataError when neither way has it."""
+    """Return the orientation 1..8 to apply so that the image has the labels' size.
+
+    Raises:
+        DataError: Neither the stored nor the upright image has the size `expected_wh`.
+    """
     if expected_wh is None or header.shown_wh == tuple(expected_wh):
         return header.orientation
-    # some tools labelled the stored pixels, blind to EXIF
+    # some labelling tools ignore EXIF and show the stored pixels
     if (header.width, header.height) == tuple(expected_wh):
         return 1
     (width, height), (expected_width, expected_height) = header.shown_wh, expected_wh
@@ -177,7 +220,7 @@ def turn_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = No
 
 
 def turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored pixels (H, W, 3) of EXIF `orientation` 1..8 as they are to be seen; a view."""
+    """Apply the EXIF `orientation` 1..8 to stored pixels (H, W, 3); returns a view."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -188,8 +231,13 @@ def turn(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
-    """A DataError when a JPEG or PNG is cut off; decoders fill the rest with gray or repeated rows without a word. The
-    other formats' decoders refuse by themselves."""
+    """Check that a JPEG or PNG is not truncated.
+
+    Decoders fill the rest with gray or repeated rows without an error. Decoders of the other formats raise one.
+
+    Raises:
+        DataError: The image is truncated.
+    """
     if (header.format == "JPEG" and not jpeg_ends(data)) or (header.format == "PNG" and not png_ends(data)):
         raise DataError(
             f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image",
@@ -198,17 +246,26 @@ def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
-    """RGB uint8 (H, W, 3) -> JPEG of `quality` 1..100."""
+    """Encode RGB uint8 (H, W, 3) as JPEG of `quality` 1..100."""
     return encode_like(image, "JPEG", quality)
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """RGB uint8 (H, W, 3) -> PNG, lossless."""
+    """Encode RGB uint8 (H, W, 3) as PNG."""
     return encode_like(image, "PNG")
 
 
 def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
-    """RGB uint8 (H, W, 3) -> bytes of `format`, one of FORMATS; `quality` 1..100 counts for JPEG and WEBP."""
+    """Encode RGB uint8 (H, W, 3) in `format`, one of FORMATS.
+
+    Args:
+        image: The image.
+        format: One of FORMATS.
+        quality: 1..100; used by JPEG and WEBP.
+
+    Raises:
+        DataError: The format is unknown, or the image cannot be encoded in it.
+    """
     if format not in FORMATS:
         raise DataError(f"image format: found {format!r}, expected one of {', '.join(FORMATS)}")
     encoded = pixels.operations.encode(image, format, quality)

@@ -1,8 +1,8 @@
-"""Which format labels have: told by looking at their file or folder, never by guessing from a name alone.
+"""Detect the format of labels from their content.
 
-A file is told by its ending where that is sure (.rec, .manifest, .jsonl), else by its content; a folder by the files in
-it and below it, which are opened until one tells. A format that is given ends the looking: its reader then says what it
-cannot read, and where.
+The extension decides for a file where it is unambiguous (.rec, .manifest, .jsonl), otherwise the content. In a folder,
+the files in it and below it are examined. If the user gives a format, nothing is detected: its reader then reports
+unreadable labels and their place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssd_train.data.formats.framing import MAGIC
 from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.errors import DataError
 
-# what is looked for, in the words of a message
+# descriptions of the formats for messages
 EXPECTED = {
     "ground_truth": "a Ground Truth manifest (*.manifest, *.jsonl, output.manifest)",
     "recordio": "a detection .rec",
@@ -30,29 +30,38 @@ EXPECTED = {
 
 _MANIFEST_ENDINGS = (".manifest", ".jsonl")
 _OUTPUT_MANIFESTS = ("output.manifest", os.path.join("manifests", "output", "output.manifest"))
-_HEAD = 1 << 16  # bytes that are looked at
-_ENOUGH = 20  # .json files with one image each, after which no other kind is looked for
+_HEAD = 1 << 16  # bytes of a file that are examined
+_ENOUGH = 20  # .json files of one image each, after which the remaining ones are not examined
 _JSON_OBJECT = re.compile(rb"[\s\xef\xbb\xbf]*\{")
 _COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
 _COCO_KEYS = (b'"images"', b'"annotations"')
 _CLASS, _NUMBER = rb"\d+(?:\.0*)?(?:e[-+]?\d+)?", rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _YOLO_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*%b((?:[ \t]+%b){4,})[ \t]*(?:\r?\n|$)" % (_CLASS, _NUMBER), re.I)
-_SHARES = (-1.0, 2.0)  # what a coordinate of YOLO lies between, boxes that leave their image included
-# folder of images -> its sister with the labels
+_SHARES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the image included
+# folder of images -> sister folder with the labels
 SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
-_FOLDER_FORMATS = ("image_json", "voc", "yolo")  # a file for each image
+_FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
 _FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MANIFEST_ENDINGS}
 
 
 class FoundLabels(NamedTuple):
-    """Labels found: their format, a key of EXPECTED, and the file or folder that its reader takes."""
+    """Labels found by `find_labels`.
+
+    Attributes:
+        format: Key of EXPECTED.
+        place: File or folder for the format's reader.
+    """
 
     format: str
     place: Path
 
 
 class SeveralFormats(DataError):
-    """Labels of several formats in one folder; `found` has those of which there is one."""
+    """A folder has labels of several formats.
+
+    Attributes:
+        found: Labels of each format of which there is exactly one file or folder.
+    """
 
     def __init__(self, message: str, found: List[FoundLabels]) -> None:
         super().__init__(message)
@@ -60,11 +69,16 @@ class SeveralFormats(DataError):
 
 
 def find_labels(path: PathLike, wanted: str = "") -> FoundLabels:
-    """The labels in the file or folder `path`; with `wanted`, a key of EXPECTED, only those of that format count. Of a
-    folder of images without labels, those of the sister folder: images/train -> labels/train.
+    """Find the labels in a file or folder and detect their format.
+
+    For a folder of images without labels, the sister folder is searched: images/train -> labels/train.
+
+    Args:
+        path: File or folder.
+        wanted: Key of EXPECTED to find labels of this format only; "" for any.
 
     Raises:
-        DataError: there are none, or it cannot be told which are meant; says what was looked for and what was found.
+        DataError: No labels, or several candidates; the message says what was searched for and what was found.
     """
     place = Path(path)
     if place.is_dir():
@@ -80,7 +94,7 @@ def find_labels(path: PathLike, wanted: str = "") -> FoundLabels:
 
 
 def _in_sister(folder: Path, wanted: str) -> Optional[FoundLabels]:
-    """The labels in the sister of a folder that has none itself."""
+    """Find the labels in the sister of a folder that has none itself."""
     parts = folder.absolute().parts
     for images, labels in SISTERS.items():
         if images not in parts:
@@ -113,7 +127,10 @@ def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> Fou
 
 
 def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
-    """Format -> the places its reader could take; a folder stands for the formats with a file for each image."""
+    """Return format -> candidates for its reader.
+
+    The candidate is the folder itself for formats with one label file per image.
+    """
     files = _files_by_ending(folder)
     if wanted in _FOLDER_FORMATS:
         return {wanted: [folder]}
@@ -127,21 +144,21 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
         "yolo": [folder] if any(_is_yolo(_head(file)) for file in files.get(".txt", [])) else [],
     }
     if not any(found.values()) and _beside_images(files):
-        found["yolo"] = [folder]  # what is wrong with each of them its reader says
-    if wanted and not found[wanted]:  # the only file that it could be: what is wrong with it its reader says
+        found["yolo"] = [folder]  # the reader reports what is wrong with each
+    if wanted and not found[wanted]:  # take the only file it could be: the reader reports what is wrong with it
         named = [file for ending in _FILE_ENDINGS[wanted] for file in files.get(ending, [])]
         found[wanted] = named if len(named) == 1 else []
     return found
 
 
 def _beside_images(files: Dict[str, List[Path]]) -> bool:
-    """Whether a .txt has the name of a picture."""
+    """Return whether a .txt has the name of an image."""
     stems = {folded(file.stem) for ending in IMAGE_FORMATS for file in files.get(ending, [])}
     return any(folded(file.stem) in stems for file in files.get(".txt", []))
 
 
 def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:
-    """The .json files by the labels that they hold; None: none that is known."""
+    """Group .json files by the format of their labels; None if unknown."""
     found: Dict[Optional[str], List[Path]] = {}
     for file in files:
         found.setdefault(_of_json(file), []).append(file)
@@ -151,13 +168,16 @@ def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:
 
 
 def _is_yolo(head: bytes) -> bool:
-    """Whether a text begins with a line of YOLO: a class id, and shares of the image."""
+    """Return whether a text starts with a YOLO line: class id and coordinates."""
     line = _YOLO_LINE.match(head)
     return line is not None and all(_SHARES[0] <= float(value) <= _SHARES[1] for value in line.group(1).split())
 
 
 def _manifests(folder: Path, files: Dict[str, List[Path]]) -> List[Path]:
-    """The manifest of a labelling job's output folder, else all that stand in the folder itself."""
+    """Return a labelling job's output manifest, else all manifests in the folder.
+
+    Manifests in subfolders do not count.
+    """
     for name in _OUTPUT_MANIFESTS:
         if (folder / name).is_file():
             return [folder / name]
@@ -172,12 +192,12 @@ def _of_file(file: Path) -> str:
         return "ground_truth"
     found = _of_json(file)
     if found is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
-        return "coco"  # a part is missing, or the file is cut off: its reader says what, and where
+        return "coco"  # a key is missing or the file is truncated: the reader reports it
     return found if found in ("coco", "ground_truth") else ""
 
 
 def _of_json(file: Path) -> Optional[str]:
-    """Which labels a JSON file holds."""
+    """Return the format of the labels in a JSON file."""
     head = _head(file)
     if not _JSON_OBJECT.match(head):
         return None
@@ -189,7 +209,7 @@ def _of_json(file: Path) -> Optional[str]:
 
 
 def _holds(file: Path, head: bytes, key: bytes) -> bool:
-    """Whether a file has the bytes `key` anywhere; a key may stand behind hundreds of megabytes."""
+    """Return whether a file contains `key`, even after hundreds of megabytes."""
     if key in head or len(head) < _HEAD:
         return key in head
     with open(file, "rb") as opened:
@@ -222,7 +242,7 @@ def _shown_head(file: Path) -> str:
 
 
 def _contents(folder: Path) -> str:
-    """What a folder holds, for a message: the number of files by ending."""
+    """Describe a folder's content for a message: the number of files by extension."""
     counts = Counter({ending: len(files) for ending, files in _files_by_ending(folder).items()})
     return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in counts.most_common(6)) or "no file"
 

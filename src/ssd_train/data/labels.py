@@ -1,4 +1,4 @@
-"""The door for labels of any format: a LabelSet and the source of its images, whatever they came as."""
+"""Load labels of any format, together with the source of their images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from ssd_train.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How labels are read.
+    """Options for reading labels.
 
-    format          a key of READERS, or "" to find it by looking
-    attribute       label attribute of a manifest, or "" for that of the newest job
-    on_bad          "error" or "skip": what a label that cannot be used does
-    class_names     names of the ids 0, 1, ... for formats without names, the order of the classes for the others
-    fetch           gets images that the labels name on S3 and the folder lacks; None: they are missing
-    verified        only images whose labels a verification job of Ground Truth called so, e.g. "good"; "": all
-    split           a set that the data names itself (train, val, test), or "" for all
+    Attributes:
+        format: Key of READERS, or "" to detect it.
+        attribute: Label attribute of a manifest, or "" for the newest job's.
+        on_bad: "error" or "skip" for unusable labels.
+        class_names: For formats without names, the names of the ids 0, 1, ...; for others, the order of the classes.
+        fetch: Function that downloads images named by S3 URLs that the folder lacks; None: they are missing.
+        split: Name of a split defined in the data (train, val, test), or "" for all.
+        verified: Load only images with this result of a Ground Truth verification job, e.g. "good"; "" for all.
     """
 
     format: str = ""
@@ -51,7 +52,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Labels and where their images come from."""
+    """Labels and the source of their images."""
 
     labels: LabelSet
     images: ImageSource
@@ -60,13 +61,18 @@ class LabelledImages:
 def read_labelled(
     images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions = LabelOptions()
 ) -> LabelledImages:
-    """Labels, and their images: those of the labels themselves (RecordIO), else those of the folder `images`.
+    """Load labels and the source of their images.
 
-    Without `labels` they are looked for in `images`, and without `images` these are looked for where the labels are.
+    The images are those within the labels (RecordIO) or those in the folder `images`.
+
+    Args:
+        images: Folder of images; if None, the folder of the labels is searched.
+        labels: File or folder of labels; if None, `images` is searched.
+        options: Options for reading.
 
     Raises:
-        DataError: there are no labels, it cannot be told which are meant, or they cannot be used.
-        ConfigError: an option does not fit them.
+        DataError: There are no labels, several candidates, or the labels cannot be used.
+        ConfigError: An option does not fit the labels.
     """
     given = labels if labels is not None else images
     if given is None:
@@ -96,9 +102,15 @@ def read_labelled(
 def _of_one_content(
     fault: SeveralFormats, images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions
 ) -> FoundLabels:
-    """The first of labels of several formats that say the same, as after a conversion; else the fault."""
+    """Return the first of several label formats if all have the same content.
+
+    That is the case after a conversion.
+
+    Raises:
+        SeveralFormats: They differ.
+    """
     contents = []
-    options = dataclasses.replace(options, on_bad="error")  # what one leaves out the other may hold
+    options = dataclasses.replace(options, on_bad="error")  # a skipped label may be usable in the other format
     for format, place in fault.found:
         near = place if place.is_dir() else place.parent
         try:
@@ -121,14 +133,17 @@ def _rows(record: Record, class_names: ClassNames) -> List[Tuple[str, Tuple[floa
 
 
 def _alike(a: "List[Tuple[str, Tuple[float, ...]]]", b: "List[Tuple[str, Tuple[float, ...]]]") -> bool:
-    """Whether two images have the same boxes, within a pixel."""
+    """Return whether two images have the same classes and boxes, within a pixel."""
     return len(a) == len(b) and all(
         left[0] == right[0] and all(abs(x - y) <= 1 for x, y in zip(left[1], right[1])) for left, right in zip(a, b)
     )
 
 
 def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: Path) -> Path:
-    """Where images are looked for: in the folder given, else beside the labels, which may be given as both."""
+    """Return the folder of the images: the given one, else the one of the labels.
+
+    `images` and `labels` may be the same file.
+    """
     sister = _folder_of_images(near) if images is None else None
     if sister is not None and not any(is_image_name(file.name) for file in files_below(near)):
         return sister
@@ -141,7 +156,7 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
 
 
 def _folder_of_images(labels: Path) -> Optional[Path]:
-    """The sister of a folder of labels that holds the images: labels/train -> images/train."""
+    """Return the image folder of a label folder: labels/train -> images/train."""
     parts = labels.absolute().parts
     for images, name in SISTERS.items():
         if name in parts:
@@ -153,12 +168,16 @@ def _folder_of_images(labels: Path) -> Optional[Path]:
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
-    """The labels alone, of the file or folder `path`, as `read_labelled` reads them."""
+    """Load only the labels of a file or folder, as `read_labelled` does."""
     return read_labelled(None, path, LabelOptions("", label_attribute or "", on_bad)).labels
 
 
 def parse_class_names(text: str) -> Optional[ClassNames]:
-    """Names separated by commas, or None for an empty text; a ConfigError when one is blank or comes twice."""
+    """Parse class names separated by commas; None for an empty text.
+
+    Raises:
+        ConfigError: A name is blank or occurs twice.
+    """
     if not text.strip():
         return None
     try:
@@ -168,13 +187,15 @@ def parse_class_names(text: str) -> Optional[ClassNames]:
 
 
 def has_own_ids(labels: LabelSet) -> bool:
-    """Whether the labels number their classes from 0. COCO's categories have other ids, VOC has names only."""
+    """Return whether the format numbers its classes from 0.
+
+    COCO categories have other ids, and VOC has only names.
+    """
     return labels.details.get("format") not in ("coco", "voc")
 
 
 def with_class_count(labels: LabelSet, count: int) -> LabelSet:
-    """The labels with as many classes as are known to be, where they have ids of their own: those above the highest id
-    have no box."""
+    """Add classes without boxes up to `count`, if the format has its own class ids."""
     if not has_own_ids(labels):
         return labels
     names = dict(enumerate(labels.class_names))
@@ -182,10 +203,12 @@ def with_class_count(labels: LabelSet, count: int) -> LabelSet:
 
 
 def matched_to(labels: LabelSet, class_names: ClassNames) -> LabelSet:
-    """The labels with their ids by name in `class_names`; the ids stay where one side has no name for them.
+    """Map the class ids to `class_names`, by name.
+
+    If the format numbers its classes from 0, classes without a name on one side are mapped by id.
 
     Raises:
-        DataError: a class has boxes and is not in `class_names`.
+        DataError: A class has boxes and is not in `class_names`.
     """
     return labels.with_classes(class_names, by_id=has_own_ids(labels))
 
@@ -221,11 +244,11 @@ def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:
 
 
 def _ordered(labels: LabelSet, options: LabelOptions) -> LabelSet:
-    """Classes in the order that was given, where the format has names of its own."""
+    """Reorder the classes as given in the options, for formats with class names."""
     return labels if options.class_names is None else labels.with_classes(options.class_names)
 
 
-# format -> its reader; each takes the place of the labels, the folder of the images, and the options
+# format -> reader of (path of the labels, folder of the images, options)
 READERS: Dict[str, Reader] = {
     "ground_truth": _ground_truth,
     "image_json": _image_json,

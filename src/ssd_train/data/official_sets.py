@@ -1,6 +1,7 @@
-"""Sets that a data set names itself: ImageSets/Main of VOC, train, val and test of a data.yaml.
+"""Splits that a dataset defines itself.
 
-A reader puts them into `LabelSet.sets`; here is which of them a job takes.
+These are the lists in VOC's ImageSets/Main, and train, val and test of a data.yaml.
+Readers put them into `LabelSet.sets`; this module selects the ones that a job uses.
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from ssd_train.errors import ConfigError, DataError
 TRAIN, VALIDATION, BOTH, TEST = "train", "val", "trainval", "test"
 _OTHER_NAMES = {"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "testing": TEST}
 _MAIN = Path("ImageSets", "Main")
-_FLAGS = ("-1", "0", "1")  # beside each name in the lists of a class: it is in no image, hard to see in it, or there
+_FLAGS = ("-1", "0", "1")  # after each name in the list of a class: absent, difficult, present
 
 
 def set_name(name: str) -> str:
-    """Return the usual name of a set: valid -> val."""
+    """Return the canonical name of a split: valid -> val."""
     return _OTHER_NAMES.get(name.lower(), name)
 
 
 def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, FrozenSet[str]], str]:
-    """Return the sets of ImageSets/Main, as names of records, and where they stand; ("" where there are none).
+    """Read the splits in VOC's ImageSets/Main.
 
-    `places` are the folders of labels and images, `files` the XML file of each record by the record's name. A list for
-    one class (cat_train.txt: names with 1, 0 or -1) is no set.
+    A list for one class (cat_train.txt: names with 1, 0 or -1) is not a split.
+
+    Args:
+        places: Folders of labels and images.
+        files: Name of each record -> its XML file.
+
+    Returns:
+        Split -> names of its records, and the folders of the lists for messages; "" if there are no splits.
     """
     folders = sorted({folder for place in places for folder in _main_folders(place)})
     sets: Dict[str, Set[str]] = {}
@@ -38,7 +45,7 @@ def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, F
         for name, file in files.items():
             path = Path(file).absolute()
             if root in path.parents:
-                for place in (path.relative_to(root), Path(name)):  # lists name annotations, or pictures
+                for place in (path.relative_to(root), Path(name)):  # lists name annotations or images
                     parts = tuple(folded(part) for part in place.with_suffix("").parts)
                     by_stem.setdefault(parts[-1], []).append((parts, name))
         for lists in sorted(folder.glob("*.txt")):
@@ -51,7 +58,7 @@ def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, F
 
 
 def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], str]]) -> List[str]:
-    """The names whose paths end as an entry of a list does, by as many parts as any do."""
+    """Return the names whose paths share the longest tail with a list entry."""
     for first in range(len(entry)):
         wanted = entry[first:]
         found = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
@@ -61,14 +68,17 @@ def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], s
 
 
 def _main_folders(place: Path) -> List[Path]:
-    """ImageSets/Main in a folder, one above it, or below it."""
+    """Return ImageSets/Main in a folder, in its parent, or in one of its subfolders."""
     absolute = place.absolute()
     above = [folder / _MAIN for folder in (absolute, absolute.parent) if (folder / _MAIN).is_dir()]
     return above or [path for path in absolute.glob(f"*/{_MAIN}") if path.is_dir()]
 
 
 def _entries(path: Path) -> List[Tuple[str, ...]]:
-    """The names in a list, as the parts of a path, folded; none in the list of a class."""
+    """Return the names in a list as normalised path parts.
+
+    A list for one class has none.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,10 +98,10 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
 
 
 def of_split(labels: LabelSet, name: str) -> LabelSet:
-    """Return the records of one set; the others stand in `LabelSet.others`.
+    """Return the records of one split; `LabelSet.others` gets the rest.
 
     Raises:
-        ConfigError: there is no such set.
+        ConfigError: There is no such split.
     """
     members = labels.sets.get(set_name(name))
     if members is None:
@@ -101,7 +111,7 @@ def of_split(labels: LabelSet, name: str) -> LabelSet:
 
 
 def of_names(labels: LabelSet, names: "FrozenSet[str]") -> LabelSet:
-    """Return the records called so; the others stand in `LabelSet.others`."""
+    """Return the records with these names; `LabelSet.others` gets the rest."""
     keep = [record.name in names for record in labels.records]
     others = tuple(record for record, kept in zip(labels.records, keep) if not kept)
     part = labels.subset(keep)
@@ -111,10 +121,20 @@ def of_names(labels: LabelSet, names: "FrozenSet[str]") -> LabelSet:
 
 
 def for_training(labels: LabelSet, alone: bool) -> Tuple[LabelSet, Optional[LabelSet]]:
-    """Return what is trained on, and what is scored with, or None where that is to be held out of it (or given).
+    """Return the training labels, and validation labels if the data defines them.
 
-    Train and val where there are both; else trainval, or train. With `alone` False validation is given: then trainval
-    goes before train. Test is left alone.
+    Both are returned if there are train and val and `alone` is true. Otherwise trainval is returned if it exists, else
+    train, else all records that are not in test. Data without splits is returned whole.
+
+    Args:
+        labels: The labels.
+        alone: False if the user gives other validation data.
+
+    Returns:
+        Training labels, and validation labels or None.
+
+    Raises:
+        DataError: There are only test images.
     """
     sets = {name: members for name, members in labels.sets.items() if members}
     if not sets:
@@ -133,13 +153,13 @@ def for_training(labels: LabelSet, alone: bool) -> Tuple[LabelSet, Optional[Labe
 
 
 def for_validation(labels: LabelSet) -> LabelSet:
-    """Return what is scored with, of data given for that: val, where there is such a set, else all."""
+    """Return the val split of data given for validation, or all if there is none."""
     members = labels.sets.get(VALIDATION)
     return of_names(labels, members) if members else labels
 
 
 def described(labels: LabelSet) -> str:
-    """Return a line about the sets, "" where there are none."""
+    """Describe the splits in one line; "" if there are none."""
     if not labels.sets:
         return ""
     counts = ", ".join(f"{name} {len(members)}" for name, members in sorted(labels.sets.items()))

@@ -1,4 +1,4 @@
-"""Pixel operations by OpenCV: decode, encode, resize, turn, recolour. Pictures are RGB uint8 (H, W, 3).
+"""Pixel operations with OpenCV. Images are RGB uint8 (H, W, 3).
 
 `pillow_pixels` has the same functions without OpenCV.
 """
@@ -26,7 +26,17 @@ _FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
 
 
 def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
-    """Decode the stored pixels, not turned; a JPEG at 1/`scale` (1, 2, 4, 8) of each side."""
+    """Decode the stored pixels without applying an orientation.
+
+    Args:
+        data: The encoded image.
+        format: Its format, for messages.
+        where: Place for messages.
+        scale: 1, 2, 4 or 8; divides each side. 1 for formats other than JPEG.
+
+    Raises:
+        DataError: The image is damaged.
+    """
     flags = _REDUCED[scale] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -42,19 +52,22 @@ def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
 
 
 def encode(image: np.ndarray, format: str, quality: int) -> Optional[bytes]:
-    """Encode as JPEG, PNG, BMP, TIFF or WEBP; `quality` 1..100 is for JPEG and WEBP. None where that fails."""
+    """Encode as JPEG, PNG, BMP, TIFF or WEBP; None on failure.
+
+    `quality` 1..100 is used by JPEG and WEBP.
+    """
     options = {"JPEG": [cv2.IMWRITE_JPEG_QUALITY, quality], "WEBP": [cv2.IMWRITE_WEBP_QUALITY, quality]}.get(format, [])
     ok, encoded = cv2.imencode(f".{format.lower()}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return bytes(encoded) if ok else None
 
 
 def resize_linear(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Resize by linear interpolation between the two nearest pixels of each axis."""
+    """Resize by bilinear interpolation between the four nearest pixels."""
     return cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_area(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Resize a gray picture (H, W) to the means over the area of each new pixel."""
+    """Resize a grayscale image (H, W) by averaging over the area of each new pixel."""
     return cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)
 
 
@@ -64,17 +77,17 @@ def rotate(image: np.ndarray, quarter_turns: int) -> np.ndarray:
 
 
 def flip(image: np.ndarray, flip_x: bool, flip_y: bool) -> np.ndarray:
-    """Mirror left to right, top to bottom, or both."""
+    """Flip left to right, top to bottom, or both."""
     return cv2.flip(image, _FLIPS[flip_x, flip_y])
 
 
 def transform_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply a (3, 4) matrix to (R, G, B, 1) of each pixel; the result saturates."""
+    """Apply a (3, 4) matrix to (R, G, B, 1) of each pixel; clips to 0..255."""
     return cv2.transform(image, matrix)
 
 
 def pad(image: np.ndarray, rims: Tuple[int, int, int, int], colour: Tuple[int, int, int]) -> np.ndarray:
-    """Put rims of (top, bottom, left, right) pixels of one colour around the picture."""
+    """Add a border of (top, bottom, left, right) pixels of one colour."""
     return cv2.copyMakeBorder(image, *rims, cv2.BORDER_CONSTANT, value=colour)
 
 

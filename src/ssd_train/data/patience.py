@@ -1,7 +1,7 @@
-"""Work that may never end, done within a time limit: a file on a network share or a dying disk can stand still.
+"""Run work with a time limit.
 
-It is done by a thread beside the one that wants it, kept for the next time. One that stands still is left to itself:
-it is a daemon, so it does not hold up the end of the program.
+Reading from a network share or a failing disk can block forever. A helper thread does the work and is reused. A helper
+that blocks is abandoned; as a daemon it does not delay the exit of the program.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Asked = Optional[Tuple["Future[Any]", Callable[[], Any]]]
 
-_TOGETHER = 32  # glances at files that one time limit stands for: handing one over costs as much as a glance
-_TRIAL = 8  # such groups, by which one thread is compared with several
+_TOGETHER = 32  # items per batch with one time limit: handing over one call costs as much as the call itself
+_TRIAL = 8  # batches per measurement that compares one thread with several
 
 
 class _Late(DataError):
-    """Nothing came in time."""
+    """The time limit was exceeded."""
 
 
 class _Helper:
-    """A thread that does one piece of work after the other. It leaves when this is no longer wanted, which is when the
-    thread that wanted it ends."""
+    """A thread that does one piece of work after another.
+
+    The helper thread exits when its owner thread exits.
+    """
 
     def __init__(self) -> None:
         self._asked: "queue.SimpleQueue[Asked]" = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._asked,), name="patience", daemon=True).start()
 
     def begin(self, work: Callable[[], Any]) -> "Future[Any]":
-        """What `work` will come to."""
+        """Start `work` and return its future."""
         future: "Future[Any]" = Future()
         self._asked.put((future, work))
         return future
@@ -55,20 +57,24 @@ def _serve(asked: "queue.SimpleQueue[Asked]") -> None:
         future, work = wanted
         try:
             future.set_result(work())
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits
+        except BaseException as error:  # the waiting thread raises it, whatever it is
             future.set_exception(error)
-        del wanted, future, work  # what was read is not kept until the next time
+        del wanted, future, work  # do not keep the result alive while waiting for the next work
 
 
-_own = threading.local()  # .helper: that of each thread; .waited_for: whether the thread is itself a helper
+_own = threading.local()  # .helper: the helper of this thread; .waited_for: whether this thread is a helper
 
 
 def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
-    """What `work` returns or raises, if it does so within `seconds` (0: no limit; part of work with a limit has that
-    one's).
+    """Call `work` with a time limit and return its result.
+
+    Args:
+        work: Function to call; its exceptions are raised.
+        seconds: Time limit; 0 for none. A call from within such work runs under the outer limit only.
+        where: Place for messages.
 
     Raises:
-        DataError: it did not; begins with `where`.
+        DataError: The limit was exceeded; the message starts with `where`.
     """
     if not seconds or getattr(_own, "waited_for", False):
         return work()
@@ -78,32 +84,39 @@ def in_time(work: Callable[[], Result], seconds: float, where: str) -> Result:
     try:
         return future.result(seconds)
     except NotInTime:
-        if future.done():  # at the last moment, or the error is the work's own
+        if future.done():  # finished at the last moment, or the work itself raised TimeoutError
             return future.result()
-        _own.helper = None  # the next work has another
+        _own.helper = None  # the next call starts a new helper
         raise _Late(f"{where}: nothing came within {seconds:g} s, expected a disk that answers") from None
 
 
 def glances_in_order(
     glance: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float
 ) -> Iterator[Result]:
-    """glance(item) for each item, in order, by up to `workers` threads: as parallel.in_order, for what is mostly short.
+    """Yield glance(item) for each item in order, with up to `workers` threads.
 
-    Several are for disks that have to be waited for, and for work that lets go of the interpreter; where there is
-    little of it, threads hinder each other and one is faster. Which it is here is tried with the first items.
+    In contrast to parallel.in_order it is meant for short work. Several threads help only if the work waits for a disk
+    or releases the GIL; otherwise they slow each other down. The first batches decide whether to use one thread or
+    `workers`.
 
-    `glance` waits for a file by `in_time`. Many of them share one limit of `seconds`; where they miss it, what is left
-    is done one by one, so that the one that stands still is told by its name. Of these only the one at which the limit
-    was missed is done twice.
+    A batch of items shares one time limit. If it is exceeded, the rest of the batch is done item by item, each with its
+    own limit, so that the message names the item that blocks. Only the item during which the limit was exceeded is done
+    twice.
+
+    Args:
+        glance: Function of an item that uses `in_time` to wait for a file.
+        items: The items.
+        workers: Maximum number of threads.
+        seconds: Time limit of a batch; 0 for none.
     """
 
     def together(some: Sequence[Item]) -> List[Result]:
-        """What `some` are found to be: by one wait, and those that are not found by then by one for each."""
+        """Process a batch under one limit, and the rest of it item by item if it is late."""
         found: List[Result] = []
         given_up = threading.Event()
 
         def one_after_the_other() -> None:
-            """Find all of them, unless nobody waits any more."""
+            """Process the items of the batch until it is abandoned."""
             for item in some:
                 if given_up.is_set():
                     return
@@ -119,7 +132,7 @@ def glances_in_order(
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
     took = {}
-    for number, count in enumerate((1, 1, workers)):  # the first time it is what all that is done once takes
+    for number, count in enumerate((1, 1, workers)):  # the first measurement is a warm-up
         begun = time.perf_counter()
         for results in in_order(together, groups[number * _TRIAL : (number + 1) * _TRIAL], count, at_once=1):
             yield from results

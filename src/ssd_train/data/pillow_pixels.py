@@ -1,6 +1,7 @@
-"""Pixel operations by Pillow and NumPy, for images without OpenCV such as AWS's inference container.
+"""Pixel operations with Pillow and NumPy, where OpenCV is missing.
 
-The same functions as `opencv_pixels`, with the same results to one level of 255 (a JPEG: two).
+AWS's inference container, for example, has no OpenCV. The functions are those of `opencv_pixels`, with the same results
+to within one of 255 levels (JPEG: two).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ssd_train.errors import DataError
 
 NAME = "Pillow"
 
-# Called directly: Image.open warns about and refuses large images by a global limit of its own.
+# Called directly, because Image.open enforces a global size limit of its own.
 READERS: Dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -24,14 +25,24 @@ READERS: Dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-_ROWS = 128  # of a result, computed at once: the float arrays of a picture of 50 Mpx would take a gigabyte
+_ROWS = 128  # rows computed at once: the float arrays of a 50 Mpx image would take a gigabyte
 # OpenCV's weights of R, G and B in 1/2^15 (modules/imgproc/src/color.hpp)
 _LUMA, _LUMA_BITS = np.array([9798, 19235, 3735], np.int32), 15
 
 
 def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
-    """Decode the stored pixels, not turned; a JPEG at 1/`scale` (1, 2, 4, 8) of each side."""
-    # GluonCV's import sets it for the whole process: a damaged file would be filled up with invented pixels
+    """Decode the stored pixels without applying an orientation.
+
+    Args:
+        data: The encoded image.
+        format: Key of READERS.
+        where: Place for messages.
+        scale: 1, 2, 4 or 8; divides each side of a JPEG and has no effect on other formats.
+
+    Raises:
+        DataError: The image is damaged.
+    """
+    # importing GluonCV sets it to True for the whole process; Pillow would then fill in missing pixels
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = READERS[format](io.BytesIO(data))
@@ -49,18 +60,24 @@ def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert any mode to RGB as OpenCV does: 16 bits are scaled, transparency is dropped, not blended."""
+    """Convert any mode to RGB as OpenCV does.
+
+    16 bits are scaled to 8; transparency is dropped, not blended.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # convert("RGB") saturates
         gray = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError("found 32 bits a value, expected 8 or 16")
-    image.info.pop("transparency", None)  # convert() warns about that of a palette
+    image.info.pop("transparency", None)  # convert() warns about a palette's transparency
     return np.array(image.convert("RGB"))
 
 
 def encode(image: np.ndarray, format: str, quality: int) -> Optional[bytes]:
-    """Encode as JPEG, PNG, BMP, TIFF or WEBP; `quality` 1..100 is for JPEG and WEBP. None where that fails."""
+    """Encode as JPEG, PNG, BMP, TIFF or WEBP; None on failure.
+
+    `quality` 1..100 is used by JPEG and WEBP.
+    """
     options: Dict[str, Dict[str, Any]] = {
         "JPEG": {"quality": quality},
         "WEBP": {"quality": quality},
@@ -75,9 +92,9 @@ def encode(image: np.ndarray, format: str, quality: int) -> Optional[bytes]:
 
 
 def resize_linear(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Resize by linear interpolation between the two nearest pixels of each axis.
+    """Resize by bilinear interpolation between the four nearest pixels.
 
-    Pillow's own BILINEAR averages over more pixels when it makes an image smaller.
+    Pillow's own BILINEAR averages over more pixels when downscaling.
     """
     (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
     x, x_next, x_share = _neighbours(w, width)
@@ -93,20 +110,25 @@ def resize_linear(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
 
 
 def _neighbours(length: int, wanted: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for `wanted` pixels of a side, their two neighbours among `length` and the share of the second."""
+    """Return two neighbours and the weight of the second for each new pixel of a side.
+
+    Args:
+        length: Number of pixels before resizing.
+        wanted: Number of pixels after resizing.
+    """
     place = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
     first = place.astype(np.intp)
     return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
 
 
 def resize_area(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Resize a gray picture (H, W) to the means over the area of each new pixel."""
+    """Resize a grayscale image (H, W) by averaging over the area of each new pixel."""
     columns, rows = (_overlaps(length, wanted) for length, wanted in zip(image.shape[::-1], size_wh))
     return (rows @ image.astype(np.float32) @ columns.T + np.float32(0.5)).astype(np.uint8)
 
 
 def _overlaps(length: int, wanted: int) -> np.ndarray:
-    """Return float32 (wanted, length): the share of each of `length` pixels in each of `wanted` along a side."""
+    """Return the weights float32 (wanted, length) of old pixels in new pixels."""
     edges = np.arange(wanted + 1)[:, None] * (length / wanted)
     pixels = np.arange(length)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
@@ -119,18 +141,18 @@ def rotate(image: np.ndarray, quarter_turns: int) -> np.ndarray:
 
 
 def flip(image: np.ndarray, flip_x: bool, flip_y: bool) -> np.ndarray:
-    """Mirror left to right, top to bottom, or both."""
+    """Flip left to right, top to bottom, or both."""
     return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
 def transform_colour(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply a (3, 4) matrix to (R, G, B, 1) of each pixel; the result saturates."""
+    """Apply a (3, 4) matrix to (R, G, B, 1) of each pixel; clips to 0..255."""
     values = image.reshape(-1, 3).astype(np.float32) @ matrix[:, :3].T + matrix[:, 3]
     return np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(image.shape)
 
 
 def pad(image: np.ndarray, rims: Tuple[int, int, int, int], colour: Tuple[int, int, int]) -> np.ndarray:
-    """Put rims of (top, bottom, left, right) pixels of one colour around the picture."""
+    """Add a border of (top, bottom, left, right) pixels of one colour."""
     top, bottom, left, right = rims
     height, width = image.shape[:2]
     result = np.empty((top + height + bottom, left + width + right, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Pixel operations: those of opencv_pixels where OpenCV can be imported, else those of pillow_pixels."""
+"""Pixel operations: opencv_pixels if OpenCV can be imported, else pillow_pixels."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ operations: Any = _chosen()
 
 
 def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Resize `image` (H, W, 3) to `size_wh`: halve while a side is at least twice too long, then interpolate linearly.
+    """Resize an image (H, W, 3) to `size_wh`.
 
-    Within a gray level or so of the mean over each pixel's area (OpenCV's INTER_AREA), three to nine times as fast.
+    Halves each side while it is at least twice too long, then interpolates linearly. The result is within about one
+    gray level of the area mean (OpenCV's INTER_AREA), three to nine times as fast.
     """
     (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
     while w >= 2 * width or h >= 2 * height:
@@ -41,17 +42,20 @@ def resize(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """Divide the sides of `image` (H, W, 3) by 1, 2, 4 or 8, rounded up: the first halvings that `resize` does."""
+    """Divide each side of an image (H, W, 3) by 1, 2, 4 or 8, rounded up.
+
+    Equals the first halvings of `resize`.
+    """
     while factor > 1:
         image, factor = operations.resize_linear(image, (-(-image.shape[1] // 2), -(-image.shape[0] // 2))), factor // 2
     return image
 
 
 def opencv() -> Any:
-    """Return the `cv2` module, for what Pillow and NumPy do not do here: drawing pictures, reading videos.
+    """Return the `cv2` module, for drawing images and reading videos.
 
     Raises:
-        DependencyError: it cannot be imported.
+        DependencyError: OpenCV cannot be imported.
     """
     try:
         return importlib.import_module("cv2")

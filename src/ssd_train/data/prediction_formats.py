@@ -1,9 +1,9 @@
-"""Answers of a detector in the forms that other programs write and read, beside JSON Lines (`predictions`).
+"""Read and write predictions in formats other than JSON Lines (`predictions`).
 
-jsonl    {"image", "prediction": [[class, score, xmin, ymin, xmax, ymax], ...], "classes": {"0": name}}, shares of 0..1
-coco     COCO results: [{"image_id", "category_id", "bbox": [left, top, width, height], "score"}, ...], pixels
-csv      image, class_id, class, score, xmin, ymin, xmax, ymax, in pixels; written only
-out      a folder with NAME.out for each picture, as batch transform jobs of SageMaker leave them
+jsonl    {"image", "prediction": [[class, score, xmin, ymin, xmax, ymax], ...], "classes": {"0": name}}; 0..1
+coco     COCO results: [{"image_id", "category_id", "bbox": [left, top, width, height], "score"}, ...]; pixels
+csv      image, class_id, class, score, xmin, ymin, xmax, ymax; pixels; written only
+out      a folder with one NAME.out per image, as SageMaker's batch transform jobs write it; 0..1
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ssd_train.data.records import ClassNames, Detections, LabelSet
 from ssd_train.errors import DataError
 from ssd_train.storage import write_bytes_atomic
 
-# format -> the name of what is written where no other is given
+# format -> default name of the output
 DEFAULTS = {"jsonl": "predictions.jsonl", "coco": "predictions.json", "csv": "predictions.csv", "out": "predictions"}
 OUT = ".out"
 _COLUMNS = ("image", "class_id", "class", "score", "xmin", "ymin", "xmax", "ymax")
@@ -36,13 +36,19 @@ class CocoIds(NamedTuple):
 
 
 def read_any_answers(path: PathLike, labels: LabelSet) -> Iterator[Answer]:
-    """Yield the answers of a file of JSON Lines or COCO results, a .out file, or a folder of these.
+    """Yield the predictions of a file or folder in any format that can be read.
 
-    The ids of COCO results are those of `labels`, where these are a COCO file. Else file_name and category_name count,
-    or an image_id is a name, with or without its ending, or the number in it, and a category_id a class id.
+    These are JSON Lines, COCO results, a .out file, and a folder of .out files.
+
+    If `labels` are from a COCO file, COCO results must use its ids. Otherwise file_name and category_name are used, or
+    image_id is an image name, with or without its extension, or the number in it, and category_id is a class id.
+
+    Args:
+        path: File or folder.
+        labels: Labels of the images.
 
     Raises:
-        DataError: an answer that cannot be used; begins with its place.
+        DataError: A prediction cannot be used; the message starts with its place.
     """
     place = Path(path)
     if place.is_dir():
@@ -82,7 +88,7 @@ def _of_out(file: Path, name: str) -> Answer:
 
 
 def _of_annotations(annotations: Any, name: str, where: str) -> Answer:
-    """The answer of an endpoint asked for annotations: boxes in pixels."""
+    """Convert an endpoint's response in annotation format, with boxes in pixels."""
     rows = []
     for index, box in enumerate(annotations if isinstance(annotations, list) else [annotations]):
         try:
@@ -139,7 +145,10 @@ def _of_coco(path: Path, labels: LabelSet) -> Iterator[Answer]:
 
 
 def _names_by_id(labels: LabelSet) -> Dict[Key, str]:
-    """Names of labelled images by what an image_id may be: the file's name without its ending, or the number in it."""
+    """Map possible values of image_id to image names.
+
+    These are file names without extension, and the numbers that they stand for.
+    """
     found: Dict[Key, str] = {}
     for record in labels.records:
         stem = record.basename.rpartition(".")[0] or record.basename
@@ -150,7 +159,14 @@ def _names_by_id(labels: LabelSet) -> Dict[Key, str]:
 
 
 class Writer:
-    """Writes answers one by one; to be closed. A `file` is open; of the format "out" it is a folder's path."""
+    """Write predictions one image at a time; must be closed.
+
+    Args:
+        format: Key of DEFAULTS.
+        target: Open binary file; for "out", the path of a folder.
+        class_names: Names of the class ids.
+        ids: Ids for COCO results; without them, ids are derived from image names and class ids.
+    """
 
     def __init__(
         self, format: str, target: "BinaryIO | Path", class_names: ClassNames, ids: Optional[CocoIds] = None
@@ -161,11 +177,11 @@ class Writer:
             self._write(_csv_line(_COLUMNS))
 
     def add(self, name: str, detections: Detections) -> None:
-        """Write the answer for one picture."""
+        """Write the detections of one image."""
         getattr(self, f"_{self._format}")(name, detections)
 
     def close(self) -> None:
-        """Write what ends the file."""
+        """Write the end of the file; does not close it."""
         if self._format == "coco":
             self._write(b"\n]\n" if self._count else b"[]\n")
 
@@ -198,7 +214,10 @@ class Writer:
 
 
 def _numbers(detections: Detections) -> Iterator[Any]:
-    """Class id, score and box of each, in the shortest digits that give the same float32 again."""
+    """Yield class id, score and box of each detection.
+
+    The floats have the shortest decimals that round-trip as float32.
+    """
     scores = detections.scores.astype(str).astype(float).tolist()
     boxes = detections.boxes.astype(str).astype(float).tolist()
     return zip(detections.class_ids.tolist(), scores, boxes)

@@ -1,8 +1,9 @@
-"""Answers of a detector as JSON Lines, one image a line, in the form of the built-in algorithm.
+"""Read and write predictions as JSON Lines in the built-in algorithm's form.
 
+There is one image per line:
 ``{"image": name, "prediction": [[class, score, xmin, ymin, xmax, ymax], ...]}``: class is an index into the model's
-class names, the score lies in 0..1, coordinates are shares (0..1) of the image's width and height. ``classes`` has the
-names of the ids beside it, ``{"0": "cat"}``; a class may also be its name.
+class names, the score is in 0..1, and coordinates are fractions (0..1) of the image's width and height. An optional
+``classes`` maps the ids to names, ``{"0": "cat"}``; class may also be a name.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from ssd_train.storage import open_atomic
 Row = List[Any]
 
 ROW = ("class", "score", "xmin", "ymin", "xmax", "ymax")
-CLASS_LIMIT = 2**31  # JSON has integers of any length, arrays have not
-OVERHANG = 1.0  # how far, in images, a box may leave the image and is clipped; beyond that it is in other units
+CLASS_LIMIT = 2**31  # JSON integers have any length, array elements do not
+OVERHANG = 1.0  # image sides by which a box may leave the image and be clipped; beyond that it must be in pixels
 
 
 class Answer(NamedTuple):
-    """The answer for one image: its name, rows as in ROW (coordinates in 0..1, or in `pixels`), its place
-    (``file:line``), and the names of class ids, where it tells them."""
+    """The prediction for one image.
+
+    Attributes:
+        image: Name of the image.
+        rows: Rows as in ROW; coordinates are in 0..1, or in pixels if `pixels` is set.
+        where: ``file:line``, for messages.
+        names: Class id -> name, if the prediction contains names.
+        pixels: Whether coordinates are in pixels.
+    """
 
     image: str
     rows: List[Row]
@@ -41,8 +49,13 @@ def write_predictions(
     answers: Iterable[Tuple[str, Detections]],
     class_names: Optional[ClassNames] = None,
 ) -> None:
-    """Write a line for each (name, detections): to a path, whole or not at all, or to an open binary file. With
-    `class_names` the names of the classes found stand beside their ids."""
+    """Write one line for each (name, detections).
+
+    Args:
+        target: Path, which is written atomically, or open binary file.
+        answers: Image names and detections.
+        class_names: If given, each line has the names of its classes.
+    """
     if hasattr(target, "write"):
         for name, detections in answers:
             target.write(_line(name, detections, class_names))
@@ -52,22 +65,25 @@ def write_predictions(
 
 
 def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
-    """Rows by image name; a DataError at the first line that is not as `read_answers` demands."""
+    """Return rows by image name, as checked by `read_answers`."""
     return {answer.image: answer.rows for answer in read_answers(path)}
 
 
 def read_answers(path: PathLike) -> Iterator[Answer]:
-    """The answers of a file, in its order, as `checked_answers`."""
+    """Yield the checked predictions of a file in order; see `checked_answers`."""
     return checked_answers(read_json_lines(path))
 
 
 def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Answer]:
-    """The answers in `lines`, objects and their places (``file:line``); coordinates are clipped to 0..1.
+    """Validate predictions; clip coordinates to 0..1.
+
+    Args:
+        lines: (``file:line``, object) of each line.
 
     Raises:
-        DataError: ``file:line`` and the fault: no JSON object, no image name or rows, an image for the second time, a
-            row that has not six finite numbers, a class that is no index, a score outside 0..1, xmax < xmin or
-            ymax < ymin, or a box so far outside the image that its coordinates must be pixels.
+        DataError: A line has no image name or no rows, an image is repeated, a row has not six finite numbers (class
+            may be a name), class is not an index, the score is outside 0..1, xmax < xmin or ymax < ymin, or a box is so
+            far outside the image that its coordinates must be pixels; the message starts with ``file:line``.
     """
     seen: Dict[str, str] = {}
     for where, line in lines:
@@ -82,7 +98,7 @@ def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Ans
 
 
 def _line(name: str, detections: Detections, class_names: Optional[ClassNames] = None) -> bytes:
-    # the shortest digits that give the same float32 again
+    # the shortest decimals that round-trip as float32
     rows = np.asarray(detections.to_rows(), dtype=np.float32).reshape(-1, len(ROW)).astype(str).astype(float).tolist()
     line: Dict[str, Any] = {"image": name, "prediction": [[int(row[0]), *row[1:]] for row in rows]}
     if class_names is not None:
@@ -109,7 +125,11 @@ def _image(line: Dict[str, Any]) -> str:
 
 
 def rows_of(line: Dict[str, Any]) -> List[Row]:
-    """The rows of an answer, checked, coordinates clipped to 0..1; a DataError without a place."""
+    """Return the validated rows of a prediction, with coordinates clipped to 0..1.
+
+    Raises:
+        DataError: A row cannot be used; without a place.
+    """
     rows = line.get("prediction")
     if not isinstance(rows, list):
         raise DataError(f"found prediction {rows!r}, expected a list of rows under the key 'prediction'")
@@ -125,12 +145,12 @@ def _class(value: Any) -> "int | str":
 
 
 def _fault(row: Any) -> Optional[str]:
-    """What is wrong with a row, or None."""
+    """Return the fault of a row, or None."""
     if not isinstance(row, list) or len(row) != len(ROW):
         return f"has not {len(ROW)} numbers"
     class_id, score, xmin, ymin, xmax, ymax = row
     named = isinstance(class_id, str) and class_id.strip()
-    # a boolean is a number to Python
+    # type() instead of isinstance(): a bool is an int
     if not all(type(value) in (int, float) and abs(value) < math.inf for value in row[1 if named else 0 :]):
         return "has not only finite numbers"
     if named:

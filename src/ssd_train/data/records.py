@@ -1,6 +1,6 @@
-"""The words everyone speaks: ClassNames, Record (ground truth), Detections (prediction), LabelSet, ImageSource.
+"""Data structures for labels, detections and sources of images.
 
-Ground truth and prediction are two types on purpose: a Record has no scores, Detections have.
+Ground truth and detections are separate types on purpose: a Record has no scores.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MAX_CLASSES = 10_000  # a higher class id is a mistake, not a class
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The names of the classes; a class id is an index into `names`. Background is not among them.
+    """Names of the classes, without background; a class id is an index into `names`.
 
-    A class that nobody has named is called class_N, N being its id (with "_" after it where that name is taken).
+    A class without a name is called class_N, N being its id (followed by "_" if that name is taken).
     """
 
     names: Tuple[str, ...]
@@ -37,7 +37,12 @@ class ClassNames:
 
     @classmethod
     def of_ids(cls, names: Mapping[int, str], count: int = 0) -> "ClassNames":
-        """Return the classes 0 to the highest id, at least `count` of them, named as `names` says or else class_N."""
+        """Return class names from a mapping of ids.
+
+        Args:
+            names: Class id -> name; missing ids get placeholder names.
+            count: Minimum number of classes.
+        """
         found = dict(names)
         taken = set(found.values())
         for class_id in range(max(max(found, default=-1) + 1, count)):
@@ -51,14 +56,14 @@ class ClassNames:
 
     @property
     def unnamed(self) -> Tuple[int, ...]:
-        """The ids of the classes that nobody has named."""
+        """Ids of the classes with placeholder names."""
         return tuple(i for i, name in enumerate(self.names) if name.rstrip("_") == f"class_{i}")
 
     def ids_in(self, others: "ClassNames", by_id: bool = True) -> np.ndarray:
-        """Return for each class its id in `others` (num_classes,), -1 where it is not there.
+        """Return the id of each class in `others`, int64 (num_classes,), -1 where missing.
 
-        Classes are matched by name, and with `by_id` those that one side has not named by id, unless a name that both
-        have stands under two ids: then the ids of the two mean different classes.
+        Classes are matched by name. With `by_id`, classes that have a placeholder name on either side are also matched
+        by id, unless a name has different ids in the two: then the ids do not mean the same classes.
         """
         place = {name: class_id for class_id, name in enumerate(others)}
         found = np.array([place.get(name, -1) for name in self.names], dtype=np.int64)
@@ -78,7 +83,11 @@ class ClassNames:
         return self.names[class_id]
 
     def index(self, name: str) -> int:
-        """The id of `name`; a DataError that lists the known names when there is none."""
+        """Return the id of `name`.
+
+        Raises:
+            DataError: There is no such class; lists the known names.
+        """
         if name not in self.names:
             raise DataError(
                 f"class {name!r} is unknown, expected one of {', '.join(map(repr, self.names))}", "unknown-class"
@@ -88,13 +97,15 @@ class ClassNames:
 
 @dataclass(frozen=True)
 class Ignored:
-    """Regions of an image that are neither objects to find nor background: difficult objects (VOC), crowds (COCO).
+    """Regions of an image that are neither objects nor background.
 
-    A detection there is neither right nor wrong, and an anchor there is neither a positive nor a negative.
+    They are difficult objects (VOC) and crowds (COCO). A detection in such a region counts neither as right nor as
+    wrong, and an anchor there is neither positive nor negative.
 
-    boxes       float32 (M, 4) xyxy pixels
-    class_ids   int64 (M,), -1 for a class that is not among the names
-    crowds      bool (M,): a region of many objects; the others are one object each
+    Attributes:
+        boxes: Float32 (M, 4) xyxy pixels.
+        class_ids: Int64 (M,), -1 for a class that is not in the class names.
+        crowds: Bool (M,), True for a region of many objects, False for a single object.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: as_boxes([]))
@@ -115,7 +126,7 @@ class Ignored:
         return len(self.boxes)
 
     def take(self, wanted: np.ndarray) -> "Ignored":
-        """Those that the mask or index `wanted` selects."""
+        """Return the regions selected by a mask or index array."""
         return Ignored(self.boxes[wanted], self.class_ids[wanted], self.crowds[wanted])
 
 
@@ -124,14 +135,15 @@ NOTHING_IGNORED = Ignored()
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image.
+    """A labelled image.
 
-    name        how the image is called in its labels, e.g. ``s3://bucket/frames/a.jpg`` or ``frames/a.jpg``
-    boxes       float32 (N, 4) xyxy pixels, N may be 0 (a background image)
-    class_ids   int64 (N,), each an index into the ClassNames of the LabelSet
-    size_wh     (width, height) that the boxes refer to, or None where the labels do not tell
-    where       ``file:line`` (or ``file``) of the labels, for messages
-    ignored     regions beside the boxes that are neither objects to find nor background
+    Attributes:
+        name: Name of the image in the labels, e.g. ``s3://bucket/frames/a.jpg`` or ``frames/a.jpg``.
+        boxes: Float32 (N, 4) xyxy pixels; N is 0 for a background image.
+        class_ids: Int64 (N,), indices into the ClassNames of the LabelSet.
+        size_wh: (width, height) that the boxes refer to, or None if the labels do not contain it.
+        where: ``file:line`` (or ``file``) of the labels, for messages.
+        ignored: Regions that are neither objects nor background.
     """
 
     name: str
@@ -167,22 +179,24 @@ class Record:
 
     @property
     def is_background(self) -> bool:
-        """Whether the image shows no object, not even one to be ignored."""
+        """Whether the image has neither objects nor ignored regions."""
         return not len(self.boxes) and not len(self.ignored)
 
     @property
     def basename(self) -> str:
-        """The last part of the name."""
+        """Last part of the name."""
         return self.name.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector says of one image.
+    """Detections in one image.
 
-    boxes       float32 (N, 4) xyxy pixels of an image of `size_wh`, clipped to it; may be empty boxes at the rim
-    scores      float32 (N,) in 0..1, in falling order
-    class_ids   int64 (N,)
+    Attributes:
+        boxes: Float32 (N, 4) xyxy pixels of an image of `size_wh`, clipped to it; clipping may leave empty boxes.
+        scores: Float32 (N,) in 0..1, descending.
+        class_ids: Int64 (N,).
+        size_wh: (width, height) of the image.
     """
 
     boxes: np.ndarray
@@ -199,7 +213,7 @@ class Detections:
                 f"detections: found {len(self.boxes)} boxes, {len(self.scores)} scores, "
                 f"{len(self.class_ids)} class ids, expected as many"
             )
-        # a dead net's NaN must never be scored or served
+        # a diverged network's NaN must never be evaluated or served
         if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
             raise DataError("detections: found NaN or infinity, expected finite boxes and scores")
 
@@ -207,12 +221,15 @@ class Detections:
         return len(self.scores)
 
     def above(self, threshold: float) -> "Detections":
-        """Those with a score of at least `threshold`."""
+        """Return the detections with a score of at least `threshold`."""
         keep = self.scores >= threshold
         return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.size_wh)
 
     def to_rows(self) -> List[List[float]]:
-        """The built-in algorithm's rows [class, score, xmin, ymin, xmax, ymax], coordinates in 0..1 of the image."""
+        """Return the built-in algorithm's rows [class, score, xmin, ymin, xmax, ymax].
+
+        Coordinates are fractions of the image, 0..1.
+        """
         width, height = self.size_wh
         scaled = self.boxes / np.array([width, height, width, height], dtype=np.float32)
         columns = np.concatenate([self.class_ids[:, None], self.scores[:, None], scaled], axis=1)
@@ -220,9 +237,18 @@ class Detections:
 
     @classmethod
     def from_network(cls, rows: np.ndarray, size_wh: SizeWH, side: int) -> "Detections":
-        """A network's rows (N, 6) of class id, score, x1, y1, x2, y2 in pixels of its (side, side) input, id -1 where a
-        row is unused, as pixels of the image of `size_wh`, clipped to it."""
-        if not np.isfinite(rows).all():  # an id of NaN would pass for unused
+        """Convert the output of the network for one image; boxes are clipped to the image.
+
+        Args:
+            rows: (N, 6) class id, score, x1, y1, x2, y2 in pixels of the network's input; class id -1 marks unused
+                rows.
+            size_wh: (width, height) of the image.
+            side: Input side of the network in pixels.
+
+        Raises:
+            DataError: A value is NaN or infinite.
+        """
+        if not np.isfinite(rows).all():  # a NaN class id would be taken for an unused row
             raise DataError(
                 "detections: found NaN or infinity in the network's answer, expected finite scores and boxes"
             )
@@ -232,7 +258,7 @@ class Detections:
 
     @classmethod
     def from_rows(cls, rows: "Sequence[Sequence[float]] | np.ndarray", size_wh: SizeWH) -> "Detections":
-        """The inverse of `to_rows`; sorts by score and clips to the image."""
+        """Convert rows as returned by `to_rows`; sorts by score and clips to the image."""
         table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
         table = table[np.argsort(-table[:, 1], kind="stable")]
         width, height = size_wh
@@ -242,8 +268,14 @@ class Detections:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A line of labels that was left out, and why. `reason` is one of a few fixed texts, so that it can be counted;
-    `code` is that of the fault (DataError.code), "" where none is more exact."""
+    """A skipped or repaired line of labels.
+
+    Attributes:
+        where: ``file:line``, for messages.
+        reason: One of a few fixed texts, so that lines can be counted by it.
+        detail: Description.
+        code: Code of the DataError, "" if there is no specific one.
+    """
 
     where: str
     reason: str
@@ -253,11 +285,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What a format reads: records, the classes their ids refer to, and what was left out or mended on the way.
+    """Labels of a dataset, as a reader returns them.
 
-    category_ids    class name -> id of its category in a COCO file, whose ids are not those of the classes; else empty
-    sets            names of the records in each set that the data names itself (train, val, test)
-    others          records of other sets, which are not used
+    Attributes:
+        records: The labelled images.
+        class_names: Names of the class ids.
+        skipped: Lines that were skipped.
+        mended: Lines and boxes that were repaired.
+        source: File or folder of the labels, for messages.
+        details: Further properties, such as the format.
+        category_ids: Class name -> category id of a COCO file, whose ids differ from the class ids; otherwise empty.
+        sets: Names of the records in each split that the data defines (train, val, test).
+        others: Records of other splits, which are not used.
     """
 
     records: Tuple[Record, ...]
@@ -281,22 +320,27 @@ class LabelSet:
         return len(self.records)
 
     def boxes_per_class(self) -> np.ndarray:
-        """Counts (num_classes,) of boxes by class id."""
+        """Return the number of boxes (num_classes,) of each class."""
         return np.bincount(self._all_ids(), minlength=len(self.class_names))
 
     def _all_ids(self) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in self.records)])
 
     def unused_ids(self) -> Tuple[int, ...]:
-        """The ids of classes without a name and without a box: gaps between the ids of the labels, or above them."""
+        """Return the ids of classes that have neither a name nor a box.
+
+        They are gaps between the class ids of the labels, or lie above them.
+        """
         counts = self.boxes_per_class()
         return tuple(class_id for class_id in self.class_names.unnamed if not counts[class_id])
 
     def with_classes(self, class_names: ClassNames, by_id: bool = False) -> "LabelSet":
-        """The same records with ids by name in `class_names`, or with `by_id` as ClassNames.ids_in matches them.
+        """Return the same labels with class ids that refer to `class_names`.
+
+        Classes are matched by ClassNames.ids_in.
 
         Raises:
-            DataError: names a class that has boxes and is not there.
+            DataError: A class that has boxes is missing in `class_names`.
         """
         lookup = self.class_names.ids_in(class_names, by_id)
         for class_id, (name, count) in enumerate(zip(self.class_names, self.boxes_per_class())):
@@ -311,23 +355,27 @@ class LabelSet:
         return replace(self, records=tuple(records), class_names=class_names)
 
     def subset(self, keep: Sequence[bool]) -> "LabelSet":
-        """The records for which `keep` is true; what was skipped or mended stays with the whole."""
+        """Return the records for which `keep` is true, without skipped and repaired lines."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
         return replace(self, records=records, skipped=(), mended=())
 
 
 def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:
-    """Ignored regions with their class ids looked up; -1 stays."""
+    """Map the class ids of ignored regions; -1 stays -1."""
     if not len(ignored):
         return NOTHING_IGNORED
     return Ignored(ignored.boxes, np.append(lookup, -1)[ignored.class_ids], ignored.crowds)
 
 
 class ImageSource(Protocol):
-    """Where the bytes of a record's image come from."""
+    """Source of the encoded images of records."""
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError that names the record's place when it cannot be had."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: The image is not available; the message names the record's place.
+        """
 
     def locate(self, record: Record) -> str:
-        """Where the image is, for messages and reports."""
+        """Return the place of the image, for messages and reports."""

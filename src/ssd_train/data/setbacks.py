@@ -1,4 +1,4 @@
-"""Images that were there when a run began and cannot be used any more, met as --on_bad_data says."""
+"""Handle images that become unusable during training, as --on_bad_data requires."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ssd_train.progress import Progress
 Key = TypeVar("Key", bound=Hashable)
 Sample = TypeVar("Sample")
 
-MOST = 0.5  # of the images; beyond it the data is gone rather than bad
+MOST = 0.5  # maximum fraction of unusable images; above it the data has vanished rather than some files being bad
 
 
 class Setbacks:
-    """Tells each image that is left out once; an error where none may be, or too many are.
+    """Handle unusable images: report each one once, or raise an error.
 
-    total       images of the data set
-    on_bad      "error" or "skip"
+    Args:
+        total: Number of images in the dataset.
+        on_bad: "error" to raise the first error, "skip" to leave out images unless they are too many.
+        progress: Output for warnings.
     """
 
     def __init__(self, total: int, on_bad: str = "error", progress: Optional[Progress] = None) -> None:
@@ -27,8 +29,13 @@ class Setbacks:
         self._lock = threading.Lock()
 
     def first_usable(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> Tuple[Key, Sample]:
-        """The first of `keys` of which a sample can be made, and that sample. What is left out for good is not tried
-        again in each epoch, so that a disk that answers slowly does not hold up all of them."""
+        """Return the first key for which `make` yields a sample, and the sample.
+
+        Images that were left out are not tried again, so that a slow disk does not delay every epoch.
+
+        Raises:
+            DataError: No key is usable, an image is unusable with `on_bad` "error", or too many are.
+        """
         for key in keys:
             if key in self._left_out:
                 continue
@@ -39,7 +46,11 @@ class Setbacks:
         raise DataError(f"found none of {self._total} images that can still be used, expected some")
 
     def usable(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> "List[Tuple[Key, Sample]]":
-        """Those of `keys` of which a sample can be made, with it."""
+        """Return the keys for which `make` yields a sample, with the samples.
+
+        Raises:
+            DataError: An image is unusable with `on_bad` "error", or too many are.
+        """
         found = []
         for key in keys:
             if key in self._left_out:

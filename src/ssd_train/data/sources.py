@@ -1,4 +1,4 @@
-"""Where the bytes of a record's image come from: a folder, copies fetched for it, or memory."""
+"""Sources of encoded images: a folder, a folder with downloads from S3, or memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from ssd_train.errors import DataError
 class FolderImages:
     """Images below a folder, found by their names in the labels.
 
-    ``s3://bucket/a/b/c.jpg`` and ``a/b/c.jpg`` mean the same here: the first that exists of a/b/c.jpg, b/c.jpg, c.jpg
-    under the folder, else the only file called c.jpg anywhere below it, else the only one whose name differs in case or
-    Unicode form, or, for a name without a picture's ending, in the ending. Of several the one that shares most of the
-    path is meant. Other addresses, absolute paths and backslashes are read as `file_names.readings` says. Keys on S3
-    are literal: ``%20`` and ``+`` stand for themselves. Names that point out of the folder are refused, and so are
-    links that lead out of it. A file that cannot be read within environment.read_seconds() is an error like any other.
+    ``s3://bucket/a/b/c.jpg`` and ``a/b/c.jpg`` are equivalent. The image is the first that exists of a/b/c.jpg, b/c.jpg
+    and c.jpg in the folder; else the only file named c.jpg anywhere below it; else the only one whose name differs in
+    case or Unicode form; else, for a name without an image extension, the only one that differs in the extension. Of
+    several files, the one that shares the longest tail of the path is chosen. `file_names.readings` describes other
+    URLs, absolute paths and backslashes. S3 keys are literal: ``%20`` and ``+`` are not decoded.
+
+    Names and links that lead out of the folder are errors, and so is a file that cannot be read within
+    environment.read_seconds().
     """
 
     def __init__(self, root: "str | os.PathLike[str]") -> None:
@@ -31,7 +33,7 @@ class FolderImages:
         if not os.path.isdir(self.root):
             raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
         try:
-            os.scandir(self.root).close()  # what may not be listed would look like images that are not there
+            os.scandir(self.root).close()  # otherwise all images would be reported as missing
         except OSError as error:
             raise DataError(
                 f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
@@ -42,19 +44,29 @@ class FolderImages:
         self._seconds = read_seconds()
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError names the record's place when it cannot be had."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: The image is not available; the message names the record's place.
+        """
         return in_time(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
 
     def ends(self, record: Record, size: int) -> Tuple[bytes, bytes]:
-        """The first and the last `size` bytes of the encoded image; nothing of what is no file. Errors as `read`, and
-        OSError."""
+        """Return the first and last `size` bytes of the encoded image.
+
+        They are empty if the path is not a regular file.
+
+        Raises:
+            DataError: The image is not found, or reading takes too long.
+            OSError: The file cannot be read.
+        """
         where = f"{_place(record)}: image {record.name!r}"
         return in_time(lambda: _ends(self.locate(record), size), self._seconds, where)
 
     def _read(self, record: Record) -> bytes:
         path = self.locate(record)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block forever
                 raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
             with open(path, "rb") as file:
                 return file.read()
@@ -64,7 +76,11 @@ class FolderImages:
             ) from error
 
     def locate(self, record: Record) -> str:
-        """The path of the image, links resolved and inside the folder; looked for once."""
+        """Return the resolved path of the image; the result is cached.
+
+        Raises:
+            DataError: The image is missing, ambiguous, or outside the folder.
+        """
         path = self._located.get(record.name)
         if path is None:
             path = self._located[record.name] = self._look_for(record)
@@ -79,15 +95,20 @@ class FolderImages:
         return real
 
     def _is_plain(self, folder: str) -> bool:
-        """Whether no part of the path `folder` is a link. It is looked at once: resolving each of a hundred thousand
-        paths from its first part on takes seconds."""
+        """Return whether no part of the path `folder` is a link.
+
+        A positive answer is cached: resolving 100 000 paths from the root takes seconds.
+        """
         if folder not in self._plain_folders and os.path.realpath(folder) == folder:
             self._plain_folders.add(folder)
         return folder in self._plain_folders
 
     def portable_name(self, record: Record) -> str:
-        """The name of a record's image for other programs: its own, unless that is an address, an absolute path or a
-        spelling that is not the file's; then the path below the folder."""
+        """Return the image's name in a form that other programs read.
+
+        This is the name in the labels, unless it is another URL, an absolute path, or a spelling that differs from the
+        file's. Then it is the path relative to the folder.
+        """
         paths = _readings(record)
         if is_plain(record.name) and self._by_path(paths[:1]):
             return record.name
@@ -98,12 +119,12 @@ class FolderImages:
         return record.name if same else os.path.relpath(found[0], self.root).replace(os.sep, "/")
 
     def holds(self, record: Record) -> bool:
-        """Whether there is such an image, or several of its name."""
+        """Return whether the folder contains the image, or several candidates."""
         paths = _readings(record)
         return self._by_path(paths) is not None or any(self.index.find(path) for path in paths)
 
     def _by_path(self, paths: Sequence[List[str]]) -> Optional[Tuple[str, bool]]:
-        """What is there under a path, and whether it is a link."""
+        """Return the first existing path and whether it is a link, or None."""
         for parts in paths:
             for first in range(len(parts)):
                 path = os.path.join(self.root, *parts[first:])
@@ -131,14 +152,17 @@ class FolderImages:
 
     @property
     def index(self) -> "FileIndex":
-        """All files below the folder by their names; made when it is first asked for."""
-        if self._index is None:  # two threads may both build it; they build the same
+        """Index of all files below the folder, built on first use."""
+        if self._index is None:  # no lock: if two threads both build it, the results are equal
             self._index = FileIndex(self.root, paths_below(self.root))
         return self._index
 
 
 class FileIndex:
-    """Files below a folder by their names: as they are, folded (case, Unicode form), and without an image's ending."""
+    """Index of the files below a folder by name.
+
+    A name is matched exactly, then ignoring case and Unicode form, then without an image extension.
+    """
 
     def __init__(self, root: str, files: Iterable[str]) -> None:
         self._root = root
@@ -155,10 +179,13 @@ class FileIndex:
                 self._stems.setdefault(stem, []).append(path)
 
     def find(self, parts: Sequence[str]) -> List[str]:
-        """Return the paths of the files that a name, as the parts of a path, can mean; several where it cannot be told.
+        """Return the paths that a name can stand for; several if it is ambiguous.
 
-        An exact file name goes before one that is the same but for case and Unicode form, and that before one without
-        its ending. Of several files those that share most parts of the path are meant.
+        An exact match precedes one that differs in case or Unicode form, which precedes one without extension. Of
+        several files those are returned that share the longest tail of the path.
+
+        Args:
+            parts: The name as parts of a path.
         """
         name = parts[-1]
         found = self._exact.get(name) or self._folded.get(folded(name))
@@ -167,8 +194,10 @@ class FileIndex:
         return self._nearest(found, parts[:-1]) if found else []
 
     def pictures(self, stem: str) -> List[str]:
-        """Return the paths of the pictures whose names, without their endings, are `stem`: exactly, else folded, else
-        of the files without an ending."""
+        """Return the paths of images whose names without extension are `stem`.
+
+        Exact matches precede those that differ in case or Unicode form, and these precede files without an extension.
+        """
         found = self._stems.get(folded(stem), [])
         exact = [path for path in found if os.path.splitext(os.path.basename(path))[0] == stem]
         return exact or found or self._exact.get(stem, [])
@@ -185,7 +214,7 @@ class FileIndex:
 
 
 def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many parts at the end of two paths are the same."""
+    """Count the equal parts at the end of two paths."""
     count = 0
     for left, right in zip(reversed(a), reversed(b)):
         if left != right:
@@ -194,12 +223,12 @@ def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
     return count
 
 
-# gets s3:// addresses: for each a file with what is there, or why it cannot be had
+# takes s3:// URLs; returns for each the downloaded file or the error
 Fetch = Callable[[Sequence[str]], Mapping[str, Union[Path, DataError]]]
 
 
 class FetchedImages:
-    """Images below a folder, and copies of those that their labels name on S3 and the folder lacks."""
+    """Images below a folder, and downloads from S3 of those missing there."""
 
     def __init__(self, folder: FolderImages, records: Sequence[Record], fetch: Fetch) -> None:
         self._folder = folder
@@ -207,14 +236,22 @@ class FetchedImages:
         self._fetched = fetch(sorted(set(missing))) if missing else {}
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError names the record's place when it cannot be had."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: The image is not available; the message names the record's place.
+        """
         if record.name not in self._fetched:
             return self._folder.read(record)
         with open(self.locate(record), "rb") as file:
             return file.read()
 
     def locate(self, record: Record) -> str:
-        """The path of the image or of its copy."""
+        """Return the path of the image or of its download.
+
+        Raises:
+            DataError: The image is not available.
+        """
         found = self._fetched.get(record.name)
         if isinstance(found, DataError):
             raise DataError(f"{_place(record)}: image {found}", "missing-image")
@@ -222,13 +259,17 @@ class FetchedImages:
 
 
 class MemoryImages:
-    """Encoded images by their names in the labels, kept in memory."""
+    """Encoded images in memory, by their names in the labels."""
 
     def __init__(self, images: Mapping[str, bytes]) -> None:
         self._images = dict(images)
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError names the record's place when there is none of that name."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: There is no image of that name; the message names the record's place.
+        """
         if record.name not in self._images:
             raise DataError(
                 f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory",
@@ -237,24 +278,27 @@ class MemoryImages:
         return self._images[record.name]
 
     def locate(self, record: Record) -> str:
-        """The name itself: there is no file."""
+        """Return the name, since there is no file."""
         return record.name
 
 
 def is_on_s3(record: Record) -> bool:
-    """Whether the labels name the image by its address on S3."""
+    """Return whether the image's name is an S3 URL."""
     return record.name[:5].lower() == "s3://"
 
 
 def key_parts(record: Record) -> List[str]:
-    """The path of a record's image as parts, without bucket, host or root; a DataError for a name that could leave its
-    folder."""
+    """Return the parts of the image's path, without bucket, host or root.
+
+    Raises:
+        DataError: The name has no file name or could leave its folder.
+    """
     paths = _readings(record)
     return paths[0 if is_plain(record.name) else -1]
 
 
 def portable_name(record: Record) -> str:
-    """The name of a record's image for other programs, where no file is at hand that tells it."""
+    """Return the image's name in a form that other programs read, without a file."""
     return record.name if is_plain(record.name) else "/".join(key_parts(record))
 
 

@@ -1,5 +1,4 @@
-"""Bytes that do not fit into memory: a file without a name, gone with the process, and a queue that flows over into
-it."""
+"""A temporary file, and a queue, for bytes that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -16,16 +15,23 @@ from ssd_train.data.records import Record
 from ssd_train.errors import DataError
 from ssd_train.storage import errors_of
 
-_LOOK = 0.1  # seconds between two looks at the wish to stop
+_LOOK = 0.1  # polling interval of `stop` in seconds
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that are free on the disk of `folder`."""
+    """Return the free bytes on the disk of `folder`."""
     return shutil.disk_usage(folder).free
 
 
 class SpillFile:
-    """Byte strings in a file of at most `limit` bytes. One thread appends, any number read."""
+    """Byte strings in an anonymous temporary file of limited size.
+
+    One thread may append, any number may read. The file is deleted when the process ends.
+
+    Args:
+        folder: Folder of the temporary file.
+        limit: Maximum size in bytes.
+    """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
@@ -33,7 +39,11 @@ class SpillFile:
         self._size = 0
 
     def append(self, data: bytes) -> Optional[int]:
-        """Keep `data` and return where it is, or None when it does not fit; an SsdTrainError when the disk is full."""
+        """Append `data` and return its offset, or None if it does not fit.
+
+        Raises:
+            SsdTrainError: The disk is full.
+        """
         if self._size + len(data) > self._limit:
             return None
         offset = self._size
@@ -45,39 +55,43 @@ class SpillFile:
         return offset
 
     def read(self, offset: int, length: int) -> bytes:
-        """What was appended at `offset`."""
+        """Return `length` bytes at `offset`."""
         return os.pread(self._file.fileno(), length, offset)
 
     def clear(self) -> None:
-        """Forget all and give the disk back."""
+        """Delete all data and free the disk space."""
         self._size = 0
         self._file.truncate(0)
 
 
 class SpillImages:
-    """Images kept in a SpillFile, by name: an ImageSource."""
+    """ImageSource of the images in a SpillFile."""
 
     def __init__(self, file: SpillFile) -> None:
         self.file = file
         self._places: Dict[str, Tuple[int, int]] = {}
 
     def add(self, name: str, place: Tuple[int, int]) -> None:
-        """`place` is offset and length."""
+        """Register an image at `place`: offset and length in the file."""
         self._places[name] = place
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError when there is none of that name."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: There is no image of that name.
+        """
         if record.name not in self._places:
             raise DataError(f"{record.where or record.name}: image {record.name!r} not found among those received")
         return self.file.read(*self._places[record.name])
 
     def locate(self, record: Record) -> str:
-        """Where the image came from."""
+        """Return the place from which the image was received."""
         return record.where or record.name
 
 
 class Item(NamedTuple):
-    """What passes through a SpillQueue: bytes, and what they belong to."""
+    """An item of a SpillQueue: its bytes, and any object that belongs to them."""
 
     what: Any
     data: bytes
@@ -89,8 +103,13 @@ class _Entry(NamedTuple):
 
 
 class SpillQueue:
-    """Items in order from one thread to another: up to `memory` bytes of them in memory, then in `file`; when that is
-    full, too, the sender waits."""
+    """Queue between two threads that overflows into a file.
+
+    Args:
+        memory: Maximum bytes of queued items in memory; a single larger item is accepted.
+        file: File for further items. If it is full, too, `put` waits.
+        stop: Event that cancels `put`.
+    """
 
     def __init__(self, memory: int, file: SpillFile, stop: Event) -> None:
         self._memory, self._file, self._stop = memory, file, stop
@@ -100,7 +119,11 @@ class SpillQueue:
         self._changed = Condition()
 
     def put(self, what: Any, data: bytes = b"") -> None:
-        """Add an item; waits while there is no room. Stopped when `stop` is set meanwhile."""
+        """Append an item; waits while there is no space.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
         with self._changed:
             while True:
                 if self._stop.is_set():
@@ -118,7 +141,10 @@ class SpillQueue:
             self._changed.notify_all()
 
     def get(self) -> Item:
-        """The next item; waits for it. Raises what `fail` was given once all items before it are taken."""
+        """Remove and return the next item; waits for it.
+
+        When the queue is empty, raises the error passed to `fail`.
+        """
         with self._changed:
             while not self._entries:
                 if self._error is not None:
@@ -136,7 +162,7 @@ class SpillQueue:
         return Item(what, data)
 
     def fail(self, error: BaseException) -> None:
-        """Let `get` raise `error` after the items that are there."""
+        """Make `get` raise `error` after the items in the queue."""
         with self._changed:
             self._error = error
             self._changed.notify_all()

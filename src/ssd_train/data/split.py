@@ -1,8 +1,9 @@
-"""Which records are held out for validation: by content, so that no picture stands on both sides, and repeatably.
+"""Hold out records for validation by content.
 
-An image's key is a hash of its bytes, or its name where the bytes are not at hand. Records that share a key, or a group
-(frames of one video), belong together: each connected component of these two relations goes to one side as a whole. The
-component's smallest key, hashed to a number in 0..1, decides: neither the order of the lines nor other records matter.
+The split is reproducible, and no image is in both parts. The key of an image is a hash of its bytes, or its name if the
+bytes are not available. Records that share a key or a group (such as the frames of a video) belong together: each
+connected component of these two relations goes to one split as a whole. The component's smallest key, hashed to a
+number in 0..1, decides which. So the result depends neither on the order of the lines nor, as a rule, on other records.
 """
 
 from __future__ import annotations
@@ -28,14 +29,23 @@ def split_by_hash(
     group_regex: Optional[str] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[LabelSet, LabelSet]:
-    """Return (training, validation) with about `fraction` of the records in validation, and at least one in each.
+    """Split labels into training and validation.
 
-    `content_hash` gives the hash of a record's image, or None where the image is not at hand; threads ask it. Records
-    whose names match `group_regex` (searched; its first group, or all that matches) with the same text stay together.
+    Args:
+        labels: The labels.
+        fraction: Approximate fraction of records in validation; each split gets at least one.
+        content_hash: Function that returns the hash of a record's image, or None if it is not available; called by
+            threads.
+        group_regex: Regular expression searched in the names. Records with the same match (its first group, or all of
+            it) stay together.
+        progress: Progress display.
+
+    Returns:
+        (training, validation).
 
     Raises:
-        ConfigError: `fraction` is not between 0 and 1, or `group_regex` is no regex or matches no name.
-        DataError: all records belong together, so that nothing can be held out.
+        ConfigError: `fraction` is not between 0 and 1, or `group_regex` is invalid or matches no name.
+        DataError: All records belong together, so that none can be held out.
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"validation_fraction: found {fraction}, expected a number between 0 and 1")
@@ -45,7 +55,7 @@ def split_by_hash(
             f"{labels.source}: found {len(labels)} images that are all the same or of one group, "
             "expected at least two to hold one out"
         )
-    # the members of the first `count` components in the order of their numbers are held out
+    # hold out the `count` components with the smallest hashes
     ordered = sorted(components.items(), key=lambda item: _unit_hash(item[0]))
     below = sum(_unit_hash(key) < fraction for key in components)
     count = min(max(below, 1), len(components) - 1)
@@ -55,10 +65,10 @@ def split_by_hash(
 
 
 def hash_of_image(source: ImageSource) -> ContentHash:
-    """A `content_hash` that reads images from `source`; an image that cannot be had has none."""
+    """Return a `content_hash` function that reads images from `source`."""
 
     def content_hash(record: Record) -> Optional[str]:
-        """SHA-256 of the encoded image in hex; None for one that cannot be had."""
+        """Return the SHA-256 of the encoded image in hex, or None if it is not available."""
         try:
             return hashlib.sha256(source.read(record)).hexdigest()
         except DataError:
@@ -68,7 +78,10 @@ def hash_of_image(source: ImageSource) -> ContentHash:
 
 
 def classes_missing_from(labels: LabelSet, others: LabelSet) -> List[str]:
-    """Names of classes that have boxes in `others` and none in `labels`; the two share their class names."""
+    """Return the names of classes with boxes in `others` but not in `labels`.
+
+    Both must have the same class names.
+    """
     counts = zip(labels.class_names, labels.boxes_per_class(), others.boxes_per_class())
     return [name for name, here, there in counts if there and not here]
 
@@ -76,7 +89,7 @@ def classes_missing_from(labels: LabelSet, others: LabelSet) -> List[str]:
 def _keys(
     records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str], progress: Optional[Progress]
 ) -> List[List[str]]:
-    """The keys of each record; two records with a key in common belong together."""
+    """Return the keys of each record; records with a common key belong together."""
     groups: List[Optional[str]] = [None] * len(records)
     if group_regex:
         groups = name_groups([record.name for record in records], group_regex, progress=progress)
@@ -91,9 +104,20 @@ def _keys(
 def name_groups(
     names: Sequence[str], group_regex: str, setting: str = "split_group", progress: Optional[Progress] = None
 ) -> List[Optional[str]]:
-    """What `group_regex` finds in each name: its first group, or all that matches, or None. `progress` is told which,
-    and how many groups there are. A ConfigError that begins with the name of the `setting` when it is no regex or finds
-    nothing at all."""
+    """Return the group of each name: the first group or the whole match of the regex.
+
+    Args:
+        names: Names of images.
+        group_regex: Regular expression to search.
+        setting: Name of the setting, for messages.
+        progress: Output for the number of groups.
+
+    Returns:
+        For each name its group, or None if it does not match.
+
+    Raises:
+        ConfigError: The regular expression is invalid or matches no name; the message starts with `setting`.
+    """
     try:
         pattern = re.compile(group_regex)
     except re.error as error:
@@ -113,20 +137,20 @@ def name_groups(
 
 
 def _components(keys: List[List[str]]) -> Dict[str, List[int]]:
-    """Smallest key of each connected component -> indices of its records."""
+    """Return the smallest key of each connected component -> indices of its records."""
     parent: Dict[str, str] = {}
 
     def root(key: str) -> str:
-        """The key that stands for the component of `key` so far."""
+        """Return the current root of the component of `key`."""
         while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]  # halve the path, or a long chain costs a square
+            parent[key] = parent[parent[key]]  # path halving: long chains would take quadratic time
             key = parent[key]
         return key
 
     for own in keys:
         for key in own[1:]:
             low, high = sorted((root(own[0]), root(key)))
-            parent[high] = low  # so that a root is the smallest key of its component
+            parent[high] = low  # the root is always the smallest key of its component
     components: Dict[str, List[int]] = {}
     for index, own in enumerate(keys):
         components.setdefault(root(own[0]), []).append(index)
@@ -134,6 +158,6 @@ def _components(keys: List[List[str]]) -> Dict[str, List[int]]:
 
 
 def _unit_hash(key: str) -> float:
-    """A number in 0..1 that depends on `key` only."""
+    """Hash `key` to a number in 0..1."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

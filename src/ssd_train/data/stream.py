@@ -1,8 +1,8 @@
-"""A channel in Pipe mode that is too large to keep: each epoch is read from a FIFO of its own, in a shuffled order.
+"""A channel in Pipe mode that is too large to store: one shuffled FIFO per epoch.
 
-A thread reads the stream and a queue holds what is not yet wanted: in memory, then in a file of limited size; then the
-thread waits, and so does SageMaker. The FIFO of the next epoch is read as soon as one is used up, so that an evaluation
-between them does not stall it. Images leave by a shuffle buffer: each is drawn by chance from those that fill it.
+A thread reads the stream into a queue, in memory and then in a file of limited size. If both are full, the thread and
+SageMaker wait. The FIFO of the next epoch is opened as soon as one is consumed, so that an evaluation in between does
+not stall it. A shuffle buffer randomises the order: each image is drawn from those in the buffer.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ssd_train.data.spill import SpillFile, SpillQueue
 from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 
-_END = None  # passes through the queue after the last image of an epoch
-_LISTED = 3  # places named in one line
-FIRST_FIFO = 1  # the FIFO of epoch 0 was read to know the data
+_END = None  # end of an epoch in the queue
+_LISTED = 3  # maximum number of places in a message
+FIRST_FIFO = 1  # the first pass has read the FIFO of epoch 0
 
 
 class StreamedImage(NamedTuple):
-    """An image with its labels, still encoded."""
+    """An encoded image and its labels."""
 
     record: Record
     data: bytes
@@ -41,13 +41,14 @@ class StreamedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a channel is read again and again.
+    """Options for reading a channel repeatedly.
 
-    epochs          how many FIFOs there will be, after that of epoch 0
-    timeout         seconds to wait for a FIFO or its next bytes
-    buffer_bytes    memory, a half to shuffle and a half to wait
-    spill           the file that takes what does not fit into that
-    on_bad          "error" or "skip": what an image or label that cannot be used does
+    Attributes:
+        epochs: Number of FIFOs after the one of epoch 0.
+        timeout: Seconds to wait for a FIFO or its next bytes.
+        buffer_bytes: Memory; one half is the shuffle buffer, the other half is the queue.
+        spill: File into which the queue overflows.
+        on_bad: "error" or "skip" for unusable images and labels.
     """
 
     epochs: int
@@ -58,9 +59,15 @@ class StreamOptions:
 
 
 class DetectionStream:
-    """The images of ``<path>_1``, ``<path>_2`` and so on, an epoch each: an ImageSource that cannot be asked for one.
+    """Images of ``<path>_1``, ``<path>_2`` and so on, one FIFO per epoch.
 
-    `table` has our index of each class id of the stream.
+    It is an ImageSource whose `read` always fails, since images pass only once per epoch.
+
+    Args:
+        path: Path of the channel.
+        table: Class id of the stream -> class id.
+        options: Options for reading.
+        progress: Output for warnings.
     """
 
     def __init__(self, path: Path, table: Table, options: StreamOptions, progress: Optional[Progress] = None) -> None:
@@ -70,33 +77,35 @@ class DetectionStream:
         self._stop = threading.Event()
         self._queue = SpillQueue(options.buffer_bytes // 2, options.spill, self._stop)
         self._reading = False
-        weakref.finalize(self, self._stop.set)  # the thread does not hold the stream, and ends with it
+        weakref.finalize(self, self._stop.set)  # the thread holds no reference to the stream and stops with it
 
     def epoch(self, seed: Tuple[int, ...]) -> Iterator[StreamedImage]:
-        """The images of the next FIFO, shuffled by `seed`. To be taken to the end before the next call.
+        """Yield the images of the next FIFO, shuffled by `seed`.
+
+        Must be consumed completely before the next call.
 
         Raises:
-            DataError: the FIFO does not come, breaks off or holds nothing usable; (`on_bad` "error") the first image or
-                label that cannot be used.
+            DataError: The FIFO does not appear, is cut off or contains nothing usable, all epochs have been read, or an
+                image or label is unusable with `on_bad` "error".
         """
         self._start()
         yield from shuffled(self._arrivals(), self.options.buffer_bytes // 2, seed)
-        self._start()  # the next one, while there is something else to do
+        self._start()  # read the next FIFO while evaluation runs
 
     def read(self, record: Record) -> bytes:
-        """A DataError: images pass once an epoch."""
+        """Raise a DataError: an image cannot be read again."""
         raise DataError(f"{record.where}: the image has passed, expected a channel that can be kept (--pipe_spill_gb)")
 
     def locate(self, record: Record) -> str:
-        """Where the image came from."""
+        """Return the place from which the image was received."""
         return record.where
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._stop.set()
 
     def _start(self) -> None:
-        """Let a thread read the next FIFO, unless one does, or there is none."""
+        """Start a thread for the next FIFO, unless one is running or none is left."""
         if self._reading or self._next >= FIRST_FIFO + self.options.epochs:
             return
         fifo = fifo_path(self.path, self._next)
@@ -126,13 +135,16 @@ class DetectionStream:
 
 
 class _Reader:
-    """Takes one FIFO apart, in a thread."""
+    """Reads one FIFO in a thread."""
 
     def __init__(self, channel: Path, fifo: Path, table: Table, options: StreamOptions, stop: threading.Event) -> None:
         self._channel, self._fifo, self._table, self._options, self._stop = channel, fifo, table, options, stop
 
     def run(self, queue: SpillQueue) -> None:
-        """Put every image into `queue`, then a list of those left out, then _END; or the error that ended it."""
+        """Put every image into `queue`, then the skipped ones as a list, then _END.
+
+        Exceptions other than Stopped are passed on through the queue.
+        """
         skipped: List[Skipped] = []
         try:
             with open_fifo(self._fifo, self._options.timeout, self._stop) as file:
@@ -152,11 +164,11 @@ class _Reader:
             queue.put(_END)
         except Stopped:
             return
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits for images
+        except BaseException as error:  # the thread that waits for images raises it, whatever it is
             queue.fail(error)
 
     def _record(self, sample: Sample) -> Optional[Record]:
-        """Return the record of a sample; None when its labels are right and no box is usable, as in the first pass."""
+        """Return the record of a sample; None if it has boxes and none is usable."""
         digest, ending, label = take_apart(sample)
         label = with_table(label, self._table)
         label, regions = label.split()
@@ -170,8 +182,15 @@ class _Reader:
 
 
 def shuffled(images: Iterator[StreamedImage], buffer_bytes: int, seed: Tuple[int, ...]) -> Iterator[StreamedImage]:
-    """The images in an order that depends on theirs and on `seed` alone: each is drawn from those that fill a buffer of
-    `buffer_bytes`, and the one that made it overflow."""
+    """Shuffle a stream with a buffer.
+
+    The order depends only on the order of the images, their sizes and `seed`.
+
+    Args:
+        images: The images.
+        buffer_bytes: Size of the buffer. When an image makes it overflow, images are drawn from it.
+        seed: Seed of the random numbers.
+    """
     random = np.random.RandomState(seed)
     buffer: List[StreamedImage] = []
     held = 0
@@ -187,7 +206,7 @@ def shuffled(images: Iterator[StreamedImage], buffer_bytes: int, seed: Tuple[int
 
 
 def _draw(buffer: List[StreamedImage], random: np.random.RandomState) -> StreamedImage:
-    """Take one out by chance; the last moves into its place."""
+    """Remove and return a random image; the last one takes its place."""
     index = random.randint(len(buffer))
     buffer[index], buffer[-1] = buffer[-1], buffer[index]
     return buffer.pop()

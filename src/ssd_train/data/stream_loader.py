@@ -1,4 +1,4 @@
-"""The batches of epochs that come as streams, as TrainLoader makes those of a set that is at hand."""
+"""Training batches from a stream, like those of TrainLoader from a dataset."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from ssd_train.data.stream import DetectionStream, StreamedImage
 from ssd_train.data.transforms import TrainTransform
 from ssd_train.errors import DataError
 
-Planned = Tuple[StreamedImage, int]  # and how often it came before in this epoch
+Planned = Tuple[StreamedImage, int]  # image and number of its earlier occurrences in the epoch
 
 
 class StreamLoader:
-    """The batches of an epoch, prepared ahead by `workers` threads (0: none). A sample depends on its image, (seed,
-    epoch), and its place in the stream alone.
+    """Training batches from a stream, prepared ahead by threads.
 
-    `labels` are those of the first pass: their number decides how many steps an epoch has. The last batch is filled up
-    with the first images of the epoch. A stream of another length is warned of, once for each length: images beyond
-    that of the first pass are left out, missing ones make the epoch shorter.
+    The augmentation of a sample depends only on seed, epoch, image and number of repeats. The last batch is filled with
+    the first images of the epoch. If the length of the stream differs from the first pass, a warning is logged once per
+    length: additional images are left out, missing ones make the epoch shorter.
+
+    Args:
+        stream: The images.
+        labels: Labels of the first pass.
+        transform: Augmentation and target encoding.
+        sampler: Number and size of the steps, and this process's part of them.
+        side: Input side of the network in pixels.
+        workers: Number of threads; 0 prepares batches in the calling thread.
     """
 
     def __init__(
@@ -41,25 +48,31 @@ class StreamLoader:
         self.stream, self.labels, self.transform = stream, labels, transform
         self.sampler, self.side, self.workers = sampler, side, workers
         self.setbacks = Setbacks(len(labels), stream.options.on_bad, stream.progress)
-        self._known_lengths = {sampler.length}  # in images: each other one is warned of once
+        self._known_lengths = {sampler.length}  # numbers of images already warned about
 
     def __len__(self) -> int:
         return self.sampler.steps
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
-        """The batches of `epoch`, from step `first_step` on. To be taken to the end before the next call."""
+        """Yield the batches of `epoch`, starting at step `first_step`.
+
+        Must be consumed completely before the next call.
+        """
         plans = map(self.sampler.own, islice(self._plans(epoch), first_step, None))
         return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
 
     def _plans(self, epoch: int) -> Iterator[List[Planned]]:
-        """The images of each step, those of other hosts' parts among them: every host gets the whole stream."""
+        """Yield the images of each step for all processes.
+
+        Each process reads the whole stream.
+        """
         size = self.sampler.step_size
         first: List[StreamedImage] = []
         batch: List[Planned] = []
         count = 0
         for image in self.stream.epoch((self.sampler.seed, epoch)):
             count += 1
-            if count > self.sampler.length:  # taken to the end all the same: its writer waits for that
+            if count > self.sampler.length:  # read to the end: the writer waits for that
                 continue
             if len(first) < size:
                 first.append(image)
@@ -89,7 +102,10 @@ class StreamLoader:
         return TrainBatch(pictures, classes, boxes, tuple(records[place] for place in places))
 
     def _sample(self, dataset: DetectionDataset, index: int, repeat: int, epoch: int) -> Tuple[int, Arrays]:
-        """A sample, and its place in the batch: in that of an image that cannot be decoded comes the next of them."""
+        """Return the place in the batch of a sample, and the sample.
+
+        An image that cannot be decoded is replaced by the next one in the batch.
+        """
         names = [record.name for record in dataset.labels.records]
         seed = [self.sampler.seed, epoch, zlib.crc32(names[index].encode("utf-8", "surrogateescape")), repeat]
         name, arrays = self.setbacks.first_usable(

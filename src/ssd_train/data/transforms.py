@@ -1,6 +1,6 @@
-"""(image, boxes) -> (image, boxes): what the network is fed, in training and in evaluation.
+"""Transform images and boxes into inputs and targets of the network.
 
-One pass over the pixels: the part of the picture that a View shows is cut out first and resized once. Pictures stay
+The pixels are processed in one pass: the visible part of the image is cropped first and resized once. Images stay
 uint8; the network normalises them on its device.
 """
 
@@ -15,17 +15,17 @@ from ssd_train.data import pixels
 from ssd_train.data.augment import Random, View, policy_of, visible
 from ssd_train.data.pixels import resize
 
-# what lies beyond the picture: the mean of ImageNet's pixels, which the network sees as 0
+# padding beyond the image: the mean of ImageNet's pixels, which normalisation maps to about 0
 FILL = (124, 116, 104)
-SMALLEST_BOX = 1.0  # pixels of the network's input; a smaller box cannot be matched sensibly
+SMALLEST_BOX = 1.0  # minimum side in input pixels; smaller boxes cannot be matched meaningfully
 
 Encoder = Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
 
 
 def render(image: np.ndarray, view: View, side: int) -> np.ndarray:
-    """What `view` shows of `image` (H, W, 3), as (side, side, 3)."""
+    """Return the part of an image (H, W, 3) that `view` shows, as (side, side, 3)."""
     picture = _cut_and_resize(image, view.rect, side)
-    # not NumPy's views: made contiguous, they take forty times as long
+    # NumPy's rotated views take forty times as long to make contiguous
     if view.quarter_turns:
         picture = pixels.operations.rotate(picture, view.quarter_turns)
     if view.flip_x or view.flip_y:
@@ -36,7 +36,7 @@ def render(image: np.ndarray, view: View, side: int) -> np.ndarray:
 def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], side: int) -> np.ndarray:
     height, width = image.shape[:2]
     x, y, w, h = rect
-    # the part of the picture that is seen, in whole pixels of the source, and where it comes to lie
+    # the visible part in whole pixels of the source, and its position in the result
     x1, x2 = _span(x, x + w, width)
     y1, y2 = _span(y, y + h, height)
     left, right = (int(round((v - x) * side / w)) for v in (x1, x2))
@@ -51,14 +51,26 @@ def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], 
 
 
 def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
-    """The whole pixels of 0..limit that start..stop touches, at least one."""
+    """Round an interval to whole pixels within 0..limit, at least one."""
     first = min(max(int(round(start)), 0), limit - 1)
     return first, max(min(int(round(stop)), limit), first + 1)
 
 
 def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) of the source, and their class ids, as they come to lie in (side, side) pixels of `view`; those that
-    are out of view, or less than a pixel there, are left out. Of a region to be ignored (-1) any part in view stays."""
+    """Transform boxes from the source image to (side, side) pixels of `view`.
+
+    Boxes that are not visible or have a side below one pixel are left out. Regions to be ignored (class id -1) are kept
+    if any part of them is visible.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels of the source image.
+        class_ids: (N,).
+        view: The view.
+        side: Side of the result in pixels.
+
+    Returns:
+        Boxes (M, 4) xyxy and class ids (M,).
+    """
     x, y, width, height = view.rect
     kept = visible(boxes, view) | (class_ids < 0)
     moved = (boxes[kept] - np.array([x, y, x, y])) * (side / np.array([width, height, width, height]))
@@ -74,7 +86,15 @@ def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> 
 
 
 class TrainTransform:
-    """A picture and its boxes, seen as an augmentation policy has it, and the targets for the network's anchors."""
+    """Augment an image and its boxes, and encode the targets.
+
+    Args:
+        side: Input side of the network in pixels.
+        augmentation: Name of an augmentation policy.
+        encode: Function of boxes and class ids that returns class targets and box targets.
+        grayscale: Convert images to grayscale.
+        mirror: Allow flips.
+    """
 
     def __init__(
         self, side: int, augmentation: str, encode: Encoder, grayscale: bool = False, mirror: bool = True
@@ -87,14 +107,24 @@ class TrainTransform:
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, random: Random
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """uint8 (side, side, 3), class targets (A,), box targets (A, 4) from (H, W, 3), boxes (N, 4) xyxy, ids (N,)."""
+        """Draw a view and apply it.
+
+        Args:
+            image: Uint8 (H, W, 3).
+            boxes: (N, 4) xyxy in pixels of the image.
+            class_ids: (N,); -1 for regions to be ignored.
+            random: Source of randomness.
+
+        Returns:
+            Image uint8 (side, side, 3), class targets (A,), box targets (A, 4).
+        """
         height, width = image.shape[:2]
         return self.show(image, boxes, class_ids, self.policy((width, height), boxes[class_ids >= 0], random))
 
     def show(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same of a view that is chosen already."""
+        """Apply a given view; returns the same as a call."""
         picture = render(image, view, self.side)
         if self.grayscale:
             picture = to_gray(picture)
@@ -102,14 +132,16 @@ class TrainTransform:
 
 
 def to_input(image: np.ndarray, side: int, grayscale: bool = False) -> np.ndarray:
-    """A picture (H, W, 3) as the network sees it in evaluation and in service: uint8 (side, side, 3), stretched to a
-    square as the built-in algorithm does."""
+    """Resize an image (H, W, 3) to the network's input uint8 (side, side, 3).
+
+    Used in evaluation and serving. The aspect ratio is not preserved, as in the built-in algorithm.
+    """
     picture = resize(image, (side, side))
     return to_gray(picture) if grayscale else picture
 
 
 class EvalTransform:
-    """A picture as it is, resized, and its targets."""
+    """Resize an image without augmentation, and encode the targets."""
 
     def __init__(self, side: int, encode: Encoder, grayscale: bool = False) -> None:
         self.side = side
@@ -119,12 +151,12 @@ class EvalTransform:
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As TrainTransform, without chance."""
+        """Return the same as TrainTransform, without randomness."""
         height, width = image.shape[:2]
         targets = project(boxes, class_ids, View((0, 0, width, height)), self.side)
         return (to_input(image, self.side, self.grayscale), *self.encode(*targets))
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """RGB uint8 (H, W, 3) -> the same shape with three equal channels of luma (ITU-R BT.601)."""
+    """Convert RGB uint8 (H, W, 3) to three equal channels of luma (ITU-R BT.601)."""
     return pixels.operations.to_gray(image)
