@@ -4,7 +4,7 @@ Each line of the output manifest is one sequence. ``source-ref`` is the sequence
 input of the job). ``<label>-ref`` is the SeqLabel.json file with a list ``detection-annotations`` or
 ``tracking-annotations`` of ``{"frame": name, "frame-no": "0", "annotations": [{"left", "top", "width", "height",
 "class-id": "0", ...}]}``, coordinates in pixels. ``<label>-ref-metadata`` has the type and the class-map. The schema is
-in the AWS developer guide, "Output data", "Video frame object detection output". Both files are searched below the
+in the AWS developer guide, "Output data", "Video frame object detection output". Both files are looked for below the
 output folder of the job.
 
 - A frame without boxes is a background image. A frame of the sequence that was not annotated is skipped.

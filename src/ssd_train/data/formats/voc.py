@@ -6,8 +6,8 @@ therefore become one pixel wider to the left and top. If that pixel is outside t
 in `LabelSet.mended`.
 
 An XML file belongs to the image of the same name, next to it or in the sister folder (`pairing`). ``filename`` is used
-only for files without such an image. If ``filename`` differs from the name of that image, the difference
-is listed in `LabelSet.mended`.
+only for files without such an image. If ``filename`` differs from the name of that image, the difference is
+listed in `LabelSet.mended`.
 
 Class names are sorted unless they are passed, because the format has no class ids. Objects marked difficult are ignored
 regions: neither scored nor learned as background. A size of 0 x 0, which some tools write, counts as missing.

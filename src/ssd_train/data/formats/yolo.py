@@ -57,7 +57,7 @@ def read_yolo(
         path: The folder of the images.
         class_names: Names of the ids 0, 1, ...; None reads them from the data set.
         on_bad: "error" raises one DataError for all bad labels, "skip" skips them.
-        labels: A folder of the same structure with the labels; None is `path`. Labels that are not there are searched
+        labels: A folder of the same structure with the labels; None is `path`. Labels that are not there are looked for
             next to the image, and in a folder `labels` instead of `images`.
 
     Raises:
@@ -96,7 +96,7 @@ def read_yolo(
 def write_yolo(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
     """Write labels/<name>.txt per record, and data.yaml, to a new folder.
 
-    The folder appears only when it is complete. Ultralytics searches the images in the folder `images` next to
+    The folder appears only when it is complete. Ultralytics looks for the images in the folder `images` next to
     `labels`.
 
     Returns:

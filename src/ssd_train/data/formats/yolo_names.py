@@ -1,7 +1,7 @@
 """Read the class names and splits of a YOLO data set.
 
 Class names are read from data.yaml (or another .yaml file with `names`), classes.txt, obj.names, any *.names file or
-Label Studio's notes.json. These files are searched next to the labels or images, in the folder ``labels``, and in the
+Label Studio's notes.json. These files are looked for next to the labels or images, in the folder ``labels``, and in the
 two folders above, where different tools put them.
 
 PyYAML is imported only if there is a .yaml file. Only its node tree is used, with the safe loader, and no values are
