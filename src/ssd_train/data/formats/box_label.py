@@ -1,6 +1,7 @@
-"""Annotations as Ground Truth and the built-in algorithm write them: left, top, width, height in pixels, class id.
+"""Read and write the label object of Ground Truth and the built-in algorithm.
 
-The value of a manifest's label attribute, a record of Pipe mode and an image's JSON file all have this shape:
+The label attribute of a manifest, the label of a Pipe-mode sample and the JSON file of an image have this form, with
+coordinates in pixels:
 ``{"annotations": [{"class_id": 0, "left": 3, "top": 4, "width": 5, "height": 6}], "image_size": [{"width": 64, ...}]}``
 """
 
@@ -15,7 +16,10 @@ from ssd_train.errors import DataError
 
 
 def box_label(record: Record) -> Dict[str, Any]:
-    """Annotations and, where it is known, image_size of one record; class ids are our own."""
+    """Return the label object of a record: annotations and, if known, image_size.
+
+    Class ids are those of the record. Ignored regions are not written.
+    """
     annotations = []
     for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
         box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
@@ -27,7 +31,15 @@ def box_label(record: Record) -> Dict[str, Any]:
 
 
 def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
-    """Boxes of one label; `table` maps the class ids of the file to ours. A DataError names the box and its field."""
+    """Parse a label object.
+
+    Args:
+        label: The JSON object.
+        table: Class id in the file -> class id in the result.
+
+    Raises:
+        DataError: the label is malformed; the message names the box and the field, but not the file.
+    """
     annotations = label.get("annotations")
     if not isinstance(annotations, list):
         raise DataError(f"annotations: found {shown(annotations)}, expected a list")

@@ -1,4 +1,7 @@
-"""Class names in a text file, one on each line, the first for id 0: the `.names` beside a `.rec`, as darknet has it."""
+"""Read and write text files of class names: one per line, class 0 first.
+
+This is darknet's format. ssd_train stores such a file with the extension `.names` next to a `.rec` file.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from ssd_train.data.records import ClassNames
 from ssd_train.errors import DataError
 from ssd_train.storage import write_bytes_atomic
 
-NAMES = ".names"  # ending of such a file
+NAMES = ".names"  # file extension
 
 
 def read_class_list(path: PathLike) -> ClassNames:
-    """The names; a DataError, beginning with the file, when it is not UTF-8, or a name is blank or comes twice."""
+    """Read class names from a UTF-8 file.
+
+    Raises:
+        DataError: the file is unreadable or not UTF-8, or a name is blank or repeated; starts with the path.
+    """
     try:
         text = read_bytes(path).decode("utf-8-sig")
         return ClassNames(tuple(line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")))
@@ -24,7 +31,11 @@ def read_class_list(path: PathLike) -> ClassNames:
 
 
 def write_class_list(path: PathLike, class_names: ClassNames) -> None:
-    """Write the names, whole or not at all; a DataError for one that holds a line end."""
+    """Write class names to a file, atomically.
+
+    Raises:
+        DataError: a name contains a line break.
+    """
     for name in class_names:
         if "\n" in name or "\r" in name:
             raise DataError(f"class {name!r}: holds a line end, which a {NAMES} file cannot")

@@ -1,15 +1,15 @@
-"""COCO object detection JSON, read and written: images, annotations and categories in one file.
+"""Read and write COCO object detection JSON.
 
-``bbox`` is [left, top, width, height] in pixels. The schema: cocodataset.org, "Data format". Places in messages are
-``file:images[3]`` and ``file:annotations[7]``, counted from 0.
+One file holds images, annotations and categories. ``bbox`` is [left, top, width, height] in pixels. The schema is on
+cocodataset.org, "Data format". Error messages name ``file:images[3]`` or ``file:annotations[7]``, counted from 0.
 
-- Every image is a record, those without annotations too: they are background.
-- Ids are keys: integers of any size, written 3, 3.0 or "3", or texts. Width and height may be missing.
-- A crowd (``iscrowd`` 1) is a region to be ignored, not an object. Without a box it is left out, which is told in
+- An image without annotations is a background image.
+- Ids are integers of any size, written as 3, 3.0 or "3", or other strings. Width and height may be missing.
+- A crowd (``iscrowd`` 1) is an ignored region, not an object. A crowd without a ``bbox`` is dropped and listed in
   `LabelSet.mended`.
-- Polygons without a ``bbox`` are their bounding box.
-- Boxes in shares of the image, as Azure writes them, are read where all boxes of the file lie within 0..1.
-- An annotation that is broken makes its image bad: without that box the object would count as background.
+- A polygon without a ``bbox`` is replaced by its bounding box.
+- Normalized boxes, as Azure writes them, are accepted if all boxes of the file are within 0..1.
+- An invalid annotation makes its image bad: without that box, the object would count as background.
 """
 
 from __future__ import annotations
@@ -45,14 +45,18 @@ _ROUNDING = 1e-6
 _NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 _SIDES = ("left", "top", "width", "height")
 
-Key = Union[int, str]  # of an image or category
+Key = Union[int, str]  # id of an image or category
 
 
 def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
-    """Read a COCO file; classes are all its categories, numbered in the order of their ids (`LabelSet.category_ids`).
+    """Read a COCO file.
+
+    The classes are all categories of the file, sorted by id if the ids are integers, else in the order of the file.
+    `LabelSet.category_ids` has the original ids if all are integers of 0 or more.
 
     Raises:
-        DataError: the file as a whole cannot be used, or (`on_bad` "error") some images or annotations.
+        DataError: the file is unusable, or `on_bad` is "error" and images or annotations are bad; the message names the
+            path.
     """
     try:
         value = read_json(path, constants=True)
@@ -80,14 +84,14 @@ def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
 
 
 class Ids(NamedTuple):
-    """Names by id: of images and of categories."""
+    """File names of images and names of categories, by id."""
 
     images: Dict[Key, str]
     categories: Dict[Key, str]
 
 
 def read_ids(path: PathLike) -> Ids:
-    """The ids of a COCO file that `read_coco` has read; those that cannot be used are left out."""
+    """Return the ids in a COCO file that `read_coco` accepts; skip invalid entries."""
     value = read_json(path, constants=True)
     found = []
     for entries, name in (("images", "file_name"), ("categories", "name")):
@@ -107,13 +111,19 @@ def write_coco(
     class_names: ClassNames,
     category_ids: Optional[Mapping[str, int]] = None,
 ) -> None:
-    """Write `records` as one COCO file, whole or not at all. Images are numbered from 1, and so are categories, unless
-    `category_ids` has the ids of all of them.
+    """Write records as one COCO file, atomically.
 
-    `file_name` is the record's name without the bucket.
+    Images are numbered from 1. `file_name` is the name of the record without the bucket. Crowds are written with
+    ``iscrowd`` 1; difficult objects are not written.
+
+    Args:
+        path: The file to write.
+        records: Records with boxes in pixels.
+        class_names: Names of the class ids of the records.
+        category_ids: Class name -> category id. Unless it contains all classes, categories are numbered from 1.
 
     Raises:
-        DataError: a record has no `size_wh`, which COCO needs.
+        DataError: a record has no `size_wh`, which COCO requires.
     """
     annotations: List[Dict[str, Any]] = []
     images = []
@@ -148,8 +158,11 @@ def _list(value: Any, key: str) -> List[Any]:
 
 
 def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames, Dict[Key, int], Dict[str, int]]:
-    """Class names in the order of the categories' ids, id -> class id, and name -> id; ids that are texts stay in their
-    own order, and are not ids to be written again."""
+    """Return class names, a table category id -> class id, and name -> category id.
+
+    Integer ids determine the order of the classes. If any id is a string, the order of the file does. The third result
+    is empty unless all ids are integers of 0 or more, because only such ids are written again.
+    """
     places: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
         where = f"{path}:categories[{index}]"
@@ -170,8 +183,8 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
 
 
 def id_key(value: Any, field: str) -> Key:
-    """An id: an integer, also written 3.0 or "3", or a text that is not blank."""
-    if type(value) is int:  # as nearly always
+    """Parse an id: an integer, also written 3.0 or "3", or a string that is not blank."""
+    if type(value) is int:  # the usual case
         return value
     value = _whole(value)
     if type(value) is int:
@@ -183,7 +196,7 @@ def id_key(value: Any, field: str) -> Key:
 
 
 def _whole(value: Any) -> Any:
-    """``200.0`` as the integer that it means; anything else as it is."""
+    """Convert ``200.0`` to 200; return any other value unchanged."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -196,13 +209,16 @@ def _id(image: Any) -> Key:
 def _boxes_by_image(
     annotations: Sequence[Any], images: Sequence[Any], path: str, gather: Gather
 ) -> Dict[Key, List[Tuple[int, Any]]]:
-    """Image id -> (index, annotation) of its annotations; one that names no image is bad by itself."""
+    """Return image id -> (index, annotation) of its annotations.
+
+    An annotation without a known image is recorded as bad.
+    """
     known = set()
     for image in images:
         try:
             known.add(_id(image))
         except DataError:
-            continue  # met again, and told, with the image
+            continue  # read_coco reports it with the image
     found: Dict[Key, List[Tuple[int, Any]]] = {}
     for index, annotation in enumerate(annotations):
         try:
@@ -220,7 +236,7 @@ def _boxes_by_image(
 def _label(
     image: Mapping[str, Any], annotations: Sequence[Tuple[int, Any]], table: Mapping[Key, int], in_shares: bool
 ) -> Tuple[BoxLabel, List[Tuple[str, str]]]:
-    """The label of one image, and what had to be left out of it."""
+    """Return the label of one image, and (reason, detail) of dropped crowds."""
     size_wh = _size(image)
     label, kinds = BoxLabel([], [], size_wh), []
     left_out = []
@@ -271,9 +287,12 @@ def _bbox(annotation: Mapping[str, Any]) -> List[float]:
 
 
 def _of_polygons(polygons: Any) -> Optional[List[float]]:
-    """Left, top, width and height of polygons [[x1, y1, x2, y2, ...], ...], or None where there are none."""
+    """Return [left, top, width, height] of [[x1, y1, x2, y2, ...], ...].
+
+    Returns None for anything else, such as a run-length encoded mask.
+    """
     if isinstance(polygons, list) and polygons and not any(isinstance(part, (list, dict)) for part in polygons):
-        polygons = [polygons]  # one polygon, without the list around it
+        polygons = [polygons]  # a single polygon without the outer list
     if not isinstance(polygons, list) or not polygons or not all(isinstance(part, list) for part in polygons):
         return None
     xs = [number(value, "segmentation x") for part in polygons for value in part[::2]]
@@ -284,7 +303,10 @@ def _of_polygons(polygons: Any) -> Optional[List[float]]:
 
 
 def _all_in_shares(annotations: Sequence[Any]) -> bool:
-    """Whether every box of the file lies within 0..1, and one at least is no whole number: shares of the image."""
+    """Return True if all boxes of the file look normalized to the image size.
+
+    That is so if all boxes are within 0..1 and at least one value is fractional.
+    """
     fraction = False
     for annotation in annotations:
         box = annotation.get("bbox") if isinstance(annotation, dict) else None
@@ -302,7 +324,7 @@ def _looks_shared(box: Sequence[Any]) -> bool:
 
 
 def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> List[float]:
-    """A box in pixels."""
+    """Convert a box to pixels if the boxes of the file are normalized."""
     if in_shares:
         if size_wh is None:
             raise DataError(
@@ -323,5 +345,8 @@ def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> Lis
 
 
 def _exact_xywh(boxes: np.ndarray) -> List[List[float]]:
-    """Rows of left, top, width, height in double precision, so that adding them gives the same corners again."""
+    """Convert corners to [left, top, width, height] in double precision.
+
+    In double precision, left + width and top + height give the same corners again.
+    """
     return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()]

@@ -1,9 +1,12 @@
-"""The label of one image as MXNet's detection records hold it: one array of float32.
+"""Encode and decode the label array of MXNet's detection records.
 
-``[A, B, (A - 2 more of header), (class id, xmin, ymin, xmax, ymax, (B - 5 more)) * N]``: A is the length of the header
-(2), B the numbers of one object. A sixth number that is 0 or 1 throughout is GluonCV's "difficult"; other numbers
-beyond the five are ignored. Coordinates are shares of the image's width and height, 0..1. A row that begins with -1 is
-padding.
+The label of one image is a float32 array:
+``[A, B, (A - 2 more header values), (class id, xmin, ymin, xmax, ymax, (B - 5 more values)) * N]``
+where A is the length of the header (2 when written) and B is the number of values per object. Coordinates are fractions
+of the image's width and height, 0..1. A row that starts with -1 is padding.
+
+The sixth value of an object is read as GluonCV's "difficult" flag if it is 0 or 1 in every row. All other values beyond
+the fifth are ignored.
 """
 
 from __future__ import annotations
@@ -17,12 +20,23 @@ from ssd_train.errors import DataError
 
 _HEADER = (2.0, 5.0)
 _PADDING = -1.0
-_PIXELS = 2.0  # a share of the image beyond this is a pixel coordinate, a common mistake
+_PIXELS = 2.0  # a coordinate beyond this is in pixels instead of normalized, a common mistake
 
 
 def pack_label(record: Record, size_wh: SizeWH, flagged: bool = False) -> np.ndarray:
-    """float32 (2 + 5 N,) of a record with boxes in pixels of an image of `size_wh`; one row of padding without any.
-    `flagged`: rows of six, the last "difficult", with the difficult objects of the record among them."""
+    """Encode the boxes of a record as a float32 label array.
+
+    An image without boxes gets one row of padding.
+
+    Args:
+        record: Boxes in pixels of an image of `size_wh`.
+        size_wh: (width, height) of the image in pixels.
+        flagged: Write six values per object, the last one the "difficult" flag, and include the difficult objects of
+            `record.ignored`.
+
+    Returns:
+        Array of shape (2 + 5 N,), or (2 + 6 N,) if `flagged`.
+    """
     header = (2.0, 6.0) if flagged else _HEADER
     boxes, class_ids = record.boxes, record.class_ids
     if flagged:
@@ -39,7 +53,11 @@ def pack_label(record: Record, size_wh: SizeWH, flagged: bool = False) -> np.nda
 
 
 def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
-    """Boxes in pixels of an image of `size_wh` from float32 (n,); a DataError without a place when it is broken."""
+    """Decode a float32 label array (n,) into boxes in pixels of an image of `size_wh`.
+
+    Raises:
+        DataError: the label is malformed; the message names no file.
+    """
     rows = _rows(label)
     rows = rows[rows[:, 0] != _PADDING]
     if not np.isfinite(rows[:, :5]).all():
@@ -53,7 +71,7 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
             f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)",
             "bad-coordinates",
         )
-    inverted = (shares[:, 2] < shares[:, 0]) | (shares[:, 3] < shares[:, 1])  # of no size: left out by `fit_boxes`
+    inverted = (shares[:, 2] < shares[:, 0]) | (shares[:, 3] < shares[:, 1])  # `fit_boxes` drops boxes of size 0
     if inverted.any():
         index = int(np.argmax(inverted))
         raise DataError(
@@ -68,7 +86,7 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
 
 
 def _rows(label: np.ndarray) -> np.ndarray:
-    """float32 (N, B) of the objects."""
+    """Return the rows of the objects, float32 (N, B)."""
     if len(label) < 2 or not np.isfinite(label[:2]).all() or (label[:2] % 1).any():
         raise DataError(f"label: found {label[:2].tolist()}, expected the integer lengths of header and objects first")
     header, width = int(label[0]), int(label[1])
@@ -83,7 +101,10 @@ def _rows(label: np.ndarray) -> np.ndarray:
 
 
 def _pixels(shares: np.ndarray, size_wh: SizeWH) -> np.ndarray:
-    """Shares (N, 4) as pixels; one that float32 cannot tell from a whole pixel is that pixel."""
+    """Convert normalized corners (N, 4) to pixels.
+
+    A value within float32 precision of a whole pixel is rounded to it.
+    """
     scale = np.array([*size_wh, *size_wh], np.float64)
     pixels = shares * scale
     whole = np.round(pixels)

@@ -1,7 +1,7 @@
-"""Single fields of labels, checked: numbers, class ids, image sizes, and how a box is fitted to its image.
+"""Validate single label fields, and fit boxes to their image.
 
-Every text format reads its fields with these, so that one rule holds whatever the labels came as. All raise DataError
-without a place, which the caller adds.
+All readers use these functions, so that the same rules apply to every format. Invalid values raise a DataError whose
+message names no file; the caller adds it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 from ssd_train.data.boxes import SizeWH
 from ssd_train.errors import DataError
 
-MAX_SIDE = 1_000_000  # px; below 2**23, so float32 keeps every box of at least 1 px apart
-MIN_SIDE = 1.0  # px of a box after clipping, but for ROUNDING; thinner boxes make the loss infinite
-MIN_KEPT = 0.1  # share of a box's area that must lie inside the image
-ROUNDING = 1e-3  # px over the rim that is float arithmetic of a labelling tool, not a box outside the image
+MAX_SIDE = 1_000_000  # px; below 2**23, so the corners of a box of 1 px differ in float32
+MIN_SIDE = 1.0  # px of a clipped box, with a tolerance of ROUNDING; thinner boxes make the loss infinite
+MIN_KEPT = 0.1  # fraction of a box's area that must be inside the image
+ROUNDING = 1e-3  # px outside the image that are attributed to float arithmetic in a labelling tool
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _THIN = MIN_SIDE - ROUNDING
 
@@ -23,14 +23,20 @@ CLIPPED = "box clipped to the image"
 TOO_SMALL = "box left out: smaller than 1 pixel"
 OUTSIDE = "box left out: less than 10 % of it inside the image"
 
-OBJECT, DIFFICULT, CROWD = range(3)  # kinds of boxes; a detection of the last two is neither right nor wrong
+OBJECT, DIFFICULT, CROWD = range(3)  # kinds of boxes; detections of the last two are neither right nor wrong
 
 Corners = Tuple[float, float, float, float]
 
 
 class BoxLabel(NamedTuple):
-    """One label as it stands in its file: xyxy corners, not yet fitted to the image, our class ids, size if told, and
-    for each box OBJECT, DIFFICULT or CROWD; no kinds where all are objects."""
+    """One label as read from its file, not yet fitted to the image.
+
+    Attributes:
+        boxes: xyxy corners in pixels.
+        class_ids: Class id of each box.
+        size_wh: (width, height) of the image in pixels, or None if the label does not contain it.
+        kinds: OBJECT, DIFFICULT or CROWD for each box; empty if all are OBJECT.
+    """
 
     boxes: List[Corners]
     class_ids: List[int]
@@ -38,7 +44,7 @@ class BoxLabel(NamedTuple):
     kinds: Sequence[int] = ()
 
     def split(self) -> "Tuple[BoxLabel, BoxLabel]":
-        """The objects, and what is to be ignored."""
+        """Split into objects and ignored regions (difficult or crowd)."""
         if not self.kinds:
             return self, BoxLabel([], [], self.size_wh)
         rows = list(zip(self.boxes, self.class_ids, self.kinds))
@@ -50,16 +56,26 @@ class BoxLabel(NamedTuple):
 
 
 class FittedBoxes(NamedTuple):
-    """Boxes of one image after `fit_boxes`: xyxy rows, class ids, and (reason, detail) of each one not as it was."""
+    """Boxes of one image after `fit_boxes`.
+
+    Attributes:
+        rows: xyxy corners in pixels.
+        class_ids: Class id of each row.
+        changes: (reason, detail) of each box that was clipped or dropped.
+        kept: Index of each row in the input.
+    """
 
     rows: List[Corners]
     class_ids: List[int]
     changes: List[Tuple[str, str]]
-    kept: List[int]  # their numbers before
+    kept: List[int]  # index in the input
 
 
 def number(value: Any, field: str) -> float:
-    """A finite JSON number of at most MAX_SIDE in size; strings, booleans and null are none."""
+    """Return `value` if it is a JSON number of at most MAX_SIDE in magnitude.
+
+    Strings, booleans, null, NaN and infinity are invalid.
+    """
     if type(value) is not int and type(value) is not float:
         raise DataError(f"{field}: found {shown(value)}, expected a number", "bad-coordinates")
     if not -MAX_SIDE <= value <= MAX_SIDE:  # false for NaN too
@@ -70,14 +86,17 @@ def number(value: Any, field: str) -> float:
 
 
 def text_number(text: str, field: str) -> float:
-    """A decimal number written out, as `number`; Python's float() would also take nan, inf and 1_000."""
+    """Parse a decimal number and validate it as `number` does.
+
+    A pattern is checked first, because float() also accepts nan, inf and 1_000.
+    """
     if len(text) > 100 or not _DECIMAL.fullmatch(text):
         raise DataError(f"{field}: found {shown(text)}, expected a number", "bad-coordinates")
     return number(float(text), field)
 
 
 def whole_number(value: Any, field: str) -> int:
-    """A JSON integer, or its digits as a string (``"0"``), of 0 or more."""
+    """Parse an integer from 0 to 10**9 - 1; a string of digits (``"0"``) is valid."""
     if type(value) is int and 0 <= value < 10**9:
         return value
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
@@ -86,7 +105,7 @@ def whole_number(value: Any, field: str) -> int:
 
 
 def class_number(value: Any, field: str) -> int:
-    """A class id, as `whole_number`."""
+    """Parse a class id as `whole_number` does."""
     try:
         return whole_number(value, field)
     except DataError as fault:
@@ -94,21 +113,24 @@ def class_number(value: Any, field: str) -> int:
 
 
 def image_size(value: Any, field: str) -> SizeWH:
-    """(width, height) in pixels of ``{"width": 640, "height": 480, ...}``."""
+    """Parse ``{"width": 640, "height": 480, ...}`` into (width, height) in pixels."""
     if not isinstance(value, dict):
         raise DataError(f"{field}: found {shown(value)}, expected an object with width and height", "bad-image-size")
     return side(value.get("width"), f"{field} width"), side(value.get("height"), f"{field} height")
 
 
 def side(value: Any, field: str) -> int:
-    """The width or height of an image in pixels: an integer from 1 to MAX_SIDE."""
+    """Validate the width or height of an image: an integer from 1 to MAX_SIDE."""
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
         raise DataError(f"{field}: found {shown(value)}, expected an integer from 1 to {MAX_SIDE}", "bad-image-size")
     return value
 
 
 def image_name(value: Any, field: str) -> str:
-    """A name that is a string, not empty, and that a file system and UTF-8 can hold."""
+    """Validate an image name: a non-empty string without NUL or lone surrogates.
+
+    File systems reject NUL, and UTF-8 cannot encode lone surrogates.
+    """
     if not isinstance(value, str) or not value:
         raise DataError(f"{field}: found {shown(value)}, expected the name of an image", "bad-image-name")
     if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
@@ -119,7 +141,10 @@ def image_name(value: Any, field: str) -> str:
 
 
 def box_corners(left: float, top: float, width: float, height: float) -> Corners:
-    """Corners of a box; one of negative size is an error. One of no size is left out by `fit_box`, as a small one."""
+    """Convert left, top, width, height to xyxy corners.
+
+    A negative size is invalid. A size of 0 is valid here: `fit_box` drops such a box as too small.
+    """
     if width < 0 or height < 0:
         raise DataError(
             f"found width {shown(width)} and height {shown(height)}, expected neither below 0", "box-degenerate"
@@ -128,7 +153,7 @@ def box_corners(left: float, top: float, width: float, height: float) -> Corners
 
 
 def fit_boxes(boxes: Sequence[Corners], class_ids: Sequence[int], size_wh: Optional[SizeWH]) -> FittedBoxes:
-    """Clip `boxes` to the image and leave out those of which too little remains; each change is told by its reason."""
+    """Clip boxes to the image and drop those with too little left, as `fit_box` does."""
     fitted = FittedBoxes([], [], [], [])
     for index, (box, class_id) in enumerate(zip(boxes, class_ids)):
         kept, reason = fit_box(box, size_wh)
@@ -142,9 +167,15 @@ def fit_boxes(boxes: Sequence[Corners], class_ids: Sequence[int], size_wh: Optio
 
 
 def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners], str]":
-    """The part of `box` (xyxy) inside the image, or None, and why it is not the box itself ("" where it is).
+    """Clip a box (xyxy, pixels) to the image.
 
-    Without a size only the left and top rim are known.
+    Args:
+        box: The corners of the box.
+        size_wh: (width, height) of the image; if None, MAX_SIDE is assumed for both.
+
+    Returns:
+        The clipped box, or None if it is dropped, and the reason: CLIPPED, TOO_SMALL or OUTSIDE. The reason is "" if
+        the box is unchanged or exceeds the image by at most ROUNDING.
     """
     x1, y1, x2, y2 = box
     width, height = size_wh or (MAX_SIDE, MAX_SIDE)
@@ -161,7 +192,7 @@ def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners]
 
 
 def shown(value: Any) -> str:
-    """A value of bad input as a message shows it: short, and in the words of JSON."""
+    """Format an invalid value for an error message: short, and in JSON's terms."""
     if isinstance(value, bool):
         return "true" if value else "false"
     text = {list: "an array", dict: "an object", type(None): "null"}.get(type(value)) or repr(value)

@@ -1,10 +1,12 @@
-"""RecordIO framing: byte strings one after the other in a stream (dmlc-core recordio.h).
+"""Read and write RecordIO framing: byte records in a stream.
 
-Each part is: uint32 little-endian MAGIC; uint32 ``flag << 29 | length``; the bytes; zeros up to a multiple of 4. Flag 0
-is a whole record; 1, 2 and 3 are the start, middle and end of one whose bytes hold MAGIC at a multiple of 4: the writer
-cuts there and drops the MAGIC, so that a reader may find the next record by looking for it; it is put back on reading.
+The format is that of dmlc-core (recordio.h). A record consists of one or more parts. Each part is: MAGIC (4 bytes);
+uint32 little-endian ``flag << 29 | length``; `length` bytes of data; zero padding to a multiple of 4 bytes. Flag 0 is a
+whole record; flags 1, 2 and 3 are its first, middle and last part. The writer splits a record at every MAGIC at a
+multiple of 4 in its data and omits that MAGIC, so that a reader can search for the next record. The reader inserts it
+again.
 
-`.rec` files hold this, and SageMaker's pipes with RecordWrapperType RecordIO.
+`.rec` files use this framing, and so do SageMaker's pipes with RecordWrapperType RecordIO.
 """
 
 from __future__ import annotations
@@ -15,22 +17,26 @@ from typing import BinaryIO, Iterator, List, Tuple
 from ssd_train.errors import DataError
 
 MAGIC = b"\x0a\x23\xd7\xce"  # 0xced7230a, little-endian
-MAX_LENGTH = (1 << 29) - 1  # bytes of a part, 29 bits
+MAX_LENGTH = (1 << 29) - 1  # bytes of a part: the length has 29 bits
 
 _WHOLE, _START, _MIDDLE, _END = range(4)
 _HEAD = struct.Struct("<4sI")
-_CHUNK = 1 << 20  # read at most this much at once: a damaged length must not reserve half a gigabyte
+_CHUNK = 1 << 20  # bytes per read: a corrupt length must not allocate half a gigabyte
 
 
 def read_records(file: BinaryIO, where: str, max_length: int = MAX_LENGTH) -> Iterator[Tuple[int, bytes]]:
-    """Yield (byte offset, record) from a binary stream until it ends; it need not be seekable (a pipe).
+    """Yield (byte offset, record) of all records in a binary stream.
+
+    The stream need not be seekable, so it may be a pipe.
 
     Args:
-        where: how the stream is called in messages.
-        max_length: bytes that one record may have, all parts together.
+        file: The stream.
+        where: Name of the stream in error messages.
+        max_length: Maximum number of bytes of one record, all parts together.
 
     Raises:
-        DataError: the stream is no RecordIO, or ends inside a record; begins with ``where:number``, counted from 1.
+        DataError: the stream is not RecordIO, a record is too long, or the stream ends inside a record; starts with
+            ``where:number``, records counted from 1.
     """
     offset, count = 0, 0
     while True:
@@ -43,7 +49,11 @@ def read_records(file: BinaryIO, where: str, max_length: int = MAX_LENGTH) -> It
 
 
 def read_record(file: BinaryIO, where: str) -> bytes:
-    """The record that begins where `file` stands; a DataError that begins with `where` when none does."""
+    """Read the record at the current position of a file.
+
+    Raises:
+        DataError: there is no valid record; starts with `where`.
+    """
     record, size = _read_record(file, where, file.tell(), MAX_LENGTH)
     if not size:
         raise DataError(f"{where}: found the end of the file, expected a record")
@@ -51,7 +61,11 @@ def read_record(file: BinaryIO, where: str) -> bytes:
 
 
 def write_record(file: BinaryIO, record: bytes) -> int:
-    """Append one record and return the number of bytes written."""
+    """Append a record and return the number of bytes written.
+
+    Raises:
+        DataError: a part is longer than MAX_LENGTH.
+    """
     parts = _split(record)
     last = len(parts) - 1
     written = 0
@@ -64,7 +78,7 @@ def write_record(file: BinaryIO, record: bytes) -> int:
 
 
 def _split(record: bytes) -> List[bytes]:
-    """`record` cut at each MAGIC that begins at a multiple of 4, without it."""
+    """Split a record at each MAGIC at a multiple of 4, and omit that MAGIC."""
     parts, start, found = [], 0, record.find(MAGIC)
     while found >= 0:
         if found % 4 == 0:
@@ -75,7 +89,7 @@ def _split(record: bytes) -> List[bytes]:
 
 
 def _read_record(file: BinaryIO, where: str, offset: int, max_length: int) -> Tuple[bytes, int]:
-    """The next record and the bytes it took; (b"", 0) at the end of the stream."""
+    """Return the next record and its size in the stream; (b"", 0) at the end."""
     parts: List[bytes] = []
     taken = total = 0
     while True:
@@ -100,7 +114,7 @@ def _read_record(file: BinaryIO, where: str, offset: int, max_length: int) -> Tu
 
 
 def _check_head(head: bytes, place: str, first: bool) -> Tuple[int, int]:
-    """(flag, length) of a part."""
+    """Validate the header of a part and return (flag, length)."""
     if len(head) < _HEAD.size:
         raise DataError(
             f"{place} found the end after {len(head)} of {_HEAD.size} bytes, expected a whole record (cut off?)"
@@ -119,7 +133,7 @@ def _check_head(head: bytes, place: str, first: bool) -> Tuple[int, int]:
 
 
 def _read(file: BinaryIO, size: int) -> bytes:
-    """`size` bytes, or fewer at the end of the stream; a pipe gives them in pieces."""
+    """Read `size` bytes, fewer at the end of the stream; a pipe returns short reads."""
     chunks: List[bytes] = []
     missing = size
     while missing:

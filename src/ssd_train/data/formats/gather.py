@@ -1,4 +1,4 @@
-"""What every format does with a label once it is read: fit its boxes, notice repeats, and count what is left out."""
+"""Collect labels of any format in a LabelSet: fit boxes, find duplicates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ ON_BAD = ("error", "skip")
 
 
 class NoUsableLine(DataError):
-    """Labels of which no line can be used; `skipped` tells of each line why."""
+    """No label of a data set is usable.
+
+    Attributes:
+        skipped: The skipped labels with their reasons.
+    """
 
     def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
         super().__init__(message)
@@ -28,12 +32,14 @@ class NoUsableLine(DataError):
 
 
 class Gather:
-    """Gathers records, and beside them what was skipped, mended or bad, into a LabelSet.
+    """Builder of a LabelSet. All readers use it, so that they treat labels alike.
 
-    - Boxes are clipped to their image, or left out where too little remains (`fields.fit_box`); each is told.
-    - An image all of whose boxes had to be left out is skipped: it shows something, so it is no background.
-    - An image that comes again with the same boxes is skipped; with other boxes it is bad: which one is true?
-    - Bad labels are one DataError that names the first few, or with `on_bad` "skip" are skipped like the rest.
+    - Boxes are clipped to their image, or dropped if too little is left (`fields.fit_box`). Each change is listed in
+      `LabelSet.mended`.
+    - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
+      holds for an image with nothing but ignored regions if all of them were dropped.
+    - A repeated image with the same boxes is skipped. With different boxes it is bad, because either could be right.
+    - Bad labels raise one DataError that names the first few. With `on_bad` "skip" they are skipped.
     """
 
     def __init__(self, source: str, on_bad: str = "error") -> None:
@@ -48,9 +54,16 @@ class Gather:
         self._seen: Dict[str, Record] = {}
 
     def add(self, where: str, name: str, label: BoxLabel, mended: Sequence[Tuple[str, str]] = ()) -> None:
-        """Take the label of one image; a DataError without a place when it contradicts an earlier one.
+        """Add the label of one image.
 
-        `mended` is (reason, detail) of what the format itself left out or changed.
+        Args:
+            where: ``file:line`` or file of the label.
+            name: Name of the image.
+            label: The label as read.
+            mended: (reason, detail) of each box that the reader itself dropped or changed.
+
+        Raises:
+            DataError: an earlier label of the same image has other boxes; the message names only the earlier location.
         """
         objects, ignored, lost = label, NOTHING_IGNORED, []  # type: ignore[var-annotated]
         if label.kinds:
@@ -77,15 +90,20 @@ class Gather:
             )
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
-        """Leave out a label for one of a few fixed reasons."""
+        """Record a skipped label; `reason` is one of a few fixed texts."""
         self._skipped.append(Skipped(where, reason, detail))
 
     def fault(self, where: str, fault: DataError) -> None:
-        """Note a bad label."""
+        """Record a bad label."""
         self._bad.append((where, fault))
 
     def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> LabelSet:
-        """All that was gathered; a DataError if there are bad labels that must not be skipped, or no record at all."""
+        """Return the collected labels.
+
+        Raises:
+            DataError: there are bad labels and `on_bad` is "error".
+            NoUsableLine: there is no record.
+        """
         if self._bad and self.on_bad == "error":
             raise bad_lines_error(self._bad)
         skipped = self._skipped + [Skipped(where, BAD_LINE, str(fault), fault.code) for where, fault in self._bad]
@@ -97,12 +115,12 @@ class Gather:
         )
 
     def mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
-        """Tell of (reason, detail) that something was left out, changed or assumed at `where`."""
+        """Record (reason, detail) of what was dropped, changed or assumed at `where`."""
         self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
 
 
 def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
-    """Regions to be ignored, fitted to their image as boxes are, and what was changed."""
+    """Fit ignored regions to their image; return them and the changes."""
     fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
     crowds = [label.kinds[index] == CROWD for index in fitted.kept]
     ids = np.asarray(fitted.class_ids, np.int64)
@@ -110,13 +128,16 @@ def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
 
 
 def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
-    """Return the class names by the ids of the labels, and id of the labels -> class id.
+    """Return class names and a table id -> class id, for ids that are class ids.
 
-    `places` has each (id, name) found in the labels and where it stands first. The ids stay as they are; one between
-    them that has no name is called class_N. A name under two ids is one class, whose id is the lower one.
+    The ids stay as they are. A missing id below the highest one is named class_N. A name with two ids is one class,
+    with the lower id.
+
+    Args:
+        places: (id, name) as in the labels -> location of its first occurrence.
 
     Raises:
-        DataError: one id has two names, two names differ only in blanks around them, or an id is too high for a class.
+        DataError: an id has two names, two names differ only in surrounding blanks, or an id is not below MAX_CLASSES.
     """
     by_name = _first_ids(places)
     for (class_id, _), place in sorted(places.items()):
@@ -127,15 +148,25 @@ def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict
 
 
 def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
-    """Return the class names in the order of the labels' ids without a gap, id of the labels -> class id, and name ->
-    id of the labels. For formats whose ids are no class ids; `places` and errors as for `class_table`."""
+    """Return class names sorted by id without gaps, for formats with arbitrary ids.
+
+    Args:
+        places: (id, name) as in the labels -> location of its first occurrence.
+
+    Returns:
+        The class names, a table id -> class id, and a table name -> id. A name with two ids is one class, with the
+        lower id.
+
+    Raises:
+        DataError: an id has two names, or two names differ only in surrounding blanks.
+    """
     by_name = _first_ids(places)
     rank = {name: index for index, name in enumerate(by_name)}
     return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in places}, by_name
 
 
 def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
-    """Return name -> its lowest id, by rising ids."""
+    """Return name -> its lowest id, in ascending order of the ids."""
     by_id: Dict[int, Tuple[str, str]] = {}
     by_words: Dict[str, Tuple[str, str]] = {}
     for (class_id, name), place in sorted(places.items()):
@@ -160,7 +191,7 @@ def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
 
 
 def numbered_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
-    """class_0, class_1, ... for labels that have ids and no names, and the table that keeps the ids."""
+    """Return the names class_0, class_1, ... and the identity table of their ids."""
     return ClassNames.of_ids({}, count), {i: i for i in range(count)}
 
 

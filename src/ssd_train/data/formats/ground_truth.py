@@ -1,19 +1,20 @@
-"""SageMaker Ground Truth bounding-box manifests (augmented manifests), read and written.
+"""Read and write SageMaker Ground Truth bounding-box manifests.
 
-One JSON object a line: ``source-ref`` (the image), a label attribute (``annotations`` with left, top, width, height in
-pixels and a ``class_id``, and ``image_size``), and ``<attribute>-metadata`` (``type``, ``class-map``, and others).
-The schema: AWS developer guide, "Output data" and "Augmented manifest".
+The files are augmented manifests. Each line is a JSON object: ``source-ref`` (the image), a label attribute
+(``annotations`` with left, top, width, height in pixels and a ``class_id``, and ``image_size``), and
+``<attribute>-metadata`` (``type``, ``class-map`` and others). The schema is in the AWS developer guide, "Output data"
+and "Augmented manifest".
 
-The rules, where real files leave a choice:
+Rules for cases that the schema leaves open:
 
-- A line may hold the labels of several jobs. The attribute of type groundtruth/object-detection with the newest
-  creation-date in the file is read, unless one is named; `LabelSet.details` tells which, and which others there were.
-- Class names are the union of all class-maps, kept letter for letter; the ids stay. One that no class-map names, as
-  nobody labelled an object of it, is called class_N. One id with two names, and two names that differ only in blanks
-  around them, are errors.
-- A line whose image was not labelled (by this kind of job, or at all) is skipped. A line that is malformed is an error,
-  or skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
-- Boxes outside the image, repeated images and malformed lines are treated as by every format: see `gather.Gather`.
+- A line may hold labels of several jobs. Unless an attribute is named, the one of type groundtruth/object-detection
+  with the newest creation-date in the file is read. `LabelSet.details` names it and the others.
+- The class names are the union of all class-maps of the attribute, unchanged, with the same ids. An id that no
+  class-map names, because no image shows an object of it, is named class_N. An id with two names is an error, and so
+  are two names that differ only in surrounding blanks.
+- A line without ``source-ref``, or without a label of this kind of job, is skipped. A malformed line is an error, or
+  skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
+- For boxes outside the image and repeated images see `gather.Gather`.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ def read_ground_truth(
 ) -> LabelSet:
     """Read a manifest, or the one manifest of a folder.
 
-    Boxes are clipped to `image_size`, and left out when under 1 px wide or high or less than a tenth inside; each is in
-    `LabelSet.mended`. Malformed lines are one DataError that names the first few, or with `on_bad` "skip" are listed
-    with the other lines left out in `LabelSet.skipped`. With `verified` only lines stay to which the verification job
-    gave that class-name.
+    Boxes are clipped to `image_size`, and dropped if less than 1 px wide or high or less than a tenth is inside; each
+    such box is listed in `LabelSet.mended`. Skipped lines are listed in `LabelSet.skipped`.
+
+    Args:
+        path: A manifest, or a folder as for `find_manifest`.
+        label_attribute: The label attribute to read; None selects that of the newest job.
+        on_bad: "error" raises one DataError for all malformed lines, "skip" skips them.
+        verified: Read only lines to which the verification job gave this class-name; "" reads all.
 
     Raises:
-        DataError: the file cannot be used, or (`on_bad` "error") some of its lines; begins with the file and line.
-        ConfigError: `label_attribute` has no boxes in the file, or `on_bad` is something else.
+        DataError: the file is unusable, or `on_bad` is "error" and some lines are malformed; the message names file and
+            line.
+        ConfigError: `label_attribute` has no boxes in the file, there is not exactly one verification job with the
+            result `verified`, or `on_bad` is invalid.
     """
     manifest = find_manifest(path)
     found = survey(manifest)
@@ -81,8 +88,11 @@ def read_ground_truth(
 
 
 def verification_job(found: Survey, verdict: str, manifest: Path) -> str:
-    """The label attribute of the only verification job; a ConfigError when there is none, several, or it never gave
-    this verdict."""
+    """Return the label attribute of the only verification job in a manifest.
+
+    Raises:
+        ConfigError: there is no such job or more than one, or it never gave the result `verdict`.
+    """
     jobs = {name: attribute.verdicts for name, attribute in found.attributes.items() if attribute.verdicts}
     if len(jobs) != 1:
         listed = ", ".join(sorted(jobs)) or "none"
@@ -96,7 +106,7 @@ def verification_job(found: Survey, verdict: str, manifest: Path) -> str:
 
 
 def verdict_of(line: Mapping[str, Any], job: str) -> Any:
-    """What a verification job called the labels of a line; None where it did not see it."""
+    """Return the class-name that a verification job gave a line, or None."""
     metadata = line.get(job + METADATA)
     return metadata.get("class-name") if isinstance(metadata, dict) else None
 
@@ -108,11 +118,21 @@ def write_ground_truth(
     label_attribute: str = "bounding-box",
     creation_date: Optional[datetime] = None,
 ) -> None:
-    """Write `records` one by one as a manifest that `read_ground_truth` reads back the same; whole or not at all.
+    """Write records as a manifest, atomically; `read_ground_truth` reads it.
 
-    Every line has the class-map of all named classes, so that one without boxes is not lost, and of those without a
-    name that the line has (`prepare join` would take class_N for a name). `creation_date` is now, in UTC, unless given.
-    A record without `size_wh` gets no image_size.
+    The class-map of each line has all named classes, so that a class without boxes is not lost, and those unnamed
+    classes (class_N) of which the line has a box: `prepare join` would take class_N for a name. The `image_size` of a
+    record without `size_wh` is omitted. Ignored regions are not written.
+
+    Args:
+        path: The file to write.
+        records: Records with boxes in pixels; read one at a time.
+        class_names: Names of the class ids of the records.
+        label_attribute: Name of the label attribute.
+        creation_date: Written without time zone; None is the current time in UTC.
+
+    Raises:
+        ConfigError: `label_attribute` is not a valid name.
     """
     _check_attribute(label_attribute)
     moment = (creation_date or datetime.now(timezone.utc)).replace(tzinfo=None)
@@ -125,7 +145,7 @@ def write_ground_truth(
     }
     with open_atomic(Path(path)) as file:
         for record in records:
-            # the confidence of a label that somebody gave, not measured
+            # labels have no measured confidence
             objects = [{"confidence": 1.0}] * len(record.boxes)
             mapped = [i for i in range(len(class_names)) if i not in unnamed or i in record.class_ids]
             class_map = {str(class_id): class_names[class_id] for class_id in mapped}
@@ -138,13 +158,19 @@ def write_ground_truth(
 
 
 def find_manifest(path: PathLike) -> Path:
-    """`path` itself if it is a file; of a folder its output.manifest, else its only .manifest or .jsonl file."""
+    """Return `path` unless it is a folder; return the manifest of a folder.
+
+    That is output.manifest, manifests/output/output.manifest, or the only file with the extension .manifest or .jsonl.
+
+    Raises:
+        DataError: the folder contains no manifest, or several.
+    """
     place = Path(path)
     if not place.is_dir():
         return place
     files = sorted(child.name for child in place.iterdir() if child.is_file() and not is_hidden(child.name))
     manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
-    for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second: a job's output folder
+    for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second is for a job's output folder
         if (place / candidate).is_file():
             return place / candidate
     if len(manifests) == 1:

@@ -1,7 +1,7 @@
-"""The first pass over a Ground Truth manifest: which jobs wrote to it, and what classes theirs are.
+"""First pass over a Ground Truth manifest: its label attributes and classes.
 
-A manifest is read twice because neither can be known from one line: the newest job of the file decides which labels
-count, and a line's class-map has only the classes of its own image.
+A manifest is read twice, because one line is not enough: the newest job of the file determines the label attribute, and
+the class-map of a line has only the classes of its own image.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ UNTYPED = "no type"
 
 @dataclass
 class Attribute:
-    """What the lines say of one label attribute.
+    """Metadata of one label attribute, collected from all lines.
 
-    kinds       job type -> number of the first line of that type
-    newest      the latest creation-date of its bounding-box lines, "" if none tells
-    names       (class id, name) of its bounding-box class-maps -> number of the first line with it
-    faults      line number -> what is wrong with that line's class-map
-    verdicts    class-name -> number of lines that a verification job gave it
+    Attributes:
+        kinds: Job type -> number of the first line of that type.
+        newest: Latest creation-date of the bounding-box lines, "" if no line has one.
+        names: (class id, name) in the class-maps of the bounding-box lines -> number of the first line with it.
+        faults: Number of a line -> the error in its class-map.
+        verdicts: Class-name given by a verification job -> number of lines.
     """
 
     kinds: Dict[str, int] = field(default_factory=dict)
@@ -37,11 +38,11 @@ class Attribute:
     names: Dict[Tuple[int, str], int] = field(default_factory=dict)
     faults: Dict[int, DataError] = field(default_factory=dict)
     verdicts: Dict[str, int] = field(default_factory=dict)
-    # of its class-maps the last without a fault
+    # the last valid class-map
     _last_map: Dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
-        """Take the metadata of one line."""
+        """Add the metadata of one line."""
         kind = metadata.get("type")
         kind = kind if isinstance(kind, str) else UNTYPED
         self.kinds.setdefault(kind, line_number)
@@ -59,7 +60,7 @@ class Attribute:
             self.faults[line_number] = DataError(f"class-map: {error}", "bad-class-map")
 
     def _add_names(self, line_number: int, class_map: Any) -> None:
-        if class_map == self._last_map:  # as on nearly every line
+        if class_map == self._last_map:  # nearly every line repeats it
             return
         for name, class_id in read_class_map(class_map).items():
             self.names.setdefault((class_id, name), line_number)
@@ -67,7 +68,11 @@ class Attribute:
 
 
 def read_class_map(class_map: Any) -> Dict[str, int]:
-    """Class name -> id of one line's class-map; a DataError without a place when it is none, or tells a name twice."""
+    """Return name -> class id of the class-map of one line.
+
+    Raises:
+        DataError: it is not an object of ids and names, or a name has two ids; the message names no line.
+    """
     if not isinstance(class_map, dict):
         raise DataError(f"found {shown(class_map)}, expected an object")
     ids: Dict[str, int] = {}
@@ -82,7 +87,14 @@ def read_class_map(class_map: Any) -> Dict[str, int]:
 
 @dataclass
 class Survey:
-    """What the first pass learns: the label attributes by name, and the lines that are no JSON object."""
+    """Result of the first pass.
+
+    Attributes:
+        attributes: The label attributes by name.
+        faults: Number of a line that is not a JSON object -> the error.
+        first_line: Number of the first line that is a JSON object, 0 if there is none.
+        first_keys: Keys of that line.
+    """
 
     attributes: Dict[str, Attribute] = field(default_factory=dict)
     faults: Dict[int, DataError] = field(default_factory=dict)
@@ -91,7 +103,11 @@ class Survey:
 
 
 def survey(path: PathLike) -> Survey:
-    """Read all lines once; a DataError if there is none, or no JSON object among them."""
+    """Read all lines of a manifest once.
+
+    Raises:
+        DataError: the file is unreadable, is empty, or contains no JSON object.
+    """
     found = Survey()
     for line_number, raw in numbered_lines(path):
         try:
@@ -113,7 +129,12 @@ def survey(path: PathLike) -> Survey:
 
 
 def choose_attribute(found: Survey, wanted: Optional[str], path: PathLike) -> str:
-    """The label attribute to read: `wanted`, or the bounding-box attribute with the newest creation-date."""
+    """Return `wanted`, or else the bounding-box attribute with the newest date.
+
+    Raises:
+        DataError: the file has no boxes, or several attributes have the newest creation-date.
+        ConfigError: the attribute `wanted` has no boxes in the file.
+    """
     boxes = {name: attribute for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds}
     if not boxes:
         raise _no_boxes(found, path)

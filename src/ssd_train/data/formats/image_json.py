@@ -1,12 +1,14 @@
-"""Image and JSON: the built-in algorithm's format with one JSON file for each image, read and written.
+"""Read and write the built-in algorithm's image format: one JSON file per image.
 
 ``{"file": "dir/a.jpg", "image_size": [...], "annotations": [...], "categories": [{"class_id": 0, "name": "x"}]}``
-where `file` is relative to the folder of the images (channel `train`); the JSON files have a folder of their own
-(channel `train_annotation`). `categories` may be missing. The schema: AWS developer guide, "Object Detection".
+where `file` is relative to the folder of the images (channel `train`). The JSON files are in another folder (channel
+`train_annotation`). Boxes are left, top, width, height in pixels (`box_label`). `categories` may be missing. The schema
+is in the AWS developer guide, "Object Detection".
 
-The class ids of `annotations` count, as for the built-in algorithm. Where a file has categories that lack one of them,
-`categories` has other ids than `annotations` (AWS's COCO notebook writes COCO's ids there): then no file's categories
-name a class, as the names would be those of other classes. Each such file is told in `LabelSet.mended`.
+The class ids of `annotations` are used, as in the built-in algorithm. If the categories of any file lack an id of its
+annotations, the ids of `categories` are of another kind (AWS's COCO notebook writes COCO's ids there). Then the
+categories of all files are ignored, because their names would belong to other classes. Each file with such categories
+is listed in `LabelSet.mended`.
 """
 
 from __future__ import annotations
@@ -27,12 +29,16 @@ OTHER_IDS = "categories of no file used: here they lack a class id of the annota
 
 
 def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
-    """Read the JSON files of a folder and those below it; `Record.where` is the file.
+    """Read all JSON files below a folder; `Record.where` is the file.
 
-    `class_names` stand for the ids 0, 1, ... and make `categories` void; ids without a name are called class_N.
+    Args:
+        path: The folder.
+        class_names: Names of the ids 0, 1, ...; with these, `categories` is ignored. Without them, ids without a name
+            in `categories` are named class_N.
+        on_bad: "error" raises one DataError for all bad files, "skip" skips them.
 
     Raises:
-        DataError: there is no JSON file, or (`on_bad` "error") a file cannot be used; begins with the file.
+        DataError: there is no JSON file, or `on_bad` is "error" and some files are unusable; the message names them.
     """
     files = label_files(path, ".json")
     gather = Gather(str(path), on_bad)
@@ -49,7 +55,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
             label = _object(read_json(file))
             name = image_name(label.get("file"), "file")
             if named:
-                list(_categories(label))  # a malformed one is an error
+                list(_categories(label))  # raises if one is malformed
             gather.add(str(file), name, read_box_label(label, table))
         except DataError as fault:
             gather.fault(str(file), fault)
@@ -59,12 +65,14 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
 
 
 def write_image_json(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
-    """Write one JSON file for each record into a new folder, which appears whole or not at all; return their number.
+    """Write one JSON file per record to a new folder; return their number.
 
-    `file` is the record's name without the bucket, and the JSON file stands at the same path with the ending .json.
+    The folder appears only when it is complete. `file` is the name of the record without the bucket. The JSON file has
+    the same relative path with the extension .json.
 
     Raises:
-        DataError: a name points out of the folder, or two differ only in their ending.
+        DataError: a name points outside the folder, two names differ only in their extension, or the folder is not
+            empty.
     """
     categories = [{"class_id": class_id, "name": name} for class_id, name in enumerate(class_names)]
     count = 0
@@ -78,11 +86,12 @@ def write_image_json(path: PathLike, records: Iterable[Record], class_names: Cla
 
 
 class _Survey(NamedTuple):
-    """What a first pass over the files finds.
+    """Result of the first pass over the files.
 
-    places      (class id, name) -> first file with it in `categories`
-    highest     class id of a box, -1 without any
-    other_ids   (file, detail) of those whose categories lack a class id of their annotations
+    Attributes:
+        places: (class id, name) in `categories` -> first file with it.
+        highest: Highest class id of a box, -1 if there are no boxes.
+        other_ids: (file, detail) of files whose categories lack a class id of their annotations.
     """
 
     places: Dict[Tuple[int, str], str]
@@ -91,7 +100,7 @@ class _Survey(NamedTuple):
 
 
 def _survey(files: List[Path]) -> _Survey:
-    """Read the classes of all files; what is bad is skipped here, and told when the labels are read."""
+    """Collect the classes of all files. Invalid files are reported in the second pass."""
     places: Dict[Tuple[int, str], str] = {}
     highest, other_ids = -1, []
     for file in files:
@@ -117,7 +126,7 @@ def _object(value: Any) -> Dict[str, Any]:
 
 
 def _categories(label: Mapping[str, Any]) -> Iterator[Tuple[int, str]]:
-    """(class id, name) of `categories`, if there are any."""
+    """Yield (class id, name) of `categories`, if present."""
     categories = label.get("categories", [])
     if not isinstance(categories, list):
         raise DataError(f"categories: found {shown(categories)}, expected a list")

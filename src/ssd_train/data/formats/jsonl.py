@@ -1,7 +1,8 @@
-"""JSON and JSON Lines read strictly, with the line numbers of the file.
+"""Strict readers of JSON and JSON Lines with line numbers, and a JSON encoder.
 
-Strict means: UTF-8 (a byte order mark is allowed), no key twice in one object, no NaN or Infinity. Python's own reader
-takes all of these silently: the last of two keys wins, and NaN becomes a loss of NaN hours later.
+Input must be UTF-8 (files may start with a byte order mark), without repeated keys in an object, NaN or Infinity.
+Python's json module accepts the last three silently: the last of two keys wins, and a NaN makes the loss NaN hours
+later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ssd_train.errors import DataError
 PathLike = Union[str, "os.PathLike[str]"]
 
 _BOM = b"\xef\xbb\xbf"
-_LISTED = 3  # bad lines named in one message
+_LISTED = 3  # maximum number of bad lines named in one message
 
 
 def _reject_constant(text: str) -> NoReturn:
@@ -35,13 +36,20 @@ def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
 
 
-# NaN and Infinity become numbers that `fields.number` refuses: they harm only where they are read
+# NaN and Infinity become numbers that `fields.number` rejects, so they are errors only in fields that are read
 _lenient_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def parse_json(data: bytes, constants: bool = False) -> Any:
-    """The value of one JSON text in UTF-8; a DataError without a place, which the caller knows. With `constants` NaN
-    and Infinity are values, which the caller refuses where it reads them."""
+    """Parse one JSON text in UTF-8.
+
+    Args:
+        data: The text.
+        constants: Accept NaN and Infinity; the caller must reject them where it reads them.
+
+    Raises:
+        DataError: the text is not strict JSON; the message names no file.
+    """
     try:
         return (_lenient_decoder if constants else _decoder).decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -52,12 +60,12 @@ def parse_json(data: bytes, constants: bool = False) -> Any:
         ) from None
     except RecursionError:
         raise DataError("found JSON nested too deep to be labels, expected a few levels") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # newer Pythons refuse integers of thousands of digits
         raise DataError(str(error)) from None
 
 
 def parse_object(line: bytes) -> Dict[str, Any]:
-    """The JSON object of one line; a DataError without a place."""
+    """Parse a line that must be a JSON object, as `parse_json` does."""
     value = parse_json(line)
     if not isinstance(value, dict):
         raise DataError(f"found a JSON {type(value).__name__}, expected one JSON object")
@@ -65,7 +73,11 @@ def parse_object(line: bytes) -> Dict[str, Any]:
 
 
 def read_json(path: PathLike, constants: bool = False) -> Any:
-    """The value of a whole JSON file, read as `parse_json` reads a line; a DataError without a place."""
+    """Parse a whole JSON file as `parse_json` does.
+
+    Raises:
+        DataError: the file is unreadable or not strict JSON; the message does not name it.
+    """
     data = read_bytes(path)
     fault = _encoding_fault(data)
     if fault:
@@ -74,7 +86,11 @@ def read_json(path: PathLike, constants: bool = False) -> Any:
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """The bytes of a file; a DataError without a place when it cannot be read."""
+    """Return the content of a file.
+
+    Raises:
+        DataError: the file is unreadable; the message does not name it.
+    """
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -82,10 +98,13 @@ def read_bytes(path: PathLike) -> bytes:
 
 
 def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:
-    """Yield (line number from 1, bytes) of the lines that are not blank, without the byte order mark.
+    """Yield (line number from 1, bytes) of the lines that are not blank.
 
-    Only a line feed ends a line (U+2028 inside a string does not). A file that is no JSON Lines file at all (UTF-16,
-    one JSON array, pretty-printed JSON, a compressed file) is one DataError about the file, not one for each line.
+    Only a line feed ends a line (U+2028 in a string does not). A byte order mark is removed.
+
+    Raises:
+        DataError: the file is unreadable or obviously not JSON Lines (UTF-16, a JSON array, pretty-printed JSON, gzip).
+            One error for the file replaces one for each of its lines.
     """
     first = True
     try:
@@ -104,7 +123,11 @@ def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:
 
 
 def read_json_lines(path: PathLike) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Yield (``file:line``, object) of each line; the first bad line is a DataError."""
+    """Yield (``file:line``, object) of each line that is not blank.
+
+    Raises:
+        DataError: a line is not a JSON object; starts with ``file:line``.
+    """
     for number, line in numbered_lines(path):
         try:
             yield f"{path}:{number}", parse_object(line)
@@ -113,7 +136,7 @@ def read_json_lines(path: PathLike) -> Iterator[Tuple[str, Dict[str, Any]]]:
 
 
 def bad_lines_error(bad: "Sequence[Tuple[str, object]]", noun: str = "bad lines") -> DataError:
-    """One error for all `bad` (where, fault), naming the first few."""
+    """Combine (where, fault) pairs into one DataError that names the first few."""
     faults = [f"{where}: {fault}" for where, fault in bad]
     if len(faults) == 1:
         return DataError(faults[0])
@@ -122,7 +145,12 @@ def bad_lines_error(bad: "Sequence[Tuple[str, object]]", noun: str = "bad lines"
 
 
 def dump_json(value: Any) -> bytes:
-    """One line of JSON in UTF-8, without spaces; a DataError for text that UTF-8 cannot hold."""
+    """Encode a value as compact JSON in UTF-8, on one line.
+
+    Raises:
+        DataError: a string contains lone surrogates, which UTF-8 cannot encode.
+        ValueError: a number is NaN or infinite.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     try:
         return text.encode("utf-8")
@@ -137,7 +165,7 @@ def _reason(error: Exception) -> str:
 
 
 def _encoding_fault(data: bytes) -> str:
-    """What shows at the start of `data` that it is no text in UTF-8; "" where nothing does."""
+    """Return an error text if the start of `data` is not UTF-8 text, else ""."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:100]:
         return "is UTF-16 or no text at all, expected UTF-8"
     return "is compressed with gzip, expected the unpacked file" if data[:2] == b"\x1f\x8b" else ""

@@ -1,4 +1,4 @@
-"""Formats with one label file for each image: the folder that holds them, whole or not at all."""
+"""Read and write folders with one label file per image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from ssd_train.storage import errors_of, remove_leftovers, sync_directory, tempo
 
 
 def label_files(path: PathLike, ending: str) -> List[Path]:
-    """The files with `ending` in a folder and below it, sorted; a DataError when there is none."""
+    """Return all files with an extension below a folder, sorted.
+
+    Args:
+        path: The folder.
+        ending: The extension in lower case, e.g. ``.xml``; files may have it in upper case, too.
+
+    Raises:
+        DataError: there is no such file.
+    """
     folder = Path(path)
     files = sorted(file for file in files_below(folder) if file.suffix.lower() == ending and file.is_file())
     if not files:
@@ -25,10 +33,12 @@ def label_files(path: PathLike, ending: str) -> List[Path]:
 
 @contextmanager
 def new_folder(path: PathLike) -> Iterator[Path]:
-    """An empty folder to fill, that stands under `path` once the block ends, and not at all if it raises.
+    """Yield an empty folder that becomes `path` when the block ends.
+
+    The folder has a temporary name until then. If the block raises, the folder is removed.
 
     Raises:
-        DataError: `path` is there and holds something.
+        DataError: `path` exists and is not an empty folder.
         SsdTrainError: the disk is full, or the folder cannot be written.
     """
     target = Path(os.path.realpath(path))
@@ -49,10 +59,18 @@ def new_folder(path: PathLike) -> Iterator[Path]:
 
 
 def new_label_file(folder: Path, name: str, ending: str, where: str) -> Path:
-    """Where the label of image `name`, a path without `..`, goes: the same path below `folder`, with another ending.
+    """Return the path of an image's label file, and create its parent folder.
+
+    It is the path of the image below `folder` with another extension.
+
+    Args:
+        folder: The folder of the label files.
+        name: Relative path of the image, without ``..``.
+        ending: The extension of label files.
+        where: Location of the record, for the error message.
 
     Raises:
-        DataError: another image has the same name but for its ending; begins with `where`.
+        DataError: the file exists, because another image differs only in its extension; starts with `where`.
     """
     target = (folder / name).with_suffix(ending)
     if target.exists():

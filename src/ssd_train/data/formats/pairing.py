@@ -1,4 +1,4 @@
-"""Which picture a label file belongs to: the one of its own name, beside it or at the same place in a sister folder."""
+"""Find the image of a label file by their names."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from ssd_train.errors import DataError
 
 
 class PicturesOfLabels:
-    """The pictures below a folder, found by the names of label files, or by the names that label files hold."""
+    """Finds images below a folder by the name of a label file, or by a name in it."""
 
     def __init__(self, images: "str | os.PathLike[str]") -> None:
         self._images = FolderImages(images)
 
     def of(self, file: Path, hint: str = "") -> Optional[str]:
-        """Return the path, below the folder, of the picture that has the name of a label file, or None.
+        """Return the relative path of the image with the name of a label file, or None.
 
-        Of several: the one in the file's folder, then in its sister (one folder of the path differs:
-        Annotations/sub/a.xml, JPEGImages/sub/a.jpg), then the one that shares most of the path's end, then the one that
-        `hint` names.
+        If several images have the name, the first of these criteria that distinguishes them decides: the image is in
+        the folder of the label file; it is in its sister folder, where one part of the path differs
+        (Annotations/sub/a.xml, JPEGImages/sub/a.jpg), the deeper the better; the ends of their folders' paths agree in
+        more parts; `hint` names the image.
+
+        Args:
+            file: The label file.
+            hint: Name of the image in the label file, "" if there is none.
 
         Raises:
-            DataError: several fit equally well.
+            DataError: several images fit equally well.
         """
         found = self._images.index.pictures(file.stem)
         if len(found) > 1:
@@ -40,7 +45,13 @@ class PicturesOfLabels:
         return self._below(found[0]) if found else None
 
     def named(self, name: str) -> Optional[str]:
-        """Return the path, below the folder, of the only picture that a name in labels can mean, or None."""
+        """Return the relative path of the only image that a name in labels can mean.
+
+        Returns None if there is no such image, or more than one.
+
+        Raises:
+            DataError: the name has no file name, or leaves its folder; the message names no label file.
+        """
         for parts in readings(name):
             found = self._images.index.find(parts)
             if found:
@@ -52,7 +63,10 @@ class PicturesOfLabels:
 
 
 def names_agree(picture: str, hint: str) -> bool:
-    """Return whether a name in labels can be that of a picture: the same file name, or the same without an ending."""
+    """Return True if a name in labels can be that of an image, or is "".
+
+    Only file names are compared, ignoring case and Unicode form. The name in labels may lack the extension.
+    """
     if not hint:
         return True
     last = folded(hint.replace("\\", "/").rsplit("/", 1)[-1])
@@ -65,11 +79,11 @@ def _same_name(path: str, hint: str) -> bool:
 
 
 def _nearness(a: Sequence[str], b: Sequence[str]) -> Tuple[int, int, int]:
-    """How near two folders are: the same, sisters, or with a common end of their paths."""
+    """Rate the proximity of two folders: same, sisters, number of common last parts."""
     differing: List[int] = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
     sisters = len(a) == len(b) and len(differing) == 1
     common = 0
     while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
         common += 1
-    # of sisters those whose difference lies deeper share more of the path
+    # the deeper the difference between sisters, the more of the path they share
     return int(a == b), differing[0] + 1 if sisters else 0, common

@@ -1,11 +1,12 @@
-"""What a channel in Pipe mode brings: the lines of an augmented manifest, or the records of a detection `.rec`.
+"""Parse the samples of a Pipe-mode channel: augmented manifest or `.rec` file.
 
-Of an augmented manifest SageMaker sends, for each line, the attributes that AttributeNames lists, in that order, each
-framed as RecordIO: the bytes of the image, the label as JSON text, and, where ``<label>-metadata`` is listed third, the
-metadata with the class-map. Nothing else of the line arrives, not even the image's name. (AWS developer guide,
-"Augmented manifest".) What was listed shows in the first records, and what should have been is then said.
+For each line of an augmented manifest, SageMaker sends the attributes listed in AttributeNames, in that order, as one
+RecordIO record each: the bytes of the image, the label as JSON text (`box_label`), and the metadata with the class-map,
+if ``<label>-metadata`` is listed third. Nothing else of the line is sent, not even the name of the image. (AWS
+developer guide, "Augmented manifest".) The first records show which attributes were listed. An unexpected list is an
+error that states the expected one.
 
-A `.rec` (`recordio`) comes as it is, which the first record shows, too; it has no class-map.
+A detection `.rec` file (`recordio`) is sent unchanged. The first record shows that, too. It has no class-map.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ from ssd_train.errors import DataError
 
 EXPECTED = 'expected AttributeNames ["source-ref", "<label attribute>"], or with "<label attribute>-metadata" third'
 
-_MOST = 3  # attributes
+_MOST = 3  # attributes per sample
 _ANY_CLASS = {class_id: class_id for class_id in range(MAX_CLASSES)}
 Numbered = Tuple[int, bytes]
 
 
 class PipeSample(NamedTuple):
-    """One line's attributes: ``stream:number`` of its first record (from 1), image, label, and metadata if sent."""
+    """Attributes of one line of an augmented manifest.
+
+    Attributes:
+        where: ``stream:number`` of the first record, counted from 1.
+        image: The encoded image.
+        label: The label as JSON text.
+        metadata: The metadata as JSON text, or None if it was not sent.
+    """
 
     where: str
     image: bytes
@@ -40,32 +48,53 @@ class PipeSample(NamedTuple):
     metadata: Optional[bytes]
 
     def box_label(self) -> BoxLabel:
-        """Boxes with the stream's class ids; a DataError without a place when the label cannot be used."""
+        """Return the boxes in pixels, with the class ids of the stream.
+
+        Raises:
+            DataError: the label is malformed; the message does not contain `where`.
+        """
         return read_box_label(parse_object(self.label), _ANY_CLASS)
 
     def class_map(self) -> Any:
-        """The class-map of the metadata, an empty one where none was sent; a DataError without a place."""
+        """Return the class-map of the metadata, {} if there is none.
+
+        Raises:
+            DataError: the metadata is not a JSON object; the message does not contain `where`.
+        """
         return {} if self.metadata is None else parse_object(self.metadata).get("class-map", {})
 
 
 class DetectionSample(NamedTuple):
-    """One record of a detection `.rec`: ``stream:number``, and its bytes."""
+    """One record of a detection `.rec` file.
+
+    Attributes:
+        where: ``stream:number`` of the record, counted from 1.
+        record: The bytes of the record.
+    """
 
     where: str
     record: bytes
 
     @property
     def image(self) -> bytes:
-        """The encoded image; a DataError without a place when the record has none."""
+        """Return the encoded image.
+
+        Raises:
+            DataError: the record is malformed; the message does not contain `where`.
+        """
         return unpack_record(self.record).image
 
     def box_label(self) -> BoxLabel:
-        """As PipeSample's."""
+        """Return the boxes in pixels of the upright image, with the stream's class ids.
+
+        Raises:
+            DataError: the record is malformed; the message does not contain `where`.
+        """
         record = unpack_record(self.record)
         return unpack_label(record.label, read_header(record.image, "image").shown_wh)
 
     def class_map(self) -> Any:
-        """Empty: the format has no names."""
+        """Return {}, because a `.rec` file has no class names."""
         return {}
 
 
@@ -73,11 +102,15 @@ Sample = Union[PipeSample, DetectionSample]
 
 
 def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
-    """Yield the samples of a stream until it ends; `where` is how it is called in messages.
+    """Yield the samples of a stream.
+
+    Args:
+        file: The stream.
+        where: Name of the stream in error messages.
 
     Raises:
-        DataError: the stream is empty, no RecordIO, ends inside a sample, or AttributeNames are others than expected;
-            begins with `where`.
+        DataError: the stream is empty, is not RecordIO, ends inside a sample, or has other attributes than expected;
+            starts with `where`.
     """
     records: Iterator[Numbered] = enumerate((record for _, record in read_records(file, where)), 1)
     first = _first_sample(records)
@@ -90,7 +123,7 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
         yield from (DetectionSample(f"{where}:{number}", record) for number, record in chain(first, records))
         return
     size = sum(not _is_image(record) for _, record in first) + 1
-    if len(first) > size:  # the image of the next sample is among them
+    if len(first) > size:  # `first` includes the image of the next sample
         first, rest = first[:size], first[size:]
     else:
         rest = []
@@ -104,7 +137,7 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
 
 
 def _first_sample(records: Iterator[Numbered]) -> List[Numbered]:
-    """Records up to the second image, or as many as can be of one sample and one more."""
+    """Return the records up to the second image, at most _MOST + 1."""
     found: List[Numbered] = []
     for number, record in records:
         found.append((number, record))
@@ -125,7 +158,7 @@ def _sample(records: List[Numbered], size: int, where: str) -> PipeSample:
 
 
 def _check_attributes(records: List[bytes], where: str) -> None:
-    """A DataError that says what AttributeNames seem to be, unless `records`, one sample, is as it should be."""
+    """Raise a DataError unless the records of one sample are those expected."""
     image, others = records[0], records[1:]
     if not _is_image(image):
         found = "a label" if _is_label(image) else "metadata" if _is_metadata(image) else looks_like(image)
@@ -150,7 +183,7 @@ def _is_detection(record: bytes) -> bool:
 
 
 def _is_image(record: bytes) -> bool:
-    """Whether a record is no JSON: a file of a kind that is not known is an image, if a bad one."""
+    """Return True if a record is not JSON: unknown types of file are invalid images."""
     return record.lstrip()[:1] not in (b"{", b"[") and not _is_json(record)
 
 
@@ -163,7 +196,7 @@ def _is_json(record: bytes) -> bool:
 
 
 def _keys(record: bytes) -> List[str]:
-    """The keys of a JSON object; none where the record is something else."""
+    """Return the keys of a JSON object, [] for anything else."""
     try:
         value = parse_json(record)
     except DataError:

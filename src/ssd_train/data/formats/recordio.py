@@ -1,14 +1,15 @@
-"""Detection data sets in RecordIO: the `.rec` file of the built-in algorithm, with `.idx` and `.lst` beside it.
+"""Read and write detection data sets in RecordIO: `.rec`, `.idx` and `.lst` files.
 
-A record is one image: ``IfQQ`` little-endian (flag, label, id, id2), `flag` float32 of label (`detection_label`), the
-encoded image. The `.idx` has lines ``id<TAB>byte offset``, the `.lst` lines ``id<TAB>label...<TAB>path``. GluonCV's
-RecordFileDetection and MXNet's ImageDetRecordIter read what is written here.
+The `.rec` file is the built-in algorithm's format. A record is one image: ``IfQQ`` little-endian (flag, label, id,
+id2), `flag` float32 values of label (`detection_label`, coordinates 0..1), the encoded image. Lines of the `.idx` file
+are ``id<TAB>byte offset``, those of the `.lst` file ``id<TAB>label...<TAB>path``. GluonCV's RecordFileDetection and
+MXNet's ImageDetRecordIter read the files written here.
 
-Class names are not part of the format: they are given, stand in a `.names` beside it (`class_list`), or are class_0,
-class_1 and so on.
+The format has no class names. They are passed to the reader, or read from a `.names` file next to the `.rec` file
+(`class_list`), or are class_0, class_1 and so on.
 
-Coordinates refer to the picture as it is seen, EXIF orientation applied, as ImageDetRecordIter decodes it. GluonCV does
-not apply it, so pictures that are not upright are stored anew as PNG of the same pixels.
+Coordinates refer to the upright image (EXIF orientation applied), as in ImageDetRecordIter. GluonCV ignores the
+orientation, so the writer converts images that are not stored upright to PNG.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from ssd_train.errors import DataError
 from ssd_train.storage import open_atomic
 
 _HEAD = struct.Struct("<IfQQ")
-_READABLE = ("JPEG", "PNG", "BMP")  # what MXNet 1.9.1 decodes
+_READABLE = ("JPEG", "PNG", "BMP")  # formats that MXNet 1.9.1 decodes
 
 
 class ImageRecord(NamedTuple):
-    """One record taken apart: id, label (float32), encoded image."""
+    """The parts of one record: id, label (float32 (n,)), encoded image."""
 
     id: int
     label: np.ndarray
@@ -44,14 +45,18 @@ class ImageRecord(NamedTuple):
 
 
 class RecordImages:
-    """The images of a `.rec` file, read at random by their names in its labels. Holds no open file."""
+    """Random access by name to the images of a `.rec` file; keeps no file open."""
 
     def __init__(self, path: Path, offsets: Dict[str, Tuple[int, int]]) -> None:
         self._path = path
-        self._offsets = offsets  # name -> (number of the record from 1, byte offset)
+        self._offsets = offsets  # name -> (number of the record, counted from 1, byte offset)
 
     def read(self, record: Record) -> bytes:
-        """The encoded image; a DataError names the record when it is not of this file, or the file has changed."""
+        """Return the encoded image of a record.
+
+        Raises:
+            DataError: the image is not in this file, or the file has changed; names the record.
+        """
         where = self.locate(record)
         try:
             with open(self._path, "rb") as file:
@@ -65,7 +70,11 @@ class RecordImages:
             raise fault.at(where) from None
 
     def locate(self, record: Record) -> str:
-        """``file:number`` of the record, counted from 1."""
+        """Return ``file:number`` of the record, counted from 1.
+
+        Raises:
+            DataError: the image is not in this file.
+        """
         if record.name not in self._offsets:
             raise DataError(f"{record.where or record.name}: found no image {record.name!r} in {self._path}")
         return f"{self._path}:{self._offsets[record.name][0]}"
@@ -74,13 +83,18 @@ class RecordImages:
 def read_recordio(
     path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error"
 ) -> Tuple[LabelSet, RecordImages]:
-    """The labels of a `.rec` file and the source of its images; reads it once from end to end, an `.idx` is not needed.
+    """Read the labels of a `.rec` file, and return them with the source of its images.
 
-    Images are called as in the `.lst` beside it, if there is one, else ``<stem>/<number of the record>``; classes as
-    `class_names` says, else as in the `.names` beside it, if there is one.
+    The file is read once, sequentially; the `.idx` file is not used. Names of images are read from the `.lst` file next
+    to it. Without an entry there, a name is ``<stem>/<number of the record>``.
+
+    Args:
+        path: The `.rec` file.
+        class_names: Names of the class ids; None reads the `.names` file, if there is one.
+        on_bad: "error" raises one DataError for all bad labels, "skip" skips them.
 
     Raises:
-        DataError: the file is damaged, or (`on_bad` "error") a label cannot be used; begins with ``file:number``.
+        DataError: the file is damaged, or `on_bad` is "error" and some labels are bad; names ``file:number``.
     """
     place = Path(path)
     names = _lst_names(place.with_suffix(".lst"))
@@ -106,10 +120,16 @@ def read_recordio(
 
 
 def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource, flagged: bool = False) -> int:
-    """Write `.rec`, `.idx` and `.lst` one image at a time, each file whole or not at all; return the number of images.
+    """Write `.rec`, `.idx` and `.lst` files; return the number of images.
 
-    An image without boxes gets one box of -1, because the readers named above refuse an empty label; they and
-    `read_recordio` take it for padding. `flagged`: with GluonCV's sixth number, "difficult", and the difficult objects.
+    Each file is written atomically. Images are read one at a time. An image without boxes gets one row of padding (-1),
+    because GluonCV and MXNet reject an empty label.
+
+    Args:
+        path: Path of one of the files; the extension is replaced.
+        records: Records with boxes in pixels.
+        images: The source of their images.
+        flagged: Write GluonCV's sixth value, "difficult", and the difficult objects.
     """
     place = Path(path)
     count = offset = 0
@@ -126,7 +146,11 @@ def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSourc
 
 
 def unpack_record(payload: bytes) -> ImageRecord:
-    """Take one record apart; a DataError without a place when it is no image with a detection label."""
+    """Split a record into id, label and encoded image.
+
+    Raises:
+        DataError: the record is too short, or its label is a single number; the message names no file.
+    """
     if len(payload) < _HEAD.size:
         raise DataError(f"found a record of {len(payload)} bytes, expected at least {_HEAD.size}")
     flag, _, number, _ = _HEAD.unpack_from(payload)
@@ -158,7 +182,10 @@ def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
 
 
 def _upright(data: bytes, record: Record) -> "Tuple[bytes, Tuple[int, int]]":
-    """The image as all readers see the same pixels, and its (width, height)."""
+    """Return an image that all readers decode to the same pixels, and (width, height).
+
+    An image that is not stored upright, or that MXNet cannot decode, is converted to PNG.
+    """
     where = record.where or record.name
     header = read_header(data, where)
     if turn_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
@@ -176,7 +203,7 @@ def _lst_line(index: int, label: np.ndarray, record: Record) -> bytes:
 
 
 def _lst_names(path: Path) -> Dict[int, str]:
-    """Names of the images by id, from a `.lst`; none where there is no such file."""
+    """Return id -> image name of a `.lst` file, {} if there is no file."""
     if not path.is_file():
         return {}
     names: Dict[int, str] = {}

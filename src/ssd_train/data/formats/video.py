@@ -1,15 +1,16 @@
-"""Ground Truth video-frame jobs (object detection and tracking): boxes of single frames, read only.
+"""Read the frames of Ground Truth video jobs (object detection and tracking).
 
-The output manifest has a line for each sequence: ``source-ref`` is the sequence file (``prefix`` and ``frames``, the
-job's input), ``<label>-ref`` the SeqLabel.json with a list ``detection-annotations`` or ``tracking-annotations`` of
-``{"frame": name, "frame-no": "0", "annotations": [{"left", "top", "width", "height", "class-id": "0", ...}]}``, and
-``<label>-ref-metadata`` the type and the class-map. The schema: AWS developer guide, "Output data", "Video frame object
-detection output". Both files are looked for below the job's output folder.
+Each line of the output manifest is one sequence. ``source-ref`` is the sequence file (``prefix`` and ``frames``, the
+input of the job). ``<label>-ref`` is the SeqLabel.json file with a list ``detection-annotations`` or
+``tracking-annotations`` of ``{"frame": name, "frame-no": "0", "annotations": [{"left", "top", "width", "height",
+"class-id": "0", ...}]}``, coordinates in pixels. ``<label>-ref-metadata`` has the type and the class-map. The schema is
+in the AWS developer guide, "Output data", "Video frame object detection output". Both files are looked for below the
+output folder of the job.
 
-- A frame without boxes is background; a frame of the sequence that was not annotated is skipped.
-- Frames are called by the sequence file's prefix and their name. Where that file is not at hand, the folder it stands
-  in is taken for the prefix, which is told in `LabelSet.mended`.
-- Object ids and label-category-attributes are left out. Image sizes are not told.
+- A frame without boxes is a background image. A frame of the sequence that was not annotated is skipped.
+- The name of a frame is the prefix of the sequence file and the name in the file. If the sequence file is missing, its
+  folder is used as prefix, and the assumption is listed in `LabelSet.mended`.
+- Object ids and label-category-attributes are ignored. The format has no image sizes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _REF = "-ref"
 
 
 class _Sequence(NamedTuple):
-    """A labelled line: where it stands, the sequence file, the SeqLabel.json, and its metadata."""
+    """A labelled line: location, sequence file, SeqLabel.json file, metadata."""
 
     where: str
     source: str
@@ -47,11 +48,17 @@ class _Sequence(NamedTuple):
 
 
 def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
-    """Read all frames of a job's output manifest, or of the folder that holds it; `Record.size_wh` is None.
+    """Read all frames of an output manifest; `Record.size_wh` is None.
+
+    Args:
+        path: The manifest, or the folder of the job.
+        label_attribute: The label attribute, needed if several jobs labelled the sequences; ``-ref`` may be omitted.
+        on_bad: "error" raises one DataError for all bad frames, "skip" skips them.
 
     Raises:
-        DataError: a file cannot be had or used, or (`on_bad` "error") a frame cannot; begins with its place.
-        ConfigError: several jobs labelled the sequences and `label_attribute` does not say which is meant.
+        DataError: the manifest has no labels of a video job, a file is missing or unusable, or `on_bad` is "error" and
+            some frames are bad; names the location.
+        ConfigError: several jobs labelled the sequences, and `label_attribute` does not select one.
     """
     manifest = find_manifest(path)
     root = _job_folder(Path(path), manifest)
@@ -77,7 +84,10 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
 
 
 def _job_folder(path: Path, manifest: Path) -> Path:
-    """The folder below which the job's files are: that given, or that to which the manifest belongs."""
+    """Return the root folder of the job's files: `path` if it is a folder.
+
+    Otherwise it is the folder that contains manifests/output, if the manifest is there, or else that of the manifest.
+    """
     if path.is_dir():
         return path
     parts = manifest.resolve().parts
@@ -109,7 +119,7 @@ def _is_video(line: Mapping[str, Any], key: str) -> bool:
 
 
 def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
-    """Each (id, name) of the class-maps, and where it stands first."""
+    """Return (id, name) in the class-maps -> location of its first occurrence."""
     places: Dict[Tuple[int, str], str] = {}
     for sequence in sequences:
         try:
@@ -122,7 +132,7 @@ def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
 
 
 def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, List[str]]:
-    """The folder of the frames, and the names of all frames of the sequence where they are known."""
+    """Return the prefix of a sequence and all names of its frames, [] if unknown."""
     place = _find(root, sequence.source)
     if place is None:
         prefix = sequence.source.rpartition("/")[0]
@@ -139,7 +149,7 @@ def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, Li
 
 
 def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
-    """Take the frames of one SeqLabel.json; returns their names."""
+    """Add the frames of one SeqLabel.json file and return their names."""
     try:
         value = read_json(place)
         key = next((key for key in _LISTS if isinstance(_get(value, key), list)), None)
@@ -187,7 +197,7 @@ def _get(value: Any, key: str) -> Any:
 
 
 def _find(root: Path, name: str) -> Optional[Path]:
-    """The file that an address names: the first of a/b/c, b/c, c below `root` that is there."""
+    """Return the first of a/b/c, b/c, c that is a file below `root`, or None."""
     parts = key_parts(Record(image_name(name, "reference"), np.zeros((0, 4)), np.zeros(0)))
     places = [root.joinpath(*parts[first:]) for first in range(len(parts))]
     return next((place for place in places if place.is_file()), None)

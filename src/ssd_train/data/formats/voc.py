@@ -1,14 +1,16 @@
-"""Pascal VOC XML, one file for each image, read and written.
+"""Read and write Pascal VOC XML, one file per image.
 
-The devkit counts pixels from 1 and includes both ends, so that a box over the whole image is (1, 1, width, height);
-inside the house that is (0, 0, width, height): 1 is taken from xmin and ymin only. Files of tools that count from 0 are
-then a pixel wider to the left and top, and clipped at the rim, which is told in `LabelSet.mended`.
+The devkit counts pixels from 1 and includes both ends, so a box that covers the whole image is (1, 1, width, height).
+In ssd_train it is (0, 0, width, height): only xmin and ymin are reduced by 1. Boxes of tools that count from 0
+therefore become one pixel wider to the left and top. If that pixel is outside the image, the box is clipped and listed
+in `LabelSet.mended`.
 
-A file belongs to the picture of its own name, beside it or in the sister folder (`pairing`); ``filename`` is a hint,
-for files without such a picture. Where the two disagree the file's own name counts, which is told in `LabelSet.mended`.
+An XML file belongs to the image of the same name, next to it or in the sister folder (`pairing`). ``filename`` is used
+only for files without such an image. If ``filename`` differs from the name of that image, the difference is
+listed in `LabelSet.mended`.
 
-Class names come in no order of their own: they are sorted, unless given. Objects marked difficult are to be ignored:
-not scored and not learned as background. A size of 0 x 0, which some tools write, is no size.
+Class names are sorted unless they are passed, because the format has no class ids. Objects marked difficult are ignored
+regions: neither scored nor learned as background. A size of 0 x 0, which some tools write, counts as missing.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.data.sources import key_parts
 from ssd_train.errors import DataError
 
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed by XML 1.0, section 2.2
 
 
 OTHER_NAME = "filename in the XML is not the picture of the file's own name, which is used"
@@ -48,7 +50,14 @@ _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
 
 class _Annotation(NamedTuple):
-    """One XML file: its filename, "" where it has none, the class names of its objects, and their boxes."""
+    """Content of one XML file.
+
+    Attributes:
+        file: The XML file.
+        filename: The element ``filename``, "" if there is none.
+        classes: Class name of each object.
+        label: Boxes of the objects, without class ids.
+    """
 
     file: Path
     filename: str
@@ -62,11 +71,19 @@ def read_voc(
     on_bad: str = "error",
     images: Optional[PathLike] = None,
 ) -> LabelSet:
-    """Read the XML files of a folder and those below it; `Record.where` is the file, `Record.name` the picture's path
-    below the folder `images`, else what the file calls it.
+    """Read all XML files below a folder; `Record.where` is the XML file.
+
+    `Record.name` is the path of the image below the folder `images`. Without such an image, it is ``filename``, or else
+    the name of the XML file. Lists in ImageSets/Main are read into `LabelSet.sets`.
+
+    Args:
+        path: The folder of the XML files.
+        class_names: All class names, in the order of their ids; None is the sorted names of the files.
+        on_bad: "error" raises one DataError for all bad files, "skip" skips them.
+        images: The folder of the images; None is `path`.
 
     Raises:
-        DataError: there is no XML file, or (`on_bad` "error") a file cannot be used; begins with the file.
+        DataError: there is no XML file, or `on_bad` is "error" and some files are bad; the message names them.
     """
     files = label_files(path, ".xml")
     gather = Gather(str(path), on_bad)
@@ -99,8 +116,11 @@ def read_voc(
 
 
 def _pictures(read: Sequence[_Annotation], pictures: PicturesOfLabels) -> "Dict[Path, str | DataError]":
-    """The picture of each file, or why there is none. Those of the files' own names go first: a filename that is left
-    from before a renaming may be the name of another file's picture."""
+    """Return the image name of each XML file, or an error if there is none.
+
+    Images with the names of XML files are assigned first: a ``filename`` that was not updated when files were renamed
+    may name the image of another XML file.
+    """
     found: "Dict[Path, str | DataError]" = {}
     owners: Dict[str, Path] = {}
     for one in read:
@@ -132,12 +152,14 @@ def _pictures(read: Sequence[_Annotation], pictures: PicturesOfLabels) -> "Dict[
 
 
 def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
-    """Write one XML file for each record into a new folder, which appears whole or not at all; return their number.
+    """Write one XML file per record to a new folder; return their number.
 
-    `filename` is the record's name without the bucket, and the XML file stands at the same path with the ending .xml.
+    The folder appears only when it is complete. ``filename`` is the name of the record without the bucket. The XML file
+    has the same relative path with the extension .xml. Difficult objects are written, crowds are not.
 
     Raises:
-        DataError: a record has no size, a name cannot stand in XML, or two names differ only in their ending.
+        DataError: a record has no size, a name cannot be stored in XML, two names differ only in their extension, or
+            the folder is not empty.
     """
     for name in class_names:
         if name != name.strip() or _NOT_XML.search(name):
@@ -155,7 +177,7 @@ def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames
 
 def _annotation(file: Path) -> _Annotation:
     data = read_bytes(file)
-    # entities of a document type can grow without limit or read other files; VOC has none
+    # entities of a document type can expand without limit or read other files; VOC needs none
     if b"<!" in data.replace(b"<!--", b"") or b"\0" in data:
         raise DataError("found a document type, a CDATA section or UTF-16, expected plain VOC XML in UTF-8")
     try:
@@ -198,7 +220,7 @@ def _size(root: ElementTree.Element) -> Optional[SizeWH]:
 
 
 def _whole(value: float) -> float:
-    """``500.0`` as the integer that it means; a fraction as it is."""
+    """Convert ``500.0`` to 500; return a fraction unchanged."""
     return int(value) if value == int(value) else value
 
 

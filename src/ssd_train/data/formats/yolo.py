@@ -1,13 +1,14 @@
-"""YOLO text labels, read and written: ``<class id> <centre x> <centre y> <width> <height>``, shares of the image.
+"""Read and write YOLO text labels.
 
-A line may also hold a polygon (class id, x1, y1, x2, y2, ...), which is its bounding box, as Ultralytics reads it;
-where data.yaml has kpt_shape, keypoints after the box.
+Each line is one box: ``<class id> <centre x> <centre y> <width> <height>``, normalized to 0..1 of the image size. A
+line with a polygon (class id, x1, y1, x2, y2, ...) is read as its bounding box, as in Ultralytics. If data.yaml has
+kpt_shape, the values after the box are keypoints and are ignored.
 
-Images and labels stand side by side, in folders `images` and `labels` of the same shape inside, or in two folders that
-are named. Class names and sets come from data.yaml and others (`yolo_names`), or names are given.
+Images and labels are in the same folder, in folders `images` and `labels` of the same structure, or in two folders that
+are passed. Class names and splits are read from data.yaml and other files (`yolo_names`); class names may be passed.
 
-An empty .txt means an image without objects. An image without a .txt is skipped: nobody said that it shows none. A
-label without an image is an error.
+An empty .txt file is the label of a background image. An image without a .txt file is skipped, because it may show
+objects. A label without an image is an error.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from ssd_train.errors import DataError
 NO_LABEL = "no label file"
 
 _ENDING = ".txt"
-_NO_LABELS = ("classes.txt", "predefined_classes.txt")  # texts that stand among labels
+_NO_LABELS = ("classes.txt", "predefined_classes.txt")  # text files among labels that are not labels
 _WHOLE = re.compile(r"\d+\.0*|\d+(?:\.\d*)?[eE][+-]?\d{1,2}", re.ASCII)
-_IMAGES = ("images", "JPEGImages")  # folders whose sister is called labels
-_LEAST_POLYGON = 6  # numbers: three points
+_IMAGES = ("images", "JPEGImages")  # folders with a sister folder `labels`
+_LEAST_POLYGON = 6  # coordinates: three points
 
 
 def read_yolo(
@@ -47,14 +48,20 @@ def read_yolo(
     on_bad: str = "error",
     labels: Optional[PathLike] = None,
 ) -> LabelSet:
-    """Read the labels of all images of a folder and those below it; `Record.name` is the image's path below `path`.
+    """Read the labels of all images below a folder.
 
-    Image headers are read, because labels are shares of the size as it is seen (EXIF orientation applied). `labels` is
-    a folder of the same shape with the labels; where it has none for an image, and without it, they are looked for
-    beside the image and in a folder called labels in the place of one called images.
+    `Record.name` is the path of the image below `path`. Image headers are read, because coordinates are normalized to
+    the size of the upright image (EXIF orientation applied).
+
+    Args:
+        path: The folder of the images.
+        class_names: Names of the ids 0, 1, ...; None reads them from the data set.
+        on_bad: "error" raises one DataError for all bad labels, "skip" skips them.
+        labels: A folder of the same structure with the labels; None is `path`. Labels that are not there are looked for
+            next to the image, and in a folder `labels` instead of `images`.
 
     Raises:
-        DataError: there is no image, or (`on_bad` "error") a line cannot be used, or a label has no image; begins with
+        DataError: there is no image, or `on_bad` is "error" and some lines are bad or a label has no image; names
             ``file:line``.
     """
     root, others = Path(path), Path(path if labels is None else labels)
@@ -87,11 +94,16 @@ def read_yolo(
 
 
 def write_yolo(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
-    """Write labels/<name>.txt for each record and data.yaml into a new folder, which appears whole or not at all;
-    return their number. Ultralytics looks for the images in the folder `images` beside `labels`.
+    """Write labels/<name>.txt per record, and data.yaml, to a new folder.
+
+    The folder appears only when it is complete. Ultralytics looks for the images in the folder `images` next to
+    `labels`.
+
+    Returns:
+        The number of records.
 
     Raises:
-        DataError: a record has no size, or two names differ only in their ending.
+        DataError: a record has no size, two names differ only in their extension, or the folder is not empty.
     """
     count = 0
     with new_folder(path) as folder:
@@ -117,13 +129,13 @@ def _lines_of(record: Record, size_wh: SizeWH) -> Iterator[str]:
 
 
 def _quoted(name: str) -> str:
-    """A text in double quotes, as YAML has it: what cannot be printed is escaped."""
+    """Quote a string for YAML; characters that are not printable are escaped."""
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in escaped) + '"'
 
 
 class _LabelFiles:
-    """The label files of a data set: which is an image's, and which are no image's."""
+    """The label files of a data set; assigns them to images and lists the rest."""
 
     def __init__(self, root: Path, labels: Path, stems: Mapping[str, int]) -> None:
         self._root, self._labels, self._stems = root, labels, stems
@@ -133,13 +145,17 @@ class _LabelFiles:
         self._by_stem: Optional[Dict[str, List[Path]]] = None
 
     def of(self, image: Path) -> Optional[Path]:
-        """The .txt at the image's place in the folder `labels`, beside the image, at the same place in a folder called
-        labels for one called images, or the only one of its name in another folder of labels."""
+        """Return the label file of an image, or None.
+
+        These places are tried in turn: the path of the image below the folder `labels`; next to the image; the path of
+        the image below labels/labels; the path of the image with a folder `images` replaced by `labels`; the only file
+        of the same name elsewhere (`_elsewhere`).
+        """
         relative = image.relative_to(self._root)
         for place in self._places(image, relative):
             files = self._in(place.parent)
             found = files.get(place.stem)
-            if found is None:  # one that differs in case or Unicode form, unless it is that of another image
+            if found is None:  # the name differs in case or Unicode form; it must not be that of another image
                 alike = self._alike(place.parent).get(folded(place.stem))
                 found = alike if alike is not None and alike.stem not in self._stems else None
             if found is not None:
@@ -160,7 +176,7 @@ class _LabelFiles:
                 yield Path(*parts[:index], "labels", *parts[index + 1 :])
 
     def _in(self, folder: Path) -> Dict[str, Path]:
-        """The label files of a folder by their names without the ending."""
+        """Return name without extension -> label file of a folder."""
         found = self._folders.get(folder)
         if found is None:
             names = os.listdir(folder) if folder.is_dir() else []
@@ -170,7 +186,7 @@ class _LabelFiles:
         return found
 
     def _alike(self, folder: Path) -> Dict[str, Path]:
-        """The same by their names folded, and with signs in place of %C3%A9; without those that are the same then."""
+        """Return folded or percent-decoded name -> label file; omit ambiguous names."""
         found = self._folded.get(folder)
         if found is None:
             groups: Dict[str, List[Path]] = {}
@@ -182,8 +198,11 @@ class _LabelFiles:
         return found
 
     def _elsewhere(self, image: Path) -> Optional[Path]:
-        """The only label of an image's name in a folder of labels that is not that of the images; in one folder with
-        the images, where it follows no custom of its own, the only label of the only image of a name."""
+        """Return the only label file below the folder `labels` with the image's name.
+
+        Returns None if another image has the label already. If images and labels have the same root folder, the name of
+        the image must be unique, too, and paths with a folder `images` or `labels` are not matched.
+        """
         if self._labels == self._root and (self._stems[image.stem] > 1 or set(_IMAGES) & set(image.parts)):
             return None
         if self._by_stem is None:
@@ -197,7 +216,10 @@ class _LabelFiles:
         return found[0]
 
     def unused(self) -> List[Path]:
-        """The label files without an image: of folders that hold labels of images, and of the folder of labels."""
+        """Return the label files without an image, sorted.
+
+        Candidates are the .txt files in the folders where `of` looked for labels, and those below both root folders.
+        """
         used = set(map(os.path.abspath, self._used))
         folders = {os.path.dirname(file) for file in used}
         texts: Dict[str, Path] = {}
@@ -218,7 +240,10 @@ class _LabelFiles:
 
 
 def _is_label(file: Path, among_labels: bool) -> bool:
-    """Whether a text is a label: empty, or a line of numbers; beside labels of images anything with a number first."""
+    """Return True if a text file starts with a YOLO line.
+
+    An empty or unreadable file counts as a label if `among_labels` (its folder has labels of images).
+    """
     try:
         first = next(_lines(file), None)
     except DataError:
@@ -233,7 +258,7 @@ def _is_label(file: Path, among_labels: bool) -> bool:
 
 
 def _add(gather: Gather, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
-    """Take one image; its first bad line makes it bad."""
+    """Add the label of one image; its first invalid line makes it bad."""
     where = str(image)
     try:
         size_wh = read_header(read_bytes(image), "image").shown_wh
@@ -260,7 +285,7 @@ def _lines(file: Path) -> Iterator[Tuple[int, List[str]]]:
 
 
 def _class_id(text: str) -> int:
-    """A class id, also written 1.0 or 1.000e+00, as NumPy writes it."""
+    """Parse a class id, also written 1.0 or 1.000e+00, as NumPy writes it."""
     if _WHOLE.fullmatch(text) and len(text) < 30 and float(text).is_integer() and float(text) < MAX_CLASSES:
         return int(float(text))
     return class_number(text, "class id")
@@ -285,6 +310,6 @@ def _box(fields: List[str], size_wh: SizeWH, points: bool) -> Corners:
 
 def _share(text: str) -> float:
     value = text_number(text, "share of the image")
-    if not -1 <= value <= 2:  # a little outside 0..1 is clipped like every box outside its image
+    if not -1 <= value <= 2:  # values slightly outside 0..1 are valid here: `fit_boxes` clips the box
         raise DataError(f"found {shown(text)}, expected a share of the image, 0..1 (not pixels)", "bad-coordinates")
     return value

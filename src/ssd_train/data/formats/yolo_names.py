@@ -1,10 +1,11 @@
-"""What a YOLO data set says of itself: class names, and train, val and test.
+"""Read the class names and splits of a YOLO data set.
 
-Names stand in data.yaml (or another .yaml with `names`), classes.txt, obj.names, any *.names or Label Studio's
-notes.json: beside the labels or images, in the folder ``labels``, or one or two folders up, where the tools put them.
+Class names are read from data.yaml (or another .yaml file with `names`), classes.txt, obj.names, any *.names file or
+Label Studio's notes.json. These files are looked for next to the labels or images, in the folder ``labels``, and in the
+two folders above, where different tools put them.
 
-YAML is read by PyYAML, which is imported only where there is such a file. It is asked for the tree of a document only,
-with the safe loader; nothing is constructed, so that a class may be called ``no`` or ``1.0``.
+PyYAML is imported only if there is a .yaml file. Only its node tree is used, with the safe loader, and no values are
+constructed. So a class may be named ``no`` or ``1.0``.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from ssd_train.errors import DataError, DependencyError
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _YAML_ENDINGS = (".yaml", ".yml")
 _PLAIN = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
-_BELOW = (*_YAML, *_PLAIN)  # looked for in all folders of images and labels
+_BELOW = (*_YAML, *_PLAIN)  # searched in all subfolders, too, if the folders themselves have no names
 _NOTES = "notes.json"
 _DARKNET = "obj.data"
 _SETS = ("train", "val", "valid", "test")
-_UP = 2  # folders above that are looked at
+_UP = 2  # parent folders that are searched
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a data set says of itself.
+    """Class names and splits that the files of a data set declare.
 
-    names   its classes, or None
-    points  whether its lines hold keypoints after the box
-    sets    train, val, test -> the folders and lists of images that they name
-    source  the file with the sets
+    Attributes:
+        names: The class names, None if there are none.
+        points: True if lines have keypoints after the box.
+        sets: train, val or test -> its folders and lists of images.
+        source: The file that declares the splits, "" if there is none.
     """
 
     names: Optional[ClassNames] = None
@@ -47,20 +49,23 @@ class Description:
 
 
 def read_yolo_names(folder: Path) -> Optional[ClassNames]:
-    """The class names of the data set in `folder`, or None where no file tells them.
+    """Return the class names of the data set in `folder`, or None.
 
     Raises:
-        DataError: a file tells them in a way that is not understood; begins with the file.
+        DataError: a file is malformed; starts with the path.
     """
     return describe([folder]).names
 
 
 def describe(folders: Sequence[Path]) -> Description:
-    """What the data set says of itself whose images and labels are in `folders`; the nearest file counts.
+    """Read the class names and splits of a data set; nearer files take precedence.
+
+    Args:
+        folders: The folders of its images and labels.
 
     Raises:
-        DataError: a file is not understood; begins with the file.
-        DependencyError: there is a .yaml, and PyYAML is not installed.
+        DataError: a file is malformed, or data.yaml has no names and no other file does; starts with the path.
+        DependencyError: there is a .yaml file, and PyYAML is not installed.
     """
     told = _Told()
     near = [folder.absolute() for folder in dict.fromkeys(folders)]
@@ -79,17 +84,21 @@ def describe(folders: Sequence[Path]) -> Description:
 
 
 class _Told:
-    """What the files read so far have told; the first of each kind counts."""
+    """Builder of a Description; the first names and the first splits are used."""
 
     def __init__(self) -> None:
         self.names: Optional[ClassNames] = None
         self.points = False
         self.sets: Dict[str, Tuple[Path, ...]] = {}
         self.source = ""
-        self.nameless: Optional[Path] = None  # a data.yaml without names
+        self.nameless: Optional[Path] = None  # the first data.yaml without names
 
     def read(self, files: Iterable[Path]) -> None:
-        """Read files, the nearest first; a DataError begins with the file."""
+        """Read files in order of precedence.
+
+        Raises:
+            DataError: a file is malformed; starts with the path.
+        """
         for path in files:
             try:
                 if path.suffix.lower() in _YAML_ENDINGS:
@@ -108,7 +117,7 @@ class _Told:
         elif path.name in _YAML:
             self.nameless = self.nameless or path
         else:
-            return  # of another program
+            return  # file of another program
         self.points = self.points or "kpt_shape" in entries
         self._of_sets(path, entries)
 
@@ -130,10 +139,12 @@ def _told_in(folder: Path) -> Iterator[Path]:
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
-    """The entries of a YAML file's mapping, with texts, lists of texts and dicts of texts as values.
+    """Return the top-level mapping of a YAML file, {} if it has none.
+
+    Values are strings, lists of strings, or dicts of strings. Deeper values are None.
 
     Raises:
-        DataError: it is no YAML, or an entry comes twice; without a place.
+        DataError: the file is not valid YAML, or repeats names, path or a split; the message names no file.
         DependencyError: PyYAML is not installed.
     """
     try:
@@ -147,7 +158,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise DataError(f"found bad YAML ({' '.join(str(error).split())[:200]}), expected names: [a, b]") from None
-    except (RecursionError, ValueError):  # ValueError: an escape of no letter
+    except (RecursionError, ValueError):  # ValueError: an invalid escape
         raise DataError("found YAML that cannot be read, expected names: [a, b]") from None
     if not isinstance(tree, yaml.MappingNode):
         return {}
@@ -161,7 +172,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
 
 
 def _plain(node: Any) -> Any:
-    """A node's value: a text, a list, or a list of pairs; None for what is deeper."""
+    """Convert a node to a string, a list or a dict; deeper values become None."""
     if isinstance(node.value, str):
         return node.value
     if node.id == "sequence":
@@ -174,7 +185,7 @@ def _plain(node: Any) -> Any:
 
 
 def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]:
-    """The folders and lists that train, val and test name, as far as they are there."""
+    """Return the existing folders and lists that train, val and test name."""
     root = path.parent
     if isinstance(entries.get("path"), str) and (root / entries["path"]).exists():
         root = root / entries["path"]
@@ -189,8 +200,11 @@ def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]
 
 
 def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
-    """A place that an entry names. Roboflow's ``../train/images`` is ``train/images``, as Ultralytics reads it; an
-    absolute path of another machine is the end of it that is here."""
+    """Return the existing path that an entry means, or None.
+
+    Roboflow's ``../train/images`` means ``train/images``, as in Ultralytics. For an absolute path of another machine,
+    its longest end that exists here is returned.
+    """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for root in roots:
         for place in (root / text, *(root.joinpath(*parts[first:]) for first in range(len(parts)))):
@@ -203,13 +217,13 @@ def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
 
 
 def _of_darknet(path: Path) -> Dict[str, Any]:
-    """The entries ``train = data/train.txt`` of a file as darknet and CVAT write it."""
+    """Return the entries ``train = data/train.txt`` of a file of darknet or CVAT."""
     pairs = (line.partition("=") for line in _text(path).split("\n"))
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}
 
 
 def _of_notes(path: Path) -> Optional[ClassNames]:
-    """The classes of Label Studio's notes.json: {"categories": [{"id": 0, "name": "cat"}]}."""
+    """Read notes.json of Label Studio: {"categories": [{"id": 0, "name": "cat"}]}."""
     value = read_json(path)
     categories = value.get("categories") if isinstance(value, dict) else None
     if not isinstance(categories, list):
@@ -231,12 +245,12 @@ def _text(path: Path) -> str:
 
 
 def _from_lines(text: str) -> List[str]:
-    """One name on each line, the first for id 0; a blank line between would shift the ids."""
+    """Return one name per line, id 0 first; removing a blank line would shift the ids."""
     return [line.strip() for line in text.rstrip().split("\n")]
 
 
 def _from_yaml(value: Any) -> List[str]:
-    """``[a, b]`` or ``{0: a, 1: b}``, in order of the ids."""
+    """Return the names in ``[a, b]`` or ``{0: a, 1: b}``, sorted by id."""
     if isinstance(value, list):
         names = dict(enumerate(value))
     elif isinstance(value, dict) and all(key.isascii() and key.isdigit() and len(key) < 7 for key in value):
@@ -256,7 +270,12 @@ def _in_order(names: Dict[int, str]) -> List[str]:
 
 
 def members(places: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
-    """The names of those `images` (name -> absolute path) that are in folders or lists of a set."""
+    """Return the names of the images that the folders and lists of a split contain.
+
+    Args:
+        places: Folders and list files of the split.
+        images: Name -> absolute path of each image.
+    """
     found: Set[str] = set()
     for place in places:
         real = place.resolve()
@@ -268,7 +287,7 @@ def members(places: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
 
 
 def _of_list(place: Path, images: Mapping[str, Path]) -> Set[str]:
-    """The images whose paths end as lines of a list do."""
+    """Return the names of the images whose paths end as a line of a list does."""
     try:
         text = _text(place)
     except DataError as fault:
@@ -282,7 +301,7 @@ def _of_list(place: Path, images: Mapping[str, Path]) -> Set[str]:
         parts = tuple(folded(p) for p in line.strip().replace("\\", "/").split("/") if p not in ("", ".", ".."))
         if not parts or not parts[-1].endswith(tuple(IMAGE_FORMATS)):
             continue
-        # the longest end of the line that is the end of an image's path
+        # use the longest end of the line that is the end of an image's path
         for first in range(len(parts)):
             wanted = parts[first:]
             hits = [name for path, name in by_name.get(parts[-1], ()) if path[-len(wanted) :] == wanted]
