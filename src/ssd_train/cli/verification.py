@@ -1,4 +1,4 @@
-"""Checks of the command verify: training runs on synthetic data that are compared with each other.
+"""Checks of the command verify: compare training runs on synthetic data.
 
 A check returns figures with limits; it fails if a figure is out of range or NaN.
 """
@@ -83,7 +83,7 @@ ONNX = ("onnx", "onnxruntime")
 
 
 class Figure(NamedTuple):
-    """Figure of a check with inclusive limits; None: no limit."""
+    """Measured value with inclusive limits; None: no limit."""
 
     name: str
     value: float
@@ -92,7 +92,7 @@ class Figure(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether the value is finite and within the limits."""
+        """Return whether the value is finite and within the limits."""
         above = self.least is None or self.value >= self.least
         return bool(math.isfinite(self.value) and above and (self.most is None or self.value <= self.most))
 
@@ -107,7 +107,7 @@ class Figure(NamedTuple):
 
 
 class NotRun(Exception):
-    """The check does not apply to this machine; the message is the reason."""
+    """Raised if a check does not apply to this machine; the message is the reason."""
 
 
 class Snapshot:
@@ -131,7 +131,7 @@ class Snapshot:
 
 
 class Checks:
-    """The checks; all others use the model of `training`.
+    """Checks of the command verify; most use the model that `training` trains.
 
     Args:
         folder: Folder for all files.

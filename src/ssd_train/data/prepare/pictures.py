@@ -53,9 +53,9 @@ class Processed:
 
 
 def list_images(folder: "str | Path") -> List[str]:
-    """Return the sorted relative paths, with slashes, of the image files below `folder`.
+    """Return the sorted relative POSIX paths of the images below `folder`.
 
-    Image files are recognised by their suffix.
+    Images are recognised by their suffix.
 
     Raises:
         DataError: `folder` is no folder, or has no images.
@@ -135,7 +135,7 @@ def process(
         items: the items.
         work: returns whether it wrote something, and a note or "".
         progress: shows the items.
-        what: plural noun of the items for `progress`.
+        what: name of the work for `progress`.
     """
     done = Processed()
 

@@ -2,7 +2,7 @@
 
 Lines of one image, or of one group such as the frames of a video, stay together. Stratified parts are filled by
 iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011): the rarest
-class first, each image into the part that needs it most.
+class first, each unit into the part that needs it most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ssd_train.progress import Progress
 from ssd_train.storage import open_atomic
 
 ROUNDING = 1e-6
-BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds of images in addition to the classes
+BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds that are no classes
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def assign(table: np.ndarray, sizes: np.ndarray, fractions: Sequence[float]) -> 
 
 
 def _read(path: "str | Path", how: Splitting) -> Tuple[List[bytes], List[str], List[FrozenSet[str]]]:
-    """Return bytes, image and kinds of objects of each line; no kinds unless stratified."""
+    """Return bytes, image and kinds of each line; kinds are empty unless stratified."""
     labels = read_classes(path, how.label_attribute) if how.stratify else None
     raw, sources, kinds = [], [], []
     for line in read_lines(path):
