@@ -1,4 +1,4 @@
-"""check: report errors in labels and images before training."""
+"""The command check: report errors in labels and images before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""evaluate: score a model, or a file of predictions, against labels."""
+"""The command evaluate: score a model, or a file of predictions, against labels."""
 
 from __future__ import annotations
 

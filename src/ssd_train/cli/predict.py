@@ -1,4 +1,4 @@
-"""predict: detect objects in images, and write predictions, overlays or a PDF."""
+"""The command predict: write predictions for images, overlays or a PDF."""
 
 from __future__ import annotations
 

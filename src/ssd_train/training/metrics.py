@@ -94,7 +94,7 @@ class _Boxes(NamedTuple):
 
 
 class MeanAveragePrecision:
-    """Collects detections and labels image by image; `compute` scores them.
+    """Accumulator of detections and labels that `compute` scores.
 
     The scores do not depend on the order of the updates: equal scores are ranked by image name.
     """

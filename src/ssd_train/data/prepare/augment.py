@@ -1,4 +1,4 @@
-"""prepare augment: add flipped and rotated copies of each image to a manifest.
+"""Add flipped and rotated copies of each image to a manifest.
 
 Boxes are moved by the functions of data/boxes.py, as in online augmentation. Numbers that do not change keep their
 text.

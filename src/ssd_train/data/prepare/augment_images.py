@@ -1,4 +1,4 @@
-"""prepare augment: write flipped and rotated copies of a manifest's images.
+"""Write flipped and rotated copies of the images of a manifest.
 
 Variants keep the format of their image; a JPEG is compressed again. They are upright: the EXIF orientation is applied
 unless only the stored pixels have the labels' image_size. The images themselves are copied byte for byte.

@@ -1,4 +1,4 @@
-"""prepare frames: extract images from videos."""
+"""Extract images from videos."""
 
 from __future__ import annotations
 

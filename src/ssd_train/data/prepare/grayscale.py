@@ -1,4 +1,4 @@
-"""prepare grayscale: write a folder of images in gray under the same names.
+"""Write a folder of images in gray under the same names.
 
 Images keep their format (a JPEG stays a JPEG whatever its suffix), size and three channels, which become equal. Pixels
 stay as stored and keep their EXIF orientation, so that labels still fit, whether they refer to the upright or to the

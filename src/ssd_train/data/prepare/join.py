@@ -1,4 +1,4 @@
-"""prepare join: merge the manifests of several labelling jobs."""
+"""Merge the manifests of several labelling jobs."""
 
 from __future__ import annotations
 

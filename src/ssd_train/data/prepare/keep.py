@@ -1,4 +1,4 @@
-"""prepare keep: filter the lines of a manifest, and its boxes by confidence."""
+"""Filter the lines of a manifest, and its boxes by confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare manifest: write a list of images as input manifest of a labelling job."""
+"""Write a list of images as the input manifest of a labelling job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare relabel: rename, merge, drop or renumber the classes of a manifest."""
+"""Rename, merge, drop or renumber the classes of a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare split: split a manifest at random, reproducibly for a seed.
+"""Split a manifest at random, reproducibly for a seed.
 
 Lines of one image, or of one group such as the frames of a video, stay together. Stratified parts are filled by
 iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011): the rarest

@@ -52,7 +52,7 @@ def file_in_form(body: bytes, content_type: str) -> Tuple[bytes, str]:
 
 
 class _OnePart:
-    """Collects the data and headers of a form's part during parsing."""
+    """Parser callbacks that collect the data and headers of a form's only part."""
 
     def __init__(self) -> None:
         self.data: List[bytes] = []

@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 
 class InferencePool:
-    """Decodes images and runs the network in threads, for an event loop."""
+    """Threads that decode images and run the network, for an event loop."""
 
     def __init__(self, detector: Detector, limits: RequestLimits) -> None:
         self._detector = detector
