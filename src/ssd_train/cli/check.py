@@ -1,4 +1,4 @@
-"""check: what is wrong with labels and images, before anything is trained on them."""
+"""The command check: report errors in labels and images before training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ssd_train.progress import Progress
 from ssd_train.secrecy import hidden
 from ssd_train.storage import write_text_atomic
 
-LISTED = 3  # places shown of each code; --json has all
-SHAPES = (300, 512, 768, 1024)  # input sides that may be recommended
+LISTED = 3  # findings shown per code; --json has all
+SHAPES = (300, 512, 768, 1024)  # candidates for the recommended image_shape
 EXIT_ERRORS = 2
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check as the flags say; prints what was found and returns 0, or 2 where there are errors."""
+    """Check, print the findings, and return 0, or 2 if there are errors."""
     flags = make_parser().parse_args(list(arguments))
     config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
     sides = {config.image_shape, *SHAPES}
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class UnusableLabels(DataError):
-    """Labels that cannot be read at all: a finding here, not a failure of the check."""
+    """Labels that cannot be read; reported as a finding of the check."""
 
     def __init__(self, fault: DataError) -> None:
         super().__init__(str(fault))
@@ -60,7 +60,7 @@ class UnusableLabels(DataError):
 
 
 def make_parser() -> Parser:
-    """The flags."""
+    """Return the parser of check."""
     parser = Parser(
         prog="python -m ssd_train check",
         description="Read labels and images once and tell what is wrong with them. Exit code 0, or 2 where there are "
@@ -87,7 +87,7 @@ def make_parser() -> Parser:
 
 
 def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Side]:
-    """The labels, those of validation if there are, and their images."""
+    """Read the training labels, the validation labels if any, and their images."""
     options = label_options(flags, progress, on_bad="skip")
     sides = [_read("train", flags.images, flags.labels, options)]
     if flags.validation or flags.validation_labels:
@@ -102,12 +102,15 @@ def _read(name: str, images: Optional[Path], labels: Optional[Path], options: La
         read = read_labelled(images, labels, options)
     except DataError as fault:
         raise UnusableLabels(fault) from fault
-    own = not isinstance(read.images, FolderImages)  # a file that holds its images
+    own = not isinstance(read.images, FolderImages)  # a file that contains its images
     return Side(name, read.labels, read.images if own or images else None)
 
 
 def sets_line(side: Side) -> str:
-    """The sets that the data names, and which of them training takes; "" where there are none."""
+    """Return a line about the sets that the data names and how training uses them.
+
+    "" if the data names no sets.
+    """
     sets = described(side.labels)
     if not sets or side.name != "train":
         return f"{side.name}: {sets}" if sets else ""
@@ -117,7 +120,10 @@ def sets_line(side: Side) -> str:
 
 
 def report_lines(result: CheckResult) -> Iterator[str]:
-    """The result for a person: statistics first, then the findings so that the last lines seen are the verdict."""
+    """Yield the report: statistics, findings by rising severity, and counts.
+
+    The worst findings and the counts come last, where a terminal shows them.
+    """
     yield from _statistics_lines(result.statistics)
     for severity in reversed(SEVERITIES):
         of_it = [finding for finding in result.findings if finding.severity == severity]

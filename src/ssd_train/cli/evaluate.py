@@ -1,4 +1,4 @@
-"""evaluate: score a model, or a file of answers, against labels."""
+"""The command evaluate: score a model, or a file of predictions, against labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssd_train.training.scores import Scores
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the scores, and write them as JSON where asked."""
+    """Print the scores, and write them as JSON if requested."""
     flags = make_parser().parse_args(list(arguments))
     if flags.model is None and flags.predictions is None:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def make_parser() -> Parser:
-    """The flags of evaluate."""
+    """Return the parser of evaluate."""
     parser = Parser(
         prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
     )
@@ -67,7 +67,7 @@ def make_parser() -> Parser:
 
 def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
     def size_of(record: Record) -> "tuple[int, int]":
-        """(width, height) of a labelled picture, upright pixels, read off its header."""
+        """Return the upright (width, height) from the image header."""
         return read_header(data.images.read(record), record.where).shown_wh
 
     names = None if flags.model is None else _load(flags).class_names

@@ -1,4 +1,4 @@
-"""Flags that several commands have: how labels are read, what runs a model."""
+"""Flags that several commands share: label reading, inference engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL_HELP = "a model folder, its model.tar.gz, or an .onnx file"
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """What runs a model, and where."""
+    """Add the flags that choose the inference engine and its device."""
     parser.add_argument(
         "--devices",
         default="auto",
@@ -31,7 +31,10 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
-    """How labels are read; `label_options` takes their values. `other_names` of --labels_format are taken, too."""
+    """Add the flags for reading labels, which `label_options` evaluates.
+
+    `other_names` are aliases of --labels_format.
+    """
     parser.add_argument(
         "--labels_format",
         *other_names,
@@ -60,7 +63,7 @@ def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
 
 
 def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
-    """Whether images may be got from where the labels say they are."""
+    """Add the flag for downloading images from the S3 URLs in the labels."""
     parser.add_argument(
         "--fetch_images",
         type=int,
@@ -71,7 +74,11 @@ def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "error") -> LabelOptions:
-    """The values of the flags; a ConfigError names one that is wrong."""
+    """Return the options for reading labels from parsed flags.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     format = builtin.CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
     fetch = image_fetcher(progress) if flags.fetch_images else None
     names = parse_class_names(flags.class_names)

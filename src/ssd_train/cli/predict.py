@@ -1,4 +1,4 @@
-"""predict: what a model finds in pictures."""
+"""The command predict: write predictions for images, overlays or a PDF."""
 
 from __future__ import annotations
 
@@ -32,22 +32,31 @@ NO_LABELS = "no labels"
 
 
 class View(NamedTuple):
-    """How answers are drawn: classes, the least score of a box, and what is true of the pictures that have labels;
-    None where none were asked for."""
+    """Settings for drawing predictions.
+
+    Attributes:
+        class_names: the model's classes.
+        threshold: lowest score of a box.
+        truth: labels by image name; None if no labels were requested.
+    """
 
     class_names: ClassNames
     threshold: float
     truth: Optional[Mapping[str, Record]]
 
     def page(self, answer: Answer) -> Page:
-        """An answer as something to draw."""
+        """Return the PDF page entry of a prediction."""
         name = answer.image_ref.name
         note = NO_LABELS if self.truth is not None and name not in self.truth else ""
         return Page(name, answer.image, answer.detections, (self.truth or {}).get(name), note)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write answers, overlays and a PDF; 2 when some pictures could not be looked at, after all others were."""
+    """Write predictions, overlays and a PDF.
+
+    Raises:
+        DataError: some images cannot be read; the others have been written.
+    """
     flags = make_parser().parse_args(list(arguments))
     _check(flags)
     with localised(flags) as progress:
@@ -66,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def make_parser() -> Parser:
-    """The flags of predict."""
+    """Return the parser of predict."""
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
     parser.add_argument("paths", nargs="+", type=source, metavar="PATH", help="picture, or folder of pictures")
     parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
@@ -112,7 +121,7 @@ def make_parser() -> Parser:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """A ConfigError for flags that do not go together; the default of what is written."""
+    """Raise a ConfigError for flags that conflict, and set the default output."""
     pictured = flags.overlays or flags.pdf
     if flags.transform_output and (flags.output or pictured or flags.labels):
         raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
@@ -129,7 +138,7 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _refuse_file(folder: "Path | Remote") -> None:
-    """A ConfigError if a file is where `folder` is to be, before any work is done for it."""
+    """Raise a ConfigError if `folder` or one of its parents is a file."""
     for place in (folder, *folder.parents) if isinstance(folder, Path) else ():
         if place.is_file():
             raise ConfigError(f"{place}: found a file, expected a folder")
@@ -171,7 +180,10 @@ def _predict(
 def _truth(
     flags: argparse.Namespace, pictures: Sequence[Picture], detector: Detector, progress: Progress
 ) -> Optional[Dict[str, Record]]:
-    """What the labels say of those pictures that they name, by the picture's name; classes are the detector's."""
+    """Return the labels by image name, with the class ids of the detector.
+
+    None without --labels.
+    """
     if flags.labels is None:
         return None
     read = read_labelled(None, flags.labels, label_options(flags, progress)).labels
@@ -184,10 +196,10 @@ def _truth(
 
 
 def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
-    """The answers of pictures that could be looked at; of the others each gets its line, and is counted.
+    """Yield the answers of readable images; report and collect other errors.
 
     Raises:
-        DataError: none could be looked at; what was written before stays as it is.
+        DataError: no image is readable; earlier outputs are kept.
     """
     count = 0
     for answer in answers:
@@ -212,7 +224,7 @@ def _with_scores(answers: Iterable[Answer], scores: List[np.ndarray]) -> Iterato
 
 
 def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
-    """How much was found, by the scores (N,) in each picture."""
+    """Summarise the detections, given the scores (N,) of each image."""
     counts = [int((found >= threshold).sum()) for found in scores]
     highest = [found.max() for found in scores if len(found)]
     if not highest:
@@ -238,7 +250,7 @@ def _with_lines(answers: Iterable[Answer], writer: Writer) -> Iterator[Answer]:
 
 
 def _coco_ids(flags: argparse.Namespace, pictures: Sequence[Picture]) -> Optional[CocoIds]:
-    """The ids of images and categories in the labels, where these are a COCO file."""
+    """Return the image and category ids of a COCO label file; else None."""
     if flags.format != "coco" or not flags.labels or not flags.labels.is_file() or flags.labels.suffix != ".json":
         return None
     images, categories = read_ids(flags.labels)

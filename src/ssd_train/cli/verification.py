@@ -1,4 +1,4 @@
-"""Checks of the command verify: training runs on synthetic data that are compared with each other.
+"""Checks of the command verify: compare training runs on synthetic data.
 
 A check returns figures with limits; it fails if a figure is out of range or NaN.
 """
@@ -83,7 +83,7 @@ ONNX = ("onnx", "onnxruntime")
 
 
 class Figure(NamedTuple):
-    """Figure of a check with inclusive limits; None: no limit."""
+    """Measured value with inclusive limits; None: no limit."""
 
     name: str
     value: float
@@ -92,7 +92,7 @@ class Figure(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether the value is finite and within the limits."""
+        """Return whether the value is finite and within the limits."""
         above = self.least is None or self.value >= self.least
         return bool(math.isfinite(self.value) and above and (self.most is None or self.value <= self.most))
 
@@ -107,16 +107,16 @@ class Figure(NamedTuple):
 
 
 class NotRun(Exception):
-    """The check does not apply to this machine; the message is the reason."""
+    """Raised if a check does not apply to this machine; the message is the reason."""
 
 
 class Snapshot:
-    """Stop request that never stops, but copies the checkpoints once after a given step.
+    """Stop request that never stops, but copies the checkpoints once.
 
     Args:
         checkpoints: Folder of the checkpoints.
         target: Folder of the copy.
-        when: Number of epochs, and of steps in the next epoch.
+        when: Number of epochs, and of steps in the next epoch, after which to copy.
     """
 
     def __init__(self, checkpoints: Path, target: Path, when: Tuple[int, int]) -> None:
@@ -131,7 +131,7 @@ class Snapshot:
 
 
 class Checks:
-    """The checks; all others use the model of `training`.
+    """Checks of the command verify; most use the model that `training` trains.
 
     Args:
         folder: Folder for all files.
@@ -159,7 +159,7 @@ class Checks:
         return [_loss_left(rows), self._scored_as_saved("training")]
 
     def restoring(self) -> List[Figure]:
-        """Restore the last checkpoint of a finished run; the network must have its weights."""
+        """Restore a finished run's last checkpoint; the network must have its weights."""
         expected = self._weights("training")
         environment = self._environment(self.folder / "restoring", self.devices)
         shutil.copytree(self.folder / "training" / "checkpoints", self.folder / "restoring" / "checkpoints")
@@ -175,7 +175,7 @@ class Checks:
         return [Figure("tensors", len(restored), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]
 
     def resuming(self) -> List[Figure]:
-        """Resume from a checkpoint inside an epoch and repeat the last steps; the weights must be equal."""
+        """Repeat the last steps from a checkpoint in an epoch; weights must be equal."""
         end = self._weights("training")
         start = _arrays(published_folders(self.folder / "snapshot" / "state")[0] / LAST)
         shutil.copytree(self.folder / "snapshot", self.folder / "resuming" / "checkpoints")
@@ -216,7 +216,7 @@ class Checks:
         ]
 
     def scoring(self) -> List[Figure]:
-        """Compare detections on device and CPU, and of `evaluate` and the evaluation during training."""
+        """Compare detections on device and CPU, and of `evaluate` and training."""
         loss, detections = self._evaluated("training", self.devices[0])
         cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
@@ -233,12 +233,12 @@ class Checks:
         ]
 
     def exported_symbol(self) -> List[Figure]:
-        """Compare detections of the exported symbol on the device with those of the model on the CPU."""
+        """Compare the exported symbol on the device with the model on the CPU."""
         expected = GluonEngine(self.model_dir, "cpu").run(self.inputs)
         return _agreement_figures(compare(expected, SymbolEngine(self.model_dir, self.devices[0]).run(self.inputs)))
 
     def exported_onnx(self) -> List[Figure]:
-        """Compare detections of the ONNX file on the CPU with those of the model on the device."""
+        """Compare the ONNX file on the CPU with the model on the device."""
         missing = [name for name in ONNX if not find_spec(name)]
         if missing:
             raise NotRun(f"{' and '.join(missing)} not installed: pip install 'ssd-train[onnx]'")
@@ -282,7 +282,11 @@ class Checks:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def _evaluated(self, name: str, device: str) -> Tuple[float, List[Detections]]:
-        """Evaluate the saved model of a run as in training; returns SmoothL1 and the detections of each image."""
+        """Evaluate the saved model of a run as in training.
+
+        Returns:
+            SmoothL1 and the detections of each image.
+        """
         model = SavedModel.load(self.folder / name / "model")
         config, context = model.config, one_context(device)
         data = read_labelled(*self.datasets["validation"])
@@ -312,7 +316,7 @@ def _first_weights() -> Dict[str, np.ndarray]:
 
 
 def _distance(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
-    """Return the L2 norm of the difference of two sets of weights; NaN for different networks."""
+    """Return the L2 distance of two sets of weights; NaN for different networks."""
     if first.keys() != second.keys():
         return math.nan
     return math.sqrt(

@@ -1,4 +1,4 @@
-"""A detector, or a file of its answers, scored against labels."""
+"""Score a detector, or a file of predictions, against labels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from ssd_train.training.metrics import MeanAveragePrecision, Scores
 def score_images(
     detector: Detector, data: LabelledImages, overlap_threshold: float = 0.5, progress: Optional[Progress] = None
 ) -> Scores:
-    """Score what `detector` says of the images of `data` against their labels, whose classes are matched by name.
+    """Detect objects in labelled images and score them against the labels.
+
+    Classes are matched by name.
 
     Raises:
-        DataError: a labelled class is not the detector's, or an image cannot be looked at.
+        DataError: the detector lacks a labelled class, or an image cannot be decoded.
     """
     labels = matched_to(data.labels, detector.class_names)
     metric = MeanAveragePrecision(detector.class_names)
@@ -40,7 +42,7 @@ def score_images(
 
 
 def pictures_of(labels: LabelSet, images: ImageSource) -> Iterator[Picture]:
-    """The pictures that `labels` are of."""
+    """Yield the images of `labels`."""
     for record in labels.records:
         yield Picture(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
 
@@ -52,18 +54,22 @@ def score_predictions(
     class_names: Optional[ClassNames] = None,
     overlap_threshold: float = 0.5,
 ) -> Scores:
-    """Score a file of answers (see `data.predictions`) against `labels`.
+    """Score a file of predictions against `labels`.
 
-    path          JSON Lines, COCO results, a .out file or a folder of these; an image without an answer counts as one
-                  in which nothing is detected
-    sizes         (width, height) of a record's image, asked for when its `size_wh` is None
-    class_names   what the class ids of the answers mean, where these do not tell: the model's; those of the labels by
-                  default
+    Args:
+        path: JSON Lines, COCO results, a .out file or a folder of these. An image without predictions counts as one
+            without detections.
+        labels: the labels.
+        sizes: returns the (width, height) of a record's image; called if `size_wh` is None.
+        class_names: class names of ids in the file, unless it has names itself; None: those of `labels`.
+        overlap_threshold: IoU threshold of the VOC scores.
 
-    The numbers of images without a line and of lines without a label are part of the Scores.
+    Returns:
+        The scores, with the numbers of images without predictions and of predictions without labels.
 
     Raises:
-        DataError: a bad line, a class id beyond the class names, or answers that fit several images or one image twice.
+        DataError: a line is malformed, a class id is out of range, predictions fit several images or an image has
+            several.
     """
     if class_names is not None:
         labels = matched_to(labels, class_names)
@@ -87,13 +93,21 @@ def score_predictions(
 
 
 def match_names(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
-    """Which of `answers` (image names, each once) belongs to which of `names` of labelled images; not all need to.
+    """Match the image names of labels and predictions.
 
-    The same name goes first; then one that is the end of the other's path, the longest such; then the same last part of
-    the path, where it is the only one of its kind on either side.
+    In order of precedence, two names match if they are equal, if one is the end of the other's path (the longest such),
+    or if they have the same last part that is unique in both lists. The last also applies to parts that are equal after
+    normalisation.
+
+    Args:
+        names: image names of the labels.
+        answers: image names of the predictions, without repetitions.
+
+    Returns:
+        Name in `answers` by name in `names`; names without a match are missing.
 
     Raises:
-        DataError: an image that several answers fit equally well, an answer that fits several images, or nothing fits.
+        DataError: an image fits several predictions equally well, a prediction fits several images, or nothing matches.
     """
     matched = {name: name for name in set(names) & set(answers)}
     matched.update(
@@ -113,8 +127,11 @@ def match_names(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
 
 
 def _match_folded(names: Sequence[str], answers: Sequence[str], matched: Dict[str, str]) -> None:
-    """Add pairs whose last parts differ only in case, Unicode form, or in the ending that one of them lacks, or stand
-    in an address or a path of Windows; only where there is one of a kind on either side."""
+    """Add pairs of names with the same, unique last part after normalisation.
+
+    Normalisation removes differences in case and Unicode form, URL and Windows path syntax, and a suffix that only one
+    of the names has.
+    """
     for key in (_folded_basename, _folded_stem):
         groups: Dict[str, Tuple[List[str], List[str]]] = defaultdict(lambda: ([], []))
         for side, group in enumerate((names, answers)):
@@ -140,7 +157,7 @@ def _folded_stem(name: str) -> str:
 
 
 def _match_by_tail(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
-    """Pairs of which one name is the end of the other's path."""
+    """Match names of which one is the end of the other's path."""
     ending_so: Dict[str, List[str]] = defaultdict(list)
     for answer in answers:
         for tail in _tails(answer):
@@ -161,7 +178,7 @@ def _match_by_tail(names: Sequence[str], answers: Sequence[str]) -> Dict[str, st
 
 
 def _tails(name: str) -> Iterator[str]:
-    """The ends of a path, longest first, without the whole: ``a/b/c`` gives ``b/c`` and ``c``."""
+    """Yield the ends of a path, longest first: ``a/b/c`` gives ``b/c`` and ``c``."""
     while "/" in name:
         name = name.split("/", 1)[1]
         yield name
@@ -175,8 +192,11 @@ def _grouped_by_basename(names: Iterable[str]) -> Dict[str, List[str]]:
 
 
 def _read_tables(path: PathLike, labels: LabelSet) -> Dict[str, Tuple[np.ndarray, bool]]:
-    """Rows (N, 6) float64 of each image, and whether they are in pixels; a DataError with file:line for a class that
-    has no name."""
+    """Return rows (N, 6) float64 by image name, and whether they are in pixels.
+
+    Raises:
+        DataError: a class id or name is unknown; begins with file:line.
+    """
     tables = {}
     class_names = labels.class_names
     for answer in read_any_answers(path, labels):
@@ -194,7 +214,7 @@ def _read_tables(path: PathLike, labels: LabelSet) -> Dict[str, Tuple[np.ndarray
 
 
 def _class_id(value: "int | str", answer: Answer, class_names: ClassNames) -> int:
-    """Our id of a class that an answer names, or whose id it names."""
+    """Return the class id of a class name in a prediction, or of its own class id."""
     name = value if isinstance(value, str) else answer.names.get(value)
     if name is None:
         return int(value)

@@ -1,7 +1,7 @@
-"""Which detections hit a labelled box: pairs of the same image and class, and the matching rules of VOC and of COCO.
+"""Match detections to labelled boxes by the VOC and COCO rules.
 
-Everything works on all images and classes at once. Detections are numbered so that, within a class, a lower number is a
-higher score; the *group* of a box is the number of its image and class, and only boxes of one group can match.
+All images and classes are processed at once. Detections are numbered so that, within a class, a lower number has a
+higher score. The *group* of a box is the number of its image and class; only boxes of one group can match.
 """
 
 from __future__ import annotations
@@ -10,46 +10,63 @@ from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, and keeps them in the processor's cache
+PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, so that they fit the CPU cache
 
 
 Overlap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Pairs(NamedTuple):
-    """Overlapping boxes: numbers of the detection and the labelled box, int64 (P,), and their IoU, float64 (P,)."""
+    """Overlapping boxes.
+
+    Attributes:
+        detection: index of the detection, int64 (P,).
+        truth: index of the labelled box, int64 (P,).
+        iou: their IoU, float64 (P,).
+    """
 
     detection: np.ndarray
     truth: np.ndarray
     iou: np.ndarray
 
     def take(self, index: np.ndarray) -> "Pairs":
-        """The pairs that `index` (numbers or a mask) selects, in its order."""
+        """Return the pairs at `index` (indexes or a mask)."""
         return Pairs(self.detection[index], self.truth[index], self.iou[index])
 
 
 class Grouped(NamedTuple):
-    """Boxes float32 (N, 4) xyxy pixels and the group int64 (N,) of each."""
+    """Boxes with their groups.
+
+    Attributes:
+        boxes: float32 (N, 4) xyxy in pixels.
+        groups: group of each box, int64 (N,).
+    """
 
     boxes: np.ndarray
     groups: np.ndarray
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union float64 (N,) of each row of `a` (N, 4) and the same row of `b` (N, 4); no "+ 1" pixel."""
+    """Return the IoU float64 (N,) of corresponding rows of `a` and `b`, both (N, 4).
+
+    Without the VOC kit's "+ 1" pixel; 0 if the union is empty.
+    """
     intersection, area_a, area_b = _paired_areas(a, b)
     union = area_a + area_b - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def paired_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Share float64 (N,) of each of `a` (N, 4) that lies in the same row of `b`: pycocotools' overlap with a crowd."""
+    """Return the fraction float64 (N,) of each box in `a` that lies in that of `b`.
+
+    Both are (N, 4). This is pycocotools' overlap with a crowd.
+    """
     intersection, area, _ = _paired_areas(a, b)
     return np.divide(intersection, area, out=np.zeros_like(area), where=area > 0)
 
 
 def _paired_areas(a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The common area of each pair, and those of both boxes."""
+    """Return the areas of the intersections, of `a` and of `b`, each (N,)."""
     ax1, ay1, ax2, ay2 = a.T.astype(np.float64)
     bx1, by1, bx2, by2 = b.T.astype(np.float64)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
@@ -58,7 +75,7 @@ def _paired_areas(a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarray, np.ndarray,
 
 
 def rank_in_group(groups: np.ndarray) -> np.ndarray:
-    """How many earlier elements (N,) have the same group as this one."""
+    """Return the number of earlier elements (N,) in the group of each element."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     rank = np.empty(len(groups), dtype=np.int64)
@@ -67,7 +84,10 @@ def rank_in_group(groups: np.ndarray) -> np.ndarray:
 
 
 def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float, overlap: Overlap = paired_iou) -> Pairs:
-    """All pairs of one group that overlap by at least `min_iou`, and at all; by rising detection, then truth."""
+    """Return the pairs within a group that overlap by at least `min_iou`.
+
+    Pairs without overlap are excluded. They are sorted by detection, then by labelled box.
+    """
     chunks = [
         pairs._replace(iou=overlap(detections.boxes[pairs.detection], truth.boxes[pairs.truth]))
         for pairs in _candidates(detections.groups, truth.groups)
@@ -78,7 +98,7 @@ def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float, overl
 
 
 def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iterator[Pairs]":
-    """All pairs of one group, a bounded number at a time; their IoU is still to be found."""
+    """Yield all pairs within a group in chunks of bounded size, without their IoU."""
     if not len(truth_groups):
         return
     by_group = np.argsort(truth_groups, kind="stable")
@@ -95,15 +115,16 @@ def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iter
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
+    """Return 0, 1, ... counts[0] - 1, 0, 1, ... counts[1] - 1, and so on."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
-    """Numbers, rising, of the detections that hit by the rule of the VOC development kit.
+    """Return the sorted indexes of the hits by the rule of the VOC development kit.
 
-    A detection stands for the labelled box that it overlaps most (the first of equals), taken or not; of those that
-    stand for one box by at least `min_iou` the best score hits it, the others are duplicates.
+    Each detection is assigned to the labelled box with the largest IoU (the first if equal), even if that box is taken.
+    Of the detections assigned to a box with at least `min_iou`, the one with the best score is a hit, the others are
+    duplicates.
     """
     pairs = _best_of_each(pairs.take(pairs.iou >= min_iou))
     _, first = np.unique(pairs.truth, return_index=True)
@@ -111,10 +132,18 @@ def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
 
 
 def match_voc_ignoring(pairs: Pairs, difficult: Pairs, crowds: Pairs, min_iou: float) -> Tuple[np.ndarray, np.ndarray]:
-    """As `match_voc`, and the numbers, rising, of the detections that are neither right nor wrong.
+    """Match as `match_voc` does, with ignored regions as in GluonCV's VOCMApMetric.
 
-    Those are, as in GluonCV's VOCMApMetric, what overlaps a difficult box most; and what would be wrong and lies, by
-    `min_iou` of its area, in a crowd. Pairs with crowds have that share in the place of an IoU.
+    A detection is ignored if it overlaps a difficult box most, or if it is no hit and lies in a crowd.
+
+    Args:
+        pairs: pairs with labelled boxes.
+        difficult: pairs with difficult boxes.
+        crowds: pairs with crowds; `iou` is the fraction of the detection that lies in the crowd.
+        min_iou: threshold of all overlaps.
+
+    Returns:
+        Sorted indexes of the hits and of the ignored detections.
     """
     best = _best_of_each(difficult.take(difficult.iou >= min_iou))
     mine = _best_of_each(pairs.take(np.isin(pairs.detection, best.detection)))
@@ -127,16 +156,16 @@ def match_voc_ignoring(pairs: Pairs, difficult: Pairs, crowds: Pairs, min_iou: f
 
 
 def _best_of_each(pairs: Pairs) -> Pairs:
-    """For each detection the pair with the largest overlap, the first of equals."""
+    """Return the pair with the largest overlap per detection, the first if equal."""
     pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
     return pairs.take(_run_starts(pairs.detection))
 
 
 def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[Pairs]:
-    """Return the matched pairs by the rule of pycocotools, by rising detection, for each threshold (rising).
+    """Return the matched pairs by the rule of pycocotools, for each threshold.
 
-    In falling order of scores, each detection takes the free labelled box that it overlaps most (the last of equals),
-    by at least the threshold.
+    In order of falling scores, each detection takes the free labelled box with the largest IoU (the last if equal) that
+    reaches the threshold. Thresholds are rising; pairs are sorted by detection.
     """
     return [_stable_matching(at_least) for at_least in _by_preference(pairs, thresholds)]
 
@@ -144,10 +173,21 @@ def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List
 def ignored_coco(
     difficult: Pairs, crowds: Pairs, hits: Sequence[np.ndarray], thresholds: "Sequence[float] | np.ndarray"
 ) -> List[np.ndarray]:
-    """For each threshold, the numbers, rising, of the detections that are neither right nor wrong by the rule of
-    pycocotools: those without a hit that take a difficult box, which one alone can, or lie in a crowd, which any number
-    can. Pairs with crowds have the share of the detection that lies in the crowd in the place of an IoU."""
-    # a crowd of its own for each pair, so that none is ever taken
+    """Return the indexes of ignored detections by the rule of pycocotools.
+
+    A detection without a hit is ignored if it takes a difficult box, which only one detection can, or lies in a crowd,
+    which any number can.
+
+    Args:
+        difficult: pairs with difficult boxes.
+        crowds: pairs with crowds; `iou` is the fraction of the detection that lies in the crowd.
+        hits: indexes of the hits at each threshold.
+        thresholds: IoU thresholds, rising.
+
+    Returns:
+        Sorted indexes for each threshold.
+    """
+    # a separate crowd for each pair, so that any number of detections can take a crowd
     apart = (difficult.truth.max() + 1 if len(difficult.truth) else 0) + np.arange(len(crowds.truth))
     pairs = Pairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
     return [
@@ -157,8 +197,10 @@ def ignored_coco(
 
 
 def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[Pairs]:
-    """For each threshold (rising) the pairs that reach it, each detection's largest overlap first, the last of
-    equals."""
+    """Yield, for each threshold (rising), the pairs that reach it.
+
+    They are sorted by detection, then by falling overlap, the last labelled box first if equal.
+    """
     pairs = pairs.take(np.lexsort((-pairs.truth, -pairs.iou, pairs.detection)))
     for threshold in thresholds:
         pairs = pairs.take(pairs.iou >= threshold)
@@ -166,11 +208,12 @@ def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> 
 
 
 def _stable_matching(pairs: Pairs) -> Pairs:
-    """Return the matched pairs, by rising detection, of `pairs` in each detection's order of preference.
+    """Return the matched pairs by rising detection.
 
-    One choice after the other by falling score is the stable matching of detections that prefer larger overlaps to
-    boxes that all prefer higher scores. So deferred acceptance (Gale and Shapley, 1962) finds it for all images
-    together in a few rounds: each detection claims its next choice, a box keeps the best claimant.
+    `pairs` has each detection's pairs in order of preference. Choosing one by one by falling score is the stable
+    matching of detections that prefer larger overlaps and boxes that all prefer higher scores. So deferred acceptance
+    (Gale and Shapley, 1962) finds it for all images together in a few rounds: each detection proposes to its next
+    choice, and a box keeps the best proposal.
     """
     choice = _run_starts(pairs.detection)
     end = np.append(choice[1:], len(pairs.detection))
@@ -181,7 +224,7 @@ def _stable_matching(pairs: Pairs) -> Pairs:
         wanted = pairs.truth[choice[waiting]]
         previous = owner[wanted]
         better = waiting < previous
-        # written from the worst score to the best: the last write stays
+        # written from worst to best score, because the last write wins
         owner[wanted[better][::-1]] = waiting[better][::-1]
         refused = waiting[owner[wanted] != waiting]
         displaced = np.unique(previous[better & (previous < nobody)])
@@ -192,7 +235,7 @@ def _stable_matching(pairs: Pairs) -> Pairs:
 
 
 def _run_starts(values: np.ndarray) -> np.ndarray:
-    """Where runs of equal values begin."""
+    """Return the start indexes of runs of equal values."""
     changes = np.ones(len(values), dtype=bool)
     changes[1:] = values[1:] != values[:-1]
     return np.flatnonzero(changes)

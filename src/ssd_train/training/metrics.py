@@ -1,8 +1,8 @@
-"""RunningMean of losses, and MeanAveragePrecision: VOC 2007 (11 points), VOC 2010 (area), COCO (101 points, 10 IoUs).
+"""Compute running means, and mean average precision by the VOC and COCO rules.
 
-Overlaps are taken in pixels of the image as given, without the VOC kit's "+ 1". COCO figures equal pycocotools' (area
-"all", at most 100 detections per image and class), crowds included; VOC figures are those of GluonCV's metric,
-difficult objects included.
+The rules are VOC 2007 (11 points), VOC 2010 (area) and COCO (101 points, 10 IoU thresholds). IoU is computed without
+the VOC kit's "+ 1" pixel. COCO figures equal those of pycocotools (area "all", at most 100 detections per image and
+class), including crowds; VOC figures equal those of GluonCV's metric, including difficult objects.
 """
 
 from __future__ import annotations
@@ -37,14 +37,18 @@ COCO_IOUS = np.linspace(0.5, 0.95, 10)
 
 
 class RunningMean:
-    """The mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
+    """Mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
 
     def __init__(self) -> None:
         self.total = 0.0
         self.count = 0.0
 
     def update(self, total: float, count: float) -> None:
-        """Add the sum of `count` values; a TrainingDiverged if it is NaN or infinite."""
+        """Add the sum of `count` values.
+
+        Raises:
+            TrainingDiverged: `total` is NaN or infinite.
+        """
         if not math.isfinite(total):
             raise TrainingDiverged(f"running mean: found a sum of {total} over {count} values, expected a finite one")
         self.total += total
@@ -52,12 +56,19 @@ class RunningMean:
 
     @property
     def value(self) -> Optional[float]:
-        """The mean of all values so far; None before there is one."""
+        """Return the mean of all values; None without values."""
         return self.total / self.count if self.count else None
 
 
 class _Boxes(NamedTuple):
-    """Boxes of all images: float32 (N, 4) xyxy pixels, number of the image (N,), class (N,), score (N,) (labels: 1)."""
+    """Boxes of all images.
+
+    Attributes:
+        boxes: float32 (N, 4) xyxy in pixels.
+        images: index of the image (N,).
+        class_ids: class id (N,).
+        scores: score (N,); 1 for labels.
+    """
 
     boxes: np.ndarray
     images: np.ndarray
@@ -65,28 +76,27 @@ class _Boxes(NamedTuple):
     scores: np.ndarray
 
     def take(self, index: np.ndarray) -> "_Boxes":
-        """Those at `index` (M,), in its order."""
         return _Boxes(*(column[index] for column in self))
 
     def by_class_and_score(self, num_classes: int) -> "_Boxes":
-        """Classes rising, scores falling in each, equal ones as they came: the numbering that matching expects."""
+        """Sort stably by rising class, then falling score, as matching requires."""
         order = np.argsort(-self.scores, kind="stable")
-        small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # small integers are sorted by radix
+        small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # sorted by radix in NumPy
         return self.take(order[np.argsort(small, kind="stable")])
 
     def grouped(self, num_classes: int) -> Grouped:
-        """The boxes with one group number for each image and class (N,), within which matching takes place."""
+        """Return the boxes with a group number per image and class."""
         return Grouped(self.boxes, self.images * num_classes + self.class_ids)
 
     def class_limits(self, num_classes: int) -> np.ndarray:
-        """Where each class starts, (num_classes + 1,); of boxes ordered by class."""
+        """Return the start index (num_classes + 1,) of each class in sorted boxes."""
         return np.searchsorted(self.class_ids, np.arange(num_classes + 1))
 
 
 class MeanAveragePrecision:
-    """Collects the detections and labels of images one by one; `compute` scores them all.
+    """Accumulator of detections and labels that `compute` scores.
 
-    The figures do not depend on the order of the updates: equal scores are ranked by image name.
+    The scores do not depend on the order of the updates: equal scores are ranked by image name.
     """
 
     def __init__(self, class_names: ClassNames) -> None:
@@ -97,7 +107,11 @@ class MeanAveragePrecision:
         return len(self._images)
 
     def update(self, detections: Detections, truth: Record) -> None:
-        """Add one image; both must speak of pixels of the same image size, a DataError otherwise."""
+        """Add one image.
+
+        Raises:
+            DataError: the detections and the labels state different image sizes.
+        """
         if truth.size_wh is not None and tuple(truth.size_wh) != tuple(detections.size_wh):
             raise DataError(
                 f"{truth.where or truth.name}: found detections in an image of {detections.size_wh}, "
@@ -106,7 +120,15 @@ class MeanAveragePrecision:
         self._images.append((truth.name, detections, truth))
 
     def compute(self, iou_threshold: float = 0.5) -> Scores:
-        """All figures; `iou_threshold`, above 0 and at most 1, is for the VOC figures. A DataError without images."""
+        """Return all scores.
+
+        Args:
+            iou_threshold: of the VOC scores, above 0 and at most 1.
+
+        Raises:
+            ConfigError: `iou_threshold` is out of range.
+            DataError: there are no images, or a class id is out of range.
+        """
         if not 0 < iou_threshold <= 1:
             raise ConfigError(f"overlap_threshold: found {iou_threshold}, expected above 0 and at most 1")
         if not self._images:
@@ -145,22 +167,26 @@ class MeanAveragePrecision:
         )
 
     def _in_order(self) -> List[Tuple[str, Detections, Record]]:
-        """The images in the order of their numbers: by name."""
+        """Return the images sorted by name, which defines their indexes."""
         return sorted(self._images, key=lambda image: image[0])
 
     def _records(self) -> List[Record]:
-        """The labels in the order of the images' numbers."""
+        """Return the labels of the images, sorted by image name."""
         return [record for _, _, record in self._in_order()]
 
     def _gather_ignored(self) -> Tuple[_Boxes, np.ndarray]:
-        """Regions of all images that are ignored, of the classes that have names, and which of them are crowds."""
+        """Return the ignored regions of all named classes, and a mask of the crowds."""
         regions = [record.ignored for record in self._records()]
         joined = _joined([(r.boxes, r.class_ids, np.ones(len(r), np.float32)) for r in regions])
         named = (joined.class_ids >= 0) & (joined.class_ids < len(self.class_names))
         return joined.take(named), np.concatenate([r.crowds for r in regions])[named]
 
     def _gather(self) -> Tuple[_Boxes, _Boxes]:
-        """Labels and detections of all images, images by name; a DataError for a class that has no name."""
+        """Return the labels and the sorted detections of all images.
+
+        Raises:
+            DataError: a class id is out of range.
+        """
         images = self._in_order()
         truth = _joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
         detections = _joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
@@ -184,7 +210,10 @@ class MeanAveragePrecision:
         return tuple(_scores_of_class(*column) for column in columns)
 
     def _curves(self, detections: _Boxes, hits: np.ndarray, truth: _Boxes) -> Dict[str, Curve]:
-        """For each class with labelled boxes; `hits` are numbers of detections."""
+        """Return the curve of each class that has labelled boxes.
+
+        `hits` are indexes of detections.
+        """
         limits = detections.class_limits(len(self.class_names))
         labelled = np.bincount(truth.class_ids, minlength=len(self.class_names))
         is_hit = np.zeros(len(detections.scores), dtype=bool)
@@ -199,26 +228,28 @@ class MeanAveragePrecision:
 
 
 def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Boxes:
-    """One table of the boxes, class ids and scores of each image."""
+    """Concatenate the boxes, class ids and scores of all images."""
     boxes, class_ids, scores = (np.concatenate(column) for column in zip(*images))
     return _Boxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
 
 
 def _ranks(hits: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:
-    """For each class, the places from 1 of its hits among its detections that are not ignored; `hits` and `ignored` are
-    numbers of detections, rising."""
+    """Return the 1-based ranks of each class's hits among its detections.
+
+    Ignored detections are not counted. `hits` and `ignored` are sorted indexes of detections.
+    """
     hits, limits = _without(hits, ignored), _without(limits, ignored)
     parts = np.split(hits, np.searchsorted(hits, limits[1:-1]))
     return [part - start + 1 for part, start in zip(parts, limits)]
 
 
 def _without(numbers: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Numbers of detections as they are once those of `ignored`, rising, are taken away."""
+    """Return indexes of detections after those in `ignored` (sorted) are removed."""
     return numbers - np.searchsorted(ignored, numbers) if len(ignored) else numbers
 
 
 def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:
-    """Numbers of the detections that are among the first MAX_DETECTIONS of their image and class."""
+    """Return the indexes of the first MAX_DETECTIONS per image and class."""
     crowded = np.flatnonzero(np.bincount(detections.images)[detections.images] > MAX_DETECTIONS)
     keep = np.ones(len(detections.scores), dtype=bool)
     keep[crowded] = rank_in_group(detections.take(crowded).grouped(num_classes).groups) < MAX_DETECTIONS
@@ -226,7 +257,7 @@ def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:
 
 
 def _renumbered(pairs: Pairs, kept: np.ndarray) -> Pairs:
-    """The pairs of the detections `kept` (numbers, rising), these numbered from 0."""
+    """Return the pairs of the detections `kept` (sorted), renumbered from 0."""
     number = np.searchsorted(kept, pairs.detection)
     here = np.append(kept, -1)[number] == pairs.detection
     return pairs._replace(detection=number).take(here)
@@ -235,7 +266,15 @@ def _renumbered(pairs: Pairs, kept: np.ndarray) -> Pairs:
 def _scores_of_class(
     name: str, boxes: int, detections: int, voc: np.ndarray, coco: Sequence[np.ndarray]
 ) -> ClassScores:
-    """Average precisions from the ranks of the hits: of VOC, and of COCO at each of COCO_IOUS."""
+    """Return the scores of one class.
+
+    Args:
+        name: class name.
+        boxes: number of labelled boxes.
+        detections: number of detections.
+        voc: ranks of the hits by the VOC rule.
+        coco: ranks of the hits by the COCO rule at each of COCO_IOUS.
+    """
     if not boxes:
         return ClassScores(name, boxes, detections)
     by_iou = [coco_average_precision(ranks, boxes) for ranks in coco]

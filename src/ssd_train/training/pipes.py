@@ -1,4 +1,7 @@
-"""Channels in Pipe mode as sides of a job: all are read at once, so that none waits until SageMaker gives up."""
+"""Read the training and validation data of Pipe mode channels.
+
+All channels are read at the same time, because SageMaker gives up on a channel that waits too long.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,21 @@ from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 
 MB, GB = 10**6, 10**9
-FREE_SHARE = 0.5  # of the free disk, where no limit is given
-VALIDATION_SHARE = 0.25  # of the limit, where both sides come as streams
+FREE_SHARE = 0.5  # of the free disk space, if --pipe_spill_gb is 0
+VALIDATION_SHARE = 0.25  # of the limit, if both channels are piped
 
 
 def piped_paths(environment: Environment) -> Dict[str, Path]:
-    """The channels, train and validation, that come as streams: those that the environment names, and those without a
-    folder whose first FIFO is there."""
+    """Return the paths of the train and validation channels that use Pipe mode.
+
+    These are the channels that the environment names, and those without a folder whose first FIFO exists.
+    """
     paths = {"train": environment.train, "validation": environment.validation}
     return {name: path for name, path in paths.items() if path and (name in environment.pipes or _looks_piped(path))}
 
 
 class Pipes:
-    """The piped channels of a job, each received once, and what training makes of them."""
+    """Pipe mode channels of a job, each received once at construction."""
 
     def __init__(self, config: TrainConfig, paths: Dict[str, Path], progress: Progress) -> None:
         self._config, self._progress = config, progress
@@ -45,13 +50,16 @@ class Pipes:
         return name in self._channels
 
     def train(self) -> LabelledImages:
-        """The training side; its images are a DetectionStream where they are too many to keep."""
+        """Return the training data.
+
+        The images are a DetectionStream if they do not fit the spill file.
+        """
         channel, config = self._channels["train"], self._config
         class_names, table = channel.class_table(parse_class_names(config.class_names))
         labels, images = channel.label_set(class_names, table, config.on_bad_data)
         if not config.class_names:
             labels = with_class_count(labels, config.num_classes)
-        # a later epoch, or validation, may have an id that the first pass over training did not show
+        # later epochs and validation may have ids that do not occur in the first pass over the training data
         self._table = table = {**{i: i for i in labels.class_names.unnamed}, **table}
         if images is not None:
             return LabelledImages(labels, images)
@@ -61,11 +69,15 @@ class Pipes:
         return LabelledImages(labels, DetectionStream(channel.path, table, options, self._progress))
 
     def validation(self, class_names: ClassNames) -> LabelledImages:
-        """The validation side, in the classes of training."""
+        """Return the validation data with the training classes `class_names`.
+
+        Raises:
+            DataError: the images do not fit the spill file, or training lacks a class.
+        """
         channel = self._channels["validation"]
         if channel.classes or self._table is None:
             names, table = channel.class_table(None)
-        else:  # no names of its own: its ids are those of the training channel
+        else:  # without class names its ids are those of the training channel
             names, table = class_names, self._table
         labels, images = channel.label_set(names, table, self._config.on_bad_data)
         if images is None:
@@ -86,7 +98,7 @@ class Pipes:
             try:
                 done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
             finally:
-                stop.set()  # where one has failed, the others need not go on
+                stop.set()  # after a failure the other readers need not go on
             for future in done:
                 future.result()
             channels = {name: future.result() for name, future in futures.items()}

@@ -1,4 +1,4 @@
-"""The two sides of a job's data: what is trained on and what it is scored with, in the same classes."""
+"""Read the training and validation data of a job, with the same classes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ Sides = Tuple[LabelledImages, LabelledImages]
 
 
 def read_sides(config: TrainConfig, environment: Environment, progress: Progress) -> Sides:
-    """Training and validation data, split where validation is not given; their classes are the training labels'.
+    """Return training and validation data, split if there is no validation data.
+
+    Both have the classes of the training labels.
 
     Raises:
-        DataError: data that cannot be used; ConfigError: a setting that does not fit it.
+        DataError: the data are unusable.
+        ConfigError: a setting does not fit the data.
     """
     pipes = Pipes(config, piped_paths(environment), progress)
     fetch = image_fetcher(progress) if environment.fetch_images else None
@@ -61,7 +64,10 @@ def read_sides(config: TrainConfig, environment: Environment, progress: Progress
 def _of_sets(
     train: LabelledImages, config: TrainConfig, alone: bool, progress: Progress
 ) -> Tuple[LabelledImages, Optional[LabelledImages]]:
-    """Of the sets that the data names that which is trained on, and that which is scored with if there is one."""
+    """Return the named sets of the data to train on and to validate with.
+
+    The second is None if the data have no set for it.
+    """
     labels = train.labels
     sets = described(labels)
     if config.split:
@@ -78,7 +84,7 @@ def _of_sets(
 
 
 def hold_out(whole: LabelledImages, config: TrainConfig, progress: Optional[Progress] = None) -> Sides:
-    """A share of the images kept for validation."""
+    """Hold out a fraction of the images for validation."""
     if isinstance(whole.images, DetectionStream):
         raise DataError(
             f"{whole.images.path}: holds more images than can be kept to hold some out for validation, expected a "
@@ -87,9 +93,9 @@ def hold_out(whole: LabelledImages, config: TrainConfig, progress: Optional[Prog
     group = config.split_group or None
     content = hash_of_image(whole.images)
     train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
-    # what was skipped belongs to the file, so it is told with the larger part
+    # skipped and repaired lines belong to the whole file, so they are reported once, with the training data
     train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
-    held_out = dataclasses.replace(held_out, others=())  # told with training's
+    held_out = dataclasses.replace(held_out, others=())  # reported with the training data
     return LabelledImages(train, whole.images), LabelledImages(held_out, whole.images)
 
 

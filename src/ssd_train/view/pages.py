@@ -1,4 +1,4 @@
-"""A PDF to leaf through: a title page, then pictures with their boxes, three across and five down, names above them."""
+"""Write a PDF: a title page, then pages of 15 images with their boxes and names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssd_train.view.report_data import Sample
 from ssd_train.view.scenes import draw_scene, match
 
 COLUMNS, ROWS = 3, 5
-# A4 at 160 dots an inch: letters of 6 points are 13 pixels high
+# A4 at 160 dots per inch: letters of 6 points are 13 pixels high
 DPI, PAGE_WH = 160.0, (1323, 1871)
 CELL_WH: SizeWH = (424, 354)
 _MARGIN = ((PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2, 36)
@@ -33,8 +33,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Page:
-    """One picture to show: `image` RGB uint8 (H, W, 3), what was detected, and what is true where that is known; `note`
-    is written in its corner."""
+    """One image to show.
+
+    Attributes:
+        name: image name.
+        image: RGB uint8 (H, W, 3).
+        detections: the detections.
+        truth: the labels; None if unknown.
+        note: text for the lower left corner.
+    """
 
     name: str
     image: np.ndarray
@@ -45,8 +52,15 @@ class Page:
 
 @dataclass(frozen=True)
 class TitlePage:
-    """What the first page says: a title, lines such as the model and the date, the classes, the score threshold, and
-    whether the pictures show labels, too."""
+    """Content of the title page.
+
+    Attributes:
+        title: title.
+        lines: lines below it, such as model and date.
+        class_names: classes.
+        threshold: lowest score of a box.
+        has_truth: True if the images show labels.
+    """
 
     title: str
     lines: Sequence[str]
@@ -56,14 +70,21 @@ class TitlePage:
 
 
 def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
-    """Write `path`, whole or not at all, and return the number of pictures; `pages_of` is read page by page."""
+    """Write a PDF atomically, consuming `pages_of` page by page.
+
+    Returns:
+        The number of images.
+    """
     count = 0
-    # not in place: to append, Pillow reads the list of pages in the file, and `path` may be a pipe
+    # in a temporary file, because Pillow reads the file to append a page, and `path` may be a pipe
     with open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=".pdf") as made:
 
         def add(page: np.ndarray, **options: Any) -> None:
-            """Write a page. Pillow holds all pages of one call in memory, so each has a call of its own."""
-            dates: Dict[str, Any] = {"creationDate": None, "modDate": None}  # the same pages make the same file
+            """Write a page.
+
+            Each page has its own call, because Pillow holds all pages of a call in memory.
+            """
+            dates: Dict[str, Any] = {"creationDate": None, "modDate": None}  # equal pages give equal files
             Image.fromarray(page).save(made.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
 
         add(title_page(front), title=front.title)
@@ -75,8 +96,14 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
 
 
 def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
-    """Up to 15 pictures, row by row from the top left, each in its own cell however many there are; RGB of PAGE_WH."""
-    # in the size of its cell before it is drawn on, so that lines and letters are alike on all of them
+    """Draw up to 15 images in rows from the top left.
+
+    Cells have the same size on every page.
+
+    Returns:
+        RGB of PAGE_WH.
+    """
+    # resized before drawing, so that lines and letters have the same size on all images
     drawn = [draw_page(page, class_names, threshold, cell_room(CELL_WH)) for page in group]
     sheet = contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
     page = Image.new("RGB", PAGE_WH, WHITE)
@@ -87,13 +114,17 @@ def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: floa
 
 
 def cell_of(index: int) -> Tuple[int, int, int, int]:
-    """Pixels x1, y1, x2, y2 of the cell of picture `index` (0 to 14) on its page."""
+    """Return x1, y1, x2, y2 in pixels of the cell `index`, 0 to 14, of a page."""
     left, top = _MARGIN[0] + index % COLUMNS * CELL_WH[0], _MARGIN[1] + index // COLUMNS * CELL_WH[1]
     return left, top, left + CELL_WH[0], top + CELL_WH[1]
 
 
 def title_page(front: TitlePage) -> np.ndarray:
-    """Title, lines, how boxes are drawn, and the classes with their colours; RGB of PAGE_WH."""
+    """Draw title, lines, a legend of the boxes, and the classes with their colours.
+
+    Returns:
+        RGB of PAGE_WH.
+    """
     page = _TitleCanvas()
     page.write(front.title, 50, DARK, after=20)
     for line in front.lines:
@@ -114,7 +145,7 @@ def title_page(front: TitlePage) -> np.ndarray:
 
 
 class _TitleCanvas:
-    """Lines of text from the top of a page down."""
+    """Page filled with lines of text from top to bottom."""
 
     _LEFT = 130
 
@@ -124,13 +155,21 @@ class _TitleCanvas:
         self._y = 210
 
     def write(self, text: str, size: int, colour: RGB, after: int = 0, indent: int = 0) -> None:
-        """A line of `size` pixels cut to the page, `after` pixels above the next one, `indent` pixels to the right."""
+        """Write a line of text, truncated to the page.
+
+        Args:
+            text: the text.
+            size: font size in pixels.
+            colour: colour of the text.
+            after: pixels to leave free below.
+            indent: pixels from the left margin.
+        """
         line = fonts.shortened(" ".join(text.split()), size, PAGE_WH[0] - 2 * self._LEFT - indent)
         self._pen.text((self._LEFT + indent, self._y), line, colour, fonts.any_font(line, size), anchor="la")
         self._y += round(size * _LINE / _TEXT) + after
 
     def key(self, text: str, colour: RGB) -> None:
-        """A line with a square of `colour` before it."""
+        """Write a line after a square of `colour`."""
         self._pen.rectangle((self._LEFT, self._y + 4, self._LEFT + 21, self._y + 25), fill=colour)
         self.write(text, _TEXT, DARK, indent=38)
 
@@ -139,24 +178,27 @@ class _TitleCanvas:
         self._y += height
 
     def lines_left(self) -> int:
-        """How many more lines of text fit."""
+        """Return how many more lines of text fit."""
         return (PAGE_WH[1] - 120 - self._y) // _LINE
 
 
 def _class_line(class_names: ClassNames, index: int) -> str:
-    """The name; one that no font here can draw by its number, as on the pictures, and its letters as code points."""
+    """Return the class name.
+
+    If no font can draw it, return its number, as on the images, and its code points.
+    """
     label, name = class_label(class_names, index), class_names[index]
     return label if label != f"#{index}" else f"{label}  {name.encode('unicode_escape').decode('ascii')}"
 
 
 def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
-    """The picture, fitted into `room_wh`, with what was detected and, where that is known, what is true; its note."""
+    """Draw detections, labels and note on the image, resized to fit `room_wh`."""
     drawn = _draw_boxes(page, class_names, threshold, room_wh)
     return draw_note(drawn, page.note) if page.note else drawn
 
 
 def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
-    # as large as it is shown, however small it is: letters that are enlarged later cannot be read
+    # enlarge small images before drawing, because letters that are enlarged later are illegible
     image = fitted(page.image, room_wh, enlarge=float("inf"))
     if page.truth is None:
         return draw_detections(image, page.detections, class_names, threshold)
@@ -165,7 +207,7 @@ def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: 
 
 
 def _stem(name: str) -> str:
-    """File name without folders and ending; the name as it is where that leaves nothing."""
+    """Return the file name without folders and suffix; `name` if that is empty."""
     return Path(name.rsplit("/", 1)[-1]).stem or name
 
 

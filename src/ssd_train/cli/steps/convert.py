@@ -1,4 +1,4 @@
-"""prepare convert."""
+"""The step convert of prepare: convert labels from one format to another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VIDEO = "video"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert; say how many images there are and what got lost."""
+    """Convert, and print the number of images and what is lost."""
     parser = make_parser(
         "convert",
         "Labels of one format as another; --from video reads the frames of a Ground Truth video job. Images are "
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     with localised(flags) as progress:
         data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
         refuse_own_input(flags.output, flags.labels, data.labels.source)
-        # a folder in the output, as YOLO has it, cannot be there before the output is
+        # YOLO's images folder may lie in the output folder, which `convert` must create first
         inside = flags.output_images and flags.to == "yolo" and flags.output in flags.output_images.parents
         if flags.output_images and not inside:
             data = _with_images(data, flags, progress)
@@ -71,7 +71,7 @@ def _read_video(flags: argparse.Namespace) -> LabelledImages:
     place = flags.labels
     labels = read_video_frames(place, flags.label_attribute or None, flags.on_bad_data)
     labels = dataclasses.replace(labels, details={**labels.details, "format": VIDEO})
-    if flags.images is None:  # frames are not needed to write a manifest, which may do without their sizes
+    if flags.images is None:  # a new manifest needs neither frames nor their sizes
         return LabelledImages(labels, FolderImages(place if place.is_dir() else place.parent))
     data = LabelledImages(labels, FolderImages(flags.images))
     return LabelledImages(with_sizes(data), data.images)

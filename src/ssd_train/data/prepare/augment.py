@@ -1,7 +1,7 @@
-"""augment: five of each labelled picture: itself, mirrored in two ways, and turned by 90 degrees in two ways.
+"""Add flipped and rotated copies of each image to a manifest.
 
-Boxes are moved by the functions of data/boxes.py, which online augmentation uses too, and pixels by NumPy's flip and
-rot90, as there. Their numbers keep their text where they do not change.
+Boxes are moved by the functions of data/boxes.py, as in online augmentation. Numbers that do not change keep their
+text.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ Tables = Mapping[str, Mapping[int, int]]
 
 
 class Operation(NamedTuple):
-    """A way to see a picture anew: of pixels (H, W, 3), of boxes (N, 4) in a picture of a size, and whether width and
-    height change places."""
+    """Flip or rotation of an image and its boxes.
+
+    Attributes:
+        pixels: maps an image (H, W, 3).
+        boxes: maps boxes (N, 4) xyxy in an image of the given size.
+        turns: True if width and height are swapped.
+    """
 
     pixels: Callable[[np.ndarray], np.ndarray]
     boxes: Callable[[np.ndarray, SizeWH], np.ndarray]
@@ -43,7 +48,10 @@ OPERATIONS: Dict[str, Operation] = {
 
 
 def variant_name(source: str, operation: str) -> str:
-    """The name of an image after `operation`: ``a/b.c.jpg`` -> ``a/b.c-x-flip.jpg``."""
+    """Return the name of an image after `operation`.
+
+    ``a/b.c.jpg`` becomes ``a/b.c-x-flip.jpg``.
+    """
     stem, suffix = posixpath.splitext(source)
     return f"{stem}-{operation}{suffix}"
 
@@ -54,22 +62,30 @@ def augment_labels(
     operations: Sequence[str] = tuple(OPERATIONS),
     size_of: Optional[SizeOf] = None,
 ) -> int:
-    """Write the manifest's lines to `output` as they are, then once more for each of the `operations`; return how many.
+    """Write a manifest's lines to `output`, then a copy of each per operation.
 
-    The boxes of all labelling jobs on a line are moved, everything else is copied. The size of a picture is that of the
-    label's image_size, or else what `size_of` says.
+    The boxes of all labelling jobs on a line are moved, everything else is copied.
+
+    Args:
+        path: the manifest.
+        output: the new manifest.
+        operations: keys of OPERATIONS.
+        size_of: returns the image size of a line whose label has no image_size.
+
+    Returns:
+        The number of lines written.
 
     Raises:
-        ConfigError: an operation that is none of OPERATIONS, or none.
-        DataError: a line that cannot be used, an image that comes again, a name that is taken, or a size that nobody
-            knows; begins with file:line.
+        ConfigError: an operation is not in OPERATIONS or is repeated, or there is none.
+        DataError: a line is unusable, an image name is repeated or taken, or an image size is unknown; begins with
+            file:line.
     """
     check_operations(operations)
     return write_lines(output, _lines(path, operations, box_tables(path), size_of))
 
 
 def check_operations(operations: Sequence[str]) -> None:
-    """A ConfigError unless they are some of OPERATIONS, each once."""
+    """Raise a ConfigError unless `operations` has keys of OPERATIONS, each once."""
     if not operations or len(set(operations)) < len(operations) or not set(operations) <= set(OPERATIONS):
         raise ConfigError(
             f"operations: found {' '.join(operations) or 'none'}, expected some of {' '.join(OPERATIONS)}"
@@ -77,7 +93,7 @@ def check_operations(operations: Sequence[str]) -> None:
 
 
 def refuse_taken_names(path: "str | Path", operations: Sequence[str]) -> None:
-    """A DataError when two images, as they are or after an operation, would have the same name."""
+    """Raise a DataError if two images or their variants have the same name."""
     seen: Dict[str, str] = {}
     for line in read_lines(path):
         for name in [line.source, *(variant_name(line.source, operation) for operation in operations)]:
@@ -89,23 +105,29 @@ def refuse_taken_names(path: "str | Path", operations: Sequence[str]) -> None:
 
 
 def label_size(line: ManifestLine, tables: Tables) -> Optional[SizeWH]:
-    """The size of the line's picture that its labels tell, or None."""
+    """Return the image size that the line's labels state, or None."""
     sizes = [_read(line, name, table).size_wh for name, table in tables.items() if is_labelled(line, name)]
     return next(filter(None, sizes), None)
 
 
 def box_tables(path: "str | Path") -> Tables:
-    """Every attribute with boxes, and its class ids as `read_box_label` wants them; a DataError where there is none."""
+    """Return the class id table of each attribute with boxes, for `read_box_label`.
+
+    The tables map each class id to itself.
+
+    Raises:
+        DataError: no attribute has boxes, or a line is malformed.
+    """
     found = survey(local_path(path))
     names = [name for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds]
     if not names:
-        choose_attribute(found, None, path)  # says what there is instead
+        choose_attribute(found, None, path)  # raises an error that lists the other attributes
     return {name: {class_id: class_id for class_id in labels_of(found, name, path).name_of} for name in names}
 
 
 def _lines(path: "str | Path", operations: Sequence[str], tables: Tables, size_of: Optional[SizeOf]) -> Iterator[bytes]:
     refuse_taken_names(path, operations)
-    # one operation after the other, so that the five of one picture do not meet in one batch
+    # grouped by operation, so that the variants of one image do not share a batch
     yield from (line.raw for line in read_lines(path))
     for operation in operations:
         for line in read_lines(path):
@@ -116,7 +138,6 @@ def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Option
     labels = {name: _read(line, name, table) for name, table in tables.items() if is_labelled(line, name)}
 
     def edit(copy: Dict[str, Any]) -> None:
-        """The name and the boxes of the picture as `operation` leaves it."""
         copy[SOURCE] = variant_name(line.source, operation)
         for name, label in labels.items():
             size_wh = label.size_wh or _size(line, name, size_of)
@@ -139,7 +160,10 @@ def _size(line: ManifestLine, attribute: str, size_of: Optional[SizeOf]) -> Size
 
 
 def _move(label: Dict[str, Any], read: BoxLabel, size_wh: SizeWH, operation: Operation) -> None:
-    """Move a label's boxes in place. Width and height are not computed, so that they stay as they were labelled."""
+    """Move a label's boxes in place.
+
+    Width and height are copied, not computed, so that they keep their text.
+    """
     moved = operation.boxes(np.array(read.boxes, np.float64).reshape(-1, 4), size_wh)
     for box, (left, top) in zip(label["annotations"], moved[:, :2].tolist()):
         box["left"], box["top"] = _short(left), _short(top)

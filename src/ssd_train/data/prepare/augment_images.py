@@ -1,7 +1,7 @@
-"""augment, the pictures: those that the lines of `augment` name.
+"""Write flipped and rotated copies of the images of a manifest.
 
-Mirrored and turned pictures are upright (the EXIF orientation is applied where the labels' image_size asks for it) and
-keep their format; a JPEG is compressed once more. The pictures themselves are copied byte for byte.
+Variants keep the format of their image; a JPEG is compressed again. They are upright: the EXIF orientation is applied
+unless only the stored pixels have the labels' image_size. The images themselves are copied byte for byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from ssd_train.progress import Progress
 
 
 class _Picture(NamedTuple):
-    """A picture to augment: its name in the labels, their place, the size they tell, and its path below the output."""
+    """Image to augment.
+
+    Attributes:
+        name: its name in the labels.
+        where: ``file:line`` of its labels.
+        size_wh: its size according to the labels.
+        target: its path below the output folder.
+    """
 
     name: str
     where: str
@@ -40,7 +47,7 @@ class _Picture(NamedTuple):
 
     @property
     def record(self) -> Record:
-        """What an image source wants to know."""
+        """Return a record for image sources; it has no boxes."""
         return Record(self.name, np.zeros((0, 4)), np.zeros(0), self.size_wh, self.where)
 
 
@@ -51,22 +58,30 @@ def augment_images(
     writing: Writing,
     progress: Progress,
 ) -> Processed:
-    """Of each picture that the manifest `path` names, found below the first of `folders`, write a copy and one picture
-    for each of the `operations` below the second, at the paths of their keys (without the bucket).
+    """Write a copy of each image and one variant per operation.
 
-    Pictures that are there already, and not older than their source, are skipped unless `writing` says otherwise. Those
-    that cannot be read are listed in the result.
+    Images are read below the first folder. Files are written below the second, at the paths of the images' keys without
+    the bucket. Unless `writing.overwrite` is set, images whose files exist and are not older than the image are
+    skipped.
+
+    Args:
+        path: the manifest.
+        folders: input and output folder.
+        operations: keys of OPERATIONS.
+
+    Returns:
+        Counts, and a line for each image that cannot be read.
 
     Raises:
-        ConfigError: an unknown operation, or an output that lies in the folder of images.
-        DataError: a line that cannot be used, or two pictures for one path; begins with file:line.
+        ConfigError: an operation is unknown, or the output lies in the input folder.
+        DataError: a line is unusable, or two images have the same output path; begins with file:line.
     """
     check_operations(operations)
     images, output = FolderImages(local_path(folders[0])), output_folder(folders[1], folders[0])
     pictures = _pictures(path, operations)
 
     def work(picture: _Picture) -> Tuple[bool, str]:
-        """Write the variants and then the copy of one picture, which stands for all; whether it did, and a note."""
+        """Write the variants, then the copy; return whether it did, and a note."""
         variants = {operation: output / variant_name(picture.target, operation) for operation in operations}
         copy, original = output / picture.target, Path(images.locate(picture.record))
         if not writing.overwrite and is_done([copy, *variants.values()], original):
@@ -84,11 +99,14 @@ def augment_images(
 
 
 def sizes_of_pictures(images: "str | Path") -> SizeOf:
-    """The upright size of a line's picture below the folder `images`, for labels that do not tell it."""
+    """Return a function that reads the size of a line's image below `images`.
+
+    It is needed for labels that do not state a size.
+    """
     source = FolderImages(local_path(images))
 
     def size_of(line: ManifestLine) -> SizeWH:
-        """(width, height) of the line's picture, upright pixels, read off its header."""
+        """Return the upright (width, height) from the image header."""
         return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).shown_wh
 
     return size_of

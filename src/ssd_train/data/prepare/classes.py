@@ -1,6 +1,6 @@
-"""The classes of a manifest's boxes: read from it, and written into it anew.
+"""Read the classes of a manifest's boxes, and write new ones.
 
-Every line rewritten gets the full class-map, so that each line can be read by itself.
+Each rewritten line gets the full class-map, so that it can be read without the other lines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from ssd_train.errors import DataError
 
 @dataclass(frozen=True)
 class Labels:
-    """The box labels of one manifest: their attribute, class id of the file -> name, and name -> its lowest id."""
+    """Box labels of one manifest.
+
+    Attributes:
+        attribute: their label attribute.
+        name_of: class name by class id of the file.
+        id_of: lowest class id by class name.
+    """
 
     attribute: str
     name_of: Dict[int, str]
@@ -27,10 +33,14 @@ class Labels:
 
 
 def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> Labels:
-    """Which boxes a manifest holds (`label_attribute`, or those of the newest job), and their classes.
+    """Return the label attribute of a manifest's boxes and their classes.
+
+    Args:
+        path: the manifest.
+        label_attribute: the attribute to read; None: that of the newest job.
 
     Raises:
-        DataError: a line or a class-map that is malformed, or no boxes; begins with file:line.
+        DataError: a line or a class-map is malformed, or there are no boxes; begins with file:line.
         ConfigError: `label_attribute` has no boxes in the manifest.
     """
     found = survey(local_path(path))
@@ -38,7 +48,11 @@ def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> L
 
 
 def labels_of(found: Survey, attribute: str, path: "str | Path") -> Labels:
-    """The classes of one attribute of a surveyed manifest."""
+    """Return the classes of one attribute of a scanned manifest.
+
+    Raises:
+        DataError: a line or a class-map is malformed; begins with file:line.
+    """
     faults = {**found.faults, **found.attributes[attribute].faults}
     if faults:
         raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
@@ -49,7 +63,13 @@ def labels_of(found: Survey, attribute: str, path: "str | Path") -> Labels:
 
 
 def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) -> List[str]:
-    """The class name of each box on a labelled line: by its class id, or the values of `from_keys` joined by blanks."""
+    """Return the class name of each box on a labelled line.
+
+    With `from_keys` all boxes get the values of these keys, joined by blanks; else each gets the name of its class id.
+
+    Raises:
+        DataError: a class id is unknown, or a key has no usable value; begins with file:line.
+    """
     boxes = annotations_of(line, labels.attribute)
     if from_keys and boxes:
         return [_joined(line, from_keys)] * len(boxes)
@@ -57,11 +77,16 @@ def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) 
 
 
 def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], ids: Mapping[str, int]) -> Edit:
-    """An edit of a labelled line: its boxes get the classes `names`, numbered as `ids` (name -> id) says, and the line
-    the full class-map; boxes of no class in `ids` are left out."""
+    """Return an edit that replaces the classes of a labelled line.
+
+    Args:
+        line: the line.
+        attribute: its label attribute.
+        names: new class name of each box; boxes of a class that is not in `ids` are removed.
+        ids: class id by name, for the boxes and the line's class-map.
+    """
 
     def edit(copy: Dict[str, Any]) -> None:
-        """Renumber the boxes, drop those without a class, and write the class-map."""
         for box, name in zip(copy[attribute]["annotations"], names):
             box["class_id"] = ids.get(name)
         keep_boxes(line, copy, attribute, [name in ids for name in names])

@@ -1,6 +1,6 @@
-"""Labels of one format written as another, and what gets lost on the way.
+"""Convert labels from one format to another, and report what is lost.
 
-Labels are held in memory, images pass one at a time. What is written stands at its place whole or not at all.
+Labels are held in memory, images are processed one at a time. Outputs are written atomically.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ssd_train.progress import Progress
 from ssd_train.storage import is_stream
 
 SIZED = ("coco", "voc", "yolo")  # formats that need the size of each image
-DIFFICULT_TARGETS = ("voc", "recordio")  # formats that can say that an object is difficult
-CROWD_TARGETS = ("coco",)  # ... and that a region is a crowd
-# what a format may hold that none of this package's other words can
+DIFFICULT_TARGETS = ("voc", "recordio")  # formats with a flag for difficult objects
+CROWD_TARGETS = ("coco",)  # formats with a flag for crowds
+# information that only the format itself can hold, for the report of losses
 ONLY_THERE = {
     "ground_truth": "confidences and the rest of the metadata, keys beside the labels",
     "video": "object ids and label-category-attributes",
@@ -50,12 +50,20 @@ Records = Iterable[Record]
 
 
 def convert(data: LabelledImages, target: str, output: Path, progress: Optional[Progress] = None) -> List[str]:
-    """Write labels as `target`, a key of WRITERS, at `output` (RecordIO: and their images); returns what is lost, a
-    line each.
+    """Write labels in the format `target` at `output`; RecordIO includes the images.
+
+    Args:
+        data: the labels and their images.
+        target: a key of WRITERS.
+        output: the new file or folder.
+        progress: shows the images.
+
+    Returns:
+        A line for each kind of information that is lost.
 
     Raises:
-        ConfigError: `target` cannot be written, or `output` has not the ending that it needs.
-        DataError: `target` cannot hold the labels, or an image that it needs cannot be had.
+        ConfigError: `target` is no format that can be written, or `output` has the wrong suffix.
+        DataError: `target` cannot hold the labels, or an image that it needs cannot be read.
     """
     if target not in WRITERS:
         raise ConfigError(f"to: found {target!r}, expected one of {', '.join(WRITERS)}")
@@ -75,8 +83,11 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
 
 
 def with_portable_names(data: LabelledImages) -> LabelSet:
-    """The labels with names that every program reads: no addresses but those of S3, no absolute paths, no spelling of a
-    file's name that is not the file's."""
+    """Return the labels with image names that other programs can use.
+
+    URLs other than s3:// and absolute paths become relative paths. A name that is spelled differently from its file
+    becomes the file's path.
+    """
     name_of = data.images.portable_name if isinstance(data.images, FolderImages) else portable_name
     records = []
     for record in data.labels.records:
@@ -86,8 +97,10 @@ def with_portable_names(data: LabelledImages) -> LabelSet:
 
 
 def with_sizes(data: LabelledImages) -> LabelSet:
-    """The labels with the size of each image, read from its header where they do not tell it; boxes are fitted to it
-    as every format's are."""
+    """Return the labels with the size of each image.
+
+    Missing sizes are read from the image headers. Boxes are clipped to the image as in every reader.
+    """
     labels = data.labels
     gather = Gather(labels.source)
     for record in labels.records:
@@ -103,8 +116,13 @@ def with_sizes(data: LabelledImages) -> LabelSet:
 
 
 def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
-    """Write all images, as they are encoded, into a new `folder` under their names without the bucket, whole or not at
-    all; returns the labels, in which a name without a picture's ending has one now (images of RecordIO have none)."""
+    """Copy all encoded images atomically into a new `folder`.
+
+    Files are named like the images, without the bucket.
+
+    Returns:
+        The labels with the new folder as their image source. Names without an image suffix (RecordIO) get one.
+    """
     data = LabelledImages(with_portable_names(data), data.images)
     _check_keys(data.labels.records)
     renamed = []
@@ -150,7 +168,7 @@ def _voc(output: Path, records: Records, data: LabelledImages) -> None:
 
 
 Writer = Callable[[Path, Records, LabelledImages], None]
-# format -> the ending of its file, "" for a folder, and its writer
+# format -> (suffix of its file, "" for a folder; writer)
 WRITERS: Dict[str, Tuple[str, Writer]] = {
     "ground_truth": (".manifest", _ground_truth),
     "image_json": ("", _image_json),
@@ -163,7 +181,7 @@ ONE_FILE = ("ground_truth", "coco")
 
 
 def _check_keys(records: Sequence[Record]) -> None:
-    """Names without their buckets must still differ."""
+    """Raise a DataError if two names are equal without their buckets."""
     seen: Dict[Tuple[str, ...], Record] = {}
     for record in records:
         first = seen.setdefault(tuple(key_parts(record)), record)
@@ -175,7 +193,7 @@ def _check_keys(records: Sequence[Record]) -> None:
 
 
 def _lost_flags(labels: LabelSet, target: str) -> List[str]:
-    """What of the regions to be ignored `target` cannot hold, a line each, with their number."""
+    """Return a line for each kind of ignored region that `target` cannot hold."""
     crowds = sum(int(record.ignored.crowds.sum()) for record in labels.records)
     difficult = sum(len(record.ignored) for record in labels.records) - crowds
     lines = []
@@ -187,7 +205,10 @@ def _lost_flags(labels: LabelSet, target: str) -> List[str]:
 
 
 def _with_flags_of(labels: LabelSet, target: str) -> LabelSet:
-    """The labels with regions to be ignored as `target` can hold them; difficult objects become objects elsewhere."""
+    """Return the labels with only the ignored regions that `target` can hold.
+
+    Difficult objects become ordinary objects, crowds are dropped.
+    """
     if not any(len(record.ignored) for record in labels.records):
         return labels
     records = []

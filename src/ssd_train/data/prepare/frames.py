@@ -1,4 +1,4 @@
-"""frames: pictures out of videos."""
+"""Extract images from videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ FRAME_FORMATS = {"jpg": "JPEG", "png": "PNG"}
 
 
 class Choice(NamedTuple):
-    """Which frames, and as what: the first of each `every`, as "jpg" or "png"."""
+    """Selection and format of the frames.
+
+    Attributes:
+        every: every n-th frame is written, starting with the first.
+        format: "jpg" or "png".
+    """
 
     every: int = 1
     format: str = "jpg"
@@ -29,8 +34,14 @@ class Choice(NamedTuple):
 
 @dataclass
 class Frames:
-    """What was done with one video: frames read, pictures written, pictures that were there already, and the number of
-    frames that the video's header promises (0: none)."""
+    """Counts of one video.
+
+    Attributes:
+        read: frames read.
+        written: images written.
+        skipped: images that existed already.
+        promised: number of frames according to the video header; 0: unknown.
+    """
 
     video: str
     read: int = 0
@@ -42,15 +53,17 @@ class Frames:
 def extract_frames(
     videos: Sequence["str | Path"], output: "str | Path", choice: Choice, writing: Writing, progress: Progress
 ) -> List[Frames]:
-    """Write the chosen frames of each video as ``<video>_<number>.<format>`` below `output`.
+    """Write the chosen frames of each video below `output`.
 
-    Numbers have six digits and count all frames of the video from 0.
+    Files are named ``<video>_<number>.<format>``; the number has six digits and counts all frames of the video from 0.
+    Unless `writing.overwrite` is set, files that exist and are not older than the video are skipped.
 
-    Pictures that are there already, and not older than the video, are skipped unless `writing` says otherwise.
+    Returns:
+        The counts of each video.
 
     Raises:
-        ConfigError: a `choice` that is none, or two videos of one name.
-        DataError: a file that is no video, or has no frame that can be read.
+        ConfigError: `choice` is invalid, or two videos have the same name.
+        DataError: a file is no video, or has no frame that can be read.
     """
     if choice.every < 1:
         raise ConfigError(f"every: found {choice.every}, expected 1 or more")
@@ -92,7 +105,7 @@ def _open(path: Path) -> Any:
             found = looks_like(file.read(256))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
-    # OpenCV takes a picture for the first of a numbered sequence of frames
+    # OpenCV opens an image file as the first of a numbered sequence of frames
     capture = None if found in FORMATS else opencv().VideoCapture(str(path))
     if capture is None or not capture.isOpened():
         raise DataError(f"{path}: found {found}, expected a video that OpenCV can read (MP4, AVI, MOV, MKV, ...)")
@@ -100,7 +113,7 @@ def _open(path: Path) -> Any:
 
 
 def _grabbed(capture: Any) -> Iterator[int]:
-    """Step through the frames; a frame is decoded only when it is retrieved."""
+    """Yield frame indexes; only `retrieve` decodes a frame."""
     return takewhile(lambda _: capture.grab(), count())
 
 

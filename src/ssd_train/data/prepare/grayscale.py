@@ -1,9 +1,8 @@
-"""grayscale: a folder of pictures without their colours, under the same names.
+"""Write a folder of images in gray under the same names.
 
-Pictures keep their format (a JPEG stays a JPEG, whatever it is called), their size, and three channels, now equal, as
-labels and networks expect them. Pixels stay as they are stored and the EXIF orientation stays with them, so that labels
-fit as before, whether they were made on the turned or on the stored picture. Other metadata is left out, and so is
-transparency; 16 bits become 8.
+Images keep their format (a JPEG stays a JPEG whatever its suffix), size and three channels, which become equal. Pixels
+stay as stored and keep their EXIF orientation, so that labels still fit, whether they refer to the upright or to the
+stored image. Other metadata and transparency are dropped; 16 bits become 8.
 """
 
 from __future__ import annotations
@@ -40,15 +39,22 @@ def grayscale(
     writing: Writing,
     progress: Progress,
 ) -> Processed:
-    """Write each picture below the folder `images` in gray below `output`, under the same relative name.
+    """Write each image below the folder `images` in gray to `output`.
 
-    Pictures that are there already, and not older than their source, are skipped unless `writing` says otherwise. Those
-    that cannot be read are listed in the result.
+    Files keep their relative names. Unless `writing.overwrite` is set, images whose files exist and are not older than
+    the image are skipped.
+
+    Returns:
+        Counts, and a line for each image that cannot be read.
+
+    Raises:
+        ConfigError: `output` lies in `images`.
+        DataError: `images` is no folder, or has no images.
     """
     source, target = local_path(images), output_folder(output, images)
 
     def work(name: str) -> Tuple[bool, str]:
-        """Write the gray picture called `name`; whether it did, and a note."""
+        """Write one gray image; return whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
         data = read_picture(source / name)
@@ -60,12 +66,18 @@ def grayscale(
 
 
 def encode_stored(image: np.ndarray, header: ImageHeader, quality: int) -> bytes:
-    """RGB uint8 (H, W, 3) of pixels as stored -> bytes of the format and with the orientation of `header`."""
+    """Encode stored pixels in the format and with the orientation of `header`.
+
+    Args:
+        image: RGB uint8 (H, W, 3).
+        header: header of the original image.
+        quality: 1 to 100.
+    """
     if header.orientation == 1:
         return encode_like(image, header.format, quality)
     exif = Image.Exif()
     exif[_ORIENTATION] = header.orientation
     buffer = io.BytesIO()
-    # OpenCV writes no EXIF
+    # Pillow, because OpenCV writes no EXIF
     Image.fromarray(image).save(buffer, header.format, quality=quality, exif=exif.tobytes())
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""join: the manifests of several labelling jobs as one."""
+"""Merge the manifests of several labelling jobs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ ON_DUPLICATE = ("error", "keep-first", "keep-last", "keep-all")
 
 @dataclass
 class Joined:
-    """What was done: lines read of each manifest and written, images that came again, and the classes, name -> id,
-    where ids had to be made anew (else empty)."""
+    """Counts of a merge.
+
+    Attributes:
+        lines_in: lines read from each manifest.
+        lines_out: lines written.
+        duplicates: lines of an image that an earlier line has.
+        renumbered: class id by name if the ids had to change, else empty.
+    """
 
     lines_in: List[int] = field(default_factory=list)
     lines_out: int = 0
@@ -28,7 +34,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class _Input:
-    """A manifest and its labels; None where nobody has labelled its images yet."""
+    """Manifest and its labels; None if it is not labelled."""
 
     path: str
     labels: Optional[Labels]
@@ -40,16 +46,22 @@ def join(
     on_duplicate: str = "error",
     label_attribute: Optional[str] = None,
 ) -> Joined:
-    """Write the lines of all manifests, one manifest after the other, to `output`.
+    """Write the lines of all manifests, in order, to `output`.
 
-    The labels of each are those of its newest job, or of `label_attribute` where it has boxes under that name. Labels
-    of other names get that name. Where one class id means different classes, that of the first manifest keeps it, and
-    the others get ids above all that are in use. An image that comes again is an error, or its first or last line or
-    all of them are kept (`on_duplicate`).
+    The labels of each manifest are those of `label_attribute`, if it has boxes under that name, or else of its newest
+    job. Labels of other names are renamed. If a class id has different names in different manifests, the first
+    manifest's class keeps it, and the other classes get ids above all that are in use.
+
+    Args:
+        paths: the manifests.
+        output: the new manifest.
+        on_duplicate: one of ON_DUPLICATE: raise an error if an image is repeated, or keep its first, last or all lines.
+        label_attribute: name of the labels in `output`; None: the name that all manifests use.
 
     Raises:
-        ConfigError: labels of different names and no `label_attribute`, or an unknown `on_duplicate`.
-        DataError: images that come again, or a line that cannot be used; begins with file:line.
+        ConfigError: labels have different names and `label_attribute` is None, or `on_duplicate` is unknown.
+        DataError: an image is repeated, a class name conflicts, or a line is unusable; line errors begin with
+            file:line.
     """
     if on_duplicate not in ON_DUPLICATE:
         raise ConfigError(f"on_duplicate: found {on_duplicate!r}, expected one of {', '.join(map(repr, ON_DUPLICATE))}")
@@ -80,8 +92,11 @@ def _common_attribute(inputs: Sequence[_Input]) -> str:
 
 
 def _new_ids(inputs: Sequence[_Input]) -> Dict[str, int]:
-    """Name -> id of all classes, by rising ids, where an id has different names in different manifests; else none: all
-    ids stay. A name keeps its first id, unless another name has had that before."""
+    """Return id by name of all classes, in order of ids; empty if no id conflicts.
+
+    An id conflicts if it has different names in different manifests. A name keeps its first id that no earlier name
+    has.
+    """
     owner: Dict[int, str] = {}
     ids: Dict[str, int] = {}
     displaced: List[str] = []
@@ -106,7 +121,10 @@ def _new_ids(inputs: Sequence[_Input]) -> Dict[str, int]:
 
 
 def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict[str, int]:
-    """Image -> number of its line among all lines read; empty where all lines are kept."""
+    """Return the index, among all lines, of the line to keep for each image.
+
+    Empty if all lines are kept.
+    """
     chosen: Dict[str, int] = {}
     first: Dict[str, str] = {}
     faults: List[Tuple[str, str]] = []
@@ -135,17 +153,16 @@ def _lines(inputs: Sequence[_Input], attribute: str, ids: Dict[str, int], chosen
 
 
 def _all_lines(inputs: Sequence[_Input]) -> Iterator[Tuple[int, ManifestLine]]:
-    """Each line and the index of its manifest."""
+    """Yield each line with the index of its manifest."""
     for index, source in enumerate(inputs):
         for line in read_lines(source.path):
             yield index, line
 
 
 def _rewritten(line: ManifestLine, labels: Labels, attribute: str, ids: Dict[str, int]) -> bytes:
-    """The line with the joined classes, if they have other ids, and the joined name of its labels."""
+    """Return the line with the new class ids and the new name of its labels."""
 
     def edit(copy: Dict[str, Any]) -> None:
-        """Change the classes where they differ, then the name."""
         if ids and is_labelled(line, labels.attribute):
             new_classes(line, labels.attribute, names_on(line, labels), ids)(copy)
         _rename(line, copy, labels.attribute, attribute)
@@ -154,7 +171,7 @@ def _rewritten(line: ManifestLine, labels: Labels, attribute: str, ids: Dict[str
 
 
 def _rename(line: ManifestLine, copy: Dict[str, Any], old: str, new: str) -> None:
-    """Give a label and its metadata another name, at the place where they stand."""
+    """Rename a label and its metadata in `copy`, keeping their positions."""
     renamed = {old: new, old + METADATA: new + METADATA}
     taken = {new, new + METADATA} & set(copy) if old != new else set()
     if taken:

@@ -1,4 +1,4 @@
-"""keep: the lines of a manifest that fulfil conditions (or the others), and the boxes that are sure enough."""
+"""Filter the lines of a manifest, and its boxes by confidence."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ Condition = Callable[[ManifestLine], bool]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a line must be to be chosen; those not given do not count, and all given must hold.
+    """Conditions that a line must meet, all that are set.
 
-    ids             images: a source-ref, a file name, or a file name without its suffix
-    source_regex    found somewhere in the source-ref
-    where           (key, value) of the line, as text: ("object", "box"); dots lead into objects ("bb-metadata.type")
-    verified        class-name that a verification job gave the line's labels
-    verification    attribute of that job, where a manifest has several
+    Attributes:
+        ids: source-refs, file names, or file names without suffix, each of one image.
+        source_regex: regular expression to find in the source-ref.
+        where: (key, value) pairs of the line, values as text: ("object", "box"). Dots address nested objects:
+            "bb-metadata.type".
+        verified: class-name that a verification job gave the line's labels.
+        verification: attribute of that job, needed if the manifest has several.
     """
 
     ids: Sequence[str] = ()
@@ -48,12 +50,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Sureness:
-    """Which boxes stay.
+    """Filter of boxes by confidence.
 
-    min_confidence   of a box, 0..1, as its job's metadata tells it
-    when_empty       an image that loses its last box shows something, so it is no background: "drop" its line, or
-                     keep it as "background" all the same. An image without boxes always stays
-    label_attribute  whose boxes; None: those of the newest job
+    Attributes:
+        min_confidence: lowest confidence of a box in its job's metadata, 0 to 1.
+        when_empty: "drop" removes the line of an image that loses its last box, because the image is no background;
+            "background" keeps it. Images without boxes are always kept.
+        label_attribute: labels to filter; None: those of the newest job.
     """
 
     min_confidence: float
@@ -69,7 +72,7 @@ class Sureness:
 
 @dataclass
 class Kept:
-    """What was done: lines read and written, boxes left out as not sure enough."""
+    """Counts: lines read, lines written, boxes dropped."""
 
     lines_in: int = 0
     lines_out: int = 0
@@ -83,12 +86,18 @@ def keep(
     sureness: Optional[Sureness] = None,
     invert: bool = False,
 ) -> Kept:
-    """Write the lines of the manifest `path` that `conditions` choose (with `invert`: all others) to `output`, and of
-    them the boxes that `sureness` asks for.
+    """Write the lines of a manifest that meet `conditions`.
+
+    Args:
+        path: the manifest.
+        output: the new manifest.
+        conditions: which lines to keep.
+        sureness: which boxes of these lines to keep; None: all.
+        invert: keep the lines that do not meet `conditions` instead.
 
     Raises:
-        ConfigError: no condition, a bad regular expression, or an id that is no image or several images.
-        DataError: a line that cannot be used, or none would be left; begins with file:line.
+        ConfigError: there is no condition, a regular expression is invalid, or an id fits no image or several.
+        DataError: a line is unusable, or no line would be left.
     """
     tests = _tests(path, conditions)
     if not tests and (sureness is None or invert):
@@ -97,7 +106,6 @@ def keep(
     report = Kept()
 
     def lines() -> Iterator[bytes]:
-        """The lines that stay, counted as they pass."""
         for line in read_lines(path):
             report.lines_in += 1
             if all(test(line) for test in tests) != invert:
@@ -108,7 +116,7 @@ def keep(
 
 
 def _sure(line: ManifestLine, attribute: str, sureness: Sureness, report: Kept) -> List[bytes]:
-    """The line with its sure boxes, or none."""
+    """Return the line with the boxes to keep; empty if the line is dropped."""
     confidences = _confidences(line, attribute) if is_labelled(line, attribute) else []
     sure = [confidence >= sureness.min_confidence for confidence in confidences]
     report.boxes_dropped += len(sure) - sum(sure)
@@ -156,7 +164,13 @@ def _by_ids(path: "str | Path", ids: Sequence[str]) -> Condition:
 
 
 def read_ids(text: str) -> Tuple[str, ...]:
-    """The ids in the file `text`, one on each line, or where there is no such file those that `text` lists itself."""
+    """Return the ids in the file `text`, one per line.
+
+    If there is no such file, `text` is itself a comma-separated list of ids.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is no id in a `text` that is not empty.
+    """
     parts = text.split(",")
     if os.path.isfile(text):  # False, not an error, for a list too long to be a path
         try:
@@ -170,7 +184,7 @@ def read_ids(text: str) -> Tuple[str, ...]:
 
 
 def names_of(source: str) -> FrozenSet[str]:
-    """What an image may be called by: its source-ref, its file name, and that without the suffix."""
+    """Return an image's source-ref, file name, and file name without suffix."""
     name = source.rsplit("/", 1)[-1]
     return frozenset((source, name, name.rpartition(".")[0] or name))
 
@@ -184,7 +198,6 @@ def _compiled(regex: str) -> "re.Pattern[str]":
 
 def _by_key(key: str, expected: str) -> Condition:
     def fulfilled(line: ManifestLine) -> bool:
-        """Whether the line has the expected value there."""
         found = value_at(line.value, key)
         return found is not None and (found if isinstance(found, str) else shown(found)) == expected
 
@@ -192,7 +205,10 @@ def _by_key(key: str, expected: str) -> Condition:
 
 
 def value_at(value: Mapping[str, Any], key: str) -> Any:
-    """The value of `key`, or where there is none of what its parts between dots lead to; None at a dead end."""
+    """Return the value of `key`, or of the path that its dots separate; None if none.
+
+    A key that contains dots itself takes precedence.
+    """
     if key in value:
         return value[key]
     for dot in (place for place, letter in enumerate(key) if letter == "."):
@@ -213,7 +229,6 @@ def _by_verification(path: "str | Path", conditions: Conditions) -> Condition:
         )
 
     def fulfilled(line: ManifestLine) -> bool:
-        """Whether the verification job gave the line the wanted answer."""
         metadata = line.value.get(wanted + METADATA)
         return isinstance(metadata, dict) and metadata.get("class-name") == conditions.verified
 

@@ -1,7 +1,7 @@
-"""Lines of a manifest, as the preparation steps see them: what a step does not change is written as it was read.
+"""Read, edit and write the lines of a manifest.
 
-A line that a step leaves alone keeps its bytes. Of a line that it changes, everything else keeps its order and its
-numbers keep their text (1.50 stays 1.50): attributes that this package knows nothing about belong to somebody.
+A line that a step does not change keeps its bytes. In a changed line everything else keeps its order, and numbers keep
+their text (1.50 stays 1.50), because other programs may depend on attributes that this package does not know.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Edit = Callable[[Dict[str, Any]], None]
 
 
 class Number(float):
-    """A JSON number with a fraction or an exponent that remembers its text."""
+    """JSON number with a fraction or an exponent that keeps its text."""
 
     text: str
 
@@ -36,7 +36,13 @@ class Number(float):
 
 @dataclass(frozen=True)
 class ManifestLine:
-    """One line: ``file:line``, its bytes without the line feed, and the object it holds. Never changed in place."""
+    """Line of a manifest; never changed in place.
+
+    Attributes:
+        where: ``file:line``.
+        raw: the bytes without the line feed.
+        value: the parsed JSON object.
+    """
 
     where: str
     raw: bytes
@@ -44,14 +50,22 @@ class ManifestLine:
 
     @property
     def source(self) -> str:
-        """The line's image; a DataError when it names none."""
+        """Return the name of the line's image.
+
+        Raises:
+            DataError: there is no usable name; begins with file:line.
+        """
         try:
             return image_name(self.value.get(SOURCE), SOURCE)
         except DataError as error:
             raise error.at(self.where) from None
 
     def edited(self, edit: Edit) -> bytes:
-        """The line after `edit` has changed a copy of its object in place."""
+        """Return the bytes of the line after `edit` has changed a copy of its object.
+
+        Raises:
+            DataError: the JSON is nested too deeply.
+        """
         copy = json.loads(self.raw.decode("utf-8"), parse_float=Number)
         edit(copy)
         try:
@@ -61,7 +75,11 @@ class ManifestLine:
 
 
 def local_path(place: "str | Path") -> Path:
-    """`place` as a path; a ConfigError for an address that is none. Every path of a preparation step passes here."""
+    """Return `place` as a local path; every path of a preparation step passes here.
+
+    Raises:
+        ConfigError: it is a URL.
+    """
     scheme, separator, _ = str(place).partition("://")
     if separator and scheme.isalnum():
         raise ConfigError(f"{place}: is on {scheme}://, expected a local file or folder (copy it first)")
@@ -69,7 +87,11 @@ def local_path(place: "str | Path") -> Path:
 
 
 def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
-    """Yield the lines that are not blank; the first that is no JSON object is a DataError."""
+    """Yield the lines that are not blank.
+
+    Raises:
+        DataError: a line is no JSON object; begins with file:line.
+    """
     for number, raw in numbered_lines(local_path(path)):
         where = f"{path}:{number}"
         try:
@@ -79,9 +101,13 @@ def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
 
 
 def write_lines(path: "str | Path", lines: Iterable[bytes]) -> int:
-    """Write a manifest, whole or not at all, and return the number of its lines; a DataError if there would be none.
+    """Write a manifest atomically; `path` may be the manifest that is being read.
 
-    `path` may be the manifest that is being read.
+    Returns:
+        The number of lines.
+
+    Raises:
+        DataError: there are no lines.
     """
     count = 0
     with open_atomic(local_path(path)) as file:
@@ -94,7 +120,10 @@ def write_lines(path: "str | Path", lines: Iterable[bytes]) -> int:
 
 
 def dump_exact(value: Any) -> bytes:
-    """JSON in UTF-8 without spaces; a `Number` in its own text, a lone surrogate as the escape it came as."""
+    """Return compact JSON in UTF-8; each `Number` has its original text.
+
+    With lone surrogates the JSON is ASCII, because UTF-8 cannot hold them.
+    """
     try:
         return _text(value, encode_basestring).encode("utf-8")
     except UnicodeEncodeError:
@@ -114,7 +143,7 @@ def _text(value: Any, quoted: Callable[[str], str]) -> str:
 
 
 def is_labelled(line: ManifestLine, attribute: str) -> bool:
-    """Whether the line's image was labelled with boxes under `attribute`."""
+    """Return whether the line has usable box labels under `attribute`."""
     metadata = line.value.get(attribute + METADATA)
     if not isinstance(metadata, dict) or metadata.get("type") != BOX_TYPE or "failure-reason" in metadata:
         return False
@@ -122,7 +151,11 @@ def is_labelled(line: ManifestLine, attribute: str) -> bool:
 
 
 def annotations_of(line: ManifestLine, attribute: str) -> List[Dict[str, Any]]:
-    """The boxes of a labelled line as they stand there; a DataError when they are no list of objects."""
+    """Return the boxes of a labelled line.
+
+    Raises:
+        DataError: they are no list of objects.
+    """
     found = line.value[attribute].get("annotations")
     if not isinstance(found, list) or not all(isinstance(box, dict) for box in found):
         raise DataError(f"{line.where}: annotations: found {shown(found)}, expected a list of objects")
@@ -130,7 +163,11 @@ def annotations_of(line: ManifestLine, attribute: str) -> List[Dict[str, Any]]:
 
 
 def objects_of(line: ManifestLine, attribute: str) -> Optional[List[Any]]:
-    """What the metadata tells of each box (its confidence), or None; a DataError unless there is one for each box."""
+    """Return the metadata of each box, such as its confidence; None if there is none.
+
+    Raises:
+        DataError: it is no list with one entry per box.
+    """
     objects = line.value[attribute + METADATA].get("objects")
     boxes = annotations_of(line, attribute)
     if objects is not None and (not isinstance(objects, list) or len(objects) != len(boxes)):
@@ -140,7 +177,7 @@ def objects_of(line: ManifestLine, attribute: str) -> Optional[List[Any]]:
 
 
 def keep_boxes(line: ManifestLine, copy: Dict[str, Any], attribute: str, keep: Sequence[bool]) -> None:
-    """Leave in `copy`, the object of `line`, only the boxes for which `keep` is true, and what is told of them."""
+    """Remove from `copy`, the object of `line`, the boxes with a false `keep`."""
     if all(keep):
         return
     lists = [(copy[attribute], "annotations")]

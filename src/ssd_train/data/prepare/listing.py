@@ -1,4 +1,4 @@
-"""manifest: a list of images as the input manifest of a labelling job."""
+"""Write a list of images as the input manifest of a labelling job."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ from ssd_train.errors import ConfigError, DataError
 def write_listing(
     sources: Sequence["str | Path"], output: "str | Path", prefix: str = "", every: int = 1, name_regex: str = ""
 ) -> int:
-    """Write ``{"source-ref": ...}`` for the first of each `every` images of `sources`; return how many.
+    """Write a manifest line for every n-th image of `sources`.
 
-    A source is a folder (all images below it, sorted), an image, or a text file with a name on each line. `prefix`
-    (``s3://bucket/path``) is put before names that have no ``://``. What the named groups of `name_regex` find in a
-    name becomes keys of its line: ``(?P<color>[a-z]+)_(?P<object>[a-z]+)`` gives ``"color": "blue", "object": "box"``.
+    Args:
+        sources: folders (all images below, sorted), images, or text files with an image name per line.
+        output: the new manifest.
+        prefix: ``s3://bucket/path`` to put before names that are no URLs.
+        every: n; the first image is written.
+        name_regex: regular expression for image names; its named groups become keys of the line:
+            ``(?P<color>[a-z]+)_(?P<object>[a-z]+)`` gives ``"color": "blue", "object": "box"``.
+
+    Returns:
+        The number of lines.
 
     Raises:
-        ConfigError: a `prefix` that is not s3://, an `every` below 1, or a `name_regex` without named groups.
-        DataError: no image, an image that comes again, or a name in which `name_regex` finds nothing.
+        ConfigError: `prefix` is not on S3, `every` is below 1, or `name_regex` is invalid or has no named groups.
+        DataError: there is no image, an image is repeated, or `name_regex` does not match a name.
     """
     if prefix and not re.match(r"s3://[^/]", prefix):
         raise ConfigError(f"prefix: found {prefix!r}, expected s3://bucket/path")

@@ -1,7 +1,7 @@
-"""Folders of pictures: listed, worked on in parallel, written so that work that was broken off can be taken up again.
+"""Process folders of images in parallel, so that interrupted work can be resumed.
 
-A picture stands under its name only when it is whole, so one that is there, and not older than what it was made of, is
-done. What a killed run leaves half done is called ``.NAME.part`` and replaced by the next one.
+A file gets its name only when it is complete. So a file that exists and is not older than its source is done. An
+interrupted write leaves ``.NAME.part``, which the next run replaces.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ Item = TypeVar("Item")
 
 
 class Writing(NamedTuple):
-    """How pictures are written: `quality` 1..100 of JPEG and WebP, and whether what is there already is made anew."""
+    """Options for writing images.
+
+    Attributes:
+        quality: of JPEG and WebP, 1 to 100.
+        overwrite: write images again that exist already.
+    """
 
     quality: int = 95
     overwrite: bool = False
@@ -32,8 +37,14 @@ class Writing(NamedTuple):
 
 @dataclass
 class Processed:
-    """What became of the pictures: how many were written or already there, and a line for each that could not be read
-    (`failures`) or is not what its name says (`notes`)."""
+    """Result of processing images.
+
+    Attributes:
+        written: number of images written.
+        skipped: number of images that existed already.
+        failures: a line for each image that cannot be read.
+        notes: a line for each image whose suffix does not fit its format.
+    """
 
     written: int = 0
     skipped: int = 0
@@ -42,8 +53,13 @@ class Processed:
 
 
 def list_images(folder: "str | Path") -> List[str]:
-    """Paths below `folder`, with slashes and sorted, of the files whose names end as pictures' do; a DataError if there
-    are none."""
+    """Return the sorted relative POSIX paths of the images below `folder`.
+
+    Images are recognised by their suffix.
+
+    Raises:
+        DataError: `folder` is no folder, or has no images.
+    """
     root = local_path(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
@@ -54,14 +70,18 @@ def list_images(folder: "str | Path") -> List[str]:
 
 
 def mismatch(name: str, data: bytes) -> str:
-    """How the suffix of `name` contradicts the picture's bytes, or ""."""
+    """Return a note if the suffix of `name` does not fit the image's format, else ""."""
     found, suffix = read_header(data, name).format, os.path.splitext(name)[1].lower()
     named = IMAGE_FORMATS.get(suffix, found)
     return "" if named == found else f"{name}: is called {suffix} and is a {found}; it stays a {found}"
 
 
 def output_folder(output: "str | Path", images: "str | Path") -> Path:
-    """`output` as a path; a ConfigError when it is the folder `images` or in it, so that it would be a source too."""
+    """Return `output` as a path.
+
+    Raises:
+        ConfigError: it is the folder `images` or lies in it, so that outputs would become inputs.
+    """
     place, source = local_path(output), local_path(images)
     if source.resolve() in [place.resolve(), *place.resolve().parents]:
         raise ConfigError(f"output: found {output}, which is in {images}, expected a folder outside of it")
@@ -69,7 +89,7 @@ def output_folder(output: "str | Path", images: "str | Path") -> Path:
 
 
 def is_done(outputs: Sequence[Path], source: Path) -> bool:
-    """Whether all `outputs` are there and none is older than `source`."""
+    """Return whether all `outputs` exist and none is older than `source`."""
     try:
         return min(path.stat().st_mtime_ns for path in outputs) >= source.stat().st_mtime_ns
     except FileNotFoundError:
@@ -77,7 +97,11 @@ def is_done(outputs: Sequence[Path], source: Path) -> bool:
 
 
 def read_picture(path: Path) -> bytes:
-    """The bytes of a file; a DataError when it cannot be read."""
+    """Return the bytes of an image file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -85,8 +109,8 @@ def read_picture(path: Path) -> bytes:
 
 
 def write_picture(path: Path, data: bytes) -> None:
-    """Write a file so that it stands under its name only when it is whole and on the disk."""
-    # not storage.open_atomic: it looks through the whole folder for leftovers, for each of thousands of files
+    """Write a file atomically and flush it to the disk."""
+    # not storage.open_atomic, which searches the whole folder for leftovers, here for each of thousands of files
     if path.is_symlink() or (path.exists() and not path.is_file()):
         write_bytes_atomic(path, data)
         return
@@ -103,14 +127,20 @@ def write_picture(path: Path, data: bytes) -> None:
 def process(
     items: Sequence[Item], work: Callable[[Item], Tuple[bool, str]], progress: Progress, what: str
 ) -> Processed:
-    """Call `work` for each item, on all processors; it returns whether it wrote something, and a note or "".
+    """Call `work` for each item, in a thread per CPU.
 
-    A DataError is noted as a failure, and the other items go on; any other error ends all.
+    A DataError counts as a failure of its item; other exceptions end the processing.
+
+    Args:
+        items: the items.
+        work: returns whether it wrote something, and a note or "".
+        progress: shows the items.
+        what: name of the work for `progress`.
     """
     done = Processed()
 
     def attempt(item: Item) -> Tuple[bool, str, str]:
-        """What `work` returned, and the failure or ""."""
+        """Return the result of `work`, and the failure or ""."""
         try:
             return (*work(item), "")
         except DataError as error:

@@ -1,4 +1,4 @@
-"""relabel: other classes for the boxes of a manifest; renamed, merged, dropped, or named by keys of each line."""
+"""Rename, merge, drop or renumber the classes of a manifest."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ WHEN_EMPTY = ("background", "drop")
 
 @dataclass(frozen=True)
 class Relabelling:
-    """How classes get their new names.
+    """Rules for new classes.
 
-    from_keys   keys of the line whose values, joined by blanks, name all its boxes; empty: the names stay
-    rename      name -> new name; several that become one are merged. All at once: a=b b=a exchanges two names
-    drop        names, after renaming, whose boxes are left out
-    when_empty  an image that loses its last box to `drop`: "background" (nothing of interest in it), or "drop" the line
-    renumber    number the classes that are left from 0 without a gap; else the ids stay, and those of merged classes
-                become the lowest of them
+    Attributes:
+        from_keys: keys of the line whose values, joined by blanks, name all its boxes; empty: the names stay.
+        rename: new name by name, applied at once, so that a=b b=a swaps two names. Classes with the same new name are
+            merged.
+        drop: names, after renaming, whose boxes are removed.
+        when_empty: an image that loses its last box becomes "background", or "drop" removes its line.
+        renumber: number the remaining classes from 0 without gaps. Else the ids stay, and merged classes get their
+            lowest id.
     """
 
     from_keys: Sequence[str] = ()
@@ -41,7 +43,15 @@ class Relabelling:
 
 @dataclass
 class Relabelled:
-    """What was done: ids of the new names, their boxes, boxes left out, lines read and written."""
+    """Result of relabelling.
+
+    Attributes:
+        ids: class id by new name.
+        boxes: number of boxes by new name.
+        boxes_dropped: boxes removed.
+        lines_in: lines read.
+        lines_out: lines written.
+    """
 
     ids: Dict[str, int]
     boxes: Dict[str, int]
@@ -53,13 +63,20 @@ class Relabelled:
 def relabel(
     path: "str | Path", output: "str | Path", how: Relabelling, label_attribute: Optional[str] = None
 ) -> Relabelled:
-    """Write the manifest `path` with other classes to `output`; lines without boxes of that job stay as they are.
+    """Write a manifest with new classes to `output`.
 
-    Names made from keys are numbered in the order of the alphabet, others keep their ids.
+    Lines without box labels of the chosen job stay as they are. Names made from keys are numbered in alphabetical
+    order.
+
+    Args:
+        path: the manifest.
+        output: the new manifest.
+        how: the rules.
+        label_attribute: the labels to change; None: those of the newest job.
 
     Raises:
-        ConfigError: a name in `rename` or `drop` that is none of the classes, or no class would be left.
-        DataError: a line that cannot be read, or that has boxes and lacks one of the keys.
+        ConfigError: a name in `rename` or `drop` is unknown, or no class would be left.
+        DataError: a line cannot be read, or has boxes and lacks one of the keys.
     """
     labels = read_classes(path, label_attribute)
     ids = _new_ids(_ids_by_keys(path, labels, how.from_keys) if how.from_keys else labels.id_of, how)
@@ -90,7 +107,7 @@ def _ids_by_keys(path: "str | Path", labels: Labels, keys: Sequence[str]) -> Dic
 
 
 def _new_ids(ids: Mapping[str, int], how: Relabelling) -> Dict[str, int]:
-    """Name -> id of the classes that are left of `ids`, by rising ids."""
+    """Return id by name of the remaining classes, in the order of `ids`."""
     _refuse_unknown("rename", how.rename, ids)
     renamed: Dict[str, int] = {}
     for name, class_id in ids.items():
@@ -99,7 +116,7 @@ def _new_ids(ids: Mapping[str, int], how: Relabelling) -> Dict[str, int]:
     kept = {name: class_id for name, class_id in renamed.items() if name not in how.drop}
     if not kept:
         raise ConfigError(f"relabel: no class would be left of {', '.join(map(repr, ids))}, expected at least one")
-    ClassNames(tuple(kept))  # a blank name is an error
+    ClassNames(tuple(kept))  # raises an error for a blank name
     return {name: number for number, name in enumerate(kept)} if how.renumber else kept
 
 

@@ -1,8 +1,8 @@
-"""split: a manifest in parts by chance, in the same way for the same seed.
+"""Split a manifest at random, reproducibly for a seed.
 
-Lines of one image, or of one group (frames of one video), are never parted. With classes to be spread evenly the parts
-are filled by iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011):
-the rarest class first, each time into the part that lacks it most.
+Lines of one image, or of one group such as the frames of a video, stay together. Stratified parts are filled by
+iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, 2011): the rarest
+class first, each unit into the part that needs it most.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from ssd_train.progress import Progress
 from ssd_train.storage import open_atomic
 
 ROUNDING = 1e-6
-BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds of images beside the classes
+BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds that are no classes
 
 
 @dataclass(frozen=True)
 class Splitting:
-    """How lines are parted.
+    """Options of a split.
 
-    fractions        share of each part, more than 0, together 1; what one fraction lacks is a second part
-    seed             of the shuffle, 0 or more
-    group            regular expression: images in whose names it finds the same text (its first group, or all of it)
-                     stay together
-    stratify         spread each class, and images without objects, over the parts
-    label_attribute  whose classes; None: those of the newest job
+    Attributes:
+        fractions: fraction of each part, above 0, sum 1. A single fraction implies a second part with the rest.
+        seed: of the shuffle.
+        group: regular expression; images with the same match in their names (first group, or the whole match) stay
+            together.
+        stratify: distribute each class, and images without objects, evenly.
+        label_attribute: labels used to stratify; None: those of the newest job.
     """
 
     fractions: Sequence[float]
@@ -57,14 +58,23 @@ class Splitting:
 def split(
     path: "str | Path", outputs: Sequence["str | Path"], how: Splitting, progress: Optional[Progress] = None
 ) -> List[int]:
-    """Write each line of the manifest `path` to one of `outputs`, shuffled, and return how many each got.
+    """Write each line of a manifest to one of `outputs`, in random order.
 
-    The manifest's bytes are held in memory meanwhile. Training that reads a pipe sees the lines in their order, and
-    must not see one class after the other, which is why they are shuffled and not only drawn.
+    Lines are shuffled as well as distributed, because training in Pipe mode reads them in order and must not read one
+    class after the other. The whole manifest is held in memory.
+
+    Args:
+        path: the manifest.
+        outputs: a new manifest per fraction.
+        how: the options.
+        progress: reports the groups.
+
+    Returns:
+        The number of lines of each part.
 
     Raises:
-        ConfigError: not as many outputs as fractions, or the group's regular expression matches no image.
-        DataError: a line that cannot be used, or too few lines or groups to give each part one.
+        ConfigError: the numbers of outputs and fractions differ, outputs are repeated, or `how.group` matches no image.
+        DataError: a line is unusable, or there are too few lines or groups to fill each part.
     """
     places = [local_path(output) for output in outputs]
     if len(places) != len(how.fractions) or len(set(places)) != len(places):
@@ -87,8 +97,15 @@ def split(
 
 
 def assign(table: np.ndarray, sizes: np.ndarray, fractions: Sequence[float]) -> List[int]:
-    """The part of each of U units, given their `sizes` (U,) in lines and how many of the lines have each of K kinds of
-    objects, `table` (U, K). With K = 0 the parts have their share of the lines to the line, if all sizes are 1."""
+    """Return the part of each unit of lines.
+
+    Without kinds (K = 0) and with units of one line, the parts have exactly their rounded numbers of lines.
+
+    Args:
+        table: number of lines of each unit that have a kind of object (U, K).
+        sizes: number of lines of each unit (U,).
+        fractions: fraction of each part.
+    """
     bounds = np.rint(np.cumsum([0, *fractions]) * sizes.sum())
     lines_lacking = np.diff(bounds)  # (P,)
     lacking = np.outer(fractions, table.sum(axis=0))  # (P, K)
@@ -108,7 +125,7 @@ def assign(table: np.ndarray, sizes: np.ndarray, fractions: Sequence[float]) -> 
 
 
 def _read(path: "str | Path", how: Splitting) -> Tuple[List[bytes], List[str], List[FrozenSet[str]]]:
-    """Bytes and image of each line, and the kinds of objects on it where they count."""
+    """Return bytes, image and kinds of each line; kinds are empty unless stratified."""
     labels = read_classes(path, how.label_attribute) if how.stratify else None
     raw, sources, kinds = [], [], []
     for line in read_lines(path):
@@ -125,7 +142,7 @@ def _kinds(line: ManifestLine, labels: Labels) -> FrozenSet[str]:
 
 
 def _units(order: np.ndarray, sources: Sequence[str], group: str, progress: Optional[Progress]) -> List[List[int]]:
-    """Lines that must stay together, in the order in which `order` comes to them."""
+    """Return the groups of lines that must stay together, in the order of `order`."""
     groups = name_groups(sources, group, "group", progress) if group else [None] * len(sources)
     units: Dict[Tuple[str, str], List[int]] = {}
     for line in order.tolist():
@@ -135,7 +152,7 @@ def _units(order: np.ndarray, sources: Sequence[str], group: str, progress: Opti
 
 
 def _table(units: Sequence[Sequence[int]], kinds: Sequence[FrozenSet[str]]) -> np.ndarray:
-    """(units, kinds): on how many lines of a unit a kind of object is."""
+    """Return the number of lines of each unit with each kind of object (U, K)."""
     columns = {kind: column for column, kind in enumerate(sorted(frozenset().union(*kinds)))}
     table = np.zeros((len(units), len(columns)), np.int64)
     for row, unit in enumerate(units):

@@ -1,13 +1,13 @@
-"""The light HTTP server, a Starlette application with the routes of a SageMaker endpoint.
+"""HTTP server: a Starlette application with the routes of a SageMaker endpoint.
 
-    GET  /               a page to drop an image on, which shows its boxes
-    GET  /ping           200 while the model is there
-    POST /invocations    an image in, detections out, in the formats of requests.py and answers.py; a form with one
-                         file (`curl -F image=@x.jpg`) as well
-    GET  /metrics        for Prometheus
+    GET  /               page that shows the boxes of an image dropped on it
+    GET  /ping           200 while the server runs
+    POST /invocations    image to detections, in the formats of requests.py and answers.py; also a form with one file
+                         (`curl -F image=@x.jpg`)
+    GET  /metrics        metrics for Prometheus
 
-Errors are one line of text. A body is never held beyond the size limit, every wait has a time limit, and a request is
-refused while `queue` others are being answered.
+Errors are one line of text. Bodies beyond the size limit are never held in memory, every wait has a timeout, and a
+request is refused while `queue` others are in progress.
 """
 
 from __future__ import annotations
@@ -44,20 +44,23 @@ except ImportError as error:
 
 TOO_SLOW, BAD_LENGTH, FAULT, BUSY = 408, 400, 500, 503
 BODY_SECONDS = 60.0
-# A client whose request is refused may go on sending for so long, and so many bytes: enough to finish and read why, too
-# little to keep the server busy.
+# Limits for reading on after a request is refused: enough for the client to finish and read the reason, too little to
+# keep the server busy.
 DRAIN_SECONDS, DRAINED_BYTES = 10.0, 64 << 20
 INVOCATIONS = "/invocations"
 PAGE = Path(__file__).with_name("page.html").read_bytes()
 
 
 def make_app(detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> Starlette:
-    """Return the application; its `state.service` has the metrics. Faults of ours are logged as warnings."""
+    """Return the application; `state.service` holds its metrics.
+
+    Internal errors are logged as warnings.
+    """
     service = _Service(detector, limits, queue, progress)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        """End the threads when the server does."""
+        """End the threads when the server shuts down."""
         yield
         service.pool.close()
 
@@ -77,7 +80,7 @@ def make_app(detector: Detector, limits: RequestLimits, queue: int, progress: Pr
 
 
 class _Service:
-    """The endpoints that need the model, and what they share."""
+    """Endpoints that need the model, and their shared state."""
 
     def __init__(self, detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> None:
         self.in_flight = 0
@@ -90,11 +93,11 @@ class _Service:
         return self.in_flight
 
     async def show_metrics(self, request: Request) -> Response:
-        """Answer GET /metrics."""
+        """Handle GET /metrics."""
         return _response(self.metrics.text(), CONTENT_TYPE)
 
     async def refuse(self, request: Request, error: HTTPException) -> Response:
-        """Answer a request that no route takes."""
+        """Handle a request that matches no route."""
         if request.url.path == INVOCATIONS:
             self.metrics.count(error.status_code)
         expected = "POST" if request.url.path == INVOCATIONS else "GET"
@@ -105,16 +108,16 @@ class _Service:
         return _text_response(error.status_code, what.get(error.status_code, error.detail), error.headers)
 
     async def invoke(self, request: Request) -> Response:
-        """Answer POST /invocations."""
+        """Handle POST /invocations."""
         body = request.stream()
         try:
             response = await self._detect(request, body)
         except ClientDisconnect:
-            return Response(status_code=BAD_LENGTH)  # which nobody reads
+            return Response(status_code=BAD_LENGTH)  # the client has disconnected
         except asyncio.TimeoutError:
             response = _text_response(TOO_SLOW, f"request: found no end of the body after {BODY_SECONDS:g} s")
         except RequestError as error:
-            if "expect" not in request.headers:  # a client that asked first has sent nothing
+            if "expect" not in request.headers:  # with Expect: 100-continue the client has not sent the body
                 await _drain(body)
             response = _text_response(error.status, str(error), {"retry-after": "1"} if error.status == BUSY else None)
         except Exception as error:  # must neither reach the client nor end the server
@@ -132,7 +135,7 @@ class _Service:
             check_type(content_type)
         _check_length(request.headers.get("content-length"), self._limits)
         body = await asyncio.wait_for(self._read(stream), BODY_SECONDS)
-        # a slot is taken only now, so that clients that send slowly keep none
+        # only now, so that slow clients do not hold slots while they send
         with self._slot():
             result = await self.pool.detect(body, content_type)
         text, kind = write_answer(result.detections, self._class_names, accept)
@@ -141,7 +144,11 @@ class _Service:
         return _response(text.encode("utf-8"), kind)
 
     async def _read(self, stream: AsyncGenerator[bytes, None]) -> bytes:
-        """Return the whole body; a RequestError (413) as soon as it is too large."""
+        """Return the whole body.
+
+        Raises:
+            RequestError: 413, as soon as the body is too large.
+        """
         chunks, count = [], 0
         async for chunk in stream:
             count += len(chunk)
@@ -151,7 +158,11 @@ class _Service:
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
-        """Take one of the slots of the queue; a RequestError (503) when all are taken."""
+        """Hold a slot of the queue during the block.
+
+        Raises:
+            RequestError: 503, all slots are in use.
+        """
         if self.in_flight >= self._queue:
             raise RequestError(BUSY, f"found {self._queue} requests waiting, expected fewer: try again")
         self.in_flight += 1
@@ -162,11 +173,12 @@ class _Service:
 
 
 async def _drain(stream: AsyncGenerator[bytes, None]) -> None:
-    """Read and drop the rest of a body, within limits. A client that is still sending when its connection is closed
-    sees that, and not its answer."""
+    """Read and drop the rest of a body, within limits.
+
+    A client that still sends when its connection is closed sees a connection error instead of the response.
+    """
 
     async def drop() -> None:
-        """Read to the end, or to the limit."""
         count = 0
         async for chunk in stream:
             count += len(chunk)
@@ -178,7 +190,11 @@ async def _drain(stream: AsyncGenerator[bytes, None]) -> None:
 
 
 def _check_length(length: Optional[str], limits: RequestLimits) -> None:
-    """Refuse a body by its Content-Length, before it is sent."""
+    """Check the Content-Length before the body is read.
+
+    Raises:
+        RequestError: 400, it is no number; 413, the body is too large.
+    """
     if length is None:
         return
     if not (length.isascii() and length.isdigit() and len(length) < 20):
@@ -204,7 +220,7 @@ def _text_response(status: int, message: str, headers: Any = None) -> Response:
 
 
 def _inline_hash(tag: str) -> str:
-    """Return the source expression that allows the page's one inline script or style (CSP level 2)."""
+    """Return the hash (CSP level 2) that allows the page's only inline `tag`."""
     (text,) = re.findall(f"<{tag}>(.*?)</{tag}>".encode(), PAGE, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 

@@ -1,4 +1,4 @@
-"""The file in a multipart/form-data body, as `curl -F image=@x.jpg` sends it (RFC 7578)."""
+"""Read the file in a multipart/form-data body (RFC 7578), as sent by curl -F."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ except ImportError as error:
 
 FORM = b"multipart/form-data"
 ANY_IMAGE = "application/x-image"
-# Of the boundary and the headers of the part. python-multipart 0.0.20 (for Python 3.8 and 3.9) has no such limit, and
+# Limit of the boundary and the part's headers. python-multipart 0.0.20 (for Python 3.8 and 3.9) has none, and
 # takes half a minute for 6 MB of headers.
 HEAD_BYTES = 16 << 10
-_UNTOLD = ("", "application/octet-stream")  # curl's, of a file whose ending it does not know
+_UNTOLD = ("", "application/octet-stream")  # curl sends the second for an unknown suffix
 
 
 def is_form(content_type: str) -> bool:
-    """Return whether a body of this type is a form."""
+    """Return whether a content type is multipart/form-data."""
     return parse_options_header(content_type)[0] == FORM
 
 
 def file_in_form(body: bytes, content_type: str) -> Tuple[bytes, str]:
-    """Return the bytes and the content type of the one part of a form; a part of unknown type counts as an image.
+    """Return the bytes and the content type of a form's only part.
+
+    A part of unknown type counts as an image.
 
     Raises:
-        RequestError: 400, the form is broken, has no part, or has several.
+        RequestError: 400, the form is malformed, or has no part or several.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     part = _OnePart()
@@ -50,7 +52,7 @@ def file_in_form(body: bytes, content_type: str) -> Tuple[bytes, str]:
 
 
 class _OnePart:
-    """Collects the part of a form while it is parsed."""
+    """Parser callbacks that collect the data and headers of a form's only part."""
 
     def __init__(self) -> None:
         self.data: List[bytes] = []
@@ -60,7 +62,7 @@ class _OnePart:
         self._name = self._value = b""
 
     def callbacks(self) -> Any:
-        """Return what the parser calls."""
+        """Return the callbacks of the parser by name."""
         names = ("part_begin", "part_data", "header_field", "header_value", "header_end", "headers_finished", "end")
         return {f"on_{name}": getattr(self, f"_{name}") for name in names}
 

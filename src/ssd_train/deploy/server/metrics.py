@@ -1,4 +1,4 @@
-"""The metrics of a server, for Prometheus."""
+"""Metrics of the server for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ except ImportError as error:
 CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # upper bounds of the buckets
 
-prometheus.disable_created_metrics()  # a second series of each counter and histogram, of which nobody makes use
+prometheus.disable_created_metrics()  # they double the series, and nothing reads them
 
 
 class Metrics:
-    """What a server counts, in a registry of its own.
+    """Metrics of one server, in their own registry.
 
-    seconds         of requests with status 200, from the headers to the answer
-    network         of these, of the network
-    in_flight       returns the number of requests that are being answered
+    Attributes:
+        seconds: histogram of the time from headers to response, for requests with status 200.
+        network: histogram of the network's part of that time.
+
+    Args:
+        engine: name of the inference engine.
+        class_names: classes of the model.
+        side: input size of the model in pixels.
+        in_flight: returns the number of requests in progress.
     """
 
     def __init__(self, engine: str, class_names: ClassNames, side: int, in_flight: Callable[[], float]) -> None:
@@ -52,9 +58,9 @@ class Metrics:
         prometheus.ProcessCollector(registry=registry)
 
     def count(self, status: int) -> None:
-        """Count an answer of /invocations."""
+        """Count a response of /invocations."""
         self._answered.labels(str(status)).inc()
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return prometheus.generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Run an application by uvicorn until it is told to stop."""
+"""Run an application with uvicorn until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Any, Callable
 
 from ssd_train.errors import ConfigError, DependencyError
 
-GRACE_SECONDS = 30  # in which requests that are there are answered, once the server is told to end
+GRACE_SECONDS = 30  # to finish requests in progress at shutdown
 IDLE_SECONDS = 75
 CONNECTIONS_PER_PLACE = 4
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 def keep_memory_flat() -> None:
-    """Have what pictures and bodies took given back to the system as soon as it is free. glibc raises by itself the
-    size from which it does so, and then keeps more and more. With another C library nothing is done."""
+    """Make malloc return large freed blocks, images and bodies, to the system.
+
+    By default glibc raises its mmap threshold over time, and keeps more and more memory. No-op with other C libraries.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 256 << 10)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that clients can connect to; a ConfigError says why there is none."""
+    """Return a listening socket.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
@@ -38,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(application: Callable[..., Any], listener: socket.socket, queue: int) -> None:
-    """Serve until SIGTERM or Ctrl-C (which then goes on as a KeyboardInterrupt)."""
+    """Serve until SIGTERM or Ctrl-C; the latter raises KeyboardInterrupt."""
     uvicorn = _uvicorn()
     config = uvicorn.Config(
         application,
@@ -53,7 +59,7 @@ def run(application: Callable[..., Any], listener: socket.socket, queue: int) ->
         timeout_graceful_shutdown=GRACE_SECONDS,
         limit_concurrency=CONNECTIONS_PER_PLACE * queue,
     )
-    # uvicorn raises the signal that ended it once more, for whoever was there before it; SIGTERM would kill us then
+    # uvicorn raises its signal again after shutdown, for the previous handler; SIGTERM's default one kills the process
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         uvicorn.Server(config).run(sockets=[listener])

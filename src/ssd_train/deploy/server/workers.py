@@ -1,7 +1,7 @@
-"""The threads of a server: some decode images, one runs the network.
+"""Thread pool of the server: some threads decode images, one runs the network.
 
-Waiting images are not put together into batches: on a CPU a network takes as long for eight images as for eight times
-one (benchmarks/README.md), and the first of them would wait for the last.
+Waiting images are not batched: on a CPU a batch of eight takes as long as eight single images (benchmarks/README.md),
+and the first image would wait for the last.
 """
 
 from __future__ import annotations
@@ -23,29 +23,38 @@ from ssd_train.deploy.serve import find_one
 from ssd_train.deploy.server.forms import file_in_form, is_form
 
 READERS = 2  # threads
-NICE = 10  # of the thread for large pictures
+NICE = 10  # niceness of the thread for large images
 
 
 class Result(NamedTuple):
-    """Detections, and the seconds of the network."""
+    """Result of a request.
+
+    Attributes:
+        detections: boxes in pixels of the image.
+        seconds: run time of the network.
+    """
 
     detections: Detections
     seconds: float
 
 
 class InferencePool:
-    """Decodes images and runs the network in threads; `detect` is awaited in an event loop."""
+    """Threads that decode images and run the network, for an event loop."""
 
     def __init__(self, detector: Detector, limits: RequestLimits) -> None:
         self._detector = detector
         self._limits = limits
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="reading")
-        # large images have a thread of lower priority, so that small ones wait neither for it nor for a processor
+        # a separate thread of lower priority for large images, so that small ones wait neither for them nor for a CPU
         self._costly = ThreadPoolExecutor(1, thread_name_prefix="reading-large", initializer=_lower_priority)
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     async def detect(self, body: bytes, content_type: str) -> Result:
-        """Return the detections for the body of a request; a RequestError when it has no usable image."""
+        """Return the detections for a request body.
+
+        Raises:
+            RequestError: the body has no usable image.
+        """
         loop = asyncio.get_running_loop()
         if is_form(content_type):
             body, content_type = await loop.run_in_executor(self._reading, file_in_form, body, content_type)
@@ -56,7 +65,7 @@ class InferencePool:
         return await loop.run_in_executor(self._network, self._run, picture, size_wh)
 
     def close(self) -> None:
-        """Wait for the work that has begun and end the threads."""
+        """Wait for running work and end the threads."""
         for pool in (self._reading, self._costly, self._network):
             pool.shutdown(wait=True)
 
@@ -77,12 +86,12 @@ class InferencePool:
 
 
 def _trim_heap() -> None:
-    """Return free memory to the system, of which lists of numbers leave much in small pieces; glibc only."""
+    """Return free memory to the system (glibc only); lists of numbers fragment it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _lower_priority() -> None:
-    """Lower the priority of the calling thread; on Linux each has its own."""
+    """Lower the priority of the calling thread; Linux has one per thread."""
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
