@@ -28,7 +28,7 @@ import numpy as np
 from ssd_train import framework
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.voc import read_voc
-from ssd_train.data.records import Detections, LabelSet, Record
+from ssd_train.data.records import NOTHING_IGNORED, Detections, LabelSet, Record
 from ssd_train.data.sources import FolderImages
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.training.metrics import MeanAveragePrecision
@@ -100,9 +100,17 @@ def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
         class_names = found.class_names
         by_stem = {Path(record.where).stem: record for record in found.records}
         records += [
-            dataclasses.replace(by_stem[stem], name=f"{year}/JPEGImages/{by_stem[stem].basename}") for stem in listed
+            dataclasses.replace(_with_difficult(by_stem[stem]), name=f"{year}/JPEGImages/{by_stem[stem].basename}")
+            for stem in listed
         ]
     return LabelSet(tuple(records), class_names, source=str(devkit))
+
+
+def _with_difficult(record: Record) -> Record:
+    """Return the record with its difficult objects as ordinary ones, last: the built-in algorithm knows no flag."""
+    boxes = np.concatenate([record.boxes, record.ignored.boxes])
+    class_ids = np.concatenate([record.class_ids, record.ignored.class_ids])
+    return dataclasses.replace(record, boxes=boxes, class_ids=class_ids, ignored=NOTHING_IGNORED)
 
 
 def settings_of(row: Row, given: Sequence[str]) -> Dict[str, Any]:
@@ -164,10 +172,10 @@ def rows_for_gluoncv(found: Detections, record: Record, difficult: np.ndarray) -
 
 
 def is_difficult(devkit: Path, record: Record) -> np.ndarray:
-    """Which objects of a record are marked so, (N,) of 0 and 1, in the order of its annotation."""
+    """Return which objects of a record are marked difficult, (N,) of 0 and 1: these are its last."""
     year, _, name = record.name.partition("/JPEGImages/")
     tree = ElementTree.parse(devkit / year / "Annotations" / f"{Path(name).stem}.xml")
-    return np.array([int(o.findtext("difficult") or 0) for o in tree.iter("object")], int).reshape(-1)
+    return np.sort(np.array([int(o.findtext("difficult") or 0) for o in tree.iter("object")], int))
 
 
 if __name__ == "__main__":

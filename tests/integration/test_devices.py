@@ -22,8 +22,8 @@ from ssd_train.environment import Environment
 from ssd_train.progress import Progress
 from ssd_train.training import checkpoint, learner
 from ssd_train.training.engine import Evaluator, evaluate
+from ssd_train.training.exchange import OneHost
 from ssd_train.training.job import prepare
-from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import SavedModel
 
 pytestmark = pytest.mark.integration
@@ -91,7 +91,7 @@ FAULTS = {
     "mixed_precision": (subprocess, "run", command_without_amp),
     "two_devices": (learner, "split", lambda split: first_part_only),
     "scoring": (SavedModel, "build", built_otherwise),
-    "exported_symbol": (SymbolEngine, "_of_kind", weights_otherwise),
+    "exported_symbol": (SymbolEngine, "_arrays_of", weights_otherwise),
     "exported_onnx": (OnnxEngine, "run", run_otherwise),
 }
 
@@ -111,7 +111,7 @@ def test_verify_with_a_planted_fault_fails_the_check(verified, monkeypatch, chec
 
 def test_verify_of_a_net_that_does_not_learn_exits_with_one(monkeypatch, tmp_path):
     """The checks that need what was trained are made all the same."""
-    monkeypatch.setattr(Learner, "_update", lambda self, rate, divisor: None)
+    monkeypatch.setattr(OneHost, "update", lambda self, trainer, divisor: None)
     monkeypatch.setattr(verify, "CHECKS", [verify.CHECKS[0], verify.CHECKS[5]])
     monkeypatch.setitem(verification.SETTINGS, "epochs", 2)
     monkeypatch.setitem(verification.SETTINGS, "validation_interval", 2)

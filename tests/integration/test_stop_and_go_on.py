@@ -137,7 +137,7 @@ def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbro
             file.seek(1000)
             file.write(b"\xff\x00\xff")
     if damaged == len(folders):
-        with pytest.raises(CheckpointError, match="is damaged.*no other is whole"):
+        with pytest.raises(CheckpointError, match="damaged: .*no other is whole"):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path))
         shutil.rmtree(tmp_path / "checkpoints")
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))

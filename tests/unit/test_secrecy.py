@@ -92,6 +92,8 @@ def test_check_output_is_redacted(keys, tmp_path, capsys):
     signed = "https://b.s3.amazonaws.com/a.png?X-Amz-Credential=" + KEY_ID + "%2Fs3&X-Amz-Signature=0123abcd"
     manifest.write_text(manifest.read_text().replace('"source-ref":"', f'"source-ref":"{signed}'))
     assert signed in manifest.read_text()
+    for path in images.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
     assert main(["check", "--images", str(images), "--labels", str(manifest), "--json", str(tmp_path / "c.json")]) == 2
     told = capsys.readouterr()
     for text in (told.out, told.err, (tmp_path / "c.json").read_text()):

@@ -235,7 +235,7 @@ def test_a_converted_model_is_served_as_any_other(tmp_path):
     assert converted.engine.name == "symbol"
     server = LightServer(tmp_path / "model")
     try:
-        assert "by onnxruntime at" in server.said[-1] and any("exporting" in line for line in server.said)
+        assert "with onnxruntime at" in server.said[-1] and any("exporting" in line for line in server.said)
         assert ask(server.address, "/ping").status == 200 and b"<title>" in ask(server.address, "/").body
         for accept in ACCEPTS:
             found = ask(server.address, "/invocations", body, "image/png", accept).json
