@@ -16,6 +16,7 @@ from ssd_train.data.boxes import iou_matrix
 from ssd_train.errors import SsdTrainError
 
 SCORE_TOLERANCE, BOX_TOLERANCE = 1e-3, 0.1  # of a score; of a corner, input pixels
+RELATIVE_BOX_TOLERANCE = 1e-3  # of a corner's coordinate
 MIN_SCORE = 0.01  # the networks drop candidates at or below this score
 # Where the IoU of two boxes equals the NMS threshold to six digits, the order of summation decides if one is dropped.
 MAX_UNMATCHED_FRACTION = 0.01
@@ -134,7 +135,9 @@ def _is_candidate(row: np.ndarray, candidates: Candidates) -> bool:
     if row[0] >= candidates.scores.shape[1]:
         return False
     near = np.abs(candidates.scores[:, int(row[0])] - row[1]) <= SCORE_TOLERANCE
-    return bool((near & (np.abs(candidates.boxes - row[2:]) <= BOX_TOLERANCE).all(axis=1)).any())
+    # corners of boxes that are much larger than the image differ by more, as float32 has seven digits
+    tolerance = max(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * float(np.abs(row[2:]).max()))
+    return bool((near & (np.abs(candidates.boxes - row[2:]) <= tolerance).all(axis=1)).any())
 
 
 def _suppression_matrix(rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
