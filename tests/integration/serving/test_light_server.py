@@ -217,7 +217,7 @@ def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
     for flags, engine in (((), "onnxruntime"), (("--engine", "mxnet"), "mxnet")):
         server = LightServer(folder, *flags)
         try:
-            assert f"by {engine} at" in server.said[-1]
+            assert f"with {engine} at" in server.said[-1]
             assert any("exporting" in line for line in server.said) == (engine == "onnxruntime")
             found = ask(server.address, "/invocations", body, "image/jpeg").json["prediction"]
             np.testing.assert_allclose(found, expected, atol=1e-3)
