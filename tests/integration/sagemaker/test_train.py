@@ -142,4 +142,4 @@ def test_a_crash_is_told_in_a_line(container, shapes, tmp_path):
     base = faulty.make_job(tmp_path / "ml", {"train": shapes.images.parent})
     finished = faulty.run(base)
     assert finished.code == 1 and "Traceback" in finished.log
-    assert re.fullmatch(r"ZeroDivisionError: a fault \(engine.py:\d+; the log has more\)", failure_of(base))
+    assert re.fullmatch(r"ZeroDivisionError: a fault \(engine.py:\d+; see the log\)", failure_of(base))
