@@ -91,7 +91,7 @@ class Url(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Whether the URL is a bucket or its key ends in a slash."""
+        """Return True if the URL is a bucket or its key ends in a slash."""
         return not self.key or self.key.endswith("/")
 
     def as_folder(self) -> "Url":

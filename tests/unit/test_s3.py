@@ -140,7 +140,7 @@ def test_store_denied_request_is_an_error_with_the_url(limited, tmp_path, case):
 
 def test_store_unknown_credentials_are_an_error(limited, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
-    with pytest.raises(DataError, match="^s3://bucket/open/1: the credentials were rejected: .*access key"):
+    with pytest.raises(DataError, match="^s3://bucket/open/1: .*access key"):  # the end is AWS's own message
         copies().bring(Url("bucket", "open/1"))
 
 

@@ -90,7 +90,9 @@ def make_progress(beside: Iterable[object] = ()) -> Progress:
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises ConfigErrors and rejects repeated flags, of which argparse would use the last.
+    """Argument parser that raises ConfigError and rejects repeated flags.
+
+    argparse itself would exit, and use the last of repeated flags.
 
     Args:
         others: Names that are valid without a flag in this parser, for suggestions of misspelt names.

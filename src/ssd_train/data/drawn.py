@@ -83,7 +83,7 @@ def draw_logo_set(
 
 
 def _spread(count: int, fraction: float) -> np.ndarray:
-    """Return flags (count,) of which `fraction` are true, evenly spread."""
+    """Return flags (count,); a `fraction` of them is true, evenly spread."""
     steps = np.floor(np.arange(count + 1) * fraction + 0.5)
     return np.diff(steps) > 0
 

@@ -179,7 +179,7 @@ class Record:
 
     @property
     def is_background(self) -> bool:
-        """Whether the image has neither objects nor ignored regions."""
+        """Return True if the image has neither objects nor ignored regions."""
         return not len(self.boxes) and not len(self.ignored)
 
     @property

@@ -157,7 +157,7 @@ def _folded_stem(name: str) -> str:
 
 
 def _match_by_tail(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
-    """Match names of which one is the end of the other's path."""
+    """Match pairs of names where one path ends with the other."""
     ending_so: Dict[str, List[str]] = defaultdict(list)
     for answer in answers:
         for tail in _tails(answer):

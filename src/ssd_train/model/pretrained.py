@@ -28,7 +28,7 @@ ZOO_CLASS_COUNTS = (20, 80)  # of the model zoo's detectors, trained on VOC and 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How many of the network's tensors a file filled, and which class rows were kept.
+    """Counts of the tensors loaded from a file, and the class rows kept.
 
     Attributes:
         source: path of the file.

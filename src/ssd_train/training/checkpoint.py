@@ -26,7 +26,7 @@ STATE, LAST, OPTIMIZER, AVERAGE, BEST = "state.json", "last.params", "optimizer.
 
 @dataclass
 class TrainState:
-    """What a run needs to resume exactly, besides the weights and the optimizer's arrays.
+    """State of a run for an exact resume, without weights and optimizer arrays.
 
     Attributes:
         epoch: number of finished epochs.

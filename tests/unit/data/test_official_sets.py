@@ -104,8 +104,10 @@ def test_for_validation_takes_val_where_there_is_one():
 
 def test_of_split_unknown_set_names_those_there_are():
     assert stems(of_split(labels(val="b"), "valid")) == ["b"]
-    with pytest.raises(ConfigError, match="split: found 'dev', expected one of the sets of there: test, val"):
+    with pytest.raises(ConfigError) as raised:
         of_split(labels(val="b", test="c"), "dev")
+    setting, text = str(raised.value).split(": ", 1)
+    assert setting == "split" and all(name in text for name in ("'dev'", "test", "val"))
 
 
 def test_read_labelled_takes_all_unless_told(tmp_path):

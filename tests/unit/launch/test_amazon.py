@@ -63,10 +63,12 @@ def test_amazon_without_boto3_names_the_extra(monkeypatch):
 
 def test_explained_error_response_keeps_code_and_message_on_one_line():
     response = {"Error": {"Code": "AccessDeniedException", "Message": "User: x is not authorized\nto perform: y"}}
-    with pytest.raises(Refused, match="^create_training_job: .*: User: x is not authorized to perform: y$") as raised:
+    with pytest.raises(Refused) as raised:
         with explained("create_training_job"):
             raise ClientError(response, "CreateTrainingJob")
     assert (raised.value.code, raised.value.exit_code) == ("AccessDeniedException", 2)
+    message = str(raised.value)
+    assert message.startswith("create_training_job: ") and message.endswith(": User: x is not authorized to perform: y")
 
 
 @mock_aws

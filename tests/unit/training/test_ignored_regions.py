@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from coco_reference import pycocotools_precision
 
 from ssd_train import framework
 from ssd_train.data.augment import View
@@ -74,49 +73,6 @@ def scored(images):
     return metric.compute(0.5)
 
 
-def by_pycocotools(images):
-    """AP (10 IoUs, classes); NaN without objects. A difficult object is one out of the range of areas: it is ignored as
-    one object is, not as a crowd."""
-    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    labelled, found = [], []
-    for number, (detections, truth) in enumerate(images):
-        regions = truth.ignored
-        rows = [(box, class_id, 0, 100.0) for box, class_id in zip(truth.boxes, truth.class_ids)]
-        rows += [
-            (b, c, int(crowd), 100.0 if crowd else 1e11)
-            for b, c, crowd in zip(regions.boxes, regions.class_ids, regions.crowds)
-        ]
-        for (x1, y1, x2, y2), class_id, crowd, area in rows:
-            box = [float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)]
-            labelled.append(
-                {
-                    "id": len(labelled) + 1,
-                    "image_id": number,
-                    "category_id": int(class_id),
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-            )
-        for (x1, y1, x2, y2), value, class_id in zip(
-            detections.boxes.astype(float), detections.scores, detections.class_ids
-        ):
-            found.append([number, x1, y1, x2 - x1, y2 - y1, value, class_id])
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth_set = coco.COCO()
-        truth_set.dataset = {
-            "images": [{"id": n} for n in range(len(images))],
-            "annotations": labelled,
-            "categories": [{"id": c} for c in range(CLASSES)],
-        }
-        truth_set.createIndex()
-        evaluation = cocoeval.COCOeval(truth_set, truth_set.loadRes(np.array(found, dtype=float)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]
-    return np.where((precision > -1).all(axis=1), precision.mean(axis=1), np.nan)
-
-
 @pytest.mark.parametrize(
     "crowds, difficult", [(True, False), (False, True), (True, True)], ids=["crowds", "difficult", "both"]
 )
@@ -124,7 +80,7 @@ def test_coco_figures_with_ignored_regions_equal_pycocotools(crowds, difficult):
     compared = moved = 0
     for seed in range(CASES):
         images = random_case(seed, crowds, difficult)
-        expected, scores = by_pycocotools(images), scored(images)
+        expected, scores = pycocotools_precision(images, CLASSES), scored(images)
         plain = scored([(detections, replace(truth, ignored=Ignored())) for detections, truth in images])
         for class_id, found in enumerate(scores.per_class):
             if np.isnan(expected[0, class_id]):

@@ -1,11 +1,10 @@
 """Average precision against pycocotools and against figures worked out by hand."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
+from coco_reference import pycocotools_precision
 
 from ssd_train.data.records import ClassNames, Detections, Record
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
@@ -67,35 +66,6 @@ def random_images(seed, images, classes, most, **options):
     random = np.random.RandomState(seed)
     counts = random.randint(0, most + 1, images)
     return [random_image(random, f"{i:05d}.jpg", classes, count, **options) for i, count in enumerate(counts)]
-
-
-def pycocotools_precision(images, classes):
-    """AP (10 IoUs, classes) by pycocotools, NaN for a class without labelled boxes."""
-    coco = pytest.importorskip("pycocotools.coco")
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    labelled, found = [], []
-    for number, (detections, truth) in enumerate(images):
-        for box, class_id in zip(truth.boxes.astype(float), truth.class_ids):
-            x1, y1, x2, y2 = box
-            entry = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            # an annotation of id 0 would count as no match
-            labelled.append({"id": len(labelled) + 1, "image_id": number, "category_id": int(class_id), **entry})
-        for box, value, class_id in zip(detections.boxes.astype(float), detections.scores, detections.class_ids):
-            x1, y1, x2, y2 = box
-            found.append([number, x1, y1, x2 - x1, y2 - y1, value, class_id])
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth_set = coco.COCO()
-        truth_set.dataset = {
-            "images": [{"id": number} for number in range(len(images))],
-            "annotations": labelled,
-            "categories": [{"id": class_id} for class_id in range(classes)],
-        }
-        truth_set.createIndex()
-        evaluation = cocoeval.COCOeval(truth_set, truth_set.loadRes(np.array(found, dtype=float)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (IoU, recall, class)
-    return np.where((precision > -1).all(axis=1), precision.mean(axis=1), np.nan)
 
 
 @pytest.mark.parametrize(

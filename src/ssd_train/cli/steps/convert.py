@@ -20,7 +20,7 @@ VIDEO = "video"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert, and print the number of images and what is lost."""
+    """Convert labels, and print the number of images and of lost properties."""
     parser = make_parser(
         "convert",
         "Labels of one format as another; --from video reads the frames of a Ground Truth video job. Images are "

@@ -1,4 +1,4 @@
-"""Convert labels from one format to another, and report what is lost.
+"""Convert labels from one format to another, and report lost properties.
 
 Labels are held in memory, images are processed one at a time. Outputs are written atomically.
 """

@@ -1,0 +1,46 @@
+"""Average precision by pycocotools, the reference of the metrics' tests."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+def pycocotools_precision(images, classes):
+    """Return AP (10 IoUs, classes) of (detections, labels) of images; NaN for a class without objects.
+
+    A difficult object is given an area out of range, because pycocotools ignores such objects one by one as VOC does.
+    """
+    labelled, found = [], []
+    for number, (detections, truth) in enumerate(images):
+        regions = truth.ignored
+        rows = [(box, class_id, 0, 100.0) for box, class_id in zip(truth.boxes, truth.class_ids)]
+        rows += [
+            (box, class_id, int(crowd), 100.0 if crowd else 1e11)
+            for box, class_id, crowd in zip(regions.boxes, regions.class_ids, regions.crowds)
+        ]
+        for box, class_id, crowd, area in rows:
+            x1, y1, x2, y2 = box.astype(float)
+            entry = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": crowd}
+            # an annotation of id 0 would count as no match
+            labelled.append({"id": len(labelled) + 1, "image_id": number, "category_id": int(class_id), **entry})
+        for box, value, class_id in zip(detections.boxes.astype(float), detections.scores, detections.class_ids):
+            x1, y1, x2, y2 = box
+            found.append([number, x1, y1, x2 - x1, y2 - y1, value, class_id])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_set = COCO()
+        truth_set.dataset = {
+            "images": [{"id": number} for number in range(len(images))],
+            "annotations": labelled,
+            "categories": [{"id": class_id} for class_id in range(classes)],
+        }
+        truth_set.createIndex()
+        evaluation = COCOeval(truth_set, truth_set.loadRes(np.array(found, dtype=float)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (IoU, recall, class)
+    return np.where((precision > -1).all(axis=1), precision.mean(axis=1), np.nan)
