@@ -16,12 +16,13 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
+.PHONY: help demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
+	@echo "make test-all  make test, then make test-integration: all tests but faults, fuzz, Horovod and bench"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
 	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; some tests need root and strace)"
@@ -44,6 +45,11 @@ serve-container-stack: $(VENV)/.runtime .venv-serving/.done
 # One process per processor, up to four, because each takes up to a gigabyte of memory.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# One after the other: the long tests are timed, and AWS's serving stack allows one server on a machine.
+test-all:
+	$(MAKE) test
+	$(MAKE) test-integration
 
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
@@ -84,7 +90,7 @@ check: $(VENV)/.test
 	$(BIN)/codespell -D docs/retired-words.txt $(PROSE)
 	$(BIN)/mkdocs build --strict
 	@# The only known mismatch: gluoncv requires opencv-python, and opencv-python-headless is installed.
-	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^No broken"
+	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^supervision .* requires opencv-python, which is not installed" -e "^No broken"
 
 docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict

@@ -93,7 +93,8 @@ def test_score_predictions_coco_results_without_coco_labels_go_by_name(tmp_path,
 
 
 def test_writer_coco_pycocotools_reads_what_is_written(tmp_path):
-    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    from pycocotools import coco, cocoeval
+
     write_coco(tmp_path / "gt.json", RECORDS, NAMES)
     ids = CocoIds({record.name: number for number, record in enumerate(RECORDS, 1)}, {"cat": 1, "dog": 2})
     truth = coco.COCO(str(tmp_path / "gt.json"))
@@ -221,7 +222,8 @@ def test_read_any_answers_of_json_lines_are_those_of_read_answers(tmp_path):
 
 
 def test_detections_as_supervision_has_them():
-    supervision = pytest.importorskip("supervision")
+    import supervision
+
     found = detections(RECORDS[1])
     theirs = supervision.Detections(xyxy=found.boxes, confidence=found.scores, class_id=found.class_ids)
     assert len(theirs) == 2 and theirs.area.tolist() == pytest.approx([19.5 * 40.25, 1600])

@@ -185,8 +185,8 @@ def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
 
 def pycocotools_stats(records, answers, num_classes):
     """COCO mAP, mAP@0.5 and mAP@0.75 of (name -> rows) by pycocotools."""
-    coco = pytest.importorskip("pycocotools.coco")
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    from pycocotools import coco, cocoeval
+
     labelled, found = [], []
     for number, truth in enumerate(records):
         for (x1, y1, x2, y2), class_id in zip(truth.boxes.astype(float), truth.class_ids):
