@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, Iterator, Union
 
-from ssd_train.errors import SsdTrainError, WeightsError
+from ssd_train.errors import ConfigError, SsdTrainError, WeightsError
 
 OWN_SUM = "sha256"  # key of a JSON document's own checksum
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +57,7 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         SsdTrainError: the disk is full, or the file cannot be written.
         BrokenPipeError: the reader of standard output has exited.
     """
-    resolved = followed(path)
+    resolved = _file_target(path)
     if isinstance(resolved, int) or _is_stream(resolved):
         with _errors_of_stream(Path(path)), _open_stream(resolved) as file:
             yield file
@@ -114,7 +114,7 @@ def prepared_file(path: Path) -> Iterator[Path]:
     Raises:
         SsdTrainError: as `open_atomic`.
     """
-    resolved = followed(path)
+    resolved = _file_target(path)
     if isinstance(resolved, int) or _is_stream(resolved):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / path.name
@@ -154,6 +154,13 @@ def followed(path: Path) -> Union[Path, int]:
             return target
         target = Path(folder) / os.readlink(target)
     raise SsdTrainError(f"{path}: found a loop of symbolic links, expected a writable path")
+
+
+def _file_target(path: Path) -> Union[Path, int]:
+    target = followed(path)
+    if not isinstance(target, int) and target.is_dir():
+        raise ConfigError(f"{path}: found a folder, expected a file to write")
+    return target
 
 
 def is_standard_output(path: object) -> bool:

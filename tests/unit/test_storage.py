@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ssd_train import storage
-from ssd_train.errors import SsdTrainError
+from ssd_train.errors import ConfigError, SsdTrainError
 
 OLD, NEW = b"old content", b"new content, longer"
 Usage = namedtuple("Usage", "total used free")
@@ -204,6 +204,16 @@ def test_write_to_a_link_replaces_its_target(link, tmp_path, write, dangling):
     assert link.is_symlink() and not target.is_symlink() and target.read_bytes() == NEW
     assert dangling or target.stat().st_ino != before, "replaced, not written over"
     assert names(link.parent) == ["link.bin"] and set(names(target.parent)) <= {"a.bin", "b.bin"}
+
+
+@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize("name", ["", ".", "folder"])
+def test_write_to_a_folder_is_a_config_error(tmp_path, monkeypatch, write, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=f"^{Path(name)}: "):
+        write(Path(name), NEW)
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
 
 
 @pytest.mark.parametrize("opened", [storage.open_atomic, storage.prepared_file])

@@ -40,6 +40,7 @@ from ssd_train.training.fingerprint import fingerprint, of_settings
 from ssd_train.training.intake import take_in
 from ssd_train.training.learner import Learner
 from ssd_train.training.saved_model import CONFIG, SavedModel
+from ssd_train.training.sides import require_inputs
 
 # advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
@@ -115,6 +116,7 @@ def prepare(
     cluster = cluster or Cluster()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
     _refuse_early(environment, of_settings(config, cluster.size), config.epochs, before_data=True)
+    require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
     config, train, validation = take_in(config, environment, progress)
     config = with_anchors(config, environment.pretrained, train.labels, progress)

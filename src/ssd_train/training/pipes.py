@@ -110,8 +110,10 @@ class Pipes:
 
 
 def _looks_piped(path: Path) -> bool:
+    if path.exists():  # also ".", which has no name to derive the FIFO's from
+        return False
     fifo = fifo_path(path, 0)
-    return not path.exists() and fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)
+    return fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)
 
 
 def _spill_files(config: TrainConfig, paths: Dict[str, Path]) -> Dict[str, SpillFile]:

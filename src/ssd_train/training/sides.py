@@ -28,6 +28,19 @@ from ssd_train.training.pipes import Pipes, piped_paths
 Sides = Tuple[LabelledImages, LabelledImages]
 
 
+def require_inputs(environment: Environment) -> None:
+    """Raise DataError if a path of the data does not exist; nothing is read."""
+    piped = piped_paths(environment)
+    paths = {
+        "images": [environment.train, environment.validation],
+        "labels": [environment.labels, environment.validation_labels],
+    }
+    for content, given in paths.items():
+        for path in given:
+            if path is not None and path not in piped.values() and not path.exists():
+                raise DataError(f"{path}: not found, expected {content}")
+
+
 def read_sides(config: TrainConfig, environment: Environment, progress: Progress) -> Sides:
     """Return training and validation data, split if there is no validation data.
 
