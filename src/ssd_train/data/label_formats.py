@@ -95,16 +95,22 @@ def find_labels(path: PathLike, wanted: str = "") -> FoundLabels:
 
 def _in_sister(folder: Path, wanted: str) -> Optional[FoundLabels]:
     """Find the labels in the sister of a folder that has none itself."""
-    parts = folder.absolute().parts
     for images, labels in SISTERS.items():
-        if images not in parts:
-            continue
-        last = len(parts) - 1 - parts[::-1].index(images)
-        sister = Path(*parts[:last], labels, *parts[last + 1 :])
-        if sister.is_dir() and not any(_in_folder(folder, "").values()):
+        sister = sister_folder(folder, images, labels)
+        if sister is not None and not any(_in_folder(folder, "").values()):
             candidates = _in_folder(sister, wanted)
             return _choose(sister, candidates, wanted) if any(candidates.values()) else None
     return None
+
+
+def sister_folder(folder: Path, name: str, other: str) -> Optional[Path]:
+    """Return the existing folder whose path has `other` in place of the last `name`: images/train -> labels/train."""
+    parts = folder.absolute().parts
+    if name not in parts:
+        return None
+    last = len(parts) - 1 - parts[::-1].index(name)
+    sister = Path(*parts[:last], other, *parts[last + 1 :])
+    return sister if sister.is_dir() else None
 
 
 def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> FoundLabels:

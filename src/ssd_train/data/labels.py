@@ -16,7 +16,7 @@ from ssd_train.data.formats.jsonl import PathLike
 from ssd_train.data.formats.recordio import read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
-from ssd_train.data.label_formats import SISTERS, FoundLabels, SeveralFormats, find_labels
+from ssd_train.data.label_formats import SISTERS, FoundLabels, SeveralFormats, find_labels, sister_folder
 from ssd_train.data.official_sets import of_split
 from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
 from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
@@ -144,7 +144,8 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
 
     `images` and `labels` may be the same file.
     """
-    sister = _folder_of_images(near) if images is None else None
+    sisters = (sister_folder(near, labels_name, name) for name, labels_name in SISTERS.items())
+    sister = next(filter(None, sisters), None) if images is None else None
     if sister is not None and not any(is_image_name(file.name) for file in files_below(near)):
         return sister
     if images is None or (os.path.isfile(images) and (labels is None or os.path.samefile(images, labels))):
@@ -153,18 +154,6 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
         found = "a file" if os.path.exists(images) else "nothing"
         raise DataError(f"{images}: found {found}, expected a folder of images")
     return Path(images)
-
-
-def _folder_of_images(labels: Path) -> Optional[Path]:
-    """Return the image folder of a label folder: labels/train -> images/train."""
-    parts = labels.absolute().parts
-    for images, name in SISTERS.items():
-        if name in parts:
-            last = len(parts) - 1 - parts[::-1].index(name)
-            sister = Path(*parts[:last], images, *parts[last + 1 :])
-            if sister.is_dir():
-                return sister
-    return None
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
