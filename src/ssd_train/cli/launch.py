@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Sequence
 
+from ssd_train.cli.aws import deploy, describe, invoke
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped, words
 from ssd_train.cli.console import Parser, make_progress
 from ssd_train.config import SETTING_ALIASES, TrainConfig
@@ -28,13 +28,13 @@ from ssd_train.launch.source import entry_point_folder, write_source
 from ssd_train.launch.tuning import RANGES, parse_ranges, tuning_request
 from ssd_train.launch.watch import follow
 
-# flag of another mode -> module in aws/ with a function of the flag's name, and help
+# flag of another mode -> its function, and help
 MODES = {
-    "deploy": ("deploy", "create an endpoint for a model"),
-    "transform": ("deploy", "start a batch transform job on all images below an S3 prefix"),
-    "delete": ("deploy", "delete an endpoint with its configuration and model"),
-    "invoke": ("invoke", "send images to an endpoint; write JSON Lines and overlays"),
-    "describe": ("describe", "show the status of a training job; with --wait, follow its log"),
+    "deploy": (deploy.deploy, "create an endpoint for a model"),
+    "transform": (deploy.transform, "start a batch transform job on all images below an S3 prefix"),
+    "delete": (deploy.delete, "delete an endpoint with its configuration and model"),
+    "invoke": (invoke.invoke, "send images to an endpoint; write JSON Lines and overlays"),
+    "describe": (describe.describe, "show the status of a training job; with --wait, follow its log"),
 }
 SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *PLACES}
 INPUTS = {
@@ -49,9 +49,9 @@ INPUTS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Start a training or tuning job, or run another mode; with --dry_run show the requests."""
-    for mode, (module, _) in MODES.items():
+    for mode, (run_mode, _) in MODES.items():
         if any(argument.split("=")[0] == f"--{mode}" for argument in arguments):
-            return getattr(importlib.import_module(f"ssd_train.cli.aws.{module}"), mode)(arguments)
+            return run_mode(arguments)
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
     train_settings = {name: value for name, value in settings.items() if name not in PLACES}

@@ -1,33 +1,32 @@
-"""The command prepare; each of its steps is a module in steps/."""
+"""The command prepare."""
 
 from __future__ import annotations
 
-import importlib
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
+from ssd_train.cli.steps import augment, convert, frames, grayscale, join, keep, manifest, relabel, sheet, split
 from ssd_train.errors import ConfigError
 
 
 class Step(NamedTuple):
-    """Help of a step, its module in steps/ (default: its name) and its function."""
+    """Help and function of a step."""
 
     summary: str
-    module: str = ""
-    function: str = "run"
+    run: Callable[[Sequence[str]], int]
 
 
 STEPS = {
-    "manifest": Step("write the input manifest of a labeling job for images"),
-    "frames": Step("extract every n-th frame of videos"),
-    "join": Step("merge manifests of several labeling jobs"),
-    "keep": Step("keep the lines and boxes that match conditions"),
-    "drop": Step("drop the lines that match conditions", "keep", "run_drop"),
-    "relabel": Step("change classes: take names from keys, rename, merge, drop"),
-    "split": Step("split a manifest into train, validation and test"),
-    "grayscale": Step("convert images to grayscale"),
-    "augment": Step("write mirrored and rotated copies of labelled images"),
-    "convert": Step("convert labels to another format"),
-    "sheet": Step("draw labelled images on a contact sheet"),
+    "manifest": Step("write the input manifest of a labeling job for images", manifest.run),
+    "frames": Step("extract every n-th frame of videos", frames.run),
+    "join": Step("merge manifests of several labeling jobs", join.run),
+    "keep": Step("keep the lines and boxes that match conditions", keep.run),
+    "drop": Step("drop the lines that match conditions", keep.run_drop),
+    "relabel": Step("change classes: take names from keys, rename, merge, drop", relabel.run),
+    "split": Step("split a manifest into train, validation and test", split.run),
+    "grayscale": Step("convert images to grayscale", grayscale.run),
+    "augment": Step("write mirrored and rotated copies of labelled images", augment.run),
+    "convert": Step("convert labels to another format", convert.run),
+    "sheet": Step("draw labelled images on a contact sheet", sheet.run),
 }
 
 
@@ -39,9 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if name not in STEPS:
         raise ConfigError(f"prepare: found {name!r}, expected one of {', '.join(STEPS)}")
-    step = STEPS[name]
-    module = importlib.import_module(f"ssd_train.cli.steps.{step.module or name}")
-    return getattr(module, step.function)(rest)
+    return STEPS[name].run(rest)
 
 
 def _overview() -> str:

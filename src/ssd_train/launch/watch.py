@@ -27,7 +27,7 @@ def metric_series(lines: Iterable[str]) -> Dict[str, List[float]]:
     return {name: values for name, values in series.items() if values}
 
 
-def describe(amazon: Amazon, job: str) -> Dict[str, Any]:
+def describe_job(amazon: Amazon, job: str) -> Dict[str, Any]:
     """Return the DescribeTrainingJob response."""
     return amazon.send("describe_training_job", {"TrainingJobName": job})
 
@@ -48,7 +48,7 @@ def follow(amazon: Amazon, job: str, write: Callable[[str], None], interval: flo
     status = ""
     tokens: Dict[str, str] = {}
     while True:
-        description = describe(amazon, job)
+        description = describe_job(amazon, job)
         if description.get("SecondaryStatus", "") != status:
             status = description.get("SecondaryStatus", "")
             write(f"{job}: {status}")

@@ -71,9 +71,9 @@ def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
         findings["validation"] += check_apart(*named)
     _warn_of_pictures_without_labels(sides, progress)
     if config.on_bad_data == "error":
-        refuse_errors([finding for of_split in findings.values() for finding in of_split])
-    for name, of_split in findings.items():
-        _warn_of(name, of_split, progress)
+        refuse_errors([finding for found in findings.values() for finding in found])
+    for name, of_data in findings.items():
+        _warn_of(name, of_data, progress)
     train, validation = (
         LabelledImages(without_errors(data.labels, findings.get(name, [])), data.images)
         for name, data in zip(("train", "validation"), sides)

@@ -316,15 +316,15 @@ def test_large_image_is_seen_as_one_that_is_read_from_a_file(tmp_path, format):
     data = encode_like(cv2.resize(picture((20, 16)), (640, 500)), format)
     images = MemoryImages({"0.png": data})
 
-    def encode(boxes, class_ids):
+    def encode_targets(boxes, class_ids):
         return boxes[:, 0], boxes
 
-    transform = TrainTransform(64, "none", encode)
+    transform = TrainTransform(64, "none", encode_targets)
     with FifoWriter(tmp_path / "train", [[], samples(labels.records, images)]) as writer:
         skip_first(writer)
         made = StreamLoader(stream(tmp_path, 1), labels, transform, EpochSampler(1, 1, 7), 64, 0)
         (batch,) = made.epoch(0)
-    expected = EvalTransform(64, encode)(*DetectionDataset(labels, images, 64)[0])
+    expected = EvalTransform(64, encode_targets)(*DetectionDataset(labels, images, 64)[0])
     np.testing.assert_array_equal(batch.pictures[0], expected[0])
     np.testing.assert_allclose(batch.box_targets[0], expected[2], atol=1e-4)
 

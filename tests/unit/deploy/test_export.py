@@ -21,10 +21,10 @@ from ssd_train.data.drawn import draw_shapes_set
 from ssd_train.data.images import encode_png
 from ssd_train.data.labels import LabelledImages
 from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.deploy import onnx_file
 from ssd_train.deploy.artifact import is_current
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.export import Proof, export
+from ssd_train.deploy.onnx_file import write_onnx
 from ssd_train.deploy.scoring import pictures_of, score_images
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.training.saved_model import SavedModel
@@ -124,7 +124,7 @@ def _whole_weights(path):
 
 
 def _size_of_float(folder, tmp_path):
-    onnx_file.write_onnx(SavedModel.load(folder), tmp_path / "float.onnx")
+    write_onnx(SavedModel.load(folder), tmp_path / "float.onnx")
     return (tmp_path / "float.onnx").stat().st_size
 
 

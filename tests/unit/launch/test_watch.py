@@ -92,5 +92,5 @@ def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
 
 def test_describe_unknown_job_raises(amazon):
     with pytest.raises(Refused) as raised:
-        watch.describe(amazon, "ssd-1")
+        watch.describe_job(amazon, "ssd-1")
     assert raised.value.code == "ValidationException"

@@ -16,7 +16,6 @@ from opt_ml import failure_of, make_opt_ml
 
 from ssd_train import __version__
 from ssd_train.errors import ConfigError, PeerLost
-from ssd_train.training import meeting
 from ssd_train.training.meeting import Place, meet, receive, send
 from ssd_train.training.peers import Peers
 
@@ -192,7 +191,9 @@ def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expect
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours:
-        monkeypatch.setattr(meeting, "_handshakes", lambda *_: ((ours, hello_of(number)) for number in [rank]))
+        monkeypatch.setattr(
+            "ssd_train.training.meeting._handshakes", lambda *_: ((ours, hello_of(number)) for number in [rank])
+        )
         with pytest.raises(expected[0], match=expected[1]):
             meet(place(0, free_port()), time.monotonic() + 5)
 

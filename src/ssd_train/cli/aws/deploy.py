@@ -9,12 +9,19 @@ from typing import Any, Dict, Sequence
 
 from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, parse_named, show, stamped
 from ssd_train.cli.console import Parser, make_progress
-from ssd_train.launch import serving
 from ssd_train.launch.amazon import Amazon
 from ssd_train.launch.job import MODEL_ARCHIVE
 from ssd_train.launch.requests import tag_list
+from ssd_train.launch.serving import (
+    Service,
+    check_folder,
+    endpoint_config_request,
+    endpoint_request,
+    model_request,
+    transform_request,
+)
 from ssd_train.launch.source import entry_point_folder, write_served_model
-from ssd_train.launch.watch import describe
+from ssd_train.launch.watch import describe_job
 
 
 def deploy(arguments: Sequence[str]) -> int:
@@ -26,10 +33,10 @@ def deploy(arguments: Sequence[str]) -> int:
     flags, progress = parse_named(parser, "deploy", arguments), make_progress()
     amazon, region, role = account(flags)
     service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
-    endpoint = serving.endpoint_request(flags.deploy, service)
+    endpoint = endpoint_request(flags.deploy, service)
     requests = {
-        "create_model": serving.model_request(service, tags),
-        "create_endpoint_config": serving.endpoint_config_request(service, tags),
+        "create_model": model_request(service, tags),
+        "create_endpoint_config": endpoint_config_request(service, tags),
     }
     if flags.update:
         requests["update_endpoint"] = endpoint
@@ -54,11 +61,11 @@ def transform(arguments: Sequence[str]) -> int:
     flags, progress = parse_named(parser, "transform", arguments), make_progress()
     amazon, region, role = account(flags)
     service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
-    pictures = serving.check_folder("pictures", flags.pictures)
-    answers = serving.check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
+    pictures = check_folder("pictures", flags.pictures)
+    answers = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
     requests = {
-        "create_model": serving.model_request(service, tags),
-        "create_transform_job": serving.transform_request(service, pictures, answers, tags),
+        "create_model": model_request(service, tags),
+        "create_transform_job": transform_request(service, pictures, answers, tags),
     }
     if flags.dry_run or amazon is None:
         return show(requests, progress)
@@ -96,30 +103,28 @@ def _add_model_flags(parser: Parser) -> None:
     parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
 
 
-def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> serving.Service:
-    folder = serving.check_folder("output", flags.output)
+def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> Service:
+    folder = check_folder("output", flags.output)
     machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
     entry_point_folder(flags.source_dir)
-    return serving.Service(stamped(name), role, region, folder, image=flags.image, **machines)
+    return Service(stamped(name), role, region, folder, image=flags.image, **machines)
 
 
-def _send(
-    amazon: Amazon, flags: argparse.Namespace, service: serving.Service, requests: Dict[str, Dict[str, Any]]
-) -> None:
+def _send(amazon: Amazon, flags: argparse.Namespace, service: Service, requests: Dict[str, Dict[str, Any]]) -> None:
     """Upload the model and send the requests."""
     _upload_model(amazon, flags, service)
     for operation, request in requests.items():
         amazon.send(operation, request)
 
 
-def _upload_model(amazon: Amazon, flags: argparse.Namespace, service: serving.Service) -> None:
+def _upload_model(amazon: Amazon, flags: argparse.Namespace, service: Service) -> None:
     """Upload the model with its inference code."""
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
         model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
         if not model.exists():
             address = flags.model
             if not address.startswith("s3://"):
-                address = describe(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
+                address = describe_job(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
             model = Path(temporary) / MODEL_ARCHIVE
             amazon.download(address, model)
         write_served_model(model, served, flags.source_dir)

@@ -6,8 +6,8 @@ from typing import Any, Dict, Iterator, Sequence
 
 from ssd_train.cli.aws.common import make_parser, parse_named
 from ssd_train.cli.console import make_progress
-from ssd_train.launch import watch
 from ssd_train.launch.amazon import Amazon
+from ssd_train.launch.watch import describe_job, follow
 
 
 def describe(arguments: Sequence[str]) -> int:
@@ -18,9 +18,9 @@ def describe(arguments: Sequence[str]) -> int:
     flags, progress = parse_named(parser, "describe", arguments), make_progress()
     amazon = Amazon(flags.region)
     if flags.wait:
-        answer = watch.follow(amazon, flags.describe, progress.say)
+        answer = follow(amazon, flags.describe, progress.say)
     else:
-        answer = watch.describe(amazon, flags.describe)
+        answer = describe_job(amazon, flags.describe)
     for line in description_lines(answer):
         progress.say(line)
     return 0

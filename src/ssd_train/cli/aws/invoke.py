@@ -15,8 +15,8 @@ from ssd_train.data.images import decode, encode_jpeg
 from ssd_train.data.predictions import checked_answers
 from ssd_train.data.records import ClassNames, Detections
 from ssd_train.errors import ConfigError
-from ssd_train.launch import serving
 from ssd_train.launch.amazon import Amazon
+from ssd_train.launch.serving import invoke_request, parse_response
 from ssd_train.view.draw import draw_detections
 
 
@@ -74,6 +74,6 @@ def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
 
 def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
     """Return the response for one image as a line of predictions."""
-    request = serving.invoke_request(endpoint, str(path), path.read_bytes())
+    request = invoke_request(endpoint, str(path), path.read_bytes())
     answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
-    return dump_json({"image": name, "prediction": serving.parse_response(endpoint, answer["Body"].read())}) + b"\n"
+    return dump_json({"image": name, "prediction": parse_response(endpoint, answer["Body"].read())}) + b"\n"
