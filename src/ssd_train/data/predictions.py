@@ -133,10 +133,10 @@ def rows_of(line: Dict[str, Any]) -> List[Row]:
     rows = line.get("prediction")
     if not isinstance(rows, list):
         raise DataError(f"found prediction {rows!r}, expected a list of rows under the key 'prediction'")
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         fault = _fault(row)
         if fault:
-            raise DataError(f"row {number} {fault}: {row!r}, expected [{', '.join(ROW)}] with coordinates in 0..1")
+            raise DataError(f"row {index} {fault}: {row!r}, expected [{', '.join(ROW)}] with coordinates in 0..1")
     return [[_class(row[0]), float(row[1]), *(min(max(float(value), 0.0), 1.0) for value in row[2:])] for row in rows]
 
 

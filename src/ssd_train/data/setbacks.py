@@ -9,7 +9,7 @@ from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
-Sample = TypeVar("Sample")
+SampleT = TypeVar("SampleT")
 
 MOST = 0.5  # maximum fraction of unusable images; above it the data has vanished rather than some files being bad
 
@@ -28,7 +28,7 @@ class Setbacks:
         self._left_out: Set[Hashable] = set()
         self._lock = threading.Lock()
 
-    def first_usable(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> Tuple[Key, Sample]:
+    def first_usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> Tuple[Key, SampleT]:
         """Return the first key for which `make` yields a sample, and the sample.
 
         Images that were left out are not tried again, so that a slow disk does not delay every epoch.
@@ -45,7 +45,7 @@ class Setbacks:
                 self._leave_out(key, fault, "another takes its place")
         raise DataError(f"found none of {self._total} images that can still be used, expected some")
 
-    def usable(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> "List[Tuple[Key, Sample]]":
+    def usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> "List[Tuple[Key, SampleT]]":
         """Return the keys for which `make` yields a sample, with the samples.
 
         Raises:

@@ -9,7 +9,7 @@ from ssd_train.cli.main import main
 from ssd_train.cli.pictures import find_pictures
 from ssd_train.data.file_names import files_below, images_below, is_image_name, is_plain
 from ssd_train.data.images import encode_jpeg
-from ssd_train.data.prepare.pictures import list_images
+from ssd_train.data.prepare.listing import list_images
 from ssd_train.data.records import Record
 from ssd_train.data.sources import FolderImages, portable_name
 

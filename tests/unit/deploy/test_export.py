@@ -24,6 +24,7 @@ from ssd_train.data.records import ClassNames, LabelSet, Record
 from ssd_train.deploy.artifact import is_current
 from ssd_train.deploy.detector import Detector, Picture
 from ssd_train.deploy.export import Proof, export
+from ssd_train.deploy.onnx_file import make_anchors as make
 from ssd_train.deploy.onnx_file import write_onnx
 from ssd_train.deploy.scoring import pictures_of, score_images
 from ssd_train.errors import ConfigError, SsdTrainError
@@ -175,8 +176,7 @@ def test_export_model_with_damaged_deployment_files_works(folder, tmp_path, dama
 
 def test_export_onnx_wrong_raises_and_keeps_the_old_file(folder, tmp_path, monkeypatch):
     """The export is wrong: its anchors are in another order."""
-    make = onnx_file.make_anchors
-    monkeypatch.setattr(onnx_file, "make_anchors", lambda layout: make(layout)[::-1])
+    monkeypatch.setattr("ssd_train.deploy.onnx_file.make_anchors", lambda layout: make(layout)[::-1])
     (tmp_path / "m.onnx").write_bytes(b"old")
     with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'm.onnx'}: "):
         written(folder, "onnx", tmp_path / "m.onnx", Proof())

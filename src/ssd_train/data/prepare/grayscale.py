@@ -16,11 +16,11 @@ from PIL import Image
 
 from ssd_train.data.images import ImageHeader, decode_stored, encode_like
 from ssd_train.data.prepare.lines import local_path
+from ssd_train.data.prepare.listing import list_images
 from ssd_train.data.prepare.pictures import (
     Processed,
     Writing,
     is_done,
-    list_images,
     mismatch,
     output_folder,
     process,

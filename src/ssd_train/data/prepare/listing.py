@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence
 
-from ssd_train.data.file_names import is_image_name
+from ssd_train.data.file_names import IMAGE_FORMATS, images_below, is_image_name
 from ssd_train.data.formats.fields import image_name
 from ssd_train.data.prepare.lines import SOURCE, dump_exact, local_path, write_lines
-from ssd_train.data.prepare.pictures import list_images
 from ssd_train.errors import ConfigError, DataError
 
 
@@ -83,3 +82,20 @@ def _line(name: str, prefix: str, pattern: "re.Pattern[str]") -> Dict[str, Any]:
     address = name if not prefix or "://" in name else f"{prefix.rstrip('/')}/{name}"
     keys = {key: value for key, value in found.groupdict().items() if value is not None}
     return {SOURCE: address, **keys}
+
+
+def list_images(folder: "str | Path") -> List[str]:
+    """Return the sorted relative POSIX paths of the images below `folder`.
+
+    Images are recognised by their suffix.
+
+    Raises:
+        DataError: `folder` is no folder, or has no images.
+    """
+    root = local_path(folder)
+    if not root.is_dir():
+        raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
+    found = [path.relative_to(root).as_posix() for path in images_below(root)]
+    if not found:
+        raise DataError(f"{folder}: found no images, expected files named *{', *'.join(IMAGE_FORMATS)}")
+    return sorted(found)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence, Tuple, TypeVar
 
 from ssd_train.cpus import available_cpus
-from ssd_train.data.file_names import IMAGE_FORMATS, images_below
+from ssd_train.data.file_names import IMAGE_FORMATS
 from ssd_train.data.images import read_header
 from ssd_train.data.prepare.lines import local_path
 from ssd_train.errors import ConfigError, DataError
@@ -50,23 +50,6 @@ class Processed:
     skipped: int = 0
     failures: List[str] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
-
-
-def list_images(folder: "str | Path") -> List[str]:
-    """Return the sorted relative POSIX paths of the images below `folder`.
-
-    Images are recognised by their suffix.
-
-    Raises:
-        DataError: `folder` is no folder, or has no images.
-    """
-    root = local_path(folder)
-    if not root.is_dir():
-        raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
-    found = [path.relative_to(root).as_posix() for path in images_below(root)]
-    if not found:
-        raise DataError(f"{folder}: found no images, expected files named *{', *'.join(IMAGE_FORMATS)}")
-    return sorted(found)
 
 
 def mismatch(name: str, data: bytes) -> str:

@@ -9,7 +9,8 @@ import pytest
 from builders import HeardProgress
 
 from ssd_train.cpus import available_cpus
-from ssd_train.data.prepare.pictures import is_done, list_images, output_folder, process, write_picture
+from ssd_train.data.prepare.listing import list_images
+from ssd_train.data.prepare.pictures import is_done, output_folder, process, write_picture
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
 
 
