@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from benchmarks.quality import course, run_python, split_of
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 
 SMALL, SMALL_TRAINING, SMALL_HELD_OUT = "small", 160, 60
 SMALL_DRAWING = {"size_wh": (640, 480), "max_objects": 8, "sides": (0.02, 0.05)}

@@ -9,7 +9,7 @@ from typing import List, NamedTuple
 
 import numpy as np
 
-from ssd_train.data.images import encode_jpeg
+from ssd_train.data.image_io import encode_jpeg
 
 
 class Sent(NamedTuple):

@@ -19,16 +19,16 @@ from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.check import CheckResult, Side, cheap_check, check_data
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
+from ssd_train.data.checks.runner import CheckResult, Split, check_data, quick_check
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.recordio import write_recordio
-from ssd_train.data.images import decode
-from ssd_train.data.records import Record
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_io import decode
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.parallel import in_order
+from ssd_train.resources import available_cpus
 
 LINES, PICTURES, SIDE = 100_000, 400, 300
 PICTURE_WH = (1280, 960)
@@ -60,7 +60,7 @@ def write_long_manifest(path: Path) -> Path:
     sides = random.randint(5, 150, (LINES, 3, 2))
     boxes = np.concatenate([corners, corners + sides], axis=2)
     records = [
-        Record(f"s3://bucket/frames/video_{i % 50}/{i:06d}.jpg", boxes[i], [0, 1, 2], (1920, 1080))
+        LabeledImage(f"s3://bucket/frames/video_{i % 50}/{i:06d}.jpg", boxes[i], [0, 1, 2], (1920, 1080))
         for i in range(LINES)
     ]
     write_ground_truth(path, records, SHAPE_CLASSES)
@@ -70,7 +70,7 @@ def write_long_manifest(path: Path) -> Path:
 def check_labels(manifest: Path) -> CheckResult:
     """What `check` does without images."""
     anchors = {SIDE: make_anchors(anchor_layout("mobilenet1.0", SIDE))}
-    return check_data([Side("train", read_ground_truth(manifest, on_bad="skip"))], SIDE, anchors)
+    return check_data([Split("train", read_ground_truth(manifest, on_bad="skip"))], SIDE, anchors)
 
 
 def write_records(images: Path, labels: Path, times: int) -> int:
@@ -93,8 +93,8 @@ def checked_beside_decoded(images: Path, labels: Path, rounds: int) -> Dict[str,
 
     turns = {
         "decode": decode_all,
-        "check": lambda: check_data([Side("train", data, source)], SIDE, anchors),
-        "cheap": lambda: cheap_check(data, source),
+        "check": lambda: check_data([Split("train", data, source)], SIDE, anchors),
+        "cheap": lambda: quick_check(data, source),
     }
     speeds: Dict[str, list] = {name: [] for name in turns}
     for _ in range(rounds + 1):  # the first round warms up

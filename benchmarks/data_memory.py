@@ -22,15 +22,15 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import cv2
 import numpy as np
 
-from ssd_train.data.channel import receive
-from ssd_train.data.formats.box_label import box_label
-from ssd_train.data.formats.framing import write_record
-from ssd_train.data.formats.jsonl import dump_json
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.prepare.convert import convert
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.spill import SpillFile
-from ssd_train.data.stream import DetectionStream, StreamOptions
+from ssd_train.data.formats.ground_truth import box_label
+from ssd_train.data.formats.json_lines import dump_json
+from ssd_train.data.formats.recordio_framing import write_record
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.pipe.channel import read_channel
+from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.prepare.convert import convert
 
 SIZE_WH = (640, 480)
 DIFFERENT = 16  # pictures
@@ -83,25 +83,25 @@ class Noise:
         pictures = [draw.randint(0, 256, (height, width, 3)).astype(np.uint8) for _ in range(DIFFERENT)]
         self._encoded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """The picture of a record called by its number."""
         return self._encoded[int(record.name[:8]) % DIFFERENT]
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """The name."""
         return record.name
 
 
-def records(count: int) -> Iterator[Record]:
+def records(count: int) -> Iterator[LabeledImage]:
     """Records with three boxes each."""
     boxes = np.array([[10, 20, 110, 220], [300, 40, 500, 400], [0, 0, 640, 480]], np.float32)
     for index in range(count):
-        yield Record(f"{index:08}.jpg", boxes, np.array([0, 1, 0]), SIZE_WH)
+        yield LabeledImage(f"{index:08}.jpg", boxes, np.array([0, 1, 0]), SIZE_WH)
 
 
 def to_recordio(count: int, folder: Path) -> int:
     """Convert labels in memory and their images; returns the bytes written."""
-    data = LabelledImages(LabelSet(tuple(records(count)), ClassNames(("a", "b"))), Noise())
+    data = LabeledDataset(Labels(tuple(records(count)), ClassNames(("a", "b"))), Noise())
     convert(data, "recordio", folder / "x.rec")
     return (folder / "x.rec").stat().st_size
 
@@ -111,7 +111,7 @@ def from_pipe(count: int, folder: Path) -> int:
     sent: List[int] = []
     threading.Thread(target=_write, args=(count, folder, sent), daemon=True).start()
     spill = SpillFile(folder, BUFFER)
-    channel = receive(folder / "train", 60, spill)
+    channel = read_channel(folder / "train", 60, spill)
     _, table = channel.class_table(None)
     stream = DetectionStream(folder / "train", table, StreamOptions(1, 60, BUFFER, spill))
     passed = sum(1 for _ in stream.epoch((0, 0)))

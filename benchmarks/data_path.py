@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.pictures import write_pictures
 from benchmarks.turns import alternate, figures, times_as_fast
-from ssd_train import framework
-from ssd_train.data.batches import EpochSampler, TrainLoader
+from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.loaders import EpochSampler, TrainLoader
 from ssd_train.data.transforms import TrainTransform
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.targets import TargetEncoder
@@ -96,9 +96,9 @@ def ours(case: Case, images: Path, labels: Path) -> Callable[[], int]:
 
 def gluoncvs(case: Case, images: Path, labels: Path) -> Callable[[], int]:
     """The same by GluonCV: its transform with its target generator, on pictures that MXNet decodes."""
-    mx = framework.mxnet()
-    framework.gluoncv()
-    preset = framework.gluoncv("data.transforms.presets.ssd")
+    mx = mxnet_compat.mxnet()
+    mxnet_compat.gluoncv()
+    preset = mxnet_compat.gluoncv("data.transforms.presets.ssd")
     anchors = mx.nd.array(make_anchors(anchor_layout(NETWORK, case.side)))[None]
     transform = preset.SSDDefaultTrainTransform(case.side, case.side, anchors)
     source = FolderImages(images)

@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, List, NamedTuple
 import numpy as np
 
 from benchmarks.turns import alternate, rounded, times_as_fast
-from ssd_train.data.records import ClassNames, Detections, Record
-from ssd_train.training.metrics import MeanAveragePrecision
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.evaluation.metrics import MeanAveragePrecision
 
 SIZE_WH, PER_IMAGE = (640, 480), 100
 VOC07_AIM, COCO_AIM = 80, 70
@@ -32,7 +32,7 @@ LARGE_SECONDS, LARGE_MEGABYTES = 60, 2000
 class Scored(NamedTuple):
     """Labels and detections of images, made up."""
 
-    records: List[Record]
+    records: List[LabeledImage]
     detections: List[Detections]
     class_names: ClassNames
 
@@ -62,7 +62,7 @@ def invent(images: int, classes: int) -> Scored:
         found = np.concatenate([found, _boxes(random, PER_IMAGE - len(found))])
         found_ids = np.concatenate([np.repeat(ids, 4), random.randint(0, classes, PER_IMAGE - 4 * len(boxes))])
         found = _within(found)
-        records.append(Record(f"{index:06d}.jpg", boxes, ids, SIZE_WH))
+        records.append(LabeledImage(f"{index:06d}.jpg", boxes, ids, SIZE_WH))
         scores = np.sort(random.uniform(0.01, 1, PER_IMAGE).astype(np.float32))[::-1]
         detections.append(Detections(found, scores, found_ids, SIZE_WH))
     return Scored(records, detections, ClassNames(tuple(f"class{i:02d}" for i in range(classes))))
@@ -119,10 +119,10 @@ def ours(data: Scored) -> Dict[str, float]:
 def voc07_by_gluoncv(data: Scored) -> Dict[str, float]:
     """GluonCV's VOC07MApMetric, fed an image at a time as its train_ssd.py does. It counts pixels with the VOC kit's
     "+ 1", so that its figure differs a little."""
-    from ssd_train import framework
+    from ssd_train import mxnet_compat
 
-    framework.gluoncv()
-    metric = framework.gluoncv("utils.metrics.voc_detection").VOC07MApMetric(
+    mxnet_compat.gluoncv()
+    metric = mxnet_compat.gluoncv("utils.metrics.voc_detection").VOC07MApMetric(
         iou_thresh=0.5, class_names=list(data.class_names)
     )
     for record, found in zip(data.records, data.detections):

@@ -21,19 +21,18 @@ from typing import Any, Callable, Dict, List
 import cv2
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import TrainConfig
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.artifact import describe, prepared_files
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.onnx_file import write_onnx
-from ssd_train.deploy.quantize import quantize_layers, quantize_symbol
-from ssd_train.deploy.serve import answer
-from ssd_train.deploy.symbol_file import make_symbol
+from ssd_train.deploy.export.onnx import write_onnx
+from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
+from ssd_train.deploy.handlers import handle_request
+from ssd_train.deploy.symbol import describe, make_symbol, staged_files
 from ssd_train.model.net import build_net
-from ssd_train.training.saved_model import SavedModel
 
 WARM_UP = 2  # the first calls allocate
 REQUEST_WH = (640, 480)
@@ -48,9 +47,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     flags = parser.parse_args()
-    cv2.setNumThreads(framework.cpu_threads())
+    cv2.setNumThreads(mxnet_compat.cpu_threads())
     drawn = [sample.image for sample in draw_shapes_set(max(8, flags.batch), 1, REQUEST_WH)]
-    pictures = np.stack([to_input(image, flags.side) for image in drawn])
+    pictures = np.stack([preprocess(image, flags.side) for image in drawn])
     with tempfile.TemporaryDirectory() as folder:
         detectors = make_detectors(Path(folder), flags.base_network, flags.side, pictures)
         turns = engine_turns(detectors, pictures[: flags.batch])
@@ -67,7 +66,7 @@ def make_detectors(folder: Path, base_network: str, side: int, pictures: np.ndar
     SavedModel(config, SHAPE_CLASSES, 100, epoch=0).save(folder / "model", net)
     model = SavedModel.load(folder / "model")
     for kind, parts in (("symbol", make_symbol(model)), ("int8", quantize_symbol(make_symbol(model), pictures))):
-        with prepared_files(describe(model, kind), folder / kind, parts):
+        with staged_files(describe(model, kind), folder / kind, parts):
             pass
     write_onnx(model, folder / "float.onnx")
     write_onnx(model, folder / "int8.onnx", change=lambda layers: quantize_layers(layers, pictures))
@@ -84,7 +83,9 @@ def engine_turns(detectors: Dict[str, Detector], pictures: np.ndarray) -> Dict[s
 
 def request_turns(detectors: Dict[str, Detector], body: bytes) -> Dict[str, Callable[[], Any]]:
     """The answer to a request with each engine, from the bytes of a JPEG to JSON."""
-    return {f"{name} request": lambda d=found: answer(d, body, "image/jpeg") for name, found in detectors.items()}
+    return {
+        f"{name} request": lambda d=found: handle_request(d, body, "image/jpeg") for name, found in detectors.items()
+    }
 
 
 def take_turns(turns: Dict[str, Callable[[], Any]], rounds: int) -> Seconds:
@@ -107,7 +108,7 @@ def rows(detectors: Dict[str, Detector], seconds: Seconds) -> List[Dict[str, Any
         taken, request = seconds[name], seconds.get(f"{name} request")
         row = {
             "engine": name,
-            "threads": framework.cpu_threads(),
+            "threads": mxnet_compat.cpu_threads(),
             "best_ms": round(1000 * min(taken), 2),
             "times_as_fast": round(min(base) / min(taken), 2),
             "median_of_pairs": round(statistics.median(a / b for a, b in zip(base, taken)), 2),

@@ -7,8 +7,8 @@ from typing import Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
+from ssd_train.boxes import SizeWH
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 
 NOISE = 9.0  # levels of sensor noise: a drawn JPEG of 640 x 480 then takes some 90 kB, as photographs do
 

@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.pictures import write_pictures
 from benchmarks.turns import alternate, figures, times_as_fast
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import TrainConfig
-from ssd_train.data.drawn import SHAPE_CLASSES
-from ssd_train.deploy.detector import Answer, Detector, Picture
-from ssd_train.deploy.onnx_file import write_onnx
+from ssd_train.data.synthetic import SHAPE_CLASSES
+from ssd_train.deploy.detector import Answer, Detector, ImageRef
+from ssd_train.deploy.export.onnx import write_onnx
 from ssd_train.model.net import build_net
-from ssd_train.training.saved_model import SavedModel
 
 BATCH = 8
 PIECE = 100  # pictures of a turn
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "openvino", "mxnet"))
     flags = parser.parse_args()
-    cv2.setNumThreads(framework.cpu_threads())
+    cv2.setNumThreads(mxnet_compat.cpu_threads())
     with tempfile.TemporaryDirectory() as folder:
         detector = _detector(Path(folder), flags.base_network, flags.side, flags.engine)
         images, _ = write_pictures(Path(folder) / "data", DRAWN)
@@ -50,7 +50,12 @@ def main() -> None:
         answers = detector.stream(_pictures(paths, flags.pictures + PIECE), BATCH)
         turns = {"predict": lambda: _take(answers, PIECE), "engine": lambda: _run(detector, ready, PIECE)}
         speeds = alternate(turns, flags.pictures // PIECE)
-    row = {"side": flags.side, "run by": flags.engine, "threads": framework.cpu_threads(), "pictures": flags.pictures}
+    row = {
+        "side": flags.side,
+        "run by": flags.engine,
+        "threads": mxnet_compat.cpu_threads(),
+        "pictures": flags.pictures,
+    }
     shares = times_as_fast(speeds["predict"], speeds["engine"])
     print(json.dumps({**row, **{name: figures(found) for name, found in speeds.items()}, "share": shares}))
 
@@ -62,10 +67,10 @@ def _detector(folder: Path, base_network: str, side: int, engine: str) -> Detect
     return Detector.load(folder if engine == "mxnet" else folder / "model.onnx", "cpu", engine)
 
 
-def _pictures(paths: "list[Path]", count: int) -> Iterator[Picture]:
+def _pictures(paths: "list[Path]", count: int) -> Iterator[ImageRef]:
     for index in range(count):
         path = paths[index % len(paths)]
-        yield Picture(path.name, path.read_bytes, str(path))
+        yield ImageRef(path.name, path.read_bytes, str(path))
 
 
 def _take(answers: Iterator[Answer], count: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_sources import FolderImages
 
 if not hasattr(np, "bool"):
     np.bool = bool  # type: ignore[attr-defined]  # MXNet 1.9.1 reads it

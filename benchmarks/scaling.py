@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks.evaluation_speed import peak_megabytes
 from benchmarks.turns import rounded
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.formats.ground_truth import write_ground_truth
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.records import Record
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 
 DIFFERENT, SIZE_WH, SIDE = 64, (320, 240), 128
 STEPS = 20
@@ -57,7 +57,7 @@ def write_many(folder: Path, count: int) -> None:
     for index in range(count):
         name, sample = f"{index:06d}.jpg", samples[index % DIFFERENT]
         os.link(folder / f"{index % DIFFERENT}.jpg", folder / "images" / name)
-        records.append(Record(f"s3://bucket/images/{name}", sample.boxes, sample.class_ids, SIZE_WH))
+        records.append(LabeledImage(f"s3://bucket/images/{name}", sample.boxes, sample.class_ids, SIZE_WH))
     write_ground_truth(folder / "output.manifest", records, SHAPE_CLASSES)
 
 
@@ -68,12 +68,12 @@ def measure(folder: Path, count: int) -> Dict[str, Any]:
     from ssd_train.environment import Environment
     from ssd_train.progress import Progress
     from ssd_train.training.engine import train_one_epoch
-    from ssd_train.training.job import prepare
+    from ssd_train.training.setup import build_setup
 
     imported = time.perf_counter()
     config = TrainConfig(base_network="mobilenet0.25", image_shape=SIDE, cache_images=0, use_pretrained_model=0)
     environment = Environment(train=folder / "images", labels=folder / "output.manifest")
-    job = prepare(config, environment, Progress())
+    job = build_setup(config, environment, Progress())
     batches = job.train_loader.epoch(0)
     next(batches)
     started = time.perf_counter()

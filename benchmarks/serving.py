@@ -30,11 +30,11 @@ import numpy as np
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd, Tally, post, resident_bytes
-from ssd_train import framework
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.images import encode_jpeg
+from ssd_train import mxnet_compat
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.serve import answer, warm_up
+from ssd_train.deploy.handlers import handle_request, warm_up
 
 TURN = 5.0  # seconds that engine and server have in turns
 PICTURES = 8
@@ -61,10 +61,10 @@ def main() -> int:
 
 def make_model(folder: Path, base_network: str, side: int) -> Path:
     """An ONNX file of a network with random weights."""
+    from ssd_train.artifacts.saved_model import SavedModel
     from ssd_train.config import TrainConfig
-    from ssd_train.deploy.onnx_file import write_onnx
+    from ssd_train.deploy.export.onnx import write_onnx
     from ssd_train.model.net import build_net
-    from ssd_train.training.saved_model import SavedModel
 
     net = build_net(base_network, side, list(SHAPE_CLASSES))
     SavedModel(TrainConfig(base_network=base_network, image_shape=side), SHAPE_CLASSES, 100, epoch=0).save(folder, net)
@@ -79,9 +79,9 @@ def measure(model: Path, seconds: float, clients: int, share: float, faults: Lis
     pictures = [sample.image for sample in draw_shapes_set(PICTURES, 1, (640, 480))]
     bodies = [encode_jpeg(picture) for picture in pictures]
     inputs = [detector.to_input(picture)[None] for picture in pictures]
-    good = {body: answer(detector, body, "image/jpeg")[0].encode() for body in bodies}
+    good = {body: handle_request(detector, body, "image/jpeg")[0].encode() for body in bodies}
     with RunningServer(model) as server:
-        about = {"model": model.name, "side": detector.engine.side, "threads": framework.cpu_threads()}
+        about = {"model": model.name, "side": detector.engine.side, "threads": mxnet_compat.cpu_threads()}
         yield {"what": "latency", **about, **latency(detector, inputs, bodies, server.address)}
         for what, bad in (("load", []), ("mixed", bad_bodies(pictures[0]))):
             crowd = Crowd(server.address, good, bad, share)
@@ -99,7 +99,7 @@ def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], a
         pixels, body = inputs[turn % PICTURES], bodies[turn % PICTURES]
         for name, work in (
             ("engine", lambda: detector.engine.run(pixels)),  # noqa: B023
-            ("answer", lambda: answer(detector, body, "image/jpeg")),  # noqa: B023
+            ("answer", lambda: handle_request(detector, body, "image/jpeg")),  # noqa: B023
             ("http", lambda: post(host, body, "image/jpeg")),  # noqa: B023
         ):
             started = time.perf_counter()

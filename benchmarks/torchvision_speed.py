@@ -19,12 +19,12 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 
 from benchmarks.turns import alternate, rounded, times_as_fast
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import TrainConfig
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.deploy.detector import Detector
 from ssd_train.model.net import build_net
-from ssd_train.training.saved_model import SavedModel
 
 MODELS = ("ssdlite320_mobilenet_v3_large", "ssd300_vgg16")
 SIDE, BATCH = 300, 4
@@ -42,7 +42,7 @@ def main() -> None:
     turns = {"ours": our_turn(pictures), **{name: torchvisions_turn(name, pictures) for name in MODELS}}
     speeds = alternate(turns, rounds)
     for name in MODELS:
-        row: Dict[str, Any] = {"beside": name, "threads": framework.cpu_threads()}
+        row: Dict[str, Any] = {"beside": name, "threads": mxnet_compat.cpu_threads()}
         row["ours, ms a picture (best)"] = rounded(1000 / max(speeds["ours"]))
         row["theirs, ms a picture (best)"] = rounded(1000 / max(speeds[name]))
         print(json.dumps({**row, **times_as_fast(speeds["ours"], speeds[name])}), flush=True)
@@ -67,7 +67,7 @@ def our_turn(pictures: List[np.ndarray]) -> Callable[[], int]:
 def torchvisions_turn(name: str, pictures: List[np.ndarray]) -> Callable[[], int]:
     """A model of torchvision's, as its documentation runs it."""
     torch, models = import_module("torch"), import_module("torchvision.models.detection")
-    torch.set_num_threads(framework.cpu_threads())
+    torch.set_num_threads(mxnet_compat.cpu_threads())
     model = getattr(models, name)(weights=None, weights_backbone=None, num_classes=len(SHAPE_CLASSES) + 1).eval()
     tensors = [torch.from_numpy(picture.transpose(2, 0, 1).copy()).float() / 255 for picture in pictures]
 

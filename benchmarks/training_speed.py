@@ -18,21 +18,21 @@ from typing import Any, Dict
 
 from benchmarks.pictures import write_pictures
 from benchmarks.turns import alternate, figures, times_as_fast
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
-from ssd_train.data.batches import EpochSampler, TrainLoader, default_workers
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.loaders import EpochSampler, TrainLoader, default_workers
 from ssd_train.data.transforms import TrainTransform
+from ssd_train.devices import contexts, split_and_load
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
 from ssd_train.model.targets import TargetEncoder
-from ssd_train.training.devices import contexts, split
 from ssd_train.training.engine import train_one_epoch
-from ssd_train.training.learner import Learner
+from ssd_train.training.step import TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 PICTURES = 96
 RATE = 1e-5  # a net that learned from so few pictures would change what there is to compute
 
@@ -63,7 +63,7 @@ def measure(course: "Course", flags: argparse.Namespace) -> Dict[str, Any]:
     return {
         "pixels": flags.side,
         "pictures": "cached" if flags.cache else "decoded each time",
-        "threads": framework.cpu_threads(),
+        "threads": mxnet_compat.cpu_threads(),
         "floor, images/s": figures(speeds["floor"]),
         "whole epoch, images/s": figures(speeds["whole"]),
         "share of bests": share["ratio of bests"],
@@ -88,7 +88,7 @@ class Course:
         config = TrainConfig(image_shape=side, base_network=base_network)
         net = build_net(base_network, side, list(found.class_names), config.seed)
         freeze(net, base_network, pattern)
-        self.learner = Learner(net, config, contexts())
+        self.learner = TrainStep(net, config, contexts())
         dataset = DetectionDataset(found, FolderImages(images), side, 1 << 30 if cache else 0)
         encode = TargetEncoder(make_anchors(anchor_layout(base_network, side)))
         sampler = EpochSampler(len(dataset), config.mini_batch_size, seed=1)
@@ -103,7 +103,7 @@ class Course:
         """As many bare steps as an epoch has, on one batch that is on the device already; the images of all."""
         learner = self.learner
         device = learner.devices[0]
-        arrays = [split(array, [device])[0] for array in batch.arrays()]
+        arrays = [split_and_load(array, [device])[0] for array in batch.arrays()]
         scale = mx.nd.array([1.0 / max(batch.positives, 1)], ctx=device)
         learner.trainer.set_learning_rate(RATE)
         for _ in range(len(self.loader)):

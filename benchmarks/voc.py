@@ -25,13 +25,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.voc import read_voc
-from ssd_train.data.records import NOTHING_IGNORED, Detections, LabelSet, Record
-from ssd_train.data.sources import FolderImages
-from ssd_train.deploy.detector import Detector, Picture
-from ssd_train.training.metrics import MeanAveragePrecision
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import NOTHING_IGNORED, Detections, LabeledImage, Labels
+from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.evaluation.metrics import MeanAveragePrecision
 
 TRAINING, TEST = ("VOC2007/trainval", "VOC2012/trainval"), ("VOC2007/test",)
 
@@ -90,9 +90,9 @@ def rows_of(networks: Sequence[str], batches: Sequence[int]) -> List[Row]:
     return [row for row in ROWS if row.network in networks and row.batch in batches] + others
 
 
-def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
+def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> Labels:
     """The labels of the images that `sets` (YEAR/SET) list, named by their paths below `devkit`."""
-    records: List[Record] = []
+    records: List[LabeledImage] = []
     for place in sets:
         year, name = place.split("/")
         listed = (devkit / year / "ImageSets/Main" / f"{name}.txt").read_text("utf-8").split()
@@ -103,10 +103,10 @@ def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> LabelSet:
             dataclasses.replace(_with_difficult(by_stem[stem]), name=f"{year}/JPEGImages/{by_stem[stem].basename}")
             for stem in listed
         ]
-    return LabelSet(tuple(records), class_names, source=str(devkit))
+    return Labels(tuple(records), class_names, source=str(devkit))
 
 
-def _with_difficult(record: Record) -> Record:
+def _with_difficult(record: LabeledImage) -> LabeledImage:
     """Return the record with its difficult objects as ordinary ones, last: the built-in algorithm knows no flag."""
     boxes = np.concatenate([record.boxes, record.ignored.boxes])
     class_ids = np.concatenate([record.class_ids, record.ignored.class_ids])
@@ -152,12 +152,12 @@ def score(model: Path, devkit: Path, manifest: Path) -> Tuple[float, float]:
     """VOC07 mAP of all objects, by our metric, and without difficult ones, by GluonCV's."""
     labels, source = read_ground_truth(manifest), FolderImages(devkit)
     pictures = [
-        Picture(record.name, lambda record=record: source.read(record), record.where, record.size_wh)
+        ImageRef(record.name, lambda record=record: source.read(record), record.where, record.size_wh)
         for record in labels.records
     ]
     ours = MeanAveragePrecision(labels.class_names)
-    framework.gluoncv()
-    module = framework.gluoncv("utils.metrics.voc_detection")
+    mxnet_compat.gluoncv()
+    module = mxnet_compat.gluoncv("utils.metrics.voc_detection")
     theirs = module.VOC07MApMetric(iou_thresh=0.5, class_names=list(labels.class_names))
     for record, answer in zip(labels.records, Detector.load(model).stream(pictures)):
         ours.update(answer.detections, record)
@@ -165,13 +165,13 @@ def score(model: Path, devkit: Path, manifest: Path) -> Tuple[float, float]:
     return ours.compute().voc07, float(theirs.get()[1][-1])
 
 
-def rows_for_gluoncv(found: Detections, record: Record, difficult: np.ndarray) -> Iterable[List[np.ndarray]]:
+def rows_for_gluoncv(found: Detections, record: LabeledImage, difficult: np.ndarray) -> Iterable[List[np.ndarray]]:
     """What VOC07MApMetric.update takes for one image."""
     columns = (found.boxes, found.class_ids[:, None], found.scores[:, None], record.boxes, record.class_ids[:, None])
     return [[column[None]] for column in (*columns, difficult[:, None])]
 
 
-def is_difficult(devkit: Path, record: Record) -> np.ndarray:
+def is_difficult(devkit: Path, record: LabeledImage) -> np.ndarray:
     """Return which objects of a record are marked difficult, (N,) of 0 and 1: these are its last."""
     year, _, name = record.name.partition("/JPEGImages/")
     tree = ElementTree.parse(devkit / year / "Annotations" / f"{Path(name).stem}.xml")

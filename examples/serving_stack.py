@@ -78,8 +78,8 @@ def lay_out(model: Path, base: Path) -> None:
 
     A model with code/inference.py is copied unchanged; to others the code that `launch --deploy` uploads is added.
     """
-    from ssd_train.archives import opened_model
-    from ssd_train.launch.source import write_served_model
+    from ssd_train.launch.code_archive import write_served_model
+    from ssd_train.storage.archive import opened_model
 
     with opened_model(model) as folder:
         if (folder / "code" / PROGRAM).is_file():

@@ -8,10 +8,10 @@ from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
-from ssd_train.data.images import encode_png
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.progress import Item, Progress
 
 # the smallest job that is still a whole one
@@ -59,17 +59,17 @@ def label_set(
     class_ids: "Optional[Sequence[Sequence[int]]]" = None,
     size_wh: Optional[Tuple[int, int]] = (40, 30),
     class_names: Sequence[str] = ("cat", "dog"),
-) -> LabelSet:
+) -> Labels:
     """A record for each entry of `boxes`, of class 0 unless `class_ids` tells, from lines 1, 2, ... of a file."""
     ids = class_ids or [[0] * len(rows) for rows in boxes]
     records = [
-        Record(f"{index}.png", rows, classes, size_wh, f"train.manifest:{index + 1}")
+        LabeledImage(f"{index}.png", rows, classes, size_wh, f"train.manifest:{index + 1}")
         for index, (rows, classes) in enumerate(zip(boxes, ids))
     ]
-    return LabelSet(tuple(records), ClassNames(tuple(class_names)), source="train.manifest")
+    return Labels(tuple(records), ClassNames(tuple(class_names)), source="train.manifest")
 
 
-def memory_images(labels: LabelSet, pictures: Optional[Iterable[np.ndarray]] = None) -> MemoryImages:
+def memory_images(labels: Labels, pictures: Optional[Iterable[np.ndarray]] = None) -> MemoryImages:
     """A PNG for each record of `labels`: of `pictures`, or of noise in the record's size."""
     given = pictures or [picture(record.size_wh or (40, 30), index) for index, record in enumerate(labels.records)]
     return MemoryImages({record.name: encode_png(image) for record, image in zip(labels.records, given)})

@@ -10,9 +10,9 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIZES = [
     (0.1, 0.14142136),

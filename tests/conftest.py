@@ -56,11 +56,11 @@ def pixel_library(request, monkeypatch) -> str:
 @pytest.fixture
 def mxnet() -> ModuleType:
     """The module of that name, to compare with; skips where it cannot be had."""
-    from ssd_train import framework
+    from ssd_train import mxnet_compat
     from ssd_train.errors import DependencyError
 
     try:
-        return framework.mxnet()
+        return mxnet_compat.mxnet()
     except DependencyError as error:
         pytest.skip(str(error))
 

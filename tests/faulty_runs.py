@@ -8,7 +8,7 @@ import re
 import numpy as np
 from runs import flags
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.cli.main import main
 
 
@@ -43,7 +43,7 @@ def refused(capsys, arguments, pattern, code=2):
 
 def assert_nothing_dead(folder):
     """No array below `folder` has a number that is not finite, and no file of JSON says so; the files of arrays."""
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     files = list(folder.rglob("*.params"))
     for file in files:
         for name, array in mx.nd.load(str(file)).items():

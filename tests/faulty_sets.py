@@ -10,13 +10,10 @@ import numpy as np
 from builders import label_set, picture
 from PIL import Image
 
-from ssd_train.data.check import (
-    Side,
-    check_data,
-)
-from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.data.checks.runner import Split, check_data
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import read_labels
-from ssd_train.data.sources import FolderImages
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 ANCHORS = {side: make_anchors(anchor_layout("mobilenet1.0", side)) for side in (300, 512)}
@@ -50,7 +47,7 @@ def data_set(folder, lines=(), images=(), first=0):
 
 def side_of(folder, lines=(), images=(), first=0, name="train"):
     place, manifest = data_set(folder, lines, images, first)
-    return Side(name, read_labels(manifest, None, "skip"), FolderImages(place))
+    return Split(name, read_labels(manifest, None, "skip"), FolderImages(place))
 
 
 def found(*sides, shape=300):

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-from ssd_train.data.formats.box_label import box_label
-from ssd_train.data.formats.framing import write_record
-from ssd_train.data.records import ClassNames, ImageSource, Record
+from ssd_train.data.formats.ground_truth import box_label
+from ssd_train.data.formats.recordio_framing import write_record
+from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage
 
 
 def framed(*records: bytes) -> bytes:
@@ -29,7 +29,9 @@ def metadata(class_names: Iterable[str]) -> bytes:
     return json.dumps({"class-map": names, "type": "groundtruth/object-detection", "job-name": "j"}).encode()
 
 
-def samples(records: Sequence[Record], images: ImageSource, class_names: Optional[ClassNames] = None) -> List[bytes]:
+def samples(
+    records: Sequence[LabeledImage], images: ImageSource, class_names: Optional[ClassNames] = None
+) -> List[bytes]:
     """The framed records of each sample: image, label, and metadata where there are `class_names`."""
     third = [] if class_names is None else [metadata(class_names)]
     return [framed(images.read(record), json.dumps(box_label(record)).encode(), *third) for record in records]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 from builders import small_config
 
-from ssd_train import framework
-from ssd_train.data.batches import TrainBatch
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.records import Record
+from ssd_train import mxnet_compat
+from ssd_train.data.loaders import TrainBatch
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.transforms import EvalTransform
+from ssd_train.devices import contexts
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
-from ssd_train.training.devices import contexts
-from ssd_train.training.learner import Learner
+from ssd_train.training.step import TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 SIDE = 128
 NETWORK = "mobilenet0.25"
 CONFIG = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_gradient": 0.0}
@@ -29,7 +29,7 @@ def drawn_samples():
     transform = EvalTransform(SIDE, encode)
     found = []
     for index, sample in enumerate(drawn):
-        record = Record(sample.name, sample.boxes, sample.class_ids, (SIDE, SIDE), f"train.manifest:{index + 1}")
+        record = LabeledImage(sample.name, sample.boxes, sample.class_ids, (SIDE, SIDE), f"train.manifest:{index + 1}")
         found.append((record, transform(sample.image, sample.boxes, sample.class_ids)))
     return found
 
@@ -44,7 +44,7 @@ def batch_of(samples, indices, kind=TrainBatch, **more):
 def learner(devices="cpu", **settings):
     """A Learner with its first weights, on `devices`."""
     config = small_config(**{**CONFIG, **settings})
-    return Learner(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices))
+    return TrainStep(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices))
 
 
 def weights(learned, device=0):

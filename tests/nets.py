@@ -8,15 +8,15 @@ from typing import Any, Sequence
 import numpy as np
 from builders import small_config
 
-from ssd_train import framework
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.records import ClassNames
-from ssd_train.data.transforms import to_input
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.data.transforms import preprocess
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.net import build_net
-from ssd_train.training.saved_model import SavedModel
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -47,7 +47,7 @@ def talking_model(folder: Path, classes: Sequence[str] = CLASSES, post_nms: int 
 
 def drawn_inputs(count: int, side: int = 128, seed: int = 3) -> np.ndarray:
     """Drawn pictures as a network sees them: uint8 (count, side, side, 3)."""
-    return np.stack([to_input(sample.image, side) for sample in draw_shapes_set(count, seed)])
+    return np.stack([preprocess(sample.image, side) for sample in draw_shapes_set(count, seed)])
 
 
 def suppressed(candidates: Any, post_nms: int, noise: float = 0.0, shift: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import SMALL, DrawnSet, flags_of
 
-from ssd_train.published import published_folders, verify_folder
+from ssd_train.storage.atomic import finished_dirs, verify_checksums
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 # a checkpoint after each step and each epoch, so that most moments are moments of saving
@@ -109,14 +109,14 @@ def members(session: int) -> List[int]:
 
 def last_weights(checkpoints: Path) -> Path:
     """Return the file of the weights after the last step, in the newest checkpoint."""
-    return published_folders(checkpoints / "state")[0] / "last.params"
+    return finished_dirs(checkpoints / "state")[0] / "last.params"
 
 
 def outcome(folder: Path) -> Any:
     """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history."""
-    from ssd_train import framework
+    from ssd_train import mxnet_compat
 
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     config = json.loads((folder / "model" / "config.json").read_text())
     rows = [json.loads(line) for line in (folder / "model" / "history.jsonl").read_text().splitlines()]
     clock = ("images_per_second", "seconds", "data_seconds")
@@ -142,11 +142,11 @@ def assert_same(found: Any, expected: Any) -> None:
 
 def assert_loads_as_what_it_is(folder: Path, class_names: Optional[Sequence[str]] = None) -> None:
     """After a kill at any moment: there is no model, or a whole one; and what looks like a finished state is one."""
-    from ssd_train.training.saved_model import SavedModel
+    from ssd_train.artifacts.saved_model import SavedModel
 
     if (folder / "model" / "config.json").exists():
         model = SavedModel.load(folder / "model")
         assert class_names is None or list(model.class_names) == list(class_names)
         model.build()
-    for state in published_folders(folder / "checkpoints" / "state"):
-        verify_folder(state)
+    for state in finished_dirs(folder / "checkpoints" / "state"):
+        verify_checksums(state)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from builders import small_config
 
-from ssd_train import framework
-from ssd_train.data.batches import TrainBatch
-from ssd_train.data.records import ClassNames, Record
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.data.loaders import TrainBatch
+from ssd_train.data.structures import ClassNames, LabeledImage
+from ssd_train.devices import contexts
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
-from ssd_train.training.devices import contexts
-from ssd_train.training.learner import Learner
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.step import TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 NAMES = ClassNames(("cat", "dog"))
 SIDE = 128
 ANCHORS = len(make_anchors(anchor_layout("mobilenet0.25", SIDE)))
@@ -27,7 +27,7 @@ def make_net(seed=1):
 
 def learner(optimizer="sgd", devices=None, seed=1):
     """A Learner of such a net."""
-    return Learner(make_net(seed), small_config(optimizer=optimizer), devices or contexts("cpu"))
+    return TrainStep(make_net(seed), small_config(optimizer=optimizer), devices or contexts("cpu"))
 
 
 def batch(seed):
@@ -37,7 +37,7 @@ def batch(seed):
     classes[:, random.choice(ANCHORS, 5)] = 1 + random.randint(2)
     boxes = random.normal(0, 1, (2, ANCHORS, 4)).astype(np.float32) * (classes > 0)[..., None]
     pictures = random.randint(0, 256, (2, SIDE, SIDE, 3)).astype(np.uint8)
-    return TrainBatch(pictures, classes, boxes, (Record("a", [], []), Record("b", [], [])))
+    return TrainBatch(pictures, classes, boxes, (LabeledImage("a", [], []), LabeledImage("b", [], [])))
 
 
 def values(net):

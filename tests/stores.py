@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from builders import HeardProgress
 
-from ssd_train.remote import Copies
-from ssd_train.s3 import Store
+from ssd_train.storage.s3 import Store
+from ssd_train.storage.s3_cache import Copies
 
 
 def put(client, *keys, body=b"1"):

@@ -17,22 +17,20 @@ from builders import small_config
 from hosts import HOSTS
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.batches import EpochSampler, TrainBatch
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.records import Record
+from ssd_train.data.loaders import EpochSampler, TrainBatch
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.transforms import EvalTransform
+from ssd_train.devices import contexts
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.frozen import fix_statistics
-from ssd_train.model.net import build_net
+from ssd_train.model.net import build_net, freeze_batchnorm_stats
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
-from ssd_train.training.checkpoint import TrainState
-from ssd_train.training.cluster import Cluster, join
-from ssd_train.training.devices import contexts
+from ssd_train.training.checkpoint import TrainState, broadcast_state
+from ssd_train.training.distributed.communicator import Communicator, join
 from ssd_train.training.engine import train_one_epoch
-from ssd_train.training.hand_over import same_start
-from ssd_train.training.learner import Learner
+from ssd_train.training.step import TrainStep
 
 SIDE, NETWORK, IMAGES, EPOCHS = 128, "mobilenet0.25", 10, 2
 RATE = 0.02
@@ -42,7 +40,7 @@ SETTINGS = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001, "clip_gr
 SETTINGS["negative_mining_ratio"] = 1000.0
 
 
-def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
+def samples() -> "List[Tuple[LabeledImage, Tuple[np.ndarray, ...]]]":
     """Drawn pictures with their targets; the last shows nothing, so that parts have different numbers of objects."""
     encode = TargetEncoder(make_anchors(anchor_layout(NETWORK, SIDE)))
     drawn = draw_shapes_set(IMAGES - 1, 1, (SIDE, SIDE), empty_fraction=0.0) + draw_shapes_set(
@@ -51,21 +49,21 @@ def samples() -> "List[Tuple[Record, Tuple[np.ndarray, ...]]]":
     transform = EvalTransform(SIDE, encode)
     return [
         (
-            Record(f"{index}.png", sample.boxes, sample.class_ids, (SIDE, SIDE)),
+            LabeledImage(f"{index}.png", sample.boxes, sample.class_ids, (SIDE, SIDE)),
             transform(sample.image, sample.boxes, sample.class_ids),
         )
         for index, sample in enumerate(drawn)
     ]
 
 
-def make_learner(config: TrainConfig, cluster: Cluster, seed: int = 1, devices: str = "cpu") -> Learner:
+def make_learner(config: TrainConfig, cluster: Communicator, seed: int = 1, devices: str = "cpu") -> TrainStep:
     """A learner whose BatchNorm layers use their statistics in training too, whatever else is in the batch."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed)
-    assert fix_statistics(net, set(net._collect_params_with_prefix()))
-    return Learner(net, config, contexts(devices), cluster)
+    assert freeze_batchnorm_stats(net, set(net._collect_params_with_prefix()))
+    return TrainStep(net, config, contexts(devices), cluster)
 
 
-def learn(learner: Learner, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
+def learn(learner: TrainStep, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
     """The results of the epochs, and the names of the pictures seen."""
     data, cluster = samples(), learner.cluster
     sampler = EpochSampler(len(data), batch_size, 1, cluster.rank, cluster.size)
@@ -82,14 +80,14 @@ def learn(learner: Learner, batch_size: int) -> "Tuple[List[Dict[str, float]], L
     return results, seen
 
 
-def weights(learner: Learner) -> Dict[str, np.ndarray]:
+def weights(learner: TrainStep) -> Dict[str, np.ndarray]:
     return {name: p.list_data()[0].asnumpy() for name, p in learner.net._collect_params_with_prefix().items()}
 
 
-def assert_alike(found: Dict[str, np.ndarray], learner: Learner) -> None:
+def assert_alike(found: Dict[str, np.ndarray], learner: TrainStep) -> None:
     """That `found`, the weights of one of several, are those of `learner` but for the order of float32 sums, after
     steps much larger than that."""
-    start, moved = weights(make_learner(small_config(**SETTINGS), Cluster())), 0
+    start, moved = weights(make_learner(small_config(**SETTINGS), Communicator())), 0
     for name, array in weights(learner).items():
         np.testing.assert_allclose(found[name], array, atol=2e-5 * max(np.abs(array).max(), 1e-3), err_msg=name)
         moved += np.abs(array - start[name]).max() > 1e-3 * np.abs(start[name]).max()
@@ -107,7 +105,7 @@ def run_part(result: str, host: str, *settings: str) -> None:
     with cluster:
         seed = 1 + cluster.rank  # the leader's weights are taken
         learner = make_learner(config, cluster, seed, devices)
-        same_start(cluster, TrainState(), learner, {})
+        broadcast_state(cluster, TrainState(), learner, {})
         learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
         results, seen = learn(learner, batch_size)
         for row in results:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from outbox import Outbox
 
-from ssd_train.data.images import decode
+from ssd_train.data.image_io import decode
 from ssd_train.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

@@ -26,7 +26,7 @@ from typing import Any, Dict, List
 from looks import InputImage, read_camera, read_folder
 from outbox import Outbox
 
-from ssd_train.cli.console import within
+from ssd_train.cli.arguments import number_in_range
 from ssd_train.deploy.detector import Detector
 from ssd_train.errors import ConfigError, DataError, DependencyError, SsdTrainError
 
@@ -92,16 +92,25 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--camera", help="number of a camera, or a video file or stream that OpenCV opens")
     parser.add_argument("--outbox", type=Path, required=True, help="SQLite file for messages not yet acknowledged")
     parser.add_argument(
-        "--limit", type=within(int, 1, 1e9), default=100_000, help="maximum number of stored messages; default: 100000"
+        "--limit",
+        type=number_in_range(int, 1, 1e9),
+        default=100_000,
+        help="maximum number of stored messages; default: 100000",
     )
     parser.add_argument(
-        "--every", type=within(float, 0.01, 86400), default=1.0, help="seconds between scans or frames; default: 1"
+        "--every",
+        type=number_in_range(float, 0.01, 86400),
+        default=1.0,
+        help="seconds between scans or frames; default: 1",
     )
     parser.add_argument(
-        "--threshold", type=within(float, 0, 1), default=0.3, help="minimum score to publish, 0 to 1; default: 0.3"
+        "--threshold",
+        type=number_in_range(float, 0, 1),
+        default=0.3,
+        help="minimum score to publish, 0 to 1; default: 0.3",
     )
     parser.add_argument("--broker", default="127.0.0.1", help="host of the MQTT broker; default: 127.0.0.1")
-    parser.add_argument("--port", type=within(int, 1, 65535), default=1883, help="default: 1883")
+    parser.add_argument("--port", type=number_in_range(int, 1, 65535), default=1883, help="default: 1883")
     parser.add_argument("--topic", default="ssd_train/detections")
     parser.add_argument("--client_id", default="ssd_train-edge", help="unique name of this device")
     parser.add_argument("--ca", help="TLS: CA certificate of the broker")

@@ -104,7 +104,7 @@ def rotate_cw(boxes: np.ndarray, size_wh: SizeWH) -> np.ndarray:
     return np.stack([height - boxes[:, 3], boxes[:, 0], height - boxes[:, 1], boxes[:, 2]], axis=1)
 
 
-def first_invalid(boxes: np.ndarray, size_wh: "SizeWH | None" = None) -> "Tuple[int, str] | None":
+def find_invalid_box(boxes: np.ndarray, size_wh: "SizeWH | None" = None) -> "Tuple[int, str] | None":
     """Find the first box that violates the box invariant.
 
     Args:

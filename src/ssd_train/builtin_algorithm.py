@@ -70,7 +70,7 @@ def with_defaults(given: Mapping[str, Any]) -> Dict[str, Any]:
     return {**DEFAULTS, "lr_schedule": schedule, **explicit}
 
 
-def side_of(shape: Any) -> Tuple[Any, str]:
+def parse_image_shape(shape: Any) -> Tuple[Any, str]:
     """Parse an image_shape; "3,416,416" (channels, height, width), a common mistake, becomes "416".
 
     Returns:

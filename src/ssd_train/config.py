@@ -11,9 +11,44 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
-from ssd_train import builtin, recipes
+from ssd_train import builtin_algorithm
+from ssd_train.config_fields import (
+    checked_value,
+    cross_field_errors,
+    did_you_mean,
+    parse_increasing_floats,
+    parse_increasing_ints,
+    setting,
+)
 from ssd_train.errors import ConfigError
-from ssd_train.setting_values import checked_value, contradictions, did_you_mean, rising_epochs, rising_shares, setting
+
+RECIPES: Dict[str, Dict[str, Any]] = {
+    "fast": {"image_shape": 300, "epochs": 8},
+    "balanced": {"image_shape": 300, "epochs": 20},
+    "best": {"image_shape": 300, "epochs": 40},
+}
+
+
+def with_recipe(given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Merge the settings `given` into those of their recipe, if it exists; empty texts count as not given."""
+    recipe = RECIPES.get(str(given.get("recipe", "")).strip(), {})
+    explicit = {name: value for name, value in given.items() if name not in recipe or str(value).strip() != ""}
+    return {**recipe, **explicit}
+
+
+def describe_preset(name: str, chosen: Mapping[str, Any]) -> str:
+    """Describe which settings of recipe `name` are in effect and which were overridden.
+
+    Args:
+        name: Name of the recipe.
+        chosen: All settings of the run.
+    """
+    recipe = RECIPES[name]
+    used = [f"{key} {value}" for key, value in recipe.items() if chosen[key] == value]
+    overridden = [f"{key} {chosen[key]} instead of {value}" for key, value in recipe.items() if chosen[key] != value]
+    text = f"recipe {name}: {', '.join(used) or 'no setting used'}"
+    return f"{text}; overridden: {', '.join(overridden)}" if overridden else text
+
 
 BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
 # spellings of GluonCV and of users
@@ -54,7 +89,7 @@ class TrainConfig:
     recipe: str = setting(
         "",
         "preset for image_shape and epochs; explicit flags override it",
-        choices=("", *recipes.RECIPES),
+        choices=("", *RECIPES),
         resume=True,  # its effect is in the other settings
     )
     # network
@@ -91,7 +126,11 @@ class TrainConfig:
         "groups) stay in the same split",
     )
     labels_format: str = setting(
-        "", "label format; detected if empty", choices=("", *LABEL_FORMATS), aliases=builtin.CONTENT_TYPES, resume=True
+        "",
+        "label format; detected if empty",
+        choices=("", *LABEL_FORMATS),
+        aliases=builtin_algorithm.CONTENT_TYPES,
+        resume=True,
     )
     class_names: str = setting(
         "", "class names for labels without names (RecordIO, Pipe mode): a,b,c in order of class id", resume=True
@@ -192,7 +231,7 @@ class TrainConfig:
             object.__setattr__(self, item.name, value)
             if fault:
                 violations.append(fault)
-        violations += contradictions(self.to_json())
+        violations += cross_field_errors(self.to_json())
         if violations:
             raise ConfigError("; ".join(violations))
         if self.clip_gradient < 0:
@@ -201,12 +240,12 @@ class TrainConfig:
     @property
     def lr_steps(self) -> Optional[Tuple[int, ...]]:
         """Epochs of lr_scheduler_step; None if it is not an increasing list of epochs."""
-        return rising_epochs(self.lr_scheduler_step)
+        return parse_increasing_ints(self.lr_scheduler_step)
 
     @property
     def anchor_shares(self) -> Tuple[float, ...]:
         """Anchor scales of anchor_sizes."""
-        return rising_shares(self.anchor_sizes) or ()
+        return parse_increasing_floats(self.anchor_sizes) or ()
 
     @property
     def candidates(self) -> int:
@@ -239,14 +278,14 @@ class TrainConfig:
         """
         known = {item.name for item in dataclasses.fields(cls)}
         given = current_names(values)
-        unknown = sorted(name for name in given if name not in known and not builtin.is_hidden(name))
+        unknown = sorted(name for name in given if name not in known and not builtin_algorithm.is_hidden(name))
         faults = [f"{name}: unknown setting{did_you_mean(name, known, flags)}" for name in unknown]
         kept = {name: value for name, value in given.items() if name in known}
         if str(kept.get("preset_defaults", "")).strip() == "builtin":
-            kept = builtin.with_defaults(kept)
-        kept = recipes.with_recipe(kept)
+            kept = builtin_algorithm.with_defaults(kept)
+        kept = with_recipe(kept)
         if "image_shape" in kept:
-            kept["image_shape"], note = builtin.side_of(kept["image_shape"])
+            kept["image_shape"], note = builtin_algorithm.parse_image_shape(kept["image_shape"])
             if note:
                 warn(note)
         try:

@@ -86,14 +86,14 @@ def range_text(limits: Mapping[str, Any]) -> str:
     return " and ".join(parts)
 
 
-def contradictions(values: Mapping[str, Any]) -> List[str]:
+def cross_field_errors(values: Mapping[str, Any]) -> List[str]:
     """Return errors of structured texts and of conflicting settings, one message each.
 
     Args:
         values: All settings of TrainConfig by name, each already valid on its own.
     """
     faults = _schedule_faults(values["lr_schedule"], values["lr_scheduler_step"])
-    if rising_shares(values["anchor_sizes"]) is None:
+    if parse_increasing_floats(values["anchor_sizes"]) is None:
         faults.append(
             f"anchor_sizes: found {values['anchor_sizes']!r}, expected increasing scales relative to the image "
             f"side, each more than 0 and at most {LARGEST_ANCHOR:g}, such as '0.1,0.2,0.37'"
@@ -113,7 +113,7 @@ def contradictions(values: Mapping[str, Any]) -> List[str]:
 
 
 def _schedule_faults(schedule: str, epochs: str) -> List[str]:
-    steps = rising_epochs(epochs)
+    steps = parse_increasing_ints(epochs)
     if steps is None:
         return [f"lr_scheduler_step: found {epochs!r}, expected increasing epochs such as '10,20'"]
     if schedule == "step" and not steps:
@@ -123,7 +123,7 @@ def _schedule_faults(schedule: str, epochs: str) -> List[str]:
     return []
 
 
-def rising_epochs(text: str) -> Optional[Tuple[int, ...]]:
+def parse_increasing_ints(text: str) -> Optional[Tuple[int, ...]]:
     """Parse a comma-separated increasing list of integers of at least 1; None if it is not one."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -132,7 +132,7 @@ def rising_epochs(text: str) -> Optional[Tuple[int, ...]]:
     return epochs if list(epochs) == sorted(set(epochs)) else None
 
 
-def rising_shares(text: str) -> Optional[Tuple[float, ...]]:
+def parse_increasing_floats(text: str) -> Optional[Tuple[float, ...]]:
     """Parse a comma-separated increasing list of floats in (0, LARGEST_ANCHOR]; None if it is not one."""
     numbers = [_finite_number(part) for part in text.split(",") if part.strip()]
     scales = [number for number in numbers if number is not None and 0 < number <= LARGEST_ANCHOR]

@@ -7,12 +7,12 @@ from typing import Any, Iterator, List, Sequence
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
 from ssd_train.environment import machine_gpus, read_devices
 from ssd_train.errors import ConfigError, SsdTrainError
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 # parts of out-of-memory messages: MXNet on the CPU, on a GPU, and for arrays above its size limit; OpenCV
 OUT_OF_MEMORY = (
@@ -64,7 +64,7 @@ def one_context(devices: str = "auto") -> Any:
 
 
 @contextlib.contextmanager
-def memory_advice(config: TrainConfig) -> Iterator[None]:
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     """Turn an out-of-memory error, on the CPU or a GPU, into one line of advice."""
     try:
         yield
@@ -82,7 +82,7 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def split(array: np.ndarray, devices: Sequence[Any]) -> List[Any]:
+def split_and_load(array: np.ndarray, devices: Sequence[Any]) -> List[Any]:
     """Split `array` along its first axis into nearly equal parts, one on each device."""
     return [
         mx.nd.array(part, ctx=ctx, dtype=part.dtype) for part, ctx in zip(np.array_split(array, len(devices)), devices)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Tuple
 
-from ssd_train import cgroups
+from ssd_train import resources
 from ssd_train.errors import ConfigError
 
 # field of Environment -> names of its SageMaker channel: ours, then those of the built-in algorithm and the SDK
@@ -129,7 +129,7 @@ def is_hosted() -> bool:
     return "SM_MODEL_DIR" in os.environ or (_base() / "input" / "config").is_dir()
 
 
-def joined_by() -> Tuple[str, int]:
+def detect_launcher() -> Tuple[str, int]:
     """Detect how the job's processes were launched.
 
     Returns:
@@ -142,14 +142,14 @@ def joined_by() -> Tuple[str, int]:
     return ("mpi", processes) if processes > 1 else ("", 1)
 
 
-def hosted_settings() -> Dict[str, str]:
+def sagemaker_hyperparameters() -> Dict[str, str]:
     """Return the hyperparameters of a SageMaker job as texts; {} if the toolkit passes them as flags."""
     if "SM_HPS" in os.environ:
         return {}
     return {name: _plain(value) for name, value in _read_job_file("hyperparameters").items()}
 
 
-def report_failure(message: str) -> None:
+def write_failure_file(message: str) -> None:
     """Write SageMaker's failure file, whose text it shows as the failure reason of the job."""
     folder = Path(os.environ.get("SM_OUTPUT_DIR", _base() / "output"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -280,6 +280,6 @@ def _memory_of_system(root: Path) -> int:
 def _memory_of_groups(root: Path) -> Iterator[int]:
     """Yield the free memory of each limited control group of this process, in bytes."""
     version_1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"]
-    for limit, used in cgroups.limits("memory", ["memory.max", "memory.current"], version_1, root):
+    for limit, used in resources.limits("memory", ["memory.max", "memory.current"], version_1, root):
         if limit != "max":
             yield max(int(limit) - int(used), 0)

@@ -52,7 +52,7 @@ class TrainingDiverged(SsdTrainError):
     """A loss, gradient or weight became NaN or infinite; the message names the labels of the batch."""
 
 
-class PeerLost(SsdTrainError):
+class WorkerLost(SsdTrainError):
     """Another host of the job died, failed, or never connected; the message names it.
 
     All hosts exit with the exit code of the failed one, if it is known.
@@ -63,7 +63,7 @@ class PeerLost(SsdTrainError):
         self.exit_code = exit_code
 
 
-class Stopped(SsdTrainError):
+class TrainingInterrupted(SsdTrainError):
     """Training was stopped by SIGTERM or Ctrl-C, after saving its state."""
 
     exit_code = 143  # 128 + SIGTERM, as a shell reports it

@@ -1,7 +1,7 @@
 """Imports of MXNet, GluonCV and Horovod, with version checks and workarounds for their import problems.
 
-    mx = framework.mxnet()
-    gcv = framework.gluoncv()
+    mx = mxnet_compat.mxnet()
+    gcv = mxnet_compat.gluoncv()
 
 Nothing is loaded before the first call, so this module can be imported without these libraries.
 """
@@ -23,8 +23,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from ssd_train.cpus import available_cpus
 from ssd_train.errors import ConfigError, DependencyError
+from ssd_train.resources import available_cpus
 
 FITS = (
     "supported: mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "

@@ -21,7 +21,7 @@ _PATTERNS = (
 )
 
 
-def hidden(text: str) -> str:
+def redact(text: str) -> str:
     """Return `text` with each secret replaced by ***."""
     for secret in secrets():
         text = text.replace(secret, HIDDEN)

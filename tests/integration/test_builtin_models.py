@@ -11,22 +11,22 @@ from builtin_nets import write_artifact
 from nets import drawn_inputs
 
 from ssd_train.cli.main import main
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_png
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.detector import Detector, Picture
-from ssd_train.deploy.export import Proof, export
-from ssd_train.deploy.scoring import score_images
-from ssd_train.deploy.serve import model_fn, transform_fn
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.deploy.evaluate import score_images
+from ssd_train.deploy.export.export import VerificationOptions, export
+from ssd_train.deploy.handlers import model_fn, transform_fn
+from ssd_train.deploy.parity import compare
 
 pytestmark = pytest.mark.integration
 SIDES = {"resnet-50": 128, "vgg-16": 300}
 NAMES = ("cat", "dog", "cow")
 MODELS = [("resnet-50", "class-agnostic"), ("resnet-50", "per-class"), ("vgg-16", "class-agnostic")]
 SHOWN = [
-    Picture(str(index), lambda sample=sample: encode_png(sample.image), str(index))
+    ImageRef(str(index), lambda sample=sample: encode_png(sample.image), str(index))
     for index, sample in enumerate(draw_shapes_set(3, seed=1))
 ]
 
@@ -50,9 +50,9 @@ def labelled(model):
         found = detector(image)
         large = np.flatnonzero((found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 4)[:5]
         boxes, ids = found.boxes[large], found.class_ids[large]
-        records.append(Record(f"{index}.png", boxes, ids, found.size_wh, f"labels:{index + 1}"))
-    labels = LabelSet(tuple(records), ClassNames(NAMES), source="labels")
-    return LabelledImages(labels, memory_images(labels, images))
+        records.append(LabeledImage(f"{index}.png", boxes, ids, found.size_wh, f"labels:{index + 1}"))
+    labels = Labels(tuple(records), ClassNames(NAMES), source="labels")
+    return LabeledDataset(labels, memory_images(labels, images))
 
 
 def engine_of(path, name="auto"):
@@ -64,7 +64,7 @@ def test_as_onnx(model, tmp_path, input):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     progress = HeardProgress()
-    export(model, "onnx", tmp_path / "m.onnx", input, Proof(SHOWN), progress)
+    export(model, "onnx", tmp_path / "m.onnx", input, VerificationOptions(SHOWN), progress)
     assert progress.lines[0].startswith("compared on 3 images: ")
     pictures = drawn_inputs(3, engine_of(model).side)
     expected = engine_of(model).run(pictures)
@@ -80,17 +80,17 @@ def test_as_onnx_in_openvino(model, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     pytest.importorskip("openvino")
-    export(model, "onnx", tmp_path / "m.onnx", "pixels", Proof(SHOWN), HeardProgress())
+    export(model, "onnx", tmp_path / "m.onnx", "pixels", VerificationOptions(SHOWN), HeardProgress())
     pictures = drawn_inputs(3, engine_of(model).side)
     agreement = compare(engine_of(model).run(pictures), engine_of(tmp_path / "m.onnx", "openvino").run(pictures))
     assert agreement.rows > 50 and agreement.unmatched <= 0.02 * agreement.rows, str(agreement)
 
 
 def test_as_symbol_again(model, tmp_path):
-    export(model, "symbol", tmp_path / "again", "pixels", Proof(SHOWN), HeardProgress())
+    export(model, "symbol", tmp_path / "again", "pixels", VerificationOptions(SHOWN), HeardProgress())
     pictures = drawn_inputs(2, engine_of(model).side)
     np.testing.assert_array_equal(engine_of(tmp_path / "again").run(pictures), engine_of(model).run(pictures))
-    export(tmp_path / "again", "symbol", tmp_path / "third", "pixels", Proof(SHOWN), HeardProgress())
+    export(tmp_path / "again", "symbol", tmp_path / "third", "pixels", VerificationOptions(SHOWN), HeardProgress())
 
 
 @pytest.mark.parametrize("format", ["int8", "onnx-int8"])
@@ -99,7 +99,7 @@ def test_in_eight_bits(model, labelled, tmp_path, format):
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime", exc_type=ImportError)
     output, progress = tmp_path / ("m.onnx" if format == "onnx-int8" else "q"), HeardProgress()
-    export(model, format, output, "pixels", Proof(validation=labelled, max_map_drop=1.0), progress)
+    export(model, format, output, "pixels", VerificationOptions(validation=labelled, max_map_drop=1.0), progress)
     assert [line.split(":")[0] for line in progress.lines] == ["32 bits", "8 bits"]
     assert score_images(Detector.load(output), labelled).ap50 > 0.1, "quantised, not broken"
 

@@ -12,15 +12,15 @@ import runs
 from builders import flags_of, shapes_set
 from coco_notebook import CATEGORY_IDS, generate
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.metadata import Description
 from ssd_train.cli.main import main
-from ssd_train.data.formats.fields import TOO_SMALL
 from ssd_train.data.formats.image_json import OTHER_IDS
-from ssd_train.data.images import encode_png
+from ssd_train.data.formats.validators import TOO_SMALL
+from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import read_labels
-from ssd_train.deploy.description import Description
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.serve import model_fn, transform_fn
+from ssd_train.deploy.handlers import model_fn, transform_fn
 
 pytestmark = pytest.mark.integration
 
@@ -76,7 +76,7 @@ def test_train_manifest_with_a_gap_keeps_the_ids_in_scores_and_description(train
 def head_of(model):
     """The rows of the first class head of a model: (anchor shapes, background and classes, inputs)."""
     config = json.loads((model / "config.json").read_text())
-    arrays = framework.mxnet().nd.load(str(model / config["weights"]["file"]))
+    arrays = mxnet_compat.mxnet().nd.load(str(model / config["weights"]["file"]))
     weight = arrays["class_predictors.0.predictor.weight"].asnumpy()
     return weight.reshape(-1, len(config["class_names"]) + 1, weight[0].size)
 

@@ -11,24 +11,24 @@ import sys
 import pytest
 from builders import flags_of
 
-from ssd_train import framework
-from ssd_train.cli import verification, verify
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.cli import verify
 from ssd_train.cli.main import main
-from ssd_train.cli.verification import Checks, Figure
+from ssd_train.cli.verify import Checks, Figure
 from ssd_train.config import TrainConfig
-from ssd_train.deploy.engines.onnx import OnnxEngine
-from ssd_train.deploy.engines.symbol import SymbolEngine
+from ssd_train.deploy.onnx_backends import OnnxEngine
+from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.environment import Environment
 from ssd_train.progress import Progress
-from ssd_train.training import checkpoint, learner
+from ssd_train.training import checkpoint, step
+from ssd_train.training.distributed.gradient_sync import LocalSync
 from ssd_train.training.engine import Evaluator, evaluate
-from ssd_train.training.exchange import OneHost
-from ssd_train.training.job import prepare
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.setup import build_setup
 
 pytestmark = pytest.mark.integration
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 DEVICES, PICTURES = ["cpu:1", "cpu:2"], 16
 
 
@@ -86,10 +86,10 @@ def command_without_amp(run):
 
 
 FAULTS = {
-    "restoring": (checkpoint, "load_exactly", lambda load: lambda net, path: None),
+    "restoring": (checkpoint, "load_strict", lambda load: lambda net, path: None),
     "resuming": (checkpoint, "load_optimizer", lambda load: lambda arrays, trainer, counts: None),
     "mixed_precision": (subprocess, "run", command_without_amp),
-    "two_devices": (learner, "split", lambda split: first_part_only),
+    "two_devices": (step, "split_and_load", lambda split: first_part_only),
     "scoring": (SavedModel, "build", built_otherwise),
     "exported_symbol": (SymbolEngine, "_arrays_of", weights_otherwise),
     "exported_onnx": (OnnxEngine, "run", run_otherwise),
@@ -111,14 +111,14 @@ def test_verify_with_a_planted_fault_fails_the_check(verified, monkeypatch, chec
 
 def test_verify_of_a_net_that_does_not_learn_exits_with_one(monkeypatch, tmp_path):
     """The checks that need what was trained are made all the same."""
-    monkeypatch.setattr(OneHost, "update", lambda self, trainer, divisor: None)
+    monkeypatch.setattr(LocalSync, "update", lambda self, trainer, divisor: None)
     monkeypatch.setattr(verify, "CHECKS", [verify.CHECKS[0], verify.CHECKS[5]])
-    monkeypatch.setitem(verification.SETTINGS, "epochs", 2)
-    monkeypatch.setitem(verification.SETTINGS, "validation_interval", 2)
+    monkeypatch.setitem(verify.SETTINGS, "epochs", 2)
+    monkeypatch.setitem(verify.SETTINGS, "validation_interval", 2)
     output = tmp_path / "verify.json"
     assert main(["verify", "--devices", "cpu:1", "--pictures", "16", "--output", str(output)]) == 1
     training, scoring = json.loads(output.read_text())["checks"]
-    assert training["result"] == "FAILED" and training["figures"][0]["value"] > verification.MOST_LOSS_LEFT
+    assert training["result"] == "FAILED" and training["figures"][0]["value"] > verify.MOST_LOSS_LEFT
     assert scoring["result"] == "ok"
 
 
@@ -146,7 +146,7 @@ def places(folder, target):
 
 
 def settings_of(**changes):
-    return {**verification.SETTINGS, "checkpoint_minutes": 0, "validation_interval": 1, "epochs": 1, **changes}
+    return {**verify.SETTINGS, "checkpoint_minutes": 0, "validation_interval": 1, "epochs": 1, **changes}
 
 
 def last_row(folder):
@@ -184,7 +184,7 @@ def test_mixed_precision_with_frozen_layers_scores_the_net_that_is_saved(verifie
     assert "mixed precision: bfloat16" in done.stdout and "no deployment files" not in done.stdout
     model = SavedModel.load(tmp_path / "model")
     plain = TrainConfig.from_mapping({**settings, "amp": 0})
-    job = prepare(plain, Environment(**places(folder, tmp_path / "plain"), devices="cpu:1"), Progress())
+    job = build_setup(plain, Environment(**places(folder, tmp_path / "plain"), devices="cpu:1"), Progress())
     evaluator = Evaluator(model.build(mx.cpu(1)), model.config, mx.cpu(1), model.post_nms)
     _, smooth_l1, _ = evaluate(evaluator, job.validation_loader, job.class_names)
     assert model.config.amp and smooth_l1 == last_row(tmp_path)["val_SmoothL1"]

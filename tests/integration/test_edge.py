@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from nets import CLASSES, talking_model
 
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_png
-from ssd_train.data.records import ClassNames
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.deploy.detector import Detector
 
 pytestmark = pytest.mark.integration
@@ -130,7 +130,7 @@ def listener(broker):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from ssd_train.deploy.onnx_file import write_onnx
+    from ssd_train.deploy.export.onnx import write_onnx
 
     folder = tmp_path_factory.mktemp("model")
     write_onnx(talking_model(folder / "model"), folder / "model.onnx")

@@ -10,18 +10,18 @@ import pytest
 from builders import HeardProgress, flags_of, shapes_set, small_config
 from nets import CLASSES, drawn_inputs, talking_model, talking_net
 
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
-from ssd_train.data.images import decode
-from ssd_train.data.records import ClassNames
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.agreement import BOX_TOLERANCE, SCORE_TOLERANCE, compare
-from ssd_train.deploy.artifact import is_current
+from ssd_train.data.image_io import decode
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.parity import BOX_TOLERANCE, SCORE_TOLERANCE, compare
+from ssd_train.deploy.symbol import is_up_to_date
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.pretrained import load_pretrained
-from ssd_train.training.run import train
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 BATCH = 10
@@ -34,8 +34,8 @@ def rows(engine, pictures):
 
 def exported(model, folder):
     """Path of each export by the engine that runs it; those engines that are not installed are left out."""
-    from ssd_train.deploy.artifact import publish_symbol
-    from ssd_train.deploy.onnx_file import write_onnx
+    from ssd_train.deploy.export.onnx import write_onnx
+    from ssd_train.deploy.symbol import publish_symbol
 
     publish_symbol(model, folder / "symbol", drawn_inputs(2, SavedModel.load(model).config.image_shape))
     found = {"symbol": folder / "symbol"}
@@ -96,7 +96,7 @@ def test_a_hundred_real_pictures(shared_data, tmp_path):
             parameter.set_data(parameter.data() * 0.1)  # the features of trained backbones are large
     SavedModel(config, ClassNames(CLASSES), 100, epoch=0).save(tmp_path / "model", net)
     files = sorted((shared_data / "data" / "raccoon" / "images").iterdir())[:100]
-    pictures = np.stack([to_input(decode(path.read_bytes(), path.name), 300) for path in files])
+    pictures = np.stack([preprocess(decode(path.read_bytes(), path.name), 300) for path in files])
     assert len(pictures) == 100
     assert_all_agree(tmp_path / "model", tmp_path, pictures, at_least=1000)
 
@@ -128,7 +128,7 @@ def test_files_are_there_while_training_goes_on(tmp_path):
         def say(self, text):
             super().say(text)
             if text.startswith("epoch "):
-                seen.append((is_current(model), (model / "code" / "inference.py").is_file(), "best so far" in text))
+                seen.append((is_up_to_date(model), (model / "code" / "inference.py").is_file(), "best so far" in text))
 
     environment = Environment(drawn.images, drawn.manifest, model_dir=model, output_dir=tmp_path / "output")
     train(small_config(epochs=2), environment, Looking())
@@ -138,7 +138,7 @@ def test_files_are_there_while_training_goes_on(tmp_path):
 @pytest.mark.parametrize("machine", ["first", "second"])
 def test_training_leaves_the_deployment_files_of_its_best_model(trained, machine):
     folder, drawn = trained
-    assert is_current(folder / machine / "model_dir")
+    assert is_up_to_date(folder / machine / "model_dir")
     scores = {}
     for engine in ("mxnet", "symbol"):
         path = folder / machine / f"{engine}.json"

@@ -12,23 +12,23 @@ import pytest
 from builders import HeardProgress, small_config
 from faulty_runs import assert_nothing_dead, command, refused
 
-from ssd_train import framework
-from ssd_train.cli.console import LogProgress
+from ssd_train import mxnet_compat
+from ssd_train.cli.arguments import LogProgress
 from ssd_train.cli.main import main
+from ssd_train.devices import explain_out_of_memory
 from ssd_train.environment import Environment
 from ssd_train.errors import SsdTrainError, TrainingDiverged
 from ssd_train.model.net import build_net
-from ssd_train.training.devices import memory_advice
-from ssd_train.training.run import train
+from ssd_train.training.trainer import train
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 pytestmark = pytest.mark.integration
 
 
 def weights_file(path, change):
     """The weights of an untrained net, changed."""
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     net = build_net("mobilenet0.25", 128, ["disc", "square", "triangle"])
     arrays = {name: p.data() for name, p in net._collect_params_with_prefix().items() if "anchors" not in name}
     change(arrays)
@@ -110,22 +110,22 @@ def test_divergence_keeps_the_model_before_it(data, tmp_path):
             super().say(text)
             if text.startswith("epoch 1/"):
                 parameter = self.net._collect_params_with_prefix()["box_predictors.0.predictor.weight"]
-                parameter.set_data(framework.mxnet().nd.full(parameter.shape, 1e38))
+                parameter.set_data(mxnet_compat.mxnet().nd.full(parameter.shape, 1e38))
 
-    from ssd_train.training import job as jobs
-    from ssd_train.training import run as runs
+    from ssd_train.training import setup as jobs
+    from ssd_train.training import trainer as runs
 
     progress = Swelling()
     environment = Environment(*training, *validation, tmp_path / "model", tmp_path / "output", tmp_path / "checkpoints")
-    real = jobs.prepare
+    real = jobs.build_setup
 
-    def prepare(*arguments):
+    def build_setup(*arguments):
         job = real(*arguments)
         progress.net = job.net
         return job
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "prepare", prepare)
+        patch.setattr(runs, "build_setup", build_setup)
         with pytest.raises(
             TrainingDiverged, match=r"epoch 2: found .*; the model of epoch 1 is kept; try a lower --learning_rate"
         ):
@@ -151,10 +151,10 @@ def test_a_batch_larger_than_the_data_is_made_smaller(data, tmp_path, capsys):
 
 def test_too_little_memory_says_what_to_lower():
     with pytest.raises(SsdTrainError, match="out of memory with mini_batch_size 4 at image_shape 128: lower one"):
-        with memory_advice(small_config()):
+        with explain_out_of_memory(small_config()):
             mx.nd.zeros((1 << 40,)).wait_to_read()
     with pytest.raises(mx.MXNetError, match="[Ss]hape"):  # any other error is left as it is
-        with memory_advice(small_config()):
+        with explain_out_of_memory(small_config()):
             mx.nd.dot(mx.nd.zeros((2, 3)), mx.nd.zeros((2, 3))).wait_to_read()
 
 
@@ -171,7 +171,7 @@ def test_too_little_memory_says_what_to_lower():
 def test_each_way_to_say_out_of_memory_is_known(text):
     """What MXNet says on a GPU (of its source; no GPU was at hand), and others."""
     with pytest.raises(SsdTrainError, match="^out of memory with mini_batch_size 4 at image_shape 128: lower one"):
-        with memory_advice(small_config()):
+        with explain_out_of_memory(small_config()):
             raise mx.MXNetError(text)
 
 
@@ -189,7 +189,7 @@ def test_ctrl_c_before_anything_is_scored(data, tmp_path, capsys, old_model):
                 yield item
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssd_train.cli.console.LogProgress", Interrupting)
+        patch.setattr("ssd_train.cli.arguments.LogProgress", Interrupting)
         assert main(command(data, tmp_path, checkpoint_dir=None)) == 130
     assert "stopped on request" in capsys.readouterr().err
     after = sorted((tmp_path / "model").glob("*"))

@@ -10,7 +10,7 @@ from faulty_runs import assert_nothing_dead, command, lines_of, refused
 
 from ssd_train.environment import Environment
 from ssd_train.errors import DataError
-from ssd_train.training.run import train
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

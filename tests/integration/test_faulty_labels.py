@@ -11,7 +11,7 @@ from faulty_runs import annotations, command, lines_of, refused, with_box, writt
 
 from ssd_train.cli.main import main
 from ssd_train.environment import Environment
-from ssd_train.training.run import train
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

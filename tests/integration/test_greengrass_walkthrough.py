@@ -11,8 +11,8 @@ import manifests
 import pytest
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.images import decode
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_io import decode
+from ssd_train.data.image_sources import FolderImages
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from hosts import free_port, plain_environment
 from own_venvs import ROOT, own_venv
 from together import SETTINGS, assert_alike, learn, make_learner
 
-from ssd_train.training.cluster import Cluster
+from ssd_train.training.distributed.communicator import Communicator
 
 pytestmark = pytest.mark.horovod
 
@@ -39,7 +39,7 @@ def test_two_with_half_the_batch_learn_what_one_with_the_whole_does(tmp_path):
     settings = ["batch=2", "mini_batch_size=4", f"rendezvous_port={free_port()}"]
     horovodrun(tmp_path, ROOT / "tests" / "together.py", tmp_path / "{}.npz", "algo-1", *settings)
     two = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
-    whole = make_learner(small_config(**SETTINGS), Cluster())
+    whole = make_learner(small_config(**SETTINGS), Communicator())
     _, seen = learn(whole, 4)
     assert_alike(two[0], whole)
     for name in set(two[0]) - {"seen", "rank"}:

@@ -14,10 +14,10 @@ from builders import SMALL, shapes_set
 from fifos import FifoWriter, samples
 from opt_ml import failure_of, make_opt_ml
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.cli.main import main
-from ssd_train.data.labels import read_labelled
-from ssd_train.data.prepare.convert import convert
+from ssd_train.data.labels import load_labels
+from ssd_train.prepare.convert import convert
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ def drawn(tmp_path_factory):
         (folder / f"{name}_images").symlink_to(made.images)
         (folder / f"{name}_labels").mkdir()
         shutil.copy(made.manifest, folder / f"{name}_labels")
-        data = read_labelled(made.images, made.manifest)
+        data = load_labels(made.images, made.manifest)
         convert(data, "image_json", folder / f"{name}_annotation")
         (folder / f"{name}_rec").mkdir()
         convert(data, "recordio", folder / f"{name}_rec" / f"{name}.rec")
@@ -92,7 +92,7 @@ def test_each_layout_of_channels_trains(run, drawn, layout, capsys):
 
 def test_pipe_mode_trains(run, drawn, tmp_path):
     """An augmented manifest as a stream: the class-map does not come along, so the names are a setting."""
-    data = read_labelled(drawn / "train_images", drawn / "train_labels")
+    data = load_labels(drawn / "train_images", drawn / "train_labels")
     channel = tmp_path / "ml" / "input" / "data" / "train"
     settings = {"class_names": ",".join(data.labels.class_names), "pipe_timeout": 20, "pipe_spill_gb": 0.1}
     channel.parent.mkdir(parents=True)
@@ -132,7 +132,7 @@ def test_a_model_channel_goes_on_from_an_artifact(run, drawn, tmp_path, capsys):
 
 def weights(base):
     (file,) = (base / "model").glob("weights-*.params")
-    return {name: array.asnumpy() for name, array in framework.mxnet().nd.load(str(file)).items()}
+    return {name: array.asnumpy() for name, array in mxnet_compat.mxnet().nd.load(str(file)).items()}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_another_network_than_the_models_is_refused(run, drawn, tmp_path):
 def piped(run, drawn, tmp_path):
     """`piped(settings, pretrained)` is a job whose training channel is a pipe: its exit code, its folder, and the
     numbers of the FIFOs that were opened."""
-    data = read_labelled(drawn / "train_images", drawn / "train_labels")
+    data = load_labels(drawn / "train_images", drawn / "train_labels")
 
     def job(settings, pretrained=None):
         channel = tmp_path / "ml" / "input" / "data" / "train"
@@ -197,9 +197,9 @@ def test_train_job_with_weights_that_cannot_be_used_fails_before_any_data(piped,
     if kind == "damaged":
         (channel / "a.params").write_bytes(b"no")
     if kind == "of-another-network":
-        net = framework.gluoncv().model_zoo.get_model("mobilenet0.5", pretrained=False)
+        net = mxnet_compat.gluoncv().model_zoo.get_model("mobilenet0.5", pretrained=False)
         net.initialize()
-        net(framework.mxnet().nd.zeros((1, 3, 32, 32)))
+        net(mxnet_compat.mxnet().nd.zeros((1, 3, 32, 32)))
         net.save_parameters(str(channel / "a.params"))
     code, base, opened = piped({}, channel)
     assert (code, opened) == (2, [])

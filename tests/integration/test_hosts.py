@@ -20,13 +20,13 @@ from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
 from runs import last_weights
 
-from ssd_train import framework
-from ssd_train.data.labels import read_labelled
+from ssd_train import mxnet_compat
+from ssd_train.data.labels import load_labels
 from ssd_train.environment import Environment
-from ssd_train.training.cluster import Cluster
-from ssd_train.training.run import train
+from ssd_train.training.distributed.communicator import Communicator
+from ssd_train.training.trainer import train
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 pytestmark = pytest.mark.integration
 
@@ -136,7 +136,7 @@ def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_
 @pytest.mark.parametrize("kv_store", ["dist_sync", "dist_async"])
 def test_hosts_whose_streams_have_different_lengths_end_the_epoch_together(server, shapes, tmp_path, kv_store):
     """In epoch 1 the second host's stream is the shorter, in epoch 2 the first's, and in epoch 3 both are whole."""
-    data = read_labelled(shapes.images, shapes.manifest)
+    data = load_labels(shapes.images, shapes.manifest)
     pieces = samples(data.labels.records, data.images, data.labels.class_names)[:12]  # three steps of four
     counts = {HOSTS[0]: [12, 12, 3, 12], HOSTS[1]: [12, 6, 12, 12]}
     start_piped(server, tmp_path, shapes_set(tmp_path / "held", 4, 2), kv_store=kv_store, epochs=3)
@@ -166,7 +166,7 @@ def learned_together(server: ParameterServer, folder: Path, *settings: str) -> "
 def test_two_devices_on_each_of_two_hosts(server, tmp_path):
     """dist_device_sync adds up the devices of each host first; the sum is that of one device with the whole batch."""
     two = learned_together(server, tmp_path, "kv_store=dist_device_sync", "devices=cpu:1,cpu:2")
-    whole = together.make_learner(small_config(**together.SETTINGS), Cluster())
+    whole = together.make_learner(small_config(**together.SETTINGS), Communicator())
     together.learn(whole, 4)
     for found in two:
         together.assert_alike(found, whole)
@@ -181,7 +181,7 @@ def test_dist_async_adam_resumed_moves_by_the_rate(server, tmp_path, epochs):
     course = {"optimizer": "adam", "learning_rate": rate, "lr_schedule": "constant", "warmup_epochs": 0, "epochs": 300}
     settings = [f"{name}={value}" for name, value in course.items()]
     found = learned_together(server, tmp_path, "kv_store=dist_async", *settings, f"resumed_after={epochs}")[0]
-    before = together.weights(together.make_learner(small_config(**{**together.SETTINGS, **course}), Cluster()))
+    before = together.weights(together.make_learner(small_config(**{**together.SETTINGS, **course}), Communicator()))
     moved = max(float(np.abs(found[name] - array).max()) for name, array in before.items())
     updates = together.EPOCHS * 3 * len(HOSTS)
     assert 0.5 * updates * rate < moved < 1.1 * updates * rate

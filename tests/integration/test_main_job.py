@@ -10,12 +10,12 @@ import pytest
 import runs
 from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
 
-from ssd_train import metric_lines
+from ssd_train import sagemaker_metrics
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
 from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
-from ssd_train.training.run import train
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -163,7 +163,7 @@ def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
 
 def test_the_detector_in_a_program(trained, data):
     """As the README has it."""
-    from ssd_train.data.images import decode
+    from ssd_train.data.image_io import decode
 
     detector = Detector.load(trained / "model", "cpu")
     path = sorted(data[1].images.iterdir())[0]
@@ -219,7 +219,7 @@ def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_pat
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True, host="algo-7")
     train(small_config(epochs=2), environment, progress)
     log = "\n".join(progress.lines)
-    found = {d["Name"]: [float(v) for v in re.findall(d["Regex"], log)] for d in metric_lines.METRIC_DEFINITIONS}
+    found = {d["Name"]: [float(v) for v in re.findall(d["Regex"], log)] for d in sagemaker_metrics.METRIC_DEFINITIONS}
     rows = [json.loads(line) for line in (tmp_path / "m" / "history.jsonl").read_text().splitlines()]
     expected = {
         "train:cross_entropy": [row["CrossEntropy"] for row in rows],

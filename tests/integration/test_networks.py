@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 from builders import small_config
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import BASE_NETWORKS
-from ssd_train.data.batches import EvalBatch, TrainBatch
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.records import Record
+from ssd_train.data.loaders import EvalBatch, TrainBatch
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.transforms import EvalTransform
+from ssd_train.devices import contexts
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
-from ssd_train.training.devices import contexts
 from ssd_train.training.engine import Evaluator
-from ssd_train.training.learner import Learner
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.step import TrainStep
 
 pytestmark = pytest.mark.integration
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIDE = 128
 
@@ -31,14 +31,14 @@ def batch_for(base_network, kind=TrainBatch, **more):
     transform = EvalTransform(SIDE, TargetEncoder(make_anchors(anchor_layout(base_network, SIDE))))
     drawn = draw_shapes_set(4, 1, (SIDE, SIDE), empty_fraction=0.25)
     arrays = [np.stack(column) for column in zip(*(transform(s.image, s.boxes, s.class_ids) for s in drawn))]
-    return kind(*arrays, tuple(Record(s.name, s.boxes, s.class_ids, (SIDE, SIDE)) for s in drawn), **more)
+    return kind(*arrays, tuple(LabeledImage(s.name, s.boxes, s.class_ids, (SIDE, SIDE)) for s in drawn), **more)
 
 
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
 def test_a_few_steps_lower_the_loss(tmp_path, base_network):
     config = small_config(base_network=base_network)
     net = build_net(base_network, SIDE, list(SHAPE_CLASSES), 1)
-    learned = Learner(net, config, contexts("cpu"))
+    learned = TrainStep(net, config, contexts("cpu"))
     batch = batch_for(base_network)
     losses = [learned.step(batch, 0.0005).sum() / batch.positives for _ in range(6)]
     assert all(np.isfinite(losses)) and losses[-1] < 0.9 * losses[0]

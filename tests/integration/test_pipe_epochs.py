@@ -12,11 +12,11 @@ from fifos import FifoWriter, samples
 from opt_ml import failure_of, make_opt_ml
 
 from ssd_train.cli.main import main
-from ssd_train.data.labels import read_labelled
+from ssd_train.data.labels import load_labels
 from ssd_train.environment import Environment
-from ssd_train.errors import Stopped
-from ssd_train.training.run import train
+from ssd_train.errors import TrainingInterrupted
 from ssd_train.training.schedule import learning_rate
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +30,7 @@ def drawn(tmp_path_factory):
     """The samples of the training stream, and a validation set."""
     folder = tmp_path_factory.mktemp("drawn")
     made = shapes_set(folder / "train", IMAGES, 1, empty_fraction=0.0)
-    data = read_labelled(made.images, made.manifest)
+    data = load_labels(made.images, made.manifest)
     pieces = samples(data.labels.records, data.images, data.labels.class_names)
     return pieces, shapes_set(folder / "validation", 4, 2, empty_fraction=0.0)
 
@@ -115,7 +115,7 @@ def test_train_pipe_resumed_inside_an_epoch_that_is_now_shorter_ends_the_epoch(d
             return train(config, environment, progress, should_stop)
 
     stops = StopsInEpoch2(2)
-    with pytest.raises(Stopped, match="epoch 1, step 2 of the next"):
+    with pytest.raises(TrainingInterrupted, match="epoch 1, step 2 of the next"):
         run("first", [IMAGES] * 3, stops, stops)
     progress = HeardProgress()
     trained = run("second", [images, IMAGES], progress)

@@ -12,14 +12,14 @@ import pytest
 from builders import DrawnSet, HeardProgress, small_config
 
 from ssd_train import __version__
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import TrainConfig
-from ssd_train.data.images import decode
+from ssd_train.data.image_io import decode
 from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 from ssd_train.errors import CheckpointError, WeightsError
-from ssd_train.published import published_folders
-from ssd_train.training.run import train
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.storage.atomic import finished_dirs
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +86,7 @@ def changed(path, **parts):
 
 def test_a_setting_that_came_later_counts_as_its_default(release):
     """A checkpoint of before the setting, and a model, too."""
-    state = published_folders(release / "checkpoints" / "state")[0]
+    state = finished_dirs(release / "checkpoints" / "state")[0]
     document = json.loads((state / "state.json").read_text())
     del document["fingerprint"]["setting min_hard_negatives"]
     rewrite(state, document)
@@ -101,7 +101,7 @@ def test_a_setting_that_came_later_counts_as_its_default(release):
 
 def rewrite(state, document):
     """Another document in a state, with the checksum that it then has."""
-    from ssd_train.storage import sha256_of
+    from ssd_train.storage.atomic import sha256_of
 
     (state / "state.json").write_text(json.dumps(document))
     sums = json.loads((state / "checksums.json").read_text())
@@ -122,7 +122,7 @@ def test_a_model_of_a_later_version_is_refused(release):
 
 
 def test_a_checkpoint_of_a_later_version_is_refused(release):
-    state = published_folders(release / "checkpoints" / "state")[0]
+    state = finished_dirs(release / "checkpoints" / "state")[0]
     document = json.loads((state / "state.json").read_text())
     rewrite(state, {**document, "fingerprint": {**document["fingerprint"], "setting number_of_wings": 2}})
     with pytest.raises(

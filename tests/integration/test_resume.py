@@ -14,7 +14,7 @@ from builders import shapes_set
 from runs import assert_same, ended, finish, kill_after, outcome, start, told
 
 from ssd_train.cli.main import main
-from ssd_train.published import published_folders
+from ssd_train.storage.atomic import finished_dirs
 
 pytestmark = pytest.mark.integration
 
@@ -89,7 +89,7 @@ def kill_when(command, there):
 
 def steps_of_newest_state(checkpoints):
     """Steps that the newest checkpoint has made of an epoch; 0 where there is none."""
-    folders = published_folders(checkpoints / "state")
+    folders = finished_dirs(checkpoints / "state")
     return json.loads((folders[0] / "state.json").read_text())["tally"]["steps"] if folders else 0
 
 
@@ -105,8 +105,8 @@ def test_a_run_that_has_ended_is_only_shown_again(data, unbroken, tmp_path):
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tmp_path):
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
-    kill_when(command, lambda: len(published_folders(tmp_path / "checkpoints" / "state")) == 2)
-    newest, before = published_folders(tmp_path / "checkpoints" / "state")[:2]
+    kill_when(command, lambda: len(finished_dirs(tmp_path / "checkpoints" / "state")) == 2)
+    newest, before = finished_dirs(tmp_path / "checkpoints" / "state")[:2]
     epoch = json.loads((before / "state.json").read_text())["epoch"]
     data_of = bytearray((newest / "last.params").read_bytes())
     data_of[5000] ^= 16
@@ -168,7 +168,7 @@ def test_what_settings_tell_is_refused_before_the_data_is_read(data, stopped, tm
 
 def test_what_labels_tell_is_refused_before_a_network_is_built(data, stopped, tmp_path, capsys, monkeypatch):
     other = [edited(data[0], tmp_path / "less.manifest", one_less), data[1]]
-    monkeypatch.setattr("ssd_train.training.job.build_net", None)
+    monkeypatch.setattr("ssd_train.training.setup.build_net", None)
     assert main(flags(other, stopped, epochs=1)) == 2
     assert "the training labels are not those of the checkpoint" in capsys.readouterr().err
 

@@ -164,7 +164,7 @@ def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
 
 def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
     """The bucket is deleted while the command runs."""
-    from ssd_train.cli.steps import split as step
+    from ssd_train.cli import prepare as step
 
     def split(*arguments):
         for key in keys(on_s3):
@@ -181,7 +181,7 @@ def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
 
 
 def test_what_an_interrupt_leaves_is_said(run, on_s3, monkeypatch):
-    from ssd_train.cli.steps import split as step
+    from ssd_train.cli import prepare as step
 
     def split(*arguments):
         real(*arguments)

@@ -15,11 +15,11 @@ import pytest
 from builders import SMALL, flags_of, shapes_set
 from nets import drawn_inputs
 
-from ssd_train.archives import unpack_archive
+from ssd_train.artifacts.inference_code import write_inference_code
 from ssd_train.cli.main import main
-from ssd_train.data.images import encode_png
+from ssd_train.data.image_io import encode_png
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.served_code import put_code
+from ssd_train.storage.archive import unpack_archive
 
 pytestmark = pytest.mark.integration
 
@@ -74,22 +74,22 @@ def test_put_code_over_the_former_layout_leaves_nothing_where_the_sdk_copies_to(
     former.mkdir(parents=True)
     (former / "__init__.py").write_text("")
     (tmp_path / "code" / "inference.py").write_text("import sys")
-    put_code(tmp_path)
+    write_inference_code(tmp_path)
     assert not (tmp_path / "code" / "lib").exists()
     assert (tmp_path / "code" / "ssd_train" / "__init__.py").is_file()
 
 
 def test_code_is_whole_and_kept(tmp_path):
-    put_code(tmp_path)
+    write_inference_code(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"code/inference.py", "code/requirements.txt", "code/ssd_train/deploy/serve.py"} <= names
+    assert {"code/inference.py", "code/requirements.txt", "code/ssd_train/deploy/handlers.py"} <= names
     assert not [name for name in names if name.endswith(".pyc") or not name.startswith("code/")]
     before = (tmp_path / "code").stat().st_ino
-    put_code(tmp_path)
+    write_inference_code(tmp_path)
     assert (tmp_path / "code").stat().st_ino == before, "what is there stays"
     (tmp_path / "code" / "ssd_train" / "errors.py").write_text("an old one")
     shutil.rmtree(tmp_path / "code" / "ssd_train" / "deploy")
-    put_code(tmp_path)
+    write_inference_code(tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == names
     source = Path(main.__code__.co_filename).parents[1]
     assert (tmp_path / "code/ssd_train/errors.py").read_bytes() == (source / "errors.py").read_bytes()

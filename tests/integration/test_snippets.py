@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from nets import CLASSES, talking_model
 
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_jpeg
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.synthetic import draw_shapes_set
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,8 +63,8 @@ def test_python_of_the_documents(folder, document, before):
     if before:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime", exc_type=ImportError)
-        from ssd_train.deploy.onnx_file import write_onnx
-        from ssd_train.training.saved_model import SavedModel
+        from ssd_train.artifacts.saved_model import SavedModel
+        from ssd_train.deploy.export.onnx import write_onnx
 
         write_onnx(SavedModel.load(folder / "model"), folder / "model.onnx")
     (snippet,) = snippets_of(ROOT / document)

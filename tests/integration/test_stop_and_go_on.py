@@ -10,11 +10,11 @@ import pytest
 from builders import HeardProgress, shapes_set, small_config
 from runs import last_weights
 
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, Stopped
-from ssd_train.training import keeper
-from ssd_train.training.run import train
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.errors import CheckpointError, TrainingInterrupted
+from ssd_train.training import trainer
+from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +61,7 @@ def weights(folder, machine="model"):
     ],
 )
 def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken, tmp_path, calls, told):
-    with pytest.raises(Stopped, match=told):
+    with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(calls))
     assert SavedModel.load(tmp_path / "model").class_names, "there is a model, whatever comes"
     heard = HeardProgress()
@@ -71,7 +71,7 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
 
 
 def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
-    with pytest.raises(Stopped, match="^stopped on request before the first step$"):
+    with pytest.raises(TrainingInterrupted, match="^stopped on request before the first step$"):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
     assert not (tmp_path / "model").exists()
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
@@ -80,7 +80,7 @@ def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_p
 
 def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
     asked = 1 + EPOCHS * (STEPS + 2 + 1)
-    with pytest.raises(Stopped, match="^stopped on request after epoch 2$"):
+    with pytest.raises(TrainingInterrupted, match="^stopped on request after epoch 2$"):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(asked - 1))
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
     assert weights(tmp_path) == weights(unbroken)
@@ -88,7 +88,7 @@ def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroke
 
 def test_stopped_again_and_again(sides, unbroken, tmp_path):
     for _ in range(STEPS * EPOCHS):
-        with pytest.raises(Stopped):
+        with pytest.raises(TrainingInterrupted):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
     assert weights(tmp_path) == weights(unbroken)
@@ -99,11 +99,11 @@ def test_stopped_again_and_again(sides, unbroken, tmp_path):
 def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
     """A clock that goes a minute a step: every other step is kept."""
     clock = itertools.count(0, 60)
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
     saved = []
-    real = keeper.Checkpoints.save
+    real = trainer.Checkpoints.save
     monkeypatch.setattr(
-        keeper.Checkpoints, "save", lambda self, state, *rest: (saved.append(str(state)), real(self, state, *rest))
+        trainer.Checkpoints, "save", lambda self, state, *rest: (saved.append(str(state)), real(self, state, *rest))
     )
     settings = {**SETTINGS, "epochs": 1, "checkpoint_minutes": 2}
     train(small_config(**settings), environment_of(sides, tmp_path))
@@ -112,14 +112,14 @@ def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
 
 def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp_path):
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
-    with pytest.raises(Stopped) as stop:
+    with pytest.raises(TrainingInterrupted) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
     assert "resume" not in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
 
 
 def test_other_settings_are_refused_and_named(sides, tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(TrainingInterrupted):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2))
     with pytest.raises(CheckpointError, match="setting seed: found 2, the checkpoint has 1"):
         train(small_config(**SETTINGS, seed=2), environment_of(sides, tmp_path))
@@ -128,7 +128,7 @@ def test_other_settings_are_refused_and_named(sides, tmp_path):
 @pytest.mark.parametrize("damaged", [1, 3], ids=["the-newest", "all"])
 def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbroken, tmp_path, damaged):
     for _ in range(3):
-        with pytest.raises(Stopped):
+        with pytest.raises(TrainingInterrupted):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
     folders = sorted((tmp_path / "checkpoints").glob("state-*"), reverse=True)
     assert [folder.name for folder in folders] == ["state-000003", "state-000002", "state-000001"]

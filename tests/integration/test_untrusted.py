@@ -23,28 +23,25 @@ from mutations import mutated, tries
 from nets import talking_model
 from runs import SOURCE, flags
 
-from ssd_train import framework
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.records import ClassNames
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.structures import ClassNames
+from ssd_train.deploy.codec import RequestError
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.engines.onnx import OnnxEngine
-from ssd_train.deploy.engines.openvino import OpenVinoEngine
-from ssd_train.deploy.requests import RequestError
-from ssd_train.deploy.serve import answer
+from ssd_train.deploy.handlers import handle_request
+from ssd_train.deploy.onnx_backends import OnnxEngine, OpenVinoEngine
+from ssd_train.devices import contexts
 from ssd_train.errors import SsdTrainError, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import read_arrays
-from ssd_train.storage import sha256_of
-from ssd_train.training.checkpoint import Checkpoints, TrainState, refuse_fewer_epochs
-from ssd_train.training.circumstances import circumstances
-from ssd_train.training.devices import contexts
-from ssd_train.training.fingerprint import of_settings
-from ssd_train.training.learner import Learner
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.storage.atomic import sha256_of
+from ssd_train.training.checkpoint import Checkpoints, TrainState, check_epochs, config_fingerprint, runtime_info
+from ssd_train.training.engine import EpochMeter
 from ssd_train.training.schedule import BestScore
-from ssd_train.training.tally import Tally
+from ssd_train.training.step import TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 pytestmark = pytest.mark.integration
 
@@ -95,11 +92,11 @@ def test_mutated_arrays(tmp_path):
 def test_mutated_states(tmp_path, name):
     """Of a checkpoint, also under checksums that fit."""
     config, rng, outcomes = small_config(), random.Random(3), set()
-    learned = Learner(build_net("mobilenet0.25", 128, ["cat"], 1), config, contexts("cpu"))
-    checkpoints = Checkpoints(tmp_path / "c", circumstances(config, learned.devices))
-    marks = of_settings(config)
+    learned = TrainStep(build_net("mobilenet0.25", 128, ["cat"], 1), config, contexts("cpu"))
+    checkpoints = Checkpoints(tmp_path / "c", runtime_info(config, learned.devices))
+    marks = config_fingerprint(config)
     rows = [{"epoch": number, "VOC07": 0.5} for number in range(2)]
-    checkpoints.save(TrainState(2, Tally(3, 6, 7), BestScore(), rows, marks), learned, tmp_path)
+    checkpoints.save(TrainState(2, EpochMeter(3, 6, 7), BestScore(), rows, marks), learned, tmp_path)
     (folder,) = (tmp_path / "c").glob("state-*")
     data, sums = (folder / name).read_bytes(), json.loads((folder / "checksums.json").read_text())
     for _ in range(COUNT):
@@ -110,7 +107,7 @@ def test_mutated_states(tmp_path, name):
         try:
             checkpoints.refuse_early(marks, 9, before_data=False)
             state, _ = checkpoints.restore(marks, learned, tmp_path / "model")
-            refuse_fewer_epochs(tmp_path / "c", state, 9)
+            check_epochs(tmp_path / "c", state, 9)
             sums_of_epoch = dataclasses.asdict(state.tally).values()
             assert all(math.isfinite(value) for value in [state.epoch, state.best.epoch, *sums_of_epoch])
             assert isinstance(state.history, list) and all(row.items() for row in state.history)
@@ -214,7 +211,7 @@ def test_mutated_bodies_of_requests(content_type):
     detector, rng, outcomes = Detector(Engine()), random.Random(5), set()
     for _ in range(COUNT):
         try:
-            answer(detector, mutated(body, rng), content_type, "application/json")
+            handle_request(detector, mutated(body, rng), content_type, "application/json")
             outcomes.add("answer")
         except RequestError as error:
             assert 400 <= error.status < 500, error
@@ -228,9 +225,9 @@ def test_mutated_bodies_of_requests(content_type):
 GUARDED = """
 import builtins, json, pickle, sys
 import _pickle
-from ssd_train import framework
-framework.gluoncv()  # what the libraries themselves do while they are imported is not of our files
-mx = framework.mxnet()
+from ssd_train import mxnet_compat
+mxnet_compat.gluoncv()  # what the libraries themselves do while they are imported is not of our files
+mx = mxnet_compat.mxnet()
 import matplotlib, tqdm, yaml
 
 def forbidden(name):

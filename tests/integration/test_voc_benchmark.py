@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.data.formats.voc import write_voc
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.records import Record
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.structures import LabeledImage
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
@@ -27,7 +27,9 @@ def devkit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("VOCdevkit")
     for year, seed in (("VOC2007", 1), ("VOC2012", 2)):
         samples = draw_shapes_set(12, seed, (160, 128), empty_fraction=0.0)
-        records = [Record(f"{index:06d}.jpg", s.boxes, s.class_ids, (160, 128)) for index, s in enumerate(samples)]
+        records = [
+            LabeledImage(f"{index:06d}.jpg", s.boxes, s.class_ids, (160, 128)) for index, s in enumerate(samples)
+        ]
         (folder / year).mkdir()
         write_voc(folder / year / "Annotations", records, SHAPE_CLASSES)
         images, sets = folder / year / "JPEGImages", folder / year / "ImageSets/Main"
@@ -100,7 +102,7 @@ def test_the_sets_of_a_devkit_are_read_by_their_lists(devkit, voc):
 def as_detections(record):
     import numpy as np
 
-    from ssd_train.data.records import Detections
+    from ssd_train.data.structures import Detections
 
     return Detections(record.boxes, np.ones(len(record.boxes)), record.class_ids, record.size_wh)
 

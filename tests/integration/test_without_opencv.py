@@ -9,7 +9,7 @@ import pytest
 from nets import drawn_inputs, talking_model
 from runs import SOURCE, assert_loads_as_what_it_is, finish, flags
 
-from ssd_train.deploy.artifact import publish_symbol
+from ssd_train.deploy.symbol import publish_symbol
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,24 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "src")]
 
 from builders import shapes_set, small_config  # noqa: E402
 
-from ssd_train import __version__, framework  # noqa: E402
-from ssd_train.data.images import decode  # noqa: E402
+from ssd_train import __version__, mxnet_compat  # noqa: E402
+from ssd_train.data.image_io import decode  # noqa: E402
 from ssd_train.deploy.detector import Detector  # noqa: E402
 from ssd_train.environment import Environment  # noqa: E402
-from ssd_train.model.pretrained import saved_parameters  # noqa: E402
+from ssd_train.model.pretrained import state_dict  # noqa: E402
 from ssd_train.progress import Progress  # noqa: E402
-from ssd_train.training.checkpoint import Checkpoints, TrainState  # noqa: E402
-from ssd_train.training.circumstances import circumstances  # noqa: E402
-from ssd_train.training.job import prepare  # noqa: E402
+from ssd_train.training.checkpoint import (  # noqa: E402
+    Checkpoints,
+    TrainState,
+    runtime_info,  # noqa: E402
+)
 from ssd_train.training.schedule import BestScore  # noqa: E402
+from ssd_train.training.setup import build_setup  # noqa: E402
 
 SETTINGS = {"epochs": 2, "optimizer": "sgd", "learning_rate": 0.0001}
 ROW = {"epoch": 0, "CrossEntropy": 1.5, "SmoothL1": 0.5, "learning_rate": 0.0001, "VOC07": 0.25}
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def pattern(name, shape):
@@ -50,16 +53,16 @@ def write(folder: Path) -> None:
     train = shapes_set(folder / "train", 8, seed=1, size_wh=(64, 48))
     validation = shapes_set(folder / "validation", 2, seed=2, size_wh=(64, 48))
     places = Environment(*train, *validation, folder / "model", folder / "output", folder / "checkpoints")
-    job = prepare(small_config(**SETTINGS), places, Progress())
+    job = build_setup(small_config(**SETTINGS), places, Progress())
     for batch in job.train_loader.epoch(0):
         job.learner.step(batch, 0.0)  # gives the optimizer its state
-    for name, parameter in saved_parameters(job.net).items():
+    for name, parameter in state_dict(job.net).items():
         parameter.set_data(pattern(name, parameter.shape))
     for state in job.learner.trainer._updaters[0].states.values():
         state[:] = pattern("momentum", state.shape) * 0.01
     job.saved_model(0, {"VOC07": 0.25}).save(places.model_dir, job.net, [ROW])
     state = TrainState(1, best=BestScore(0.25, 0, 0), history=[ROW], fingerprint=job.fingerprint)
-    Checkpoints(places.checkpoint_dir, circumstances(job.config, job.learner.devices)).save(
+    Checkpoints(places.checkpoint_dir, runtime_info(job.config, job.learner.devices)).save(
         state, job.learner, places.model_dir
     )
     image = sorted(validation.images.iterdir())[0]

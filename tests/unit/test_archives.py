@@ -11,8 +11,8 @@ import tarfile
 import pytest
 from mutations import tries
 
-from ssd_train.archives import Limits, is_archive, opened_model, unpack_archive
 from ssd_train.errors import WeightsError
+from ssd_train.storage.archive import Limits, is_archive, opened_model, unpack_archive
 
 FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from ssd_train.config import TrainConfig, resumable_settings
+from ssd_train.config_fields import range_text
 from ssd_train.errors import ConfigError
-from ssd_train.setting_values import range_text
 
 
 def faults(**values):

@@ -7,8 +7,8 @@ import os
 import pytest
 from control_groups import PROCESS, V1, V2, drawn_up
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.batches import default_workers
+from ssd_train.data.loaders import default_workers
+from ssd_train.resources import available_cpus
 
 QUOTA_1, PERIOD_1 = (f"sys/fs/cgroup/cpu,cpuacct/{{}}cpu.cfs_{what}_us" for what in ("quota", "period"))
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.errors import ConfigError, DependencyError
 
-SOURCE = Path(framework.__file__).resolve().parents[1]
+SOURCE = Path(mxnet_compat.__file__).resolve().parents[1]
 needs_mxnet = pytest.mark.skipif(
     importlib.util.find_spec("mxnet") is None or importlib.util.find_spec("gluoncv") is None,
     reason="MXNet and GluonCV are not installed",
@@ -49,7 +49,7 @@ def run(code, *path, **environ):
     """Run code in a new process that sees `path` before anything else; return what it printed, or its error."""
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", f"from ssd_train import framework\n{code}"],
+        [sys.executable, "-c", f"from ssd_train import mxnet_compat\n{code}"],
         env={**inherited, **environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, SOURCE]))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,7 +62,7 @@ def error_of(call, *path):
     """Return the message of the DependencyError that a call raises."""
     return run(
         "from ssd_train.errors import DependencyError\n"
-        f"try:\n    framework.{call}\nexcept DependencyError as error:\n    print('ERROR', error)",
+        f"try:\n    mxnet_compat.{call}\nexcept DependencyError as error:\n    print('ERROR', error)",
         *path,
     )
 
@@ -80,10 +80,10 @@ def error_of(call, *path):
 def test_cpu_threads_uses_omp_num_threads(monkeypatch, value, expected):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     if isinstance(expected, int):
-        assert framework.cpu_threads() == expected
+        assert mxnet_compat.cpu_threads() == expected
     else:
         with pytest.raises(expected, match=f"^OMP_NUM_THREADS: found {value!r}"):
-            framework.cpu_threads()
+            mxnet_compat.cpu_threads()
 
 
 def test_framework_import_loads_no_library():
@@ -121,7 +121,7 @@ def test_import_of_incompatible_library_is_one_line(tmp_path, call, modules, exp
     assert message.startswith("ERROR "), message
     assert expected in message
     assert "missing `mxnet` & `torch`" not in message
-    assert "found: python " in message and framework.FITS in message
+    assert "found: python " in message and mxnet_compat.FITS in message
     assert message.count("\n") == 1
 
 
@@ -130,11 +130,11 @@ def test_import_of_missing_library_names_the_extra(monkeypatch, call, name):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else real(wanted))
     monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(framework, "mxnet", framework.mxnet.__wrapped__)
-    monkeypatch.setattr(framework, "_check_before_import", lambda: None)
+    monkeypatch.setattr(mxnet_compat, "mxnet", mxnet_compat.mxnet.__wrapped__)
+    monkeypatch.setattr(mxnet_compat, "_check_before_import", lambda: None)
     if name == "gluoncv":
-        monkeypatch.setattr(framework, "mxnet", lambda: None)
-    function = getattr(framework, name)
+        monkeypatch.setattr(mxnet_compat, "mxnet", lambda: None)
+    function = getattr(mxnet_compat, name)
     with pytest.raises(DependencyError, match=rf"^{name} is not installed; .*pip install 'ssd-train\[cpu\]'"):
         getattr(function, "__wrapped__", function)()
 
@@ -144,7 +144,7 @@ def test_mxnet_without_distutils_is_an_error(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distutils" else real(name))
     with pytest.raises(DependencyError, match="distutils.*setuptools"):
-        framework.mxnet.__wrapped__()
+        mxnet_compat.mxnet.__wrapped__()
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -152,7 +152,7 @@ def test_gluoncv_import_keeps_pillow_setting(tmp_path, before):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'", gluoncv__data=LENIENT)
     code = (
         f"from PIL import ImageFile; ImageFile.LOAD_TRUNCATED_IMAGES = {before}\n"
-        "framework.gluoncv(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
+        "mxnet_compat.gluoncv(); print(ImageFile.LOAD_TRUNCATED_IMAGES)"
     )
     assert run(code, path) == f"{before}\n"
 
@@ -161,7 +161,7 @@ def test_mxnet_import_hides_only_its_own_warnings(tmp_path):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import warnings; warnings.warn('old', DeprecationWarning)")
     code = (
         "import warnings; warnings.simplefilter('error'); before = list(warnings.filters)\n"
-        "framework.mxnet(); assert warnings.filters == before\n"
+        "mxnet_compat.mxnet(); assert warnings.filters == before\n"
         "try:\n    warnings.warn('mine', DeprecationWarning)\nexcept DeprecationWarning as error:\n    print(error)"
     )
     assert run(code, path) == "mine\n"
@@ -173,7 +173,7 @@ def test_mxnet_import_restores_numpy_bool(tmp_path):
         "import numpy\n"
         "vars(numpy).pop('bool', None)  # as NumPy 1.24 is, whichever is installed\n"
         "vars(numpy).pop('__getattr__', None)\n"
-        "framework.mxnet()"
+        "mxnet_compat.mxnet()"
     )
     assert run(code, path) == "True\n"
 
@@ -181,12 +181,12 @@ def test_mxnet_import_restores_numpy_bool(tmp_path):
 @pytest.mark.parametrize("chosen, expected", [({}, "free"), ({"OMP_NUM_THREADS": "1"}, "1")], ids=["free", "the-users"])
 def test_mxnet_import_sets_threads_first(tmp_path, chosen, expected):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import os; print(os.environ['OMP_NUM_THREADS'])")
-    printed = run("framework.mxnet(); print(framework.available_cpus())", path, **chosen).split()
+    printed = run("mxnet_compat.mxnet(); print(mxnet_compat.available_cpus())", path, **chosen).split()
     assert printed[0] == (printed[1] if expected == "free" else expected)
 
 
 def test_versions_are_read_from_metadata():
-    found = framework.versions()
+    found = mxnet_compat.versions()
     assert found["numpy"] == np.__version__
     assert found["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
     assert {"mxnet", "gluoncv", "scipy", "opencv", "pillow"} <= set(found)
@@ -197,7 +197,7 @@ def test_versions_are_read_from_metadata():
     [("1.9.1", (1, 9, 1)), ("0.10.5.post0", (0, 10, 5)), ("1.9.0b20211227", (1, 9, 0)), ("2.0.0rc1", (2, 0, 0))],
 )
 def test_release_parses_version_numbers(version, expected):
-    assert framework._release(version) == expected
+    assert mxnet_compat._release(version) == expected
 
 
 @needs_mxnet
@@ -216,14 +216,14 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 before = trace()
 with warnings.catch_warnings(record=True) as escaped:
     warnings.simplefilter("always")
-    mx, gcv = framework.mxnet(), framework.gluoncv()
+    mx, gcv = mxnet_compat.mxnet(), mxnet_compat.gluoncv()
 assert trace() == before
 assert not escaped, [str(warning.message) for warning in escaped]
-assert framework.gluoncv() is gcv
-assert framework.gluoncv("model_zoo.ssd.ssd").SSD.__name__ == "SSD"
+assert mxnet_compat.gluoncv() is gcv
+assert mxnet_compat.gluoncv("model_zoo.ssd.ssd").SSD.__name__ == "SSD"
 mx.nd.ones((2, 2)).asnumpy()
 library = next(line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line)
-assert ctypes.CDLL(library).omp_get_max_threads() == framework.cpu_threads() == len(os.sched_getaffinity(0))
+assert ctypes.CDLL(library).omp_get_max_threads() == mxnet_compat.cpu_threads() == len(os.sched_getaffinity(0))
 print("fine")
 """
     assert run(code) == "fine\n"

@@ -11,10 +11,10 @@ from opt_ml import describe, failure_of, make_opt_ml
 from ssd_train.environment import (
     FAILURE_CHARACTERS,
     Environment,
-    hosted_settings,
+    detect_launcher,
     is_hosted,
-    joined_by,
-    report_failure,
+    sagemaker_hyperparameters,
+    write_failure_file,
 )
 from ssd_train.errors import ConfigError
 
@@ -139,18 +139,18 @@ def test_from_sagemaker_damaged_job_file_is_an_error(hosted, name, text, message
 
 def test_hosted_settings_are_texts_in_any_encoding(hosted, monkeypatch):
     base = hosted("train", hyperparameters={"epochs": 3, "optimizer": "sgd", "early_stopping": True})
-    assert hosted_settings() == {"epochs": "3", "optimizer": "sgd", "early_stopping": "true"}
+    assert sagemaker_hyperparameters() == {"epochs": "3", "optimizer": "sgd", "early_stopping": "true"}
     describe(base, "hyperparameters", {"epochs": "30", "lr_scheduler_step": "10,20", "optimizer": "sgd", "a": '"b'})
-    assert hosted_settings()["lr_scheduler_step"] == "10,20" and hosted_settings()["a"] == '"b'
+    assert sagemaker_hyperparameters()["lr_scheduler_step"] == "10,20" and sagemaker_hyperparameters()["a"] == '"b'
     monkeypatch.setenv("SM_HPS", "{}")
-    assert hosted_settings() == {}, "the toolkit has made flags of them"
+    assert sagemaker_hyperparameters() == {}, "the toolkit has made flags of them"
 
 
 @pytest.mark.parametrize("length", [10, FAILURE_CHARACTERS, FAILURE_CHARACTERS + 1, 5000])
 def test_report_failure_writes_a_truncated_file(hosted, length):
     base = hosted("train")
     message = "".join("é" if index % 2 else "x" for index in range(length))
-    report_failure(message)
+    write_failure_file(message)
     found = failure_of(base)
     assert len(found) <= 1024 and found[:1000] == message[:1000]
     assert (found == message) == (length <= 1024) and (found.endswith("…") == (length > 1024))
@@ -158,7 +158,7 @@ def test_report_failure_writes_a_truncated_file(hosted, length):
 
 def test_report_failure_uses_sm_output_dir(hosted, tmp_path, monkeypatch):
     monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "elsewhere"))
-    report_failure("why")
+    write_failure_file("why")
     assert (tmp_path / "elsewhere" / "failure").read_text() == "why"
     with contextlib.suppress(FileNotFoundError):
         pytest.fail(failure_of(hosted("train")))
@@ -180,4 +180,4 @@ def test_joined_by_detects_the_launcher(monkeypatch, variables, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert joined_by() == expected
+    assert detect_launcher() == expected

@@ -13,14 +13,14 @@ import pytest
 from builders import HeardProgress
 
 from ssd_train.errors import CheckpointError, SsdTrainError
-from ssd_train.locks import LOCK, held
+from ssd_train.storage.lock import LOCK, exclusive_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ssd_train.locks import held
+from ssd_train.storage.lock import exclusive_lock
 from ssd_train.progress import Progress
-with held(Path(sys.argv[1]), Progress()):
+with exclusive_lock(Path(sys.argv[1]), Progress()):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -40,7 +40,7 @@ def holder(tmp_path):
 
 
 def hold(folder):
-    with held(folder, HeardProgress()):
+    with exclusive_lock(folder, HeardProgress()):
         pass
 
 
@@ -67,15 +67,15 @@ def test_held_ignores_the_content_of_the_lock_file(tmp_path, content):
 
 def test_held_releases_after_the_block_and_after_an_error(tmp_path):
     hold(tmp_path)
-    with pytest.raises(ValueError), held(tmp_path, HeardProgress()):
+    with pytest.raises(ValueError), exclusive_lock(tmp_path, HeardProgress()):
         raise ValueError
     hold(tmp_path)
-    with held(None, HeardProgress()):
+    with exclusive_lock(None, HeardProgress()):
         pass
 
 
 def test_held_is_not_inherited_by_child_processes(tmp_path):
-    with held(tmp_path, HeardProgress()):
+    with exclusive_lock(tmp_path, HeardProgress()):
         process = subprocess.Popen(["sleep", "60"], close_fds=False)
     hold(tmp_path)
     process.kill()
@@ -90,10 +90,10 @@ def test_held_without_file_system_support_warns(tmp_path, monkeypatch, number, w
     monkeypatch.setattr(fcntl, "flock", refuse)
     progress = HeardProgress()
     if not warned:
-        with pytest.raises(OSError), held(tmp_path, progress):
+        with pytest.raises(OSError), exclusive_lock(tmp_path, progress):
             pass
         return
-    with held(tmp_path, progress):
+    with exclusive_lock(tmp_path, progress):
         assert len(progress.warnings) == 1 and progress.warnings[0].startswith(f"{tmp_path}: ")
 
 

@@ -6,18 +6,18 @@ import re
 
 import pytest
 
-from ssd_train import metric_lines
-from ssd_train.metric_lines import METRIC_DEFINITIONS, stamped
+from ssd_train import sagemaker_metrics
+from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS, stamped
 
 HOST = "algo-1"
 
 LINES = {
-    "train:cross_entropy": metric_lines.loss_lines(HOST, 3, 41, 0.91234567, 12345678.9)[0],
-    "train:smooth_l1": metric_lines.loss_lines(HOST, 3, 41, 0.91234567, 12345678.9)[1],
-    "train:throughput": metric_lines.throughput_line(HOST, 98.7654321),
-    "train:progress": metric_lines.progress_line(HOST, 7, 30),
-    "validation:mAP": metric_lines.map_line(HOST, 3, 0.123456789),
-    "validation:smooth_l1": metric_lines.validation_loss_line(HOST, 3, 0.0000123),
+    "train:cross_entropy": sagemaker_metrics.loss_lines(HOST, 3, 41, 0.91234567, 12345678.9)[0],
+    "train:smooth_l1": sagemaker_metrics.loss_lines(HOST, 3, 41, 0.91234567, 12345678.9)[1],
+    "train:throughput": sagemaker_metrics.throughput_line(HOST, 98.7654321),
+    "train:progress": sagemaker_metrics.progress_line(HOST, 7, 30),
+    "validation:mAP": sagemaker_metrics.map_line(HOST, 3, 0.123456789),
+    "validation:smooth_l1": sagemaker_metrics.validation_loss_line(HOST, 3, 0.0000123),
 }
 VALUES = {
     "train:cross_entropy": 0.912346,
@@ -72,4 +72,6 @@ def test_map_line_is_parsed_by_published_notebooks():
 
 @pytest.mark.parametrize("done, epochs, expected", [(1, 30, "3"), (30, 30, "100"), (1, 3, "33"), (29, 30, "96")])
 def test_progress_line_is_in_whole_percent(done, epochs, expected):
-    assert metric_lines.progress_line(HOST, done, epochs) == f"#progress_metric: host=algo-1, completed {expected} %"
+    assert (
+        sagemaker_metrics.progress_line(HOST, done, epochs) == f"#progress_metric: host=algo-1, completed {expected} %"
+    )

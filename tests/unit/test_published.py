@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ssd_train import storage
 from ssd_train.errors import CheckpointError, SsdTrainError
-from ssd_train.published import CHECKSUMS, publish_folder, published_folders, verify_folder
+from ssd_train.storage import atomic
+from ssd_train.storage.atomic import CHECKSUMS, finished_dirs, verify_checksums, write_dir_atomic
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -32,7 +32,7 @@ def write(text):
 
 
 def texts(target):
-    return [(folder / "weights.bin").read_text() for folder in published_folders(target)]
+    return [(folder / "weights.bin").read_text() for folder in finished_dirs(target)]
 
 
 def names(folder):
@@ -46,18 +46,18 @@ def names(folder):
 )
 def test_publish_folder_keeps_the_newest_under_new_names(tmp_path, keep, expected):
     target = tmp_path / "state"
-    places = [publish_folder(target, write(text), keep) for text in "abc"]
+    places = [write_dir_atomic(target, write(text), keep) for text in "abc"]
     assert texts(target) == expected
     assert [place.name for place in places] == ["state-000001", "state-000002", "state-000003"]
-    assert published_folders(target) == places[::-1][: len(expected)]
-    assert names(tmp_path) == sorted(folder.name for folder in published_folders(target))
-    for folder in published_folders(target):
-        verify_folder(folder)
+    assert finished_dirs(target) == places[::-1][: len(expected)]
+    assert names(tmp_path) == sorted(folder.name for folder in finished_dirs(target))
+    for folder in finished_dirs(target):
+        verify_checksums(folder)
 
 
 def test_published_folders_without_any_is_empty(tmp_path):
     (tmp_path / "state").mkdir()
-    assert published_folders(tmp_path / "state") == published_folders(tmp_path / "no" / "where") == []
+    assert finished_dirs(tmp_path / "state") == finished_dirs(tmp_path / "no" / "where") == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "unfinished"])
@@ -69,7 +69,7 @@ def test_publish_folder_leaves_existing_files(tmp_path, kind):
     else:
         other.mkdir()
         (other / "weights.bin").write_text("mine")
-    place = publish_folder(tmp_path / "state", write("a"), 0)
+    place = write_dir_atomic(tmp_path / "state", write("a"), 0)
     assert place.name == ("state-000005" if kind == "unfinished" else "state-000001")
     assert texts(tmp_path / "state") == ["a"]
     assert (other if kind == "file" else other / "weights.bin").read_text() == "mine"
@@ -77,9 +77,9 @@ def test_publish_folder_leaves_existing_files(tmp_path, kind):
 
 def test_publish_folder_keeps_old_folders_with_user_files(tmp_path):
     target = tmp_path / "state"
-    (publish_folder(target, write("a"), 0) / "my notes.txt").write_text("mine")
+    (write_dir_atomic(target, write("a"), 0) / "my notes.txt").write_text("mine")
     for text in "bc":
-        publish_folder(target, write(text), 0)
+        write_dir_atomic(target, write(text), 0)
     assert [path.read_text() for path in tmp_path.glob("*/my notes.txt")] == ["mine"]
     assert texts(target) == ["c", "a"]
 
@@ -90,22 +90,22 @@ def test_publish_folder_error_of_the_writer_changes_nothing(tmp_path):
         raise KeyError("the writer's own")
 
     target = tmp_path / "state"
-    publish_folder(target, write("a"), 1)
+    write_dir_atomic(target, write("a"), 1)
     with pytest.raises(KeyError, match="the writer's own"):
-        publish_folder(target, failing, 1)
+        write_dir_atomic(target, failing, 1)
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
 def test_publish_folder_failed_rename_keeps_the_old_folder(tmp_path, monkeypatch):
     target = tmp_path / "state"
-    publish_folder(target, write("a"), 1)
+    write_dir_atomic(target, write("a"), 1)
 
     def rename(source, place):
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(SsdTrainError, match="state: .*Device or resource busy"):
-        publish_folder(target, write("b"), 1)
+        write_dir_atomic(target, write("b"), 1)
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
@@ -123,10 +123,10 @@ def full_for_mxnet(folder):
 @pytest.mark.parametrize("writer, free", [(full_for_the_writer, 1 << 30), (full_for_mxnet, 0)], ids=["system", "mxnet"])
 def test_publish_folder_full_disk_keeps_the_old_folder(tmp_path, monkeypatch, writer, free):
     target = tmp_path / "state"
-    publish_folder(target, write("a"), 1)
+    write_dir_atomic(target, write("a"), 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
     with pytest.raises(SsdTrainError, match=f"state: .* 1000 bytes .* {free} "):
-        publish_folder(target, writer, 1)
+        write_dir_atomic(target, writer, 1)
     assert texts(target) == ["a"] and names(tmp_path) == ["state-000001"]
 
 
@@ -136,7 +136,7 @@ def test_publish_folder_full_disk_while_syncing_is_an_error(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(SsdTrainError, match="state: .* 3 bytes"):
-        publish_folder(tmp_path / "state", write("a"), 1)
+        write_dir_atomic(tmp_path / "state", write("a"), 1)
     assert names(tmp_path) == []
 
 
@@ -146,13 +146,13 @@ def test_publish_folder_kill_at_any_step_leaves_a_complete_folder(tmp_path, kill
     while died:
         step += 1
         target = tmp_path / str(step) / "state"
-        publish_folder(target, write("a"), keep)
-        publish_folder(target, write("b"), keep)
-        died = killed_at(step, functools.partial(publish_folder, target, write("c"), keep))
-        newest = published_folders(target)[0]
-        verify_folder(newest)
+        write_dir_atomic(target, write("a"), keep)
+        write_dir_atomic(target, write("b"), keep)
+        died = killed_at(step, functools.partial(write_dir_atomic, target, write("c"), keep))
+        newest = finished_dirs(target)[0]
+        verify_checksums(newest)
         seen.add((newest / "weights.bin").read_text())
-        publish_folder(target, write("d"), keep)
+        write_dir_atomic(target, write("d"), keep)
         assert texts(target)[0] == "d" and len(names(target.parent)) == len(texts(target)) <= keep + 1
     assert step > 10 and seen == {"b", "c"}
 
@@ -167,7 +167,7 @@ def listing(change):
     def rewrite(folder):
         document = json.loads((folder / CHECKSUMS).read_text())
         change(document["files"])
-        storage.write_json_atomic(folder / CHECKSUMS, document)
+        atomic.write_json_atomic(folder / CHECKSUMS, document)
 
     return rewrite
 
@@ -197,18 +197,18 @@ def listing(change):
     ],
 )
 def test_verify_folder_damage_is_an_error_with_the_file(tmp_path, damage, expected):
-    folder = publish_folder(tmp_path / "state", write("text"), 1)
-    verify_folder(folder)
+    folder = write_dir_atomic(tmp_path / "state", write("text"), 1)
+    verify_checksums(folder)
     damage(folder)
     with pytest.raises(CheckpointError, match=expected):
-        verify_folder(folder)
+        verify_checksums(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.bin", CHECKSUMS])
 @pytest.mark.parametrize("call", ["stat", "open"])
 def test_verify_folder_unreadable_file_is_an_error(tmp_path, monkeypatch, name, call):
     """A dying disk: the folder counts as published, and is damaged."""
-    folder = publish_folder(tmp_path / "state", write("text"), 1)
+    folder = write_dir_atomic(tmp_path / "state", write("text"), 1)
     calls = {"stat": (Path, Path.stat), "open": (io, io.open)}
     where, real = calls[call]
 
@@ -220,16 +220,16 @@ def test_verify_folder_unreadable_file_is_an_error(tmp_path, monkeypatch, name, 
     monkeypatch.setattr(where, call, dying)
     if call == "open":
         monkeypatch.setattr("builtins.open", dying)
-    assert published_folders(tmp_path / "state") == [folder]
+    assert finished_dirs(tmp_path / "state") == [folder]
     if call == "open" or name != CHECKSUMS:
         with pytest.raises(CheckpointError, match=f"{name}: .*Input/output error"):
-            verify_folder(folder)
+            verify_checksums(folder)
 
 
 def test_publish_folder_after_a_damaged_one_succeeds(tmp_path):
     target = tmp_path / "state"
-    (publish_folder(target, write("a"), 0) / CHECKSUMS).write_text("{")
-    publish_folder(target, write("b"), 0)
+    (write_dir_atomic(target, write("a"), 0) / CHECKSUMS).write_text("{")
+    write_dir_atomic(target, write("b"), 0)
     assert texts(target)[0] == "b"
 
 
@@ -247,7 +247,7 @@ def test_publish_folder_syncs_before_the_rename(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "rename", record_rename)
-    publish_folder(tmp_path / "state", write("a"), 0)
+    write_dir_atomic(tmp_path / "state", write("a"), 0)
 
     new = f"state.tmp-{os.getpid()}"
     marker = events.index(f"{CHECKSUMS}.tmp-{os.getpid()}")

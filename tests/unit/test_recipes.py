@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssd_train.cli.main import main
-from ssd_train.config import TrainConfig
+from ssd_train.config import RECIPES, TrainConfig
 from ssd_train.errors import ConfigError
-from ssd_train.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)

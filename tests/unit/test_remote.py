@@ -10,8 +10,8 @@ from builders import HeardProgress
 from stores import contents, copies, fault, put, stub
 
 from ssd_train.errors import DataError, SsdTrainError
-from ssd_train.remote import Copies, upload
-from ssd_train.s3 import Store, Unavailable, Url
+from ssd_train.storage.s3 import Store, Unavailable, Url
+from ssd_train.storage.s3_cache import Copies, upload
 
 pytestmark = pytest.mark.usefixtures("s3_surroundings")  # no request to anything but loopback
 

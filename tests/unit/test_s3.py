@@ -13,10 +13,10 @@ import pytest
 from builders import HeardProgress
 from stores import copies, fault, put, stub
 
-from ssd_train import s3
 from ssd_train.errors import ConfigError, DataError, DependencyError
-from ssd_train.remote import upload
-from ssd_train.s3 import Entry, Store, Url
+from ssd_train.storage import s3
+from ssd_train.storage.s3 import Entry, Store, Url
+from ssd_train.storage.s3_cache import upload
 
 pytestmark = pytest.mark.usefixtures("s3_surroundings")  # no request to anything but loopback
 

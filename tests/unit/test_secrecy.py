@@ -10,11 +10,11 @@ import types
 import pytest
 from builders import shapes_set
 
-from ssd_train.cli.console import LogProgress
+from ssd_train.cli.arguments import LogProgress
 from ssd_train.cli.main import main
 from ssd_train.errors import SsdTrainError
-from ssd_train.secrecy import hidden
-from ssd_train.training.watchdog import Watchdog
+from ssd_train.redaction import redact
+from ssd_train.training.distributed.heartbeat import Heartbeat
 
 # put together here so that nobody takes them for real ones
 KEY_ID, SECRET, SESSION = "AKIA" + "EXAMPLE0EXAMPLE0", "not/a/real+key" * 3, "session-" + "x" * 300
@@ -46,7 +46,7 @@ def keys(monkeypatch):
     ids=["environment", "any-key-id", "password", "an-at-sign", "signed", "token", "no-secrets"],
 )
 def test_hidden_redacts_secrets_only(keys, text, expected):
-    assert hidden(text) == expected
+    assert redact(text) == expected
 
 
 @pytest.mark.parametrize("error", [SsdTrainError(f"failed with {SECRET}"), RuntimeError(f"crashed with {SECRET}")])
@@ -69,16 +69,18 @@ def test_main_errors_and_failure_file_are_redacted(keys, monkeypatch, tmp_path, 
 
 
 def test_watchdog_message_to_other_hosts_is_redacted(keys, monkeypatch):
-    monkeypatch.setattr("ssd_train.training.watchdog.end_process", lambda message, code: None)  # the last resort, later
+    monkeypatch.setattr(
+        "ssd_train.training.distributed.heartbeat.end_process", lambda message, code: None
+    )  # the last resort, later
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Watchdog({"algo-2": ours}, "algo-1", 30).tell(f"no answer to {SECRET}", 1)
+        Heartbeat({"algo-2": ours}, "algo-1", 30).tell(f"no answer to {SECRET}", 1)
         assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***", "code": 1}
 
 
 def test_end_process_message_is_redacted(keys, tmp_path):
     """It ends by os._exit, past all that prints and reports otherwise."""
-    program = "import sys; from ssd_train.training.watchdog import end_process; end_process(sys.argv[1])"
+    program = "import sys; from ssd_train.training.distributed.heartbeat import end_process; end_process(sys.argv[1])"
     variables = {**os.environ, "SM_MODEL_DIR": str(tmp_path), "SM_OUTPUT_DIR": str(tmp_path)}
     told = f"host algo-2 failed: no answer to {SECRET}"
     found = subprocess.run([sys.executable, "-c", program, told], env=variables, stderr=subprocess.PIPE, check=False)

@@ -17,7 +17,7 @@ from ssd_train.config import SETTING_ALIASES, TrainConfig, current_names
 from ssd_train.errors import CheckpointError, ConfigError
 from ssd_train.launch.requests import hyperparameters
 from ssd_train.progress import Progress
-from ssd_train.training.fingerprint import of_settings, refuse_changes
+from ssd_train.training.checkpoint import check_compatible, config_fingerprint
 
 OLD = {"peer_timeout": "7.5", "peer_port": "9000", "fit_anchors": "0", "defaults": "builtin"}
 NEW = {"heartbeat_timeout": 7.5, "rendezvous_port": 9000, "auto_anchors": False, "preset_defaults": "builtin"}
@@ -89,7 +89,7 @@ def test_checkpoint_of_an_old_release_is_compared_by_current_names(release):
     settings = json.loads((release / "model" / "config.json").read_text())["settings"]
     same = TrainConfig.from_mapping(settings)
     data = {name: value for name, value in marks.items() if not name.startswith("setting ")}
-    refuse_changes(release, marks, {**of_settings(same), **data})
+    check_compatible(release, marks, {**config_fingerprint(same), **data})
     other = dataclasses.replace(same, auto_anchors=not same.auto_anchors)
     with pytest.raises(CheckpointError, match="setting auto_anchors: "):
-        refuse_changes(release, marks, {**of_settings(other), **data})
+        check_compatible(release, marks, {**config_fingerprint(other), **data})

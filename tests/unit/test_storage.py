@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ssd_train import storage
 from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.storage import atomic
 
 OLD, NEW = b"old content", b"new content, longer"
 Usage = namedtuple("Usage", "total used free")
@@ -37,10 +37,10 @@ def fail(monkeypatch, function, number):
 @pytest.mark.parametrize(
     "write, value, expected",
     [
-        pytest.param(storage.write_bytes_atomic, b"\0\xff", b"\0\xff", id="bytes"),
-        pytest.param(storage.write_text_atomic, "Käfer\n", "Käfer\n".encode(), id="text"),
-        pytest.param(storage.write_json_atomic, {"é": [1, 2.5]}, None, id="json"),
-        pytest.param(storage.write_bytes_atomic, b"", b"", id="empty"),
+        pytest.param(atomic.write_bytes_atomic, b"\0\xff", b"\0\xff", id="bytes"),
+        pytest.param(atomic.write_text_atomic, "Käfer\n", "Käfer\n".encode(), id="text"),
+        pytest.param(atomic.write_json_atomic, {"é": [1, 2.5]}, None, id="json"),
+        pytest.param(atomic.write_bytes_atomic, b"", b"", id="empty"),
     ],
 )
 def test_write_atomic_writes_and_replaces_a_file(tmp_path, write, value, expected):
@@ -55,7 +55,7 @@ def test_write_json_atomic_nan_is_an_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(OLD)
     with pytest.raises(ValueError, match="(?i)out of range float"):
-        storage.write_json_atomic(path, {"loss": float("nan")})
+        atomic.write_json_atomic(path, {"loss": float("nan")})
     assert path.read_bytes() == OLD
 
 
@@ -73,7 +73,7 @@ def test_write_failed_keeps_the_old_file_only(tmp_path, monkeypatch, function, n
     path.write_bytes(OLD)
     fail(monkeypatch, function, number)
     with pytest.raises(SsdTrainError, match=expected):
-        storage.write_bytes_atomic(path, NEW)
+        atomic.write_bytes_atomic(path, NEW)
     assert path.read_bytes() == OLD
     assert names(tmp_path) == ["a.bin"]
 
@@ -82,7 +82,7 @@ def test_open_atomic_exception_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(OLD)
     with pytest.raises(KeyError):
-        with storage.open_atomic(path) as file:
+        with atomic.open_atomic(path) as file:
             file.write(NEW)
             raise KeyError("the caller's own")
     assert path.read_bytes() == OLD
@@ -91,7 +91,7 @@ def test_open_atomic_exception_keeps_the_old_file(tmp_path):
 
 def test_open_atomic_error_of_another_file_is_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"):
-        with storage.open_atomic(tmp_path / "out" / "a.bin"):
+        with atomic.open_atomic(tmp_path / "out" / "a.bin"):
             open(tmp_path / "other" / "missing.jpg", "rb")
 
 
@@ -101,10 +101,10 @@ def test_write_kill_at_any_step_leaves_the_old_or_the_new_file(tmp_path, killed_
     while died:
         path.write_bytes(OLD)
         step += 1
-        died = killed_at(step, lambda: storage.write_bytes_atomic(path, NEW))
+        died = killed_at(step, lambda: atomic.write_bytes_atomic(path, NEW))
         seen.add(path.read_bytes())
         assert path.read_bytes() in (OLD, NEW)
-        storage.write_bytes_atomic(path, NEW)
+        atomic.write_bytes_atomic(path, NEW)
         assert names(tmp_path) == ["a.bin"], "what the kill left half done is still there"
     assert step > 3 and seen == {OLD, NEW}
 
@@ -113,7 +113,7 @@ def test_write_keeps_temporary_files_of_living_processes(tmp_path):
     living, stranger = tmp_path / f"a.bin.tmp-{os.getppid()}", tmp_path / "a.bin.tmp-notes"
     living.write_bytes(b"")
     stranger.write_bytes(b"")
-    storage.write_bytes_atomic(tmp_path / "a.bin", NEW)
+    atomic.write_bytes_atomic(tmp_path / "a.bin", NEW)
     assert living.exists() and stranger.exists()
 
 
@@ -130,14 +130,14 @@ def test_guarded_write_full_disk_replaces_the_librarys_error(tmp_path, monkeypat
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, free))
     with pytest.raises(expected[0], match=expected[1]):
-        storage.guarded_write(tmp_path / "a.params", write, 5000)
+        atomic.write_checked(tmp_path / "a.params", write, 5000)
 
 
 def test_move_into_place_replaces_the_file(tmp_path):
     temporary, path = tmp_path / "new", tmp_path / "a.params"
     path.write_bytes(OLD)
-    storage.guarded_write(temporary, lambda: temporary.write_bytes(NEW), len(NEW))
-    storage.move_into_place(temporary, path)
+    atomic.write_checked(temporary, lambda: temporary.write_bytes(NEW), len(NEW))
+    atomic.replace_atomic(temporary, path)
     assert path.read_bytes() == NEW
     assert names(tmp_path) == ["a.params"]
 
@@ -151,29 +151,29 @@ def test_write_without_directory_sync_succeeds(tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    storage.write_bytes_atomic(tmp_path / "a.bin", NEW)
+    atomic.write_bytes_atomic(tmp_path / "a.bin", NEW)
     assert (tmp_path / "a.bin").read_bytes() == NEW
 
 
 def test_sha256_of_a_known_text(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert storage.sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert atomic.sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # How a place is written to: all at once, piece by piece, or by a library under another name.
 def all_at_once(path, data):
-    storage.write_bytes_atomic(path, data)
+    atomic.write_bytes_atomic(path, data)
 
 
 def by_pieces(path, data):
-    with storage.open_atomic(path) as file:
+    with atomic.open_atomic(path) as file:
         for start in range(0, len(data), 5):
             file.write(data[start : start + 5])
 
 
 def by_a_library(path, data):
-    with storage.prepared_file(path) as prepared:
+    with atomic.prepared_file(path) as prepared:
         prepared.write_bytes(data)
 
 
@@ -216,7 +216,7 @@ def test_write_to_a_folder_is_a_config_error(tmp_path, monkeypatch, write, name)
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == []
 
 
-@pytest.mark.parametrize("opened", [storage.open_atomic, storage.prepared_file])
+@pytest.mark.parametrize("opened", [atomic.open_atomic, atomic.prepared_file])
 def test_write_to_a_link_that_fails_keeps_its_target(link, tmp_path, opened):
     target = tmp_path / "there" / "a.bin"
     target.write_bytes(OLD)
@@ -259,7 +259,7 @@ def test_write_to_a_fifo_whose_reader_leaves_is_an_error(tmp_path):
     reader = threading.Thread(target=lambda: open(tmp_path / "fifo", "rb").close(), daemon=True)
     reader.start()
     with pytest.raises(SsdTrainError, match="fifo: .*Broken pipe"):
-        with storage.open_atomic(tmp_path / "fifo") as file:
+        with atomic.open_atomic(tmp_path / "fifo") as file:
             reader.join(10)
             for _ in range(1000):
                 file.write(bytes(10_000))
@@ -288,11 +288,15 @@ def test_write_to_a_device_leaves_the_device(tmp_path, write, linked):
 
 
 def in_a_process(program, *arguments, **streams):
-    command = [sys.executable, "-c", f"from pathlib import Path; import sys\nfrom ssd_train import storage\n{program}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from pathlib import Path; import sys\nfrom ssd_train.storage import atomic\n{program}",
+    ]
     return subprocess.run([*command, *map(str, arguments)], **streams)
 
 
-WRITE = f"storage.write_bytes_atomic(Path(sys.argv[1]), {NEW!r})"
+WRITE = f"atomic.write_bytes_atomic(Path(sys.argv[1]), {NEW!r})"
 
 
 @pytest.fixture(params=["/dev/stdout", "a link of our own", "/dev/fd/1"])
@@ -327,5 +331,5 @@ def test_write_to_standard_output_that_is_a_socket(standard_output):
 
 
 def test_is_standard_output_knows_all_names(standard_output, tmp_path):
-    assert storage.is_standard_output(standard_output)
-    assert not any(map(storage.is_standard_output, (Path("/dev/stderr"), tmp_path, "/dev/stdout", None, 1)))
+    assert atomic.is_standard_output(standard_output)
+    assert not any(map(atomic.is_standard_output, (Path("/dev/stderr"), tmp_path, "/dev/stdout", None, 1)))

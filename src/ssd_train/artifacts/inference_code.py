@@ -18,13 +18,13 @@ import shutil
 from pathlib import Path
 from typing import Dict
 
-from ssd_train import storage
+from ssd_train.storage import atomic
 
 CODE = "code"
 PACKAGE = Path(__file__).resolve().parents[1]
 INFERENCE = '''"""Handlers with which SageMaker's MXNet container serves the model next to this folder."""
 
-from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: F401
+from ssd_train.deploy.handlers import model_fn, transform_fn  # noqa: F401
 '''
 # Without OpenCV: the image lacks it, Pillow replaces it, and the container does not start if pip reaches no index.
 REQUIREMENTS = """# AWS's MXNet 1.9.0 inference image has all of these.
@@ -34,21 +34,21 @@ tqdm>=4.39
 """
 
 
-def put_code(folder: Path) -> None:
+def write_inference_code(folder: Path) -> None:
     """Write code/ into the model folder atomically, unless it is up to date."""
     path, files = folder / CODE, _files()
     if _digest(files) == _digest({name: path / name for name in files}):
         return
-    with storage.errors_of(path, 0):
-        storage.remove_leftovers(path)
-        prepared = storage.temporary_beside(path)
+    with atomic.translate_io_errors(path, 0):
+        atomic.remove_leftovers(path)
+        prepared = atomic.temp_path_for(path)
         for name, content in files.items():
             target = prepared / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-            storage.sync_file(target)
+            atomic.sync_file(target)
         shutil.rmtree(path, ignore_errors=True)  # if killed after this line, the next run writes code/ again
-        storage.move_into_place(prepared, path)
+        atomic.replace_atomic(prepared, path)
 
 
 def _files() -> "Dict[str, bytes | Path]":

@@ -9,18 +9,78 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
-from ssd_train import __version__, framework, storage
+from ssd_train import __version__, mxnet_compat
 from ssd_train.config import TrainConfig
-from ssd_train.data.records import ClassNames
-from ssd_train.errors import ConfigError, TrainingDiverged, WeightsError
+from ssd_train.data.structures import ClassNames
+from ssd_train.errors import ConfigError, SsdTrainError, TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
-from ssd_train.model.pretrained import load_exactly, saved_parameters
-from ssd_train.training.array_file import write_arrays
-from ssd_train.training.config_file import CONFIG, MODEL_FORMAT, read_document
+from ssd_train.model.pretrained import load_strict, state_dict
+from ssd_train.storage import atomic
 
-mx = framework.mxnet()
+CONFIG = "config.json"
+MODEL_FORMAT = 1
+_OUR_KEYS = {"format", "class_names", "weights"}  # they tell our config.json from those of other programs
+
+
+def read_model_config(folder: Path) -> Dict[str, Any]:
+    """Read config.json; its checksum is not verified.
+
+    Raises:
+        WeightsError: it is missing, unreadable, or was written by a newer ssd_train.
+    """
+    path = folder / CONFIG
+    document: Dict[str, Any] = _parsed(path)
+    _check_format(path, document)
+    return document
+
+
+def weights_digest(folder: Path) -> Optional[str]:
+    """Return the SHA-256 of the weights of the model in `folder`, as its config.json states.
+
+    Returns:
+        None if there is no config.json, or one of another program.
+
+    Raises:
+        WeightsError: config.json is damaged, or was written by a newer ssd_train.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    document = _parsed(path)
+    if not isinstance(document, dict) or not _OUR_KEYS <= set(document):
+        return None
+    _check_format(path, document)
+    atomic.check_sum(path, document)
+    try:
+        return str(document["weights"]["sha256"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: found a damaged description ({error!r}), expected its weights' SHA-256") from None
+
+
+def _check_format(path: Path, document: Any) -> None:
+    try:
+        newer = document["format"] > MODEL_FORMAT
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
+    if newer:
+        raise WeightsError(
+            f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
+            f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
+        )
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path.parent}: found no {CONFIG}, expected a model folder written by ssd_train") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
+
+
+mx = mxnet_compat.mxnet()
 
 HISTORY, WEIGHTS = "history.jsonl", "weights-{}.params"
 
@@ -67,7 +127,7 @@ class SavedModel:
             "versions": self.versions,
         }
         write_history(folder, history)
-        storage.write_json_atomic(folder / CONFIG, storage.with_sum(document))
+        atomic.write_json_atomic(folder / CONFIG, atomic.with_sum(document))
         for old in folder.glob(WEIGHTS.format("*")):
             if old.name != path.name:
                 old.unlink()
@@ -76,7 +136,7 @@ class SavedModel:
         """Return the network with the saved weights on `device`, an MXNet context; None: the CPU."""
         config = self.config
         net = build_net(config.base_network, config.image_shape, list(self.class_names), shares=config.anchor_shares)
-        load_exactly(net, self.weights)
+        load_strict(net, self.weights)
         if device is not None:
             net.collect_params().reset_ctx(device)
         return net
@@ -88,7 +148,7 @@ class SavedModel:
         Raises:
             WeightsError: the model is missing, damaged, or was written by a newer ssd_train.
         """
-        path, document = Path(folder) / CONFIG, read_document(Path(folder))
+        path, document = Path(folder) / CONFIG, read_model_config(Path(folder))
         try:
             model = cls(
                 config=TrainConfig.from_mapping(document["settings"]),
@@ -101,7 +161,7 @@ class SavedModel:
                 sha256=document["weights"]["sha256"],
                 category_ids=dict(document.get("category_ids", {})),  # older models lack it
             )
-            storage.check_sum(path, document)
+            atomic.check_sum(path, document)
             return model
         except ConfigError as error:
             raise WeightsError(
@@ -115,10 +175,10 @@ class SavedModel:
 
 def _save_weights(folder: Path, net: Any) -> Tuple[Path, str]:
     temporary = folder / f".{WEIGHTS.format('new')}.tmp"
-    save_parameters(temporary, saved_parameters(net))
-    sha256 = storage.sha256_of(temporary)
+    save_parameters(temporary, state_dict(net))
+    sha256 = atomic.sha256_of(temporary)
     path = folder / WEIGHTS.format(sha256[:12])
-    storage.move_into_place(temporary, path)
+    atomic.replace_atomic(temporary, path)
     return path, sha256
 
 
@@ -133,14 +193,14 @@ def save_parameters(path: Path, parameters: Dict[str, Any]) -> None:
         # the minimum is 1 if all values are finite; computed without a copy to NumPy
         if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
             raise TrainingDiverged(f"{path}: not written: {name} holds NaN or infinity, expected finite weights")
-    write_arrays(path, arrays)
+    save_ndarrays(path, arrays)
 
 
 def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
     path = folder / Path(entry["file"]).name
     if not path.is_file():
         raise WeightsError(f"{path}: not found, expected the weights that {CONFIG} names")
-    sha256 = storage.sha256_of(path)
+    sha256 = atomic.sha256_of(path)
     if sha256 != entry["sha256"]:
         raise WeightsError(
             f"{path}: found SHA-256 {sha256[:12]}…, expected {entry['sha256'][:12]}…: the file is damaged"
@@ -151,9 +211,21 @@ def _checked_weights(folder: Path, entry: Dict[str, str]) -> str:
 def write_history(folder: Path, history: Sequence[Dict[str, Any]]) -> None:
     """Write one JSON line per epoch."""
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
-    storage.write_text_atomic(folder / HISTORY, lines)
+    atomic.write_text_atomic(folder / HISTORY, lines)
 
 
-def is_of_best_model(file: Path) -> bool:
+def belongs_to_best(file: Path) -> bool:
     """Return whether a file of a model folder belongs to the best model."""
     return file.name in (CONFIG, HISTORY) or file.match(WEIGHTS.format("*"))
+
+
+def save_ndarrays(path: Path, arrays: Dict[str, Any]) -> None:
+    """Write `arrays` to the file `path` and flush it to disk.
+
+    Raises:
+        SsdTrainError: writing fails. MXNet alone reports no more than "FileStream.Write incomplete".
+    """
+    try:
+        atomic.write_checked(path, lambda: mx.nd.save(str(path), arrays), sum(4 * a.size for a in arrays.values()))
+    except mx.MXNetError as error:
+        raise SsdTrainError(f"{path}: cannot be written: {str(error).strip().splitlines()[-1]}") from error

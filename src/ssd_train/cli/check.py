@@ -8,20 +8,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from ssd_train.cli.console import Parser
-from ssd_train.cli.flags import add_label_flags, label_options
-from ssd_train.cli.places import localised, source, target
+from ssd_train.cli.arguments import Parser, add_label_flags, label_options
+from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
 from ssd_train.config import TrainConfig
-from ssd_train.data.check import CheckResult, Side, check_data, unusable
-from ssd_train.data.check_codes import CODES, SEVERITIES
-from ssd_train.data.labels import LabelOptions, read_labelled
-from ssd_train.data.official_sets import described, for_training
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.checks.codes import CODES, SEVERITIES
+from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.labels import LabelOptions, load_labels
+from ssd_train.data.predefined_splits import described, for_training
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.progress import Progress
-from ssd_train.secrecy import hidden
-from ssd_train.storage import write_text_atomic
+from ssd_train.redaction import redact
+from ssd_train.storage.atomic import write_text_atomic
 
 LISTED = 3  # findings shown per code; --json has all
 SHAPES = (300, 512, 768, 1024)  # candidates for the recommended image_shape
@@ -34,19 +33,19 @@ def run(arguments: Sequence[str]) -> int:
     config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
     sides = {config.image_shape, *SHAPES}
     anchors = {side: make_anchors(anchor_layout(config.base_network, side)) for side in sides}
-    with localised(flags) as progress:
+    with staged_s3_paths(flags) as progress:
         try:
             read = read_sides(flags, progress)
             for line in filter(None, (sets_line(side) for side in read)):
                 progress.say(line)
             result = check_data(read, config.image_shape, anchors, progress)
         except UnusableLabels as fault:
-            result = unusable(fault.fault)
+            result = unreadable_labels_result(fault.fault)
         for line in report_lines(result):
             progress.say(line)
         if flags.json:
             text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-            write_text_atomic(flags.json, hidden(text) + "\n")  # labels may name images by signed addresses
+            write_text_atomic(flags.json, redact(text) + "\n")  # labels may name images by signed addresses
             progress.say(f"all findings: {flags.json}")
         return EXIT_ERRORS if result.number("error") else 0
 
@@ -67,26 +66,26 @@ def make_parser() -> Parser:
         "errors. The codes and what to do about each: docs/check-codes.md.",
     )
     parser.add_argument(
-        "--images", type=source, metavar="PATH", help="folder of images, or a .rec with images and labels"
+        "--images", type=input_path, metavar="PATH", help="folder of images, or a .rec with images and labels"
     )
     parser.add_argument(
         "--labels",
-        type=source,
+        type=input_path,
         metavar="PATH",
         help="their labels (default: those found in --images); alone: only checks these",
     )
     parser.add_argument(
-        "--validation", type=source, metavar="PATH", help="validation images, as --images (default: those)"
+        "--validation", type=input_path, metavar="PATH", help="validation images, as --images (default: those)"
     )
-    parser.add_argument("--validation_labels", type=source, metavar="PATH", help="validation labels, as --labels")
+    parser.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
     add_label_flags(parser)
     parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
     parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
-    parser.add_argument("--json", type=target, metavar="FILE", help="write all findings and statistics here")
+    parser.add_argument("--json", type=output_path, metavar="FILE", help="write all findings and statistics here")
     return parser
 
 
-def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Side]:
+def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Split]:
     """Read the training labels, the validation labels if any, and their images."""
     options = label_options(flags, progress, on_bad="skip")
     sides = [_read("train", flags.images, flags.labels, options)]
@@ -95,18 +94,18 @@ def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Side]:
     return sides
 
 
-def _read(name: str, images: Optional[Path], labels: Optional[Path], options: LabelOptions) -> Side:
+def _read(name: str, images: Optional[Path], labels: Optional[Path], options: LabelOptions) -> Split:
     if images and not images.exists():
         raise DataError(f"{images}: not found, expected a folder of images")
     try:
-        read = read_labelled(images, labels, options)
+        read = load_labels(images, labels, options)
     except DataError as fault:
         raise UnusableLabels(fault) from fault
     own = not isinstance(read.images, FolderImages)  # a file that contains its images
-    return Side(name, read.labels, read.images if own or images else None)
+    return Split(name, read.labels, read.images if own or images else None)
 
 
-def sets_line(side: Side) -> str:
+def sets_line(side: Split) -> str:
     """Return a line about the sets that the data names and how training uses them.
 
     "" if the data names no sets.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssd_train.archives import opened_model
-from ssd_train.cli.console import Parser
-from ssd_train.cli.places import localised, source, target_folder
+from ssd_train.cli.arguments import Parser
+from ssd_train.cli.paths import input_path, output_dir, staged_s3_paths
 from ssd_train.data.labels import parse_class_names
+from ssd_train.storage.archive import opened_model
 
 SUPPRESSION = {"class-agnostic": False, "per-class": True}
 
@@ -16,8 +16,8 @@ def run(arguments: Sequence[str]) -> int:
     """Convert an archive and write its deployment files."""
     flags = make_parser().parse_args(list(arguments))
     names = parse_class_names(flags.class_names)
-    with localised(flags) as progress, opened_model(flags.model) as folder:
-        from ssd_train.deploy.convert import Conversion, convert
+    with staged_s3_paths(flags) as progress, opened_model(flags.model) as folder:
+        from ssd_train.deploy.builtin.convert import Conversion, convert
 
         description = convert(folder, flags.output, Conversion(names, SUPPRESSION[flags.nms]), progress)
         if names is None:
@@ -37,13 +37,13 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--model",
-        type=source,
+        type=input_path,
         required=True,
         metavar="PATH",
         help="its model.tar.gz, or a folder with model_algo_1-symbol.json, model_algo_1-0000.params, hyperparams.json",
     )
     parser.add_argument(
-        "--output", type=target_folder, required=True, metavar="FOLDER", help="folder of the converted model"
+        "--output", type=output_dir, required=True, metavar="FOLDER", help="folder of the converted model"
     )
     parser.add_argument(
         "--nms",

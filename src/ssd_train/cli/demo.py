@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.cli.console import Parser, make_progress, within
+from ssd_train.cli.arguments import Parser, make_progress, number_in_range
 from ssd_train.config import TrainConfig, current_names
-from ssd_train.data.drawn import draw_logo_set, write_drawn_set
-from ssd_train.data.records import ClassNames
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.synthetic import draw_logo_set, write_drawn_set
 from ssd_train.environment import Environment
-from ssd_train.storage import require_writable
+from ssd_train.storage.atomic import require_writable
 
 IMAGES, HELD_OUT = 1600, 100
 LOGO = ClassNames(("logo",))
@@ -36,7 +36,10 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
     parser.add_argument(
-        "--pictures", type=within(int, 1, 100_000), default=IMAGES, help=f"number of training images; default: {IMAGES}"
+        "--pictures",
+        type=number_in_range(int, 1, 100_000),
+        default=IMAGES,
+        help=f"number of training images; default: {IMAGES}",
     )
     known, settings = parser.parse_settings(arguments)
     config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names)
@@ -47,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
     environment = Environment(*train, *validation, folder / "model", folder / "output")
-    from ssd_train.training.run import train as train_job
+    from ssd_train.training.trainer import train as train_job
 
     trained = train_job(config, environment, progress)
     for line in trained.scores.lines():

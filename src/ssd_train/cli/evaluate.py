@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
-from ssd_train import storage
-from ssd_train.cli.console import Parser
-from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
-from ssd_train.cli.places import localised, source, target
-from ssd_train.data.images import read_header
-from ssd_train.data.labels import LabelledImages, read_labelled
-from ssd_train.data.records import Record
+from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options
+from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
+from ssd_train.data.image_io import read_header
+from ssd_train.data.labels import LabeledDataset, load_labels
+from ssd_train.data.structures import LabeledImage
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.scoring import score_images, score_predictions
+from ssd_train.deploy.evaluate import score_images, score_predictions
 from ssd_train.errors import ConfigError
-from ssd_train.training.scores import Scores
+from ssd_train.evaluation.results import Scores
+from ssd_train.storage import atomic
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -23,8 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     flags = make_parser().parse_args(list(arguments))
     if flags.model is None and flags.predictions is None:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
-    with localised(flags) as progress:
-        data = read_labelled(flags.images, flags.labels, label_options(flags, progress))
+    with staged_s3_paths(flags) as progress:
+        data = load_labels(flags.images, flags.labels, label_options(flags, progress))
         if flags.predictions:
             scores = _score_file(flags, data)
         else:
@@ -32,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         for line in scores.lines():
             progress.say(line)
         if flags.json:
-            storage.write_json_atomic(flags.json, scores.to_json())
+            atomic.write_json_atomic(flags.json, scores.to_json())
             progress.say(f"written: {flags.json}")
     return 0
 
@@ -42,31 +41,31 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
     )
-    parser.add_argument("--model", type=source, metavar="PATH", help=MODEL_HELP)
+    parser.add_argument("--model", type=input_path, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--predictions",
-        type=source,
+        type=input_path,
         metavar="PATH",
         help="answers in place of a model's: JSON Lines, COCO results, a .out file or a folder of these; class ids "
         "without names are --model's, or else those of the labels",
     )
     parser.add_argument(
-        "--images", type=source, metavar="FOLDER", help="the images (default: those in or beside the labels)"
+        "--images", type=input_path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
     )
     parser.add_argument(
-        "--labels", type=source, required=True, metavar="PATH", help="labels of any format, as for train"
+        "--labels", type=input_path, required=True, metavar="PATH", help="labels of any format, as for train"
     )
     add_label_flags(parser)
     parser.add_argument(
         "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
     )
-    parser.add_argument("--json", type=target, metavar="FILE", help="write the scores there, too")
+    parser.add_argument("--json", type=output_path, metavar="FILE", help="write the scores there, too")
     add_engine_flags(parser)
     return parser
 
 
-def _score_file(flags: argparse.Namespace, data: LabelledImages) -> Scores:
-    def size_of(record: Record) -> "tuple[int, int]":
+def _score_file(flags: argparse.Namespace, data: LabeledDataset) -> Scores:
+    def size_of(record: LabeledImage) -> "tuple[int, int]":
         """Return the upright (width, height) from the image header."""
         return read_header(data.images.read(record), record.where).shown_wh
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Sequence
 
-from ssd_train.archives import opened_model
-from ssd_train.cli.console import Parser
-from ssd_train.cli.flags import add_label_flags, label_options
-from ssd_train.cli.pictures import find_pictures
-from ssd_train.cli.places import localised, source, target
-from ssd_train.data.labels import read_labelled
+from ssd_train.cli.arguments import Parser, add_label_flags, label_options
+from ssd_train.cli.paths import find_pictures, input_path, output_path, staged_s3_paths
+from ssd_train.data.labels import load_labels
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
+from ssd_train.storage.archive import opened_model
 
 if TYPE_CHECKING:
-    from ssd_train.deploy.export import Proof
+    from ssd_train.deploy.export.export import VerificationOptions
 
 FORMATS = {
     "symbol": "MXNet symbol and parameters, in a folder",
@@ -34,22 +32,22 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"input: found 'float' with format {flags.format!r}, expected an ONNX format")
     if not 0 <= flags.max_map_drop <= 1:
         raise ConfigError(f"max_map_drop: found {flags.max_map_drop}, expected 0 to 1")
-    with localised(flags) as progress, opened_model(flags.model) as folder:
-        from ssd_train.deploy.export import export
+    with staged_s3_paths(flags) as progress, opened_model(flags.model) as folder:
+        from ssd_train.deploy.export.export import export
 
         export(folder, flags.format, flags.output, INPUTS[flags.input], _proof(flags, progress), progress)
         progress.say(f"written: {flags.output}")
     return 0
 
 
-def _proof(flags: argparse.Namespace, progress: Progress) -> "Proof":
-    from ssd_train.deploy.export import Proof
+def _proof(flags: argparse.Namespace, progress: Progress) -> "VerificationOptions":
+    from ssd_train.deploy.export.export import VerificationOptions
 
     has_data = flags.images is not None or flags.labels is not None
     if flags.format in EIGHT_BITS:
-        validation = read_labelled(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
-        return Proof(find_pictures(flags.calibration or []), validation, flags.max_map_drop)
-    return Proof(find_pictures([flags.images] if flags.images is not None else []))
+        validation = load_labels(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
+        return VerificationOptions(find_pictures(flags.calibration or []), validation, flags.max_map_drop)
+    return VerificationOptions(find_pictures([flags.images] if flags.images is not None else []))
 
 
 def make_parser() -> Parser:
@@ -61,11 +59,11 @@ def make_parser() -> Parser:
         epilog="formats:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FORMATS.items()),
     )
     parser.add_argument(
-        "--model", type=source, required=True, metavar="PATH", help="a model folder or its model.tar.gz"
+        "--model", type=input_path, required=True, metavar="PATH", help="a model folder or its model.tar.gz"
     )
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="export format, see below")
     parser.add_argument(
-        "--output", type=target, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
+        "--output", type=output_path, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
     )
     parser.add_argument(
         "--input",
@@ -75,16 +73,18 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--images",
-        type=source,
+        type=input_path,
         metavar="FOLDER",
         help="images for verification; 32 bits: default: synthetic ones; 8 bits: default: those in or next to the "
         "labels",
     )
-    parser.add_argument("--labels", type=source, metavar="PATH", help="labels of the images, in any format, for 8 bits")
+    parser.add_argument(
+        "--labels", type=input_path, metavar="PATH", help="labels of the images, in any format, for 8 bits"
+    )
     add_label_flags(parser)
     parser.add_argument(
         "--calibration",
-        type=source,
+        type=input_path,
         nargs="+",
         metavar="PATH",
         help="calibration images or folders for 8 bits (default: those of --images)",

@@ -1,20 +1,28 @@
-"""The command launch: training, tuning and serving on SageMaker."""
+"""Flags, names, tags and output shared by the modes of launch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
+import json
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
 
-from ssd_train.cli.aws import deploy, describe, invoke
-from ssd_train.cli.aws.common import account, add_job_flags, make_parser, pairs, show, stamped, words
-from ssd_train.cli.console import Parser, make_progress
+from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.paths import output_file, overlay_paths
 from ssd_train.config import SETTING_ALIASES, TrainConfig
-from ssd_train.launch.amazon import Amazon
+from ssd_train.data.formats.json_lines import dump_json, parse_object
+from ssd_train.data.image_io import decode, encode_jpeg
+from ssd_train.data.structures import ClassNames, Detections
+from ssd_train.errors import ConfigError
+from ssd_train.evaluation.predictions import checked_answers
+from ssd_train.launch.aws_client import Amazon
+from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
     DISTRIBUTIONS,
+    MODEL_ARCHIVE,
     NAME_LENGTH,
     SOURCE_ARCHIVE,
     TUNING_NAME_LENGTH,
@@ -23,18 +31,298 @@ from ssd_train.launch.job import (
     check_name,
     make_channels,
 )
-from ssd_train.launch.requests import PLACES, require_weights, training_request
-from ssd_train.launch.source import entry_point_folder, write_source
+from ssd_train.launch.job_logs import describe_job, follow
+from ssd_train.launch.requests import (
+    PLACES,
+    Service,
+    check_folder,
+    endpoint_config_request,
+    endpoint_request,
+    invoke_request,
+    model_request,
+    parse_response,
+    require_weights,
+    tag_list,
+    training_request,
+    transform_request,
+)
 from ssd_train.launch.tuning import RANGES, parse_ranges, tuning_request
-from ssd_train.launch.watch import follow
+from ssd_train.progress import Progress
+from ssd_train.storage import atomic
+from ssd_train.visualization.draw import draw_detections
+
+
+def make_mode_parser(mode: str, description: str, others: Collection[str] = ()) -> Parser:
+    """Return the parser of a mode with the common flags; `others` as in Parser."""
+    parser = Parser(others, prog=f"python -m ssd_train launch{mode}", description=description)
+    parser.add_argument("--region", metavar="NAME", help="AWS region; default: that of the AWS configuration")
+    return parser
+
+
+def add_job_flags(parser: Parser) -> None:
+    """Add flags for role, output, container and tags."""
+    parser.add_argument("--role", required=True, metavar="ROLE", help="name or ARN of the IAM role for SageMaker")
+    parser.add_argument("--output", required=True, metavar="s3://BUCKET/PREFIX", help="S3 prefix of all output")
+    parser.add_argument("--image", default="", metavar="URI", help="container image (default: AWS's for MXNet 1.9.0)")
+    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="tag; may be repeated")
+    parser.add_argument(
+        "--source_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the entry point (default: entry_point/ next to src/)",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print the requests as JSON without sending them")
+
+
+def pairs(texts: Sequence[str], flag: str) -> Dict[str, str]:
+    """Parse KEY=VALUE texts into a dictionary."""
+    values: Dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key in values:
+            raise ConfigError(f"{flag}: found {text!r}, expected KEY=VALUE with unique keys")
+        values[key] = value
+    return values
+
+
+def words(text: str) -> Tuple[str, ...]:
+    """Split a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_named(parser: Parser, mode: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the flags of a mode; raises ConfigError if its name is invalid for SageMaker."""
+    flags = parser.parse_args(list(arguments))
+    check_name(mode, getattr(flags, mode))
+    return flags
+
+
+def stamped(name: str, length: int = NAME_LENGTH) -> str:
+    """Return `name` with a timestamp, truncated to `length` characters."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return f"{name[: length - len(now) - 1].rstrip('-')}-{now}"
+
+
+def account(flags: argparse.Namespace) -> "Tuple[Optional[Amazon], str, str]":
+    """Return client, region and role ARN.
+
+    The client is None if no request is needed: with --dry_run, --region and a role ARN.
+    """
+    if flags.dry_run and flags.region and flags.role.startswith("arn:"):
+        return None, flags.region, flags.role
+    amazon = Amazon(flags.region)
+    return amazon, amazon.region, amazon.role_arn(flags.role)
+
+
+def show(requests: Dict[str, Any], progress: Progress) -> int:
+    """Print requests by operation as JSON; returns the exit code."""
+    progress.say(json.dumps(requests, indent=2))
+    return 0
+
+
+def run_deploy(arguments: Sequence[str]) -> int:
+    """Create an endpoint, or update an existing one."""
+    parser = make_mode_parser(" --deploy NAME", "Create an endpoint for a model. It is billed until it is deleted.")
+    parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
+    parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
+    _add_model_flags(parser)
+    flags, progress = parse_named(parser, "deploy", arguments), make_progress()
+    amazon, region, role = account(flags)
+    service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
+    endpoint = endpoint_request(flags.deploy, service)
+    requests = {
+        "create_model": model_request(service, tags),
+        "create_endpoint_config": endpoint_config_request(service, tags),
+    }
+    if flags.update:
+        requests["update_endpoint"] = endpoint
+    else:
+        requests["create_endpoint"] = {**endpoint, "Tags": tag_list(tags)}
+    if flags.dry_run or amazon is None:
+        return show(requests, progress)
+    _create_resources(amazon, flags, service, requests)
+    progress.say(f"starting: {flags.deploy} (takes some minutes)")
+    progress.say(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
+    progress.say(f"delete:   python -m ssd_train launch --delete {flags.deploy} --region {region}")
+    return 0
+
+
+def run_transform(arguments: Sequence[str]) -> int:
+    """Start a batch transform job."""
+    parser = make_mode_parser(" --transform NAME", "Run a model on all images below an S3 prefix and write JSON files.")
+    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; a timestamp is added")
+    parser.add_argument("--pictures", required=True, metavar="s3://...", help="S3 prefix of the images")
+    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
+    _add_model_flags(parser)
+    flags, progress = parse_named(parser, "transform", arguments), make_progress()
+    amazon, region, role = account(flags)
+    service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
+    pictures = check_folder("pictures", flags.pictures)
+    answers = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
+    requests = {
+        "create_model": model_request(service, tags),
+        "create_transform_job": transform_request(service, pictures, answers, tags),
+    }
+    if flags.dry_run or amazon is None:
+        return show(requests, progress)
+    _create_resources(amazon, flags, service, requests)
+    progress.say(f"started: {service.name}")
+    progress.say(f"answers: {answers}")
+    return 0
+
+
+def run_delete(arguments: Sequence[str]) -> int:
+    """Delete an endpoint, its configuration and its models; archives on S3 are kept."""
+    parser = make_mode_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
+    parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
+    flags, progress = parse_named(parser, "delete", arguments), make_progress()
+    amazon = Amazon(flags.region)
+    config = amazon.send("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
+    variants = amazon.send("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
+    amazon.send("delete_endpoint", {"EndpointName": flags.delete})
+    amazon.send("delete_endpoint_config", {"EndpointConfigName": config})
+    for variant in variants:
+        amazon.send("delete_model", {"ModelName": variant["ModelName"]})
+    progress.say(f"deleted: {flags.delete}")
+    return 0
+
+
+def _add_model_flags(parser: Parser) -> None:
+    add_job_flags(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="name of a training job, s3://.../model.tar.gz, or a local model folder or archive",
+    )
+    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
+    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
+
+
+def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> Service:
+    folder = check_folder("output", flags.output)
+    machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
+    entry_point_folder(flags.source_dir)
+    return Service(stamped(name), role, region, folder, image=flags.image, **machines)
+
+
+def _create_resources(
+    amazon: Amazon, flags: argparse.Namespace, service: Service, requests: Dict[str, Dict[str, Any]]
+) -> None:
+    """Upload the model and send the requests."""
+    _upload_model(amazon, flags, service)
+    for operation, request in requests.items():
+        amazon.send(operation, request)
+
+
+def _upload_model(amazon: Amazon, flags: argparse.Namespace, service: Service) -> None:
+    """Upload the model with its inference code."""
+    with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
+        model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
+        if not model.exists():
+            address = flags.model
+            if not address.startswith("s3://"):
+                address = describe_job(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
+            model = Path(temporary) / MODEL_ARCHIVE
+            amazon.download(address, model)
+        write_served_model(model, served, flags.source_dir)
+        amazon.upload(served, service.archive)
+
+
+def run_describe(arguments: Sequence[str]) -> int:
+    """Print status, metrics and model of a job; with --wait, follow its log first."""
+    parser = make_mode_parser(" --describe NAME", "Show the status of a training job.")
+    parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
+    parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
+    flags, progress = parse_named(parser, "describe", arguments), make_progress()
+    amazon = Amazon(flags.region)
+    if flags.wait:
+        answer = follow(amazon, flags.describe, progress.say)
+    else:
+        answer = describe_job(amazon, flags.describe)
+    for line in description_lines(answer):
+        progress.say(line)
+    return 0
+
+
+def description_lines(answer: Dict[str, Any]) -> Iterator[str]:
+    """Yield lines with status, metrics and model of a job."""
+    yield f"state:  {answer['TrainingJobStatus']} ({answer.get('SecondaryStatus', 'no details')})"
+    if answer.get("FailureReason"):
+        yield f"reason: {' '.join(answer['FailureReason'].split())}"
+    for metric in answer.get("FinalMetricDataList", ()):
+        yield f"metric: {metric['MetricName']} {metric['Value']:g}"
+    model = answer.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    if model:
+        yield f"model:  {model}"
+
+
+def run_invoke(arguments: Sequence[str]) -> int:
+    """Send images to an endpoint; write predictions and overlays."""
+    parser = make_mode_parser(" --invoke NAME", "Send images to an endpoint.")
+    parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
+    parser.add_argument("--picture", required=True, nargs="+", type=Path, metavar="FILE", help="images to send")
+    parser.add_argument(
+        "--predictions",
+        type=output_file,
+        default=Path("predictions.jsonl"),
+        metavar="FILE",
+        help="JSON Lines file, -: standard output; default: predictions.jsonl",
+    )
+    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
+    parser.add_argument(
+        "--threshold",
+        type=number_in_range(float, 0, 1),
+        default=0.3,
+        help="minimum score of boxes in overlays, 0 to 1; default: 0.3",
+    )
+    parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="class names in overlays")
+    flags = parse_named(parser, "invoke", arguments)
+    progress = make_progress(beside=[flags.predictions])
+    pictures = _by_name(flags.picture)
+    overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
+    amazon, class_names = Amazon(flags.region), ClassNames(flags.class_names)
+    lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
+    atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
+    progress.say(f"written: {flags.predictions}")
+    lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
+    for answer in checked_answers(zip(lines_at, map(parse_object, lines))):
+        image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
+        detections = Detections.from_rows(answer.rows, image.shape[1::-1])
+        shown = detections.above(flags.threshold)
+        progress.say(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
+        if flags.overlays:
+            drawn = draw_detections(image, detections, class_names, flags.threshold)
+            atomic.write_bytes_atomic(overlays[answer.image], encode_jpeg(drawn))
+    if flags.overlays:
+        progress.say(f"written: {flags.overlays}")
+    return 0
+
+
+def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ConfigError(f"picture: {missing[0]} does not exist, expected an image file")
+    pictures = {path.name: path for path in paths}
+    if len(pictures) < len(paths):
+        raise ConfigError("picture: found two files with the same name, expected unique names")
+    return pictures
+
+
+def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
+    """Return the response for one image as a line of predictions."""
+    request = invoke_request(endpoint, str(path), path.read_bytes())
+    answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
+    return dump_json({"image": name, "prediction": parse_response(endpoint, answer["Body"].read())}) + b"\n"
+
 
 # flag of another mode -> its function, and help
 MODES = {
-    "deploy": (deploy.deploy, "create an endpoint for a model"),
-    "transform": (deploy.transform, "start a batch transform job on all images below an S3 prefix"),
-    "delete": (deploy.delete, "delete an endpoint with its configuration and model"),
-    "invoke": (invoke.invoke, "send images to an endpoint; write JSON Lines and overlays"),
-    "describe": (describe.describe, "show the status of a training job; with --wait, follow its log"),
+    "deploy": (run_deploy, "create an endpoint for a model"),
+    "transform": (run_transform, "start a batch transform job on all images below an S3 prefix"),
+    "delete": (run_delete, "delete an endpoint with its configuration and model"),
+    "invoke": (run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
+    "describe": (run_describe, "show the status of a training job; with --wait, follow its log"),
 }
 SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *PLACES}
 INPUTS = {
@@ -87,7 +375,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_launch_parser() -> Parser:
     """Return the parser of the job's flags; all others are settings of TrainConfig."""
-    parser = make_parser("", "Train on SageMaker. Accepts all settings of train.", {*SETTINGS, *MODES})
+    parser = make_mode_parser("", "Train on SageMaker. Accepts all settings of train.", {*SETTINGS, *MODES})
     others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, what) in MODES.items())
     parser.epilog = f"other modes, each with its own --help:\n{others}\n\nsettings: python -m ssd_train train --help"
     add_job_flags(parser)

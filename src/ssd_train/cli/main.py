@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ssd_train import __version__
-from ssd_train.cli.console import normalised
-from ssd_train.environment import is_hosted, report_failure
+from ssd_train.cli.arguments import normalize_flags
+from ssd_train.environment import is_hosted, write_failure_file
 from ssd_train.errors import ConfigError, SsdTrainError
-from ssd_train.secrecy import hidden
+from ssd_train.redaction import redact
 
 # each is a module of this package with a function run(arguments) that returns the exit code
 COMMANDS = {
@@ -35,19 +35,19 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # exit codes of shells for Ctrl-C and SIGPI
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a command and return its exit code: 0 success, 2 an error the user can correct, 1 other errors."""
-    given = normalised(sys.argv[1:] if arguments is None else arguments)
+    given = normalize_flags(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given and not given[0].startswith("-") else ("train", given)
     try:
         with _write_failure_file():
             return _run(given, command, rest)
     except SsdTrainError as error:
-        print(f"error: {hidden(str(error))}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has exited
         return BROKEN_PIPE
     except Exception:  # a bug: print the traceback
-        print(hidden(traceback.format_exc()), file=sys.stderr)
+        print(redact(traceback.format_exc()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -73,7 +73,7 @@ def _write_failure_file() -> Iterator[None]:
         yield
     except Exception as error:
         if is_hosted():
-            report_failure(hidden(str(error) if isinstance(error, SsdTrainError) else _crash(error)))
+            write_failure_file(redact(str(error) if isinstance(error, SsdTrainError) else _crash(error)))
         raise
 
 

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import uuid
-from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Union
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Sequence, Union
 
-from ssd_train.cli.console import make_progress
-from ssd_train.data.prepare.lines import local_path
+from ssd_train.cli.arguments import make_progress
+from ssd_train.data.file_names import IMAGE_FORMATS, images_below
+from ssd_train.deploy.detector import ImageRef
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Item, Progress
-from ssd_train.remote import Copies, upload
-from ssd_train.s3 import Store, Url, is_url
-from ssd_train.storage import STANDARD_OUTPUT
+from ssd_train.storage.atomic import STANDARD_OUTPUT
+from ssd_train.storage.s3 import Store, Url, is_url
+from ssd_train.storage.s3_cache import Copies, upload
 
 
-class Remote(NamedTuple):
+class S3Path(NamedTuple):
     """s3:// path of a flag, until `localised` replaces it by a local path."""
 
     url: Url
@@ -38,12 +42,12 @@ class Remote(NamedTuple):
         return str(self.url)
 
 
-def source(text: str) -> Union[Path, Remote]:
+def input_path(text: str) -> Union[Path, S3Path]:
     """Parse the path of an input, a file or a folder."""
-    return Remote(Url.parse(text), is_target=False) if is_url(text) else local_path(text)
+    return S3Path(Url.parse(text), is_target=False) if is_url(text) else local_path(text)
 
 
-def target(text: str) -> Union[Path, Remote]:
+def output_path(text: str) -> Union[Path, S3Path]:
     """Parse the path of an output, a file or a folder."""
     return _target(text, lambda url: url._replace(key=url.key.rstrip("/")))
 
@@ -53,12 +57,12 @@ def output_file(text: str) -> Path:
     return STANDARD_OUTPUT if text == "-" else local_path(text)
 
 
-def target_folder(text: str) -> Union[Path, Remote]:
+def output_dir(text: str) -> Union[Path, S3Path]:
     """Parse the path of an output folder."""
     return _target(text, Url.as_folder) if is_url(text) else local_path(text)
 
 
-def local(text: str) -> Path:
+def local_dir(text: str) -> Path:
     """Parse a path that must be local."""
     if is_url(text):
         raise ConfigError(f"found {text}, expected a local folder (SageMaker synchronises it with S3)")
@@ -66,14 +70,14 @@ def local(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def localised(flags: argparse.Namespace) -> Iterator[Progress]:
+def staged_s3_paths(flags: argparse.Namespace) -> Iterator[Progress]:
     """Download the s3:// inputs in `flags` and upload the outputs at the end of the block.
 
     `flags` get local paths. Outputs are also uploaded after an SsdTrainError. The progress that is yielded, and the
     error, show the s3:// paths.
     """
     progress = make_progress(beside=_values(flags))
-    if not any(isinstance(value, Remote) for value in _values(flags)):
+    if not any(isinstance(value, S3Path) for value in _values(flags)):
         yield progress
         return
     _refuse_own_input(flags)
@@ -143,7 +147,7 @@ class _Staging:
     def _replaced(self, value: object, targets: bool, stage: Callable[[Url], Path]) -> object:
         if isinstance(value, list):
             return [self._replaced(part, targets, stage) for part in value]
-        if not isinstance(value, Remote) or value.is_target != targets:
+        if not isinstance(value, S3Path) or value.is_target != targets:
             return value
         path = stage(value.url)
         self._names[str(path)] = str(value.url).rstrip("/")
@@ -176,18 +180,18 @@ class _RenamingProgress(Progress):
         return self._progress.track(items, total, self._rename(what))
 
 
-def _target(text: str, shape: Callable[[Url], Url]) -> Union[Path, Remote]:
+def _target(text: str, shape: Callable[[Url], Url]) -> Union[Path, S3Path]:
     if not is_url(text):
         return output_file(text)
     url = shape(Url.parse(text))
     if url.key.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"found {text!r}, expected s3://bucket/key with a name to write to")
-    return Remote(url, is_target=True)
+    return S3Path(url, is_target=True)
 
 
 def _refuse_own_input(flags: argparse.Namespace) -> None:
     """Raise a ConfigError if an output would overwrite an input."""
-    remotes = [value for value in _values(flags) if isinstance(value, Remote)]
+    remotes = [value for value in _values(flags) if isinstance(value, S3Path)]
     read = {str(remote).rstrip("/") for remote in remotes if not remote.is_target}
     for remote in remotes:
         if remote.is_target and str(remote).rstrip("/") in read:
@@ -197,3 +201,72 @@ def _refuse_own_input(flags: argparse.Namespace) -> None:
 def _values(flags: argparse.Namespace) -> Iterator[object]:
     for value in vars(flags).values():
         yield from value if isinstance(value, list) else [value]
+
+
+def find_pictures(paths: Sequence[Path]) -> List[ImageRef]:
+    """Return the images in `paths`, files or folders; names of images in folders are relative to the folder."""
+    pictures = []
+    for path in paths:
+        if os.path.isdir(path):
+            files = _files_below(path)
+            if not files:
+                raise ConfigError(
+                    f"{path}: found no image in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"
+                )
+            pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
+        elif os.path.isfile(path):
+            pictures.append(_picture(path, path.name))
+        else:
+            raise ConfigError(f"{path}: not found, expected an image or a folder of images")
+    _refuse_same_names(pictures)
+    return pictures
+
+
+def _files_below(folder: Path) -> List[Path]:
+    """Return the image files below `folder`; raises ConfigError for an unreadable folder."""
+
+    def refuse(error: OSError) -> NoReturn:
+        """Raise an error for a folder that os.walk would skip."""
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}), expected a readable folder")
+
+    return images_below(folder, refuse)
+
+
+def _picture(path: Path, name: str) -> ImageRef:
+    return ImageRef(name, path.read_bytes, str(path))
+
+
+def _refuse_same_names(pictures: Sequence[ImageRef]) -> None:
+    first: Dict[str, ImageRef] = {}
+    for picture in pictures:
+        other = first.setdefault(picture.name, picture)
+        if other is not picture:
+            raise ConfigError(
+                f"found {other.where} and {picture.where}, both named {picture.name!r}, expected unique names"
+            )
+
+
+def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]:
+    """Return the path of the overlay, a JPEG file in `folder`, for each image name.
+
+    The suffix of a name is replaced by .jpg, or if two would be the same, .jpg is appended: a.png.jpg.
+
+    Args:
+        folder: Folder of the overlays.
+        pictures: Paths of the images by name.
+
+    Raises:
+        ConfigError: an overlay would overwrite one of the images.
+    """
+    overlays = {name: PurePosixPath(name).with_suffix(".jpg").as_posix() for name in pictures}
+    while True:  # a name with .jpg appended may be that of another image's overlay
+        counts = Counter(overlays.values())
+        same = [name for name, overlay in overlays.items() if counts[overlay] > 1 and overlay != f"{name}.jpg"]
+        if not same:
+            break
+        overlays.update({name: f"{name}.jpg" for name in same})
+    originals = {os.path.realpath(path) for path in pictures.values()}
+    for overlay in overlays.values():
+        if os.path.realpath(folder / overlay) in originals:
+            raise ConfigError(f"overlays: found {folder / overlay}, an input image, expected another folder")
+    return {name: folder / overlay for name, overlay in overlays.items()}

@@ -10,23 +10,36 @@ from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from ssd_train import storage
-from ssd_train.cli.console import Parser, within
-from ssd_train.cli.flags import MODEL_HELP, add_engine_flags, add_label_flags, label_options
-from ssd_train.cli.pictures import find_pictures, overlay_paths
-from ssd_train.cli.places import Remote, localised, source, target, target_folder
+from ssd_train.cli.arguments import (
+    MODEL_HELP,
+    Parser,
+    add_engine_flags,
+    add_label_flags,
+    label_options,
+    number_in_range,
+)
+from ssd_train.cli.paths import (
+    S3Path,
+    find_pictures,
+    input_path,
+    output_dir,
+    output_path,
+    overlay_paths,
+    staged_s3_paths,
+)
 from ssd_train.data.formats.coco import read_ids
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.labels import matched_to, read_labelled
-from ssd_train.data.prediction_formats import DEFAULTS, CocoIds, Writer
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.labels import align_classes, load_labels
+from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.deploy.batch_transform import transform
-from ssd_train.deploy.detector import Answer, Detector, Picture
-from ssd_train.deploy.scoring import match_names
+from ssd_train.deploy.detector import Answer, Detector, ImageRef
+from ssd_train.deploy.evaluate import match_names
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
 from ssd_train.progress import Progress
-from ssd_train.view.draw import size_of
-from ssd_train.view.pages import Page, TitlePage, draw_page, write_pdf
+from ssd_train.storage import atomic
+from ssd_train.visualization.draw import size_of
+from ssd_train.visualization.pdf import Page, TitlePage, draw_page, write_pdf
 
 NO_LABELS = "no labels"
 
@@ -42,7 +55,7 @@ class View(NamedTuple):
 
     class_names: ClassNames
     threshold: float
-    truth: Optional[Mapping[str, Record]]
+    truth: Optional[Mapping[str, LabeledImage]]
 
     def page(self, answer: Answer) -> Page:
         """Return the PDF page entry of a prediction."""
@@ -59,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     flags = make_parser().parse_args(list(arguments))
     _check(flags)
-    with localised(flags) as progress:
+    with staged_s3_paths(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
         pictures = find_pictures(flags.paths)
         faults: List[str] = []
@@ -77,11 +90,11 @@ def run(arguments: Sequence[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of predict."""
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
-    parser.add_argument("paths", nargs="+", type=source, metavar="PATH", help="picture, or folder of pictures")
-    parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
+    parser.add_argument("paths", nargs="+", type=input_path, metavar="PATH", help="picture, or folder of pictures")
+    parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--output",
-        type=target,
+        type=output_path,
         metavar="FILE",
         help="answers, all candidates; -: standard output; default: predictions.jsonl, or as --format has it",
     )
@@ -92,21 +105,24 @@ def make_parser() -> Parser:
         help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
         "picture); default: jsonl",
     )
-    parser.add_argument("--overlays", type=target_folder, metavar="FOLDER", help="pictures with boxes drawn on them")
-    parser.add_argument("--pdf", type=target, metavar="FILE", help="all pictures with boxes, 15 a page")
+    parser.add_argument("--overlays", type=output_dir, metavar="FOLDER", help="pictures with boxes drawn on them")
+    parser.add_argument("--pdf", type=output_path, metavar="FILE", help="all pictures with boxes, 15 a page")
     parser.add_argument(
-        "--labels", type=source, metavar="PATH", help="what is true of them, of any format: drawn beside what is found"
+        "--labels",
+        type=input_path,
+        metavar="PATH",
+        help="what is true of them, of any format: drawn beside what is found",
     )
     add_label_flags(parser)
     parser.add_argument(
         "--threshold",
-        type=within(float, 0, 1),
+        type=number_in_range(float, 0, 1),
         default=0.3,
         help="least score of a box in pictures, 0 to 1; default: 0.3",
     )
     parser.add_argument(
         "--transform_output",
-        type=target_folder,
+        type=output_dir,
         metavar="FOLDER",
         help="in place of all that: NAME.out for each picture, as a batch transform job leaves them",
     )
@@ -132,12 +148,12 @@ def _check(flags: argparse.Namespace) -> None:
     if not (flags.output or pictured or flags.transform_output):
         flags.output = Path(DEFAULTS[flags.format])
     if flags.format == "out" and flags.output:
-        if not isinstance(flags.output, Path) or flags.output == storage.STANDARD_OUTPUT:
+        if not isinstance(flags.output, Path) or flags.output == atomic.STANDARD_OUTPUT:
             raise ConfigError(f"output: found {flags.output}, expected a local folder for --format out")
         _refuse_file(flags.output)
 
 
-def _refuse_file(folder: "Path | Remote") -> None:
+def _refuse_file(folder: "Path | S3Path") -> None:
     """Raise a ConfigError if `folder` or one of its parents is a file."""
     for place in (folder, *folder.parents) if isinstance(folder, Path) else ():
         if place.is_file():
@@ -145,7 +161,7 @@ def _refuse_file(folder: "Path | Remote") -> None:
 
 
 def _transform(
-    detector: Detector, pictures: Sequence[Picture], flags: argparse.Namespace, faults: List[str], progress: Progress
+    detector: Detector, pictures: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
     outcomes = transform(detector, pictures, flags.transform_output, flags.accept)
     for fault in filter(None, progress.track(outcomes, len(pictures), "pictures")):
@@ -154,7 +170,7 @@ def _transform(
 
 
 def _predict(
-    detector: Detector, pictures: Sequence[Picture], flags: argparse.Namespace, faults: List[str], progress: Progress
+    detector: Detector, pictures: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
     view = View(detector.class_names, flags.threshold, _truth(flags, pictures, detector, progress))
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
@@ -167,7 +183,7 @@ def _predict(
         if flags.overlays:
             found = _with_overlays(found, overlays, view)
         if flags.output:
-            place = flags.output if flags.format == "out" else stack.enter_context(storage.open_atomic(flags.output))
+            place = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
             writer = Writer(flags.format, place, detector.class_names, _coco_ids(flags, pictures))
             found = _with_lines(found, writer)
         _consume(found, flags, view, len(pictures))
@@ -178,16 +194,16 @@ def _predict(
 
 
 def _truth(
-    flags: argparse.Namespace, pictures: Sequence[Picture], detector: Detector, progress: Progress
-) -> Optional[Dict[str, Record]]:
+    flags: argparse.Namespace, pictures: Sequence[ImageRef], detector: Detector, progress: Progress
+) -> Optional[Dict[str, LabeledImage]]:
     """Return the labels by image name, with the class ids of the detector.
 
     None without --labels.
     """
     if flags.labels is None:
         return None
-    read = read_labelled(None, flags.labels, label_options(flags, progress)).labels
-    records = {record.name: record for record in matched_to(read, detector.class_names).records}
+    read = load_labels(None, flags.labels, label_options(flags, progress)).labels
+    records = {record.name: record for record in align_classes(read, detector.class_names).records}
     try:
         named = match_names(list(records), [picture.name for picture in pictures])
     except DataError as error:
@@ -238,7 +254,7 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
 def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:
     for answer in answers:
         drawn = draw_page(view.page(answer), view.class_names, view.threshold, size_of(answer.image))
-        storage.write_bytes_atomic(overlays[answer.image_ref.name], encode_jpeg(drawn))
+        atomic.write_bytes_atomic(overlays[answer.image_ref.name], encode_jpeg(drawn))
         yield answer
 
 
@@ -249,7 +265,7 @@ def _with_lines(answers: Iterable[Answer], writer: Writer) -> Iterator[Answer]:
     writer.close()
 
 
-def _coco_ids(flags: argparse.Namespace, pictures: Sequence[Picture]) -> Optional[CocoIds]:
+def _coco_ids(flags: argparse.Namespace, pictures: Sequence[ImageRef]) -> Optional[CocoIds]:
     """Return the image and category ids of a COCO label file; else None."""
     if flags.format != "coco" or not flags.labels or not flags.labels.is_file() or flags.labels.suffix != ".json":
         return None

@@ -10,18 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.archives import opened_model
-from ssd_train.cli.console import Parser, within
-from ssd_train.cli.flags import MODEL_HELP, add_engine_flags
-from ssd_train.cli.places import localised, source
-from ssd_train.data.images import ImageLimits
+from ssd_train.artifacts.symbol_format import is_converted
+from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, number_in_range
+from ssd_train.cli.paths import input_path, staged_s3_paths
+from ssd_train.data.image_io import ImageLimits
+from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import ENGINES, Detector, Engine
-from ssd_train.deploy.exported import is_converted
-from ssd_train.deploy.requests import RequestLimits
-from ssd_train.deploy.serve import warm_up
+from ssd_train.deploy.handlers import warm_up
 from ssd_train.deploy.server.run import keep_memory_flat, listen
 from ssd_train.deploy.server.run import run as run_server
 from ssd_train.progress import Progress
+from ssd_train.storage.archive import opened_model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     from ssd_train.deploy.server.app import make_app  # here, so that `serve --help` works without Starlette
 
     keep_memory_flat()
-    with localised(flags) as progress:
+    with staged_s3_paths(flags) as progress:
         detector = _detector(flags, progress)
         _warn_if_slow(detector.engine, flags, progress)
         warm_up(detector)
@@ -96,23 +95,29 @@ def make_parser() -> Parser:
         description="Serve a model over HTTP: /invocations and /ping as in SageMaker endpoints, a test page at /, and "
         "/metrics for Prometheus.",
     )
-    parser.add_argument("--model", type=source, required=True, metavar="PATH", help=MODEL_HELP)
+    parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all interfaces; default: this machine only"
     )
     parser.add_argument(
-        "--port", type=within(int, 0, 65535), default=8080, help="port; 0: any free port; default: 8080"
+        "--port", type=number_in_range(int, 0, 65535), default=8080, help="port; 0: any free port; default: 8080"
     )
     add_engine_flags(parser)
     parser.add_argument(
-        "--max_mb", type=within(float, 0.001, 1024), default=6, help="maximum size of a request body, MiB; default: 6"
+        "--max_mb",
+        type=number_in_range(float, 0.001, 1024),
+        default=6,
+        help="maximum size of a request body, MiB; default: 6",
     )
     parser.add_argument(
-        "--max_megapixels", type=within(float, 0.01, 1000), default=50, help="maximum size of an image; default: 50"
+        "--max_megapixels",
+        type=number_in_range(float, 0.01, 1000),
+        default=50,
+        help="maximum size of an image; default: 50",
     )
     parser.add_argument(
         "--queue",
-        type=within(int, 1, 10000),
+        type=number_in_range(int, 1, 10000),
         default=64,
         help="maximum number of waiting requests, others get a 503; default: 64",
     )

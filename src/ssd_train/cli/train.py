@@ -8,20 +8,18 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ssd_train import recipes
-from ssd_train.cli.console import Parser, make_progress
-from ssd_train.cli.flags import add_fetch_flag
-from ssd_train.cli.places import local, localised, source, target_folder
-from ssd_train.config import TrainConfig, current_names
-from ssd_train.environment import CHANNELS, Environment, hosted_settings, is_hosted
-from ssd_train.errors import ConfigError, Stopped
+from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress
+from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
+from ssd_train.config import TrainConfig, current_names, describe_preset
+from ssd_train.config_fields import range_text
+from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
+from ssd_train.errors import ConfigError, TrainingInterrupted
 from ssd_train.progress import Progress
-from ssd_train.setting_values import range_text
 
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
-    from ssd_train.training.run import Trained
+    from ssd_train.training.trainer import TrainResult
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,13 +28,13 @@ def run(arguments: Sequence[str]) -> int:
     known, settings = parser.parse_settings(arguments)
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names, make_progress())
-    with localised(known) as progress:
+    with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
-        from ssd_train.training.run import TookPart, train
+        from ssd_train.training.trainer import WorkerResult, train
 
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
-        if isinstance(trained, TookPart):
+        if isinstance(trained, WorkerResult):
             progress.say(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.leader}"
@@ -56,7 +54,7 @@ def _read(
     faults: List[str] = []
     config = environment = None
     try:
-        hosted = hosted_settings() if is_hosted() else {}
+        hosted = sagemaker_hyperparameters() if is_hosted() else {}
         given = {**current_names(hosted), **current_names(settings)}
         config = TrainConfig.from_mapping(given, progress.warn, names)
     except ConfigError as fault:
@@ -68,7 +66,7 @@ def _read(
     if config is None or environment is None:
         raise ConfigError("; ".join(faults))
     if config.recipe:
-        progress.say(recipes.told(config.recipe, config.to_json()))
+        progress.say(describe_preset(config.recipe, config.to_json()))
     for name in environment.unused_channels:
         progress.warn(f"channel {name!r} is not used, expected one of {', '.join(sum(CHANNELS.values(), ()))}")
     return config, environment
@@ -96,7 +94,7 @@ class StopRequests:
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped) and self.signal:  # the signal may have reached another host only
+        if isinstance(error, TrainingInterrupted) and self.signal:  # the signal may have reached another host only
             error.exit_code = SIGNAL_EXIT + self.signal
 
     def __call__(self) -> bool:
@@ -109,7 +107,7 @@ class StopRequests:
         print("stopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
 
 
-def summary(trained: "Trained") -> str:
+def summary(trained: "TrainResult") -> str:
     """Return the result of a run in one line."""
     figures = (("COCO mAP", trained.scores.coco), ("VOC07 mAP", trained.scores.voc07))
     scores = ", ".join(f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in figures)
@@ -129,27 +127,30 @@ def make_parser() -> Parser:
         epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
     parser.add_argument(
-        "--train", type=source, metavar="PATH", help="folder of images, or a .rec with images and labels"
+        "--train", type=input_path, metavar="PATH", help="folder of images, or a .rec with images and labels"
     )
     parser.add_argument(
         "--labels",
-        type=source,
+        type=input_path,
         metavar="PATH",
         help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
         "labels (default: those found in --train)",
     )
     parser.add_argument(
-        "--validation", type=source, metavar="PATH", help="validation images, as --train (default: those of --train)"
+        "--validation",
+        type=input_path,
+        metavar="PATH",
+        help="validation images, as --train (default: those of --train)",
     )
-    parser.add_argument("--validation_labels", type=source, metavar="PATH", help="validation labels, as --labels")
-    parser.add_argument("--model_dir", type=target_folder, metavar="FOLDER", help="default: model")
-    parser.add_argument("--output_dir", type=target_folder, metavar="FOLDER", help="report; default: output")
+    parser.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
+    parser.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
+    parser.add_argument("--output_dir", type=output_dir, metavar="FOLDER", help="report; default: output")
     parser.add_argument(
-        "--checkpoint_dir", type=local, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"
+        "--checkpoint_dir", type=local_dir, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"
     )
     parser.add_argument(
         "--pretrained",
-        type=source,
+        type=input_path,
         metavar="PATH",
         help="weights to start from: a .params file, a model folder or its model.tar.gz (default: model zoo)",
     )

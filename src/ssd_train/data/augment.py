@@ -14,7 +14,7 @@ from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, iou_matrix
+from ssd_train.boxes import SizeWH, iou_matrix
 
 Random = np.random.RandomState
 
@@ -101,7 +101,7 @@ def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         # a view smaller than the image lies inside it; a larger view contains the image
         x, y = (random.uniform(min(0.0, full - side), max(0.0, full - side)) for full, side in zip(size_wh, sides))
         view = View((x, y, *sides), flip_x=flip, colour=colour)
-        if not len(boxes) or visible(boxes, view).any():
+        if not len(boxes) or visible_mask(boxes, view).any():
             break
     return view
 
@@ -133,7 +133,7 @@ def policy_of(name: str, mirror: bool = True) -> Policy:
     return unmirrored
 
 
-def visible(boxes: np.ndarray, view: View) -> np.ndarray:
+def visible_mask(boxes: np.ndarray, view: View) -> np.ndarray:
     """Return which boxes are kept in `view`, as a bool mask (N,).
 
     Args:

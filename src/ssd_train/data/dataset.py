@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import Callable, Dict, Optional, Set, Tuple
+from typing import Callable, Dict, Hashable, Iterable, List, Optional, Set, Tuple, TypeVar
 
 import numpy as np
 
+from ssd_train.boxes import SizeWH
 from ssd_train.data.augment import View
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.damage import check_decoded
-from ssd_train.data.images import decode, read_header, reduction
-from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.data.image_io import decode, read_header, recheck_decoded, reduction
+from ssd_train.data.structures import ImageSource, LabeledImage, Labels
+from ssd_train.errors import DataError
+from ssd_train.progress import Progress
 
 Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -62,7 +63,7 @@ class DetectionDataset:
         cache_bytes: Maximum size of the cache of decoded images; 0 disables it.
     """
 
-    def __init__(self, labels: LabelSet, images: ImageSource, side: int, cache_bytes: int = 0) -> None:
+    def __init__(self, labels: Labels, images: ImageSource, side: int, cache_bytes: int = 0) -> None:
         self.labels = labels
         self.images = images
         self.side = side
@@ -73,7 +74,7 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int) -> LabeledImage:
         """Return the labels of sample `index`."""
         return self.labels.records[index]
 
@@ -116,11 +117,11 @@ class DetectionDataset:
         height, width = sample[0].shape[:2]
         return sample, _scaled_view(view, self.size_wh(index), (width, height))
 
-    def _read(self, index: int, record: Record) -> np.ndarray:
+    def _read(self, index: int, record: LabeledImage) -> np.ndarray:
         data = self._fetch(index, record)
         return self._decoded(index, data, reduction(self.size_wh(index), self.side))
 
-    def _fetch(self, index: int, record: Record) -> bytes:
+    def _fetch(self, index: int, record: LabeledImage) -> bytes:
         data = self.images.read(record)
         if record.size_wh is None:
             self._sizes[index] = read_header(data, record.where or record.name).shown_wh
@@ -132,7 +133,7 @@ class DetectionDataset:
         where = record.where or record.name
         image = decode(data, where, record.size_wh, reduce=reduce)
         if index not in self._undamaged:
-            check_decoded(data, image, where)
+            recheck_decoded(data, image, where)
             self._undamaged.add(index)
         return image
 
@@ -143,7 +144,7 @@ class DetectionDataset:
         return boxes * factor if (factor != 1).any() else boxes
 
 
-def _class_ids(record: Record) -> np.ndarray:
+def _class_ids(record: LabeledImage) -> np.ndarray:
     """Return the class ids (N,) of a sample; ignored regions come last and have -1."""
     return np.append(record.class_ids, np.full(len(record.ignored), -1)) if len(record.ignored) else record.class_ids
 
@@ -155,3 +156,69 @@ def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
     x, y = (decoded / size for decoded, size in zip(decoded_wh, size_wh))
     left, top, width, height = view.rect
     return dataclasses.replace(view, rect=(left * x, top * y, width * x, height * y))
+
+
+Key = TypeVar("Key", bound=Hashable)
+SampleT = TypeVar("SampleT")
+
+MOST = 0.5  # maximum fraction of unusable images; above it the data has vanished rather than some files being bad
+
+
+class BadSampleHandler:
+    """Handle unusable images: report each one once, or raise an error.
+
+    Args:
+        total: Number of images in the dataset.
+        on_bad: "error" to raise the first error, "skip" to leave out images unless they are too many.
+        progress: Output for warnings.
+    """
+
+    def __init__(self, total: int, on_bad: str = "error", progress: Optional[Progress] = None) -> None:
+        self._total, self._on_bad, self._progress = total, on_bad, progress or Progress()
+        self._left_out: Set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def first_usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> Tuple[Key, SampleT]:
+        """Return the first key for which `make` yields a sample, and the sample.
+
+        Images that were left out are not tried again, so that a slow disk does not delay every epoch.
+
+        Raises:
+            DataError: No key is usable, an image is unusable with `on_bad` "error", or too many are.
+        """
+        for key in keys:
+            if key in self._left_out:
+                continue
+            try:
+                return key, make(key)
+            except DataError as fault:
+                self._leave_out(key, fault, "another takes its place")
+        raise DataError(f"found none of {self._total} images that can still be used, expected some")
+
+    def usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> "List[Tuple[Key, SampleT]]":
+        """Return the keys for which `make` yields a sample, with the samples.
+
+        Raises:
+            DataError: An image is unusable with `on_bad` "error", or too many are.
+        """
+        found = []
+        for key in keys:
+            if key in self._left_out:
+                continue
+            try:
+                found.append((key, make(key)))
+            except DataError as fault:
+                self._leave_out(key, fault, "scores are without it")
+        return found
+
+    def _leave_out(self, key: Hashable, fault: DataError, consequence: str) -> None:
+        if self._on_bad == "error":
+            raise fault
+        with self._lock:
+            known = key in self._left_out
+            self._left_out.add(key)
+            count = len(self._left_out)
+        if count > MOST * self._total:
+            raise DataError(f"{fault}: {count} of {self._total} images cannot be used any more, expected most of them")
+        if not known:
+            self._progress.warn(f"left out: {fault}; {consequence}")

@@ -6,10 +6,10 @@ from typing import Any, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 class GluonDetectionDataset(mx.gluon.data.Dataset):

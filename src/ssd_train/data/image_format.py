@@ -36,7 +36,7 @@ _NO_PICTURES: _Signatures = (
 )
 
 
-def looks_like(data: bytes) -> str:
+def sniff_format(data: bytes) -> str:
     """Return JPEG, PNG, BMP, TIFF or WEBP, or a description of other content."""
     if not data:
         return "an empty file (0 bytes)"
@@ -102,14 +102,14 @@ def first_scan(data: bytes) -> int:
     return -1
 
 
-def jpeg_ends(data: bytes) -> bool:
+def jpeg_is_complete(data: bytes) -> bool:
     """Return whether a JPEG has a scan and an end marker after it."""
     scan = first_scan(data)
     # inside a scan 0xff is always followed by 0 or a restart marker, so 0xffd9 can only be the end of the image
     return scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
 
 
-def png_ends(data: bytes) -> bool:
+def png_is_complete(data: bytes) -> bool:
     """Return whether the chunks of a PNG lie within the file and lead to its IEND.
 
     OpenCV 4.11 allocates any length that a chunk claims: a file of 1 kB took it 9 s and 3 GB.

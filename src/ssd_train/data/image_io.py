@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
+from ssd_train.boxes import SizeWH
 from ssd_train.data import pixels
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.encoded import exif_orientation, is_of_other_format, jpeg_ends, looks_like, png_ends
+from ssd_train.data.image_format import (
+    exif_orientation,
+    first_scan,
+    is_of_other_format,
+    jpeg_is_complete,
+    png_is_complete,
+    sniff_format,
+)
 from ssd_train.data.pillow_pixels import READERS
 from ssd_train.errors import DataError
 
@@ -71,7 +78,7 @@ def read_header(data: bytes, where: str) -> ImageHeader:
         DataError: `data` is not an image of FORMATS, or damaged; the message starts with `where` and describes the
             content.
     """
-    found = looks_like(data)
+    found = sniff_format(data)
     if found not in READERS:
         code = "unsupported-format" if is_of_other_format(found) else "unreadable-image"
         raise DataError(f"{where}: found {found}, expected an image ({', '.join(FORMATS)})", code)
@@ -120,11 +127,11 @@ def decode(
     """
     header = read_header(data, where)
     check_limits(header, where, limits)
-    orientation = turn_for(header, where, expected_wh)
-    return np.ascontiguousarray(turn(_pixels(data, header, where, reduce), orientation))
+    orientation = orientation_for(header, where, expected_wh)
+    return np.ascontiguousarray(apply_orientation(_pixels(data, header, where, reduce), orientation))
 
 
-def decode_for(
+def decode_downscaled(
     data: bytes,
     where: str,
     side: int,
@@ -152,7 +159,7 @@ def reduction(shown_wh: Tuple[float, float], side: int) -> int:
     return next((r for r in (8, 4, 2) if min(shown_wh) >= r * side and max(shown_wh) >= 2 * r * side), 1)
 
 
-def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
+def decode_unrotated(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
     """Decode the pixels as stored, without applying the orientation.
 
     Returns:
@@ -167,7 +174,7 @@ def decode_stored(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS)
 
 
 def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.ndarray:
-    check_whole(data, header, where)
+    check_complete(data, header, where)
     if header.format == "JPEG":  # libjpeg averages blocks; scaled decoding of other formats takes every nth pixel
         return pixels.operations.decode(data, header.format, where, reduce)
     return pixels.shrink(pixels.operations.decode(data, header.format, where), reduce)
@@ -201,7 +208,7 @@ def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_
         )
 
 
-def turn_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = None) -> int:
+def orientation_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = None) -> int:
     """Return the orientation 1..8 to apply so that the image has the labels' size.
 
     Raises:
@@ -219,7 +226,7 @@ def turn_for(header: ImageHeader, where: str, expected_wh: Optional[SizeWH] = No
     )
 
 
-def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     """Apply the EXIF `orientation` 1..8 to stored pixels (H, W, 3); returns a view."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
@@ -230,7 +237,7 @@ def turn(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
-def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
+def check_complete(data: bytes, header: ImageHeader, where: str) -> None:
     """Check that a JPEG or PNG is not truncated.
 
     Decoders fill the rest with gray or repeated rows without an error. Decoders of the other formats raise one.
@@ -238,7 +245,9 @@ def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
     Raises:
         DataError: The image is truncated.
     """
-    if (header.format == "JPEG" and not jpeg_ends(data)) or (header.format == "PNG" and not png_ends(data)):
+    if (header.format == "JPEG" and not jpeg_is_complete(data)) or (
+        header.format == "PNG" and not png_is_complete(data)
+    ):
         raise DataError(
             f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image",
             "truncated-image",
@@ -247,15 +256,15 @@ def check_whole(data: bytes, header: ImageHeader, where: str) -> None:
 
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     """Encode RGB uint8 (H, W, 3) as JPEG of `quality` 1..100."""
-    return encode_like(image, "JPEG", quality)
+    return encode(image, "JPEG", quality)
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """Encode RGB uint8 (H, W, 3) as PNG."""
-    return encode_like(image, "PNG")
+    return encode(image, "PNG")
 
 
-def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
+def encode(image: np.ndarray, format: str, quality: int = 90) -> bytes:
     """Encode RGB uint8 (H, W, 3) in `format`, one of FORMATS.
 
     Args:
@@ -272,3 +281,120 @@ def encode_like(image: np.ndarray, format: str, quality: int = 90) -> bytes:
     if encoded is None:
         raise DataError(f"image of {image.shape[1]}x{image.shape[0]}: cannot be encoded as {format}")
     return bytes(encoded)
+
+
+_FILL = [128, 128, 128]  # libjpeg fills missing data with this gray
+_MORE = b"\x5a\x3c\xa6\x69" * 64  # arbitrary data without the 0xff of a marker
+_PROGRESSIVE, _SCAN, _END = b"\xff\xc2", b"\xff\xda", b"\xff\xd9"
+_COEFFICIENTS = 64
+
+
+def check_integrity(data: bytes, header: ImageHeader, image: np.ndarray, where: str) -> None:
+    """Check that a decoded image is complete although its file has an end marker.
+
+    Detects a JPEG that was truncated and given an end marker by a repair tool, or that lost a part, and a TIFF with a
+    damaged strip. Does not detect data changed into other decodable data, nor a progressive JPEG cut off within its
+    last refinement scan.
+
+    Args:
+        data: The encoded image.
+        header: Header of `data`.
+        image: The decoded pixels (H, W, 3) as stored, without orientation.
+        where: Place for messages.
+
+    Raises:
+        DataError: The image is damaged.
+    """
+    if header.format == "JPEG":
+        # missing data affects the last pixel first
+        if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data)):
+            raise DataError(
+                f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image",
+                "truncated-image",
+            )
+    elif header.format == "TIFF":
+        try:
+            # Pillow is strict where OpenCV is not
+            TiffImagePlugin.TiffImageFile(io.BytesIO(data)).load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{where}: found a damaged TIFF ({error}), expected a whole image") from error
+
+
+def recheck_decoded(data: bytes, image: np.ndarray, where: str) -> None:
+    """Check like `check_undamaged` an image that was rotated upright or downscaled.
+
+    This is cheap: only TIFFs, images with a corner in the gray that decoders fill in, and progressive JPEGs without all
+    their scans are decoded again.
+
+    Raises:
+        DataError: The image is damaged.
+    """
+    header = read_header(data, where)
+    suspicious = header.format == "TIFF" or (image[[0, 0, -1, -1], [0, -1, 0, -1]] == _FILL).all(axis=1).any()
+    if suspicious or (header.format == "JPEG" and _lacks_scans(data)):
+        stored, header = decode_unrotated(data, where)
+        check_integrity(data, header, stored, where)
+
+
+def decode_verified(
+    data: bytes,
+    where: str,
+    side: int,
+    expected_wh: Optional[SizeWH] = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Tuple[np.ndarray, SizeWH]:
+    """Decode an image for a network with input side `side`, and check it for damage.
+
+    Args:
+        data: The encoded image.
+        where: Place for messages.
+        side: Input side of the network in pixels.
+        expected_wh: (width, height) in the labels, if known.
+        limits: Limits checked before decoding.
+
+    Returns:
+        The image as `decode_for` returns it, and (width, height) of the full-size image, upright.
+
+    Raises:
+        DataError: The image cannot be used.
+    """
+    size_wh = expected_wh or read_header(data, where).shown_wh
+    image = decode_downscaled(data, where, side, size_wh, limits)
+    recheck_decoded(data, image, where)
+    return image, size_wh
+
+
+def _wants_more(data: bytes) -> bool:
+    """Return whether additional data before the end of a JPEG changes its pixels.
+
+    It does not if the JPEG is complete. Decodes with Pillow, which prints no warnings to standard error.
+    """
+    end = data.rfind(_END)
+    try:
+        pixels, longer = (
+            np.asarray(JpegImagePlugin.JpegImageFile(io.BytesIO(part)))
+            for part in (data, data[:end] + _MORE + data[end:])
+        )
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return not np.array_equal(longer, pixels)
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Return whether a progressive JPEG lacks scans: a coefficient lacks its last bit.
+
+    See ITU-T T.81, B.2.3 and G.1.1. A baseline JPEG is never reported.
+    """
+    place = first_scan(data)
+    if data.find(_PROGRESSIVE, 0, place) < 0:
+        return False
+    end = data.find(_END, place)
+    bits_missing: Dict[int, bytearray] = {}
+    while 0 <= place < end:
+        count = data[place + 4]
+        first, last, approximation = data[place + 5 + 2 * count : place + 8 + 2 * count]
+        for component in data[place + 5 : place + 5 + 2 * count : 2]:
+            left = bits_missing.setdefault(component, bytearray(b"\xff" * _COEFFICIENTS))
+            left[first : last + 1] = bytes([approximation & 15]) * (last + 1 - first)
+        place = data.find(_SCAN, place + 2)
+    return any(any(left) for left in bits_missing.values())

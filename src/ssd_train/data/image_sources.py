@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
-from ssd_train.data.patience import in_time
-from ssd_train.data.records import Record
+from ssd_train.data.structures import LabeledImage
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
+from ssd_train.parallel import call_with_timeout
 
 
 class FolderImages:
@@ -43,15 +43,15 @@ class FolderImages:
         self._located: Dict[str, str] = {}
         self._seconds = read_seconds()
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
 
         Raises:
             DataError: The image is not available; the message names the record's place.
         """
-        return in_time(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
+        return call_with_timeout(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
 
-    def ends(self, record: Record, size: int) -> Tuple[bytes, bytes]:
+    def ends(self, record: LabeledImage, size: int) -> Tuple[bytes, bytes]:
         """Return the first and last `size` bytes of the encoded image.
 
         They are empty if the path is not a regular file.
@@ -61,9 +61,9 @@ class FolderImages:
             OSError: The file cannot be read.
         """
         where = f"{_place(record)}: image {record.name!r}"
-        return in_time(lambda: _ends(self.locate(record), size), self._seconds, where)
+        return call_with_timeout(lambda: _ends(self.locate(record), size), self._seconds, where)
 
-    def _read(self, record: Record) -> bytes:
+    def _read(self, record: LabeledImage) -> bytes:
         path = self.locate(record)
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block forever
@@ -75,7 +75,7 @@ class FolderImages:
                 f"{_place(record)}: image {path} cannot be read ({error.strerror}), expected a file"
             ) from error
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the resolved path of the image; the result is cached.
 
         Raises:
@@ -86,7 +86,7 @@ class FolderImages:
             path = self._located[record.name] = self._look_for(record)
         return path
 
-    def _look_for(self, record: Record) -> str:
+    def _look_for(self, record: LabeledImage) -> str:
         paths = _readings(record)
         path, is_link = self._by_path(paths) or self._by_name(record, paths)
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
@@ -103,7 +103,7 @@ class FolderImages:
             self._plain_folders.add(folder)
         return folder in self._plain_folders
 
-    def portable_name(self, record: Record) -> str:
+    def portable_name(self, record: LabeledImage) -> str:
         """Return the image's name in a form that other programs read.
 
         This is the name in the labels, unless it is another URL, an absolute path, or a spelling that differs from the
@@ -118,7 +118,7 @@ class FolderImages:
         same = is_plain(record.name) and os.path.basename(found[0]) == paths[0][-1]
         return record.name if same else os.path.relpath(found[0], self.root).replace(os.sep, "/")
 
-    def holds(self, record: Record) -> bool:
+    def holds(self, record: LabeledImage) -> bool:
         """Return whether the folder contains the image, or several candidates."""
         paths = _readings(record)
         return self._by_path(paths) is not None or any(self.index.find(path) for path in paths)
@@ -132,7 +132,7 @@ class FolderImages:
                     return path, stat.S_ISLNK(os.lstat(path).st_mode)
         return None
 
-    def _by_name(self, record: Record, paths: Sequence[List[str]]) -> Tuple[str, bool]:
+    def _by_name(self, record: LabeledImage, paths: Sequence[List[str]]) -> Tuple[str, bool]:
         basename = paths[0][-1]
         found = next(filter(None, map(self.index.find, paths)), [])
         if not found:
@@ -230,12 +230,12 @@ Fetch = Callable[[Sequence[str]], Mapping[str, Union[Path, DataError]]]
 class FetchedImages:
     """Images below a folder, and downloads from S3 of those missing there."""
 
-    def __init__(self, folder: FolderImages, records: Sequence[Record], fetch: Fetch) -> None:
+    def __init__(self, folder: FolderImages, records: Sequence[LabeledImage], fetch: Fetch) -> None:
         self._folder = folder
         missing = [record.name for record in records if is_on_s3(record) and not folder.holds(record)]
         self._fetched = fetch(sorted(set(missing))) if missing else {}
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
 
         Raises:
@@ -246,7 +246,7 @@ class FetchedImages:
         with open(self.locate(record), "rb") as file:
             return file.read()
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the path of the image or of its download.
 
         Raises:
@@ -264,7 +264,7 @@ class MemoryImages:
     def __init__(self, images: Mapping[str, bytes]) -> None:
         self._images = dict(images)
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
 
         Raises:
@@ -277,17 +277,17 @@ class MemoryImages:
             )
         return self._images[record.name]
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the name, since there is no file."""
         return record.name
 
 
-def is_on_s3(record: Record) -> bool:
+def is_on_s3(record: LabeledImage) -> bool:
     """Return whether the image's name is an S3 URL."""
     return record.name[:5].lower() == "s3://"
 
 
-def key_parts(record: Record) -> List[str]:
+def key_parts(record: LabeledImage) -> List[str]:
     """Return the parts of the image's path, without bucket, host or root.
 
     Raises:
@@ -297,19 +297,19 @@ def key_parts(record: Record) -> List[str]:
     return paths[0 if is_plain(record.name) else -1]
 
 
-def portable_name(record: Record) -> str:
+def portable_name(record: LabeledImage) -> str:
     """Return the image's name in a form that other programs read, without a file."""
     return record.name if is_plain(record.name) else "/".join(key_parts(record))
 
 
-def _readings(record: Record) -> List[List[str]]:
+def _readings(record: LabeledImage) -> List[List[str]]:
     try:
         return readings(record.name)
     except DataError as fault:
         raise fault.at(_place(record)) from None
 
 
-def _place(record: Record) -> str:
+def _place(record: LabeledImage) -> str:
     return record.where or record.name
 
 

@@ -4,23 +4,264 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from ssd_train.data.file_names import files_below, is_image_name
+from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name
 from ssd_train.data.formats.coco import read_coco
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
-from ssd_train.data.formats.jsonl import PathLike
+from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.formats.recordio import read_recordio
+from ssd_train.data.formats.recordio_framing import MAGIC
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
-from ssd_train.data.label_formats import SISTERS, FoundLabels, SeveralFormats, find_labels, sister_folder
-from ssd_train.data.official_sets import of_split
-from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
-from ssd_train.data.sources import Fetch, FetchedImages, FolderImages
+from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
+from ssd_train.data.predefined_splits import of_split
+from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
+
+# descriptions of the formats for messages
+EXPECTED = {
+    "ground_truth": "a Ground Truth manifest (*.manifest, *.jsonl, output.manifest)",
+    "recordio": "a detection .rec",
+    "coco": "a COCO .json",
+    "image_json": "a folder with one .json for each image",
+    "voc": "a folder of VOC .xml",
+    "yolo": "a folder of YOLO .txt",
+}
+
+_MANIFEST_ENDINGS = (".manifest", ".jsonl")
+_OUTPUT_MANIFESTS = ("output.manifest", os.path.join("manifests", "output", "output.manifest"))
+_HEAD = 1 << 16  # bytes of a file that are examined
+_ENOUGH = 20  # .json files of one image each, after which the remaining ones are not examined
+_JSON_OBJECT = re.compile(rb"[\s\xef\xbb\xbf]*\{")
+_COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
+_COCO_KEYS = (b'"images"', b'"annotations"')
+_CLASS, _NUMBER = rb"\d+(?:\.0*)?(?:e[-+]?\d+)?", rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_YOLO_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*%b((?:[ \t]+%b){4,})[ \t]*(?:\r?\n|$)" % (_CLASS, _NUMBER), re.I)
+_SHARES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the image included
+# folder of images -> sister folder with the labels
+SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
+_FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
+_FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MANIFEST_ENDINGS}
+
+
+class FoundLabels(NamedTuple):
+    """Labels found by `find_labels`.
+
+    Attributes:
+        format: Key of EXPECTED.
+        place: File or folder for the format's reader.
+    """
+
+    format: str
+    place: Path
+
+
+class SeveralFormats(DataError):
+    """A folder has labels of several formats.
+
+    Attributes:
+        found: Labels of each format of which there is exactly one file or folder.
+    """
+
+    def __init__(self, message: str, found: List[FoundLabels]) -> None:
+        super().__init__(message)
+        self.found = found
+
+
+def detect_format(path: PathLike, wanted: str = "") -> FoundLabels:
+    """Find the labels in a file or folder and detect their format.
+
+    For a folder of images without labels, the sister folder is searched: images/train -> labels/train.
+
+    Args:
+        path: File or folder.
+        wanted: Key of EXPECTED to find labels of this format only; "" for any.
+
+    Raises:
+        DataError: No labels, or several candidates; the message says what was searched for and what was found.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _in_sister(place, wanted) or _choose(place, _in_folder(place, wanted), wanted)
+    if not place.exists():
+        raise DataError(f"{path}: not found, expected labels: {_expected(wanted)}")
+    if wanted:
+        return FoundLabels(wanted, place)
+    found = _of_file(place)
+    if not found:
+        raise DataError(f"{path}: found {_shown_head(place)}, expected {_expected()}; --labels_format says which it is")
+    return FoundLabels(found, place)
+
+
+def _in_sister(folder: Path, wanted: str) -> Optional[FoundLabels]:
+    """Find the labels in the sister of a folder that has none itself."""
+    for images, labels in SISTERS.items():
+        sister = sister_folder(folder, images, labels)
+        if sister is not None and not any(_in_folder(folder, "").values()):
+            candidates = _in_folder(sister, wanted)
+            return _choose(sister, candidates, wanted) if any(candidates.values()) else None
+    return None
+
+
+def sister_folder(folder: Path, name: str, other: str) -> Optional[Path]:
+    """Return the existing folder whose path has `other` in place of the last `name`: images/train -> labels/train."""
+    parts = folder.absolute().parts
+    if name not in parts:
+        return None
+    last = len(parts) - 1 - parts[::-1].index(name)
+    sister = Path(*parts[:last], other, *parts[last + 1 :])
+    return sister if sister.is_dir() else None
+
+
+def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> FoundLabels:
+    found = {name: places for name, places in candidates.items() if places and wanted in ("", name)}
+    if not found:
+        raise DataError(f"{folder}: found {_contents(folder)}, expected labels: {_expected(wanted)}")
+    listed = [str(place.relative_to(folder)) for places in found.values() for place in places[:2] if place != folder]
+    if len(found) > 1:
+        raise SeveralFormats(
+            f"{folder}: found labels of the formats {', '.join(sorted(found))} ({', '.join(listed)}), expected one "
+            "format: name the file or folder, or give --labels_format",
+            [FoundLabels(name, places[0]) for name, places in found.items() if len(places) == 1],
+        )
+    ((name, places),) = found.items()
+    if len(places) > 1:
+        raise DataError(
+            f"{folder}: found {len(places)} times {EXPECTED[name]} ({', '.join(listed)}), expected one: name it"
+        )
+    return FoundLabels(name, places[0])
+
+
+def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
+    """Return format -> candidates for its reader.
+
+    The candidate is the folder itself for formats with one label file per image.
+    """
+    files = _files_by_ending(folder)
+    if wanted in _FOLDER_FORMATS:
+        return {wanted: [folder]}
+    jsons = _jsons(files.get(".json", []))
+    found = {
+        "ground_truth": _manifests(folder, files) or jsons.get("ground_truth", []),
+        "recordio": files.get(".rec", []),
+        "coco": jsons.get("coco", []),
+        "image_json": [folder] if "image_json" in jsons else [],
+        "voc": [folder] if any(b"<annotation" in _head(file) for file in files.get(".xml", [])) else [],
+        "yolo": [folder] if any(_is_yolo(_head(file)) for file in files.get(".txt", [])) else [],
+    }
+    if not any(found.values()) and _beside_images(files):
+        found["yolo"] = [folder]  # the reader reports what is wrong with each
+    if wanted and not found[wanted]:  # take the only file it could be: the reader reports what is wrong with it
+        named = [file for ending in _FILE_ENDINGS[wanted] for file in files.get(ending, [])]
+        found[wanted] = named if len(named) == 1 else []
+    return found
+
+
+def _beside_images(files: Dict[str, List[Path]]) -> bool:
+    """Return whether a .txt has the name of an image."""
+    stems = {folded(file.stem) for ending in IMAGE_FORMATS for file in files.get(ending, [])}
+    return any(folded(file.stem) in stems for file in files.get(".txt", []))
+
+
+def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:
+    """Group .json files by the format of their labels; None if unknown."""
+    found: Dict[Optional[str], List[Path]] = {}
+    for file in files:
+        found.setdefault(_of_json(file), []).append(file)
+        if len(found.get("image_json", [])) >= _ENOUGH:
+            break
+    return found
+
+
+def _is_yolo(head: bytes) -> bool:
+    """Return whether a text starts with a YOLO line: class id and coordinates."""
+    line = _YOLO_LINE.match(head)
+    return line is not None and all(_SHARES[0] <= float(value) <= _SHARES[1] for value in line.group(1).split())
+
+
+def _manifests(folder: Path, files: Dict[str, List[Path]]) -> List[Path]:
+    """Return a labelling job's output manifest, else all manifests in the folder.
+
+    Manifests in subfolders do not count.
+    """
+    for name in _OUTPUT_MANIFESTS:
+        if (folder / name).is_file():
+            return [folder / name]
+    return [file for ending in _MANIFEST_ENDINGS for file in files.get(ending, []) if file.parent == folder]
+
+
+def _of_file(file: Path) -> str:
+    ending, head = file.suffix.lower(), _head(file)
+    if ending == ".rec" or head.startswith(MAGIC):
+        return "recordio"
+    if ending in _MANIFEST_ENDINGS:
+        return "ground_truth"
+    found = _of_json(file)
+    if found is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
+        return "coco"  # a key is missing or the file is truncated: the reader reports it
+    return found if found in ("coco", "ground_truth") else ""
+
+
+def _of_json(file: Path) -> Optional[str]:
+    """Return the format of the labels in a JSON file."""
+    head = _head(file)
+    if not _JSON_OBJECT.match(head):
+        return None
+    if b'"source-ref"' in head:
+        return "ground_truth"
+    if b'"file"' in head and b'"annotations"' in head:
+        return "image_json"
+    return "coco" if all(_holds(file, head, key) for key in _COCO_KEYS) else None
+
+
+def _holds(file: Path, head: bytes, key: bytes) -> bool:
+    """Return whether a file contains `key`, even after hundreds of megabytes."""
+    if key in head or len(head) < _HEAD:
+        return key in head
+    with open(file, "rb") as opened:
+        tail = b""
+        for chunk in iter(lambda: opened.read(1 << 20), b""):
+            if key in tail + chunk:
+                return True
+            tail = chunk[-len(key) :]
+    return False
+
+
+def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
+    found: Dict[str, List[Path]] = {}
+    for file in files_below(folder):
+        found.setdefault(file.suffix.lower(), []).append(file)
+    return found
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(_HEAD)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}), expected a readable file") from None
+
+
+def _shown_head(file: Path) -> str:
+    head = _head(file)
+    return f"bytes beginning {head[:32]!r}" if head else "an empty file"
+
+
+def _contents(folder: Path) -> str:
+    """Describe a folder's content for a message: the number of files by extension."""
+    counts = Counter({ending: len(files) for ending, files in _files_by_ending(folder).items()})
+    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in counts.most_common(6)) or "no file"
+
+
+def _expected(wanted: str = "") -> str:
+    names: Iterable[str] = [wanted] if wanted else EXPECTED
+    return ", or ".join(EXPECTED[name] for name in names)
 
 
 @dataclass(frozen=True)
@@ -51,16 +292,16 @@ class LabelOptions:
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledDataset:
     """Labels and the source of their images."""
 
-    labels: LabelSet
+    labels: Labels
     images: ImageSource
 
 
-def read_labelled(
+def load_labels(
     images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions = LabelOptions()
-) -> LabelledImages:
+) -> LabeledDataset:
     """Load labels and the source of their images.
 
     The images are those within the labels (RecordIO) or those in the folder `images`.
@@ -78,7 +319,7 @@ def read_labelled(
     if given is None:
         raise ConfigError("found neither images nor labels, expected at least one of them")
     try:
-        format, place = find_labels(given, options.format)
+        format, place = detect_format(given, options.format)
     except SeveralFormats as fault:
         format, place = _of_one_content(fault, images, labels, options)
     near = place if place.is_dir() else place.parent
@@ -96,7 +337,7 @@ def read_labelled(
     if source is None:
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
-    return LabelledImages(read, source)
+    return LabeledDataset(read, source)
 
 
 def _of_one_content(
@@ -127,7 +368,7 @@ def _of_one_content(
     return fault.found[0]
 
 
-def _rows(record: Record, class_names: ClassNames) -> List[Tuple[str, Tuple[float, ...]]]:
+def _rows(record: LabeledImage, class_names: ClassNames) -> List[Tuple[str, Tuple[float, ...]]]:
     rows = zip(record.class_ids.tolist(), record.boxes.tolist())
     return sorted((class_names[class_id], tuple(box)) for class_id, box in rows)
 
@@ -156,9 +397,9 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
     return Path(images)
 
 
-def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> Labels:
     """Load only the labels of a file or folder, as `read_labelled` does."""
-    return read_labelled(None, path, LabelOptions("", label_attribute or "", on_bad)).labels
+    return load_labels(None, path, LabelOptions("", label_attribute or "", on_bad)).labels
 
 
 def parse_class_names(text: str) -> Optional[ClassNames]:
@@ -175,7 +416,7 @@ def parse_class_names(text: str) -> Optional[ClassNames]:
         raise ConfigError(f"class_names: {error}") from None
 
 
-def has_own_ids(labels: LabelSet) -> bool:
+def has_own_ids(labels: Labels) -> bool:
     """Return whether the format numbers its classes from 0.
 
     COCO categories have other ids, and VOC has only names.
@@ -183,7 +424,7 @@ def has_own_ids(labels: LabelSet) -> bool:
     return labels.details.get("format") not in ("coco", "voc")
 
 
-def with_class_count(labels: LabelSet, count: int) -> LabelSet:
+def pad_classes(labels: Labels, count: int) -> Labels:
     """Add classes without boxes up to `count`, if the format has its own class ids."""
     if not has_own_ids(labels):
         return labels
@@ -191,7 +432,7 @@ def with_class_count(labels: LabelSet, count: int) -> LabelSet:
     return dataclasses.replace(labels, class_names=ClassNames.of_ids(names, count))
 
 
-def matched_to(labels: LabelSet, class_names: ClassNames) -> LabelSet:
+def align_classes(labels: Labels, class_names: ClassNames) -> Labels:
     """Map the class ids to `class_names`, by name.
 
     If the format numbers its classes from 0, classes without a name on one side are mapped by id.
@@ -202,7 +443,7 @@ def matched_to(labels: LabelSet, class_names: ClassNames) -> LabelSet:
     return labels.with_classes(class_names, by_id=has_own_ids(labels))
 
 
-Read = Tuple[LabelSet, Optional[ImageSource]]
+Read = Tuple[Labels, Optional[ImageSource]]
 Reader = Callable[[Path, Path, LabelOptions], Read]
 
 
@@ -232,7 +473,7 @@ def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:
     return read_yolo(folder, options.class_names, options.on_bad, place), None
 
 
-def _ordered(labels: LabelSet, options: LabelOptions) -> LabelSet:
+def _ordered(labels: Labels, options: LabelOptions) -> Labels:
     """Reorder the classes as given in the options, for formats with class names."""
     return labels if options.class_names is None else labels.with_classes(options.class_names)
 

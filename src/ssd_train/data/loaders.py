@@ -13,11 +13,10 @@ from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Seq
 
 import numpy as np
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.records import Record
-from ssd_train.data.setbacks import Setbacks
+from ssd_train.data.dataset import BadSampleHandler, DetectionDataset
+from ssd_train.data.structures import LabeledImage
 from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.resources import available_cpus
 
 Batch = TypeVar("Batch")
 Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -37,7 +36,7 @@ class TrainBatch:
     pictures: np.ndarray
     class_targets: np.ndarray
     box_targets: np.ndarray
-    records: Tuple[Record, ...]
+    records: Tuple[LabeledImage, ...]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -135,10 +134,10 @@ class TrainLoader:
         transform: TrainTransform,
         sampler: EpochSampler,
         workers: int = 1,
-        setbacks: Optional[Setbacks] = None,
+        setbacks: Optional[BadSampleHandler] = None,
     ) -> None:
         self.dataset, self.transform, self.sampler, self.workers = dataset, transform, sampler, workers
-        self.setbacks = setbacks or Setbacks(len(dataset))
+        self.setbacks = setbacks or BadSampleHandler(len(dataset))
 
     def __len__(self) -> int:
         return self.sampler.steps
@@ -178,10 +177,10 @@ class EvalLoader:
         transform: EvalTransform,
         batch_size: int,
         workers: int = 1,
-        setbacks: Optional[Setbacks] = None,
+        setbacks: Optional[BadSampleHandler] = None,
     ) -> None:
         self.dataset, self.transform, self.batch_size, self.workers = dataset, transform, batch_size, workers
-        self.setbacks = setbacks or Setbacks(len(dataset))
+        self.setbacks = setbacks or BadSampleHandler(len(dataset))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)

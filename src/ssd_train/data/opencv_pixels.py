@@ -10,7 +10,7 @@ from typing import Optional, Tuple
 import cv2
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
+from ssd_train.boxes import SizeWH
 from ssd_train.errors import DataError
 
 NAME = "OpenCV"

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from ssd_train.data.boxes import SizeWH
+from ssd_train.boxes import SizeWH
 from ssd_train.errors import DataError
 
 NAME = "Pillow"

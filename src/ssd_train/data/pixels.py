@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
+from ssd_train.boxes import SizeWH
 from ssd_train.errors import DependencyError
 
 HOW_TO_INSTALL = "expected: pip install opencv-python-headless"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
 from ssd_train.data.file_names import folded, is_hidden, is_image_name
-from ssd_train.data.records import LabelSet
+from ssd_train.data.structures import Labels
 from ssd_train.errors import ConfigError, DataError
 
 TRAIN, VALIDATION, BOTH, TEST = "train", "val", "trainval", "test"
@@ -97,7 +97,7 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
     return entries
 
 
-def of_split(labels: LabelSet, name: str) -> LabelSet:
+def of_split(labels: Labels, name: str) -> Labels:
     """Return the records of one split; `LabelSet.others` gets the rest.
 
     Raises:
@@ -110,7 +110,7 @@ def of_split(labels: LabelSet, name: str) -> LabelSet:
     return of_names(labels, members)
 
 
-def of_names(labels: LabelSet, names: "FrozenSet[str]") -> LabelSet:
+def of_names(labels: Labels, names: "FrozenSet[str]") -> Labels:
     """Return the records with these names; `LabelSet.others` gets the rest."""
     keep = [record.name in names for record in labels.records]
     others = tuple(record for record, kept in zip(labels.records, keep) if not kept)
@@ -120,7 +120,7 @@ def of_names(labels: LabelSet, names: "FrozenSet[str]") -> LabelSet:
     )
 
 
-def for_training(labels: LabelSet, alone: bool) -> Tuple[LabelSet, Optional[LabelSet]]:
+def for_training(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
     """Return the training labels, and validation labels if the data defines them.
 
     Both are returned if there are train and val and `alone` is true. Otherwise trainval is returned if it exists, else
@@ -152,13 +152,13 @@ def for_training(labels: LabelSet, alone: bool) -> Tuple[LabelSet, Optional[Labe
     return of_names(labels, kept), None
 
 
-def for_validation(labels: LabelSet) -> LabelSet:
+def for_validation(labels: Labels) -> Labels:
     """Return the val split of data given for validation, or all if there is none."""
     members = labels.sets.get(VALIDATION)
     return of_names(labels, members) if members else labels
 
 
-def described(labels: LabelSet) -> str:
+def described(labels: Labels) -> str:
     """Describe the splits in one line; "" if there are none."""
     if not labels.sets:
         return ""

@@ -12,23 +12,23 @@ import hashlib
 import re
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.patience import glances_in_order
-from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.parallel import map_files
 from ssd_train.progress import Progress
+from ssd_train.resources import available_cpus
 
-ContentHash = Callable[[Record], Optional[str]]
+ContentHash = Callable[[LabeledImage], Optional[str]]
 
 
 def split_by_hash(
-    labels: LabelSet,
+    labels: Labels,
     fraction: float,
     content_hash: ContentHash,
     group_regex: Optional[str] = None,
     progress: Optional[Progress] = None,
-) -> Tuple[LabelSet, LabelSet]:
+) -> Tuple[Labels, Labels]:
     """Split labels into training and validation.
 
     Args:
@@ -67,7 +67,7 @@ def split_by_hash(
 def hash_of_image(source: ImageSource) -> ContentHash:
     """Return a `content_hash` function that reads images from `source`."""
 
-    def content_hash(record: Record) -> Optional[str]:
+    def content_hash(record: LabeledImage) -> Optional[str]:
         """Return the SHA-256 of the encoded image in hex, or None if it is not available."""
         try:
             return hashlib.sha256(source.read(record)).hexdigest()
@@ -77,7 +77,7 @@ def hash_of_image(source: ImageSource) -> ContentHash:
     return content_hash
 
 
-def classes_missing_from(labels: LabelSet, others: LabelSet) -> List[str]:
+def unseen_classes(labels: Labels, others: Labels) -> List[str]:
     """Return the names of classes with boxes in `others` but not in `labels`.
 
     Both must have the same class names.
@@ -87,13 +87,13 @@ def classes_missing_from(labels: LabelSet, others: LabelSet) -> List[str]:
 
 
 def _keys(
-    records: Sequence[Record], content_hash: ContentHash, group_regex: Optional[str], progress: Optional[Progress]
+    records: Sequence[LabeledImage], content_hash: ContentHash, group_regex: Optional[str], progress: Optional[Progress]
 ) -> List[List[str]]:
     """Return the keys of each record; records with a common key belong together."""
     groups: List[Optional[str]] = [None] * len(records)
     if group_regex:
-        groups = name_groups([record.name for record in records], group_regex, progress=progress)
-    digests = glances_in_order(content_hash, records, available_cpus(), read_seconds())
+        groups = group_names([record.name for record in records], group_regex, progress=progress)
+    digests = map_files(content_hash, records, available_cpus(), read_seconds())
     keys = []
     for record, group, digest in zip(records, groups, digests):
         own = f"name {record.name}" if digest is None else f"content {digest}"
@@ -101,7 +101,7 @@ def _keys(
     return keys
 
 
-def name_groups(
+def group_names(
     names: Sequence[str], group_regex: str, setting: str = "split_group", progress: Optional[Progress] = None
 ) -> List[Optional[str]]:
     """Return the group of each name: the first group or the whole match of the regex.

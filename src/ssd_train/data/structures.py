@@ -11,7 +11,7 @@ from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Protocol,
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, as_boxes, first_invalid
+from ssd_train.boxes import SizeWH, as_boxes, find_invalid_box
 from ssd_train.errors import DataError
 
 MAX_CLASSES = 10_000  # a higher class id is a mistake, not a class
@@ -134,7 +134,7 @@ NOTHING_IGNORED = Ignored()
 
 
 @dataclass(frozen=True)
-class Record:
+class LabeledImage:
     """A labelled image.
 
     Attributes:
@@ -168,7 +168,7 @@ class Record:
             self._check(self.ignored.boxes, place)
 
     def _check(self, boxes: np.ndarray, place: str) -> None:
-        bad = first_invalid(boxes, self.size_wh)
+        bad = find_invalid_box(boxes, self.size_wh)
         if bad:
             index, fault = bad
             size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
@@ -267,7 +267,7 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class LabelIssue:
     """A skipped or repaired line of labels.
 
     Attributes:
@@ -284,7 +284,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class LabelSet:
+class Labels:
     """Labels of a dataset, as a reader returns them.
 
     Attributes:
@@ -299,15 +299,15 @@ class LabelSet:
         others: Records of other splits, which are not used.
     """
 
-    records: Tuple[Record, ...]
+    records: Tuple[LabeledImage, ...]
     class_names: ClassNames
-    skipped: Tuple[Skipped, ...] = ()
-    mended: Tuple[Skipped, ...] = ()
+    skipped: Tuple[LabelIssue, ...] = ()
+    mended: Tuple[LabelIssue, ...] = ()
     source: str = ""
     details: Dict[str, str] = field(default_factory=dict)
     category_ids: Dict[str, int] = field(default_factory=dict)
     sets: Dict[str, FrozenSet[str]] = field(default_factory=dict)
-    others: Tuple[Record, ...] = ()
+    others: Tuple[LabeledImage, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", tuple(self.records))
@@ -334,7 +334,7 @@ class LabelSet:
         counts = self.boxes_per_class()
         return tuple(class_id for class_id in self.class_names.unnamed if not counts[class_id])
 
-    def with_classes(self, class_names: ClassNames, by_id: bool = False) -> "LabelSet":
+    def with_classes(self, class_names: ClassNames, by_id: bool = False) -> "Labels":
         """Return the same labels with class ids that refer to `class_names`.
 
         Classes are matched by ClassNames.ids_in.
@@ -354,7 +354,7 @@ class LabelSet:
         ]
         return replace(self, records=tuple(records), class_names=class_names)
 
-    def subset(self, keep: Sequence[bool]) -> "LabelSet":
+    def subset(self, keep: Sequence[bool]) -> "Labels":
         """Return the records for which `keep` is true, without skipped and repaired lines."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
         return replace(self, records=records, skipped=(), mended=())
@@ -370,12 +370,12 @@ def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:
 class ImageSource(Protocol):
     """Source of the encoded images of records."""
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
 
         Raises:
             DataError: The image is not available; the message names the record's place.
         """
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the place of the image, for messages and reports."""

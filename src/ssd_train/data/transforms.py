@@ -10,9 +10,9 @@ from typing import Callable, Tuple
 
 import numpy as np
 
-from ssd_train.data import boxes as geometry
+from ssd_train import boxes as geometry
 from ssd_train.data import pixels
-from ssd_train.data.augment import Random, View, policy_of, visible
+from ssd_train.data.augment import Random, View, policy_of, visible_mask
 from ssd_train.data.pixels import resize
 
 # padding beyond the image: the mean of ImageNet's pixels, which normalisation maps to about 0
@@ -22,7 +22,7 @@ SMALLEST_BOX = 1.0  # minimum side in input pixels; smaller boxes cannot be matc
 Encoder = Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
 
 
-def render(image: np.ndarray, view: View, side: int) -> np.ndarray:
+def apply_view(image: np.ndarray, view: View, side: int) -> np.ndarray:
     """Return the part of an image (H, W, 3) that `view` shows, as (side, side, 3)."""
     picture = _cut_and_resize(image, view.rect, side)
     # NumPy's rotated views take forty times as long to make contiguous
@@ -56,7 +56,7 @@ def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
     return first, max(min(int(round(stop)), limit), first + 1)
 
 
-def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> Tuple[np.ndarray, np.ndarray]:
+def transform_boxes(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> Tuple[np.ndarray, np.ndarray]:
     """Transform boxes from the source image to (side, side) pixels of `view`.
 
     Boxes that are not visible or have a side below one pixel are left out. Regions to be ignored (class id -1) are kept
@@ -72,7 +72,7 @@ def project(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> 
         Boxes (M, 4) xyxy and class ids (M,).
     """
     x, y, width, height = view.rect
-    kept = visible(boxes, view) | (class_ids < 0)
+    kept = visible_mask(boxes, view) | (class_ids < 0)
     moved = (boxes[kept] - np.array([x, y, x, y])) * (side / np.array([width, height, width, height]))
     moved = geometry.clip_boxes(moved.astype(np.float32), (side, side))
     for _ in range(view.quarter_turns):
@@ -125,13 +125,13 @@ class TrainTransform:
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Apply a given view; returns the same as a call."""
-        picture = render(image, view, self.side)
+        picture = apply_view(image, view, self.side)
         if self.grayscale:
             picture = to_gray(picture)
-        return (picture, *self.encode(*project(boxes, class_ids, view, self.side)))
+        return (picture, *self.encode(*transform_boxes(boxes, class_ids, view, self.side)))
 
 
-def to_input(image: np.ndarray, side: int, grayscale: bool = False) -> np.ndarray:
+def preprocess(image: np.ndarray, side: int, grayscale: bool = False) -> np.ndarray:
     """Resize an image (H, W, 3) to the network's input uint8 (side, side, 3).
 
     Used in evaluation and serving. The aspect ratio is not preserved, as in the built-in algorithm.
@@ -153,8 +153,8 @@ class EvalTransform:
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the same as TrainTransform, without randomness."""
         height, width = image.shape[:2]
-        targets = project(boxes, class_ids, View((0, 0, width, height)), self.side)
-        return (to_input(image, self.side, self.grayscale), *self.encode(*targets))
+        targets = transform_boxes(boxes, class_ids, View((0, 0, width, height)), self.side)
+        return (preprocess(image, self.side, self.grayscale), *self.encode(*targets))
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.damage import decode_whole
-from ssd_train.data.images import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits, read_header
+from ssd_train.boxes import SizeWH
+from ssd_train.data.image_io import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits, decode_verified, read_header
+from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import DataError, SsdTrainError
 
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED_TYPE, MODEL_FAULT = 400, 406, 413, 415, 500
@@ -48,7 +48,7 @@ def check_type(content_type: str) -> None:
     """Raise a RequestError (415) for an unsupported content type."""
     if _media_type(content_type) not in READERS:
         raise RequestError(
-            UNSUPPORTED_TYPE, f"Content-Type: found {shortened(content_type)}, expected one of {', '.join(READERS)}"
+            UNSUPPORTED_TYPE, f"Content-Type: found {truncate(content_type)}, expected one of {', '.join(READERS)}"
         )
 
 
@@ -80,10 +80,10 @@ def read_request(
     try:
         return READERS[_media_type(content_type)](body, side, limits.image)
     except DataError as error:
-        raise RequestError(BAD_REQUEST, one_line(str(error))) from None
+        raise RequestError(BAD_REQUEST, single_line(str(error))) from None
 
 
-def is_costly(body: bytes, content_type: str) -> bool:
+def is_expensive(body: bytes, content_type: str) -> bool:
     """Return True if decoding the body takes longer than most requests do."""
     if _media_type(content_type) not in IMAGE_TYPES:
         return len(body) > _COSTLY_BYTES
@@ -98,13 +98,13 @@ def _media_type(content_type: str) -> str:
     return (content_type or "").split(";")[0].strip().lower()
 
 
-def shortened(text: Any) -> str:
+def truncate(text: Any) -> str:
     """Return request data quoted and cut to 80 characters, for error messages."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 80 else f"{quoted[:77]}..."
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """Replace line breaks by spaces."""
     return " ".join(text.split())
 
@@ -112,7 +112,7 @@ def one_line(text: str) -> str:
 def _decode_file(body: bytes, side: int, limits: ImageLimits) -> DecodedImage:
     header = read_header(body, "request")
     _check_pixels(header, limits)
-    return decode_whole(body, "request", side, limits=limits)
+    return decode_verified(body, "request", side, limits=limits)
 
 
 def _check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
@@ -172,7 +172,7 @@ def _check_shape(shape: Tuple[int, ...]) -> None:
     """Raise a DataError unless `shape` is (H, W, 3) or (1, H, W, 3)."""
     image_shape = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
     if len(image_shape) != 3 or image_shape[2] != 3 or min(image_shape) < 1:
-        raise DataError(f"request: found an array of {shortened(shape)}, expected height x width x 3 pixels")
+        raise DataError(f"request: found an array of {truncate(shape)}, expected height x width x 3 pixels")
 
 
 def _check_array(array: np.ndarray, limits: ImageLimits) -> DecodedImage:
@@ -197,3 +197,78 @@ READERS: Dict[str, Callable[[bytes, int, ImageLimits], DecodedImage]] = {
     JSON: _decode_json,
     NPY: _decode_npy,
 }
+
+
+JSON_LINES = "application/jsonlines"
+ANYTHING = ("", "*/*", "application/*")
+ANNOTATION, VERBOSE = "annotation=1", "verbose=1"
+Document = Dict[str, Any]
+
+
+def encode_response(detections: Detections, class_names: ClassNames, accept: str) -> Tuple[str, str]:
+    """Return the response body and its content type.
+
+    Raises:
+        RequestError: 406, no content type in `accept` is supported.
+    """
+    content_type, encode = negotiate_accept(accept)
+    text = json.dumps(encode(detections, class_names), allow_nan=False, ensure_ascii=False)
+    return (f"{text}\n" if content_type == JSON_LINES else text), content_type
+
+
+def negotiate_accept(accept: str) -> "Tuple[str, Callable[[Detections, ClassNames], Document]]":
+    """Return the first supported content type of an Accept header, and its encoder.
+
+    Quality values (q=) are ignored.
+
+    Raises:
+        RequestError: 406, no content type in `accept` is supported.
+    """
+    for offer in (accept or "").split(","):
+        encoder = _find_encoder(offer)
+        if encoder is not None:
+            return encoder
+    raise RequestError(
+        NOT_ACCEPTABLE,
+        f"Accept: found {truncate(accept)}, expected {JSON}, {JSON};{ANNOTATION}, {JSON};{VERBOSE} or {JSON_LINES}",
+    )
+
+
+def _find_encoder(offer: str) -> "Optional[Tuple[str, Callable[[Detections, ClassNames], Document]]]":
+    content_type, *parameters = ("".join(part.split()).lower() for part in offer.split(";"))
+    if content_type not in (JSON, JSON_LINES, *ANYTHING):
+        return None
+    encode = _verbose if VERBOSE in parameters else _annotations if ANNOTATION in parameters else _builtin
+    return (JSON_LINES if content_type == JSON_LINES else JSON), encode
+
+
+def _builtin(detections: Detections, class_names: ClassNames) -> Document:
+    return {"prediction": detections.to_rows()}
+
+
+def _annotations(detections: Detections, class_names: ClassNames) -> Document:
+    boxes = np.rint(detections.boxes).astype(int).tolist()
+    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes)
+    return {
+        "image_size": _image_size(detections),
+        "annotations": [{"class_id": id, "score": score, **_ltwh(*box)} for id, score, box in rows],
+    }
+
+
+def _verbose(detections: Detections, class_names: ClassNames) -> Document:
+    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), detections.boxes.tolist())
+    return {
+        "image_size": _image_size(detections),
+        "annotations": [
+            {"class_id": id, "class_name": class_names[id], "score": score, **_ltwh(*box)} for id, score, box in rows
+        ],
+    }
+
+
+def _ltwh(x1: float, y1: float, x2: float, y2: float) -> Document:
+    return {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
+
+
+def _image_size(detections: Detections) -> List[Dict[str, int]]:
+    width, height = detections.size_wh
+    return [{"width": int(width), "height": int(height), "depth": 3}]

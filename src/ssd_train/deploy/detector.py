@@ -11,16 +11,16 @@ from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Option
 
 import numpy as np
 
-from ssd_train.archives import opened_model
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.damage import decode_whole
-from ssd_train.data.records import ClassNames, Detections
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.description import Description
-from ssd_train.deploy.exported import BUILTIN_ARTIFACT
+from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.saved_model import weights_digest
+from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT
+from ssd_train.boxes import SizeWH
+from ssd_train.data.image_io import decode_verified
+from ssd_train.data.structures import ClassNames, Detections
+from ssd_train.data.transforms import preprocess
 from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, DataError, WeightsError
-from ssd_train.training.config_file import weights_in
+from ssd_train.storage.archive import opened_model
 
 # engine -> required packages
 ENGINES = {
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """
 
 
-class Picture(NamedTuple):
+class ImageRef(NamedTuple):
     """Reference to an encoded image.
 
     Attributes:
@@ -80,7 +80,7 @@ class Answer(NamedTuple):
         error: the error message, or "".
     """
 
-    image_ref: Picture
+    image_ref: ImageRef
     image: Optional[np.ndarray]
     detections: Optional[Detections]
     error: str = ""
@@ -136,7 +136,7 @@ class Detector:
             _check_image(image)
         return self.find([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
 
-    def stream(self, refs: Iterable[Picture], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
+    def stream(self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
         """Detect objects in `refs`, in order.
 
         Threads read and decode the next images while the network runs.
@@ -154,11 +154,11 @@ class Detector:
 
     def to_input(self, image: np.ndarray) -> np.ndarray:
         """Resize `image` (H, W, 3) to the network's input, uint8 (side, side, 3)."""
-        return to_input(image, self.engine.side, self.engine.grayscale)
+        return preprocess(image, self.engine.side, self.engine.grayscale)
 
-    def _load(self, ref: Picture) -> Tuple[Answer, Optional[np.ndarray]]:
+    def _load(self, ref: ImageRef) -> Tuple[Answer, Optional[np.ndarray]]:
         try:
-            image, size_wh = decode_whole(ref.read(), ref.where, self.engine.side, ref.expected_wh)
+            image, size_wh = decode_verified(ref.read(), ref.where, self.engine.side, ref.expected_wh)
         except DataError as error:
             return Answer(ref, None, None, str(error)), None
         except OSError as error:
@@ -223,11 +223,11 @@ def _matches(path: Path, pattern: str) -> bool:
 
 def _open(path: Path, devices: str, engine: str) -> Engine:
     if engine == "mxnet":
-        from ssd_train.deploy.engines.gluon import GluonEngine
+        from ssd_train.deploy.gluon_backend import GluonEngine
 
         return GluonEngine(path, devices)
     if engine == "symbol":
-        from ssd_train.deploy.engines.symbol import SymbolEngine
+        from ssd_train.deploy.symbol_backend import SymbolEngine
 
         return SymbolEngine(path, devices)
     if read_devices(devices)[0] == "gpu":
@@ -235,10 +235,10 @@ def _open(path: Path, devices: str, engine: str) -> Engine:
             f"devices: found {devices!r} with {engine}, which runs models on the CPU, expected auto or cpu"
         )
     if engine == "openvino":
-        from ssd_train.deploy.engines.openvino import OpenVinoEngine
+        from ssd_train.deploy.onnx_backends import OpenVinoEngine
 
         return OpenVinoEngine(_onnx_file(path))
-    from ssd_train.deploy.engines.onnx import OnnxEngine
+    from ssd_train.deploy.onnx_backends import OnnxEngine
 
     return OnnxEngine(_onnx_file(path))
 
@@ -247,7 +247,7 @@ def _check_same_weights(path: Path, engine: Engine, shown: str) -> None:
     """Raise a WeightsError if an export in a model folder is of other weights."""
     if engine.description is None:
         return
-    exported, weights = engine.description.weights, weights_in(path)
+    exported, weights = engine.description.weights, weights_digest(path)
     if weights is not None and weights != exported:
         raise WeightsError(
             f"{shown}: found an export of weights {exported[:12]}, expected weights {weights[:12]}, those of the model "

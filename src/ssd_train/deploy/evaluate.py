@@ -8,21 +8,20 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
+from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import folded, is_image_name, readings
-from ssd_train.data.formats.jsonl import PathLike
-from ssd_train.data.labels import LabelledImages, matched_to
-from ssd_train.data.prediction_formats import read_any_answers
-from ssd_train.data.predictions import Answer
-from ssd_train.data.records import ClassNames, Detections, ImageSource, LabelSet, Record
-from ssd_train.deploy.detector import Detector, Picture
+from ssd_train.data.formats.json_lines import PathLike
+from ssd_train.data.labels import LabeledDataset, align_classes
+from ssd_train.data.structures import ClassNames, Detections, ImageSource, LabeledImage, Labels
+from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.errors import DataError
+from ssd_train.evaluation.metrics import MeanAveragePrecision, Scores
+from ssd_train.evaluation.predictions import ImagePredictions, read_any_answers
 from ssd_train.progress import Progress
-from ssd_train.training.metrics import MeanAveragePrecision, Scores
 
 
 def score_images(
-    detector: Detector, data: LabelledImages, overlap_threshold: float = 0.5, progress: Optional[Progress] = None
+    detector: Detector, data: LabeledDataset, overlap_threshold: float = 0.5, progress: Optional[Progress] = None
 ) -> Scores:
     """Detect objects in labelled images and score them against the labels.
 
@@ -31,7 +30,7 @@ def score_images(
     Raises:
         DataError: the detector lacks a labelled class, or an image cannot be decoded.
     """
-    labels = matched_to(data.labels, detector.class_names)
+    labels = align_classes(data.labels, detector.class_names)
     metric = MeanAveragePrecision(detector.class_names)
     answers = detector.stream(pictures_of(labels, data.images))
     for record, answer in zip(labels.records, (progress or Progress()).track(answers, len(labels), "images")):
@@ -41,16 +40,16 @@ def score_images(
     return metric.compute(overlap_threshold)
 
 
-def pictures_of(labels: LabelSet, images: ImageSource) -> Iterator[Picture]:
+def pictures_of(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
     """Yield the images of `labels`."""
     for record in labels.records:
-        yield Picture(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
+        yield ImageRef(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
 
 
 def score_predictions(
     path: PathLike,
-    labels: LabelSet,
-    sizes: Callable[[Record], SizeWH],
+    labels: Labels,
+    sizes: Callable[[LabeledImage], SizeWH],
     class_names: Optional[ClassNames] = None,
     overlap_threshold: float = 0.5,
 ) -> Scores:
@@ -72,7 +71,7 @@ def score_predictions(
             several.
     """
     if class_names is not None:
-        labels = matched_to(labels, class_names)
+        labels = align_classes(labels, class_names)
     tables = _read_tables(path, labels)
     try:
         answer_of = match_names([record.name for record in labels.records], list(tables))
@@ -191,7 +190,7 @@ def _grouped_by_basename(names: Iterable[str]) -> Dict[str, List[str]]:
     return groups
 
 
-def _read_tables(path: PathLike, labels: LabelSet) -> Dict[str, Tuple[np.ndarray, bool]]:
+def _read_tables(path: PathLike, labels: Labels) -> Dict[str, Tuple[np.ndarray, bool]]:
     """Return rows (N, 6) float64 by image name, and whether they are in pixels.
 
     Raises:
@@ -213,7 +212,7 @@ def _read_tables(path: PathLike, labels: LabelSet) -> Dict[str, Tuple[np.ndarray
     return tables
 
 
-def _class_id(value: "int | str", answer: Answer, class_names: ClassNames) -> int:
+def _class_id(value: "int | str", answer: ImagePredictions, class_names: ClassNames) -> int:
     """Return the class id of a class name in a prediction, or of its own class id."""
     name = value if isinstance(value, str) else answer.names.get(value)
     if name is None:

@@ -23,15 +23,16 @@ from ssd_train.environment import payload_limit
 from ssd_train.errors import DataError, DependencyError
 
 try:
-    from ssd_train.deploy.answers import check_accept, write_answer
-    from ssd_train.deploy.detector import Detector
-    from ssd_train.deploy.requests import (
+    from ssd_train.deploy.codec import (
         DEFAULT_REQUEST_LIMITS,
         MODEL_FAULT,
         RequestError,
         RequestLimits,
+        encode_response,
+        negotiate_accept,
         read_request,
     )
+    from ssd_train.deploy.detector import Detector
 
     MISSING: Optional[DependencyError] = None
 except (ImportError, DependencyError) as error:
@@ -61,12 +62,12 @@ def transform_fn(model: Detector, data: Body, content_type: str, accept: str) ->
     Raise the container's own error class if the request fails.
     """
     try:
-        return answer(model, data, content_type, accept, RequestLimits(payload_limit()))
+        return handle_request(model, data, content_type, accept, RequestLimits(payload_limit()))
     except RequestError as error:
         raise _for_container(error) from None
 
 
-def answer(
+def handle_request(
     detector: Detector,
     body: Body,
     content_type: str,
@@ -88,10 +89,10 @@ def answer(
     Raises:
         RequestError: 400, 406, 413, 415, or 500 if the network returns NaN.
     """
-    check_accept(accept)  # before anything is decoded
+    negotiate_accept(accept)  # before anything is decoded
     data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
     image, size_wh = read_request(data, content_type, detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
-    return write_answer(find_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
+    return encode_response(predict_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
 
 
 def warm_up(detector: Detector) -> None:
@@ -99,7 +100,7 @@ def warm_up(detector: Detector) -> None:
     detector(np.zeros((detector.engine.side, detector.engine.side, 3), np.uint8))
 
 
-def find_one(detector: Detector, image: np.ndarray, size_wh: Tuple[int, int]) -> Any:
+def predict_one(detector: Detector, image: np.ndarray, size_wh: Tuple[int, int]) -> Any:
     """Return the Detections of an image resized by `detector.to_input`.
 
     Raises:

@@ -16,7 +16,7 @@ PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the overlaps, so that they fit t
 Overlap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Pairs(NamedTuple):
+class IouPairs(NamedTuple):
     """Overlapping boxes.
 
     Attributes:
@@ -29,12 +29,12 @@ class Pairs(NamedTuple):
     truth: np.ndarray
     iou: np.ndarray
 
-    def take(self, index: np.ndarray) -> "Pairs":
+    def take(self, index: np.ndarray) -> "IouPairs":
         """Return the pairs at `index` (indexes or a mask)."""
-        return Pairs(self.detection[index], self.truth[index], self.iou[index])
+        return IouPairs(self.detection[index], self.truth[index], self.iou[index])
 
 
-class Grouped(NamedTuple):
+class GroupedBoxes(NamedTuple):
     """Boxes with their groups.
 
     Attributes:
@@ -74,7 +74,7 @@ def _paired_areas(a: np.ndarray, b: np.ndarray) -> Tuple[np.ndarray, np.ndarray,
     return width * height, (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1)
 
 
-def rank_in_group(groups: np.ndarray) -> np.ndarray:
+def rank_within_group(groups: np.ndarray) -> np.ndarray:
     """Return the number of earlier elements (N,) in the group of each element."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
@@ -83,7 +83,7 @@ def rank_in_group(groups: np.ndarray) -> np.ndarray:
     return rank
 
 
-def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float, overlap: Overlap = paired_iou) -> Pairs:
+def iou_pairs(detections: GroupedBoxes, truth: GroupedBoxes, min_iou: float, overlap: Overlap = paired_iou) -> IouPairs:
     """Return the pairs within a group that overlap by at least `min_iou`.
 
     Pairs without overlap are excluded. They are sorted by detection, then by labelled box.
@@ -93,11 +93,11 @@ def overlapping_pairs(detections: Grouped, truth: Grouped, min_iou: float, overl
         for pairs in _candidates(detections.groups, truth.groups)
     ]
     kept = [pairs.take((pairs.iou >= min_iou) & (pairs.iou > 0)) for pairs in chunks]
-    empty = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Pairs(*(np.concatenate(columns) for columns in zip(empty, *kept)))
+    empty = IouPairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    return IouPairs(*(np.concatenate(columns) for columns in zip(empty, *kept)))
 
 
-def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iterator[Pairs]":
+def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iterator[IouPairs]":
     """Yield all pairs within a group in chunks of bounded size, without their IoU."""
     if not len(truth_groups):
         return
@@ -111,7 +111,7 @@ def _candidates(detection_groups: np.ndarray, truth_groups: np.ndarray) -> "Iter
     for part, slots in zip(np.split(partnered, cuts), np.split(slot, cuts)):
         count = sizes[slots]
         truth = by_group[np.repeat(first[slots], count) + _offsets(count)]
-        yield Pairs(np.repeat(part, count), truth, np.zeros(0))
+        yield IouPairs(np.repeat(part, count), truth, np.zeros(0))
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
+def match_voc(pairs: IouPairs, min_iou: float) -> np.ndarray:
     """Return the sorted indexes of the hits by the rule of the VOC development kit.
 
     Each detection is assigned to the labelled box with the largest IoU (the first if equal), even if that box is taken.
@@ -131,7 +131,9 @@ def match_voc(pairs: Pairs, min_iou: float) -> np.ndarray:
     return np.sort(pairs.detection[first])
 
 
-def match_voc_ignoring(pairs: Pairs, difficult: Pairs, crowds: Pairs, min_iou: float) -> Tuple[np.ndarray, np.ndarray]:
+def match_voc_ignoring(
+    pairs: IouPairs, difficult: IouPairs, crowds: IouPairs, min_iou: float
+) -> Tuple[np.ndarray, np.ndarray]:
     """Match as `match_voc` does, with ignored regions as in GluonCV's VOCMApMetric.
 
     A detection is ignored if it overlaps a difficult box most, or if it is no hit and lies in a crowd.
@@ -155,13 +157,13 @@ def match_voc_ignoring(pairs: Pairs, difficult: Pairs, crowds: Pairs, min_iou: f
     return hits, np.union1d(ignored, np.setdiff1d(crowded, hits))
 
 
-def _best_of_each(pairs: Pairs) -> Pairs:
+def _best_of_each(pairs: IouPairs) -> IouPairs:
     """Return the pair with the largest overlap per detection, the first if equal."""
     pairs = pairs.take(np.lexsort((pairs.truth, -pairs.iou, pairs.detection)))
     return pairs.take(_run_starts(pairs.detection))
 
 
-def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List[Pairs]:
+def match_coco(pairs: IouPairs, thresholds: "Sequence[float] | np.ndarray") -> List[IouPairs]:
     """Return the matched pairs by the rule of pycocotools, for each threshold.
 
     In order of falling scores, each detection takes the free labelled box with the largest IoU (the last if equal) that
@@ -171,7 +173,7 @@ def match_coco(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> List
 
 
 def ignored_coco(
-    difficult: Pairs, crowds: Pairs, hits: Sequence[np.ndarray], thresholds: "Sequence[float] | np.ndarray"
+    difficult: IouPairs, crowds: IouPairs, hits: Sequence[np.ndarray], thresholds: "Sequence[float] | np.ndarray"
 ) -> List[np.ndarray]:
     """Return the indexes of ignored detections by the rule of pycocotools.
 
@@ -189,14 +191,14 @@ def ignored_coco(
     """
     # a separate crowd for each pair, so that any number of detections can take a crowd
     apart = (difficult.truth.max() + 1 if len(difficult.truth) else 0) + np.arange(len(crowds.truth))
-    pairs = Pairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
+    pairs = IouPairs(*(np.concatenate(columns) for columns in zip(difficult, crowds._replace(truth=apart))))
     return [
         _stable_matching(at_least.take(~np.isin(at_least.detection, taken))).detection
         for at_least, taken in zip(_by_preference(pairs, thresholds), hits)
     ]
 
 
-def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[Pairs]:
+def _by_preference(pairs: IouPairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[IouPairs]:
     """Yield, for each threshold (rising), the pairs that reach it.
 
     They are sorted by detection, then by falling overlap, the last labelled box first if equal.
@@ -207,7 +209,7 @@ def _by_preference(pairs: Pairs, thresholds: "Sequence[float] | np.ndarray") -> 
         yield pairs
 
 
-def _stable_matching(pairs: Pairs) -> Pairs:
+def _stable_matching(pairs: IouPairs) -> IouPairs:
     """Return the matched pairs by rising detection.
 
     `pairs` has each detection's pairs in order of preference. Choosing one by one by falling score is the stable

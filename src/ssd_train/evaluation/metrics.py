@@ -12,31 +12,85 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
-from ssd_train.training.average_precision import (
-    best_f1,
-    coco_average_precision,
-    voc07_average_precision,
-    voc_area_average_precision,
-)
-from ssd_train.training.matching import (
-    Grouped,
-    Pairs,
+from ssd_train.evaluation.matching import (
+    GroupedBoxes,
+    IouPairs,
     ignored_coco,
+    iou_pairs,
     match_coco,
     match_voc_ignoring,
-    overlapping_pairs,
     paired_share,
-    rank_in_group,
+    rank_within_group,
 )
-from ssd_train.training.scores import ClassScores, Curve, Scores
+from ssd_train.evaluation.results import BestF1, ClassScores, Curve, Scores
+
+# the expression of pycocotools, so that comparisons with a recall agree: its 0.70 is 0.7000000000000001
+COCO_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+def precision_envelope(ranks: np.ndarray) -> np.ndarray:
+    """Return the best precision (H,) at the recall of each hit or above it."""
+    precision = np.arange(1, len(ranks) + 1) / ranks
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def voc07_average_precision(ranks: np.ndarray, boxes: int) -> float:
+    """Return the mean of the envelope at recalls 0, 0.1 ... 1 (VOC 2007)."""
+    # hits needed for a recall of i / 10, in integers, because 0.1 * 3 is above 3 / 10 and would lose a point
+    hits_needed = -(-np.arange(11) * boxes // 10)
+    return _mean_at(precision_envelope(ranks), np.maximum(hits_needed, 1) - 1)
+
+
+def voc_area_average_precision(ranks: np.ndarray, boxes: int) -> float:
+    """Return the area under the envelope (VOC since 2010)."""
+    return float(precision_envelope(ranks).sum() / boxes)
+
+
+def coco_average_precision(ranks: np.ndarray, boxes: int) -> float:
+    """Return the mean of the envelope at recalls 0, 0.01 ... 1 (COCO)."""
+    recall = np.arange(1, len(ranks) + 1) / boxes
+    return _mean_at(precision_envelope(ranks), np.searchsorted(recall, COCO_RECALLS, side="left"))
+
+
+def _mean_at(envelope: np.ndarray, points: np.ndarray) -> float:
+    """Return the mean of the envelope at `points`; unreached recalls count as 0."""
+    return float(envelope[points[points < len(envelope)]].sum() / len(points))
+
+
+def best_f1(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Optional[BestF1]:
+    """Return the score threshold with the best F1; None without labelled boxes.
+
+    A threshold keeps all detections of a score or none.
+
+    Args:
+        scores: scores of all detections (N,).
+        hit_scores: scores of the hits (H,).
+        boxes: number of labelled boxes.
+    """
+    if not boxes:
+        return None
+    if not len(hit_scores):
+        return BestF1(f1=0.0, recall=0.0, precision=None, threshold=None)
+    scores, hit_scores = np.sort(scores), np.sort(hit_scores)
+    shown = len(scores) - np.searchsorted(scores, hit_scores, side="left")
+    hits = len(hit_scores) - np.searchsorted(hit_scores, hit_scores, side="left")
+    f1 = 2 * hits / (shown + boxes)
+    best = int(np.argmax(f1))
+    return BestF1(
+        f1=float(f1[best]),
+        recall=float(hits[best] / boxes),
+        precision=float(hits[best] / shown[best]),
+        threshold=float(hit_scores[best]),
+    )
+
 
 MAX_DETECTIONS = 100  # per image and class, pycocotools' maxDets
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 
 
-class RunningMean:
+class AverageMeter:
     """Mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
 
     def __init__(self) -> None:
@@ -84,9 +138,9 @@ class _Boxes(NamedTuple):
         small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # sorted by radix in NumPy
         return self.take(order[np.argsort(small, kind="stable")])
 
-    def grouped(self, num_classes: int) -> Grouped:
+    def grouped(self, num_classes: int) -> GroupedBoxes:
         """Return the boxes with a group number per image and class."""
-        return Grouped(self.boxes, self.images * num_classes + self.class_ids)
+        return GroupedBoxes(self.boxes, self.images * num_classes + self.class_ids)
 
     def class_limits(self, num_classes: int) -> np.ndarray:
         """Return the start index (num_classes + 1,) of each class in sorted boxes."""
@@ -101,12 +155,12 @@ class MeanAveragePrecision:
 
     def __init__(self, class_names: ClassNames) -> None:
         self.class_names = class_names
-        self._images: List[Tuple[str, Detections, Record]] = []
+        self._images: List[Tuple[str, Detections, LabeledImage]] = []
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def update(self, detections: Detections, truth: Record) -> None:
+    def update(self, detections: Detections, truth: LabeledImage) -> None:
         """Add one image.
 
         Raises:
@@ -136,12 +190,10 @@ class MeanAveragePrecision:
         size = len(self.class_names)
         truth, detections = self._gather()
         least = min(iou_threshold, COCO_IOUS[0])
-        pairs = overlapping_pairs(detections.grouped(size), truth.grouped(size), least)
+        pairs = iou_pairs(detections.grouped(size), truth.grouped(size), least)
         regions, crowds = self._gather_ignored()
-        difficult_pairs = overlapping_pairs(detections.grouped(size), regions.take(~crowds).grouped(size), least)
-        crowd_pairs = overlapping_pairs(
-            detections.grouped(size), regions.take(crowds).grouped(size), least, paired_share
-        )
+        difficult_pairs = iou_pairs(detections.grouped(size), regions.take(~crowds).grouped(size), least)
+        crowd_pairs = iou_pairs(detections.grouped(size), regions.take(crowds).grouped(size), least, paired_share)
         voc_hits, unscored = match_voc_ignoring(pairs, difficult_pairs, crowd_pairs, iou_threshold)
         voc_ranks = _ranks(voc_hits, unscored, detections.class_limits(size))
 
@@ -166,11 +218,11 @@ class MeanAveragePrecision:
             curves=self._curves(scored, scored_hits, truth),
         )
 
-    def _in_order(self) -> List[Tuple[str, Detections, Record]]:
+    def _in_order(self) -> List[Tuple[str, Detections, LabeledImage]]:
         """Return the images sorted by name, which defines their indexes."""
         return sorted(self._images, key=lambda image: image[0])
 
-    def _records(self) -> List[Record]:
+    def _records(self) -> List[LabeledImage]:
         """Return the labels of the images, sorted by image name."""
         return [record for _, _, record in self._in_order()]
 
@@ -252,11 +304,11 @@ def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:
     """Return the indexes of the first MAX_DETECTIONS per image and class."""
     crowded = np.flatnonzero(np.bincount(detections.images)[detections.images] > MAX_DETECTIONS)
     keep = np.ones(len(detections.scores), dtype=bool)
-    keep[crowded] = rank_in_group(detections.take(crowded).grouped(num_classes).groups) < MAX_DETECTIONS
+    keep[crowded] = rank_within_group(detections.take(crowded).grouped(num_classes).groups) < MAX_DETECTIONS
     return np.flatnonzero(keep)
 
 
-def _renumbered(pairs: Pairs, kept: np.ndarray) -> Pairs:
+def _renumbered(pairs: IouPairs, kept: np.ndarray) -> IouPairs:
     """Return the pairs of the detections `kept` (sorted), renumbered from 0."""
     number = np.searchsorted(kept, pairs.detection)
     here = np.append(kept, -1)[number] == pairs.detection

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from ssd_train.errors import ConfigError, DependencyError
-from ssd_train.s3 import Store, Url
+from ssd_train.storage.s3 import Store, Url
 
 # botocore's errors other than an error response, by class name
 _MESSAGES = {
@@ -21,7 +21,7 @@ _MESSAGES = {
 }
 
 
-class Refused(ConfigError):
+class AwsError(ConfigError):
     """An error response of AWS; `code` is its error code, e.g. AccessDeniedException."""
 
     def __init__(self, message: str, code: str) -> None:
@@ -42,7 +42,7 @@ class Amazon:
             import boto3
         except ImportError as error:
             raise DependencyError(f"launch needs boto3 ({error}): pip install 'ssd-train[sagemaker]'") from error
-        with explained("AWS"):
+        with translate_errors("AWS"):
             self.session = boto3.Session(region_name=region)
         if not self.session.region_name:
             raise ConfigError("region: found none, expected --region, AWS_DEFAULT_REGION or a region in ~/.aws/config")
@@ -52,7 +52,7 @@ class Amazon:
     def client(self, service: str) -> Any:
         """Return the cached boto3 client of a service, e.g. sagemaker, sagemaker-runtime, iam or logs."""
         if service not in self._clients:
-            with explained(service):
+            with translate_errors(service):
                 self._clients[service] = self.session.client(service)
         return self._clients[service]
 
@@ -68,7 +68,7 @@ class Amazon:
             ConfigError: the request was not sent or not answered.
         """
         call: Callable[..., Dict[str, Any]] = getattr(self.client(service), operation)
-        with explained(operation):
+        with translate_errors(operation):
             return call(**request)
 
     def role_arn(self, role: str) -> str:
@@ -88,7 +88,7 @@ class Amazon:
 
 
 @contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Translate errors of boto3 into one-line ConfigErrors that begin with `what`.
 
     An error response keeps AWS's message, because it names the missing permission.
@@ -102,7 +102,7 @@ def explained(what: str) -> Iterator[None]:
     except ClientError as error:
         details = error.response.get("Error", {})
         code, text = str(details.get("Code", "?")), " ".join(str(details.get("Message", "")).split())
-        raise Refused(f"{what}: AWS refused it: {code}: {text}", code) from error
+        raise AwsError(f"{what}: AWS refused it: {code}: {text}", code) from error
     except BotoCoreError as error:
         names = [kind.__name__ for kind in type(error).__mro__]
         message = next((_MESSAGES[name] for name in names if name in _MESSAGES), " ".join(str(error).split()))

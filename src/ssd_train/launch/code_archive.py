@@ -8,11 +8,11 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO, Dict, List, Mapping, Optional, Union
 
-from ssd_train.archives import opened_model
-from ssd_train.deploy.served_code import REQUIREMENTS
+from ssd_train.artifacts.inference_code import REQUIREMENTS
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import PROGRAM
-from ssd_train.storage import open_atomic
+from ssd_train.storage.archive import opened_model
+from ssd_train.storage.atomic import open_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[1]

@@ -7,8 +7,8 @@ import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 from ssd_train.errors import SsdTrainError
-from ssd_train.launch.amazon import Amazon, Refused
-from ssd_train.metric_lines import METRIC_DEFINITIONS
+from ssd_train.launch.aws_client import Amazon, AwsError
+from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
@@ -88,7 +88,7 @@ def _streams(amazon: Amazon, job: str) -> List[str]:
             if not response.get("nextToken"):
                 return names
             request["nextToken"] = response["nextToken"]
-    except Refused as error:
+    except AwsError as error:
         if error.code == "ResourceNotFoundException":
             return []  # the account's first job creates the group
         raise

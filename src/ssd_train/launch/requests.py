@@ -7,14 +7,67 @@ environment; only the debugger and the profiler are disabled.
 from __future__ import annotations
 
 import json
-from typing import Any, Collection, Dict, List, Mapping, Optional
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional
 
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.environment import CHANNELS, read_devices
-from ssd_train.errors import ConfigError
-from ssd_train.launch.images import training_image
-from ssd_train.launch.job import PROGRAM, SOURCE_ARCHIVE, Channel, Job
-from ssd_train.metric_lines import METRIC_DEFINITIONS
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.launch.job import MODEL_ARCHIVE, PROGRAM, SOURCE_ARCHIVE, Channel, Job
+from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
+
+VERSION, PYTHON = "1.9.0", "py38"  # AWS's last MXNet containers
+_ACCOUNT = "763104351884"
+# registry accounts that differ by region (from the SageMaker SDK 2.257)
+_ACCOUNTS = {
+    "af-south-1": "626614931356",
+    "ap-east-1": "871362719292",
+    "ap-northeast-3": "364406365360",
+    "ap-south-2": "772153158452",
+    "ap-southeast-3": "907027046896",
+    "ap-southeast-4": "457447274322",
+    "ca-west-1": "204538143572",
+    "cn-north-1": "727897471807",
+    "cn-northwest-1": "727897471807",
+    "eu-central-2": "380420809688",
+    "eu-south-1": "692866216735",
+    "eu-south-2": "503227376785",
+    "il-central-1": "780543022126",
+    "me-central-1": "914824155844",
+    "me-south-1": "217643126080",
+    "us-gov-east-1": "446045086412",
+    "us-gov-west-1": "442386744353",
+    "us-iso-east-1": "886529160074",
+    "us-isob-east-1": "094389454867",
+}
+_DOMAINS = {"cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov"}
+
+
+def training_image(region: str, instance_type: str) -> str:
+    """Return the URI of the training container for `instance_type` in `region`."""
+    return _image(region, instance_type, "mxnet-training")
+
+
+def inference_image(region: str, instance_type: str) -> str:
+    """Return the URI of the inference container for `instance_type` in `region`."""
+    return _image(region, instance_type, "mxnet-inference")
+
+
+def _image(region: str, instance_type: str, repository: str) -> str:
+    account = _ACCOUNTS.get(region, _ACCOUNT)
+    domain = next((domain for start, domain in _DOMAINS.items() if region.startswith(start)), "amazonaws.com")
+    return f"{account}.dkr.ecr.{region}.{domain}/{repository}:{VERSION}-{_processor(instance_type)}-{PYTHON}"
+
+
+def _processor(instance_type: str) -> str:
+    """Return "cpu" or "gpu" by the instance family, e.g. p3 of ml.p3.2xlarge."""
+    family = instance_type.split(".")[1] if instance_type.count(".") == 2 else ""
+    if family.startswith(("inf", "trn")) or family[-1:] == "g" or family[1:3] in ("6g", "7g", "8g"):
+        raise ConfigError(
+            f"instance_type: found {instance_type!r}, expected x86-64 processors or NVIDIA GPUs: AWS has no MXNet "
+            "container for it"
+        )
+    return "gpu" if family.startswith(("g", "p")) else "cpu"
+
 
 Request = Dict[str, Any]
 
@@ -182,3 +235,123 @@ def drop_empty(request: Request) -> Request:
 def tag_list(tags: Mapping[str, str]) -> List[Request]:
     """Return tags in the form of the API's requests."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+VARIANT = "AllTraffic"
+IMAGE_TYPE = "application/x-image"  # an image of any format, as for the built-in algorithm
+MAX_IMAGE_MB = 6
+_MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+
+
+class Service(NamedTuple):
+    """A model to serve and the instances to serve it on.
+
+    Attributes:
+        name: name of the model, the endpoint configuration and the batch transform job.
+        role: ARN of the execution role.
+        region: e.g. eu-west-1.
+        folder: s3://bucket/prefix; the model archive is FOLDER/NAME/model.tar.gz.
+        image: container URI; "" for AWS's MXNet inference container.
+    """
+
+    name: str
+    role: str
+    region: str
+    folder: str
+    instance_type: str = "ml.c5.xlarge"
+    instance_count: int = 1
+    image: str = ""
+
+    @property
+    def archive(self) -> str:
+        """S3 URI of the archive with the model and its inference code."""
+        return f"{self.folder.rstrip('/')}/{self.name}/{MODEL_ARCHIVE}"
+
+
+def model_request(service: Service, tags: Mapping[str, str]) -> Request:
+    """Return the CreateModel request, equal to that of SDK 2's MXNetModel."""
+    return {
+        "ModelName": service.name,
+        "ExecutionRoleArn": service.role,
+        "PrimaryContainer": {
+            "Image": service.image or inference_image(service.region, service.instance_type),
+            "ModelDataUrl": service.archive,
+            "Environment": {
+                "SAGEMAKER_PROGRAM": PROGRAM,
+                "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+                "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+                "SAGEMAKER_REGION": service.region,
+            },
+        },
+        "Tags": tag_list(tags),
+    }
+
+
+def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Request:
+    """Return the CreateEndpointConfig request: one model on one instance type."""
+    variant = {
+        "VariantName": VARIANT,
+        "ModelName": service.name,
+        "InitialInstanceCount": service.instance_count,
+        "InstanceType": service.instance_type,
+        "InitialVariantWeight": 1,
+    }
+    return {"EndpointConfigName": service.name, "ProductionVariants": [variant], "Tags": tag_list(tags)}
+
+
+def endpoint_request(endpoint: str, service: Service) -> Request:
+    """Return the UpdateEndpoint request, which is also that of CreateEndpoint without Tags."""
+    return {"EndpointName": endpoint, "EndpointConfigName": service.name}
+
+
+def transform_request(service: Service, images: str, answers: str, tags: Mapping[str, str]) -> Request:
+    """Return the CreateTransformJob request: a JSON file in the prefix `answers` for each image below `images`."""
+    return {
+        "TransformJobName": service.name,
+        "ModelName": service.name,
+        "BatchStrategy": "SingleRecord",
+        "MaxPayloadInMB": MAX_IMAGE_MB,
+        "TransformInput": {
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": images}},
+            "ContentType": IMAGE_TYPE,
+            "SplitType": "None",
+            "CompressionType": "None",
+        },
+        "TransformOutput": {"S3OutputPath": answers, "Accept": "application/json", "AssembleWith": "None"},
+        "TransformResources": {"InstanceType": service.instance_type, "InstanceCount": service.instance_count},
+        "Tags": tag_list(tags),
+    }
+
+
+def invoke_request(endpoint: str, name: str, image: bytes) -> Request:
+    """Return the InvokeEndpoint request of an encoded image.
+
+    Raises:
+        DataError: the image, called `name` in the message, exceeds an endpoint's limit of MAX_IMAGE_MB.
+    """
+    if len(image) > MAX_IMAGE_MB << 20:
+        raise DataError(f"{name}: found {len(image) >> 20} MB, expected at most {MAX_IMAGE_MB} MB, an endpoint's limit")
+    content_type = next((kind for magic, kind in _MAGIC.items() if image.startswith(magic)), IMAGE_TYPE)
+    return {"EndpointName": endpoint, "ContentType": content_type, "Accept": "application/json", "Body": image}
+
+
+def parse_response(endpoint: str, body: bytes) -> Any:
+    """Return the value of "prediction" in an endpoint's JSON response; raise a DataError if there is none."""
+    try:
+        response = json.loads(body, parse_constant=_reject_constant)
+    except ValueError:
+        response = None
+    if not isinstance(response, dict) or "prediction" not in response:
+        raise DataError(f'endpoint {endpoint}: found {body[:80]!r}, expected {{"prediction": [...]}}')
+    return response["prediction"]
+
+
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not valid JSON")
+
+
+def check_folder(name: str, uri: str) -> str:
+    """Return `uri` if it is an S3 URI, else raise a ConfigError with the flag's `name`."""
+    if not uri.startswith("s3://") or len(uri) == len("s3://"):
+        raise ConfigError(f"{name}: found {uri!r}, expected s3://bucket/prefix")
+    return uri

@@ -71,7 +71,7 @@ def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
     return tuple(cells)
 
 
-def even_shares(maps: int, smallest: float, second: float, largest: float) -> Tuple[float, ...]:
+def linear_scales(maps: int, smallest: float, second: float, largest: float) -> Tuple[float, ...]:
     """Return linearly growing anchor scales, as fractions of the image size.
 
     Args:
@@ -93,7 +93,7 @@ def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = 
             settings): 0.1, then linear growth from 0.2 (from 0.15 with seven maps or more) to 1.05.
     """
     cells = feature_cells(base_network, image_size)
-    shares = shares or even_shares(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
+    shares = shares or linear_scales(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
     sizes = tuple(float(share * image_size) for share in shares)
     strides = SPECIAL_STEPS.get((base_network, image_size), ())

@@ -11,9 +11,9 @@ import warnings
 from collections import Counter
 from typing import Any, Dict, List, Tuple
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 FUSED_OPERATOR = "_contrib_BatchNormWithReLU"
 CHANNELS_AT_ONCE = 16  # with AVX-512; 8 with AVX2
@@ -33,7 +33,7 @@ def fused_features(net: Any, shape: Tuple[int, int, int, int]) -> Any:
     Returns:
         The fused block; None if there is nothing to fuse, or the operator does not work here.
     """
-    if not isinstance(net.features, mx.gluon.SymbolBlock) or not framework.has_fused_batchnorm():
+    if not isinstance(net.features, mx.gluon.SymbolBlock) or not mxnet_compat.has_fused_batchnorm():
         return None
     inputs, outputs = net.features._cached_graph
     graph = json.loads(outputs.tojson(remove_amp_cast=False))
@@ -45,7 +45,7 @@ def fused_features(net: Any, shape: Tuple[int, int, int, int]) -> Any:
     return _block(symbol, inputs, net.features.collect_params())
 
 
-class JoinedPredictors(mx.gluon.HybridBlock):
+class FusedPredictor(mx.gluon.HybridBlock):
     """Computes the class and the box predictor of a map as one convolution.
 
     Its channels are zero-padded to a multiple of 16: oneDNN's convolutions process 16 channels at a time, and for the 8

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssd_train import framework
-from ssd_train.model.fused import JoinedPredictors
+from ssd_train import mxnet_compat
+from ssd_train.model.fused import FusedPredictor
 from ssd_train.model.loss import DetectionLoss
-from ssd_train.model.pixels import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
 
-mx = framework.mxnet()
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
 
-SCORE_FLOOR = 0.01  # candidates with a lower score are dropped, as in GluonCV
+
+mx = mxnet_compat.mxnet()
+
+SCORE_THRESHOLD = 0.01  # candidates with a lower score are dropped, as in GluonCV
 
 
 class _Normalize(mx.gluon.HybridBlock):
@@ -61,7 +64,7 @@ class _FusedHeads(mx.gluon.HybridBlock):
         self.features = features
         self.predictors = mx.gluon.nn.HybridSequential()
         for classes, boxes in zip(net.class_predictors, net.box_predictors):
-            self.predictors.add(JoinedPredictors(classes.predictor, boxes.predictor))
+            self.predictors.add(FusedPredictor(classes.predictor, boxes.predictor))
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
         """Return class scores (B, A, classes + 1) and box offsets (B, A, 4) for pixels (B, S, S, 3)."""
@@ -98,7 +101,7 @@ class _Suppress(mx.gluon.HybridBlock):
     def __init__(self, num_classes: int, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._num_classes = num_classes
-        self._nms = {"overlap_thresh": nms_threshold, "topk": nms_topk, "valid_thresh": SCORE_FLOOR}
+        self._nms = {"overlap_thresh": nms_threshold, "topk": nms_topk, "valid_thresh": SCORE_THRESHOLD}
         self._post_nms = post_nms
 
     def hybrid_forward(self, F: Any, class_preds: Any, boxes: Any) -> Any:
@@ -222,7 +225,7 @@ class EvalGraph(DetectGraph):
         return rows, cross_entropy, smooth_l1
 
 
-def compile_graph(graph: Any) -> Any:
+def hybridize_static(graph: Any) -> Any:
     """Hybridize `graph` with static memory and return it."""
     graph.hybridize(static_alloc=True, static_shape=True)
     return graph
@@ -235,7 +238,7 @@ def compile_answers(graph: "DetectGraph | CandidateGraph") -> Any:
     """
     inputs = [mx.sym.var(name, dtype=dtype) for name, dtype in graph.INPUTS.items()]
     text = mx.sym.Group([*_as_list(graph(*inputs))]).tojson(remove_amp_cast=True)
-    return compile_graph(mx.gluon.SymbolBlock(mx.sym.load_json(text), inputs, params=graph.collect_params()))
+    return hybridize_static(mx.gluon.SymbolBlock(mx.sym.load_json(text), inputs, params=graph.collect_params()))
 
 
 def _as_list(outputs: Any) -> Any:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 GAMMA, ALPHA = 2.0, 0.25  # RetinaNet (Lin et al. 2017, section 5.1)
 

@@ -39,7 +39,7 @@ def zoo_weights(
     code = (
         "import os, threading; "
         "threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start(); "
-        "from ssd_train import framework; framework.gluoncv(); "
+        "from ssd_train import mxnet_compat; mxnet_compat.gluoncv(); "
         "from gluoncv.model_zoo.model_store import get_model_file; "
         f"print('FILE', get_model_file({name!r}))"
     )

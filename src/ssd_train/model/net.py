@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout
-from ssd_train.model.frozen import fix_statistics
 
-mx = framework.mxnet()
-gcv = framework.gluoncv()
+mx = mxnet_compat.mxnet()
+gcv = mxnet_compat.gluoncv()
 # by name: the attribute gluoncv.model_zoo.ssd is another network's module of that name
-ssd = framework.gluoncv("model_zoo.ssd.ssd")
-vgg_atrous = framework.gluoncv("model_zoo.ssd.vgg_atrous")
+ssd = mxnet_compat.gluoncv("model_zoo.ssd.ssd")
+vgg_atrous = mxnet_compat.gluoncv("model_zoo.ssd.vgg_atrous")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ BACKBONES = {
 VGG = "vgg-16"
 # standard deviation of the head weights, so that class scores start even (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
-PRIOR = 0.99  # initial probability of background with the focal loss
+BACKGROUND_PRIOR = 0.99  # initial probability of background with the focal loss
 
 
 def build_net(
@@ -151,7 +151,7 @@ def _first_value(name: str, parameter: Any, seed: int) -> "np.ndarray | None":
     return random.normal(0, np.sqrt(2.0 / fan_out), parameter.shape).astype(np.float32)
 
 
-def expect_background(net: Any, probability: float = PRIOR) -> None:
+def init_background_prior(net: Any, probability: float = BACKGROUND_PRIOR) -> None:
     """Initialize the class heads to predict background with this probability.
 
     The classes share the rest evenly. Without it the many negative anchors dominate the first steps of the focal loss
@@ -216,7 +216,7 @@ def freeze(net: Any, base_network: str, pattern: str) -> List[str]:
         raise ConfigError(
             f"freeze_layer_pattern: found {pattern!r} that matches every parameter, expected some to train"
         )
-    fix_statistics(net, frozen)
+    freeze_batchnorm_stats(net, frozen)
     return frozen
 
 
@@ -256,3 +256,33 @@ def _resnet_names(name: str) -> Tuple[str, ...]:
         return (f"stage{stage}_unit1_{'sc' if layer == 'conv' else 'sc_bn'}_{rest}",)
     unit, part = divmod(number if number < 3 else number - 1, 3)
     return (f"stage{stage}_unit{unit + 1}_{layer}{part + 1}_{rest}",)
+
+
+def freeze_batchnorm_stats(net: Any, frozen: Collection[str]) -> int:
+    """Make frozen BatchNorm layers use their running statistics in training.
+
+    Otherwise the layers above would train on features normalized by each batch, and see other features in inference.
+    MXNet would never adapt the statistics to them, because it updates them in a backward pass, which frozen layers
+    lack.
+
+    Args:
+        net: the network; its `features` are changed.
+        frozen: names of frozen parameters; a layer is frozen if its scale and shift are.
+
+    Returns:
+        Number of these layers.
+    """
+    if not isinstance(net.features, mx.gluon.SymbolBlock):  # VGG, which has no BatchNorm
+        return 0
+    inputs, outputs = net.features._cached_graph
+    graph = json.loads(outputs.tojson(remove_amp_cast=False))
+    own = {parameter.name for name, parameter in net._collect_params_with_prefix().items() if name in frozen}
+    fixed = 0
+    for node in graph["nodes"]:
+        if node["op"] == "BatchNorm":
+            _, gamma, beta = (graph["nodes"][entry[0]]["name"] for entry in node["inputs"][:3])
+            if {gamma, beta} <= own:
+                node.setdefault("attrs", {})["use_global_stats"] = "True"
+                fixed += 1
+    net.features._cached_graph = (inputs, mx.sym.load_json(json.dumps(graph)))
+    return fixed

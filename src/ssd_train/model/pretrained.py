@@ -13,13 +13,13 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
-from ssd_train.model.params_file import check_params_file
+from ssd_train.model.params_check import check_params_file
 
-mx = framework.mxnet()
-gcv = framework.gluoncv()
+mx = mxnet_compat.mxnet()
+gcv = mxnet_compat.gluoncv()
 
 CLASS_HEADS = "class_predictors."  # prefix of a detector's class head parameters
 MIN_LOADED = 0.85  # fraction of the tensors that a file must fill; a plain VGG-16 lacks the two dilated convolutions
@@ -106,18 +106,18 @@ def load_pretrained(
     return _load_backbone(net, base_network, arrays, str(path))
 
 
-def saved_parameters(net: Any) -> Dict[str, Any]:
+def state_dict(net: Any) -> Dict[str, Any]:
     """Return the parameters of `net` that are saved, by name: all but the anchors, which are computed."""
     return {name: p for name, p in net._collect_params_with_prefix().items() if not name.endswith("anchors")}
 
 
-def load_exactly(net: Any, path: "str | Path") -> None:
+def load_strict(net: Any, path: "str | Path") -> None:
     """Load all tensors of `net` from a file that was saved from an equal network.
 
     Raises:
         WeightsError: a tensor is missing, unknown or of another shape.
     """
-    arrays, parameters = read_arrays(path), saved_parameters(net)
+    arrays, parameters = read_arrays(path), state_dict(net)
     for name in sorted({*arrays, *parameters}):
         shape, expected = (tuple(v[name].shape) if name in v else None for v in (arrays, parameters))
         if shape != expected:
@@ -132,7 +132,7 @@ def _load_detector(
     names = tuple(old_classes or _zoo_classes(arrays))
     if rows is None:
         rows = [names.index(name) if name in names else -1 for name in net.classes]
-    parameters = saved_parameters(net)
+    parameters = state_dict(net)
     heads = {name for name in parameters if name.startswith(CLASS_HEADS)}
     fitting = {
         n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape

@@ -13,7 +13,7 @@ from typing import Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import areas, cxcywh_to_xyxy, intersection_matrix, iou_matrix, xyxy_to_cxcywh
+from ssd_train.boxes import areas, cxcywh_to_xyxy, intersection_matrix, iou_matrix, xyxy_to_cxcywh
 
 # standard deviations of the offsets, as in Caffe SSD and GluonCV's NormalizedBoxCenterEncoder
 STDS = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import posixpath
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data import boxes as geometry
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.box_label import read_box_label
-from ssd_train.data.formats.fields import BoxLabel
-from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, choose_attribute, survey
-from ssd_train.data.prepare.classes import labels_of
-from ssd_train.data.prepare.lines import SOURCE, ManifestLine, is_labelled, local_path, read_lines, write_lines
+from ssd_train import boxes as geometry
+from ssd_train.boxes import SizeWH
+from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read_box_label, scan
+from ssd_train.data.formats.validators import BoxLabel
+from ssd_train.data.image_io import decode, encode, read_header
+from ssd_train.data.image_sources import FolderImages, key_parts
+from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.images import (
+    ProcessResult,
+    WriteOptions,
+    is_done,
+    mismatch,
+    output_folder,
+    process,
+    write_picture,
+)
+from ssd_train.prepare.manifest import SOURCE, ManifestLine, is_labelled, labels_of, local_path, read_lines, write_lines
+from ssd_train.progress import Progress
 
 SizeOf = Callable[[ManifestLine], SizeWH]
 Tables = Mapping[str, Mapping[int, int]]
@@ -118,7 +129,7 @@ def box_tables(path: "str | Path") -> Tables:
     Raises:
         DataError: no attribute has boxes, or a line is malformed.
     """
-    found = survey(local_path(path))
+    found = scan(local_path(path))
     names = [name for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds]
     if not names:
         choose_attribute(found, None, path)  # raises an error that lists the other attributes
@@ -175,3 +186,98 @@ def _move(label: Dict[str, Any], read: BoxLabel, size_wh: SizeWH, operation: Ope
 
 def _short(value: float) -> float:
     return int(value) if value == int(value) else value
+
+
+class _Picture(NamedTuple):
+    """Image to augment.
+
+    Attributes:
+        name: its name in the labels.
+        where: ``file:line`` of its labels.
+        size_wh: its size according to the labels.
+        target: its path below the output folder.
+    """
+
+    name: str
+    where: str
+    size_wh: Optional[SizeWH]
+    target: str
+
+    @property
+    def record(self) -> LabeledImage:
+        """Return a record for image sources; it has no boxes."""
+        return LabeledImage(self.name, np.zeros((0, 4)), np.zeros(0), self.size_wh, self.where)
+
+
+def augment_images(
+    path: "str | Path",
+    folders: "Tuple[str | Path, str | Path]",
+    operations: Sequence[str],
+    writing: WriteOptions,
+    progress: Progress,
+) -> ProcessResult:
+    """Write a copy of each image and one variant per operation.
+
+    Images are read below the first folder. Files are written below the second, at the paths of the images' keys without
+    the bucket. Unless `writing.overwrite` is set, images whose files exist and are not older than the image are
+    skipped.
+
+    Args:
+        path: the manifest.
+        folders: input and output folder.
+        operations: keys of OPERATIONS.
+
+    Returns:
+        Counts, and a line for each image that cannot be read.
+
+    Raises:
+        ConfigError: an operation is unknown, or the output lies in the input folder.
+        DataError: a line is unusable, or two images have the same output path; begins with file:line.
+    """
+    check_operations(operations)
+    images, output = FolderImages(local_path(folders[0])), output_folder(folders[1], folders[0])
+    pictures = _pictures(path, operations)
+
+    def work(picture: _Picture) -> Tuple[bool, str]:
+        """Write the variants, then the copy; return whether it did, and a note."""
+        variants = {operation: output / variant_name(picture.target, operation) for operation in operations}
+        copy, original = output / picture.target, Path(images.locate(picture.record))
+        if not writing.overwrite and is_done([copy, *variants.values()], original):
+            return False, ""
+        data = images.read(picture.record)
+        place = f"{picture.where}: {original}"
+        image, format = decode(data, place, picture.size_wh), read_header(data, place).format
+        for operation, target in variants.items():
+            pixels = np.ascontiguousarray(OPERATIONS[operation].pixels(image))
+            write_picture(target, encode(pixels, format, writing.quality))
+        write_picture(copy, data)
+        return True, mismatch(picture.target, data)
+
+    return process(pictures, work, progress, "augment")
+
+
+def sizes_of_pictures(images: "str | Path") -> SizeOf:
+    """Return a function that reads the size of a line's image below `images`.
+
+    It is needed for labels that do not state a size.
+    """
+    source = FolderImages(local_path(images))
+
+    def size_of(line: ManifestLine) -> SizeWH:
+        """Return the upright (width, height) from the image header."""
+        return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).shown_wh
+
+    return size_of
+
+
+def _pictures(path: "str | Path", operations: Sequence[str]) -> List[_Picture]:
+    refuse_taken_names(path, operations)
+    tables, pictures, taken = box_tables(path), [], {}  # type: ignore[var-annotated]
+    for line in read_lines(path):
+        picture = _Picture(line.source, line.where, label_size(line, tables), "")
+        target = "/".join(key_parts(picture.record))
+        if target in taken:
+            raise DataError(f"{line.where}: found {target} in another bucket than at {taken[target]}, expected one")
+        taken[target] = line.where
+        pictures.append(picture._replace(target=target))
+    return pictures

@@ -13,23 +13,21 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 import numpy as np
 
 from ssd_train.data.file_names import is_image_name
-from ssd_train.data.formats.class_list import NAMES, write_class_list
+from ssd_train.data.formats.builder import Gather, new_folder
 from ssd_train.data.formats.coco import write_coco
-from ssd_train.data.formats.fields import CROWD, DIFFICULT, OBJECT, BoxLabel
-from ssd_train.data.formats.gather import Gather
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
-from ssd_train.data.formats.label_folder import new_folder
-from ssd_train.data.formats.recordio import write_recordio
+from ssd_train.data.formats.recordio import NAMES, write_class_list, write_recordio
+from ssd_train.data.formats.validators import CROWD, DIFFICULT, OBJECT, BoxLabel
 from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.formats.yolo import write_yolo
-from ssd_train.data.images import read_header
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.records import LabelSet, Record
-from ssd_train.data.sources import FolderImages, key_parts, portable_name
+from ssd_train.data.image_io import read_header
+from ssd_train.data.image_sources import FolderImages, key_parts, portable_name
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.storage import is_stream
+from ssd_train.storage.atomic import is_stream
 
 SIZED = ("coco", "voc", "yolo")  # formats that need the size of each image
 DIFFICULT_TARGETS = ("voc", "recordio")  # formats with a flag for difficult objects
@@ -46,10 +44,10 @@ ONLY_THERE = {
 }
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
 
-Records = Iterable[Record]
+Records = Iterable[LabeledImage]
 
 
-def convert(data: LabelledImages, target: str, output: Path, progress: Optional[Progress] = None) -> List[str]:
+def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[Progress] = None) -> List[str]:
     """Write labels in the format `target` at `output`; RecordIO includes the images.
 
     Args:
@@ -70,11 +68,11 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     ending, write = WRITERS[target]
     if ending and output.suffix != ending and not (target in ONE_FILE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
-    data = LabelledImages(with_portable_names(data), data.images)
+    data = LabeledDataset(with_portable_names(data), data.images)
     flags_lost = _lost_flags(data.labels, target)
-    data = LabelledImages(_with_flags_of(data.labels, target), data.images)
+    data = LabeledDataset(_with_flags_of(data.labels, target), data.images)
     if target in SIZED and any(record.size_wh is None for record in data.labels.records):
-        data = LabelledImages(with_sizes(data), data.images)
+        data = LabeledDataset(with_sizes(data), data.images)
     if target != "ground_truth":
         _check_keys(data.labels.records)
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
@@ -82,7 +80,7 @@ def convert(data: LabelledImages, target: str, output: Path, progress: Optional[
     return [*flags_lost, *_lost(data.labels, target)]
 
 
-def with_portable_names(data: LabelledImages) -> LabelSet:
+def with_portable_names(data: LabeledDataset) -> Labels:
     """Return the labels with image names that other programs can use.
 
     URLs other than s3:// and absolute paths become relative paths. A name that is spelled differently from its file
@@ -96,7 +94,7 @@ def with_portable_names(data: LabelledImages) -> LabelSet:
     return dataclasses.replace(data.labels, records=tuple(records))
 
 
-def with_sizes(data: LabelledImages) -> LabelSet:
+def with_sizes(data: LabeledDataset) -> Labels:
     """Return the labels with the size of each image.
 
     Missing sizes are read from the image headers. Boxes are clipped to the image as in every reader.
@@ -115,7 +113,7 @@ def with_sizes(data: LabelledImages) -> LabelSet:
     return dataclasses.replace(labels, records=sized.records, skipped=skipped, mended=mended)
 
 
-def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress] = None) -> LabelledImages:
+def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress] = None) -> LabeledDataset:
     """Copy all encoded images atomically into a new `folder`.
 
     Files are named like the images, without the bucket.
@@ -123,7 +121,7 @@ def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress]
     Returns:
         The labels with the new folder as their image source. Names without an image suffix (RecordIO) get one.
     """
-    data = LabelledImages(with_portable_names(data), data.images)
+    data = LabeledDataset(with_portable_names(data), data.images)
     _check_keys(data.labels.records)
     renamed = []
     with new_folder(folder) as new:
@@ -137,37 +135,37 @@ def copy_images(data: LabelledImages, folder: Path, progress: Optional[Progress]
             target.write_bytes(encoded)
             renamed.append(record)
     labels = dataclasses.replace(data.labels, records=tuple(renamed))
-    return LabelledImages(labels, FolderImages(folder))
+    return LabeledDataset(labels, FolderImages(folder))
 
 
-def _ground_truth(output: Path, records: Records, data: LabelledImages) -> None:
+def _ground_truth(output: Path, records: Records, data: LabeledDataset) -> None:
     attribute = data.labels.details.get("label_attribute", "bounding-box")
     write_ground_truth(output, records, data.labels.class_names, attribute)
 
 
-def _recordio(output: Path, records: Records, data: LabelledImages) -> None:
+def _recordio(output: Path, records: Records, data: LabeledDataset) -> None:
     flagged = any(len(record.ignored) for record in data.labels.records)
     write_recordio(output, records, data.images, flagged)
     write_class_list(output.with_suffix(NAMES), data.labels.class_names)
 
 
-def _coco(output: Path, records: Records, data: LabelledImages) -> None:
+def _coco(output: Path, records: Records, data: LabeledDataset) -> None:
     write_coco(output, list(records), data.labels.class_names, data.labels.category_ids)
 
 
-def _image_json(output: Path, records: Records, data: LabelledImages) -> None:
+def _image_json(output: Path, records: Records, data: LabeledDataset) -> None:
     write_image_json(output, records, data.labels.class_names)
 
 
-def _yolo(output: Path, records: Records, data: LabelledImages) -> None:
+def _yolo(output: Path, records: Records, data: LabeledDataset) -> None:
     write_yolo(output, records, data.labels.class_names)
 
 
-def _voc(output: Path, records: Records, data: LabelledImages) -> None:
+def _voc(output: Path, records: Records, data: LabeledDataset) -> None:
     write_voc(output, records, data.labels.class_names)
 
 
-Writer = Callable[[Path, Records, LabelledImages], None]
+Writer = Callable[[Path, Records, LabeledDataset], None]
 # format -> (suffix of its file, "" for a folder; writer)
 WRITERS: Dict[str, Tuple[str, Writer]] = {
     "ground_truth": (".manifest", _ground_truth),
@@ -180,9 +178,9 @@ WRITERS: Dict[str, Tuple[str, Writer]] = {
 ONE_FILE = ("ground_truth", "coco")
 
 
-def _check_keys(records: Sequence[Record]) -> None:
+def _check_keys(records: Sequence[LabeledImage]) -> None:
     """Raise a DataError if two names are equal without their buckets."""
-    seen: Dict[Tuple[str, ...], Record] = {}
+    seen: Dict[Tuple[str, ...], LabeledImage] = {}
     for record in records:
         first = seen.setdefault(tuple(key_parts(record)), record)
         if first is not record:
@@ -192,7 +190,7 @@ def _check_keys(records: Sequence[Record]) -> None:
             )
 
 
-def _lost_flags(labels: LabelSet, target: str) -> List[str]:
+def _lost_flags(labels: Labels, target: str) -> List[str]:
     """Return a line for each kind of ignored region that `target` cannot hold."""
     crowds = sum(int(record.ignored.crowds.sum()) for record in labels.records)
     difficult = sum(len(record.ignored) for record in labels.records) - crowds
@@ -204,7 +202,7 @@ def _lost_flags(labels: LabelSet, target: str) -> List[str]:
     return lines
 
 
-def _with_flags_of(labels: LabelSet, target: str) -> LabelSet:
+def _with_flags_of(labels: Labels, target: str) -> Labels:
     """Return the labels with only the ignored regions that `target` can hold.
 
     Difficult objects become ordinary objects, crowds are dropped.
@@ -224,11 +222,11 @@ def _with_flags_of(labels: LabelSet, target: str) -> LabelSet:
     return dataclasses.replace(labels, records=tuple(records))
 
 
-def _lost(labels: LabelSet, target: str) -> List[str]:
+def _lost(labels: Labels, target: str) -> List[str]:
     return [line for line in (*_lost_names(labels, target), *_lost_rest(labels, target)) if line]
 
 
-def _lost_names(labels: LabelSet, target: str) -> Iterator[str]:
+def _lost_names(labels: Labels, target: str) -> Iterator[str]:
     if target == "recordio":
         yield f"RecordIO holds class ids only: the names are in the {NAMES} file beside it"
     if target == "voc":
@@ -244,7 +242,7 @@ def _lost_names(labels: LabelSet, target: str) -> Iterator[str]:
         yield f"names of images lose their bucket: {', '.join(sorted(buckets))}"
 
 
-def _lost_rest(labels: LabelSet, target: str) -> Iterator[str]:
+def _lost_rest(labels: Labels, target: str) -> Iterator[str]:
     source = labels.details.get("format", "")
     if ONLY_THERE.get(source):
         yield f"not carried over, if there were any: {ONLY_THERE[source]}"

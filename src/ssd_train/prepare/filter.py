@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ssd_train.data.formats.fields import shown
-from ssd_train.data.formats.ground_truth_survey import METADATA, survey
-from ssd_train.data.prepare.classes import read_classes
-from ssd_train.data.prepare.lines import (
+from ssd_train.data.formats.ground_truth import METADATA, scan
+from ssd_train.data.formats.validators import short_repr
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.manifest import (
     ManifestLine,
     annotations_of,
     is_labelled,
     keep_boxes,
     local_path,
     objects_of,
+    read_classes,
     read_lines,
     write_lines,
 )
-from ssd_train.errors import ConfigError, DataError
 
 VERIFICATION = "groundtruth/label-verification"
-WHEN_EMPTY = ("drop", "background")
+EMPTY_IMAGE_ACTIONS = ("drop", "background")
 Condition = Callable[[ManifestLine], bool]
 
 
 @dataclass(frozen=True)
-class Conditions:
+class LineFilter:
     """Conditions that a line must meet, all that are set.
 
     Attributes:
@@ -49,7 +49,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Sureness:
+class ConfidenceFilter:
     """Filter of boxes by confidence.
 
     Attributes:
@@ -66,12 +66,14 @@ class Sureness:
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence: found {self.min_confidence}, expected a number from 0 to 1")
-        if self.when_empty not in WHEN_EMPTY:
-            raise ConfigError(f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, WHEN_EMPTY))}")
+        if self.when_empty not in EMPTY_IMAGE_ACTIONS:
+            raise ConfigError(
+                f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, EMPTY_IMAGE_ACTIONS))}"
+            )
 
 
 @dataclass
-class Kept:
+class FilterResult:
     """Counts: lines read, lines written, boxes dropped."""
 
     lines_in: int = 0
@@ -82,10 +84,10 @@ class Kept:
 def keep(
     path: "str | Path",
     output: "str | Path",
-    conditions: Conditions,
-    sureness: Optional[Sureness] = None,
+    conditions: LineFilter,
+    sureness: Optional[ConfidenceFilter] = None,
     invert: bool = False,
-) -> Kept:
+) -> FilterResult:
     """Write the lines of a manifest that meet `conditions`.
 
     Args:
@@ -103,7 +105,7 @@ def keep(
     if not tests and (sureness is None or invert):
         raise ConfigError("found no condition, expected at least one of --ids, --source_regex, --where, --verified")
     attribute = read_classes(path, sureness.label_attribute).attribute if sureness else ""
-    report = Kept()
+    report = FilterResult()
 
     def lines() -> Iterator[bytes]:
         for line in read_lines(path):
@@ -115,7 +117,7 @@ def keep(
     return report
 
 
-def _sure(line: ManifestLine, attribute: str, sureness: Sureness, report: Kept) -> List[bytes]:
+def _sure(line: ManifestLine, attribute: str, sureness: ConfidenceFilter, report: FilterResult) -> List[bytes]:
     """Return the line with the boxes to keep; empty if the line is dropped."""
     confidences = _confidences(line, attribute) if is_labelled(line, attribute) else []
     sure = [confidence >= sureness.min_confidence for confidence in confidences]
@@ -133,12 +135,14 @@ def _confidences(line: ManifestLine, attribute: str) -> List[float]:
     for index, item in enumerate(objects or [None] * len(boxes)):
         value = item.get("confidence") if isinstance(item, dict) else None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise DataError(f"{line.where}: box {index}: found confidence {shown(value)}, expected a number in 0..1")
+            raise DataError(
+                f"{line.where}: box {index}: found confidence {short_repr(value)}, expected a number in 0..1"
+            )
         found.append(value)
     return found
 
 
-def _tests(path: "str | Path", conditions: Conditions) -> List[Condition]:
+def _tests(path: "str | Path", conditions: LineFilter) -> List[Condition]:
     tests: List[Condition] = [_by_key(key, value) for key, value in conditions.where]
     if conditions.ids:
         tests.append(_by_ids(path, conditions.ids))
@@ -199,7 +203,7 @@ def _compiled(regex: str) -> "re.Pattern[str]":
 def _by_key(key: str, expected: str) -> Condition:
     def fulfilled(line: ManifestLine) -> bool:
         found = value_at(line.value, key)
-        return found is not None and (found if isinstance(found, str) else shown(found)) == expected
+        return found is not None and (found if isinstance(found, str) else short_repr(found)) == expected
 
     return fulfilled
 
@@ -218,8 +222,8 @@ def value_at(value: Mapping[str, Any], key: str) -> Any:
     return None
 
 
-def _by_verification(path: "str | Path", conditions: Conditions) -> Condition:
-    found = survey(local_path(path)).attributes
+def _by_verification(path: "str | Path", conditions: LineFilter) -> Condition:
+    found = scan(local_path(path)).attributes
     jobs = sorted(name for name, attribute in found.items() if VERIFICATION in attribute.kinds)
     wanted = conditions.verification or (jobs[0] if len(jobs) == 1 else "")
     if wanted not in jobs:

@@ -9,12 +9,12 @@ from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 
-from ssd_train.data.encoded import looks_like
-from ssd_train.data.images import FORMATS, encode_like
+from ssd_train.data.image_format import sniff_format
+from ssd_train.data.image_io import FORMATS, encode
 from ssd_train.data.pixels import opencv
-from ssd_train.data.prepare.lines import local_path
-from ssd_train.data.prepare.pictures import Writing, is_done, write_picture
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.images import WriteOptions, is_done, write_picture
+from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
 
 FRAME_FORMATS = {"jpg": "JPEG", "png": "PNG"}
@@ -51,7 +51,7 @@ class Frames:
 
 
 def extract_frames(
-    videos: Sequence["str | Path"], output: "str | Path", choice: Choice, writing: Writing, progress: Progress
+    videos: Sequence["str | Path"], output: "str | Path", choice: Choice, writing: WriteOptions, progress: Progress
 ) -> List[Frames]:
     """Write the chosen frames of each video below `output`.
 
@@ -77,7 +77,7 @@ def extract_frames(
     return [_extract(path, local_path(output), choice, writing, progress) for path in paths]
 
 
-def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progress: Progress) -> Frames:
+def _extract(path: Path, folder: Path, choice: Choice, writing: WriteOptions, progress: Progress) -> Frames:
     capture = _open(path)
     done = Frames(str(path), promised=max(0, int(capture.get(opencv().CAP_PROP_FRAME_COUNT))))
     try:
@@ -90,7 +90,7 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progres
                 done.skipped += 1
                 continue
             image = _retrieved(capture, f"{path}: frame {index}")
-            write_picture(target, encode_like(image, FRAME_FORMATS[choice.format], writing.quality))
+            write_picture(target, encode(image, FRAME_FORMATS[choice.format], writing.quality))
             done.written += 1
     finally:
         capture.release()
@@ -102,7 +102,7 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: Writing, progres
 def _open(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
-            found = looks_like(file.read(256))
+            found = sniff_format(file.read(256))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
     # OpenCV opens an image file as the first of a numbered sequence of frames

@@ -6,24 +6,29 @@ interrupted write leaves ``.NAME.part``, which the next run replaces.
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Sequence, Tuple, TypeVar
 
-from ssd_train.cpus import available_cpus
+import numpy as np
+from PIL import Image
+
 from ssd_train.data.file_names import IMAGE_FORMATS
-from ssd_train.data.images import read_header
-from ssd_train.data.prepare.lines import local_path
+from ssd_train.data.image_io import ImageHeader, decode_unrotated, encode, read_header
+from ssd_train.data.transforms import to_gray
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.parallel import in_order
+from ssd_train.prepare.manifest import list_images, local_path
 from ssd_train.progress import Progress
-from ssd_train.storage import errors_of, write_bytes_atomic
+from ssd_train.resources import available_cpus
+from ssd_train.storage.atomic import translate_io_errors, write_bytes_atomic
 
 Item = TypeVar("Item")
 
 
-class Writing(NamedTuple):
+class WriteOptions(NamedTuple):
     """Options for writing images.
 
     Attributes:
@@ -36,7 +41,7 @@ class Writing(NamedTuple):
 
 
 @dataclass
-class Processed:
+class ProcessResult:
     """Result of processing images.
 
     Attributes:
@@ -98,7 +103,7 @@ def write_picture(path: Path, data: bytes) -> None:
         write_bytes_atomic(path, data)
         return
     part = path.with_name(f".{path.name}.part")
-    with errors_of(path, len(data)):
+    with translate_io_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             file.write(data)
@@ -109,7 +114,7 @@ def write_picture(path: Path, data: bytes) -> None:
 
 def process(
     items: Sequence[Item], work: Callable[[Item], Tuple[bool, str]], progress: Progress, what: str
-) -> Processed:
+) -> ProcessResult:
     """Call `work` for each item, in a thread per CPU.
 
     A DataError counts as a failure of its item; other exceptions end the processing.
@@ -120,7 +125,7 @@ def process(
         progress: shows the items.
         what: name of the work for `progress`.
     """
-    done = Processed()
+    done = ProcessResult()
 
     def attempt(item: Item) -> Tuple[bool, str, str]:
         """Return the result of `work`, and the failure or ""."""
@@ -135,3 +140,56 @@ def process(
         done.notes += [note] if note else []
         done.failures += [failure] if failure else []
     return done
+
+
+_ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.2
+
+
+def grayscale(
+    images: "str | Path",
+    output: "str | Path",
+    writing: WriteOptions,
+    progress: Progress,
+) -> ProcessResult:
+    """Write each image below the folder `images` in gray to `output`.
+
+    Files keep their relative names. Unless `writing.overwrite` is set, images whose files exist and are not older than
+    the image are skipped.
+
+    Returns:
+        Counts, and a line for each image that cannot be read.
+
+    Raises:
+        ConfigError: `output` lies in `images`.
+        DataError: `images` is no folder, or has no images.
+    """
+    source, target = local_path(images), output_folder(output, images)
+
+    def work(name: str) -> Tuple[bool, str]:
+        """Write one gray image; return whether it did, and a note."""
+        if not writing.overwrite and is_done([target / name], source / name):
+            return False, ""
+        data = read_picture(source / name)
+        pixels, header = decode_unrotated(data, str(source / name))
+        write_picture(target / name, encode_stored(to_gray(pixels), header, writing.quality))
+        return True, mismatch(name, data)
+
+    return process(list_images(images), work, progress, "grayscale")
+
+
+def encode_stored(image: np.ndarray, header: ImageHeader, quality: int) -> bytes:
+    """Encode stored pixels in the format and with the orientation of `header`.
+
+    Args:
+        image: RGB uint8 (H, W, 3).
+        header: header of the original image.
+        quality: 1 to 100.
+    """
+    if header.orientation == 1:
+        return encode(image, header.format, quality)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = header.orientation
+    buffer = io.BytesIO()
+    # Pillow, because OpenCV writes no EXIF
+    Image.fromarray(image).save(buffer, header.format, quality=quality, exif=exif.tobytes())
+    return buffer.getvalue()

@@ -7,16 +7,19 @@ their text (1.50 stays 1.50), because other programs may depend on attributes th
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
-from ssd_train.data.formats.fields import image_name, shown
-from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA
-from ssd_train.data.formats.jsonl import numbered_lines, parse_object
+from ssd_train.data.file_names import IMAGE_FORMATS, images_below, is_image_name
+from ssd_train.data.formats.builder import class_table
+from ssd_train.data.formats.ground_truth import BOX_TYPE, METADATA, ManifestScan, choose_attribute, scan
+from ssd_train.data.formats.json_lines import bad_lines_error, numbered_lines, parse_object
+from ssd_train.data.formats.validators import image_name, short_repr, whole_number
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.storage import open_atomic
+from ssd_train.storage.atomic import open_atomic
 
 SOURCE = "source-ref"
 _WORDS = {None: "null", True: "true", False: "false"}
@@ -158,7 +161,7 @@ def annotations_of(line: ManifestLine, attribute: str) -> List[Dict[str, Any]]:
     """
     found = line.value[attribute].get("annotations")
     if not isinstance(found, list) or not all(isinstance(box, dict) for box in found):
-        raise DataError(f"{line.where}: annotations: found {shown(found)}, expected a list of objects")
+        raise DataError(f"{line.where}: annotations: found {short_repr(found)}, expected a list of objects")
     return found
 
 
@@ -171,7 +174,7 @@ def objects_of(line: ManifestLine, attribute: str) -> Optional[List[Any]]:
     objects = line.value[attribute + METADATA].get("objects")
     boxes = annotations_of(line, attribute)
     if objects is not None and (not isinstance(objects, list) or len(objects) != len(boxes)):
-        found = f"{len(objects)} objects" if isinstance(objects, list) else shown(objects)
+        found = f"{len(objects)} objects" if isinstance(objects, list) else short_repr(objects)
         raise DataError(f"{line.where}: {attribute}{METADATA}: found {found} for {len(boxes)} boxes, expected as many")
     return objects
 
@@ -185,3 +188,191 @@ def keep_boxes(line: ManifestLine, copy: Dict[str, Any], attribute: str, keep: S
         lists.append((copy[attribute + METADATA], "objects"))
     for owner, key in lists:
         owner[key] = [item for item, wanted in zip(owner[key], keep) if wanted]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Box labels of one manifest.
+
+    Attributes:
+        attribute: their label attribute.
+        name_of: class name by class id of the file.
+        id_of: lowest class id by class name.
+    """
+
+    attribute: str
+    name_of: Dict[int, str]
+    id_of: Dict[str, int]
+
+
+def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> Labels:
+    """Return the label attribute of a manifest's boxes and their classes.
+
+    Args:
+        path: the manifest.
+        label_attribute: the attribute to read; None: that of the newest job.
+
+    Raises:
+        DataError: a line or a class-map is malformed, or there are no boxes; begins with file:line.
+        ConfigError: `label_attribute` has no boxes in the manifest.
+    """
+    found = scan(local_path(path))
+    return labels_of(found, choose_attribute(found, label_attribute, path), path)
+
+
+def labels_of(found: ManifestScan, attribute: str, path: "str | Path") -> Labels:
+    """Return the classes of one attribute of a scanned manifest.
+
+    Raises:
+        DataError: a line or a class-map is malformed; begins with file:line.
+    """
+    faults = {**found.faults, **found.attributes[attribute].faults}
+    if faults:
+        raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
+    places = {key: f"{path}:{line}" for key, line in found.attributes[attribute].names.items()}
+    names, table = class_table(places)
+    name_of = {class_id: names[table[class_id]] for class_id in sorted(table)}
+    return Labels(attribute, name_of, {name: table[class_id] for class_id, name in name_of.items()})
+
+
+def names_on(line: ManifestLine, labels: Labels, from_keys: Sequence[str] = ()) -> List[str]:
+    """Return the class name of each box on a labelled line.
+
+    With `from_keys` all boxes get the values of these keys, joined by blanks; else each gets the name of its class id.
+
+    Raises:
+        DataError: a class id is unknown, or a key has no usable value; begins with file:line.
+    """
+    boxes = annotations_of(line, labels.attribute)
+    if from_keys and boxes:
+        return [_joined(line, from_keys)] * len(boxes)
+    return [_name(line, index, box, labels.name_of) for index, box in enumerate(boxes)]
+
+
+def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], ids: Mapping[str, int]) -> Edit:
+    """Return an edit that replaces the classes of a labelled line.
+
+    Args:
+        line: the line.
+        attribute: its label attribute.
+        names: new class name of each box; boxes of a class that is not in `ids` are removed.
+        ids: class id by name, for the boxes and the line's class-map.
+    """
+
+    def edit(copy: Dict[str, Any]) -> None:
+        for box, name in zip(copy[attribute]["annotations"], names):
+            box["class_id"] = ids.get(name)
+        keep_boxes(line, copy, attribute, [name in ids for name in names])
+        copy[attribute + METADATA]["class-map"] = {str(class_id): name for name, class_id in ids.items()}
+
+    return edit
+
+
+def _name(line: ManifestLine, index: int, box: Dict[str, Any], name_of: Mapping[int, str]) -> str:
+    try:
+        class_id = whole_number(box.get("class_id"), "class_id")
+        if class_id not in name_of:
+            raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(name_of)[:20]}")
+    except DataError as error:
+        raise error.at(f"{line.where}: box {index}") from None
+    return name_of[class_id]
+
+
+def _joined(line: ManifestLine, keys: Sequence[str]) -> str:
+    words = []
+    for key in keys:
+        value = line.value.get(key)
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+            found = short_repr(value) if key in line.value else "none"
+            raise DataError(f"{line.where}: {key}: found {found}, expected a word for the class name of its boxes")
+        words.append(str(value).strip())
+    return " ".join(words)
+
+
+def write_listing(
+    sources: Sequence["str | Path"], output: "str | Path", prefix: str = "", every: int = 1, name_regex: str = ""
+) -> int:
+    """Write a manifest line for every n-th image of `sources`.
+
+    Args:
+        sources: folders (all images below, sorted), images, or text files with an image name per line.
+        output: the new manifest.
+        prefix: ``s3://bucket/path`` to put before names that are no URLs.
+        every: n; the first image is written.
+        name_regex: regular expression for image names; its named groups become keys of the line:
+            ``(?P<color>[a-z]+)_(?P<object>[a-z]+)`` gives ``"color": "blue", "object": "box"``.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        ConfigError: `prefix` is not on S3, `every` is below 1, or `name_regex` is invalid or has no named groups.
+        DataError: there is no image, an image is repeated, or `name_regex` does not match a name.
+    """
+    if prefix and not re.match(r"s3://[^/]", prefix):
+        raise ConfigError(f"prefix: found {prefix!r}, expected s3://bucket/path")
+    if every < 1:
+        raise ConfigError(f"every: found {every}, expected 1 or more")
+    names = [name for source in sources for name in _names(source)]
+    return write_lines(output, _lines(names[::every], prefix, _compiled(name_regex)))
+
+
+def _names(source: "str | Path") -> List[str]:
+    path = local_path(source)
+    if path.is_dir():
+        return list_images(path)
+    if is_image_name(path.name):
+        return [str(source)]
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(
+            f"{source}: cannot be read ({reason}), expected a folder, an image or a list of names"
+        ) from None
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _compiled(name_regex: str) -> "re.Pattern[str]":
+    try:
+        pattern = re.compile(name_regex)
+    except re.error as error:
+        raise ConfigError(f"name_regex: found {name_regex!r}, expected a regular expression ({error})") from None
+    if name_regex and not pattern.groupindex:
+        raise ConfigError(f"name_regex: found {name_regex!r}, expected named groups: (?P<color>[a-z]+)_")
+    return pattern
+
+
+def _lines(names: Sequence[str], prefix: str, pattern: "re.Pattern[str]") -> Iterator[bytes]:
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"found image {name!r} twice, expected each once")
+        seen.add(name)
+        yield dump_exact(_line(image_name(name, "image"), prefix, pattern))
+
+
+def _line(name: str, prefix: str, pattern: "re.Pattern[str]") -> Dict[str, Any]:
+    found = pattern.search(name)
+    if found is None:
+        raise DataError(f"name_regex: {pattern.pattern!r} finds nothing in {name!r}, expected its groups in every name")
+    address = name if not prefix or "://" in name else f"{prefix.rstrip('/')}/{name}"
+    keys = {key: value for key, value in found.groupdict().items() if value is not None}
+    return {SOURCE: address, **keys}
+
+
+def list_images(folder: "str | Path") -> List[str]:
+    """Return the sorted relative POSIX paths of the images below `folder`.
+
+    Images are recognised by their suffix.
+
+    Raises:
+        DataError: `folder` is no folder, or has no images.
+    """
+    root = local_path(folder)
+    if not root.is_dir():
+        raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
+    found = [path.relative_to(root).as_posix() for path in images_below(root)]
+    if not found:
+        raise DataError(f"{folder}: found no images, expected files named *{', *'.join(IMAGE_FORMATS)}")
+    return sorted(found)

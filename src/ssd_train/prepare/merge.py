@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, choose_attribute, survey
-from ssd_train.data.formats.jsonl import bad_lines_error
-from ssd_train.data.prepare.classes import Labels, labels_of, names_on, new_classes
-from ssd_train.data.prepare.lines import ManifestLine, is_labelled, local_path, read_lines, write_lines
+from ssd_train.data.formats.ground_truth import BOX_TYPE, METADATA, choose_attribute, scan
+from ssd_train.data.formats.json_lines import bad_lines_error
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.manifest import (
+    Labels,
+    ManifestLine,
+    is_labelled,
+    labels_of,
+    local_path,
+    names_on,
+    new_classes,
+    read_lines,
+    write_lines,
+)
 
 ON_DUPLICATE = ("error", "keep-first", "keep-last", "keep-all")
 
@@ -75,7 +84,7 @@ def join(
 
 
 def _input(path: "str | Path", label_attribute: Optional[str]) -> _Input:
-    found = survey(local_path(path))
+    found = scan(local_path(path))
     if not found.attributes and not found.faults:
         return _Input(str(path), None)
     named = found.attributes.get(label_attribute or "")

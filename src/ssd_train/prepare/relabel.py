@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 
-from ssd_train.data.prepare.classes import Labels, names_on, new_classes, read_classes
-from ssd_train.data.prepare.lines import is_labelled, read_lines, write_lines
-from ssd_train.data.records import ClassNames
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import ConfigError
+from ssd_train.prepare.manifest import Labels, is_labelled, names_on, new_classes, read_classes, read_lines, write_lines
 
-WHEN_EMPTY = ("background", "drop")
+EMPTY_LINE_ACTIONS = ("background", "drop")
 
 
 @dataclass(frozen=True)
-class Relabelling:
+class RelabelRules:
     """Rules for new classes.
 
     Attributes:
@@ -37,8 +36,10 @@ class Relabelling:
     def __post_init__(self) -> None:
         if not (self.from_keys or self.rename or self.drop or self.renumber):
             raise ConfigError("relabel: found nothing to do, expected --from_keys, --rename, --drop or --renumber")
-        if self.when_empty not in WHEN_EMPTY:
-            raise ConfigError(f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, WHEN_EMPTY))}")
+        if self.when_empty not in EMPTY_LINE_ACTIONS:
+            raise ConfigError(
+                f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, EMPTY_LINE_ACTIONS))}"
+            )
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Relabelled:
 
 
 def relabel(
-    path: "str | Path", output: "str | Path", how: Relabelling, label_attribute: Optional[str] = None
+    path: "str | Path", output: "str | Path", how: RelabelRules, label_attribute: Optional[str] = None
 ) -> Relabelled:
     """Write a manifest with new classes to `output`.
 
@@ -85,7 +86,7 @@ def relabel(
     return report
 
 
-def _lines(path: "str | Path", labels: Labels, how: Relabelling, report: Relabelled) -> Iterator[bytes]:
+def _lines(path: "str | Path", labels: Labels, how: RelabelRules, report: Relabelled) -> Iterator[bytes]:
     for line in read_lines(path):
         report.lines_in += 1
         if not is_labelled(line, labels.attribute):
@@ -106,7 +107,7 @@ def _ids_by_keys(path: "str | Path", labels: Labels, keys: Sequence[str]) -> Dic
     return {name: class_id for class_id, name in enumerate(names)}
 
 
-def _new_ids(ids: Mapping[str, int], how: Relabelling) -> Dict[str, int]:
+def _new_ids(ids: Mapping[str, int], how: RelabelRules) -> Dict[str, int]:
     """Return id by name of the remaining classes, in the order of `ids`."""
     _refuse_unknown("rename", how.rename, ids)
     renamed: Dict[str, int] = {}

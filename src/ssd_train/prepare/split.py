@@ -14,19 +14,18 @@ from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.prepare.classes import Labels, names_on, read_classes
-from ssd_train.data.prepare.lines import ManifestLine, is_labelled, local_path, read_lines
-from ssd_train.data.split import name_groups
+from ssd_train.data.split import group_names
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.manifest import Labels, ManifestLine, is_labelled, local_path, names_on, read_classes, read_lines
 from ssd_train.progress import Progress
-from ssd_train.storage import open_atomic
+from ssd_train.storage.atomic import open_atomic
 
 ROUNDING = 1e-6
 BACKGROUND, UNLABELLED = "(no object)", "(not labelled)"  # kinds that are no classes
 
 
 @dataclass(frozen=True)
-class Splitting:
+class SplitOptions:
     """Options of a split.
 
     Attributes:
@@ -56,7 +55,7 @@ class Splitting:
 
 
 def split(
-    path: "str | Path", outputs: Sequence["str | Path"], how: Splitting, progress: Optional[Progress] = None
+    path: "str | Path", outputs: Sequence["str | Path"], how: SplitOptions, progress: Optional[Progress] = None
 ) -> List[int]:
     """Write each line of a manifest to one of `outputs`, in random order.
 
@@ -124,7 +123,7 @@ def assign(table: np.ndarray, sizes: np.ndarray, fractions: Sequence[float]) -> 
     return parts.tolist()
 
 
-def _read(path: "str | Path", how: Splitting) -> Tuple[List[bytes], List[str], List[FrozenSet[str]]]:
+def _read(path: "str | Path", how: SplitOptions) -> Tuple[List[bytes], List[str], List[FrozenSet[str]]]:
     """Return bytes, image and kinds of each line; kinds are empty unless stratified."""
     labels = read_classes(path, how.label_attribute) if how.stratify else None
     raw, sources, kinds = [], [], []
@@ -143,7 +142,7 @@ def _kinds(line: ManifestLine, labels: Labels) -> FrozenSet[str]:
 
 def _units(order: np.ndarray, sources: Sequence[str], group: str, progress: Optional[Progress]) -> List[List[int]]:
     """Return the groups of lines that must stay together, in the order of `order`."""
-    groups = name_groups(sources, group, "group", progress) if group else [None] * len(sources)
+    groups = group_names(sources, group, "group", progress) if group else [None] * len(sources)
     units: Dict[Tuple[str, str], List[int]] = {}
     for line in order.tolist():
         name = groups[line]

@@ -17,8 +17,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Set
 
-from ssd_train import storage
 from ssd_train.errors import SsdTrainError, WeightsError
+from ssd_train.storage import atomic
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -103,10 +103,10 @@ def unpack_archive(path: Path, folder: Path, limits: Limits = FOR_MODELS) -> Non
 
 def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     if member.isdir():
-        with storage.errors_of(target, 0):
+        with atomic.translate_io_errors(target, 0):
             target.mkdir(parents=True, exist_ok=True)
         return
-    with storage.errors_of(target, member.size):
+    with atomic.translate_io_errors(target, member.size):
         target.parent.mkdir(parents=True, exist_ok=True)
         # "x": never write through an existing file or link
         with open(target, "xb") as file:

@@ -17,13 +17,14 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
-from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Union
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Callable, Collection, Dict, Iterator, List, Mapping, Optional, Union
 
-from ssd_train.errors import ConfigError, SsdTrainError, WeightsError
+from ssd_train.errors import CheckpointError, ConfigError, SsdTrainError, WeightsError
 
 OWN_SUM = "sha256"  # key of a JSON document's own checksum
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -63,8 +64,8 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
             yield file
         return
     path = resolved
-    temporary = temporary_beside(path)
-    with errors_of(path, needed):
+    temporary = temp_path_for(path)
+    with translate_io_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
         try:
@@ -90,7 +91,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
+def write_checked(path: Path, write: Callable[[], None], needed: int) -> None:
     """Call `write`, a library's function that writes the file `path`, and sync the file to disk.
 
     Raises:
@@ -103,7 +104,7 @@ def guarded_write(path: Path, write: Callable[[], None], needed: int) -> None:
         if is_disk_full(error, Path(path).parent):
             raise full_disk(path, needed) from error
         raise
-    with errors_of(path, needed):
+    with translate_io_errors(path, needed):
         sync_file(path)
 
 
@@ -121,13 +122,13 @@ def prepared_file(path: Path) -> Iterator[Path]:
             with open(Path(folder) / path.name, "rb") as source, open_atomic(path) as file:
                 shutil.copyfileobj(source, file)
         return
-    with errors_of(resolved, 0):
+    with translate_io_errors(resolved, 0):
         resolved.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(resolved)
-    prepared = temporary_beside(resolved)
+    prepared = temp_path_for(resolved)
     try:
         yield prepared
-        move_into_place(prepared, resolved)
+        replace_atomic(prepared, resolved)
     finally:
         with contextlib.suppress(FileNotFoundError):
             prepared.unlink()
@@ -195,7 +196,7 @@ def _open_stream(target: Union[Path, int]) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _errors_of_stream(path: Path) -> Iterator[None]:
     try:
-        with errors_of(path, 0):
+        with translate_io_errors(path, 0):
             yield
     except SsdTrainError as error:
         if isinstance(error.__cause__, BrokenPipeError) and is_standard_output(path):
@@ -203,9 +204,9 @@ def _errors_of_stream(path: Path) -> Iterator[None]:
         raise
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
+def replace_atomic(temporary: Path, path: Path) -> None:
     """Rename the synced file `temporary` to `path`."""
-    with errors_of(path, 0):
+    with translate_io_errors(path, 0):
         os.replace(temporary, path)
         sync_directory(path.parent)
 
@@ -244,7 +245,7 @@ def _sum_of(document: Dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def temporary_beside(path: Path) -> Path:
+def temp_path_for(path: Path) -> Path:
     """Return this process's temporary path for `path`, on the same file system so that a rename is atomic."""
     return path.with_name(f"{path.name}.tmp-{os.getpid()}")
 
@@ -276,7 +277,7 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def errors_of(path: Path, needed: int) -> Iterator[None]:
+def translate_io_errors(path: Path, needed: int) -> Iterator[None]:
     """Convert OSErrors while writing `path` to SsdTrainErrors; `needed` as for `open_atomic`."""
     try:
         yield
@@ -328,11 +329,167 @@ def require_writable(folder: Path) -> None:
         SsdTrainError: it is a file, or not writable.
     """
     folder = Path(folder).absolute()
-    with errors_of(folder, 0):  # a parent folder may not be accessible
+    with translate_io_errors(folder, 0):  # a parent folder may not be accessible
         existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not existing.is_dir():
         raise SsdTrainError(f"{existing}: found a file, expected a writable folder")
     probe = existing / f".writable-{os.getpid()}"
-    with errors_of(folder, 0):
+    with translate_io_errors(folder, 0):
         probe.touch()
         probe.unlink()
+
+
+CHECKSUMS = "checksums.json"
+
+
+def write_dir_atomic(target: Path, write: Callable[[Path], None], keep: int) -> Path:
+    """Write the folder `target`-000001, or with the next number, atomically.
+
+    Args:
+        target: Path of the folder without its number.
+        write: Fills the temporary folder that it is given.
+        keep: Number of previous folders to keep; older ones are removed.
+
+    Returns:
+        Path of the new folder.
+
+    Raises:
+        SsdTrainError: the disk is full, or the folder cannot be written.
+        Exception: any exception of `write`; nothing is changed then.
+    """
+    target = Path(target)
+    new = temp_path_for(target)
+    with translate_io_errors(target, 0):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        new.mkdir()
+    try:
+        _fill(new, target, write)
+        with translate_io_errors(target, 0):
+            published = target.with_name(f"{target.name}-{max(map(_number_of, _numbered(target)), default=0) + 1:06d}")
+            os.rename(new, published)
+            sync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    with translate_io_errors(target, 0):
+        for old in finished_dirs(target)[1 + keep :]:
+            _discard(old, target)
+    return published
+
+
+def finished_dirs(target: Path) -> List[Path]:
+    """Return the finished folders of `publish_folder(target, ...)`, newest first.
+
+    They may be damaged; `verify_folder` checks that.
+    """
+    finished = [folder for folder in _numbered(Path(target)) if _is_finished(folder)]
+    return sorted(finished, key=_number_of, reverse=True)
+
+
+def verify_checksums(folder: Path, names: Optional[Collection[str]] = None) -> None:
+    """Compare the files of a published folder with their sizes and SHA-256 checksums.
+
+    Args:
+        folder: A published folder.
+        names: Names of the files to compare; None: all.
+
+    Raises:
+        CheckpointError: the folder is unfinished, or a file is missing, unreadable or changed.
+    """
+    folder = Path(folder)
+    for name, expected in _listed(folder).items():
+        if names is None or name in names:
+            try:
+                _verify(folder / name, expected)
+            except OSError as error:
+                raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror})") from None
+
+
+def _verify(file: Path, expected: Mapping[str, Any]) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing; {CHECKSUMS} lists it")
+    size = file.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(f"{file}: has {size} bytes, {expected['bytes']} were written")
+    digest = sha256_of(file)
+    if digest != expected["sha256"]:
+        raise CheckpointError(f"{file}: damaged: found SHA-256 {digest}, expected {expected['sha256']}")
+
+
+def _fill(folder: Path, target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder with `write`, sync it to disk and add its checksums."""
+    try:
+        write(folder)
+    except Exception as error:
+        if is_disk_full(error, folder):
+            raise full_disk(target, _size(folder)) from error
+        with translate_io_errors(target, 0):
+            raise
+    with translate_io_errors(target, _size(folder)):
+        listed = {}
+        for file in _files(folder):
+            sync_file(file)
+            listed[_name_in(folder, file)] = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+        for directory in [path for path in folder.rglob("*") if path.is_dir()]:
+            sync_directory(directory)
+        write_json_atomic(folder / CHECKSUMS, {"files": listed})
+
+
+def _listed(folder: Path) -> Dict[str, Dict[str, Any]]:
+    """Read a folder's checksums; raises CheckpointError if one is unreadable or names a file outside the folder."""
+    marker = folder / CHECKSUMS
+    try:
+        files = json.loads(marker.read_text("utf-8"))["files"]
+        listed = {name: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for name, entry in files.items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{marker}: is missing: the folder is incomplete") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{marker}: cannot be read as a list of checksums ({error})") from error
+    for name in listed:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CheckpointError(f"{marker}: lists {name!r}, which is not inside the folder")
+    return listed
+
+
+def _discard(old: Path, target: Path) -> None:
+    """Remove a published folder, unless it contains files that are not in its checksums."""
+    try:
+        ours = {*_listed(old), CHECKSUMS}
+    except CheckpointError:  # unknown which files are ours
+        return
+    if ours.issuperset(_name_in(old, file) for file in _files(old)):
+        # Renamed first, so that a kill leaves a temporary folder and not a partial one that looks finished.
+        doomed = temp_path_for(target)
+        os.rename(old, doomed)
+        shutil.rmtree(doomed)
+
+
+def _numbered(target: Path) -> List[Path]:
+    """Return the paths that have the name of a folder published for `target`."""
+    pattern = re.compile(re.escape(target.name) + r"-\d{6,}")
+    siblings = target.parent.iterdir() if target.parent.is_dir() else []
+    return [path for path in siblings if pattern.fullmatch(path.name)]
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return (folder / CHECKSUMS).is_file()
+    except OSError:  # a failing disk or an inaccessible folder must be reported, not ignored
+        return True
+
+
+def _number_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _files(folder: Path) -> List[Path]:
+    return [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in _files(folder))

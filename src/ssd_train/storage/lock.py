@@ -15,14 +15,14 @@ from typing import Iterator, Optional
 
 from ssd_train.errors import CheckpointError
 from ssd_train.progress import Progress
-from ssd_train.storage import errors_of
+from ssd_train.storage.atomic import translate_io_errors
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(folder: Optional[Path], progress: Progress) -> Iterator[None]:
+def exclusive_lock(folder: Optional[Path], progress: Progress) -> Iterator[None]:
     """Lock `folder` within the block and create it if it is missing; None locks nothing.
 
     Raises:
@@ -33,7 +33,7 @@ def held(folder: Optional[Path], progress: Progress) -> Iterator[None]:
         yield
         return
     path = Path(folder) / LOCK
-    with errors_of(path, 0):
+    with translate_io_errors(path, 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         # O_CLOEXEC: child processes may outlive this one and would keep the lock
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -18,12 +18,12 @@ import uuid
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, Union
 
-from ssd_train import storage
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
 from ssd_train.parallel import in_order
 from ssd_train.progress import Progress
-from ssd_train.s3 import WORKERS, Entry, Store, Unavailable, Url
+from ssd_train.storage import atomic
+from ssd_train.storage.s3 import WORKERS, Entry, Store, Unavailable, Url
 
 _MB = 1e6
 
@@ -132,18 +132,18 @@ class Copies:
             incoming = self._root / bucket / "incoming"
             with _errors_of_copy(Url(bucket, ""), incoming):
                 incoming.parent.mkdir(parents=True, exist_ok=True)
-                storage.remove_leftovers(incoming)
-                storage.temporary_beside(incoming).mkdir()
+                atomic.remove_leftovers(incoming)
+                atomic.temp_path_for(incoming).mkdir()
             self._indexes[bucket] = _Index(self._root / bucket / "index.jsonl")
         return self._indexes[bucket]
 
     def _incoming(self, bucket: str) -> Path:
-        return storage.temporary_beside(self._root / bucket / "incoming")
+        return atomic.temp_path_for(self._root / bucket / "incoming")
 
     def _check_free_space(self, url: Url, size: int) -> None:
         path = self._path(url)
         if size > shutil.disk_usage(self._root).free:
-            raise storage.full_disk(path, size)
+            raise atomic.full_disk(path, size)
 
 
 class _Index:
@@ -225,8 +225,8 @@ def _errors_of_copy(url: Url, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if storage.is_disk_full(error, _existing(path)):
-            raise storage.full_disk(path, 0) from error
+        if atomic.is_disk_full(error, _existing(path)):
+            raise atomic.full_disk(path, 0) from error
         raise SsdTrainError(f"{url}: its copy {path} cannot be written: {error.strerror or error}") from error
 
 

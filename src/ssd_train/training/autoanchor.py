@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.archives import opened_model
+from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import TrainConfig
+from ssd_train.config_fields import parse_increasing_floats
 from ssd_train.data.augment import ZOOM, View
-from ssd_train.data.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
-from ssd_train.data.records import LabelSet
+from ssd_train.data.structures import Labels
 from ssd_train.errors import WeightsError
-from ssd_train.model.anchors import anchor_layout, even_shares, feature_cells, make_anchors
+from ssd_train.model.anchors import anchor_layout, feature_cells, linear_scales, make_anchors
 from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
 from ssd_train.progress import Progress
-from ssd_train.setting_values import rising_shares
-from ssd_train.training.saved_model import CONFIG, SavedModel
+from ssd_train.storage.archive import opened_model
 
 # candidates, as fractions of the image size; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
 SMALLEST = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35)
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
     usual: float
 
 
-def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelSet, progress: Progress) -> TrainConfig:
+def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Labels, progress: Progress) -> TrainConfig:
     """Return `config` with the anchor_sizes to train with.
 
     They are, in this order: those in `config`; those of the detector in `pretrained`, whose box offsets refer to them;
@@ -54,20 +54,20 @@ def with_anchors(config: TrainConfig, pretrained: Optional[Path], labels: LabelS
     """
     if config.anchor_sizes or not config.auto_anchors:
         return config
-    old = None if pretrained is None else anchors_of(pretrained, config)
+    old = None if pretrained is None else anchors_of_checkpoint(pretrained, config)
     if old is not None:
         progress.say(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
         return dataclasses.replace(config, anchor_sizes=old)
     if not any(record.size_wh and len(record.boxes) for record in labels.records):
         progress.warn("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
         return config
-    choice = fitted_shares(config, labels)
+    choice = fit_anchor_scales(config, labels)
     sizes = ",".join(f"{share:g}" for share in choice.shares)
     progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}")
     return dataclasses.replace(config, anchor_sizes=sizes)
 
 
-def anchors_of(pretrained: Path, config: TrainConfig) -> Optional[str]:
+def anchors_of_checkpoint(pretrained: Path, config: TrainConfig) -> Optional[str]:
     """Return the anchor_sizes of a pretrained detector; None if it is none.
 
     It may be a model of ours for the same image size (other sizes have other feature maps), or one of GluonCV's.
@@ -112,10 +112,10 @@ def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
         return ""
     sizes = np.array([*(cell[2] for cell in first), first[-1][6] ** 2 / last])
     text = ",".join(f"{size / side:.6g}" for size in sizes)
-    return text if rising_shares(text) else ""
+    return text if parse_increasing_floats(text) else ""
 
 
-def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
+def fit_anchor_scales(config: TrainConfig, labels: Labels) -> Choice:
     """Return the anchor scales with the highest mean IoU, out of a few dozen.
 
     Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
@@ -125,13 +125,13 @@ def fitted_shares(config: TrainConfig, labels: LabelSet) -> Choice:
     maps = len(feature_cells(config.base_network, config.image_shape))
     usual = tuple(size / config.image_shape for size in anchor_layout(config.base_network, config.image_shape).sizes)
     shapes = [(s, s * times) for s, times in itertools.product(SMALLEST, SECOND) if s * times < LARGEST]
-    candidates = [usual, *(even_shares(maps, smallest, second, LARGEST) for smallest, second in shapes)]
+    candidates = [usual, *(linear_scales(maps, smallest, second, LARGEST) for smallest, second in shapes)]
     overlaps = [_overlap(config, boxes, shares) for shares in candidates]
     best = int(np.argmax(overlaps))
     return Choice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
 
 
-def _sample(labels: LabelSet, config: TrainConfig) -> np.ndarray:
+def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:
     """Sample boxes (N, 4), xyxy in input pixels, evenly from all classes; deterministic."""
     sized = [(r.boxes, np.array([*r.size_wh, *r.size_wh]), r.class_ids) for r in labels.records if r.size_wh]
     boxes = np.concatenate([boxes * (config.image_shape / size) for boxes, size, _ in sized])

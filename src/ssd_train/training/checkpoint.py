@@ -3,21 +3,162 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ssd_train import __version__, published, storage
+from ssd_train import __version__, mxnet_compat
+from ssd_train.artifacts.saved_model import CONFIG, belongs_to_best, save_ndarrays, save_parameters
+from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
+from ssd_train.data.structures import Labels
 from ssd_train.errors import CheckpointError, SsdTrainError
-from ssd_train.model.pretrained import load_exactly, read_arrays, saved_parameters
-from ssd_train.training.circumstances import changes
-from ssd_train.training.fingerprint import refuse_changes, whatever_the_data
-from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
-from ssd_train.training.saved_model import CONFIG, is_of_best_model, save_parameters
+from ssd_train.model.pretrained import load_strict, read_arrays, state_dict
+from ssd_train.storage import atomic
+from ssd_train.storage.archive import unpack_archive
+from ssd_train.training.distributed.communicator import Communicator
+from ssd_train.training.engine import EpochMeter
 from ssd_train.training.schedule import BestScore
-from ssd_train.training.tally import Tally
+
+mx = mxnet_compat.mxnet()
+
+
+def save_optimizer(path: Path, trainer: Any) -> Dict[str, int]:
+    """Write the arrays of the optimizer's state; return the number of updates by parameter index."""
+    updater = trainer._updaters[0]
+    arrays = {}
+    for index, value in updater.states.items():
+        for part, array in enumerate(_as_parts(value)):
+            arrays[f"{index}.{part}"] = array.as_in_context(mx.cpu())
+    if not arrays:
+        arrays = {"none": mx.nd.zeros(1)}  # sgd without momentum has no state, and MXNet cannot write an empty file
+    save_ndarrays(path, arrays)
+    return {str(index): count for index, count in trainer._optimizer._index_update_count.items()}
+
+
+def load_optimizer(arrays: Mapping[str, Any], trainer: Any, counts: Mapping[str, int]) -> None:
+    """Restore the arrays and update counts of `save_optimizer` on all devices of `trainer`."""
+    optimizer = trainer._optimizer
+    for position, updater in enumerate(trainer._updaters):
+        for index, parameter in enumerate(trainer._params):
+            if str(index) not in counts:
+                continue  # never updated, so it has no state
+            weight = parameter.list_data()[position]
+            state = optimizer.create_state_multi_precision(index, weight)
+            for part, array in enumerate(_as_parts(state)):
+                arrays[f"{index}.{part}"].copyto(array)
+            updater.states[index] = state
+            updater.states_synced[index] = True
+        # MXNet keeps the update counts by device index, which is 1 for gpu(1) even if that is the only device
+        optimizer._set_current_context(trainer._contexts[position].device_id)
+        optimizer._index_update_count.update({int(index): count for index, count in counts.items()})
+    optimizer.num_update = max(counts.values(), default=0)
+
+
+def _as_parts(state: Any) -> List[Any]:
+    """Return the arrays of one parameter's optimizer state as a flat list."""
+    if state is None:
+        return []
+    return [part for one in state for part in _as_parts(one)] if isinstance(state, (list, tuple)) else [state]
+
+
+def fingerprint(config: TrainConfig, train: Labels, validation: Labels, processes: int = 1) -> Dict[str, Any]:
+    """Return the settings that affect the weights, the classes and digests of the labels, by name."""
+    return {
+        **config_fingerprint(config, processes),
+        "classes": list(train.class_names),
+        "training labels": _digest(train),
+        "validation labels": _digest(validation),
+    }
+
+
+def config_fingerprint(config: TrainConfig, processes: int = 1) -> Dict[str, Any]:
+    """Return the part of the fingerprint that is known before the data is read."""
+    resumable = set(resumable_settings())
+    marks = {f"setting {name}": value for name, value in config.to_json().items() if name not in resumable}
+    if processes > 1:  # it determines the global batch
+        marks["processes"] = processes
+    return marks
+
+
+def without_data_fields(marks: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the fingerprint without the fields that the data determines."""
+    by_data = {"classes", "training labels", "validation labels", *(f"setting {name}" for name in settings_by_data())}
+    return {name: value for name, value in marks.items() if name not in by_data}
+
+
+def check_compatible(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
+    """Raise CheckpointError, naming every part of the fingerprint that differs."""
+    # settings may have been renamed since the checkpoint was written
+    renamed = {f"setting {name}": f"setting {current}" for name, current in SETTING_ALIASES.items()}
+    old = {renamed.get(name, name): value for name, value in old.items()}
+    # a setting added after the checkpoint was written counts as its default
+    defaults = {f"setting {item.name}": item.default for item in fields(TrainConfig)}
+    old = {**{name: defaults[name] for name in new if name in defaults}, **old}
+    old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
+    differing = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differing:
+        raise CheckpointError(
+            f"{folder}: cannot resume with other settings: {'; '.join(differing)}; "
+            "use another checkpoint_dir to start a new run"
+        )
+
+
+def _digest(labels: Labels) -> str:
+    digest = hashlib.sha256()
+    for record in labels.records:
+        digest.update(f"{record.name}\0{record.size_wh}\0".encode("utf-8", "surrogateescape"))
+        digest.update(record.boxes.tobytes() + record.class_ids.tobytes())
+    return digest.hexdigest()
+
+
+def _may_change(key: str) -> bool:
+    """Return whether a part of an old checkpoint's fingerprint is a setting that may now change on resume."""
+    return key in {f"setting {name}" for name in resumable_settings()}
+
+
+def _change(key: str, old: Dict[str, Any], new: Dict[str, Any]) -> str:
+    if key.endswith(" labels") and key in old and key in new:  # digests mean nothing to a person
+        return f"the {key} are not those of the checkpoint"
+    if key.startswith("setting ") and key not in new:
+        return f"{key}: the checkpoint has {old[key]!r}, this ssd_train does not know it: use a newer one"
+    return f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}"
+
+
+_BITS = "the weights may differ from those of an uninterrupted run in the last bits"
+
+
+def runtime_info(config: TrainConfig, devices: Sequence[Any]) -> Dict[str, Any]:
+    """Return the runtime properties to store in a checkpoint."""
+    return {
+        "epochs": config.epochs,
+        "schedule": config.schedule,
+        "CPU threads": mxnet_compat.cpu_threads(),
+        "devices": ", ".join(map(str, devices)),
+        "versions": {"ssd_train": __version__, **mxnet_compat.versions()},
+    }
+
+
+def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
+    """Return a line to log for each property that differs. An old checkpoint may lack some."""
+    lines = [
+        f"{name}: found {new[name]}, the checkpoint was made with {old[name]}: {_BITS}"
+        for name in ("CPU threads", "devices")
+        if name in old and old[name] != new[name]
+    ]
+    before, now = old.get("versions", {}), new["versions"]
+    others = [f"{name} {now.get(name)} (was {before[name]})" for name in before if before[name] != now.get(name)]
+    if others:
+        lines.append(f"versions: found {', '.join(others)}: {_BITS}")
+    if old.get("epochs", new["epochs"]) != new["epochs"]:
+        course = "; from here the learning rate follows the new schedule" if new["schedule"] == "cosine" else ""
+        lines.append(f"epochs: found {new['epochs']}, the checkpoint was made for {old['epochs']}{course}")
+    return lines
+
 
 STATE_FORMAT = 1
 MAX_COUNT = 1 << 53
@@ -37,7 +178,7 @@ class TrainState:
     """
 
     epoch: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: EpochMeter = field(default_factory=EpochMeter)
     best: BestScore = field(default_factory=BestScore)
     history: List[Dict[str, Any]] = field(default_factory=list)
     fingerprint: Dict[str, Any] = field(default_factory=dict)
@@ -46,7 +187,7 @@ class TrainState:
         """Append the row of the finished epoch to the history and start the next one."""
         self.history.append(row)
         self.epoch += 1
-        self.tally = Tally()
+        self.tally = EpochMeter()
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}" + (f", step {self.tally.steps} of the next" if self.tally.steps else "")
@@ -72,10 +213,10 @@ class Checkpoints:
         """Write a new state, including the files of the best model in the folder `best_model`."""
 
         def write(folder: Path) -> None:
-            save_parameters(folder / LAST, saved_parameters(learner.net))
+            save_parameters(folder / LAST, state_dict(learner.net))
             counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
             if learner.average:
-                save_parameters(folder / AVERAGE, saved_parameters(learner.average.net))
+                save_parameters(folder / AVERAGE, state_dict(learner.average.net))
             if state.best.epoch >= 0:
                 _copy_best(best_model, folder / BEST)
             document = {"format": STATE_FORMAT, "package": __version__, **asdict(state), "updates": counts}
@@ -84,7 +225,7 @@ class Checkpoints:
             document["circumstances"] = self.circumstances
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
-        published.publish_folder(self.target, write, keep=2)
+        atomic.write_dir_atomic(self.target, write, keep=2)
 
     def restore(self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path) -> Tuple[TrainState, List[str]]:
         """Load the newest undamaged state into `learner`, and its best model into `model_dir`.
@@ -96,10 +237,10 @@ class Checkpoints:
             CheckpointError: the fingerprint differs, or every state is damaged.
         """
         notes: List[str] = []
-        folders = published.published_folders(self.target)
+        folders = atomic.finished_dirs(self.target)
         for folder in folders:
             try:
-                published.verify_folder(folder)
+                atomic.verify_checksums(folder)
             except CheckpointError as error:
                 notes.append(f"{error}; the checkpoint before it is used")
                 continue
@@ -121,31 +262,35 @@ class Checkpoints:
         Raises:
             CheckpointError: the fingerprint differs, or more than `epochs` are finished.
         """
-        for folder in published.published_folders(self.target)[:1]:
+        for folder in atomic.finished_dirs(self.target)[:1]:
             try:
-                published.verify_folder(folder, [STATE])
+                atomic.verify_checksums(folder, [STATE])
             except CheckpointError:
                 return  # `restore` logs it and uses an older state
             with _as_state(folder):
                 document = _document(folder)
                 fingerprints = (document["fingerprint"], fingerprint)
-                refuse_changes(folder, *(map(whatever_the_data, fingerprints) if before_data else fingerprints))
-                state = TrainState(document["epoch"], Tally(**document["tally"]))
-                refuse_fewer_epochs(self.folder, state, epochs)
+                check_compatible(folder, *(map(without_data_fields, fingerprints) if before_data else fingerprints))
+                state = TrainState(document["epoch"], EpochMeter(**document["tally"]))
+                check_epochs(self.folder, state, epochs)
 
     def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> Tuple[TrainState, List[str]]:
         """Load the state in `folder` into `learner`; return it and the changed runtime properties to log."""
         with _as_state(folder):
             document = _document(folder)
-            refuse_changes(folder, document["fingerprint"], fingerprint)
-            load_exactly(learner.net, folder / LAST)
+            check_compatible(folder, document["fingerprint"], fingerprint)
+            load_strict(learner.net, folder / LAST)
             load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
             learner.loss_scale.restore(document["loss_scale"])
             if learner.average:
-                load_exactly(learner.average.net, folder / AVERAGE)
+                load_strict(learner.average.net, folder / AVERAGE)
                 learner.average.updates = document["averaged_steps"]
-            best, tally = BestScore(**document["best"]), Tally(**document["tally"])
-            differences = changes(document.get("circumstances", {}), self.circumstances) if self.circumstances else []
+            best, tally = BestScore(**document["best"]), EpochMeter(**document["tally"])
+            differences = (
+                describe_differences(document.get("circumstances", {}), self.circumstances)
+                if self.circumstances
+                else []
+            )
             state = TrainState(document["epoch"], tally, best, document["history"], fingerprint)
             _require_sound(state, document)
             return state, differences
@@ -155,7 +300,7 @@ def _copy_best(best_model: Path, folder: Path) -> None:
     """Copy the files of the best model; raise SsdTrainError if they are gone."""
     folder.mkdir()
     try:
-        files = {file.name: file.read_bytes() for file in filter(is_of_best_model, best_model.iterdir())}
+        files = {file.name: file.read_bytes() for file in filter(belongs_to_best, best_model.iterdir())}
     except OSError as error:
         raise _best_model_lost(best_model, error.strerror) from error
     if CONFIG not in files:
@@ -180,10 +325,10 @@ def _restore_best(best: Path, model_dir: Path) -> None:
         return
     model_dir.mkdir(parents=True, exist_ok=True)
     for file in sorted(best.iterdir(), key=lambda f: f.name == CONFIG):
-        storage.write_bytes_atomic(model_dir / file.name, file.read_bytes())
+        atomic.write_bytes_atomic(model_dir / file.name, file.read_bytes())
 
 
-def refuse_fewer_epochs(folder: Path, state: TrainState, epochs: int) -> None:
+def check_epochs(folder: Path, state: TrainState, epochs: int) -> None:
     """Raise CheckpointError if `state`, saved in `folder`, is beyond `epochs` epochs."""
     if state.epoch + bool(state.tally.steps) > epochs:
         raise CheckpointError(f"{folder}: holds {state}, expected --epochs to be no less than that")
@@ -226,3 +371,26 @@ def _document(folder: Path) -> Dict[str, Any]:
             f"expected {STATE_FORMAT} or less: use a newer ssd_train"
         )
     return document
+
+
+def broadcast_state(cluster: Communicator, state: TrainState, learner: Any, fingerprint: Dict[str, Any]) -> TrainState:
+    """Copy rank 0's state, weights and optimizer to all hosts; return the state.
+
+    It is sent as a checkpoint without the best model, which only rank 0 keeps.
+    """
+    if cluster.size == 1:
+        return state
+    with tempfile.TemporaryDirectory() as name:
+        folder, no_model, packed = (Path(name) / part for part in ("checkpoints", "model", "packed.tar.gz"))
+        no_model.mkdir()
+        checkpoints = Checkpoints(folder)
+        if cluster.is_leader:
+            checkpoints.save(state, learner, no_model)
+            with tarfile.open(packed, "w:gz", compresslevel=0) as archive:
+                archive.add(folder, ".")
+            cluster.share_bytes(packed.read_bytes())
+            return state
+        packed.write_bytes(cluster.share_bytes(b""))
+        unpack_archive(packed, folder)
+        received, _ = checkpoints.restore(fingerprint, learner, no_model)
+        return received

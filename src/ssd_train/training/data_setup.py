@@ -5,28 +5,239 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import stat
+import tempfile
 from collections import Counter
-from typing import Iterator, List, Sequence, Tuple
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.check import Side, cheap_check, check_apart, refuse_errors, without_errors
-from ssd_train.data.check_codes import Finding
-from ssd_train.data.check_images import files_without_label
-from ssd_train.data.check_labels import label_width
-from ssd_train.data.check_statistics import remarks
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.sources import FolderImages
-from ssd_train.data.split import classes_missing_from
-from ssd_train.data.stream import DetectionStream
+from ssd_train.data.checks.codes import Finding
+from ssd_train.data.checks.images import files_without_label
+from ssd_train.data.checks.labels import label_width
+from ssd_train.data.checks.runner import Split, check_leakage, drop_errors, quick_check, raise_on_errors
+from ssd_train.data.checks.statistics import remarks
+from ssd_train.data.image_sources import Fetch, FolderImages
+from ssd_train.data.labels import (
+    LabeledDataset,
+    LabelOptions,
+    align_classes,
+    load_labels,
+    pad_classes,
+    parse_class_names,
+)
+from ssd_train.data.pipe.channel import Channel, Table, read_channel
+from ssd_train.data.pipe.fifo import fifo_path
+from ssd_train.data.pipe.spill import SpillFile, free_space
+from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
+from ssd_train.data.predefined_splits import described, for_training, for_validation, of_split
+from ssd_train.data.split import hash_of_image, split_by_hash, unseen_classes
+from ssd_train.data.structures import ClassNames
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.training.sides import Sides, read_sides
+from ssd_train.storage.s3_cache import image_fetcher
+
+MB, GB = 10**6, 10**9
+FREE_SHARE = 0.5  # of the free disk space, if --pipe_spill_gb is 0
+VALIDATION_SHARE = 0.25  # of the limit, if both channels are piped
 
 
-def take_in(
+def pipe_channel_paths(environment: Environment) -> Dict[str, Path]:
+    """Return the paths of the train and validation channels that use Pipe mode.
+
+    These are the channels that the environment names, and those without a folder whose first FIFO exists.
+    """
+    paths = {"train": environment.train, "validation": environment.validation}
+    return {name: path for name, path in paths.items() if path and (name in environment.pipes or _looks_piped(path))}
+
+
+class PipeChannels:
+    """Pipe mode channels of a job, each received once at construction."""
+
+    def __init__(self, config: TrainConfig, paths: Dict[str, Path], progress: Progress) -> None:
+        self._config, self._progress = config, progress
+        self._spills = _spill_files(config, paths)
+        self._channels = self._receive(paths)
+        self._table: Optional[Table] = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._channels
+
+    def train(self) -> LabeledDataset:
+        """Return the training data.
+
+        The images are a DetectionStream if they do not fit the spill file.
+        """
+        channel, config = self._channels["train"], self._config
+        class_names, table = channel.class_table(parse_class_names(config.class_names))
+        labels, images = channel.label_set(class_names, table, config.on_bad_data)
+        if not config.class_names:
+            labels = pad_classes(labels, config.num_classes)
+        # later epochs and validation may have ids that do not occur in the first pass over the training data
+        self._table = table = {**{i: i for i in labels.class_names.unnamed}, **table}
+        if images is not None:
+            return LabeledDataset(labels, images)
+        options = StreamOptions(
+            config.epochs, config.pipe_timeout, config.pipe_buffer_mb * MB, self._spills["train"], config.on_bad_data
+        )
+        return LabeledDataset(labels, DetectionStream(channel.path, table, options, self._progress))
+
+    def validation(self, class_names: ClassNames) -> LabeledDataset:
+        """Return the validation data with the training classes `class_names`.
+
+        Raises:
+            DataError: the images do not fit the spill file, or training lacks a class.
+        """
+        channel = self._channels["validation"]
+        if channel.classes or self._table is None:
+            names, table = channel.class_table(None)
+        else:  # without class names its ids are those of the training channel
+            names, table = class_names, self._table
+        labels, images = channel.label_set(names, table, self._config.on_bad_data)
+        if images is None:
+            raise DataError(
+                f"{channel.path}: holds more images than can be kept, expected a larger --pipe_spill_gb or fewer images"
+            )
+        return LabeledDataset(align_classes(labels, class_names), images)
+
+    def _receive(self, paths: Dict[str, Path]) -> Dict[str, Channel]:
+        if not paths:
+            return {}
+        stop = Event()
+        with ThreadPoolExecutor(len(paths), thread_name_prefix="pipe") as pool:
+            futures = {
+                name: pool.submit(read_channel, path, self._config.pipe_timeout, self._spills[name], stop)
+                for name, path in paths.items()
+            }
+            try:
+                done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()  # after a failure the other readers need not go on
+            for future in done:
+                future.result()
+            channels = {name: future.result() for name, future in futures.items()}
+        for name, channel in channels.items():
+            size = sum(one.place[1] for one in channel.received) / MB
+            where = "kept on the disk" if channel.spill else "too much to keep: each epoch is read from its own FIFO"
+            self._progress.say(f"{name}: received {len(channel.received)} images, {size:.1f} MB, {where}")
+        return channels
+
+
+def _looks_piped(path: Path) -> bool:
+    if path.exists():  # also ".", which has no name to derive the FIFO's from
+        return False
+    fifo = fifo_path(path, 0)
+    return fifo.exists() and stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def _spill_files(config: TrainConfig, paths: Dict[str, Path]) -> Dict[str, SpillFile]:
+    if not paths:
+        return {}
+    folder = Path(tempfile.gettempdir())
+    limit = config.pipe_spill_gb * GB or free_space(folder) * FREE_SHARE
+    shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE} if len(paths) > 1 else {}
+    return {name: SpillFile(folder, int(limit * shares.get(name, 1))) for name in paths}
+
+
+Splits = Tuple[LabeledDataset, LabeledDataset]
+
+
+def require_inputs(environment: Environment) -> None:
+    """Raise DataError if a path of the data does not exist; nothing is read."""
+    piped = pipe_channel_paths(environment)
+    paths = {
+        "images": [environment.train, environment.validation],
+        "labels": [environment.labels, environment.validation_labels],
+    }
+    for content, given in paths.items():
+        for path in given:
+            if path is not None and path not in piped.values() and not path.exists():
+                raise DataError(f"{path}: not found, expected {content}")
+
+
+def load_splits(config: TrainConfig, environment: Environment, progress: Progress) -> Splits:
+    """Return training and validation data, split if there is no validation data.
+
+    Both have the classes of the training labels.
+
+    Raises:
+        DataError: the data are unusable.
+        ConfigError: a setting does not fit the data.
+    """
+    pipes = PipeChannels(config, pipe_channel_paths(environment), progress)
+    fetch = image_fetcher(progress) if environment.fetch_images else None
+    if "train" in pipes:
+        if environment.labels is not None:
+            raise ConfigError(f"labels: found {environment.labels}, expected none: train is a pipe that brings labels")
+        train = pipes.train()
+    else:
+        train = load_labels(environment.train, environment.labels, _options(config, fetch))
+        if not config.class_names:
+            train = LabeledDataset(pad_classes(train.labels, config.num_classes), train.images)
+    if "validation" in pipes:
+        return train, pipes.validation(train.labels.class_names)
+    alone = environment.validation is None and environment.validation_labels is None
+    train, own = _of_sets(train, config, alone, progress)
+    if own is not None:
+        return train, own
+    if alone:
+        return hold_out_validation(train, config, progress)
+    images: Optional[Path] = environment.validation or environment.train
+    validation = load_labels(images, environment.validation_labels, _options(config, fetch))
+    scored = align_classes(for_validation(validation.labels), train.labels.class_names)
+    return train, LabeledDataset(scored, validation.images)
+
+
+def _of_sets(
+    train: LabeledDataset, config: TrainConfig, alone: bool, progress: Progress
+) -> Tuple[LabeledDataset, Optional[LabeledDataset]]:
+    """Return the named sets of the data to train on and to validate with.
+
+    The second is None if the data have no set for it.
+    """
+    labels = train.labels
+    sets = described(labels)
+    if config.split:
+        learned, scored = of_split(labels, config.split), None
+    else:
+        learned, scored = for_training(labels, alone)
+    if sets:
+        with_what = f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all"
+        progress.say(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")
+    return (
+        LabeledDataset(learned, train.images),
+        None if scored is None else LabeledDataset(scored, train.images),
+    )
+
+
+def hold_out_validation(whole: LabeledDataset, config: TrainConfig, progress: Optional[Progress] = None) -> Splits:
+    """Hold out a fraction of the images for validation."""
+    if isinstance(whole.images, DetectionStream):
+        raise DataError(
+            f"{whole.images.path}: holds more images than can be kept to hold some out for validation, expected a "
+            "channel validation, or a larger --pipe_spill_gb"
+        )
+    group = config.split_group or None
+    content = hash_of_image(whole.images)
+    train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
+    # skipped and repaired lines belong to the whole file, so they are reported once, with the training data
+    train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
+    held_out = dataclasses.replace(held_out, others=())  # reported with the training data
+    return LabeledDataset(train, whole.images), LabeledDataset(held_out, whole.images)
+
+
+def _options(config: TrainConfig, fetch: Optional[Fetch]) -> LabelOptions:
+    names, verified = parse_class_names(config.class_names), config.verified
+    format, attribute, on_bad = config.labels_format, config.label_attribute, config.on_bad_data
+    return LabelOptions(format, attribute, on_bad, names, fetch, verified=verified)
+
+
+def load_datasets(
     config: TrainConfig, environment: Environment, progress: Progress
-) -> Tuple[TrainConfig, LabelledImages, LabelledImages]:
+) -> Tuple[TrainConfig, LabeledDataset, LabeledDataset]:
     """Load and check both splits; return the completed settings, training and validation data.
 
     Raises:
@@ -34,9 +245,9 @@ def take_in(
         ConfigError: a setting does not fit the data.
     """
     with _gc_disabled():
-        train, validation = checked(read_sides(config, environment, progress), config, progress)
-    config = completed(config, train, progress)
-    tell_about(train, validation, progress)
+        train, validation = validate_images(load_splits(config, environment, progress), config, progress)
+    config = resolve_config_from_data(config, train, progress)
+    log_dataset_summary(train, validation, progress)
     for name, split in (("training", train), ("validation", validation)):
         if not split.labels.boxes_per_class().sum():
             raise DataError(f"{split.labels.source}: found no box in the {name} images, expected at least one")
@@ -55,33 +266,33 @@ def _gc_disabled() -> Iterator[None]:
             gc.enable()
 
 
-def checked(sides: Sides, config: TrainConfig, progress: Progress) -> Sides:
+def validate_images(sides: Splits, config: TrainConfig, progress: Progress) -> Splits:
     """Check every image file of both splits without decoding it; a stream is checked while it is read.
 
     Files that are missing, truncated, of the wrong size or in both splits are an error; with on_bad_data "skip" they
     are dropped with a warning.
     """
-    named = [Side(name, s.labels, s.images) for name, s in zip(("train", "validation"), sides)]
+    named = [Split(name, s.labels, s.images) for name, s in zip(("train", "validation"), sides)]
     findings = {
-        split.name: cheap_check(split.labels, data.images, progress)
+        split.name: quick_check(split.labels, data.images, progress)
         for split, data in zip(named, sides)
         if not isinstance(data.images, DetectionStream)
     }
     if len(findings) == 2:
-        findings["validation"] += check_apart(*named)
+        findings["validation"] += check_leakage(*named)
     _warn_of_pictures_without_labels(sides, progress)
     if config.on_bad_data == "error":
-        refuse_errors([finding for found in findings.values() for finding in found])
+        raise_on_errors([finding for found in findings.values() for finding in found])
     for name, of_data in findings.items():
         _warn_of(name, of_data, progress)
     train, validation = (
-        LabelledImages(without_errors(data.labels, findings.get(name, [])), data.images)
+        LabeledDataset(drop_errors(data.labels, findings.get(name, [])), data.images)
         for name, data in zip(("train", "validation"), sides)
     )
     return train, validation
 
 
-def _warn_of_pictures_without_labels(sides: Sides, progress: Progress) -> None:
+def _warn_of_pictures_without_labels(sides: Splits, progress: Progress) -> None:
     records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
     roots = sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)})
     found = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
@@ -100,7 +311,7 @@ def _first(names: List[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def completed(config: TrainConfig, train: LabelledImages, progress: Progress) -> TrainConfig:
+def resolve_config_from_data(config: TrainConfig, train: LabeledDataset, progress: Progress) -> TrainConfig:
     """Return the settings with the values that the data determines.
 
     Raises:
@@ -132,7 +343,7 @@ def completed(config: TrainConfig, train: LabelledImages, progress: Progress) ->
     )
 
 
-def tell_about(train: LabelledImages, validation: LabelledImages, progress: Progress) -> None:
+def log_dataset_summary(train: LabeledDataset, validation: LabeledDataset, progress: Progress) -> None:
     """Log the numbers of images and boxes.
 
     Warn of skipped and repaired lines, and of classes that cannot be learned or scored.
@@ -158,9 +369,9 @@ def tell_about(train: LabelledImages, validation: LabelledImages, progress: Prog
             f"train: {len(unused)} class ids without a name and a box: {named}; all ids are kept, "
             f"so the network has {len(train.labels.class_names)} classes"
         )
-    for name in classes_missing_from(train.labels, validation.labels):
+    for name in unseen_classes(train.labels, validation.labels):
         progress.warn(f"class {name!r} has boxes in validation but none in training, so it cannot be learned")
-    unscored = classes_missing_from(validation.labels, train.labels)
+    unscored = unseen_classes(validation.labels, train.labels)
     if unscored:  # one line: a small validation set may lack many
         progress.warn(
             f"{len(unscored)} classes have boxes in training but none in validation, "

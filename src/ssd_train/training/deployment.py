@@ -7,18 +7,18 @@ from typing import List
 
 import numpy as np
 
+from ssd_train.artifacts.inference_code import write_inference_code
 from ssd_train.config import TrainConfig
-from ssd_train.data.batches import EvalLoader
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.artifact import refresh
-from ssd_train.deploy.served_code import put_code
+from ssd_train.data.loaders import EvalLoader
+from ssd_train.data.transforms import preprocess
+from ssd_train.deploy.symbol import ensure_exported
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
 
 PICTURES = 4  # images on which the exported network is compared; each takes about a tenth of a second
 
 
-def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
+def export_best_model(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
     """Export the model in `folder` unless its deployment files are up to date.
 
     The export is verified on validation images. A failure is only a warning: the model itself is complete, and the next
@@ -26,8 +26,8 @@ def keep_deployable(folder: Path, validation: EvalLoader, config: TrainConfig, p
     """
     images = _images(validation, config.grayscale)
     try:
-        refresh(folder, images)
-        put_code(folder)
+        ensure_exported(folder, images)
+        write_inference_code(folder)
     except SsdTrainError as error:
         progress.warn(f"no deployment files: {error}; the model itself is not affected")
 
@@ -39,7 +39,7 @@ def _images(validation: EvalLoader, grayscale: bool) -> np.ndarray:
     for index, record in enumerate(data.labels.records):
         if len(record.boxes) and len(images) < PICTURES:
             samples = validation.setbacks.usable([index], data.__getitem__)
-            images += [to_input(image, data.side, grayscale) for _, (image, _, _) in samples]
+            images += [preprocess(image, data.side, grayscale) for _, (image, _, _) in samples]
     if not images:
         raise DataError(f"{data.labels.source}: found no readable image with boxes, expected at least one")
     return np.stack(images)

@@ -4,29 +4,74 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
-from ssd_train.data.batches import EvalBatch, TrainBatch
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.loaders import EvalBatch, TrainBatch
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import TrainingDiverged
+from ssd_train.evaluation.metrics import AverageMeter, MeanAveragePrecision
+from ssd_train.evaluation.results import Scores
 from ssd_train.model.graphs import EvalGraph, compile_answers
-from ssd_train.training.learner import Learner, make_loss
-from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
-from ssd_train.training.scores import Scores
-from ssd_train.training.tally import Tally
+from ssd_train.training.step import TrainStep, make_loss
 
-mx = framework.mxnet()
+
+@dataclass
+class EpochMeter:
+    """Sums over the steps of an epoch.
+
+    Attributes:
+        positives: number of positive anchors.
+        cross_entropy: class loss, summed over the positive anchors.
+        smooth_l1: box loss, summed over the positive anchors.
+        seconds: training time, including `data_seconds`.
+        data_seconds: time spent waiting for data.
+        clipped: number of steps whose gradient was clipped.
+    """
+
+    steps: int = 0
+    images: int = 0
+    positives: int = 0
+    cross_entropy: float = 0.0
+    smooth_l1: float = 0.0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+    clipped: int = 0
+
+    def update(self, images: int, positives: int, losses: Sequence[float], clipped: bool) -> None:
+        """Add a step with its summed (CrossEntropy, SmoothL1)."""
+        self.steps += 1
+        self.images += images
+        self.positives += positives
+        self.cross_entropy += float(losses[0])
+        self.smooth_l1 += float(losses[1])
+        self.clipped += bool(clipped)
+
+    def result(self) -> Dict[str, float]:
+        """Return the mean losses per positive anchor and the other sums, by name."""
+        return {
+            "CrossEntropy": self.cross_entropy / max(self.positives, 1),
+            "SmoothL1": self.smooth_l1 / max(self.positives, 1),
+            "images": self.images,
+            "steps": self.steps,
+            "clipped": self.clipped,
+            "seconds": self.seconds,
+            "data_seconds": self.data_seconds,
+        }
+
+
+mx = mxnet_compat.mxnet()
 
 
 def train_one_epoch(
-    learner: Learner,
+    learner: TrainStep,
     batches: Iterable[TrainBatch],
     rates: Sequence[float],
-    tally: Optional[Tally] = None,
+    tally: Optional[EpochMeter] = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Dict[str, float]:
     """Train for one epoch, or for the rest of one.
@@ -49,7 +94,7 @@ def train_one_epoch(
         ValueError: there are more batches than rates.
         TrainingDiverged: the loss or the gradient of a step is not finite.
     """
-    tally = Tally() if tally is None else tally
+    tally = EpochMeter() if tally is None else tally
     remaining = iter(batches)
     start = time.perf_counter()
     while tally.steps < len(rates):
@@ -111,13 +156,13 @@ class Evaluator:
 
 def evaluate(
     evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames
-) -> "tuple[Scores, Optional[float], List[tuple[Record, Detections]]]":
+) -> "tuple[Scores, Optional[float], List[tuple[LabeledImage, Detections]]]":
     """Evaluate on all batches.
 
     Returns:
         The scores, the mean SmoothL1 per positive anchor (None if there is none), and each record with its detections.
     """
-    metric, smooth_l1 = MeanAveragePrecision(class_names), RunningMean()
+    metric, smooth_l1 = MeanAveragePrecision(class_names), AverageMeter()
     predictions = []
     evaluator.require_finite_weights()
     for batch in batches:

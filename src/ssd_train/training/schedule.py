@@ -98,6 +98,6 @@ def _figures(row: Row, *names: str) -> Tuple[float, ...]:
     return tuple(-1.0 if row.get(name) is None else row[name] for name in names)
 
 
-def course(config: TrainConfig, epoch: int, steps: int) -> List[float]:
+def epoch_learning_rates(config: TrainConfig, epoch: int, steps: int) -> List[float]:
     """Return the learning rates of all steps of `epoch`."""
     return [learning_rate(config, epoch, step, steps) for step in range(steps)]

@@ -9,38 +9,33 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 
-from ssd_train import framework
-from ssd_train.archives import opened_model
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.data.augment import View
-from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader, default_workers
-from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.labels import LabelledImages, has_own_ids
-from ssd_train.data.records import ClassNames, LabelSet
-from ssd_train.data.setbacks import Setbacks
-from ssd_train.data.stream import DetectionStream
-from ssd_train.data.stream_loader import StreamLoader
-from ssd_train.data.transforms import EvalTransform, TrainTransform, project
-from ssd_train.deploy.exported import BUILTIN_ARTIFACT, is_converted
+from ssd_train.data.dataset import BadSampleHandler, DetectionDataset, ImageCache
+from ssd_train.data.labels import LabeledDataset, has_own_ids
+from ssd_train.data.loaders import EpochSampler, EvalLoader, TrainLoader, default_workers
+from ssd_train.data.pipe.stream import DetectionStream, StreamLoader
+from ssd_train.data.structures import ClassNames, Labels
+from ssd_train.data.transforms import EvalTransform, TrainTransform, transform_boxes
+from ssd_train.devices import contexts
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
-from ssd_train.model.net import build_net, expect_background, freeze
+from ssd_train.model.model_zoo import ADVICE, zoo_weights
+from ssd_train.model.net import build_net, freeze, init_background_prior
 from ssd_train.model.pretrained import LoadReport, load_pretrained
 from ssd_train.model.targets import TargetEncoder
-from ssd_train.model.zoo import ADVICE, zoo_weights
 from ssd_train.progress import Progress
-from ssd_train.training.anchor_choice import with_anchors
-from ssd_train.training.averaging import WeightAverage
-from ssd_train.training.checkpoint import Checkpoints
-from ssd_train.training.cluster import Cluster
-from ssd_train.training.devices import contexts
+from ssd_train.storage.archive import opened_model
+from ssd_train.training.autoanchor import resolve_anchors
+from ssd_train.training.checkpoint import Checkpoints, config_fingerprint, fingerprint
+from ssd_train.training.data_setup import load_datasets, require_inputs
+from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import Evaluator
-from ssd_train.training.fingerprint import fingerprint, of_settings
-from ssd_train.training.intake import take_in
-from ssd_train.training.learner import Learner
-from ssd_train.training.saved_model import CONFIG, SavedModel
-from ssd_train.training.sides import require_inputs
+from ssd_train.training.step import ModelEMA, TrainStep
 
 # advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
@@ -57,9 +52,9 @@ class Job:
     """Data, network, training step and loaders of a run."""
 
     config: TrainConfig
-    train: LabelledImages
-    validation: LabelledImages
-    learner: Learner
+    train: LabeledDataset
+    validation: LabeledDataset
+    learner: TrainStep
     evaluator: Evaluator
     train_loader: AnyLoader
     validation_loader: EvalLoader
@@ -71,7 +66,7 @@ class Job:
         return self.train.labels.class_names
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> Communicator:
         return self.learner.cluster
 
     @property
@@ -98,13 +93,13 @@ class Job:
             self.post_nms,
             epoch,
             scores,
-            framework.versions(),
+            mxnet_compat.versions(),
             category_ids=self.train.labels.category_ids,
         )
 
 
-def prepare(
-    config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Cluster] = None
+def build_setup(
+    config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Communicator] = None
 ) -> Job:
     """Read the data and build the network and its training step.
 
@@ -113,13 +108,13 @@ def prepare(
     Raises:
         SsdTrainError: settings, weights or data are unusable, or differ between hosts.
     """
-    cluster = cluster or Cluster()
+    cluster = cluster or Communicator()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
-    _refuse_early(environment, of_settings(config, cluster.size), config.epochs, before_data=True)
+    _refuse_early(environment, config_fingerprint(config, cluster.size), config.epochs, before_data=True)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
-    config, train, validation = take_in(config, environment, progress)
-    config = with_anchors(config, environment.pretrained, train.labels, progress)
+    config, train, validation = load_datasets(config, environment, progress)
+    config = resolve_anchors(config, environment.pretrained, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _refuse_early(environment, marks, config.epochs, before_data=False)
@@ -128,18 +123,18 @@ def prepare(
     batch = max(config.mini_batch_size // cluster.local_size, 1)
     devices = devices[:batch]
     if config.amp:
-        dtype = framework.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
+        dtype = mxnet_compat.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.say(f"mixed precision: {dtype}")
     net = _make_net(config, weights, train.labels, progress)
-    learner = Learner(net, config, devices, cluster)
+    learner = TrainStep(net, config, devices, cluster)
     if config.ema_decay:
         learner.average = _make_average(learner, config, train.labels.class_names)
-    post_nms = _boxes_let_out(config, train.labels)
+    post_nms = max_detections(config, train.labels)
     evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
     loaders = _make_loaders(config, train, validation, sampler, progress)
     joined = ", BatchNorm and ReLU in one" if learner.features else ""
-    progress.say(f"training on {', '.join(map(str, devices))} with {framework.cpu_threads()} CPU threads{joined}")
+    progress.say(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
     return Job(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
 
 
@@ -148,7 +143,7 @@ def _refuse_early(environment: Environment, marks: Dict[str, Any], epochs: int, 
         Checkpoints(environment.checkpoint_dir).refuse_early(marks, epochs, before_data)
 
 
-def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
+def max_detections(config: TrainConfig, labels: Labels) -> int:
     """Return the maximum number of detections per image.
 
     It is post_nms or the number of boxes of the fullest training image, at most the number of anchors times classes.
@@ -158,7 +153,7 @@ def _boxes_let_out(config: TrainConfig, labels: LabelSet) -> int:
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
 
 
-def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -> TrainConfig:
+def with_candidates(config: TrainConfig, labels: Labels, progress: Progress) -> TrainConfig:
     """Return `config` with nms_topk set, if it is not.
 
     It becomes twice the highest number of positive anchors of a training image, but at least LEAST_CANDIDATES. Fewer
@@ -171,7 +166,7 @@ def with_candidates(config: TrainConfig, labels: LabelSet, progress: Progress) -
     encode = TargetEncoder(make_anchors(_layout(config)))
     sized = [(record, View((0, 0, *record.size_wh))) for record in labels.records if record.size_wh]
     fullest = sorted(sized, key=lambda one: len(one[0].boxes))[-FULLEST_IMAGES:]
-    targets = [encode(*project(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
+    targets = [encode(*transform_boxes(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
     positives = [np.count_nonzero(classes) for classes in targets]
     nms_topk = max(LEAST_CANDIDATES, 2 * max(positives, default=0))
     if nms_topk > LEAST_CANDIDATES:
@@ -187,10 +182,10 @@ def _new_net(config: TrainConfig, class_names: ClassNames) -> Any:
     return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_shares)
 
 
-def _make_average(learner: Learner, config: TrainConfig, class_names: ClassNames) -> WeightAverage:
+def _make_average(learner: TrainStep, config: TrainConfig, class_names: ClassNames) -> ModelEMA:
     net = _new_net(config, class_names)
     net.collect_params().reset_ctx(learner.devices[0])
-    return WeightAverage(net, learner.net, config.ema_decay)
+    return ModelEMA(net, learner.net, config.ema_decay)
 
 
 def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[Path]:
@@ -210,10 +205,10 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
     return weights
 
 
-def _make_net(config: TrainConfig, weights: Optional[Path], labels: LabelSet, progress: Progress) -> Any:
+def _make_net(config: TrainConfig, weights: Optional[Path], labels: Labels, progress: Progress) -> Any:
     net = _new_net(config, labels.class_names)
     if config.classification_loss == "focal":
-        expect_background(net)
+        init_background_prior(net)
     if weights is not None:
         progress.say(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
@@ -271,8 +266,8 @@ def _params_file(path: Path) -> Path:
 
 def _make_loaders(
     config: TrainConfig,
-    train: LabelledImages,
-    validation: LabelledImages,
+    train: LabeledDataset,
+    validation: LabeledDataset,
     sampler: EpochSampler,
     progress: Progress,
 ) -> Tuple[AnyLoader, EvalLoader]:
@@ -294,5 +289,5 @@ def _make_loaders(
     return loader, EvalLoader(validation_set, eval_transform, config.mini_batch_size, workers, setbacks)
 
 
-def _setbacks(config: TrainConfig, subset: LabelledImages, progress: Progress) -> Setbacks:
-    return Setbacks(len(subset.labels), config.on_bad_data, progress)
+def _setbacks(config: TrainConfig, subset: LabeledDataset, progress: Progress) -> BadSampleHandler:
+    return BadSampleHandler(len(subset.labels), config.on_bad_data, progress)

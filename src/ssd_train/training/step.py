@@ -12,21 +12,63 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
-from ssd_train.data.batches import TrainBatch
+from ssd_train.data.loaders import TrainBatch
+from ssd_train.devices import split_and_load
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.fused import fused_features
-from ssd_train.model.graphs import TrainGraph, compile_graph
+from ssd_train.model.graphs import TrainGraph, hybridize_static
 from ssd_train.model.loss import DetectionLoss
-from ssd_train.model.pretrained import saved_parameters
-from ssd_train.training.averaging import WeightAverage
-from ssd_train.training.cluster import Cluster
-from ssd_train.training.devices import split
-from ssd_train.training.exchange import server_optimizer
-from ssd_train.training.loss_scale import FLOAT16_SCALE, LossScale
+from ssd_train.model.pretrained import state_dict
+from ssd_train.training.distributed.communicator import Communicator
+from ssd_train.training.distributed.gradient_sync import server_optimizer
 
-mx = framework.mxnet()
+FLOAT16_SCALE = 2.0**16
+GROWTH_STEPS = 2000
+
+
+class LossScale:
+    """Factor of the loss that keeps float16 gradients in range.
+
+    It is halved when a gradient overflows, and doubled after 2000 steps without overflow (Micikevicius et al., "Mixed
+    Precision Training", 2018, section 3.2). A scale of 1, for float32, never changes.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.dynamic = value != 1.0
+        self.good_steps = 0
+
+    def state(self) -> List[float]:
+        """Return the values to store in a checkpoint."""
+        return [self.value, self.good_steps]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Restore the values of `state`."""
+        self.value, self.good_steps = state[0], int(state[1])
+
+    def overflows(self, losses: np.ndarray, norm: float) -> bool:
+        """Update the scale after a step; return True if the step must be skipped.
+
+        It must if the losses are finite and only the gradient overflowed.
+
+        Args:
+            losses: summed losses of the step.
+            norm: gradient norm.
+        """
+        if not self.dynamic or not np.isfinite(losses).all():
+            return False
+        if not math.isfinite(norm):
+            self.value, self.good_steps = self.value / 2, 0
+            return self.value >= 1.0
+        self.good_steps += 1
+        if self.good_steps == GROWTH_STEPS:
+            self.value, self.good_steps = self.value * 2, 0
+        return False
+
+
+mx = mxnet_compat.mxnet()
 
 BATCHNORM_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var")  # Gluon's names and Symbol's
 
@@ -38,7 +80,7 @@ class BatchNormSnapshot:
     """
 
     def __init__(self, net: Any, devices: Sequence[Any]) -> None:
-        statistics = [p for name, p in saved_parameters(net).items() if name.endswith(BATCHNORM_STATISTICS)]
+        statistics = [p for name, p in state_dict(net).items() if name.endswith(BATCHNORM_STATISTICS)]
         self._arrays = [[p.data(device) for p in statistics] for device in devices if statistics]
         self._copies: List[Any] = []  # (N,) for each device, all statistics concatenated
 
@@ -53,7 +95,7 @@ class BatchNormSnapshot:
                 start += len(array)
 
 
-class Learner:
+class TrainStep:
     """A network with its optimizer on the devices of this process, synchronized with the other processes.
 
     Args:
@@ -69,15 +111,15 @@ class Learner:
     """
 
     def __init__(
-        self, net: Any, config: TrainConfig, devices: Sequence[Any], cluster: Optional[Cluster] = None
+        self, net: Any, config: TrainConfig, devices: Sequence[Any], cluster: Optional[Communicator] = None
     ) -> None:
         self.net, self.devices = net, list(devices)
-        self.cluster = cluster or Cluster()
+        self.cluster = cluster or Communicator()
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
         self.features = self._fused_features(config)
-        self.graph = compile_graph(TrainGraph(net, make_loss(config), self.features))
-        self.average: Optional[WeightAverage] = None
+        self.graph = hybridize_static(TrainGraph(net, make_loss(config), self.features))
+        self.average: Optional[ModelEMA] = None
         self.clip = config.clip_gradient
         self.clipped = False
         self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
@@ -165,7 +207,7 @@ class Learner:
 
     def _forward_backward(self, batch: TrainBatch, scale: float) -> "tuple[List[Any], Any]":
         """Return the outputs of TrainGraph for each device and each parameter's sum of squared gradients."""
-        inputs = zip(*[split(array, self.devices) for array in batch.arrays()])
+        inputs = zip(*[split_and_load(array, self.devices) for array in batch.arrays()])
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
         mx.autograd.backward([output[0] for output in outputs])
@@ -206,3 +248,33 @@ def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
     if config.optimizer in ("sgd", "rmsprop"):
         settings["wd"] = config.weight_decay
     return settings
+
+
+class ModelEMA:
+    """Exponential moving average of a network's weights and BatchNorm statistics.
+
+    Averages of many steps are steadier than the last step (Polyak & Juditsky, 1992). Step n has a decay of at most (1 +
+    n) / (10 + n), as in TensorFlow, so that the initial weights are forgotten soon.
+
+    Args:
+        net: network that receives the average; equal in structure to `learner`.
+        learner: network that is trained.
+        decay: weight of the old average in each step, 0 < decay < 1.
+    """
+
+    def __init__(self, net: Any, learner: Any, decay: float) -> None:
+        self.net, self.decay = net, decay
+        self.updates = 0
+        sources, targets = state_dict(learner), state_dict(net)
+        self._pairs: List[Tuple[Any, Any]] = [(targets[name], source) for name, source in sources.items()]
+        for target, source in self._pairs:
+            target.set_data(source.list_data()[0])
+
+    def update(self) -> None:
+        """Add the current weights of the trained network to the average."""
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for target, source in self._pairs:
+            average = target.list_data()[0]
+            # one pass in place: average - weight * (1 * average - value)
+            mx.nd.sgd_update(average, source.list_data()[0], out=average, lr=weight, wd=1.0, rescale_grad=-1.0)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.view.markup import Html, element, finite, join, number
+from ssd_train.boxes import SizeWH
+from ssd_train.visualization.html import Html, element, finite, join, number
 
 Limits = Tuple[float, float]
 _MARGIN = (48, 26, 14, 36)  # left, top, right, bottom, in SVG units

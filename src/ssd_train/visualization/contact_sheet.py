@@ -7,12 +7,12 @@ from typing import List, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.images import decode, decode_for
-from ssd_train.data.records import ImageSource, LabelSet, Record
+from ssd_train.boxes import SizeWH
+from ssd_train.data.image_io import decode, decode_downscaled
+from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.view.draw import cell_room, contact_sheet, draw_truth, fitted
+from ssd_train.visualization.draw import cell_content_size, contact_sheet, draw_truth, fitted
 
 MAX_PIXELS = 100_000_000
 
@@ -27,7 +27,7 @@ class Layout:
 
 
 def labelled_sheet(
-    labels: LabelSet, images: ImageSource, layout: Layout, progress: Progress
+    labels: Labels, images: ImageSource, layout: Layout, progress: Progress
 ) -> Tuple[np.ndarray, List[str]]:
     """Draw a contact sheet of images at even intervals of `labels`, with their boxes.
 
@@ -44,7 +44,7 @@ def labelled_sheet(
     pictures, titles, failures = [], [], []
     for record in progress.track(chosen, count, "sheet"):
         try:
-            pictures.append(_draw_image(record, labels, images, cell_room(layout.cell_wh)))
+            pictures.append(_draw_image(record, labels, images, cell_content_size(layout.cell_wh)))
             titles.append(f"{record.basename} ({len(record.boxes)})")
         except DataError as error:
             failures.append(str(error))
@@ -63,13 +63,13 @@ def _check(layout: Layout, count: int) -> None:
         )
 
 
-def _draw_image(record: Record, labels: LabelSet, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
+def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
     """Return the image with its boxes, resized to its cell first, so that lines and text have their final size."""
     data, where = images.read(record), f"{record.where}: {images.locate(record)}"
     if record.size_wh is None:  # the boxes are in pixels of the full-size image
         image = decode(data, where)
         size_wh = (image.shape[1], image.shape[0])
-        record = Record(record.name, record.boxes, record.class_ids, size_wh, record.where)
+        record = LabeledImage(record.name, record.boxes, record.class_ids, size_wh, record.where)
     else:
-        image = decode_for(data, where, max(room_wh), record.size_wh)
+        image = decode_downscaled(data, where, max(room_wh), record.size_wh)
     return draw_truth(fitted(image, room_wh, enlarge=float("inf")), record, labels.class_names)

@@ -8,17 +8,157 @@ below.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.boxes import SizeWH
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import DataError
-from ssd_train.view import fonts
-from ssd_train.view.canvas import Canvas, as_picture, pixel_edges
-from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
+from ssd_train.visualization import fonts
+
+RGB = Tuple[int, int, int]
+
+WHITE: RGB = (255, 255, 255)
+DARK: RGB = (17, 24, 32)
+
+# neighbours in the list differ most; without Okabe and Ito's black, which is invisible on dark images
+CLASS_COLOURS: Tuple[RGB, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+
+
+def class_colour(class_id: int) -> RGB:
+    """Return the colour of a class; colours repeat after seven classes."""
+    return CLASS_COLOURS[class_id % len(CLASS_COLOURS)]
+
+
+def text_colour_on(colour: RGB) -> RGB:
+    """Return DARK or WHITE, whichever contrasts more with `colour` (luma of ITU-R BT.601)."""
+    red, green, blue = colour
+    return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else WHITE
+
+
+def css(colour: RGB) -> str:
+    """Return the colour as ``#rrggbb``."""
+    return "#%02x%02x%02x" % colour
+
+
+_HALO = (*DARK, 110)
+_GAP = (*DARK, 170)
+Area = Tuple[int, int, int, int]  # pixels, inclusive: left, top, right, bottom
+
+
+def line_width(size_wh: SizeWH) -> int:
+    """Return the line width of boxes in pixels: 1 on a thumbnail, 2 at 480 px, 6 at 2000 px."""
+    return int(np.clip(round(max(size_wh) / 400 + 0.75), 1, 16))
+
+
+def text_size(size_wh: SizeWH) -> int:
+    """Return the font size in pixels for an image of `size_wh`."""
+    return int(np.clip(round(max(size_wh) / 42 + 6), 9, 96))
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """Convert an RGB uint8 (H, W, 3) array to a Pillow image; raise a DataError for any other array."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"picture: found {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3) with H, W > 0")
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def pixel_edges(box: np.ndarray, size_wh: SizeWH) -> Area:
+    """Return the pixels of an xyxy box, clipped to the image and at least one pixel in size."""
+    (x1, y1, x2, y2), (width, height) = (round(float(v)) for v in box), size_wh
+    left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+    return left, top, max(left, min(x2, width) - 1), max(top, min(y2, height) - 1)
+
+
+def _dashes(area: Area, width: int) -> List[Area]:
+    """Return the dashes along the four sides of `area`, starting at corners so that corners are always drawn."""
+    left, top, right, bottom = area
+    dash, dashes = 4 * width + 2, []
+    for start in range(left, right + 1, 2 * dash):
+        end = min(start + dash - 1, right)
+        dashes.append((start, top, end, min(top + width - 1, bottom)))
+        dashes.append((right - (end - left), max(bottom - width + 1, top), right - (start - left), bottom))
+    for start in range(top, bottom + 1, 2 * dash):
+        end = min(start + dash - 1, bottom)
+        dashes.append((left, bottom - (end - top), min(left + width - 1, right), bottom - (start - top)))
+        dashes.append((max(right - width + 1, left), start, right, end))
+    return dashes
+
+
+def _overlap(a: Area, b: Area) -> int:
+    """Return the number of pixels that two areas share."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
+    return max(across, 0) * max(down, 0)
+
+
+class _Label(NamedTuple):
+    area: Area
+    text: str
+    colour: RGB
+
+
+class Canvas:
+    """A copy of an image to draw on. Labels are drawn last, so that no box line crosses a label."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._image = as_picture(image)
+        self.size_wh: SizeWH = self._image.size
+        self._draw = ImageDraw.Draw(self._image, "RGBA")
+        self._text_size = text_size(self.size_wh)
+        self._padding = max(1, self._text_size // 6)
+        self._labels: List[_Label] = []
+
+    def frame(self, area: Area, colour: RGB, dashed: bool) -> None:
+        """Draw a box line inside `area` between two thin dark lines, visible on light and dark backgrounds."""
+        width = line_width(self.size_wh)
+        left, top, right, bottom = area
+        self._draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_HALO)
+        inner = (left + width, top + width, right - width, bottom - width)
+        if inner[0] < inner[2] and inner[1] < inner[3]:
+            self._draw.rectangle(inner, outline=_HALO)
+        # dark between white dashes: one of the two is visible on any background
+        self._draw.rectangle(area, outline=_GAP if dashed else colour, width=width)
+        for dash in _dashes(area, width) if dashed else ():
+            self._draw.rectangle(dash, fill=colour)
+
+    def label(self, area: Area, text: str, colour: RGB, below: bool) -> None:
+        """Place the label of the box `area` where it covers the least of earlier labels; `render` draws it."""
+        text = fonts.shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
+        width, height = fonts.text_wh(text, self._text_size)
+        self._labels.append(_Label(self._place(area, (width + 2 * self._padding, height), below), text, colour))
+
+    def render(self) -> np.ndarray:
+        """Draw the labels and return the image, RGB uint8 (H, W, 3)."""
+        for area, text, colour in reversed(self._labels):  # of overlapping labels, the first stays fully visible
+            self._draw.rectangle(area, fill=(*colour, 225))
+            font = fonts.any_font(text, self._text_size)
+            self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(colour), font, anchor="la")
+        return np.asarray(self._image)
+
+    def _place(self, area: Area, label_wh: SizeWH, below: bool) -> Area:
+        """Return the first candidate area inside the image that covers the least of other labels.
+
+        Candidates lie outside and inside the box's upper and lower edge, aligned to its left or right side.
+        """
+        max_left, max_top = self.size_wh[0] - label_wh[0], self.size_wh[1] - label_wh[1]
+        tops = [area[1] - label_wh[1], area[1], area[3] + 1, area[3] + 1 - label_wh[1]]
+        tops = tops[2:] + tops[:2] if below else tops
+        # an image lower than a line of text: the label begins at its top
+        inside = [top for top in tops if 0 <= top <= max_top] or [0]
+        lefts = [max(0, min(left, max_left)) for left in (area[0], area[2] + 1 - label_wh[0])]
+        corners = [(left, top) for left in lefts for top in inside]
+        candidates = [(left, top, left + label_wh[0] - 1, top + label_wh[1] - 1) for left, top in corners]
+        return min(candidates, key=lambda area: sum(_overlap(area, other.area) for other in self._labels))
 
 
 @dataclass(frozen=True)
@@ -40,7 +180,7 @@ def class_label(class_names: ClassNames, class_id: int) -> str:
 
 
 @dataclass(frozen=True)
-class Marks:
+class BoxLabels:
     """Boxes to draw in one style, the most important first.
 
     Attributes:
@@ -63,7 +203,7 @@ class Marks:
             )
 
 
-def draw_marks(image: np.ndarray, *layers: Marks) -> np.ndarray:
+def draw_marks(image: np.ndarray, *layers: BoxLabels) -> np.ndarray:
     """Return a copy with the boxes of all `layers`; the first layer, and in it the first box, is on top.
 
     Labels lie inside the image and above all box lines, and avoid each other if there is space. They are placed in the
@@ -91,7 +231,7 @@ def draw_boxes(
     style: BoxStyle = DETECTION_STYLE,
 ) -> np.ndarray:
     """Return a copy with one layer of boxes; see `Marks` and `draw_marks`."""
-    return draw_marks(image, Marks(boxes, labels, colours, style))
+    return draw_marks(image, BoxLabels(boxes, labels, colours, style))
 
 
 def draw_detections(image: np.ndarray, detections: Detections, class_names: ClassNames, threshold: float) -> np.ndarray:
@@ -104,7 +244,7 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Clas
 
 
 def draw_truth(
-    image: np.ndarray, record: Record, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
+    image: np.ndarray, record: LabeledImage, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
 ) -> np.ndarray:
     """Return a copy with the labelled boxes, with class names where `labelled` (N,) is true (None: everywhere)."""
     mask = [True] * len(record.boxes) if labelled is None else labelled
@@ -143,7 +283,7 @@ def fitted(image: np.ndarray, room_wh: SizeWH, enlarge: float = 1.0) -> np.ndarr
     return np.asarray(picture.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
-def cell_room(cell_wh: SizeWH) -> SizeWH:
+def cell_content_size(cell_wh: SizeWH) -> SizeWH:
     """Return (width, height) of a contact sheet cell without title and margins."""
     margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
     return cell_wh[0] - 2 * margin, cell_wh[1] - 3 * margin - fonts.text_wh("Ag", size)[1]
@@ -179,7 +319,7 @@ def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, con
     """Paste an image into its cell, as large as fits and centred below its title."""
     image, title = content
     margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
-    content_wh = cell_room(cell_wh)
+    content_wh = cell_content_size(cell_wh)
     line = fonts.shortened(" ".join(title.split()), size, content_wh[0])
     draw = ImageDraw.Draw(sheet)
     draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")

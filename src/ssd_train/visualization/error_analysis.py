@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, areas, clip_boxes, intersection_matrix
-from ssd_train.data.records import ClassNames, Detections
-from ssd_train.training.matching import Grouped, match_coco, overlapping_pairs
-from ssd_train.view.draw import TRUTH_STYLE, Marks, class_label, draw_marks, fitted, scaled, size_of
-from ssd_train.view.palette import WHITE, class_colour
-from ssd_train.view.report_data import Sample
+from ssd_train.boxes import SizeWH, areas, clip_boxes, intersection_matrix, iou_matrix
+from ssd_train.data.structures import ClassNames, Detections
+from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco
+from ssd_train.visualization.draw import (
+    TRUTH_STYLE,
+    WHITE,
+    BoxLabels,
+    class_colour,
+    class_label,
+    draw_marks,
+    fitted,
+    scaled,
+    size_of,
+)
+from ssd_train.visualization.report_data import Sample
 
 IOU_THRESHOLD = 0.5
 # more names and scores would hide the image
@@ -26,7 +36,7 @@ Crop = Tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Matching:
+class MatchResult:
     """Matches of detections and labelled boxes of one image.
 
     Attributes:
@@ -42,12 +52,12 @@ class Matching:
     correct: np.ndarray
 
 
-def match(sample: Sample, threshold: float) -> Matching:
+def match(sample: Sample, threshold: float) -> MatchResult:
     """Match detections of at least `threshold` to the labels of their class, as for COCO's mAP@0.5."""
     detections, labels = sample.detections.above(threshold), sample.truth
     true_boxes = scaled(labels.boxes, labels.size_wh, detections.size_wh)
-    groups = Grouped(detections.boxes, detections.class_ids), Grouped(true_boxes, labels.class_ids)
-    (matches,) = match_coco(overlapping_pairs(*groups, IOU_THRESHOLD), [IOU_THRESHOLD])
+    groups = GroupedBoxes(detections.boxes, detections.class_ids), GroupedBoxes(true_boxes, labels.class_ids)
+    (matches,) = match_coco(iou_pairs(*groups, IOU_THRESHOLD), [IOU_THRESHOLD])
     found, correct = np.zeros(len(true_boxes), bool), np.zeros(len(detections), bool)
     found[matches.truth] = correct[matches.detection] = True
     regions = sample.truth.ignored
@@ -55,11 +65,11 @@ def match(sample: Sample, threshold: float) -> Matching:
         covered = intersection_matrix(detections.boxes, scaled(regions.boxes, sample.truth.size_wh, detections.size_wh))
         covered[detections.class_ids[:, None] != regions.class_ids[None, :]] = 0
         correct |= covered.max(axis=1) >= IOU_THRESHOLD * np.maximum(areas(detections.boxes), 1e-9)
-    return Matching(detections, true_boxes, found, correct)
+    return MatchResult(detections, true_boxes, found, correct)
 
 
 def draw_scene(
-    sample: Sample, matching: Matching, class_names: ClassNames, room_wh: SizeWH, around: Optional[np.ndarray] = None
+    sample: Sample, matching: MatchResult, class_names: ClassNames, room_wh: SizeWH, around: Optional[np.ndarray] = None
 ) -> np.ndarray:
     """Return the image with detections (solid) and labels (dashed, missed objects with their names).
 
@@ -79,12 +89,12 @@ def draw_scene(
     boxes, visible = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
     ids, found = sample.truth.class_ids[visible], matching.found[visible]
     names = ["" if is_found else class_label(class_names, int(c)) for c, is_found in zip(ids, found)]
-    truth = Marks(boxes, _limit_labels(names), [WHITE] * len(names), TRUTH_STYLE)
+    truth = BoxLabels(boxes, _limit_labels(names), [WHITE] * len(names), TRUTH_STYLE)
 
     boxes, visible = view.transform(scaled(detections.boxes, detections.size_wh, size_wh))
     ids, scores = detections.class_ids[visible], detections.scores[visible]
     labels = [f"{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
-    return draw_marks(canvas, Marks(boxes, _limit_labels(labels), [class_colour(int(c)) for c in ids]), truth)
+    return draw_marks(canvas, BoxLabels(boxes, _limit_labels(labels), [class_colour(int(c)) for c in ids]), truth)
 
 
 def crop_around(boxes: np.ndarray, size_wh: SizeWH, margin: float = 0.6) -> Crop:
@@ -117,3 +127,100 @@ class _View:
         inside = clip_boxes(boxes - np.array([x1, y1, x1, y1], dtype=np.float32), (x2 - x1, y2 - y1))
         visible = np.flatnonzero((inside[:, 0] < inside[:, 2]) & (inside[:, 1] < inside[:, 3]))
         return scaled(inside[visible], (x2 - x1, y2 - y1), self.size_wh), visible
+
+
+# boxes of a lower IoU are unrelated
+_MIN_IOU = 0.1
+_CROP_WH = (360, 360)
+
+
+@dataclass(frozen=True)
+class ErrorCase:
+    """A mistake: the image's name, the crop around the mistake, RGB uint8 (H, W, 3), and the likely reason."""
+
+    name: str
+    image: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True)
+class WorstCases:
+    """Images by falling number of missed objects, and by falling score of their best false positive."""
+
+    misses: Tuple[ErrorCase, ...]
+    false_positives: Tuple[ErrorCase, ...]
+
+
+def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int) -> WorstCases:
+    """Return the `limit` worst images of each kind, ties in the order of `samples`; no other images are read."""
+    pairs = [(sample, match(sample, threshold)) for sample in samples]
+    misses = sorted((p for p in pairs if not p[1].found.all()), key=lambda p: -int((~p[1].found).sum()))
+    false = sorted((p for p in pairs if not p[1].correct.all()), key=lambda p: -_top_false_positive(p[1])[1])
+    return WorstCases(
+        tuple(_miss(sample, matching, class_names) for sample, matching in misses[:limit]),
+        tuple(_false_positive(sample, matching, class_names) for sample, matching in false[:limit]),
+    )
+
+
+def _miss(sample: Sample, matching: MatchResult, class_names: ClassNames) -> ErrorCase:
+    missed = np.flatnonzero(~matching.found)
+    reasons = [_reason_missed(sample, matching, int(index), class_names) for index in missed]
+    # with several objects, details such as scores would prevent equal reasons from being counted together
+    counts = Counter(reason + detail * (len(missed) == 1) for reason, detail in reasons)
+    summary = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in counts.most_common(3))
+    caption = f"{len(missed)} of {len(matching.found)} missed: {summary}{', …' if len(counts) > 3 else ''}"
+    image = draw_scene(sample, matching, class_names, _CROP_WH, matching.true_boxes[missed])
+    return ErrorCase(sample.name, image, caption)
+
+
+def _reason_missed(sample: Sample, matching: MatchResult, index: int, class_names: ClassNames) -> Tuple[str, str]:
+    """Return why labelled box `index` has no match, judged by detections of any score, and a detail or ""."""
+    class_id, detections = int(sample.truth.class_ids[index]), sample.detections
+    name = _name(class_names, class_id)
+    # (M,)
+    ious = iou_matrix(matching.true_boxes[index : index + 1], detections.boxes)[0]
+    same_class = np.where(detections.class_ids == class_id, ious, 0)
+    if same_class.max(initial=0) >= IOU_THRESHOLD:
+        # detections are sorted by falling score, so those above the threshold come first
+        first = int((same_class >= IOU_THRESHOLD).argmax())
+        if first < len(matching.detections):
+            return f"{name} shares a box with another", ""
+        return f"{name} scored too low", f" ({detections.scores[first]:.2f})"
+    if ious.max(initial=0) >= IOU_THRESHOLD:
+        detected = int(detections.class_ids[int((ious >= IOU_THRESHOLD).argmax())])
+        return f"{name} detected as {_name(class_names, detected)}", ""
+    if same_class.max(initial=0) >= _MIN_IOU:
+        return f"{name} box too far off", ""
+    return f"{name} not detected", ""
+
+
+def _top_false_positive(matching: MatchResult) -> Tuple[int, float]:
+    """Return index and score of the incorrect detection with the highest score."""
+    index = int(np.argmin(matching.correct))  # sorted by falling score
+    return index, float(matching.detections.scores[index])
+
+
+def _false_positive(sample: Sample, matching: MatchResult, class_names: ClassNames) -> ErrorCase:
+    index, score = _top_false_positive(matching)
+    box, class_id = matching.detections.boxes[index], int(matching.detections.class_ids[index])
+    reason = _reason_false(sample, matching, index, class_names)
+    image = draw_scene(sample, matching, class_names, _CROP_WH, box[None])
+    return ErrorCase(sample.name, image, f"{_name(class_names, class_id)} {score:.2f}: {reason}")
+
+
+def _reason_false(sample: Sample, matching: MatchResult, index: int, class_names: ClassNames) -> str:
+    """Return why detection `index` matches no labelled box."""
+    ious = iou_matrix(matching.detections.boxes[index : index + 1], matching.true_boxes)[0]
+    if ious.max(initial=0) < _MIN_IOU:
+        return "no object here"
+    nearest = int(ious.argmax())
+    name, iou = _name(class_names, int(sample.truth.class_ids[nearest])), ious[nearest]
+    if iou < IOU_THRESHOLD:
+        return f"IoU with {name} is only {iou:.2f}"
+    if sample.truth.class_ids[nearest] != matching.detections.class_ids[index]:
+        return f"labelled {name}"
+    return "second box on one object"
+
+
+def _name(class_names: ClassNames, class_id: int) -> str:
+    return class_names[class_id] if 0 <= class_id < len(class_names) else f"#{class_id}"

@@ -1,8 +1,68 @@
-"""CSS of the report, for light and dark themes, phones and print."""
+"""HTML and SVG elements as text.
+
+File and class names are untrusted: `element` escapes every child and attribute that is not `Html`.
+"""
 
 from __future__ import annotations
 
-from ssd_train.view.palette import CLASS_COLOURS, css
+import base64
+import io
+import math
+from html import escape
+from typing import Optional, Union
+
+import numpy as np
+from PIL import Image
+
+from ssd_train.visualization.draw import CLASS_COLOURS, css
+
+
+class Html(str):
+    """Text that is markup and is not escaped."""
+
+
+Child = Union[str, int, float, None]
+
+
+def element(tag: str, *children: Child, **attributes: Child) -> Html:
+    """Return ``<tag attributes>children</tag>`` with children and values escaped.
+
+    The attribute ``class_`` is written as class and ``stroke_width`` as stroke-width; attributes of None are left out.
+    """
+    pairs = [(name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None]
+    opening = "".join(f' {name}="{escape(str(value))}"' for name, value in pairs)
+    if tag in ("img", "meta", "br"):
+        return Html(f"<{tag}{opening}>")
+    return Html(f"<{tag}{opening}>{join(*children)}</{tag}>")
+
+
+def join(*children: Child) -> Html:
+    """Concatenate the children, escaping those that are not markup and leaving out None."""
+    parts = [child if isinstance(child, Html) else escape(str(child)) for child in children if child is not None]
+    return Html("".join(parts))
+
+
+def number(value: object, digits: int = 3) -> str:
+    """Format a number, e.g. ``0.812`` or ``12``; missing, non-finite and non-numeric values become ``n/a``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return "n/a"
+    if isinstance(value, (int, np.integer)):
+        return f"{int(value):,}"
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "n/a"
+
+
+def finite(value: object) -> Optional[float]:
+    """Return `value` as a float, or None if `number` formats it as n/a."""
+    return None if number(value) == "n/a" else float(value)  # type: ignore[arg-type]
+
+
+def inline_image(image: np.ndarray, description: str, quality: int = 85) -> Html:
+    """Return an ``<img>`` with the image, RGB uint8 (H, W, 3), as a JPEG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
+    source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return element("img", src=source, alt=description, width=image.shape[1], height=image.shape[0], loading="lazy")
+
 
 # yellow is hard to see on white: lines and legend keys are darker there
 _ON_LIGHT = {4: "#b09a00"}

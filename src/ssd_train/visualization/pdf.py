@@ -12,14 +12,24 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.records import ClassNames, Detections, Record
-from ssd_train.storage import open_atomic
-from ssd_train.view import fonts
-from ssd_train.view.draw import cell_room, class_label, contact_sheet, draw_detections, draw_note, fitted
-from ssd_train.view.palette import DARK, RGB, WHITE, class_colour
-from ssd_train.view.report_data import Sample
-from ssd_train.view.scenes import draw_scene, match
+from ssd_train.boxes import SizeWH
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.storage.atomic import open_atomic
+from ssd_train.visualization import fonts
+from ssd_train.visualization.draw import (
+    DARK,
+    RGB,
+    WHITE,
+    cell_content_size,
+    class_colour,
+    class_label,
+    contact_sheet,
+    draw_detections,
+    draw_note,
+    fitted,
+)
+from ssd_train.visualization.error_analysis import draw_scene, match
+from ssd_train.visualization.report_data import Sample
 
 COLUMNS, ROWS = 3, 5
 # A4 at 160 dots per inch: letters of 6 points are 13 pixels high
@@ -46,7 +56,7 @@ class Page:
     name: str
     image: np.ndarray
     detections: Detections
-    truth: Optional[Record] = None
+    truth: Optional[LabeledImage] = None
     note: str = ""
 
 
@@ -104,7 +114,7 @@ def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: floa
         RGB of PAGE_WH.
     """
     # resized before drawing, so that lines and letters have the same size on all images
-    drawn = [draw_page(page, class_names, threshold, cell_room(CELL_WH)) for page in group]
+    drawn = [draw_page(page, class_names, threshold, cell_content_size(CELL_WH)) for page in group]
     sheet = contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
     page = Image.new("RGB", PAGE_WH, WHITE)
     page.paste(Image.fromarray(sheet), _MARGIN)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssd_train import __version__
-from ssd_train.storage import write_text_atomic
-from ssd_train.view.galleries import data_section, pictures_section, worst_section
-from ssd_train.view.markup import Html, element, join
-from ssd_train.view.report_data import ReportData
-from ssd_train.view.sections import precision_section, scores_section, settings_section, training_section
-from ssd_train.view.style import STYLE
+from ssd_train.storage.atomic import write_text_atomic
+from ssd_train.visualization.html import STYLE, Html, element, join
+from ssd_train.visualization.report_data import ReportData
+from ssd_train.visualization.report_sections import (
+    data_section,
+    pictures_section,
+    precision_section,
+    scores_section,
+    settings_section,
+    training_section,
+    worst_section,
+)
 
 _CONTENTS = (
     ("scores", "Scores"),

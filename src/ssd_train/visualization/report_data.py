@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Unio
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, areas
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
+from ssd_train.boxes import SizeWH, areas
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, LabelIssue, Labels
 
 # edges of the box size histogram: the square root of box area over image area, 0..1
 RELATIVE_SIZE_EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
@@ -25,7 +25,7 @@ class Sample:
 
     name: str
     image: Union[np.ndarray, Callable[[], np.ndarray]]
-    truth: Record
+    truth: LabeledImage
     detections: Detections
 
     def picture(self) -> np.ndarray:
@@ -91,7 +91,7 @@ class ReportData:
     notes: Sequence[str] = ()
 
 
-def summarise(name: str, labels: LabelSet) -> SubsetSummary:
+def summarise(name: str, labels: Labels) -> SubsetSummary:
     """Return the statistics of `labels`; `name` is the split ("train" or "validation")."""
     sizes = Counter(record.size_wh for record in labels.records if record.size_wh is not None)
     return SubsetSummary(
@@ -106,13 +106,13 @@ def summarise(name: str, labels: LabelSet) -> SubsetSummary:
     )
 
 
-def _relative_sizes(records: Sequence[Record]) -> Tuple[int, ...]:
+def _relative_sizes(records: Sequence[LabeledImage]) -> Tuple[int, ...]:
     sizes = [np.sqrt(areas(r.boxes) / (r.size_wh[0] * r.size_wh[1])) for r in records if r.size_wh is not None]
     counts, _ = np.histogram(np.concatenate(sizes) if sizes else np.zeros(0), RELATIVE_SIZE_EDGES)
     return tuple(int(count) for count in counts)
 
 
-def _reasons(lines: Sequence[Skipped]) -> Tuple[Reason, ...]:
+def _reasons(lines: Sequence[LabelIssue]) -> Tuple[Reason, ...]:
     """Group the lines by reason, the most frequent first."""
     places: Dict[str, list] = {}
     for line in lines:

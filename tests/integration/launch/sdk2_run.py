@@ -15,7 +15,7 @@ from moto import mock_aws
 from sagemaker import image_uris
 
 from ssd_train.launch.job import Channel, Job
-from ssd_train.launch.sdk2 import fit_by_sdk_2
+from ssd_train.launch.sagemaker_sdk import fit_by_sdk_2
 
 MACHINES = ("g4dn.xlarge", "c5.xlarge", "m5.large", "p4d.24xlarge", "t3.medium")
 OPERATIONS = ("CreateTrainingJob", "CreateModel", "CreateEndpointConfig", "CreateEndpoint")

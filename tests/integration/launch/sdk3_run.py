@@ -14,7 +14,7 @@ from moto import mock_aws
 from sagemaker.core.helper.session_helper import Session
 
 from ssd_train.launch.job import Channel, Job
-from ssd_train.launch.sdk3 import train_by_sdk_3
+from ssd_train.launch.sagemaker_sdk import train_by_sdk_3
 
 TRUST = {
     "Version": "2012-10-17",

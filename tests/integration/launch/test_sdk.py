@@ -15,12 +15,11 @@ from launches import INPUTS, REGION, ROLE, make_job
 from sdks import sdk_environment, sdk_python
 from toolkits import make_toolkit
 
-from ssd_train.launch import serving
-from ssd_train.launch.images import inference_image, training_image
+from ssd_train.launch import requests
+from ssd_train.launch.code_archive import CHECKOUT, write_served_model, write_source
 from ssd_train.launch.job import Job, make_channels
-from ssd_train.launch.requests import training_request
-from ssd_train.launch.source import CHECKOUT, write_served_model, write_source
-from ssd_train.launch.watch import metric_series
+from ssd_train.launch.job_logs import metric_series
+from ssd_train.launch.requests import inference_image, training_image, training_request
 
 pytestmark = pytest.mark.sagemaker
 
@@ -211,11 +210,11 @@ def test_the_very_archive_trains_in_the_toolkit(by_sdk_2, tmp_path):
 def test_an_endpoint_is_made_as_sdk_2_makes_it(by_sdk_2):
     sdk = by_sdk_2[0]
     name = sdk["CreateModel"]["ModelName"]
-    service = serving.Service(name, ROLE, REGION, "s3://my-bucket/ssd")
-    assert without_tags(serving.model_request(service, {})) == without_tags(sdk["CreateModel"])
-    config = serving.endpoint_config_request(service, {})
+    service = requests.Service(name, ROLE, REGION, "s3://my-bucket/ssd")
+    assert without_tags(requests.model_request(service, {})) == without_tags(sdk["CreateModel"])
+    config = requests.endpoint_config_request(service, {})
     assert config["ProductionVariants"] == sdk["CreateEndpointConfig"]["ProductionVariants"]
-    assert serving.endpoint_request("logo", service)["EndpointName"] == sdk["CreateEndpoint"]["EndpointName"]
+    assert requests.endpoint_request("logo", service)["EndpointName"] == sdk["CreateEndpoint"]["EndpointName"]
 
 
 def test_a_model_is_packed_as_sdk_2_packs_it(by_sdk_2, tmp_path):

@@ -27,7 +27,7 @@ from toolkits import make_toolkit
 from ssd_train.cli.main import main
 from ssd_train.data import pillow_pixels
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.serve import answer
+from ssd_train.deploy.handlers import handle_request
 
 pytestmark = pytest.mark.sagemaker
 
@@ -110,7 +110,9 @@ def assert_served(archive: Path, program: str, walkthrough: Walkthrough, base: P
     assert found.status == 200, found.body
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssd_train.data.pixels.operations", pillow_pixels)  # AWS's image has no OpenCV
-        expected = json.loads(answer(Detector.load(walkthrough.model, "cpu"), body, "image/png")[0])["prediction"]
+        expected = json.loads(handle_request(Detector.load(walkthrough.model, "cpu"), body, "image/png")[0])[
+            "prediction"
+        ]
     assert len(expected) > 5
     np.testing.assert_allclose(found.json["prediction"], expected, atol=1e-3)
 

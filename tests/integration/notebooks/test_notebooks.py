@@ -17,8 +17,8 @@ import pytest
 from launches import REGION, ROLE, isolate
 from moto.server import ThreadedMotoServer
 
-from ssd_train.data.predictions import read_predictions
-from ssd_train.launch.source import CHECKOUT
+from ssd_train.evaluation.predictions import read_predictions
+from ssd_train.launch.code_archive import CHECKOUT
 
 pytestmark = pytest.mark.sagemaker
 

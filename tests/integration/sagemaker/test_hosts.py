@@ -17,9 +17,9 @@ from builders import shapes_set
 from hosts import HOSTS, free_port
 from opt_ml import describe, failure_of
 
-from ssd_train.data.labels import read_labelled
-from ssd_train.data.records import Detections, LabelSet
-from ssd_train.training.metrics import MeanAveragePrecision
+from ssd_train.data.labels import load_labels
+from ssd_train.data.structures import Detections, Labels
+from ssd_train.evaluation.metrics import MeanAveragePrecision
 
 pytestmark = pytest.mark.sagemaker
 
@@ -137,12 +137,12 @@ def test_one_host_writes_and_tells(two):
 def test_the_model_is_better_than_chance(two, shapes):
     """Than the luckiest of many detectors that know the boxes of the training images, but do not look at an image."""
     scores = [float(value) for value in re.findall(r"validation mAP <score>=\((\S+)\)", two.logs[0])]
-    train, validation = (read_labelled(shapes[side], None).labels for side in ("train", "validation"))
+    train, validation = (load_labels(shapes[side], None).labels for side in ("train", "validation"))
     assert max(scores) > max(blind_score(train, validation, seed) for seed in range(200))
     assert two.config()["settings"]["kv_store"] == "dist_sync"
 
 
-def blind_score(train: LabelSet, validation: LabelSet, seed: int) -> float:
+def blind_score(train: Labels, validation: Labels, seed: int) -> float:
     """The VOC07 mAP of all training boxes, scored at random, as the answer to each validation image."""
     random, metric = np.random.RandomState(seed), MeanAveragePrecision(validation.class_names)
     boxes = np.concatenate([record.boxes for record in train.records])

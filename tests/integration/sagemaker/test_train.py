@@ -12,10 +12,10 @@ from opt_ml import failure_of
 from own_venvs import ROOT
 from toolkits import copy_package, pack
 
-from ssd_train.data.images import decode
-from ssd_train.data.labels import read_labelled
+from ssd_train.data.image_io import decode
+from ssd_train.data.labels import load_labels
 from ssd_train.deploy.detector import Detector
-from ssd_train.metric_lines import METRIC_DEFINITIONS
+from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
 
 pytestmark = pytest.mark.sagemaker
 
@@ -87,7 +87,7 @@ def test_the_last_line_of_the_program_is_its_summary(job):
 
 def test_streams_train(container, shapes, tmp_path):
     """Pipe mode: an augmented manifest through real FIFOs, written as SageMaker frames it."""
-    data = read_labelled(shapes.images, shapes.manifest)
+    data = load_labels(shapes.images, shapes.manifest)
     names = ",".join(data.labels.class_names)
     base = container.make_job(tmp_path / "ml", {}, {"class_names": names, "pipe_timeout": 60}, pipes=["train"])
     with FifoWriter(base / "input" / "data" / "train", [samples(data.labels.records, data.images)]):

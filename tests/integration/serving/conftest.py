@@ -9,8 +9,8 @@ import pytest
 from nets import talking_model
 from servers import LightServer
 
-from ssd_train.deploy.onnx_file import write_onnx
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.deploy.export.onnx import write_onnx
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ from stacks import stack, stack_venv
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_jpeg, encode_png
-from ssd_train.deploy.artifact import publish_symbol
+from ssd_train.artifacts.inference_code import write_inference_code
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.served_code import put_code
+from ssd_train.deploy.symbol import publish_symbol
 
 pytestmark = pytest.mark.sagemaker
 
@@ -39,7 +39,7 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "model"
     talking_model(folder)
     publish_symbol(folder, folder, drawn_inputs(4))
-    put_code(folder)
+    write_inference_code(folder)
     return folder
 
 
@@ -85,9 +85,9 @@ def test_a_picture_is_answered_as_by_the_model_itself(address, library, model, m
     assert (found.status, found.content_type) == (200, "application/json")
     detector = Detector.load(model, "cpu", "symbol")
     assert found.json["prediction"]
-    from ssd_train.deploy.serve import answer
+    from ssd_train.deploy.handlers import handle_request
 
-    expected = json.loads(answer(detector, body, "image/jpeg")[0])["prediction"]
+    expected = json.loads(handle_request(detector, body, "image/jpeg")[0])["prediction"]
     np.testing.assert_allclose(found.json["prediction"], expected, atol=1e-3)
 
 
@@ -161,9 +161,9 @@ def test_pictures_of_every_format_are_answered_as_here(address, model, name, siz
     image = cv2.resize(IMAGES[0], size_wh)
     body = encoded(image, format, mode=mode, **({"lossless": True} if format == "WEBP" else {}))
     found = invoke(address, body, "application/x-image")
-    from ssd_train.deploy.serve import answer
+    from ssd_train.deploy.handlers import handle_request
 
-    expected = json.loads(answer(Detector.load(model, "cpu", "symbol"), body, "application/x-image")[0])
+    expected = json.loads(handle_request(Detector.load(model, "cpu", "symbol"), body, "application/x-image")[0])
     scores = [np.array([row[1] for row in rows["prediction"][:3]]) for rows in (found.json, expected)]
     np.testing.assert_allclose(*scores, atol=0.02)
 

@@ -19,10 +19,10 @@ from servers import LightServer, ask
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd, resident_bytes
 from ssd_train.cli.main import main
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.serve import answer
+from ssd_train.deploy.handlers import handle_request
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +41,7 @@ def detector(onnx) -> Detector:
 def test_its_answers_are_those_of_the_endpoint(light, detector, accept):
     body = encode_jpeg(IMAGES[0])
     found = ask(light.address, "/invocations", body, "image/jpeg", accept)
-    expected, kind = answer(detector, body, "image/jpeg", accept)
+    expected, kind = handle_request(detector, body, "image/jpeg", accept)
     assert (found.status, found.content_type) == (200, kind)
     assert found.json.keys() == json.loads(expected).keys()
     for key, value in found.json.items():
@@ -239,7 +239,7 @@ def test_a_converted_model_is_served_as_any_other(tmp_path):
         assert ask(server.address, "/ping").status == 200 and b"<title>" in ask(server.address, "/").body
         for accept in ACCEPTS:
             found = ask(server.address, "/invocations", body, "image/png", accept).json
-            expected = json.loads(answer(converted, body, "image/png", accept)[0])
+            expected = json.loads(handle_request(converted, body, "image/png", accept)[0])
             assert found.keys() == expected.keys()
             if "prediction" in expected:
                 assert len(expected["prediction"]) > 10

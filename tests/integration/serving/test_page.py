@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 
-from ssd_train.data.boxes import iou_matrix
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_jpeg
+from ssd_train.boxes import iou_matrix
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.synthetic import draw_shapes_set
 
 pytestmark = [
     pytest.mark.integration,

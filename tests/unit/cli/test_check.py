@@ -9,7 +9,7 @@ import pytest
 from builders import flags_of, label_set, memory_images, shapes_set
 
 from ssd_train.cli.main import main
-from ssd_train.data.check_codes import CODES
+from ssd_train.data.checks.codes import CODES
 from ssd_train.data.formats.recordio import write_recordio
 
 

@@ -7,8 +7,15 @@ import sys
 
 import pytest
 
-from ssd_train.cli import console
-from ssd_train.cli.console import LogProgress, Parser, TerminalProgress, make_progress, normalised, within
+from ssd_train.cli import arguments
+from ssd_train.cli.arguments import (
+    LogProgress,
+    Parser,
+    TerminalProgress,
+    make_progress,
+    normalize_flags,
+    number_in_range,
+)
 from ssd_train.errors import ConfigError
 
 
@@ -23,7 +30,7 @@ from ssd_train.errors import ConfigError
     ],
 )
 def test_normalised_replaces_hyphens_in_names_of_flags_only(given, expected):
-    assert normalised(given) == expected
+    assert normalize_flags(given) == expected
 
 
 def parser():
@@ -117,7 +124,7 @@ def test_parser_without_arguments_reads_sys_argv(monkeypatch):
 )
 def test_within_accepts_numbers_in_range_only(kind, text, expected):
     made = Parser(prog="tool")
-    made.add_argument("--fraction", type=within(kind, 0, 1))
+    made.add_argument("--fraction", type=number_in_range(kind, 0, 1))
     if expected is ConfigError:
         with pytest.raises(ConfigError, match=f"--fraction: .*{text}"):
             made.parse_args([f"--fraction={text}"])
@@ -135,7 +142,7 @@ def test_log_progress_writes_plain_lines(capsys):
 
 def test_log_progress_reports_long_work_at_intervals(capsys, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(arguments.time, "monotonic", lambda: next(clock))
     list(LogProgress().track(range(20), 20, "images"))
     lines = capsys.readouterr().out.splitlines()
     assert 3 <= len(lines) <= 7 and all(line.startswith("images: ") and line.endswith(" of 20") for line in lines)

@@ -9,7 +9,7 @@ import pytest
 from builders import picture
 
 from ssd_train.cli.main import main
-from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.data.image_io import encode_jpeg, encode_png
 
 BOX = [20, 20, 100, 90]  # of a picture of 200 x 160
 AT = ("cat", 20, 20, 80, 70)  # the same: class, left, top, width, height

@@ -17,8 +17,8 @@ from launches import REGION, ROLE, entry_point, faults_of, isolate, make_job
 from moto import mock_aws
 
 from ssd_train.cli.main import main
-from ssd_train.data.images import decode, encode_jpeg
-from ssd_train.data.predictions import read_predictions
+from ssd_train.data.image_io import decode, encode_jpeg
+from ssd_train.evaluation.predictions import read_predictions
 from ssd_train.launch.requests import training_request
 
 AWS_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"  # the pattern of TrainingJobName and its like in the API's reference
@@ -335,8 +335,7 @@ NAMED = {
 @pytest.mark.parametrize("flags, length", NAMED.values(), ids=NAMED.keys())
 @pytest.mark.parametrize("bad", ["too-long", "logo_1", "-logo", "logo-"])
 def test_launch_name_that_aws_refuses_is_refused_before_aws_is_asked(capsys, monkeypatch, flags, length, bad):
-    for module in ("ssd_train.cli.launch", "ssd_train.cli.aws.deploy"):
-        monkeypatch.setattr(f"{module}.account", lambda flags: pytest.fail("AWS is asked"))
+    monkeypatch.setattr("ssd_train.cli.launch.account", lambda flags: pytest.fail("AWS is asked"))
     name = "a-" * (length // 2) + "aa" if bad == "too-long" else bad
     assert launch(*flags[:-1], f"{flags[-1]}={name}") == 2
     err = capsys.readouterr().err
@@ -345,8 +344,7 @@ def test_launch_name_that_aws_refuses_is_refused_before_aws_is_asked(capsys, mon
 
 @pytest.mark.parametrize("mode", [["--delete"], ["--describe"], ["--invoke", "--picture", "a.jpg"]], ids=lambda m: m[0])
 def test_launch_name_of_what_is_there_is_checked_too(capsys, monkeypatch, mode):
-    for module in ("deploy", "describe", "invoke"):
-        monkeypatch.setattr(f"ssd_train.cli.aws.{module}.Amazon", lambda region: pytest.fail("AWS is asked"))
+    monkeypatch.setattr("ssd_train.cli.launch.Amazon", lambda region: pytest.fail("AWS is asked"))
     assert main(["launch", mode[0], f"{LONGEST}a", *mode[1:]]) == 2
     assert "expected at most 63" in capsys.readouterr().err
 

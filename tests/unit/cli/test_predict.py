@@ -9,8 +9,8 @@ import pytest
 from builders import picture
 
 from ssd_train.cli.main import main
-from ssd_train.cli.pictures import find_pictures, overlay_paths
-from ssd_train.data.images import encode_png
+from ssd_train.cli.paths import find_pictures, overlay_paths
+from ssd_train.data.image_io import encode_png
 from ssd_train.errors import ConfigError
 
 

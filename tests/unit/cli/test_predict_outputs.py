@@ -17,7 +17,7 @@ from PIL import Image
 
 from ssd_train.cli.main import main
 from ssd_train.cli.predict import _summary
-from ssd_train.deploy.serve import model_fn, transform_fn
+from ssd_train.deploy.handlers import model_fn, transform_fn
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
     without, with_labels = pdf_pages(plain), pdf_pages(both)
     assert len(without) == len(with_labels) == 3  # title, 15, 2
     assert all((a != b).any() for a, b in zip(without, with_labels)), "the title page says so, too"
-    from ssd_train.view.pages import cell_of
+    from ssd_train.visualization.pdf import cell_of
 
     last = with_labels[-1]
     for index in range(15):

@@ -12,7 +12,7 @@ from builders import picture, shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.cli.prepare import STEPS
-from ssd_train.data.images import encode_png, read_header
+from ssd_train.data.image_io import encode_png, read_header
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.anchor_fit import anchor_grids, best_iou
-from ssd_train.data.boxes import as_boxes, cxcywh_to_xyxy, iou_matrix
+from ssd_train.boxes import as_boxes, cxcywh_to_xyxy, iou_matrix
+from ssd_train.data.checks.anchors import anchor_grids, best_iou
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 

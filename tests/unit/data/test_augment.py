@@ -15,7 +15,7 @@ from ssd_train.data.augment import (
     colour_matrix,
     constrained_crop,
     policy_of,
-    visible,
+    visible_mask,
 )
 
 WH = (200, 120)
@@ -85,7 +85,7 @@ def test_strong_zooms_and_stretches_within_its_limits(size_wh, boxes):
 def test_strong_keeps_an_object_in_view_almost_always():
     """A small box at the rim: one view in a few shows it, and ten are tried."""
     corner = np.array([[190, 110, 200, 120]], np.float32)
-    assert np.mean([visible(corner, v).any() for v in views("strong", 500, boxes=corner)]) > 0.98
+    assert np.mean([visible_mask(corner, v).any() for v in views("strong", 500, boxes=corner)]) > 0.98
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_strong_keeps_an_object_in_view_almost_always():
 )  # fmt: skip
 def test_what_is_kept(box, rect, least, by_centre, expected):
     view = View(rect, least_visible=least, by_centre=by_centre)
-    assert visible(np.array([box], np.float32), view).tolist() == [expected]
+    assert visible_mask(np.array([box], np.float32), view).tolist() == [expected]
 
 
 class Gluon:
@@ -112,11 +112,11 @@ class Gluon:
     def __init__(self, seed):
         import random
 
-        from ssd_train import framework
+        from ssd_train import mxnet_compat
 
-        framework.gluoncv()
-        self.crops = framework.gluoncv("data.transforms.experimental.bbox")
-        self.boxes = framework.gluoncv("data.transforms.bbox")
+        mxnet_compat.gluoncv()
+        self.crops = mxnet_compat.gluoncv("data.transforms.experimental.bbox")
+        self.boxes = mxnet_compat.gluoncv("data.transforms.bbox")
         random.seed(seed)
         np.random.seed(seed)
         self.random = random
@@ -161,7 +161,7 @@ def test_ssd_chooses_as_gluoncv_does(boxes):
     gluon = Gluon(0)
     theirs = described(WH, [gluon.draw(WH, boxes) for _ in range(count)])
     found = views("ssd", count, boxes=boxes, seed=1)
-    ours = described(WH, [(v.rect, np.flatnonzero(visible(boxes, v))) for v in found])
+    ours = described(WH, [(v.rect, np.flatnonzero(visible_mask(boxes, v))) for v in found])
     for name, values in ours.items():
         assert distance(values, theirs[name]) <= 1.95 * np.sqrt(2 / count), name  # once in a thousand by chance
     assert 0.45 < np.mean([v.flip_x for v in found]) < 0.55
@@ -182,7 +182,7 @@ def test_a_crop_keeps_the_centre_of_a_box():
     random = np.random.RandomState(0)
     for _ in range(300):
         crop = constrained_crop(WH, BOXES, random)
-        assert visible(BOXES, View(crop, by_centre=True)).any()
+        assert visible_mask(BOXES, View(crop, by_centre=True)).any()
 
 
 def apply(matrix, colours):

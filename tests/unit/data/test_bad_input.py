@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from fifos import FifoWriter, framed
 
-from ssd_train.data.channel import receive
-from ssd_train.data.check import unusable
-from ssd_train.data.check_codes import CODES
-from ssd_train.data.check_labels import of_skipped
-from ssd_train.data.formats.fields import TOO_SMALL
+from ssd_train.data.checks.codes import CODES
+from ssd_train.data.checks.labels import of_skipped
+from ssd_train.data.checks.runner import unreadable_labels_result
+from ssd_train.data.formats.validators import TOO_SMALL
 from ssd_train.data.formats.video import read_video_frames
-from ssd_train.data.images import encode_png
+from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import read_labels
-from ssd_train.data.spill import SpillFile
+from ssd_train.data.pipe.channel import read_channel
+from ssd_train.data.pipe.spill import SpillFile
 from ssd_train.errors import DataError
 
 PNG = encode_png(np.zeros((80, 100, 3), np.uint8))
@@ -230,7 +230,7 @@ BAD_SAMPLES = {
 @pytest.mark.parametrize("image, label, code", BAD_SAMPLES.values(), ids=BAD_SAMPLES.keys())
 def test_pipe(tmp_path, image, label, code):
     with FifoWriter(tmp_path / "train", [[framed(PNG, pipe_label()), framed(image, label)]]):
-        channel = receive(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
+        channel = read_channel(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
     labels, _ = channel.label_set(*channel.class_table(None), "skip")
     assert told(labels) == [(code, "train_0:3")]
 
@@ -259,7 +259,7 @@ def test_video(tmp_path, frame, code):
 # --- boxes of no size, in every format: the box is left out and counted, the picture and its other box stay -------
 def read_pipe(tmp_path, label):
     with FifoWriter(tmp_path / "train", [[framed(PNG, label)]]):
-        channel = receive(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
+        channel = read_channel(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
     return channel.label_set(*channel.class_table(None), "error")[0]
 
 
@@ -338,7 +338,7 @@ def test_files_that_cannot_be_used(tmp_path, name, content, code):
     write(tmp_path, {name: content})
     with pytest.raises(DataError) as caught:
         read_labels(tmp_path / name, None, "skip")
-    finding = unusable(caught.value).findings[0]
+    finding = unreadable_labels_result(caught.value).findings[0]
     assert (finding.code, finding.where.startswith(str(tmp_path / name))) == (code, True)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
 
-from ssd_train.data.batches import EpochSampler, EvalLoader, TrainLoader
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.loaders import EpochSampler, EvalLoader, TrainLoader
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.errors import DataError
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_train.data import boxes as B
+from ssd_train import boxes as B
 
 SIZE = (200, 120)  # width, height: unequal, so that a swap shows
 
@@ -108,4 +108,4 @@ INVALID = {
 
 @pytest.mark.parametrize("boxes, size, expected", INVALID.values(), ids=INVALID.keys())
 def test_first_invalid(boxes, size, expected):
-    assert B.first_invalid(B.as_boxes(boxes), size) == expected
+    assert B.find_invalid_box(B.as_boxes(boxes), size) == expected

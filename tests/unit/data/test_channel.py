@@ -10,11 +10,11 @@ import pytest
 from builders import label_set, memory_images
 from fifos import FifoWriter, framed, samples
 
-from ssd_train.data.channel import receive
-from ssd_train.data.formats.gather import BAD_LINE
+from ssd_train.data.formats.builder import BAD_LINE
 from ssd_train.data.formats.recordio import write_recordio
-from ssd_train.data.records import ClassNames
-from ssd_train.data.spill import SpillFile
+from ssd_train.data.pipe.channel import read_channel
+from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import DataError
 
 LABELS = label_set([[[1, 2, 20, 12], [5.5, 5, 15, 25]], [[0, 0, 40, 30]], []], [[0, 1], [1], []])
@@ -24,7 +24,7 @@ PLAIN, WITH_NAMES = samples(LABELS.records, IMAGES), samples(LABELS.records, IMA
 
 def received(folder, pieces, limit=10**7, delay=0.0):
     with FifoWriter(folder / "train", [pieces], delay):
-        return receive(folder / "train", 5, SpillFile(folder, limit))
+        return read_channel(folder / "train", 5, SpillFile(folder, limit))
 
 
 def labels_of(channel, class_names=None, on_bad="error"):

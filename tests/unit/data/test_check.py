@@ -25,19 +25,19 @@ from faulty_sets import (
 )
 
 from ssd_train.cli.check import make_parser, read_sides
-from ssd_train.data.check import (
+from ssd_train.data.checks.codes import CODES, SEVERITIES, Finding
+from ssd_train.data.checks.runner import (
     CheckResult,
-    Side,
-    cheap_check,
+    Split,
     check_data,
-    refuse_errors,
-    unusable,
-    without_errors,
+    drop_errors,
+    quick_check,
+    raise_on_errors,
+    unreadable_labels_result,
 )
-from ssd_train.data.check_codes import CODES, SEVERITIES, Finding
 from ssd_train.data.formats.voc import read_voc
+from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import read_labels
-from ssd_train.data.sources import FolderImages
 from ssd_train.errors import DataError
 
 
@@ -56,7 +56,7 @@ def test_labels_that_cannot_be_used_at_all(tmp_path, text, code):
         path.write_text(text, "utf-8")
     with pytest.raises(DataError) as caught:
         read_labels(path, None, "skip")
-    finding, *lines = unusable(caught.value).findings
+    finding, *lines = unreadable_labels_result(caught.value).findings
     assert bool(lines) == ("no line can be used" in finding.detail)
     assert (finding.code, finding.severity) == (code, "error")
     assert re.fullmatch(re.escape(str(path)) + r"(:\d+)?", finding.where)
@@ -69,7 +69,7 @@ def test_lines_are_told_where_none_can_be_used(tmp_path):
     path.write_text("\n".join(json.dumps(value) for value in bad), "utf-8")
     with pytest.raises(DataError) as caught:
         read_labels(path, None, "skip")
-    assert [(f.code, f.where) for f in unusable(caught.value).findings] == [
+    assert [(f.code, f.where) for f in unreadable_labels_result(caught.value).findings] == [
         ("labels-unusable", str(path)),
         ("bad-coordinates", f"{path}:1"),
         ("unknown-class", f"{path}:3"),
@@ -79,24 +79,24 @@ def test_lines_are_told_where_none_can_be_used(tmp_path):
 
 @pytest.mark.parametrize("boxes, code, where", BAD_SETS.values(), ids=BAD_SETS.keys())
 def test_boxes_that_are_hard_to_learn(boxes, code, where):
-    found_here = found(Side("train", labels_of(boxes)))
+    found_here = found(Split("train", labels_of(boxes)))
     assert [entry for entry in found_here if entry[0] == code] == [(code, where)]
     assert len(found_here) == (2 if code == "crowded" else 1)  # a crowd is too wide a label as well
 
 
 def test_good_boxes_and_background_images_are_not_found_fault_with():
-    assert found(Side("train", labels_of([]))) == []
+    assert found(Split("train", labels_of([]))) == []
 
 
 def test_tiny_box_is_large_enough_at_another_image_shape():
     labels = labels_of([[100, 100, 108, 108]])
-    assert found(Side("train", labels), shape=300) == [("box-tiny", "train.manifest:11")]
-    assert ("box-tiny", "train.manifest:11") not in found(Side("train", labels), shape=512)
+    assert found(Split("train", labels), shape=300) == [("box-tiny", "train.manifest:11")]
+    assert ("box-tiny", "train.manifest:11") not in found(Split("train", labels), shape=512)
 
 
 def test_class_with_few_boxes():
     labels = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 9 + [[1]] * 3, (400, 400), ("cat", "dog", "cow"))
-    result = check_data([Side("train", labels)], 300, ANCHORS)
+    result = check_data([Split("train", labels)], 300, ANCHORS)
     assert [f.detail for f in result.findings] == [
         f"found {count} boxes of class {name!r}" for name, count in (("cat", 9), ("dog", 3), ("cow", 0))
     ]
@@ -106,7 +106,7 @@ def test_class_with_few_boxes():
 def test_check_class_id_without_name_and_box_is_noted_and_no_class_with_few_boxes():
     boxes, ids = [[[0, 0, 200, 200], [50, 50, 300, 300]]] * 12, [[0, 3]] * 12
     labels = label_set(boxes, ids, (400, 400), ("cat", "class_1", "cow", "dog"))
-    result = check_data([Side("train", labels)], 300, ANCHORS)
+    result = check_data([Split("train", labels)], 300, ANCHORS)
     assert [(f.code, f.severity, f.where) for f in result.findings] == [
         ("few-examples", "warning", "train.manifest"),  # a class that has a name
         ("unused-class-id", "note", "train.manifest"),
@@ -134,14 +134,14 @@ def test_check_validation_has_given_class_names_as_training_has(tmp_path):
 def test_class_that_training_never_shows():
     train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat", "dog"))
     validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("dog",))
-    codes = [code for code, _ in found(Side("train", train), Side("validation", validation))]
+    codes = [code for code, _ in found(Split("train", train), Split("validation", validation))]
     assert codes == ["few-examples", "class-only-in-training", "class-only-in-validation"]
 
 
 def test_class_that_training_does_not_know():
     train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat",))
     validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("cow",))
-    assert found(Side("train", train), Side("validation", validation)) == [("unknown-class", "train.manifest")]
+    assert found(Split("train", train), Split("validation", validation)) == [("unknown-class", "train.manifest")]
 
 
 def test_training_refuses_errors_and_names_the_first():
@@ -149,24 +149,24 @@ def test_training_refuses_errors_and_names_the_first():
     with pytest.raises(
         DataError, match=r"^5 errors in the data: a:0: image not found \(missing-image\); a:1: .* 2 more"
     ):
-        refuse_errors([Finding("crowded", "a:9", "found 101 boxes"), *findings])
-    refuse_errors([Finding("crowded", "a:9", "found 101 boxes"), Finding("few-examples", "a", "found 3 boxes")])
+        raise_on_errors([Finding("crowded", "a:9", "found 101 boxes"), *findings])
+    raise_on_errors([Finding("crowded", "a:9", "found 101 boxes"), Finding("few-examples", "a", "found 3 boxes")])
 
 
 def test_training_goes_on_without_the_images_that_have_errors(tmp_path):
     side = side_of(tmp_path, [line("s3://b/images/absent.jpg"), "broken", line()], {"bad.jpg": turned(3)})
-    findings = cheap_check(side.labels, side.images)
+    findings = quick_check(side.labels, side.images)
     assert sorted(finding.code for finding in findings) == ["missing-image", "orientation-applied"]
-    kept = without_errors(side.labels, findings)
+    kept = drop_errors(side.labels, findings)
     assert [record.basename for record in kept.records] == [*(f"{n}.jpg" for n in range(TEN)), "bad.jpg"]
     assert kept.skipped == side.labels.skipped and len(kept.skipped) == 1
 
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path):
     labels = label_set([[[1, 1, 30, 25]]] * 3)
-    findings = cheap_check(labels, memory_images(label_set([])))
+    findings = quick_check(labels, memory_images(label_set([])))
     with pytest.raises(DataError, match=r"^3 errors in the data: train\.manifest:1: image '0\.png' not found"):
-        without_errors(labels, findings)
+        drop_errors(labels, findings)
 
 
 def test_result_is_sorted_counted_and_told_as_json(tmp_path):
@@ -190,7 +190,7 @@ def test_check_filename_of_another_picture_is_a_warning(tmp_path):
     text = f"<annotation><filename>b.jpg</filename><object><name>x</name><bndbox>{box}</bndbox></object></annotation>"
     (tmp_path / "a.xml").write_text(text)
     labels = read_voc(tmp_path, images=tmp_path)
-    assert ("filename-differs", "a.xml") in found(Side("train", labels, FolderImages(tmp_path)))
+    assert ("filename-differs", "a.xml") in found(Split("train", labels, FolderImages(tmp_path)))
     assert CODES["filename-differs"].severity == "warning"
 
 

@@ -25,15 +25,10 @@ from faulty_sets import (
 )
 from PIL import Image
 
-from ssd_train.data.check import (
-    Side,
-    cheap_check,
-    check_apart,
-    check_data,
-)
-from ssd_train.data.images import encode_jpeg, encode_png
+from ssd_train.data.checks.runner import Split, check_data, check_leakage, quick_check
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import read_labels
-from ssd_train.data.sources import FolderImages
 
 # what only decoding shows
 HIDDEN = {"PNG with a wrong byte", "PNG with too few pixels", "half a JPEG, given an end"}
@@ -49,7 +44,7 @@ def test_bad_image_has_its_code_and_place(tmp_path, bad, images, code):
 def test_cheap_check_says_the_same_but_for_what_is_hidden(tmp_path, case):
     bad, images, code = BAD_IMAGES[case]
     side = side_of(tmp_path, [bad], images)
-    codes = [(finding.code, finding.where.rsplit("/", 1)[-1]) for finding in cheap_check(side.labels, side.images)]
+    codes = [(finding.code, finding.where.rsplit("/", 1)[-1]) for finding in quick_check(side.labels, side.images)]
     assert codes == ([] if case in HIDDEN else [(code, "a.manifest:11")])
 
 
@@ -57,7 +52,7 @@ def test_more_pixels_than_are_decoded(tmp_path):
     picture_of_51_megapixels = saved(np.zeros((7000, 7300), np.uint8), "PNG")
     side = side_of(tmp_path, [line("bad.jpg", BOX, size_wh=(7300, 7000))], {"bad.jpg": picture_of_51_megapixels})
     assert ("too-large", "a.manifest:11") in found(side)
-    assert [finding.code for finding in cheap_check(side.labels, side.images)] == ["too-large"]
+    assert [finding.code for finding in quick_check(side.labels, side.images)] == ["too-large"]
 
 
 def test_same_file_twice_on_one_side(tmp_path):
@@ -72,13 +67,13 @@ def test_same_file_on_both_sides(tmp_path):
     train = side_of(tmp_path / "a", [line()], {"bad.jpg": JPEG})
     validation = side_of(tmp_path / "b", [line("s3://b/images/val.jpg")], {"val.jpg": JPEG}, 50, "validation")
     assert found(train, validation) == [("same-image-in-train-and-validation", "a.manifest:11")]
-    assert check_apart(train, validation) == []  # which looks at places only
+    assert check_leakage(train, validation) == []  # which looks at places only
 
 
 def test_same_place_on_both_sides(tmp_path):
     train = side_of(tmp_path)
-    validation = Side("validation", train.labels.subset([index < 2 for index in range(TEN)]), train.images)
-    codes = [(finding.code, finding.name) for finding in check_apart(train, validation)]
+    validation = Split("validation", train.labels.subset([index < 2 for index in range(TEN)]), train.images)
+    codes = [(finding.code, finding.name) for finding in check_leakage(train, validation)]
     assert codes == [("same-image-in-train-and-validation", f"s3://b/images/{index}.jpg") for index in (0, 1)]
     assert found(train, validation)[:2] == [("same-image-in-train-and-validation", f"a.manifest:{n}") for n in (1, 2)]
 
@@ -126,13 +121,13 @@ def test_which_of_two_files_of_one_name_is_labelled(tmp_path):
 def test_links_are_the_images_they_lead_to(tmp_path):
     place, manifest = data_set(tmp_path, [line()], {"store/of/pictures.jpg": JPEG})
     (place / "bad.jpg").symlink_to(place / "store/of/pictures.jpg")
-    assert found(Side("train", read_labels(manifest), FolderImages(place))) == []
+    assert found(Split("train", read_labels(manifest), FolderImages(place))) == []
 
 
 def test_folder_of_both_sides_is_looked_through_once(tmp_path):
     whole = side_of(tmp_path, [], {"new.jpg": JPEG})
     halves = [whole.labels.subset([index % 2 == side for index in range(TEN)]) for side in (0, 1)]
-    train, validation = (Side(name, labels, whole.images) for name, labels in zip(("train", "validation"), halves))
+    train, validation = (Split(name, labels, whole.images) for name, labels in zip(("train", "validation"), halves))
     codes = [entry for entry in found(train, validation) if entry[0] != "few-examples"]
     assert codes == [("image-without-label", "new.jpg")]
 
@@ -140,16 +135,16 @@ def test_folder_of_both_sides_is_looked_through_once(tmp_path):
 def test_fifo_in_the_folder_does_not_hang_the_check(tmp_path):
     place, manifest = data_set(tmp_path, [line()])
     os.mkfifo(place / "bad.jpg")
-    side = Side("train", read_labels(manifest), FolderImages(place))
+    side = Split("train", read_labels(manifest), FolderImages(place))
     assert found(side) == [("unreadable-image", "a.manifest:11")]
-    assert [finding.code for finding in cheap_check(side.labels, side.images)] == ["unreadable-image"]
+    assert [finding.code for finding in quick_check(side.labels, side.images)] == ["unreadable-image"]
 
 
 def test_images_in_memory_are_checked_alike(tmp_path):
     labels = label_set([[[1, 1, 30, 25]]] * 3)
     images = memory_images(labels)
-    assert cheap_check(labels, images) == []
-    codes = {code for code, _ in found(Side("train", labels, images))}
+    assert quick_check(labels, images) == []
+    codes = {code for code, _ in found(Split("train", labels, images))}
     assert codes == {"few-examples"}
 
 
@@ -163,13 +158,13 @@ def test_cheap_check_of_a_file_larger_than_a_glance(tmp_path, kept, codes, comme
     assert len(data) > 3 * 65536
     data = data[: int(len(data) * kept)]
     side = side_of(tmp_path, [line(size_wh=(600, 500))], {"bad.jpg": data})
-    assert [finding.code for finding in cheap_check(side.labels, side.images)] == codes
+    assert [finding.code for finding in quick_check(side.labels, side.images)] == codes
 
 
 def test_cheap_check_of_an_image_with_a_film_after_it(tmp_path):
     data = encode_jpeg(picture((600, 500), 1), 95) + b"\0\0\0\x18ftypmp42" + bytes(200_000)
     side = side_of(tmp_path, [line(size_wh=(600, 500))], {"bad.jpg": data})
-    assert cheap_check(side.labels, side.images) == []
+    assert quick_check(side.labels, side.images) == []
 
 
 REAL_COPIES = {
@@ -186,7 +181,7 @@ REAL_COPIES = {
 def test_real_sets_have_the_copies_that_are_known_and_no_others(shared_data, name):
     folder = shared_data / "data" / name
     labels = read_labels(folder / "output.manifest")
-    result = check_data([Side("train", labels, FolderImages(folder / "images"))], 300, ANCHORS)
+    result = check_data([Split("train", labels, FolderImages(folder / "images"))], 300, ANCHORS)
     copies = {}
     for finding in result.findings:
         if "duplicate" in finding.code:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from builders import label_set
 
-from ssd_train.data.anchor_fit import anchor_grids
-from ssd_train.data.check_labels import scaled_boxes
-from ssd_train.data.check_statistics import fitting_shapes, statistics
+from ssd_train.data.checks.anchors import anchor_grids
+from ssd_train.data.checks.labels import scaled_boxes
+from ssd_train.data.checks.statistics import recommend_image_shape, statistics
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 GRIDS = {side: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", side))) for side in (300, 512, 768)}
@@ -81,7 +81,7 @@ def test_statistics_of_labels_without_sizes_and_without_records():
 )
 def test_smallest_shape_that_serves_the_boxes(sides, recommended):
     labels = label_set([[[100, 100, 100 + side, 100 + side]] for side in sides], size_wh=(400, 400))
-    found = fitting_shapes(scaled_boxes(labels, [(400, 400)] * len(sides)), GRIDS)
+    found = recommend_image_shape(scaled_boxes(labels, [(400, 400)] * len(sides)), GRIDS)
     assert found["recommended"] == recommended
     assert list(found["served"]) == ["300", "512", "768"]
     assert all(0 <= share <= 1 for share in found["served"].values())
@@ -89,7 +89,7 @@ def test_smallest_shape_that_serves_the_boxes(sides, recommended):
 
 def test_no_box_no_recommendation():
     labels = label_set([[]])
-    assert fitting_shapes(scaled_boxes(labels, [(40, 30)]), GRIDS) == {"recommended": None, "served": {}}
+    assert recommend_image_shape(scaled_boxes(labels, [(40, 30)]), GRIDS) == {"recommended": None, "served": {}}
 
 
 def test_boxes_are_shares_of_the_size_that_is_given():

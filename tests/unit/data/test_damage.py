@@ -10,12 +10,19 @@ import pytest
 from builders import picture
 from PIL import Image
 
-from ssd_train.data.check_codes import CODES
-from ssd_train.data.check_images import look_at
-from ssd_train.data.damage import check_decoded, check_undamaged
-from ssd_train.data.images import decode_for, decode_stored, encode_jpeg, encode_png, turn
-from ssd_train.data.records import Record
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.checks.codes import CODES
+from ssd_train.data.checks.images import inspect
+from ssd_train.data.image_io import (
+    apply_orientation,
+    check_integrity,
+    decode_downscaled,
+    decode_unrotated,
+    encode_jpeg,
+    encode_png,
+    recheck_decoded,
+)
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -78,14 +85,14 @@ WHOLE = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_is_found(data):
     with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
-        image, header = decode_stored(data, "a:1")  # only Pillow's own decoder minds, of a TIFF
-        check_undamaged(data, header, image, "a:1")
+        image, header = decode_unrotated(data, "a:1")  # only Pillow's own decoder minds, of a TIFF
+        check_integrity(data, header, image, "a:1")
 
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 def test_whole_pictures_pass(data):
-    image, header = decode_stored(data, "a:1")
-    check_undamaged(data, header, image, "a:1")
+    image, header = decode_unrotated(data, "a:1")
+    check_integrity(data, header, image, "a:1")
 
 
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Tag data).*:UserWarning")  # Pillow's, of the damage done here
@@ -94,14 +101,14 @@ def test_whole_pictures_pass(data):
 )
 def test_no_damage_whatever_raises_anything_but_findings(data):
     random = np.random.RandomState(0)
-    record = Record("a.jpg", [], [], None, "a:1")
+    record = LabeledImage("a.jpg", [], [], None, "a:1")
     for _ in range(100):
         broken = bytearray(data)
         for place in random.randint(0, len(data), random.randint(1, 20)):
             broken[place] = random.randint(256)
         start = random.randint(len(data))
         del broken[start : start + random.choice([0, 0, 1, 500, len(data)])]
-        seen = look_at(record, MemoryImages({"a.jpg": bytes(broken)}))
+        seen = inspect(record, MemoryImages({"a.jpg": bytes(broken)}))
         assert all(finding.code in CODES and finding.where == "a:1" for finding in seen.findings)
         assert bool(seen.digest) == (not any(finding.severity == "error" for finding in seen.findings))
 
@@ -111,14 +118,14 @@ def test_no_damage_whatever_raises_anything_but_findings(data):
 @pytest.mark.parametrize("turned", [1, 6], ids=["upright", "turned"])
 def test_damage_is_found_in_what_is_trained_on(data, side, turned):
     with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
-        image = turn(decode_for(data, "a:1", side), turned)
-        check_decoded(data, image, "a:1")
+        image = apply_orientation(decode_downscaled(data, "a:1", side), turned)
+        recheck_decoded(data, image, "a:1")
 
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 @pytest.mark.parametrize("side", [300, 20], ids=["whole", "smaller"])
 def test_what_is_whole_is_trained_on_without_a_word(data, side, capfd):
-    image = decode_for(data, "a:1", side)
+    image = decode_downscaled(data, "a:1", side)
     capfd.readouterr()
-    check_decoded(data, image, "a:1")
+    recheck_decoded(data, image, "a:1")
     assert capfd.readouterr() == ("", "")  # libjpeg writes to standard error by itself

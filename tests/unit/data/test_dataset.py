@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
 
+from ssd_train.boxes import as_boxes
 from ssd_train.data.augment import View
-from ssd_train.data.boxes import as_boxes
 from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.image_sources import MemoryImages
 from ssd_train.errors import DataError
 
 
@@ -124,7 +124,7 @@ def test_damage_is_looked_for_once_in_each_image(monkeypatch):
         dataset[0]
     dataset = DetectionDataset(label_set([[]], size_wh=(160, 120)), MemoryImages({"0.png": data}), 32)
     dataset[0]
-    monkeypatch.setattr("ssd_train.data.dataset.check_decoded", None)
+    monkeypatch.setattr("ssd_train.data.dataset.recheck_decoded", None)
     dataset[0]
 
 

@@ -5,21 +5,21 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train.data import artwork, drawn
-from ssd_train.data.boxes import first_invalid, intersection_matrix
+from ssd_train.boxes import find_invalid_box, intersection_matrix
+from ssd_train.data import synthetic
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.images import decode
-from ssd_train.data.records import ClassNames
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_io import decode
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import DataError
 
 LOGO_NAMES = ClassNames(("logo",))
-ALL_MARKS = {"logo": artwork.LOGO, **artwork.LOOK_ALIKES, **artwork.SHAPES}
+ALL_MARKS = {"logo": synthetic.LOGO, **synthetic.LOOK_ALIKES, **synthetic.SHAPES}
 
 
 @pytest.fixture(scope="module")
 def logos():
-    return drawn.draw_logo_set(100, seed=3)
+    return synthetic.draw_logo_set(100, seed=3)
 
 
 def same(a, b):
@@ -30,10 +30,10 @@ def same(a, b):
 
 def test_the_same_seed_gives_the_same_pictures(logos):
     before = np.random.get_state()[1].copy()
-    assert same(drawn.draw_logo_set(8, seed=3, empty_fraction=0.12), logos[:8])  # whatever the count
+    assert same(synthetic.draw_logo_set(8, seed=3, empty_fraction=0.12), logos[:8])  # whatever the count
     assert (np.random.get_state()[1] == before).all()  # the global generator is left alone
-    assert not same(drawn.draw_logo_set(8, seed=4), logos[:8])
-    assert same(drawn.draw_shapes_set(5, seed=1), drawn.draw_shapes_set(9, seed=1))
+    assert not same(synthetic.draw_logo_set(8, seed=4), logos[:8])
+    assert same(synthetic.draw_shapes_set(5, seed=1), synthetic.draw_shapes_set(9, seed=1))
 
 
 def test_logo_pictures_are_as_promised(logos):
@@ -41,7 +41,7 @@ def test_logo_pictures_are_as_promised(logos):
     for sample in logos:
         assert sample.image.shape == (240, 320, 3) and sample.image.dtype == np.uint8
         assert (sample.image == sample.image[..., :1]).all()  # grey-scale
-        assert first_invalid(sample.boxes, (320, 240)) is None
+        assert find_invalid_box(sample.boxes, (320, 240)) is None
         assert (sample.boxes == sample.boxes.round()).all() and (sample.class_ids == 0).all()
         apart = intersection_matrix(sample.boxes, sample.boxes)
         assert (apart[~np.eye(len(apart), dtype=bool)] == 0).all()
@@ -57,19 +57,19 @@ def test_logo_sizes_span_four_to_one(logos):
 
 
 def test_held_out_backgrounds_are_of_other_kinds(logos):
-    kinds = {family: set(textures) for family, textures in artwork.BACKGROUNDS.items()}
-    functions = [set(textures.values()) for textures in artwork.BACKGROUNDS.values()]
+    kinds = {family: set(textures) for family, textures in synthetic.BACKGROUNDS.items()}
+    functions = [set(textures.values()) for textures in synthetic.BACKGROUNDS.values()]
     assert not kinds["train"] & kinds["validation"] and not functions[0] & functions[1]
-    held_out = drawn.draw_logo_set(8, seed=3, backgrounds="validation")
+    held_out = synthetic.draw_logo_set(8, seed=3, backgrounds="validation")
     assert {sample.name for sample in held_out}.isdisjoint(sample.name for sample in logos)
     assert all(not np.array_equal(a.boxes, b.boxes) for a, b in zip(held_out, logos) if len(a.boxes))
     with pytest.raises(DataError, match="backgrounds: found 'test', expected one of 'train', 'validation'"):
-        drawn.draw_logo_set(1, seed=0, backgrounds="test")
+        synthetic.draw_logo_set(1, seed=0, backgrounds="test")
 
 
-@pytest.mark.parametrize("family", artwork.BACKGROUNDS)
+@pytest.mark.parametrize("family", synthetic.BACKGROUNDS)
 def test_every_background_has_structure_and_range(family):
-    for kind, texture in artwork.BACKGROUNDS[family].items():
+    for kind, texture in synthetic.BACKGROUNDS[family].items():
         drawings = [texture(np.random.RandomState(seed), (160, 120)) for seed in range(3)]
         for field in drawings:
             assert field.shape == (120, 160) and np.isfinite(field).all(), kind
@@ -80,37 +80,37 @@ def test_every_background_has_structure_and_range(family):
 @pytest.mark.parametrize("mark", ALL_MARKS.values(), ids=ALL_MARKS.keys())
 @pytest.mark.parametrize("angle", [-30, 0, 17])
 def test_boxes_are_the_exact_hull_of_the_pixels(mark, angle, monkeypatch):
-    monkeypatch.setattr(drawn, "MAX_TURN", abs(angle))
-    canvas = drawn.Canvas(np.full((240, 320, 1), 100, np.float32), np.random.RandomState(angle + 90))
+    monkeypatch.setattr(synthetic, "MAX_TURN", abs(angle))
+    canvas = synthetic.Canvas(np.full((240, 320, 1), 100, np.float32), np.random.RandomState(angle + 90))
     box = canvas.place(mark, (0.1, 0.4), lambda under: np.array([200.0]))
     rows, columns = np.nonzero(canvas.pixels[..., 0] >= 125)  # covered by a quarter or more
     assert box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
 def test_render_turns_clockwise_and_keeps_the_long_side():
-    peak = artwork.render(artwork.SHAPES["arrow"], 90, 60)  # an arrow to the right, then down
+    peak = synthetic.render(synthetic.SHAPES["arrow"], 90, 60)  # an arrow to the right, then down
     assert peak.shape[0] == 60 and peak.shape[1] < 60
     assert (peak[:20] > 0.5).sum(axis=1).max() < (peak[40:] > 0.5).sum(axis=1).max()
     for side in (24, 61, 128):
-        assert max(artwork.render(artwork.LOGO, 0, side).shape) == side
+        assert max(synthetic.render(synthetic.LOGO, 0, side).shape) == side
 
 
 def test_the_logo_is_its_own_mirror_image_and_no_look_alike_is_the_logo():
-    logo = artwork.render(artwork.LOGO, 0, 96)
+    logo = synthetic.render(synthetic.LOGO, 0, 96)
     np.testing.assert_allclose(logo, logo[:, ::-1], atol=0.2)
-    for name, mark in artwork.LOOK_ALIKES.items():
-        other = artwork.render(mark, 0, 96)
+    for name, mark in synthetic.LOOK_ALIKES.items():
+        other = synthetic.render(mark, 0, 96)
         assert other.shape != logo.shape or np.abs(other - logo).mean() > 0.02, name
 
 
 def test_no_place_gives_no_box():
-    canvas = drawn.Canvas(np.zeros((12, 320, 1), np.float32), np.random.RandomState(0))
-    assert canvas.place(artwork.LOGO, (0.2, 0.4), lambda under: np.array([9.0])) is None
+    canvas = synthetic.Canvas(np.zeros((12, 320, 1), np.float32), np.random.RandomState(0))
+    assert canvas.place(synthetic.LOGO, (0.2, 0.4), lambda under: np.array([9.0])) is None
     assert (canvas.pixels == 0).all()
 
 
 def test_shapes_have_three_classes_of_their_own_colour():
-    samples = drawn.draw_shapes_set(60, seed=0, size_wh=(96, 64), max_objects=2)
+    samples = synthetic.draw_shapes_set(60, seed=0, size_wh=(96, 64), max_objects=2)
     assert {sample.image.shape for sample in samples} == {(64, 96, 3)}
     assert {len(sample.boxes) for sample in samples} == {0, 1, 2}
     assert sum(len(sample.boxes) == 0 for sample in samples) == 6
@@ -122,20 +122,20 @@ def test_shapes_have_three_classes_of_their_own_colour():
 
 @pytest.mark.parametrize("image_format, tolerance", [("png", 0), ("jpg", 12)])
 def test_written_sets_read_back(tmp_path, image_format, tolerance):
-    samples = drawn.draw_shapes_set(12, seed=2)
-    images, manifest = drawn.write_drawn_set(tmp_path, samples, drawn.SHAPE_CLASSES, "shapes-job", image_format)
+    samples = synthetic.draw_shapes_set(12, seed=2)
+    images, manifest = synthetic.write_drawn_set(tmp_path, samples, synthetic.SHAPE_CLASSES, "shapes-job", image_format)
     labels, source = read_ground_truth(manifest), FolderImages(images)
     assert not labels.skipped and len(labels) == 12
     for sample, record in zip(samples, labels.records):
         names = [labels.class_names[class_id] for class_id in record.class_ids]
-        assert names == [drawn.SHAPE_CLASSES[class_id] for class_id in sample.class_ids]
+        assert names == [synthetic.SHAPE_CLASSES[class_id] for class_id in sample.class_ids]
         assert (record.boxes == sample.boxes).all() and record.size_wh == (160, 120)
         image = decode(source.read(record), record.where, record.size_wh)
         assert np.abs(image.astype(int) - sample.image).mean() <= tolerance
 
 
 def test_manifests_look_like_real_ones(tmp_path, logos):
-    images, manifest = drawn.write_drawn_set(tmp_path, logos[:10], LOGO_NAMES, "logo-labeling")
+    images, manifest = synthetic.write_drawn_set(tmp_path, logos[:10], LOGO_NAMES, "logo-labeling")
     assert manifest.name == "output.manifest" and len(list(images.iterdir())) == 10
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     for sample, line in zip(logos, lines):
@@ -152,13 +152,13 @@ def test_manifests_look_like_real_ones(tmp_path, logos):
 
 def test_written_sets_are_the_same_bytes(tmp_path, logos):
     for folder in ("a", "b"):
-        drawn.write_drawn_set(tmp_path / folder, logos[:4], LOGO_NAMES, "logo-labeling")
+        synthetic.write_drawn_set(tmp_path / folder, logos[:4], LOGO_NAMES, "logo-labeling")
     for path in (tmp_path / "a").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_written_pictures_stay_grey(tmp_path, logos):
-    images, _ = drawn.write_drawn_set(tmp_path, logos[:3], LOGO_NAMES, "logo-labeling")
+    images, _ = synthetic.write_drawn_set(tmp_path, logos[:3], LOGO_NAMES, "logo-labeling")
     for path in images.iterdir():
         image = decode(path.read_bytes(), path.name)
         assert (image == image[..., :1]).all()
@@ -166,4 +166,4 @@ def test_written_pictures_stay_grey(tmp_path, logos):
 
 def test_unknown_image_formats_are_refused(tmp_path):
     with pytest.raises(DataError, match="image format: found 'gif', expected one of 'jpg', 'png'"):
-        drawn.write_drawn_set(tmp_path, [], LOGO_NAMES, "x", "gif")
+        synthetic.write_drawn_set(tmp_path, [], LOGO_NAMES, "x", "gif")

@@ -10,8 +10,8 @@ import pytest
 from builders import picture
 from field_cases import CASES, PICTURE, SIZE, Error, table
 
-from ssd_train.data.images import encode_jpeg, encode_png
-from ssd_train.data.labels import LabelOptions, read_labelled
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.errors import DataError
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "field-cases.md"
@@ -33,10 +33,10 @@ def test_read_labelled_case_of_the_field(tmp_path, case):
     images, labels = (None if place is None else tmp_path / place for place in case.given)
     if isinstance(case.found, Error):
         with pytest.raises(DataError) as raised:
-            read_labelled(images, labels)
+            load_labels(images, labels)
         assert str(raised.value).startswith(str(tmp_path / case.found.place)) and case.found.word in str(raised.value)
         return
-    data = read_labelled(images, labels, LabelOptions(on_bad=case.on_bad))
+    data = load_labels(images, labels, LabelOptions(on_bad=case.on_bad))
     assert {record.name: len(record.boxes) for record in data.labels.records} == {
         k: len(v) for k, v in case.found.items()
     }

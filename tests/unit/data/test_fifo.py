@@ -9,7 +9,7 @@ import time
 import pytest
 from fifos import FifoWriter
 
-from ssd_train.data.fifo import Stopped, fifo_path, open_fifo
+from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
 from ssd_train.errors import DataError
 
 
@@ -74,7 +74,7 @@ def test_waiting_ends_when_nobody_wants_it(tmp_path, exists):
     threading.Timer(0.2, stop.set).start()
     start = time.monotonic()
 
-    with pytest.raises(Stopped):
+    with pytest.raises(ReadCancelled):
         open_fifo(tmp_path / "train_0", 30, stop).read()
 
     assert time.monotonic() - start < 5

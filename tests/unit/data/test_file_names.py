@@ -6,12 +6,12 @@ import pytest
 from builders import picture
 
 from ssd_train.cli.main import main
-from ssd_train.cli.pictures import find_pictures
+from ssd_train.cli.paths import find_pictures
 from ssd_train.data.file_names import files_below, images_below, is_image_name, is_plain
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.prepare.listing import list_images
-from ssd_train.data.records import Record
-from ssd_train.data.sources import FolderImages, portable_name
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.image_sources import FolderImages, portable_name
+from ssd_train.data.structures import LabeledImage
+from ssd_train.prepare.manifest import list_images
 
 HIDDEN = (".ipynb_checkpoints/a-checkpoint.jpg", "x/.cache/b.png", "._a.jpg", "__MACOSX/x/._a.jpg", "__MACOSX/c.jpg")
 
@@ -55,12 +55,12 @@ PORTABLE = {
 
 @pytest.mark.parametrize("name, portable", PORTABLE.values(), ids=PORTABLE.keys())
 def test_portable_name_foreign_name_becomes_the_path_below_the_folder(folder, name, portable):
-    found = FolderImages(folder).portable_name(Record(name, [], []))
+    found = FolderImages(folder).portable_name(LabeledImage(name, [], []))
     assert found == portable and is_plain(found)
 
 
 def test_portable_name_without_files_drops_host_and_root():
-    assert portable_name(Record("gs://bucket/a/b.jpg", [], [])) == "a/b.jpg"
+    assert portable_name(LabeledImage("gs://bucket/a/b.jpg", [], [])) == "a/b.jpg"
 
 
 @pytest.mark.parametrize("target", ["coco.json", "voc", "image_json", "ground_truth.manifest"])

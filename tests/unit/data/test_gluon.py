@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.drawn import SHAPE_CLASSES, draw_shapes_set
-from ssd_train.data.gluon import GluonDetectionDataset
-from ssd_train.data.images import encode_png
-from ssd_train.data.records import LabelSet, Record
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.gluon_dataset import GluonDetectionDataset
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.structures import LabeledImage, Labels
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 
-mx, gcv = framework.mxnet(), framework.gluoncv()
+mx, gcv = mxnet_compat.mxnet(), mxnet_compat.gluoncv()
 
 
 @pytest.fixture()
 def dataset() -> GluonDetectionDataset:
     drawn = draw_shapes_set(6, seed=3, empty_fraction=0.0)
-    records = [Record(s.name, s.boxes, s.class_ids, s.image.shape[1::-1]) for s in drawn]
+    records = [LabeledImage(s.name, s.boxes, s.class_ids, s.image.shape[1::-1]) for s in drawn]
     images = MemoryImages({s.name: encode_png(s.image) for s in drawn})
-    return GluonDetectionDataset(DetectionDataset(LabelSet(tuple(records), SHAPE_CLASSES), images, side=128))
+    return GluonDetectionDataset(DetectionDataset(Labels(tuple(records), SHAPE_CLASSES), images, side=128))
 
 
 def test_items_are_those_of_a_gluoncv_data_set(dataset: GluonDetectionDataset) -> None:

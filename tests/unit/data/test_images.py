@@ -12,9 +12,9 @@ from mutations import tries
 from odd_images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, png_claiming, quadrants, with_exif
 from PIL import Image
 
-from ssd_train.data import images
-from ssd_train.data.encoded import exif_orientation
-from ssd_train.data.images import ImageLimits, decode, read_header, turn
+from ssd_train.data import image_io
+from ssd_train.data.image_format import exif_orientation
+from ssd_train.data.image_io import ImageLimits, apply_orientation, decode, read_header
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -52,7 +52,7 @@ def test_limits_are_settings():
 
 @pytest.mark.parametrize("data, format", GOOD.values(), ids=GOOD.keys())
 def test_good_images_come_out_rgb(data, format):
-    assert read_header(data, "x") == images.ImageHeader(format, 60, 40)
+    assert read_header(data, "x") == image_io.ImageHeader(format, 60, 40)
     image = decode(data, "x")  # the format is told by the bytes: a PNG called .jpg is a PNG
     assert image.shape == (40, 60, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
     assert corner_colors(image) == [RED, GREEN, BLUE, WHITE]
@@ -111,7 +111,7 @@ def test_turn_agrees_with_the_browsers_reading_of_exif():
 
     for orientation in range(1, 9):
         shown = ImageOps.exif_transpose(Image.open(io.BytesIO(with_exif(noise(), orientation, "PNG"))))
-        assert (turn(noise(), orientation) == np.asarray(shown)).all(), orientation
+        assert (apply_orientation(noise(), orientation) == np.asarray(shown)).all(), orientation
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -167,7 +167,7 @@ def test_gluoncv_s_global_switch_does_not_let_damage_through(monkeypatch):
 
 def test_mutated_images_raise_only_our_error():
     random = np.random.RandomState(1)
-    seeds = [encoded(noise(40, 30), f) for f in images.FORMATS] + [with_exif(noise(40, 30), 6)]
+    seeds = [encoded(noise(40, 30), f) for f in image_io.FORMATS] + [with_exif(noise(40, 30), 6)]
     refused, count = 0, tries(600)
     for step in range(count):
         data = bytearray(seeds[step % len(seeds)])
@@ -180,18 +180,18 @@ def test_mutated_images_raise_only_our_error():
     assert refused > count / 6
 
 
-@pytest.mark.parametrize("format", images.FORMATS)
+@pytest.mark.parametrize("format", image_io.FORMATS)
 def test_encode_like_keeps_the_format(format):
-    data = images.encode_like(quadrants(), format, 95)
+    data = image_io.encode(quadrants(), format, 95)
     assert read_header(data, "x").format == format
     assert corner_colors(decode(data, "x")) == [RED, GREEN, BLUE, WHITE]
 
 
 def test_encode_png_is_lossless_and_jpeg_obeys_quality():
-    assert (decode(images.encode_png(noise()), "x") == noise()).all()
-    assert len(images.encode_jpeg(noise(), 30)) < len(images.encode_jpeg(noise(), 90))
+    assert (decode(image_io.encode_png(noise()), "x") == noise()).all()
+    assert len(image_io.encode_jpeg(noise(), 30)) < len(image_io.encode_jpeg(noise(), 90))
     with pytest.raises(DataError, match="found 'GIF', expected one of JPEG"):
-        images.encode_like(noise(), "GIF")
+        image_io.encode(noise(), "GIF")
 
 
 def test_header_and_checks_are_cheap():
@@ -203,6 +203,6 @@ def test_header_and_checks_are_cheap():
 def _seconds_to_check(data):
     start = time.perf_counter()
     header = read_header(data, "x")
-    images.check_limits(header, "x")
-    images.check_whole(data, header, "x")
+    image_io.check_limits(header, "x")
+    image_io.check_complete(data, header, "x")
     return time.perf_counter() - start

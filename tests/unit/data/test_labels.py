@@ -11,25 +11,26 @@ import numpy as np
 import pytest
 from builders import label_set, memory_images, picture
 
-from ssd_train.builtin import CONTENT_TYPES
+from ssd_train.builtin_algorithm import CONTENT_TYPES
 from ssd_train.config import LABEL_FORMATS
 from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import write_recordio
 from ssd_train.data.formats.voc import write_voc
-from ssd_train.data.images import encode_png
-from ssd_train.data.label_formats import EXPECTED, find_labels
+from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import (
+    EXPECTED,
     READERS,
     LabelOptions,
-    matched_to,
+    align_classes,
+    detect_format,
+    load_labels,
+    pad_classes,
     parse_class_names,
-    read_labelled,
     read_labels,
-    with_class_count,
 )
-from ssd_train.data.records import ClassNames
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import ConfigError, DataError
 
 LABELS = label_set([[[1, 2, 20, 12], [5, 5, 15, 25]], [[0, 0, 40, 30]], []], [[0, 1], [1], []])
@@ -85,7 +86,7 @@ def test_labels_beside_their_images_in_two_folders(tmp_path, format):
     images = write_images(tmp_path / "images")
     WRITERS[format](tmp_path / "labels")
 
-    found = read_labelled(images, tmp_path / "labels")
+    found = load_labels(images, tmp_path / "labels")
 
     assert found.labels.details["format"] == format
     assert_same(found.labels)
@@ -98,7 +99,7 @@ def test_one_folder_that_holds_both(tmp_path, format):
     write_images(tmp_path)
     WRITERS[format](tmp_path)
 
-    found = read_labelled(tmp_path, None)
+    found = load_labels(tmp_path, None)
 
     assert_same(found.labels)
     assert all(found.images.read(record) for record in found.labels.records)
@@ -117,7 +118,7 @@ def test_labels_alone(tmp_path, format):
 def test_one_file_given_as_images_and_labels(tmp_path, monkeypatch, images):
     monkeypatch.chdir(tmp_path)
     write_ground_truth("x.manifest", LABELS.records, LABELS.class_names)
-    assert read_labelled(images, "x.manifest").images.root == str(tmp_path)
+    assert load_labels(images, "x.manifest").images.root == str(tmp_path)
 
 
 @pytest.mark.parametrize("images, found", [("notes.txt", "a file"), ("none", "nothing")])
@@ -125,13 +126,13 @@ def test_images_that_are_no_folder(tmp_path, images, found):
     write_ground_truth(tmp_path / "x.manifest", LABELS.records, LABELS.class_names)
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(DataError, match=f"{images}: found {found}, expected a folder of images"):
-        read_labelled(tmp_path / images, tmp_path / "x.manifest")
+        load_labels(tmp_path / images, tmp_path / "x.manifest")
 
 
 def test_a_rec_needs_no_folder_of_images(tmp_path):
     WRITERS["recordio"](tmp_path)
 
-    found = read_labelled(tmp_path / "x.rec", None)
+    found = load_labels(tmp_path / "x.rec", None)
 
     assert_same(found.labels)
     assert found.images.read(found.labels.records[1]) == encode_png(picture((40, 30), 1))
@@ -152,7 +153,7 @@ def test_a_rec_needs_no_folder_of_images(tmp_path):
 def test_format_of_a_file(tmp_path, name, text, format):
     (tmp_path / name).write_bytes(text)
 
-    assert find_labels(tmp_path / name) == (format, tmp_path / name)
+    assert detect_format(tmp_path / name) == (format, tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_unclear_folder(tmp_path, files, message):
         (tmp_path / name).write_text(text)
 
     with pytest.raises(DataError) as error:
-        find_labels(tmp_path)
+        detect_format(tmp_path)
 
     assert message in str(error.value)
     assert str(error.value).startswith(f"{tmp_path}: ")
@@ -200,10 +201,10 @@ def test_the_format_that_is_named_decides(tmp_path):
     WRITERS["ground_truth"](tmp_path)
     WRITERS["recordio"](tmp_path)
 
-    assert read_labelled(None, tmp_path, LabelOptions("recordio")).labels.details["format"] == "recordio"
-    assert read_labelled(None, tmp_path, LabelOptions("ground_truth")).labels.details["format"] == "ground_truth"
+    assert load_labels(None, tmp_path, LabelOptions("recordio")).labels.details["format"] == "recordio"
+    assert load_labels(None, tmp_path, LabelOptions("ground_truth")).labels.details["format"] == "ground_truth"
     with pytest.raises(DataError, match="expected labels: a COCO .json"):
-        read_labelled(None, tmp_path, LabelOptions("coco"))
+        load_labels(None, tmp_path, LabelOptions("coco"))
     with pytest.raises(ConfigError, match="labels_format: found 'csv', expected one of ground_truth"):
         LabelOptions("csv")
 
@@ -215,7 +216,7 @@ def test_output_folder_of_a_labelling_job(tmp_path):
     response.write_text(json.dumps({"answers": [{"annotations": []}]}))
     shutil.copy(tmp_path / "manifests/output/output.manifest", tmp_path / "annotations" / "part.manifest")
 
-    assert find_labels(tmp_path) == ("ground_truth", tmp_path / "manifests/output/output.manifest")
+    assert detect_format(tmp_path) == ("ground_truth", tmp_path / "manifests/output/output.manifest")
 
 
 @pytest.mark.parametrize("format", LABEL_FORMATS)
@@ -227,7 +228,7 @@ def test_class_names_that_are_given(tmp_path, format):
     by_name = format in ("ground_truth", "coco", "voc")
     names = ClassNames(("dog", "bird", "cat") if by_name else ("cat", "dog", "bird"))
 
-    labels = read_labelled(tmp_path / "images", tmp_path / "labels", LabelOptions(class_names=names)).labels
+    labels = load_labels(tmp_path / "images", tmp_path / "labels", LabelOptions(class_names=names)).labels
 
     assert labels.class_names == names
     called = [labels.class_names[class_id] for record in labels.records for class_id in record.class_ids]
@@ -260,11 +261,11 @@ def test_classes_of_validation(own, given, expected):
     labels = label_set([[[1, 2, 20, 12], [5, 5, 15, 25]], [[0, 0, 40, 30]]], [[0, 1], [1]], class_names=own)
     if isinstance(expected, str):
         with pytest.raises(DataError) as error:
-            matched_to(labels, ClassNames(given))
+            align_classes(labels, ClassNames(given))
         assert expected in str(error.value)
         return
 
-    matched = matched_to(labels, ClassNames(given))
+    matched = align_classes(labels, ClassNames(given))
 
     assert [matched.class_names[i] for record in matched.records for i in record.class_ids] == expected
     assert matched.class_names == ClassNames(given)
@@ -274,7 +275,7 @@ def test_classes_of_validation(own, given, expected):
 def test_matched_to_labels_without_class_ids_of_their_own_go_by_name_only(format):
     labels = replace(label_set([[[1, 2, 20, 12]]], [[0]]), details={"format": format})
     with pytest.raises(DataError, match="found class 'cat'"):
-        matched_to(labels, ClassNames(("class_0", "class_1")))
+        align_classes(labels, ClassNames(("class_0", "class_1")))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_matched_to_labels_without_class_ids_of_their_own_go_by_name_only(format
 )
 def test_with_class_count_more_classes_than_seen_are_added_where_ids_count_from_0(format, names, expected):
     labels = replace(label_set([[]], class_names=names), details={"format": format})
-    assert with_class_count(labels, 3).class_names.names == expected
+    assert pad_classes(labels, 3).class_names.names == expected
 
 
 @pytest.mark.parametrize(

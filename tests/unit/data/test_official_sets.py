@@ -8,13 +8,13 @@ from builders import HeardProgress, picture
 from ssd_train.cli.main import main
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc
-from ssd_train.data.images import encode_jpeg
-from ssd_train.data.labels import LabelOptions, read_labelled
-from ssd_train.data.official_sets import for_training, for_validation, of_split
-from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.labels import LabelOptions, load_labels
+from ssd_train.data.predefined_splits import for_training, for_validation, of_split
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.training.sides import read_sides
+from ssd_train.training.data_setup import load_splits
 
 BOX = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
 
@@ -69,8 +69,8 @@ def test_read_voc_sets_of_each_year_are_its_own(tmp_path):
 
 
 def labels(**sets):
-    records = tuple(Record(name, [[0, 0, 5, 5]], [0], (10, 10)) for name in "abcd")
-    return LabelSet(records, ClassNames(("x",)), source="there", sets={k: frozenset(v) for k, v in sets.items()})
+    records = tuple(LabeledImage(name, [[0, 0, 5, 5]], [0], (10, 10)) for name in "abcd")
+    return Labels(records, ClassNames(("x",)), source="there", sets={k: frozenset(v) for k, v in sets.items()})
 
 
 TAKEN = {
@@ -112,8 +112,8 @@ def test_of_split_unknown_set_names_those_there_are():
 
 def test_read_labelled_takes_all_unless_told(tmp_path):
     voc(tmp_path, MAIN)
-    assert stems(read_labelled(tmp_path, None).labels) == ["1", "2", "3", "4"]
-    assert stems(read_labelled(tmp_path, None, LabelOptions(split="test")).labels) == ["4"]
+    assert stems(load_labels(tmp_path, None).labels) == ["1", "2", "3", "4"]
+    assert stems(load_labels(tmp_path, None, LabelOptions(split="test")).labels) == ["4"]
 
 
 JOBS = {
@@ -127,7 +127,7 @@ def test_read_sides_leaves_test_alone_and_says_so(tmp_path, settings, trained, s
     voc(tmp_path / "voc", MAIN)
     progress = HeardProgress()
     environment = Environment(tmp_path / "voc")
-    train, validation = read_sides(TrainConfig.from_mapping(settings), environment, progress)
+    train, validation = load_splits(TrainConfig.from_mapping(settings), environment, progress)
     assert "4" not in stems(train.labels) + stems(validation.labels)
     assert sorted(stems(train.labels) + stems(validation.labels)) == ["1", "2", "3"]
     if trained:

@@ -7,9 +7,8 @@ import types
 import pytest
 
 from ssd_train import parallel
-from ssd_train.data import patience
-from ssd_train.data.patience import glances_in_order, in_time
 from ssd_train.errors import DataError
+from ssd_train.parallel import call_with_timeout, map_files
 
 
 def helpers():
@@ -18,10 +17,10 @@ def helpers():
 
 @pytest.mark.parametrize("seconds", [0, 5])
 def test_what_comes_in_time_is_passed_on(seconds):
-    assert in_time(lambda: 7, seconds, "a.png") == 7
+    assert call_with_timeout(lambda: 7, seconds, "a.png") == 7
     for error in (OSError("gone"), DataError("bad"), TimeoutError("of the work itself"), MemoryError()):
         with pytest.raises(type(error)) as raised:
-            in_time(lambda error=error: (_ for _ in ()).throw(error), seconds, "a.png")
+            call_with_timeout(lambda error=error: (_ for _ in ()).throw(error), seconds, "a.png")
         assert raised.value is error
 
 
@@ -29,8 +28,8 @@ def test_what_does_not_come_is_told_and_the_next_is_not_held_up():
     gate = threading.Event()
     start = time.monotonic()
     with pytest.raises(DataError, match=r"^m:3: image 'a': nothing came within 0.2 s, expected a disk that answers$"):
-        in_time(gate.wait, 0.2, "m:3: image 'a'")
-    assert in_time(lambda: 1, 5, "b") == 1
+        call_with_timeout(gate.wait, 0.2, "m:3: image 'a'")
+    assert call_with_timeout(lambda: 1, 5, "b") == 1
     assert time.monotonic() - start < 3
     assert all(thread.daemon for thread in helpers()), "they would hold up the end of the program"
     gate.set()
@@ -38,7 +37,7 @@ def test_what_does_not_come_is_told_and_the_next_is_not_held_up():
 
 def test_a_helper_leaves_with_its_thread():
     before = set(helpers())
-    threads = [threading.Thread(target=in_time, args=(lambda: 1, 5, "a")) for _ in range(20)]
+    threads = [threading.Thread(target=call_with_timeout, args=(lambda: 1, 5, "a")) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -55,9 +54,9 @@ def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
 
     def glance(item):
         seen.append(threading.current_thread().name)
-        return in_time(lambda: item * 2, 5, str(item))  # part of the group's: no helper of a helper
+        return call_with_timeout(lambda: item * 2, 5, str(item))  # part of the group's: no helper of a helper
 
-    assert list(glances_in_order(glance, list(range(500)), 2, seconds=5)) == [2 * item for item in range(500)]
+    assert list(map_files(glance, list(range(500)), 2, seconds=5)) == [2 * item for item in range(500)]
     assert set(seen) == {"patience"} and len(helpers()) - before <= 2
 
 
@@ -65,16 +64,17 @@ def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
 def test_as_many_threads_as_were_faster_at_first(monkeypatch, seconds, expected):
     """`seconds`: what the first items take by so many threads."""
     used = []
+    real = parallel.in_order
 
     def in_order(make, items, workers, at_once):
-        yield from parallel.in_order(make, items, workers, at_once)
+        yield from real(make, items, workers, at_once)
         used.append(workers)
 
     clock = types.SimpleNamespace(perf_counter=lambda: sum(seconds[workers] for workers in used))
-    monkeypatch.setattr(patience, "time", clock)
-    monkeypatch.setattr(patience, "in_order", in_order)
+    monkeypatch.setattr(parallel, "time", clock)
+    monkeypatch.setattr(parallel, "in_order", in_order)
     items = list(range(32 * (8 + 8 + 8 + 5) + 1))
-    assert list(glances_in_order(lambda item: -item, items, 3, seconds=5)) == [-item for item in items]
+    assert list(map_files(lambda item: -item, items, 3, seconds=5)) == [-item for item in items]
     assert used == [1, 1, 3, expected]
 
 
@@ -83,11 +83,11 @@ def test_the_glance_that_stands_still_is_the_one_that_is_told():
 
     def glance(item):
         try:
-            return in_time(lambda: gate.wait() if item == 40 else item, 0.2, f"m:{item}")
+            return call_with_timeout(lambda: gate.wait() if item == 40 else item, 0.2, f"m:{item}")
         except DataError as fault:
             return str(fault)
 
-    found = list(glances_in_order(glance, list(range(100)), 2, seconds=0.2))
+    found = list(map_files(glance, list(range(100)), 2, seconds=0.2))
     gate.set()
     assert found[40] == "m:40: nothing came within 0.2 s, expected a disk that answers"
     assert found[:40] + found[41:] == [item for item in range(100) if item != 40]
@@ -104,9 +104,9 @@ def test_a_slow_disk_is_not_read_twice():
             time.sleep(0.02)
             return item
 
-        return in_time(look, 5, str(item))
+        return call_with_timeout(look, 5, str(item))
 
-    assert list(glances_in_order(glance, list(range(32)), 1, seconds=0.2)) == list(range(32))
+    assert list(map_files(glance, list(range(32)), 1, seconds=0.2)) == list(range(32))
     time.sleep(0.1)  # one who goes on would by now have done more
     twice = [item for item in range(32) if glanced.count(item) > 1]
     assert len(twice) <= 1 and len(glanced) == 32 + len(twice)
@@ -117,12 +117,12 @@ def test_a_glance_that_stands_still_costs_two_limits():
 
     def glance(item):
         try:
-            return in_time(lambda: gate.wait() if item == 3 else item, 0.8, f"m:{item}")
+            return call_with_timeout(lambda: gate.wait() if item == 3 else item, 0.8, f"m:{item}")
         except DataError:
             return None
 
     start = time.monotonic()
-    found = list(glances_in_order(glance, list(range(32)), 1, seconds=0.8))
+    found = list(map_files(glance, list(range(32)), 1, seconds=0.8))
     took = time.monotonic() - start
     gate.set()
     assert found.count(None) == 1 and 1.5 < took < 2.3
@@ -130,4 +130,4 @@ def test_a_glance_that_stands_still_costs_two_limits():
 
 def test_a_glance_that_fails_is_an_error_of_its_own():
     with pytest.raises(ZeroDivisionError):
-        list(glances_in_order(lambda item: 1 // item, [2, 1, 0, 1], 2, seconds=5))
+        list(map_files(lambda item: 1 // item, [2, 1, 0, 1], 2, seconds=5))

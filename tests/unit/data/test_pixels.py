@@ -15,8 +15,8 @@ from odd_images import GOOD, encoded, noise
 from PIL import Image
 
 from ssd_train.data import opencv_pixels, pillow_pixels, pixels
-from ssd_train.data.encoded import looks_like
-from ssd_train.data.images import decode, decode_for
+from ssd_train.data.image_format import sniff_format
+from ssd_train.data.image_io import decode, decode_downscaled
 from ssd_train.data.pixels import resize, shrink
 from ssd_train.errors import DataError
 
@@ -69,7 +69,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("data", ENCODED.values(), ids=ENCODED)
 def test_decode_by_pillow_gives_the_pixels_of_opencv(data, recwarn):
-    format = looks_like(data)
+    format = sniff_format(data)
     for scale in (1, 2, 4, 8) if format == "JPEG" else (1,):
         expected = opencv_pixels.decode(data, format, "x", scale)
         assert difference(pillow_pixels.decode(data, format, "x", scale), expected) <= (2 if format == "JPEG" else 1)
@@ -87,7 +87,7 @@ def test_photographs_are_decoded_and_seen_alike(shared_data, name, monkeypatch):
         seen = []
         for library in (opencv_pixels, pillow_pixels):
             monkeypatch.setattr(pixels, "operations", library)
-            seen += [decode(data, str(path)), resize(decode_for(data, str(path), 96), (96, 96))]
+            seen += [decode(data, str(path)), resize(decode_downscaled(data, str(path), 96), (96, 96))]
         assert difference(seen[0], seen[2]) <= 2 and difference(seen[1], seen[3]) <= 2, path
         off.append(np.abs(resize(seen[0], (96, 96)).astype(int) - seen[1]).mean())
     assert np.mean(off) < 1 and max(off) < 4
@@ -134,7 +134,7 @@ def test_resize_area_without_opencv_is_within_a_level(size_wh):
 @pytest.mark.parametrize("format", list(pillow_pixels.READERS))
 def test_encode_without_opencv_is_decoded_alike(format):
     one, other = (library.encode(SMOOTH, format, 90) for library in (opencv_pixels, pillow_pixels))
-    assert looks_like(one) == looks_like(other) == format
+    assert sniff_format(one) == sniff_format(other) == format
     decoded = [opencv_pixels.decode(data, format, "x").astype(int) for data in (one, other)]
     assert np.abs(decoded[0] - decoded[1]).mean() <= (1 if format in ("JPEG", "WEBP") else 0)
 
@@ -160,9 +160,9 @@ def python(program, *arguments):
 def test_pixels_without_opencv_are_pillows_and_one_line_says_so(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(SMOOTH))
     found = python(
-        "from ssd_train.data import images, pixels\n"
+        "from ssd_train.data import image_io, pixels\n"
         "from pathlib import Path\n"
-        "image = images.decode(Path(sys.argv[1]).read_bytes(), 'a')\n"
+        "image = image_io.decode(Path(sys.argv[1]).read_bytes(), 'a')\n"
         "print(pixels.operations.NAME, image.shape, int(image.sum()))",
         tmp_path / "a.png",
     )

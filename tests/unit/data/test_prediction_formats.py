@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from ssd_train.data.formats.coco import read_coco, write_coco
-from ssd_train.data.prediction_formats import CocoIds, Writer, read_any_answers
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
-from ssd_train.deploy.scoring import match_names, score_predictions
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
+from ssd_train.deploy.evaluate import match_names, score_predictions
 from ssd_train.errors import DataError
+from ssd_train.evaluation.predictions import CocoIds, Writer, read_any_answers
 
 NAMES = ClassNames(("cat", "dog"))
 SIZE = (200, 160)
 BOXES = {"x/000007.jpg": [[20, 20, 100, 90]], "b.jpg": [[10.5, 0, 30, 40.25], [50, 50, 90, 90]], "none.jpg": []}
-RECORDS = [Record(name, boxes, [1, 0][: len(boxes)], SIZE) for name, boxes in BOXES.items()]
-LABELS = LabelSet(tuple(RECORDS), NAMES, source="labels")
+RECORDS = [LabeledImage(name, boxes, [1, 0][: len(boxes)], SIZE) for name, boxes in BOXES.items()]
+LABELS = Labels(tuple(RECORDS), NAMES, source="labels")
 
 
 def no_sizes(record):
@@ -71,7 +71,7 @@ def coco_labels(tmp_path):
         category["id"] *= 10
     (tmp_path / "gt.json").write_text(json.dumps(value))
     labels = read_coco(tmp_path / "gt.json")
-    return LabelSet(labels.records, labels.class_names, source=labels.source, details={"format": "coco"})
+    return Labels(labels.records, labels.class_names, source=labels.source, details={"format": "coco"})
 
 
 def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
@@ -88,7 +88,7 @@ def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
 def test_score_predictions_coco_results_without_coco_labels_go_by_name(tmp_path, image_id):
     result = {"image_id": image_id, "category_id": 1, "bbox": [20, 20, 80, 70], "score": 0.9}
     (tmp_path / "results.json").write_text(json.dumps([result]))
-    labels = LabelSet(tuple(RECORDS[:1]), NAMES, source="labels")
+    labels = Labels(tuple(RECORDS[:1]), NAMES, source="labels")
     assert score_predictions(tmp_path / "results.json", labels, no_sizes).coco == 1
 
 
@@ -159,7 +159,7 @@ def test_score_predictions_files_of_a_batch_transform_job(tmp_path, name, value,
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps(value))
     (place.parent / "._b.jpg.out").write_bytes(b"\0")
-    labels = LabelSet(tuple(RECORDS[1:2]), NAMES, source="labels")
+    labels = Labels(tuple(RECORDS[1:2]), NAMES, source="labels")
     assert score_predictions(tmp_path / "out" if folder else place, labels, no_sizes).ap50 == 1
 
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train.data.predictions import read_answers, read_predictions, write_predictions
-from ssd_train.data.records import Detections
+from ssd_train.data.structures import Detections
 from ssd_train.errors import DataError
+from ssd_train.evaluation.predictions import read_answers, read_predictions, write_predictions
 
 ROW = [1, 0.5, 0.1, 0.2, 0.3, 0.4]
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, LabelIssue, Labels
 from ssd_train.errors import DataError
 
 
 def record(boxes=((10, 20, 30, 40),), class_ids=(0,), size_wh=(100, 80), name="a/b/c.jpg", where="m:3"):
-    return Record(name, boxes, class_ids, size_wh, where)
+    return LabeledImage(name, boxes, class_ids, size_wh, where)
 
 
 BAD_NAMES = {
@@ -97,7 +97,7 @@ def test_rows_round_trip(rows):
 
 
 def label_set(*records, names=("cat", "dog", "cow")):
-    return LabelSet(records, ClassNames(names), (Skipped("m:9", "no label"),), (), "m")
+    return Labels(records, ClassNames(names), (LabelIssue("m:9", "no label"),), (), "m")
 
 
 def test_label_sets_refuse_unknown_ids():

@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from ssd_train.data.records import Record
-from ssd_train.data.sources import FetchedImages, FolderImages, MemoryImages
+from ssd_train.data.image_sources import FetchedImages, FolderImages, MemoryImages
+from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
 
 
 def record(name, where="train.manifest:17"):
-    return Record(name, [], [], None, where)
+    return LabeledImage(name, [], [], None, where)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from ssd_train.data.fifo import Stopped
-from ssd_train.data.records import Record
-from ssd_train.data.spill import SpillFile, SpillImages, SpillQueue
+from ssd_train.data.pipe.fifo import ReadCancelled
+from ssd_train.data.pipe.spill import SpillFile, SpillImages, SpillQueue
+from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError, SsdTrainError
 
 
@@ -45,10 +45,10 @@ def test_images_by_name(tmp_path):
     images.add("a", (file.append(b"one"), 3))
     images.add("b", (file.append(b"two"), 3))
 
-    assert images.read(Record("b", [], [])) == b"two"
-    assert images.locate(Record("b", [], [], None, "train_0:3")) == "train_0:3"
+    assert images.read(LabeledImage("b", [], [])) == b"two"
+    assert images.locate(LabeledImage("b", [], [], None, "train_0:3")) == "train_0:3"
     with pytest.raises(DataError, match="train_0:5: image 'c' not found"):
-        images.read(Record("c", [], [], None, "train_0:5"))
+        images.read(LabeledImage("c", [], [], None, "train_0:5"))
 
 
 @pytest.mark.parametrize("memory, limit", [(1000, 0), (10, 1000), (0, 1000)], ids=["memory", "both", "file"])
@@ -101,7 +101,7 @@ def test_sender_ends_when_nobody_wants_more(tmp_path):
     passing.put(0, b"a")
     threading.Timer(0.2, stop.set).start()
 
-    with pytest.raises(Stopped):
+    with pytest.raises(ReadCancelled):
         passing.put(1, b"b")
 
 

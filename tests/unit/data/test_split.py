@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.split import classes_missing_from, hash_of_image, split_by_hash
+from ssd_train.data.split import hash_of_image, split_by_hash, unseen_classes
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
 
 def labels(*names, class_id=0):
-    records = [Record(name, [[0, 0, 5, 5]], [class_id], where=f"m:{line}") for line, name in enumerate(names, 1)]
-    return LabelSet(tuple(records), ClassNames(("cat", "dog")), source="m")
+    records = [LabeledImage(name, [[0, 0, 5, 5]], [class_id], where=f"m:{line}") for line, name in enumerate(names, 1)]
+    return Labels(tuple(records), ClassNames(("cat", "dog")), source="m")
 
 
 def names(side):
@@ -150,8 +150,8 @@ def test_impossible_settings_are_refused(fraction, group_regex, message):
 
 
 def test_classes_missing_from_training_are_told():
-    assert classes_missing_from(labels("a"), labels("b", class_id=1)) == ["dog"]
-    assert classes_missing_from(labels("a"), labels("b")) == []
+    assert unseen_classes(labels("a"), labels("b", class_id=1)) == ["dog"]
+    assert unseen_classes(labels("a"), labels("b")) == []
 
 
 class Folder:

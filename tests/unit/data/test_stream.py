@@ -16,15 +16,14 @@ import pytest
 from builders import HeardProgress, label_set, memory_images, picture
 from fifos import FifoWriter, framed, samples
 
-from ssd_train.data.batches import EpochSampler
-from ssd_train.data.channel import receive
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.images import encode_like, encode_png
-from ssd_train.data.records import Record
-from ssd_train.data.sources import MemoryImages
-from ssd_train.data.spill import SpillFile
-from ssd_train.data.stream import DetectionStream, StreamedImage, StreamOptions, shuffled
-from ssd_train.data.stream_loader import StreamLoader
+from ssd_train.data.image_io import encode, encode_png
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.loaders import EpochSampler
+from ssd_train.data.pipe.channel import read_channel
+from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.stream import DetectionStream, StreamedImage, StreamLoader, StreamOptions, shuffle_buffer
+from ssd_train.data.structures import LabeledImage
 from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.errors import DataError
 
@@ -107,7 +106,7 @@ def test_the_seed_decides_the_order(tmp_path):
     images = [StreamedImage(record, b"12345") for record in LABELS.records]
 
     def order(seed, size=20):
-        return left_edges(shuffled(iter(images), size, seed))
+        return left_edges(shuffle_buffer(iter(images), size, seed))
 
     assert order((1, 0)) == order((1, 0)) != order((1, 1))
     assert sorted(order((1, 0))) == list(range(COUNT))
@@ -229,7 +228,7 @@ def test_skipped_records_are_counted_and_listed(tmp_path):
 
 def test_an_image_cannot_be_asked_for(tmp_path):
     with pytest.raises(DataError, match="train_1:3: the image has passed"):
-        stream(tmp_path).read(Record("a", [], [], None, "train_1:3"))
+        stream(tmp_path).read(LabeledImage("a", [], [], None, "train_1:3"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -301,7 +300,7 @@ def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_firs
     progress = HeardProgress()
     with FifoWriter(tmp_path / "train", [[outside, *SAMPLES[1:]]] * 2) as writer:
         spill = SpillFile(tmp_path, 10**6)
-        first, _ = receive(tmp_path / "train", 5, spill).label_set(LABELS.class_names, TABLE, "error")
+        first, _ = read_channel(tmp_path / "train", 5, spill).label_set(LABELS.class_names, TABLE, "error")
         second = list(stream(tmp_path, 1, progress=progress).epoch((1, 0)))
         assert writer.finished == [0, 1]
 
@@ -313,7 +312,7 @@ def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_firs
 def test_large_image_is_seen_as_one_that_is_read_from_a_file(tmp_path, format):
     """By the rule of evaluation: nothing is enlarged here. Were the whole picture decoded, a JPEG would differ."""
     labels = label_set([[[10, 20, 400, 300]]], size_wh=(640, 500))
-    data = encode_like(cv2.resize(picture((20, 16)), (640, 500)), format)
+    data = encode(cv2.resize(picture((20, 16)), (640, 500)), format)
     images = MemoryImages({"0.png": data})
 
     def encode_targets(boxes, class_ids):

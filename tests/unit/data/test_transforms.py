@@ -8,9 +8,18 @@ from builders import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train.data import boxes as geometry
+from ssd_train import boxes as geometry
 from ssd_train.data.augment import AUGMENTATIONS, View
-from ssd_train.data.transforms import FILL, EvalTransform, TrainTransform, project, render, resize, to_gray, to_input
+from ssd_train.data.transforms import (
+    FILL,
+    EvalTransform,
+    TrainTransform,
+    apply_view,
+    preprocess,
+    resize,
+    to_gray,
+    transform_boxes,
+)
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
 
@@ -82,7 +91,7 @@ def test_nothing_leaves_the_picture(policy, size_wh):
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 0).all(axis=1)]
         pixels, found, ids = transform(image, boxes, np.arange(len(boxes)), random)
         assert pixels.shape == (SIDE, SIDE, 3) and len(found) == len(ids)
-        assert geometry.first_invalid(found, (SIDE, SIDE)) is None
+        assert geometry.find_invalid_box(found, (SIDE, SIDE)) is None
         assert (found[:, 2:] - found[:, :2] >= 1).all(), "no box of less than a pixel"
         assert found.dtype == np.float32
 
@@ -123,10 +132,10 @@ def test_geometry_is_that_of_offline_augmentation(size_wh, view, move, turn):
     offline = move(boxes, size_wh)
     width, height = turn(picture(size_wh)).shape[1::-1]
     offline = offline * np.array([SIDE / width, SIDE / height] * 2, np.float32)
-    found, _ = project(boxes, np.arange(2), View((0, 0, *size_wh), **view), SIDE)
+    found, _ = transform_boxes(boxes, np.arange(2), View((0, 0, *size_wh), **view), SIDE)
     np.testing.assert_allclose(found, offline, atol=1e-3)
     image = np.kron(picture((size_wh[0] // 20, size_wh[1] // 20)), np.ones((20, 20, 1), np.uint8))
-    ours = render(image, View((0, 0, *size_wh), **view), SIDE).astype(int)
+    ours = apply_view(image, View((0, 0, *size_wh), **view), SIDE).astype(int)
     theirs = resize(np.ascontiguousarray(turn(image)), (SIDE, SIDE)).astype(int)
     assert np.abs(ours - theirs).max() <= 2
 
@@ -154,7 +163,7 @@ def test_projection_is_linear_within_the_view(x, y, w, h, flip_x, flip_y, turns)
     boxes = np.array(
         [[left, top, left + width, top + height], [left, top, left + width / 2, top + height / 2]], np.float32
     )
-    found, _ = project(boxes, np.arange(2), view, SIDE)
+    found, _ = transform_boxes(boxes, np.arange(2), view, SIDE)
     np.testing.assert_allclose(found[0], [0, 0, SIDE, SIDE], atol=1e-2)
     np.testing.assert_allclose(found[1, 2:] - found[1, :2], [SIDE / 2, SIDE / 2], atol=1e-2)
     assert set(np.round(found[1] / (SIDE / 2)).astype(int)) <= {0, 1, 2}
@@ -162,28 +171,30 @@ def test_projection_is_linear_within_the_view(x, y, w, h, flip_x, flip_y, turns)
 
 def test_what_lies_beyond_the_picture_is_the_mean_colour():
     image = np.full((100, 100, 3), 255, np.uint8)
-    found = render(image, View((-100, -50, 200, 200)), SIDE)
+    found = apply_view(image, View((-100, -50, 200, 200)), SIDE)
     assert (found[:30] == FILL).all() and (found[:, :60] == FILL).all() and (found[100:] == FILL).all()
     assert (found[33:95, 66:] == 255).all()
 
 
 def test_a_view_of_less_than_a_pixel_shows_that_pixel():
     image = picture((10, 10))
-    found = render(image, View((3.2, 6.1, 0.2, 0.3)), SIDE)
+    found = apply_view(image, View((3.2, 6.1, 0.2, 0.3)), SIDE)
     assert (found == image[6, 3]).all()
 
 
 def test_colour_is_applied_to_red_green_blue():
     matrix = np.array([[0, 0, 1, 0], [0, 0.5, 0, 10], [1, 0, 0, -20]], np.float32)
     image = np.full((20, 20, 3), (100, 60, 30), np.uint8)
-    assert (render(image, View((0, 0, 20, 20), colour=matrix), 20) == (30, 40, 80)).all()
+    assert (apply_view(image, View((0, 0, 20, 20), colour=matrix), 20) == (30, 40, 80)).all()
     bright = np.eye(3, 4, dtype=np.float32) * 9
-    assert (render(image, View((0, 0, 20, 20), colour=bright), 20) == (255, 255, 255)).all(), "saturates, never wraps"
+    assert (apply_view(image, View((0, 0, 20, 20), colour=bright), 20) == (255, 255, 255)).all(), (
+        "saturates, never wraps"
+    )
 
 
 def test_small_boxes_are_left_out_with_their_ids():
     boxes = np.array([[0, 0, 50, 50], [10, 10, 10.5, 40], [60, 60, 90, 90]], np.float32)
-    found, ids = project(boxes, np.array([1, 2, 3]), View((0, 0, 100, 100)), 100)
+    found, ids = transform_boxes(boxes, np.array([1, 2, 3]), View((0, 0, 100, 100)), 100)
     assert ids.tolist() == [1, 3] and found.tolist() == boxes[[0, 2]].tolist()
 
 
@@ -197,7 +208,7 @@ def test_training_evaluation_and_service_see_the_same_picture(size_wh, grayscale
     evaluation = EvalTransform(SIDE, keep, grayscale)(image, boxes, np.array([3]))
     for a, b in zip(train, evaluation):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(to_input(image, SIDE, grayscale), train[0])
+    np.testing.assert_array_equal(preprocess(image, SIDE, grayscale), train[0])
     np.testing.assert_allclose(train[1], boxes * np.array([SIDE / size_wh[0], SIDE / size_wh[1]] * 2), rtol=1e-6)
 
 
@@ -207,7 +218,7 @@ def test_grayscale_comes_after_the_light():
             0
         ]
         assert (found[..., 0] == found[..., 1]).all() and (found[..., 1] == found[..., 2]).all(), policy
-    np.testing.assert_array_equal(to_input(picture((50, 50)), 50, True), to_gray(picture((50, 50))))
+    np.testing.assert_array_equal(preprocess(picture((50, 50)), 50, True), to_gray(picture((50, 50))))
 
 
 def test_what_the_encoder_makes_is_handed_on():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from nets import drawn_inputs, suppressed, talking_model, undecided_model
 
-from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.engines.gluon import GluonEngine
+from ssd_train.deploy.gluon_backend import GluonEngine
+from ssd_train.deploy.parity import compare
 from ssd_train.errors import SsdTrainError
 
 UNUSED = [-1.0] * 6

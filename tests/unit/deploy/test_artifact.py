@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from nets import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
 
-from ssd_train import framework
-from ssd_train.deploy import artifact, exported
-from ssd_train.deploy.agreement import MIN_SCORE, compare
-from ssd_train.deploy.artifact import describe, is_current, prepared_files, publish_symbol, refresh
+from ssd_train import mxnet_compat
+from ssd_train.artifacts import symbol_format
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_format import EXPORT, FILES, SHAPES, SYMBOL, WEIGHTS, read_description
+from ssd_train.deploy import symbol
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.engines.gluon import GluonEngine
-from ssd_train.deploy.engines.symbol import SymbolEngine
-from ssd_train.deploy.exported import EXPORT, FILES, SHAPES, SYMBOL, WEIGHTS, read_description
-from ssd_train.deploy.symbol_file import make_symbol
+from ssd_train.deploy.gluon_backend import GluonEngine
+from ssd_train.deploy.parity import MIN_SCORE, compare
+from ssd_train.deploy.symbol import describe, ensure_exported, is_up_to_date, make_symbol, publish_symbol, staged_files
+from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.errors import SsdTrainError, WeightsError
-from ssd_train.model.graphs import SCORE_FLOOR
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.model.graphs import SCORE_THRESHOLD
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 IMAGES = drawn_inputs(4)
 OTHER_CLASSES = ("bus", "car")
 
@@ -33,7 +33,7 @@ def published(tmp_path_factory):
     """A model folder with deployment files, and the agreement of the two."""
     folder = tmp_path_factory.mktemp("model")
     talking_model(folder)
-    return folder, refresh(folder, IMAGES)
+    return folder, ensure_exported(folder, IMAGES)
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_refresh_new_model_agrees_with_the_model(published):
     folder, agreement = published
     assert agreement.rows > 50 and agreement.unmatched == 0
     assert agreement.score_difference < 1e-4 and agreement.box_difference < 0.05
-    assert is_current(folder) and refresh(folder, IMAGES) is None
-    assert MIN_SCORE == SCORE_FLOOR
+    assert is_up_to_date(folder) and ensure_exported(folder, IMAGES) is None
+    assert MIN_SCORE == SCORE_THRESHOLD
 
 
 @pytest.mark.parametrize("change, agree", [({"noise": 1e-6}, True), ({"noise": 1e-6, "shift": 0.5}, False)])
@@ -73,8 +73,8 @@ def test_refresh_all_scores_equal_publishes_unless_boxes_differ(tmp_path, monkey
     rows = np.stack([suppressed(of_image, 400, **change) for of_image in candidates])
     monkeypatch.setattr(SymbolEngine, "run", lambda engine, images: rows)
     with contextlib.nullcontext() if agree else pytest.raises(SsdTrainError, match=str(tmp_path)):
-        refresh(tmp_path / "model", IMAGES)
-    assert is_current(tmp_path / "model") == agree
+        ensure_exported(tmp_path / "model", IMAGES)
+    assert is_up_to_date(tmp_path / "model") == agree
 
 
 def test_symbol_engine_changing_batch_sizes_agrees_with_the_model(published):
@@ -97,7 +97,7 @@ def test_refresh_new_model_writes_files_and_metadata(published):
     description = read_description(folder)
     assert (description.class_names.names, description.side, description.kind) == (CLASSES, 128, "symbol")
     assert description.weights == SavedModel.load(folder).sha256
-    settings = json.loads((folder / exported.HYPERPARAMETERS).read_text())
+    settings = json.loads((folder / symbol_format.HYPERPARAMETERS).read_text())
     assert settings["image_shape"] == "128" and settings["nms_topk"] == "400" and settings["base_network"]
     assert all(isinstance(value, str) for value in settings.values())
 
@@ -115,23 +115,23 @@ def test_refresh_other_weights_rewrites_weights_and_metadata_only(copied, tmp_pa
     for parameter in net.collect_params(".*predictor.*weight").values():
         parameter.set_data(parameter.data() * 0.5)
     model.save(copied, net)
-    assert not is_current(copied)
+    assert not is_up_to_date(copied)
     before = {name: (copied / name).read_bytes() for name in FILES}
-    refresh(copied, IMAGES)
+    ensure_exported(copied, IMAGES)
     assert [name for name in FILES if (copied / name).read_bytes() != before[name]] == [WEIGHTS, EXPORT]
-    assert is_current(copied)
+    assert is_up_to_date(copied)
 
 
 @pytest.mark.parametrize("mixed", [SYMBOL, WEIGHTS])
 def test_symbol_engine_mixed_networks_raises(copied, tmp_path, mixed):
     talking_model(tmp_path / "other", OTHER_CLASSES)
-    refresh(tmp_path / "other", IMAGES)
+    ensure_exported(tmp_path / "other", IMAGES)
     shutil.copy(tmp_path / "other" / mixed, copied / mixed)
     with pytest.raises(WeightsError, match=f"{mixed}: found SHA-256"):
         SymbolEngine(copied)
     with pytest.raises(ValueError, match="Find name"):
         by_default_handler(copied, IMAGES[:1])
-    assert not is_current(copied)
+    assert not is_up_to_date(copied)
 
 
 def test_detector_load_export_of_other_weights_raises(copied):
@@ -140,7 +140,7 @@ def test_detector_load_export_of_other_weights_raises(copied):
     with pytest.raises(WeightsError, match=f"^{copied}: .*{exported_weights[:12]}.*{weights[:12]}"):
         Detector.load(copied, engine="symbol")
     assert Detector.load(copied, engine="mxnet").class_names.names == OTHER_CLASSES
-    refresh(copied, IMAGES)
+    ensure_exported(copied, IMAGES)
     assert Detector.load(copied, engine="symbol").class_names.names == OTHER_CLASSES
 
 
@@ -154,7 +154,7 @@ def test_publish_symbol_wrong_export_raises_and_changes_nothing(copied, monkeypa
                 weights[name] = weights[name] + mx.nd.array(np.arange(len(weights[name])) % 4 == 2) * 9
         return symbol, weights, states
 
-    monkeypatch.setattr(artifact, "make_symbol", swapped)
+    monkeypatch.setattr(symbol, "make_symbol", swapped)
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     with pytest.raises(SsdTrainError, match=f"^{copied}: "):
         publish_symbol(copied, copied, IMAGES)
@@ -169,7 +169,7 @@ def test_prepared_files_killed_leaves_complete_or_detectable_files(published, tm
         parts = make_symbol(model)
 
         def publish(model=model, parts=parts, folder=folder):
-            with prepared_files(describe(model, artifact.KIND), folder, parts):
+            with staged_files(describe(model, symbol.KIND), folder, parts):
                 pass
 
         died = killed_at(step, publish)
@@ -179,12 +179,12 @@ def test_prepared_files_killed_leaves_complete_or_detectable_files(published, tm
             names = None
         assert names in (CLASSES, OTHER_CLASSES, None) and (died or names == OTHER_CLASSES)
         assert SavedModel.load(folder).class_names.names == OTHER_CLASSES
-        assert is_current(folder) == (names == OTHER_CLASSES)
+        assert is_up_to_date(folder) == (names == OTHER_CLASSES)
         if not died:
             break
         if names is None:  # between the first and the last of the five files
-            refresh(folder, IMAGES)
-            assert is_current(folder) and not list(folder.glob(".export*"))
+            ensure_exported(folder, IMAGES)
+            assert is_up_to_date(folder) and not list(folder.glob(".export*"))
         shutil.rmtree(folder)
     else:
         pytest.fail("60 steps were not enough to publish")
@@ -193,14 +193,14 @@ def test_prepared_files_killed_leaves_complete_or_detectable_files(published, tm
 
 def test_model_of_flipped_bit_raises(copied):
     """Some bits change nothing, such as those in the name of the checksum."""
-    path, good, missed = copied / EXPORT, exported.read_description(copied), 0
+    path, good, missed = copied / EXPORT, symbol_format.read_description(copied), 0
     (copied / "config.json").unlink()
-    owner, data = exported.model_of(copied), path.read_bytes()
+    owner, data = symbol_format.owner_of_folder(copied), path.read_bytes()
     assert owner == (good.weights, "symbol")
     for place in range(0, len(data), 3):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 7]) + data[place + 1 :])
         with contextlib.suppress(WeightsError):
-            assert exported.model_of(copied) == owner
+            assert symbol_format.owner_of_folder(copied) == owner
             missed += 1
     assert len(data) > 1000 and missed < 10
 
@@ -209,7 +209,7 @@ def test_read_description_without_checksum_accepts_it(copied):
     document = json.loads((copied / EXPORT).read_text())
     for changed in ({**document, "class_names": ["emu"]}, {**document, "class_names": ["emu"], "sha256": None}):
         (copied / EXPORT).write_text(json.dumps(changed))
-        assert is_current(copied) == (changed["sha256"] is None)
+        assert is_up_to_date(copied) == (changed["sha256"] is None)
     assert read_description(copied).class_names.names == ("emu",)
 
 
@@ -229,4 +229,4 @@ def test_symbol_engine_damaged_files_raises_with_the_file(copied, damage, place)
     damage(copied)
     with pytest.raises(WeightsError, match=f"^{copied}.*{place}"):
         SymbolEngine(copied)
-    assert not is_current(copied)
+    assert not is_up_to_date(copied)

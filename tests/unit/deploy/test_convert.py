@@ -12,17 +12,17 @@ from builders import SMALL, HeardProgress, flags_of, shapes_set
 from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
 from nets import drawn_inputs, talking_model
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.symbol_format import SYMBOL, read_description
 from ssd_train.cli.main import main
-from ssd_train.data.images import encode_png
-from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.builtin_network import NmsRules, make_detector, read_artifact
+from ssd_train.data.image_io import encode_png
+from ssd_train.deploy.builtin.network import NmsRules, make_detector, read_artifact
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.export import Proof, export
-from ssd_train.deploy.exported import SYMBOL, read_description
+from ssd_train.deploy.export.export import VerificationOptions, export
+from ssd_train.deploy.parity import compare
 from ssd_train.errors import ConfigError
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 SIDES = {"resnet-50": 128, "vgg-16": 300}
 
 
@@ -291,9 +291,9 @@ def test_export_over_a_converted_model_is_refused_but_for_the_same(artifacts, co
     model = shutil.copytree(converted / "resnet-50", tmp_path / "model")
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     with pytest.raises(ConfigError, match=f"^output: found {model}"):
-        export(model, "int8", model, "pixels", Proof(), HeardProgress())
+        export(model, "int8", model, "pixels", VerificationOptions(), HeardProgress())
     with pytest.raises(ConfigError, match=f"^output: found {model}"):
-        export(converted / "vgg-16", "onnx", model / "m.onnx", "pixels", Proof(), HeardProgress())
+        export(converted / "vgg-16", "onnx", model / "m.onnx", "pixels", VerificationOptions(), HeardProgress())
     assert main(["convert", "--model", str(artifacts / "vgg-16"), "--output", str(model)]) == 2
     assert capsys.readouterr().err.startswith(f"error: output: found {model}")
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before

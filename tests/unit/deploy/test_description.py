@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from builders import small_config
 
-from ssd_train.data.records import ClassNames
-from ssd_train.deploy.description import Description, as_input
+from ssd_train.artifacts.metadata import Description, as_input
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import WeightsError
 
 NAMES = ClassNames(("cat", 'the "big" dog', "牛", "7"))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from builders import picture
 
-from ssd_train.data.images import encode_jpeg, encode_png
-from ssd_train.data.records import ClassNames
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.detector import Detector, Picture
+from ssd_train.data.image_io import encode_jpeg, encode_png
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.transforms import preprocess
+from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.errors import DataError, WeightsError
 
 SIDE = 64
@@ -48,7 +48,7 @@ def white(size_wh, box):
 
 
 def picture_of(name, image, **more):
-    return Picture(name, lambda: encode_png(image), f"labels:{name}", **more)
+    return ImageRef(name, lambda: encode_png(image), f"labels:{name}", **more)
 
 
 def test_call_large_image_returns_boxes_in_its_pixels():
@@ -64,7 +64,7 @@ def test_call_image_gives_the_engine_preprocessed_pixels():
         engine = WhiteBox(grayscale)
         image = picture((90, 50))
         Detector(engine)(image)
-        np.testing.assert_array_equal(engine.seen[0][0], to_input(image, SIDE, grayscale))
+        np.testing.assert_array_equal(engine.seen[0][0], preprocess(image, SIDE, grayscale))
 
 
 def test_call_black_image_returns_no_detections():
@@ -121,12 +121,12 @@ def test_stream_bad_images_reports_each_and_goes_on():
 
     refs = [
         picture_of("a.png", white((80, 70), (5, 5, 30, 30))),
-        Picture("text", lambda: b"no image", "b/text"),
-        Picture("gone", gone, "b/gone"),
-        Picture("unlabelled", unlabelled, "a.manifest:7"),
+        ImageRef("text", lambda: b"no image", "b/text"),
+        ImageRef("gone", gone, "b/gone"),
+        ImageRef("unlabelled", unlabelled, "a.manifest:7"),
         picture_of("size.png", white((80, 70), (5, 5, 30, 30)), expected_wh=(81, 70)),
-        Picture("half", lambda: encode_jpeg(picture((40, 40)))[:-50], "b/half"),
-        Picture("repaired", lambda: encode_jpeg(picture((160, 120), 1))[:4000] + b"\xff\xd9", "b/repaired"),
+        ImageRef("half", lambda: encode_jpeg(picture((40, 40)))[:-50], "b/half"),
+        ImageRef("repaired", lambda: encode_jpeg(picture((160, 120), 1))[:4000] + b"\xff\xd9", "b/repaired"),
         picture_of("z.png", white((80, 70), (40, 5, 60, 30))),
     ]
     answers = list(Detector(WhiteBox()).stream(refs, batch_size=3))
@@ -151,7 +151,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
 def test_stream_large_image_is_downscaled_and_boxes_are_not(size_known):
     image = white((1600, 800), (400, 200, 1200, 600))
     size = (1600, 800) if size_known else None
-    (answer,) = Detector(WhiteBox()).stream([Picture("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
+    (answer,) = Detector(WhiteBox()).stream([ImageRef("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
     assert answer.image.shape == (100, 200, 3)
     assert answer.detections.size_wh == (1600, 800)
     np.testing.assert_allclose(answer.detections.boxes[0], (400, 200, 1200, 600), atol=30)
@@ -185,7 +185,7 @@ def test_stream_many_images_reads_few_batches_ahead():
     def reader(index):
         return lambda: read.append(index) or encode_png(picture())
 
-    refs = [Picture(str(index), reader(index), str(index)) for index in range(200)]
+    refs = [ImageRef(str(index), reader(index), str(index)) for index in range(200)]
     answers = Detector(WhiteBox()).stream(refs, batch_size=4, workers=2)
     next(answers)
     time.sleep(0.3)

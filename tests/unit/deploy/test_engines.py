@@ -12,12 +12,12 @@ import pytest
 from nets import CLASSES, drawn_inputs, talking_model
 from saving import flip_a_bit
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.cli.main import main
-from ssd_train.data.images import encode_png
+from ssd_train.data.image_io import encode_png
 from ssd_train.deploy import detector
-from ssd_train.deploy.agreement import compare
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.parity import compare
 from ssd_train.errors import ConfigError, DependencyError, WeightsError
 
 pytest.importorskip("onnx")
@@ -35,16 +35,15 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder `both` with a model and its deployment files, `symbol` with these alone, and file.onnx."""
-    from ssd_train.deploy.artifact import describe, prepared_files, publish_symbol
-    from ssd_train.deploy.onnx_file import write_onnx
-    from ssd_train.deploy.symbol_file import make_symbol
+    from ssd_train.deploy.export.onnx import write_onnx
+    from ssd_train.deploy.symbol import describe, make_symbol, publish_symbol, staged_files
 
     folder = tmp_path_factory.mktemp("engines")
     saved = talking_model(folder / "both")
     for target in ("both", "symbol"):
         publish_symbol(folder / "both", folder / target, drawn_inputs(2))
     write_onnx(saved, folder / "file.onnx")
-    with prepared_files(describe(saved, "int8"), folder / "int8", make_symbol(saved)):
+    with staged_files(describe(saved, "int8"), folder / "int8", make_symbol(saved)):
         pass  # not quantized: these tests need only its metadata
     return folder
 
@@ -101,7 +100,7 @@ def test_load_unsuitable_engine_raises(model, place, engine, kind, expected):
     ],
 )
 def test_load_for_devices_that_the_engine_does_not_use_is_refused(model, place, engine, devices):
-    if devices == "gpu:0" and engine == "mxnet" and framework.mxnet().context.num_gpus():
+    if devices == "gpu:0" and engine == "mxnet" and mxnet_compat.mxnet().context.num_gpus():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match=f"^devices: found .*{devices}" if place != "both" else "^devices: found "):
         Detector.load(model / place, devices, engine)
@@ -109,7 +108,7 @@ def test_load_for_devices_that_the_engine_does_not_use_is_refused(model, place, 
 
 @pytest.mark.parametrize("place, engine", [("both", "mxnet"), ("symbol", "symbol")])
 def test_load_for_another_cpu_answers_there_and_exports_from_the_first(model, place, engine):
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     pictures = drawn_inputs(3)
     found, expected = (Detector.load(model / place, devices, engine).engine for devices in ("cpu:1", "cpu"))
     agreement = compare(expected.run(pictures), found.run(pictures))
@@ -121,7 +120,7 @@ def test_load_for_another_cpu_answers_there_and_exports_from_the_first(model, pl
 
 def test_load_cpu_only_models_on_a_gpu_machine_uses_the_cpu(model, monkeypatch, tmp_path):
     """This MXNet is built without CUDA, so anything put on a GPU fails."""
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     if mx.context.num_gpus():
         pytest.skip("this machine has a GPU")
     monkeypatch.setattr(mx.context, "num_gpus", lambda: 1)

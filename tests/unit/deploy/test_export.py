@@ -14,23 +14,23 @@ from builders import HeardProgress, memory_images
 from nets import CLASSES, talking_model
 from saving import flip_a_bit
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.export import EIGHT_BITS, FORMATS, INPUTS
 from ssd_train.cli.main import main
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.images import encode_png
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.deploy.artifact import is_current
-from ssd_train.deploy.detector import Detector, Picture
-from ssd_train.deploy.export import Proof, export
-from ssd_train.deploy.onnx_file import make_anchors as make
-from ssd_train.deploy.onnx_file import write_onnx
-from ssd_train.deploy.scoring import pictures_of, score_images
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.deploy.evaluate import pictures_of, score_images
+from ssd_train.deploy.export.export import VerificationOptions, export
+from ssd_train.deploy.export.onnx import make_anchors as make
+from ssd_train.deploy.export.onnx import write_onnx
+from ssd_train.deploy.symbol import is_up_to_date
 from ssd_train.errors import ConfigError, SsdTrainError
-from ssd_train.training.saved_model import SavedModel
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
 
@@ -51,10 +51,10 @@ def labelled(folder):
         detections = detector(image)
         boxes, class_ids = detections.boxes, detections.class_ids
         best = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 4)[:5]
-        record = Record(f"{index}.png", boxes[best], class_ids[best], detections.size_wh, f"labels:{index + 1}")
+        record = LabeledImage(f"{index}.png", boxes[best], class_ids[best], detections.size_wh, f"labels:{index + 1}")
         records.append(record)
-    labels = LabelSet(tuple(records), ClassNames(CLASSES), source="labels")
-    data = LabelledImages(labels, memory_images(labels, images))
+    labels = Labels(tuple(records), ClassNames(CLASSES), source="labels")
+    data = LabeledDataset(labels, memory_images(labels, images))
     assert score_images(detector, data).coco > 0.3
     return data
 
@@ -72,7 +72,7 @@ def numbers_in(line):
 @pytest.mark.parametrize("input", INPUTS.values(), ids=INPUTS.keys())
 def test_export_onnx_writes_a_verified_file_with_metadata(folder, labelled, tmp_path, input):
     pictures = list(pictures_of(labelled.labels, labelled.images))
-    (line,) = written(folder, "onnx", tmp_path / "new" / "m.onnx", Proof(pictures), input)
+    (line,) = written(folder, "onnx", tmp_path / "new" / "m.onnx", VerificationOptions(pictures), input)
     assert numbers_in(line)[:3] == [16, 1600, 0], "images, boxes, unmatched"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.onnx"]
     document = onnx.load(str(tmp_path / "new" / "m.onnx"))
@@ -89,7 +89,7 @@ def test_export_onnx_writes_a_verified_file_with_metadata(folder, labelled, tmp_
 
 
 def test_export_symbol_without_images_compares_on_synthetic_ones(folder, tmp_path):
-    (line,) = written(folder, "symbol", tmp_path / "out", Proof())
+    (line,) = written(folder, "symbol", tmp_path / "out", VerificationOptions())
     assert numbers_in(line)[:3] == [20, 2000, 0], "images, boxes, unmatched"
     assert Detector.load(tmp_path / "out").class_names.names == CLASSES
 
@@ -101,7 +101,7 @@ def places(tmp_path):
 @pytest.mark.parametrize("format", EIGHT_BITS)
 def test_export_8_bits_measures_map_and_writes(folder, labelled, tmp_path, format):
     output = places(tmp_path)[format]
-    lines = written(folder, format, output, Proof(validation=labelled, max_map_drop=1.0))
+    lines = written(folder, format, output, VerificationOptions(validation=labelled, max_map_drop=1.0))
     assert [line.split(":")[0] for line in lines] == ["32 bits", "8 bits"]
     found = Detector.load(output)
     assert found.engine.description.kind == format
@@ -132,31 +132,31 @@ def _size_of_float(folder, tmp_path):
 @pytest.mark.parametrize("format", EIGHT_BITS)
 def test_export_8_bits_losing_map_raises_with_both_values(folder, labelled, tmp_path, format):
     """Calibrated on black images, all ranges are wrong."""
-    black = [Picture("black.png", lambda: encode_png(np.zeros((128, 128, 3), np.uint8)), "black.png")] * 4
+    black = [ImageRef("black.png", lambda: encode_png(np.zeros((128, 128, 3), np.uint8)), "black.png")] * 4
     output = places(tmp_path)[format]
     with pytest.raises(ConfigError, match=r"^max_map_drop: .*0\.\d+.*0\.\d+.*0\.\d+.* 0\.01;"):
-        written(folder, format, output, Proof(black, labelled))
+        written(folder, format, output, VerificationOptions(black, labelled))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("format", EIGHT_BITS)
 def test_export_8_bits_without_labels_raises(folder, tmp_path, format):
     with pytest.raises(ConfigError, match="^--labels: "):
-        written(folder, format, places(tmp_path)[format], Proof())
+        written(folder, format, places(tmp_path)[format], VerificationOptions())
 
 
 def test_export_int8_into_its_model_folder_raises(folder, labelled):
     with pytest.raises(ConfigError, match=f"^output: found {folder}"):
-        written(folder, "int8", folder, Proof(validation=labelled))
+        written(folder, "int8", folder, VerificationOptions(validation=labelled))
 
 
 def test_export_int8_over_a_symbol_of_the_same_weights_raises(folder, labelled, tmp_path):
-    written(folder, "symbol", tmp_path / "symbol", Proof())
+    written(folder, "symbol", tmp_path / "symbol", VerificationOptions())
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match=f"^output: found {tmp_path / 'symbol'}"):
-        written(folder, "int8", tmp_path / "symbol", Proof(validation=labelled))
+        written(folder, "int8", tmp_path / "symbol", VerificationOptions(validation=labelled))
     assert contents(tmp_path) == before
-    written(folder, "symbol", tmp_path / "symbol", Proof())
+    written(folder, "symbol", tmp_path / "symbol", VerificationOptions())
     assert contents(tmp_path) == before, "made again of the same model"
 
 
@@ -164,22 +164,22 @@ def test_export_int8_over_a_symbol_of_the_same_weights_raises(folder, labelled, 
 def test_export_model_with_damaged_deployment_files_works(folder, tmp_path, damaged):
     """The error about the damage says so."""
     model = shutil.copytree(folder, tmp_path / "model")
-    written(model, "symbol", model, Proof())
+    written(model, "symbol", model, VerificationOptions())
     flip_a_bit(model / damaged)
-    written(model, "onnx", model / "m.onnx", Proof())
-    assert not is_current(model)
-    written(model, "symbol", model, Proof())
-    assert is_current(model)
+    written(model, "onnx", model / "m.onnx", VerificationOptions())
+    assert not is_up_to_date(model)
+    written(model, "symbol", model, VerificationOptions())
+    assert is_up_to_date(model)
     for engine in ("symbol", "onnxruntime"):
         assert Detector.load(model, engine=engine).class_names.names == CLASSES
 
 
 def test_export_onnx_wrong_raises_and_keeps_the_old_file(folder, tmp_path, monkeypatch):
     """The export is wrong: its anchors are in another order."""
-    monkeypatch.setattr("ssd_train.deploy.onnx_file.make_anchors", lambda layout: make(layout)[::-1])
+    monkeypatch.setattr("ssd_train.deploy.export.onnx.make_anchors", lambda layout: make(layout)[::-1])
     (tmp_path / "m.onnx").write_bytes(b"old")
     with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'm.onnx'}: "):
-        written(folder, "onnx", tmp_path / "m.onnx", Proof())
+        written(folder, "onnx", tmp_path / "m.onnx", VerificationOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"] and (tmp_path / "m.onnx").read_bytes() == b"old"
 
 
@@ -193,7 +193,7 @@ def test_export_model_without_detections_raises(tmp_path):
         parameter.set_data(mx.nd.array(value))
     model.save(tmp_path / "model", net)
     with pytest.raises(SsdTrainError, match=f"^{tmp_path / 'm.onnx'}: "):
-        written(tmp_path / "model", "onnx", tmp_path / "m.onnx", Proof())
+        written(tmp_path / "model", "onnx", tmp_path / "m.onnx", VerificationOptions())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_export_no_model_folder_exits_2_with_the_path(folder, tmp_path, capsys, 
     for name in ("file.onnx", "job/model_algo_1-symbol.json"):
         (tmp_path / name).write_text("{}")
     if place == "symbol":
-        written(folder, "symbol", tmp_path / "symbol", Proof())
+        written(folder, "symbol", tmp_path / "symbol", VerificationOptions())
     command = ["export", "--model", str(tmp_path / place), "--format", "onnx", "--output", str(tmp_path / "m.onnx")]
     assert main(command) == 2
     error = capsys.readouterr().err
@@ -253,14 +253,14 @@ def test_export_no_model_folder_exits_2_with_the_path(folder, tmp_path, capsys, 
 )
 def test_export_over_another_model_raises_and_changes_nothing(folder, labelled, tmp_path, format, place):
     talking_model(tmp_path / "other", ("bus", "car"))
-    written(tmp_path / "other", "symbol", tmp_path / "export", Proof())
+    written(tmp_path / "other", "symbol", tmp_path / "export", VerificationOptions())
     (tmp_path / "file").write_text("kept")
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "config.json").write_text("{}")
     before = contents(tmp_path)
     output = tmp_path / place / "m.onnx" if "onnx" in format else tmp_path / place
     with pytest.raises(SsdTrainError, match=str(tmp_path / place)):
-        written(folder, format, output, Proof(validation=labelled))
+        written(folder, format, output, VerificationOptions(validation=labelled))
     assert contents(tmp_path) == before
 
 
@@ -270,12 +270,12 @@ def contents(folder):
 
 def test_export_onnx_next_to_a_config_of_another_program_works(folder, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    written(folder, "onnx", tmp_path / "m.onnx", Proof())
+    written(folder, "onnx", tmp_path / "m.onnx", VerificationOptions())
     assert Detector.load(tmp_path, engine="onnxruntime").class_names.names == CLASSES
 
 
 def test_export_onnx_to_a_link_and_a_fifo_keeps_both(folder, labelled, tmp_path):
-    proof = Proof(list(pictures_of(labelled.labels, labelled.images)))
+    proof = VerificationOptions(list(pictures_of(labelled.labels, labelled.images)))
     (tmp_path / "link.onnx").symlink_to("there/m.onnx")
     written(folder, "onnx", tmp_path / "link.onnx", proof)
     os.mkfifo(tmp_path / "fifo")

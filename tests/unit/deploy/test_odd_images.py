@@ -9,13 +9,13 @@ from odd_images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
 from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.images import FORMATS, decode, encode_like
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.sources import MemoryImages
-from ssd_train.data.transforms import EvalTransform, render
-from ssd_train.deploy.detector import Detector, Picture
-from ssd_train.deploy.requests import RequestError
-from ssd_train.deploy.serve import answer
+from ssd_train.data.image_io import FORMATS, decode, encode
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.data.transforms import EvalTransform, apply_view
+from ssd_train.deploy.codec import RequestError
+from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.deploy.handlers import handle_request
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -48,7 +48,7 @@ class Engine:
 
 def trained_on(data):
     """Return the network input in training and evaluation; the labels lack the image size."""
-    labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
+    labels = Labels([LabeledImage("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE)
     return EvalTransform(SIDE, lambda boxes, class_ids: ())(*dataset[0])[0]
 
@@ -56,8 +56,8 @@ def trained_on(data):
 @pytest.mark.parametrize("data", SEEN.values(), ids=SEEN)
 def test_odd_image_gives_the_same_input_everywhere(data):
     served, predicted = Engine(), Engine()
-    answer(Detector(served), data, "image/jpeg", "application/json")
-    list(Detector(predicted).stream([Picture("a", lambda: data, "a")]))
+    handle_request(Detector(served), data, "image/jpeg", "application/json")
+    list(Detector(predicted).stream([ImageRef("a", lambda: data, "a")]))
     expected = trained_on(data)
     assert expected.std() > 10
     np.testing.assert_array_equal(served.seen[0], expected)
@@ -69,10 +69,10 @@ def test_odd_image_gives_the_same_input_everywhere(data):
 def test_file_and_its_pixels_give_the_same_input(format, size_wh):
     """JPEGs may differ by a few levels, where libjpeg's blocks extend beyond the image."""
     image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
-    data = encode_like(image, format)
+    data = encode(image, format)
     by_file, by_pixels, served = Engine(), Engine(), Engine()
-    (streamed,) = Detector(by_file).stream([Picture("a", lambda: data, "a")])
-    answer(Detector(served), data, "image/jpeg", "application/json")
+    (streamed,) = Detector(by_file).stream([ImageRef("a", lambda: data, "a")])
+    handle_request(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
     off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
     assert off.max() <= (12 if format == "JPEG" else 0) and off.mean() < 2
@@ -83,11 +83,11 @@ def test_file_and_its_pixels_give_the_same_input(format, size_wh):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("cache_bytes", [0, 10**6], ids=["decoded-each-time", "kept"])
 def test_large_image_gives_the_same_input_in_training_and_evaluation(format, cache_bytes):
-    data = encode_like(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
-    labels = LabelSet([Record("a", [], [])], ClassNames(("cat",)), "labels")
+    data = encode(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
+    labels = Labels([LabeledImage("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
     (image, _, _), view = dataset.look(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
-    np.testing.assert_array_equal(render(image, view, SIDE), trained_on(data))
+    np.testing.assert_array_equal(apply_view(image, view, SIDE), trained_on(data))
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())
@@ -95,8 +95,8 @@ def test_bad_image_is_refused_everywhere_with_the_same_message(data, message):
     with pytest.raises(DataError, match=message) as in_training:
         trained_on(data)
     with pytest.raises(RequestError, match=message) as in_service:
-        answer(Detector(Engine()), data, "image/jpeg", "application/json")
-    (streamed,) = Detector(Engine()).stream([Picture("a", lambda: data, "a")])
+        handle_request(Detector(Engine()), data, "image/jpeg", "application/json")
+    (streamed,) = Detector(Engine()).stream([ImageRef("a", lambda: data, "a")])
     messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, streamed.error)]
     assert messages[0] == messages[1] == messages[2]
     assert in_service.value.status in (400, 413)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
-from ssd_train.deploy.onnx_graph import FLOAT, GraphBuilder, Value, convert_symbol
+from ssd_train import mxnet_compat
+from ssd_train.deploy.export.onnx import FLOAT, GraphBuilder, Value, convert_symbol
 from ssd_train.errors import SsdTrainError
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
-from ssd_train.deploy.onnx_graph import FLOAT, UINT8, GraphBuilder, Value
-from ssd_train.deploy.onnx_head import Suppression, add_decoding, add_detection, add_normalisation
-from ssd_train.model.graphs import SCORE_FLOOR, _decode, _Normalize, _Suppress
+from ssd_train import mxnet_compat
+from ssd_train.deploy.export.onnx import (
+    FLOAT,
+    UINT8,
+    GraphBuilder,
+    Suppression,
+    Value,
+    add_decoding,
+    add_detection,
+    add_normalisation,
+)
+from ssd_train.model.graphs import SCORE_THRESHOLD, _decode, _Normalize, _Suppress
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cannot decide type")
 ANCHORS, CLASSES = 60, 3
-USUAL = Suppression(threshold=0.45, topk=400, post_nms=100, score_floor=SCORE_FLOOR)
+USUAL = Suppression(threshold=0.45, topk=400, post_nms=100, score_floor=SCORE_THRESHOLD)
 
 
 def run(document, **inputs):

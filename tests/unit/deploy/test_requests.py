@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 
-from ssd_train.data.images import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits
-from ssd_train.deploy.requests import NPY, RequestError, RequestLimits, check_size, read_request
+from ssd_train.data.image_io import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits
+from ssd_train.deploy.codec import NPY, RequestError, RequestLimits, check_size, read_request
 from ssd_train.errors import DataError
 
 IMAGE = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8)

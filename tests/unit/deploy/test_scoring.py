@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from builders import memory_images
 
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.predictions import write_predictions
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.scoring import match_names, score_images, score_predictions
+from ssd_train.deploy.evaluate import match_names, score_images, score_predictions
 from ssd_train.errors import DataError
+from ssd_train.evaluation.predictions import write_predictions
 
 SIZE = (400, 200)
 NAMES = ClassNames(("cat", "dog"))
@@ -24,11 +24,11 @@ OTHER = [220, 30, 380, 190]
 
 
 def record(name, boxes=(BOX,), class_ids=(0,), size_wh=SIZE):
-    return Record(name, boxes, class_ids, size_wh, f"labels:{name}")
+    return LabeledImage(name, boxes, class_ids, size_wh, f"labels:{name}")
 
 
 def labels(*records, class_names=NAMES):
-    return LabelSet(records, class_names, source="labels")
+    return Labels(records, class_names, source="labels")
 
 
 def hit(class_id=0, box=BOX, score=0.9, size_wh=SIZE):
@@ -178,7 +178,7 @@ def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
     said = {"a.jpg": hit(), "b.jpg": hit(1, OTHER, 0.7), "c.jpg": hit(0, OTHER, 0.4)}
     labelled = labels(*records)
     images = memory_images(labelled, [np.full((200, 400, 3), shade, np.uint8) for shade in range(3)])
-    direct = score_images(Detector(ByShade(list(said.values()))), LabelledImages(labelled, images))
+    direct = score_images(Detector(ByShade(list(said.values()))), LabeledDataset(labelled, images))
     assert direct == score_predictions(write(tmp_path, *said.items()), labelled, no_sizes)
     assert (direct.images, direct.background_images, direct.boxes) == (3, 1, 3)
 

@@ -14,11 +14,11 @@ import zlib
 import numpy as np
 import pytest
 
-from ssd_train.data.images import ImageLimits, encode_jpeg, encode_png
-from ssd_train.data.records import ClassNames
-from ssd_train.deploy.detector import Detector, Picture
-from ssd_train.deploy.requests import RequestError, RequestLimits, is_costly
-from ssd_train.deploy.serve import answer, model_fn, transform_fn
+from ssd_train.data.image_io import ImageLimits, encode_jpeg, encode_png
+from ssd_train.data.structures import ClassNames
+from ssd_train.deploy.codec import RequestError, RequestLimits, is_expensive
+from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.deploy.handlers import handle_request, model_fn, transform_fn
 from ssd_train.errors import DependencyError, WeightsError
 
 WIDTH, HEIGHT, SIDE = 80, 40, 40
@@ -87,7 +87,7 @@ def png_claiming(width, height):
 )
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "", "text/html, application/json;q=0.9"])
 def test_answer_json_is_in_the_built_in_algorithms_format(body, content_type, accept):
-    response, kind = answer(Detector(FixedEngine()), body, content_type, accept)
+    response, kind = handle_request(Detector(FixedEngine()), body, content_type, accept)
     assert kind == "application/json"
     document = json.loads(response)
     assert list(document) == ["prediction"]
@@ -99,7 +99,7 @@ PIXEL_BOXES = [[1, "dog", 0.9, 20, 10, 20, 30], [0, "cat", 0.25, 0, 0, 80, 40]]
 
 @pytest.mark.parametrize("accept", ["application/json;annotation=1", "Application/JSON; annotation=1"])
 def test_answer_annotation_is_in_integer_pixels(accept):
-    response, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+    response, kind = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/json"
     assert json.loads(response) == {
         "image_size": [{"width": WIDTH, "height": HEIGHT, "depth": 3}],
@@ -113,7 +113,7 @@ def test_answer_annotation_is_in_integer_pixels(accept):
 
 @pytest.mark.parametrize("accept", ["application/json;verbose=1", "application/json;annotation=1;verbose=1"])
 def test_answer_verbose_has_class_names(accept):
-    response, _ = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+    response, _ = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     found = json.loads(response)
     assert [one["class_name"] for one in found["annotations"]] == ["dog", "cat"]
     assert found["annotations"][0]["left"] == pytest.approx(20) and found["image_size"][0]["width"] == WIDTH
@@ -125,14 +125,16 @@ def test_answer_verbose_has_class_names(accept):
     ids=["rows", "annotations"],
 )
 def test_answer_json_lines_ends_with_a_line_feed(accept, key):
-    response, kind = answer(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
+    response, kind = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/jsonlines"
     assert response.endswith("}\n") and response.count("\n") == 1 and key in json.loads(response)
 
 
 def test_answer_large_image_has_boxes_in_its_pixels():
     large = np.kron(IMAGE, np.ones((4, 4, 1), np.uint8))
-    response, _ = answer(Detector(FixedEngine()), encode_jpeg(large), "image/jpeg", "application/json;annotation=1")
+    response, _ = handle_request(
+        Detector(FixedEngine()), encode_jpeg(large), "image/jpeg", "application/json;annotation=1"
+    )
     found = json.loads(response)
     assert found["image_size"] == [{"width": 4 * WIDTH, "height": 4 * HEIGHT, "depth": 3}]
     first = found["annotations"][0]
@@ -142,7 +144,7 @@ def test_answer_large_image_has_boxes_in_its_pixels():
 @pytest.mark.parametrize("image", [np.zeros_like(IMAGE), IMAGE // 255, IMAGE - IMAGE % 2 / 2], ids=["0", "0-1", "half"])
 def test_answer_dark_or_fractional_pixels_are_accepted(image):
     engine = FixedEngine()
-    answer(Detector(engine), npy(image.astype(np.float32)), "application/x-npy")
+    handle_request(Detector(engine), npy(image.astype(np.float32)), "application/x-npy")
     assert abs(engine.seen[0].astype(float).mean() - image.mean()) < 1
 
 
@@ -151,7 +153,7 @@ def test_answer_pixels_and_files_give_the_same_input():
     bodies = {"image/png": encode_png(IMAGE), "application/json": as_json(IMAGE), "application/x-npy": npy(IMAGE)}
     for content_type, body in bodies.items():
         engine = FixedEngine()
-        answer(Detector(engine), body, content_type)
+        handle_request(Detector(engine), body, content_type)
         seen += engine.seen
     assert seen[0].shape == (SIDE, SIDE, 3)
     np.testing.assert_array_equal(seen[0], seen[1])
@@ -162,8 +164,8 @@ def test_answer_pixels_and_files_give_the_same_input():
 def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
     body = encode_jpeg(np.kron(IMAGE, np.ones((scale, scale, 1), np.uint8)))
     served, predicted = FixedEngine(), FixedEngine()
-    response, _ = answer(Detector(served), body, "image/jpeg")
-    (streamed,) = Detector(predicted).stream([Picture("a.jpg", lambda: body, "a.jpg")])
+    response, _ = handle_request(Detector(served), body, "image/jpeg")
+    (streamed,) = Detector(predicted).stream([ImageRef("a.jpg", lambda: body, "a.jpg")])
     np.testing.assert_array_equal(served.seen[0], predicted.seen[0])
     assert json.loads(response)["prediction"] == streamed.detections.to_rows()
 
@@ -214,7 +216,7 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
 )
 def test_answer_bad_request_raises_with_status_and_value(body, content_type, accept, status, value):
     with pytest.raises(RequestError) as error:
-        answer(Detector(FixedEngine()), body, content_type, accept)
+        handle_request(Detector(FixedEngine()), body, content_type, accept)
     place = {406: "Accept: ", 415: "Content-Type: "}.get(status, "request: ")
     message = str(error.value)
     assert error.value.status == status and message.startswith(place) and value in message and "\n" not in message
@@ -230,7 +232,7 @@ def test_answer_bad_request_raises_with_status_and_value(body, content_type, acc
 )
 def test_answer_above_a_limit_raises_413(limits, body, value):
     with pytest.raises(RequestError, match=value) as error:
-        answer(Detector(FixedEngine()), body, "image/png", limits=limits)
+        handle_request(Detector(FixedEngine()), body, "image/png", limits=limits)
     assert error.value.status == 413
 
 
@@ -246,13 +248,13 @@ def test_answer_above_a_limit_raises_413(limits, body, value):
     ids=["small", "large", "broken", "long-json", "short-json"],
 )
 def test_is_costly_body_returns_expected(body, content_type, expected):
-    assert is_costly(body, content_type) is expected
+    assert is_expensive(body, content_type) is expected
 
 
 def test_answer_bad_json_keeps_no_lists_alive():
     """They take ten times the memory of the body, and the error may live until the next garbage collection."""
     with pytest.raises(RequestError) as caught:
-        answer(Detector(FixedEngine()), json.dumps([[[1, 2], [3]]] * 1000), "application/json")
+        handle_request(Detector(FixedEngine()), json.dumps([[[1, 2], [3]]] * 1000), "application/json")
     error, kept = caught.value, []
     while error is not None:
         kept += [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values()]
@@ -264,7 +266,7 @@ def test_answer_bad_json_keeps_no_lists_alive():
 def test_answer_network_returns_nan_raises_500(value):
     engine = FixedEngine(np.full((1, 6), value, np.float32))
     with pytest.raises(RequestError, match="NaN") as error:
-        answer(Detector(engine), encode_png(IMAGE), "image/png")
+        handle_request(Detector(engine), encode_png(IMAGE), "image/png")
     assert error.value.status == 500
 
 
@@ -354,7 +356,7 @@ def test_handle_error_each_kind_responds_with_one_line(monkeypatch, caplog, tmp_
 def test_serve_without_pillow_imports_and_names_it(tmp_path):
     program = (
         "import sys; sys.modules['PIL'] = None\n"
-        "from ssd_train.deploy.serve import model_fn, transform_fn\n"
+        "from ssd_train.deploy.handlers import model_fn, transform_fn\n"
         "try: model_fn(sys.argv[1])\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

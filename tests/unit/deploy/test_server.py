@@ -18,10 +18,10 @@ from builders import HeardProgress
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
-from ssd_train.data.images import ImageLimits, encode_png
-from ssd_train.data.records import ClassNames
+from ssd_train.data.image_io import ImageLimits, encode_png
+from ssd_train.data.structures import ClassNames
+from ssd_train.deploy.codec import RequestError, RequestLimits
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.requests import RequestError, RequestLimits
 from ssd_train.deploy.server import app as module
 from ssd_train.deploy.server.app import make_app
 from ssd_train.deploy.server.forms import file_in_form

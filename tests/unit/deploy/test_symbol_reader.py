@@ -6,15 +6,15 @@ import random
 import pytest
 from mutations import tries
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.artifacts import symbol_format
+from ssd_train.artifacts.symbol_format import OPERATORS, read_symbol
 from ssd_train.config import BASE_NETWORKS
-from ssd_train.deploy import symbol_reader
-from ssd_train.deploy.symbol_reader import OPERATORS, read_symbol
 from ssd_train.errors import WeightsError
 from ssd_train.model.graphs import DetectGraph
 from ssd_train.model.net import build_net
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def detector(base_network="mobilenet0.25"):
@@ -62,7 +62,7 @@ def test_read_symbol_forbidden_or_damaged_raises(tmp_path, text, value):
 
 
 def test_read_symbol_large_file_raises(tmp_path, monkeypatch):
-    monkeypatch.setattr(symbol_reader, "MAX_BYTES", 10)
+    monkeypatch.setattr(symbol_format, "MAX_BYTES", 10)
     (tmp_path / "s.json").write_text("{" + " " * 10)
     with pytest.raises(WeightsError, match=f"^{tmp_path / 's.json'}: .* 11 bytes.* 10"):
         read_symbol(tmp_path / "s.json")

@@ -11,7 +11,7 @@ from launches import REGION, ROLE, isolate
 from moto import mock_aws
 
 from ssd_train.errors import ConfigError, DataError, DependencyError
-from ssd_train.launch.amazon import Amazon, Refused, explained
+from ssd_train.launch.aws_client import Amazon, AwsError, translate_errors
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +63,8 @@ def test_amazon_without_boto3_names_the_extra(monkeypatch):
 
 def test_explained_error_response_keeps_code_and_message_on_one_line():
     response = {"Error": {"Code": "AccessDeniedException", "Message": "User: x is not authorized\nto perform: y"}}
-    with pytest.raises(Refused) as raised:
-        with explained("create_training_job"):
+    with pytest.raises(AwsError) as raised:
+        with translate_errors("create_training_job"):
             raise ClientError(response, "CreateTrainingJob")
     assert (raised.value.code, raised.value.exit_code) == ("AccessDeniedException", 2)
     message = str(raised.value)
@@ -75,7 +75,7 @@ def test_explained_error_response_keeps_code_and_message_on_one_line():
 def test_role_arn_of_name_and_arn():
     amazon = Amazon()
     assert amazon.role_arn(ROLE) == ROLE
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(AwsError) as raised:
         amazon.role_arn("SageMakerRole")
     assert raised.value.code == "NoSuchEntity"
     boto3.client("iam").create_role(RoleName="SageMakerRole", AssumeRolePolicyDocument="{}")

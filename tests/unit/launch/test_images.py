@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ssd_train.errors import ConfigError
-from ssd_train.launch.images import inference_image, training_image
+from ssd_train.launch.requests import inference_image, training_image
 
 
 @pytest.mark.parametrize(

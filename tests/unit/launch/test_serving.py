@@ -4,14 +4,14 @@ import pytest
 from launches import REGION, ROLE, faults_of
 
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.launch import serving
+from ssd_train.launch import requests
 
-SERVICE = serving.Service("logo-1", ROLE, REGION, "s3://my-bucket/ssd/", instance_count=2)
+SERVICE = requests.Service("logo-1", ROLE, REGION, "s3://my-bucket/ssd/", instance_count=2)
 TAGS = {"team": "logos"}
 
 
 def test_model_request_in_full():
-    request = serving.model_request(SERVICE, TAGS)
+    request = requests.model_request(SERVICE, TAGS)
     assert request == {
         "ModelName": "logo-1",
         "ExecutionRoleArn": ROLE,
@@ -31,7 +31,7 @@ def test_model_request_in_full():
 
 
 def test_endpoint_requests_satisfy_the_api_model():
-    request = serving.endpoint_config_request(SERVICE, TAGS)
+    request = requests.endpoint_config_request(SERVICE, TAGS)
     assert request["ProductionVariants"] == [
         {
             "VariantName": "AllTraffic",
@@ -42,11 +42,11 @@ def test_endpoint_requests_satisfy_the_api_model():
         }
     ]
     assert faults_of("CreateEndpointConfig", request) == ""
-    assert faults_of("UpdateEndpoint", serving.endpoint_request("logo", SERVICE)) == ""
+    assert faults_of("UpdateEndpoint", requests.endpoint_request("logo", SERVICE)) == ""
 
 
 def test_transform_request_sends_one_image_per_record():
-    request = serving.transform_request(SERVICE, "s3://my-bucket/images", "s3://my-bucket/answers", TAGS)
+    request = requests.transform_request(SERVICE, "s3://my-bucket/images", "s3://my-bucket/answers", TAGS)
     assert request["TransformInput"]["ContentType"] == "application/x-image"
     assert request["TransformInput"]["SplitType"] == "None"
     assert request["BatchStrategy"] == "SingleRecord"
@@ -62,14 +62,14 @@ def test_transform_request_sends_one_image_per_record():
     ],
 )
 def test_invoke_request_detects_content_type(image, expected):
-    request = serving.invoke_request("logo", "a.jpg", image)
+    request = requests.invoke_request("logo", "a.jpg", image)
     assert (request["ContentType"], request["Body"]) == (expected, image)
     assert faults_of("InvokeEndpoint", request, "sagemaker-runtime") == ""
 
 
 def test_invoke_request_too_large_image_raises():
     with pytest.raises(DataError, match="^a.jpg: "):
-        serving.invoke_request("logo", "a.jpg", bytes(7 << 20))
+        requests.invoke_request("logo", "a.jpg", bytes(7 << 20))
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_invoke_request_too_large_image_raises():
 )
 def test_parse_response_invalid_body_raises(body):
     with pytest.raises(DataError, match="^endpoint logo: "):
-        serving.parse_response("logo", body)
+        requests.parse_response("logo", body)
 
 
 def test_parse_response_returns_rows():
-    assert serving.parse_response("logo", b'{"prediction": [[0, 0.5, 0, 0, 1, 1]]}') == [[0, 0.5, 0, 0, 1, 1]]
+    assert requests.parse_response("logo", b'{"prediction": [[0, 0.5, 0, 0, 1, 1]]}') == [[0, 0.5, 0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("uri", ["", "s3://", "answers"])
 def test_check_folder_not_on_s3_raises(uri):
     with pytest.raises(ConfigError, match="^answers: "):
-        serving.check_folder("answers", uri)
+        requests.check_folder("answers", uri)

@@ -5,9 +5,9 @@ import tarfile
 import pytest
 from launches import entry_point
 
-from ssd_train.archives import unpack_archive
 from ssd_train.errors import ConfigError, WeightsError
-from ssd_train.launch.source import CHECKOUT, PACKAGE, entry_point_folder, write_served_model, write_source
+from ssd_train.launch.code_archive import CHECKOUT, PACKAGE, entry_point_folder, write_served_model, write_source
+from ssd_train.storage.archive import unpack_archive
 
 
 def names_in(archive):
@@ -27,7 +27,7 @@ def program(tmp_path):
 def test_write_source_contains_entry_point_and_package(tmp_path, program):
     names = write_source(tmp_path / "sourcedir.tar.gz", program)
     assert names_in(tmp_path / "sourcedir.tar.gz") == sorted(names)
-    assert {"train.py", "requirements.txt", "ssd_train/__init__.py", "ssd_train/data/boxes.py"} <= set(names)
+    assert {"train.py", "requirements.txt", "ssd_train/__init__.py", "ssd_train/boxes.py"} <= set(names)
     modules = {f"ssd_train/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
     assert modules <= set(names)
     assert not [name for name in names if ".pyc" in name or "__pycache__" in name or "/." in f"/{name}"]

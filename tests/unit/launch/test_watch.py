@@ -7,10 +7,10 @@ import pytest
 from launches import REGION, isolate
 from moto import mock_aws
 
-from ssd_train import metric_lines
+from ssd_train import sagemaker_metrics
 from ssd_train.errors import SsdTrainError
-from ssd_train.launch import watch
-from ssd_train.launch.amazon import Amazon, Refused
+from ssd_train.launch import job_logs
+from ssd_train.launch.aws_client import Amazon, AwsError
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def amazon(monkeypatch, tmp_path):
         yield Amazon()
 
 
-def write_log(stream, lines, group=watch.LOG_GROUP):
+def write_log(stream, lines, group=job_logs.LOG_GROUP):
     logs = boto3.client("logs", region_name=REGION)
     if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
         logs.create_log_group(logGroupName=group)
@@ -43,13 +43,13 @@ def describe_as(amazon, monkeypatch, *responses):
 
 def test_metric_series_reads_metric_lines():
     lines = [
-        metric_lines.stamped(metric_lines.map_line("algo-1", 0, 0.25)),
-        *metric_lines.loss_lines("algo-1", 0, 9, 3.5, 1.25),
+        sagemaker_metrics.stamped(sagemaker_metrics.map_line("algo-1", 0, 0.25)),
+        *sagemaker_metrics.loss_lines("algo-1", 0, 9, 3.5, 1.25),
         "some other line with validation mAP in it",
-        metric_lines.stamped(metric_lines.map_line("algo-1", 1, 0.5)),
-        metric_lines.progress_line("algo-1", 1, 4),
+        sagemaker_metrics.stamped(sagemaker_metrics.map_line("algo-1", 1, 0.5)),
+        sagemaker_metrics.progress_line("algo-1", 1, 4),
     ]
-    assert watch.metric_series(lines) == {
+    assert job_logs.metric_series(lines) == {
         "validation:mAP": [0.25, 0.5],
         "train:cross_entropy": [3.5],
         "train:smooth_l1": [1.25],
@@ -58,7 +58,7 @@ def test_metric_series_reads_metric_lines():
 
 
 def test_log_lines_without_log_are_empty(amazon):
-    assert list(watch.log_lines(amazon, "ssd-1")) == []
+    assert list(job_logs.log_lines(amazon, "ssd-1")) == []
 
 
 def test_log_lines_cover_all_instances_of_the_job_only(amazon):
@@ -66,7 +66,7 @@ def test_log_lines_cover_all_instances_of_the_job_only(amazon):
     write_log("ssd-1/algo-1-1", first)
     write_log("ssd-1/algo-2-1", ["second machine\n"])
     write_log("ssd-10/algo-1-1", ["another job"])
-    assert list(watch.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
+    assert list(job_logs.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
 
 
 def test_follow_returns_when_job_ends(amazon, monkeypatch):
@@ -79,7 +79,7 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
         {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"},
     )
     lines = []
-    description = watch.follow(amazon, "ssd-1", lines.append, interval=0)
+    description = job_logs.follow(amazon, "ssd-1", lines.append, interval=0)
     assert lines == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
     assert description["TrainingJobStatus"] == "Completed"
 
@@ -87,10 +87,10 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
 def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
     describe_as(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
     with pytest.raises(SsdTrainError, match="^ssd-1: .*AlgorithmError: no images$"):
-        watch.follow(amazon, "ssd-1", lambda line: None, interval=0)
+        job_logs.follow(amazon, "ssd-1", lambda line: None, interval=0)
 
 
 def test_describe_unknown_job_raises(amazon):
-    with pytest.raises(Refused) as raised:
-        watch.describe_job(amazon, "ssd-1")
+    with pytest.raises(AwsError) as raised:
+        job_logs.describe_job(amazon, "ssd-1")
     assert raised.value.code == "ValidationException"

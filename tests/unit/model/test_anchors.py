@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import BASE_NETWORKS
-from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, feature_cells, make_anchors
 
@@ -16,11 +16,11 @@ SIZES = (128, 200, 300, 512, 600, 1024)
 @pytest.fixture(scope="module")
 def net_anchors():
     """Return the network's feature map shapes and the anchors of its own generators."""
-    from ssd_train import framework
+    from ssd_train import mxnet_compat
     from ssd_train.model.anchors import anchor_layout
     from ssd_train.model.net import _make_ssd
 
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
 
     def anchors(base_network, size):
         net = _make_ssd(base_network, anchor_layout(base_network, size), ["a"])

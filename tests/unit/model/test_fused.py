@@ -7,24 +7,24 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.model import fused
-from ssd_train.model.fused import FUSED_OPERATOR, JoinedPredictors, fused_features
+from ssd_train.model.fused import FUSED_OPERATOR, FusedPredictor, fused_features
 from ssd_train.model.net import VGG, build_net, freeze
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIDE, IMAGES = 96, 2
 SHAPE = (IMAGES, 3, SIDE, SIDE)
 needs_operator = pytest.mark.skipif(
-    not framework.has_fused_batchnorm(), reason="MXNet's fused BatchNorm is not to be had on this processor"
+    not mxnet_compat.has_fused_batchnorm(), reason="MXNet's fused BatchNorm is not to be had on this processor"
 )
 
 
 @pytest.fixture(autouse=True)
 def like_a_processor_that_can(monkeypatch):
     """Test the graph even on a CPU without AVX2."""
-    monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: True)
+    monkeypatch.setattr(mxnet_compat, "has_fused_batchnorm", lambda: True)
 
 
 def operators(block):
@@ -124,7 +124,7 @@ def test_fused_features_without_batchnorm_is_none():
 
 
 def test_fused_features_without_the_operator_is_none(monkeypatch):
-    monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
+    monkeypatch.setattr(mxnet_compat, "has_fused_batchnorm", lambda: False)
     assert fused_features(build_net("mobilenet0.25", SIDE, ["a"]), SHAPE) is None
 
 
@@ -151,7 +151,7 @@ def test_has_fused_batchnorm_requires_onednn_and_avx2(monkeypatch, has_avx2, ena
     monkeypatch.undo()  # of the fixture
     monkeypatch.setenv("MXNET_MKLDNN_ENABLED", enabled)
     monkeypatch.setitem(np.core._multiarray_umath.__cpu_features__, "AVX2", has_avx2)
-    assert framework.has_fused_batchnorm() == (expected and mx.runtime.Features().is_enabled("MKLDNN"))
+    assert mxnet_compat.has_fused_batchnorm() == (expected and mx.runtime.Features().is_enabled("MKLDNN"))
 
 
 @pytest.mark.parametrize("classes, anchors", [(1, 4), (3, 6), (80, 4)], ids=["padded", "more-padded", "many-classes"])
@@ -161,7 +161,7 @@ def test_fused_predictor_equals_separate_predictors(classes, anchors):
     for layer in layers:
         layer.initialize(mx.init.Normal(0.1))
         layer.bias.set_data(mx.nd.array(random.normal(0, 1, layer.bias.shape)))
-    joined = JoinedPredictors(*layers)
+    joined = FusedPredictor(*layers)
     joined.hybridize(static_alloc=True, static_shape=True)
     maps = mx.nd.array(random.normal(0, 1, (2, 24, 5, 7)))
     found, expected = [], []

@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
-from ssd_train.data.boxes import iou_matrix
+from ssd_train import mxnet_compat
+from ssd_train.boxes import iou_matrix
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.graphs import PIXEL_MEAN, PIXEL_STD, SCORE_FLOOR, DetectGraph, EvalGraph, TrainGraph, compile_graph
+from ssd_train.model.graphs import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    SCORE_THRESHOLD,
+    DetectGraph,
+    EvalGraph,
+    TrainGraph,
+    hybridize_static,
+)
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.net import build_net
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIDE, CLASSES = 128, ("cat", "dog", "cow")
 ANCHORS = len(make_anchors(anchor_layout("mobilenet0.25", SIDE)))
@@ -57,7 +65,7 @@ def arrays(pixels, *others):
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 def test_detect_graph_equals_gluoncv_forward(compiled, nms):
     graph = DetectGraph(make_net(), **nms)
-    rows = (compile_graph(graph) if compiled else graph)(*arrays(pictures())).asnumpy()
+    rows = (hybridize_static(graph) if compiled else graph)(*arrays(pictures())).asnumpy()
     net = make_net()
     net.set_nms(nms["nms_threshold"], nms["nms_topk"], nms["post_nms"])
     ids, scores, boxes = (a.asnumpy() for a in net(normalised(pictures())))
@@ -71,7 +79,7 @@ def test_detect_graph_rows_are_sorted_suppressed_and_above_the_threshold():
     rows = DetectGraph(make_net(), **NMS)(*arrays(pictures())).asnumpy()
     for picture in rows:
         kept = picture[picture[:, 0] >= 0]
-        assert (np.diff(kept[:, 1]) <= 0).all() and (kept[:, 1] > SCORE_FLOOR).all()
+        assert (np.diff(kept[:, 1]) <= 0).all() and (kept[:, 1] > SCORE_THRESHOLD).all()
         for class_id in set(kept[:, 0]):
             boxes = kept[kept[:, 0] == class_id, 2:]
             assert (iou_matrix(boxes, boxes) - np.eye(len(boxes)) <= NMS["nms_threshold"] + 1e-4).all()
@@ -80,7 +88,7 @@ def test_detect_graph_rows_are_sorted_suppressed_and_above_the_threshold():
 def test_detect_graph_post_nms_of_all_anchors_returns_all_rows():
     every = ANCHORS * len(CLASSES)
     few = DetectGraph(make_net(), 0.45, 5000, 100)(*arrays(pictures())).asnumpy()
-    many = compile_graph(DetectGraph(make_net(), 0.45, 5000, every))(*arrays(pictures())).asnumpy()
+    many = hybridize_static(DetectGraph(make_net(), 0.45, 5000, every))(*arrays(pictures())).asnumpy()
     assert many.shape == (3, every, 6)
     np.testing.assert_allclose(many[:, :100], few, atol=1e-3)
 
@@ -98,9 +106,9 @@ class Trio:
         self.net = make_net()
         loss = DetectionLoss(3.0, 3)
         self.graphs = {
-            "train": compile_graph(TrainGraph(self.net, loss)),
-            "eval": compile_graph(EvalGraph(self.net, loss, *NMS.values())),
-            "detect": compile_graph(DetectGraph(self.net, *NMS.values())),
+            "train": hybridize_static(TrainGraph(self.net, loss)),
+            "eval": hybridize_static(EvalGraph(self.net, loss, *NMS.values())),
+            "detect": hybridize_static(DetectGraph(self.net, *NMS.values())),
         }
 
     def call(self, name):

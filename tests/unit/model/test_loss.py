@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.model.loss import DetectionLoss
 
-mx = framework.mxnet()
-gcv = framework.gluoncv()
+mx = mxnet_compat.mxnet()
+gcv = mxnet_compat.gluoncv()
 
 CLASSES, ANCHORS = 3, 200
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from nets import drawn_inputs, talking_model
 
-from ssd_train.deploy.engines.gluon import GluonEngine
-from ssd_train.deploy.symbol_file import make_symbol
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.deploy.gluon_backend import GluonEngine
+from ssd_train.deploy.symbol import make_symbol
 
 # in a process of its own: MXNet cannot switch mixed precision off again
 PROGRAM = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ssd_train import framework
-framework.enable_mixed_precision(on_gpu=False)
+from ssd_train import mxnet_compat
+mxnet_compat.enable_mixed_precision(on_gpu=False)
 import test_mixed_precision as tests
 print(json.dumps(tests.seen(Path(sys.argv[2]))))
 """

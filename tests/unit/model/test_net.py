@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.net import build_net, builtin_names, expect_background, freeze, reset_class
+from ssd_train.model.net import build_net, builtin_names, freeze, init_background_prior, reset_class
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SMALL_NETWORK = "mobilenet0.25"
 
@@ -248,7 +248,7 @@ def test_background_prior_sets_initial_probabilities(classes):
     """Of zero features every anchor has 0.99 of background and the rest shared evenly by the classes."""
     net = build_net(SMALL_NETWORK, 128, classes)
     before = values(net)
-    expect_background(net, 0.99)
+    init_background_prior(net, 0.99)
     after = values(net)
     for name, array in after.items():
         if name.startswith("class_predictors.") and name.endswith("bias"):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
-from ssd_train.model.params_file import check_params_file
+from ssd_train.model.params_check import check_params_file
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 @pytest.mark.parametrize(

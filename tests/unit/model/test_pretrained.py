@@ -12,14 +12,14 @@ import time
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
+from ssd_train.model.model_zoo import zoo_weights
 from ssd_train.model.net import build_net
-from ssd_train.model.pretrained import load_exactly, load_pretrained, read_arrays, saved_parameters
-from ssd_train.model.zoo import zoo_weights
+from ssd_train.model.pretrained import load_pretrained, load_strict, read_arrays, state_dict
 
-mx = framework.mxnet()
-gcv = framework.gluoncv()
+mx = mxnet_compat.mxnet()
+gcv = mxnet_compat.gluoncv()
 
 SMALL_NETWORK = "mobilenet0.25"
 
@@ -51,7 +51,7 @@ def our_file(tmp_path_factory):
     for parameter in net._collect_params_with_prefix().values():
         parameter.set_data(mx.nd.array(random.normal(0, 0.1, parameter.shape)))
     path = tmp_path_factory.mktemp("ours") / "weights.params"
-    save(path, {name: p.data() for name, p in saved_parameters(net).items()})
+    save(path, {name: p.data() for name, p in state_dict(net).items()})
     return path, net
 
 
@@ -226,7 +226,7 @@ def test_load_pretrained_unknown_classes_load_the_body_only(our_file):
 def test_load_strict_into_an_equal_network_is_exact(our_file):
     path, old = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"])
-    load_exactly(net, path)
+    load_strict(net, path)
     given = values(old)
     for name, array in values(net).items():
         assert name.endswith("anchors") or np.array_equal(array, given[name]), name
@@ -252,7 +252,7 @@ def test_load_strict_mismatch_raises_and_names_the_tensor(tmp_path, our_file, na
     net = build_net(SMALL_NETWORK, 128, names)
     before = values(net)
     with pytest.raises(WeightsError, match=expected):
-        load_exactly(net, save(tmp_path / "w.params", arrays))
+        load_strict(net, save(tmp_path / "w.params", arrays))
     after = values(net)
     assert all(np.array_equal(before[name], after[name]) for name in before), "nothing is taken by half"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train import framework
-from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
+from ssd_train import mxnet_compat
+from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.targets import TargetEncoder, bipartite, decode, encode, match
 
@@ -25,9 +25,9 @@ def random_boxes(random: np.random.RandomState, count: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def gluoncv_targets():
     """GluonCV's SSDTargetGenerator: (A,), (A, 4) for boxes (N, 4) and ids (N,)."""
-    framework.gluoncv()
-    generator = framework.gluoncv("model_zoo.ssd.target").SSDTargetGenerator(negative_mining_ratio=-1)
-    mx = framework.mxnet()
+    mxnet_compat.gluoncv()
+    generator = mxnet_compat.gluoncv("model_zoo.ssd.target").SSDTargetGenerator(negative_mining_ratio=-1)
+    mx = mxnet_compat.mxnet()
 
     def targets(anchors, boxes, ids):
         arrays = [mx.nd.array(a)[None] for a in (anchors, boxes, ids[:, None])]

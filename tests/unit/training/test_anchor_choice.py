@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from builders import HeardProgress, label_set, small_config
 
-from ssd_train import framework
-from ssd_train.data.records import ClassNames
-from ssd_train.model.anchors import anchor_layout, even_shares, make_anchors
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.config_fields import parse_increasing_floats
+from ssd_train.data.structures import ClassNames
+from ssd_train.model.anchors import anchor_layout, linear_scales, make_anchors
 from ssd_train.model.net import build_net
-from ssd_train.setting_values import rising_shares
-from ssd_train.training.anchor_choice import SECOND, SMALLEST, anchors_of, fitted_shares, with_anchors
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.training.autoanchor import SECOND, SMALLEST, anchors_of_checkpoint, fit_anchor_scales, resolve_anchors
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIZE = (400, 200)
 
@@ -36,20 +36,20 @@ def labels_of(*groups):
 
 
 def test_auto_anchors_large_boxes_get_large_anchors():
-    choice = fitted_shares(config(), labels_of(boxes_of(0.7, 40)))
+    choice = fit_anchor_scales(config(), labels_of(boxes_of(0.7, 40)))
     assert choice.shares[0] >= 0.2 and choice.shares[1] >= 0.4
     assert choice.overlap > choice.usual + 0.1
 
 
 def test_auto_anchors_small_boxes_get_small_anchors():
-    choice = fitted_shares(config(), labels_of(boxes_of(0.05, 40)))
+    choice = fit_anchor_scales(config(), labels_of(boxes_of(0.05, 40)))
     assert choice.shares[0] <= 0.07
     assert choice.overlap > choice.usual
 
 
 def test_auto_anchors_scales_fit_the_network_at_every_image_size():
     for side in (128, 300, 512):
-        choice = fitted_shares(config(image_shape=side), labels_of(boxes_of(0.3, 20)))
+        choice = fit_anchor_scales(config(image_shape=side), labels_of(boxes_of(0.3, 20)))
         layout = anchor_layout("mobilenet1.0", side, choice.shares)
         np.testing.assert_allclose(layout.sizes, np.multiply(choice.shares, side))
         assert list(choice.shares) == sorted(set(choice.shares))
@@ -57,25 +57,25 @@ def test_auto_anchors_scales_fit_the_network_at_every_image_size():
 
 def test_auto_anchors_classes_count_equally():
     many, few = boxes_of(0.6, 300), boxes_of(0.06, 3, seed=1)
-    alone, both = fitted_shares(config(), labels_of(many)), fitted_shares(config(), labels_of(many, few))
+    alone, both = fit_anchor_scales(config(), labels_of(many)), fit_anchor_scales(config(), labels_of(many, few))
     assert both.shares[0] < alone.shares[0]
 
 
 def test_auto_anchors_considers_zoom_augmentation():
     """In training, boxes of one size are also half and twice as large, so their IoU with any anchors varies more."""
     labels = labels_of(boxes_of(0.35, 40))
-    plain, zooming = (fitted_shares(config(augmentation=a), labels) for a in ("flip", "strong"))
+    plain, zooming = (fit_anchor_scales(config(augmentation=a), labels) for a in ("flip", "strong"))
     assert zooming.overlap < plain.overlap
 
 
 def test_auto_anchors_is_deterministic():
     labels = labels_of(boxes_of(0.2, 500), boxes_of(0.5, 20))
-    assert fitted_shares(config(), labels) == fitted_shares(config(), labels)
+    assert fit_anchor_scales(config(), labels) == fit_anchor_scales(config(), labels)
 
 
 def test_auto_anchors_is_never_worse_than_default_scales():
     for share in (0.02, 0.1, 0.3, 0.5, 0.9, 1.0):
-        choice = fitted_shares(config(), labels_of(boxes_of(share, 10)))
+        choice = fit_anchor_scales(config(), labels_of(boxes_of(share, 10)))
         assert choice.overlap >= choice.usual, share
 
 
@@ -83,12 +83,12 @@ def test_auto_anchors_returns_the_best_candidate():
     """Boxes exactly as large as the first map's anchors of one candidate."""
     share = 0.14
     assert share in SMALLEST and 2.0 in SECOND
-    choice = fitted_shares(config(), labels_of(boxes_of(share, 60)))
+    choice = fit_anchor_scales(config(), labels_of(boxes_of(share, 60)))
     assert share in choice.shares or choice.shares[0] * choice.shares[1] == pytest.approx(share**2, rel=0.2)
 
 
 def test_linear_scales_grow_evenly():
-    np.testing.assert_allclose(even_shares(3, 0.1, 0.2, 1.0), [0.1, 0.2, 0.6, 1.0])
+    np.testing.assert_allclose(linear_scales(3, 0.1, 0.2, 1.0), [0.1, 0.2, 0.6, 1.0])
 
 
 def model_of(folder, **settings):
@@ -102,7 +102,7 @@ def chosen(config, pretrained=None, labels=None):
     """Return the anchor_sizes, the log lines and the warnings."""
     progress = HeardProgress()
     labels = labels or labels_of(boxes_of(0.6, 20))
-    return with_anchors(config, pretrained, labels, progress).anchor_sizes, progress.lines, progress.warnings
+    return resolve_anchors(config, pretrained, labels, progress).anchor_sizes, progress.lines, progress.warnings
 
 
 def test_resolve_anchors_keeps_given_sizes():
@@ -115,7 +115,7 @@ def test_resolve_anchors_without_fitting_sets_none():
 
 def test_resolve_anchors_logs_fitted_sizes():
     sizes, lines, _ = chosen(config())
-    assert sizes == ",".join(f"{share:g}" for share in fitted_shares(config(), labels_of(boxes_of(0.6, 20))).shares)
+    assert sizes == ",".join(f"{share:g}" for share in fit_anchor_scales(config(), labels_of(boxes_of(0.6, 20))).shares)
     assert lines[0].startswith(f"anchor_sizes {sizes}: ")
 
 
@@ -160,11 +160,11 @@ PRESETS = [
 @pytest.mark.parametrize("preset, base_network, side", PRESETS)
 def test_resolve_anchors_of_gluoncv_preset_equal_its_network(tmp_path, preset, base_network, side):
     """The file is saved by GluonCV's own network."""
-    net = framework.gluoncv().model_zoo.get_model(preset, pretrained=False, pretrained_base=False)
+    net = mxnet_compat.gluoncv().model_zoo.get_model(preset, pretrained=False, pretrained_base=False)
     arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
     mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
-    sizes = anchors_of(tmp_path / "net.params", config(base_network=base_network, image_shape=side))
-    layout = anchor_layout(base_network, side, rising_shares(sizes))
+    sizes = anchors_of_checkpoint(tmp_path / "net.params", config(base_network=base_network, image_shape=side))
+    layout = anchor_layout(base_network, side, parse_increasing_floats(sizes))
     net.anchor_generators.initialize()
     maps = [make(mx.nd.zeros((1, 1, c, c))) for make, c in zip(net.anchor_generators, layout.cells)]
     expected, ours = np.concatenate([m.asnumpy().reshape(-1, 4) for m in maps]), make_anchors(layout)
@@ -174,7 +174,9 @@ def test_resolve_anchors_of_gluoncv_preset_equal_its_network(tmp_path, preset, b
 
 
 def test_resolve_anchors_of_gluoncv_coco_preset_are_smaller(tmp_path):
-    net = framework.gluoncv().model_zoo.get_model("ssd_300_vgg16_atrous_coco", pretrained=False, pretrained_base=False)
+    net = mxnet_compat.gluoncv().model_zoo.get_model(
+        "ssd_300_vgg16_atrous_coco", pretrained=False, pretrained_base=False
+    )
     arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
     mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
     found = chosen(config(base_network="vgg-16", image_shape=300), tmp_path / "net.params")[0]
@@ -189,7 +191,7 @@ def test_resolve_anchors_of_gluoncv_coco_preset_are_smaller(tmp_path):
 def test_resolve_anchors_of_malformed_anchors_are_defaults(tmp_path, array):
     arrays = {f"anchor_generators.{index}.anchors": mx.nd.array(array) for index in range(6)}
     mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
-    assert anchors_of(tmp_path / "net.params", config()) == ""
+    assert anchors_of_checkpoint(tmp_path / "net.params", config()) == ""
 
 
 def test_resolve_anchors_of_gluoncv_detector_and_backbone(tmp_path):

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from builders import small_config
 
-from ssd_train import framework
-from ssd_train.data.drawn import SHAPE_CLASSES
+from ssd_train import mxnet_compat
+from ssd_train.data.synthetic import SHAPE_CLASSES
+from ssd_train.devices import contexts
 from ssd_train.model.net import build_net
-from ssd_train.training.averaging import WeightAverage
-from ssd_train.training.devices import contexts
-from ssd_train.training.learner import Learner
+from ssd_train.training.step import ModelEMA, TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 SIDE = 128
 
@@ -34,7 +33,7 @@ def add(net, amount):
 
 def test_moving_average_starts_with_the_trained_weights():
     net, learner = make_net(1), make_net(2)
-    WeightAverage(net, learner, 0.9)
+    ModelEMA(net, learner, 0.9)
     found, expected = values(net), values(learner)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -45,7 +44,7 @@ def test_moving_average_equals_hand_computed(decay):
     """Steps of +1, +2, +3 on every number: of the average, the first three decays are at most 2/11, 3/12 and 4/13."""
     net, learner = make_net(1), make_net(2)
     start = values(learner)
-    average = WeightAverage(net, learner, decay)
+    average = ModelEMA(net, learner, decay)
     moved = expected = 0.0
     for step in (1, 2, 3):
         add(learner, step)
@@ -61,7 +60,7 @@ def test_moving_average_equals_hand_computed(decay):
 
 def test_moving_average_includes_batchnorm_statistics():
     net, learner = make_net(1), make_net(2)
-    average = WeightAverage(net, learner, 0.5)
+    average = ModelEMA(net, learner, 0.5)
     add(learner, 1.0)
     average.update()
     moving = [name for name in values(net) if name.endswith(("running_mean", "moving_mean"))]
@@ -72,7 +71,7 @@ def test_moving_average_includes_batchnorm_statistics():
 
 def test_moving_average_of_constant_weights_is_constant():
     net, learner = make_net(1), make_net(2)
-    average = WeightAverage(net, learner, 0.9)
+    average = ModelEMA(net, learner, 0.9)
     for _ in range(3):
         average.update()
     found = values(net)
@@ -81,4 +80,4 @@ def test_moving_average_of_constant_weights_is_constant():
 
 
 def test_moving_average_is_off_by_default():
-    assert Learner(make_net(), small_config(), contexts("cpu")).average is None
+    assert TrainStep(make_net(), small_config(), contexts("cpu")).average is None

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from saving import assert_equal, batch, files, flip_a_bit, learner, make_net, saved, values
 
-from ssd_train import framework, storage
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.devices import contexts
 from ssd_train.errors import CheckpointError, TrainingDiverged, WeightsError
-from ssd_train.published import published_folders, verify_folder
+from ssd_train.storage import atomic
+from ssd_train.storage.atomic import finished_dirs, verify_checksums
 from ssd_train.training.checkpoint import Checkpoints, TrainState
-from ssd_train.training.devices import contexts
-from ssd_train.training.saved_model import SavedModel
 from ssd_train.training.schedule import BestScore
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "training labels": "abc"}
 
 
@@ -59,7 +60,7 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
 
 
 def newest(checkpoints):
-    return published_folders(checkpoints.target)[0]
+    return finished_dirs(checkpoints.target)[0]
 
 
 def test_restore_state_before_the_first_step(tmp_path):
@@ -140,14 +141,14 @@ def test_restore_unreadable_state_uses_the_previous(tmp_path, best, monkeypatch)
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
-    dying, sha256_of = newest(checkpoints), storage.sha256_of
+    dying, sha256_of = newest(checkpoints), atomic.sha256_of
 
     def sum_of(file):
         if file.parent == dying:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
         return sha256_of(file)
 
-    monkeypatch.setattr(storage, "sha256_of", sum_of)
+    monkeypatch.setattr(atomic, "sha256_of", sum_of)
     checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
     found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
     assert found.epoch == 1
@@ -169,10 +170,10 @@ def test_restore_invalid_history_raises(tmp_path, best, history, fault):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     checkpoints.save(state(), learned, best)
     file = newest(checkpoints) / "state.json"
-    storage.write_json_atomic(file, {**json.loads(file.read_text()), "history": history})
+    atomic.write_json_atomic(file, {**json.loads(file.read_text()), "history": history})
     sums = json.loads((file.parent / "checksums.json").read_text())
-    sums["files"][file.name] = {"sha256": storage.sha256_of(file), "bytes": file.stat().st_size}
-    storage.write_json_atomic(file.parent / "checksums.json", sums)
+    sums["files"][file.name] = {"sha256": atomic.sha256_of(file), "bytes": file.stat().st_size}
+    atomic.write_json_atomic(file.parent / "checksums.json", sums)
     with pytest.raises(CheckpointError, match=f"{fault}"):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
 
@@ -181,7 +182,7 @@ def test_restore_all_states_damaged_raises(tmp_path, best):
     checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
     for epoch in (1, 2):
         checkpoints.save(state(epoch), learned, best)
-    for folder in published_folders(checkpoints.target):
+    for folder in finished_dirs(checkpoints.target):
         (folder / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="state.json: .* 2 bytes"):
         checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
@@ -196,7 +197,7 @@ def test_save_killed_at_any_moment_leaves_a_complete_state(tmp_path, best, kille
         shutil.copytree(tmp_path / "c", folder)
         died = killed_at(step, lambda folder=folder: Checkpoints(folder).save(state(epoch=2), learned, best))
         whole = newest(Checkpoints(folder))
-        verify_folder(whole)
+        verify_checksums(whole)
         seen.add(json.loads((whole / "state.json").read_text())["epoch"])
         if not died:
             break
@@ -240,7 +241,7 @@ def test_restore_never_reads_a_pickle(tmp_path, best, name):
     folder = newest(checkpoints)
     (folder / name).write_bytes(pickle.dumps(Bomb()))
     document = json.loads((folder / "checksums.json").read_text())
-    document["files"][name] = {"sha256": storage.sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+    document["files"][name] = {"sha256": atomic.sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
     (folder / "checksums.json").write_text(json.dumps(document))
     try:
         checkpoints.restore(FINGERPRINT, learner(), tmp_path / "m")

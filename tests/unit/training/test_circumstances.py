@@ -3,19 +3,19 @@
 import pytest
 from builders import small_config
 
-from ssd_train.training.circumstances import changes, circumstances
+from ssd_train.training.checkpoint import describe_differences, runtime_info
 
 
 def found(**settings):
-    return circumstances(small_config(**settings), ["cpu(0)"])
+    return runtime_info(small_config(**settings), ["cpu(0)"])
 
 
 def test_changes_equal_properties_give_no_line():
-    assert changes(found(), found()) == []
+    assert describe_differences(found(), found()) == []
 
 
 def test_changes_old_checkpoint_without_record_gives_no_line():
-    assert changes({}, found()) == []
+    assert describe_differences({}, found()) == []
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_changes_old_checkpoint_without_record_gives_no_line():
     ids=["threads", "devices", "versions", "epochs"],
 )
 def test_changes_different_property_gives_a_line(old, expected):
-    (line,) = changes({**found(), **old}, found())
+    (line,) = describe_differences({**found(), **old}, found())
     assert all(part in line for part in expected)
 
 
 def test_changes_epochs_with_constant_rate_does_not_mention_the_schedule():
-    (line,) = changes(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
+    (line,) = describe_differences(found(lr_schedule="constant", epochs=1), found(lr_schedule="constant"))
     assert line.startswith("epochs: ") and line.endswith(" 1")

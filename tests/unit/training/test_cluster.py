@@ -13,7 +13,7 @@ from together import EPOCHS, IMAGES, SETTINGS, assert_alike, learn, make_learner
 
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError
-from ssd_train.training.cluster import Cluster, join
+from ssd_train.training.distributed.communicator import Communicator, join
 
 TOGETHER = Path(sys.modules[learn.__module__].__file__)
 
@@ -32,7 +32,7 @@ def two(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole():
     """Return learner, results and images of one worker with the whole batch."""
-    learner = make_learner(small_config(**SETTINGS), Cluster())
+    learner = make_learner(small_config(**SETTINGS), Communicator())
     return (learner, *learn(learner, 4))
 
 

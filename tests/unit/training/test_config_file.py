@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from ssd_train.artifacts.saved_model import MODEL_FORMAT, weights_digest
 from ssd_train.errors import WeightsError
-from ssd_train.storage import with_sum
-from ssd_train.training.config_file import MODEL_FORMAT, weights_in
+from ssd_train.storage.atomic import with_sum
 
 GOOD = {"format": MODEL_FORMAT, "class_names": ["cat"], "weights": {"file": "weights-a.params", "sha256": "abc"}}
 
@@ -26,7 +26,7 @@ GOOD = {"format": MODEL_FORMAT, "class_names": ["cat"], "weights": {"file": "wei
 def test_weights_in_returns_the_digest(tmp_path, text, expected):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    assert weights_in(tmp_path) == expected
+    assert weights_digest(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_weights_in_returns_the_digest(tmp_path, text, expected):
 def test_weights_in_damaged_description_raises(tmp_path, text, expected):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WeightsError, match=f"config.json: {expected}"):
-        weights_in(tmp_path)
+        weights_digest(tmp_path)

@@ -7,19 +7,18 @@ import pytest
 from builders import HeardProgress, label_set, memory_images, small_config
 from nets import talking_model
 
-from ssd_train import framework
-from ssd_train.data.batches import EvalLoader
+from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.transforms import EvalTransform, to_input
-from ssd_train.deploy import artifact
-from ssd_train.deploy.artifact import is_current
-from ssd_train.deploy.symbol_file import make_symbol
+from ssd_train.data.loaders import EvalLoader
+from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.data.transforms import EvalTransform, preprocess
+from ssd_train.deploy import symbol
+from ssd_train.deploy.symbol import is_up_to_date, make_symbol
 from ssd_train.errors import DataError
 from ssd_train.training import deployment
-from ssd_train.training.deployment import keep_deployable
+from ssd_train.training.deployment import export_best_model
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 SIDE, BOX = 128, [20, 20, 60, 60]
 IMAGES = [sample.image for sample in draw_shapes_set(8, seed=3)]
 
@@ -43,18 +42,18 @@ def folder(tmp_path):
 def test_export_is_compared_on_validation_images_with_objects(folder, monkeypatch):
     asked = []
 
-    class Asked(artifact.GluonEngine):
+    class Asked(symbol.GluonEngine):
         def run(self, pictures):
             asked.append(pictures)
             return super().run(pictures)
 
-    monkeypatch.setattr(artifact, "GluonEngine", Asked)
+    monkeypatch.setattr(symbol, "GluonEngine", Asked)
     progress = HeardProgress()
-    keep_deployable(folder, validation([[], [BOX], [], [BOX], [BOX], [BOX], [BOX]]), small_config(), progress)
-    expected = np.stack([to_input(IMAGES[index], SIDE) for index in (1, 3, 4, 5)])
+    export_best_model(folder, validation([[], [BOX], [], [BOX], [BOX], [BOX], [BOX]]), small_config(), progress)
+    expected = np.stack([preprocess(IMAGES[index], SIDE) for index in (1, 3, 4, 5)])
     assert len(asked) == 1 and progress.warnings == []
     np.testing.assert_array_equal(asked[0], expected)
-    assert is_current(folder) and (folder / "code" / "inference.py").is_file()
+    assert is_up_to_date(folder) and (folder / "code" / "inference.py").is_file()
 
 
 def test_export_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
@@ -62,9 +61,9 @@ def test_export_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
         symbol, weights, states = make_symbol(model)
         return symbol, {name: array * 1.5 for name, array in weights.items()}, states
 
-    monkeypatch.setattr(artifact, "make_symbol", wrong)
+    monkeypatch.setattr(symbol, "make_symbol", wrong)
     before, progress = sorted(path.name for path in folder.iterdir()), HeardProgress()
-    keep_deployable(folder, validation([[BOX]] * 4), small_config(), progress)
+    export_best_model(folder, validation([[BOX]] * 4), small_config(), progress)
     (warning,) = progress.warnings
     assert f"{folder}: " in warning
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -72,5 +71,5 @@ def test_export_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
 
 def test_export_without_readable_images_raises(folder):
     with pytest.raises(DataError):
-        keep_deployable(folder, validation([[], []]), small_config(), HeardProgress())
-    assert not is_current(folder) and deployment.PICTURES > 1
+        export_best_model(folder, validation([[], []]), small_config(), HeardProgress())
+    assert not is_up_to_date(folder) and deployment.PICTURES > 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.devices import contexts, one_context, split_and_load
 from ssd_train.errors import ConfigError
-from ssd_train.training.devices import contexts, one_context, split
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_one_context_of_several_devices_raises(monkeypatch):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_split(rows, parts, dtype):
     array = np.arange(rows * 3).reshape(rows, 3).astype(dtype)
-    found = split(array, contexts("cpu:1,cpu:2"))
+    found = split_and_load(array, contexts("cpu:1,cpu:2"))
     assert [len(part) for part in found] == parts
     assert [part.context for part in found] == [mx.cpu(1), mx.cpu(2)]
     assert all(part.dtype == array.dtype for part in found)

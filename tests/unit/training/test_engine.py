@@ -7,15 +7,14 @@ import pytest
 from builders import small_config
 from learners import NETWORK, SIDE, batch_of, learner, weights
 
-from ssd_train import framework
-from ssd_train.data.batches import EvalBatch
-from ssd_train.data.drawn import SHAPE_CLASSES
+from ssd_train import mxnet_compat
+from ssd_train.data.loaders import EvalBatch
+from ssd_train.data.synthetic import SHAPE_CLASSES
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net
-from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
-from ssd_train.training.tally import Tally
+from ssd_train.training.engine import EpochMeter, Evaluator, evaluate, train_one_epoch
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def test_train_one_epoch_returns_means_per_positive_anchor(samples):
@@ -33,13 +32,13 @@ def test_train_one_epoch_returns_means_per_positive_anchor(samples):
 @pytest.mark.parametrize("made, rates", [pytest.param(0, 0, id="new"), pytest.param(3, 3, id="resumed")])
 def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
     with pytest.raises(ValueError, match="found 1 "):
-        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, Tally(steps=made))
+        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, EpochMeter(steps=made))
 
 
 def test_train_one_epoch_counts_clipped_steps(samples):
     """Also after a resume within an epoch."""
     learned = learner(clip_gradient=1e-3)
-    found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, Tally(steps=2, clipped=1))
+    found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, EpochMeter(steps=2, clipped=1))
     assert (found["steps"], found["clipped"]) == (3, 2)
 
 
@@ -54,7 +53,7 @@ def test_train_one_epoch_counts_clipped_steps(samples):
 def test_train_one_epoch_fewer_batches_than_rates_ends_early(samples, made, batches, expected):
     """A stream that is shorter than its first pass."""
     learned = learner()
-    result = train_one_epoch(learned, [batch_of(samples, [0, 1])] * batches, [1e-9] * 5, Tally(steps=made))
+    result = train_one_epoch(learned, [batch_of(samples, [0, 1])] * batches, [1e-9] * 5, EpochMeter(steps=made))
     assert (result["steps"], result["images"]) == (expected, 2 * batches)
 
 

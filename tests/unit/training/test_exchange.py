@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from builders import small_config
 
-from ssd_train import framework
-from ssd_train.training.exchange import OneHost, server_optimizer
-from ssd_train.training.learner import optimizer_settings
+from ssd_train import mxnet_compat
+from ssd_train.training.distributed.gradient_sync import LocalSync, server_optimizer
 from ssd_train.training.schedule import learning_rate
+from ssd_train.training.step import optimizer_settings
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 EPOCHS, STEPS, HOSTS = 6, 10, 2
 
@@ -84,4 +84,4 @@ def test_server_optimizer_longest_warmup_leaves_a_schedule():
     ],
 )
 def test_local_kvstore_of_one_host(kv_store, devices, expected):
-    assert OneHost().local_store(small_config(kv_store=kv_store), [mx.cpu(i) for i in range(devices)]) == expected
+    assert LocalSync().local_store(small_config(kv_store=kv_store), [mx.cpu(i) for i in range(devices)]) == expected

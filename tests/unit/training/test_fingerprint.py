@@ -7,11 +7,11 @@ import dataclasses
 from builders import HeardProgress, label_set, small_config
 
 from ssd_train.config import TrainConfig, settings_by_data
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.sources import MemoryImages
-from ssd_train.training.anchor_choice import with_anchors
-from ssd_train.training.fingerprint import of_settings, whatever_the_data
-from ssd_train.training.intake import completed
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.training.autoanchor import resolve_anchors
+from ssd_train.training.checkpoint import config_fingerprint, without_data_fields
+from ssd_train.training.data_setup import resolve_config_from_data
 
 
 def test_settings_by_data_are_exactly_those_the_data_completes(monkeypatch):
@@ -25,8 +25,8 @@ def test_settings_by_data_are_exactly_those_the_data_completes(monkeypatch):
     monkeypatch.setattr(dataclasses, "replace", recorded)
     labels = label_set([[[0, 0, 20, 20]], [[5, 5, 30, 25]]])
     before = small_config(auto_anchors=True)
-    after = completed(before, LabelledImages(labels, MemoryImages({})), HeardProgress())
-    after = with_anchors(after, None, labels, HeardProgress())
+    after = resolve_config_from_data(before, LabeledDataset(labels, MemoryImages({})), HeardProgress())
+    after = resolve_anchors(after, None, labels, HeardProgress())
     assert replaced == set(settings_by_data())
-    assert of_settings(before) != of_settings(after)
-    assert whatever_the_data(of_settings(before)) == whatever_the_data(of_settings(after))
+    assert config_fingerprint(before) != config_fingerprint(after)
+    assert without_data_fields(config_fingerprint(before)) == without_data_fields(config_fingerprint(after))

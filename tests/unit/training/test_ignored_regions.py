@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from coco_reference import pycocotools_precision
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.boxes import iou_matrix
 from ssd_train.data.augment import View
-from ssd_train.data.boxes import iou_matrix
-from ssd_train.data.records import ClassNames, Detections, Ignored, LabelSet, Record
-from ssd_train.data.transforms import project
+from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage, Labels
+from ssd_train.data.transforms import transform_boxes
+from ssd_train.evaluation.metrics import MeanAveragePrecision
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.targets import IGNORED, TargetEncoder
-from ssd_train.training.metrics import MeanAveragePrecision
 
 SIZE, CLASSES = (500, 400), 3
 CASES = 200
@@ -61,7 +61,7 @@ def random_case(seed, crowds, difficult):
         scores = np.sort(random.rand(len(found)))[::-1]
         order = random.permutation(len(found))
         detections = Detections(found[order], scores, found_ids[order], SIZE)
-        truth_record = Record(f"{number}.jpg", objects, ids, SIZE, "", Ignored(regions, region_ids, kinds))
+        truth_record = LabeledImage(f"{number}.jpg", objects, ids, SIZE, "", Ignored(regions, region_ids, kinds))
         images.append((detections, truth_record))
     return images
 
@@ -101,7 +101,7 @@ def eleven_points(recall, precision):
 
 
 def test_voc_figures_with_difficult_objects_equal_gluoncv():
-    metrics = framework.gluoncv().utils.metrics.voc_detection
+    metrics = mxnet_compat.gluoncv().utils.metrics.voc_detection
     edge = np.array([0, 0, 1, 1])  # the metric counts a pixel more, as VOC's whole numbers have it
     compared = moved = 0
     for seed in range(CASES):
@@ -127,11 +127,11 @@ def test_voc_figures_with_difficult_objects_equal_gluoncv():
 
 
 def test_image_with_ignored_regions_only_is_no_background():
-    record = Record("a.jpg", [], [], SIZE, "", Ignored([[0, 0, 50, 50]], [0], [True]))
+    record = LabeledImage("a.jpg", [], [], SIZE, "", Ignored([[0, 0, 50, 50]], [0], [True]))
     scores = scored(
         [
             (Detections([[0, 0, 50, 50]], [0.9], [0], SIZE), record),
-            (Detections([], [], [], SIZE), Record("b.jpg", [], [], SIZE)),
+            (Detections([], [], [], SIZE), LabeledImage("b.jpg", [], [], SIZE)),
         ]
     )
     assert not record.is_background and scores.background_images == 1 and not len(scores.background_alarms)
@@ -156,13 +156,15 @@ def test_target_encoder_object_in_a_region_is_learned():
 
 def test_project_part_of_a_region_in_view_stays():
     view = View((0, 0, 100, 100))
-    boxes, ids = project(np.array([[60, 0, 400, 100], [60, 0, 400, 100]], np.float32), np.array([0, -1]), view, 100)
+    boxes, ids = transform_boxes(
+        np.array([[60, 0, 400, 100], [60, 0, 400, 100]], np.float32), np.array([0, -1]), view, 100
+    )
     assert ids.tolist() == [-1] and boxes.tolist() == [[60, 0, 100, 100]]
 
 
 @pytest.mark.parametrize("kind", [{}, {"focal": True}, {"label_smoothing": 0.1}], ids=["mined", "focal", "smoothed"])
 def test_loss_ignored_anchors_have_no_gradient_and_the_others_theirs(kind):
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     random = np.random.RandomState(0)
     predicted = random.normal(0, 2, (2, 60, 4)), random.normal(0, 2, (2, 60, 4))
     targets = np.zeros((2, 60))
@@ -189,9 +191,9 @@ def test_loss_ignored_anchors_have_no_gradient_and_the_others_theirs(kind):
 
 
 def test_with_classes_ids_of_ignored_regions_follow():
-    record = Record(
+    record = LabeledImage(
         "a.jpg", [[0, 0, 5, 5]], [1], SIZE, "", Ignored([[0, 0, 9, 9], [1, 1, 9, 9]], [0, 2], [True, False])
     )
-    moved = LabelSet((record,), NAMES).with_classes(ClassNames(("b", "a")))
+    moved = Labels((record,), NAMES).with_classes(ClassNames(("b", "a")))
     assert moved.records[0].class_ids.tolist() == [0] and moved.records[0].ignored.class_ids.tolist() == [1, -1]
     assert moved.records[0].ignored.crowds.tolist() == [True, False]

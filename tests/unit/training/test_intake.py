@@ -8,14 +8,14 @@ import pytest
 from builders import HeardProgress, label_set, memory_images, picture
 
 from ssd_train.config import TrainConfig
-from ssd_train.data.images import encode_png
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.training import intake
+from ssd_train.training import data_setup
 
 
 @pytest.mark.parametrize("at_work", [True, False], ids=["at-work", "switched-off-by-the-caller"])
@@ -26,11 +26,11 @@ def test_load_datasets_disables_gc_and_restores_it(monkeypatch, tmp_path, at_wor
         seen.append(gc.isenabled())
         raise DataError("m:1: found nothing")
 
-    monkeypatch.setattr(intake, "read_sides", read_sides)
+    monkeypatch.setattr(data_setup, "load_splits", read_sides)
     (gc.enable if at_work else gc.disable)()
     try:
         with pytest.raises(DataError, match="m:1"):
-            intake.take_in(TrainConfig(), Environment(train=tmp_path), Progress())
+            data_setup.load_datasets(TrainConfig(), Environment(train=tmp_path), Progress())
         assert seen == [False] and gc.isenabled() == at_work
     finally:
         gc.enable()
@@ -39,30 +39,32 @@ def test_load_datasets_disables_gc_and_restores_it(monkeypatch, tmp_path, at_wor
 def test_checked_pictures_without_labels_are_named_but_those_of_other_sets_are_not(tmp_path):
     for seed, name in enumerate(("a.png", "b.png", "other.png", "forgotten.png")):
         (tmp_path / name).write_bytes(encode_png(picture((40, 30), seed)))
-    records = [Record(name, [[2, 2, 20, 20]], [0], (40, 30), name) for name in ("a.png", "b.png", "other.png")]
+    records = [LabeledImage(name, [[2, 2, 20, 20]], [0], (40, 30), name) for name in ("a.png", "b.png", "other.png")]
     source, names, progress = FolderImages(tmp_path), ClassNames(("x",)), HeardProgress()
-    train = LabelledImages(LabelSet(tuple(records[:1]), names, others=tuple(records[2:])), source)
-    validation = LabelledImages(LabelSet(tuple(records[1:2]), names), source)
-    intake.checked((train, validation), TrainConfig(), progress)
+    train = LabeledDataset(Labels(tuple(records[:1]), names, others=tuple(records[2:])), source)
+    validation = LabeledDataset(Labels(tuple(records[1:2]), names), source)
+    data_setup.validate_images((train, validation), TrainConfig(), progress)
     (warning,) = progress.warnings
     assert "forgotten.png" in warning and "other.png" not in warning and "1 pictures" in warning
 
 
 def side(class_ids, names):
     labels = label_set([[[1, 2, 20, 12]] for _ in class_ids], [[i] for i in class_ids], class_names=names)
-    return LabelledImages(labels, memory_images(labels))
+    return LabeledDataset(labels, memory_images(labels))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_completed_num_classes_other_than_the_labels_raises(count):
     with pytest.raises(ConfigError, match=f"num_classes: found {count}, expected 4"):
-        intake.completed(TrainConfig(num_classes=count), side([0, 3], ["a", "b", "class_2", "d"]), HeardProgress())
+        data_setup.resolve_config_from_data(
+            TrainConfig(num_classes=count), side([0, 3], ["a", "b", "class_2", "d"]), HeardProgress()
+        )
 
 
 def test_tell_about_gaps_and_classes_in_one_split_warns():
     progress = HeardProgress()
     names = ["a", "b", "class_2", "d", "class_4", "class_5"]
-    intake.tell_about(side([0, 1, 5], names), side([0, 3], names), progress)
+    data_setup.log_dataset_summary(side([0, 1, 5], names), side([0, 3], names), progress)
     gap, *one_side = progress.warnings
     assert "2 (class_2), 4 (class_4)" in gap and "6 classes" in gap
     found = [([name for name in names if repr(name) in line], "none in training" in line) for line in one_side]

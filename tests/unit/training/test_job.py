@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from builders import DrawnSet, HeardProgress, label_set, small_config
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import TrainConfig
-from ssd_train.data.boxes import cxcywh_to_xyxy, iou_matrix
-from ssd_train.data.drawn import DrawnSample, write_drawn_set
-from ssd_train.data.records import ClassNames
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.synthetic import DrawnSample, write_drawn_set
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.targets import TargetEncoder, decode
 from ssd_train.progress import Progress
-from ssd_train.training.job import prepare, with_candidates
+from ssd_train.training.setup import build_setup, with_candidates
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def sided_set(folder, count):
@@ -36,7 +36,7 @@ def sided_set(folder, count):
 @pytest.mark.parametrize("mirror", [0, 1])
 def test_prepare_with_mirror_0_never_mirrors_an_image(tmp_path, augmentation, mirror):
     sides = [*sided_set(tmp_path / "train", 40), *sided_set(tmp_path / "validation", 1)]
-    job = prepare(
+    job = build_setup(
         small_config(augmentation=augmentation, mirror=mirror),
         Environment(*sides, tmp_path / "model", tmp_path / "output"),
         Progress(),

@@ -10,18 +10,16 @@ import pytest
 from builders import small_config
 from learners import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, learner, pulled, weights
 
-from ssd_train import framework
-from ssd_train.data.drawn import SHAPE_CLASSES
+from ssd_train import mxnet_compat
+from ssd_train.data.synthetic import SHAPE_CLASSES
+from ssd_train.devices import contexts
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net, freeze
-from ssd_train.training import learner as learners
-from ssd_train.training.averaging import WeightAverage
-from ssd_train.training.devices import contexts
+from ssd_train.training import step as learners
 from ssd_train.training.engine import train_one_epoch
-from ssd_train.training.learner import Learner, optimizer_settings
-from ssd_train.training.loss_scale import GROWTH_STEPS, LossScale
+from ssd_train.training.step import GROWTH_STEPS, LossScale, ModelEMA, TrainStep, optimizer_settings
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def test_train_step_repeated_lowers_the_loss(samples):
@@ -91,7 +89,7 @@ def test_train_step_trains_the_fused_layers(monkeypatch):
 def test_train_step_devices_with_equal_data_equal_one_bit_for_bit(samples, monkeypatch, joined, optimizer, count):
     """Each of two devices gets the same half of a batch, whose mean is that of the half alone, BatchNorm's too."""
     if not joined:
-        monkeypatch.setattr(framework, "has_fused_batchnorm", lambda: False)
+        monkeypatch.setattr(mxnet_compat, "has_fused_batchnorm", lambda: False)
     settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
     one, several = learner(**settings), learner(",".join(f"cpu:{index}" for index in range(1, count + 1)), **settings)
     start = weights(one)
@@ -160,7 +158,7 @@ def test_train_step_frozen_weights_stay(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     frozen = freeze(net, NETWORK, "mobilenet0_conv[0-9]_")
     assert frozen
-    learned = Learner(net, small_config(**{**CONFIG, "weight_decay": 0.1}), contexts("cpu"))
+    learned = TrainStep(net, small_config(**{**CONFIG, "weight_decay": 0.1}), contexts("cpu"))
     before = weights(learned)
     for _ in range(2):
         learned.step(batch_of(samples, [0, 1, 2, 3]), 0.05)
@@ -241,7 +239,7 @@ def test_train_one_epoch_overflows_in_a_row_change_neither_weights_nor_statistic
 
 def test_train_step_overflow_leaves_the_average_unchanged(samples):
     learned = learner(ema_decay=0.9)
-    average = learned.average = WeightAverage(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2), learned.net, 0.9)
+    average = learned.average = ModelEMA(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2), learned.net, 0.9)
     learned.loss_scale = LossScale(2.0)
     good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
     learned.step(good, 1e-4)
@@ -317,7 +315,7 @@ def frozen_learner(pattern, network=NETWORK):
             draw = np.random.RandomState(len(name)).uniform(0.5, 1.5, parameter.shape)
             parameter.set_data(mx.nd.array(draw - ("mean" in name)))
     freeze(net, network, pattern)
-    return Learner(net, small_config(**CONFIG), contexts("cpu"))
+    return TrainStep(net, small_config(**CONFIG), contexts("cpu"))
 
 
 @pytest.mark.parametrize("network", ["mobilenet0.25", "mobilenetv2_1.0", "resnet-50"])

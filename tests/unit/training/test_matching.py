@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ssd_train.training import matching
-from ssd_train.training.matching import Grouped, match_coco, match_voc, overlapping_pairs, paired_iou, rank_in_group
+from ssd_train.evaluation import matching
+from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco, match_voc, paired_iou, rank_within_group
 
 
 def boxes(random, count):
@@ -15,8 +15,8 @@ def boxes(random, count):
 def scene(seed):
     """Detections and labelled boxes of five groups, on a coarse grid so that overlaps are often equal."""
     random = np.random.RandomState(seed)
-    found = Grouped(boxes(random, 120), random.randint(0, 5, 120))
-    return found, Grouped(boxes(random, 40), random.randint(0, 5, 40))
+    found = GroupedBoxes(boxes(random, 120), random.randint(0, 5, 120))
+    return found, GroupedBoxes(boxes(random, 40), random.randint(0, 5, 40))
 
 
 def iou(a, b):
@@ -58,7 +58,7 @@ def voc_loop(found, truth, threshold):
 def test_matching_equals_the_loops(seed):
     found, truth = scene(seed)
     thresholds = [0.05, 0.2, 0.5]
-    pairs = overlapping_pairs(found, truth, thresholds[0])
+    pairs = iou_pairs(found, truth, thresholds[0])
     for threshold, matches in zip(thresholds, match_coco(pairs, thresholds)):
         assert list(zip(matches.detection, matches.truth)) == coco_loop(found, truth, threshold)
         assert match_voc(pairs, threshold).tolist() == voc_loop(found, truth, threshold)
@@ -66,9 +66,9 @@ def test_matching_equals_the_loops(seed):
 
 def test_pairs_are_the_same_in_small_portions(monkeypatch):
     found, truth = scene(0)
-    whole = overlapping_pairs(found, truth, 0.1)
+    whole = iou_pairs(found, truth, 0.1)
     monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 7)
-    for expected, column in zip(whole, overlapping_pairs(found, truth, 0.1)):
+    for expected, column in zip(whole, iou_pairs(found, truth, 0.1)):
         assert np.array_equal(expected, column)
     assert len(whole.iou) > 20
 
@@ -76,9 +76,9 @@ def test_pairs_are_the_same_in_small_portions(monkeypatch):
 @pytest.mark.parametrize("found, labelled", [(0, 3), (3, 0), (0, 0)])
 def test_nothing_to_pair(found, labelled):
     random = np.random.RandomState(0)
-    nothing = overlapping_pairs(
-        Grouped(boxes(random, found), np.zeros(found, int)),
-        Grouped(boxes(random, labelled), np.zeros(labelled, int)),
+    nothing = iou_pairs(
+        GroupedBoxes(boxes(random, found), np.zeros(found, int)),
+        GroupedBoxes(boxes(random, labelled), np.zeros(labelled, int)),
         0.5,
     )
     assert [len(column) for column in nothing] == [0, 0, 0]
@@ -93,5 +93,5 @@ def test_paired_iou_equals_one_by_one():
 
 
 def test_rank_in_group():
-    assert rank_in_group(np.array([5, 3, 5, 5, 3, 0])).tolist() == [0, 0, 1, 2, 1, 0]
-    assert rank_in_group(np.zeros(0, np.int64)).tolist() == []
+    assert rank_within_group(np.array([5, 3, 5, 5, 3, 0])).tolist() == [0, 0, 1, 2, 1, 0]
+    assert rank_within_group(np.zeros(0, np.int64)).tolist() == []

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from coco_reference import pycocotools_precision
 
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
-from ssd_train.training.average_precision import (
+from ssd_train.evaluation.metrics import (
+    AverageMeter,
+    MeanAveragePrecision,
     coco_average_precision,
     voc07_average_precision,
     voc_area_average_precision,
 )
-from ssd_train.training.metrics import MeanAveragePrecision, RunningMean
 
 SIZE = (500, 400)
 
@@ -23,7 +24,7 @@ def class_names(count):
 
 
 def labels(boxes, class_ids=None, name="a.jpg", size_wh=SIZE):
-    return Record(name, boxes, [0] * len(boxes) if class_ids is None else class_ids, size_wh, f"labels:{name}")
+    return LabeledImage(name, boxes, [0] * len(boxes) if class_ids is None else class_ids, size_wh, f"labels:{name}")
 
 
 def answers(boxes, scores, class_ids=None, size_wh=SIZE):
@@ -310,7 +311,7 @@ def test_json_and_lines_tell_the_same():
 
 
 def test_running_mean_weighs_by_count():
-    mean = RunningMean()
+    mean = AverageMeter()
     assert mean.value is None
     mean.update(6.0, 2)
     mean.update(0.0, 0)
@@ -320,7 +321,7 @@ def test_running_mean_weighs_by_count():
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf"), -float("inf")])
 def test_running_mean_refuses_what_is_not_finite(total):
-    mean = RunningMean()
+    mean = AverageMeter()
     mean.update(1.0, 1)
     with pytest.raises(TrainingDiverged, match="finite"):
         mean.update(total, 4)

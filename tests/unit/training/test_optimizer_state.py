@@ -9,13 +9,13 @@ import pytest
 from builders import small_config
 from saving import assert_equal, batch, learner, make_net, values
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
+from ssd_train.devices import contexts
 from ssd_train.model.pretrained import read_arrays
-from ssd_train.training.devices import contexts
-from ssd_train.training.learner import Learner
-from ssd_train.training.optimizer_state import load_optimizer, save_optimizer
+from ssd_train.training.checkpoint import load_optimizer, save_optimizer
+from ssd_train.training.step import TrainStep
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
@@ -50,7 +50,7 @@ def test_optimizer_without_its_state_differs():
 
 def test_save_optimizer_without_state(tmp_path):
     config = small_config(optimizer="sgd", momentum=0)
-    learned = Learner(make_net(), config, contexts("cpu"))
+    learned = TrainStep(make_net(), config, contexts("cpu"))
     learned.step(batch(0), 0.01)
     counts = save_optimizer(tmp_path / "o.params", learned.trainer)
     load_optimizer(read_arrays(tmp_path / "o.params"), learned.trainer, counts)

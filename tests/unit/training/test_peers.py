@@ -15,21 +15,21 @@ from hosts import free_port, plain_environment
 from opt_ml import failure_of, make_opt_ml
 
 from ssd_train import __version__
-from ssd_train.errors import ConfigError, PeerLost
-from ssd_train.training.meeting import Place, meet, receive, send
-from ssd_train.training.peers import Peers
+from ssd_train.errors import ConfigError, WorkerLost
+from ssd_train.training.distributed.communicator import ControlGroup
+from ssd_train.training.distributed.rendezvous import RankInfo, receive, rendezvous, send
 
 NAMES = ("algo-1", "algo-2", "algo-3")
 
 
 def place(rank, port, names=NAMES):
-    return Place(rank, len(names), names, "127.0.0.1", port)
+    return RankInfo(rank, len(names), names, "127.0.0.1", port)
 
 
 def join_all(port, names=NAMES, seconds=20.0):
     """Return all peers of a job by rank, each joined in its own thread."""
     with ThreadPoolExecutor(len(names)) as pool:
-        return list(pool.map(lambda rank: Peers(place(rank, port, names), 30, seconds), range(len(names))))
+        return list(pool.map(lambda rank: ControlGroup(place(rank, port, names), 30, seconds), range(len(names))))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def three():
     """Three peers in one process."""
     peers = join_all(free_port())
     yield peers
-    everywhere(peers, Peers.leave)
+    everywhere(peers, ControlGroup.leave)
 
 
 def everywhere(peers, call):
@@ -85,12 +85,12 @@ def test_receive_message_over_the_limit_raises():
 def test_rendezvous_ignores_foreign_connections(said):
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
-        leader = pool.submit(Peers, place(0, port, NAMES[:2]), 30, 20)
+        leader = pool.submit(ControlGroup, place(0, port, NAMES[:2]), 30, 20)
         visit(port, said)
-        peers = [leader.result, pool.submit(Peers, place(1, port, NAMES[:2]), 30, 20).result]
+        peers = [leader.result, pool.submit(ControlGroup, place(1, port, NAMES[:2]), 30, 20).result]
         peers = [result() for result in reversed(peers)][::-1]
     assert everywhere(peers, lambda peer: peer.share(b"x")) == [b"x", b"x"]
-    everywhere(peers, Peers.leave)
+    everywhere(peers, ControlGroup.leave)
 
 
 def visit(port, said):
@@ -116,7 +116,7 @@ def test_rendezvous_worker_of_another_job_raises_on_both_sides():
     def join(rank):
         names = NAMES[:2] if rank == 0 else ("algo-1", "algo-7")
         with pytest.raises(ConfigError) as error:
-            Peers(place(rank, port, names), 30, 20)
+            ControlGroup(place(rank, port, names), 30, 20)
         return str(error.value)
 
     with ThreadPoolExecutor(2) as pool:
@@ -130,10 +130,10 @@ def test_rendezvous_large_job_joins():
     assert len(json.dumps(names)) > 2 * 4096
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
-        leader = pool.submit(meet, Place(0, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(PeerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) "):
-            meet(Place(239, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(PeerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) "):
+        leader = pool.submit(rendezvous, RankInfo(0, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
+        with pytest.raises(WorkerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) "):
+            rendezvous(RankInfo(239, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
+        with pytest.raises(WorkerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) "):
             leader.result()  # the last has
 
 
@@ -141,22 +141,22 @@ def test_rendezvous_silent_or_slow_connections_do_not_block():
     port, names = free_port(), NAMES[:2]
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as links:
         start = time.monotonic()
-        leader = pool.submit(Peers, place(0, port, names), 30, 20)
+        leader = pool.submit(ControlGroup, place(0, port, names), 30, 20)
         for said in (b"", b"", b"\0" * 7, b"\0" * 7 + b"\x09{"):
             link = links.enter_context(connected(port))
             link.sendall(said)
-        peers = [leader, pool.submit(Peers, place(1, port, names), 30, 20)]
+        peers = [leader, pool.submit(ControlGroup, place(1, port, names), 30, 20)]
         peers = [peer.result() for peer in peers]
         assert time.monotonic() - start < 5
-    everywhere(peers, Peers.leave)
+    everywhere(peers, ControlGroup.leave)
 
 
 def test_rendezvous_silent_connections_do_not_extend_the_deadline():
     port = free_port()
     with ThreadPoolExecutor(1) as pool:
         start = time.monotonic()
-        leader = pool.submit(Peers, place(0, port), 30, 0.5)
-        with connected(port), pytest.raises(PeerLost, match="host algo-2, algo-3 "):
+        leader = pool.submit(ControlGroup, place(0, port), 30, 0.5)
+        with connected(port), pytest.raises(WorkerLost, match="host algo-2, algo-3 "):
             leader.result()
         assert time.monotonic() - start < 5
 
@@ -166,8 +166,8 @@ def test_rendezvous_duplicate_rank_raises():
     port = free_port()
 
     def join(rank):
-        with pytest.raises((ConfigError, PeerLost)) as error:
-            Peers(place(rank, port), 30, 10)
+        with pytest.raises((ConfigError, WorkerLost)) as error:
+            ControlGroup(place(rank, port), 30, 10)
         return str(error.value)
 
     with ThreadPoolExecutor(3) as pool:
@@ -182,7 +182,7 @@ def hello_of(rank):
 @pytest.mark.parametrize(
     "rank, expected",
     [
-        pytest.param(1, (PeerLost, "host algo-2 is gone: "), id="one-of-ours"),
+        pytest.param(1, (WorkerLost, "host algo-2 is gone: "), id="one-of-ours"),
         pytest.param(7, (ConfigError, "host 7: found .*, expected "), id="one-of-another-job"),
     ],
 )
@@ -192,10 +192,11 @@ def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expect
     theirs.close()
     with ours:
         monkeypatch.setattr(
-            "ssd_train.training.meeting._handshakes", lambda *_: ((ours, hello_of(number)) for number in [rank])
+            "ssd_train.training.distributed.rendezvous._handshakes",
+            lambda *_: ((ours, hello_of(number)) for number in [rank]),
         )
         with pytest.raises(expected[0], match=expected[1]):
-            meet(place(0, free_port()), time.monotonic() + 5)
+            rendezvous(place(0, free_port()), time.monotonic() + 5)
 
 
 @pytest.mark.parametrize(
@@ -206,24 +207,24 @@ def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expect
     ],
 )
 def test_rendezvous_missing_hosts_raise(rank, expected):
-    with pytest.raises(PeerLost, match=expected):
-        Peers(place(rank, free_port()), 30, join_seconds=0.5)
+    with pytest.raises(WorkerLost, match=expected):
+        ControlGroup(place(rank, free_port()), 30, join_seconds=0.5)
 
 
 def test_rendezvous_port_in_use_raises():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"^rendezvous_port: found {port} "):
-            Peers(place(0, port), 30, join_seconds=0.5)
+            ControlGroup(place(0, port), 30, join_seconds=0.5)
 
 
 WORKER = """
 import sys, time
-from ssd_train.errors import PeerLost
-from ssd_train.training.meeting import Place
-from ssd_train.training.peers import Peers
+from ssd_train.errors import WorkerLost
+from ssd_train.training.distributed.rendezvous import RankInfo
+from ssd_train.training.distributed.communicator import ControlGroup
 rank, port, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-peers = Peers(Place(rank, 3, ("algo-1", "algo-2", "algo-3"), "127.0.0.1", port), 3.0, 30)
+peers = ControlGroup(RankInfo(rank, 3, ("algo-1", "algo-2", "algo-3"), "127.0.0.1", port), 3.0, 30)
 peers.share(b"")
 if rank == 1 and what == "fail":
     peers.fail("found no disk", 7)
@@ -238,7 +239,7 @@ if what == "stuck" or rank == 1 and what != "slow":
 try:
     peers.gather(b"")
     peers.share(b"")
-except PeerLost as error:
+except WorkerLost as error:
     peers.fail(str(error), error.exit_code)
     sys.exit(f"error: {error}")
 peers.leave()

@@ -11,11 +11,12 @@ import pytest
 from builders import small_config
 from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved
 
-from ssd_train import framework, storage
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import TrainingDiverged, WeightsError
-from ssd_train.training.saved_model import SavedModel
+from ssd_train.storage import atomic
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 
 def test_saved_model_round_trip(tmp_path):
@@ -35,7 +36,7 @@ def test_saved_model_category_ids_round_trip_and_default_to_empty(tmp_path):
     document = json.loads((tmp_path / "config.json").read_text())
     assert document["category_ids"] == {"cat": 17, "dog": 18}
     older = {key: value for key, value in document.items() if key not in ("category_ids", "sum")}
-    storage.write_json_atomic(tmp_path / "config.json", storage.with_sum(older))
+    atomic.write_json_atomic(tmp_path / "config.json", atomic.with_sum(older))
     assert SavedModel.load(tmp_path).category_ids == {}
 
 

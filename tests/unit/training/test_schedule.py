@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_train.config import TrainConfig
-from ssd_train.training.schedule import BestScore, course, learning_rate
+from ssd_train.training.schedule import BestScore, epoch_learning_rates, learning_rate
 
 
 def config(**settings):
@@ -14,7 +14,7 @@ def config(**settings):
 
 
 def rates(settings, steps):
-    return [rate for epoch in range(settings.epochs) for rate in course(settings, epoch, steps)]
+    return [rate for epoch in range(settings.epochs) for rate in epoch_learning_rates(settings, epoch, steps)]
 
 
 @pytest.mark.parametrize(

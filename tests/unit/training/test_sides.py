@@ -13,16 +13,15 @@ import pytest
 from builders import HeardProgress, label_set, memory_images, picture, small_config
 from fifos import FifoWriter, framed, options, samples
 
-from ssd_train.data.formats.box_label import box_label
-from ssd_train.data.formats.ground_truth import write_ground_truth
+from ssd_train.data.formats.ground_truth import box_label, write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import write_recordio
-from ssd_train.data.records import ClassNames
-from ssd_train.data.spill import SpillImages
-from ssd_train.data.stream import DetectionStream
+from ssd_train.data.pipe.spill import SpillImages
+from ssd_train.data.pipe.stream import DetectionStream
+from ssd_train.data.structures import ClassNames
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.training.sides import read_sides
+from ssd_train.training.data_setup import load_splits
 
 COUNT = 8
 LABELS = label_set([[[1 + i, 2, 20, 12]] for i in range(COUNT)], [[i % 2] for i in range(COUNT)])
@@ -34,7 +33,7 @@ SIZE = len(IMAGES.read(LABELS.records[0]))
 
 
 def sides(config=None, progress=None, **places):
-    return read_sides(config or small_config(), Environment(**places), progress or HeardProgress())
+    return load_splits(config or small_config(), Environment(**places), progress or HeardProgress())
 
 
 def piped(progress=None, settings=None, **places):

@@ -11,7 +11,7 @@ from builders import HeardProgress, small_config
 from ssd_train.environment import Environment
 from ssd_train.training.checkpoint import TrainState
 from ssd_train.training.schedule import BestScore
-from ssd_train.training.telling import tell_epoch
+from ssd_train.training.trainer import log_epoch
 
 ROW = {
     "epoch": 1, "CrossEntropy": 2.0, "SmoothL1": 1.0, "images_per_second": 9.0, "mAP": 0.25, "VOC07": 0.75,
@@ -23,7 +23,7 @@ def line_of(best_epoch=1, hosted=False, **row):
     progress = HeardProgress()
     environment = Environment(Path("t"), Path("l"), None, None, Path("m"), Path("o"), hosted=hosted)
     state = TrainState(2, best=BestScore(0.8, best_epoch), history=[{"epoch": 0}, {**ROW, **row}])
-    tell_epoch(small_config(), 5, state, environment, progress)
+    log_epoch(small_config(), 5, state, environment, progress)
     return progress.lines
 
 

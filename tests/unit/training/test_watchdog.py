@@ -9,17 +9,17 @@ import threading
 
 import pytest
 
-from ssd_train.training import watchdog
-from ssd_train.training.watchdog import LINE_BYTES, REASON_CHARACTERS, Watchdog
+from ssd_train.training.distributed import heartbeat
+from ssd_train.training.distributed.heartbeat import LINE_BYTES, REASON_CHARACTERS, Heartbeat
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """Return a running watchdog, the other end of its connection, and the recorded end of the process."""
     ended = []
-    monkeypatch.setattr(watchdog, "end_process", lambda message, code: ended.append((message, code)))
+    monkeypatch.setattr(heartbeat, "end_process", lambda message, code: ended.append((message, code)))
     ours, theirs = socket.socketpair()
-    watch = Watchdog({"algo-2": ours}, "algo-1", 0.6)
+    watch = Heartbeat({"algo-2": ours}, "algo-1", 0.6)
     with ours, theirs:
         yield watch, theirs, ended
         watch._leaving.set()
@@ -73,7 +73,7 @@ def test_watchdog_longest_reason_fits_a_line(watched):
     watch, theirs, ended = watched
     ours, others = socket.socketpair()
     with ours, others:
-        other = Watchdog({"algo-1": ours}, "algo-2", 30)
+        other = Heartbeat({"algo-1": ours}, "algo-2", 30)
         sender = threading.Thread(target=other.tell, args=("é" * 1_000_000, 2), daemon=True)
         sender.start()
         watch.start()

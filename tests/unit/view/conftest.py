@@ -8,9 +8,9 @@ import numpy as np
 import PIL
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record, Skipped
-from ssd_train.view import fonts
-from ssd_train.view.report_data import ReportData, Sample, summarise
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, LabelIssue, Labels
+from ssd_train.visualization import fonts
+from ssd_train.visualization.report_data import ReportData, Sample, summarise
 
 NAMES = ("apple", "pear", "设备")
 
@@ -34,7 +34,7 @@ def draw_sample(index: int, classes: int = 3, size_wh: "tuple[int, int]" = (400,
     return Sample(
         f"frames/day {index % 3}/picture_{index:03d}.jpg",
         image,
-        Record("p", boxes, ids, size_wh),
+        LabeledImage("p", boxes, ids, size_wh),
         _detections(rng, boxes, ids, size_wh),
     )
 
@@ -101,11 +101,11 @@ def scores(names: Sequence[str]) -> dict:
     }  # fmt: skip
 
 
-def labels(samples: Sequence[Sample], names: Sequence[str]) -> LabelSet:
-    skipped = [Skipped(f"train.manifest:{n}", "labelling failed") for n in (3, 17, 40, 91)]
-    skipped.append(Skipped("train.manifest:55", "not labelled", "no 'boxes' in it"))
-    mended = [Skipped("train.manifest:12", "box cut to the picture", "x2 402 > 400")]
-    return LabelSet(
+def labels(samples: Sequence[Sample], names: Sequence[str]) -> Labels:
+    skipped = [LabelIssue(f"train.manifest:{n}", "labelling failed") for n in (3, 17, 40, 91)]
+    skipped.append(LabelIssue("train.manifest:55", "not labelled", "no 'boxes' in it"))
+    mended = [LabelIssue("train.manifest:12", "box cut to the picture", "x2 402 > 400")]
+    return Labels(
         tuple(s.truth for s in samples), ClassNames(tuple(names)), tuple(skipped), tuple(mended), "train.manifest"
     )
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ssd_train.view.charts import FAINT, Axes, Frame, Series, histogram, line_chart
+from ssd_train.visualization.charts import FAINT, Axes, Frame, Series, histogram, line_chart
 
 NAN = float("nan")
 SIZE = (560, 300)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import DataError
-from ssd_train.view import fonts
-from ssd_train.view.canvas import line_width, text_size
-from ssd_train.view.draw import (
+from ssd_train.visualization import fonts
+from ssd_train.visualization.draw import (
+    CLASS_COLOURS,
     TRUTH_STYLE,
-    Marks,
-    cell_room,
+    WHITE,
+    BoxLabels,
+    cell_content_size,
     class_label,
     contact_sheet,
     draw_boxes,
@@ -20,8 +21,9 @@ from ssd_train.view.draw import (
     draw_marks,
     draw_truth,
     fitted,
+    line_width,
+    text_size,
 )
-from ssd_train.view.palette import CLASS_COLOURS, WHITE
 
 NAMES = ClassNames(("apple", "pear"))
 
@@ -53,12 +55,12 @@ def test_draw_boxes_colours_the_edge_pixels():
 def test_draw_detections_and_truth_keep_the_input_image():
     image = grey()
     drawn = draw_detections(image, detections((0, 0.9, 10, 10, 50, 50)), NAMES, 0.3)
-    draw_truth(image, Record("a", [[10, 10, 50, 50]], [1]), NAMES)
+    draw_truth(image, LabeledImage("a", [[10, 10, 50, 50]], [1]), NAMES)
     assert (image == grey()).all() and not np.shares_memory(image, drawn)
 
 
 def test_draw_truth_is_dashed_white_and_detections_are_solid():
-    truth = draw_truth(grey(), Record("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
+    truth = draw_truth(grey(), LabeledImage("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
     top = truth[20, 20:180]
     assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
     # dark between the dashes: visible on a white background
@@ -87,7 +89,7 @@ def test_draw_detections_and_truth_scale_boxes_to_the_image():
     detected = detections((0, 0.9, 200, 120, 400, 240), size_wh=(400, 240))
     drawn = draw_detections(grey(200, 120), detected, NAMES, 0.3)
     assert tuple(drawn[100, 100]) == CLASS_COLOURS[0] and tuple(drawn[119, 150]) == CLASS_COLOURS[0]
-    truth = draw_truth(grey(200, 120), Record("a", [[200, 120, 400, 240]], [0], (400, 240)), NAMES)
+    truth = draw_truth(grey(200, 120), LabeledImage("a", [[200, 120, 400, 240]], [0], (400, 240)), NAMES)
     assert tuple(truth[60, 100]) == WHITE
 
 
@@ -129,13 +131,13 @@ def test_draw_marks_labels_of_two_layers_do_not_overlap():
     width += 2 * max(1, size // 6)
     box, colour = (40, 40, 160, 100), CLASS_COLOURS[1]
     # the first label's place, above its box, is also that of the truth's label; the second box crosses both
-    found = Marks(np.array([(40, 100 + height, 160, 120), (44, 30, 150, 107)]), ["pear", ""], [colour] * 2)
-    truth = Marks(np.array([box]), ["pear"], [WHITE], TRUTH_STYLE)
+    found = BoxLabels(np.array([(40, 100 + height, 160, 120), (44, 30, 150, 107)]), ["pear", ""], [colour] * 2)
+    truth = BoxLabels(np.array([box]), ["pear"], [WHITE], TRUTH_STYLE)
     together = draw_marks(grey(), found, truth)
 
     def places(background):
         """Return the upper left corners of fully visible labels, found with the image of a label drawn alone."""
-        alone = draw_marks(grey(), Marks(np.array([(40, 60, 44, 64)]), ["pear"], [background]))[60 - height : 60]
+        alone = draw_marks(grey(), BoxLabels(np.array([(40, 60, 44, 64)]), ["pear"], [background]))[60 - height : 60]
         template = alone[:, 40 : 40 + width].astype(int)
         return [
             (x, y)
@@ -221,7 +223,7 @@ def test_contact_sheet_grid(count, rows):
 
 
 def test_contact_sheet_image_of_cell_size_is_not_resized():
-    noise = np.random.default_rng(0).integers(0, 255, (*cell_room((160, 140))[::-1], 3)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (*cell_content_size((160, 140))[::-1], 3)).astype(np.uint8)
     sheet = contact_sheet([noise], ["x"], 1, (160, 140))
     height, width = noise.shape[:2]
     left, bottom = (160 - width) // 2, 140 - (160 - width) // 2

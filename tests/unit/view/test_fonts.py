@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssd_train.errors import DependencyError
-from ssd_train.view import fonts
+from ssd_train.visualization import fonts
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.view.markup import Html, element, finite, inline_image, join, number
+from ssd_train.visualization.html import Html, element, finite, inline_image, join, number
 
 
 @pytest.mark.parametrize(

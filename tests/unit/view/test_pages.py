@@ -8,9 +8,10 @@ from pdfs import pdf_pages
 from PIL import Image
 from pypdf import PdfReader
 
-from ssd_train.data.records import ClassNames, Detections, Record
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import DataError
-from ssd_train.view.pages import (
+from ssd_train.visualization.draw import CLASS_COLOURS, WHITE
+from ssd_train.visualization.pdf import (
     CELL_WH,
     PAGE_WH,
     Page,
@@ -21,7 +22,6 @@ from ssd_train.view.pages import (
     title_page,
     write_pdf,
 )
-from ssd_train.view.palette import CLASS_COLOURS, WHITE
 
 NAMES = ClassNames(("apple", "设备"))
 FRONT = TitlePage("Detections", ["model: out/model", "2024-03-08"], NAMES, 0.3)
@@ -76,7 +76,7 @@ def test_names_stand_above_their_pictures():
 
 def test_detections_from_the_threshold_on_and_truth_are_drawn():
     spoken = Detections([[20, 20, 80, 100], [80, 20, 140, 100]], [0.5, 0.2], [0, 1], (160, 120))
-    truth = Record("a", [[30, 30, 120, 90]], [1], (160, 120))
+    truth = LabeledImage("a", [[30, 30, 120, 90]], [1], (160, 120))
     image = np.full((120, 160, 3), 128, np.uint8)
 
     def colours(threshold, record):
@@ -94,7 +94,7 @@ def test_detections_from_the_threshold_on_and_truth_are_drawn():
 def test_letters_and_lines_on_a_tiny_picture_are_as_sharp_as_on_a_large_one(with_truth):
     def drawn(side):
         found = Detections([[side // 4, side // 4, side // 2, side // 2]], [0.5], [0], (side, side))
-        truth = Record("a", [[side // 2, 0, side, side // 4]], [1], (side, side)) if with_truth else None
+        truth = LabeledImage("a", [[side // 2, 0, side, side // 4]], [1], (side, side)) if with_truth else None
         image = np.full((side, side, 3), 128, np.uint8)
         return draw_page(Page("a", image, found, truth), NAMES, 0.3, (400, 320))
 

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, Record
-from ssd_train.view.galleries import CASES_SHOWN, PICTURE_WH, PICTURES_SHOWN
-from ssd_train.view.report import render, write_report
-from ssd_train.view.report_data import Reason, ReportData, Sample, SubsetSummary
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.visualization.report import render, write_report
+from ssd_train.visualization.report_data import Reason, ReportData, Sample, SubsetSummary
+from ssd_train.visualization.report_sections import CASES_SHOWN, PICTURE_WH, PICTURES_SHOWN
 
 SECTIONS = ["scores", "training", "precision", "pictures", "worst", "data", "settings"]
 VOID = {"meta", "img", "br"}
@@ -105,7 +105,7 @@ def test_render_images_are_few_and_small(make_report):
 def test_render_escapes_untrusted_text():
     """Check every text that comes from a file, a label or a setting."""
     image = np.zeros((40, 60, 3), np.uint8)
-    truth, detections = Record(NASTY, [[1, 1, 20, 20]], [0]), Detections([[30, 1, 50, 20]], [0.9], [0], (60, 40))
+    truth, detections = LabeledImage(NASTY, [[1, 1, 20, 20]], [0]), Detections([[30, 1, 50, 20]], [0.9], [0], (60, 40))
     subset = SubsetSummary(NASTY, 1, 0, (1,), skipped=(Reason(NASTY, 1, (NASTY,)),), mended=(Reason(NASTY, 2),))
     data = ReportData(
         title=NASTY,
@@ -179,8 +179,8 @@ def test_render_mean_curve_averages_interpolated_precision():
 def test_render_prefers_samples_with_objects():
     image = np.zeros((40, 60, 3), np.uint8)
     nothing = Detections(np.zeros((0, 4)), [], [], (60, 40))
-    empty = [Sample(f"empty {index}", image, Record("e", [], []), nothing) for index in range(30)]
-    full = Sample("full", image, Record("f", [[1, 1, 20, 20]], [0]), nothing)
+    empty = [Sample(f"empty {index}", image, LabeledImage("e", [], []), nothing) for index in range(30)]
+    full = Sample("full", image, LabeledImage("f", [[1, 1, 20, 20]], [0]), nothing)
     text = Page(render(bare(samples=[*empty, full]))).text
     assert "full" in text and "empty 3" not in text
     assert "empty 3" not in text and "empty 0" in Page(render(bare(samples=empty))).text

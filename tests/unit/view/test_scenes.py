@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, Ignored, Record
-from ssd_train.view.palette import CLASS_COLOURS
-from ssd_train.view.report_data import Sample
-from ssd_train.view.scenes import crop_around, draw_scene, match
+from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage
+from ssd_train.visualization.draw import CLASS_COLOURS
+from ssd_train.visualization.error_analysis import crop_around, draw_scene, match
+from ssd_train.visualization.report_data import Sample
 
 A, B = (10, 10, 50, 50), (100, 10, 140, 50)
 NAMES = ClassNames(("apple", "pear"))
@@ -16,7 +16,7 @@ NAMES = ClassNames(("apple", "pear"))
 
 def sample(truth, detected, size_wh=(200, 120)) -> Sample:
     """Return a sample from `truth` rows (class, box) and `detected` rows (class, score, box)."""
-    record = Record("a", [box for _, box in truth], [c for c, _ in truth])
+    record = LabeledImage("a", [box for _, box in truth], [c for c, _ in truth])
     boxes, scores, class_ids = [box for *_, box in detected], [s for _, s, _ in detected], [c for c, *_ in detected]
     detections = Detections(boxes, scores, class_ids, size_wh)
     return Sample("a", np.full((size_wh[1], size_wh[0], 3), 128, np.uint8), record, detections)
@@ -80,7 +80,7 @@ def test_match_crowded_boxes_equals_pycocotools(seed):
 
 
 def test_match_scales_labels_of_another_size():
-    record = Record("a", [[20, 20, 100, 100]], [0], (400, 240))
+    record = LabeledImage("a", [[20, 20, 100, 100]], [0], (400, 240))
     detections = Detections([A], [0.9], [0], (200, 120))
     assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, detections), 0.3).found.all()
 
@@ -121,7 +121,7 @@ def test_draw_scene_image_function_equals_array():
 
 def test_match_detection_in_an_ignored_region_is_not_wrong():
     ignored = Ignored([[100, 20, 180, 100]], [0], [True])
-    record = Record("a", [[10, 20, 60, 70]], [0], (200, 120), "", ignored)
+    record = LabeledImage("a", [[10, 20, 60, 70]], [0], (200, 120), "", ignored)
     said = Detections(
         [[110, 30, 130, 50], [110, 30, 130, 50], [150, 90, 190, 118]], [0.9, 0.8, 0.7], [0, 1, 0], (200, 120)
     )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from builders import HeardProgress, label_set, memory_images
 
-from ssd_train.data.images import encode_png
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.image_sources import MemoryImages
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.view.sheet import Layout, labelled_sheet
+from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
 
 BOX = [[8, 6, 32, 24]]
 

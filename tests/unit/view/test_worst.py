@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.records import ClassNames, Detections, Record
-from ssd_train.view.report_data import Sample
-from ssd_train.view.worst import worst_cases
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.visualization.error_analysis import worst_cases
+from ssd_train.visualization.report_data import Sample
 
 A, B, C = (10, 10, 50, 50), (100, 10, 140, 50), (100, 60, 140, 100)
 NAMES = ClassNames(("apple", "pear"))
 
 
 def sample(name, truth, detected, image=None) -> Sample:
-    record = Record(name, [box for _, box in truth], [c for c, _ in truth])
+    record = LabeledImage(name, [box for _, box in truth], [c for c, _ in truth])
     boxes, scores, class_ids = [box for *_, box in detected], [s for _, s, _ in detected], [c for c, *_ in detected]
     detections = Detections(boxes, scores, class_ids, (200, 120))
     return Sample(name, np.full((120, 200, 3), 128, np.uint8) if image is None else image, record, detections)

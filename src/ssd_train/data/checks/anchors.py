@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Sequence
 
 import numpy as np
 
-from ssd_train.data.boxes import as_boxes, xyxy_to_cxcywh
+from ssd_train.boxes import as_boxes, xyxy_to_cxcywh
 
 
 class Axis(NamedTuple):

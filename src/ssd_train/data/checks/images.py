@@ -10,24 +10,24 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.check_codes import Finding
-from ssd_train.data.check_duplicates import thumbnail
-from ssd_train.data.damage import check_undamaged
-from ssd_train.data.encoded import looks_like
+from ssd_train.boxes import SizeWH
+from ssd_train.data.checks.codes import Finding
+from ssd_train.data.checks.duplicates import thumbnail
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.images import (
+from ssd_train.data.image_format import sniff_format
+from ssd_train.data.image_io import (
     FORMATS,
     ImageHeader,
+    apply_orientation,
+    check_complete,
+    check_integrity,
     check_limits,
-    check_whole,
-    decode_stored,
+    decode_unrotated,
+    orientation_for,
     read_header,
-    turn,
-    turn_for,
 )
-from ssd_train.data.records import ImageSource, Record
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import ImageSource, LabeledImage
 from ssd_train.errors import DataError
 
 _ENDS = 1 << 16  # bytes read at either end of a file: enough for nearly every header, and for the end marker
@@ -36,7 +36,7 @@ _ENDING = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageReport:
     """Result of the check of one image.
 
     Attributes:
@@ -52,21 +52,21 @@ class Seen:
     thumbnail: Optional[np.ndarray] = None
 
 
-def look_at(record: Record, images: ImageSource) -> Seen:
+def inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     """Read and decode the image of `record`, and run all checks of a single image."""
     where = record.where or record.name
     try:
         data = images.read(record)
-        stored, header = decode_stored(data, where)
+        stored, header = decode_unrotated(data, where)
         orientation, findings = _check_header(record, header)
-        check_undamaged(data, header, stored, where)
+        check_integrity(data, header, stored, where)
     except DataError as fault:
-        return Seen((_finding_of(fault, record),), record.size_wh)
-    image = turn(stored, orientation)
-    return Seen(findings, (image.shape[1], image.shape[0]), hashlib.sha256(data).digest(), thumbnail(image))
+        return ImageReport((_finding_of(fault, record),), record.size_wh)
+    image = apply_orientation(stored, orientation)
+    return ImageReport(findings, (image.shape[1], image.shape[0]), hashlib.sha256(data).digest(), thumbnail(image))
 
 
-def glance_at(record: Record, images: ImageSource) -> Seen:
+def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     """Check the image of `record` without decoding it.
 
     Finds missing and truncated images, and wrong formats and sizes. Reads only head and tail of a file if they suffice.
@@ -76,11 +76,11 @@ def glance_at(record: Record, images: ImageSource) -> Seen:
         check_limits(header, record.where or record.name)
         _, findings = _check_header(record, header)
     except DataError as fault:
-        return Seen((_finding_of(fault, record),), record.size_wh)
-    return Seen(findings, record.size_wh or header.shown_wh)
+        return ImageReport((_finding_of(fault, record),), record.size_wh)
+    return ImageReport(findings, record.size_wh or header.shown_wh)
 
 
-def _finding_of(fault: DataError, record: Record) -> Finding:
+def _finding_of(fault: DataError, record: LabeledImage) -> Finding:
     """Convert the error of an image reader to a finding."""
     place = record.where or record.name
     message = str(fault)
@@ -89,12 +89,12 @@ def _finding_of(fault: DataError, record: Record) -> Finding:
     return Finding(fault.code or "unreadable-image", place, message, record.name)
 
 
-def files_without_label(images: FolderImages, records: Sequence[Record]) -> List[Finding]:
+def files_without_label(images: FolderImages, records: Sequence[LabeledImage]) -> List[Finding]:
     """Find images below the folder that belong to none of `records`.
 
     Files count as images by their content, not by their names.
     """
-    named: Dict[str, List[Record]] = {}
+    named: Dict[str, List[LabeledImage]] = {}
     for record in records:
         named.setdefault(record.basename, []).append(record)
     found: List[str] = []
@@ -127,7 +127,7 @@ def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
     return found
 
 
-def _located(images: FolderImages, records: Sequence[Record]) -> Iterator[str]:
+def _located(images: FolderImages, records: Sequence[LabeledImage]) -> Iterator[str]:
     for record in records:
         try:
             yield images.locate(record)
@@ -140,26 +140,26 @@ def _is_image(path: str) -> bool:
         if not os.path.isfile(path):  # opening a FIFO would block forever
             return False
         with open(path, "rb") as file:
-            return looks_like(file.read(256)) in FORMATS
+            return sniff_format(file.read(256)) in FORMATS
     except OSError:  # an unreadable file need not be labelled
         return False
 
 
-def _check_header(record: Record, header: ImageHeader) -> Tuple[int, Tuple[Finding, ...]]:
+def _check_header(record: LabeledImage, header: ImageHeader) -> Tuple[int, Tuple[Finding, ...]]:
     """Return the orientation to apply, and findings.
 
     Raises:
         DataError: The image's size does not match its labels.
     """
     place = record.where or record.name
-    orientation = turn_for(header, place, record.size_wh)
+    orientation = orientation_for(header, place, record.size_wh)
     _check_boxes_inside(record, header.shown_wh)
     if header.orientation == 1:
         return orientation, ()
     return orientation, (Finding(*_of_orientation(header, record.size_wh, place), record.name),)
 
 
-def _check_boxes_inside(record: Record, size_wh: SizeWH) -> None:
+def _check_boxes_inside(record: LabeledImage, size_wh: SizeWH) -> None:
     """Check boxes against the image if the labels do not give its size.
 
     Raises:
@@ -183,7 +183,7 @@ def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: s
     return "orientation-turned", place, f"{found}; labelled {way}, and used so"
 
 
-def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
+def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:
     """Return the header of a complete image.
 
     The whole file is read only if its head and tail do not suffice.
@@ -202,5 +202,5 @@ def _glanced_header(record: Record, images: ImageSource) -> ImageHeader:
             pass
     data = images.read(record)
     header = read_header(data, where)
-    check_whole(data, header, where)
+    check_complete(data, header, where)
     return header

@@ -7,18 +7,18 @@ from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
+from ssd_train.boxes import SizeWH
 from ssd_train.config import TrainConfig
-from ssd_train.data.anchor_fit import AnchorGrid, best_iou
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.check_codes import Finding
-from ssd_train.data.formats.fields import CLIPPED
-from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.checks.anchors import AnchorGrid, best_iou
+from ssd_train.data.checks.codes import Finding
+from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import FAILED, OTHER_TYPE
 from ssd_train.data.formats.image_json import OTHER_IDS
+from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.formats.voc import OTHER_NAME
-from ssd_train.data.labels import matched_to
-from ssd_train.data.records import LabelSet, Record, Skipped
-from ssd_train.data.split import classes_missing_from
+from ssd_train.data.labels import align_classes
+from ssd_train.data.split import unseen_classes
+from ssd_train.data.structures import LabeledImage, LabelIssue, Labels
 from ssd_train.errors import DataError
 
 FEW = 10  # boxes of a class
@@ -54,7 +54,7 @@ class Scaled:
     sizes_wh: np.ndarray
 
 
-def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
+def scaled_boxes(labels: Labels, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
     """Collect the boxes of `labels` as fractions of their images.
 
     Args:
@@ -75,7 +75,7 @@ def scaled_boxes(labels: LabelSet, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
     )
 
 
-def check_lines(labels: LabelSet) -> List[Finding]:
+def check_lines(labels: Labels) -> List[Finding]:
     """Report lines that were skipped or repaired when the labels were read.
 
     The labels must have been read with ``on_bad="skip"`` for the list to be complete.
@@ -83,7 +83,7 @@ def check_lines(labels: LabelSet) -> List[Finding]:
     return [of_skipped(line) for line in labels.skipped] + [_of_mended(line) for line in labels.mended]
 
 
-def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
+def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
     """Report boxes that are too small, or that no anchor matches.
 
     There is one finding per image and kind, and no box counts for both kinds.
@@ -104,7 +104,7 @@ def check_boxes(labels: LabelSet, boxes: Scaled, image_shape: int, anchors: Sequ
     ]
 
 
-def check_counts(labels: LabelSet) -> List[Finding]:
+def check_counts(labels: Labels) -> List[Finding]:
     """Report images with many boxes, and classes with few boxes or none."""
     most = max((len(record.boxes) for record in labels.records), default=0)
     found = [
@@ -124,20 +124,20 @@ def check_counts(labels: LabelSet) -> List[Finding]:
     return found
 
 
-def check_sides(training: LabelSet, validation: LabelSet) -> List[Finding]:
+def check_sides(training: Labels, validation: Labels) -> List[Finding]:
     """Report classes with boxes in one split only, and unknown validation classes."""
     try:
-        validation = matched_to(validation, training.class_names)
+        validation = align_classes(validation, training.class_names)
     except DataError as fault:
         return [Finding("unknown-class", validation.source, str(fault).partition(": ")[2])]
     return [
         *(
             Finding("class-only-in-validation", validation.source, f"found class {name!r} in no training image")
-            for name in classes_missing_from(training, validation)
+            for name in unseen_classes(training, validation)
         ),
         *(
             Finding("class-only-in-training", training.source, f"found class {name!r} in no validation image")
-            for name in classes_missing_from(validation, training)
+            for name in unseen_classes(validation, training)
         ),
     ]
 
@@ -147,21 +147,21 @@ def label_width(boxes: int) -> int:
     return LABEL_HEADER + LABEL_OBJECT * boxes
 
 
-def of_skipped(line: Skipped) -> Finding:
+def of_skipped(line: LabelIssue) -> Finding:
     """Return the finding for a skipped line."""
     if line.reason == BAD_LINE:
         return Finding(line.code or "bad-line", line.where, line.detail)
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
 
 
-def _of_mended(line: Skipped) -> Finding:
+def _of_mended(line: LabelIssue) -> Finding:
     """Return the finding for a box or line that was changed or left out."""
     code = _MENDED.get(line.reason, "box-dropped")
     return Finding(code, line.where, line.detail if line.reason in _MENDED else f"{line.reason}: {line.detail}")
 
 
 def _of_boxes(
-    code: str, labels: LabelSet, boxes: Scaled, bad: np.ndarray, values: np.ndarray, unit: str
+    code: str, labels: Labels, boxes: Scaled, bad: np.ndarray, values: np.ndarray, unit: str
 ) -> List[Finding]:
     """Return one finding per image with bad boxes: their number and worst value.
 
@@ -186,5 +186,5 @@ def _of_boxes(
     return found
 
 
-def _place(record: Record) -> str:
+def _place(record: LabeledImage) -> str:
     return record.where or record.name

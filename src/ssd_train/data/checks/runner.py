@@ -13,33 +13,32 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.anchor_fit import anchor_grids
-from ssd_train.data.check_codes import CODES, ERROR, SEVERITIES, Finding
-from ssd_train.data.check_duplicates import near_duplicates, same_bytes
-from ssd_train.data.check_images import Seen, files_without_label, glance_at, look_at
-from ssd_train.data.check_labels import check_boxes, check_counts, check_lines, check_sides, of_skipped, scaled_boxes
-from ssd_train.data.check_statistics import fitting_shapes, statistics
-from ssd_train.data.formats.gather import NoUsableLine
-from ssd_train.data.formats.jsonl import bad_lines_error
-from ssd_train.data.patience import glances_in_order
-from ssd_train.data.records import ImageSource, LabelSet, Record
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.checks.anchors import anchor_grids
+from ssd_train.data.checks.codes import CODES, ERROR, SEVERITIES, Finding
+from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
+from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
+from ssd_train.data.checks.labels import check_boxes, check_counts, check_lines, check_sides, of_skipped, scaled_boxes
+from ssd_train.data.checks.statistics import recommend_image_shape, statistics
+from ssd_train.data.formats.builder import NoUsableLine
+from ssd_train.data.formats.json_lines import bad_lines_error
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
-from ssd_train.parallel import in_order
+from ssd_train.parallel import in_order, map_files
 from ssd_train.progress import Progress
+from ssd_train.resources import available_cpus
 
 JSON_VERSION = 1
-Look = Callable[[Record, ImageSource], Seen]
+Look = Callable[[LabeledImage, ImageSource], ImageReport]
 
 
 @dataclass(frozen=True)
-class Side:
+class Split:
     """The training or validation split; without `images` only its labels are checked."""
 
     name: str
-    labels: LabelSet
+    labels: Labels
     images: Optional[ImageSource] = None
 
 
@@ -86,7 +85,7 @@ class CheckResult:
 
 
 def check_data(
-    sides: Sequence[Side], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
+    sides: Sequence[Split], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
 ) -> CheckResult:
     """Check a training split and, if given, a validation split.
 
@@ -98,7 +97,7 @@ def check_data(
         progress: Progress display.
     """
     grids = {side: anchor_grids(array) for side, array in anchors.items()}
-    seen = [_look(side, look_at, progress or Progress()) for side in sides]
+    seen = [_look(side, inspect, progress or Progress()) for side in sides]
     findings: List[Finding] = []
     figures: Dict[str, Any] = {}
     for side, looks in zip(sides, seen):
@@ -109,14 +108,14 @@ def check_data(
         findings += check_counts(side.labels) if side is sides[0] else check_sides(sides[0].labels, side.labels)
         figures[side.name] = statistics(side.labels, boxes, sizes)
         if side is sides[0]:
-            figures["image_shape"] = fitting_shapes(boxes, grids)
+            figures["image_shape"] = recommend_image_shape(boxes, grids)
     # training and validation share one label_width
     figures["label_width"] = max(figures[side.name]["label_width"] for side in sides)
     findings += _check_copies(sides, seen) + _check_folders(sides)
     return CheckResult(tuple(findings), figures)
 
 
-def unusable(fault: DataError) -> CheckResult:
+def unreadable_labels_result(fault: DataError) -> CheckResult:
     """Return the result for labels that cannot be read or have no usable line.
 
     If no line is usable, each line has a finding, too.
@@ -126,8 +125,8 @@ def unusable(fault: DataError) -> CheckResult:
     return CheckResult((Finding(fault.code or "labels-unusable", where, detail), *lines))
 
 
-def cheap_check(
-    labels: LabelSet, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
+def quick_check(
+    labels: Labels, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
 ) -> List[Finding]:
     """Check images without decoding them.
 
@@ -140,12 +139,12 @@ def cheap_check(
         progress: Progress display.
         workers: Maximum number of threads; 0 for one per CPU.
     """
-    glances = functools.partial(glances_in_order, seconds=read_seconds())
-    seen = _look(Side("images", labels, images), glance_at, progress or Progress(), workers, glances)
+    glances = functools.partial(map_files, seconds=read_seconds())
+    seen = _look(Split("images", labels, images), quick_inspect, progress or Progress(), workers, glances)
     return [finding for look in seen for finding in look.findings]
 
 
-def check_apart(train: Side, validation: Side) -> List[Finding]:
+def check_leakage(train: Split, validation: Split) -> List[Finding]:
     """Find images that both splits read from the same path.
 
     `check_data` also finds copies by their content.
@@ -158,7 +157,7 @@ def check_apart(train: Side, validation: Side) -> List[Finding]:
     ]
 
 
-def refuse_errors(findings: Sequence[Finding]) -> None:
+def raise_on_errors(findings: Sequence[Finding]) -> None:
     """Raise an error if any finding is an error.
 
     Raises:
@@ -169,7 +168,7 @@ def refuse_errors(findings: Sequence[Finding]) -> None:
         raise bad_lines_error(errors, "errors in the data")
 
 
-def without_errors(labels: LabelSet, findings: Sequence[Finding]) -> LabelSet:
+def drop_errors(labels: Labels, findings: Sequence[Finding]) -> Labels:
     """Return the labels without the images that have an error.
 
     Raises:
@@ -178,21 +177,21 @@ def without_errors(labels: LabelSet, findings: Sequence[Finding]) -> LabelSet:
     bad = {(f.where, f.name) for f in findings if f.severity == ERROR}
     keep = [(record.where or record.name, record.name) not in bad for record in labels.records]
     if not any(keep):
-        refuse_errors(findings)
+        raise_on_errors(findings)
     return replace(labels.subset(keep), skipped=labels.skipped, mended=labels.mended)
 
 
 def _look(
-    side: Side, look: Look, progress: Progress, workers: int = 0, each: Callable[..., Iterator[Seen]] = in_order
-) -> List[Seen]:
+    side: Split, look: Look, progress: Progress, workers: int = 0, each: Callable[..., Iterator[ImageReport]] = in_order
+) -> List[ImageReport]:
     records, images = side.labels.records, side.images
     if images is None:
-        return [Seen((), record.size_wh) for record in records]
+        return [ImageReport((), record.size_wh) for record in records]
     results = each(lambda record: look(record, images), records, workers or available_cpus())
     return list(progress.track(results, len(records), f"checking {side.name}"))
 
 
-def _places(side: Side) -> Iterator[Tuple[str, Record]]:
+def _places(side: Split) -> Iterator[Tuple[str, LabeledImage]]:
     """Yield (path, record) of each image.
 
     Missing images are left out: the check of the images reports them.
@@ -204,13 +203,13 @@ def _places(side: Side) -> Iterator[Tuple[str, Record]]:
             continue
 
 
-def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List[Finding]:
+def _check_copies(sides: Sequence[Split], seen: Sequence[Sequence[ImageReport]]) -> List[Finding]:
     """Find images that occur more than once, within a split or across splits."""
     records = [record for side in sides for record in side.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
     looks = [look for side in seen for look in side]
     found: List[Finding] = []
-    trained: Dict[bytes, Record] = {}
+    trained: Dict[bytes, LabeledImage] = {}
     for number in range(len(sides)):
         mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
         found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
@@ -222,7 +221,7 @@ def _check_copies(sides: Sequence[Side], seen: Sequence[Sequence[Seen]]) -> List
     return found + _check_alike(records, looks, numbers)
 
 
-def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.ndarray) -> List[Finding]:
+def _check_alike(records: Sequence[LabeledImage], looks: Sequence[ImageReport], sides: np.ndarray) -> List[Finding]:
     usable = [index for index, look in enumerate(looks) if look.thumbnail is not None]
     if not usable:
         return []
@@ -236,7 +235,7 @@ def _check_alike(records: Sequence[Record], looks: Sequence[Seen], sides: np.nda
     return found
 
 
-def _copy(code: str, record: Record, other: Record) -> Finding:
+def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
     same = np.array_equal(record.boxes, other.boxes) and np.array_equal(record.class_ids, other.class_ids)
     # class ids of different splits may mean different classes, so only copies within a split are compared
     boxes = ", with other boxes" if code == "duplicate-picture" and not same else ""
@@ -245,7 +244,7 @@ def _copy(code: str, record: Record, other: Record) -> Finding:
     return Finding(code, record.where or record.name, detail, record.name)
 
 
-def _check_folders(sides: Sequence[Side]) -> List[Finding]:
+def _check_folders(sides: Sequence[Split]) -> List[Finding]:
     """Find images without a label; a folder that both splits use is searched once."""
     found: List[Finding] = []
     records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]

@@ -8,11 +8,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ssd_train.data.anchor_fit import AnchorGrid, best_iou
-from ssd_train.data.boxes import SizeWH, areas
-from ssd_train.data.check_labels import Scaled, label_width
+from ssd_train.boxes import SizeWH, areas
+from ssd_train.data.checks.anchors import AnchorGrid, best_iou
+from ssd_train.data.checks.labels import Scaled, label_width
 from ssd_train.data.file_names import folded
-from ssd_train.data.records import LabelSet
+from ssd_train.data.structures import Labels
 
 # COCO's areas in square pixels of the original image (https://cocodataset.org/#detection-eval)
 AREAS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}
@@ -24,7 +24,7 @@ SERVED = 0.95
 _LISTED_SIZES = 5
 
 
-def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
+def statistics(labels: Labels, boxes: Scaled, sizes: Sequence[Optional[SizeWH]]) -> Dict[str, Any]:
     """Return the statistics of one split, ready for JSON; see docs/check-codes.md."""
     objects = np.array([len(record.boxes) for record in labels.records], np.int64)
     flags = np.concatenate([np.zeros(0, bool), *(record.ignored.crowds for record in labels.records)])
@@ -42,7 +42,7 @@ def statistics(labels: LabelSet, boxes: Scaled, sizes: Sequence[Optional[SizeWH]
     }
 
 
-def remarks(labels: LabelSet) -> List[str]:
+def remarks(labels: Labels) -> List[str]:
     """Return remarks about the labels for the user, one line each.
 
     These are results of verification jobs, and class names that differ only in case, blanks or hyphens.
@@ -59,7 +59,7 @@ def remarks(labels: LabelSet) -> List[str]:
     return lines
 
 
-def fitting_shapes(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:
+def recommend_image_shape(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:
     """Recommend an input side for the boxes.
 
     The recommended side is the smallest one that serves 95 % of the boxes that the best side serves. A box is served if
@@ -88,7 +88,7 @@ def _share_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
     return float(served.mean())
 
 
-def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
+def _by_class(labels: Labels, boxes: Scaled) -> Dict[str, Any]:
     """Count boxes, images and box sizes of each class.
 
     Sizes are counted only for boxes in images of known size.
@@ -108,7 +108,7 @@ def _by_class(labels: LabelSet, boxes: Scaled) -> Dict[str, Any]:
     return found
 
 
-def _images_per_class(labels: LabelSet) -> np.ndarray:
+def _images_per_class(labels: Labels) -> np.ndarray:
     """Count the images (num_classes,) with a box of each class."""
     classes = max(len(labels.class_names), 1)
     counts = [len(record.class_ids) for record in labels.records]

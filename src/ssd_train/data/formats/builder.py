@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import as_boxes
-from ssd_train.data.formats.fields import CROWD, BoxLabel, fit_boxes
-from ssd_train.data.formats.jsonl import bad_lines_error
-from ssd_train.data.records import MAX_CLASSES, NOTHING_IGNORED, ClassNames, Ignored, LabelSet, Record, Skipped
+from ssd_train.boxes import as_boxes
+from ssd_train.data.file_names import files_below, folded, is_image_name, readings
+from ssd_train.data.formats.json_lines import PathLike, bad_lines_error
+from ssd_train.data.formats.validators import CROWD, BoxLabel, fit_boxes
+from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.structures import (
+    MAX_CLASSES,
+    NOTHING_IGNORED,
+    ClassNames,
+    Ignored,
+    LabeledImage,
+    LabelIssue,
+    Labels,
+)
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.storage.atomic import remove_leftovers, sync_directory, temp_path_for, translate_io_errors
 
 DUPLICATE = "duplicate line"
 BAD_LINE = "bad line"
@@ -26,7 +41,7 @@ class NoUsableLine(DataError):
         skipped: The skipped labels with their reasons.
     """
 
-    def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
+    def __init__(self, message: str, skipped: Sequence[LabelIssue]) -> None:
         super().__init__(message)
         self.skipped = tuple(skipped)
 
@@ -47,11 +62,11 @@ class Gather:
             raise ConfigError(f"on_bad_data: found {on_bad!r}, expected 'error' or 'skip'")
         self.source = source
         self.on_bad = on_bad
-        self.records: List[Record] = []
-        self._skipped: List[Skipped] = []
-        self._mended: List[Skipped] = []
+        self.records: List[LabeledImage] = []
+        self._skipped: List[LabelIssue] = []
+        self._mended: List[LabelIssue] = []
         self._bad: List[Tuple[str, DataError]] = []
-        self._seen: Dict[str, Record] = {}
+        self._seen: Dict[str, LabeledImage] = {}
 
     def add(self, where: str, name: str, label: BoxLabel, mended: Sequence[Tuple[str, str]] = ()) -> None:
         """Add the label of one image.
@@ -76,7 +91,7 @@ class Gather:
             self.skip(where, NO_BOX_LEFT, name)
             return
         ids = np.asarray(fitted.class_ids, np.int64)
-        record = Record(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
+        record = LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
         first = self._seen.setdefault(name, record)
         if first is record:
             self.mend(where, changes)
@@ -91,13 +106,13 @@ class Gather:
 
     def skip(self, where: str, reason: str, detail: str = "") -> None:
         """Record a skipped label; `reason` is one of a few fixed texts."""
-        self._skipped.append(Skipped(where, reason, detail))
+        self._skipped.append(LabelIssue(where, reason, detail))
 
     def fault(self, where: str, fault: DataError) -> None:
         """Record a bad label."""
         self._bad.append((where, fault))
 
-    def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> LabelSet:
+    def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> Labels:
         """Return the collected labels.
 
         Raises:
@@ -106,17 +121,15 @@ class Gather:
         """
         if self._bad and self.on_bad == "error":
             raise bad_lines_error(self._bad)
-        skipped = self._skipped + [Skipped(where, BAD_LINE, str(fault), fault.code) for where, fault in self._bad]
+        skipped = self._skipped + [LabelIssue(where, BAD_LINE, str(fault), fault.code) for where, fault in self._bad]
         if not self.records:
             found = f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}"
             raise NoUsableLine(found, skipped)
-        return LabelSet(
-            tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {}
-        )
+        return Labels(tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {})
 
     def mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
         """Record (reason, detail) of what was dropped, changed or assumed at `where`."""
-        self._mended += [Skipped(where, reason, detail) for reason, detail in changes]
+        self._mended += [LabelIssue(where, reason, detail) for reason, detail in changes]
 
 
 def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
@@ -190,19 +203,165 @@ def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
     return first
 
 
-def numbered_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
+def placeholder_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
     """Return the names class_0, class_1, ... and the identity table of their ids."""
     return ClassNames.of_ids({}, count), {i: i for i in range(count)}
 
 
-def _same_labels(a: Record, b: Record) -> bool:
+def _same_labels(a: LabeledImage, b: LabeledImage) -> bool:
     same_boxes = np.array_equal(a.boxes, b.boxes) and np.array_equal(a.class_ids, b.class_ids)
     return a.size_wh == b.size_wh and same_boxes and np.array_equal(a.ignored.boxes, b.ignored.boxes)
 
 
-def _reasons(skipped: Sequence[Skipped]) -> str:
+def _reasons(skipped: Sequence[LabelIssue]) -> str:
     if not skipped:
         return "found none"
     reasons = sorted({line.reason for line in skipped})
     counts = [f"{sum(line.reason == reason for line in skipped)} x {reason}" for reason in reasons]
     return f"skipped {', '.join(counts)}; the first at {skipped[0].where}: {skipped[0].detail}"
+
+
+def label_files(path: PathLike, ending: str) -> List[Path]:
+    """Return all files with an extension below a folder, sorted.
+
+    Args:
+        path: The folder.
+        ending: The extension in lower case, e.g. ``.xml``; files may have it in upper case, too.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    folder = Path(path)
+    files = sorted(file for file in files_below(folder) if file.suffix.lower() == ending and file.is_file())
+    if not files:
+        raise DataError(f"{path}: found no *{ending}, expected a folder with one such file for each image")
+    return files
+
+
+@contextmanager
+def new_folder(path: PathLike) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends.
+
+    The folder has a temporary name until then. If the block raises, the folder is removed.
+
+    Raises:
+        DataError: `path` exists and is not an empty folder.
+        SsdTrainError: the disk is full, or the folder cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(f"{path}: is there already, expected no folder or an empty one")
+    new = temp_path_for(target)
+    with translate_io_errors(target, 0):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        new.mkdir()
+        try:
+            yield new
+            os.replace(new, target)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        sync_directory(target.parent)
+
+
+def new_label_file(folder: Path, name: str, ending: str, where: str) -> Path:
+    """Return the path of an image's label file, and create its parent folder.
+
+    It is the path of the image below `folder` with another extension.
+
+    Args:
+        folder: The folder of the label files.
+        name: Relative path of the image, without ``..``.
+        ending: The extension of label files.
+        where: Location of the record, for the error message.
+
+    Raises:
+        DataError: the file exists, because another image differs only in its extension; starts with `where`.
+    """
+    target = (folder / name).with_suffix(ending)
+    if target.exists():
+        raise DataError(
+            f"{where}: found {name!r} beside an image of the same name but for the ending, "
+            "expected names that differ without it"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+class PicturesOfLabels:
+    """Finds images below a folder by the name of a label file, or by a name in it."""
+
+    def __init__(self, images: "str | os.PathLike[str]") -> None:
+        self._images = FolderImages(images)
+
+    def of(self, file: Path, hint: str = "") -> Optional[str]:
+        """Return the relative path of the image with the name of a label file, or None.
+
+        If several images have the name, the first of these criteria that distinguishes them decides: the image is in
+        the folder of the label file; it is in its sister folder, where one part of the path differs
+        (Annotations/sub/a.xml, JPEGImages/sub/a.jpg), the deeper the better; the ends of their folders' paths agree in
+        more parts; `hint` names the image.
+
+        Args:
+            file: The label file.
+            hint: Name of the image in the label file, "" if there is none.
+
+        Raises:
+            DataError: several images fit equally well.
+        """
+        found = self._images.index.pictures(file.stem)
+        if len(found) > 1:
+            folders = file.parent.absolute().resolve().parts
+            marks = [(_nearness(folders, Path(path).parent.parts), _same_name(path, hint)) for path in found]
+            found = [path for path, mark in zip(found, marks) if mark == max(marks)]
+        if len(found) > 1:
+            raise DataError(
+                f"may be of {found[0]} or {found[1]} ({len(found)} pictures called {file.stem}), expected one",
+                "ambiguous-image",
+            )
+        return self._below(found[0]) if found else None
+
+    def named(self, name: str) -> Optional[str]:
+        """Return the relative path of the only image that a name in labels can mean.
+
+        Returns None if there is no such image, or more than one.
+
+        Raises:
+            DataError: the name has no file name, or leaves its folder; the message names no label file.
+        """
+        for parts in readings(name):
+            found = self._images.index.find(parts)
+            if found:
+                return self._below(found[0]) if len(found) == 1 else None
+        return None
+
+    def _below(self, path: str) -> str:
+        return path[len(self._images.root) :].replace(os.sep, "/").lstrip("/")  # relpath takes ten times as long
+
+
+def names_agree(picture: str, hint: str) -> bool:
+    """Return True if a name in labels can be that of an image, or is "".
+
+    Only file names are compared, ignoring case and Unicode form. The name in labels may lack the extension.
+    """
+    if not hint:
+        return True
+    last = folded(hint.replace("\\", "/").rsplit("/", 1)[-1])
+    name = folded(picture.rsplit("/", 1)[-1])
+    return last in (name, name if is_image_name(last) else os.path.splitext(name)[0])
+
+
+def _same_name(path: str, hint: str) -> bool:
+    return bool(hint) and names_agree(path.replace(os.sep, "/"), hint)
+
+
+def _nearness(a: Sequence[str], b: Sequence[str]) -> Tuple[int, int, int]:
+    """Rate the proximity of two folders: same, sisters, number of common last parts."""
+    differing: List[int] = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
+    sisters = len(a) == len(b) and len(differing) == 1
+    common = 0
+    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
+        common += 1
+    # the deeper the difference between sisters, the more of the path they share
+    return int(a == b), differing[0] + 1 if sisters else 0, common

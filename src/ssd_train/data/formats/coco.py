@@ -21,24 +21,24 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH, areas
-from ssd_train.data.formats.fields import (
+from ssd_train.boxes import SizeWH, areas
+from ssd_train.data.formats.builder import Gather, ordered_classes
+from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
+from ssd_train.data.formats.validators import (
     CROWD,
     OBJECT,
     BoxLabel,
     box_corners,
     image_name,
     number,
-    shown,
+    short_repr,
     side,
     whole_number,
 )
-from ssd_train.data.formats.gather import Gather, ordered_classes
-from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.sources import key_parts
+from ssd_train.data.image_sources import key_parts
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
-from ssd_train.storage import open_atomic
+from ssd_train.storage.atomic import open_atomic
 
 NO_BOX = "box left out: a crowd without a box"
 _ROUNDING = 1e-6
@@ -48,7 +48,7 @@ _SIDES = ("left", "top", "width", "height")
 Key = Union[int, str]  # id of an image or category
 
 
-def read_coco(path: PathLike, on_bad: str = "error") -> LabelSet:
+def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     """Read a COCO file.
 
     The classes are all categories of the file, sorted by id if the ids are integers, else in the order of the file.
@@ -107,7 +107,7 @@ def read_ids(path: PathLike) -> Ids:
 
 def write_coco(
     path: PathLike,
-    records: Sequence[Record],
+    records: Sequence[LabeledImage],
     class_names: ClassNames,
     category_ids: Optional[Mapping[str, int]] = None,
 ) -> None:
@@ -151,9 +151,9 @@ def write_coco(
 def _list(value: Any, key: str) -> List[Any]:
     if not isinstance(value, dict):
         hint = " (results? evaluate --predictions reads them)" if isinstance(value, list) else ""
-        raise DataError(f"found {shown(value)}{hint}, expected an object with images, annotations and categories")
+        raise DataError(f"found {short_repr(value)}{hint}, expected an object with images, annotations and categories")
     if not isinstance(value.get(key), list):
-        raise DataError(f"{key}: found {shown(value.get(key))}, expected a list")
+        raise DataError(f"{key}: found {short_repr(value.get(key))}, expected a list")
     return value[key]
 
 
@@ -168,7 +168,7 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
         where = f"{path}:categories[{index}]"
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: found {shown(category)}, expected an object with id and name")
+            raise DataError(f"{where}: found {short_repr(category)}, expected an object with id and name")
         try:
             places.setdefault((id_key(category.get("id"), "id"), name), where)
         except DataError as fault:
@@ -192,7 +192,7 @@ def id_key(value: Any, field: str) -> Key:
     if isinstance(value, str) and value.strip():
         text = value.strip()
         return int(text) if _NUMBER.fullmatch(text) else text
-    raise DataError(f"{field}: found {shown(value)}, expected an integer or a text")
+    raise DataError(f"{field}: found {short_repr(value)}, expected an integer or a text")
 
 
 def _whole(value: Any) -> Any:
@@ -202,7 +202,7 @@ def _whole(value: Any) -> Any:
 
 def _id(image: Any) -> Key:
     if not isinstance(image, dict):
-        raise DataError(f"found {shown(image)}, expected an object")
+        raise DataError(f"found {short_repr(image)}, expected an object")
     return id_key(image.get("id"), "id")
 
 
@@ -223,7 +223,7 @@ def _boxes_by_image(
     for index, annotation in enumerate(annotations):
         try:
             if not isinstance(annotation, dict):
-                raise DataError(f"found {shown(annotation)}, expected an object")
+                raise DataError(f"found {short_repr(annotation)}, expected an object")
             image_id = id_key(annotation.get("image_id"), "image_id")
             if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
@@ -282,7 +282,7 @@ def _bbox(annotation: Mapping[str, Any]) -> List[float]:
         if corners:
             return corners
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"bbox: found {shown(value)}, expected [left, top, width, height]", "bad-coordinates")
+        raise DataError(f"bbox: found {short_repr(value)}, expected [left, top, width, height]", "bad-coordinates")
     return [number(part, f"bbox {key}") for part, key in zip(value, _SIDES)]
 
 

@@ -20,19 +20,250 @@ Rules for cases that the schema leaves open:
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
+from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.formats.box_label import box_label, read_box_label
-from ssd_train.data.formats.fields import image_name, shown
-from ssd_train.data.formats.gather import Gather, class_table
-from ssd_train.data.formats.ground_truth_survey import BOX_TYPE, METADATA, Survey, choose_attribute, survey
-from ssd_train.data.formats.jsonl import PathLike, dump_json, numbered_lines, parse_object
-from ssd_train.data.records import ClassNames, LabelSet, Record
+from ssd_train.data.formats.builder import Gather, class_table
+from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
+from ssd_train.data.formats.validators import (
+    BoxLabel,
+    Corners,
+    box_corners,
+    class_number,
+    image_name,
+    image_size,
+    number,
+    short_repr,
+    whole_number,
+)
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.storage import open_atomic
+from ssd_train.storage.atomic import open_atomic
+
+BOX_TYPE = "groundtruth/object-detection"
+VIDEO_TYPE = "groundtruth/video-object-detection"
+TRACKING_TYPE = "groundtruth/video-object-tracking"
+VERIFICATION_TYPE = "groundtruth/label-verification"
+METADATA = "-metadata"
+UNTYPED = "no type"
+
+
+@dataclass
+class Attribute:
+    """Metadata of one label attribute, collected from all lines.
+
+    Attributes:
+        kinds: Job type -> number of the first line of that type.
+        newest: Latest creation-date of the bounding-box lines, "" if no line has one.
+        names: (class id, name) in the class-maps of the bounding-box lines -> number of the first line with it.
+        faults: Number of a line -> the error in its class-map.
+        verdicts: Class-name given by a verification job -> number of lines.
+    """
+
+    kinds: Dict[str, int] = field(default_factory=dict)
+    newest: str = ""
+    names: Dict[Tuple[int, str], int] = field(default_factory=dict)
+    faults: Dict[int, DataError] = field(default_factory=dict)
+    verdicts: Dict[str, int] = field(default_factory=dict)
+    # the last valid class-map
+    _last_map: Dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def add(self, line_number: int, metadata: Dict[str, Any]) -> None:
+        """Add the metadata of one line."""
+        kind = metadata.get("type")
+        kind = kind if isinstance(kind, str) else UNTYPED
+        self.kinds.setdefault(kind, line_number)
+        if kind == VERIFICATION_TYPE:
+            verdict = str(metadata.get("class-name"))
+            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+        if kind != BOX_TYPE:
+            return
+        date = metadata.get("creation-date")
+        if isinstance(date, str) and date > self.newest:
+            self.newest = date
+        try:
+            self._add_names(line_number, metadata.get("class-map", {}))
+        except DataError as error:
+            self.faults[line_number] = DataError(f"class-map: {error}", "bad-class-map")
+
+    def _add_names(self, line_number: int, class_map: Any) -> None:
+        if class_map == self._last_map:  # nearly every line repeats it
+            return
+        for name, class_id in read_class_map(class_map).items():
+            self.names.setdefault((class_id, name), line_number)
+        self._last_map = class_map
+
+
+def read_class_map(class_map: Any) -> Dict[str, int]:
+    """Return name -> class id of the class-map of one line.
+
+    Raises:
+        DataError: it is not an object of ids and names, or a name has two ids; the message names no line.
+    """
+    if not isinstance(class_map, dict):
+        raise DataError(f"found {short_repr(class_map)}, expected an object")
+    ids: Dict[str, int] = {}
+    for key, name in class_map.items():
+        class_id = whole_number(key, "class id")
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"class {class_id}: found {short_repr(name)}, expected a name that is not blank")
+        if ids.setdefault(name, class_id) != class_id:
+            raise DataError(f"found {name!r} under the ids {ids[name]} and {class_id}, expected one id in one line")
+    return ids
+
+
+@dataclass
+class ManifestScan:
+    """Result of the first pass.
+
+    Attributes:
+        attributes: The label attributes by name.
+        faults: Number of a line that is not a JSON object -> the error.
+        first_line: Number of the first line that is a JSON object, 0 if there is none.
+        first_keys: Keys of that line.
+    """
+
+    attributes: Dict[str, Attribute] = field(default_factory=dict)
+    faults: Dict[int, DataError] = field(default_factory=dict)
+    first_line: int = 0
+    first_keys: Tuple[str, ...] = ()
+
+
+def scan(path: PathLike) -> ManifestScan:
+    """Read all lines of a manifest once.
+
+    Raises:
+        DataError: the file is unreadable, is empty, or contains no JSON object.
+    """
+    found = ManifestScan()
+    for line_number, raw in numbered_lines(path):
+        try:
+            line = parse_object(raw)
+        except DataError as error:
+            found.faults[line_number] = error
+            continue
+        if not found.first_line:
+            found.first_line, found.first_keys = line_number, tuple(line)
+        for key, metadata in line.items():
+            if key.endswith(METADATA) and isinstance(metadata, dict):
+                found.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
+    if not found.first_line and not found.faults:
+        raise DataError(f"{path}: is empty, expected one labelled image on each line")
+    if not found.first_line:
+        line_number, fault = next(iter(found.faults.items()))
+        raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object", fault.code)
+    return found
+
+
+def choose_attribute(found: ManifestScan, wanted: Optional[str], path: PathLike) -> str:
+    """Return `wanted`, or else the bounding-box attribute with the newest date.
+
+    Raises:
+        DataError: the file has no boxes, or several attributes have the newest creation-date.
+        ConfigError: the attribute `wanted` has no boxes in the file.
+    """
+    boxes = {name: attribute for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds}
+    if not boxes:
+        raise _no_boxes(found, path)
+    if wanted is not None:
+        if wanted not in boxes:
+            raise ConfigError(
+                f"label_attribute: found {wanted!r}, expected one with boxes in {path}: {', '.join(sorted(boxes))}"
+            )
+        return wanted
+    newest = max(attribute.newest for attribute in boxes.values())
+    candidates = sorted(name for name, attribute in boxes.items() if attribute.newest == newest)
+    if len(candidates) > 1:
+        raise DataError(
+            f"{path}: found boxes of {len(candidates)} jobs with the same creation-date ({', '.join(candidates)}), "
+            "expected --label_attribute to say which",
+            "ambiguous-label-attribute",
+        )
+    return candidates[0]
+
+
+def _no_boxes(found: ManifestScan, path: PathLike) -> DataError:
+    kinds = {
+        kind: (line, name) for name, attribute in found.attributes.items() for kind, line in attribute.kinds.items()
+    }
+    if not kinds:
+        keys = ", ".join(found.first_keys[:5]) or "no keys"
+        return DataError(
+            f"{path}:{found.first_line}: found {keys}, expected a label attribute and its metadata of type {BOX_TYPE}"
+        )
+    line = min(line for line, _ in kinds.values())
+    listed = ", ".join(f"{kind} ({name})" for kind, (_, name) in sorted(kinds.items()))
+    hint = "; prepare convert makes boxes of video frames" if {VIDEO_TYPE, TRACKING_TYPE} & set(kinds) else ""
+    return DataError(f"{path}:{line}: found labels of type {listed}, expected {BOX_TYPE}{hint}", "wrong-job-type")
+
+
+def box_label(record: LabeledImage) -> Dict[str, Any]:
+    """Return the label object of a record: annotations and, if known, image_size.
+
+    Class ids are those of the record. Ignored regions are not written.
+    """
+    annotations = []
+    for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
+        box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
+        annotations.append({"class_id": class_id, **{key: _short(value) for key, value in box.items()}})
+    label: Dict[str, Any] = {"annotations": annotations}
+    if record.size_wh is not None:
+        label["image_size"] = [{"width": record.size_wh[0], "height": record.size_wh[1], "depth": 3}]
+    return label
+
+
+def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
+    """Parse a label object.
+
+    Args:
+        label: The JSON object.
+        table: Class id in the file -> class id in the result.
+
+    Raises:
+        DataError: the label is malformed; the message names the box and the field, but not the file.
+    """
+    annotations = label.get("annotations")
+    if not isinstance(annotations, list):
+        raise DataError(f"annotations: found {short_repr(annotations)}, expected a list")
+    read = BoxLabel([], [], _size(label))
+    for index, annotation in enumerate(annotations):
+        try:
+            corners, class_id = _box(annotation, table)
+        except DataError as error:
+            raise error.at(f"box {index}") from None
+        read.boxes.append(corners)
+        read.class_ids.append(class_id)
+    return read
+
+
+def _box(annotation: Any, table: Mapping[int, int]) -> Tuple[Corners, int]:
+    if not isinstance(annotation, dict):
+        raise DataError(f"found {short_repr(annotation)}, expected an object")
+    class_id = class_number(annotation.get("class_id"), "class_id")
+    if class_id not in table:
+        raise DataError(
+            f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
+        )
+    left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
+    return box_corners(left, top, width, height), table[class_id]
+
+
+def _size(label: Dict[str, Any]) -> Optional[SizeWH]:
+    sizes = label.get("image_size")
+    if sizes is None:
+        return None
+    if not isinstance(sizes, list) or len(sizes) != 1:
+        raise DataError(f"image_size: found {short_repr(sizes)}, expected a list of one object", "bad-image-size")
+    return image_size(sizes[0], "image_size")
+
+
+def _short(value: float) -> float:
+    return int(value) if value == int(value) else value
+
 
 NO_SOURCE = "no source-ref"
 NO_LABEL = "label attribute missing"
@@ -46,7 +277,7 @@ _SUFFIXES = (".manifest", ".jsonl")
 
 def read_ground_truth(
     path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error", verified: str = ""
-) -> LabelSet:
+) -> Labels:
     """Read a manifest, or the one manifest of a folder.
 
     Boxes are clipped to `image_size`, and dropped if less than 1 px wide or high or less than a tenth is inside; each
@@ -65,7 +296,7 @@ def read_ground_truth(
             result `verified`, or `on_bad` is invalid.
     """
     manifest = find_manifest(path)
-    found = survey(manifest)
+    found = scan(manifest)
     attribute = choose_attribute(found, label_attribute, manifest)
     places = {key: f"{manifest}:{line}" for key, line in found.attributes[attribute].names.items()}
     names, table = class_table(places)
@@ -79,7 +310,7 @@ def read_ground_truth(
                 raise faults[line_number]
             value = parse_object(line)
             if job and verdict_of(value, job) != verified:
-                gather.skip(where, NOT_VERIFIED, f"{job!r}: {shown(verdict_of(value, job))}")
+                gather.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(value, job))}")
             else:
                 _add(gather, where, value, attribute, table)
         except DataError as fault:
@@ -87,7 +318,7 @@ def read_ground_truth(
     return gather.label_set(names, _details(found, attribute))
 
 
-def verification_job(found: Survey, verdict: str, manifest: Path) -> str:
+def verification_job(found: ManifestScan, verdict: str, manifest: Path) -> str:
     """Return the label attribute of the only verification job in a manifest.
 
     Raises:
@@ -113,7 +344,7 @@ def verdict_of(line: Mapping[str, Any], job: str) -> Any:
 
 def write_ground_truth(
     path: PathLike,
-    records: Iterable[Record],
+    records: Iterable[LabeledImage],
     class_names: ClassNames,
     label_attribute: str = "bounding-box",
     creation_date: Optional[datetime] = None,
@@ -200,9 +431,9 @@ def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str,
     if attribute not in line:
         return NO_LABEL, f"{source!r} has no {attribute!r}"
     if metadata.get("type") != BOX_TYPE:
-        return OTHER_TYPE, f"found {shown(metadata.get('type'))}"
+        return OTHER_TYPE, f"found {short_repr(metadata.get('type'))}"
     if not isinstance(line[attribute], dict):
-        return NOT_AN_OBJECT, f"found {shown(line[attribute])}"
+        return NOT_AN_OBJECT, f"found {short_repr(line[attribute])}"
     return None
 
 
@@ -211,7 +442,7 @@ def _check_attribute(name: str) -> None:
         raise ConfigError(f"label_attribute: found {name!r}, expected a name that does not end in -metadata or -ref")
 
 
-def _details(found: Survey, attribute: str) -> Dict[str, str]:
+def _details(found: ManifestScan, attribute: str) -> Dict[str, str]:
     others = [
         f"{name} ({', '.join(sorted(other.kinds))})"
         for name, other in sorted(found.attributes.items())

@@ -16,19 +16,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from ssd_train.data.formats.box_label import box_label, read_box_label
-from ssd_train.data.formats.fields import class_number, image_name, shown, whole_number
-from ssd_train.data.formats.gather import Gather, class_table
-from ssd_train.data.formats.jsonl import PathLike, dump_json, read_json
-from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
-from ssd_train.data.records import MAX_CLASSES, ClassNames, LabelSet, Record
-from ssd_train.data.sources import key_parts
+from ssd_train.data.formats.builder import Gather, class_table, label_files, new_folder, new_label_file
+from ssd_train.data.formats.ground_truth import box_label, read_box_label
+from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
+from ssd_train.data.formats.validators import class_number, image_name, short_repr, whole_number
+from ssd_train.data.image_sources import key_parts
+from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
 
 OTHER_IDS = "categories of no file used: here they lack a class id of the annotations"
 
 
-def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> LabelSet:
+def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> Labels:
     """Read all JSON files below a folder; `Record.where` is the file.
 
     Args:
@@ -64,7 +63,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
     return gather.label_set(class_names)
 
 
-def write_image_json(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
+def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
     """Write one JSON file per record to a new folder; return their number.
 
     The folder appears only when it is complete. `file` is the name of the record without the bucket. The JSON file has
@@ -121,7 +120,7 @@ def _survey(files: List[Path]) -> _Survey:
 
 def _object(value: Any) -> Dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"found {shown(value)}, expected one JSON object")
+        raise DataError(f"found {short_repr(value)}, expected one JSON object")
     return value
 
 
@@ -129,11 +128,11 @@ def _categories(label: Mapping[str, Any]) -> Iterator[Tuple[int, str]]:
     """Yield (class id, name) of `categories`, if present."""
     categories = label.get("categories", [])
     if not isinstance(categories, list):
-        raise DataError(f"categories: found {shown(categories)}, expected a list")
+        raise DataError(f"categories: found {short_repr(categories)}, expected a list")
     for index, category in enumerate(categories):
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"categories: found {shown(category)} at {index}, expected class_id and name")
+            raise DataError(f"categories: found {short_repr(category)} at {index}, expected class_id and name")
         yield whole_number(category.get("class_id"), f"categories: class_id at {index}"), name
 
 

@@ -21,16 +21,138 @@ from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.class_list import NAMES, read_class_list
-from ssd_train.data.formats.detection_label import pack_label, unpack_label
-from ssd_train.data.formats.fields import BoxLabel, image_name
-from ssd_train.data.formats.framing import read_record, read_records, write_record
-from ssd_train.data.formats.gather import Gather, numbered_classes
-from ssd_train.data.formats.jsonl import PathLike
-from ssd_train.data.images import decode, encode_png, read_header, turn_for
-from ssd_train.data.records import ClassNames, ImageSource, LabelSet, Record
+from ssd_train.boxes import SizeWH
+from ssd_train.data.formats.builder import Gather, placeholder_classes
+from ssd_train.data.formats.json_lines import PathLike, read_bytes
+from ssd_train.data.formats.recordio_framing import read_record, read_records, write_record
+from ssd_train.data.formats.validators import DIFFICULT, OBJECT, BoxLabel, image_name
+from ssd_train.data.image_io import decode, encode_png, orientation_for, read_header
+from ssd_train.data.structures import MAX_CLASSES, ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import DataError
-from ssd_train.storage import open_atomic
+from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
+
+_HEADER = (2.0, 5.0)
+_PADDING = -1.0
+_PIXELS = 2.0  # a coordinate beyond this is in pixels instead of normalized, a common mistake
+
+
+def pack_label(record: LabeledImage, size_wh: SizeWH, flagged: bool = False) -> np.ndarray:
+    """Encode the boxes of a record as a float32 label array.
+
+    An image without boxes gets one row of padding.
+
+    Args:
+        record: Boxes in pixels of an image of `size_wh`.
+        size_wh: (width, height) of the image in pixels.
+        flagged: Write six values per object, the last one the "difficult" flag, and include the difficult objects of
+            `record.ignored`.
+
+    Returns:
+        Array of shape (2 + 5 N,), or (2 + 6 N,) if `flagged`.
+    """
+    header = (2.0, 6.0) if flagged else _HEADER
+    boxes, class_ids = record.boxes, record.class_ids
+    if flagged:
+        difficult = record.ignored.take(~record.ignored.crowds)
+        boxes, class_ids = np.concatenate([boxes, difficult.boxes]), np.concatenate([class_ids, difficult.class_ids])
+    if not len(boxes):
+        return np.array([*header, *[_PADDING] * int(header[1])], "<f4")
+    width, height = size_wh
+    shares = boxes.astype(np.float64) / (width, height, width, height)
+    columns = [class_ids[:, None], shares]
+    if flagged:
+        columns.append((np.arange(len(boxes)) >= len(record.boxes))[:, None])
+    return np.concatenate([header, np.concatenate(columns, axis=1).ravel()]).astype("<f4")
+
+
+def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
+    """Decode a float32 label array (n,) into boxes in pixels of an image of `size_wh`.
+
+    Raises:
+        DataError: the label is malformed; the message names no file.
+    """
+    rows = _rows(label)
+    rows = rows[rows[:, 0] != _PADDING]
+    if not np.isfinite(rows[:, :5]).all():
+        raise DataError("label: found NaN or infinity, expected finite numbers", "bad-coordinates")
+    ids, shares = rows[:, 0], rows[:, 1:5].astype(np.float64)
+    bad = ids[(ids < 0) | (ids % 1 != 0) | (ids >= MAX_CLASSES)]
+    if len(bad):
+        raise DataError(f"class id: found {bad[0]:g}, expected an integer of 0 to {MAX_CLASSES - 1}", "unknown-class")
+    if (np.abs(shares) > _PIXELS).any():
+        raise DataError(
+            f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)",
+            "bad-coordinates",
+        )
+    inverted = (shares[:, 2] < shares[:, 0]) | (shares[:, 3] < shares[:, 1])  # `fit_boxes` drops boxes of size 0
+    if inverted.any():
+        index = int(np.argmax(inverted))
+        raise DataError(
+            f"box {index}: found {shares[index].tolist()}, expected xmin <= xmax and ymin <= ymax", "box-degenerate"
+        )
+    corners = _pixels(shares, size_wh)
+    read = BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
+    flags = rows[:, 5] if rows.shape[1] > 5 else ids[:0]
+    if not (flags == 1).any() or not np.isin(flags, (0, 1)).all():
+        return read
+    return read._replace(kinds=[DIFFICULT if flag else OBJECT for flag in flags.tolist()])
+
+
+def _rows(label: np.ndarray) -> np.ndarray:
+    """Return the rows of the objects, float32 (N, B)."""
+    if len(label) < 2 or not np.isfinite(label[:2]).all() or (label[:2] % 1).any():
+        raise DataError(f"label: found {label[:2].tolist()}, expected the integer lengths of header and objects first")
+    header, width = int(label[0]), int(label[1])
+    if not 2 <= header <= len(label) or width < 5:
+        raise DataError(
+            f"label: found lengths {header} of the header and {width} of an object in {len(label)} numbers, "
+            "expected at least 2 and 5"
+        )
+    if (len(label) - header) % width:
+        raise DataError(f"label: found {len(label) - header} numbers of objects, expected a multiple of {width}")
+    return label[header:].reshape(-1, width)
+
+
+def _pixels(shares: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+    """Convert normalized corners (N, 4) to pixels.
+
+    A value within float32 precision of a whole pixel is rounded to it.
+    """
+    scale = np.array([*size_wh, *size_wh], np.float64)
+    pixels = shares * scale
+    whole = np.round(pixels)
+    return np.where(np.abs(pixels - whole) <= scale * 2.0**-24, whole, pixels)
+
+
+NAMES = ".names"  # file extension
+
+
+def read_class_list(path: PathLike) -> ClassNames:
+    """Read class names from a UTF-8 file.
+
+    Raises:
+        DataError: the file is unreadable or not UTF-8, or a name is blank or repeated; starts with the path.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+        return ClassNames(tuple(line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
+    except DataError as error:
+        raise error.at(path) from None
+
+
+def write_class_list(path: PathLike, class_names: ClassNames) -> None:
+    """Write class names to a file, atomically.
+
+    Raises:
+        DataError: a name contains a line break.
+    """
+    for name in class_names:
+        if "\n" in name or "\r" in name:
+            raise DataError(f"class {name!r}: holds a line end, which a {NAMES} file cannot")
+    write_bytes_atomic(Path(path), "".join(f"{name}\n" for name in class_names).encode("utf-8"))
+
 
 _HEAD = struct.Struct("<IfQQ")
 _READABLE = ("JPEG", "PNG", "BMP")  # formats that MXNet 1.9.1 decodes
@@ -51,7 +173,7 @@ class RecordImages:
         self._path = path
         self._offsets = offsets  # name -> (number of the record, counted from 1, byte offset)
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image of a record.
 
         Raises:
@@ -69,7 +191,7 @@ class RecordImages:
         except DataError as fault:
             raise fault.at(where) from None
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return ``file:number`` of the record, counted from 1.
 
         Raises:
@@ -82,7 +204,7 @@ class RecordImages:
 
 def read_recordio(
     path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error"
-) -> Tuple[LabelSet, RecordImages]:
+) -> Tuple[Labels, RecordImages]:
     """Read the labels of a `.rec` file, and return them with the source of its images.
 
     The file is read once, sequentially; the `.idx` file is not used. Names of images are read from the `.lst` file next
@@ -115,11 +237,11 @@ def read_recordio(
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
     highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
-    numbered, _ = numbered_classes(highest + 1)
+    numbered, _ = placeholder_classes(highest + 1)
     return gather.label_set(class_names or numbered), RecordImages(place, offsets)
 
 
-def write_recordio(path: PathLike, records: Iterable[Record], images: ImageSource, flagged: bool = False) -> int:
+def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> int:
     """Write `.rec`, `.idx` and `.lst` files; return the number of images.
 
     Each file is written atomically. Images are read one at a time. An image without boxes gets one row of padding (-1),
@@ -181,20 +303,20 @@ def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
     return label
 
 
-def _upright(data: bytes, record: Record) -> "Tuple[bytes, Tuple[int, int]]":
+def _upright(data: bytes, record: LabeledImage) -> "Tuple[bytes, Tuple[int, int]]":
     """Return an image that all readers decode to the same pixels, and (width, height).
 
     An image that is not stored upright, or that MXNet cannot decode, is converted to PNG.
     """
     where = record.where or record.name
     header = read_header(data, where)
-    if turn_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
+    if orientation_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
         return data, header.shown_wh
     image = decode(data, where, record.size_wh)
     return encode_png(image), (image.shape[1], image.shape[0])
 
 
-def _lst_line(index: int, label: np.ndarray, record: Record) -> bytes:
+def _lst_line(index: int, label: np.ndarray, record: LabeledImage) -> bytes:
     key = record.name.partition("://")[2].partition("/")[2] or record.name
     if any(sign in key for sign in "\t\r\n"):
         raise DataError(f"{record.where or record.name}: found a tab or line end in {key!r}, which a .lst cannot hold")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
-from ssd_train.data.boxes import SizeWH
+from ssd_train.boxes import SizeWH
 from ssd_train.errors import DataError
 
 MAX_SIDE = 1_000_000  # px; below 2**23, so the corners of a box of 1 px differ in float32
@@ -77,10 +77,10 @@ def number(value: Any, field: str) -> float:
     Strings, booleans, null, NaN and infinity are invalid.
     """
     if type(value) is not int and type(value) is not float:
-        raise DataError(f"{field}: found {shown(value)}, expected a number", "bad-coordinates")
+        raise DataError(f"{field}: found {short_repr(value)}, expected a number", "bad-coordinates")
     if not -MAX_SIDE <= value <= MAX_SIDE:  # false for NaN too
         raise DataError(
-            f"{field}: found {shown(value)}, expected a number of pixels up to {MAX_SIDE}", "bad-coordinates"
+            f"{field}: found {short_repr(value)}, expected a number of pixels up to {MAX_SIDE}", "bad-coordinates"
         )
     return value
 
@@ -91,7 +91,7 @@ def text_number(text: str, field: str) -> float:
     A pattern is checked first, because float() also accepts nan, inf and 1_000.
     """
     if len(text) > 100 or not _DECIMAL.fullmatch(text):
-        raise DataError(f"{field}: found {shown(text)}, expected a number", "bad-coordinates")
+        raise DataError(f"{field}: found {short_repr(text)}, expected a number", "bad-coordinates")
     return number(float(text), field)
 
 
@@ -101,7 +101,7 @@ def whole_number(value: Any, field: str) -> int:
         return value
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
-    raise DataError(f"{field}: found {shown(value)}, expected an integer of 0 or more")
+    raise DataError(f"{field}: found {short_repr(value)}, expected an integer of 0 or more")
 
 
 def class_number(value: Any, field: str) -> int:
@@ -115,14 +115,18 @@ def class_number(value: Any, field: str) -> int:
 def image_size(value: Any, field: str) -> SizeWH:
     """Parse ``{"width": 640, "height": 480, ...}`` into (width, height) in pixels."""
     if not isinstance(value, dict):
-        raise DataError(f"{field}: found {shown(value)}, expected an object with width and height", "bad-image-size")
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected an object with width and height", "bad-image-size"
+        )
     return side(value.get("width"), f"{field} width"), side(value.get("height"), f"{field} height")
 
 
 def side(value: Any, field: str) -> int:
     """Validate the width or height of an image: an integer from 1 to MAX_SIDE."""
     if type(value) is not int or not 1 <= value <= MAX_SIDE:
-        raise DataError(f"{field}: found {shown(value)}, expected an integer from 1 to {MAX_SIDE}", "bad-image-size")
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected an integer from 1 to {MAX_SIDE}", "bad-image-size"
+        )
     return value
 
 
@@ -132,10 +136,10 @@ def image_name(value: Any, field: str) -> str:
     File systems reject NUL, and UTF-8 cannot encode lone surrogates.
     """
     if not isinstance(value, str) or not value:
-        raise DataError(f"{field}: found {shown(value)}, expected the name of an image", "bad-image-name")
+        raise DataError(f"{field}: found {short_repr(value)}, expected the name of an image", "bad-image-name")
     if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
         raise DataError(
-            f"{field}: found {shown(value)}, expected a name without NUL and lone surrogates", "bad-image-name"
+            f"{field}: found {short_repr(value)}, expected a name without NUL and lone surrogates", "bad-image-name"
         )
     return value
 
@@ -147,7 +151,8 @@ def box_corners(left: float, top: float, width: float, height: float) -> Corners
     """
     if width < 0 or height < 0:
         raise DataError(
-            f"found width {shown(width)} and height {shown(height)}, expected neither below 0", "box-degenerate"
+            f"found width {short_repr(width)} and height {short_repr(height)}, expected neither below 0",
+            "box-degenerate",
         )
     return (left, top, left + width, top + height)
 
@@ -191,7 +196,7 @@ def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners]
     return (left, top, right, bottom), CLIPPED if excess > ROUNDING else ""
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Format an invalid value for an error message: short, and in JSON's terms."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -20,13 +20,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.fields import BoxLabel, box_corners, class_number, image_name, number, shown
-from ssd_train.data.formats.gather import Gather, class_table
-from ssd_train.data.formats.ground_truth import find_manifest
-from ssd_train.data.formats.ground_truth_survey import METADATA, TRACKING_TYPE, VIDEO_TYPE, read_class_map
-from ssd_train.data.formats.jsonl import PathLike, read_json, read_json_lines
-from ssd_train.data.records import LabelSet, Record
-from ssd_train.data.sources import key_parts
+from ssd_train.data.formats.builder import Gather, class_table
+from ssd_train.data.formats.ground_truth import METADATA, TRACKING_TYPE, VIDEO_TYPE, find_manifest, read_class_map
+from ssd_train.data.formats.json_lines import PathLike, read_json, read_json_lines
+from ssd_train.data.formats.validators import BoxLabel, box_corners, class_number, image_name, number, short_repr
+from ssd_train.data.image_sources import key_parts
+from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
 VIDEO_TYPES = (VIDEO_TYPE, TRACKING_TYPE)
@@ -47,7 +46,7 @@ class _Sequence(NamedTuple):
     metadata: Dict[str, Any]
 
 
-def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> LabelSet:
+def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> Labels:
     """Read all frames of an output manifest; `Record.size_wh` is None.
 
     Args:
@@ -141,7 +140,7 @@ def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, Li
     try:
         value = read_json(place)
         if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
-            raise DataError(f"found {shown(value)}, expected an object with prefix and frames")
+            raise DataError(f"found {short_repr(value)}, expected an object with prefix and frames")
         prefix = image_name(value.get("prefix"), "prefix")
         return prefix.rstrip("/"), [image_name(_get(frame, "frame"), "frame") for frame in value["frames"]]
     except DataError as fault:
@@ -154,7 +153,7 @@ def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, in
         value = read_json(place)
         key = next((key for key in _LISTS if isinstance(_get(value, key), list)), None)
         if key is None:
-            raise DataError(f"found {shown(value)}, expected an object with {' or '.join(_LISTS)}")
+            raise DataError(f"found {short_repr(value)}, expected an object with {' or '.join(_LISTS)}")
     except DataError as fault:
         raise fault.at(place) from None
     labelled = set()
@@ -192,12 +191,12 @@ def _label(frame: Mapping[str, Any], table: Mapping[int, int]) -> BoxLabel:
 
 def _get(value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise DataError(f"found {shown(value)}, expected an object with {key}")
+        raise DataError(f"found {short_repr(value)}, expected an object with {key}")
     return value.get(key)
 
 
 def _find(root: Path, name: str) -> Optional[Path]:
     """Return the first of a/b/c, b/c, c that is a file below `root`, or None."""
-    parts = key_parts(Record(image_name(name, "reference"), np.zeros((0, 4)), np.zeros(0)))
+    parts = key_parts(LabeledImage(image_name(name, "reference"), np.zeros((0, 4)), np.zeros(0)))
     places = [root.joinpath(*parts[first:]) for first in range(len(parts))]
     return next((place for place in places if place.is_file()), None)

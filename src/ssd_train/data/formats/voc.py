@@ -21,25 +21,30 @@ from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 from xml.etree import ElementTree
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.formats.fields import (
+from ssd_train.boxes import SizeWH
+from ssd_train.data.formats.builder import (
+    Gather,
+    PicturesOfLabels,
+    label_files,
+    names_agree,
+    new_folder,
+    new_label_file,
+)
+from ssd_train.data.formats.json_lines import PathLike, read_bytes
+from ssd_train.data.formats.validators import (
     DIFFICULT,
     OBJECT,
     BoxLabel,
     Corners,
     box_corners,
     image_name,
-    shown,
+    short_repr,
     side,
     text_number,
 )
-from ssd_train.data.formats.gather import Gather
-from ssd_train.data.formats.jsonl import PathLike, read_bytes
-from ssd_train.data.formats.label_folder import label_files, new_folder, new_label_file
-from ssd_train.data.formats.pairing import PicturesOfLabels, names_agree
-from ssd_train.data.official_sets import voc_sets
-from ssd_train.data.records import ClassNames, LabelSet, Record
-from ssd_train.data.sources import key_parts
+from ssd_train.data.image_sources import key_parts
+from ssd_train.data.predefined_splits import voc_sets
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed by XML 1.0, section 2.2
@@ -70,7 +75,7 @@ def read_voc(
     class_names: Optional[ClassNames] = None,
     on_bad: str = "error",
     images: Optional[PathLike] = None,
-) -> LabelSet:
+) -> Labels:
     """Read all XML files below a folder; `Record.where` is the XML file.
 
     `Record.name` is the path of the image below the folder `images`. Without such an image, it is ``filename``, or else
@@ -151,7 +156,7 @@ def _pictures(read: Sequence[_Annotation], pictures: PicturesOfLabels) -> "Dict[
     return found
 
 
-def write_voc(path: PathLike, records: Iterable[Record], class_names: ClassNames) -> int:
+def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
     """Write one XML file per record to a new folder; return their number.
 
     The folder appears only when it is complete. ``filename`` is the name of the record without the bucket. The XML file
@@ -202,7 +207,7 @@ def _annotation(file: Path) -> _Annotation:
 def _is_true(element: ElementTree.Element, path: str) -> bool:
     text = (element.findtext(path) or "").strip().lower()
     if text not in (*_TRUE, *_FALSE):
-        raise DataError(f"{path}: found {shown(text)}, expected 0 or 1")
+        raise DataError(f"{path}: found {short_repr(text)}, expected 0 or 1")
     return text in _TRUE
 
 
@@ -235,7 +240,7 @@ def _number(element: ElementTree.Element, path: str) -> float:
     return text_number(_text(element, path), path)
 
 
-def _element(name: str, record: Record, class_names: ClassNames) -> ElementTree.Element:
+def _element(name: str, record: LabeledImage, class_names: ClassNames) -> ElementTree.Element:
     if record.size_wh is None:
         raise DataError(f"{record.where or record.name}: found no image size, expected one: VOC needs it")
     if name != name.strip() or _NOT_XML.search(name):

@@ -17,21 +17,21 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 
-from ssd_train.data.fifo import fifo_path, open_fifo
-from ssd_train.data.formats.fields import BoxLabel
-from ssd_train.data.formats.gather import Gather, class_table, numbered_classes
-from ssd_train.data.formats.ground_truth_survey import read_class_map
-from ssd_train.data.formats.pipe import Sample, read_samples
-from ssd_train.data.images import check_limits, check_whole, read_header
-from ssd_train.data.records import ClassNames, LabelSet
-from ssd_train.data.spill import SpillFile, SpillImages
+from ssd_train.data.formats.builder import Gather, class_table, placeholder_classes
+from ssd_train.data.formats.ground_truth import read_class_map
+from ssd_train.data.formats.validators import BoxLabel
+from ssd_train.data.image_io import check_complete, check_limits, read_header
+from ssd_train.data.pipe.fifo import fifo_path, open_fifo
+from ssd_train.data.pipe.samples import Sample, read_samples
+from ssd_train.data.pipe.spill import SpillFile, SpillImages
+from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.errors import DataError
 
 Table = Mapping[int, int]
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedImage:
     """An image as received.
 
     Attributes:
@@ -62,7 +62,7 @@ class Channel:
     """
 
     path: Path
-    received: List[Received] = field(default_factory=list)
+    received: List[ReceivedImage] = field(default_factory=list)
     faults: List[Tuple[str, DataError]] = field(default_factory=list)
     classes: Dict[Tuple[int, str], str] = field(default_factory=dict)
     spill: Optional[SpillFile] = None
@@ -82,10 +82,10 @@ class Channel:
                 return names, table
             return class_names, {class_id: class_names.index(names[index]) for class_id, index in table.items()}
         highest = max((class_id for one in self.received for class_id in one.label.class_ids), default=-1)
-        names = class_names or numbered_classes(highest + 1)[0]
+        names = class_names or placeholder_classes(highest + 1)[0]
         return names, {class_id: class_id for class_id in range(len(names))}
 
-    def label_set(self, class_names: ClassNames, table: Table, on_bad: str) -> Tuple[LabelSet, Optional[SpillImages]]:
+    def label_set(self, class_names: ClassNames, table: Table, on_bad: str) -> Tuple[Labels, Optional[SpillImages]]:
         """Return the labels sorted by image hash, and the images if they fit.
 
         Args:
@@ -102,7 +102,7 @@ class Channel:
             seen[one.digest] = copies = seen.get(one.digest, 0) + 1
             name = image_name(self.path, one.digest, one.ending, copies)
             try:
-                gather.add(one.where, name, with_table(one.label, table))
+                gather.add(one.where, name, map_class_ids(one.label, table))
             except DataError as fault:
                 gather.fault(one.where, fault)
             if images:
@@ -110,7 +110,7 @@ class Channel:
         return gather.label_set(class_names, {"format": "pipe"}), images
 
 
-def receive(path: Path, timeout: float, spill: SpillFile, stop: Optional[Event] = None) -> Channel:
+def read_channel(path: Path, timeout: float, spill: SpillFile, stop: Optional[Event] = None) -> Channel:
     """Read ``<path>_0`` to its end and keep the images in `spill` if they fit.
 
     Args:
@@ -134,7 +134,7 @@ def receive(path: Path, timeout: float, spill: SpillFile, stop: Optional[Event] 
 def _receive_all(file: BinaryIO, where: str, channel: Channel) -> None:
     for sample in read_samples(file, where):
         try:
-            digest, ending, label = take_apart(sample)
+            digest, ending, label = parse_sample(sample)
             for name, class_id in _class_map(sample).items():
                 channel.classes.setdefault((class_id, name), sample.where)
         except DataError as fault:
@@ -144,10 +144,10 @@ def _receive_all(file: BinaryIO, where: str, channel: Channel) -> None:
         if offset is None and channel.spill is not None:
             channel.spill.clear()
             channel.spill = None
-        channel.received.append(Received(sample.where, digest, ending, label, (offset or 0, len(sample.image))))
+        channel.received.append(ReceivedImage(sample.where, digest, ending, label, (offset or 0, len(sample.image))))
 
 
-def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
+def parse_sample(sample: Sample) -> Tuple[str, str, BoxLabel]:
     """Validate a sample and return image hash, file extension and label.
 
     The label has the class ids of the stream.
@@ -157,12 +157,12 @@ def take_apart(sample: Sample) -> Tuple[str, str, BoxLabel]:
     """
     header = read_header(sample.image, "image")
     check_limits(header, "image")
-    check_whole(sample.image, header, "image")
+    check_complete(sample.image, header, "image")
     label = sample.box_label()
     return hashlib.sha256(sample.image).hexdigest()[:24], header.format.lower(), label
 
 
-def with_table(label: BoxLabel, table: Table) -> BoxLabel:
+def map_class_ids(label: BoxLabel, table: Table) -> BoxLabel:
     """Return the label with class ids mapped by `table`.
 
     Raises:

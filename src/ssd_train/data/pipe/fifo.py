@@ -20,7 +20,7 @@ _LOOK = 0.1  # polling interval in seconds
 _AT_ONCE = 1 << 20  # buffer size in bytes
 
 
-class Stopped(Exception):
+class ReadCancelled(Exception):
     """Reading was cancelled."""
 
 
@@ -46,7 +46,7 @@ def open_fifo(path: Path, timeout: float, stop: Optional[Event] = None) -> Binar
     deadline = time.monotonic() + timeout
     while not path.exists():
         if stop is not None and stop.is_set():
-            raise Stopped
+            raise ReadCancelled
         if time.monotonic() > deadline:
             raise DataError(
                 f"{path}: no FIFO after {timeout:g} s, expected Pipe mode to make it: is TrainingInputMode Pipe, and "
@@ -86,7 +86,7 @@ class _Fifo(io.RawIOBase):
         deadline = time.monotonic() + self._timeout
         while not self._poll.poll(_LOOK * 1000):
             if self._stop is not None and self._stop.is_set():
-                raise Stopped
+                raise ReadCancelled
             if time.monotonic() > deadline:
                 raise DataError(
                     f"{self._path}: no data for {self._timeout:g} s, expected the stream to go on or to end "

@@ -14,15 +14,14 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from ssd_train.data.encoded import looks_like
-from ssd_train.data.formats.box_label import read_box_label
-from ssd_train.data.formats.detection_label import unpack_label
-from ssd_train.data.formats.fields import BoxLabel
-from ssd_train.data.formats.framing import read_records
-from ssd_train.data.formats.jsonl import parse_json, parse_object
-from ssd_train.data.formats.recordio import unpack_record
-from ssd_train.data.images import FORMATS, read_header
-from ssd_train.data.records import MAX_CLASSES
+from ssd_train.data.formats.ground_truth import read_box_label
+from ssd_train.data.formats.json_lines import parse_json, parse_object
+from ssd_train.data.formats.recordio import unpack_label, unpack_record
+from ssd_train.data.formats.recordio_framing import read_records
+from ssd_train.data.formats.validators import BoxLabel
+from ssd_train.data.image_format import sniff_format
+from ssd_train.data.image_io import FORMATS, read_header
+from ssd_train.data.structures import MAX_CLASSES
 from ssd_train.errors import DataError
 
 EXPECTED = 'expected AttributeNames ["source-ref", "<label attribute>"], or with "<label attribute>-metadata" third'
@@ -149,7 +148,7 @@ def _first_sample(records: Iterator[Numbered]) -> List[Numbered]:
 def _sample(records: List[Numbered], size: int, where: str) -> PipeSample:
     numbers, data = zip(*records)
     place = f"{where}:{numbers[0]}"
-    stray = [number for number, record in records[1:] if looks_like(record) in FORMATS]
+    stray = [number for number, record in records[1:] if sniff_format(record) in FORMATS]
     if stray or _is_label(data[0]):
         raise DataError(f"{where}:{(stray or numbers)[0]}: found image and label out of step, expected {size} in turn")
     if len(data) < size:
@@ -161,7 +160,7 @@ def _check_attributes(records: List[bytes], where: str) -> None:
     """Raise a DataError unless the records of one sample are those expected."""
     image, others = records[0], records[1:]
     if not _is_image(image):
-        found = "a label" if _is_label(image) else "metadata" if _is_metadata(image) else looks_like(image)
+        found = "a label" if _is_label(image) else "metadata" if _is_metadata(image) else sniff_format(image)
         raise DataError(f"{where}:1: found {found} first, expected the image: {EXPECTED}")
     if not others:
         raise DataError(f"{where}:1: found an image without a label after it: {EXPECTED}")
@@ -177,7 +176,7 @@ def _check_attributes(records: List[bytes], where: str) -> None:
 
 def _is_detection(record: bytes) -> bool:
     try:
-        return looks_like(unpack_record(record).image) in FORMATS
+        return sniff_format(unpack_record(record).image) in FORMATS
     except DataError:
         return False
 
@@ -215,4 +214,4 @@ def _is_metadata(record: bytes) -> bool:
 
 def _described(record: bytes) -> str:
     keys = _keys(record)
-    return f"an object with {', '.join(keys[:5])}" if keys else looks_like(record)
+    return f"an object with {', '.join(keys[:5])}" if keys else sniff_format(record)

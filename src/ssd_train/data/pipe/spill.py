@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import Condition, Event
 from typing import Any, Deque, Dict, NamedTuple, Optional, Tuple, Union
 
-from ssd_train.data.fifo import Stopped
-from ssd_train.data.records import Record
+from ssd_train.data.pipe.fifo import ReadCancelled
+from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
-from ssd_train.storage import errors_of
+from ssd_train.storage.atomic import translate_io_errors
 
 _LOOK = 0.1  # polling interval of `stop` in seconds
 
@@ -47,7 +47,7 @@ class SpillFile:
         if self._size + len(data) > self._limit:
             return None
         offset = self._size
-        with errors_of(self._folder / "the spill file", self._limit):
+        with translate_io_errors(self._folder / "the spill file", self._limit):
             view, done = memoryview(data), 0
             while done < len(data):
                 done += os.pwrite(self._file.fileno(), view[done:], offset + done)
@@ -75,7 +75,7 @@ class SpillImages:
         """Register an image at `place`: offset and length in the file."""
         self._places[name] = place
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
 
         Raises:
@@ -85,7 +85,7 @@ class SpillImages:
             raise DataError(f"{record.where or record.name}: image {record.name!r} not found among those received")
         return self.file.read(*self._places[record.name])
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the place from which the image was received."""
         return record.where or record.name
 
@@ -127,7 +127,7 @@ class SpillQueue:
         with self._changed:
             while True:
                 if self._stop.is_set():
-                    raise Stopped
+                    raise ReadCancelled
                 if self._in_memory + len(data) <= self._memory or not self._entries:
                     self._in_memory += len(data)
                     self._entries.append(_Entry(what, data))

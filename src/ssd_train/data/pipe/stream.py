@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import threading
 import weakref
+import zlib
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import as_boxes
-from ssd_train.data.channel import Table, image_name, take_apart, with_table
-from ssd_train.data.fifo import Stopped, fifo_path, open_fifo
-from ssd_train.data.formats.fields import fit_boxes
-from ssd_train.data.formats.gather import NO_BOX_LEFT, fit_ignored
-from ssd_train.data.formats.pipe import Sample, read_samples
-from ssd_train.data.records import Record, Skipped
-from ssd_train.data.spill import SpillFile, SpillQueue
+from ssd_train.boxes import as_boxes
+from ssd_train.data.dataset import BadSampleHandler, DetectionDataset
+from ssd_train.data.formats.builder import NO_BOX_LEFT, fit_ignored
+from ssd_train.data.formats.validators import fit_boxes
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.loaders import Arrays, EpochSampler, TrainBatch, in_order
+from ssd_train.data.pipe.channel import Table, image_name, map_class_ids, parse_sample
+from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
+from ssd_train.data.pipe.samples import Sample, read_samples
+from ssd_train.data.pipe.spill import SpillFile, SpillQueue
+from ssd_train.data.structures import LabeledImage, LabelIssue, Labels
+from ssd_train.data.transforms import TrainTransform
 from ssd_train.errors import DataError
 from ssd_train.progress import Progress
 
@@ -35,7 +41,7 @@ FIRST_FIFO = 1  # the first pass has read the FIFO of epoch 0
 class StreamedImage(NamedTuple):
     """An encoded image and its labels."""
 
-    record: Record
+    record: LabeledImage
     data: bytes
 
 
@@ -89,14 +95,14 @@ class DetectionStream:
                 image or label is unusable with `on_bad` "error".
         """
         self._start()
-        yield from shuffled(self._arrivals(), self.options.buffer_bytes // 2, seed)
+        yield from shuffle_buffer(self._arrivals(), self.options.buffer_bytes // 2, seed)
         self._start()  # read the next FIFO while evaluation runs
 
-    def read(self, record: Record) -> bytes:
+    def read(self, record: LabeledImage) -> bytes:
         """Raise a DataError: an image cannot be read again."""
         raise DataError(f"{record.where}: the image has passed, expected a channel that can be kept (--pipe_spill_gb)")
 
-    def locate(self, record: Record) -> str:
+    def locate(self, record: LabeledImage) -> str:
         """Return the place from which the image was received."""
         return record.where
 
@@ -119,7 +125,7 @@ class DetectionStream:
             raise DataError(f"{self.path}: was read for all of {self.options.epochs} epochs, expected no more")
         while True:
             item = self._queue.get()
-            if isinstance(item.what, Record):
+            if isinstance(item.what, LabeledImage):
                 yield StreamedImage(item.what, item.data)
             elif item.what is _END:
                 self._reading = False
@@ -127,7 +133,7 @@ class DetectionStream:
             else:
                 self._tell(item.what)
 
-    def _tell(self, skipped: List[Skipped]) -> None:
+    def _tell(self, skipped: List[LabelIssue]) -> None:
         for detail, count in Counter(line.detail for line in skipped).most_common():
             places = [line.where for line in skipped if line.detail == detail]
             more = ", …" if count > _LISTED else ""
@@ -145,7 +151,7 @@ class _Reader:
 
         Exceptions other than Stopped are passed on through the queue.
         """
-        skipped: List[Skipped] = []
+        skipped: List[LabelIssue] = []
         try:
             with open_fifo(self._fifo, self._options.timeout, self._stop) as file:
                 for sample in read_samples(file, self._fifo.name):
@@ -154,23 +160,23 @@ class _Reader:
                     except DataError as fault:
                         if self._options.on_bad == "error":
                             raise fault.at(sample.where) from None
-                        skipped.append(Skipped(sample.where, "bad line", str(fault), fault.code))
+                        skipped.append(LabelIssue(sample.where, "bad line", str(fault), fault.code))
                         continue
                     if record is None:
-                        skipped.append(Skipped(sample.where, NO_BOX_LEFT, NO_BOX_LEFT))
+                        skipped.append(LabelIssue(sample.where, NO_BOX_LEFT, NO_BOX_LEFT))
                         continue
                     queue.put(record, sample.image)
             queue.put(skipped)
             queue.put(_END)
-        except Stopped:
+        except ReadCancelled:
             return
         except BaseException as error:  # the thread that waits for images raises it, whatever it is
             queue.fail(error)
 
-    def _record(self, sample: Sample) -> Optional[Record]:
+    def _record(self, sample: Sample) -> Optional[LabeledImage]:
         """Return the record of a sample; None if it has boxes and none is usable."""
-        digest, ending, label = take_apart(sample)
-        label = with_table(label, self._table)
+        digest, ending, label = parse_sample(sample)
+        label = map_class_ids(label, self._table)
         label, regions = label.split()
         fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
         if label.boxes and not fitted.rows:
@@ -178,10 +184,12 @@ class _Reader:
         ignored, _ = fit_ignored(regions)
         name = image_name(self._channel, digest, ending)
         ids = np.asarray(fitted.class_ids)
-        return Record(name, as_boxes(fitted.rows), ids, label.size_wh, sample.where, ignored)
+        return LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, sample.where, ignored)
 
 
-def shuffled(images: Iterator[StreamedImage], buffer_bytes: int, seed: Tuple[int, ...]) -> Iterator[StreamedImage]:
+def shuffle_buffer(
+    images: Iterator[StreamedImage], buffer_bytes: int, seed: Tuple[int, ...]
+) -> Iterator[StreamedImage]:
     """Shuffle a stream with a buffer.
 
     The order depends only on the order of the images, their sizes and `seed`.
@@ -210,3 +218,107 @@ def _draw(buffer: List[StreamedImage], random: np.random.RandomState) -> Streame
     index = random.randint(len(buffer))
     buffer[index], buffer[-1] = buffer[-1], buffer[index]
     return buffer.pop()
+
+
+Planned = Tuple[StreamedImage, int]  # image and number of its earlier occurrences in the epoch
+
+
+class StreamLoader:
+    """Training batches from a stream, prepared ahead by threads.
+
+    The augmentation of a sample depends only on seed, epoch, image and number of repeats. The last batch is filled with
+    the first images of the epoch. If the length of the stream differs from the first pass, a warning is logged once per
+    length: additional images are left out, missing ones make the epoch shorter.
+
+    Args:
+        stream: The images.
+        labels: Labels of the first pass.
+        transform: Augmentation and target encoding.
+        sampler: Number and size of the steps, and this process's part of them.
+        side: Input side of the network in pixels.
+        workers: Number of threads; 0 prepares batches in the calling thread.
+    """
+
+    def __init__(
+        self,
+        stream: DetectionStream,
+        labels: Labels,
+        transform: TrainTransform,
+        sampler: EpochSampler,
+        side: int,
+        workers: int = 1,
+    ) -> None:
+        self.stream, self.labels, self.transform = stream, labels, transform
+        self.sampler, self.side, self.workers = sampler, side, workers
+        self.setbacks = BadSampleHandler(len(labels), stream.options.on_bad, stream.progress)
+        self._known_lengths = {sampler.length}  # numbers of images already warned about
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
+        """Yield the batches of `epoch`, starting at step `first_step`.
+
+        Must be consumed completely before the next call.
+        """
+        plans = map(self.sampler.own, islice(self._plans(epoch), first_step, None))
+        return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+
+    def _plans(self, epoch: int) -> Iterator[List[Planned]]:
+        """Yield the images of each step for all processes.
+
+        Each process reads the whole stream.
+        """
+        size = self.sampler.step_size
+        first: List[StreamedImage] = []
+        batch: List[Planned] = []
+        count = 0
+        for image in self.stream.epoch((self.sampler.seed, epoch)):
+            count += 1
+            if count > self.sampler.length:  # read to the end: the writer waits for that
+                continue
+            if len(first) < size:
+                first.append(image)
+            batch.append((image, 0))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if not count:
+            raise DataError(f"{self.stream.path}: found no usable image in epoch {epoch + 1}, expected some")
+        if count not in self._known_lengths:
+            steps = min(-(-count // size), len(self))
+            self.stream.progress.warn(
+                f"epoch {epoch + 1}: found {count} images in the stream, expected the {self.sampler.length} of the "
+                f"first pass: the epoch has {steps} of {len(self)} batches"
+            )
+        self._known_lengths.add(count)
+        if batch:
+            missing = size - len(batch)
+            yield batch + [(first[index % len(first)], 1 + index // len(first)) for index in range(missing)]
+
+    def _batch(self, plan: Sequence[Planned], epoch: int) -> TrainBatch:
+        records = tuple(image.record for image, _ in plan)
+        images = MemoryImages({image.record.name: image.data for image, _ in plan})
+        dataset = DetectionDataset(Labels(records, self.labels.class_names), images, self.side)
+        places, samples = zip(*(self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)))
+        pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
+        return TrainBatch(pictures, classes, boxes, tuple(records[place] for place in places))
+
+    def _sample(self, dataset: DetectionDataset, index: int, repeat: int, epoch: int) -> Tuple[int, Arrays]:
+        """Return the place in the batch of a sample, and the sample.
+
+        An image that cannot be decoded is replaced by the next one in the batch.
+        """
+        names = [record.name for record in dataset.labels.records]
+        seed = [self.sampler.seed, epoch, zlib.crc32(names[index].encode("utf-8", "surrogateescape")), repeat]
+        name, arrays = self.setbacks.first_usable(
+            names[index:] + names[:index], lambda name: self._seen(dataset, names.index(name), seed)
+        )
+        return names.index(name), arrays
+
+    def _seen(self, dataset: DetectionDataset, place: int, seed: List[int]) -> Arrays:
+        random = np.random.RandomState(seed)
+        (image, boxes, class_ids), view = dataset.look(
+            place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
+        )
+        return self.transform.show(image, boxes, class_ids, view)

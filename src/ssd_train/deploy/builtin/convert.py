@@ -12,22 +12,21 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ssd_train import framework
-from ssd_train.data.drawn import draw_shapes_set
-from ssd_train.data.formats.gather import numbered_classes
-from ssd_train.data.records import ClassNames
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.agreement import Agreement, compare
-from ssd_train.deploy.artifact import prepared_files
-from ssd_train.deploy.builtin_network import Artifact, NmsRules, make_detector, read_artifact
-from ssd_train.deploy.description import Description, as_input
-from ssd_train.deploy.engines.symbol import SymbolEngine, in_pixels
-from ssd_train.deploy.exported import BUILTIN, INPUT
-from ssd_train.deploy.symbol_file import SymbolParts
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.metadata import Description, as_input
+from ssd_train.artifacts.symbol_format import BUILTIN, INPUT
+from ssd_train.data.formats.builder import placeholder_classes
+from ssd_train.data.structures import ClassNames
+from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.data.transforms import preprocess
+from ssd_train.deploy.builtin.network import Artifact, NmsRules, make_detector, read_artifact
+from ssd_train.deploy.parity import Agreement, compare
+from ssd_train.deploy.symbol import SymbolParts, staged_files
+from ssd_train.deploy.symbol_backend import SymbolEngine, in_pixels
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 COMPARED = 4  # synthetic images
 
@@ -66,7 +65,7 @@ def convert(folder: Path, output: Path, conversion: Conversion, progress: Progre
         settings=dict(artifact.settings),
         coordinates="shares",
     )
-    with prepared_files(description, output, parts) as prepared:
+    with staged_files(description, output, parts) as prepared:
         agreement = _compare_with_memory(parts, SymbolEngine(prepared, "cpu"), artifact)
         if agreement.unmatched:
             agreement.require(f"{output}: the converted network")
@@ -79,7 +78,7 @@ def _class_names(artifact: Artifact, names: Optional[ClassNames]) -> ClassNames:
         raise ConfigError(
             f"class_names: found {len(names)} ({', '.join(names)}), the artifact has {artifact.num_classes} classes"
         )
-    return names or numbered_classes(artifact.num_classes)[0]
+    return names or placeholder_classes(artifact.num_classes)[0]
 
 
 def _compare_with_memory(parts: SymbolParts, engine: SymbolEngine, artifact: Artifact) -> Agreement:
@@ -88,7 +87,7 @@ def _compare_with_memory(parts: SymbolParts, engine: SymbolEngine, artifact: Art
     Only `engine` fuses operators.
     """
     side = artifact.side
-    images = np.stack([to_input(sample.image, side) for sample in draw_shapes_set(COMPARED, seed=1)])
+    images = np.stack([preprocess(sample.image, side) for sample in draw_shapes_set(COMPARED, seed=1)])
     symbol, weights, states = parts
     block = mx.gluon.SymbolBlock(symbol, mx.sym.var(INPUT, dtype="float32"))
     for name, parameter in block.collect_params().items():

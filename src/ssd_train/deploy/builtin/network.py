@@ -13,15 +13,15 @@ import json
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
-from ssd_train import framework, storage
-from ssd_train.builtin import side_of
-from ssd_train.deploy.exported import EXPORT, HYPERPARAMETERS, INPUT
-from ssd_train.deploy.symbol_file import Arrays, SymbolParts
-from ssd_train.deploy.symbol_reader import read_symbol
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.symbol_format import EXPORT, HYPERPARAMETERS, INPUT, read_symbol
+from ssd_train.builtin_algorithm import parse_image_shape
+from ssd_train.deploy.symbol import Arrays, SymbolParts
 from ssd_train.errors import WeightsError
-from ssd_train.model.params_file import check_params_file
+from ssd_train.model.params_check import check_params_file
+from ssd_train.storage import atomic
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 # class scores (N, C + 1, A) before softmax, background first; box offsets (N, 4 A); priors (1, A, 4) xyxy in 0..1
 CLASS_SCORES, OFFSETS, PRIORS = "multibox_cls_pred", "multibox_loc_pred", "multibox_anchors"
@@ -98,7 +98,7 @@ def read_artifact(folder: Path) -> Artifact:
         files,
         _load(read_symbol, files.symbol),
         _check_arrays(_load(_load_arrays, files.weights), files.weights),
-        storage.sha256_of(files.weights),
+        atomic.sha256_of(files.weights),
         settings,
         base_network,
         num_classes=_integer(settings, "num_classes", "", (1, 10_000), where),
@@ -189,7 +189,7 @@ def _read_settings(path: Path) -> Dict[str, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: cannot be read as hyperparameters ({error!r})") from None
     if "image_shape" in texts:
-        texts["image_shape"], _ = side_of(texts["image_shape"])
+        texts["image_shape"], _ = parse_image_shape(texts["image_shape"])
     return texts
 
 

@@ -11,28 +11,129 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Union
+from typing import Iterator, NoReturn, Optional, Sequence, Union
 
 import numpy as np
 
-from ssd_train import storage
-from ssd_train.data.drawn import draw_logo_set, draw_shapes_set
-from ssd_train.data.images import decode_for
-from ssd_train.data.labels import LabelledImages
-from ssd_train.data.transforms import to_input
-from ssd_train.deploy.agreement import compare
-from ssd_train.deploy.artifact import check_beside, check_target, prepared_files
-from ssd_train.deploy.detector import Detector, Engine, Picture
-from ssd_train.deploy.engines.gluon import GluonEngine
-from ssd_train.deploy.engines.onnx import OnnxEngine
-from ssd_train.deploy.engines.symbol import SymbolEngine
-from ssd_train.deploy.exportable import Converted, Trained, open_exportable
-from ssd_train.deploy.quantize import quantize_layers, quantize_symbol
-from ssd_train.deploy.scoring import pictures_of, score_images
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
+from ssd_train.data.image_io import decode_downscaled
+from ssd_train.data.labels import LabeledDataset
+from ssd_train.data.synthetic import draw_logo_set, draw_shapes_set
+from ssd_train.data.transforms import preprocess
+from ssd_train.deploy.detector import Detector, Engine, ImageRef
+from ssd_train.deploy.evaluate import pictures_of, score_images
+from ssd_train.deploy.export.builtin_onnx import write_builtin_onnx
+from ssd_train.deploy.export.onnx import Change, write_onnx
+from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
+from ssd_train.deploy.gluon_backend import GluonEngine
+from ssd_train.deploy.onnx_backends import OnnxEngine
+from ssd_train.deploy.parity import Agreement, compare
+from ssd_train.deploy.symbol import (
+    SymbolParts,
+    check_same_model,
+    check_target,
+    describe,
+    make_symbol,
+    publish_symbol,
+    staged_files,
+)
+from ssd_train.deploy.symbol_backend import SymbolEngine
+from ssd_train.errors import ConfigError, DataError, WeightsError
 from ssd_train.progress import Progress
+from ssd_train.storage import atomic
+
+
+class Trained:
+    """A model folder written by ssd_train, which Gluon runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = SavedModel.load(folder)
+        self.side, self.grayscale = self.model.config.image_shape, self.model.config.grayscale
+
+    def engine(self) -> GluonEngine:
+        """Return an engine for the original model."""
+        return GluonEngine(self.folder, "cpu")  # GPUs may round to fewer bits (TF32)
+
+    def parts(self) -> SymbolParts:
+        """Return the detector's symbol, weights and auxiliary states."""
+        return make_symbol(self.model)
+
+    def describe(self, kind: str) -> Description:
+        """Return the metadata of an export of this kind."""
+        return describe(self.model, kind)
+
+    def publish_symbol(self, output: Path, images: np.ndarray) -> Agreement:
+        """Write the deployment files to the folder `output`, see artifact.publish_symbol."""
+        return publish_symbol(self.folder, output, images)
+
+    def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
+        """Write an ONNX file, see onnx_file.write_onnx."""
+        write_onnx(self.model, path, input, kind, change)
+
+
+class Converted:
+    """A folder written by `convert`, whose symbol is run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._engine = SymbolEngine(folder, "cpu")
+        self.description = self._engine.description
+        self.side, self.grayscale = self.description.side, self.description.grayscale
+
+    def engine(self) -> SymbolEngine:
+        """Return an engine for the converted model."""
+        return self._engine
+
+    def parts(self) -> SymbolParts:
+        """Return the detector's symbol, weights and auxiliary states."""
+        return self._engine.parts
+
+    def describe(self, kind: str) -> Description:
+        """Return the metadata of an export of this kind."""
+        return replace(self.description, kind=kind)
+
+    def publish_symbol(self, output: Path, images: np.ndarray) -> Agreement:
+        """Write the deployment files to another folder `output`."""
+        with staged_files(self.description, output, self.parts()) as prepared:
+            agreement = compare(self._engine.run(images), SymbolEngine(prepared, "cpu").run(images))
+            agreement.require(f"{output}: the exported network")
+        return agreement
+
+    def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
+        """Write an ONNX file; a float input is in 0..255, as the algorithm's."""
+        description = replace(self.describe(kind), input="pixels" if input == "pixels" else INPUT, coordinates="pixels")
+        write_builtin_onnx(self.parts(), description, path, change)
+
+
+def open_exportable(folder: Path) -> "Trained | Converted":
+    """Open the model in `folder`.
+
+    Raises:
+        WeightsError: `folder` holds no model that can be exported, or a damaged one.
+    """
+    if (folder / CONFIG).is_file():  # enough, even where its deployment files are missing or damaged
+        return Trained(folder)
+    if is_converted(folder):
+        return Converted(folder)
+    _refuse(folder)
+
+
+def _refuse(path: Path) -> NoReturn:
+    if path.suffix == ".onnx":
+        raise WeightsError(f"{path}: found an ONNX file, expected the model folder that it was exported from")
+    if any(path.glob(f"{BUILTIN_ARTIFACT}-*")):
+        raise WeightsError(
+            f"{path}: found a model of the built-in algorithm, expected it converted: python -m ssd_train convert"
+        )
+    if (path / EXPORT).is_file():
+        raise WeightsError(f"{path}: found an export, expected the model folder that it was exported from")
+    raise WeightsError(f"{path}: found no {CONFIG}, expected a model folder written by ssd_train")
+
 
 Exportable = Union[Trained, Converted]
 
@@ -41,7 +142,7 @@ DRAWN = 20  # synthetic images to compare on by default
 
 
 @dataclass(frozen=True)
-class Proof:
+class VerificationOptions:
     """Options for verifying an export.
 
     Attributes:
@@ -51,12 +152,12 @@ class Proof:
         max_map_drop: maximum loss of COCO mAP (0..1) by 8 bits.
     """
 
-    images: Sequence[Picture] = ()
-    validation: Optional[LabelledImages] = None
+    images: Sequence[ImageRef] = ()
+    validation: Optional[LabeledDataset] = None
     max_map_drop: float = 0.01
 
 
-def export(folder: Path, format: str, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+def export(folder: Path, format: str, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     """Export the model in `folder` to `output`.
 
     Args:
@@ -74,13 +175,13 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Proof, pr
     _EXPORTS[format](folder, output, input, proof, progress)
 
 
-def _symbol(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+def _symbol(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _comparison_images(model, proof)
     progress.say(f"compared on {len(images)} images: {model.publish_symbol(output, images)}")
 
 
-def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _comparison_images(model, proof)
     with _prepared_file(output, model) as prepared:
@@ -94,15 +195,15 @@ def _onnx(folder: Path, output: Path, input: str, proof: Proof, progress: Progre
     progress.say(f"compared on {len(images)} images: {agreement}")
 
 
-def _int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+def _int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     check_target(output, model.describe("int8"))
     parts = quantize_symbol(model.parts(), _calibration_images(model, proof))
-    with prepared_files(model.describe("int8"), output, parts) as prepared:
+    with staged_files(model.describe("int8"), output, parts) as prepared:
         _check_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
 
 
-def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: Progress) -> None:
+def _onnx_int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _calibration_images(model, proof)
     with _prepared_file(output, model) as prepared:
@@ -113,7 +214,7 @@ def _onnx_int8(folder: Path, output: Path, input: str, proof: Proof, progress: P
 _EXPORTS = {"symbol": _symbol, "onnx": _onnx, "int8": _int8, "onnx-int8": _onnx_int8}
 
 
-def _check_map(model: Exportable, engine: Engine, proof: Proof, progress: Progress) -> None:
+def _check_map(model: Exportable, engine: Engine, proof: VerificationOptions, progress: Progress) -> None:
     """Log both mAPs; raise a ConfigError if more is lost than `proof` allows."""
     validation = _validation(proof)
     before = score_images(Detector(model.engine()), validation, progress=progress)
@@ -130,29 +231,29 @@ def _check_map(model: Exportable, engine: Engine, proof: Proof, progress: Progre
         )
 
 
-def _validation(proof: Proof) -> LabelledImages:
+def _validation(proof: VerificationOptions) -> LabeledDataset:
     if proof.validation is None:
         raise ConfigError("--labels: found none, expected labelled images to measure the mAP of the 8-bit model")
     return proof.validation
 
 
-def _calibration_images(model: Exportable, proof: Proof) -> np.ndarray:
+def _calibration_images(model: Exportable, proof: VerificationOptions) -> np.ndarray:
     validation = _validation(proof)
     return _load_inputs(model, proof.images or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
 
 
-def _comparison_images(model: Exportable, proof: Proof) -> np.ndarray:
+def _comparison_images(model: Exportable, proof: VerificationOptions) -> np.ndarray:
     if proof.images:
         return _load_inputs(model, proof.images, COMPARED)
     samples = [*draw_shapes_set(DRAWN // 2, seed=1), *draw_logo_set(DRAWN // 2, seed=1)]
-    return np.stack([to_input(sample.image, model.side, model.grayscale) for sample in samples])
+    return np.stack([preprocess(sample.image, model.side, model.grayscale) for sample in samples])
 
 
-def _load_inputs(model: Exportable, refs: Sequence[Picture], count: int) -> np.ndarray:
+def _load_inputs(model: Exportable, refs: Sequence[ImageRef], count: int) -> np.ndarray:
     """Load up to `count` evenly spaced images as uint8 (B, side, side, 3)."""
     chosen = [refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, count).astype(int))]
-    images = (decode_for(p.read(), p.where, model.side, p.expected_wh) for p in chosen)
-    return np.stack([to_input(image, model.side, model.grayscale) for image in images])
+    images = (decode_downscaled(p.read(), p.where, model.side, p.expected_wh) for p in chosen)
+    return np.stack([preprocess(image, model.side, model.grayscale) for image in images])
 
 
 def _run(engine: Engine, images: np.ndarray, batch: int = 8) -> np.ndarray:
@@ -165,8 +266,8 @@ def _prepared_file(output: Path, model: Exportable) -> Iterator[Path]:
 
     If the block raises, nothing is moved.
     """
-    if output.is_dir() or (output.suffix != ".onnx" and not storage.is_stream(output)):
+    if output.is_dir() or (output.suffix != ".onnx" and not atomic.is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file whose name ends in .onnx")
-    with storage.prepared_file(output) as prepared:
-        check_beside(prepared.parent, model.describe("onnx").weights)
+    with atomic.prepared_file(output) as prepared:
+        check_same_model(prepared.parent, model.describe("onnx").weights)
         yield prepared

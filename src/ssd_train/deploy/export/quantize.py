@@ -15,14 +15,13 @@ from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 
-from ssd_train import framework
-from ssd_train.deploy.description import as_input
-from ssd_train.deploy.exported import INPUT
-from ssd_train.deploy.onnx_graph import onnx_module
-from ssd_train.deploy.onnx_head import NORMALISED
-from ssd_train.deploy.symbol_file import SymbolParts
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.metadata import as_input
+from ssd_train.artifacts.symbol_format import INPUT
+from ssd_train.deploy.export.onnx import NORMALISED, onnx_module
+from ssd_train.deploy.symbol import SymbolParts
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 BATCH = 8
 

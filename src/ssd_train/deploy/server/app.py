@@ -22,9 +22,16 @@ import traceback
 from pathlib import Path
 from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterator, Optional
 
-from ssd_train.deploy.answers import check_accept, write_answer
+from ssd_train.deploy.codec import (
+    RequestError,
+    RequestLimits,
+    check_size,
+    check_type,
+    encode_response,
+    negotiate_accept,
+    single_line,
+)
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.requests import RequestError, RequestLimits, check_size, check_type, one_line
 from ssd_train.deploy.server.forms import is_form
 from ssd_train.deploy.server.metrics import CONTENT_TYPE, Metrics
 from ssd_train.deploy.server.workers import InferencePool
@@ -130,7 +137,7 @@ class _Service:
     async def _detect(self, request: Request, stream: AsyncGenerator[bytes, None]) -> Response:
         started = time.perf_counter()
         accept, content_type = request.headers.get("accept", ""), request.headers.get("content-type", "")
-        check_accept(accept)
+        negotiate_accept(accept)
         if not is_form(content_type):
             check_type(content_type)
         _check_length(request.headers.get("content-length"), self._limits)
@@ -138,7 +145,7 @@ class _Service:
         # only now, so that slow clients do not hold slots while they send
         with self._slot():
             result = await self.pool.detect(body, content_type)
-        text, kind = write_answer(result.detections, self._class_names, accept)
+        text, kind = encode_response(result.detections, self._class_names, accept)
         self.metrics.network.observe(result.seconds)
         self.metrics.seconds.observe(time.perf_counter() - started)
         return _response(text.encode("utf-8"), kind)
@@ -216,7 +223,7 @@ def _response(body: bytes, kind: str, status: int = 200, headers: Any = None) ->
 
 
 def _text_response(status: int, message: str, headers: Any = None) -> Response:
-    return _response(f"{one_line(message)}\n".encode("utf-8"), "text/plain; charset=utf-8", status, headers)
+    return _response(f"{single_line(message)}\n".encode("utf-8"), "text/plain; charset=utf-8", status, headers)
 
 
 def _inline_hash(tag: str) -> str:

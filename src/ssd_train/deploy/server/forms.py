@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
 
-from ssd_train.deploy.requests import BAD_REQUEST, RequestError, shortened
+from ssd_train.deploy.codec import BAD_REQUEST, RequestError, truncate
 from ssd_train.errors import DependencyError
 
 try:
@@ -92,4 +92,4 @@ class _OnePart:
 
 
 def _no_form(reason: str) -> RequestError:
-    return RequestError(BAD_REQUEST, f"request: found no form ({shortened(reason)}), expected one image as a file")
+    return RequestError(BAD_REQUEST, f"request: found no form ({truncate(reason)}), expected one image as a file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from ssd_train.data.records import ClassNames
+from ssd_train.data.structures import ClassNames
 from ssd_train.errors import DependencyError
 
 try:

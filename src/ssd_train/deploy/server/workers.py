@@ -15,11 +15,11 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from ssd_train.data.boxes import SizeWH
-from ssd_train.data.records import Detections
+from ssd_train.boxes import SizeWH
+from ssd_train.data.structures import Detections
+from ssd_train.deploy.codec import RequestLimits, check_type, is_expensive, read_request
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.requests import RequestLimits, check_type, is_costly, read_request
-from ssd_train.deploy.serve import find_one
+from ssd_train.deploy.handlers import predict_one
 from ssd_train.deploy.server.forms import file_in_form, is_form
 
 READERS = 2  # threads
@@ -59,7 +59,7 @@ class InferencePool:
         if is_form(content_type):
             body, content_type = await loop.run_in_executor(self._reading, file_in_form, body, content_type)
             check_type(content_type)
-        costly = await loop.run_in_executor(self._reading, is_costly, body, content_type)
+        costly = await loop.run_in_executor(self._reading, is_expensive, body, content_type)
         readers, read = (self._costly, self._read_costly) if costly else (self._reading, self._read)
         picture, size_wh = await loop.run_in_executor(readers, read, body, content_type)
         return await loop.run_in_executor(self._network, self._run, picture, size_wh)
@@ -81,7 +81,7 @@ class InferencePool:
 
     def _run(self, picture: np.ndarray, size_wh: SizeWH) -> Result:
         started = time.perf_counter()
-        detections = find_one(self._detector, picture, size_wh)
+        detections = predict_one(self._detector, picture, size_wh)
         return Result(detections, time.perf_counter() - started)
 
 

@@ -8,23 +8,96 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Callable, Optional, Sequence, Tuple
+import time
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
-from ssd_train.environment import Environment, joined_by
-from ssd_train.errors import ConfigError, SsdTrainError, Stopped
+from ssd_train.environment import Environment, detect_launcher
+from ssd_train.errors import ConfigError, SsdTrainError, TrainingInterrupted, WorkerLost
 from ssd_train.progress import Progress
-from ssd_train.training.exchange import HorovodSums, OneHost, ServerSteps, ServerSums
-from ssd_train.training.meeting import Place
-from ssd_train.training.peers import Peers
+from ssd_train.training.distributed.gradient_sync import (
+    AsyncParameterServer,
+    HorovodSync,
+    LocalSync,
+    ParameterServerSync,
+)
+from ssd_train.training.distributed.heartbeat import Heartbeat, end_at_exit
+from ssd_train.training.distributed.rendezvous import JOIN_SECONDS, RankInfo, receive, rendezvous, send
+
+
+class ControlGroup:
+    """The connections of one process: rank 0 has one to each worker, a worker one to rank 0."""
+
+    def __init__(self, place: RankInfo, heartbeat_timeout: float, join_seconds: float = JOIN_SECONDS) -> None:
+        """Wait until all processes have joined.
+
+        Raises:
+            PeerLost: not all processes joined within `join_seconds`.
+            ConfigError: a process is of another version or job, or has the rank of another.
+        """
+        self.place = place
+        deadline = time.monotonic() + join_seconds
+        self._talk, watch = rendezvous(place, deadline)
+        named = {place.names[rank]: link for rank, link in watch.items()}
+        self.watchdog = Heartbeat(named, place.names[place.rank], heartbeat_timeout)
+        self.watchdog.start()
+
+    def gather(self, payload: bytes) -> Optional[List[bytes]]:
+        """Return the payloads of all processes by rank on rank 0; None elsewhere."""
+        if self.place.rank:
+            self._send(0, payload)
+            return None
+        return [payload, *(self._receive(rank) for rank in range(1, self.place.size))]
+
+    def share(self, payload: bytes) -> bytes:
+        """Return rank 0's payload on all processes."""
+        if self.place.rank:
+            return self._receive(0)
+        for rank in self._talk:
+            self._send(rank, payload)
+        return payload
+
+    def leave(self) -> None:
+        """Close the connections after all processes have called this."""
+        self.gather(b"")
+        self.share(b"")
+        self.watchdog.leave()
+        self._close()
+
+    def fail(self, message: str, code: int) -> None:
+        """Tell the others why this process fails; they end with exit code `code`, as this one will."""
+        self.watchdog.tell(message, code)
+        end_at_exit(code)
+
+    def _send(self, rank: int, payload: bytes) -> None:
+        try:
+            send(self._talk[rank], payload)
+        except OSError as error:
+            raise self._lost(rank, error) from None
+
+    def _receive(self, rank: int) -> bytes:
+        try:
+            return receive(self._talk[rank])
+        except OSError as error:
+            raise self._lost(rank, error) from None
+
+    def _lost(self, rank: int, error: OSError) -> WorkerLost:
+        self.watchdog.known.wait(1.0)  # the reason may still arrive
+        message = self.watchdog.lost or f"host {self.place.names[rank]} is gone: {error}"
+        return WorkerLost(message, self.watchdog.code)
+
+    def _close(self) -> None:
+        for link in self._talk.values():
+            link.close()
+
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
-class Cluster:
+class Communicator:
     """A single process; the base class of several.
 
     Attributes:
@@ -38,8 +111,8 @@ class Cluster:
     rank, size = 0, 1
     local_rank, local_size = 0, 1
 
-    def __init__(self, exchange: Optional[OneHost] = None) -> None:
-        self.exchange = exchange or OneHost()
+    def __init__(self, exchange: Optional[LocalSync] = None) -> None:
+        self.exchange = exchange or LocalSync()
 
     @property
     def is_leader(self) -> bool:
@@ -73,17 +146,17 @@ class Cluster:
         """Return `progress` on rank 0, a silent one elsewhere."""
         return progress
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "Communicator":
         return self
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         """Close the connections together with the others; on an error, make the others fail too."""
 
 
-class Joined(Cluster):
+class ProcessGroup(Communicator):
     """Several processes; every process must make the same calls in the same order."""
 
-    def __init__(self, peers: Peers, exchange: OneHost, local: Tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, peers: ControlGroup, exchange: LocalSync, local: Tuple[int, int] = (0, 1)) -> None:
         super().__init__(exchange)
         self.peers = peers
         self.rank, self.size = peers.place.rank, peers.place.size
@@ -120,7 +193,7 @@ class Joined(Cluster):
         return progress if self.is_leader else Progress()
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
-        if error is None or (isinstance(error, Stopped) and self._agreed):
+        if error is None or (isinstance(error, TrainingInterrupted) and self._agreed):
             self.total([0])
             self.exchange.close()
             self.peers.leave()
@@ -132,14 +205,14 @@ class Joined(Cluster):
             self.peers.fail(" ".join(text.split()), INTERRUPTED if interrupted else 1)
 
 
-def join(config: TrainConfig, environment: Environment, progress: Progress) -> Tuple[TrainConfig, Cluster]:
+def join(config: TrainConfig, environment: Environment, progress: Progress) -> Tuple[TrainConfig, Communicator]:
     """Connect the processes of this job; return the settings with the kv_store in use, and the cluster.
 
     Raises:
         ConfigError: no launcher connects the hosts, or the settings contradict it.
         PeerLost: not all processes joined in time.
     """
-    engine, processes = joined_by()
+    engine, processes = detect_launcher()
     if engine == "parameter_server":
         kind = config.kv_store if config.kv_store.startswith("dist_") else "dist_sync"
         config = dataclasses.replace(config, kv_store=kind)
@@ -154,32 +227,34 @@ def join(config: TrainConfig, environment: Environment, progress: Progress) -> T
     if config.kv_store.startswith("dist_"):
         progress.warn(f"kv_store: found {config.kv_store!r} on one host; 'device' is used")
         config = dataclasses.replace(config, kv_store="device")
-    return config, Cluster()
+    return config, Communicator()
 
 
-def _by_server(config: TrainConfig, environment: Environment, processes: int) -> Cluster:
+def _by_server(config: TrainConfig, environment: Environment, processes: int) -> Communicator:
     """Connect one process per host; the launcher has started the servers."""
-    mx = framework.mxnet()
+    mx = mxnet_compat.mxnet()
     hosts = environment.hosts
     if processes != len(hosts) or environment.host not in hosts:
         raise ConfigError(
             f"hosts: found {environment.host} among {', '.join(hosts)}, expected it among {processes}, the number of "
             "workers of the parameter server"
         )
-    place = Place(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
-    peers = Peers(place, config.heartbeat_timeout)  # before the kvstore, which has no timeout
+    place = RankInfo(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
+    peers = ControlGroup(place, config.heartbeat_timeout)  # before the kvstore, which has no timeout
     store = mx.kvstore.create(config.kv_store)
-    return Joined(peers, ServerSteps(store) if config.kv_store == "dist_async" else ServerSums(store))
+    return ProcessGroup(
+        peers, AsyncParameterServer(store) if config.kv_store == "dist_async" else ParameterServerSync(store)
+    )
 
 
-def _by_horovod(config: TrainConfig, environment: Environment) -> Cluster:
+def _by_horovod(config: TrainConfig, environment: Environment) -> Communicator:
     """Connect one or several processes per host."""
     if config.kv_store in ("dist_async", "dist_device_sync"):
         raise ConfigError(
             f"kv_store: found {config.kv_store!r} under mpi, which is synchronous, expected 'device', or the "
             "estimator's distribution parameter_server"
         )
-    horovod = framework.horovod()
+    horovod = mxnet_compat.horovod()
     horovod.init()
     rank, size = horovod.rank(), horovod.size()
     local = (horovod.local_rank(), horovod.local_size())
@@ -191,5 +266,5 @@ def _by_horovod(config: TrainConfig, environment: Environment) -> Cluster:
     hosts = environment.hosts
     names = tuple(f"{hosts[number // local[1] % len(hosts)]} (rank {number})" for number in range(size))
     address = hosts[0] if len(hosts) > 1 else "127.0.0.1"
-    peers = Peers(Place(rank, size, names, address, config.rendezvous_port), config.heartbeat_timeout)
-    return Joined(peers, HorovodSums(horovod), local)
+    peers = ControlGroup(RankInfo(rank, size, names, address, config.rendezvous_port), config.heartbeat_timeout)
+    return ProcessGroup(peers, HorovodSync(horovod), local)

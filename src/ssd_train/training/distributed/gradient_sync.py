@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, Mapping, Optional, Sequence
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.config import TrainConfig
 
-mx = framework.mxnet()
+mx = mxnet_compat.mxnet()
 
 _kept: List[Any] = []  # their destructors wait for other hosts, so they are released in order, or never
 
 
-class OneHost:
+class LocalSync:
     """The devices of this process alone.
 
     Attributes:
@@ -52,7 +52,7 @@ class OneHost:
         """Close the connection between the hosts; all must call this together."""
 
 
-class _ByServer(OneHost):
+class _ByServer(LocalSync):
     """MXNet's parameter server, reached through a kvstore that must be released in order."""
 
     def __init__(self, store: Any) -> None:
@@ -65,7 +65,7 @@ class _ByServer(OneHost):
         self._store = None
 
 
-class ServerSums(_ByServer):
+class ParameterServerSync(_ByServer):
     """MXNet's parameter server as an allreduce: it adds gradients, and the optimizer runs here.
 
     (With Trainer's own update_on_kvstore=False, the first step pulled wrong values.)
@@ -91,7 +91,7 @@ class ServerSums(_ByServer):
             self._store.pull(key, out=gradients, priority=-key)
 
 
-class ServerSteps(_ByServer):
+class AsyncParameterServer(_ByServer):
     """MXNet's parameter server with the optimizer (dist_async).
 
     The server makes a step for every host's gradient; no host waits for another.
@@ -120,7 +120,7 @@ class ServerSteps(_ByServer):
             self._store.pull(key, out=parameter.list_data(), priority=-key)
 
 
-class HorovodSums(OneHost):
+class HorovodSync(LocalSync):
     """Horovod adds the gradients of all processes, after those of the devices of each."""
 
     def __init__(self, horovod: Any) -> None:

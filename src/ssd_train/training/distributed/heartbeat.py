@@ -16,11 +16,11 @@ import threading
 import time
 from typing import Any, Dict, Mapping, Optional
 
-from ssd_train.environment import is_hosted, report_failure
-from ssd_train.secrecy import hidden
+from ssd_train.environment import is_hosted, write_failure_file
+from ssd_train.redaction import redact
 
-BEATS = 6  # heartbeats in heartbeat_timeout; one or two may be late
-PATIENCE = 0.75  # fraction of heartbeat_timeout after which a host is dead; the rest is for notifying the others
+BEATS_PER_TIMEOUT = 6  # heartbeats in heartbeat_timeout; one or two may be late
+DEAD_AFTER = 0.75  # fraction of heartbeat_timeout after which a host is dead; the rest is for notifying the others
 EXIT_CODES = range(1, 256)
 LEAVE_SECONDS = 10.0  # for a failing process to end on its own
 GRACE_SECONDS = 2.0  # at most, for the main thread to end on its own, with a better message
@@ -28,7 +28,7 @@ REASON_CHARACTERS = 100_000  # of a failure's reason; up to six bytes each
 LINE_BYTES = 1 << 20  # maximum length of a line; a longer one is no heartbeat, and would fill the memory
 
 
-class Watchdog(threading.Thread):
+class Heartbeat(threading.Thread):
     """Sends and receives heartbeats.
 
     Args:
@@ -50,7 +50,7 @@ class Watchdog(threading.Thread):
         self._partial = dict.fromkeys(self.links, b"")
         self._selector = selectors.DefaultSelector()
         for host, link in self.links.items():
-            link.settimeout(heartbeat_timeout / BEATS)  # sending to a hung host blocks
+            link.settimeout(heartbeat_timeout / BEATS_PER_TIMEOUT)  # sending to a hung host blocks
             self._selector.register(link, selectors.EVENT_READ, host)
 
     def run(self) -> None:
@@ -72,8 +72,8 @@ class Watchdog(threading.Thread):
         while not self._leaving.is_set() and not self.lost:
             if time.monotonic() >= next_beat:
                 self._send({"beat": 1})
-                next_beat = time.monotonic() + self.heartbeat_timeout / BEATS
-            for key, _ in self._selector.select(min(self.heartbeat_timeout / BEATS, 0.5)):
+                next_beat = time.monotonic() + self.heartbeat_timeout / BEATS_PER_TIMEOUT
+            for key, _ in self._selector.select(min(self.heartbeat_timeout / BEATS_PER_TIMEOUT, 0.5)):
                 self._listen(key.data, key.fileobj)
             self._look_for_silence()
 
@@ -97,7 +97,7 @@ class Watchdog(threading.Thread):
         last_resort.start()
 
     def _send_failure(self, message: str, code: int) -> None:
-        self._send({"failed": hidden(message)[:REASON_CHARACTERS], "code": code})
+        self._send({"failed": redact(message)[:REASON_CHARACTERS], "code": code})
 
     def _send(self, message: Dict[str, Any]) -> None:
         line = json.dumps(message).encode("utf-8") + b"\n"
@@ -136,7 +136,7 @@ class Watchdog(threading.Thread):
     def _look_for_silence(self) -> None:
         for host in self.links:
             silent = time.monotonic() - self._heard[host]
-            if silent > PATIENCE * self.heartbeat_timeout:
+            if silent > DEAD_AFTER * self.heartbeat_timeout:
                 self._lose(
                     f"host {host} does not answer: no sign of life for {silent:.0f} s with --heartbeat_timeout "
                     f"{self.heartbeat_timeout:g}; its machine or its network has failed"
@@ -144,7 +144,7 @@ class Watchdog(threading.Thread):
 
     def _lose(self, message: str, code: int = 1) -> None:
         if self.lost is None:
-            self.lost, self.code = hidden(message), code
+            self.lost, self.code = redact(message), code
         self.known.set()
 
     def _forget(self, host: str) -> None:
@@ -181,9 +181,9 @@ def end_process(message: str, code: int = 1) -> None:
 
     A normal exit would wait for a dead host.
     """
-    message = hidden(message)
+    message = redact(message)
     if is_hosted():
-        report_failure(message)
+        write_failure_file(message)
     sys.stderr.write(f"error: {message}\n")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, Generator, List, NamedTuple, Optional, Tuple
 
 from ssd_train import __version__
-from ssd_train.errors import ConfigError, PeerLost
+from ssd_train.errors import ConfigError, WorkerLost
 
 JOIN_SECONDS = 900.0  # the machines of a job start minutes apart
 HELLO_SECONDS = 10.0
@@ -23,7 +23,7 @@ Links = Dict[int, socket.socket]
 Handshakes = Generator[Tuple[socket.socket, Dict[str, Any]], None, None]
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """The rank of a process and the address of rank 0.
 
     Attributes:
@@ -68,7 +68,7 @@ def _exactly(link: socket.socket, length: int) -> bytes:
     return bytes(parts)
 
 
-def meet(place: Place, deadline: float) -> "Tuple[Links, Links]":
+def rendezvous(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Connect this process with the others; rank 0 with all, the others with rank 0.
 
     Args:
@@ -85,7 +85,7 @@ def meet(place: Place, deadline: float) -> "Tuple[Links, Links]":
     return _accept_workers(place, deadline) if place.rank == 0 else _join_rank0(place, deadline)
 
 
-def _accept_workers(place: Place, deadline: float) -> "Tuple[Links, Links]":
+def _accept_workers(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Accept two connections from each worker, on rank 0."""
     links_by_kind: Dict[str, Links] = {kind: {} for kind in KINDS}
     with _listening(place) as server, contextlib.closing(_handshakes(server, _limit(place), deadline)) as handshakes:
@@ -93,7 +93,7 @@ def _accept_workers(place: Place, deadline: float) -> "Tuple[Links, Links]":
             link, hello = next(handshakes, (None, {}))
             if link is None:
                 late = sorted(set(range(1, place.size)) - set(links_by_kind["watch"]))
-                raise PeerLost(_missing(", ".join(place.names[rank] for rank in late), "join"))
+                raise WorkerLost(_missing(", ".join(place.names[rank] for rank in late), "join"))
             links = links_by_kind[hello["kind"]]
             _reject_mismatch(place, link, hello, links)
             links[hello["rank"]] = link
@@ -104,7 +104,7 @@ def _accept_workers(place: Place, deadline: float) -> "Tuple[Links, Links]":
     return links_by_kind["talk"], links_by_kind["watch"]
 
 
-def _answer(place: Place, rank: int, link: socket.socket) -> None:
+def _answer(place: RankInfo, rank: int, link: socket.socket) -> None:
     """Confirm to a worker that it is accepted, or that all have joined.
 
     Raises:
@@ -113,10 +113,10 @@ def _answer(place: Place, rank: int, link: socket.socket) -> None:
     try:
         send(link, b"{}")
     except OSError as error:
-        raise PeerLost(f"host {place.names[rank]} is gone: its connection ended while it joined ({error})") from None
+        raise WorkerLost(f"host {place.names[rank]} is gone: its connection ended while it joined ({error})") from None
 
 
-def _listening(place: Place) -> socket.socket:
+def _listening(place: RankInfo) -> socket.socket:
     try:
         return socket.create_server(("", place.port), backlog=2 * place.size)
     except OSError as error:
@@ -177,7 +177,7 @@ def _parse_handshake(link: Any, received: bytearray, limit: int) -> Optional[Dic
     return {}
 
 
-def _reject_mismatch(place: Place, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
+def _reject_mismatch(place: RankInfo, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
     """Raise ConfigError, also on the other side, for another version or job, or a rank in `known`."""
     expected = {"ssd_train": __version__, "names": list(place.names)}
     found = {key: hello.get(key) for key in expected}
@@ -193,7 +193,7 @@ def _reject_mismatch(place: Place, link: socket.socket, hello: Dict[str, Any], k
         raise ConfigError(fault)
 
 
-def _join_rank0(place: Place, deadline: float) -> "Tuple[Links, Links]":
+def _join_rank0(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Connect a worker to rank 0.
 
     Both connections are made before anything is sent, so that a rejected worker can read the answer.
@@ -208,7 +208,7 @@ def _join_rank0(place: Place, deadline: float) -> "Tuple[Links, Links]":
     return {0: links[0]}, {0: links[1]}
 
 
-def _request(place: Place, link: socket.socket, request: bytes, deadline: float) -> None:
+def _request(place: RankInfo, link: socket.socket, request: bytes, deadline: float) -> None:
     """Send a request to rank 0 and wait for its answer."""
     link.settimeout(max(deadline - time.monotonic(), 0.01))
     try:
@@ -216,19 +216,19 @@ def _request(place: Place, link: socket.socket, request: bytes, deadline: float)
             send(link, request)
         answer = json.loads(receive(link, _limit(place)))
     except OSError as error:
-        raise PeerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
+        raise WorkerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
     if "error" in answer:
         raise ConfigError(answer["error"])
 
 
-def _connect(place: Place, deadline: float) -> socket.socket:
+def _connect(place: RankInfo, deadline: float) -> socket.socket:
     while True:
         try:
             return socket.create_connection((place.address, place.port), timeout=HELLO_SECONDS)
         except OSError as error:
             if time.monotonic() > deadline:
                 where = f"{place.names[0]} (port {place.port})"
-                raise PeerLost(f"{_missing(where, 'answer')} ({error})") from None
+                raise WorkerLost(f"{_missing(where, 'answer')} ({error})") from None
             time.sleep(0.2)
 
 
@@ -242,6 +242,6 @@ def _missing(names: str, what: str) -> str:
     return f"host {names} did not {what} in time, expected all hosts of the job within {JOIN_SECONDS / 60:.0f} minutes"
 
 
-def _limit(place: Place) -> int:
+def _limit(place: RankInfo) -> int:
     """Return the maximum bytes of a handshake or its answer, which contains all names twice."""
     return HELLO_BYTES + NAME_BYTES * place.size

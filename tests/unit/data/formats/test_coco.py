@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from ssd_train.data.formats.builder import BAD_LINE, NO_BOX_LEFT
 from ssd_train.data.formats.coco import NO_BOX, read_coco, write_coco
-from ssd_train.data.formats.fields import CLIPPED, OUTSIDE
-from ssd_train.data.formats.gather import BAD_LINE, NO_BOX_LEFT
-from ssd_train.data.records import ClassNames, Ignored, Record
+from ssd_train.data.formats.validators import CLIPPED, OUTSIDE
+from ssd_train.data.structures import ClassNames, Ignored, LabeledImage
 from ssd_train.errors import DataError
 
 
@@ -113,7 +113,7 @@ def test_read_coco_boxes_that_are_no_pixels_are_named(tmp_path, entry, boxes, pl
 
 def test_write_coco_crowds_are_written(tmp_path):
     ignored = Ignored([[1, 2, 30, 40], [5, 5, 9, 9]], [1, 0], [True, False])
-    write_coco(tmp_path / "out.json", [Record("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], NAMES)
+    write_coco(tmp_path / "out.json", [LabeledImage("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], NAMES)
     (record,) = read_coco(tmp_path / "out.json").records
     assert record.ignored.boxes.tolist() == [[1, 2, 30, 40]] and record.ignored.class_ids.tolist() == [1]
 
@@ -215,8 +215,8 @@ def test_file_that_is_no_coco_is_an_error(tmp_path, text, message):
 
 
 RECORDS = [
-    Record("s3://b/dir/a.jpg", [[0.1, 0.2, 30.7, 40.9], [1, 2, 3, 4]], [1, 0], (50, 60)),
-    Record("none.png", [], [], (50, 60)),
+    LabeledImage("s3://b/dir/a.jpg", [[0.1, 0.2, 30.7, 40.9], [1, 2, 3, 4]], [1, 0], (50, 60)),
+    LabeledImage("none.png", [], [], (50, 60)),
 ]
 NAMES = ClassNames(("dog", "cat"))
 
@@ -253,5 +253,5 @@ def test_pycocotools_reads_what_we_write(tmp_path):
 
 def test_record_without_size_is_refused(tmp_path):
     with pytest.raises(DataError, match="m:1: found no image size"):
-        write_coco(tmp_path / "out.json", [Record("a.jpg", [], [], None, "m:1")], NAMES)
+        write_coco(tmp_path / "out.json", [LabeledImage("a.jpg", [], [], None, "m:1")], NAMES)
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,9 @@ import pytest
 from ground_truth_lines import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
 
 from ssd_train.data.formats import ground_truth as gt
-from ssd_train.data.formats.fields import CLIPPED, OUTSIDE, TOO_SMALL
-from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.formats.validators import CLIPPED, OUTSIDE, TOO_SMALL
 from ssd_train.errors import ConfigError, DataError
 
 BAD_LINES = {

@@ -7,8 +7,7 @@ import pytest
 from ground_truth_lines import BOX_TYPE, GOOD, REMOVED, box, entry, label, metadata, write
 
 from ssd_train.data.formats import ground_truth as gt
-from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.formats.ground_truth_survey import Attribute
+from ssd_train.data.formats.ground_truth import Attribute, read_ground_truth
 from ssd_train.errors import ConfigError, DataError
 
 LINES = "\n".join(json.dumps(entry(f"s3://b/{i}.jpg"), ensure_ascii=False) for i in range(3))

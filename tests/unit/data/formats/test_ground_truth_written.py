@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
 
 
@@ -31,7 +31,7 @@ def label_sets(draw):
             boxes.append([x1, y1, draw(st.floats(x1 + 1.5, width)), draw(st.floats(y1 + 1.5, height))])
         ids = [draw(st.integers(0, len(names) - 1)) for _ in boxes]
         name = draw(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))
-        records.append(Record(f"{name}{index}.jpg", boxes, ids, draw(st.sampled_from([(width, height), None]))))
+        records.append(LabeledImage(f"{name}{index}.jpg", boxes, ids, draw(st.sampled_from([(width, height), None]))))
     return names, records
 
 
@@ -56,7 +56,7 @@ def test_written_manifest_reads_back_bit_for_bit(tmp_path_factory, labels):
 
 def test_written_line_is_as_ground_truth_writes_it(tmp_path):
     path = tmp_path / "out.manifest"
-    record = Record("s3://b/é.jpg", [[1, 2, 4, 6.5]], [0], (10, 20))
+    record = LabeledImage("s3://b/é.jpg", [[1, 2, 4, 6.5]], [0], (10, 20))
     write_ground_truth(path, [record], ClassNames(("cat",)), "bb", datetime(2020, 1, 2, 3, 4, 5))
     raw = path.read_text(encoding="utf-8")
     assert "é" in raw and raw.endswith("}\n")
@@ -82,7 +82,7 @@ def test_failed_write_keeps_the_old_file(tmp_path):
     before = path.read_bytes()
 
     def records():
-        yield Record("a.jpg", [], [])
+        yield LabeledImage("a.jpg", [], [])
         raise RuntimeError("the source broke")
 
     with pytest.raises(RuntimeError):
@@ -92,7 +92,7 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
 def test_name_that_utf8_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match="expected text that UTF-8 can hold"):
-        write_ground_truth(tmp_path / "m", [Record("\udcff.jpg", [], [])], ClassNames(("cat",)))
+        write_ground_truth(tmp_path / "m", [LabeledImage("\udcff.jpg", [], [])], ClassNames(("cat",)))
 
 
 @pytest.mark.parametrize("attribute", ["", "bb-metadata", "bb-ref", "source-ref", "source"])

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from ssd_train.data.formats.fields import CLIPPED
-from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE
+from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE
 from ssd_train.data.formats.image_json import OTHER_IDS, read_image_json, write_image_json
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.formats.validators import CLIPPED
+from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError
 
 BOX = {"class_id": 0, "left": 111, "top": 134, "width": 61, "height": 128}
@@ -138,9 +138,9 @@ def test_folder_without_json_is_an_error(tmp_path):
 
 def test_written_set_reads_back(tmp_path):
     records = [
-        Record("s3://b/dir/ä b.jpg", [[0.5, 1, 30.25, 40]], [1], (50, 60)),
-        Record("dir/none.png", [], [], (50, 60)),
-        Record("other/none.png", [[1, 2, 3, 4]], [0], None),
+        LabeledImage("s3://b/dir/ä b.jpg", [[0.5, 1, 30.25, 40]], [1], (50, 60)),
+        LabeledImage("dir/none.png", [], [], (50, 60)),
+        LabeledImage("other/none.png", [[1, 2, 3, 4]], [0], None),
     ]
     names = ClassNames(("dog", "cat", "unused"))
     assert write_image_json(tmp_path / "out", iter(records), names) == 3
@@ -161,7 +161,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("names, message", REFUSED.values(), ids=REFUSED.keys())
 def test_names_that_cannot_be_written_leave_nothing(tmp_path, names, message):
-    records = [Record(name, [], [], (5, 5)) for name in ["good.jpg", *names]]
+    records = [LabeledImage(name, [], [], (5, 5)) for name in ["good.jpg", *names]]
     with pytest.raises(DataError, match=message):
         write_image_json(tmp_path / "out", records, ClassNames(("dog",)))
     assert list(tmp_path.iterdir()) == []

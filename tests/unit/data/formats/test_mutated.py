@@ -13,7 +13,6 @@ from fifos import samples
 from mutations import mutated, tries
 from PIL import Image
 
-from ssd_train.data.channel import receive
 from ssd_train.data.formats.coco import read_coco, write_coco
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.formats.image_json import read_image_json, write_image_json
@@ -21,20 +20,21 @@ from ssd_train.data.formats.recordio import read_recordio, write_recordio
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.voc import read_voc, write_voc
 from ssd_train.data.formats.yolo import read_yolo, write_yolo
+from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.labels import read_labels
-from ssd_train.data.prediction_formats import Writer
-from ssd_train.data.records import ClassNames, Detections, LabelSet, Record
-from ssd_train.data.sources import MemoryImages
-from ssd_train.data.spill import SpillFile
-from ssd_train.deploy.scoring import score_predictions
+from ssd_train.data.pipe.channel import read_channel
+from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
+from ssd_train.deploy.evaluate import score_predictions
 from ssd_train.errors import SsdTrainError
+from ssd_train.evaluation.predictions import Writer
 
 COUNT = tries(200)
 NAMES = ClassNames(("cat", "dog"))
 RECORDS = [
-    Record("a.png", [[1, 2, 30, 40], [3.5, 4, 20, 21]], [0, 1], (80, 60)),
-    Record("b.png", [], [], (80, 60)),
-    Record("c.png", [[0, 0, 80, 60]], [1], (80, 60)),
+    LabeledImage("a.png", [[1, 2, 30, 40], [3.5, 4, 20, 21]], [0, 1], (80, 60)),
+    LabeledImage("b.png", [], [], (80, 60)),
+    LabeledImage("c.png", [[0, 0, 80, 60]], [1], (80, 60)),
 ]
 
 
@@ -122,7 +122,7 @@ def voc_sets(folder):
 
 def answers(format):
     def build(folder):
-        labels = LabelSet(tuple(RECORDS), NAMES)
+        labels = Labels(tuple(RECORDS), NAMES)
         place = folder / f"answers.{format}"
         with open(place, "wb") as file:
             writer = Writer(format, file, NAMES)
@@ -165,7 +165,7 @@ def pipe(folder):
     (folder / "train_0").write_bytes(b"".join(samples(RECORDS, images, NAMES)))
 
     def read(channel, on_bad):
-        received = receive(channel, 5, SpillFile(folder, 10**6))
+        received = read_channel(channel, 5, SpillFile(folder, 10**6))
         return received.label_set(*received.class_table(None), on_bad)
 
     return folder / "train", read, folder / "train_0"

@@ -11,9 +11,9 @@ from fifos import framed, metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_train.data.formats.pipe import read_samples
 from ssd_train.data.formats.recordio import write_recordio
-from ssd_train.data.images import encode_png
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.pipe.samples import read_samples
 from ssd_train.errors import DataError, SsdTrainError
 
 PNG = encode_png(picture())

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssd_train import framework
+from ssd_train import mxnet_compat
 from ssd_train.data.formats import recordio
-from ssd_train.data.formats.detection_label import pack_label, unpack_label
-from ssd_train.data.formats.fields import CLIPPED, OUTSIDE
-from ssd_train.data.formats.framing import MAGIC, write_record
-from ssd_train.data.formats.gather import BAD_LINE, DUPLICATE, NO_BOX_LEFT
-from ssd_train.data.formats.recordio import read_recordio, write_recordio
-from ssd_train.data.images import decode
-from ssd_train.data.records import ClassNames, Record
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.formats.recordio import pack_label, read_recordio, unpack_label, write_recordio
+from ssd_train.data.formats.recordio_framing import MAGIC, write_record
+from ssd_train.data.formats.validators import CLIPPED, OUTSIDE
+from ssd_train.data.image_io import decode
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError, SsdTrainError
 
 NAMES = ClassNames(("cat", "dog"))
@@ -61,9 +60,9 @@ GOOD = payload([2, 5, *BOX])
 
 def test_written_set_reads_back_with_its_images(tmp_path):
     records = [
-        Record("s3://bucket/a/one.png", [[1, 2, 30, 40], [7.25, 0, 80, 13.5]], [1, 0], (80, 40), "m:1"),
-        Record("two.jpg", [], [], (80, 40), "m:2"),
-        Record("three.png", [[0, 0, 80, 40]], [0], None, "m:3"),
+        LabeledImage("s3://bucket/a/one.png", [[1, 2, 30, 40], [7.25, 0, 80, 13.5]], [1, 0], (80, 40), "m:1"),
+        LabeledImage("two.jpg", [], [], (80, 40), "m:2"),
+        LabeledImage("three.png", [[0, 0, 80, 40]], [0], None, "m:3"),
     ]
     # MAGIC at every remainder of 4: the framing must give back the same bytes
     tails = [PICTURE + bytes(i) + MAGIC for i in range(4)]
@@ -81,7 +80,7 @@ def test_written_set_reads_back_with_its_images(tmp_path):
 
 
 def test_index_and_list_are_as_mxnet_writes_them(tmp_path):
-    records = [Record("s3://b/a.png", [[20, 20, 40, 40]], [0]), Record("b c.png", [], [])]
+    records = [LabeledImage("s3://b/a.png", [[20, 20, 40, 40]], [0]), LabeledImage("b c.png", [], [])]
     write_recordio(tmp_path / "x.rec", records, MemoryImages({"s3://b/a.png": PICTURE, "b c.png": PICTURE}))
     size = 8 + 24 + 7 * 4 + len(PICTURE)
     assert (tmp_path / "x.idx").read_text() == f"0\t0\n1\t{size + -size % 4}\n"
@@ -98,14 +97,14 @@ def test_label_of_whole_pixels_is_exact(size_wh, data):
     width, height = size_wh
     x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     box = [x1, y1, data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))]
-    label = unpack_label(pack_label(Record("a", [box], [3]), size_wh), size_wh)
+    label = unpack_label(pack_label(LabeledImage("a", [box], [3]), size_wh), size_wh)
     assert label[:3] == ([tuple(box)], [3], size_wh)
 
 
 @given(SIZES, st.floats(0, 1), st.floats(0, 1), st.floats(1, 5), st.floats(1, 5))
 def test_label_of_any_box_is_true_to_a_thousandth_of_a_pixel(size_wh, x, y, width, height):
     box = [x * (size_wh[0] - 5), y * (size_wh[1] - 5), x * (size_wh[0] - 5) + width, y * (size_wh[1] - 5) + height]
-    label = unpack_label(pack_label(Record("a", [box], [0]), size_wh), size_wh)
+    label = unpack_label(pack_label(LabeledImage("a", [box], [0]), size_wh), size_wh)
     np.testing.assert_allclose(label.boxes, [box], atol=1.5e-3)
 
 
@@ -263,13 +262,13 @@ def test_images_of_a_changed_file_and_unknown_records_are_errors(tmp_path):
     with pytest.raises(DataError, match=rf"{path}:2: cannot be read"):
         source.read(labels.records[1])
     with pytest.raises(DataError, match="m:1: found no image 'other'"):
-        source.read(Record("other", [], [], where="m:1"))
+        source.read(LabeledImage("other", [], [], where="m:1"))
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_picture_that_is_not_upright_is_stored_upright(tmp_path, orientation):
     shown = (40, 80) if orientation >= 5 else (80, 40)
-    record = Record("a.jpg", [[0, 0, 40, 20]], [0], shown)
+    record = LabeledImage("a.jpg", [[0, 0, 40, 20]], [0], shown)
     write_recordio(tmp_path / "x.rec", [record], MemoryImages({"a.jpg": turned(orientation)}))
     labels, source = read_recordio(tmp_path / "x.rec")
     assert labels.records[0].size_wh == shown and labels.records[0].boxes.tolist() == [[0, 0, 40, 20]]
@@ -278,7 +277,7 @@ def test_picture_that_is_not_upright_is_stored_upright(tmp_path, orientation):
 
 
 def test_labels_blind_to_the_orientation_keep_their_pixels(tmp_path):
-    record = Record("a.jpg", [[0, 0, 40, 20]], [0], (80, 40))
+    record = LabeledImage("a.jpg", [[0, 0, 40, 20]], [0], (80, 40))
     write_recordio(tmp_path / "x.rec", [record], MemoryImages({"a.jpg": turned(6)}))
     labels, source = read_recordio(tmp_path / "x.rec")
     found = decode(source.read(labels.records[0]), "a", labels.records[0].size_wh)
@@ -287,9 +286,9 @@ def test_labels_blind_to_the_orientation_keep_their_pixels(tmp_path):
 
 
 REFUSED = {
-    "size differs": (Record("a.png", [], [], (81, 40), "m:4"), "m:4: found 80x40, expected 81x40"),
-    "no image": (Record("b.png", [], [], None, "m:4"), "m:4: image 'b.png' not found"),
-    "tab in the name": (Record("a\tb.png", [], [], None, "m:4"), "m:4: found a tab"),
+    "size differs": (LabeledImage("a.png", [], [], (81, 40), "m:4"), "m:4: found 80x40, expected 81x40"),
+    "no image": (LabeledImage("b.png", [], [], None, "m:4"), "m:4: image 'b.png' not found"),
+    "tab in the name": (LabeledImage("a\tb.png", [], [], None, "m:4"), "m:4: found a tab"),
 }
 
 
@@ -297,7 +296,7 @@ REFUSED = {
 def test_set_that_cannot_be_written_leaves_nothing(tmp_path, record, message):
     images = MemoryImages({"a.png": PICTURE, "a\tb.png": PICTURE, "good.png": PICTURE})
     with pytest.raises(DataError, match=message):
-        write_recordio(tmp_path / "x.rec", [Record("good.png", [], []), record], images)
+        write_recordio(tmp_path / "x.rec", [LabeledImage("good.png", [], []), record], images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -322,14 +321,14 @@ def test_mutated_file_gives_our_errors_only(tmp_path_factory, data):
 
 @pytest.fixture
 def gluoncv_data(mxnet):
-    return framework.gluoncv("data")
+    return mxnet_compat.gluoncv("data")
 
 
 def drawn_set(tmp_path):
     records = [
-        Record("a.png", [[20, 20, 40, 40], [0, 0, 80, 40]], [1, 0], (80, 40)),
-        Record("none.png", [], [], (80, 40)),
-        Record("c.jpg", [[10, 20, 20, 40]], [1], (40, 80)),
+        LabeledImage("a.png", [[20, 20, 40, 40], [0, 0, 80, 40]], [1, 0], (80, 40)),
+        LabeledImage("none.png", [], [], (80, 40)),
+        LabeledImage("c.jpg", [[10, 20, 20, 40]], [1], (40, 80)),
     ]
     images = MemoryImages({"a.png": PICTURE, "none.png": PICTURE, "c.jpg": turned(6)})
     write_recordio(tmp_path / "x.rec", records, images)

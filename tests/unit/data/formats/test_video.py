@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train.data.formats.gather import BAD_LINE
+from ssd_train.data.formats.builder import BAD_LINE
 from ssd_train.data.formats.video import ASSUMED_PREFIX, NO_SEQUENCE, NOT_ANNOTATED, read_video_frames
 from ssd_train.errors import ConfigError, DataError
 

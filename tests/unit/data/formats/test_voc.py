@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ssd_train.data.formats.fields import CLIPPED
-from ssd_train.data.formats.gather import BAD_LINE
+from ssd_train.data.formats.builder import BAD_LINE
+from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.formats.voc import OTHER_NAME, read_voc, write_voc
-from ssd_train.data.records import ClassNames, Ignored, Record
+from ssd_train.data.structures import ClassNames, Ignored, LabeledImage
 from ssd_train.errors import DataError
 
 
@@ -68,7 +68,9 @@ def test_read_voc_difficult_objects_are_to_be_ignored(tmp_path):
 
 def test_write_voc_difficult_objects_are_written(tmp_path):
     ignored = Ignored([[1, 2, 30, 40], [0, 0, 9, 9]], [1, 0], [False, True])
-    write_voc(tmp_path / "out", [Record("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], ClassNames(("a", "b")))
+    write_voc(
+        tmp_path / "out", [LabeledImage("a.jpg", [[0, 0, 5, 5]], [0], (50, 60), "", ignored)], ClassNames(("a", "b"))
+    )
     (record,) = read_voc(tmp_path / "out").records
     assert record.ignored.boxes.tolist() == [[1, 2, 30, 40]] and record.boxes.tolist() == [[0, 0, 5, 5]]
 
@@ -213,8 +215,8 @@ def test_folder_without_xml_is_an_error(tmp_path):
 
 def test_written_set_reads_back(tmp_path):
     records = [
-        Record("s3://b/dir/ä & b.jpg", [[0.5, 0, 30.25, 40], [10, 20, 11, 21]], [1, 0], (50, 60)),
-        Record("dir/none.png", [], [], (50, 60)),
+        LabeledImage("s3://b/dir/ä & b.jpg", [[0.5, 0, 30.25, 40], [10, 20, 11, 21]], [1, 0], (50, 60)),
+        LabeledImage("dir/none.png", [], [], (50, 60)),
     ]
     names = ClassNames(("dog", "cat <1>"))
     assert write_voc(tmp_path / "out", iter(records), names) == 2
@@ -226,11 +228,11 @@ def test_written_set_reads_back(tmp_path):
 
 
 REFUSED = {
-    "no size": (Record("a.jpg", [], [], None, "m:1"), ("dog",), "m:1: found no image size"),
-    "blank around a class": (Record("a.jpg", [], [], (5, 5)), ("dog ",), "class 'dog '"),
-    "control character in a class": (Record("a.jpg", [], [], (5, 5)), ("d\x01g",), "class 'd.x01g'"),
+    "no size": (LabeledImage("a.jpg", [], [], None, "m:1"), ("dog",), "m:1: found no image size"),
+    "blank around a class": (LabeledImage("a.jpg", [], [], (5, 5)), ("dog ",), "class 'dog '"),
+    "control character in a class": (LabeledImage("a.jpg", [], [], (5, 5)), ("d\x01g",), "class 'd.x01g'"),
     "control character in a name": (
-        Record("a\x01.jpg", [], [], (5, 5), "m:1"),
+        LabeledImage("a\x01.jpg", [], [], (5, 5), "m:1"),
         ("dog",),
         "m:1: .* cannot stand in XML",
     ),

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_train.data.formats.fields import CLIPPED
-from ssd_train.data.formats.gather import BAD_LINE
-from ssd_train.data.formats.yolo import NO_LABEL, read_yolo, write_yolo
-from ssd_train.data.formats.yolo_names import read_yolo_names
-from ssd_train.data.labels import read_labelled
-from ssd_train.data.records import ClassNames, Record
+from ssd_train.data.formats.builder import BAD_LINE
+from ssd_train.data.formats.validators import CLIPPED
+from ssd_train.data.formats.yolo import NO_LABEL, read_yolo, read_yolo_names, write_yolo
+from ssd_train.data.labels import load_labels
+from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError, DependencyError
 
 
@@ -330,7 +329,7 @@ TOOLS = {
 def test_read_labelled_yolo_layouts_of_the_tools(tmp_path, pictures, labels, more, given, names):
     files = {**dict.fromkeys(pictures, picture(50, 40)), **dict.fromkeys(labels, "1 0.4 0.75 0.4 0.5"), **more}
     write(tmp_path, files)
-    data = read_labelled(*(None if place is None else tmp_path / place for place in given))
+    data = load_labels(*(None if place is None else tmp_path / place for place in given))
     assert [record.name for record in data.labels.records] == names and not data.labels.skipped
     assert data.labels.class_names.names == ("x", "dog")
     np.testing.assert_allclose(data.labels.records[0].boxes, BOX, atol=1e-4)
@@ -364,8 +363,8 @@ def test_read_yolo_hidden_files_are_no_data(tmp_path):
 def test_written_set_reads_back(tmp_path):
     names = ClassNames(("dog", 'it"s: a #1 c\u00e4t', "no", "line\nfeed \U0001f600"))
     records = [
-        Record("d/a.jpg", [[0.5, 1.25, 30.75, 39.5], [0, 0, 50, 40]], [1, 3], (50, 40)),
-        Record("b.jpg", [], [], (50, 40)),
+        LabeledImage("d/a.jpg", [[0.5, 1.25, 30.75, 39.5], [0, 0, 50, 40]], [1, 3], (50, 40)),
+        LabeledImage("b.jpg", [], [], (50, 40)),
     ]
     assert write_yolo(tmp_path / "out", records, names) == 2
     write(tmp_path, {"out/images/d/a.jpg": picture(50, 40), "out/images/b.jpg": picture(50, 40)})

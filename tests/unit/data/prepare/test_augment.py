@@ -13,21 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssd_train.data import boxes as geometry
+from ssd_train import boxes as geometry
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.images import decode, encode_like, encode_png, read_header
-from ssd_train.data.prepare.augment import OPERATIONS, augment_labels, variant_name
-from ssd_train.data.prepare.augment_images import augment_images, sizes_of_pictures
-from ssd_train.data.prepare.pictures import Writing
-from ssd_train.data.sources import FolderImages
+from ssd_train.data.image_io import decode, encode, encode_png, read_header
+from ssd_train.data.image_sources import FolderImages
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_pictures, variant_name
+from ssd_train.prepare.images import WriteOptions
 
 ALL = list(OPERATIONS)
 
 
 def images(tmp_path, manifest, operations=ALL, **writing):
     folders = (tmp_path / "in", tmp_path / "out")
-    return augment_images(manifest, folders, operations, Writing(**writing), HeardProgress())
+    return augment_images(manifest, folders, operations, WriteOptions(**writing), HeardProgress())
 
 
 def put(tmp_path, name, data):
@@ -180,8 +179,8 @@ def test_same_basename_in_two_folders(tmp_path):
 
 def test_pictures_keep_format_and_originals_their_bytes(tmp_path):
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.jpg"), manifests.line("s3://b/c.jpg")])
-    put(tmp_path, "a.jpg", encode_like(picture(), "JPEG"))
-    put(tmp_path, "c.jpg", encode_like(picture(), "PNG"))
+    put(tmp_path, "a.jpg", encode(picture(), "JPEG"))
+    put(tmp_path, "c.jpg", encode(picture(), "PNG"))
 
     done = images(tmp_path, path, ["cw-rotate"])
 

@@ -13,20 +13,20 @@ from builders import label_set, memory_images, picture
 
 from ssd_train.cli.main import main
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
-from ssd_train.data.images import encode_png
-from ssd_train.data.labels import LabelledImages, read_labelled
-from ssd_train.data.prepare.convert import WRITERS, convert, copy_images, with_sizes
-from ssd_train.data.prepare.join import join
-from ssd_train.data.records import ClassNames, LabelSet
-from ssd_train.data.sources import MemoryImages
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.labels import LabeledDataset, load_labels
+from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.convert import WRITERS, convert, copy_images, with_sizes
+from ssd_train.prepare.merge import join
 
 BOX = {"left": 1, "top": 2, "width": 19, "height": 43, "class-id": "0"}
 LABELS = label_set([[[1, 2, 20, 12], [5.25, 5, 15, 25]], [[0, 0, 40, 30]], []], [[0, 1], [1], []])
 
 
 def data(labels=LABELS, **changes):
-    return LabelledImages(dataclasses.replace(labels, **changes), memory_images(labels))
+    return LabeledDataset(dataclasses.replace(labels, **changes), memory_images(labels))
 
 
 def renamed(*names):
@@ -65,7 +65,7 @@ def test_every_pair(tmp_path, source, target):
 
     assert main([*command, "--images", str(images), "--output", str(there)]) == 0
 
-    found = read_labelled(images, there)
+    found = load_labels(images, there)
     assert list(found.labels.class_names) == ["cat", "dog"]
     assert [record.name for record in found.labels.records] == [record.name for record in LABELS.records]
     for record, expected in zip(found.labels.records, LABELS.records):
@@ -82,7 +82,7 @@ def test_convert_class_ids_with_a_gap_stay(tmp_path, target, names):
     convert(data(GAP), target, output(tmp_path, target))
     copy_images(data(GAP), tmp_path / "images")
 
-    found = read_labelled(tmp_path / "images", output(tmp_path, target)).labels
+    found = load_labels(tmp_path / "images", output(tmp_path, target)).labels
 
     assert found.class_names.names == names and [r.class_ids.tolist() for r in found.records] == [[0], [3]]
 
@@ -138,7 +138,7 @@ def test_what_is_lost_is_said(tmp_path, changes, target, expected):
 def test_buckets_are_lost_where_the_format_has_none(tmp_path, target, lines):
     labels = renamed("s3://b/x/a.png", "s3://c/b.png", "c.png")
 
-    lost = convert(LabelledImages(labels, MemoryImages({})), target, output(tmp_path, target))
+    lost = convert(LabeledDataset(labels, MemoryImages({})), target, output(tmp_path, target))
 
     assert [line for line in lost if "bucket: b, c" in line] == lost and len(lost) == lines
 
@@ -149,7 +149,7 @@ def test_skipped_and_mended_are_counted(tmp_path):
     text = manifest.read_text().replace('"left":1,', '"left":-9,')
     manifest.write_text(text + text.split("\n")[1] + "\n")
 
-    lost = convert(read_labelled(tmp_path, manifest), "coco", tmp_path / "x.json")
+    lost = convert(load_labels(tmp_path, manifest), "coco", tmp_path / "x.json")
 
     assert f"skipped 1: duplicate line (first: {manifest}:4)" in lost
     assert f"mended 1: box clipped to the image (first: {manifest}:1)" in lost
@@ -173,7 +173,7 @@ def test_skipped_and_mended_are_counted(tmp_path):
 )
 def test_what_cannot_be_written(tmp_path, target, output_name, labels, kind, message):
     with pytest.raises(kind) as error:
-        convert(LabelledImages(labels, MemoryImages({})), target, tmp_path / output_name)
+        convert(LabeledDataset(labels, MemoryImages({})), target, tmp_path / output_name)
 
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -181,11 +181,11 @@ def test_what_cannot_be_written(tmp_path, target, output_name, labels, kind, mes
 
 def test_sizes_come_from_the_images_where_they_are_needed(tmp_path):
     labels = label_set([[[1, 2, 20, 45]], []], size_wh=None)
-    known = LabelledImages(labels, MemoryImages({r.name: encode_png(picture((40, 30))) for r in labels.records}))
+    known = LabeledDataset(labels, MemoryImages({r.name: encode_png(picture((40, 30))) for r in labels.records}))
 
     lost = convert(known, "voc", tmp_path / "voc")
 
-    read = read_labelled(None, tmp_path / "voc").labels
+    read = load_labels(None, tmp_path / "voc").labels
     np.testing.assert_array_equal(read.records[0].boxes, [[1, 2, 20, 30]])
     assert read.records[1].size_wh == (40, 30)
     assert any("clipped" in line for line in lost)
@@ -211,7 +211,7 @@ def test_images_appear_whole_or_not_at_all(tmp_path):
     images = MemoryImages({labels.records[0].name: encode_png(picture())})
 
     with pytest.raises(DataError, match="1.png' not found"):
-        copy_images(LabelledImages(labels, images), tmp_path / "images")
+        copy_images(LabeledDataset(labels, images), tmp_path / "images")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -226,9 +226,9 @@ def test_recordio_is_written_in_constant_memory(tmp_path):
 
     def peak(count):
         records = tuple(dataclasses.replace(LABELS.records[2], name=f"{i}.png", size_wh=None) for i in range(count))
-        labels = LabelSet(records, LABELS.class_names)
+        labels = Labels(records, LABELS.class_names)
         tracemalloc.start()
-        convert(LabelledImages(labels, Large()), "recordio", tmp_path / f"{count}.rec")
+        convert(LabeledDataset(labels, Large()), "recordio", tmp_path / f"{count}.rec")
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used

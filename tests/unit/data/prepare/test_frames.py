@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from builders import HeardProgress, picture
 
-from ssd_train.data.images import decode, encode_png
-from ssd_train.data.prepare.frames import Choice, extract_frames
-from ssd_train.data.prepare.pictures import Writing
+from ssd_train.data.image_io import decode, encode_png
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.frames import Choice, extract_frames
+from ssd_train.prepare.images import WriteOptions
 
 LEVELS = 20  # gray levels between two frames: enough to tell them apart after compression
 
@@ -26,7 +26,7 @@ def video(path, count=10):
 
 
 def run(videos, output, choice=Choice(), **writing):  # noqa: B008 a constant
-    return extract_frames(videos, output, choice, Writing(**writing), HeardProgress())
+    return extract_frames(videos, output, choice, WriteOptions(**writing), HeardProgress())
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,14 @@ import pytest
 from builders import HeardProgress, picture
 from PIL import Image
 
-from ssd_train.data.images import decode, encode_like, read_header
-from ssd_train.data.prepare.grayscale import grayscale
-from ssd_train.data.prepare.pictures import Writing
+from ssd_train.data.image_io import decode, encode, read_header
 from ssd_train.data.transforms import to_gray
 from ssd_train.errors import ConfigError
+from ssd_train.prepare.images import WriteOptions, grayscale
 
 
 def run(tmp_path, **writing):
-    return grayscale(tmp_path / "in", tmp_path / "out", Writing(**writing), HeardProgress())
+    return grayscale(tmp_path / "in", tmp_path / "out", WriteOptions(**writing), HeardProgress())
 
 
 def put(tmp_path, name, data):
@@ -38,7 +37,7 @@ def turned(image, format, orientation):
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
 def test_lossless_formats_hold_the_gray_of_the_decoder(tmp_path, format):
-    put(tmp_path, f"a/b.c.{format.lower()}", encode_like(picture(), format))
+    put(tmp_path, f"a/b.c.{format.lower()}", encode(picture(), format))
 
     run(tmp_path)
 
@@ -50,7 +49,7 @@ def test_lossless_formats_hold_the_gray_of_the_decoder(tmp_path, format):
 @pytest.mark.parametrize("format, name", [("JPEG", "a.JPG"), ("WEBP", "a.webp")])
 def test_lossy_formats_stay_what_they_are(tmp_path, format, name):
     smooth = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 30, axis=0) * np.ones(3, np.uint8)
-    put(tmp_path, name, encode_like(smooth, format, 100))
+    put(tmp_path, name, encode(smooth, format, 100))
 
     run(tmp_path)
 
@@ -62,7 +61,7 @@ def test_lossy_formats_stay_what_they_are(tmp_path, format, name):
 
 
 def test_quality_counts(tmp_path):
-    put(tmp_path, "a.jpg", encode_like(picture((200, 200)), "JPEG", 95))
+    put(tmp_path, "a.jpg", encode(picture((200, 200)), "JPEG", 95))
 
     sizes = []
     for quality in (20, 95):
@@ -73,7 +72,7 @@ def test_quality_counts(tmp_path):
 
 
 def test_mislabelled_picture_keeps_its_format_and_is_told(tmp_path):
-    put(tmp_path, "a.jpg", encode_like(picture(), "PNG"))
+    put(tmp_path, "a.jpg", encode(picture(), "PNG"))
 
     done = run(tmp_path)
 
@@ -100,12 +99,12 @@ def test_orientation_stays(tmp_path, format, name, orientation):
 
 
 def test_done_pictures_are_skipped_unless_their_source_is_newer(tmp_path):
-    sources = [put(tmp_path, f"{i}.png", encode_like(picture(seed=i), "PNG")) for i in range(3)]
+    sources = [put(tmp_path, f"{i}.png", encode(picture(seed=i), "PNG")) for i in range(3)]
     run(tmp_path)
     out = tmp_path / "out"
     (out / "1.png").unlink()
     (out / "0.png").write_bytes(b"mine")
-    sources[2].write_bytes(encode_like(picture(seed=9), "PNG"))
+    sources[2].write_bytes(encode(picture(seed=9), "PNG"))
 
     done = run(tmp_path)
 
@@ -121,13 +120,13 @@ def test_done_pictures_are_skipped_unless_their_source_is_newer(tmp_path):
     [
         pytest.param(b"", "an empty file", id="empty"),
         pytest.param(b"<html>", "an HTML page", id="html"),
-        pytest.param(encode_like(picture(), "PNG")[:-20], "cut off", id="cut-off"),
-        pytest.param(encode_like(picture((5, 5)), "PNG"), "sides of at least", id="tiny"),
+        pytest.param(encode(picture(), "PNG")[:-20], "cut off", id="cut-off"),
+        pytest.param(encode(picture((5, 5)), "PNG"), "sides of at least", id="tiny"),
     ],
 )
 def test_unreadable_pictures_are_told_and_the_others_done(tmp_path, data, expected):
     bad = put(tmp_path, "bad.png", data)
-    put(tmp_path, "good.png", encode_like(picture(), "PNG"))
+    put(tmp_path, "good.png", encode(picture(), "PNG"))
 
     done = run(tmp_path)
 
@@ -137,7 +136,7 @@ def test_unreadable_pictures_are_told_and_the_others_done(tmp_path, data, expect
 
 
 def test_sources_are_never_overwritten(tmp_path):
-    put(tmp_path, "a.png", encode_like(picture(), "PNG"))
+    put(tmp_path, "a.png", encode(picture(), "PNG"))
 
     with pytest.raises(ConfigError, match="outside"):
-        grayscale(tmp_path / "in", tmp_path / "in", Writing(), HeardProgress())
+        grayscale(tmp_path / "in", tmp_path / "in", WriteOptions(), HeardProgress())

@@ -6,8 +6,8 @@ import manifests
 import pytest
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.prepare.join import join
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.merge import join
 
 
 def test_lines_come_one_manifest_after_the_other_byte_for_byte(tmp_path):

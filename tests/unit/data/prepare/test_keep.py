@@ -5,8 +5,8 @@ from __future__ import annotations
 import manifests
 import pytest
 
-from ssd_train.data.prepare.keep import Conditions, Sureness, keep, read_ids
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.filter import ConfidenceFilter, LineFilter, keep, read_ids
 
 
 def verified(name, class_name, job="check"):
@@ -27,14 +27,14 @@ def manifest(tmp_path):
 @pytest.mark.parametrize(
     "conditions, expected",
     [
-        pytest.param(Conditions(ids=["a.x"]), "a", id="stem-of-a-name-with-dots"),
-        pytest.param(Conditions(ids=["b.jpg", "s3://b/two/c.jpg"]), "bc", id="file-name-and-address"),
-        pytest.param(Conditions(source_regex="/two/"), "bc", id="regex"),
-        pytest.param(Conditions(where=[("object", "box")]), "ac", id="key"),
-        pytest.param(Conditions(where=[("n", "2")]), "b", id="number"),
-        pytest.param(Conditions(where=[("flag", "true")]), "c", id="true"),
-        pytest.param(Conditions(where=[("deep.in.side", "left")]), "a", id="dots"),
-        pytest.param(Conditions(where=[("object", "box")], source_regex="two"), "c", id="all-must-hold"),
+        pytest.param(LineFilter(ids=["a.x"]), "a", id="stem-of-a-name-with-dots"),
+        pytest.param(LineFilter(ids=["b.jpg", "s3://b/two/c.jpg"]), "bc", id="file-name-and-address"),
+        pytest.param(LineFilter(source_regex="/two/"), "bc", id="regex"),
+        pytest.param(LineFilter(where=[("object", "box")]), "ac", id="key"),
+        pytest.param(LineFilter(where=[("n", "2")]), "b", id="number"),
+        pytest.param(LineFilter(where=[("flag", "true")]), "c", id="true"),
+        pytest.param(LineFilter(where=[("deep.in.side", "left")]), "a", id="dots"),
+        pytest.param(LineFilter(where=[("object", "box")], source_regex="two"), "c", id="all-must-hold"),
     ],
 )
 def test_conditions(tmp_path, manifest, conditions, expected):
@@ -51,10 +51,10 @@ def test_conditions(tmp_path, manifest, conditions, expected):
 @pytest.mark.parametrize(
     "conditions, expected",
     [
-        pytest.param(Conditions(), "no condition", id="none"),
-        pytest.param(Conditions(ids=["a.x", "zz"]), "'zz' stands for 0 images", id="unknown-id"),
-        pytest.param(Conditions(source_regex="("), "expected a regular expression", id="bad-regex"),
-        pytest.param(Conditions(verified="good"), "none .no line was verified", id="nothing-verified"),
+        pytest.param(LineFilter(), "no condition", id="none"),
+        pytest.param(LineFilter(ids=["a.x", "zz"]), "'zz' stands for 0 images", id="unknown-id"),
+        pytest.param(LineFilter(source_regex="("), "expected a regular expression", id="bad-regex"),
+        pytest.param(LineFilter(verified="good"), "none .no line was verified", id="nothing-verified"),
     ],
 )
 def test_conditions_that_cannot_be(tmp_path, manifest, conditions, expected):
@@ -66,12 +66,12 @@ def test_id_of_two_images_is_an_error(tmp_path):
     path = manifests.write(tmp_path / "a", [manifests.line("one/a.jpg"), manifests.line("two/a.png")])
 
     with pytest.raises(ConfigError, match=r"'a' stands for 2 images of .* \(one/a.jpg, two/a.png\)"):
-        keep(path, tmp_path / "out", Conditions(ids=["a"]))
+        keep(path, tmp_path / "out", LineFilter(ids=["a"]))
 
 
 def test_nothing_left_is_an_error(tmp_path, manifest):
     with pytest.raises(DataError, match="no line would be left"):
-        keep(manifest, tmp_path / "out", Conditions(source_regex="zzz"))
+        keep(manifest, tmp_path / "out", LineFilter(source_regex="zzz"))
 
 
 def test_verified_labels(tmp_path):
@@ -79,8 +79,8 @@ def test_verified_labels(tmp_path):
         tmp_path / "a", [verified("1.jpg", "good"), verified("2.jpg", "bad"), manifests.line("3.jpg")]
     )
 
-    keep(path, tmp_path / "good", Conditions(verified="good"))
-    keep(path, tmp_path / "rest", Conditions(verified="bad"), invert=True)
+    keep(path, tmp_path / "good", LineFilter(verified="good"))
+    keep(path, tmp_path / "rest", LineFilter(verified="bad"), invert=True)
 
     assert manifests.sources(tmp_path / "good") == ["1.jpg"]
     assert manifests.sources(tmp_path / "rest") == ["1.jpg", "3.jpg"]
@@ -90,8 +90,8 @@ def test_one_of_several_verification_jobs_is_named(tmp_path):
     path = manifests.write(tmp_path / "a", [verified("1.jpg", "good"), verified("2.jpg", "good", job="again")])
 
     with pytest.raises(ConfigError, match="2 verification jobs .*again, check"):
-        keep(path, tmp_path / "out", Conditions(verified="good"))
-    keep(path, tmp_path / "out", Conditions(verified="good", verification="again"))
+        keep(path, tmp_path / "out", LineFilter(verified="good"))
+    keep(path, tmp_path / "out", LineFilter(verified="good", verification="again"))
 
     assert manifests.sources(tmp_path / "out") == ["2.jpg"]
 
@@ -117,7 +117,7 @@ def unsure(tmp_path):
     ],
 )
 def test_sure_boxes(tmp_path, unsure, when_empty, expected):
-    done = keep(unsure, tmp_path / "out", Conditions(), Sureness(0.5, when_empty))
+    done = keep(unsure, tmp_path / "out", LineFilter(), ConfidenceFilter(0.5, when_empty))
 
     lines = {value["source-ref"].split(".")[0]: value for value in manifests.read(tmp_path / "out")}
     assert {name: len(value["bb"]["annotations"]) for name, value in lines.items() if "bb" in value} == expected
@@ -143,13 +143,13 @@ def test_box_without_a_confidence(tmp_path, objects, expected):
     value["bb-metadata"]["objects"] = objects
 
     with pytest.raises(DataError, match=expected):
-        keep(manifests.write(tmp_path / "a", [value]), tmp_path / "out", Conditions(), Sureness(0.5))
+        keep(manifests.write(tmp_path / "a", [value]), tmp_path / "out", LineFilter(), ConfidenceFilter(0.5))
 
 
 @pytest.mark.parametrize("number", [-0.1, 1.5, float("nan")])
 def test_confidence_out_of_range(number):
     with pytest.raises(ConfigError, match="expected a number from 0 to 1"):
-        Sureness(number)
+        ConfidenceFilter(number)
 
 
 @pytest.mark.parametrize(

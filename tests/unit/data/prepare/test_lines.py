@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_train.data.prepare.lines import dump_exact, local_path, objects_of, read_lines, write_lines
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.manifest import dump_exact, local_path, objects_of, read_lines, write_lines
 
 ODD = '{"z":1.50,"a":[1e3,-0.0,12345678901234567890,0.1000],"source-ref":"s3://b/ü \\u00e9.jpg","t":true,"n":null}'
 

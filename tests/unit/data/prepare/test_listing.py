@@ -5,8 +5,8 @@ from __future__ import annotations
 import manifests
 import pytest
 
-from ssd_train.data.prepare.listing import write_listing
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.manifest import write_listing
 
 
 @pytest.fixture

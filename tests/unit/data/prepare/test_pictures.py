@@ -8,10 +8,10 @@ import threading
 import pytest
 from builders import HeardProgress
 
-from ssd_train.cpus import available_cpus
-from ssd_train.data.prepare.listing import list_images
-from ssd_train.data.prepare.pictures import is_done, output_folder, process, write_picture
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
+from ssd_train.prepare.images import is_done, output_folder, process, write_picture
+from ssd_train.prepare.manifest import list_images
+from ssd_train.resources import available_cpus
 
 
 def test_images_are_found_by_name_in_all_folders(tmp_path):

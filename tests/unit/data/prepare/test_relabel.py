@@ -6,8 +6,8 @@ import manifests
 import pytest
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.prepare.relabel import Relabelling, relabel
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.relabel import RelabelRules, relabel
 
 THREE = {0: "cat", 3: "dog", 7: "cow"}
 
@@ -32,44 +32,47 @@ def names(path):
     "how, classes, expected",
     [
         pytest.param(
-            Relabelling(from_keys=["color", "object"]),
+            RelabelRules(from_keys=["color", "object"]),
             *[{"blue box": 0, "yellow box": 1}, [["blue box", "blue box"], ["yellow box"], []]],
             id="keys",
         ),
         pytest.param(
-            Relabelling(rename={"cow": "ox"}), {"cat": 0, "dog": 3, "ox": 7}, [["cat", "dog"], ["ox"], []], id="rename"
+            RelabelRules(rename={"cow": "ox"}), {"cat": 0, "dog": 3, "ox": 7}, [["cat", "dog"], ["ox"], []], id="rename"
         ),
         pytest.param(
-            Relabelling(rename={"cat": "pet", "dog": "pet"}),
+            RelabelRules(rename={"cat": "pet", "dog": "pet"}),
             {"pet": 0, "cow": 7},
             [["pet", "pet"], ["cow"], []],
             id="merge",
         ),
         pytest.param(
-            Relabelling(rename={"cat": "dog", "dog": "cat"}),
+            RelabelRules(rename={"cat": "dog", "dog": "cat"}),
             *[{"dog": 0, "cat": 3, "cow": 7}, [["dog", "cat"], ["cow"], []]],
             id="exchange",
         ),
-        pytest.param(Relabelling(drop=["dog"]), {"cat": 0, "cow": 7}, [["cat"], ["cow"], []], id="drop"),
+        pytest.param(RelabelRules(drop=["dog"]), {"cat": 0, "cow": 7}, [["cat"], ["cow"], []], id="drop"),
         pytest.param(
-            Relabelling(drop=["cow"]), {"cat": 0, "dog": 3}, [["cat", "dog"], [], []], id="drop-to-background"
+            RelabelRules(drop=["cow"]), {"cat": 0, "dog": 3}, [["cat", "dog"], [], []], id="drop-to-background"
         ),
         pytest.param(
-            Relabelling(drop=["cow"], when_empty="drop"), {"cat": 0, "dog": 3}, [["cat", "dog"], []], id="drop-the-line"
+            RelabelRules(drop=["cow"], when_empty="drop"),
+            {"cat": 0, "dog": 3},
+            [["cat", "dog"], []],
+            id="drop-the-line",
         ),
         pytest.param(
-            Relabelling(["color"], {"blue": "cold", "yellow": "warm"}, ["warm"]),
+            RelabelRules(["color"], {"blue": "cold", "yellow": "warm"}, ["warm"]),
             *[{"cold": 0}, [["cold", "cold"], [], []]],
             id="all-three",
         ),
         pytest.param(
-            Relabelling(drop=["dog"], renumber=True),
+            RelabelRules(drop=["dog"], renumber=True),
             {"cat": 0, "cow": 1},
             [["cat"], ["cow"], []],
             id="drop-and-renumber",
         ),
         pytest.param(
-            Relabelling(renumber=True), {"cat": 0, "dog": 1, "cow": 2}, [["cat", "dog"], ["cow"], []], id="renumber"
+            RelabelRules(renumber=True), {"cat": 0, "dog": 1, "cow": 2}, [["cat", "dog"], ["cow"], []], id="renumber"
         ),
     ],
 )
@@ -100,7 +103,7 @@ def test_the_rest_of_a_line_stays(tmp_path):
     )
     path = manifests.write(tmp_path / "a", [text])
 
-    relabel(path, tmp_path / "out", Relabelling(rename={"cat": "lion"}))
+    relabel(path, tmp_path / "out", RelabelRules(rename={"cat": "lion"}))
 
     expected = text.replace('"class_id":"0"', '"class_id":0').replace('"cat"', '"lion"')
     assert (tmp_path / "out").read_text("utf-8") == expected + "\n"
@@ -120,7 +123,7 @@ def test_the_rest_of_a_line_stays(tmp_path):
 )
 def test_what_cannot_be_done(tmp_path, manifest, how, error, expected):
     with pytest.raises(error, match=expected):
-        relabel(manifest, tmp_path / "out", Relabelling(**how))
+        relabel(manifest, tmp_path / "out", RelabelRules(**how))
 
     assert not (tmp_path / "out").exists()
 
@@ -130,7 +133,7 @@ def test_key_that_is_no_word(tmp_path, value):
     path = manifests.write(tmp_path / "a", [manifests.line("1.jpg", color=value)])
 
     with pytest.raises(DataError, match="a:1: color: found"):
-        relabel(path, tmp_path / "out", Relabelling(from_keys=["color"]))
+        relabel(path, tmp_path / "out", RelabelRules(from_keys=["color"]))
 
 
 @pytest.mark.parametrize(
@@ -145,4 +148,4 @@ def test_bad_class_id(tmp_path, class_id, expected):
     path = manifests.write(tmp_path / "a", [manifests.line("1.jpg", [(class_id, 1, 1, 5, 5)])])
 
     with pytest.raises(DataError, match=expected):
-        relabel(path, tmp_path / "out", Relabelling(rename={"cat": "x"}))
+        relabel(path, tmp_path / "out", RelabelRules(rename={"cat": "x"}))

@@ -8,13 +8,13 @@ import manifests
 import numpy as np
 import pytest
 
-from ssd_train.data.prepare.split import Splitting, assign, split
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.split import SplitOptions, assign, split
 
 
 def run(tmp_path, lines, **how):
     path = manifests.write(tmp_path / "a", lines)
-    splitting = Splitting(**{"fractions": [0.9], **how})
+    splitting = SplitOptions(**{"fractions": [0.9], **how})
     outputs = [tmp_path / f"part{index}" for index in range(len(splitting.fractions))]
     counts = split(path, outputs, splitting)
     return counts, outputs
@@ -115,4 +115,4 @@ def test_outputs_are_as_many_as_parts(tmp_path):
 
     for outputs in ([tmp_path / "x"], [tmp_path / "x", tmp_path / "x"]):
         with pytest.raises(ConfigError, match="expected 2 different files"):
-            split(path, outputs, Splitting([0.5]))
+            split(path, outputs, SplitOptions([0.5]))

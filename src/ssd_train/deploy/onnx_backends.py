@@ -1,0 +1,97 @@
+"""Run an ONNX file with ONNX Runtime or OpenVINO; MXNet is not needed."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.metadata import Description, as_input
+from ssd_train.deploy.onnx_check import read_onnx_file
+from ssd_train.errors import DependencyError, WeightsError
+
+
+class OnnxEngine:
+    """Run an ONNX file; see detector.Engine."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
+        runtime = _runtime()
+        content = read_onnx_file(path)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = mxnet_compat.cpu_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: it warns of every constant that it folds
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # one class for each status, without a common base class
+            raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
+        self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
+        self.class_names = self.description.class_names
+        self.side = self.description.side
+        self.grayscale = self.description.grayscale
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        return self._session.run(None, {self.description.input: as_input(images, self.description.input)})[0]
+
+
+def _runtime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise DependencyError(
+            f"onnxruntime cannot be imported ({str(error) or type(error).__name__}); "
+            "install the extra: pip install 'ssd-train[onnx]'"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class OpenVinoEngine:
+    """Run an ONNX file; see detector.Engine."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path) -> None:
+        core = _openvino().Core()
+        content = read_onnx_file(path)
+        try:
+            model = core.read_model(content)
+        except RuntimeError as error:
+            raise WeightsError(f"{path}: cannot be read as an ONNX model ({_last_line(error)})") from None
+        self.description = Description.from_texts(_metadata(model), path)
+        self.class_names = self.description.class_names
+        self.side = self.description.side
+        self.grayscale = self.description.grayscale
+        settings = {"INFERENCE_NUM_THREADS": mxnet_compat.cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        # float32 also on CPUs with 16-bit floats, so that detections equal those of the other engines
+        self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows (B, N, 6) of each image, best first."""
+        return self._compiled(as_input(images, self.description.input))[0]
+
+
+def _openvino() -> Any:
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise DependencyError(f"openvino cannot be imported ({error}); pip install 'ssd-train[openvino]'") from None
+
+
+def _metadata(model: Any) -> Dict[str, str]:
+    """Return an ONNX file's metadata, which OpenVINO stores under "framework"."""
+    if not model.has_rt_info("framework"):
+        return {}
+    return {name: value.value for name, value in model.get_rt_info("framework").astype(dict).items()}
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
