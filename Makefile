@@ -67,8 +67,8 @@ test-faults: $(VENV)/.test
 test-planted-faults: $(VENV)/.test
 	$(BIN)/python tests/mutation/planted_faults.py $(ARGS)
 
-FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/test_archives.py \
-	tests/unit/data/test_images.py tests/unit/deploy/test_symbol_reader.py
+FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/storage/test_archive.py \
+	tests/unit/data/test_image_io.py tests/unit/artifacts/test_symbol_format.py
 fuzz: $(VENV)/.test
 	SSD_TRAIN_FUZZ=$(or $(MUTATIONS),20000) $(BIN)/python -m pytest -k "mutated or damaged or any_tar" $(FUZZED) $(ARGS)
 	SSD_TRAIN_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -m faults -k random_moments \

@@ -27,7 +27,7 @@ from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import LabeledImage
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.parallel import in_order
+from ssd_train.parallel import ordered_map
 from ssd_train.resources import available_cpus
 
 LINES, PICTURES, SIDE = 100_000, 400, 300
@@ -88,7 +88,9 @@ def checked_beside_decoded(images: Path, labels: Path, rounds: int) -> Dict[str,
     anchors = {SIDE: make_anchors(anchor_layout("mobilenet1.0", SIDE))}
 
     def decode_all() -> None:
-        for _ in in_order(lambda r: decode(source.read(r), r.where, r.size_wh).shape, data.records, available_cpus()):
+        for _ in ordered_map(
+            lambda r: decode(source.read(r), r.where, r.size_wh).shape, data.records, available_cpus()
+        ):
             pass
 
     turns = {

@@ -24,7 +24,7 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config import TrainConfig
 from ssd_train.data.synthetic import SHAPE_CLASSES
-from ssd_train.deploy.detector import Answer, Detector, ImageRef
+from ssd_train.deploy.detector import Detector, ImageRef, Prediction
 from ssd_train.deploy.export.onnx import write_onnx
 from ssd_train.model.net import build_net
 
@@ -47,7 +47,7 @@ def main() -> None:
         images, _ = write_pictures(Path(folder) / "data", DRAWN)
         paths = sorted(images.iterdir())
         ready = np.stack([detector.to_input(cv2.imread(str(path))[:, :, ::-1]) for path in paths[:BATCH]])
-        answers = detector.stream(_pictures(paths, flags.pictures + PIECE), BATCH)
+        answers = detector.predict_iter(_pictures(paths, flags.pictures + PIECE), BATCH)
         turns = {"predict": lambda: _take(answers, PIECE), "engine": lambda: _run(detector, ready, PIECE)}
         speeds = alternate(turns, flags.pictures // PIECE)
     row = {
@@ -73,7 +73,7 @@ def _pictures(paths: "list[Path]", count: int) -> Iterator[ImageRef]:
         yield ImageRef(path.name, path.read_bytes, str(path))
 
 
-def _take(answers: Iterator[Answer], count: int) -> int:
+def _take(answers: Iterator[Prediction], count: int) -> int:
     for _ in range(count):
         assert next(answers).detections is not None
     return count

@@ -159,7 +159,7 @@ def score(model: Path, devkit: Path, manifest: Path) -> Tuple[float, float]:
     mxnet_compat.gluoncv()
     module = mxnet_compat.gluoncv("utils.metrics.voc_detection")
     theirs = module.VOC07MApMetric(iou_thresh=0.5, class_names=list(labels.class_names))
-    for record, answer in zip(labels.records, Detector.load(model).stream(pictures)):
+    for record, answer in zip(labels.records, Detector.load(model).predict_iter(pictures)):
         ours.update(answer.detections, record)
         theirs.update(*rows_for_gluoncv(answer.detections, record, is_difficult(devkit, record)))
     return ours.compute().voc07, float(theirs.get()[1][-1])

@@ -79,9 +79,9 @@ def lay_out(model: Path, base: Path) -> None:
     A model with code/inference.py is copied unchanged; to others the code that `launch --deploy` uploads is added.
     """
     from ssd_train.launch.code_archive import write_served_model
-    from ssd_train.storage.archive import opened_model
+    from ssd_train.storage.archive import open_model
 
-    with opened_model(model) as folder:
+    with open_model(model) as folder:
         if (folder / "code" / PROGRAM).is_file():
             shutil.copytree(folder, base / "model")
             return

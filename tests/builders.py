@@ -82,10 +82,10 @@ class HeardProgress(Progress):
         self.lines: List[str] = []
         self.warnings: List[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.lines.append(text)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         self.warnings.append(text)
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

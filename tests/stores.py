@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from builders import HeardProgress
 
 from ssd_train.storage.s3 import Store
-from ssd_train.storage.s3_cache import Copies
+from ssd_train.storage.s3_cache import S3Cache
 
 
 def put(client, *keys, body=b"1"):
@@ -20,7 +20,7 @@ def put(client, *keys, body=b"1"):
 
 def copies():
     """Copies as commands make them."""
-    return Copies(Store(), HeardProgress())
+    return S3Cache(Store(), HeardProgress())
 
 
 def contents(folder):

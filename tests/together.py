@@ -28,7 +28,7 @@ from ssd_train.model.net import build_net, freeze_batchnorm_stats
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.training.checkpoint import TrainState, broadcast_state
-from ssd_train.training.distributed.communicator import Communicator, join
+from ssd_train.training.distributed.communicator import Communicator, init_distributed
 from ssd_train.training.engine import train_one_epoch
 from ssd_train.training.step import TrainStep
 
@@ -101,12 +101,12 @@ def run_part(result: str, host: str, *settings: str) -> None:
     epoch = int(given.pop("resumed_after", 0))  # epochs
     config = small_config(**{**SETTINGS, **given})
     hosts = HOSTS if host in HOSTS else (host,)
-    config, cluster = join(config, Environment(Path("."), host=host, hosts=hosts), Progress())
+    config, cluster = init_distributed(config, Environment(Path("."), host=host, hosts=hosts), Progress())
     with cluster:
         seed = 1 + cluster.rank  # the leader's weights are taken
         learner = make_learner(config, cluster, seed, devices)
         broadcast_state(cluster, TrainState(), learner, {})
-        learner.begin(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
+        learner.start(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
         results, seen = learn(learner, batch_size)
         for row in results:
             row.pop("seconds")

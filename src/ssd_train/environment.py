@@ -62,7 +62,7 @@ class Environment:
     fetch_images: bool = False
     devices: str = "auto"
     host: str = "algo-1"
-    hosted: bool = False
+    on_sagemaker: bool = False
     hosts: Tuple[str, ...] = ("algo-1",)
     pipes: FrozenSet[str] = frozenset()
     unused_channels: Tuple[str, ...] = ()

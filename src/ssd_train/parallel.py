@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 _CHUNK = 16  # items per task; the overhead of a task is about 50 us
 
 
-def in_order(
+def ordered_map(
     make: Callable[[Item], Result], items: Sequence[Item], workers: int, at_once: int = _CHUNK
 ) -> Iterator[Result]:
     """Yield make(item) for each item, in order, computed by threads.
@@ -172,8 +172,8 @@ def map_files(
     took = {}
     for number, count in enumerate((1, 1, workers)):  # the first measurement is a warm-up
         begun = time.perf_counter()
-        for results in in_order(together, groups[number * _TRIAL : (number + 1) * _TRIAL], count, at_once=1):
+        for results in ordered_map(together, groups[number * _TRIAL : (number + 1) * _TRIAL], count, at_once=1):
             yield from results
         took[count] = time.perf_counter() - begun
-    for results in in_order(together, groups[3 * _TRIAL :], min(took, key=lambda count: took[count]), at_once=1):
+    for results in ordered_map(together, groups[3 * _TRIAL :], min(took, key=lambda count: took[count]), at_once=1):
         yield from results

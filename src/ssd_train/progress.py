@@ -10,10 +10,10 @@ Item = TypeVar("Item")
 class Progress:
     """Silent progress; cli.console has implementations for terminals and logs."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Report a line to the user."""
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Report a warning to the user."""
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

@@ -13,7 +13,7 @@ from builders import flags_of, shapes_set
 from coco_notebook import CATEGORY_IDS, generate
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.cli.main import main
 from ssd_train.data.formats.image_json import OTHER_IDS
 from ssd_train.data.formats.validators import TOO_SMALL
@@ -101,7 +101,7 @@ def test_answers_have_the_ids_of_the_labels_on_every_way_out(trained, data, tmp_
     assert main(["export", *flags_of({"model": model, "format": "onnx", "output": tmp_path / "a.onnx"})]) == 0
     onnx = pytest.importorskip("onnx").load(str(tmp_path / "a.onnx"))
     texts = {entry.key: entry.value for entry in onnx.metadata_props}
-    assert list(Description.from_texts(texts, "a.onnx").class_names) == NAMES
+    assert list(ExportMetadata.from_texts(texts, "a.onnx").class_names) == NAMES
 
     picture = sorted(images.iterdir())[0].read_bytes()
     served = model_fn(str(model))

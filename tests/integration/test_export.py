@@ -125,8 +125,8 @@ def test_files_are_there_while_training_goes_on(tmp_path):
     model = tmp_path / "model"
 
     class Looking(HeardProgress):
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("epoch "):
                 seen.append((is_up_to_date(model), (model / "code" / "inference.py").is_file(), "best so far" in text))
 

@@ -106,8 +106,8 @@ def test_divergence_keeps_the_model_before_it(data, tmp_path):
     class Swelling(HeardProgress):
         """Makes the net's weights huge after the first epoch."""
 
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("epoch 1/"):
                 parameter = self.net._collect_params_with_prefix()["box_predictors.0.predictor.weight"]
                 parameter.set_data(mxnet_compat.mxnet().nd.full(parameter.shape, 1e38))

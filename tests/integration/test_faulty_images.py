@@ -51,8 +51,8 @@ def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, e
     training, validation = without(data, tmp_path, "none")
 
     class Spoiling(HeardProgress):
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("epoch 1/"):
                 spoil(training.images / name)
 
@@ -75,8 +75,8 @@ def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_
     victim = files[side] / name_of(manifest, 3)
 
     class Spoiling(HeardProgress):
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("epoch 1/"):
                 victim.write_bytes(victim.read_bytes()[:300])
 
@@ -95,8 +95,8 @@ def test_a_folder_that_vanishes_during_the_run_is_an_error_although_bad_data_is_
     images = shutil.copytree(training.images, tmp_path / "images")
 
     class Removing(HeardProgress):
-        def say(self, text):
-            super().say(text)
+        def info(self, text):
+            super().info(text)
             if text.startswith("epoch 1/"):
                 shutil.rmtree(images)
 

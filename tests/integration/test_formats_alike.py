@@ -48,7 +48,7 @@ def in_order(data: LabeledDataset):
     keys = [hashlib.sha256(data.images.read(record)).hexdigest() for record in data.labels.records]
     order = np.argsort(keys, kind="stable")
     labels = replace(data.labels, records=tuple(data.labels.records[index] for index in order))
-    return labels.with_classes(ClassNames(tuple(sorted(labels.class_names))))
+    return labels.remap_classes(ClassNames(tuple(sorted(labels.class_names))))
 
 
 def write_yolo(folder, data):

@@ -43,7 +43,7 @@ def test_genuine_manifests(tmp_path, shared_data):
     assert counts(tmp_path) == [1310, 1304, 1304, 1304, 1174, 130, 5870]
     assert set((tmp_path / "joined.manifest").read_bytes().splitlines()) == before
     assert list(labels.class_names) == ["blue box", "yellow box"]
-    assert len(labels) == 5870 and labels.mended == ()
+    assert len(labels) == 5870 and labels.repaired == ()
     assert "--annotations_only" in out
 
 

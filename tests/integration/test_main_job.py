@@ -216,7 +216,7 @@ def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
 def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_path):
     training, validation = data
     progress = HeardProgress()
-    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True, host="algo-7")
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", on_sagemaker=True, host="algo-7")
     train(small_config(epochs=2), environment, progress)
     log = "\n".join(progress.lines)
     found = {d["Name"]: [float(v) for v in re.findall(d["Regex"], log)] for d in sagemaker_metrics.METRIC_DEFINITIONS}
@@ -238,7 +238,7 @@ def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_pat
 def test_an_evaluation_that_is_skipped_prints_nothing(data, tmp_path):
     training, validation = data
     progress = HeardProgress()
-    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", hosted=True)
+    environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", on_sagemaker=True)
     train(small_config(epochs=3, validation_interval=2), environment, progress)
     rows = [json.loads(line) for line in (tmp_path / "m" / "history.jsonl").read_text().splitlines()]
     assert ["VOC07" in row for row in rows] == [False, True, True], "the last epoch is always scored"

@@ -45,11 +45,11 @@ def test_a_few_steps_lower_the_loss(tmp_path, base_network):
     assert losses[0] < 60, "an untrained net knows nothing, and not less"
 
     sizes = ((SIDE, SIDE),) * 4
-    answers, smooth_l1 = Evaluator(net, config, mx.cpu(), 100).detect(batch_for(base_network, EvalBatch, sizes=sizes))
+    answers, smooth_l1 = Evaluator(net, config, mx.cpu(), 100).predict(batch_for(base_network, EvalBatch, sizes=sizes))
     assert smooth_l1 > 0 and all(len(answer) <= 100 for answer in answers)
 
     SavedModel(config, SHAPE_CLASSES, 100, 0).save(tmp_path, net)
     again = Evaluator(SavedModel.load(tmp_path).build(), config, mx.cpu(), 100)
-    found, _ = again.detect(batch_for(base_network, EvalBatch, sizes=sizes))
+    found, _ = again.predict(batch_for(base_network, EvalBatch, sizes=sizes))
     for a, b in zip(answers, found):
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)

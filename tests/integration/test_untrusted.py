@@ -38,7 +38,7 @@ from ssd_train.model.pretrained import read_arrays
 from ssd_train.storage.atomic import sha256_of
 from ssd_train.training.checkpoint import Checkpoints, TrainState, check_epochs, config_fingerprint, runtime_info
 from ssd_train.training.engine import EpochMeter
-from ssd_train.training.schedule import BestScore
+from ssd_train.training.schedule import BestTracker
 from ssd_train.training.step import TrainStep
 
 mx = mxnet_compat.mxnet()
@@ -96,7 +96,7 @@ def test_mutated_states(tmp_path, name):
     checkpoints = Checkpoints(tmp_path / "c", runtime_info(config, learned.devices))
     marks = config_fingerprint(config)
     rows = [{"epoch": number, "VOC07": 0.5} for number in range(2)]
-    checkpoints.save(TrainState(2, EpochMeter(3, 6, 7), BestScore(), rows, marks), learned, tmp_path)
+    checkpoints.save(TrainState(2, EpochMeter(3, 6, 7), BestTracker(), rows, marks), learned, tmp_path)
     (folder,) = (tmp_path / "c").glob("state-*")
     data, sums = (folder / name).read_bytes(), json.loads((folder / "checksums.json").read_text())
     for _ in range(COUNT):
@@ -105,7 +105,7 @@ def test_mutated_states(tmp_path, name):
             sums["files"][name] = {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
             (folder / "checksums.json").write_text(json.dumps(sums))
         try:
-            checkpoints.refuse_early(marks, 9, before_data=False)
+            checkpoints.check_resumable(marks, 9, before_data=False)
             state, _ = checkpoints.restore(marks, learned, tmp_path / "model")
             check_epochs(tmp_path / "c", state, 9)
             sums_of_epoch = dataclasses.asdict(state.tally).values()

@@ -31,7 +31,7 @@ from ssd_train.training.checkpoint import (  # noqa: E402
     TrainState,
     runtime_info,  # noqa: E402
 )
-from ssd_train.training.schedule import BestScore  # noqa: E402
+from ssd_train.training.schedule import BestTracker  # noqa: E402
 from ssd_train.training.setup import build_setup  # noqa: E402
 
 SETTINGS = {"epochs": 2, "optimizer": "sgd", "learning_rate": 0.0001}
@@ -61,7 +61,7 @@ def write(folder: Path) -> None:
     for state in job.learner.trainer._updaters[0].states.values():
         state[:] = pattern("momentum", state.shape) * 0.01
     job.saved_model(0, {"VOC07": 0.25}).save(places.model_dir, job.net, [ROW])
-    state = TrainState(1, best=BestScore(0.25, 0, 0), history=[ROW], fingerprint=job.fingerprint)
+    state = TrainState(1, best=BestTracker(0.25, 0, 0), history=[ROW], fingerprint=job.fingerprint)
     Checkpoints(places.checkpoint_dir, runtime_info(job.config, job.learner.devices)).save(
         state, job.learner, places.model_dir
     )

@@ -16,7 +16,7 @@ def test_environment_defaults_of_a_local_run():
     found = Environment(Path("images"), Path("a.manifest"))
     assert (found.model_dir, found.output_dir) == (Path("model"), Path("output"))
     assert found.checkpoint_dir is found.pretrained is found.validation is None
-    assert found.devices == "auto" and not found.hosted
+    assert found.devices == "auto" and not found.on_sagemaker
 
 
 def test_available_memory_is_at_most_that_of_the_machine():

@@ -76,7 +76,7 @@ def test_from_sagemaker_reads_hosts_and_output_folders(hosted):
     base = hosted("train", hosts=("algo-2", "algo-1"))
     found = Environment.from_sagemaker({})
     assert (found.model_dir, found.output_dir) == (base / "model", base / "output" / "data")
-    assert (found.host, found.hosts, found.hosted) == ("algo-2", ("algo-2", "algo-1"), True)
+    assert (found.host, found.hosts, found.on_sagemaker) == ("algo-2", ("algo-2", "algo-1"), True)
     assert found.checkpoint_dir == base / "checkpoints"
     (base / "checkpoints").rmdir()
     assert Environment.from_sagemaker({}).checkpoint_dir is None, "the job has no S3 folder for them"
@@ -86,7 +86,7 @@ def test_from_sagemaker_flags_win(hosted):
     hosted("train", "labels")
     found = Environment.from_sagemaker({"train": Path("/here"), "model_dir": Path("/there"), "devices": "cpu"})
     assert (found.train, found.model_dir, found.devices) == (Path("/here"), Path("/there"), "cpu")
-    assert found.labels is not None and found.hosted
+    assert found.labels is not None and found.on_sagemaker
 
 
 def test_from_sagemaker_reads_toolkit_variables_alone(tmp_path, monkeypatch, hosted):

@@ -7,17 +7,17 @@ import time
 
 import pytest
 
-from ssd_train.parallel import in_order
+from ssd_train.parallel import ordered_map
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 200])
 def test_results_come_in_order(count):
-    assert list(in_order(lambda item: (time.sleep(item % 3 / 1000), item)[1], range(count), 3)) == list(range(count))
+    assert list(ordered_map(lambda item: (time.sleep(item % 3 / 1000), item)[1], range(count), 3)) == list(range(count))
 
 
 def test_runs_only_a_little_ahead():
     done = []
-    results = in_order(done.append, range(10_000), 2)
+    results = ordered_map(done.append, range(10_000), 2)
     next(results)
     results.close()
     assert len(done) < 200
@@ -30,7 +30,7 @@ def test_error_ends_the_work_and_its_threads():
         return item
 
     before = threading.active_count()
-    results = in_order(fail_at_20, range(1000), 2)
+    results = ordered_map(fail_at_20, range(1000), 2)
     with pytest.raises(ValueError, match="20"):
         list(results)
     assert threading.active_count() == before

@@ -33,7 +33,7 @@ COORDINATES = {
 
 
 @dataclass(frozen=True)
-class Description:
+class ExportMetadata:
     """Metadata of an exported network.
 
     Attributes:
@@ -78,12 +78,12 @@ class Description:
         }
 
     @classmethod
-    def of(cls, config: TrainConfig, class_names: ClassNames, weights: str, kind: str, input: str) -> "Description":
+    def of(cls, config: TrainConfig, class_names: ClassNames, weights: str, kind: str, input: str) -> "ExportMetadata":
         """Return the metadata of a network that was trained with `config`."""
         return cls(class_names, config.image_shape, config.grayscale, input, kind, weights, config.to_json())
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "Description":
+    def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "ExportMetadata":
         """Invert `to_json`; a WeightsError about invalid values names the source `where`."""
         try:
             if document["format"] > DESCRIPTION_FORMAT:
@@ -108,7 +108,7 @@ class Description:
         return description
 
     @classmethod
-    def from_texts(cls, texts: Mapping[str, str], where: Union[str, Path]) -> "Description":
+    def from_texts(cls, texts: Mapping[str, str], where: Union[str, Path]) -> "ExportMetadata":
         """Invert `to_texts`."""
         return cls.from_json({name: _parse(text) for name, text in texts.items()}, where)
 

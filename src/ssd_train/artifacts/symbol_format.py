@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import weights_digest
 from ssd_train.errors import WeightsError
 from ssd_train.storage import atomic
@@ -44,7 +44,7 @@ _REMEDY = (
 )
 
 
-def read_description(folder: Path) -> Description:
+def read_description(folder: Path) -> ExportMetadata:
     """Check the deployment files in `folder`, and return their metadata.
 
     Raises:
@@ -79,7 +79,7 @@ def owner_of_folder(folder: Path) -> Optional[Tuple[str, str]]:
     return description.weights, description.kind
 
 
-def _read(folder: Path) -> Tuple[Description, Dict[str, str]]:
+def _read(folder: Path) -> Tuple[ExportMetadata, Dict[str, str]]:
     """Read metadata and checksums from model-export.json, but no other file."""
     path = folder / EXPORT
     try:
@@ -90,7 +90,7 @@ def _read(folder: Path) -> Tuple[Description, Dict[str, str]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: cannot be read ({error!r}), {_REMEDY}") from None
     atomic.check_sum(path, document)
-    return Description.from_json(document, path), checksums
+    return ExportMetadata.from_json(document, path), checksums
 
 
 def is_converted(folder: Path) -> bool:

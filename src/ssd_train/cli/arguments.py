@@ -42,7 +42,7 @@ class TerminalProgress(Progress):
     def __init__(self, stream: Optional[TextIO] = None) -> None:
         self._stream = stream
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Write a redacted line above the bars."""
         from tqdm import tqdm
 
@@ -50,9 +50,9 @@ class TerminalProgress(Progress):
         tqdm.write(redact(text), file=stream)
         stream.flush()
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Write a warning."""
-        self.say(f"warning: {text}")
+        self.info(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and show a progress bar."""
@@ -67,13 +67,13 @@ class LogProgress(Progress):
     def __init__(self, stream: Optional[TextIO] = None) -> None:
         self._stream = stream
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Write a redacted line."""
         print(redact(text), flush=True, file=self._stream or sys.stdout)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Write a warning."""
-        self.say(f"warning: {text}")
+        self.info(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and log their number every LOG_SECONDS."""
@@ -82,7 +82,7 @@ class LogProgress(Progress):
             yield item
             if time.monotonic() - last >= LOG_SECONDS:
                 last = time.monotonic()
-                self.say(f"{what}: {done} of {total}")
+                self.info(f"{what}: {done} of {total}")
 
 
 def make_progress(beside: Iterable[object] = ()) -> Progress:

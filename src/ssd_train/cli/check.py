@@ -15,7 +15,7 @@ from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabelOptions, load_labels
-from ssd_train.data.predefined_splits import described, for_training
+from ssd_train.data.predefined_splits import describe_splits, training_split
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.progress import Progress
@@ -37,16 +37,16 @@ def run(arguments: Sequence[str]) -> int:
         try:
             read = read_sides(flags, progress)
             for line in filter(None, (sets_line(side) for side in read)):
-                progress.say(line)
+                progress.info(line)
             result = check_data(read, config.image_shape, anchors, progress)
         except UnusableLabels as fault:
             result = unreadable_labels_result(fault.fault)
         for line in report_lines(result):
-            progress.say(line)
+            progress.info(line)
         if flags.json:
             text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
             write_text_atomic(flags.json, redact(text) + "\n")  # labels may name images by signed addresses
-            progress.say(f"all findings: {flags.json}")
+            progress.info(f"all findings: {flags.json}")
         return EXIT_ERRORS if result.number("error") else 0
 
 
@@ -110,10 +110,10 @@ def sets_line(side: Split) -> str:
 
     "" if the data names no sets.
     """
-    sets = described(side.labels)
+    sets = describe_splits(side.labels)
     if not sets or side.name != "train":
         return f"{side.name}: {sets}" if sets else ""
-    trained, scored = for_training(side.labels, alone=True)
+    trained, scored = training_split(side.labels, alone=True)
     with_what = "a part of these" if scored is None else f"{len(scored)} of val"
     return f"{side.name}: {sets}; all are checked, train learns from {len(trained)}, scores with {with_what}"
 

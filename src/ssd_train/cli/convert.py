@@ -7,7 +7,7 @@ from typing import Sequence
 from ssd_train.cli.arguments import Parser
 from ssd_train.cli.paths import input_path, output_dir, staged_s3_paths
 from ssd_train.data.labels import parse_class_names
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 
 SUPPRESSION = {"class-agnostic": False, "per-class": True}
 
@@ -16,15 +16,15 @@ def run(arguments: Sequence[str]) -> int:
     """Convert an archive and write its deployment files."""
     flags = make_parser().parse_args(list(arguments))
     names = parse_class_names(flags.class_names)
-    with staged_s3_paths(flags) as progress, opened_model(flags.model) as folder:
+    with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
         from ssd_train.deploy.builtin.convert import Conversion, convert
 
         description = convert(folder, flags.output, Conversion(names, SUPPRESSION[flags.nms]), progress)
         if names is None:
-            progress.warn(
+            progress.warning(
                 f"found no class names, using {', '.join(description.class_names)}; set --class_names A,B,..."
             )
-        progress.say(f"written: {flags.output}")
+        progress.info(f"written: {flags.output}")
     return 0
 
 

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names)
     folder, progress = known.folder, make_progress()
     require_writable(folder)
-    progress.say(f"drawing {known.pictures} training and {HELD_OUT} validation images into {folder}")
+    progress.info(f"drawing {known.pictures} training and {HELD_OUT} validation images into {folder}")
     train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
@@ -54,10 +54,10 @@ def run(arguments: Sequence[str]) -> int:
 
     trained = train_job(config, environment, progress)
     for line in trained.scores.lines():
-        progress.say(line)
-    progress.say(f"report: {trained.report}")
-    progress.say(f"model:  {trained.model_dir}")
-    progress.say(
+        progress.info(line)
+    progress.info(f"report: {trained.report}")
+    progress.info(f"model:  {trained.model_dir}")
+    progress.info(
         f"next:   python -m ssd_train predict {folder / 'validation' / 'images'} --model {trained.model_dir} "
         f"--overlays {folder / 'overlays'}"
     )

@@ -29,10 +29,10 @@ def run(arguments: Sequence[str]) -> int:
         else:
             scores = score_images(_load(flags), data, flags.overlap_threshold, progress)
         for line in scores.lines():
-            progress.say(line)
+            progress.info(line)
         if flags.json:
             atomic.write_json_atomic(flags.json, scores.to_json())
-            progress.say(f"written: {flags.json}")
+            progress.info(f"written: {flags.json}")
     return 0
 
 
@@ -67,7 +67,7 @@ def make_parser() -> Parser:
 def _score_file(flags: argparse.Namespace, data: LabeledDataset) -> Scores:
     def size_of(record: LabeledImage) -> "tuple[int, int]":
         """Return the upright (width, height) from the image header."""
-        return read_header(data.images.read(record), record.where).shown_wh
+        return read_header(data.images.read(record), record.where).display_wh
 
     names = None if flags.model is None else _load(flags).class_names
     return score_predictions(flags.predictions, data.labels, size_of, names, flags.overlap_threshold)

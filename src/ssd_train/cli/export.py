@@ -10,7 +10,7 @@ from ssd_train.cli.paths import find_pictures, input_path, output_path, staged_s
 from ssd_train.data.labels import load_labels
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 
 if TYPE_CHECKING:
     from ssd_train.deploy.export.export import VerificationOptions
@@ -32,11 +32,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"input: found 'float' with format {flags.format!r}, expected an ONNX format")
     if not 0 <= flags.max_map_drop <= 1:
         raise ConfigError(f"max_map_drop: found {flags.max_map_drop}, expected 0 to 1")
-    with staged_s3_paths(flags) as progress, opened_model(flags.model) as folder:
+    with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
         from ssd_train.deploy.export.export import export
 
         export(folder, flags.format, flags.output, INPUTS[flags.input], _proof(flags, progress), progress)
-        progress.say(f"written: {flags.output}")
+        progress.info(f"written: {flags.output}")
     return 0
 
 

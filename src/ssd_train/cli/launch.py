@@ -18,7 +18,7 @@ from ssd_train.data.image_io import decode, encode_jpeg
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
 from ssd_train.evaluation.predictions import checked_answers
-from ssd_train.launch.aws_client import Amazon
+from ssd_train.launch.aws_client import AwsClient
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
     DISTRIBUTIONS,
@@ -85,7 +85,7 @@ def pairs(texts: Sequence[str], flag: str) -> Dict[str, str]:
     return values
 
 
-def words(text: str) -> Tuple[str, ...]:
+def comma_list(text: str) -> Tuple[str, ...]:
     """Split a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -97,26 +97,26 @@ def parse_named(parser: Parser, mode: str, arguments: Sequence[str]) -> argparse
     return flags
 
 
-def stamped(name: str, length: int = NAME_LENGTH) -> str:
+def timestamped_name(name: str, length: int = NAME_LENGTH) -> str:
     """Return `name` with a timestamp, truncated to `length` characters."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     return f"{name[: length - len(now) - 1].rstrip('-')}-{now}"
 
 
-def account(flags: argparse.Namespace) -> "Tuple[Optional[Amazon], str, str]":
+def connect(flags: argparse.Namespace) -> "Tuple[Optional[AwsClient], str, str]":
     """Return client, region and role ARN.
 
     The client is None if no request is needed: with --dry_run, --region and a role ARN.
     """
     if flags.dry_run and flags.region and flags.role.startswith("arn:"):
         return None, flags.region, flags.role
-    amazon = Amazon(flags.region)
+    amazon = AwsClient(flags.region)
     return amazon, amazon.region, amazon.role_arn(flags.role)
 
 
-def show(requests: Dict[str, Any], progress: Progress) -> int:
+def print_requests(requests: Dict[str, Any], progress: Progress) -> int:
     """Print requests by operation as JSON; returns the exit code."""
-    progress.say(json.dumps(requests, indent=2))
+    progress.info(json.dumps(requests, indent=2))
     return 0
 
 
@@ -127,7 +127,7 @@ def run_deploy(arguments: Sequence[str]) -> int:
     parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
     _add_model_flags(parser)
     flags, progress = parse_named(parser, "deploy", arguments), make_progress()
-    amazon, region, role = account(flags)
+    amazon, region, role = connect(flags)
     service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
     endpoint = endpoint_request(flags.deploy, service)
     requests = {
@@ -139,11 +139,11 @@ def run_deploy(arguments: Sequence[str]) -> int:
     else:
         requests["create_endpoint"] = {**endpoint, "Tags": tag_list(tags)}
     if flags.dry_run or amazon is None:
-        return show(requests, progress)
+        return print_requests(requests, progress)
     _create_resources(amazon, flags, service, requests)
-    progress.say(f"starting: {flags.deploy} (takes some minutes)")
-    progress.say(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
-    progress.say(f"delete:   python -m ssd_train launch --delete {flags.deploy} --region {region}")
+    progress.info(f"starting: {flags.deploy} (takes some minutes)")
+    progress.info(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
+    progress.info(f"delete:   python -m ssd_train launch --delete {flags.deploy} --region {region}")
     return 0
 
 
@@ -155,7 +155,7 @@ def run_transform(arguments: Sequence[str]) -> int:
     parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
     _add_model_flags(parser)
     flags, progress = parse_named(parser, "transform", arguments), make_progress()
-    amazon, region, role = account(flags)
+    amazon, region, role = connect(flags)
     service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
     pictures = check_folder("pictures", flags.pictures)
     answers = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
@@ -164,10 +164,10 @@ def run_transform(arguments: Sequence[str]) -> int:
         "create_transform_job": transform_request(service, pictures, answers, tags),
     }
     if flags.dry_run or amazon is None:
-        return show(requests, progress)
+        return print_requests(requests, progress)
     _create_resources(amazon, flags, service, requests)
-    progress.say(f"started: {service.name}")
-    progress.say(f"answers: {answers}")
+    progress.info(f"started: {service.name}")
+    progress.info(f"answers: {answers}")
     return 0
 
 
@@ -176,14 +176,14 @@ def run_delete(arguments: Sequence[str]) -> int:
     parser = make_mode_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
     parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
     flags, progress = parse_named(parser, "delete", arguments), make_progress()
-    amazon = Amazon(flags.region)
-    config = amazon.send("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
-    variants = amazon.send("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
-    amazon.send("delete_endpoint", {"EndpointName": flags.delete})
-    amazon.send("delete_endpoint_config", {"EndpointConfigName": config})
+    amazon = AwsClient(flags.region)
+    config = amazon.call("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
+    variants = amazon.call("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
+    amazon.call("delete_endpoint", {"EndpointName": flags.delete})
+    amazon.call("delete_endpoint_config", {"EndpointConfigName": config})
     for variant in variants:
-        amazon.send("delete_model", {"ModelName": variant["ModelName"]})
-    progress.say(f"deleted: {flags.delete}")
+        amazon.call("delete_model", {"ModelName": variant["ModelName"]})
+    progress.info(f"deleted: {flags.delete}")
     return 0
 
 
@@ -203,19 +203,19 @@ def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> Se
     folder = check_folder("output", flags.output)
     machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
     entry_point_folder(flags.source_dir)
-    return Service(stamped(name), role, region, folder, image=flags.image, **machines)
+    return Service(timestamped_name(name), role, region, folder, image=flags.image, **machines)
 
 
 def _create_resources(
-    amazon: Amazon, flags: argparse.Namespace, service: Service, requests: Dict[str, Dict[str, Any]]
+    amazon: AwsClient, flags: argparse.Namespace, service: Service, requests: Dict[str, Dict[str, Any]]
 ) -> None:
     """Upload the model and send the requests."""
     _upload_model(amazon, flags, service)
     for operation, request in requests.items():
-        amazon.send(operation, request)
+        amazon.call(operation, request)
 
 
-def _upload_model(amazon: Amazon, flags: argparse.Namespace, service: Service) -> None:
+def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: Service) -> None:
     """Upload the model with its inference code."""
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
         model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
@@ -235,13 +235,13 @@ def run_describe(arguments: Sequence[str]) -> int:
     parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
     parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
     flags, progress = parse_named(parser, "describe", arguments), make_progress()
-    amazon = Amazon(flags.region)
+    amazon = AwsClient(flags.region)
     if flags.wait:
-        answer = follow(amazon, flags.describe, progress.say)
+        answer = follow(amazon, flags.describe, progress.info)
     else:
         answer = describe_job(amazon, flags.describe)
     for line in description_lines(answer):
-        progress.say(line)
+        progress.info(line)
     return 0
 
 
@@ -276,26 +276,26 @@ def run_invoke(arguments: Sequence[str]) -> int:
         default=0.3,
         help="minimum score of boxes in overlays, 0 to 1; default: 0.3",
     )
-    parser.add_argument("--class_names", type=words, default=(), metavar="A,B,...", help="class names in overlays")
+    parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
     flags = parse_named(parser, "invoke", arguments)
     progress = make_progress(beside=[flags.predictions])
     pictures = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
-    amazon, class_names = Amazon(flags.region), ClassNames(flags.class_names)
+    amazon, class_names = AwsClient(flags.region), ClassNames(flags.class_names)
     lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
     atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
-    progress.say(f"written: {flags.predictions}")
+    progress.info(f"written: {flags.predictions}")
     lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
     for answer in checked_answers(zip(lines_at, map(parse_object, lines))):
         image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
         detections = Detections.from_rows(answer.rows, image.shape[1::-1])
         shown = detections.above(flags.threshold)
-        progress.say(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
+        progress.info(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
         if flags.overlays:
             drawn = draw_detections(image, detections, class_names, flags.threshold)
             atomic.write_bytes_atomic(overlays[answer.image], encode_jpeg(drawn))
     if flags.overlays:
-        progress.say(f"written: {flags.overlays}")
+        progress.info(f"written: {flags.overlays}")
     return 0
 
 
@@ -309,10 +309,10 @@ def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
     return pictures
 
 
-def _ask(amazon: Amazon, endpoint: str, name: str, path: Path) -> bytes:
+def _ask(amazon: AwsClient, endpoint: str, name: str, path: Path) -> bytes:
     """Return the response for one image as a line of predictions."""
     request = invoke_request(endpoint, str(path), path.read_bytes())
-    answer = amazon.send("invoke_endpoint", request, "sagemaker-runtime")
+    answer = amazon.call("invoke_endpoint", request, "sagemaker-runtime")
     return dump_json({"image": name, "prediction": parse_response(endpoint, answer["Body"].read())}) + b"\n"
 
 
@@ -348,7 +348,7 @@ def run(arguments: Sequence[str]) -> int:
     require_weights(config, _channels(flags), flags.network_isolation, flags.image)
     if flags.job_name:
         check_name("job_name", flags.job_name, _name_length(flags))
-    amazon, region, role = account(flags)
+    amazon, region, role = connect(flags)
     job = job_of(flags, region, role)
     operation = "create_training_job"
     if flags.tune:
@@ -360,16 +360,16 @@ def run(arguments: Sequence[str]) -> int:
     entry_point = entry_point_folder(flags.source_dir)
     progress = make_progress()
     if flags.dry_run or amazon is None:
-        return show({operation: request}, progress)
+        return print_requests({operation: request}, progress)
     _send(amazon, job, entry_point, operation, request)
-    progress.say(f"started: {job.name}")
+    progress.info(f"started: {job.name}")
     if flags.tune:
         return 0
     if not flags.wait:
-        progress.say(f"next:    python -m ssd_train launch --describe {job.name} --region {region} --wait")
+        progress.info(f"next:    python -m ssd_train launch --describe {job.name} --region {region} --wait")
         return 0
-    answer = follow(amazon, job.name, progress.say)
-    progress.say(f"model:   {answer['ModelArtifacts']['S3ModelArtifacts']}")
+    answer = follow(amazon, job.name, progress.info)
+    progress.info(f"model:   {answer['ModelArtifacts']['S3ModelArtifacts']}")
     return 0
 
 
@@ -385,7 +385,7 @@ def make_launch_parser() -> Parser:
     parser.add_argument("--channel", action="append", default=[], metavar="NAME=s3://...", help="another channel")
     parser.add_argument("--pipe", action="store_true", help="stream images (Pipe mode) instead of copying them first")
     parser.add_argument(
-        "--attribute_names", type=words, default=(), metavar="source-ref,LABEL", help="of a streamed manifest"
+        "--attribute_names", type=comma_list, default=(), metavar="source-ref,LABEL", help="of a streamed manifest"
     )
     _add_machine_flags(parser)
     _add_security_flags(parser)
@@ -417,8 +417,8 @@ def _add_machine_flags(parser: Parser) -> None:
 def _add_security_flags(parser: Parser) -> None:
     parser.add_argument("--network_isolation", action="store_true", help="no network in the container")
     parser.add_argument("--encrypt_traffic", action="store_true", help="encrypt traffic between machines")
-    parser.add_argument("--subnets", type=words, default=(), metavar="A,B", help="subnets of your VPC")
-    parser.add_argument("--security_groups", type=words, default=(), metavar="A,B", help="with --subnets")
+    parser.add_argument("--subnets", type=comma_list, default=(), metavar="A,B", help="subnets of your VPC")
+    parser.add_argument("--security_groups", type=comma_list, default=(), metavar="A,B", help="with --subnets")
     parser.add_argument("--volume_kms_key", default="", metavar="KEY", help="KMS key of the machines' disks")
     parser.add_argument("--output_kms_key", default="", metavar="KEY", help="KMS key of the output on S3")
 
@@ -427,7 +427,7 @@ def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
     """Return the job that the flags describe."""
     fields: Dict[str, Any] = {
         **{name: value for name, value in vars(flags).items() if name in Job.__dataclass_fields__},
-        "name": flags.job_name or stamped("ssd-train", _name_length(flags)),
+        "name": flags.job_name or timestamped_name("ssd-train", _name_length(flags)),
         "region": region,
         "role": role,
         "channels": _channels(flags),
@@ -445,9 +445,9 @@ def _name_length(flags: argparse.Namespace) -> int:
     return TUNING_NAME_LENGTH if flags.tune else NAME_LENGTH
 
 
-def _send(amazon: Amazon, job: Job, entry_point: Path, operation: str, request: Dict[str, Any]) -> None:
+def _send(amazon: AwsClient, job: Job, entry_point: Path, operation: str, request: Dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as folder:
         archive = Path(folder) / SOURCE_ARCHIVE
         write_source(archive, entry_point)
         amazon.upload(archive, job.source)
-    amazon.send(operation, request)
+    amazon.call(operation, request)

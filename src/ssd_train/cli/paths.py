@@ -29,7 +29,7 @@ from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Item, Progress
 from ssd_train.storage.atomic import STANDARD_OUTPUT
 from ssd_train.storage.s3 import Store, Url, is_url
-from ssd_train.storage.s3_cache import Copies, upload
+from ssd_train.storage.s3_cache import S3Cache, upload
 
 
 class S3Path(NamedTuple):
@@ -94,7 +94,7 @@ def staged_s3_paths(flags: argparse.Namespace) -> Iterator[Progress]:
         try:
             staging.upload()
         except SsdTrainError as second:
-            progress.warn(str(second))
+            progress.warning(str(second))
         raise
     except BaseException:
         staging.warn_not_uploaded()
@@ -107,7 +107,7 @@ class _Staging:
 
     def __init__(self, progress: Progress) -> None:
         self._store, self._progress = Store(), progress
-        self._copies = Copies(self._store, progress)
+        self._copies = S3Cache(self._store, progress)
         self._outgoing = cache_folder() / "outgoing" / uuid.uuid4().hex
         self._targets: List["tuple[Path, Url]"] = []
         self._names: Dict[str, str] = {}
@@ -118,7 +118,7 @@ class _Staging:
 
     def replace_sources(self, value: object) -> object:
         """Return `value` with input URLs replaced by local copies."""
-        return self._replaced(value, False, self._copies.bring)
+        return self._replaced(value, False, self._copies.fetch)
 
     def restore_urls(self, text: str) -> str:
         """Return `text` with local paths replaced by their URLs."""
@@ -135,14 +135,14 @@ class _Staging:
                 count = upload(self._store, path, url, self._progress)
             except SsdTrainError as error:
                 raise type(error)(f"{error}; the results are kept in {path}") from error
-            self._progress.say(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
+            self._progress.info(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
         shutil.rmtree(self._outgoing, ignore_errors=True)
 
     def warn_not_uploaded(self) -> None:
         """Warn about outputs that were not uploaded, with their local paths."""
         for path, url in self._targets:
             if path.exists():
-                self._progress.warn(f"{url}: not uploaded; the results are kept in {path}")
+                self._progress.warning(f"{url}: not uploaded; the results are kept in {path}")
 
     def _replaced(self, value: object, targets: bool, stage: Callable[[Url], Path]) -> object:
         if isinstance(value, list):
@@ -167,13 +167,13 @@ class _RenamingProgress(Progress):
     def __init__(self, progress: Progress, rename: Callable[[str], str]) -> None:
         self._progress, self._rename = progress, rename
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Report a line."""
-        self._progress.say(self._rename(text))
+        self._progress.info(self._rename(text))
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Report a warning."""
-        self._progress.warn(self._rename(text))
+        self._progress.warning(self._rename(text))
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and report progress."""

@@ -32,7 +32,7 @@ from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.labels import align_classes, load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.deploy.batch_transform import transform
-from ssd_train.deploy.detector import Answer, Detector, ImageRef
+from ssd_train.deploy.detector import Detector, ImageRef, Prediction
 from ssd_train.deploy.evaluate import match_names
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
@@ -57,7 +57,7 @@ class View(NamedTuple):
     threshold: float
     truth: Optional[Mapping[str, LabeledImage]]
 
-    def page(self, answer: Answer) -> Page:
+    def page(self, answer: Prediction) -> Page:
         """Return the PDF page entry of a prediction."""
         name = answer.image_ref.name
         note = NO_LABELS if self.truth is not None and name not in self.truth else ""
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         else:
             _predict(detector, pictures, flags, faults, progress)
         for what in filter(None, (flags.output, flags.overlays, flags.pdf, flags.transform_output)):
-            progress.say(f"written: {what}")
+            progress.info(f"written: {what}")
         if faults:
             raise _not_all(faults, len(pictures))
     return 0
@@ -166,7 +166,7 @@ def _transform(
     outcomes = transform(detector, pictures, flags.transform_output, flags.accept)
     for fault in filter(None, progress.track(outcomes, len(pictures), "pictures")):
         faults.append(fault)
-        progress.warn(fault)
+        progress.warning(fault)
 
 
 def _predict(
@@ -176,7 +176,7 @@ def _predict(
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in pictures)
-    found = _sound(progress.track(detector.stream(with_sizes), len(pictures), "pictures"), faults, progress)
+    found = _sound(progress.track(detector.predict_iter(with_sizes), len(pictures), "pictures"), faults, progress)
     scores: List[np.ndarray] = []
     found = _with_scores(found, scores)
     with contextlib.ExitStack() as stack:
@@ -188,9 +188,9 @@ def _predict(
             found = _with_lines(found, writer)
         _consume(found, flags, view, len(pictures))
     if scores:
-        progress.say(_summary(scores, view.threshold))
+        progress.info(_summary(scores, view.threshold))
     if flags.labels and len(truth) < len(pictures):
-        progress.say(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
+        progress.info(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
 
 
 def _truth(
@@ -211,7 +211,7 @@ def _truth(
     return {picture: records[name] for name, picture in named.items()}
 
 
-def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> Iterator[Answer]:
+def _sound(answers: Iterable[Prediction], faults: List[str], progress: Progress) -> Iterator[Prediction]:
     """Yield the answers of readable images; report and collect other errors.
 
     Raises:
@@ -222,7 +222,7 @@ def _sound(answers: Iterable[Answer], faults: List[str], progress: Progress) -> 
         count += 1
         if answer.error:
             faults.append(answer.error)
-            progress.warn(answer.error)
+            progress.warning(answer.error)
         else:
             yield answer
     if count == len(faults):
@@ -233,7 +233,7 @@ def _not_all(faults: Sequence[str], count: int) -> DataError:
     return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
 
 
-def _with_scores(answers: Iterable[Answer], scores: List[np.ndarray]) -> Iterator[Answer]:
+def _with_scores(answers: Iterable[Prediction], scores: List[np.ndarray]) -> Iterator[Prediction]:
     for answer in answers:
         scores.append(answer.detections.scores)
         yield answer
@@ -251,14 +251,14 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
 
 
-def _with_overlays(answers: Iterable[Answer], overlays: Mapping[str, Path], view: View) -> Iterator[Answer]:
+def _with_overlays(answers: Iterable[Prediction], overlays: Mapping[str, Path], view: View) -> Iterator[Prediction]:
     for answer in answers:
         drawn = draw_page(view.page(answer), view.class_names, view.threshold, size_of(answer.image))
         atomic.write_bytes_atomic(overlays[answer.image_ref.name], encode_jpeg(drawn))
         yield answer
 
 
-def _with_lines(answers: Iterable[Answer], writer: Writer) -> Iterator[Answer]:
+def _with_lines(answers: Iterable[Prediction], writer: Writer) -> Iterator[Prediction]:
     for answer in answers:
         writer.add(answer.image_ref.name, answer.detections)
         yield answer
@@ -278,7 +278,7 @@ def _coco_ids(flags: argparse.Namespace, pictures: Sequence[ImageRef]) -> Option
     )
 
 
-def _consume(answers: Iterable[Answer], flags: argparse.Namespace, view: View, count: int) -> None:
+def _consume(answers: Iterable[Prediction], flags: argparse.Namespace, view: View, count: int) -> None:
     if not flags.pdf:
         for _ in answers:
             pass

@@ -99,9 +99,9 @@ def mapping(texts: Optional[Sequence[str]], flag: str) -> Dict[str, str]:
 def report(done: ProcessResult, output: Path, progress: Progress) -> None:
     """Report processed images; raises a DataError (exit code 2) if some could not be read."""
     for line in [*done.notes, *done.failures]:
-        progress.warn(line)
+        progress.warning(line)
     skipped = f", {done.skipped} skipped, which exist" if done.skipped else ""
-    progress.say(f"{done.written} images written{skipped}: {output}")
+    progress.info(f"{done.written} images written{skipped}: {output}")
     if done.failures:
         total = done.written + done.skipped + len(done.failures)
         raise DataError(f"{len(done.failures)} of {total} images could not be read, the first: {done.failures[0]}")
@@ -134,7 +134,7 @@ def run_augment(arguments: Sequence[str]) -> int:
             folders, options = (flags.images, f"{flags.output}/images"), writing(flags.quality, flags.overwrite)
             report(augment_images(labels, folders, flags.operations, options, progress), folders[1], progress)
         size_of = sizes_of_pictures(flags.images) if flags.images else None
-        progress.say(f"{augment_labels(labels, output, flags.operations, size_of)} lines written: {output}")
+        progress.info(f"{augment_labels(labels, output, flags.operations, size_of)} lines written: {output}")
     return 0
 
 
@@ -170,16 +170,16 @@ def run_convert(arguments: Sequence[str]) -> int:
         if flags.output_images and not inside:
             data = _with_images(data, flags, progress)
         for line in convert(data, flags.to, flags.output, progress):
-            progress.warn(line)
+            progress.warning(line)
         if inside:
             _with_images(data, flags, progress)
-        progress.say(f"{len(data.labels)} images converted to {flags.to}: {flags.output}")
+        progress.info(f"{len(data.labels)} images converted to {flags.to}: {flags.output}")
     return 0
 
 
 def _with_images(data: LabeledDataset, flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
     data = copy_images(data, flags.output_images, progress)
-    progress.say(f"{len(data.labels)} images written: {flags.output_images}")
+    progress.info(f"{len(data.labels)} images written: {flags.output_images}")
     return data
 
 
@@ -212,11 +212,11 @@ def run_frames(arguments: Sequence[str]) -> int:
         options = writing(flags.quality, flags.overwrite)
         for done in extract_frames(flags.videos, flags.output, Choice(flags.every, flags.format), options, progress):
             if done.read < done.promised:
-                progress.warn(
+                progress.warning(
                     f"{done.video}: {done.read} of {done.promised} frames are readable; the video may be truncated"
                 )
             skipped = f", {done.skipped} skipped, which exist" if done.skipped else ""
-            progress.say(f"{done.video}: {done.read} frames, {done.written} written{skipped}: {flags.output}")
+            progress.info(f"{done.video}: {done.read} frames, {done.written} written{skipped}: {flags.output}")
     return 0
 
 
@@ -255,13 +255,13 @@ def run_join(arguments: Sequence[str]) -> int:
         paths = [manifest(path, flags.output) for path in flags.manifests]
         done = join(paths, flags.output, flags.on_duplicate, flags.label_attribute)
         for path, count in zip(paths, done.lines_in):
-            progress.say(f"{count} lines read: {path}")
+            progress.info(f"{count} lines read: {path}")
         if done.duplicates:
-            progress.warn(f"{done.duplicates} duplicate images: {flags.on_duplicate}")
+            progress.warning(f"{done.duplicates} duplicate images: {flags.on_duplicate}")
         if done.renumbered:
             ids = ", ".join(f"{class_id} {name}" for name, class_id in done.renumbered.items())
-            progress.warn(f"a class id had several names; new ids: {ids}")
-        progress.say(f"{done.lines_out} lines written: {flags.output}")
+            progress.warning(f"a class id had several names; new ids: {ids}")
+        progress.info(f"{done.lines_out} lines written: {flags.output}")
     return 0
 
 
@@ -319,9 +319,9 @@ def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
             confidence = ConfidenceFilter(flags.min_confidence, flags.when_empty, flags.label_attribute)
         done = keep(manifest(flags.manifest, flags.output), flags.output, conditions, confidence, invert)
         if confidence:
-            progress.say(f"{done.boxes_dropped} boxes dropped with confidence below {flags.min_confidence:g}")
-        progress.say(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
-        progress.say(f"{done.lines_out} lines written: {flags.output}")
+            progress.info(f"{done.boxes_dropped} boxes dropped with confidence below {flags.min_confidence:g}")
+        progress.info(f"{done.lines_in} lines read, {done.lines_in - done.lines_out} dropped")
+        progress.info(f"{done.lines_out} lines written: {flags.output}")
     return 0
 
 
@@ -348,7 +348,7 @@ def run_manifest(arguments: Sequence[str]) -> int:
     with staged_s3_paths(flags) as progress:
         refuse_own_input(flags.output, *flags.sources)
         count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
-        progress.say(f"{count} lines written: {flags.output}")
+        progress.info(f"{count} lines written: {flags.output}")
     return 0
 
 
@@ -381,10 +381,10 @@ def run_relabel(arguments: Sequence[str]) -> int:
         rules = RelabelRules(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty, flags.renumber)
         done = relabel(manifest(flags.manifest, flags.output), flags.output, rules, flags.label_attribute)
         for name, class_id in done.ids.items():
-            progress.say(f"class {class_id}: {name}, {done.boxes[name]} boxes")
+            progress.info(f"class {class_id}: {name}, {done.boxes[name]} boxes")
         if done.boxes_dropped:
-            progress.say(f"{done.boxes_dropped} boxes dropped, {done.lines_in - done.lines_out} lines dropped")
-        progress.say(f"{done.lines_out} lines written: {flags.output}")
+            progress.info(f"{done.boxes_dropped} boxes dropped, {done.lines_in - done.lines_out} lines dropped")
+        progress.info(f"{done.lines_out} lines written: {flags.output}")
     return 0
 
 
@@ -414,9 +414,9 @@ def run_sheet(arguments: Sequence[str]) -> int:
         images = FolderImages(flags.images)
         sheet, failures = labelled_sheet(labels, images, Layout(flags.count, flags.columns, flags.cell), progress)
         write_bytes_atomic(flags.output, encode(sheet, format))
-        progress.say(f"{min(flags.count, len(labels)) - len(failures)} of {len(labels)} images: {flags.output}")
+        progress.info(f"{min(flags.count, len(labels)) - len(failures)} of {len(labels)} images: {flags.output}")
         for failure in failures:
-            progress.warn(failure)
+            progress.warning(failure)
         if failures:
             raise DataError(f"{len(failures)} images could not be read, the first: {failures[0]}")
     return 0
@@ -468,7 +468,7 @@ def run_split(arguments: Sequence[str]) -> int:
         outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(options.fractions))]
         counts = split(manifest(flags.manifest, *outputs), outputs, options, progress)
         for output, count in zip(outputs, counts):
-            progress.say(f"{count} lines written: {output}")
+            progress.info(f"{count} lines written: {output}")
     return 0
 
 

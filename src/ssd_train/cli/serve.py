@@ -20,7 +20,7 @@ from ssd_train.deploy.handlers import warm_up
 from ssd_train.deploy.server.run import keep_memory_flat, listen
 from ssd_train.deploy.server.run import run as run_server
 from ssd_train.progress import Progress
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,9 +37,9 @@ def run(arguments: Sequence[str]) -> int:
         listener = listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
-        progress.say(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
+        progress.info(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
         run_server(make_app(detector, limits, flags.queue, progress), listener, flags.queue)
-        progress.say("stopped: all requests were answered")
+        progress.info("stopped: all requests were answered")
     return 0
 
 
@@ -47,7 +47,7 @@ def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
     """Load the model, by default with ONNX Runtime if it is installed: it is the fastest engine for single images."""
     if (flags.engine, flags.devices) != ("auto", "auto") or not find_spec("onnxruntime"):
         return Detector.load(flags.model, flags.devices, flags.engine)
-    with opened_model(flags.model) as model:
+    with open_model(flags.model) as model:
         if model.is_dir() and any(model.glob("*.onnx")):
             return Detector.load(model, engine="onnxruntime")
         exportable = (model / "config.json").is_file() or is_converted(model)
@@ -65,16 +65,18 @@ def _warn_if_slow(engine: Engine, flags: argparse.Namespace, progress: Progress)
     slower = f"using {engine.name}, which is slower than onnxruntime"
     missing = [package for package in ("onnxruntime", "onnx") if not find_spec(package)]
     if missing:
-        progress.warn(f"{slower}; {' and '.join(missing)} not installed: pip install 'ssd-train[onnx]'")
+        progress.warning(f"{slower}; {' and '.join(missing)} not installed: pip install 'ssd-train[onnx]'")
     elif kind == "symbol":
-        progress.warn(f"{slower}: serve the model folder of this export, or an ONNX file of it")
+        progress.warning(f"{slower}: serve the model folder of this export, or an ONNX file of it")
 
 
 def _exported(folder: Path, progress: Progress) -> Detector:
     """Export the model in `folder` to ONNX in a subprocess, which keeps MXNet out of this process, and load that."""
     with tempfile.TemporaryDirectory() as temporary:
         exported = Path(temporary) / "model.onnx"
-        progress.say("exporting the model to ONNX, which is faster; run `export --format onnx` once to avoid this step")
+        progress.info(
+            "exporting the model to ONNX, which is faster; run `export --format onnx` once to avoid this step"
+        )
         command = [sys.executable, "-m", "ssd_train", "export", "--format", "onnx"]
         done = subprocess.run(
             [*command, "--model", str(folder), "--output", str(exported)],
@@ -84,7 +86,7 @@ def _exported(folder: Path, progress: Progress) -> Detector:
         )
         if done.returncode == 0:
             return Detector.load(exported)
-    progress.warn(f"the export failed ({(done.stdout.strip() or 'no message').splitlines()[-1]}); using mxnet")
+    progress.warning(f"the export failed ({(done.stdout.strip() or 'no message').splitlines()[-1]}); using mxnet")
     return Detector.load(folder)
 
 

@@ -35,15 +35,15 @@ def run(arguments: Sequence[str]) -> int:
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
         if isinstance(trained, WorkerResult):
-            progress.say(
+            progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.leader}"
             )
             return 0
         for line in trained.scores.lines():
-            progress.say(line)
-        progress.say(f"report: {trained.report}")
-        progress.say(summary(trained))
+            progress.info(line)
+        progress.info(f"report: {trained.report}")
+        progress.info(summary(trained))
     return 0
 
 
@@ -56,7 +56,7 @@ def _read(
     try:
         hosted = sagemaker_hyperparameters() if is_hosted() else {}
         given = {**current_names(hosted), **current_names(settings)}
-        config = TrainConfig.from_mapping(given, progress.warn, names)
+        config = TrainConfig.from_mapping(given, progress.warning, names)
     except ConfigError as fault:
         faults.append(str(fault))
     try:
@@ -66,9 +66,9 @@ def _read(
     if config is None or environment is None:
         raise ConfigError("; ".join(faults))
     if config.recipe:
-        progress.say(describe_preset(config.recipe, config.to_json()))
+        progress.info(describe_preset(config.recipe, config.to_json()))
     for name in environment.unused_channels:
-        progress.warn(f"channel {name!r} is not used, expected one of {', '.join(sum(CHANNELS.values(), ()))}")
+        progress.warning(f"channel {name!r} is not used, expected one of {', '.join(sum(CHANNELS.values(), ()))}")
     return config, environment
 
 

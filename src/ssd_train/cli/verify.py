@@ -227,7 +227,7 @@ class Checks:
         cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
         data = load_labels(*self.datasets["validation"])
-        served = [answer.detections for answer in detector.stream(pictures_of(data.labels, data.images))]
+        served = [answer.detections for answer in detector.predict_iter(pictures_of(data.labels, data.images))]
         return [
             *_agreement_figures(compare(_rows(cpu_detections), _rows(detections))),
             Figure("SmoothL1 / on the CPU - 1", abs(loss / cpu_loss - 1), most=MOST_LOSS_APART),
@@ -377,14 +377,14 @@ def run(arguments: Sequence[str]) -> int:
 
     devices = contexts(flags.devices)[:2]
     names = [f"{device.device_type}:{device.device_id}" for device in devices]
-    progress.say(f"verifying ssd_train {__version__} on {', '.join(names)}")
+    progress.info(f"verifying ssd_train {__version__} on {', '.join(names)}")
     document = {"format": 1, **machine_info(devices)}
     with tempfile.TemporaryDirectory(prefix="ssd-train-verify-") as temporary:
         checks = run_checks(Checks(flags.folder or Path(temporary), names, flags.pictures), progress)
     document["checks"] = checks
     failed = [check["name"] for check in checks if check["result"] == "FAILED"]
     atomic.write_json_atomic(flags.output, document)
-    progress.say(f"{len(failed)} of {len(checks)} checks failed; written: {flags.output}")
+    progress.info(f"{len(failed)} of {len(checks)} checks failed; written: {flags.output}")
     return 1 if failed else 0
 
 
@@ -407,7 +407,7 @@ def run_checks(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
             entry.update(result="FAILED", error=f"{type(error).__name__}: {error}")
             text = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
         entry["seconds"] = round(time.perf_counter() - start, 2)
-        progress.say(f"{name}: {entry['result']} ({entry['seconds']:.1f} s): {text}")
+        progress.info(f"{name}: {entry['result']} ({entry['seconds']:.1f} s): {text}")
         entries.append(entry)
     return entries
 

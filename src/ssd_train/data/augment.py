@@ -38,8 +38,8 @@ class View:
     flip_x: bool = False
     flip_y: bool = False
     colour: Optional[np.ndarray] = None
-    least_visible: float = 0.4
-    by_centre: bool = False
+    min_visibility: float = 0.4
+    keep_by_center: bool = False
 
 
 Policy = Callable[[SizeWH, np.ndarray, Random], View]
@@ -78,7 +78,7 @@ def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         width, height = int(width * ratio), int(height * ratio)
     x, y, w, h = constrained_crop((width, height), boxes + np.array([left, top, left, top], np.float32), random)
     return View(
-        (x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, least_visible=0.0, by_centre=True
+        (x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, min_visibility=0.0, keep_by_center=True
     )
 
 
@@ -142,12 +142,12 @@ def visible_mask(boxes: np.ndarray, view: View) -> np.ndarray:
     """
     x, y, width, height = view.rect
     rect = np.array([x, y, x + width, y + height])
-    if view.by_centre:
+    if view.keep_by_center:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         return ((centre > rect[:2]) & (centre < rect[2:])).all(axis=1)
     seen = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
     share = np.prod(np.maximum(seen, 0), axis=1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return share >= view.least_visible
+    return share >= view.min_visibility
 
 
 # SSD's samplers: minimum IoU of a crop with every object; the last accepts any crop

@@ -93,7 +93,7 @@ class DetectionDataset:
             self.cache.put(index, image)
         return image, self._scaled(index, image), _class_ids(record)
 
-    def look(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
+    def get_view(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
         """Return a sample and the view of it that `choose` draws.
 
         Without a cache, the image is decoded at the resolution that the view needs.
@@ -124,7 +124,7 @@ class DetectionDataset:
     def _fetch(self, index: int, record: LabeledImage) -> bytes:
         data = self.images.read(record)
         if record.size_wh is None:
-            self._sizes[index] = read_header(data, record.where or record.name).shown_wh
+            self._sizes[index] = read_header(data, record.where or record.name).display_wh
         return data
 
     def _decoded(self, index: int, data: bytes, reduce: int) -> np.ndarray:
@@ -178,7 +178,7 @@ class BadSampleHandler:
         self._left_out: Set[Hashable] = set()
         self._lock = threading.Lock()
 
-    def first_usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> Tuple[Key, SampleT]:
+    def first_valid(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> Tuple[Key, SampleT]:
         """Return the first key for which `make` yields a sample, and the sample.
 
         Images that were left out are not tried again, so that a slow disk does not delay every epoch.
@@ -195,7 +195,7 @@ class BadSampleHandler:
                 self._leave_out(key, fault, "another takes its place")
         raise DataError(f"found none of {self._total} images that can still be used, expected some")
 
-    def usable(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> "List[Tuple[Key, SampleT]]":
+    def valid(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> "List[Tuple[Key, SampleT]]":
         """Return the keys for which `make` yields a sample, with the samples.
 
         Raises:
@@ -221,4 +221,4 @@ class BadSampleHandler:
         if count > MOST * self._total:
             raise DataError(f"{fault}: {count} of {self._total} images cannot be used any more, expected most of them")
         if not known:
-            self._progress.warn(f"left out: {fault}; {consequence}")
+            self._progress.warning(f"left out: {fault}; {consequence}")

@@ -66,7 +66,7 @@ class ImageHeader:
     frames: int = 1
 
     @property
-    def shown_wh(self) -> SizeWH:
+    def display_wh(self) -> SizeWH:
         """(width, height) after applying the orientation, as browsers show it."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
@@ -146,17 +146,17 @@ def decode_downscaled(
     return decode(data, where, expected_wh, limits, reduction((header.width, header.height), side))
 
 
-def reduction(shown_wh: Tuple[float, float], side: int) -> int:
+def reduction(display_wh: Tuple[float, float], side: int) -> int:
     """Return the factor (1, 2, 4, 8) by which decoding may downscale an image.
 
     Neither side of the visible part becomes shorter than `side`, and its longer side stays at least twice as long, so
     that the final resize averages as for a full-size image.
 
     Args:
-        shown_wh: (width, height) in image pixels of the part that the network sees.
+        display_wh: (width, height) in image pixels of the part that the network sees.
         side: Input side of the network in pixels.
     """
-    return next((r for r in (8, 4, 2) if min(shown_wh) >= r * side and max(shown_wh) >= 2 * r * side), 1)
+    return next((r for r in (8, 4, 2) if min(display_wh) >= r * side and max(display_wh) >= 2 * r * side), 1)
 
 
 def decode_unrotated(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
@@ -214,12 +214,12 @@ def orientation_for(header: ImageHeader, where: str, expected_wh: Optional[SizeW
     Raises:
         DataError: Neither the stored nor the upright image has the size `expected_wh`.
     """
-    if expected_wh is None or header.shown_wh == tuple(expected_wh):
+    if expected_wh is None or header.display_wh == tuple(expected_wh):
         return header.orientation
     # some labelling tools ignore EXIF and show the stored pixels
     if (header.width, header.height) == tuple(expected_wh):
         return 1
-    (width, height), (expected_width, expected_height) = header.shown_wh, expected_wh
+    (width, height), (expected_width, expected_height) = header.display_wh, expected_wh
     raise DataError(
         f"{where}: found {width}x{height}, expected {expected_width}x{expected_height} (the labels' image_size)",
         "size-differs",
@@ -358,7 +358,7 @@ def decode_verified(
     Raises:
         DataError: The image cannot be used.
     """
-    size_wh = expected_wh or read_header(data, where).shown_wh
+    size_wh = expected_wh or read_header(data, where).display_wh
     image = decode_downscaled(data, where, side, size_wh, limits)
     recheck_decoded(data, image, where)
     return image, size_wh

@@ -51,7 +51,7 @@ class FolderImages:
         """
         return call_with_timeout(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
 
-    def ends(self, record: LabeledImage, size: int) -> Tuple[bytes, bytes]:
+    def read_head_and_tail(self, record: LabeledImage, size: int) -> Tuple[bytes, bytes]:
         """Return the first and last `size` bytes of the encoded image.
 
         They are empty if the path is not a regular file.
@@ -83,10 +83,10 @@ class FolderImages:
         """
         path = self._located.get(record.name)
         if path is None:
-            path = self._located[record.name] = self._look_for(record)
+            path = self._located[record.name] = self._resolve(record)
         return path
 
-    def _look_for(self, record: LabeledImage) -> str:
+    def _resolve(self, record: LabeledImage) -> str:
         paths = _readings(record)
         path, is_link = self._by_path(paths) or self._by_name(record, paths)
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
@@ -118,7 +118,7 @@ class FolderImages:
         same = is_plain(record.name) and os.path.basename(found[0]) == paths[0][-1]
         return record.name if same else os.path.relpath(found[0], self.root).replace(os.sep, "/")
 
-    def holds(self, record: LabeledImage) -> bool:
+    def contains(self, record: LabeledImage) -> bool:
         """Return whether the folder contains the image, or several candidates."""
         paths = _readings(record)
         return self._by_path(paths) is not None or any(self.index.find(path) for path in paths)
@@ -232,7 +232,7 @@ class FetchedImages:
 
     def __init__(self, folder: FolderImages, records: Sequence[LabeledImage], fetch: Fetch) -> None:
         self._folder = folder
-        missing = [record.name for record in records if is_on_s3(record) and not folder.holds(record)]
+        missing = [record.name for record in records if is_on_s3(record) and not folder.contains(record)]
         self._fetched = fetch(sorted(set(missing))) if missing else {}
 
     def read(self, record: LabeledImage) -> bytes:

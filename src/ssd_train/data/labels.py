@@ -20,7 +20,7 @@ from ssd_train.data.formats.recordio_framing import MAGIC
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
-from ssd_train.data.predefined_splits import of_split
+from ssd_train.data.predefined_splits import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -50,7 +50,7 @@ _FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
 _FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MANIFEST_ENDINGS}
 
 
-class FoundLabels(NamedTuple):
+class DetectedLabels(NamedTuple):
     """Labels found by `find_labels`.
 
     Attributes:
@@ -62,19 +62,19 @@ class FoundLabels(NamedTuple):
     place: Path
 
 
-class SeveralFormats(DataError):
+class AmbiguousFormat(DataError):
     """A folder has labels of several formats.
 
     Attributes:
         found: Labels of each format of which there is exactly one file or folder.
     """
 
-    def __init__(self, message: str, found: List[FoundLabels]) -> None:
+    def __init__(self, message: str, found: List[DetectedLabels]) -> None:
         super().__init__(message)
         self.found = found
 
 
-def detect_format(path: PathLike, wanted: str = "") -> FoundLabels:
+def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
     """Find the labels in a file or folder and detect their format.
 
     For a folder of images without labels, the sister folder is searched: images/train -> labels/train.
@@ -92,14 +92,14 @@ def detect_format(path: PathLike, wanted: str = "") -> FoundLabels:
     if not place.exists():
         raise DataError(f"{path}: not found, expected labels: {_expected(wanted)}")
     if wanted:
-        return FoundLabels(wanted, place)
+        return DetectedLabels(wanted, place)
     found = _of_file(place)
     if not found:
         raise DataError(f"{path}: found {_shown_head(place)}, expected {_expected()}; --labels_format says which it is")
-    return FoundLabels(found, place)
+    return DetectedLabels(found, place)
 
 
-def _in_sister(folder: Path, wanted: str) -> Optional[FoundLabels]:
+def _in_sister(folder: Path, wanted: str) -> Optional[DetectedLabels]:
     """Find the labels in the sister of a folder that has none itself."""
     for images, labels in SISTERS.items():
         sister = sister_folder(folder, images, labels)
@@ -119,23 +119,23 @@ def sister_folder(folder: Path, name: str, other: str) -> Optional[Path]:
     return sister if sister.is_dir() else None
 
 
-def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> FoundLabels:
+def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> DetectedLabels:
     found = {name: places for name, places in candidates.items() if places and wanted in ("", name)}
     if not found:
         raise DataError(f"{folder}: found {_contents(folder)}, expected labels: {_expected(wanted)}")
     listed = [str(place.relative_to(folder)) for places in found.values() for place in places[:2] if place != folder]
     if len(found) > 1:
-        raise SeveralFormats(
+        raise AmbiguousFormat(
             f"{folder}: found labels of the formats {', '.join(sorted(found))} ({', '.join(listed)}), expected one "
             "format: name the file or folder, or give --labels_format",
-            [FoundLabels(name, places[0]) for name, places in found.items() if len(places) == 1],
+            [DetectedLabels(name, places[0]) for name, places in found.items() if len(places) == 1],
         )
     ((name, places),) = found.items()
     if len(places) > 1:
         raise DataError(
             f"{folder}: found {len(places)} times {EXPECTED[name]} ({', '.join(listed)}), expected one: name it"
         )
-    return FoundLabels(name, places[0])
+    return DetectedLabels(name, places[0])
 
 
 def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
@@ -320,7 +320,7 @@ def load_labels(
         raise ConfigError("found neither images nor labels, expected at least one of them")
     try:
         format, place = detect_format(given, options.format)
-    except SeveralFormats as fault:
+    except AmbiguousFormat as fault:
         format, place = _of_one_content(fault, images, labels, options)
     near = place if place.is_dir() else place.parent
     folder = _image_folder(images, labels, near)
@@ -333,7 +333,7 @@ def load_labels(
     if options.verified and format != "ground_truth":
         raise ConfigError(f"verified: found {options.verified!r} and labels of {format}, expected ground_truth")
     if options.split:
-        read = of_split(read, options.split)
+        read = select_split(read, options.split)
     if source is None:
         own = FolderImages(folder)
         source = FetchedImages(own, read.records, options.fetch) if options.fetch else own
@@ -341,8 +341,8 @@ def load_labels(
 
 
 def _of_one_content(
-    fault: SeveralFormats, images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions
-) -> FoundLabels:
+    fault: AmbiguousFormat, images: Optional[PathLike], labels: Optional[PathLike], options: LabelOptions
+) -> DetectedLabels:
     """Return the first of several label formats if all have the same content.
 
     That is the case after a conversion.
@@ -440,7 +440,7 @@ def align_classes(labels: Labels, class_names: ClassNames) -> Labels:
     Raises:
         DataError: A class has boxes and is not in `class_names`.
     """
-    return labels.with_classes(class_names, by_id=has_own_ids(labels))
+    return labels.remap_classes(class_names, by_id=has_own_ids(labels))
 
 
 Read = Tuple[Labels, Optional[ImageSource]]
@@ -475,7 +475,7 @@ def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:
 
 def _ordered(labels: Labels, options: LabelOptions) -> Labels:
     """Reorder the classes as given in the options, for formats with class names."""
-    return labels if options.class_names is None else labels.with_classes(options.class_names)
+    return labels if options.class_names is None else labels.remap_classes(options.class_names)
 
 
 # format -> reader of (path of the labels, folder of the images, options)

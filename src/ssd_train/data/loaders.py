@@ -155,14 +155,14 @@ class TrainLoader:
     def _sample(self, index: int, epoch: int) -> Tuple[int, Arrays]:
         count = len(self.dataset)
         places = ((index + further) % count for further in range(count))
-        return self.setbacks.first_usable(places, lambda place: self._seen(place, [self.sampler.seed, epoch, index]))
+        return self.setbacks.first_valid(places, lambda place: self._seen(place, [self.sampler.seed, epoch, index]))
 
     def _seen(self, place: int, seed: List[int]) -> Arrays:
         random = np.random.RandomState(np.random.PCG64(seed))  # seeded in a seventh of the time of the default
-        (image, boxes, class_ids), view = self.dataset.look(
+        (image, boxes, class_ids), view = self.dataset.get_view(
             place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
         )
-        return self.transform.show(image, boxes, class_ids, view)
+        return self.transform.apply(image, boxes, class_ids, view)
 
 
 class EvalLoader:
@@ -192,7 +192,7 @@ class EvalLoader:
 
     def _batch(self, indices: Sequence[int]) -> Optional[EvalBatch]:
         """Return a batch, or None if none of its images can be used."""
-        usable = self.setbacks.usable(indices, self.dataset.__getitem__)
+        usable = self.setbacks.valid(indices, self.dataset.__getitem__)
         if not usable:
             return None
         places, samples = zip(*usable)

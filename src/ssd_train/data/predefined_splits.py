@@ -1,7 +1,7 @@
 """Splits that a dataset defines itself.
 
 These are the lists in VOC's ImageSets/Main, and train, val and test of a data.yaml.
-Readers put them into `LabelSet.sets`; this module selects the ones that a job uses.
+Readers put them into `Labels.sets`; this module selects the ones that a job uses.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
     return entries
 
 
-def of_split(labels: Labels, name: str) -> Labels:
-    """Return the records of one split; `LabelSet.others` gets the rest.
+def select_split(labels: Labels, name: str) -> Labels:
+    """Return the records of one split; `Labels.others` gets the rest.
 
     Raises:
         ConfigError: There is no such split.
@@ -111,16 +111,16 @@ def of_split(labels: Labels, name: str) -> Labels:
 
 
 def of_names(labels: Labels, names: "FrozenSet[str]") -> Labels:
-    """Return the records with these names; `LabelSet.others` gets the rest."""
+    """Return the records with these names; `Labels.others` gets the rest."""
     keep = [record.name in names for record in labels.records]
     others = tuple(record for record, kept in zip(labels.records, keep) if not kept)
     part = labels.subset(keep)
     return dataclasses.replace(
-        part, skipped=labels.skipped, mended=labels.mended, sets={}, others=(*labels.others, *others)
+        part, skipped=labels.skipped, repaired=labels.repaired, sets={}, others=(*labels.others, *others)
     )
 
 
-def for_training(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
+def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
     """Return the training labels, and validation labels if the data defines them.
 
     Both are returned if there are train and val and `alone` is true. Otherwise trainval is returned if it exists, else
@@ -152,13 +152,13 @@ def for_training(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]
     return of_names(labels, kept), None
 
 
-def for_validation(labels: Labels) -> Labels:
+def validation_split(labels: Labels) -> Labels:
     """Return the val split of data given for validation, or all if there is none."""
     members = labels.sets.get(VALIDATION)
     return of_names(labels, members) if members else labels
 
 
-def described(labels: Labels) -> str:
+def describe_splits(labels: Labels) -> str:
     """Describe the splits in one line; "" if there are none."""
     if not labels.sets:
         return ""

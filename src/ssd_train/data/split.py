@@ -64,7 +64,7 @@ def split_by_hash(
     return labels.subset([not side for side in sides]), labels.subset(sides)
 
 
-def hash_of_image(source: ImageSource) -> ContentHash:
+def image_hash(source: ImageSource) -> ContentHash:
     """Return a `content_hash` function that reads images from `source`."""
 
     def content_hash(record: LabeledImage) -> Optional[str]:
@@ -129,7 +129,7 @@ def group_names(
     groups = [match and match.group(min(pattern.groups, 1)) for match in matches]
     if progress:
         counted = "what its first bracket matches" if pattern.groups else "the whole match"
-        progress.say(
+        progress.info(
             f"{setting}: {len(set(groups) - {None})} groups by {counted}, "
             f"in {len(names) - groups.count(None)} of {len(names)} names"
         )

@@ -291,7 +291,7 @@ class Labels:
         records: The labelled images.
         class_names: Names of the class ids.
         skipped: Lines that were skipped.
-        mended: Lines and boxes that were repaired.
+        repaired: Lines and boxes that were repaired.
         source: File or folder of the labels, for messages.
         details: Further properties, such as the format.
         category_ids: Class name -> category id of a COCO file, whose ids differ from the class ids; otherwise empty.
@@ -302,7 +302,7 @@ class Labels:
     records: Tuple[LabeledImage, ...]
     class_names: ClassNames
     skipped: Tuple[LabelIssue, ...] = ()
-    mended: Tuple[LabelIssue, ...] = ()
+    repaired: Tuple[LabelIssue, ...] = ()
     source: str = ""
     details: Dict[str, str] = field(default_factory=dict)
     category_ids: Dict[str, int] = field(default_factory=dict)
@@ -334,7 +334,7 @@ class Labels:
         counts = self.boxes_per_class()
         return tuple(class_id for class_id in self.class_names.unnamed if not counts[class_id])
 
-    def with_classes(self, class_names: ClassNames, by_id: bool = False) -> "Labels":
+    def remap_classes(self, class_names: ClassNames, by_id: bool = False) -> "Labels":
         """Return the same labels with class ids that refer to `class_names`.
 
         Classes are matched by ClassNames.ids_in.
@@ -357,7 +357,7 @@ class Labels:
     def subset(self, keep: Sequence[bool]) -> "Labels":
         """Return the records for which `keep` is true, without skipped and repaired lines."""
         records = tuple(record for record, wanted in zip(self.records, keep) if wanted)
-        return replace(self, records=records, skipped=(), mended=())
+        return replace(self, records=records, skipped=(), repaired=())
 
 
 def _with_ids(ignored: Ignored, lookup: np.ndarray) -> Ignored:

@@ -119,9 +119,9 @@ class TrainTransform:
             Image uint8 (side, side, 3), class targets (A,), box targets (A, 4).
         """
         height, width = image.shape[:2]
-        return self.show(image, boxes, class_ids, self.policy((width, height), boxes[class_ids >= 0], random))
+        return self.apply(image, boxes, class_ids, self.policy((width, height), boxes[class_ids >= 0], random))
 
-    def show(
+    def apply(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Apply a given view; returns the same as a call."""

@@ -188,7 +188,7 @@ def _check_array(array: np.ndarray, limits: ImageLimits) -> DecodedImage:
     rounded = np.rint(image)
     if image.max() <= 1 and (rounded != image).any():  # the input of other networks; here the image would be black
         raise DataError("request: found fractions from 0 to 1, expected pixels 0 to 255")
-    return np.ascontiguousarray(rounded, dtype=np.uint8), header.shown_wh
+    return np.ascontiguousarray(rounded, dtype=np.uint8), header.display_wh
 
 
 # content type -> decoder of a body, for a network with an input of (side, side) pixels

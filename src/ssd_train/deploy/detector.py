@@ -11,7 +11,7 @@ from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Option
 
 import numpy as np
 
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import weights_digest
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT
 from ssd_train.boxes import SizeWH
@@ -20,7 +20,7 @@ from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.data.transforms import preprocess
 from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, DataError, WeightsError
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 
 # engine -> required packages
 ENGINES = {
@@ -40,7 +40,7 @@ class Engine(Protocol):
     grayscale: bool
 
     @property
-    def description(self) -> Optional[Description]:
+    def description(self) -> Optional[ExportMetadata]:
         """Return the metadata of an exported model; None for a model folder."""
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ class ImageRef(NamedTuple):
     expected_wh: Optional[SizeWH] = None
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """Detections of an image, or the reason why there are none.
 
     Attributes:
@@ -106,7 +106,7 @@ class Detector:
             DependencyError: the engine is not installed.
             ConfigError: the engine cannot run on `devices`.
         """
-        with opened_model(Path(path)) as opened:
+        with open_model(Path(path)) as opened:
             loaded = _open(opened, devices, _choose_engine(opened, engine, str(path)))
             _check_same_weights(opened, loaded, str(path))
             return cls(loaded)
@@ -134,16 +134,16 @@ class Detector:
         """Detect objects in several images, in one batch."""
         for image in images:
             _check_image(image)
-        return self.find([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
+        return self.predict_inputs([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
 
-    def stream(self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2) -> Iterator[Answer]:
+    def predict_iter(self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2) -> Iterator[Prediction]:
         """Detect objects in `refs`, in order.
 
         Threads read and decode the next images while the network runs.
         """
         refs = iter(refs)
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-            pending: Deque["Future[Tuple[Answer, Optional[np.ndarray]]]"] = deque()
+            pending: Deque["Future[Tuple[Prediction, Optional[np.ndarray]]]"] = deque()
             for ref in itertools.islice(refs, (workers + 1) * batch_size):
                 pending.append(pool.submit(self._load, ref))
             while pending:
@@ -156,23 +156,23 @@ class Detector:
         """Resize `image` (H, W, 3) to the network's input, uint8 (side, side, 3)."""
         return preprocess(image, self.engine.side, self.engine.grayscale)
 
-    def _load(self, ref: ImageRef) -> Tuple[Answer, Optional[np.ndarray]]:
+    def _load(self, ref: ImageRef) -> Tuple[Prediction, Optional[np.ndarray]]:
         try:
             image, size_wh = decode_verified(ref.read(), ref.where, self.engine.side, ref.expected_wh)
         except DataError as error:
-            return Answer(ref, None, None, str(error)), None
+            return Prediction(ref, None, None, str(error)), None
         except OSError as error:
-            return Answer(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), None
-        return Answer(ref._replace(expected_wh=size_wh), image, None), self.to_input(image)
+            return Prediction(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), None
+        return Prediction(ref._replace(expected_wh=size_wh), image, None), self.to_input(image)
 
-    def _predict(self, loaded: "List[Tuple[Answer, Optional[np.ndarray]]]") -> Iterator[Answer]:
+    def _predict(self, loaded: "List[Tuple[Prediction, Optional[np.ndarray]]]") -> Iterator[Prediction]:
         decoded = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
         sizes = [answer.image_ref.expected_wh for answer, _ in decoded]
-        detections = iter(self.find([pixels for _, pixels in decoded], sizes))
+        detections = iter(self.predict_inputs([pixels for _, pixels in decoded], sizes))
         for answer, pixels in loaded:
             yield answer if pixels is None else answer._replace(detections=next(detections))
 
-    def find(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
+    def predict_inputs(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
         """Detect objects in images that `to_input` has resized.
 
         Args:

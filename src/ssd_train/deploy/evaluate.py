@@ -32,7 +32,7 @@ def score_images(
     """
     labels = align_classes(data.labels, detector.class_names)
     metric = MeanAveragePrecision(detector.class_names)
-    answers = detector.stream(pictures_of(labels, data.images))
+    answers = detector.predict_iter(pictures_of(labels, data.images))
     for record, answer in zip(labels.records, (progress or Progress()).track(answers, len(labels), "images")):
         if answer.detections is None:
             raise DataError(answer.error)

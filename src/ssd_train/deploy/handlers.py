@@ -107,7 +107,7 @@ def predict_one(detector: Detector, image: np.ndarray, size_wh: Tuple[int, int])
         RequestError: 500, the network returns NaN.
     """
     try:
-        return detector.find([image], [size_wh])[0]
+        return detector.predict_inputs([image], [size_wh])[0]
     except DataError as error:
         raise RequestError(MODEL_FAULT, str(error)) from None
 

@@ -9,7 +9,7 @@ from typing import Any, Dict
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description, as_input
+from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
@@ -30,7 +30,7 @@ class OnnxEngine:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # one class for each status, without a common base class
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
-        self.description = Description.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
+        self.description = ExportMetadata.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
@@ -66,7 +66,7 @@ class OpenVinoEngine:
             model = core.read_model(content)
         except RuntimeError as error:
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_last_line(error)})") from None
-        self.description = Description.from_texts(_metadata(model), path)
+        self.description = ExportMetadata.from_texts(_metadata(model), path)
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale

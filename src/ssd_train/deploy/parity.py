@@ -62,7 +62,7 @@ class Agreement:
             f"corners within {self.box_difference:.1e} px"
         )
 
-    def require(self, name: str) -> None:
+    def raise_for_mismatch(self, name: str) -> None:
         """Raise a SsdTrainError unless the network `name` has boxes that match."""
         if not self.rows:
             raise SsdTrainError(f"{name}: found no detections in the compared images, expected some: see --images")

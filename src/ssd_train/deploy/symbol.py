@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import CONFIG, SavedModel
 from ssd_train.artifacts.symbol_format import (
     EXPORT,
@@ -75,7 +75,7 @@ def _for_inference(text: str) -> str:
     return json.dumps(document, indent=1)
 
 
-def write_files(folder: Path, description: Description, parts: SymbolParts) -> None:
+def write_files(folder: Path, description: ExportMetadata, parts: SymbolParts) -> None:
     """Write FILES; `parts` are symbol, weights and auxiliary states."""
     symbol, weights, states = parts
     symbol.save(str(folder / SYMBOL))
@@ -121,16 +121,16 @@ def publish_symbol(folder: Path, target: Path, images: np.ndarray) -> Agreement:
     with staged_files(describe(model, KIND), target, make_symbol(model)) as prepared:
         trained, exported = GluonEngine(folder, "cpu"), SymbolEngine(prepared, "cpu")
         agreement = compare(trained.run(images), exported.run(images), lambda index: trained.candidates(images[index]))
-        agreement.require(f"{target}: the exported network")
+        agreement.raise_for_mismatch(f"{target}: the exported network")
     return agreement
 
 
-def describe(model: SavedModel, kind: str) -> Description:
+def describe(model: SavedModel, kind: str) -> ExportMetadata:
     """Return the description of deployment files of `model`."""
-    return Description.of(model.config, model.class_names, model.sha256, kind, INPUT)
+    return ExportMetadata.of(model.config, model.class_names, model.sha256, kind, INPUT)
 
 
-def check_target(target: Path, description: Description) -> None:
+def check_target(target: Path, description: ExportMetadata) -> None:
     """Refuse to overwrite a folder that holds anything but the same export.
 
     An export of the same weights and kind may be replaced.
@@ -157,7 +157,7 @@ def check_same_model(folder: Path, weights: str) -> None:
 
 
 @contextlib.contextmanager
-def staged_files(description: Description, target: Path, parts: SymbolParts) -> Iterator[Path]:
+def staged_files(description: ExportMetadata, target: Path, parts: SymbolParts) -> Iterator[Path]:
     """Yield a temporary folder with deployment files, then move them to `target`.
 
     If the block raises, nothing is moved.

@@ -213,7 +213,7 @@ class MeanAveragePrecision:
             best_f1=best_f1(scored.scores, scored.scores[scored_hits], len(truth.boxes)),
             images=len(self),
             background_images=int(is_background.sum()),
-            background_alarms=detections.scores[is_background[detections.images]],
+            background_scores=detections.scores[is_background[detections.images]],
             overlap_threshold=iou_threshold,
             curves=self._curves(scored, scored_hits, truth),
         )

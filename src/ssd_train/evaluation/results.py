@@ -77,7 +77,7 @@ class Scores:
     best_f1: Optional[BestF1]
     images: int
     background_images: int
-    background_alarms: np.ndarray = field(repr=False, compare=False)
+    background_scores: np.ndarray = field(repr=False, compare=False)
     overlap_threshold: float = 0.5
     curves: Dict[str, Curve] = field(default_factory=dict, repr=False, compare=False)
     unanswered_images: int = 0
@@ -118,21 +118,21 @@ class Scores:
         """Return VOC 2010 mAP (area under the curve) at `overlap_threshold`."""
         return self._mean("voc_area")
 
-    def false_positives(self, threshold: float) -> Optional[float]:
+    def false_positives_per_image(self, threshold: float) -> Optional[float]:
         """Return the number of detections per background image with at least this score.
 
         It is None without background images.
         """
         if not self.background_images:
             return None
-        return float(np.count_nonzero(self.background_alarms >= threshold) / self.background_images)
+        return float(np.count_nonzero(self.background_scores >= threshold) / self.background_images)
 
     @property
     def false_positives_at_best_f1(self) -> Optional[float]:
         """Return `false_positives` at the threshold of `best_f1`; None without one."""
         if self.best_f1 is None or self.best_f1.threshold is None:
             return None
-        return self.false_positives(self.best_f1.threshold)
+        return self.false_positives_per_image(self.best_f1.threshold)
 
     def _mean(self, figure: str) -> Optional[float]:
         values = [getattr(scores, figure) for scores in self.per_class if scores.boxes]
@@ -156,7 +156,7 @@ class Scores:
             "per_class": {scores.name: scores.to_json() for scores in self.per_class},
             "best_f1": None if self.best_f1 is None else dict(vars(self.best_f1)),
             "false_positives_per_background_image": self.false_positives_at_best_f1,
-            f"false_positives_per_background_image@{FIXED_SCORE}": self.false_positives(FIXED_SCORE),
+            f"false_positives_per_background_image@{FIXED_SCORE}": self.false_positives_per_image(FIXED_SCORE),
             "images": self.images,
             "background_images": self.background_images,
             "boxes": self.boxes,
@@ -177,7 +177,7 @@ class Scores:
             )
         lines.append(
             f"false positives per image without objects: {_text(self.false_positives_at_best_f1)} at the best F1, "
-            f"{_text(self.false_positives(FIXED_SCORE))} at score {FIXED_SCORE}"
+            f"{_text(self.false_positives_per_image(FIXED_SCORE))} at score {FIXED_SCORE}"
         )
         lines.append(
             f"images {self.images} ({self.background_images} without objects), "

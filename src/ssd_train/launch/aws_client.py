@@ -29,7 +29,7 @@ class AwsError(ConfigError):
         self.code = code
 
 
-class Amazon:
+class AwsClient:
     """A boto3 session in one region; credentials are found as boto3 finds them.
 
     Raises:
@@ -56,7 +56,7 @@ class Amazon:
                 self._clients[service] = self.session.client(service)
         return self._clients[service]
 
-    def send(self, operation: str, request: Dict[str, Any], service: str = "sagemaker") -> Dict[str, Any]:
+    def call(self, operation: str, request: Dict[str, Any], service: str = "sagemaker") -> Dict[str, Any]:
         """Call a method of a boto3 client and return the response.
 
         Args:
@@ -75,7 +75,7 @@ class Amazon:
         """Return the ARN of a role name; an ARN is returned unchanged."""
         if role.startswith("arn:"):
             return role
-        return self.send("get_role", {"RoleName": role}, "iam")["Role"]["Arn"]
+        return self.call("get_role", {"RoleName": role}, "iam")["Role"]["Arn"]
 
     def upload(self, path: Path, uri: str) -> None:
         """Upload the file `path` to s3://bucket/key."""

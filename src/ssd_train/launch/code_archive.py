@@ -11,7 +11,7 @@ from typing import BinaryIO, Dict, List, Mapping, Optional, Union
 from ssd_train.artifacts.inference_code import REQUIREMENTS
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import PROGRAM
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 from ssd_train.storage.atomic import open_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = 
     requirements = code.get(REQUIREMENTS_FILE)
     existing = requirements.read_bytes() if isinstance(requirements, Path) else b""
     code[REQUIREMENTS_FILE] = existing + b"\n" + REQUIREMENTS.encode()
-    with opened_model(model) as folder:
+    with open_model(model) as folder:
         weights = {name: path for name, path in _files(folder).items() if not name.startswith("code/")}
         with open_atomic(target) as file:
             _pack({**weights, **{f"code/{name}": path for name, path in code.items()}}, file)

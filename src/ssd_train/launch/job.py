@@ -29,11 +29,11 @@ _INSTANCE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 
 def check_name(flag: str, name: str, length: int = NAME_LENGTH) -> None:
     """Raise a ConfigError, which names `flag`, if SageMaker does not allow `name`; `length` is the limit."""
-    if fault_of_name(name, length):
-        raise ConfigError(f"{flag}: {fault_of_name(name, length)}")
+    if name_error(name, length):
+        raise ConfigError(f"{flag}: {name_error(name, length)}")
 
 
-def fault_of_name(name: str, length: int = NAME_LENGTH) -> str:
+def name_error(name: str, length: int = NAME_LENGTH) -> str:
     """Return a message about an invalid name, or ""."""
     if len(name) > length:
         return f"found {name!r}, {len(name)} characters, expected at most {length}"
@@ -150,8 +150,8 @@ class Job:
 
     def _check_paths(self) -> List[str]:
         faults = []
-        if fault_of_name(self.name):
-            faults.append(f"job_name: {fault_of_name(self.name)}")
+        if name_error(self.name):
+            faults.append(f"job_name: {name_error(self.name)}")
         if not _ARN.fullmatch(self.role):
             faults.append(f"role: found {self.role!r}, expected arn:aws:iam::ACCOUNT:role/NAME")
         for name, uri in (("output", self.output), ("checkpoints", self.checkpoints)):

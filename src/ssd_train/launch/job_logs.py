@@ -7,7 +7,7 @@ import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 from ssd_train.errors import SsdTrainError
-from ssd_train.launch.aws_client import Amazon, AwsError
+from ssd_train.launch.aws_client import AwsClient, AwsError
 from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -27,17 +27,17 @@ def metric_series(lines: Iterable[str]) -> Dict[str, List[float]]:
     return {name: values for name, values in series.items() if values}
 
 
-def describe_job(amazon: Amazon, job: str) -> Dict[str, Any]:
+def describe_job(amazon: AwsClient, job: str) -> Dict[str, Any]:
     """Return the DescribeTrainingJob response."""
-    return amazon.send("describe_training_job", {"TrainingJobName": job})
+    return amazon.call("describe_training_job", {"TrainingJobName": job})
 
 
-def log_lines(amazon: Amazon, job: str) -> Iterator[str]:
+def log_lines(amazon: AwsClient, job: str) -> Iterator[str]:
     """Yield all log lines of a job so far, instance after instance; none if there is no log yet."""
     return _new_lines(amazon, job, {})
 
 
-def follow(amazon: Amazon, job: str, write: Callable[[str], None], interval: float = POLL_SECONDS) -> Dict[str, Any]:
+def follow(amazon: AwsClient, job: str, write: Callable[[str], None], interval: float = POLL_SECONDS) -> Dict[str, Any]:
     """Pass status changes and new log lines to `write` until the job ends, and return its last description.
 
     The job is polled every `interval` seconds.
@@ -62,13 +62,13 @@ def follow(amazon: Amazon, job: str, write: Callable[[str], None], interval: flo
     return description
 
 
-def _new_lines(amazon: Amazon, job: str, tokens: Dict[str, str]) -> Iterator[str]:
+def _new_lines(amazon: AwsClient, job: str, tokens: Dict[str, str]) -> Iterator[str]:
     """Yield log lines after `tokens`, the forward token of each stream, and update `tokens`."""
     for stream in _streams(amazon, job):
         while True:
             token = {"nextToken": tokens[stream]} if stream in tokens else {}
             request = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True, **token}
-            response = amazon.send("get_log_events", request, "logs")
+            response = amazon.call("get_log_events", request, "logs")
             for event in response["events"]:
                 yield event["message"].rstrip("\n")
             at_end = tokens.get(stream) == response["nextForwardToken"]
@@ -77,13 +77,13 @@ def _new_lines(amazon: Amazon, job: str, tokens: Dict[str, str]) -> Iterator[str
                 break
 
 
-def _streams(amazon: Amazon, job: str) -> List[str]:
+def _streams(amazon: AwsClient, job: str) -> List[str]:
     """Return the names of a job's log streams, one per instance."""
     names: List[str] = []
     request = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": f"{job}/"}
     try:
         while True:
-            response = amazon.send("describe_log_streams", request, "logs")
+            response = amazon.call("describe_log_streams", request, "logs")
             names += [stream["logStreamName"] for stream in response["logStreams"]]
             if not response.get("nextToken"):
                 return names

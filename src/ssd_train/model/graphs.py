@@ -231,7 +231,7 @@ def hybridize_static(graph: Any) -> Any:
     return graph
 
 
-def compile_answers(graph: "DetectGraph | CandidateGraph") -> Any:
+def compile_detections(graph: "DetectGraph | CandidateGraph") -> Any:
     """Compile a detection graph without the casts of mixed precision, as exported models have none.
 
     Once AMP is on, MXNet puts casts into every graph that it traces in the process; writing a symbol drops them.

@@ -73,12 +73,12 @@ def match(iou: np.ndarray, boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray
     matches = np.full(iou.shape[1], -1)
     overlapping = np.flatnonzero(iou.max(axis=0) >= MATCH_IOU)
     matches[overlapping] = _nearest_best(iou[:, overlapping].T, anchors[overlapping, :2], centres)[0]
-    for truth, anchor in bipartite(iou, centres, anchors[:, :2]):
+    for truth, anchor in greedy_bipartite_match(iou, centres, anchors[:, :2]):
         matches[anchor] = truth
     return matches
 
 
-def bipartite(iou: np.ndarray, centres: np.ndarray, anchor_centres: np.ndarray) -> "list[Tuple[int, int]]":
+def greedy_bipartite_match(iou: np.ndarray, centres: np.ndarray, anchor_centres: np.ndarray) -> "list[Tuple[int, int]]":
     """Match greedily one to one, highest IoU first, the nearest centre among equal ones.
 
     Args:

@@ -265,7 +265,7 @@ def sizes_of_pictures(images: "str | Path") -> SizeOf:
 
     def size_of(line: ManifestLine) -> SizeWH:
         """Return the upright (width, height) from the image header."""
-        return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).shown_wh
+        return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).display_wh
 
     return size_of
 

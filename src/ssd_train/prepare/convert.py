@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 import numpy as np
 
 from ssd_train.data.file_names import is_image_name
-from ssd_train.data.formats.builder import Gather, new_folder
+from ssd_train.data.formats.builder import LabelsBuilder, new_folder
 from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
@@ -100,17 +100,17 @@ def with_sizes(data: LabeledDataset) -> Labels:
     Missing sizes are read from the image headers. Boxes are clipped to the image as in every reader.
     """
     labels = data.labels
-    gather = Gather(labels.source)
+    gather = LabelsBuilder(labels.source)
     for record in labels.records:
-        size_wh = record.size_wh or read_header(data.images.read(record), record.where or record.name).shown_wh
+        size_wh = record.size_wh or read_header(data.images.read(record), record.where or record.name).display_wh
         regions = record.ignored
         rows = [tuple(box) for box in (*record.boxes.tolist(), *regions.boxes.tolist())]
         ids = [*record.class_ids.tolist(), *regions.class_ids.tolist()]
         kinds = [*[OBJECT] * len(record.boxes), *[CROWD if crowd else DIFFICULT for crowd in regions.crowds.tolist()]]
         gather.add(record.where, record.name, BoxLabel(rows, ids, size_wh, kinds if len(regions) else ()))
     sized = gather.label_set(labels.class_names, labels.details)
-    skipped, mended = (*labels.skipped, *sized.skipped), (*labels.mended, *sized.mended)
-    return dataclasses.replace(labels, records=sized.records, skipped=skipped, mended=mended)
+    skipped, repaired = (*labels.skipped, *sized.skipped), (*labels.repaired, *sized.repaired)
+    return dataclasses.replace(labels, records=sized.records, skipped=skipped, repaired=repaired)
 
 
 def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress] = None) -> LabeledDataset:
@@ -250,7 +250,7 @@ def _lost_rest(labels: Labels, target: str) -> Iterator[str]:
         yield f"labels of other jobs: {labels.details['other_attributes']}"
     if source == "recordio" and target != "recordio":
         yield "the images stay in the .rec unless they are written too (--output_images)"
-    for what, lines in (("skipped", labels.skipped), ("mended", labels.mended)):
+    for what, lines in (("skipped", labels.skipped), ("mended", labels.repaired)):
         for reason, count in Counter(line.reason for line in lines).items():
             first = next(line.where for line in lines if line.reason == reason)
             yield f"{what} {count}: {reason} (first: {first})"

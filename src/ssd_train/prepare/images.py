@@ -19,7 +19,7 @@ from ssd_train.data.file_names import IMAGE_FORMATS
 from ssd_train.data.image_io import ImageHeader, decode_unrotated, encode, read_header
 from ssd_train.data.transforms import to_gray
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.parallel import in_order
+from ssd_train.parallel import ordered_map
 from ssd_train.prepare.manifest import list_images, local_path
 from ssd_train.progress import Progress
 from ssd_train.resources import available_cpus
@@ -134,7 +134,7 @@ def process(
         except DataError as error:
             return False, "", str(error)
 
-    for written, note, failure in progress.track(in_order(attempt, items, available_cpus()), len(items), what):
+    for written, note, failure in progress.track(ordered_map(attempt, items, available_cpus()), len(items), what):
         done.written += written
         done.skipped += not written and not failure
         done.notes += [note] if note else []

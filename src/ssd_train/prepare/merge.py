@@ -25,7 +25,7 @@ ON_DUPLICATE = ("error", "keep-first", "keep-last", "keep-all")
 
 
 @dataclass
-class Joined:
+class MergeResult:
     """Counts of a merge.
 
     Attributes:
@@ -54,7 +54,7 @@ def join(
     output: "str | Path",
     on_duplicate: str = "error",
     label_attribute: Optional[str] = None,
-) -> Joined:
+) -> MergeResult:
     """Write the lines of all manifests, in order, to `output`.
 
     The labels of each manifest are those of `label_attribute`, if it has boxes under that name, or else of its newest
@@ -77,7 +77,7 @@ def join(
     inputs = [_input(path, label_attribute) for path in paths]
     attribute = label_attribute or _common_attribute(inputs)
     ids = _new_ids(inputs)
-    report = Joined([0] * len(inputs), renumbered=ids)
+    report = MergeResult([0] * len(inputs), renumbered=ids)
     chosen = _choose(inputs, on_duplicate, report)
     report.lines_out = write_lines(output, _lines(inputs, attribute, ids, chosen))
     return report
@@ -129,7 +129,7 @@ def _new_ids(inputs: Sequence[_Input]) -> Dict[str, int]:
     return dict(sorted(ids.items(), key=lambda item: item[1])) if displaced else {}
 
 
-def _choose(inputs: Sequence[_Input], on_duplicate: str, report: Joined) -> Dict[str, int]:
+def _choose(inputs: Sequence[_Input], on_duplicate: str, report: MergeResult) -> Dict[str, int]:
     """Return the index, among all lines, of the line to keep for each image.
 
     Empty if all lines are kept.

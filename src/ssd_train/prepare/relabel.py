@@ -43,7 +43,7 @@ class RelabelRules:
 
 
 @dataclass
-class Relabelled:
+class RelabelResult:
     """Result of relabelling.
 
     Attributes:
@@ -63,7 +63,7 @@ class Relabelled:
 
 def relabel(
     path: "str | Path", output: "str | Path", how: RelabelRules, label_attribute: Optional[str] = None
-) -> Relabelled:
+) -> RelabelResult:
     """Write a manifest with new classes to `output`.
 
     Lines without box labels of the chosen job stay as they are. Names made from keys are numbered in alphabetical
@@ -81,12 +81,12 @@ def relabel(
     """
     labels = read_classes(path, label_attribute)
     ids = _new_ids(_ids_by_keys(path, labels, how.from_keys) if how.from_keys else labels.id_of, how)
-    report = Relabelled(ids, dict.fromkeys(ids, 0))
+    report = RelabelResult(ids, dict.fromkeys(ids, 0))
     report.lines_out = write_lines(output, _lines(path, labels, how, report))
     return report
 
 
-def _lines(path: "str | Path", labels: Labels, how: RelabelRules, report: Relabelled) -> Iterator[bytes]:
+def _lines(path: "str | Path", labels: Labels, how: RelabelRules, report: RelabelResult) -> Iterator[bytes]:
     for line in read_lines(path):
         report.lines_in += 1
         if not is_labelled(line, labels.attribute):

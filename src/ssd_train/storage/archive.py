@@ -50,7 +50,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened_model(path: Path) -> Iterator[Path]:
+def open_model(path: Path) -> Iterator[Path]:
     """Yield the folder of a model: `path`, or if that is an archive, a temporary folder with its content.
 
     A folder that contains only one archive, as SageMaker's model channel does, counts as that archive. In errors raised

@@ -134,7 +134,7 @@ def prepared_file(path: Path) -> Iterator[Path]:
             prepared.unlink()
 
 
-def followed(path: Path) -> Union[Path, int]:
+def resolve_link(path: Path) -> Union[Path, int]:
     """Follow symbolic links.
 
     Returns:
@@ -158,7 +158,7 @@ def followed(path: Path) -> Union[Path, int]:
 
 
 def _file_target(path: Path) -> Union[Path, int]:
-    target = followed(path)
+    target = resolve_link(path)
     if not isinstance(target, int) and target.is_dir():
         raise ConfigError(f"{path}: found a folder, expected a file to write")
     return target
@@ -166,7 +166,7 @@ def _file_target(path: Path) -> Union[Path, int]:
 
 def is_standard_output(path: object) -> bool:
     """Return whether `path` is a Path that leads to standard output."""
-    return isinstance(path, Path) and followed(path) == 1
+    return isinstance(path, Path) and resolve_link(path) == 1
 
 
 def is_stream(path: Path) -> bool:
@@ -174,7 +174,7 @@ def is_stream(path: Path) -> bool:
 
     Such a path has no suffix that determines a format, and no sibling files.
     """
-    target = followed(path)
+    target = resolve_link(path)
     return isinstance(target, int) or _is_stream(target)
 
 

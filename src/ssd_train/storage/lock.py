@@ -55,6 +55,6 @@ def _lock(descriptor: int, path: Path, progress: Progress) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        progress.warn(
+        progress.warning(
             f"{path.parent}: no locks on this file system; make sure that no other run uses it ({error.strerror})"
         )

@@ -20,7 +20,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, 
 
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
-from ssd_train.parallel import in_order
+from ssd_train.parallel import ordered_map
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
 from ssd_train.storage.s3 import WORKERS, Entry, Store, Unavailable, Url
@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Copies:
+class S3Cache:
     """Cache of S3 objects; outdated copies are downloaded again when they are requested.
 
     All methods raise a DataError that names bucket, key and cause, or an SsdTrainError if the disk is full.
@@ -42,7 +42,7 @@ class Copies:
         self._root = cache_folder() / "s3" / re.sub(r"[^A-Za-z0-9.]+", "-", store.name)
         self._indexes: Dict[str, _Index] = {}
 
-    def bring(self, url: Url) -> Path:
+    def fetch(self, url: Url) -> Path:
         """Return the path of a copy of the object at `url`, or of a folder with all objects below it."""
         entry = None if url.is_folder else self._store.find(url)
         if entry is None:
@@ -91,7 +91,7 @@ class Copies:
         if not new:
             return
         size = sum(entry.size for entry in new)
-        self._progress.say(f"{url}: {len(new)} of {len(entries)} files to download ({size / _MB:.1f} MB)")
+        self._progress.info(f"{url}: {len(new)} of {len(entries)} files to download ({size / _MB:.1f} MB)")
         self._check_free_space(url, size)
         _each(lambda entry: self._download(urls[entry.key]), new, self._progress, f"from {url}")
 
@@ -188,8 +188,8 @@ def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Un
 
     def fetch(addresses: Sequence[str]) -> "Dict[str, Union[Path, Unavailable]]":
         """Connect to S3 and download `addresses`."""
-        progress.say(f"{len(addresses)} images are missing in their folder and are downloaded from S3")
-        return Copies(Store(), progress).bring_each(addresses)
+        progress.info(f"{len(addresses)} images are missing in their folder and are downloaded from S3")
+        return S3Cache(Store(), progress).bring_each(addresses)
 
     return fetch
 
@@ -216,7 +216,7 @@ def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
 
 def _each(work: Callable[[Item], Result], items: Sequence[Item], progress: Progress, what: str) -> List[Result]:
     """Return work(item) of each item, in order, computed by threads; raises the first error."""
-    results = in_order(work, items, WORKERS, at_once=1)
+    results = ordered_map(work, items, WORKERS, at_once=1)
     return list(progress.track(results, len(items), what))
 
 

@@ -19,7 +19,7 @@ from ssd_train.errors import WeightsError
 from ssd_train.model.anchors import anchor_layout, feature_cells, linear_scales, make_anchors
 from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
 from ssd_train.progress import Progress
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 
 # candidates, as fractions of the image size; SSD's own are 0.1, 0.2 (0.15 with seven maps or more) and 1.05
 SMALLEST = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35)
@@ -32,7 +32,7 @@ MAX_IOU_PAIRS = 600_000  # pairs of boxes and anchors; a candidate takes 20 ms
 MIN_BOXES = 100
 
 
-class Choice(NamedTuple):
+class AnchorChoice(NamedTuple):
     """Anchor scales as fractions of the image size, with their fit.
 
     Attributes:
@@ -56,14 +56,16 @@ def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Lab
         return config
     old = None if pretrained is None else anchors_of_checkpoint(pretrained, config)
     if old is not None:
-        progress.say(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
+        progress.info(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
         return dataclasses.replace(config, anchor_sizes=old)
     if not any(record.size_wh and len(record.boxes) for record in labels.records):
-        progress.warn("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
+        progress.warning("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
         return config
     choice = fit_anchor_scales(config, labels)
     sizes = ",".join(f"{share:g}" for share in choice.shares)
-    progress.say(f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}")
+    progress.info(
+        f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}"
+    )
     return dataclasses.replace(config, anchor_sizes=sizes)
 
 
@@ -74,7 +76,7 @@ def anchors_of_checkpoint(pretrained: Path, config: TrainConfig) -> Optional[str
     """
     if not pretrained.exists():
         return None  # reported when it is loaded
-    with opened_model(pretrained) as path:
+    with open_model(pretrained) as path:
         if not (path / CONFIG).exists():
             return _gluoncv_sizes(path, len(feature_cells(config.base_network, config.image_shape)))
         old = SavedModel.load(path).config
@@ -115,7 +117,7 @@ def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
     return text if parse_increasing_floats(text) else ""
 
 
-def fit_anchor_scales(config: TrainConfig, labels: Labels) -> Choice:
+def fit_anchor_scales(config: TrainConfig, labels: Labels) -> AnchorChoice:
     """Return the anchor scales with the highest mean IoU, out of a few dozen.
 
     Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
@@ -128,7 +130,7 @@ def fit_anchor_scales(config: TrainConfig, labels: Labels) -> Choice:
     candidates = [usual, *(linear_scales(maps, smallest, second, LARGEST) for smallest, second in shapes)]
     overlaps = [_overlap(config, boxes, shares) for shares in candidates]
     best = int(np.argmax(overlaps))
-    return Choice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
+    return AnchorChoice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
 
 
 def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:
@@ -150,7 +152,7 @@ def _augmented(boxes: np.ndarray, config: TrainConfig) -> np.ndarray:
     zoom = np.resize([1 / ZOOM, 1, ZOOM], (len(boxes), 1))
     zoomed = (boxes - side / 2) * zoom + side / 2  # about the image centre: the position of a box matters little
     clipped = clip_boxes(zoomed.astype(np.float32), (side, side))
-    return clipped[areas(clipped) >= View.least_visible * areas(zoomed)]
+    return clipped[areas(clipped) >= View.min_visibility * areas(zoomed)]
 
 
 def _overlap(config: TrainConfig, boxes: np.ndarray, shares: Tuple[float, ...]) -> float:

@@ -22,7 +22,7 @@ from ssd_train.storage import atomic
 from ssd_train.storage.archive import unpack_archive
 from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import EpochMeter
-from ssd_train.training.schedule import BestScore
+from ssd_train.training.schedule import BestTracker
 
 mx = mxnet_compat.mxnet()
 
@@ -179,7 +179,7 @@ class TrainState:
 
     epoch: int = 0
     tally: EpochMeter = field(default_factory=EpochMeter)
-    best: BestScore = field(default_factory=BestScore)
+    best: BestTracker = field(default_factory=BestTracker)
     history: List[Dict[str, Any]] = field(default_factory=list)
     fingerprint: Dict[str, Any] = field(default_factory=dict)
 
@@ -251,7 +251,7 @@ class Checkpoints:
             raise CheckpointError("; ".join(notes).replace("the checkpoint before it is used", "no other is whole"))
         return TrainState(fingerprint=fingerprint), []
 
-    def refuse_early(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> None:
+    def check_resumable(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> None:
         """Check the newest state as far as possible without its arrays, before expensive work begins.
 
         Args:
@@ -285,7 +285,7 @@ class Checkpoints:
             if learner.average:
                 load_strict(learner.average.net, folder / AVERAGE)
                 learner.average.updates = document["averaged_steps"]
-            best, tally = BestScore(**document["best"]), EpochMeter(**document["tally"])
+            best, tally = BestTracker(**document["best"]), EpochMeter(**document["tally"])
             differences = (
                 describe_differences(document.get("circumstances", {}), self.circumstances)
                 if self.circumstances
@@ -384,13 +384,13 @@ def broadcast_state(cluster: Communicator, state: TrainState, learner: Any, fing
         folder, no_model, packed = (Path(name) / part for part in ("checkpoints", "model", "packed.tar.gz"))
         no_model.mkdir()
         checkpoints = Checkpoints(folder)
-        if cluster.is_leader:
+        if cluster.is_main_process:
             checkpoints.save(state, learner, no_model)
             with tarfile.open(packed, "w:gz", compresslevel=0) as archive:
                 archive.add(folder, ".")
-            cluster.share_bytes(packed.read_bytes())
+            cluster.broadcast_bytes(packed.read_bytes())
             return state
-        packed.write_bytes(cluster.share_bytes(b""))
+        packed.write_bytes(cluster.broadcast_bytes(b""))
         unpack_archive(packed, folder)
         received, _ = checkpoints.restore(fingerprint, learner, no_model)
         return received

@@ -32,8 +32,8 @@ from ssd_train.data.pipe.channel import Channel, Table, read_channel
 from ssd_train.data.pipe.fifo import fifo_path
 from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
-from ssd_train.data.predefined_splits import described, for_training, for_validation, of_split
-from ssd_train.data.split import hash_of_image, split_by_hash, unseen_classes
+from ssd_train.data.predefined_splits import describe_splits, select_split, training_split, validation_split
+from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
@@ -122,7 +122,7 @@ class PipeChannels:
         for name, channel in channels.items():
             size = sum(one.place[1] for one in channel.received) / MB
             where = "kept on the disk" if channel.spill else "too much to keep: each epoch is read from its own FIFO"
-            self._progress.say(f"{name}: received {len(channel.received)} images, {size:.1f} MB, {where}")
+            self._progress.info(f"{name}: received {len(channel.received)} images, {size:.1f} MB, {where}")
         return channels
 
 
@@ -187,7 +187,7 @@ def load_splits(config: TrainConfig, environment: Environment, progress: Progres
         return hold_out_validation(train, config, progress)
     images: Optional[Path] = environment.validation or environment.train
     validation = load_labels(images, environment.validation_labels, _options(config, fetch))
-    scored = align_classes(for_validation(validation.labels), train.labels.class_names)
+    scored = align_classes(validation_split(validation.labels), train.labels.class_names)
     return train, LabeledDataset(scored, validation.images)
 
 
@@ -199,14 +199,14 @@ def _of_sets(
     The second is None if the data have no set for it.
     """
     labels = train.labels
-    sets = described(labels)
+    sets = describe_splits(labels)
     if config.split:
-        learned, scored = of_split(labels, config.split), None
+        learned, scored = select_split(labels, config.split), None
     else:
-        learned, scored = for_training(labels, alone)
+        learned, scored = training_split(labels, alone)
     if sets:
         with_what = f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all"
-        progress.say(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")
+        progress.info(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")
     return (
         LabeledDataset(learned, train.images),
         None if scored is None else LabeledDataset(scored, train.images),
@@ -221,10 +221,10 @@ def hold_out_validation(whole: LabeledDataset, config: TrainConfig, progress: Op
             "channel validation, or a larger --pipe_spill_gb"
         )
     group = config.split_group or None
-    content = hash_of_image(whole.images)
+    content = image_hash(whole.images)
     train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
     # skipped and repaired lines belong to the whole file, so they are reported once, with the training data
-    train = dataclasses.replace(train, skipped=whole.labels.skipped, mended=whole.labels.mended)
+    train = dataclasses.replace(train, skipped=whole.labels.skipped, repaired=whole.labels.repaired)
     held_out = dataclasses.replace(held_out, others=())  # reported with the training data
     return LabeledDataset(train, whole.images), LabeledDataset(held_out, whole.images)
 
@@ -298,13 +298,13 @@ def _warn_of_pictures_without_labels(sides: Splits, progress: Progress) -> None:
     found = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
     if found:
         places = [finding.where for finding in found]
-        progress.warn(f"{len(places)} pictures without labels are left out ({_first(places)})")
+        progress.warning(f"{len(places)} pictures without labels are left out ({_first(places)})")
 
 
 def _warn_of(name: str, findings: Sequence[Finding], progress: Progress) -> None:
     for code in Counter(finding.code for finding in findings):
         locations = [finding.where for finding in findings if finding.code == code]
-        progress.warn(f"{name}: {len(locations)} images: {code} ({_first(locations)})")
+        progress.warning(f"{name}: {len(locations)} images: {code} ({_first(locations)})")
 
 
 def _first(names: List[str]) -> str:
@@ -324,16 +324,16 @@ def resolve_config_from_data(config: TrainConfig, train: LabeledDataset, progres
             f"{labels.source} has {', '.join(map(repr, labels.class_names))}"
         )
     if config.num_training_samples and config.num_training_samples != len(labels):
-        progress.warn(
+        progress.warning(
             f"num_training_samples: found {config.num_training_samples}, the data has {len(labels)}, which is used"
         )
     if config.mini_batch_size > len(labels):
-        progress.warn(
+        progress.warning(
             f"mini_batch_size: found {config.mini_batch_size}, the data has {len(labels)} images: all are used"
         )
     width = label_width(max(len(record.boxes) for record in labels.records))
     if width > config.label_width:
-        progress.warn(f"label_width: found {config.label_width}, the data needs {width}, which is used")
+        progress.warning(f"label_width: found {config.label_width}, the data needs {width}, which is used")
     return dataclasses.replace(
         config,
         num_classes=len(labels.class_names),
@@ -354,26 +354,26 @@ def log_dataset_summary(train: LabeledDataset, validation: LabeledDataset, progr
         empty = sum(record.is_background for record in labels.records)
         ignored = sum(len(record.ignored) for record in labels.records)
         more = f"; {ignored} difficult objects or crowds are ignored" if ignored else ""
-        progress.say(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}{more}")
+        progress.info(f"{name}: {len(labels)} images, {empty} without objects; boxes: {counts}{more}")
         for line in remarks(labels) if subset is train else ():
-            progress.warn(f"{name}: {line}")
-        for action, lines in (("skipped", labels.skipped), ("repaired", labels.mended)):
+            progress.warning(f"{name}: {line}")
+        for action, lines in (("skipped", labels.skipped), ("repaired", labels.repaired)):
             for reason in sorted({line.reason for line in lines}):
                 locations = [line.where for line in lines if line.reason == reason]
-                progress.warn(f"{name}: {action} {len(locations)}: {reason} ({_first(locations)})")
+                progress.warning(f"{name}: {action} {len(locations)}: {reason} ({_first(locations)})")
     scored = validation.labels.boxes_per_class()
     unused = [class_id for class_id in train.labels.unused_ids() if not scored[class_id]]
     if unused:
         named = _first([f"{class_id} ({train.labels.class_names[class_id]})" for class_id in unused])
-        progress.warn(
+        progress.warning(
             f"train: {len(unused)} class ids without a name and a box: {named}; all ids are kept, "
             f"so the network has {len(train.labels.class_names)} classes"
         )
     for name in unseen_classes(train.labels, validation.labels):
-        progress.warn(f"class {name!r} has boxes in validation but none in training, so it cannot be learned")
+        progress.warning(f"class {name!r} has boxes in validation but none in training, so it cannot be learned")
     unscored = unseen_classes(validation.labels, train.labels)
     if unscored:  # one line: a small validation set may lack many
-        progress.warn(
+        progress.warning(
             f"{len(unscored)} classes have boxes in training but none in validation, "
             f"so they are not part of the scores: {', '.join(map(repr, unscored))}"
         )

@@ -16,7 +16,7 @@ from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import TrainingDiverged
 from ssd_train.evaluation.metrics import AverageMeter, MeanAveragePrecision
 from ssd_train.evaluation.results import Scores
-from ssd_train.model.graphs import EvalGraph, compile_answers
+from ssd_train.model.graphs import EvalGraph, compile_detections
 from ssd_train.training.step import TrainStep, make_loss
 
 
@@ -51,7 +51,7 @@ class EpochMeter:
         self.smooth_l1 += float(losses[1])
         self.clipped += bool(clipped)
 
-    def result(self) -> Dict[str, float]:
+    def averages(self) -> Dict[str, float]:
         """Return the mean losses per positive anchor and the other sums, by name."""
         return {
             "CrossEntropy": self.cross_entropy / max(self.positives, 1),
@@ -100,7 +100,7 @@ def train_one_epoch(
     while tally.steps < len(rates):
         batch = next(remaining, None)
         waited = time.perf_counter() - start
-        images, positives = learner.counts(batch)
+        images, positives = learner.global_batch_counts(batch)
         if batch is None or not images:
             break
         losses = learner.step(batch, rates[tally.steps], positives)
@@ -114,7 +114,7 @@ def train_one_epoch(
         raise ValueError(f"found {unused} batches more than the {len(rates)} rates of the epoch, expected no more")
     learner.end_epoch()
     tally.seconds += time.perf_counter() - start
-    return tally.result()
+    return tally.averages()
 
 
 class Evaluator:
@@ -131,7 +131,7 @@ class Evaluator:
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_answers(
+        self.graph = compile_detections(
             EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms)
         )
 
@@ -144,7 +144,7 @@ class Evaluator:
             if not mx.nd.contrib.isfinite(parameter.data(self.device)).min().asscalar():
                 raise TrainingDiverged(f"found NaN or infinity in {name}, expected finite weights")
 
-    def detect(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
+    def predict(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
         """Return the detections of each image, and SmoothL1 summed over the batch."""
         arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
         rows, _, smooth_l1 = self.graph(*arrays)
@@ -166,7 +166,7 @@ def evaluate(
     predictions = []
     evaluator.require_finite_weights()
     for batch in batches:
-        batch_detections, loss = evaluator.detect(batch)
+        batch_detections, loss = evaluator.predict(batch)
         smooth_l1.update(loss, batch.positives)
         for record, detections in zip(batch.records, batch_detections):
             metric.update(detections, record)

@@ -35,7 +35,7 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> flo
 
 
 @dataclass
-class BestScore:
+class BestTracker:
     """The best model so far, and the count for early stopping.
 
     Attributes:

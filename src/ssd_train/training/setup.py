@@ -29,7 +29,7 @@ from ssd_train.model.net import build_net, freeze, init_background_prior
 from ssd_train.model.pretrained import LoadReport, load_pretrained
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
-from ssd_train.storage.archive import opened_model
+from ssd_train.storage.archive import open_model
 from ssd_train.training.autoanchor import resolve_anchors
 from ssd_train.training.checkpoint import Checkpoints, config_fingerprint, fingerprint
 from ssd_train.training.data_setup import load_datasets, require_inputs
@@ -48,7 +48,7 @@ AnyLoader = Union[TrainLoader, StreamLoader]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingSetup:
     """Data, network, training step and loaders of a run."""
 
     config: TrainConfig
@@ -100,7 +100,7 @@ class Job:
 
 def build_setup(
     config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Communicator] = None
-) -> Job:
+) -> TrainingSetup:
     """Read the data and build the network and its training step.
 
     Whatever can be refused is refused here: unusable weights before any data is read, the rest before the first step.
@@ -119,12 +119,12 @@ def build_setup(
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _refuse_early(environment, marks, config.epochs, before_data=False)
     for what, value in marks.items():
-        cluster.require_equal(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
+        cluster.assert_same_on_all_ranks(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
     devices = devices[:batch]
     if config.amp:
         dtype = mxnet_compat.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
-        progress.say(f"mixed precision: {dtype}")
+        progress.info(f"mixed precision: {dtype}")
     net = _make_net(config, weights, train.labels, progress)
     learner = TrainStep(net, config, devices, cluster)
     if config.ema_decay:
@@ -134,13 +134,13 @@ def build_setup(
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
     loaders = _make_loaders(config, train, validation, sampler, progress)
     joined = ", BatchNorm and ReLU in one" if learner.features else ""
-    progress.say(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
-    return Job(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
+    progress.info(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
+    return TrainingSetup(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
 
 
 def _refuse_early(environment: Environment, marks: Dict[str, Any], epochs: int, before_data: bool) -> None:
     if environment.checkpoint_dir:
-        Checkpoints(environment.checkpoint_dir).refuse_early(marks, epochs, before_data)
+        Checkpoints(environment.checkpoint_dir).check_resumable(marks, epochs, before_data)
 
 
 def max_detections(config: TrainConfig, labels: Labels) -> int:
@@ -170,7 +170,7 @@ def with_candidates(config: TrainConfig, labels: Labels, progress: Progress) -> 
     positives = [np.count_nonzero(classes) for classes in targets]
     nms_topk = max(LEAST_CANDIDATES, 2 * max(positives, default=0))
     if nms_topk > LEAST_CANDIDATES:
-        progress.say(f"nms_topk {nms_topk}: one training image has {max(positives)} positive anchors")
+        progress.info(f"nms_topk {nms_topk}: one training image has {max(positives)} positive anchors")
     return dataclasses.replace(config, nms_topk=nms_topk)
 
 
@@ -198,7 +198,7 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
     """
     if environment.pretrained is None and not config.use_pretrained_model:
         return None
-    advice = IN_A_JOB if environment.hosted else ADVICE
+    advice = IN_A_JOB if environment.on_sagemaker else ADVICE
     weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
     one_class = ClassNames(("object",))
     _load_weights(_new_net(config, one_class), config, weights, one_class)
@@ -210,10 +210,10 @@ def _make_net(config: TrainConfig, weights: Optional[Path], labels: Labels, prog
     if config.classification_loss == "focal":
         init_background_prior(net)
     if weights is not None:
-        progress.say(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
+        progress.info(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
-        progress.say(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
+        progress.info(f"{len(frozen)} of {len(net._collect_params_with_prefix())} tensors are frozen")
     return net
 
 
@@ -235,7 +235,7 @@ def _load_weights(
     """
     if not source.exists():
         raise ConfigError(f"pretrained: {source} not found, expected a .params file or a model folder")
-    with opened_model(source) as path:
+    with open_model(source) as path:
         if not (path / CONFIG).exists():
             report = load_pretrained(net, config.base_network, _params_file(path))
         else:

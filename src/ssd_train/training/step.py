@@ -48,7 +48,7 @@ class LossScale:
         """Restore the values of `state`."""
         self.value, self.good_steps = state[0], int(state[1])
 
-    def overflows(self, losses: np.ndarray, norm: float) -> bool:
+    def update(self, losses: np.ndarray, norm: float) -> bool:
         """Update the scale after a step; return True if the step must be skipped.
 
         It must if the losses are finite and only the gradient overflowed.
@@ -129,7 +129,7 @@ class TrainStep:
             self.parameters,
             config.optimizer,
             optimizer_settings(config),
-            kvstore=self.exchange.local_store(config, self.devices),
+            kvstore=self.exchange.local_kvstore(config, self.devices),
             update_on_kvstore=False,
         )
 
@@ -140,7 +140,7 @@ class TrainStep:
         images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
         return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
 
-    def begin(self, config: TrainConfig, steps: int, epoch: int, steps_done: int = 0) -> None:
+    def start(self, config: TrainConfig, steps: int, epoch: int, steps_done: int = 0) -> None:
         """Prepare gradient synchronization; call it once, after the initial or resumed weights are loaded.
 
         Args:
@@ -156,15 +156,15 @@ class TrainStep:
     def end_epoch(self) -> None:
         """Pull the newest weights once all hosts have finished the epoch."""
         mx.nd.waitall()
-        self.cluster.total([0])
-        self.exchange.settle(self.trainer)
+        self.cluster.allreduce_sum([0])
+        self.exchange.pull_weights(self.trainer)
         if self.cluster.size > 1:
-            self.cluster.require_equal("weights", digest(self.parameters))
+            self.cluster.assert_same_on_all_ranks("weights", digest(self.parameters))
 
-    def counts(self, batch: Optional[TrainBatch]) -> Tuple[int, int]:
+    def global_batch_counts(self, batch: Optional[TrainBatch]) -> Tuple[int, int]:
         """Return the images and positive anchors of a step over all hosts; (0, 0) if a host has no batch left."""
         own = [0, 0, 1] if batch is None else [len(batch), batch.positives, 0]
-        images, positives, hosts_without = self.cluster.total_of_step(own)
+        images, positives, hosts_without = self.cluster.allreduce_step(own)
         return (0, 0) if hosts_without else (int(images), int(positives))
 
     def step(self, batch: TrainBatch, rate: float, positives: Optional[int] = None) -> np.ndarray:
@@ -183,13 +183,13 @@ class TrainStep:
         Raises:
             TrainingDiverged: the loss or the gradient is not finite; the weights are unchanged.
         """
-        positives = max(self.counts(batch)[1] if positives is None else positives, 1)
+        positives = max(self.global_batch_counts(batch)[1] if positives is None else positives, 1)
         scale = self.loss_scale.value
         self._batchnorm.save()
         losses, norm = self._read(*self._forward_backward(batch, scale / positives))
         norm /= scale
         self.clipped = False
-        if self.loss_scale.overflows(losses, norm):
+        if self.loss_scale.update(losses, norm):
             self._batchnorm.restore()
             return losses
         if not (np.isfinite(losses).all() and math.isfinite(norm)):
@@ -211,7 +211,7 @@ class TrainStep:
         with mx.autograd.record():
             outputs = [self.graph(*part, mx.nd.array([scale], ctx=ctx)) for part, ctx in zip(inputs, self.devices)]
         mx.autograd.backward([output[0] for output in outputs])
-        self.exchange.add_up(self.trainer)
+        self.exchange.allreduce(self.trainer)
         gradients = [p.list_grad()[0] for p in self.parameters]
         return outputs, mx.nd.multi_sum_sq(*gradients, num_arrays=len(gradients))
 
@@ -219,7 +219,7 @@ class TrainStep:
         """Wait for the devices; return the losses summed over devices and hosts, and the gradient norm."""
         parts = [np.concatenate([o[1].asnumpy(), o[2].asnumpy()]) for o in outputs]
         with np.errstate(over="ignore"):
-            losses = self.cluster.total_of_step(np.sum(parts, axis=0, dtype=np.float64))
+            losses = self.cluster.allreduce_step(np.sum(parts, axis=0, dtype=np.float64))
             return losses, math.sqrt(float(squares.sum().asscalar()))
 
 

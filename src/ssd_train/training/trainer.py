@@ -23,10 +23,10 @@ from ssd_train.storage.atomic import require_writable
 from ssd_train.storage.lock import exclusive_lock
 from ssd_train.training.checkpoint import Checkpoints, TrainState, broadcast_state, check_epochs, runtime_info
 from ssd_train.training.deployment import export_best_model
-from ssd_train.training.distributed.communicator import Communicator, join
+from ssd_train.training.distributed.communicator import Communicator, init_distributed
 from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
 from ssd_train.training.schedule import epoch_learning_rates
-from ssd_train.training.setup import Job, build_setup
+from ssd_train.training.setup import TrainingSetup, build_setup
 from ssd_train.training.step import digest
 from ssd_train.visualization.report import write_report
 from ssd_train.visualization.report_data import ReportData, Sample, summarise
@@ -45,7 +45,7 @@ class InterruptibleProgress(Progress):
 
     def __init__(self, progress: Progress, should_stop: Callable[[], bool], when: str) -> None:
         self._progress, self._should_stop, self._when = progress, should_stop, when
-        self.say, self.warn = progress.say, progress.warn  # type: ignore[method-assign]
+        self.info, self.warning = progress.info, progress.warning  # type: ignore[method-assign]
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items; raise Stopped between two of them on request."""
@@ -86,44 +86,44 @@ class CheckpointCallback:
             self.checkpoints.save(self.state, self.learner, self.model_dir)
         self._saved = time.monotonic()
 
-    def between_steps(self) -> None:
+    def on_step_end(self) -> None:
         """Save if it is due; on request, save and raise Stopped, on all hosts after the same step.
 
         With dist_async, hosts do not step together and stop only between epochs.
         """
         if self.learner.cluster.exchange.together:
-            self.stop_if_asked()
-        if self.learner.cluster.total_of_step([self._is_due()])[0]:
+            self.raise_if_stop_requested()
+        if self.learner.cluster.allreduce_step([self._is_due()])[0]:
             self.save()
 
     def _is_due(self) -> bool:
         elapsed = time.monotonic() - self._saved
         return bool(self.checkpoints and self.minutes) and elapsed >= 60 * self.minutes
 
-    def after_epoch(self) -> None:
+    def on_epoch_end(self) -> None:
         """Save; with dist_async, stop here if any host has a request."""
         self.save()
         if not self.learner.cluster.exchange.together:
-            self.stop_if_asked()
+            self.raise_if_stop_requested()
 
-    def stop_if_asked(self) -> None:
+    def raise_if_stop_requested(self) -> None:
         """Save and raise Stopped if any host has a stop request; all hosts must call this together."""
-        if self.learner.cluster.any_asks(self.should_stop()):
+        if self.learner.cluster.allreduce_any(self.should_stop()):
             self.save()
             raise TrainingInterrupted(f"stopped on request after {self.state}")
 
-    def watched(self, items: Iterable[Item]) -> Iterator[Item]:
+    def interruptible(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield `items`; on a single host, stop between two of them on request."""
         for item in items:
             if self.learner.cluster.size == 1:
-                self.stop_if_asked()
+                self.raise_if_stop_requested()
             yield item
 
 
 def log_config(config: TrainConfig, environment: Environment, progress: Progress) -> None:
     """Log the settings in a SageMaker job, as the built-in algorithm does."""
-    if environment.hosted:
-        progress.say(sagemaker_metrics.stamped(sagemaker_metrics.configuration_line(config.to_json())))
+    if environment.on_sagemaker:
+        progress.info(sagemaker_metrics.stamped(sagemaker_metrics.configuration_line(config.to_json())))
 
 
 def log_epoch(config: TrainConfig, steps: int, state: TrainState, environment: Environment, progress: Progress) -> None:
@@ -138,16 +138,16 @@ def log_epoch(config: TrainConfig, steps: int, state: TrainState, environment: E
     if row.get("VOC07") is not None:
         kept = "best so far" if state.best.epoch == row["epoch"] else f"best in epoch {state.best.epoch + 1}"
         text += f"  COCO mAP {row['mAP']:.3f}  VOC07 mAP {row['VOC07']:.3f} ({kept})"
-    progress.say(text)
-    if environment.hosted:
+    progress.info(text)
+    if environment.on_sagemaker:
         for line in _metric_lines(row, steps, config.epochs, environment.host):
-            progress.say(sagemaker_metrics.stamped(line))
+            progress.info(sagemaker_metrics.stamped(line))
 
 
 def log_weights_digest(hosts: int, digest: str, progress: Progress) -> None:
     """Log the SHA-256 of the final weights, if there are several hosts."""
     if hosts > 1:
-        progress.say(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
+        progress.info(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
 
 
 @contextlib.contextmanager
@@ -219,8 +219,8 @@ def train(
     """
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-    config, cluster = join(config, environment, progress)
-    progress = cluster.heard(progress)
+    config, cluster = init_distributed(config, environment, progress)
+    progress = cluster.rank0_progress(progress)
     with cluster, explain_out_of_memory(config):
         environment = _own_folders(environment, cluster)
         with exclusive_lock(environment.checkpoint_dir, progress):
@@ -232,7 +232,7 @@ def train(
 
 def _own_folders(environment: Environment, cluster: Communicator) -> Environment:
     """Check on rank 0 that the output folders are writable; drop the checkpoint folder on other ranks."""
-    if not cluster.is_leader:
+    if not cluster.is_main_process:
         return dataclasses.replace(environment, checkpoint_dir=None)
     for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
         require_writable(folder)
@@ -240,7 +240,7 @@ def _own_folders(environment: Environment, cluster: Communicator) -> Environment
 
 
 def _train(
-    job: Job, environment: Environment, started: str, progress: Progress, should_stop: Callable[[], bool]
+    job: TrainingSetup, environment: Environment, started: str, progress: Progress, should_stop: Callable[[], bool]
 ) -> Union[TrainResult, WorkerResult]:
     log_config(job.config, environment, progress)
     keeper = _make_keeper(job, environment, should_stop, progress)
@@ -248,17 +248,17 @@ def _train(
     try:
         while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
             _run_epoch(job, keeper, environment, progress)
-            keeper.after_epoch()
+            keeper.on_epoch_end()
     except TrainingInterrupted as stop:
         raise TrainingInterrupted(f"{stop}; {_describe_interrupted_run(job, keeper, environment)}") from None
-    if not job.cluster.is_leader:
+    if not job.cluster.is_main_process:
         return WorkerResult(environment.hosts[0], digest(job.learner.parameters))
     log_weights_digest(job.cluster.size, digest(job.learner.parameters), progress)
     return _finalize(job, state, environment, started, InterruptibleProgress(progress, should_stop, f"after {state}"))
 
 
 def _make_keeper(
-    job: Job, environment: Environment, should_stop: Callable[[], bool], progress: Progress
+    job: TrainingSetup, environment: Environment, should_stop: Callable[[], bool], progress: Progress
 ) -> CheckpointCallback:
     """Load the newest checkpoint, if there is one, and return the object that saves the next ones."""
     state, notes, checkpoints = TrainState(fingerprint=job.fingerprint), [], None
@@ -269,14 +269,14 @@ def _make_keeper(
     if state.best.epoch >= 0:
         _export(job, environment, progress)
     for note in notes:
-        progress.say(note)
+        progress.info(note)
     state = broadcast_state(job.cluster, state, job.learner, job.fingerprint)
-    job.learner.begin(job.config, len(job.train_loader), state.epoch, state.tally.steps)
+    job.learner.start(job.config, len(job.train_loader), state.epoch, state.tally.steps)
     minutes = job.config.checkpoint_minutes
     return CheckpointCallback(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
 
 
-def _run_epoch(job: Job, keeper: CheckpointCallback, environment: Environment, progress: Progress) -> None:
+def _run_epoch(job: TrainingSetup, keeper: CheckpointCallback, environment: Environment, progress: Progress) -> None:
     """Run the remaining steps of an epoch, evaluate if due, and log the results."""
     state = keeper.state
     with annotate_divergence(state):
@@ -289,10 +289,10 @@ def _run_epoch(job: Job, keeper: CheckpointCallback, environment: Environment, p
     log_epoch(job.config, steps, state, environment, progress)
 
 
-def _describe_interrupted_run(job: Job, keeper: CheckpointCallback, environment: Environment) -> str:
+def _describe_interrupted_run(job: TrainingSetup, keeper: CheckpointCallback, environment: Environment) -> str:
     """Describe what a stopped run leaves behind; save unscored weights if there is no model yet."""
     state = keeper.state
-    if not job.cluster.is_leader:
+    if not job.cluster.is_main_process:
         return "the first host has the model"
     if state.best.epoch < 0 and (environment.model_dir / CONFIG).exists():
         model = f"nothing was scored yet; {environment.model_dir} holds the model that was there before"
@@ -304,19 +304,21 @@ def _describe_interrupted_run(job: Job, keeper: CheckpointCallback, environment:
     return f"{model}; run the same command again to resume" if keeper.checkpoints else model
 
 
-def _train_epoch(job: Job, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
+def _train_epoch(job: TrainingSetup, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
     """Run the remaining steps of an epoch; return its row of the history."""
     state, steps = keeper.state, len(job.train_loader)
     epoch, steps_done = state.epoch, state.tally.steps
     rates = epoch_learning_rates(job.config, epoch, steps)
     name = f"epoch {epoch + 1}/{job.config.epochs}"
     batches = progress.track(job.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
-    result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.between_steps)
+    result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.on_step_end)
     cluster = job.cluster  # streams of hosts may differ in length; each loader warns of its own
     if result["steps"] < steps and cluster.size > 1 and cluster.exchange.together:
-        progress.warn(f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early")
+        progress.warning(
+            f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early"
+        )
     if epoch == 0 and job.cache is not None:
-        progress.say(f"kept in memory: {job.cache}")
+        progress.info(f"kept in memory: {job.cache}")
     return {
         "epoch": epoch,
         "CrossEntropy": result["CrossEntropy"],
@@ -331,31 +333,33 @@ def _train_epoch(job: Job, keeper: CheckpointCallback, progress: Progress) -> Di
 
 
 def _validate(
-    job: Job, keeper: CheckpointCallback, row: Dict[str, Any], environment: Environment, progress: Progress
+    job: TrainingSetup, keeper: CheckpointCallback, row: Dict[str, Any], environment: Environment, progress: Progress
 ) -> None:
     """Evaluate, add the scores to `row`, and save the model if it is the best."""
     state = keeper.state
-    result = job.cluster.by_leader(lambda: _score(job, keeper, progress))
+    result = job.cluster.broadcast_from_rank0(lambda: _score(job, keeper, progress))
     row.update(result["row"])
-    if state.best.update(row, state.history, job.config) and job.cluster.is_leader:
+    if state.best.update(row, state.history, job.config) and job.cluster.is_main_process:
         history = [*state.history, row]
         job.saved_model(row["epoch"], result["scores"]).save(environment.model_dir, job.answering_net, history)
         _export(job, environment, progress)
 
 
-def _score(job: Job, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
+def _score(job: TrainingSetup, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
     """Evaluate on the validation data; return the figures for the history and all scores."""
-    batches = keeper.watched(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
+    batches = keeper.interruptible(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
     scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
     row = {"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1}
     return {"row": row, "scores": scores.to_json()}
 
 
-def _export(job: Job, environment: Environment, progress: Progress) -> None:
+def _export(job: TrainingSetup, environment: Environment, progress: Progress) -> None:
     export_best_model(environment.model_dir, job.validation_loader, job.config, progress)
 
 
-def _finalize(job: Job, state: TrainState, environment: Environment, started: str, progress: Progress) -> TrainResult:
+def _finalize(
+    job: TrainingSetup, state: TrainState, environment: Environment, started: str, progress: Progress
+) -> TrainResult:
     """Save the whole history, evaluate the saved best model, and write the report."""
     if state.best.epoch < 0:
         raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
@@ -369,7 +373,7 @@ def _finalize(job: Job, state: TrainState, environment: Environment, started: st
 
 
 def _score_best(
-    job: Job, best: SavedModel, progress: Progress
+    job: TrainingSetup, best: SavedModel, progress: Progress
 ) -> "Tuple[Scores, List[Tuple[LabeledImage, Detections]]]":
     """Evaluate the best model as read back from its folder, so that the report shows the model the user gets."""
     device = job.learner.devices[0]
@@ -380,7 +384,11 @@ def _score_best(
 
 
 def _report_data(
-    job: Job, state: TrainState, started: str, scores: Scores, predictions: "List[Tuple[LabeledImage, Detections]]"
+    job: TrainingSetup,
+    state: TrainState,
+    started: str,
+    scores: Scores,
+    predictions: "List[Tuple[LabeledImage, Detections]]",
 ) -> ReportData:
     data = job.validation_loader.dataset
     indices = {id(record): index for index, record in enumerate(data.labels.records)}

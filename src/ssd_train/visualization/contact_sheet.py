@@ -12,7 +12,7 @@ from ssd_train.data.image_io import decode, decode_downscaled
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
-from ssd_train.visualization.draw import cell_content_size, contact_sheet, draw_truth, fitted
+from ssd_train.visualization.draw import cell_content_size, contact_sheet, draw_labels, fit_within
 
 MAX_PIXELS = 100_000_000
 
@@ -72,4 +72,4 @@ def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, room_
         record = LabeledImage(record.name, record.boxes, record.class_ids, size_wh, record.where)
     else:
         image = decode_downscaled(data, where, max(room_wh), record.size_wh)
-    return draw_truth(fitted(image, room_wh, enlarge=float("inf")), record, labels.class_names)
+    return draw_labels(fit_within(image, room_wh, enlarge=float("inf")), record, labels.class_names)

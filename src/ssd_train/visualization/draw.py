@@ -243,7 +243,7 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Clas
     return draw_boxes(image, boxes, labels, [class_colour(class_id) for class_id in ids])
 
 
-def draw_truth(
+def draw_labels(
     image: np.ndarray, record: LabeledImage, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
 ) -> np.ndarray:
     """Return a copy with the labelled boxes, with class names where `labelled` (N,) is true (None: everywhere)."""
@@ -273,7 +273,7 @@ def size_of(image: np.ndarray) -> SizeWH:
     return image.shape[1], image.shape[0]
 
 
-def fitted(image: np.ndarray, room_wh: SizeWH, enlarge: float = 1.0) -> np.ndarray:
+def fit_within(image: np.ndarray, room_wh: SizeWH, enlarge: float = 1.0) -> np.ndarray:
     """Resize an image to fit into `room_wh`, keeping its aspect ratio and enlarging at most by `enlarge`."""
     picture = as_picture(image)
     factor = min(enlarge, room_wh[0] / picture.width, room_wh[1] / picture.height)
@@ -323,7 +323,7 @@ def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, con
     line = fonts.shortened(" ".join(title.split()), size, content_wh[0])
     draw = ImageDraw.Draw(sheet)
     draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")
-    picture = Image.fromarray(fitted(image, content_wh, enlarge=float("inf")))
+    picture = Image.fromarray(fit_within(image, content_wh, enlarge=float("inf")))
     left = origin[0] + (cell_wh[0] - picture.width) // 2
     sheet.paste(
         picture, (left, origin[1] + cell_wh[1] - margin - content_wh[1] + (content_wh[1] - picture.height) // 2)

@@ -18,7 +18,7 @@ from ssd_train.visualization.draw import (
     class_colour,
     class_label,
     draw_marks,
-    fitted,
+    fit_within,
     scaled,
     size_of,
 )
@@ -83,7 +83,7 @@ def draw_scene(
     image, detections = sample.picture(), matching.detections
     size_wh = size_of(image)
     crop = (0, 0, *size_wh) if around is None else crop_around(scaled(around, detections.size_wh, size_wh), size_wh)
-    canvas = fitted(image[crop[1] : crop[3], crop[0] : crop[2]], room_wh, _MAX_ENLARGEMENT)
+    canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], room_wh, _MAX_ENLARGEMENT)
     view = _View(crop, size_of(canvas))
 
     boxes, visible = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))

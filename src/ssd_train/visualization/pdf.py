@@ -26,7 +26,7 @@ from ssd_train.visualization.draw import (
     contact_sheet,
     draw_detections,
     draw_note,
-    fitted,
+    fit_within,
 )
 from ssd_train.visualization.error_analysis import draw_scene, match
 from ssd_train.visualization.report_data import Sample
@@ -209,7 +209,7 @@ def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: Si
 
 def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
     # enlarge small images before drawing, because letters that are enlarged later are illegible
-    image = fitted(page.image, room_wh, enlarge=float("inf"))
+    image = fit_within(page.image, room_wh, enlarge=float("inf"))
     if page.truth is None:
         return draw_detections(image, page.detections, class_names, threshold)
     sample = Sample(page.name, image, page.truth, page.detections)

@@ -59,7 +59,7 @@ class SubsetSummary:
     relative_sizes: Tuple[int, ...] = ()
     image_sizes: Mapping[SizeWH, int] = field(default_factory=dict)
     skipped: Tuple[Reason, ...] = ()
-    mended: Tuple[Reason, ...] = ()
+    repaired: Tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def summarise(name: str, labels: Labels) -> SubsetSummary:
         relative_sizes=_relative_sizes(labels.records),
         image_sizes=dict(sizes.most_common()),
         skipped=_reasons(labels.skipped),
-        mended=_reasons(labels.mended),
+        repaired=_reasons(labels.repaired),
     )
 
 

@@ -303,7 +303,7 @@ def _overview(subsets: Sequence[SubsetSummary]) -> Html:
 def _overview_row(one: SubsetSummary) -> List[Child]:
     boxes = sum(one.boxes_per_class)
     mean = boxes / one.images if one.images else float("nan")
-    issues = [number(sum(reason.count for reason in reasons)) for reasons in (one.skipped, one.mended)]
+    issues = [number(sum(reason.count for reason in reasons)) for reasons in (one.skipped, one.repaired)]
     counts = [number(value) for value in (one.images, one.background_images, boxes)]
     return [one.name, *counts, number(mean, 1), *issues, _image_sizes(one)]
 
@@ -337,7 +337,7 @@ def _sizes(one: SubsetSummary) -> Html:
 
 def _label_issues(one: SubsetSummary) -> List[Child]:
     parts: List[Child] = []
-    for action, reasons in (("skipped", one.skipped), ("repaired", one.mended)):
+    for action, reasons in (("skipped", one.skipped), ("repaired", one.repaired)):
         if reasons:
             parts += [element("h3", f"Lines {action}, {one.name}"), _reasons(reasons)]
     return parts

@@ -38,8 +38,8 @@ from ssd_train.cli import console
 from ssd_train.cli.main import main
 
 class Watching(console.LogProgress):
-    def say(self, text):
-        super().say(text)
+    def info(self, text):
+        super().info(text)
         if text.startswith("epoch "):
             status = dict(line.split(":", 1) for line in open("/proc/self/status"))
             row = [int(status["VmRSS"].split()[0]), len(os.listdir("/proc/self/fd")), int(status["Threads"])]

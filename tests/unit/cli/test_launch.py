@@ -294,7 +294,7 @@ def test_launch_invalid_flags_are_one_line(aws, capsys, flags, expected):
 )
 def test_launch_invalid_settings_are_errors_before_aws_is_called(capsys, monkeypatch, flags, expected):
     asked = []
-    monkeypatch.setattr("ssd_train.cli.launch.account", asked.append)
+    monkeypatch.setattr("ssd_train.cli.launch.connect", asked.append)
     assert train(*flags) == 2
     assert expected in capsys.readouterr().err and not asked
 
@@ -302,7 +302,7 @@ def test_launch_invalid_settings_are_errors_before_aws_is_called(capsys, monkeyp
 @pytest.mark.parametrize("ways", [[], ["--tune", "learning_rate"], ["--dry-run"]], ids=["train", "tune", "dry-run"])
 def test_launch_network_isolation_without_weights_is_refused_before_aws_is_asked(capsys, monkeypatch, ways):
     asked = []
-    monkeypatch.setattr("ssd_train.cli.launch.account", asked.append)
+    monkeypatch.setattr("ssd_train.cli.launch.connect", asked.append)
     assert train("--network-isolation", *ways) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: network_isolation: ") and err.count("\n") == 1 and not asked
@@ -335,7 +335,7 @@ NAMED = {
 @pytest.mark.parametrize("flags, length", NAMED.values(), ids=NAMED.keys())
 @pytest.mark.parametrize("bad", ["too-long", "logo_1", "-logo", "logo-"])
 def test_launch_name_that_aws_refuses_is_refused_before_aws_is_asked(capsys, monkeypatch, flags, length, bad):
-    monkeypatch.setattr("ssd_train.cli.launch.account", lambda flags: pytest.fail("AWS is asked"))
+    monkeypatch.setattr("ssd_train.cli.launch.connect", lambda flags: pytest.fail("AWS is asked"))
     name = "a-" * (length // 2) + "aa" if bad == "too-long" else bad
     assert launch(*flags[:-1], f"{flags[-1]}={name}") == 2
     err = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""serve: choice of the engine and warnings; the server itself: tests/unit/deploy/test_server.py."""
+"""serve: choice of the engine and warnings; the server itself: tests/unit/deploy/server/test_app.py."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_strong_keeps_an_object_in_view_almost_always():
     ids=["whole", "four-tenths", "a-little-less", "out", "centre-in", "centre-on-the-rim", "centre-on-the-other-rim"],
 )  # fmt: skip
 def test_what_is_kept(box, rect, least, by_centre, expected):
-    view = View(rect, least_visible=least, by_centre=by_centre)
+    view = View(rect, min_visibility=least, keep_by_center=by_centre)
     assert visible_mask(np.array([box], np.float32), view).tolist() == [expected]
 
 
@@ -182,7 +182,7 @@ def test_a_crop_keeps_the_centre_of_a_box():
     random = np.random.RandomState(0)
     for _ in range(300):
         crop = constrained_crop(WH, BOXES, random)
-        assert visible_mask(BOXES, View(crop, by_centre=True)).any()
+        assert visible_mask(BOXES, View(crop, keep_by_center=True)).any()
 
 
 def apply(matrix, colours):

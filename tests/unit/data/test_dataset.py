@@ -148,7 +148,7 @@ def test_only_as_many_pixels_are_decoded_as_a_view_shows(rect, decoded, told):
     labels = label_set([[[100, 150, 500, 450]]], size_wh=(800, 600) if told else None)
     dataset = DetectionDataset(labels, MemoryImages({"0.png": encode_jpeg(picture((800, 600)))}), 300)
     asked = []
-    (image, boxes, ids), view = dataset.look(0, lambda *known: asked.append(known) or View(rect, flip_x=True))
+    (image, boxes, ids), view = dataset.get_view(0, lambda *known: asked.append(known) or View(rect, flip_x=True))
     (size_wh, given), share = asked[0], decoded[0] / 800
     assert size_wh == (800, 600) and given.tolist() == [[100, 150, 500, 450]]
     assert image.shape[1::-1] == decoded and ids.tolist() == [0]
@@ -163,6 +163,6 @@ def test_a_view_of_kept_images_does_not_depend_on_which_are_kept():
     encoded = encode_jpeg(picture((800, 600)))
     source = MemoryImages({"0.png": encoded, "1.png": encoded})
     dataset = DetectionDataset(labels, source, 300, cache_bytes=800 * 600 * 3)
-    shown = [dataset.look(index, whole)[0][0] for index in (0, 1, 0, 1)]
+    shown = [dataset.get_view(index, whole)[0][0] for index in (0, 1, 0, 1)]
     assert len(dataset.cache) == 1
     assert all(np.array_equal(shown[0], image) for image in shown[1:])

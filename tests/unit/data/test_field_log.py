@@ -43,7 +43,7 @@ def test_read_labelled_case_of_the_field(tmp_path, case):
     for record in data.labels.records:
         np.testing.assert_allclose(record.boxes, np.reshape(case.found[record.name], (-1, 4)), atol=2e-3)
         assert data.images.read(record)
-    assert (len(data.labels.mended), len(data.labels.skipped)) == (case.mended, case.skipped)
+    assert (len(data.labels.repaired), len(data.labels.skipped)) == (case.mended, case.skipped)
     if case.names:
         assert list(data.labels.class_names) == case.names
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ssd_train.data.split import hash_of_image, split_by_hash, unseen_classes
+from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -167,7 +167,7 @@ class Folder:
 
 
 def test_hash_of_image_is_of_its_bytes_or_none():
-    content_hash = hash_of_image(Folder())
+    content_hash = image_hash(Folder())
     one, two, missing = labels("one", "two", "missing").records
     assert content_hash(one) == content_hash(two) and len(content_hash(one)) == 64
     assert content_hash(missing) is None

@@ -158,7 +158,7 @@ coordinate = st.floats(0, 1)
 def test_projection_is_linear_within_the_view(x, y, w, h, flip_x, flip_y, turns):
     """The view's own rectangle becomes the whole picture, and its quarters the quarters."""
     rect = (x * 100, y * 80, w * 100, h * 80)
-    view = View(rect, turns, flip_x, flip_y, least_visible=0.0)
+    view = View(rect, turns, flip_x, flip_y, min_visibility=0.0)
     left, top, width, height = rect
     boxes = np.array(
         [[left, top, left + width, top + height], [left, top, left + width / 2, top + height / 2]], np.float32

@@ -104,7 +104,7 @@ def test_stream_many_images_keeps_their_order(batch_size, workers):
     boxes = [(index, 5, index + 20, 60) for index in range(23)]
     refs = [picture_of(f"{index}.png", white((80, 70), box)) for index, box in enumerate(boxes)]
     engine = WhiteBox()
-    answers = list(Detector(engine).stream(iter(refs), batch_size, workers))
+    answers = list(Detector(engine).predict_iter(iter(refs), batch_size, workers))
     assert [answer.image_ref.name for answer in answers] == [p.name for p in refs]
     for answer, box in zip(answers, boxes):
         np.testing.assert_allclose(answer.detections.boxes[0], box, atol=2)
@@ -129,7 +129,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
         ImageRef("repaired", lambda: encode_jpeg(picture((160, 120), 1))[:4000] + b"\xff\xd9", "b/repaired"),
         picture_of("z.png", white((80, 70), (40, 5, 60, 30))),
     ]
-    answers = list(Detector(WhiteBox()).stream(refs, batch_size=3))
+    answers = list(Detector(WhiteBox()).predict_iter(refs, batch_size=3))
     assert [answer.detections is not None for answer in answers] == [True, *[False] * 6, True]
     errors = [answer.error for answer in answers if answer.error]
     for error, expected in zip(
@@ -151,7 +151,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
 def test_stream_large_image_is_downscaled_and_boxes_are_not(size_known):
     image = white((1600, 800), (400, 200, 1200, 600))
     size = (1600, 800) if size_known else None
-    (answer,) = Detector(WhiteBox()).stream([ImageRef("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
+    (answer,) = Detector(WhiteBox()).predict_iter([ImageRef("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
     assert answer.image.shape == (100, 200, 3)
     assert answer.detections.size_wh == (1600, 800)
     np.testing.assert_allclose(answer.detections.boxes[0], (400, 200, 1200, 600), atol=30)
@@ -170,7 +170,7 @@ def test_call_network_returns_nan_raises():
 
 def test_stream_closed_early_ends_its_threads():
     before = threading.active_count()
-    answers = Detector(WhiteBox()).stream((picture_of(str(i), picture()) for i in range(10**6)), batch_size=2)
+    answers = Detector(WhiteBox()).predict_iter((picture_of(str(i), picture()) for i in range(10**6)), batch_size=2)
     next(answers)
     answers.close()
     deadline = time.monotonic() + 5
@@ -186,7 +186,7 @@ def test_stream_many_images_reads_few_batches_ahead():
         return lambda: read.append(index) or encode_png(picture())
 
     refs = [ImageRef(str(index), reader(index), str(index)) for index in range(200)]
-    answers = Detector(WhiteBox()).stream(refs, batch_size=4, workers=2)
+    answers = Detector(WhiteBox()).predict_iter(refs, batch_size=4, workers=2)
     next(answers)
     time.sleep(0.3)
     assert len(read) <= (2 + 1) * 4 + 4

@@ -57,7 +57,7 @@ def trained_on(data):
 def test_odd_image_gives_the_same_input_everywhere(data):
     served, predicted = Engine(), Engine()
     handle_request(Detector(served), data, "image/jpeg", "application/json")
-    list(Detector(predicted).stream([ImageRef("a", lambda: data, "a")]))
+    list(Detector(predicted).predict_iter([ImageRef("a", lambda: data, "a")]))
     expected = trained_on(data)
     assert expected.std() > 10
     np.testing.assert_array_equal(served.seen[0], expected)
@@ -71,7 +71,7 @@ def test_file_and_its_pixels_give_the_same_input(format, size_wh):
     image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
     data = encode(image, format)
     by_file, by_pixels, served = Engine(), Engine(), Engine()
-    (streamed,) = Detector(by_file).stream([ImageRef("a", lambda: data, "a")])
+    (streamed,) = Detector(by_file).predict_iter([ImageRef("a", lambda: data, "a")])
     handle_request(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
     off = np.abs(by_file.seen[0].astype(int) - by_pixels.seen[0])
@@ -86,7 +86,7 @@ def test_large_image_gives_the_same_input_in_training_and_evaluation(format, cac
     data = encode(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
     labels = Labels([LabeledImage("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
-    (image, _, _), view = dataset.look(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
+    (image, _, _), view = dataset.get_view(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
     np.testing.assert_array_equal(apply_view(image, view, SIDE), trained_on(data))
 
 
@@ -96,7 +96,7 @@ def test_bad_image_is_refused_everywhere_with_the_same_message(data, message):
         trained_on(data)
     with pytest.raises(RequestError, match=message) as in_service:
         handle_request(Detector(Engine()), data, "image/jpeg", "application/json")
-    (streamed,) = Detector(Engine()).stream([ImageRef("a", lambda: data, "a")])
+    (streamed,) = Detector(Engine()).predict_iter([ImageRef("a", lambda: data, "a")])
     messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, streamed.error)]
     assert messages[0] == messages[1] == messages[2]
     assert in_service.value.status in (400, 413)

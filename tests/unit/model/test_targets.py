@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssd_train import mxnet_compat
 from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.targets import TargetEncoder, bipartite, decode, encode, match
+from ssd_train.model.targets import TargetEncoder, decode, encode, greedy_bipartite_match, match
 
 SIDE = 128
 ANCHORS = make_anchors(anchor_layout("mobilenet0.25", SIDE))
@@ -142,7 +142,7 @@ def test_matching_by_hand(iou, expected):
 
 def pairs_of(iou):
     """Return the matches of IoUs (N, A) if all centres are equal."""
-    return bipartite(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
+    return greedy_bipartite_match(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
 
 
 @settings(max_examples=100, deadline=None)

@@ -20,7 +20,7 @@ from ssd_train.errors import CheckpointError, TrainingDiverged, WeightsError
 from ssd_train.storage import atomic
 from ssd_train.storage.atomic import finished_dirs, verify_checksums
 from ssd_train.training.checkpoint import Checkpoints, TrainState
-from ssd_train.training.schedule import BestScore
+from ssd_train.training.schedule import BestTracker
 
 mx = mxnet_compat.mxnet()
 FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "training labels": "abc"}
@@ -28,7 +28,7 @@ FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "traini
 
 def state(epoch=2, **more):
     return TrainState(
-        epoch=epoch, best=BestScore(0.4, 1, 1), history=[{"epoch": 0}, {"epoch": 1}], fingerprint=FINGERPRINT, **more
+        epoch=epoch, best=BestTracker(0.4, 1, 1), history=[{"epoch": 0}, {"epoch": 1}], fingerprint=FINGERPRINT, **more
     )
 
 
@@ -130,7 +130,7 @@ def test_restore_flipped_bit_uses_the_previous(tmp_path, best):
         data = path.read_bytes()
         place = dice.randrange(len(data))
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << dice.randrange(8)]) + data[place + 1 :])
-        checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
+        checkpoints.check_resumable(FINGERPRINT, 2, before_data=False)
         found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
         assert found.epoch == 1 and len(notes) == 2, (path, place)
         path.write_bytes(data)
@@ -149,7 +149,7 @@ def test_restore_unreadable_state_uses_the_previous(tmp_path, best, monkeypatch)
         return sha256_of(file)
 
     monkeypatch.setattr(atomic, "sha256_of", sum_of)
-    checkpoints.refuse_early(FINGERPRINT, 2, before_data=False)
+    checkpoints.check_resumable(FINGERPRINT, 2, before_data=False)
     found, notes = checkpoints.restore(FINGERPRINT, learned, tmp_path / "m")
     assert found.epoch == 1
     assert str(dying) in notes[0] and os.strerror(errno.EIO) in notes[0]

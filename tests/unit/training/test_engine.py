@@ -80,8 +80,8 @@ def test_evaluate_scores_all_records(samples):
 def test_evaluator_detections_are_in_image_pixels(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
     (batch,) = eval_batches(samples, [0], size_wh=(640, 320))
-    (large,), _ = evaluator(net).detect(batch)
-    (small,), _ = evaluator(net).detect(eval_batches(samples, [0])[0])
+    (large,), _ = evaluator(net).predict(batch)
+    (small,), _ = evaluator(net).predict(eval_batches(samples, [0])[0])
     np.testing.assert_allclose(large.boxes, small.boxes * np.array([5, 2.5, 5, 2.5]), rtol=1e-4, atol=1e-2)
     assert large.size_wh == (640, 320)
 

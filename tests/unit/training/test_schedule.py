@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_train.config import TrainConfig
-from ssd_train.training.schedule import BestScore, epoch_learning_rates, learning_rate
+from ssd_train.training.schedule import BestTracker, epoch_learning_rates, learning_rate
 
 
 def config(**settings):
@@ -90,7 +90,7 @@ def run(scores, **settings):
     """Return the number of epochs until early stopping, and the best epoch, for these scores."""
     settings = {"early_stopping_min_epochs": 1, "metric_for_best_model": "voc07", **settings}
     chosen = config(early_stopping=True, epochs=len(scores), **settings)
-    best, history = BestScore(), []
+    best, history = BestTracker(), []
     for epoch, score in enumerate(scores):
         if best.should_stop(chosen, epoch):
             return epoch, best.epoch
@@ -146,13 +146,13 @@ def test_early_stopping_stops_after_the_expected_epoch(scores, settings, expecte
 
 
 def test_early_stopping_is_off_by_default():
-    best = BestScore(0.5, 0, epochs_since_improvement=99)
+    best = BestTracker(0.5, 0, epochs_since_improvement=99)
     assert not best.should_stop(config(early_stopping=False), 99)
     assert best.should_stop(config(early_stopping=True), 99)
 
 
 def test_early_stopping_patience_counts_epochs_without_evaluation():
-    best, history, chosen = BestScore(), [], config(validation_interval=2)
+    best, history, chosen = BestTracker(), [], config(validation_interval=2)
     take(best, history, chosen, 0.5, 0.5)
     take(best, history, chosen, 0.4, 0.4)
     assert best.epochs_since_improvement == 2
@@ -163,7 +163,7 @@ def test_early_stopping_patience_counts_epochs_without_evaluation():
 
 
 def test_best_score_update_keeps_any_improvement():
-    best, history, chosen = BestScore(), [], config(early_stopping_tolerance=0.1, metric_for_best_model="voc07")
+    best, history, chosen = BestTracker(), [], config(early_stopping_tolerance=0.1, metric_for_best_model="voc07")
     kept = [take(best, history, chosen, score, score) for score in (0.5, 0.5001, 0.5001)]
     assert kept == [True, True, False]
     assert (best.value, best.epoch) == (0.5001, 1)
@@ -186,7 +186,7 @@ EASY = [(0.3, 0.9), (0.5, 1.0), (0.6, 1.0), (0.6, 0.9), (0.6, 1.0), (0.59, 1.0)]
     ],
 )
 def test_best_score_update_keeps_the_model_of_the_metric(settings, expected):
-    best, history, chosen = BestScore(), [], TrainConfig.from_mapping(settings)
+    best, history, chosen = BestTracker(), [], TrainConfig.from_mapping(settings)
     kept = [take(best, history, chosen, *figures) for figures in EASY]
     assert kept == expected
     assert best.epoch == max(epoch for epoch, keep in enumerate(kept) if keep)
@@ -204,6 +204,6 @@ def test_best_score_update_keeps_the_model_of_the_metric(settings, expected):
     ],
 )
 def test_best_score_update_after_a_resume_compares_with_the_kept_row(row, expected):
-    best = BestScore(0.9, 0, 0)
+    best = BestTracker(0.9, 0, 0)
     assert best.update({"epoch": 1, "mAP": 0.45, "VOC07": 0.8}, [row], config()) is expected
     assert (best.value, best.epochs_since_improvement) == (0.9, 1)

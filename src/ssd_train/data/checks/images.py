@@ -77,7 +77,7 @@ def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
         _, findings = _check_header(record, header)
     except DataError as fault:
         return ImageReport((_finding_of(fault, record),), record.size_wh)
-    return ImageReport(findings, record.size_wh or header.shown_wh)
+    return ImageReport(findings, record.size_wh or header.display_wh)
 
 
 def _finding_of(fault: DataError, record: LabeledImage) -> Finding:
@@ -153,7 +153,7 @@ def _check_header(record: LabeledImage, header: ImageHeader) -> Tuple[int, Tuple
     """
     place = record.where or record.name
     orientation = orientation_for(header, place, record.size_wh)
-    _check_boxes_inside(record, header.shown_wh)
+    _check_boxes_inside(record, header.display_wh)
     if header.orientation == 1:
         return orientation, ()
     return orientation, (Finding(*_of_orientation(header, record.size_wh, place), record.name),)
@@ -179,7 +179,7 @@ def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: s
     found = f"found EXIF orientation {header.orientation}"
     if expected_wh is None or header.orientation < 5 or header.width == header.height:
         return "orientation-applied", place, f"{found}, which is applied"
-    way = "turned upright" if header.shown_wh == tuple(expected_wh) else "as stored, not turned"
+    way = "turned upright" if header.display_wh == tuple(expected_wh) else "as stored, not turned"
     return "orientation-turned", place, f"{found}; labelled {way}, and used so"
 
 
@@ -194,7 +194,7 @@ def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:
     where = record.where or record.name
     if isinstance(images, FolderImages):
         try:
-            head, tail = images.ends(record, _ENDS)
+            head, tail = images.read_head_and_tail(record, _ENDS)
             header = read_header(head, where)
             if _ENDING.get(header.format, b"") in tail:
                 return header

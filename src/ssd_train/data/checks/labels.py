@@ -80,7 +80,7 @@ def check_lines(labels: Labels) -> List[Finding]:
 
     The labels must have been read with ``on_bad="skip"`` for the list to be complete.
     """
-    return [of_skipped(line) for line in labels.skipped] + [_of_mended(line) for line in labels.mended]
+    return [skipped_findings(line) for line in labels.skipped] + [_of_mended(line) for line in labels.repaired]
 
 
 def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
@@ -147,7 +147,7 @@ def label_width(boxes: int) -> int:
     return LABEL_HEADER + LABEL_OBJECT * boxes
 
 
-def of_skipped(line: LabelIssue) -> Finding:
+def skipped_findings(line: LabelIssue) -> Finding:
     """Return the finding for a skipped line."""
     if line.reason == BAD_LINE:
         return Finding(line.code or "bad-line", line.where, line.detail)

@@ -17,7 +17,14 @@ from ssd_train.data.checks.anchors import anchor_grids
 from ssd_train.data.checks.codes import CODES, ERROR, SEVERITIES, Finding
 from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
 from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
-from ssd_train.data.checks.labels import check_boxes, check_counts, check_lines, check_sides, of_skipped, scaled_boxes
+from ssd_train.data.checks.labels import (
+    check_boxes,
+    check_counts,
+    check_lines,
+    check_sides,
+    scaled_boxes,
+    skipped_findings,
+)
 from ssd_train.data.checks.statistics import recommend_image_shape, statistics
 from ssd_train.data.formats.builder import NoUsableLine
 from ssd_train.data.formats.json_lines import bad_lines_error
@@ -25,7 +32,7 @@ from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
-from ssd_train.parallel import in_order, map_files
+from ssd_train.parallel import map_files, ordered_map
 from ssd_train.progress import Progress
 from ssd_train.resources import available_cpus
 
@@ -121,7 +128,7 @@ def unreadable_labels_result(fault: DataError) -> CheckResult:
     If no line is usable, each line has a finding, too.
     """
     where, _, detail = str(fault).partition(": ")
-    lines = [of_skipped(line) for line in fault.skipped] if isinstance(fault, NoUsableLine) else []
+    lines = [skipped_findings(line) for line in fault.skipped] if isinstance(fault, NoUsableLine) else []
     return CheckResult((Finding(fault.code or "labels-unusable", where, detail), *lines))
 
 
@@ -178,11 +185,15 @@ def drop_errors(labels: Labels, findings: Sequence[Finding]) -> Labels:
     keep = [(record.where or record.name, record.name) not in bad for record in labels.records]
     if not any(keep):
         raise_on_errors(findings)
-    return replace(labels.subset(keep), skipped=labels.skipped, mended=labels.mended)
+    return replace(labels.subset(keep), skipped=labels.skipped, repaired=labels.repaired)
 
 
 def _look(
-    side: Split, look: Look, progress: Progress, workers: int = 0, each: Callable[..., Iterator[ImageReport]] = in_order
+    side: Split,
+    look: Look,
+    progress: Progress,
+    workers: int = 0,
+    each: Callable[..., Iterator[ImageReport]] = ordered_map,
 ) -> List[ImageReport]:
     records, images = side.labels.records, side.images
     if images is None:

@@ -46,11 +46,11 @@ class NoUsableLine(DataError):
         self.skipped = tuple(skipped)
 
 
-class Gather:
+class LabelsBuilder:
     """Builder of a LabelSet. All readers use it, so that they treat labels alike.
 
     - Boxes are clipped to their image, or dropped if too little is left (`fields.fit_box`). Each change is listed in
-      `LabelSet.mended`.
+      `Labels.mended`.
     - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
       holds for an image with nothing but ignored regions if all of them were dropped.
     - A repeated image with the same boxes is skipped. With different boxes it is bad, because either could be right.
@@ -87,14 +87,14 @@ class Gather:
         fitted = fit_boxes(objects.boxes, objects.class_ids, objects.size_wh)
         changes = [*mended, *fitted.changes, *lost]
         if (label.boxes or mended) and not fitted.rows and (objects.boxes or not len(ignored)):
-            self.mend(where, changes)
+            self.add_repair(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
         ids = np.asarray(fitted.class_ids, np.int64)
         record = LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
         first = self._seen.setdefault(name, record)
         if first is record:
-            self.mend(where, changes)
+            self.add_repair(where, changes)
             self.records.append(record)
         elif _same_labels(first, record):
             self.skip(where, DUPLICATE, f"as {first.where}")
@@ -108,7 +108,7 @@ class Gather:
         """Record a skipped label; `reason` is one of a few fixed texts."""
         self._skipped.append(LabelIssue(where, reason, detail))
 
-    def fault(self, where: str, fault: DataError) -> None:
+    def add_error(self, where: str, fault: DataError) -> None:
         """Record a bad label."""
         self._bad.append((where, fault))
 
@@ -127,7 +127,7 @@ class Gather:
             raise NoUsableLine(found, skipped)
         return Labels(tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {})
 
-    def mend(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
+    def add_repair(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
         """Record (reason, detail) of what was dropped, changed or assumed at `where`."""
         self._mended += [LabelIssue(where, reason, detail) for reason, detail in changes]
 

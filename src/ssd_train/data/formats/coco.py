@@ -6,7 +6,7 @@ cocodataset.org, "Data format". Error messages name ``file:images[3]`` or ``file
 - An image without annotations is a background image.
 - Ids are integers of any size, written as 3, 3.0 or "3", or other strings. Width and height may be missing.
 - A crowd (``iscrowd`` 1) is an ignored region, not an object. A crowd without a ``bbox`` is dropped and listed in
-  `LabelSet.mended`.
+  `Labels.mended`.
 - A polygon without a ``bbox`` is replaced by its bounding box.
 - Normalized boxes, as Azure writes them, are accepted if all boxes of the file are within 0..1.
 - An invalid annotation makes its image bad: without that box, the object would count as background.
@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from ssd_train.boxes import SizeWH, areas
-from ssd_train.data.formats.builder import Gather, ordered_classes
+from ssd_train.data.formats.builder import LabelsBuilder, ordered_classes
 from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.formats.validators import (
     CROWD,
@@ -52,7 +52,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     """Read a COCO file.
 
     The classes are all categories of the file, sorted by id if the ids are integers, else in the order of the file.
-    `LabelSet.category_ids` has the original ids if all are integers of 0 or more.
+    `Labels.category_ids` has the original ids if all are integers of 0 or more.
 
     Raises:
         DataError: the file is unusable, or `on_bad` is "error" and images or annotations are bad; the message names the
@@ -64,7 +64,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     except DataError as fault:
         raise fault.at(path) from None
     names, table, category_ids = _class_table(categories, path)
-    gather = Gather(str(path), on_bad)
+    gather = LabelsBuilder(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
     in_shares = _all_in_shares(annotations)
     seen: Dict[Key, int] = {}
@@ -77,7 +77,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
             name = image_name(image.get("file_name"), "file_name")
             gather.add(where, name, *_label(image, boxes.get(image_id, []), table, in_shares))
         except DataError as fault:
-            gather.fault(where, fault)
+            gather.add_error(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
     return dataclasses.replace(gather.label_set(names), category_ids=category_ids)
@@ -207,7 +207,7 @@ def _id(image: Any) -> Key:
 
 
 def _boxes_by_image(
-    annotations: Sequence[Any], images: Sequence[Any], path: str, gather: Gather
+    annotations: Sequence[Any], images: Sequence[Any], path: str, gather: LabelsBuilder
 ) -> Dict[Key, List[Tuple[int, Any]]]:
     """Return image id -> (index, annotation) of its annotations.
 
@@ -229,7 +229,7 @@ def _boxes_by_image(
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             found.setdefault(image_id, []).append((index, annotation))
         except DataError as fault:
-            gather.fault(f"{path}:annotations[{index}]", fault)
+            gather.add_error(f"{path}:annotations[{index}]", fault)
     return found
 
 

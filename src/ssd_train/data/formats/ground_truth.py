@@ -8,7 +8,7 @@ and "Augmented manifest".
 Rules for cases that the schema leaves open:
 
 - A line may hold labels of several jobs. Unless an attribute is named, the one of type groundtruth/object-detection
-  with the newest creation-date in the file is read. `LabelSet.details` names it and the others.
+  with the newest creation-date in the file is read. `Labels.details` names it and the others.
 - The class names are the union of all class-maps of the attribute, unchanged, with the same ids. An id that no
   class-map names, because no image shows an object of it, is named class_N. An id with two names is an error, and so
   are two names that differ only in surrounding blanks.
@@ -27,7 +27,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.formats.builder import Gather, class_table
+from ssd_train.data.formats.builder import LabelsBuilder, class_table
 from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.formats.validators import (
     BoxLabel,
@@ -281,7 +281,7 @@ def read_ground_truth(
     """Read a manifest, or the one manifest of a folder.
 
     Boxes are clipped to `image_size`, and dropped if less than 1 px wide or high or less than a tenth is inside; each
-    such box is listed in `LabelSet.mended`. Skipped lines are listed in `LabelSet.skipped`.
+    such box is listed in `Labels.mended`. Skipped lines are listed in `Labels.skipped`.
 
     Args:
         path: A manifest, or a folder as for `find_manifest`.
@@ -302,7 +302,7 @@ def read_ground_truth(
     names, table = class_table(places)
     job = verification_job(found, verified, manifest) if verified else ""
     faults = {**found.faults, **found.attributes[attribute].faults}
-    gather = Gather(str(manifest), on_bad)
+    gather = LabelsBuilder(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):
         where = f"{manifest}:{line_number}"
         try:
@@ -314,7 +314,7 @@ def read_ground_truth(
             else:
                 _add(gather, where, value, attribute, table)
         except DataError as fault:
-            gather.fault(where, fault)
+            gather.add_error(where, fault)
     return gather.label_set(names, _details(found, attribute))
 
 
@@ -410,7 +410,7 @@ def find_manifest(path: PathLike) -> Path:
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
 
 
-def _add(gather: Gather, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
+def _add(gather: LabelsBuilder, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
     reason = _reason_to_skip(line, attribute)
     if reason:
         gather.skip(where, *reason)

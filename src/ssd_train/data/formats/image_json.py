@@ -8,7 +8,7 @@ is in the AWS developer guide, "Object Detection".
 The class ids of `annotations` are used, as in the built-in algorithm. If the categories of any file lack an id of its
 annotations, the ids of `categories` are of another kind (AWS's COCO notebook writes COCO's ids there). Then the
 categories of all files are ignored, because their names would belong to other classes. Each file with such categories
-is listed in `LabelSet.mended`.
+is listed in `Labels.mended`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from ssd_train.data.formats.builder import Gather, class_table, label_files, new_folder, new_label_file
+from ssd_train.data.formats.builder import LabelsBuilder, class_table, label_files, new_folder, new_label_file
 from ssd_train.data.formats.ground_truth import box_label, read_box_label
 from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.formats.validators import class_number, image_name, short_repr, whole_number
@@ -40,7 +40,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
         DataError: there is no JSON file, or `on_bad` is "error" and some files are unusable; the message names them.
     """
     files = label_files(path, ".json")
-    gather = Gather(str(path), on_bad)
+    gather = LabelsBuilder(str(path), on_bad)
     found = _survey(files)
     named = class_names is None and not found.other_ids
     if class_names is None:
@@ -57,9 +57,9 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
                 list(_categories(label))  # raises if one is malformed
             gather.add(str(file), name, read_box_label(label, table))
         except DataError as fault:
-            gather.fault(str(file), fault)
+            gather.add_error(str(file), fault)
     for where, detail in found.other_ids:
-        gather.mend(where, [(OTHER_IDS, detail)])
+        gather.add_repair(where, [(OTHER_IDS, detail)])
     return gather.label_set(class_names)
 
 

@@ -22,7 +22,7 @@ from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.formats.builder import Gather, placeholder_classes
+from ssd_train.data.formats.builder import LabelsBuilder, placeholder_classes
 from ssd_train.data.formats.json_lines import PathLike, read_bytes
 from ssd_train.data.formats.recordio_framing import read_record, read_records, write_record
 from ssd_train.data.formats.validators import DIFFICULT, OBJECT, BoxLabel, image_name
@@ -222,7 +222,7 @@ def read_recordio(
     names = _lst_names(place.with_suffix(".lst"))
     if class_names is None and place.with_suffix(NAMES).is_file():
         class_names = read_class_list(place.with_suffix(NAMES))
-    gather = Gather(str(place), on_bad)
+    gather = LabelsBuilder(str(place), on_bad)
     offsets: Dict[str, Tuple[int, int]] = {}
     number = 0
     for number, (offset, payload) in enumerate(_payloads(place), 1):
@@ -233,7 +233,7 @@ def read_recordio(
             gather.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
         except DataError as fault:
-            gather.fault(where, fault)
+            gather.add_error(where, fault)
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
     highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
@@ -293,7 +293,7 @@ def _payloads(path: Path) -> Iterator[Tuple[int, bytes]]:
 
 
 def _label(record: ImageRecord, class_names: Optional[ClassNames]) -> BoxLabel:
-    label = unpack_label(record.label, read_header(record.image, "image").shown_wh)
+    label = unpack_label(record.label, read_header(record.image, "image").display_wh)
     highest = max(label.class_ids, default=-1)
     if class_names is not None and highest >= len(class_names):
         raise DataError(
@@ -311,7 +311,7 @@ def _upright(data: bytes, record: LabeledImage) -> "Tuple[bytes, Tuple[int, int]
     where = record.where or record.name
     header = read_header(data, where)
     if orientation_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
-        return data, header.shown_wh
+        return data, header.display_wh
     image = decode(data, where, record.size_wh)
     return encode_png(image), (image.shape[1], image.shape[0])
 

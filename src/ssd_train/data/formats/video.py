@@ -9,7 +9,7 @@ output folder of the job.
 
 - A frame without boxes is a background image. A frame of the sequence that was not annotated is skipped.
 - The name of a frame is the prefix of the sequence file and the name in the file. If the sequence file is missing, its
-  folder is used as prefix, and the assumption is listed in `LabelSet.mended`.
+  folder is used as prefix, and the assumption is listed in `Labels.mended`.
 - Object ids and label-category-attributes are ignored. The format has no image sizes.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.builder import Gather, class_table
+from ssd_train.data.formats.builder import LabelsBuilder, class_table
 from ssd_train.data.formats.ground_truth import METADATA, TRACKING_TYPE, VIDEO_TYPE, find_manifest, read_class_map
 from ssd_train.data.formats.json_lines import PathLike, read_json, read_json_lines
 from ssd_train.data.formats.validators import BoxLabel, box_corners, class_number, image_name, number, short_repr
@@ -61,7 +61,7 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
     """
     manifest = find_manifest(path)
     root = _job_folder(Path(path), manifest)
-    gather = Gather(str(manifest), on_bad)
+    gather = LabelsBuilder(str(manifest), on_bad)
     sequences, attribute = _sequences(manifest, label_attribute, gather)
     names, table = class_table(_class_places(sequences))
     read: Set[Path] = set()
@@ -74,7 +74,7 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
             prefix, frames = _frames_of(sequence, root, gather)
             labelled = _add_frames(gather, place, prefix, table)
         except DataError as fault:
-            gather.fault(sequence.where, fault)
+            gather.add_error(sequence.where, fault)
             continue
         for frame in frames:
             if frame not in labelled:
@@ -93,7 +93,7 @@ def _job_folder(path: Path, manifest: Path) -> Path:
     return manifest.resolve().parents[2] if parts[-3:-1] == ("manifests", "output") else manifest.parent
 
 
-def _sequences(manifest: Path, wanted: Optional[str], gather: Gather) -> Tuple[List[_Sequence], str]:
+def _sequences(manifest: Path, wanted: Optional[str], gather: LabelsBuilder) -> Tuple[List[_Sequence], str]:
     lines = [(where, line) for where, line in read_json_lines(manifest)]
     found = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
     if wanted:
@@ -130,12 +130,12 @@ def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
     return places
 
 
-def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, List[str]]:
+def _frames_of(sequence: _Sequence, root: Path, gather: LabelsBuilder) -> Tuple[str, List[str]]:
     """Return the prefix of a sequence and all names of its frames, [] if unknown."""
     place = _find(root, sequence.source)
     if place is None:
         prefix = sequence.source.rpartition("/")[0]
-        gather.mend(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
+        gather.add_repair(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
         return prefix, []
     try:
         value = read_json(place)
@@ -147,7 +147,7 @@ def _frames_of(sequence: _Sequence, root: Path, gather: Gather) -> Tuple[str, Li
         raise fault.at(place) from None
 
 
-def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
+def _add_frames(gather: LabelsBuilder, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
     """Add the frames of one SeqLabel.json file and return their names."""
     try:
         value = read_json(place)
@@ -164,7 +164,7 @@ def _add_frames(gather: Gather, place: Path, prefix: str, table: Mapping[int, in
             labelled.add(name)
             gather.add(where, f"{prefix}/{name}", _label(frame, table))
         except DataError as fault:
-            gather.fault(where, fault)
+            gather.add_error(where, fault)
     return labelled
 
 

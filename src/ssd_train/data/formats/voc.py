@@ -3,11 +3,11 @@
 The devkit counts pixels from 1 and includes both ends, so a box that covers the whole image is (1, 1, width, height).
 In ssd_train it is (0, 0, width, height): only xmin and ymin are reduced by 1. Boxes of tools that count from 0
 therefore become one pixel wider to the left and top. If that pixel is outside the image, the box is clipped and listed
-in `LabelSet.mended`.
+in `Labels.mended`.
 
 An XML file belongs to the image of the same name, next to it or in the sister folder (`pairing`). ``filename`` is used
 only for files without such an image. If ``filename`` differs from the name of that image, the difference is
-listed in `LabelSet.mended`.
+listed in `Labels.mended`.
 
 Class names are sorted unless they are passed, because the format has no class ids. Objects marked difficult are ignored
 regions: neither scored nor learned as background. A size of 0 x 0, which some tools write, counts as missing.
@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.builder import (
-    Gather,
+    LabelsBuilder,
     PicturesOfLabels,
     label_files,
     names_agree,
@@ -79,7 +79,7 @@ def read_voc(
     """Read all XML files below a folder; `Record.where` is the XML file.
 
     `Record.name` is the path of the image below the folder `images`. Without such an image, it is ``filename``, or else
-    the name of the XML file. Lists in ImageSets/Main are read into `LabelSet.sets`.
+    the name of the XML file. Lists in ImageSets/Main are read into `Labels.sets`.
 
     Args:
         path: The folder of the XML files.
@@ -91,13 +91,13 @@ def read_voc(
         DataError: there is no XML file, or `on_bad` is "error" and some files are bad; the message names them.
     """
     files = label_files(path, ".xml")
-    gather = Gather(str(path), on_bad)
+    gather = LabelsBuilder(str(path), on_bad)
     read: List[_Annotation] = []
     for file in files:
         try:
             read.append(_annotation(file))
         except DataError as fault:
-            gather.fault(str(file), fault)
+            gather.add_error(str(file), fault)
     names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
     pictures = _pictures(read, PicturesOfLabels(path if images is None else images))
     for one in read:
@@ -109,9 +109,9 @@ def read_voc(
             known = len(gather.records)
             gather.add(str(one.file), name, one.label._replace(class_ids=class_ids))
             if len(gather.records) > known and not names_agree(name, one.filename):
-                gather.mend(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
+                gather.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
         except DataError as fault:
-            gather.fault(str(one.file), fault)
+            gather.add_error(str(one.file), fault)
     found = gather.label_set(names)
     files_of = {record.name: record.where for record in found.records}
     sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)

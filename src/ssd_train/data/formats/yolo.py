@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, images_below, is_hidden, paths_below
-from ssd_train.data.formats.builder import Gather, new_folder, new_label_file, placeholder_classes
+from ssd_train.data.formats.builder import LabelsBuilder, new_folder, new_label_file, placeholder_classes
 from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_json
 from ssd_train.data.formats.validators import BoxLabel, Corners, box_corners, class_number, short_repr, text_number
 from ssd_train.data.image_io import read_header
@@ -44,7 +44,7 @@ _UP = 2  # parent folders that are searched
 
 
 @dataclass(frozen=True)
-class Description:
+class DataYaml:
     """Class names and splits that the files of a data set declare.
 
     Attributes:
@@ -69,7 +69,7 @@ def read_yolo_names(folder: Path) -> Optional[ClassNames]:
     return describe([folder]).names
 
 
-def describe(folders: Sequence[Path]) -> Description:
+def describe(folders: Sequence[Path]) -> DataYaml:
     """Read the class names and splits of a data set; nearer files take precedence.
 
     Args:
@@ -92,7 +92,7 @@ def describe(folders: Sequence[Path]) -> Description:
             told.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
     if told.names is None and told.nameless is not None:
         raise DataError(f"{told.nameless}: found no entry names, expected names: [a, b]")
-    return Description(told.names, told.points, told.sets, told.source)
+    return DataYaml(told.names, told.points, told.sets, told.source)
 
 
 class _Told:
@@ -361,7 +361,7 @@ def read_yolo(
     told = describe([root, others])
     given = class_names or told.names
     names = given or placeholder_classes(MAX_CLASSES)[0]
-    gather = Gather(str(path), on_bad)
+    gather = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
         file = files.of(image)
@@ -370,7 +370,9 @@ def read_yolo(
         else:
             _add(gather, file, image, image.relative_to(root).as_posix(), len(names), told.points)
     for file in files.unused():
-        gather.fault(str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image"))
+        gather.add_error(
+            str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
+        )
     if not given:
         highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
         names, _ = placeholder_classes(highest + 1)
@@ -547,11 +549,11 @@ def _is_label(file: Path, among_labels: bool) -> bool:
         return False
 
 
-def _add(gather: Gather, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
+def _add(gather: LabelsBuilder, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
     """Add the label of one image; its first invalid line makes it bad."""
     where = str(image)
     try:
-        size_wh = read_header(read_bytes(image), "image").shown_wh
+        size_wh = read_header(read_bytes(image), "image").display_wh
         label = BoxLabel([], [], size_wh)
         where = str(file)
         for line_number, fields in _lines(file):
@@ -563,7 +565,7 @@ def _add(gather: Gather, file: Path, image: Path, name: str, num_classes: int, p
             label.class_ids.append(class_id)
         gather.add(str(file), name, label)
     except DataError as fault:
-        gather.fault(where, fault)
+        gather.add_error(where, fault)
 
 
 def _lines(file: Path) -> Iterator[Tuple[int, List[str]]]:

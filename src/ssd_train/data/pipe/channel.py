@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 
-from ssd_train.data.formats.builder import Gather, class_table, placeholder_classes
+from ssd_train.data.formats.builder import LabelsBuilder, class_table, placeholder_classes
 from ssd_train.data.formats.ground_truth import read_class_map
 from ssd_train.data.formats.validators import BoxLabel
 from ssd_train.data.image_io import check_complete, check_limits, read_header
@@ -93,10 +93,10 @@ class Channel:
             table: Class id of the stream -> index into `class_names`.
             on_bad: "error" or "skip" for unusable images and labels.
         """
-        gather = Gather(str(fifo_path(self.path, 0)), on_bad)
+        gather = LabelsBuilder(str(fifo_path(self.path, 0)), on_bad)
         images = None if self.spill is None else SpillImages(self.spill)
         for where, fault in self.faults:
-            gather.fault(where, fault)
+            gather.add_error(where, fault)
         seen: Dict[str, int] = {}
         for one in sorted(self.received, key=lambda one: (one.digest, one.label.boxes, one.label.class_ids)):
             seen[one.digest] = copies = seen.get(one.digest, 0) + 1
@@ -104,7 +104,7 @@ class Channel:
             try:
                 gather.add(one.where, name, map_class_ids(one.label, table))
             except DataError as fault:
-                gather.fault(one.where, fault)
+                gather.add_error(one.where, fault)
             if images:
                 images.add(name, one.place)
         return gather.label_set(class_names, {"format": "pipe"}), images

@@ -90,7 +90,7 @@ class DetectionSample(NamedTuple):
             DataError: the record is malformed; the message does not contain `where`.
         """
         record = unpack_record(self.record)
-        return unpack_label(record.label, read_header(record.image, "image").shown_wh)
+        return unpack_label(record.label, read_header(record.image, "image").display_wh)
 
     def class_map(self) -> Any:
         """Return {}, because a `.rec` file has no class names."""

@@ -137,7 +137,7 @@ class DetectionStream:
         for detail, count in Counter(line.detail for line in skipped).most_common():
             places = [line.where for line in skipped if line.detail == detail]
             more = ", …" if count > _LISTED else ""
-            self.progress.warn(f"skipped {count}: {detail} ({', '.join(places[:_LISTED])}{more})")
+            self.progress.warning(f"skipped {count}: {detail} ({', '.join(places[:_LISTED])}{more})")
 
 
 class _Reader:
@@ -287,7 +287,7 @@ class StreamLoader:
             raise DataError(f"{self.stream.path}: found no usable image in epoch {epoch + 1}, expected some")
         if count not in self._known_lengths:
             steps = min(-(-count // size), len(self))
-            self.stream.progress.warn(
+            self.stream.progress.warning(
                 f"epoch {epoch + 1}: found {count} images in the stream, expected the {self.sampler.length} of the "
                 f"first pass: the epoch has {steps} of {len(self)} batches"
             )
@@ -311,14 +311,14 @@ class StreamLoader:
         """
         names = [record.name for record in dataset.labels.records]
         seed = [self.sampler.seed, epoch, zlib.crc32(names[index].encode("utf-8", "surrogateescape")), repeat]
-        name, arrays = self.setbacks.first_usable(
+        name, arrays = self.setbacks.first_valid(
             names[index:] + names[:index], lambda name: self._seen(dataset, names.index(name), seed)
         )
         return names.index(name), arrays
 
     def _seen(self, dataset: DetectionDataset, place: int, seed: List[int]) -> Arrays:
         random = np.random.RandomState(seed)
-        (image, boxes, class_ids), view = dataset.look(
+        (image, boxes, class_ids), view = dataset.get_view(
             place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
         )
-        return self.transform.show(image, boxes, class_ids, view)
+        return self.transform.apply(image, boxes, class_ids, view)

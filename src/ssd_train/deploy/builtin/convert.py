@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description, as_input
+from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.artifacts.symbol_format import BUILTIN, INPUT
 from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.structures import ClassNames
@@ -43,7 +43,7 @@ class Conversion(NamedTuple):
     per_class: bool = False
 
 
-def convert(folder: Path, output: Path, conversion: Conversion, progress: Progress) -> Description:
+def convert(folder: Path, output: Path, conversion: Conversion, progress: Progress) -> ExportMetadata:
     """Convert an unpacked archive to deployment files in the folder `output`.
 
     The files are read back and compared with the network in memory before they are moved to `output`.
@@ -55,7 +55,7 @@ def convert(folder: Path, output: Path, conversion: Conversion, progress: Progre
     """
     artifact = read_artifact(folder)
     parts = make_detector(artifact, NmsRules(artifact.nms_threshold, artifact.nms_topk, conversion.per_class))
-    description = Description(
+    description = ExportMetadata(
         class_names=_class_names(artifact, conversion.class_names),
         side=artifact.side,
         grayscale=False,
@@ -68,8 +68,8 @@ def convert(folder: Path, output: Path, conversion: Conversion, progress: Progre
     with staged_files(description, output, parts) as prepared:
         agreement = _compare_with_memory(parts, SymbolEngine(prepared, "cpu"), artifact)
         if agreement.unmatched:
-            agreement.require(f"{output}: the converted network")
-    progress.say(f"converted: {artifact.base_network}, {artifact.side} px, {', '.join(description.class_names)}")
+            agreement.raise_for_mismatch(f"{output}: the converted network")
+    progress.info(f"converted: {artifact.base_network}, {artifact.side} px, {', '.join(description.class_names)}")
     return description
 
 

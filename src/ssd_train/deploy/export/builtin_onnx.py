@@ -13,7 +13,7 @@ from typing import Any, Optional, Tuple
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.deploy.builtin.network import DETECTION, SCORE_FLOOR, VARIANCES, NmsRules, heads
 from ssd_train.deploy.export.onnx import (
@@ -40,7 +40,7 @@ mx = mxnet_compat.mxnet()
 
 
 def write_builtin_onnx(
-    parts: SymbolParts, description: Description, path: Path, change: Optional[Change] = None
+    parts: SymbolParts, description: ExportMetadata, path: Path, change: Optional[Change] = None
 ) -> None:
     """Write a converted detector to the file `path`.
 

@@ -17,7 +17,7 @@ from typing import Iterator, NoReturn, Optional, Sequence, Union
 
 import numpy as np
 
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import CONFIG, SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
 from ssd_train.data.image_io import decode_downscaled
@@ -47,7 +47,7 @@ from ssd_train.progress import Progress
 from ssd_train.storage import atomic
 
 
-class Trained:
+class TrainedModel:
     """A model folder written by ssd_train, which Gluon runs."""
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Trained:
         """Return the detector's symbol, weights and auxiliary states."""
         return make_symbol(self.model)
 
-    def describe(self, kind: str) -> Description:
+    def describe(self, kind: str) -> ExportMetadata:
         """Return the metadata of an export of this kind."""
         return describe(self.model, kind)
 
@@ -76,7 +76,7 @@ class Trained:
         write_onnx(self.model, path, input, kind, change)
 
 
-class Converted:
+class ConvertedModel:
     """A folder written by `convert`, whose symbol is run."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,7 +93,7 @@ class Converted:
         """Return the detector's symbol, weights and auxiliary states."""
         return self._engine.parts
 
-    def describe(self, kind: str) -> Description:
+    def describe(self, kind: str) -> ExportMetadata:
         """Return the metadata of an export of this kind."""
         return replace(self.description, kind=kind)
 
@@ -101,7 +101,7 @@ class Converted:
         """Write the deployment files to another folder `output`."""
         with staged_files(self.description, output, self.parts()) as prepared:
             agreement = compare(self._engine.run(images), SymbolEngine(prepared, "cpu").run(images))
-            agreement.require(f"{output}: the exported network")
+            agreement.raise_for_mismatch(f"{output}: the exported network")
         return agreement
 
     def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
@@ -110,16 +110,16 @@ class Converted:
         write_builtin_onnx(self.parts(), description, path, change)
 
 
-def open_exportable(folder: Path) -> "Trained | Converted":
+def open_exportable(folder: Path) -> "TrainedModel | ConvertedModel":
     """Open the model in `folder`.
 
     Raises:
         WeightsError: `folder` holds no model that can be exported, or a damaged one.
     """
     if (folder / CONFIG).is_file():  # enough, even where its deployment files are missing or damaged
-        return Trained(folder)
+        return TrainedModel(folder)
     if is_converted(folder):
-        return Converted(folder)
+        return ConvertedModel(folder)
     _refuse(folder)
 
 
@@ -135,7 +135,7 @@ def _refuse(path: Path) -> NoReturn:
     raise WeightsError(f"{path}: found no {CONFIG}, expected a model folder written by ssd_train")
 
 
-Exportable = Union[Trained, Converted]
+Exportable = Union[TrainedModel, ConvertedModel]
 
 COMPARED, CALIBRATED = 100, 128  # maximum number of images
 DRAWN = 20  # synthetic images to compare on by default
@@ -178,7 +178,7 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Verificat
 def _symbol(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _comparison_images(model, proof)
-    progress.say(f"compared on {len(images)} images: {model.publish_symbol(output, images)}")
+    progress.info(f"compared on {len(images)} images: {model.publish_symbol(output, images)}")
 
 
 def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
@@ -191,8 +191,8 @@ def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, pr
         # the engine of a converted model does not return candidates
         candidates = (lambda i: engine.candidates(images[i])) if isinstance(engine, GluonEngine) else None
         agreement = compare(expected, actual, candidates)
-        agreement.require(f"{output}: the exported network")
-    progress.say(f"compared on {len(images)} images: {agreement}")
+        agreement.raise_for_mismatch(f"{output}: the exported network")
+    progress.info(f"compared on {len(images)} images: {agreement}")
 
 
 def _int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
@@ -222,7 +222,7 @@ def _check_map(model: Exportable, engine: Engine, proof: VerificationOptions, pr
     if before.coco is None or after.coco is None:
         raise DataError(f"{validation.labels.source}: found no boxes, expected some to measure mAP on")
     for name, scores in (("32 bits", before), ("8 bits", after)):
-        progress.say(f"{name}: mAP {scores.coco:.4f}, mAP@0.5 {scores.ap50:.4f}")
+        progress.info(f"{name}: mAP {scores.coco:.4f}, mAP@0.5 {scores.ap50:.4f}")
     drop = before.coco - after.coco
     if drop > proof.max_map_drop:
         raise ConfigError(

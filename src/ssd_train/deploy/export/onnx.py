@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Opt
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import Description
+from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import DependencyError, SsdTrainError
 from ssd_train.model.anchors import anchor_layout, make_anchors
@@ -413,7 +413,7 @@ def write_onnx(
     """
     config, class_count = model.config, len(model.class_names)
     anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_shares))
-    description = Description.of(config, model.class_names, model.sha256, kind, input)
+    description = ExportMetadata.of(config, model.class_names, model.sha256, kind, input)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)
     entry = input_value(description)
@@ -427,7 +427,7 @@ def write_onnx(
     save_model(graph.to_model(entry, [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)
 
 
-def save_model(model: Any, path: Path, description: Description) -> None:
+def save_model(model: Any, path: Path, description: ExportMetadata) -> None:
     """Write an ONNX model to `path` atomically, with `description` as its metadata."""
     onnx = onnx_module()
     model.producer_name, model.producer_version = "ssd_train", description.package
@@ -436,7 +436,7 @@ def save_model(model: Any, path: Path, description: Description) -> None:
     atomic.write_bytes_atomic(path, model.SerializeToString())
 
 
-def input_value(description: Description) -> Value:
+def input_value(description: ExportMetadata) -> Value:
     """Return the graph's input, with a variable batch size."""
     side = description.side
     if description.input == "pixels":

@@ -129,7 +129,7 @@ class _Service:
             response = _text_response(error.status, str(error), {"retry-after": "1"} if error.status == BUSY else None)
         except Exception as error:  # must neither reach the client nor end the server
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._progress.warn(f"{INVOCATIONS}: {error!r} ({where.filename}:{where.lineno})")
+            self._progress.warning(f"{INVOCATIONS}: {error!r} ({where.filename}:{where.lineno})")
             response = _text_response(FAULT, "internal error: the log of the server says more")
         self.metrics.count(response.status_code)
         return response

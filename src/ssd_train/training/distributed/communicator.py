@@ -52,7 +52,7 @@ class ControlGroup:
             return None
         return [payload, *(self._receive(rank) for rank in range(1, self.place.size))]
 
-    def share(self, payload: bytes) -> bytes:
+    def broadcast(self, payload: bytes) -> bytes:
         """Return rank 0's payload on all processes."""
         if self.place.rank:
             return self._receive(0)
@@ -60,16 +60,16 @@ class ControlGroup:
             self._send(rank, payload)
         return payload
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close the connections after all processes have called this."""
         self.gather(b"")
-        self.share(b"")
-        self.watchdog.leave()
+        self.broadcast(b"")
+        self.watchdog.stop()
         self._close()
 
-    def fail(self, message: str, code: int) -> None:
+    def abort(self, message: str, code: int) -> None:
         """Tell the others why this process fails; they end with exit code `code`, as this one will."""
-        self.watchdog.tell(message, code)
+        self.watchdog.notify_failure(message, code)
         end_at_exit(code)
 
     def _send(self, rank: int, payload: bytes) -> None:
@@ -115,34 +115,34 @@ class Communicator:
         self.exchange = exchange or LocalSync()
 
     @property
-    def is_leader(self) -> bool:
+    def is_main_process(self) -> bool:
         """Return whether this is rank 0."""
         return self.rank == 0
 
-    def total(self, values: Sequence[float]) -> np.ndarray:
+    def allreduce_sum(self, values: Sequence[float]) -> np.ndarray:
         """Return the sum of `values` over all processes, float64 (N,)."""
         return np.asarray(values, dtype=np.float64)
 
-    def total_of_step(self, values: Sequence[float]) -> np.ndarray:
+    def allreduce_step(self, values: Sequence[float]) -> np.ndarray:
         """Return the sum over the processes that step together: all, or with dist_async only this one."""
-        return self.total(values) if self.exchange.together else np.asarray(values, dtype=np.float64)
+        return self.allreduce_sum(values) if self.exchange.together else np.asarray(values, dtype=np.float64)
 
-    def any_asks(self, for_end: bool) -> bool:
+    def allreduce_any(self, for_end: bool) -> bool:
         """Return whether any process requests the end of the run; all then raise Stopped."""
         return for_end
 
-    def by_leader(self, do: Callable[[], Any]) -> Any:
+    def broadcast_from_rank0(self, do: Callable[[], Any]) -> Any:
         """Call `do` on rank 0 and return its result on all; with several processes the result must be JSON."""
         return do()
 
-    def share_bytes(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         """Return rank 0's `data` on all processes."""
         return data
 
-    def require_equal(self, what: str, value: Any, hint: str = "") -> None:
+    def assert_same_on_all_ranks(self, what: str, value: Any, hint: str = "") -> None:
         """Raise SsdTrainError unless `value` is equal on all processes."""
 
-    def heard(self, progress: Progress) -> Progress:
+    def rank0_progress(self, progress: Progress) -> Progress:
         """Return `progress` on rank 0, a silent one elsewhere."""
         return progress
 
@@ -163,49 +163,51 @@ class ProcessGroup(Communicator):
         self.local_rank, self.local_size = local
         self._agreed = False
 
-    def any_asks(self, for_end: bool) -> bool:
-        self._agreed = bool(self.total([for_end])[0])
+    def allreduce_any(self, for_end: bool) -> bool:
+        self._agreed = bool(self.allreduce_sum([for_end])[0])
         return self._agreed
 
-    def total(self, values: Sequence[float]) -> np.ndarray:
+    def allreduce_sum(self, values: Sequence[float]) -> np.ndarray:
         """Sum on rank 0, so that all processes get the same bits."""
         parts = self.peers.gather(np.asarray(values, dtype="<f8").tobytes())
         summed = b"" if parts is None else np.sum([np.frombuffer(part, "<f8") for part in parts], axis=0).tobytes()
-        return np.frombuffer(self.peers.share(summed), "<f8")
+        return np.frombuffer(self.peers.broadcast(summed), "<f8")
 
-    def by_leader(self, do: Callable[[], Any]) -> Any:
-        return json.loads(self.peers.share(json.dumps(do()).encode("utf-8") if self.is_leader else b""))
+    def broadcast_from_rank0(self, do: Callable[[], Any]) -> Any:
+        return json.loads(self.peers.broadcast(json.dumps(do()).encode("utf-8") if self.is_main_process else b""))
 
-    def share_bytes(self, data: bytes) -> bytes:
-        return self.peers.share(data)
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        return self.peers.broadcast(data)
 
-    def require_equal(self, what: str, value: Any, hint: str = "") -> None:
+    def assert_same_on_all_ranks(self, what: str, value: Any, hint: str = "") -> None:
         """Compare with rank 0's `value`; the error names this host and what differs."""
-        expected = self.by_leader(lambda: value)
-        self.total([0])  # wait until all have compared
+        expected = self.broadcast_from_rank0(lambda: value)
+        self.allreduce_sum([0])  # wait until all have compared
         if expected != value:
             names = self.peers.place.names
             raise SsdTrainError(
                 f"{names[self.rank]}: found {what} different from {names[0]}, expected the same on all hosts{hint}"
             )
 
-    def heard(self, progress: Progress) -> Progress:
-        return progress if self.is_leader else Progress()
+    def rank0_progress(self, progress: Progress) -> Progress:
+        return progress if self.is_main_process else Progress()
 
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         if error is None or (isinstance(error, TrainingInterrupted) and self._agreed):
-            self.total([0])
+            self.allreduce_sum([0])
             self.exchange.close()
-            self.peers.leave()
+            self.peers.close()
         elif isinstance(error, SsdTrainError):
-            self.peers.fail(str(error), error.exit_code)
+            self.peers.abort(str(error), error.exit_code)
         else:
             interrupted = isinstance(error, KeyboardInterrupt)
             text = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-            self.peers.fail(" ".join(text.split()), INTERRUPTED if interrupted else 1)
+            self.peers.abort(" ".join(text.split()), INTERRUPTED if interrupted else 1)
 
 
-def join(config: TrainConfig, environment: Environment, progress: Progress) -> Tuple[TrainConfig, Communicator]:
+def init_distributed(
+    config: TrainConfig, environment: Environment, progress: Progress
+) -> Tuple[TrainConfig, Communicator]:
     """Connect the processes of this job; return the settings with the kv_store in use, and the cluster.
 
     Raises:
@@ -225,7 +227,7 @@ def join(config: TrainConfig, environment: Environment, progress: Progress) -> T
             "distribution={'parameter_server': {'enabled': True}} or {'mpi': {'enabled': True}}"
         )
     if config.kv_store.startswith("dist_"):
-        progress.warn(f"kv_store: found {config.kv_store!r} on one host; 'device' is used")
+        progress.warning(f"kv_store: found {config.kv_store!r} on one host; 'device' is used")
         config = dataclasses.replace(config, kv_store="device")
     return config, Communicator()
 

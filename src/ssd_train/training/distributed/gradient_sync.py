@@ -24,7 +24,7 @@ class LocalSync:
 
     together = True
 
-    def local_store(self, config: TrainConfig, devices: Sequence[Any]) -> Optional[str]:
+    def local_kvstore(self, config: TrainConfig, devices: Sequence[Any]) -> Optional[str]:
         """Return the kvstore type with which MXNet's Trainer adds the gradients of this process's devices."""
         inside = config.kv_store if config.kv_store in ("device", "local") else "device"
         return inside if len(devices) > 1 else None
@@ -37,7 +37,7 @@ class LocalSync:
             make_optimizer: makes the optimizer of a server that updates the weights itself.
         """
 
-    def add_up(self, trainer: Any) -> None:
+    def allreduce(self, trainer: Any) -> None:
         """Replace the gradients on every device by their sum over all devices and hosts."""
         trainer.allreduce_grads()
 
@@ -45,7 +45,7 @@ class LocalSync:
         """Update the weights with the summed gradients, divided by `divisor`."""
         trainer.update(divisor)
 
-    def settle(self, trainer: Any) -> None:
+    def pull_weights(self, trainer: Any) -> None:
         """Pull the newest weights, after all hosts have made their steps."""
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class ParameterServerSync(_ByServer):
     (With Trainer's own update_on_kvstore=False, the first step pulled wrong values.)
     """
 
-    def local_store(self, config: TrainConfig, devices: Sequence[Any]) -> Optional[str]:
+    def local_kvstore(self, config: TrainConfig, devices: Sequence[Any]) -> Optional[str]:
         """Return None: the parameter server adds the gradients of the devices too."""
         return None
 
@@ -80,7 +80,7 @@ class ParameterServerSync(_ByServer):
         zeros = [mx.nd.zeros(parameter.shape) for parameter in trainer._params]
         self._store.init(list(range(len(zeros))), zeros)
 
-    def add_up(self, trainer: Any) -> None:
+    def allreduce(self, trainer: Any) -> None:
         """Push and pull each gradient.
 
         The first layers, which the next step needs first, have the highest priority.
@@ -106,7 +106,7 @@ class AsyncParameterServer(_ByServer):
         if self._store.rank == 0:  # a second call would reset the optimizer
             self._store.set_optimizer(make_optimizer())
         self._store._barrier()
-        self.settle(trainer)
+        self.pull_weights(trainer)
 
     def update(self, trainer: Any, divisor: float) -> None:
         """Push this host's gradients, with which the server makes a step, and pull the updated weights."""
@@ -114,7 +114,7 @@ class AsyncParameterServer(_ByServer):
             self._store.push(key, parameter.list_grad()[0] / divisor, priority=-key)
             self._store.pull(key, out=parameter.list_data(), priority=-key)
 
-    def settle(self, trainer: Any) -> None:
+    def pull_weights(self, trainer: Any) -> None:
         """Pull the weights."""
         for key, parameter in enumerate(trainer._params):
             self._store.pull(key, out=parameter.list_data(), priority=-key)
@@ -126,7 +126,7 @@ class HorovodSync(LocalSync):
     def __init__(self, horovod: Any) -> None:
         self._horovod = horovod
 
-    def add_up(self, trainer: Any) -> None:
+    def allreduce(self, trainer: Any) -> None:
         """Add the gradients of the devices, then of the processes, and copy the sum to the other devices."""
         trainer.allreduce_grads()
         for key, parameter in enumerate(trainer._params):

@@ -77,7 +77,7 @@ class Heartbeat(threading.Thread):
                 self._listen(key.data, key.fileobj)
             self._look_for_silence()
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Stop heartbeats in order: the others no longer expect any from this host."""
         self._leaving.set()
         self._send({"bye": 1})
@@ -85,7 +85,7 @@ class Heartbeat(threading.Thread):
             self.join()
         self._close()
 
-    def tell(self, message: str, code: int) -> None:
+    def notify_failure(self, message: str, code: int) -> None:
         """Tell all others that this host fails, why, and its exit code.
 
         End the process if it does not end soon on its own.

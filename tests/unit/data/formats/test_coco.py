@@ -48,7 +48,7 @@ def test_read_coco_crowds_are_regions_to_ignore(tmp_path):
     assert (len(first.boxes), len(first.ignored)) == (1, 0)
     assert (len(second.boxes), second.ignored.boxes.tolist()) == (0, [[10, 20, 40, 60]])
     assert second.ignored.crowds.tolist() == [True] and second.ignored.class_ids.tolist() == [1]
-    assert [(line.reason, line.detail) for line in labels.mended] == [
+    assert [(line.reason, line.detail) for line in labels.repaired] == [
         (NO_BOX, "annotations[1]"),
         (NO_BOX, "annotations[3]"),
     ]
@@ -122,7 +122,7 @@ def test_boxes_are_fitted_to_their_image(tmp_path):
     boxes = [annotation(bbox=[-5, 0, 20, 20]), annotation(bbox=[200, 0, 20, 20])]
     labels = read_coco(write(tmp_path, [image()], boxes))
     assert labels.records[0].boxes.tolist() == [[0, 0, 15, 20]]
-    assert [line.reason for line in labels.mended] == [CLIPPED, OUTSIDE]
+    assert [line.reason for line in labels.repaired] == [CLIPPED, OUTSIDE]
 
 
 BAD_ANNOTATIONS = {

@@ -155,7 +155,7 @@ def test_odd_line_is_read(tmp_path, line, corners):
     labels = read_ground_truth(path)
     assert labels.records[2].boxes.tolist() == [corners]
     assert labels.records[2].where == f"{path}:3"
-    assert not labels.skipped and not labels.mended
+    assert not labels.skipped and not labels.repaired
 
 
 MENDED_BOXES = {
@@ -178,8 +178,8 @@ def test_box_is_fitted_to_its_image_and_counted(tmp_path, changes, corners, reas
     labels = read_ground_truth(path)
     expected = [[1, 20, 31, 60], corners, [2, 20, 32, 60]]
     np.testing.assert_allclose(labels.records[0].boxes, [row for row in expected if row], atol=1e-5)
-    assert [(mended.where, mended.reason) for mended in labels.mended] == ([(f"{path}:1", reason)] if reason else [])
-    assert all(mended.detail.startswith("box 1: [") for mended in labels.mended)
+    assert [(mended.where, mended.reason) for mended in labels.repaired] == ([(f"{path}:1", reason)] if reason else [])
+    assert all(mended.detail.startswith("box 1: [") for mended in labels.repaired)
 
 
 def test_all_bad_lines_are_in_one_message_and_the_first_three_named(tmp_path):

@@ -50,7 +50,7 @@ def test_written_manifest_reads_back_bit_for_bit(tmp_path_factory, labels):
     path = tmp_path_factory.mktemp("round") / "out.manifest"
     write_ground_truth(path, iter(records), names, "boxes")
     read = read_ground_truth(path)
-    assert read.class_names == names and not read.mended and not read.skipped
+    assert read.class_names == names and not read.repaired and not read.skipped
     assert len(read) == len(records) and all(map(same, read.records, records))
 
 
@@ -152,7 +152,7 @@ def test_real_manifest(real_manifests, name, expected):
     labels = read_ground_truth(real_manifests / f"{name}.manifest")
     boxes = [len(record.boxes) for record in labels.records]
     assert (len(boxes), sum(boxes), boxes.count(0), labels.class_names.names) == expected
-    assert not labels.skipped and not labels.mended
+    assert not labels.skipped and not labels.repaired
     assert all(record.size_wh for record in labels.records)
 
 

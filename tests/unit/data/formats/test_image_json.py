@@ -78,7 +78,7 @@ def test_image_json_categories_without_an_id_of_the_boxes_name_no_class(tmp_path
     labels = read_image_json(path, given and ClassNames(given))
     assert labels.class_names.names == names
     assert [record.class_ids.tolist() for record in labels.records] == [[0, 1], [0], []]
-    assert [(line.where, line.reason) for line in labels.mended] == [(str(tmp_path / "1.json"), OTHER_IDS)]
+    assert [(line.where, line.reason) for line in labels.repaired] == [(str(tmp_path / "1.json"), OTHER_IDS)]
 
 
 BAD = {
@@ -123,7 +123,7 @@ def test_background_duplicate_and_clipped_box(tmp_path):
     files = [value("b.jpg", []), GOOD, GOOD, value("c.jpg", [{**BOX, "left": -10}], image_size=None)]
     labels = read_image_json(folder(tmp_path, *files))
     assert [len(record.boxes) for record in labels.records] == [0, 1, 1]
-    assert [line.reason for line in labels.skipped] == [DUPLICATE] and [line.reason for line in labels.mended] == [
+    assert [line.reason for line in labels.skipped] == [DUPLICATE] and [line.reason for line in labels.repaired] == [
         CLIPPED
     ]
     assert labels.records[2].size_wh is None

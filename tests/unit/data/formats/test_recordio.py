@@ -76,7 +76,7 @@ def test_written_set_reads_back_with_its_images(tmp_path):
         assert source.read(found) == images[record.name]
         assert source.locate(found) == found.where
     assert [record.where for record in labels.records] == [f"{tmp_path / 'set.rec'}:{n}" for n in (1, 2, 3)]
-    assert labels.class_names == NAMES and not labels.mended and not labels.skipped
+    assert labels.class_names == NAMES and not labels.repaired and not labels.skipped
 
 
 def test_index_and_list_are_as_mxnet_writes_them(tmp_path):
@@ -190,7 +190,7 @@ def test_boxes_over_the_rim_are_clipped_and_counted(tmp_path):
     path = rec_file(tmp_path, payload(label), payload([2, 5, 1, 1.25, 0, 1.5, 1]))
     labels, _ = read_recordio(path)
     assert labels.records[0].boxes.tolist() == [[0, 0, 40, 40]]
-    assert [line.reason for line in labels.mended] == [CLIPPED, OUTSIDE, OUTSIDE]
+    assert [line.reason for line in labels.repaired] == [CLIPPED, OUTSIDE, OUTSIDE]
     assert [line.reason for line in labels.skipped] == [NO_BOX_LEFT]
 
 

@@ -67,7 +67,7 @@ def test_frames_of_a_job(tmp_path, kind):
     assert len(labels.records[1].boxes) == 0
     assert labels.records[1].where.endswith(f"0/SeqLabel.json:{kind.rpartition('-')[2]}-annotations[1]")
     assert labels.details["label_attribute"] == "Cars"
-    assert labels.skipped == labels.mended == ()
+    assert labels.skipped == labels.repaired == ()
 
 
 def test_manifest_by_its_name(tmp_path):
@@ -93,7 +93,7 @@ def test_without_the_sequence_file_its_folder_is_assumed_and_told(tmp_path):
     labels = read_video_frames(tmp_path)
 
     assert labels.records[0].name == "s3://b/in/frame_0000.jpeg"
-    assert [line.reason for line in labels.mended] == [ASSUMED_PREFIX]
+    assert [line.reason for line in labels.repaired] == [ASSUMED_PREFIX]
 
 
 def test_sequence_that_was_not_labelled_is_skipped(tmp_path):

@@ -55,7 +55,7 @@ ODD = {
 @pytest.mark.parametrize("text, boxes", ODD.values(), ids=ODD.keys())
 def test_odd_file_is_read(tmp_path, text, boxes):
     labels = read_voc(folder(tmp_path, text))
-    assert labels.records[0].boxes.tolist() == boxes and not labels.mended
+    assert labels.records[0].boxes.tolist() == boxes and not labels.repaired
 
 
 def test_read_voc_difficult_objects_are_to_be_ignored(tmp_path):
@@ -142,8 +142,8 @@ def test_read_voc_file_belongs_to_the_picture_of_its_name(tmp_path, pictures, fi
     layout(tmp_path, pictures, files)
     labels = read_voc(tmp_path, images=tmp_path)
     assert {str(Path(r.where).relative_to(tmp_path)): r.name for r in labels.records} == pairs
-    found = [str(Path(line.where).relative_to(tmp_path)) for line in labels.mended if line.reason == OTHER_NAME]
-    assert found == told and len(labels.mended) == len(told)
+    found = [str(Path(line.where).relative_to(tmp_path)) for line in labels.repaired if line.reason == OTHER_NAME]
+    assert found == told and len(labels.repaired) == len(told)
 
 
 NOT_PAIRED = {
@@ -164,7 +164,7 @@ def test_read_voc_file_without_its_picture_is_an_error(tmp_path, pictures, files
 def test_file_counted_from_zero_is_clipped_and_told(tmp_path):
     labels = read_voc(folder(tmp_path, xml(element(box=(0, 0, 100, 80)))))
     assert labels.records[0].boxes.tolist() == [[0, 0, 100, 80]]
-    assert [line.reason for line in labels.mended] == [CLIPPED]
+    assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
 ENTITIES = '<!DOCTYPE a [<!ENTITY x "xxxxxxxxxx"><!ENTITY y "&x;&x;&x;">]>' + xml(element("&y;"), name="b.jpg")

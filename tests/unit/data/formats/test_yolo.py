@@ -78,7 +78,7 @@ def test_size_is_that_of_the_picture_as_seen(tmp_path):
 def test_box_over_the_rim_is_clipped_and_told(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "0 0 0.5 0.5 0.5\n0 0.5 0.5 1.0000001 1\r\n"}))
     np.testing.assert_allclose(labels.records[0].boxes, [[0, 10, 20, 30], [0, 0, 80, 40]], atol=1e-4)
-    assert [line.reason for line in labels.mended] == [CLIPPED]
+    assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
 BAD = {
@@ -223,7 +223,7 @@ def test_read_yolo_spellings_of_other_tools_are_read(tmp_path, text):
     labels = read_yolo(write(tmp_path, {"a.jpg": picture(50, 40), "a.txt": text, "classes.txt": "dog\ncat"}))
     (record,) = labels.records
     np.testing.assert_allclose(record.boxes, BOX * len(record.boxes), atol=1e-4)
-    assert set(record.class_ids.tolist()) == {1} and not labels.mended
+    assert set(record.class_ids.tolist()) == {1} and not labels.repaired
 
 
 def test_read_yolo_keypoints_the_first_numbers_are_the_box(tmp_path):

@@ -1,0 +1,64 @@
+"""Description: round trips through JSON and strings, invalid values, and the inputs made by as_input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from builders import small_config
+
+from ssd_train.artifacts.metadata import ExportMetadata, as_input
+from ssd_train.data.structures import ClassNames
+from ssd_train.errors import WeightsError
+
+NAMES = ClassNames(("cat", 'the "big" dog', "牛", "7"))
+WHOLE = ExportMetadata.of(small_config(grayscale=True), NAMES, "ab" * 32, "onnx", "pixels")
+
+
+def test_from_json_of_to_json_returns_the_same():
+    document = json.loads(json.dumps(WHOLE.to_json()))
+    assert ExportMetadata.from_json(document, "a") == WHOLE
+    assert WHOLE.grayscale and WHOLE.side == 128 and WHOLE.settings["base_network"] == "mobilenet0.25"
+
+
+@pytest.mark.parametrize(
+    "names", [NAMES, ClassNames(("1", "2")), ClassNames(("null",))], ids=["mixed", "digits", "null"]
+)
+def test_from_texts_of_to_texts_returns_the_same(names):
+    whole = ExportMetadata.of(small_config(), names, "12" * 32, "onnx", "pixels")
+    texts = whole.to_texts()
+    assert all(isinstance(text, str) for text in texts.values())
+    assert json.loads(texts["class_names"]) == list(names) and texts["side"] == "128" and texts["grayscale"] == "false"
+    assert ExportMetadata.from_texts(texts, "a") == whole
+
+
+@pytest.mark.parametrize(
+    "change, value",
+    [
+        pytest.param({"class_names": None}, "None", id="no-classes"),
+        pytest.param({"class_names": ["a", "a"]}, "'a'", id="class-twice"),
+        pytest.param({"side": "wide"}, "'wide'", id="side"),
+        pytest.param({"input": "bgr"}, "'bgr'", id="input"),
+        pytest.param({"coordinates": "cm"}, "'cm'", id="coordinates"),
+        pytest.param({"format": 99}, "99", id="newer"),
+    ],
+)
+def test_from_json_invalid_value_raises_with_place_and_value(change, value):
+    with pytest.raises(WeightsError, match=f"^a.onnx: .*{value}"):
+        ExportMetadata.from_json({**WHOLE.to_json(), **change}, "a.onnx")
+
+
+def test_from_texts_of_another_program_raises():
+    with pytest.raises(WeightsError, match="^m.onnx: "):
+        ExportMetadata.from_texts({"producer": "somebody"}, "m.onnx")
+
+
+def test_as_input_each_kind_holds_the_same_pixels():
+    images = np.random.RandomState(0).randint(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    assert as_input(images, "pixels") is images
+    data, normalised = as_input(images, "data"), as_input(images, "normalised")
+    assert data.dtype == normalised.dtype == np.float32
+    np.testing.assert_array_equal(data, images.transpose(0, 3, 1, 2))
+    expected = (images[1, 2, 3] / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalised[1, :, 2, 3], expected, atol=1e-5)

@@ -1,0 +1,141 @@
+"""Sets that a data set names itself: what is one, who takes which, and that test is left alone."""
+
+from __future__ import annotations
+
+import pytest
+from builders import HeardProgress, picture
+
+from ssd_train.cli.main import main
+from ssd_train.config import TrainConfig
+from ssd_train.data.formats.voc import read_voc
+from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.labels import LabelOptions, load_labels
+from ssd_train.data.predefined_splits import select_split, training_split, validation_split
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
+from ssd_train.environment import Environment
+from ssd_train.errors import ConfigError, DataError
+from ssd_train.training.data_setup import load_splits
+
+BOX = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+
+
+def voc(root, lists, stems=("1", "2", "3", "4")):
+    """A VOC folder: a picture and an XML file for each of `stems`, and files in ImageSets/Main."""
+    for seed, stem in enumerate(stems):
+        for folder, ending, data in (
+            ("JPEGImages", ".jpg", encode_jpeg(picture((40, 30), seed))),
+            ("Annotations", ".xml", f"<annotation><object><name>a</name>{BOX}</object></annotation>".encode()),
+        ):
+            path = root / folder / f"{stem}{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for name, text in lists.items():
+        (root / "ImageSets" / "Main" / name).write_text(text)
+    return root
+
+
+def stems(labels):
+    return sorted(record.basename.partition(".")[0] for record in labels.records)
+
+
+MAIN = {"trainval.txt": "1\n2\n3\n", "train.txt": "1\n2\n", "val.txt": "3\n", "test.txt": "4\r\n"}
+READ = {
+    "names": ({"train.txt": "1\n2\n"}, {"train": {"1", "2"}}),
+    "valid is val": ({"valid.txt": "3"}, {"val": {"3"}}),
+    "lists of classes are no sets": ({"train.txt": "1", "a_train.txt": "1  1\n2 -1\n3  0\n"}, {"train": {"1"}}),
+    "paths and endings, as CVAT writes": (
+        {"default.txt": 'JPEGImages/1.jpg\n"2"\n./x/../3\n'},
+        {"default": {"1", "2", "3"}},
+    ),
+    "names that are not there": ({"train.txt": "1\n99\n", "other.txt": "98\n"}, {"train": {"1"}}),
+    "hidden": ({"._train.txt": "1", ".train.txt": "1", "val.txt": "2"}, {"val": {"2"}}),
+}
+
+
+@pytest.mark.parametrize("lists, sets", READ.values(), ids=READ.keys())
+def test_read_voc_sets_are_those_of_main(tmp_path, lists, sets):
+    voc(tmp_path, lists)
+    found = read_voc(tmp_path, images=tmp_path)
+    assert {name: {m.rsplit("/", 1)[-1][:-4] for m in members} for name, members in found.sets.items()} == sets
+    assert "ImageSets" in found.details["sets"]
+
+
+def test_read_voc_sets_of_each_year_are_its_own(tmp_path):
+    for year, lists in (("VOC2007", {"train.txt": "1"}), ("VOC2012", {"train.txt": "2"})):
+        voc(tmp_path / year, lists, ("1", "2"))
+    found = read_voc(tmp_path, images=tmp_path)
+    assert found.sets == {"train": {"VOC2007/JPEGImages/1.jpg", "VOC2012/JPEGImages/2.jpg"}}
+
+
+def labels(**sets):
+    records = tuple(LabeledImage(name, [[0, 0, 5, 5]], [0], (10, 10)) for name in "abcd")
+    return Labels(records, ClassNames(("x",)), source="there", sets={k: frozenset(v) for k, v in sets.items()})
+
+
+TAKEN = {
+    "no sets": ({}, True, "abcd", None),
+    "train and val": ({"train": "a", "val": "b", "trainval": "ab", "test": "cd"}, True, "a", "b"),
+    "trainval": ({"trainval": "ab", "test": "cd"}, True, "ab", None),
+    "train": ({"train": "ab", "test": "cd"}, True, "ab", None),
+    "validation is given": ({"train": "a", "val": "b", "trainval": "ab"}, False, "ab", None),
+    "validation is given, no trainval": ({"train": "a", "val": "b"}, False, "a", None),
+    "test alone is not trained on": ({"test": "d"}, True, "abc", None),
+    "sets of another kind": ({"default": "ab"}, True, "abcd", None),
+}
+
+
+@pytest.mark.parametrize("sets, alone, trained, scored", TAKEN.values(), ids=TAKEN.keys())
+def test_for_training_takes_train_and_val_or_trainval(sets, alone, trained, scored):
+    train, val = training_split(labels(**sets), alone)
+    assert stems(train) == list(trained) and (None if val is None else stems(val)) == (scored and list(scored))
+    assert {r.name for r in train.others} == set("abcd") - set(trained) if sets else not train.others
+
+
+def test_for_training_only_test_is_an_error():
+    with pytest.raises(DataError, match="there: found images of the set test only"):
+        training_split(labels(test="abcd"), True)
+
+
+def test_for_validation_takes_val_where_there_is_one():
+    assert stems(validation_split(labels(val="b", test="cd"))) == ["b"]
+    assert stems(validation_split(labels(test="cd"))) == ["a", "b", "c", "d"]
+
+
+def test_of_split_unknown_set_names_those_there_are():
+    assert stems(select_split(labels(val="b"), "valid")) == ["b"]
+    with pytest.raises(ConfigError) as raised:
+        select_split(labels(val="b", test="c"), "dev")
+    setting, text = str(raised.value).split(": ", 1)
+    assert setting == "split" and all(name in text for name in ("'dev'", "test", "val"))
+
+
+def test_read_labelled_takes_all_unless_told(tmp_path):
+    voc(tmp_path, MAIN)
+    assert stems(load_labels(tmp_path, None).labels) == ["1", "2", "3", "4"]
+    assert stems(load_labels(tmp_path, None, LabelOptions(split="test")).labels) == ["4"]
+
+
+JOBS = {
+    "train and val": ({}, ["1", "2"], ["3"]),
+    "a set that is named": ({"split": "trainval", "validation_fraction": "0.4"}, None, None),
+}
+
+
+@pytest.mark.parametrize("settings, trained, scored", JOBS.values(), ids=JOBS.keys())
+def test_read_sides_leaves_test_alone_and_says_so(tmp_path, settings, trained, scored):
+    voc(tmp_path / "voc", MAIN)
+    progress = HeardProgress()
+    environment = Environment(tmp_path / "voc")
+    train, validation = load_splits(TrainConfig.from_mapping(settings), environment, progress)
+    assert "4" not in stems(train.labels) + stems(validation.labels)
+    assert sorted(stems(train.labels) + stems(validation.labels)) == ["1", "2", "3"]
+    if trained:
+        assert (stems(train.labels), stems(validation.labels)) == (trained, scored)
+
+
+def test_check_sets_are_mentioned(tmp_path, capsys):
+    voc(tmp_path, {"trainval.txt": "1\n2\n3\n", "test.txt": "4"})
+    assert main(["check", "--images", str(tmp_path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ImageSets" in line]
+    assert "test 1" in line and "trainval 3" in line

@@ -1,0 +1,185 @@
+"""s3:// paths against a real server of the S3 API on loopback: moto's, or a stub where that has no such fault."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from builders import HeardProgress
+from stores import contents, copies, fault, put, stub
+
+from ssd_train.errors import DataError, SsdTrainError
+from ssd_train.storage.s3 import Store, Unavailable, Url
+from ssd_train.storage.s3_cache import S3Cache, upload
+
+pytestmark = pytest.mark.usefixtures("s3_surroundings")  # no request to anything but loopback
+
+
+def test_bring_folder_with_several_pages_of_objects(s3_client):
+    put(s3_client, *(f"train/{n // 100}/{n}.jpg" for n in range(1234)))
+    put(s3_client, "train2/other.jpg", "train/")
+
+    folder = copies().fetch(Url("bucket", "train"))
+
+    assert folder.name == "train"
+    assert contents(folder) == {f"{n // 100}/{n}.jpg": b"1" for n in range(1234)}
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000], ids=["empty", "a-byte", "several-chunks"])
+def test_upload_and_bring_round_trip(s3_client, tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "there").write_bytes(data)
+    assert upload(Store(), tmp_path / "there", Url("bucket", "a b/größe+%20.bin"), HeardProgress()) == 1
+    assert s3_client.get_object(Bucket="bucket", Key="a b/größe+%20.bin")["Body"].read() == data
+    assert copies().fetch(Url("bucket", "a b/größe+%20.bin")).read_bytes() == data
+
+
+def test_upload_folder_writes_json_last(s3_client, tmp_path):
+    for name in ("config.json", "weights.params", "deep/z.txt"):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_bytes(name.encode())
+    order, store = [], Store()
+    write, store.write = store.write, lambda path, url: (write(path, url), order.append(path.name))
+    assert upload(store, tmp_path / "model", Url("bucket", "job/model"), HeardProgress()) == 3
+    assert order[-1] == "config.json"
+    assert contents(copies().fetch(Url("bucket", "job/model/"))) == contents(tmp_path / "model")
+
+
+def test_bring_downloads_only_changed_objects(s3_client):
+    put(s3_client, *(f"train/{n}.jpg" for n in range(6)))
+    first = copies()
+    folder = first.fetch(Url("bucket", "train/"))
+    put(s3_client, "train/1.jpg", body=b"2")  # of the same size
+    put(s3_client, "train/new.jpg")
+    s3_client.delete_object(Bucket="bucket", Key="train/2.jpg")
+    (folder / "3.jpg").unlink()
+    (folder / "4.jpg").write_bytes(b"x")
+    read = []
+    store = Store()
+    get, store.read = store.read, lambda url, file: (read.append(url.key), get(url, file))[1]
+
+    heard = HeardProgress()
+    assert S3Cache(store, heard).fetch(Url("bucket", "train/")) == folder
+
+    assert sorted(read) == [f"train/{name}.jpg" for name in ("1", "3", "4", "new")]
+    (line,) = heard.lines
+    assert line.startswith("s3://bucket/train/: 4 of 6 files ")
+    assert contents(folder) == {
+        "0.jpg": b"1",
+        "1.jpg": b"2",
+        "3.jpg": b"1",
+        "4.jpg": b"1",
+        "5.jpg": b"1",
+        "new.jpg": b"1",
+    }
+
+
+def test_bring_after_an_interruption_keeps_finished_copies(s3_client):
+    put(s3_client, *(f"train/{n:02d}.jpg" for n in range(20)))
+    store = Store()
+    get, reads = store.read, []
+
+    def breaking(url, file):
+        reads.append(url.key)
+        if url.key == "train/10.jpg":
+            file.write(b"half")
+            raise KeyboardInterrupt
+        return get(url, file)
+
+    store.read = breaking
+    with pytest.raises(KeyboardInterrupt):
+        S3Cache(store, HeardProgress()).fetch(Url("bucket", "train/"))
+    index = next((copies()._root).glob("bucket/index.jsonl"))
+    index.write_bytes(index.read_bytes() + b'["train/19.jpg", "cut o')  # as a kill leaves it
+    got, reads[:] = set(reads) - {"train/10.jpg"}, []
+
+    store.read = lambda url, file: (reads.append(url.key), get(url, file))[1]
+    folder = S3Cache(store, HeardProgress()).fetch(Url("bucket", "train/"))
+
+    assert got and not got & set(reads) and len(got) + len(reads) == 20
+    assert contents(folder) == {f"{n:02d}.jpg": b"1" for n in range(20)}
+    assert not list(index.parent.glob("incoming*/*"))
+
+
+def test_bring_each_updates_changed_objects(s3_client):
+    put(s3_client, "a/1.jpg", "b/2.jpg")
+    addresses = ["s3://bucket/a/1.jpg", "s3://bucket/b/2.jpg"]
+    first = copies().bring_each(addresses)
+    put(s3_client, "b/2.jpg", body=b"newer")
+    second = copies().bring_each(addresses)
+    assert first == second and [path.read_bytes() for path in second.values()] == [b"1", b"newer"]
+
+
+MISSING = {
+    "object": ("s3://bucket/none.jpg", "s3://bucket/none.jpg: there is no such object"),
+    "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
+    "object gone since": ("s3://bucket/gone.jpg", "s3://bucket/gone.jpg: there is no such object"),
+    "dots": ("s3://bucket/a/../../b", "s3://bucket/a/../../b: "),
+    "no bucket": ("s3:///b", "found 's3:///b'"),
+    "bucket that is a folder": ("s3://../b", "found 's3://../b'"),
+    "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: "),
+}
+
+
+@pytest.mark.parametrize("address, message", MISSING.values(), ids=MISSING.keys())
+def test_bring_each_missing_object_does_not_stop_the_others(s3_client, address, message):
+    put(s3_client, "gone.jpg", "there.jpg")
+    copies().bring_each(["s3://bucket/gone.jpg"])
+    s3_client.delete_object(Bucket="bucket", Key="gone.jpg")
+    found = copies().bring_each(["s3://bucket/there.jpg", address])
+    assert found["s3://bucket/there.jpg"].read_bytes() == b"1"
+    assert isinstance(found[address], Unavailable) and str(found[address]).startswith(message)
+
+
+def test_bring_each_expired_credentials_stop_at_once(monkeypatch):
+    with stub(fault("ExpiredToken")) as (address, seen):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(DataError, match="^s3://bucket/0.jpg: the credentials have expired$"):
+            copies().bring_each([f"s3://bucket/{n}.jpg" for n in range(100)])
+    assert len(seen) < 50
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        pytest.param(Url("none", "a/b"), "^s3://none/a/b: there is no such bucket$", id="bucket"),
+        pytest.param(Url("none", ""), "^s3://none/: there is no such bucket$", id="whole-bucket"),
+        pytest.param(Url("bucket", "a/b"), "^s3://bucket/a/b/: ", id="key"),
+        pytest.param(Url("bucket", ""), "^s3://bucket/: ", id="empty-bucket"),
+        pytest.param(Url("Bad_Bucket!", "a"), "^s3://Bad_Bucket!/a: ", id="name"),
+    ],
+)
+def test_bring_missing_url_is_an_error(s3_client, url, message):
+    with pytest.raises(DataError, match=message):
+        copies().fetch(url)
+
+
+@pytest.mark.parametrize("key", ["a/../x", "a//x", "./x"])
+def test_bring_folder_with_invalid_keys_is_an_error(s3_client, key):
+    put(s3_client, "p/1.jpg", f"p/{key}")
+    with pytest.raises(DataError, match=f"^s3://bucket/p/{key}: "):
+        copies().fetch(Url("bucket", "p/"))
+
+
+def test_bring_object_in_place_of_a_folder_is_an_error(s3_client):
+    put(s3_client, "p/a", "p/a/b")
+    with pytest.raises(SsdTrainError, match="^s3://bucket/p/a"):
+        copies().fetch(Url("bucket", "p/"))
+
+
+def test_bring_full_disk_is_an_error_before_the_download(s3_client, monkeypatch):
+    put(s3_client, "p/1.jpg", "p/2.jpg", body=b"1" * 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1999))
+    with pytest.raises(SsdTrainError, match=" 2000 bytes .* 1999 "):
+        copies().fetch(Url("bucket", "p/"))
+
+
+def test_bring_errors_contain_no_credentials(s3_client, s3_surroundings, caplog):
+    """Not in its text, nor in what stands behind it, nor in a log."""
+    caplog.set_level("INFO")
+    failing = [lambda: copies().fetch(Url("none", "a")), lambda: copies().fetch(Url("Bad_Bucket!", "a"))]
+    for fail in failing:
+        with pytest.raises(DataError) as caught:
+            fail()
+        assert s3_surroundings not in f"{caught.getrepr()} {caplog.text}"

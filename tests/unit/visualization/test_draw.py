@@ -1,0 +1,235 @@
+"""Boxes are drawn at their pixels, labels stay inside the image, and the input image is not modified."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.errors import DataError
+from ssd_train.visualization import fonts
+from ssd_train.visualization.draw import (
+    CLASS_COLOURS,
+    TRUTH_STYLE,
+    WHITE,
+    BoxLabels,
+    cell_content_size,
+    class_label,
+    contact_sheet,
+    draw_boxes,
+    draw_detections,
+    draw_labels,
+    draw_marks,
+    fit_within,
+    line_width,
+    text_size,
+)
+
+NAMES = ClassNames(("apple", "pear"))
+
+
+def grey(width: int = 200, height: int = 120) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the mask (H, W) of the pixels that differ."""
+    return (before != after).any(axis=2)
+
+
+def detections(*rows, size_wh=(200, 120)) -> Detections:
+    boxes, scores, ids = zip(*[(row[2:], row[1], row[0]) for row in rows])
+    return Detections(boxes, scores, ids, size_wh)
+
+
+def test_draw_boxes_colours_the_edge_pixels():
+    drawn = draw_boxes(grey(), np.array([[20, 30, 80, 90]]), [""], [(1, 2, 3)])
+    for x, y in ((20, 30), (79, 89), (20, 89), (50, 30), (50, 89), (20, 60), (79, 60)):
+        assert tuple(drawn[y, x]) == (1, 2, 3), (x, y)
+    assert tuple(drawn[60, 50]) == (128, 128, 128)
+    touched = changed(grey(), drawn)
+    # outside the box there is only the dark outline
+    assert not touched[:29].any() and not touched[91:].any() and not touched[:, :19].any() and not touched[:, 81:].any()
+
+
+def test_draw_detections_and_truth_keep_the_input_image():
+    image = grey()
+    drawn = draw_detections(image, detections((0, 0.9, 10, 10, 50, 50)), NAMES, 0.3)
+    draw_labels(image, LabeledImage("a", [[10, 10, 50, 50]], [1]), NAMES)
+    assert (image == grey()).all() and not np.shares_memory(image, drawn)
+
+
+def test_draw_truth_is_dashed_white_and_detections_are_solid():
+    truth = draw_labels(grey(), LabeledImage("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
+    top = truth[20, 20:180]
+    assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
+    # dark between the dashes: visible on a white background
+    assert top[(top != WHITE).any(axis=1)].max() < 100
+    solid = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
+    assert (solid[20, 20:180] == CLASS_COLOURS[0]).all()
+
+
+@pytest.mark.parametrize(
+    "threshold, expected",
+    [
+        pytest.param(0.2, [True, True], id="below both"),
+        pytest.param(0.5, [True, True], id="equal is drawn"),
+        pytest.param(0.51, [True, False], id="above one"),
+        pytest.param(0.95, [False, False], id="above both"),
+    ],
+)
+def test_draw_detections_below_threshold_are_left_out(threshold, expected):
+    detected = detections((0, 0.9, 10, 30, 50, 70), (1, 0.5, 110, 30, 190, 90))
+    drawn = draw_detections(grey(), detected, NAMES, threshold)
+    colours = [tuple(drawn[50, 10]) == CLASS_COLOURS[0], tuple(drawn[60, 110]) == CLASS_COLOURS[1]]
+    assert colours == expected
+
+
+def test_draw_detections_and_truth_scale_boxes_to_the_image():
+    detected = detections((0, 0.9, 200, 120, 400, 240), size_wh=(400, 240))
+    drawn = draw_detections(grey(200, 120), detected, NAMES, 0.3)
+    assert tuple(drawn[100, 100]) == CLASS_COLOURS[0] and tuple(drawn[119, 150]) == CLASS_COLOURS[0]
+    truth = draw_labels(grey(200, 120), LabeledImage("a", [[200, 120, 400, 240]], [0], (400, 240)), NAMES)
+    assert tuple(truth[60, 100]) == WHITE
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((0, 0, 200, 120), id="whole image"),
+        pytest.param((0, 0, 1, 1), id="one pixel in the corner"),
+        pytest.param((199, 119, 200, 120), id="last pixel"),
+        pytest.param((200, 120, 200, 120), id="empty at the border"),
+        pytest.param((150, 0, 200, 4), id="flat at the top right"),
+        pytest.param((150, 116, 200, 120), id="flat at the bottom right"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "a name much longer than the picture is wide " * 3])
+def test_draw_detections_labels_stay_inside(box, name):
+    """A label's background has the colour of the class."""
+    classes = ClassNames((name,))
+    drawn = draw_detections(grey(), detections((0, 0.9, *box)), classes, 0.3)
+    assert drawn.shape == grey().shape and changed(grey(), drawn).any()
+    label_rows = (np.abs(drawn.astype(int) - CLASS_COLOURS[0]).max(axis=2) < 25).any(axis=1).sum()
+    # a full line of text, not cut by the border
+    assert label_rows >= fonts.text_wh("a", text_size((200, 120)))[1]
+
+
+def test_draw_detections_labels_avoid_each_other():
+    rows = [(0, 0.9, 40, 40, 160, 100), (1, 0.8, 40, 40, 160, 100)]
+    drawn = draw_detections(grey(), detections(*rows), NAMES, 0.3)
+    above, inside = drawn[28:37, 42:80].astype(int), drawn[44:54, 42:80].astype(int)
+    # at least half of a label is background, the rest letters
+    assert np.median(np.abs(above - CLASS_COLOURS[0])) < 25
+    assert np.median(np.abs(inside - CLASS_COLOURS[1])) < 25
+
+
+def test_draw_marks_labels_of_two_layers_do_not_overlap():
+    """The labels of both layers are fully visible, and no box line crosses them."""
+    size = text_size((200, 120))
+    width, height = fonts.text_wh("pear", size)
+    width += 2 * max(1, size // 6)
+    box, colour = (40, 40, 160, 100), CLASS_COLOURS[1]
+    # the first label's place, above its box, is also that of the truth's label; the second box crosses both
+    found = BoxLabels(np.array([(40, 100 + height, 160, 120), (44, 30, 150, 107)]), ["pear", ""], [colour] * 2)
+    truth = BoxLabels(np.array([box]), ["pear"], [WHITE], TRUTH_STYLE)
+    together = draw_marks(grey(), found, truth)
+
+    def places(background):
+        """Return the upper left corners of fully visible labels, found with the image of a label drawn alone."""
+        alone = draw_marks(grey(), BoxLabels(np.array([(40, 60, 44, 64)]), ["pear"], [background]))[60 - height : 60]
+        template = alone[:, 40 : 40 + width].astype(int)
+        return [
+            (x, y)
+            for y in range(120 - height)
+            for x in range(200 - width)
+            # labels are slightly transparent
+            if np.abs(together[y : y + height, x : x + width].astype(int) - template).max() < 40
+        ]
+
+    assert places(colour) and places(WHITE)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 3), (3, 40), (1, 1)])
+def test_draw_detections_tiny_image_keeps_its_shape(size):
+    drawn = draw_detections(grey(*size), detections((0, 0.9, 0, 0, *size), size_wh=size), NAMES, 0.3)
+    assert drawn.shape == (size[1], size[0], 3)
+
+
+def test_line_width_and_text_size_grow_with_the_image():
+    sizes = [(64, 64), (480, 320), (1920, 1080), (4000, 3000)]
+    widths, letters = [line_width(size) for size in sizes], [text_size(size) for size in sizes]
+    assert widths == sorted(set(widths)) and letters == sorted(set(letters))
+    assert widths[0] == 1 and letters[0] >= 9
+
+
+@pytest.mark.parametrize(
+    "class_id, expected",
+    [pytest.param(1, "pear", id="known"), pytest.param(7, "#7", id="unknown"), pytest.param(-1, "#-1", id="none")],
+)
+def test_class_label_by_id(class_id, expected):
+    assert class_label(NAMES, class_id) == expected
+
+
+def test_class_label_without_glyphs_is_the_number(only_built_in_font):
+    names = ClassNames(("设备", "부호", "plain", "line\nbreak"))
+    assert [class_label(names, index) for index in range(4)] == ["#0", "#1", "plain", "line break"]
+    draw_detections(grey(), detections((0, 0.9, 10, 10, 90, 90)), names, 0.3)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(np.zeros(4, np.uint8), id="a row"),
+        pytest.param(np.zeros((4, 4), np.uint8), id="grey"),
+        pytest.param(np.zeros((4, 4, 4), np.uint8), id="four channels"),
+        pytest.param(np.zeros((4, 4, 3), np.float32), id="float"),
+        pytest.param(np.zeros((0, 4, 3), np.uint8), id="empty"),
+    ],
+)
+def test_draw_boxes_invalid_image_raises(image):
+    with pytest.raises(DataError):
+        draw_boxes(image, np.zeros((0, 4)), [], [])
+
+
+def test_draw_boxes_unequal_counts_raise():
+    with pytest.raises(DataError, match="^draw: .*1 .*0 "):
+        draw_boxes(grey(), np.array([[1, 1, 5, 5]]), [], [])
+
+
+@pytest.mark.parametrize(
+    "size, room, enlarge, expected",
+    [
+        pytest.param((400, 200), (100, 100), 1.0, (100, 50), id="shrunk by the longer side"),
+        pytest.param((400, 200), (300, 50), 1.0, (100, 50), id="shrunk by the height"),
+        pytest.param((40, 20), (400, 400), 1.0, (40, 20), id="not enlarged by default"),
+        pytest.param((40, 20), (400, 400), 4.0, (160, 80), id="enlarged up to the factor"),
+        pytest.param((4000, 2), (100, 100), 1.0, (100, 1), id="at least one pixel"),
+    ],
+)
+def test_fitted_keeps_aspect_ratio(size, room, enlarge, expected):
+    height, width = fit_within(grey(*size), room, enlarge).shape[:2]
+    assert (width, height) == expected
+
+
+@pytest.mark.parametrize("count, rows", [(0, 1), (1, 1), (3, 1), (4, 2), (6, 2)])
+def test_contact_sheet_grid(count, rows):
+    red = np.zeros((50, 50, 3), np.uint8) + np.array([200, 0, 0], np.uint8)
+    sheet = contact_sheet([red] * count, ["name"] * count, 3, (100, 120))
+    assert sheet.shape == (rows * 120, 300, 3)
+    for index in range(rows * 3):
+        centre = sheet[index // 3 * 120 + 70, index % 3 * 100 + 50]
+        assert tuple(centre) == ((200, 0, 0) if index < count else (255, 255, 255)), index
+
+
+def test_contact_sheet_image_of_cell_size_is_not_resized():
+    noise = np.random.default_rng(0).integers(0, 255, (*cell_content_size((160, 140))[::-1], 3)).astype(np.uint8)
+    sheet = contact_sheet([noise], ["x"], 1, (160, 140))
+    height, width = noise.shape[:2]
+    left, bottom = (160 - width) // 2, 140 - (160 - width) // 2
+    assert (sheet[bottom - height : bottom, left : left + width] == noise).all()
+
+
+def test_contact_sheet_missing_title_raises():
+    with pytest.raises(DataError, match="^contact sheet: "):
+        contact_sheet([grey()], [], 3, (100, 100))

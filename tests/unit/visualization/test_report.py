@@ -1,0 +1,197 @@
+"""The report is complete, self-contained and escaped, and renders with missing data."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ssd_train.data.structures import ClassNames, Detections, LabeledImage
+from ssd_train.visualization.report import render, write_report
+from ssd_train.visualization.report_data import Reason, ReportData, Sample, SubsetSummary
+from ssd_train.visualization.report_sections import CASES_SHOWN, PICTURE_WH, PICTURES_SHOWN
+
+SECTIONS = ["scores", "training", "precision", "pictures", "worst", "data", "settings"]
+VOID = {"meta", "img", "br"}
+NASTY = '<script>alert("x")</script>'
+NAN = float("nan")
+
+
+class Page(HTMLParser):
+    """Tags with attributes and the text of a page; `fault` is the first tag that does not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.text, self.open, self.fault = [], "", [], None
+        self.feed(text)
+        self.close()
+        self.fault = self.fault or (self.open[-1] if self.open else None)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.fault is None and (not self.open or self.open.pop() != tag):
+            self.fault = tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data + " "
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_render_sections_are_ordered_and_linked(make_report):
+    page = Page(render(make_report()))
+    assert page.fault is None
+    assert [section["id"] for section in page.all("section")] == SECTIONS
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in SECTIONS]
+
+
+def test_render_is_self_contained_without_scripts(make_report):
+    text = render(make_report())
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "poster", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), (tag, name, value)
+    assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
+    policy = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_render_contains_scores_curves_and_settings(make_report):
+    text = " ".join(Page(render(make_report())).text.split())
+    for expected in (
+        "mAP@0.5 0.873",
+        "mAP 0.512",
+        "mAP@0.75 0.604",
+        "VOC07 mAP 0.851",
+        "Precision 0.902",
+        "Recall 0.848",
+    ):
+        assert expected in text
+    assert "False positives 0.08" in text and "Pictures 61" in text and "best epoch 22" in text
+    assert "apple 0.950 0.600 0.700 0.900 140" in text
+    assert "box loss, validation: 1.3649 at epoch 24" in text and "COCO mAP: 0.5031 at epoch 24" in text
+    assert "labelling failed 4 train.manifest:3 train.manifest:17 train.manifest:40 and 1 more" in text
+    assert "lr_scheduler_step 16, 20" in text and "mxnet 1.9.1" in text and "pretrained none" in text
+
+
+@pytest.mark.parametrize("metric, tile", [("coco", 1), ("voc07", 3)])
+def test_render_marks_the_metric_that_chose_the_model(metric, tile):
+    def definitions(**settings):
+        return re.findall("<small>(.*?)</small>", render(bare(scores={}, settings=settings)))
+
+    pairs = zip(definitions(), definitions(metric_for_best_model=metric))
+    assert [index for index, (plain, marked) in enumerate(pairs) if plain != marked] == [tile]
+
+
+def test_render_images_are_few_and_small(make_report):
+    text = render(make_report(pictures=40))
+    images = Page(text).all("img")
+    assert PICTURES_SHOWN < len(images) <= PICTURES_SHOWN + 2 * CASES_SHOWN
+    assert all(int(image["width"]) <= PICTURE_WH[0] and int(image["height"]) <= PICTURE_WH[1] for image in images)
+    assert len(text) < 3_000_000
+
+
+def test_render_escapes_untrusted_text():
+    """Check every text that comes from a file, a label or a setting."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    truth, detections = LabeledImage(NASTY, [[1, 1, 20, 20]], [0]), Detections([[30, 1, 50, 20]], [0.9], [0], (60, 40))
+    subset = SubsetSummary(NASTY, 1, 0, (1,), skipped=(Reason(NASTY, 1, (NASTY,)),), repaired=(Reason(NASTY, 2),))
+    data = ReportData(
+        title=NASTY,
+        class_names=ClassNames((NASTY,)),
+        started=NASTY,
+        settings={NASTY: NASTY},
+        versions={NASTY: [NASTY]},
+        history=[{"epoch": 1, "CrossEntropy": NASTY}, {"epoch": NASTY, "SmoothL1": 1.0}],
+        scores={"mAP": NASTY, "per_class": {NASTY: {"AP": NASTY}}},
+        curves={NASTY: {"recall": [0.0, 1.0], "precision": [1.0, 0.5], "score": [0.9, 0.1]}},
+        data=(subset,),
+        samples=(Sample(NASTY, image, truth, detections),),
+        best_epoch=1,
+        notes=(NASTY,),
+    )
+    text = render(data)
+    page = Page(text)
+    assert "<script" not in text and page.fault is None and not page.all("script")
+    # the texts are escaped, not dropped
+    assert page.text.count(NASTY) >= 15
+
+
+def bare(**more) -> ReportData:
+    return ReportData("t", ClassNames(("only",)), **more)
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        pytest.param(bare(), "Scores The model was not scored", id="nothing at all"),
+        pytest.param(bare(scores={}), "mAP@0.5 n/a", id="no figures"),
+        pytest.param(bare(scores={"mAP@0.5": NAN, "best_f1": None, "per_class": {}}), "mAP@0.5 n/a", id="NaN"),
+        pytest.param(
+            bare(scores={"per_class": {"only": {"AP@0.5": None, "boxes": 0}}}),
+            "only n/a n/a n/a n/a 0",
+            id="unseen class",
+        ),
+        pytest.param(
+            bare(history=[{"epoch": 1, "CrossEntropy": 2.0, "SmoothL1": NAN}]), "No values to draw", id="no validation"
+        ),
+        pytest.param(bare(history=[{}]), "No values to draw", id="empty epoch"),
+        pytest.param(
+            bare(curves={"only": {"recall": [], "precision": [], "score": []}}), "No values to draw", id="no curve"
+        ),
+        pytest.param(bare(data=(SubsetSummary("train", 0, 0, ()),)), "train 0 0 0 n/a 0 0 n/a", id="no pictures"),
+    ],
+)
+def test_render_missing_data_is_marked(data, expected):
+    page = Page(render(data))
+    assert page.fault is None and [section["id"] for section in page.all("section")] == SECTIONS
+    text = " ".join(page.text.split())
+    assert expected in text and not re.search(r"\bnan\b|\binf\b", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 8, 80])
+def test_render_any_number_of_classes(make_report, classes):
+    names = [f"class {index}" for index in range(classes)]
+    page = Page(render(make_report(names, epochs=4, pictures=3)))
+    assert page.fault is None and all(name in page.text for name in names)
+    assert (f"mean of {classes} classes" in page.text) == (classes > 1)
+
+
+def test_render_mean_curve_averages_interpolated_precision():
+    curves = {"a": {"recall": [0.5, 1.0], "precision": [1.0, 0.5]}, "b": {"recall": [0.5], "precision": [0.6]}}
+    text = render(ReportData("t", ClassNames(("a", "b")), curves=curves))
+    assert "mean of 2 classes: 0.8000 at recall 0.5<" in text
+    # above its highest recall a class counts as 0
+    assert "mean of 2 classes: 0.2500 at recall 1<" in text
+
+
+def test_render_prefers_samples_with_objects():
+    image = np.zeros((40, 60, 3), np.uint8)
+    nothing = Detections(np.zeros((0, 4)), [], [], (60, 40))
+    empty = [Sample(f"empty {index}", image, LabeledImage("e", [], []), nothing) for index in range(30)]
+    full = Sample("full", image, LabeledImage("f", [[1, 1, 20, 20]], [0]), nothing)
+    text = Page(render(bare(samples=[*empty, full]))).text
+    assert "full" in text and "empty 3" not in text
+    assert "empty 3" not in text and "empty 0" in Page(render(bare(samples=empty))).text
+
+
+def test_write_report_is_utf8(tmp_path, make_report):
+    path = tmp_path / "report.html"
+    write_report(path, make_report(pictures=2))
+    text = path.read_text("utf-8")
+    assert (
+        text.startswith("<!DOCTYPE html>")
+        and "设备" in text
+        and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    )
