@@ -68,7 +68,7 @@ test-planted-faults: $(VENV)/.test
 	$(BIN)/python tests/mutation/planted_faults.py $(ARGS)
 
 FUZZED := tests/unit/data/formats/test_mutated.py tests/integration/test_untrusted.py tests/unit/storage/test_archive.py \
-	tests/unit/data/test_image_io.py tests/unit/artifacts/test_symbol_format.py
+	tests/unit/data/test_image_io.py tests/unit/artifacts/test_symbol_check.py
 fuzz: $(VENV)/.test
 	SSD_TRAIN_FUZZ=$(or $(MUTATIONS),20000) $(BIN)/python -m pytest -k "mutated or damaged or any_tar" $(FUZZED) $(ARGS)
 	SSD_TRAIN_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -m faults -k random_moments \

@@ -92,7 +92,7 @@ class Environment:
             checkpoint_dir=base / "checkpoints" if (base / "checkpoints").is_dir() else None,
             host=resources.get("current_host", cls.host),
             hosts=tuple(resources.get("hosts", cls.hosts)),
-            hosted=True,
+            on_sagemaker=True,
             pipes=frozenset(field for field, name in used.items() if _is_pipe(name)),
             unused_channels=tuple(name for name in channels if name not in (*used.values(), *CODE_CHANNELS)),
         )

@@ -91,7 +91,7 @@ GROUPS: Dict[str, List[str]] = {
     "agreement": ["unit/deploy/test_parity.py"],
     "onnx": ["unit/deploy/export/test_onnx_head.py", "unit/deploy/export/test_export.py"],
     "detector": ["unit/deploy/test_detector.py", "unit/deploy/test_engines.py"],
-    "symbol": ["unit/artifacts/test_symbol_format.py"],
+    "symbol": ["unit/artifacts/test_symbol_check.py"],
 }
 
 

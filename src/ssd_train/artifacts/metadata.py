@@ -16,7 +16,7 @@ from ssd_train import __version__
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
 from ssd_train.errors import DataError, WeightsError
-from ssd_train.model.graphs import PIXEL_MEAN, PIXEL_STD
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 
 DESCRIPTION_FORMAT = 1
 # name of the network's input -> its type, shape and value range

@@ -9,76 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
+from ssd_train.artifacts.model_config import CONFIG, MODEL_FORMAT, read_model_config
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
 from ssd_train.errors import ConfigError, SsdTrainError, TrainingDiverged, WeightsError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_strict, state_dict
 from ssd_train.storage import atomic
-
-CONFIG = "config.json"
-MODEL_FORMAT = 1
-_OUR_KEYS = {"format", "class_names", "weights"}  # they tell our config.json from those of other programs
-
-
-def read_model_config(folder: Path) -> Dict[str, Any]:
-    """Read config.json; its checksum is not verified.
-
-    Raises:
-        WeightsError: it is missing, unreadable, or was written by a newer ssd_train.
-    """
-    path = folder / CONFIG
-    document: Dict[str, Any] = _parsed(path)
-    _check_format(path, document)
-    return document
-
-
-def weights_digest(folder: Path) -> Optional[str]:
-    """Return the SHA-256 of the weights of the model in `folder`, as its config.json states.
-
-    Returns:
-        None if there is no config.json, or one of another program.
-
-    Raises:
-        WeightsError: config.json is damaged, or was written by a newer ssd_train.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        return None
-    document = _parsed(path)
-    if not isinstance(document, dict) or not _OUR_KEYS <= set(document):
-        return None
-    _check_format(path, document)
-    atomic.check_sum(path, document)
-    try:
-        return str(document["weights"]["sha256"])
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: found a damaged description ({error!r}), expected its weights' SHA-256") from None
-
-
-def _check_format(path: Path, document: Any) -> None:
-    try:
-        newer = document["format"] > MODEL_FORMAT
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-    if newer:
-        raise WeightsError(
-            f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
-            f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
-        )
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path.parent}: found no {CONFIG}, expected a model folder written by ssd_train") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-
 
 mx = mxnet_compat.mxnet()
 

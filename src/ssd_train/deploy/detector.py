@@ -12,7 +12,7 @@ from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Option
 import numpy as np
 
 from ssd_train.artifacts.metadata import ExportMetadata
-from ssd_train.artifacts.saved_model import weights_digest
+from ssd_train.artifacts.model_config import weights_digest
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT
 from ssd_train.boxes import SizeWH
 from ssd_train.data.image_io import decode_verified

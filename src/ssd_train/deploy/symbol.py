@@ -14,7 +14,8 @@ import numpy as np
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
-from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import (
     EXPORT,
     FILES,

@@ -9,7 +9,8 @@ import numpy as np
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import as_input
-from ssd_train.artifacts.symbol_format import INPUT, SYMBOL, WEIGHTS, read_description, read_symbol
+from ssd_train.artifacts.symbol_check import read_symbol
+from ssd_train.artifacts.symbol_format import INPUT, SYMBOL, WEIGHTS, read_description
 from ssd_train.devices import one_context
 from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, WeightsError

@@ -12,11 +12,8 @@ from typing import Any
 from ssd_train import mxnet_compat
 from ssd_train.model.fused import FusedPredictor
 from ssd_train.model.loss import DetectionLoss
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
-
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
-
 
 mx = mxnet_compat.mxnet()
 

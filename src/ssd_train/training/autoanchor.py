@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import TrainConfig
 from ssd_train.config_fields import parse_increasing_floats

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
-from ssd_train.artifacts.saved_model import CONFIG, belongs_to_best, save_ndarrays, save_parameters
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import belongs_to_best, save_ndarrays, save_parameters
 from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.structures import Labels
 from ssd_train.errors import CheckpointError, SsdTrainError

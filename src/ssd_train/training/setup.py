@@ -10,7 +10,8 @@ from typing import Any, Dict, Optional, Tuple, Union
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.data.augment import View

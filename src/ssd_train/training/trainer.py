@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 from ssd_train import mxnet_compat, sagemaker_metrics
-from ssd_train.artifacts.saved_model import CONFIG, SavedModel, write_history
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import SavedModel, write_history
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import Detections, LabeledImage
 from ssd_train.devices import explain_out_of_memory

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ssd_train.artifacts.saved_model import MODEL_FORMAT, weights_digest
+from ssd_train.artifacts.model_config import MODEL_FORMAT, weights_digest
 from ssd_train.errors import WeightsError
 from ssd_train.storage.atomic import with_sum
 

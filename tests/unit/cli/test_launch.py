@@ -344,7 +344,7 @@ def test_launch_name_that_aws_refuses_is_refused_before_aws_is_asked(capsys, mon
 
 @pytest.mark.parametrize("mode", [["--delete"], ["--describe"], ["--invoke", "--picture", "a.jpg"]], ids=lambda m: m[0])
 def test_launch_name_of_what_is_there_is_checked_too(capsys, monkeypatch, mode):
-    monkeypatch.setattr("ssd_train.cli.launch.Amazon", lambda region: pytest.fail("AWS is asked"))
+    monkeypatch.setattr("ssd_train.cli.launch.AwsClient", lambda region: pytest.fail("AWS is asked"))
     assert main(["launch", mode[0], f"{LONGEST}a", *mode[1:]]) == 2
     assert "expected at most 63" in capsys.readouterr().err
 

@@ -8,17 +8,10 @@ import pytest
 from ssd_train import mxnet_compat
 from ssd_train.boxes import iou_matrix
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.graphs import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    SCORE_THRESHOLD,
-    DetectGraph,
-    EvalGraph,
-    TrainGraph,
-    hybridize_static,
-)
+from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph, EvalGraph, TrainGraph, hybridize_static
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.net import build_net
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 
 mx = mxnet_compat.mxnet()
 

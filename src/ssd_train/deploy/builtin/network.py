@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.symbol_format import EXPORT, HYPERPARAMETERS, INPUT, read_symbol
+from ssd_train.artifacts.symbol_check import read_symbol
+from ssd_train.artifacts.symbol_format import EXPORT, HYPERPARAMETERS, INPUT
 from ssd_train.builtin_algorithm import parse_image_shape
 from ssd_train.deploy.symbol import Arrays, SymbolParts
 from ssd_train.errors import WeightsError

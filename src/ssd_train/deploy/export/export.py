@@ -18,7 +18,8 @@ from typing import Iterator, NoReturn, Optional, Sequence, Union
 import numpy as np
 
 from ssd_train.artifacts.metadata import ExportMetadata
-from ssd_train.artifacts.saved_model import CONFIG, SavedModel
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
 from ssd_train.data.image_io import decode_downscaled
 from ssd_train.data.labels import LabeledDataset

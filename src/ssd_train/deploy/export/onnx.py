@@ -22,7 +22,8 @@ from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import DependencyError, SsdTrainError
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.graphs import PIXEL_MEAN, PIXEL_STD, SCORE_THRESHOLD, DetectGraph
+from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
 from ssd_train.storage import atomic
 

@@ -8,7 +8,7 @@ from mutations import tries
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts import symbol_format
-from ssd_train.artifacts.symbol_format import OPERATORS, read_symbol
+from ssd_train.artifacts.symbol_check import OPERATORS, read_symbol
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import WeightsError
 from ssd_train.model.graphs import DetectGraph
