@@ -7,7 +7,7 @@ import pytest
 from mutations import tries
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts import symbol_format
+from ssd_train.artifacts import symbol_check
 from ssd_train.artifacts.symbol_check import OPERATORS, read_symbol
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import WeightsError
@@ -62,7 +62,7 @@ def test_read_symbol_forbidden_or_damaged_raises(tmp_path, text, value):
 
 
 def test_read_symbol_large_file_raises(tmp_path, monkeypatch):
-    monkeypatch.setattr(symbol_format, "MAX_BYTES", 10)
+    monkeypatch.setattr(symbol_check, "MAX_BYTES", 10)
     (tmp_path / "s.json").write_text("{" + " " * 10)
     with pytest.raises(WeightsError, match=f"^{tmp_path / 's.json'}: .* 11 bytes.* 10"):
         read_symbol(tmp_path / "s.json")
