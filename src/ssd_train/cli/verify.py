@@ -390,7 +390,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_checks(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
     """Run all checks and return their entries in the JSON file; a check that raises an exception fails."""
-
     entries = []
     for name, method in CHECKS:
         start = time.perf_counter()

@@ -79,14 +79,14 @@ def folded(text: str) -> str:
 
 
 def readings(name: str) -> List[List[str]]:
-    """Return the paths, as parts, that an image name in labels can stand for.
+    r"""Return the paths, as parts, that an image name in labels can stand for.
 
     The literal path comes first; the last one is used in output for other programs.
 
     - ``s3://bucket/a/b.jpg`` and other URLs: the path without host and query
     - ``?d=a/b.jpg``, written by Label Studio: the path in the query
     - ``d%C3%A9j%C3%A0.jpg``: as it is, and percent-decoded (except in bucket keys)
-    - ``/a/b.jpg``, ``C:\\a\\b.jpg``, ``a\\b.jpg``: the path without its root, split at either separator
+    - ``/a/b.jpg``, ``C:\a\b.jpg``, ``a\b.jpg``: the path without its root, split at either separator
 
     Raises:
         DataError: The name contains NUL, leaves its folder by '..', or has no file name; without a place.

@@ -226,6 +226,8 @@ def augment_images(
         path: the manifest.
         folders: input and output folder.
         operations: keys of OPERATIONS.
+        writing: format and quality of the files, and whether existing ones are overwritten.
+        progress: for progress and warnings.
 
     Returns:
         Counts, and a line for each image that cannot be read.
