@@ -17,7 +17,7 @@ from ssd_train.data.formats.json_lines import dump_json, parse_object
 from ssd_train.data.image_io import decode, encode_jpeg
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
-from ssd_train.evaluation.predictions import checked_answers
+from ssd_train.evaluation.predictions import check_prediction_lines
 from ssd_train.launch.aws_client import AwsClient
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
@@ -286,7 +286,7 @@ def run_invoke(arguments: Sequence[str]) -> int:
     atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.info(f"written: {flags.predictions}")
     lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
-    for answer in checked_answers(zip(lines_at, map(parse_object, lines))):
+    for answer in check_prediction_lines(zip(lines_at, map(parse_object, lines))):
         image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
         detections = Detections.from_rows(answer.rows, image.shape[1::-1])
         shown = detections.above(flags.threshold)

@@ -16,7 +16,7 @@ from ssd_train.data.structures import ClassNames, Detections, ImageSource, Label
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.errors import DataError
 from ssd_train.evaluation.metrics import MeanAveragePrecision, Scores
-from ssd_train.evaluation.predictions import ImagePredictions, read_any_answers
+from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
 
 
@@ -198,7 +198,7 @@ def _read_tables(path: PathLike, labels: Labels) -> Dict[str, Tuple[np.ndarray, 
     """
     tables = {}
     class_names = labels.class_names
-    for answer in read_any_answers(path, labels):
+    for answer in read_any_predictions(path, labels):
         rows = answer.rows
         if answer.names or any(isinstance(row[0], str) for row in rows):
             rows = [[_class_id(row[0], answer, class_names), *row[1:]] for row in rows]

@@ -304,7 +304,7 @@ def endpoint_request(endpoint: str, service: Service) -> Request:
     return {"EndpointName": endpoint, "EndpointConfigName": service.name}
 
 
-def transform_request(service: Service, images: str, answers: str, tags: Mapping[str, str]) -> Request:
+def transform_request(service: Service, images: str, output: str, tags: Mapping[str, str]) -> Request:
     """Return the CreateTransformJob request: a JSON file in the prefix `answers` for each image below `images`."""
     return {
         "TransformJobName": service.name,
@@ -317,7 +317,7 @@ def transform_request(service: Service, images: str, answers: str, tags: Mapping
             "SplitType": "None",
             "CompressionType": "None",
         },
-        "TransformOutput": {"S3OutputPath": answers, "Accept": "application/json", "AssembleWith": "None"},
+        "TransformOutput": {"S3OutputPath": output, "Accept": "application/json", "AssembleWith": "None"},
         "TransformResources": {"InstanceType": service.instance_type, "InstanceCount": service.instance_count},
         "Tags": tag_list(tags),
     }

@@ -44,14 +44,14 @@ class SplitOptions:
     label_attribute: Optional[str] = None
 
     def __post_init__(self) -> None:
-        shares = tuple(self.fractions)
-        if len(shares) == 1:
-            shares = (*shares, 1 - shares[0])
-        if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= ROUNDING):  # false for NaN too
-            raise ConfigError(f"fractions: found {list(self.fractions)}, expected shares above 0 that make 1")
+        fractions = tuple(self.fractions)
+        if len(fractions) == 1:
+            fractions = (*fractions, 1 - fractions[0])
+        if not (all(part > 0 for part in fractions) and abs(sum(fractions) - 1) <= ROUNDING):  # false for NaN too
+            raise ConfigError(f"fractions: found {list(self.fractions)}, expected positive fractions whose sum is 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed: found {self.seed}, expected an integer from 0 to {2**32 - 1}")
-        object.__setattr__(self, "fractions", shares)
+        object.__setattr__(self, "fractions", fractions)
 
 
 def split(

@@ -77,10 +77,10 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     level = few[0].sum() * more[0].sum()  # sum of a patch of value 1; sums below 2**24 are exact in float32
     hashes = [np.zeros((0, 2 * _GRID), np.uint8)]
     for start in range(0, len(thumbnails), _PAIRS):
-        pictures = thumbnails[start : start + _PAIRS].astype(np.float32)
-        wide, high = few @ pictures @ more.T, more @ pictures @ few.T  # (N, 8, 9), (N, 9, 8)
+        images = thumbnails[start : start + _PAIRS].astype(np.float32)
+        wide, high = few @ images @ more.T, more @ images @ few.T  # (N, 8, 9), (N, 9, 8)
         bits = np.stack([wide[:, :, 1:] > wide[:, :, :-1] + level, high[:, 1:] > high[:, :-1] + level], axis=1)
-        hashes.append(np.packbits(bits.reshape(len(pictures), -1), axis=1))
+        hashes.append(np.packbits(bits.reshape(len(images), -1), axis=1))
     return np.concatenate(hashes)
 
 
@@ -119,7 +119,7 @@ def _candidates(hashes: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the Pearson correlation (M,) of pairs (M, 32, 32); 0 for uniform images."""
-    a, b = (pictures.reshape(-1, _SIDE * _SIDE).astype(np.float32) for pictures in (a, b))
+    a, b = (images.reshape(-1, _SIDE * _SIDE).astype(np.float32) for images in (a, b))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide((a * b).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)

@@ -219,31 +219,31 @@ def _check_copies(sides: Sequence[Split], seen: Sequence[Sequence[ImageReport]])
     records = [record for side in sides for record in side.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
     looks = [look for side in seen for look in side]
-    found: List[Finding] = []
+    findings: List[Finding] = []
     trained: Dict[bytes, LabeledImage] = {}
     for number in range(len(sides)):
         mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
-        found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
+        findings += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
     for look, record, number in zip(looks, records, numbers):
         if number == 0 and look.digest:
             trained.setdefault(look.digest, record)
         elif look.digest in trained:
-            found.append(_copy("same-image-in-train-and-validation", record, trained[look.digest]))
-    return found + _check_alike(records, looks, numbers)
+            findings.append(_copy("same-image-in-train-and-validation", record, trained[look.digest]))
+    return findings + _check_alike(records, looks, numbers)
 
 
 def _check_alike(records: Sequence[LabeledImage], looks: Sequence[ImageReport], sides: np.ndarray) -> List[Finding]:
     usable = [index for index, look in enumerate(looks) if look.thumbnail is not None]
     if not usable:
         return []
-    pictures = np.stack([look.thumbnail for look in looks if look.thumbnail is not None])
-    found = []
-    for a, b in near_duplicates(pictures, sides[usable]):
+    thumbnails = np.stack([look.thumbnail for look in looks if look.thumbnail is not None])
+    findings = []
+    for a, b in near_duplicates(thumbnails, sides[usable]):
         a, b = usable[a], usable[b]
         code = "near-duplicate-picture" if sides[a] == sides[b] else "near-duplicate-in-validation"
         if looks[a].digest != looks[b].digest:
-            found.append(_copy(code, records[b], records[a]))
-    return found
+            findings.append(_copy(code, records[b], records[a]))
+    return findings
 
 
 def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
@@ -257,8 +257,8 @@ def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
 
 def _check_folders(sides: Sequence[Split]) -> List[Finding]:
     """Find images without a label; a folder that both splits use is searched once."""
-    found: List[Finding] = []
+    findings: List[Finding] = []
     records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
     for root in sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)}):
-        found += files_without_label(FolderImages(root), records)
-    return found
+        findings += files_without_label(FolderImages(root), records)
+    return findings

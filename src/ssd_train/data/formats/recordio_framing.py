@@ -79,12 +79,12 @@ def write_record(file: BinaryIO, record: bytes) -> int:
 
 def _split(record: bytes) -> List[bytes]:
     """Split a record at each MAGIC at a multiple of 4, and omit that MAGIC."""
-    parts, start, found = [], 0, record.find(MAGIC)
-    while found >= 0:
-        if found % 4 == 0:
-            parts.append(record[start:found])
-            start = found + 4
-        found = record.find(MAGIC, found + 1)
+    parts, start, position = [], 0, record.find(MAGIC)
+    while position >= 0:
+        if position % 4 == 0:
+            parts.append(record[start:position])
+            start = position + 4
+        position = record.find(MAGIC, position + 1)
     return [*parts, record[start:]]
 
 

@@ -9,7 +9,7 @@ output folder of the job.
 
 - A frame without boxes is a background image. A frame of the sequence that was not annotated is skipped.
 - The name of a frame is the prefix of the sequence file and the name in the file. If the sequence file is missing, its
-  folder is used as prefix, and the assumption is listed in `Labels.mended`.
+  folder is used as prefix, and the assumption is listed in `Labels.repaired`.
 - Object ids and label-category-attributes are ignored. The format has no image sizes.
 """
 
@@ -95,21 +95,23 @@ def _job_folder(path: Path, manifest: Path) -> Path:
 
 def _sequences(manifest: Path, wanted: Optional[str], gather: LabelsBuilder) -> Tuple[List[_Sequence], str]:
     lines = [(where, line) for where, line in read_json_lines(manifest)]
-    found = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
+    attributes = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
     if wanted:
-        found = [name for name in found if name in (wanted, wanted + _REF)]
-    if not found:
+        attributes = [name for name in attributes if name in (wanted, wanted + _REF)]
+    if not attributes:
         called = f" called {wanted!r}" if wanted else ""
         raise DataError(f"{manifest}: found no labels{called} of a type that is expected: {' or '.join(VIDEO_TYPES)}")
-    if len(found) > 1:
-        raise ConfigError(f"label_attribute: expected one of {', '.join(found)}: {manifest} has them all")
+    if len(attributes) > 1:
+        raise ConfigError(f"label_attribute: expected one of {', '.join(attributes)}: {manifest} has them all")
     sequences = []
     for where, line in lines:
-        if isinstance(line.get(found[0]), str) and isinstance(line.get("source-ref"), str):
-            sequences.append(_Sequence(where, line["source-ref"], line[found[0]], line.get(found[0] + METADATA, {})))
+        if isinstance(line.get(attributes[0]), str) and isinstance(line.get("source-ref"), str):
+            sequences.append(
+                _Sequence(where, line["source-ref"], line[attributes[0]], line.get(attributes[0] + METADATA, {}))
+            )
         else:
-            gather.skip(where, NO_SEQUENCE, f"has no {found[0]!r}")
-    return sequences, found[0]
+            gather.skip(where, NO_SEQUENCE, f"has no {attributes[0]!r}")
+    return sequences, attributes[0]
 
 
 def _is_video(line: Mapping[str, Any], key: str) -> bool:
