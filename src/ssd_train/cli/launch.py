@@ -33,7 +33,7 @@ from ssd_train.launch.job import (
 )
 from ssd_train.launch.job_logs import describe_job, follow
 from ssd_train.launch.requests import (
-    PLACES,
+    MACHINE_FLAGS,
     Service,
     check_folder,
     endpoint_config_request,
@@ -324,7 +324,7 @@ MODES = {
     "invoke": (run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
     "describe": (run_describe, "show the status of a training job; with --wait, follow its log"),
 }
-SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *PLACES}
+SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *MACHINE_FLAGS}
 INPUTS = {
     "train": "training images: an S3 prefix, a RecordIO file, or with --pipe a manifest",
     "labels": "labels of the training images",
@@ -342,7 +342,7 @@ def run(arguments: Sequence[str]) -> int:
             return run_mode(arguments)
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
-    train_settings = {name: value for name, value in settings.items() if name not in PLACES}
+    train_settings = {name: value for name, value in settings.items() if name not in MACHINE_FLAGS}
     # invalid settings are reported before AWS is called
     config = TrainConfig.from_mapping(train_settings, flags=parser.names | set(MODES))
     require_weights(config, _channels(flags), flags.network_isolation, flags.image)

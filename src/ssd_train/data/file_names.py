@@ -93,18 +93,18 @@ def readings(name: str) -> List[List[str]]:
     """
     if "\0" in name:
         raise DataError(f"image {name!r} holds a NUL, expected s3://bucket/key or a path", "bad-image-name")
-    found = []
+    split_paths = []
     for path in _paths(name):
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if "\\" in name and parts[:1] == [".."]:  # Label Studio on Windows: ..\\..\\media\\upload\\1\\a.jpg
             parts = parts[next((i for i, part in enumerate(parts) if part != ".."), len(parts)) :]
         if ".." in parts:
             raise DataError(f"image {name!r} leaves its folder by '..', expected a path inside it", "bad-image-name")
-        if parts and not path.endswith("/") and parts not in found:
-            found.append(parts)
-    if not found:
+        if parts and not path.endswith("/") and parts not in split_paths:
+            split_paths.append(parts)
+    if not split_paths:
         raise DataError(f"image {name!r} has no file name, expected s3://bucket/key or a path", "bad-image-name")
-    return found
+    return split_paths
 
 
 def is_plain(name: str) -> bool:

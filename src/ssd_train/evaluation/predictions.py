@@ -201,19 +201,19 @@ def read_any_predictions(path: PathLike, labels: Labels) -> Iterator[ImagePredic
     Raises:
         DataError: A prediction cannot be used; the message starts with its place.
     """
-    place = Path(path)
-    if place.is_dir():
-        files = [file for file in files_below(place) if file.suffix == OUT]
+    source = Path(path)
+    if source.is_dir():
+        files = [file for file in files_below(source) if file.suffix == OUT]
         if not files:
             raise DataError(
                 f"{path}: found no *{OUT}, expected answers of a batch transform job, a file for each image"
             )
         for file in files:
-            yield _of_out(file, file.relative_to(place).as_posix()[: -len(OUT)])
-    elif place.suffix == OUT and b'"image"' not in _head(place):
-        yield _of_out(place, place.name[: -len(OUT)])
-    elif _head(place).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _of_coco(place, labels)
+            yield _of_out(file, file.relative_to(source).as_posix()[: -len(OUT)])
+    elif source.suffix == OUT and b'"image"' not in _head(source):
+        yield _of_out(source, source.name[: -len(OUT)])
+    elif _head(source).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        yield from _of_coco(source, labels)
     else:
         yield from read_prediction_lines(path)
 

@@ -247,8 +247,8 @@ def augment_images(
         if not writing.overwrite and is_done([copy, *variants.values()], original):
             return False, ""
         data = images.read(image_input.record)
-        place = f"{image_input.where}: {original}"
-        image, format = decode(data, place, image_input.size_wh), read_header(data, place).format
+        where = f"{image_input.where}: {original}"
+        image, format = decode(data, where, image_input.size_wh), read_header(data, where).format
         for operation, target in variants.items():
             pixels = np.ascontiguousarray(OPERATIONS[operation].pixels(image))
             write_image(target, encode(pixels, format, writing.quality))

@@ -215,7 +215,7 @@ def value_at(value: Mapping[str, Any], key: str) -> Any:
     """
     if key in value:
         return value[key]
-    for dot in (place for place, letter in enumerate(key) if letter == "."):
+    for dot in (position for position, letter in enumerate(key) if letter == "."):
         inner = value.get(key[:dot])
         if isinstance(inner, dict):
             return value_at(inner, key[dot + 1 :])

@@ -70,10 +70,10 @@ def output_folder(output: "str | Path", images: "str | Path") -> Path:
     Raises:
         ConfigError: it is the folder `images` or lies in it, so that outputs would become inputs.
     """
-    place, source = local_path(output), local_path(images)
-    if source.resolve() in [place.resolve(), *place.resolve().parents]:
+    target, source = local_path(output), local_path(images)
+    if source.resolve() in [target.resolve(), *target.resolve().parents]:
         raise ConfigError(f"output: found {output}, which is in {images}, expected a folder outside of it")
-    return place
+    return target
 
 
 def is_done(outputs: Sequence[Path], source: Path) -> bool:

@@ -77,16 +77,16 @@ class ManifestLine:
             raise DataError(f"{self.where}: found JSON nested too deep to be labels, expected a few levels") from None
 
 
-def local_path(place: "str | Path") -> Path:
+def local_path(path: "str | Path") -> Path:
     """Return `place` as a local path; every path of a preparation step passes here.
 
     Raises:
         ConfigError: it is a URL.
     """
-    scheme, separator, _ = str(place).partition("://")
+    scheme, separator, _ = str(path).partition("://")
     if separator and scheme.isalnum():
-        raise ConfigError(f"{place}: is on {scheme}://, expected a local file or folder (copy it first)")
-    return Path(place)
+        raise ConfigError(f"{path}: is on {scheme}://, expected a local file or folder (copy it first)")
+    return Path(path)
 
 
 def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
@@ -229,8 +229,8 @@ def labels_of(manifest: ManifestScan, attribute: str, path: "str | Path") -> Lab
     faults = {**manifest.faults, **manifest.attributes[attribute].faults}
     if faults:
         raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
-    places = {key: f"{path}:{line}" for key, line in manifest.attributes[attribute].names.items()}
-    names, table = class_table(places)
+    origins = {key: f"{path}:{line}" for key, line in manifest.attributes[attribute].names.items()}
+    names, table = class_table(origins)
     name_of = {class_id: names[table[class_id]] for class_id in sorted(table)}
     return Labels(attribute, name_of, {name: table[class_id] for class_id, name in name_of.items()})
 

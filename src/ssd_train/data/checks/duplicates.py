@@ -45,7 +45,7 @@ def same_bytes(digests: Sequence[bytes]) -> Iterator[Tuple[int, int]]:
             yield first[digest], index
 
 
-def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int, int]]:
+def near_duplicates(thumbnails: np.ndarray, split_of: np.ndarray) -> List[Tuple[int, int]]:
     """Return pairs (earlier, later) of indices of images that look alike.
 
     An image occurs as the later one at most once for its own split and once for the other split. Not all pairs are
@@ -53,12 +53,12 @@ def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int
 
     Args:
         thumbnails: Uint8 (N, 32, 32).
-        sides: (N,), 0 for training and 1 for validation.
+        split_of: (N,), 0 for training and 1 for validation.
     """
     hashes = difference_hashes(thumbnails)
     partner = np.full((2, len(hashes)), -1)
     for a, b in _candidates(hashes):
-        across = (sides[a] != sides[b]).astype(np.int64)
+        across = (split_of[a] != split_of[b]).astype(np.int64)
         unknown = partner[across, b] < 0
         a, b, across = a[unknown], b[unknown], across[unknown]
         alike = _correlation(thumbnails[a], thumbnails[b]) >= MIN_CORRELATION

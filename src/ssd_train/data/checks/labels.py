@@ -124,7 +124,7 @@ def check_counts(labels: Labels) -> List[Finding]:
     return findings
 
 
-def check_sides(training: Labels, validation: Labels) -> List[Finding]:
+def check_classes(training: Labels, validation: Labels) -> List[Finding]:
     """Report classes with boxes in one split only, and unknown validation classes."""
     try:
         validation = align_classes(validation, training.class_names)

@@ -142,31 +142,31 @@ def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
     return Ignored(as_boxes(fitted.rows), ids, np.asarray(crowds, bool)), fitted.changes
 
 
-def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
+def class_table(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
     """Return class names and a table id -> class id, for ids that are class ids.
 
     The ids stay as they are. A missing id below the highest one is named class_N. A name with two ids is one class,
     with the lower id.
 
     Args:
-        places: (id, name) as in the labels -> location of its first occurrence.
+        origins: (id, name) as in the labels -> location of its first occurrence.
 
     Raises:
         DataError: an id has two names, two names differ only in surrounding blanks, or an id is not below MAX_CLASSES.
     """
-    by_name = _first_ids(places)
-    for (class_id, _), place in sorted(places.items()):
+    by_name = _first_ids(origins)
+    for (class_id, _), origin in sorted(origins.items()):
         if class_id >= MAX_CLASSES:
-            raise DataError(f"{place}: found class id {class_id}, expected less than {MAX_CLASSES}", "bad-class-map")
+            raise DataError(f"{origin}: found class id {class_id}, expected less than {MAX_CLASSES}", "bad-class-map")
     names = ClassNames.of_ids({class_id: name for name, class_id in by_name.items()})
-    return names, {class_id: by_name[name] for class_id, name in places}
+    return names, {class_id: by_name[name] for class_id, name in origins}
 
 
-def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
+def ordered_classes(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
     """Return class names sorted by id without gaps, for formats with arbitrary ids.
 
     Args:
-        places: (id, name) as in the labels -> location of its first occurrence.
+        origins: (id, name) as in the labels -> location of its first occurrence.
 
     Returns:
         The class names, a table id -> class id, and a table name -> id. A name with two ids is one class, with the
@@ -175,27 +175,27 @@ def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, 
     Raises:
         DataError: an id has two names, or two names differ only in surrounding blanks.
     """
-    by_name = _first_ids(places)
+    by_name = _first_ids(origins)
     rank = {name: index for index, name in enumerate(by_name)}
-    return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in places}, by_name
+    return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in origins}, by_name
 
 
-def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
+def _first_ids(origins: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
     """Return name -> its lowest id, in ascending order of the ids."""
     by_id: Dict[int, Tuple[str, str]] = {}
     by_words: Dict[str, Tuple[str, str]] = {}
-    for (class_id, name), place in sorted(places.items()):
-        other, other_place = by_id.setdefault(class_id, (name, place))
+    for (class_id, name), origin in sorted(origins.items()):
+        other, other_origin = by_id.setdefault(class_id, (name, origin))
         if other != name:
             raise DataError(
-                f"{place}: calls class {class_id} {name!r}, but {other_place} calls it {other!r}, "
+                f"{origin}: calls class {class_id} {name!r}, but {other_origin} calls it {other!r}, "
                 "expected one name for each id",
                 "conflicting-class-map",
             )
-        other, other_place = by_words.setdefault(name.strip(), (name, place))
+        other, other_origin = by_words.setdefault(name.strip(), (name, origin))
         if other != name:
             raise DataError(
-                f"{place}: has class {name!r}, but {other_place} has {other!r}, "
+                f"{origin}: has class {name!r}, but {other_origin} has {other!r}, "
                 "expected names that differ in more than blanks",
                 "conflicting-class-map",
             )

@@ -163,21 +163,21 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
     Integer ids determine the order of the classes. If any id is a string, the order of the file does. The third result
     is empty unless all ids are integers of 0 or more, because only such ids are written again.
     """
-    places: Dict[Tuple[Key, str], str] = {}
+    origins: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
         where = f"{path}:categories[{index}]"
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{where}: found {short_repr(category)}, expected an object with id and name")
         try:
-            places.setdefault((id_key(category.get("id"), "id"), name), where)
+            origins.setdefault((id_key(category.get("id"), "id"), name), where)
         except DataError as fault:
             raise fault.at(where) from None
-    keys = list(dict.fromkeys(key for key, _ in places))
+    keys = list(dict.fromkeys(key for key, _ in origins))
     order = {key: number for number, key in enumerate(keys)}
     if all(isinstance(key, int) for key in keys):
         order = {key: int(key) for key in keys}
-    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in places.items()})
+    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in origins.items()})
     numbers = ids if all(isinstance(key, int) and key >= 0 for key in keys) else {}
     return names, {key: table[number] for key, number in order.items()}, numbers
 

@@ -299,8 +299,8 @@ def read_ground_truth(
     manifest = find_manifest(path)
     scanned = scan(manifest)
     attribute = choose_attribute(scanned, label_attribute, manifest)
-    places = {key: f"{manifest}:{line}" for key, line in scanned.attributes[attribute].names.items()}
-    names, table = class_table(places)
+    origins = {key: f"{manifest}:{line}" for key, line in scanned.attributes[attribute].names.items()}
+    names, table = class_table(origins)
     job = verification_job(scanned, verified, manifest) if verified else ""
     faults = {**scanned.faults, **scanned.attributes[attribute].faults}
     gather = LabelsBuilder(str(manifest), on_bad)
@@ -397,16 +397,16 @@ def find_manifest(path: PathLike) -> Path:
     Raises:
         DataError: the folder contains no manifest, or several.
     """
-    place = Path(path)
-    if not place.is_dir():
-        return place
-    files = sorted(child.name for child in place.iterdir() if child.is_file() and not is_hidden(child.name))
+    source = Path(path)
+    if not source.is_dir():
+        return source
+    files = sorted(child.name for child in source.iterdir() if child.is_file() and not is_hidden(child.name))
     manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
     for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second is for a job's output folder
-        if (place / candidate).is_file():
-            return place / candidate
+        if (source / candidate).is_file():
+            return source / candidate
     if len(manifests) == 1:
-        return place / manifests[0]
+        return source / manifests[0]
     listed = ", ".join((manifests or files)[:5]) or "nothing"
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
 

@@ -219,18 +219,18 @@ def read_recordio(
     Raises:
         DataError: the file is damaged, or `on_bad` is "error" and some labels are bad; names ``file:number``.
     """
-    place = Path(path)
-    names = _lst_names(place.with_suffix(".lst"))
-    if class_names is None and place.with_suffix(NAMES).is_file():
-        class_names = read_class_list(place.with_suffix(NAMES))
-    gather = LabelsBuilder(str(place), on_bad)
+    base = Path(path)
+    names = _lst_names(base.with_suffix(".lst"))
+    if class_names is None and base.with_suffix(NAMES).is_file():
+        class_names = read_class_list(base.with_suffix(NAMES))
+    gather = LabelsBuilder(str(base), on_bad)
     offsets: Dict[str, Tuple[int, int]] = {}
     number = 0
-    for number, (offset, payload) in enumerate(_payloads(place), 1):
-        where = f"{place}:{number}"
+    for number, (offset, payload) in enumerate(_payloads(base), 1):
+        where = f"{base}:{number}"
         try:
             record = unpack_record(payload)
-            name = names.get(record.id, f"{place.stem}/{number:08d}")
+            name = names.get(record.id, f"{base.stem}/{number:08d}")
             gather.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
         except DataError as fault:
@@ -239,7 +239,7 @@ def read_recordio(
         raise DataError(f"{path}: is empty, expected one record for each image")
     highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
     numbered, _ = placeholder_classes(highest + 1)
-    return gather.label_set(class_names or numbered), RecordImages(place, offsets)
+    return gather.label_set(class_names or numbered), RecordImages(base, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> int:
@@ -254,10 +254,10 @@ def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: Imag
         images: The source of their images.
         flagged: Write GluonCV's sixth value, "difficult", and the difficult objects.
     """
-    place = Path(path)
+    base = Path(path)
     count = offset = 0
     with ExitStack() as files:
-        rec, idx, lst = (files.enter_context(open_atomic(place.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
+        rec, idx, lst = (files.enter_context(open_atomic(base.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
         for record in records:
             data, size_wh = _upright(images.read(record), record)
             label = pack_label(record, size_wh, flagged)

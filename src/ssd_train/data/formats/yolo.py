@@ -84,10 +84,10 @@ def describe(folders: Sequence[Path]) -> DataYaml:
     seen: Set[Path] = set()
     for up in range(_UP + 1):
         for folder in near:
-            place = [folder, *folder.parents][min(up, len(folder.parents))]
-            if place not in seen and place.is_dir():
-                seen.add(place)
-                description.read(_description_files(place))
+            directory = [folder, *folder.parents][min(up, len(folder.parents))]
+            if directory not in seen and directory.is_dir():
+                seen.add(directory)
+                description.read(_description_files(directory))
         if not up and description.names is None:
             description.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
     if description.names is None and description.nameless is not None:
@@ -144,10 +144,10 @@ def _description_files(folder: Path) -> Iterator[Path]:
     yaml = sorted(name for name in names if name.lower().endswith(_YAML_ENDINGS) and name not in _YAML)
     lists = sorted(name for name in names if name.lower().endswith(".names") and name not in _PLAIN)
     ordered = (*_YAML, *yaml, *_PLAIN, *lists, _NOTES, _DARKNET)
-    places = [folder / name for name in ordered if name in names]
+    paths = [folder / name for name in ordered if name in names]
     if "labels" in names:
-        places.append(folder / "labels" / "classes.txt")
-    yield from (place for place in places if place.is_file())
+        paths.append(folder / "labels" / "classes.txt")
+    yield from (path for path in paths if path.is_file())
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
@@ -205,9 +205,9 @@ def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]
     for key in _SETS:
         value = entries.get(key)
         values = value if isinstance(value, list) else [value]
-        places = [_existing(text, (root, path.parent)) for text in values if isinstance(text, str) and text]
-        if any(places) and set_name(key) not in sets:
-            sets[set_name(key)] = tuple(place for place in places if place)
+        targets = [_existing(text, (root, path.parent)) for text in values if isinstance(text, str) and text]
+        if any(targets) and set_name(key) not in sets:
+            sets[set_name(key)] = tuple(target for target in targets if target)
     return sets
 
 
@@ -219,10 +219,10 @@ def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
     """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for root in roots:
-        for place in (root / text, *(root.joinpath(*parts[first:]) for first in range(len(parts)))):
+        for candidate in (root / text, *(root.joinpath(*parts[first:]) for first in range(len(parts)))):
             try:
-                if place.exists():
-                    return place
+                if candidate.exists():
+                    return candidate
             except (OSError, ValueError):
                 continue
     return None
@@ -281,29 +281,29 @@ def _in_order(names: Dict[int, str]) -> List[str]:
     return [names[class_id] for class_id in range(len(names))]
 
 
-def members(places: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
+def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images that the folders and lists of a split contain.
 
     Args:
-        places: Folders and list files of the split.
+        sources: Folders and list files of the split.
         images: Name -> absolute path of each image.
     """
     names: Set[str] = set()
-    for place in places:
-        real = place.resolve()
-        if place.is_dir():
+    for source in sources:
+        real = source.resolve()
+        if source.is_dir():
             names.update(name for name, path in images.items() if real in path.parents)
         else:
-            names.update(_of_list(place, images))
+            names.update(_of_list(source, images))
     return names
 
 
-def _of_list(place: Path, images: Mapping[str, Path]) -> Set[str]:
+def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images whose paths end as a line of a list does."""
     try:
-        text = _text(place)
+        text = _text(list_file)
     except DataError as fault:
-        raise fault.at(place) from None
+        raise fault.at(list_file) from None
     by_name: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
     for name, path in images.items():
         parts = tuple(folded(part) for part in path.parts)
@@ -380,7 +380,7 @@ def read_yolo(
     if description.sets:
         real = root.resolve()
         there = {record.name: real / record.name for record in read.records}
-        sets = {name: frozenset(members(places, there)) for name, places in description.sets.items()}
+        sets = {name: frozenset(members(sources, there)) for name, sources in description.sets.items()}
         read = dataclasses.replace(read, sets={name: found for name, found in sets.items() if found})
     return read
 
@@ -444,11 +444,11 @@ class _LabelFiles:
         of the same name elsewhere (`_elsewhere`).
         """
         relative = image.relative_to(self._root)
-        for place in self._places(image, relative):
-            files = self._in(place.parent)
-            file = files.get(place.stem)
+        for candidate in self._candidates(image, relative):
+            files = self._in(candidate.parent)
+            file = files.get(candidate.stem)
             if file is None:  # the name differs in case or Unicode form; it must not be that of another image
-                alike = self._alike(place.parent).get(folded(place.stem))
+                alike = self._alike(candidate.parent).get(folded(candidate.stem))
                 file = alike if alike is not None and alike.stem not in self._stems else None
             if file is not None:
                 self._used.add(file)
@@ -458,7 +458,7 @@ class _LabelFiles:
             self._used.add(file)
         return file
 
-    def _places(self, image: Path, relative: Path) -> Iterator[Path]:
+    def _candidates(self, image: Path, relative: Path) -> Iterator[Path]:
         yield self._labels / relative
         yield image
         yield self._labels / "labels" / relative
@@ -520,8 +520,8 @@ class _LabelFiles:
         folders = {os.path.dirname(file) for file in used}
         texts: Dict[str, Path] = {}
         for folder, files in self._folders.items():
-            place = os.path.abspath(folder)
-            texts.update((os.path.join(place, file.name), file) for file in files.values())
+            absolute = os.path.abspath(folder)
+            texts.update((os.path.join(absolute, file.name), file) for file in files.values())
         for root in {self._root, self._labels}:
             is_absolute = root.is_absolute()
             for path in paths_below(root):
