@@ -69,7 +69,7 @@ def save(name: str, calls: Sequence[Sequence[str]]) -> None:
 
 
 def run(name: str, arguments: Sequence[str]) -> List[Dict[str, Any]]:
-    """The JSON lines that a benchmark prints, shown as they come."""
+    """Run a benchmark and return the JSON lines that it prints; they are also shown at once."""
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments]
     environment = {
         **os.environ,
@@ -87,13 +87,12 @@ def run(name: str, arguments: Sequence[str]) -> List[Dict[str, Any]]:
 
 
 def read_results() -> Dict[str, Dict[str, Any]]:
-    """All results that are there, by name."""
+    """Return the stored results by name."""
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def with_tables(text: str, results: Dict[str, Dict[str, Any]]) -> str:
-    """`text` with what stands between `<!-- table NAME -->` and `<!-- end -->` made anew from the results; a result
-    without such a place is left out."""
+    """Return `text` with each `<!-- table NAME -->` ... `<!-- end -->` filled with the table of that result."""
 
     def replaced(found: "re.Match[str]") -> str:
         name = found.group(1)
@@ -103,7 +102,7 @@ def with_tables(text: str, results: Dict[str, Dict[str, Any]]) -> str:
 
 
 def table(result: Dict[str, Any]) -> str:
-    """A result as Markdown: a table for all rows of the same columns, and a line about the machine."""
+    """Return a result as Markdown: one table for all rows with the same columns, and a line about the machine."""
     groups: Dict[tuple, List[Dict[str, Any]]] = {}
     for row in result["rows"]:
         groups.setdefault(tuple(row), []).append(row)
@@ -116,12 +115,12 @@ def table(result: Dict[str, Any]) -> str:
 
 
 def line_of(cells: Any) -> str:
-    """A line of a table."""
+    """Return a line of a Markdown table."""
     return "| " + " | ".join(cell(value) for value in cells) + " |\n"
 
 
 def cell(value: Any) -> str:
-    """What stands in a cell."""
+    """Return the text of a table cell."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {cell(part)}" for name, part in value.items())
     if isinstance(value, bool) or value is None:

@@ -80,7 +80,7 @@ def append(file: Path, row: Dict[str, Any]) -> None:
 
 
 def places(shared: Path, name: str, folder: str) -> Dict[str, Path]:
-    """Flags that name a set of quality.py, split as there, and the backbone."""
+    """Return flags with the paths of a dataset of quality.py, split as there, and of the backbone."""
     split = split_of(shared, name, Path(folder) / "split")
     return {
         "train": shared / "data" / name,
@@ -91,7 +91,7 @@ def places(shared: Path, name: str, folder: str) -> Dict[str, Path]:
 
 
 def drawn_set(folder: Path) -> Dict[str, Path]:
-    """Flags that name a set of small objects, drawn into `folder`."""
+    """Draw a dataset of small objects into `folder` and return flags with its paths."""
     sides = [("train", "labels", SMALL_TRAINING, 1), ("validation", "validation_labels", SMALL_HELD_OUT, 2)]
     found = {"pretrained": Path(os.environ["SSD_TRAIN_DATA"]) / "weights" / "mobilenet1.0-imagenet-coral.params"}
     for images, labels, count, seed in sides:
@@ -101,7 +101,7 @@ def drawn_set(folder: Path) -> Dict[str, Path]:
 
 
 def train(where: Dict[str, Path], row: str, flags: argparse.Namespace, out: Path) -> Dict[str, Any]:
-    """One run from the command line: the last epoch's scores, the minutes it took with so many threads."""
+    """Train from the command line; return the last epoch's scores, the minutes and the number of threads."""
     epochs = flags.epochs
     if row == OFFLINE:
         where = offline(where, out)
@@ -117,7 +117,7 @@ def train(where: Dict[str, Path], row: str, flags: argparse.Namespace, out: Path
 
 
 def offline(where: Dict[str, Path], out: Path) -> Dict[str, Path]:
-    """The training pictures five-fold, as AWS's sample makes them before training: itself, two mirrored, two turned."""
+    """Write each training image five times, as AWS's sample does: unchanged, mirrored twice, rotated twice."""
     target = out / "five"
     run_python(
         ["-m", "ssd_train", "prepare", "augment", str(where["labels"])]
@@ -128,8 +128,10 @@ def offline(where: Dict[str, Path], out: Path) -> Dict[str, Path]:
 
 
 def train_as_gluoncv_begins(arguments: Sequence[str]) -> int:
-    """`train`, with the first values of GluonCV's own net.initialize(): its head, extra layers and even variances drawn
-    by MXNet's default initialiser."""
+    """Run `train` with the initial values of GluonCV's net.initialize().
+
+    MXNet's default initialiser then draws the head, the extra layers and even variances.
+    """
     from ssd_train.cli.main import main as command
     from ssd_train.model import net as nets
 

@@ -43,7 +43,7 @@ def bad_bodies(picture: np.ndarray, max_bytes: int = 6 << 20) -> List[Sent]:
 
 
 def claimed_png(width: int, height: int, pixels: bytes = b"\0" * 10) -> bytes:
-    """A PNG whose header has these sides, whatever its pixels."""
+    """Return a PNG whose header claims this size, whatever its pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels, 9)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -52,15 +52,15 @@ def claimed_png(width: int, height: int, pixels: bytes = b"\0" * 10) -> bytes:
 
 
 def flat_png(side: int) -> bytes:
-    """A square of one colour."""
+    """Return a PNG of a square of one colour."""
     return claimed_png(side, side, bytes((1 + 3 * side) * side))
 
 
 def npy_header(text: str, data: bytes = b"") -> bytes:
-    """An .npy file whose header is `text`."""
+    """Return an .npy file with the header `text`."""
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
 
 
 def claimed_npy(shape: "tuple[int, ...]") -> bytes:
-    """An .npy file of nothing that says it has this shape."""
+    """Return an .npy file without data whose header claims this shape."""
     return npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}")

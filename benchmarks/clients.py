@@ -48,8 +48,10 @@ class Tally:
 
 
 class Crowd:
-    """Clients of the server at host:port. `good` are requests with the answers they have to get, whole; of all
-    requests `share` are from `bad`."""
+    """Clients of the server at host:port.
+
+    `good` maps request bodies to the expected responses; the fraction `share` of all requests is from `bad`.
+    """
 
     def __init__(self, address: str, good: "Dict[bytes, bytes]", bad: Sequence[Sent] = (), share: float = 0.0) -> None:
         self._address, self._good, self._bad, self._share = address, list(good.items()), bad, share

@@ -68,7 +68,7 @@ def write_long_manifest(path: Path) -> Path:
 
 
 def check_labels(manifest: Path) -> CheckResult:
-    """What `check` does without images."""
+    """Run `check` without images."""
     anchors = {SIDE: make_anchors(anchor_layout("mobilenet1.0", SIDE))}
     return check_data([Split("train", read_ground_truth(manifest, on_bad="skip"))], SIDE, anchors)
 

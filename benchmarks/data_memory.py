@@ -49,14 +49,14 @@ def main() -> None:
 
 
 def in_own_process(task: Callable[[int, Path], int], count: int) -> Dict[str, Any]:
-    """What `measured` finds, in a fresh process."""
+    """Return the result of `measured` in a new process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(measured, (task, count))
 
 
 def measured(task: Callable[[int, Path], int], count: int) -> Dict[str, Any]:
-    """Seconds, images and megabytes per second, and megabytes of memory that `task` took."""
+    """Return the seconds, images per second and megabytes of data and memory that `task` takes."""
     with tempfile.TemporaryDirectory() as folder:
         before, start = peak(), time.perf_counter()
         size = task(count, Path(folder))
@@ -70,12 +70,12 @@ def measured(task: Callable[[int, Path], int], count: int) -> Dict[str, Any]:
 
 
 def peak() -> int:
-    """Bytes of resident memory at its highest."""
+    """Return the peak resident memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Noise:
-    """An ImageSource of a few pictures under any number of names."""
+    """ImageSource of a few images under any number of names."""
 
     def __init__(self) -> None:
         width, height = SIZE_WH
@@ -84,16 +84,16 @@ class Noise:
         self._encoded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
 
     def read(self, record: LabeledImage) -> bytes:
-        """The picture of a record called by its number."""
+        """Return the image of a record, whose name is its number."""
         return self._encoded[int(record.name[:8]) % DIFFERENT]
 
     def locate(self, record: LabeledImage) -> str:
-        """The name."""
+        """Return the name."""
         return record.name
 
 
 def records(count: int) -> Iterator[LabeledImage]:
-    """Records with three boxes each."""
+    """Yield records with three boxes each."""
     boxes = np.array([[10, 20, 110, 220], [300, 40, 500, 400], [0, 0, 640, 480]], np.float32)
     for index in range(count):
         yield LabeledImage(f"{index:08}.jpg", boxes, np.array([0, 1, 0]), SIZE_WH)

@@ -83,7 +83,7 @@ def measure(name: str, folder: Path, rounds: int) -> Dict[str, Any]:
 
 
 def ours(case: Case, images: Path, labels: Path) -> Callable[[], int]:
-    """A turn over all pictures as `train` prepares them, in one thread, batches included."""
+    """Return a function that makes all batches of an epoch as `train` does, in one thread."""
     dataset = DetectionDataset(
         read_ground_truth(labels), FolderImages(images), case.side, 1 << 30 if case.cached else 0
     )
@@ -95,7 +95,7 @@ def ours(case: Case, images: Path, labels: Path) -> Callable[[], int]:
 
 
 def gluoncvs(case: Case, images: Path, labels: Path) -> Callable[[], int]:
-    """The same by GluonCV: its transform with its target generator, on pictures that MXNet decodes."""
+    """Return the same with GluonCV's transform and target generator, on images that MXNet decodes."""
     mx = mxnet_compat.mxnet()
     mxnet_compat.gluoncv()
     preset = mxnet_compat.gluoncv("data.transforms.presets.ssd")

@@ -117,8 +117,10 @@ def ours(data: Scored) -> Dict[str, float]:
 
 
 def voc07_by_gluoncv(data: Scored) -> Dict[str, float]:
-    """GluonCV's VOC07MApMetric, fed an image at a time as its train_ssd.py does. It counts pixels with the VOC kit's
-    "+ 1", so that its figure differs a little."""
+    """Score with GluonCV's VOC07MApMetric, one image at a time, as its train_ssd.py does.
+
+    It counts pixels with the VOC kit's "+ 1", so its result differs a little.
+    """
     from ssd_train import mxnet_compat
 
     mxnet_compat.gluoncv()
@@ -186,7 +188,10 @@ def large() -> Dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """The largest resident memory of this process so far. (getrusage's maximum is inherited from the parent.)"""
+    """Return the peak resident memory of this process in megabytes.
+
+    getrusage cannot be used: its maximum is inherited from the parent.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 

@@ -1,5 +1,6 @@
-"""Engines beside each other: one trained network, run by Gluon, as a symbol, as an ONNX file, and in 8 bits; and what a
-request costs beyond them, from the bytes of a JPEG to JSON.
+"""Compare the speed of the engines: one network run by Gluon, as a symbol, as an ONNX file, and in 8 bits.
+
+A second row per engine measures whole requests, from the bytes of a JPEG to JSON.
 
     OMP_NUM_THREADS=1 python -m benchmarks.inference_speed [--side 512] [--batch 1] [--rounds 15]
 
@@ -77,12 +78,12 @@ def make_detectors(folder: Path, base_network: str, side: int, pictures: np.ndar
 
 
 def engine_turns(detectors: Dict[str, Detector], pictures: np.ndarray) -> Dict[str, Callable[[], Any]]:
-    """A run of each engine on pictures that are ready."""
+    """Return a function per engine that runs it on preprocessed images."""
     return {name: lambda engine=found.engine: engine.run(pictures) for name, found in detectors.items()}
 
 
 def request_turns(detectors: Dict[str, Detector], body: bytes) -> Dict[str, Callable[[], Any]]:
-    """The answer to a request with each engine, from the bytes of a JPEG to JSON."""
+    """Return a function per engine that handles a request, from the bytes of a JPEG to JSON."""
     return {
         f"{name} request": lambda d=found: handle_request(d, body, "image/jpeg") for name, found in detectors.items()
     }

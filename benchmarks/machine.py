@@ -38,7 +38,7 @@ def describe() -> Dict[str, Any]:
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     family = f"family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
@@ -46,7 +46,7 @@ def processor() -> str:
 
 
 def installed(package: str) -> str:
-    """The version of a package, "" where it is not installed."""
+    """Return the version of a package, or "" if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -54,7 +54,7 @@ def installed(package: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the tree, with a + where it differs from it."""
+    """Return the commit of the working tree, with a + if the tree has changes."""
     root = Path(__file__).resolve().parents[1]
     found = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=root, stdout=subprocess.PIPE, text=True)
     return found.stdout.strip()

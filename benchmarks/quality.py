@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def split_of(shared: Path, name: str, folder: Path) -> Path:
-    """The folder with the split of a set: train.manifest and validation.manifest."""
+    """Split a dataset and return the folder with train.manifest and validation.manifest."""
     split = folder / name
     run_python([_tool(shared, "split.py"), str(shared / "data" / name), str(split)])
     return split
@@ -75,8 +75,10 @@ def ours(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namesp
 
 
 def course(history: Path) -> Dict[str, Any]:
-    """The last epoch's scores by our own metric, which equals the judge's, and SmoothL1 per positive anchor of every
-    epoch, on GluonCV's scale."""
+    """Return the last epoch's scores by our own metric, and SmoothL1 per positive anchor of every epoch.
+
+    The metric equals the judge's; SmoothL1 is on GluonCV's scale.
+    """
     rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
     last = {f"last {name}": rows[-1][name] for name in ("mAP", "mAP@0.5")}
     return {**last, **{name: [row.get(name) for row in rows] for name in ("SmoothL1", "val_SmoothL1")}}

@@ -35,8 +35,10 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Labelled(mx.gluon.data.Dataset):
-    """Images and rows (N, 5) of x1, y1, x2, y2, class id; those without a box are left out: the transform fails on
-    them."""
+    """Images and rows (N, 5) of x1, y1, x2, y2, class id.
+
+    Images without a box are left out, because the transform fails on them.
+    """
 
     def __init__(self, images: Path, labels: Path) -> None:
         source, found = FolderImages(images), read_ground_truth(labels)
@@ -127,8 +129,10 @@ class Rival:
 
 
 def load_backbone(net: Any, weights: Path) -> None:
-    """Put the arrays of an ImageNet MobileNet (``features.<layer>.<kind>``) into an SSD's: the layers of each kind have
-    the same order in both."""
+    """Load the arrays of an ImageNet MobileNet (``features.<layer>.<kind>``) into an SSD.
+
+    The layers of each kind have the same order in both.
+    """
     saved = mx.nd.load(str(weights))
     numbers = {kind: [] for kind in ("weight", "gamma")}  # type: Dict[str, List[int]]
     for name in saved:

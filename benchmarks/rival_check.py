@@ -68,23 +68,23 @@ def compare(shared: Path, folder: Path, workers: int, flags: argparse.Namespace)
 
 
 def read_rival(text: str) -> Epochs:
-    """The epochs that benchmarks.rival printed."""
+    """Parse the epochs that benchmarks.rival printed."""
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [(row["images"] / row["seconds"], row["cross_entropy"], row["smooth_l1"]) for row in rows]
 
 
 def read_peer(text: str) -> Epochs:
-    """The epochs that peer.py printed."""
+    """Parse the epochs that peer.py printed."""
     return [tuple(map(float, found)) for found in re.findall(PEER_LINE, text)]  # type: ignore[misc]
 
 
 def largest_difference(ours: Epochs, theirs: Epochs) -> float:
-    """Of the losses of each epoch, as a share of theirs."""
+    """Return the largest relative difference of the epochs' losses."""
     return max(abs(a - b) / b for mine, other in zip(ours, theirs) for a, b in zip(mine[1:], other[1:]))
 
 
 def run(arguments: List[str]) -> str:
-    """What Python prints with `arguments`, with as many threads as MXNet takes by itself."""
+    """Return the output of Python with `arguments` and MXNet's default number of threads."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True

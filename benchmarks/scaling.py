@@ -100,7 +100,7 @@ def measure(folder: Path, count: int) -> Dict[str, Any]:
 
 
 def grown(least: Dict[str, Any], most: Dict[str, Any]) -> Dict[str, Any]:
-    """What the largest count takes more than the smallest."""
+    """Compare the costs of the largest count with those of the smallest."""
     more = most["images"] - least["images"]
     return {
         "images": f"{most['images']} beside {least['images']}",

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def make_model(folder: Path, base_network: str, side: int) -> Path:
-    """An ONNX file of a network with random weights."""
+    """Write an ONNX file of a network with random weights."""
     from ssd_train.artifacts.saved_model import SavedModel
     from ssd_train.config import TrainConfig
     from ssd_train.deploy.export.onnx import write_onnx
@@ -73,7 +73,7 @@ def make_model(folder: Path, base_network: str, side: int) -> Path:
 
 
 def measure(model: Path, seconds: float, clients: int, share: float, faults: List[str]) -> Iterator[Dict[str, Any]]:
-    """A row for each measurement; half of the seconds are the server's, with good requests and with mixed ones."""
+    """Yield a row per measurement; half of the seconds go to the server, with good and with mixed requests."""
     detector = Detector.load(model)
     warm_up(detector)
     pictures = [sample.image for sample in draw_shapes_set(PICTURES, 1, (640, 480))]
@@ -116,9 +116,9 @@ def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], a
 def in_turns(
     detector: Detector, inputs: List[np.ndarray], crowd: Crowd, load: Tuple[int, float], memory: Callable[[], float]
 ) -> "Tuple[Dict[str, Any], Tally]":
-    """The engine alone and the server under `load` (clients, seconds), in turns that see the same noise of the machine.
+    """Measure the engine alone and the server under `load` (clients, seconds) in alternating turns.
 
-    Memory is looked at after each turn of the server, when it has no request in its hands.
+    So both see the same noise of the machine. Memory is read after each turn of the server, when no request is open.
     """
     (clients, seconds), total = load, Tally()
     ratios, rates, held = [], [], []

@@ -65,7 +65,7 @@ def our_turn(pictures: List[np.ndarray]) -> Callable[[], int]:
 
 
 def torchvisions_turn(name: str, pictures: List[np.ndarray]) -> Callable[[], int]:
-    """A model of torchvision's, as its documentation runs it."""
+    """Return a function that runs a model of torchvision as its documentation does."""
     torch, models = import_module("torch"), import_module("torchvision.models.detection")
     torch.set_num_threads(mxnet_compat.cpu_threads())
     model = getattr(models, name)(weights=None, weights_backbone=None, num_classes=len(SHAPE_CLASSES) + 1).eval()

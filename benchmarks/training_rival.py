@@ -1,4 +1,4 @@
-"""Training beside GluonCV's recipe as it comes: images per second of whole epochs, data and all.
+r"""Training beside GluonCV's recipe as it comes: images per second of whole epochs, data and all.
 
     python -m benchmarks.training_rival [--side 300] [--rounds 5] [--who ours ours-cached ...]
 
@@ -6,7 +6,7 @@ Each contestant is a process of its own that keeps its network and goes through 
 Both train ssd_512_mobilenet1.0's network, batch 8, on the same drawn JPEG of 640 x 480. GluonCV gets no settings that
 its users do not make: MXNet takes the threads it takes by itself, and the loader has 0 or 2 workers, of which the
 faster counts. Ours decodes each time (`ours`), keeps decoded pictures (`ours-cached`, the default), or has a frozen
-backbone besides (`ours-frozen`: `--freeze_layer_pattern "^features\\.mobilenet"`).
+backbone besides (`ours-frozen`: `--freeze_layer_pattern "^features\.mobilenet"`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(side: int, rounds: int, who: List[str]) -> List[Dict[str, Any]]:
-    """A row for each contestant; ours with the ratio to the faster of GluonCV's."""
+    """Return a row per contestant; ours have the ratio to the faster of GluonCV's."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), PICTURES)
         contestants = {name: Contestant(name, side, folder) for name in who}
@@ -107,14 +107,14 @@ def serve(epoch: Callable[[], int]) -> None:
 
 
 def make_epoch(who: str, side: int, folder: Path) -> Callable[[], int]:
-    """What a turn of `who` is."""
+    """Return the function of one turn of the contestant `who`."""
     if who.startswith("gluoncv"):
         return gluoncvs_epoch(side, folder, workers=int(who.split("-")[1]))
     return our_epoch(side, folder, cache=who != "ours", pattern=BACKBONE if who == "ours-frozen" else "")
 
 
 def gluoncvs_epoch(side: int, folder: Path, workers: int) -> Callable[[], int]:
-    """An epoch of benchmarks.rival."""
+    """Return a function that trains an epoch of benchmarks.rival."""
     from benchmarks.rival import Labelled, Rival
 
     data = Labelled(folder / "images", folder / "output.manifest")
@@ -123,7 +123,7 @@ def gluoncvs_epoch(side: int, folder: Path, workers: int) -> Callable[[], int]:
 
 
 def our_epoch(side: int, folder: Path, cache: bool, pattern: str) -> Callable[[], int]:
-    """An epoch as `train` makes it."""
+    """Return a function that trains an epoch as `train` does."""
     import itertools
 
     from benchmarks.training_speed import Course

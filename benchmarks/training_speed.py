@@ -96,7 +96,7 @@ class Course:
         self.loader = TrainLoader(dataset, transform, sampler, default_workers())
 
     def epoch(self, epoch: int) -> Dict[str, float]:
-        """A whole epoch of `train`."""
+        """Train one epoch as `train` does."""
         return train_one_epoch(self.learner, self.loader.epoch(epoch), [RATE] * len(self.loader))
 
     def floor(self, batch: Any) -> int:

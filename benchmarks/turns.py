@@ -42,7 +42,7 @@ def times_as_fast(ours: Sequence[float], theirs: Sequence[float]) -> Dict[str, A
 
 
 def spread(values: Sequence[float]) -> str:
-    """The quartiles of `values`, of one value itself."""
+    """Return the outer quartiles of `values` as text, or the only value."""
     if len(values) == 1:
         return f"{rounded(values[0])}"
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -91,7 +91,7 @@ def rows_of(networks: Sequence[str], batches: Sequence[int]) -> List[Row]:
 
 
 def read_sets(devkit: Path, sets: Sets, class_names: Any = None) -> Labels:
-    """The labels of the images that `sets` (YEAR/SET) list, named by their paths below `devkit`."""
+    """Read the labels of the images that `sets` (YEAR/SET) list, named by their paths below `devkit`."""
     records: List[LabeledImage] = []
     for place in sets:
         year, name = place.split("/")
@@ -166,7 +166,7 @@ def score(model: Path, devkit: Path, manifest: Path) -> Tuple[float, float]:
 
 
 def rows_for_gluoncv(found: Detections, record: LabeledImage, difficult: np.ndarray) -> Iterable[List[np.ndarray]]:
-    """What VOC07MApMetric.update takes for one image."""
+    """Return the arguments of VOC07MApMetric.update for one image."""
     columns = (found.boxes, found.class_ids[:, None], found.scores[:, None], record.boxes, record.class_ids[:, None])
     return [[column[None]] for column in (*columns, difficult[:, None])]
 

@@ -1,4 +1,4 @@
-"""python -m ssd_train"""
+"""Run the command line: python -m ssd_train."""
 
 import sys
 

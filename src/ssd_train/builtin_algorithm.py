@@ -60,12 +60,12 @@ def is_hidden(name: str) -> bool:
     return name in HIDDEN_KEYS or name.startswith(CONTAINER_PREFIX)
 
 
-def with_defaults(given: Mapping[str, Any]) -> Dict[str, Any]:
+def with_defaults(values: Mapping[str, Any]) -> Dict[str, Any]:
     """Merge the settings `given` into the algorithm's defaults; empty texts count as not given.
 
     Without lr_scheduler_step the algorithm's learning rate is constant.
     """
-    explicit = {name: value for name, value in given.items() if str(value).strip() != ""}
+    explicit = {name: value for name, value in values.items() if str(value).strip() != ""}
     schedule = "step" if "lr_scheduler_step" in explicit else "constant"
     return {**DEFAULTS, "lr_schedule": schedule, **explicit}
 

@@ -29,10 +29,10 @@ RECIPES: Dict[str, Dict[str, Any]] = {
 }
 
 
-def with_recipe(given: Mapping[str, Any]) -> Dict[str, Any]:
+def with_recipe(values: Mapping[str, Any]) -> Dict[str, Any]:
     """Merge the settings `given` into those of their recipe, if it exists; empty texts count as not given."""
-    recipe = RECIPES.get(str(given.get("recipe", "")).strip(), {})
-    explicit = {name: value for name, value in given.items() if name not in recipe or str(value).strip() != ""}
+    recipe = RECIPES.get(str(values.get("recipe", "")).strip(), {})
+    explicit = {name: value for name, value in values.items() if name not in recipe or str(value).strip() != ""}
     return {**recipe, **explicit}
 
 
@@ -277,10 +277,10 @@ class TrainConfig:
             ConfigError: unknown names or invalid values; lists all of them.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        given = current_names(values)
-        unknown = sorted(name for name in given if name not in known and not builtin_algorithm.is_hidden(name))
+        settings = current_names(values)
+        unknown = sorted(name for name in settings if name not in known and not builtin_algorithm.is_hidden(name))
         faults = [f"{name}: unknown setting{did_you_mean(name, known, flags)}" for name in unknown]
-        kept = {name: value for name, value in given.items() if name in known}
+        kept = {name: value for name, value in settings.items() if name in known}
         if str(kept.get("preset_defaults", "")).strip() == "builtin":
             kept = builtin_algorithm.with_defaults(kept)
         kept = with_recipe(kept)

@@ -150,7 +150,7 @@ def map_files(
 
     def together(some: Sequence[Item]) -> List[Result]:
         """Process a batch under one limit, and the rest of it item by item if it is late."""
-        found: List[Result] = []
+        results: List[Result] = []
         given_up = threading.Event()
 
         def one_after_the_other() -> None:
@@ -158,14 +158,14 @@ def map_files(
             for item in some:
                 if given_up.is_set():
                     return
-                found.append(glance(item))
+                results.append(glance(item))
 
         try:
             call_with_timeout(one_after_the_other, seconds, "")
-            return found
+            return results
         except _Late:
             given_up.set()
-            first = list(found)
+            first = list(results)
             return first + [glance(item) for item in some[len(first) :]]
 
     groups = [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]

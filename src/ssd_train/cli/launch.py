@@ -17,7 +17,7 @@ from ssd_train.data.formats.json_lines import dump_json, parse_object
 from ssd_train.data.image_io import decode, encode_jpeg
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
-from ssd_train.evaluation.predictions import checked_answers
+from ssd_train.evaluation.predictions import check_prediction_lines
 from ssd_train.launch.aws_client import AwsClient
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
@@ -33,7 +33,7 @@ from ssd_train.launch.job import (
 )
 from ssd_train.launch.job_logs import describe_job, follow
 from ssd_train.launch.requests import (
-    PLACES,
+    MACHINE_FLAGS,
     Service,
     check_folder,
     endpoint_config_request,
@@ -286,7 +286,7 @@ def run_invoke(arguments: Sequence[str]) -> int:
     atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.info(f"written: {flags.predictions}")
     lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
-    for answer in checked_answers(zip(lines_at, map(parse_object, lines))):
+    for answer in check_prediction_lines(zip(lines_at, map(parse_object, lines))):
         image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
         detections = Detections.from_rows(answer.rows, image.shape[1::-1])
         shown = detections.above(flags.threshold)
@@ -324,7 +324,7 @@ MODES = {
     "invoke": (run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
     "describe": (run_describe, "show the status of a training job; with --wait, follow its log"),
 }
-SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *PLACES}
+SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *MACHINE_FLAGS}
 INPUTS = {
     "train": "training images: an S3 prefix, a RecordIO file, or with --pipe a manifest",
     "labels": "labels of the training images",
@@ -342,7 +342,7 @@ def run(arguments: Sequence[str]) -> int:
             return run_mode(arguments)
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
-    train_settings = {name: value for name, value in settings.items() if name not in PLACES}
+    train_settings = {name: value for name, value in settings.items() if name not in MACHINE_FLAGS}
     # invalid settings are reported before AWS is called
     config = TrainConfig.from_mapping(train_settings, flags=parser.names | set(MODES))
     require_weights(config, _channels(flags), flags.network_isolation, flags.image)

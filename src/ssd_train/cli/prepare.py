@@ -17,7 +17,7 @@ from ssd_train.data.image_io import encode
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabeledDataset, load_labels, read_labels
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_pictures
+from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images
 from ssd_train.prepare.convert import WRITERS, convert, copy_images, with_sizes
 from ssd_train.prepare.filter import EMPTY_IMAGE_ACTIONS, ConfidenceFilter, LineFilter, keep, read_ids
 from ssd_train.prepare.frames import FRAME_FORMATS, Choice, extract_frames
@@ -133,7 +133,7 @@ def run_augment(arguments: Sequence[str]) -> int:
         if flags.images:
             folders, options = (flags.images, f"{flags.output}/images"), writing(flags.quality, flags.overwrite)
             report(augment_images(labels, folders, flags.operations, options, progress), folders[1], progress)
-        size_of = sizes_of_pictures(flags.images) if flags.images else None
+        size_of = sizes_of_images(flags.images) if flags.images else None
         progress.info(f"{augment_labels(labels, output, flags.operations, size_of)} lines written: {output}")
     return 0
 

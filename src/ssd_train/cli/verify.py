@@ -29,7 +29,7 @@ from ssd_train.data.structures import Detections
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 from ssd_train.data.transforms import EvalTransform, preprocess
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.evaluate import pictures_of
+from ssd_train.deploy.evaluate import image_refs
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.gluon_backend import GluonEngine
 from ssd_train.deploy.onnx_backends import OnnxEngine
@@ -227,7 +227,7 @@ class Checks:
         cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
         data = load_labels(*self.datasets["validation"])
-        served = [answer.detections for answer in detector.predict_iter(pictures_of(data.labels, data.images))]
+        served = [answer.detections for answer in detector.predict_iter(image_refs(data.labels, data.images))]
         return [
             *_agreement_figures(compare(_rows(cpu_detections), _rows(detections))),
             Figure("SmoothL1 / on the CPU - 1", abs(loss / cpu_loss - 1), most=MOST_LOSS_APART),
@@ -390,7 +390,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_checks(checks: "Checks", progress: Progress) -> List[Dict[str, Any]]:
     """Run all checks and return their entries in the JSON file; a check that raises an exception fails."""
-
     entries = []
     for name, method in CHECKS:
         start = time.perf_counter()

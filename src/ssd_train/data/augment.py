@@ -146,8 +146,8 @@ def visible_mask(boxes: np.ndarray, view: View) -> np.ndarray:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         return ((centre > rect[:2]) & (centre < rect[2:])).all(axis=1)
     seen = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
-    share = np.prod(np.maximum(seen, 0), axis=1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return share >= view.min_visibility
+    fraction = np.prod(np.maximum(seen, 0), axis=1) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return fraction >= view.min_visibility
 
 
 # SSD's samplers: minimum IoU of a crop with every object; the last accepts any crop

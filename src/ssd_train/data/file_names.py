@@ -79,32 +79,32 @@ def folded(text: str) -> str:
 
 
 def readings(name: str) -> List[List[str]]:
-    """Return the paths, as parts, that an image name in labels can stand for.
+    r"""Return the paths, as parts, that an image name in labels can stand for.
 
     The literal path comes first; the last one is used in output for other programs.
 
     - ``s3://bucket/a/b.jpg`` and other URLs: the path without host and query
     - ``?d=a/b.jpg``, written by Label Studio: the path in the query
     - ``d%C3%A9j%C3%A0.jpg``: as it is, and percent-decoded (except in bucket keys)
-    - ``/a/b.jpg``, ``C:\\a\\b.jpg``, ``a\\b.jpg``: the path without its root, split at either separator
+    - ``/a/b.jpg``, ``C:\a\b.jpg``, ``a\b.jpg``: the path without its root, split at either separator
 
     Raises:
         DataError: The name contains NUL, leaves its folder by '..', or has no file name; without a place.
     """
     if "\0" in name:
         raise DataError(f"image {name!r} holds a NUL, expected s3://bucket/key or a path", "bad-image-name")
-    found = []
+    split_paths = []
     for path in _paths(name):
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if "\\" in name and parts[:1] == [".."]:  # Label Studio on Windows: ..\\..\\media\\upload\\1\\a.jpg
             parts = parts[next((i for i, part in enumerate(parts) if part != ".."), len(parts)) :]
         if ".." in parts:
             raise DataError(f"image {name!r} leaves its folder by '..', expected a path inside it", "bad-image-name")
-        if parts and not path.endswith("/") and parts not in found:
-            found.append(parts)
-    if not found:
+        if parts and not path.endswith("/") and parts not in split_paths:
+            split_paths.append(parts)
+    if not split_paths:
         raise DataError(f"image {name!r} has no file name, expected s3://bucket/key or a path", "bad-image-name")
-    return found
+    return split_paths
 
 
 def is_plain(name: str) -> bool:

@@ -29,7 +29,7 @@ _NOT_READ: _Signatures = (
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%PDF", "a PDF"),
 )
-_NO_PICTURES: _Signatures = (
+_NOT_IMAGES: _Signatures = (
     (0, b"PK\3\4", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip file"),
     (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
@@ -40,7 +40,7 @@ def sniff_format(data: bytes) -> str:
     """Return JPEG, PNG, BMP, TIFF or WEBP, or a description of other content."""
     if not data:
         return "an empty file (0 bytes)"
-    for offset, signature, name in _READ + _NOT_READ + _NO_PICTURES:
+    for offset, signature, name in _READ + _NOT_READ + _NOT_IMAGES:
         if data.startswith(signature, offset):
             return name
     head = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -53,13 +53,13 @@ def sniff_format(data: bytes) -> str:
     return f"unknown bytes beginning {bytes(data[:8]).hex()}"
 
 
-def is_of_other_format(found: str) -> bool:
-    """Return whether `found` is an unsupported image, video or document format.
+def is_of_other_format(format: str) -> bool:
+    """Return whether `format` is an unsupported image, video or document format.
 
     Args:
-        found: Result of `looks_like`.
+        format: Result of `sniff_format`.
     """
-    return found in {name for _, _, name in _NOT_READ}
+    return format in {name for _, _, name in _NOT_READ}
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -88,17 +88,17 @@ def first_scan(data: bytes) -> int:
 
     Skips the segments before it, since an EXIF thumbnail has scans and end markers of its own.
     """
-    place = 2
-    while place >= 0 and place + 4 <= len(data):
-        marker = data[place + 1]
-        if data[place] != 0xFF or marker in (0x00, 0xFF):  # stray or fill bytes
-            place = data.find(b"\xff", place + 1)
+    position = 2
+    while position >= 0 and position + 4 <= len(data):
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker in (0x00, 0xFF):  # stray or fill bytes
+            position = data.find(b"\xff", position + 1)
         elif marker == 0xDA:
-            return place
+            return position
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            place += 2
+            position += 2
         else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return -1
 
 
@@ -114,9 +114,9 @@ def png_is_complete(data: bytes) -> bool:
 
     OpenCV 4.11 allocates any length that a chunk claims: a file of 1 kB took it 9 s and 3 GB.
     """
-    place = 8
-    while place + 12 <= len(data):
-        if data[place + 4 : place + 8] == b"IEND":
+    position = 8
+    while position + 12 <= len(data):
+        if data[position + 4 : position + 8] == b"IEND":
             return True
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
     return False

@@ -112,11 +112,11 @@ class FolderImages:
         paths = _readings(record)
         if is_plain(record.name) and self._by_path(paths[:1]):
             return record.name
-        found = self._by_path(paths) or next(((f[0], False) for f in map(self.index.find, paths) if len(f) == 1), None)
-        if found is None:
+        match = self._by_path(paths) or next(((f[0], False) for f in map(self.index.find, paths) if len(f) == 1), None)
+        if match is None:
             return portable_name(record)
-        same = is_plain(record.name) and os.path.basename(found[0]) == paths[0][-1]
-        return record.name if same else os.path.relpath(found[0], self.root).replace(os.sep, "/")
+        same = is_plain(record.name) and os.path.basename(match[0]) == paths[0][-1]
+        return record.name if same else os.path.relpath(match[0], self.root).replace(os.sep, "/")
 
     def contains(self, record: LabeledImage) -> bool:
         """Return whether the folder contains the image, or several candidates."""
@@ -134,21 +134,21 @@ class FolderImages:
 
     def _by_name(self, record: LabeledImage, paths: Sequence[List[str]]) -> Tuple[str, bool]:
         basename = paths[0][-1]
-        found = next(filter(None, map(self.index.find, paths)), [])
-        if not found:
+        files = next(filter(None, map(self.index.find, paths)), [])
+        if not files:
             elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
             raise DataError(
                 f"{_place(record)}: image {record.name!r} not found, "
                 f"expected {basename!r} below {self.root}{elsewhere}",
                 "missing-image",
             )
-        if len(found) > 1:
+        if len(files) > 1:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} may be {found[0]} or {found[1]} ({len(found)} files of that "
+                f"{_place(record)}: image {record.name!r} may be {files[0]} or {files[1]} ({len(files)} files of that "
                 "name), expected one, or the path of the labels below the folder",
                 "ambiguous-image",
             )
-        return found[0], os.path.islink(found[0])
+        return files[0], os.path.islink(files[0])
 
     @property
     def index(self) -> "FileIndex":
@@ -188,19 +188,19 @@ class FileIndex:
             parts: The name as parts of a path.
         """
         name = parts[-1]
-        found = self._exact.get(name) or self._folded.get(folded(name))
-        if not found and not is_image_name(name):
-            found = self._stems.get(folded(name))
-        return self._nearest(found, parts[:-1]) if found else []
+        files = self._exact.get(name) or self._folded.get(folded(name))
+        if not files and not is_image_name(name):
+            files = self._stems.get(folded(name))
+        return self._nearest(files, parts[:-1]) if files else []
 
     def pictures(self, stem: str) -> List[str]:
         """Return the paths of images whose names without extension are `stem`.
 
         Exact matches precede those that differ in case or Unicode form, and these precede files without an extension.
         """
-        found = self._stems.get(folded(stem), [])
-        exact = [path for path in found if os.path.splitext(os.path.basename(path))[0] == stem]
-        return exact or found or self._exact.get(stem, [])
+        files = self._stems.get(folded(stem), [])
+        exact = [path for path in files if os.path.splitext(os.path.basename(path))[0] == stem]
+        return exact or files or self._exact.get(stem, [])
 
     def _nearest(self, paths: List[str], folders: Sequence[str]) -> List[str]:
         if len(paths) < 2:
@@ -252,10 +252,10 @@ class FetchedImages:
         Raises:
             DataError: The image is not available.
         """
-        found = self._fetched.get(record.name)
-        if isinstance(found, DataError):
-            raise DataError(f"{_place(record)}: image {found}", "missing-image")
-        return self._folder.locate(record) if found is None else str(found)
+        fetched = self._fetched.get(record.name)
+        if isinstance(fetched, DataError):
+            raise DataError(f"{_place(record)}: image {fetched}", "missing-image")
+        return self._folder.locate(record) if fetched is None else str(fetched)
 
 
 class MemoryImages:

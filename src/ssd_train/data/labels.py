@@ -43,7 +43,7 @@ _COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
 _COCO_KEYS = (b'"images"', b'"annotations"')
 _CLASS, _NUMBER = rb"\d+(?:\.0*)?(?:e[-+]?\d+)?", rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _YOLO_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*%b((?:[ \t]+%b){4,})[ \t]*(?:\r?\n|$)" % (_CLASS, _NUMBER), re.I)
-_SHARES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the image included
+_COORDINATES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the image included
 # folder of images -> sister folder with the labels
 SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
 _FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
@@ -55,23 +55,23 @@ class DetectedLabels(NamedTuple):
 
     Attributes:
         format: Key of EXPECTED.
-        place: File or folder for the format's reader.
+        path: File or folder for the format's reader.
     """
 
     format: str
-    place: Path
+    path: Path
 
 
 class AmbiguousFormat(DataError):
     """A folder has labels of several formats.
 
     Attributes:
-        found: Labels of each format of which there is exactly one file or folder.
+        candidates: Labels of each format of which there is exactly one file or folder.
     """
 
-    def __init__(self, message: str, found: List[DetectedLabels]) -> None:
+    def __init__(self, message: str, candidates: List[DetectedLabels]) -> None:
         super().__init__(message)
-        self.found = found
+        self.candidates = candidates
 
 
 def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
@@ -86,17 +86,19 @@ def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
     Raises:
         DataError: No labels, or several candidates; the message says what was searched for and what was found.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _in_sister(place, wanted) or _choose(place, _in_folder(place, wanted), wanted)
-    if not place.exists():
+    source = Path(path)
+    if source.is_dir():
+        return _in_sister(source, wanted) or _choose(source, _in_folder(source, wanted), wanted)
+    if not source.exists():
         raise DataError(f"{path}: not found, expected labels: {_expected(wanted)}")
     if wanted:
-        return DetectedLabels(wanted, place)
-    found = _of_file(place)
-    if not found:
-        raise DataError(f"{path}: found {_shown_head(place)}, expected {_expected()}; --labels_format says which it is")
-    return DetectedLabels(found, place)
+        return DetectedLabels(wanted, source)
+    format = _of_file(source)
+    if not format:
+        raise DataError(
+            f"{path}: found {_shown_head(source)}, expected {_expected()}; --labels_format says which it is"
+        )
+    return DetectedLabels(format, source)
 
 
 def _in_sister(folder: Path, wanted: str) -> Optional[DetectedLabels]:
@@ -120,22 +122,22 @@ def sister_folder(folder: Path, name: str, other: str) -> Optional[Path]:
 
 
 def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> DetectedLabels:
-    found = {name: places for name, places in candidates.items() if places and wanted in ("", name)}
-    if not found:
+    by_format = {name: paths for name, paths in candidates.items() if paths and wanted in ("", name)}
+    if not by_format:
         raise DataError(f"{folder}: found {_contents(folder)}, expected labels: {_expected(wanted)}")
-    listed = [str(place.relative_to(folder)) for places in found.values() for place in places[:2] if place != folder]
-    if len(found) > 1:
+    listed = [str(path.relative_to(folder)) for paths in by_format.values() for path in paths[:2] if path != folder]
+    if len(by_format) > 1:
         raise AmbiguousFormat(
-            f"{folder}: found labels of the formats {', '.join(sorted(found))} ({', '.join(listed)}), expected one "
+            f"{folder}: found labels of the formats {', '.join(sorted(by_format))} ({', '.join(listed)}), expected one "
             "format: name the file or folder, or give --labels_format",
-            [DetectedLabels(name, places[0]) for name, places in found.items() if len(places) == 1],
+            [DetectedLabels(name, paths[0]) for name, paths in by_format.items() if len(paths) == 1],
         )
-    ((name, places),) = found.items()
-    if len(places) > 1:
+    ((name, paths),) = by_format.items()
+    if len(paths) > 1:
         raise DataError(
-            f"{folder}: found {len(places)} times {EXPECTED[name]} ({', '.join(listed)}), expected one: name it"
+            f"{folder}: found {len(paths)} times {EXPECTED[name]} ({', '.join(listed)}), expected one: name it"
         )
-    return DetectedLabels(name, places[0])
+    return DetectedLabels(name, paths[0])
 
 
 def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
@@ -147,7 +149,7 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
     if wanted in _FOLDER_FORMATS:
         return {wanted: [folder]}
     jsons = _jsons(files.get(".json", []))
-    found = {
+    by_format = {
         "ground_truth": _manifests(folder, files) or jsons.get("ground_truth", []),
         "recordio": files.get(".rec", []),
         "coco": jsons.get("coco", []),
@@ -155,12 +157,12 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
         "voc": [folder] if any(b"<annotation" in _head(file) for file in files.get(".xml", [])) else [],
         "yolo": [folder] if any(_is_yolo(_head(file)) for file in files.get(".txt", [])) else [],
     }
-    if not any(found.values()) and _beside_images(files):
-        found["yolo"] = [folder]  # the reader reports what is wrong with each
-    if wanted and not found[wanted]:  # take the only file it could be: the reader reports what is wrong with it
+    if not any(by_format.values()) and _beside_images(files):
+        by_format["yolo"] = [folder]  # the reader reports what is wrong with each
+    if wanted and not by_format[wanted]:  # take the only file it could be: the reader reports what is wrong with it
         named = [file for ending in _FILE_ENDINGS[wanted] for file in files.get(ending, [])]
-        found[wanted] = named if len(named) == 1 else []
-    return found
+        by_format[wanted] = named if len(named) == 1 else []
+    return by_format
 
 
 def _beside_images(files: Dict[str, List[Path]]) -> bool:
@@ -171,18 +173,20 @@ def _beside_images(files: Dict[str, List[Path]]) -> bool:
 
 def _jsons(files: Sequence[Path]) -> Dict[Optional[str], List[Path]]:
     """Group .json files by the format of their labels; None if unknown."""
-    found: Dict[Optional[str], List[Path]] = {}
+    by_format: Dict[Optional[str], List[Path]] = {}
     for file in files:
-        found.setdefault(_of_json(file), []).append(file)
-        if len(found.get("image_json", [])) >= _ENOUGH:
+        by_format.setdefault(_of_json(file), []).append(file)
+        if len(by_format.get("image_json", [])) >= _ENOUGH:
             break
-    return found
+    return by_format
 
 
 def _is_yolo(head: bytes) -> bool:
     """Return whether a text starts with a YOLO line: class id and coordinates."""
     line = _YOLO_LINE.match(head)
-    return line is not None and all(_SHARES[0] <= float(value) <= _SHARES[1] for value in line.group(1).split())
+    return line is not None and all(
+        _COORDINATES[0] <= float(value) <= _COORDINATES[1] for value in line.group(1).split()
+    )
 
 
 def _manifests(folder: Path, files: Dict[str, List[Path]]) -> List[Path]:
@@ -202,10 +206,10 @@ def _of_file(file: Path) -> str:
         return "recordio"
     if ending in _MANIFEST_ENDINGS:
         return "ground_truth"
-    found = _of_json(file)
-    if found is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
+    format = _of_json(file)
+    if format is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
         return "coco"  # a key is missing or the file is truncated: the reader reports it
-    return found if found in ("coco", "ground_truth") else ""
+    return format if format in ("coco", "ground_truth") else ""
 
 
 def _of_json(file: Path) -> Optional[str]:
@@ -234,10 +238,10 @@ def _holds(file: Path, head: bytes, key: bytes) -> bool:
 
 
 def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
-    found: Dict[str, List[Path]] = {}
+    by_ending: Dict[str, List[Path]] = {}
     for file in files_below(folder):
-        found.setdefault(file.suffix.lower(), []).append(file)
-    return found
+        by_ending.setdefault(file.suffix.lower(), []).append(file)
+    return by_ending
 
 
 def _head(file: Path) -> bytes:
@@ -315,16 +319,16 @@ def load_labels(
         DataError: There are no labels, several candidates, or the labels cannot be used.
         ConfigError: An option does not fit the labels.
     """
-    given = labels if labels is not None else images
-    if given is None:
+    source_path = labels if labels is not None else images
+    if source_path is None:
         raise ConfigError("found neither images nor labels, expected at least one of them")
     try:
-        format, place = detect_format(given, options.format)
+        format, label_path = detect_format(source_path, options.format)
     except AmbiguousFormat as fault:
-        format, place = _of_one_content(fault, images, labels, options)
-    near = place if place.is_dir() else place.parent
+        format, label_path = _of_one_content(fault, images, labels, options)
+    near = label_path if label_path.is_dir() else label_path.parent
     folder = _image_folder(images, labels, near)
-    read, source = READERS[format](place, folder, options)
+    read, source = READERS[format](label_path, folder, options)
     if not len(read.class_names):
         raise DataError(
             f"{read.source}: found no labelled object in {len(read)} images, expected at least one box", "no-objects"
@@ -352,20 +356,20 @@ def _of_one_content(
     """
     contents = []
     options = dataclasses.replace(options, on_bad="error")  # a skipped label may be usable in the other format
-    for format, place in fault.found:
-        near = place if place.is_dir() else place.parent
+    for format, label_path in fault.candidates:
+        near = label_path if label_path.is_dir() else label_path.parent
         try:
-            read, _ = READERS[format](place, _image_folder(images, labels, near), options)
+            read, _ = READERS[format](label_path, _image_folder(images, labels, near), options)
         except (DataError, ConfigError):
             raise fault from None
         contents.append({record.basename: _rows(record, read.class_names) for record in read.records})
     first, *others = contents
-    same = len(fault.found) > 1 and all(
+    same = len(fault.candidates) > 1 and all(
         first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first) for other in others
     )
     if not same:
         raise fault
-    return fault.found[0]
+    return fault.candidates[0]
 
 
 def _rows(record: LabeledImage, class_names: ClassNames) -> List[Tuple[str, Tuple[float, ...]]]:
@@ -392,8 +396,8 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
     if images is None or (os.path.isfile(images) and (labels is None or os.path.samefile(images, labels))):
         return near
     if not os.path.isdir(images):
-        found = "a file" if os.path.exists(images) else "nothing"
-        raise DataError(f"{images}: found {found}, expected a folder of images")
+        kind = "a file" if os.path.exists(images) else "nothing"
+        raise DataError(f"{images}: found {kind}, expected a folder of images")
     return Path(images)
 
 
@@ -447,30 +451,28 @@ Read = Tuple[Labels, Optional[ImageSource]]
 Reader = Callable[[Path, Path, LabelOptions], Read]
 
 
-def _ground_truth(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(
-        read_ground_truth(place, options.attribute or None, options.on_bad, options.verified), options
-    ), None
+def _ground_truth(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return _ordered(read_ground_truth(path, options.attribute or None, options.on_bad, options.verified), options), None
 
 
-def _coco(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(read_coco(place, options.on_bad), options), None
+def _coco(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return _ordered(read_coco(path, options.on_bad), options), None
 
 
-def _recordio(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_recordio(place, options.class_names, options.on_bad)
+def _recordio(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_recordio(path, options.class_names, options.on_bad)
 
 
-def _image_json(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_image_json(place, options.class_names, options.on_bad), None
+def _image_json(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_image_json(path, options.class_names, options.on_bad), None
 
 
-def _voc(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_voc(place, options.class_names, options.on_bad, folder), None
+def _voc(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_voc(path, options.class_names, options.on_bad, folder), None
 
 
-def _yolo(place: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_yolo(folder, options.class_names, options.on_bad, place), None
+def _yolo(path: Path, folder: Path, options: LabelOptions) -> Read:
+    return read_yolo(folder, options.class_names, options.on_bad, path), None
 
 
 def _ordered(labels: Labels, options: LabelOptions) -> Labels:

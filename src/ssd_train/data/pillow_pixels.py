@@ -53,10 +53,10 @@ def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise many kinds of exception on damage
-        found = f"{format} that cannot be decoded (damaged or cut off)"
+        kind = f"{format} that cannot be decoded (damaged or cut off)"
         if format == "TIFF":
-            found = f"damaged TIFF ({' '.join(str(error).split())})"
-        raise DataError(f"{where}: found a {found}, expected a whole image") from error
+            kind = f"damaged TIFF ({' '.join(str(error).split())})"
+        raise DataError(f"{where}: found a {kind}, expected a whole image") from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -97,14 +97,14 @@ def resize_linear(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:
     Pillow's own BILINEAR averages over more pixels when downscaling.
     """
     (width, height), (w, h) = size_wh, (image.shape[1], image.shape[0])
-    x, x_next, x_share = _neighbours(w, width)
-    y, y_next, y_share = _neighbours(h, height)
+    x, x_next, x_weight = _neighbours(w, width)
+    y, y_next, y_weight = _neighbours(h, height)
     result = np.empty((height, width, image.shape[2]), np.uint8)
     for start in range(0, height, _ROWS):
         part = slice(start, start + _ROWS)
-        share = y_share[part, None, None]
-        rows = image[y[part]] * (1 - share) + image[y_next[part]] * share  # (rows, w, 3)
-        columns = rows[:, x] * (1 - x_share[:, None]) + rows[:, x_next] * x_share[:, None]
+        weight = y_weight[part, None, None]
+        rows = image[y[part]] * (1 - weight) + image[y_next[part]] * weight  # (rows, w, 3)
+        columns = rows[:, x] * (1 - x_weight[:, None]) + rows[:, x_next] * x_weight[:, None]
         result[part] = columns + np.float32(0.5)
     return result
 
@@ -116,9 +116,9 @@ def _neighbours(length: int, wanted: int) -> Tuple[np.ndarray, np.ndarray, np.nd
         length: Number of pixels before resizing.
         wanted: Number of pixels after resizing.
     """
-    place = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
-    first = place.astype(np.intp)
-    return first, np.minimum(first + 1, length - 1), (place - first).astype(np.float32)
+    position = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
+    first = position.astype(np.intp)
+    return first, np.minimum(first + 1, length - 1), (position - first).astype(np.float32)
 
 
 def resize_area(image: np.ndarray, size_wh: SizeWH) -> np.ndarray:

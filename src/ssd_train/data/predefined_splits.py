@@ -25,19 +25,19 @@ def set_name(name: str) -> str:
     return _OTHER_NAMES.get(name.lower(), name)
 
 
-def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, FrozenSet[str]], str]:
+def voc_sets(roots: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, FrozenSet[str]], str]:
     """Read the splits in VOC's ImageSets/Main.
 
     A list for one class (cat_train.txt: names with 1, 0 or -1) is not a split.
 
     Args:
-        places: Folders of labels and images.
+        roots: Folders of labels and images.
         files: Name of each record -> its XML file.
 
     Returns:
         Split -> names of its records, and the folders of the lists for messages; "" if there are no splits.
     """
-    folders = sorted({folder for place in places for folder in _main_folders(place)})
+    folders = sorted({folder for base in roots for folder in _main_folders(base)})
     sets: Dict[str, Set[str]] = {}
     for folder in folders:
         root = folder.parents[1]
@@ -45,31 +45,31 @@ def voc_sets(places: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, F
         for name, file in files.items():
             path = Path(file).absolute()
             if root in path.parents:
-                for place in (path.relative_to(root), Path(name)):  # lists name annotations or images
-                    parts = tuple(folded(part) for part in place.with_suffix("").parts)
+                for listed in (path.relative_to(root), Path(name)):  # lists name annotations or images
+                    parts = tuple(folded(part) for part in listed.with_suffix("").parts)
                     by_stem.setdefault(parts[-1], []).append((parts, name))
         for lists in sorted(folder.glob("*.txt")):
             entries = [] if is_hidden(lists.name) else _entries(lists)
             members = sets.setdefault(set_name(lists.stem), set()) if entries else set()
             for entry in entries:
                 members.update(_meant(entry, by_stem.get(entry[-1], [])))
-    found = {name: frozenset(members) for name, members in sets.items() if members}
-    return found, ", ".join(map(str, folders)) if found else ""
+    members_of = {name: frozenset(members) for name, members in sets.items() if members}
+    return members_of, ", ".join(map(str, folders)) if members_of else ""
 
 
 def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], str]]) -> List[str]:
     """Return the names whose paths share the longest tail with a list entry."""
     for first in range(len(entry)):
         wanted = entry[first:]
-        found = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
-        if found:
-            return found
+        fitting = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
+        if fitting:
+            return fitting
     return []
 
 
-def _main_folders(place: Path) -> List[Path]:
+def _main_folders(folder: Path) -> List[Path]:
     """Return ImageSets/Main in a folder, in its parent, or in one of its subfolders."""
-    absolute = place.absolute()
+    absolute = folder.absolute()
     above = [folder / _MAIN for folder in (absolute, absolute.parent) if (folder / _MAIN).is_dir()]
     return above or [path for path in absolute.glob(f"*/{_MAIN}") if path.is_dir()]
 

@@ -60,8 +60,8 @@ def split_by_hash(
     below = sum(_unit_hash(key) < fraction for key in components)
     count = min(max(below, 1), len(components) - 1)
     held_out = {index for _, members in ordered[:count] for index in members}
-    sides = [index in held_out for index in range(len(labels))]
-    return labels.subset([not side for side in sides]), labels.subset(sides)
+    is_held_out = [index in held_out for index in range(len(labels))]
+    return labels.subset([not held for held in is_held_out]), labels.subset(is_held_out)
 
 
 def image_hash(source: ImageSource) -> ContentHash:

@@ -43,16 +43,16 @@ class ClassNames:
             names: Class id -> name; missing ids get placeholder names.
             count: Minimum number of classes.
         """
-        found = dict(names)
-        taken = set(found.values())
-        for class_id in range(max(max(found, default=-1) + 1, count)):
-            if class_id not in found:
+        names_by_id = dict(names)
+        taken = set(names_by_id.values())
+        for class_id in range(max(max(names_by_id, default=-1) + 1, count)):
+            if class_id not in names_by_id:
                 name = f"class_{class_id}"
                 while name in taken:
                     name += "_"
-                found[class_id] = name
+                names_by_id[class_id] = name
                 taken.add(name)
-        return cls(tuple(found[class_id] for class_id in range(len(found))))
+        return cls(tuple(names_by_id[class_id] for class_id in range(len(names_by_id))))
 
     @property
     def unnamed(self) -> Tuple[int, ...]:
@@ -65,13 +65,13 @@ class ClassNames:
         Classes are matched by name. With `by_id`, classes that have a placeholder name on either side are also matched
         by id, unless a name has different ids in the two: then the ids do not mean the same classes.
         """
-        place = {name: class_id for class_id, name in enumerate(others)}
-        found = np.array([place.get(name, -1) for name in self.names], dtype=np.int64)
+        position_of = {name: class_id for class_id, name in enumerate(others)}
+        ids = np.array([position_of.get(name, -1) for name in self.names], dtype=np.int64)
         own = np.arange(len(self))
-        if by_id and ((found < 0) | (found == own)).all():
+        if by_id and ((ids < 0) | (ids == own)).all():
             unnamed = np.isin(own, [*self.unnamed, *others.unnamed])
-            found = np.where((found < 0) & unnamed & (own < len(others)), own, found)
-        return found
+            ids = np.where((ids < 0) & unnamed & (own < len(others)), own, ids)
+        return ids
 
     def __len__(self) -> int:
         return len(self.names)
@@ -156,25 +156,25 @@ class LabeledImage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
         object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
-        place = self.where or self.name
+        where = self.where or self.name
         if len(self.boxes) != len(self.class_ids):
             raise DataError(
-                f"{place}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many"
+                f"{where}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many"
             )
         if len(self.class_ids) and self.class_ids.min() < 0:
-            raise DataError(f"{place}: found class id {self.class_ids.min()}, expected 0 or more")
-        self._check(self.boxes, place)
+            raise DataError(f"{where}: found class id {self.class_ids.min()}, expected 0 or more")
+        self._check(self.boxes, where)
         if self.ignored is not NOTHING_IGNORED:
-            self._check(self.ignored.boxes, place)
+            self._check(self.ignored.boxes, where)
 
-    def _check(self, boxes: np.ndarray, place: str) -> None:
+    def _check(self, boxes: np.ndarray, where: str) -> None:
         bad = find_invalid_box(boxes, self.size_wh)
         if bad:
             index, fault = bad
             size = "" if self.size_wh is None else f" of {self.size_wh[0]}x{self.size_wh[1]}"
             box = [round(float(v), 2) for v in boxes[index]]
             raise DataError(
-                f"{place}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image"
+                f"{where}: box {index} {fault}{size}: {box}, expected 0 <= x1 < x2 and 0 <= y1 < y2 inside the image"
             )
 
     @property
@@ -345,9 +345,9 @@ class Labels:
         lookup = self.class_names.ids_in(class_names, by_id)
         for class_id, (name, count) in enumerate(zip(self.class_names, self.boxes_per_class())):
             if count and lookup[class_id] < 0:
-                found = f"class id {class_id}" if class_id in self.class_names.unnamed else f"class {name!r}"
+                label = f"class id {class_id}" if class_id in self.class_names.unnamed else f"class {name!r}"
                 raise DataError(
-                    f"{self.source}: found {found} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
+                    f"{self.source}: found {label} ({count} boxes), expected only {', '.join(map(repr, class_names))}"
                 )
         records = [
             replace(r, class_ids=lookup[r.class_ids], ignored=_with_ids(r.ignored, lookup)) for r in self.records

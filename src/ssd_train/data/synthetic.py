@@ -181,9 +181,9 @@ def _print(random: np.random.RandomState, size_wh: SizeWH) -> np.ndarray:
     step, letters = random.randint(14, 30), "abcdefghiklmnoprstuvwy     AEHKMNST0123456789"
     for baseline in range(step, size_wh[1] + step, step):
         line = "".join(letters[i] for i in random.randint(0, len(letters), 60))
-        place = (random.randint(-20, 20), baseline)
+        origin = (random.randint(-20, 20), baseline)
         cv2 = opencv()
-        cv2.putText(texture, line, place, cv2.FONT_HERSHEY_SIMPLEX, step / 40, (1.0,), 1, cv2.LINE_AA)
+        cv2.putText(texture, line, origin, cv2.FONT_HERSHEY_SIMPLEX, step / 40, (1.0,), 1, cv2.LINE_AA)
     return texture
 
 
@@ -303,9 +303,9 @@ def _draw_logos(name: str, canvas: Canvas, random: np.random.RandomState, empty:
     boxes = [canvas.place(LOGO, LOGO_SIDES, ink) for _ in range(logos)]
     for mark in _distractors(random):
         canvas.place(mark, LOGO_SIDES, ink)
-    found = as_boxes([box for box in boxes if box is not None])
+    logo_boxes = as_boxes([box for box in boxes if box is not None])
     image = np.repeat(_photograph(canvas.pixels, random), 3, axis=2)
-    return DrawnSample(name, image, found, np.zeros(len(found), np.int64))
+    return DrawnSample(name, image, logo_boxes, np.zeros(len(logo_boxes), np.int64))
 
 
 def _distractors(random: np.random.RandomState) -> List[Mark]:

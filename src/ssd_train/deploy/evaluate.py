@@ -16,7 +16,7 @@ from ssd_train.data.structures import ClassNames, Detections, ImageSource, Label
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.errors import DataError
 from ssd_train.evaluation.metrics import MeanAveragePrecision, Scores
-from ssd_train.evaluation.predictions import ImagePredictions, read_any_answers
+from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
 
 
@@ -32,15 +32,15 @@ def score_images(
     """
     labels = align_classes(data.labels, detector.class_names)
     metric = MeanAveragePrecision(detector.class_names)
-    answers = detector.predict_iter(pictures_of(labels, data.images))
-    for record, answer in zip(labels.records, (progress or Progress()).track(answers, len(labels), "images")):
-        if answer.detections is None:
-            raise DataError(answer.error)
-        metric.update(answer.detections, record)
+    predictions = detector.predict_iter(image_refs(labels, data.images))
+    for record, prediction in zip(labels.records, (progress or Progress()).track(predictions, len(labels), "images")):
+        if prediction.detections is None:
+            raise DataError(prediction.error)
+        metric.update(prediction.detections, record)
     return metric.compute(overlap_threshold)
 
 
-def pictures_of(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
+def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
     """Yield the images of `labels`."""
     for record in labels.records:
         yield ImageRef(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
@@ -74,24 +74,26 @@ def score_predictions(
         labels = align_classes(labels, class_names)
     tables = _read_tables(path, labels)
     try:
-        answer_of = match_names([record.name for record in labels.records], list(tables))
+        prediction_of = match_names([record.name for record in labels.records], list(tables))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     metric = MeanAveragePrecision(labels.class_names)
     for record in labels.records:
         size_wh = record.size_wh or sizes(record)
-        table, pixels = tables[answer_of[record.name]] if record.name in answer_of else (np.zeros((0, 6)), False)
+        table, pixels = (
+            tables[prediction_of[record.name]] if record.name in prediction_of else (np.zeros((0, 6)), False)
+        )
         if pixels:
             table = table / np.array([1, 1, *size_wh, *size_wh])
         metric.update(Detections.from_rows(table, size_wh), record)
     return replace(
         metric.compute(overlap_threshold),
-        unanswered_images=sum(record.name not in answer_of for record in labels.records),
-        unlabelled_answers=len(tables) - len(answer_of),
+        unanswered_images=sum(record.name not in prediction_of for record in labels.records),
+        unlabelled_answers=len(tables) - len(prediction_of),
     )
 
 
-def match_names(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
+def match_names(names: Sequence[str], predictions: Sequence[str]) -> Dict[str, str]:
     """Match the image names of labels and predictions.
 
     In order of precedence, two names match if they are equal, if one is the end of the other's path (the longest such),
@@ -100,32 +102,34 @@ def match_names(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
 
     Args:
         names: image names of the labels.
-        answers: image names of the predictions, without repetitions.
+        predictions: image names of the predictions, without repetitions.
 
     Returns:
-        Name in `answers` by name in `names`; names without a match are missing.
+        Name in `predictions` by name in `names`; names without a match are missing.
 
     Raises:
         DataError: an image fits several predictions equally well, a prediction fits several images, or nothing matches.
     """
-    matched = {name: name for name in set(names) & set(answers)}
+    matched = {name: name for name in set(names) & set(predictions)}
     matched.update(
         _match_by_tail(
             [name for name in dict.fromkeys(names) if name not in matched],
-            [answer for answer in answers if answer not in matched],
+            [prediction for prediction in predictions if prediction not in matched],
         )
     )
-    alike = _grouped_by_basename(answers)
+    alike = _grouped_by_basename(predictions)
     for basename, group in _grouped_by_basename(names).items():
         if len(group) == len(alike[basename]) == 1:
             matched.setdefault(group[0], alike[basename][0])
-    _match_folded(names, answers, matched)
-    if names and answers and not matched:
-        raise DataError(f"found no answer to any label, e.g. {answers[0]!r}, expected names such as {names[0]!r}")
+    _match_folded(names, predictions, matched)
+    if names and predictions and not matched:
+        raise DataError(
+            f"found no prediction for any label, e.g. {predictions[0]!r}, expected names such as {names[0]!r}"
+        )
     return matched
 
 
-def _match_folded(names: Sequence[str], answers: Sequence[str], matched: Dict[str, str]) -> None:
+def _match_folded(names: Sequence[str], predictions: Sequence[str], matched: Dict[str, str]) -> None:
     """Add pairs of names with the same, unique last part after normalisation.
 
     Normalisation removes differences in case and Unicode form, URL and Windows path syntax, and a suffix that only one
@@ -133,9 +137,9 @@ def _match_folded(names: Sequence[str], answers: Sequence[str], matched: Dict[st
     """
     for key in (_folded_basename, _folded_stem):
         groups: Dict[str, Tuple[List[str], List[str]]] = defaultdict(lambda: ([], []))
-        for side, group in enumerate((names, answers)):
+        for position, group in enumerate((names, predictions)):
             for name in dict.fromkeys(group):
-                groups[key(name)][side].append(name)
+                groups[key(name)][position].append(name)
         taken = set(matched.values())
         for mine, theirs in groups.values():
             if len(mine) == len(theirs) == 1 and mine[0] not in matched and theirs[0] not in taken:
@@ -155,24 +159,26 @@ def _folded_stem(name: str) -> str:
     return base.rpartition(".")[0] if is_image_name(base) else base
 
 
-def _match_by_tail(names: Sequence[str], answers: Sequence[str]) -> Dict[str, str]:
+def _match_by_tail(names: Sequence[str], predictions: Sequence[str]) -> Dict[str, str]:
     """Match pairs of names where one path ends with the other."""
     ending_so: Dict[str, List[str]] = defaultdict(list)
-    for answer in answers:
-        for tail in _tails(answer):
-            ending_so[tail].append(answer)
-    offered = set(answers)
+    for prediction in predictions:
+        for tail in _tails(prediction):
+            ending_so[tail].append(prediction)
+    offered = set(predictions)
     owners: Dict[str, str] = {}
     matched = {}
     for name in names:
         fitting = ending_so.get(name) or [tail for tail in _tails(name) if tail in offered][:1]
         if len(fitting) > 1:
-            raise DataError(f"found answers {fitting[0]!r} and {fitting[1]!r}, both fit {name!r}, expected one")
-        for answer in fitting:
-            if answer in owners:
-                raise DataError(f"found answer {answer!r}, it fits {owners[answer]!r} and {name!r}, expected one")
-            owners[answer] = name
-            matched[name] = answer
+            raise DataError(f"found predictions {fitting[0]!r} and {fitting[1]!r}, both fit {name!r}, expected one")
+        for prediction in fitting:
+            if prediction in owners:
+                raise DataError(
+                    f"found prediction {prediction!r}, it fits {owners[prediction]!r} and {name!r}, expected one"
+                )
+            owners[prediction] = name
+            matched[name] = prediction
     return matched
 
 
@@ -198,26 +204,26 @@ def _read_tables(path: PathLike, labels: Labels) -> Dict[str, Tuple[np.ndarray, 
     """
     tables = {}
     class_names = labels.class_names
-    for answer in read_any_answers(path, labels):
-        rows = answer.rows
-        if answer.names or any(isinstance(row[0], str) for row in rows):
-            rows = [[_class_id(row[0], answer, class_names), *row[1:]] for row in rows]
+    for prediction in read_any_predictions(path, labels):
+        rows = prediction.rows
+        if prediction.names or any(isinstance(row[0], str) for row in rows):
+            rows = [[_class_id(row[0], prediction, class_names), *row[1:]] for row in rows]
         table = np.array(rows, dtype=np.float64).reshape(-1, 6)
         if len(table) and table[:, 0].max() >= len(class_names):
             raise DataError(
-                f"{answer.where}: found class id {int(table[:, 0].max())}, expected less than {len(class_names)} "
+                f"{prediction.where}: found class id {int(table[:, 0].max())}, expected less than {len(class_names)} "
                 f"({', '.join(class_names)})"
             )
-        tables[answer.image] = table, answer.pixels
+        tables[prediction.image] = table, prediction.pixels
     return tables
 
 
-def _class_id(value: "int | str", answer: ImagePredictions, class_names: ClassNames) -> int:
+def _class_id(value: "int | str", prediction: ImagePredictions, class_names: ClassNames) -> int:
     """Return the class id of a class name in a prediction, or of its own class id."""
-    name = value if isinstance(value, str) else answer.names.get(value)
+    name = value if isinstance(value, str) else prediction.names.get(value)
     if name is None:
         return int(value)
     try:
         return class_names.index(name)
     except DataError as fault:
-        raise fault.at(answer.where) from None
+        raise fault.at(prediction.where) from None

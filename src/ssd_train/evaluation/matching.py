@@ -56,7 +56,7 @@ def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
-def paired_share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def paired_coverage(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the fraction float64 (N,) of each box in `a` that lies in that of `b`.
 
     Both are (N, 4). This is pycocotools' overlap with a crowd.

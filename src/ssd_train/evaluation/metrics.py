@@ -21,7 +21,7 @@ from ssd_train.evaluation.matching import (
     iou_pairs,
     match_coco,
     match_voc_ignoring,
-    paired_share,
+    paired_coverage,
     rank_within_group,
 )
 from ssd_train.evaluation.results import BestF1, ClassScores, Curve, Scores
@@ -193,7 +193,7 @@ class MeanAveragePrecision:
         pairs = iou_pairs(detections.grouped(size), truth.grouped(size), least)
         regions, crowds = self._gather_ignored()
         difficult_pairs = iou_pairs(detections.grouped(size), regions.take(~crowds).grouped(size), least)
-        crowd_pairs = iou_pairs(detections.grouped(size), regions.take(crowds).grouped(size), least, paired_share)
+        crowd_pairs = iou_pairs(detections.grouped(size), regions.take(crowds).grouped(size), least, paired_coverage)
         voc_hits, unscored = match_voc_ignoring(pairs, difficult_pairs, crowd_pairs, iou_threshold)
         voc_ranks = _ranks(voc_hits, unscored, detections.class_limits(size))
 
@@ -273,9 +273,10 @@ class MeanAveragePrecision:
         curves = {}
         for class_id in np.flatnonzero(labelled):
             part = slice(limits[class_id], limits[class_id + 1])
-            found = np.cumsum(is_hit[part])
-            precision = found / np.arange(1, len(found) + 1)
-            curves[self.class_names[class_id]] = Curve(found / labelled[class_id], precision, detections.scores[part])
+            true_positives = np.cumsum(is_hit[part])
+            precision = true_positives / np.arange(1, len(true_positives) + 1)
+            recall = true_positives / labelled[class_id]
+            curves[self.class_names[class_id]] = Curve(recall, precision, detections.scores[part])
         return curves
 
 

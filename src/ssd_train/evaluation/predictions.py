@@ -51,35 +51,35 @@ class ImagePredictions(NamedTuple):
 
 def write_predictions(
     target: "Union[PathLike, BinaryIO]",
-    answers: Iterable[Tuple[str, Detections]],
+    predictions: Iterable[Tuple[str, Detections]],
     class_names: Optional[ClassNames] = None,
 ) -> None:
     """Write one line for each (name, detections).
 
     Args:
         target: Path, which is written atomically, or open binary file.
-        answers: Image names and detections.
+        predictions: Image names and detections.
         class_names: If given, each line has the names of its classes.
     """
     if hasattr(target, "write"):
-        for name, detections in answers:
+        for name, detections in predictions:
             target.write(_line(name, detections, class_names))
     else:
         with open_atomic(Path(target)) as file:
-            write_predictions(file, answers, class_names)
+            write_predictions(file, predictions, class_names)
 
 
 def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
-    """Return rows by image name, as checked by `read_answers`."""
-    return {answer.image: answer.rows for answer in read_answers(path)}
+    """Return rows by image name, as checked by `read_prediction_lines`."""
+    return {prediction.image: prediction.rows for prediction in read_prediction_lines(path)}
 
 
-def read_answers(path: PathLike) -> Iterator[ImagePredictions]:
-    """Yield the checked predictions of a file in order; see `checked_answers`."""
-    return checked_answers(read_json_lines(path))
+def read_prediction_lines(path: PathLike) -> Iterator[ImagePredictions]:
+    """Yield the checked predictions of a file in order; see `check_prediction_lines`."""
+    return check_prediction_lines(read_json_lines(path))
 
 
-def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[ImagePredictions]:
+def check_prediction_lines(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[ImagePredictions]:
     """Validate predictions; clip coordinates to 0..1.
 
     Args:
@@ -93,13 +93,15 @@ def checked_answers(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Iterator[Ima
     seen: Dict[str, str] = {}
     for where, line in lines:
         try:
-            answer = ImagePredictions(_image(line), rows_of(line), where, _names(line))
-            if answer.image in seen:
-                raise DataError(f"found image {answer.image!r} again, as in {seen[answer.image]}, expected it once")
+            prediction = ImagePredictions(_image(line), rows_of(line), where, _names(line))
+            if prediction.image in seen:
+                raise DataError(
+                    f"found image {prediction.image!r} again, as in {seen[prediction.image]}, expected it once"
+                )
         except DataError as error:
             raise error.at(where) from None
-        seen[answer.image] = where
-        yield answer
+        seen[prediction.image] = where
+        yield prediction
 
 
 def _line(name: str, detections: Detections, class_names: Optional[ClassNames] = None) -> bytes:
@@ -184,7 +186,7 @@ class CocoIds(NamedTuple):
     categories: Mapping[str, Any]
 
 
-def read_any_answers(path: PathLike, labels: Labels) -> Iterator[ImagePredictions]:
+def read_any_predictions(path: PathLike, labels: Labels) -> Iterator[ImagePredictions]:
     """Yield the predictions of a file or folder in any format that can be read.
 
     These are JSON Lines, COCO results, a .out file, and a folder of .out files.
@@ -199,21 +201,21 @@ def read_any_answers(path: PathLike, labels: Labels) -> Iterator[ImagePrediction
     Raises:
         DataError: A prediction cannot be used; the message starts with its place.
     """
-    place = Path(path)
-    if place.is_dir():
-        files = [file for file in files_below(place) if file.suffix == OUT]
+    source = Path(path)
+    if source.is_dir():
+        files = [file for file in files_below(source) if file.suffix == OUT]
         if not files:
             raise DataError(
                 f"{path}: found no *{OUT}, expected answers of a batch transform job, a file for each image"
             )
         for file in files:
-            yield _of_out(file, file.relative_to(place).as_posix()[: -len(OUT)])
-    elif place.suffix == OUT and b'"image"' not in _head(place):
-        yield _of_out(place, place.name[: -len(OUT)])
-    elif _head(place).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _of_coco(place, labels)
+            yield _of_out(file, file.relative_to(source).as_posix()[: -len(OUT)])
+    elif source.suffix == OUT and b'"image"' not in _head(source):
+        yield _of_out(source, source.name[: -len(OUT)])
+    elif _head(source).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        yield from _of_coco(source, labels)
     else:
-        yield from read_answers(path)
+        yield from read_prediction_lines(path)
 
 
 def _head(path: Path) -> bytes:
@@ -268,7 +270,7 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
         raise fault.at(path) from None
     known = read_ids(labels.source) if labels.details.get("format") == "coco" else None
     names = known.images if known else _names_by_id(labels)
-    answers: Dict[str, ImagePredictions] = {}
+    predictions: Dict[str, ImagePredictions] = {}
     for index, result in enumerate(results):
         where = f"{path}:[{index}]"
         try:
@@ -289,8 +291,8 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
             row = _pixel_row(label, result.get("score"), [number(value, "bbox") for value in box])
         except DataError as fault:
             raise fault.at(where) from None
-        answers.setdefault(name, ImagePredictions(name, [], where, pixels=True)).rows.append(row)
-    yield from answers.values()
+        predictions.setdefault(name, ImagePredictions(name, [], where, pixels=True)).rows.append(row)
+    yield from predictions.values()
 
 
 def _names_by_id(labels: Labels) -> Dict[Key, str]:
@@ -298,13 +300,13 @@ def _names_by_id(labels: Labels) -> Dict[Key, str]:
 
     These are file names without extension, and the numbers that they stand for.
     """
-    found: Dict[Key, str] = {}
+    names: Dict[Key, str] = {}
     for record in labels.records:
         stem = record.basename.rpartition(".")[0] or record.basename
-        found.setdefault(stem, record.name)
+        names.setdefault(stem, record.name)
         if stem.isascii() and stem.isdigit():
-            found.setdefault(int(stem), record.name)
-    return found
+            names.setdefault(int(stem), record.name)
+    return names
 
 
 class Writer:

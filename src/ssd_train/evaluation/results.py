@@ -185,8 +185,8 @@ class Scores:
         )
         if self.unanswered_images or self.unlabelled_answers:
             lines.append(
-                f"images without an answer {self.unanswered_images} (scored as nothing detected), "
-                f"answers without a label {self.unlabelled_answers} (left out)"
+                f"images without predictions {self.unanswered_images} (scored as nothing detected), "
+                f"predictions without a label {self.unlabelled_answers} (left out)"
             )
         return lines
 

@@ -62,6 +62,7 @@ class AwsClient:
         Args:
             operation: boto3's method name, e.g. create_training_job.
             request: keyword arguments of the method.
+            service: boto3's name of the AWS service.
 
         Raises:
             Refused: AWS returned an error.

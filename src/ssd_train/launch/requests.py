@@ -72,7 +72,7 @@ def _processor(instance_type: str) -> str:
 Request = Dict[str, Any]
 
 # flags of train about the machine, not in TrainConfig, that a training job accepts
-PLACES = ("devices", "fetch_images")
+MACHINE_FLAGS = ("devices", "fetch_images")
 _LOG_LEVEL = 20  # logging.INFO, for the toolkit
 
 
@@ -113,10 +113,10 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
         ConfigError: one or more settings are invalid; the message lists all of them.
     """
     values = current_names(settings)
-    places = {name: str(values.pop(name)) for name in PLACES if name in values}
-    read_devices(places.get("devices", "auto"))
-    if places.get("fetch_images", "0") not in ("0", "1"):
-        raise ConfigError(f"fetch_images: found {places['fetch_images']!r}, expected 0 or 1")
+    machine = {name: str(values.pop(name)) for name in MACHINE_FLAGS if name in values}
+    read_devices(machine.get("devices", "auto"))
+    if machine.get("fetch_images", "0") not in ("0", "1"):
+        raise ConfigError(f"fetch_images: found {machine['fetch_images']!r}, expected 0 or 1")
     if job.distribution == "parameter_server":
         values.setdefault("kv_store", "dist_sync")
     config = TrainConfig.from_mapping(values)
@@ -126,7 +126,7 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
             "--distribution parameter_server"
         )
     require_weights(config, job.channels, job.network_isolation, job.image)
-    return {**{name: getattr(config, name, value) for name, value in values.items()}, **places}
+    return {**{name: getattr(config, name, value) for name, value in values.items()}, **machine}
 
 
 def require_weights(config: TrainConfig, channels: Collection[str], network_isolation: bool, image: str) -> None:
@@ -304,7 +304,7 @@ def endpoint_request(endpoint: str, service: Service) -> Request:
     return {"EndpointName": endpoint, "EndpointConfigName": service.name}
 
 
-def transform_request(service: Service, images: str, answers: str, tags: Mapping[str, str]) -> Request:
+def transform_request(service: Service, images: str, output: str, tags: Mapping[str, str]) -> Request:
     """Return the CreateTransformJob request: a JSON file in the prefix `answers` for each image below `images`."""
     return {
         "TransformJobName": service.name,
@@ -317,7 +317,7 @@ def transform_request(service: Service, images: str, answers: str, tags: Mapping
             "SplitType": "None",
             "CompressionType": "None",
         },
-        "TransformOutput": {"S3OutputPath": answers, "Accept": "application/json", "AssembleWith": "None"},
+        "TransformOutput": {"S3OutputPath": output, "Accept": "application/json", "AssembleWith": "None"},
         "TransformResources": {"InstanceType": service.instance_type, "InstanceCount": service.instance_count},
         "Tags": tag_list(tags),
     }

@@ -80,22 +80,22 @@ def linear_scales(maps: int, smallest: float, second: float, largest: float) -> 
         second: second scale, from which the others grow.
         largest: last scale.
     """
-    return (smallest, *(float(share) for share in np.linspace(second, largest, maps)))
+    return (smallest, *(float(scale) for scale in np.linspace(second, largest, maps)))
 
 
-def anchor_layout(base_network: str, image_size: int, shares: Sequence[float] = ()) -> AnchorLayout:
+def anchor_layout(base_network: str, image_size: int, scales: Sequence[float] = ()) -> AnchorLayout:
     """Return the anchor layout of a network at an image size.
 
     Args:
         base_network: the backbone.
         image_size: side of the square input image in pixels.
-        shares: anchor scales as fractions of the image size, one more than feature maps. Default (SSD's 300 and 512 px
+        scales: anchor scales as fractions of the image size, one more than feature maps. Default (SSD's 300 and 512 px
             settings): 0.1, then linear growth from 0.2 (from 0.15 with seven maps or more) to 1.05.
     """
     cells = feature_cells(base_network, image_size)
-    shares = shares or linear_scales(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
+    scales = scales or linear_scales(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
-    sizes = tuple(float(share * image_size) for share in shares)
+    sizes = tuple(float(scale * image_size) for scale in scales)
     strides = SPECIAL_STEPS.get((base_network, image_size), ())
     return AnchorLayout(image_size, cells, sizes, tuple(ratios[-len(cells) :]), strides)
 

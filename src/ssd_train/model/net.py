@@ -56,7 +56,7 @@ BACKGROUND_PRIOR = 0.99  # initial probability of background with the focal loss
 
 
 def build_net(
-    base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0, shares: Sequence[float] = ()
+    base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0, scales: Sequence[float] = ()
 ) -> Any:
     """Return an initialized SSD (GluonCV's `SSD` HybridBlock) on the CPU.
 
@@ -69,9 +69,9 @@ def build_net(
         image_size: side of the square input image in pixels.
         class_names: names of the classes, without background.
         seed: seed of the initial weights.
-        shares: anchor scales as fractions of the image size; default: those of `anchor_layout`.
+        scales: anchor scales as fractions of the image size; default: those of `anchor_layout`.
     """
-    layout = anchor_layout(base_network, image_size, shares)
+    layout = anchor_layout(base_network, image_size, scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Cannot decide type" of the input, which is known once the network runs
         net = _make_ssd(base_network, layout, class_names)

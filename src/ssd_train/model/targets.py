@@ -20,7 +20,7 @@ STDS = np.array([0.1, 0.1, 0.2, 0.2], dtype=np.float32)
 MATCH_IOU = 0.5
 TIE = 1e-4  # relative; equal IoUs differ by up to 1e-5 in float32, depending on the distance from 0
 IGNORED = -1.0
-IGNORED_SHARE = 0.5  # fraction of an anchor's area; any anchor with an IoU of 0.5 has as much
+IGNORED_FRACTION = 0.5  # fraction of an anchor's area; any anchor with an IoU of 0.5 has as much
 
 
 class TargetEncoder:
@@ -50,7 +50,7 @@ class TargetEncoder:
         regions = class_ids < 0
         if regions.any():
             inside = intersection_matrix(boxes[regions], self._corners).max(axis=0)
-            class_targets[inside >= IGNORED_SHARE * areas(self._corners)] = IGNORED
+            class_targets[inside >= IGNORED_FRACTION * areas(self._corners)] = IGNORED
             boxes, class_ids = boxes[~regions], class_ids[~regions]
         if len(boxes):
             matches = match(iou_matrix(boxes, self._corners), boxes, self.anchors)

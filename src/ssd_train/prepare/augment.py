@@ -27,7 +27,7 @@ from ssd_train.prepare.images import (
     mismatch,
     output_folder,
     process,
-    write_picture,
+    write_image,
 )
 from ssd_train.prepare.manifest import SOURCE, ManifestLine, is_labelled, labels_of, local_path, read_lines, write_lines
 from ssd_train.progress import Progress
@@ -129,11 +129,11 @@ def box_tables(path: "str | Path") -> Tables:
     Raises:
         DataError: no attribute has boxes, or a line is malformed.
     """
-    found = scan(local_path(path))
-    names = [name for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds]
+    manifest = scan(local_path(path))
+    names = [name for name, attribute in manifest.attributes.items() if BOX_TYPE in attribute.kinds]
     if not names:
-        choose_attribute(found, None, path)  # raises an error that lists the other attributes
-    return {name: {class_id: class_id for class_id in labels_of(found, name, path).name_of} for name in names}
+        choose_attribute(manifest, None, path)  # raises an error that lists the other attributes
+    return {name: {class_id: class_id for class_id in labels_of(manifest, name, path).name_of} for name in names}
 
 
 def _lines(path: "str | Path", operations: Sequence[str], tables: Tables, size_of: Optional[SizeOf]) -> Iterator[bytes]:
@@ -188,7 +188,7 @@ def _short(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-class _Picture(NamedTuple):
+class _Input(NamedTuple):
     """Image to augment.
 
     Attributes:
@@ -226,6 +226,8 @@ def augment_images(
         path: the manifest.
         folders: input and output folder.
         operations: keys of OPERATIONS.
+        writing: format and quality of the files, and whether existing ones are overwritten.
+        progress: for progress and warnings.
 
     Returns:
         Counts, and a line for each image that cannot be read.
@@ -236,27 +238,27 @@ def augment_images(
     """
     check_operations(operations)
     images, output = FolderImages(local_path(folders[0])), output_folder(folders[1], folders[0])
-    pictures = _pictures(path, operations)
+    inputs = _inputs(path, operations)
 
-    def work(picture: _Picture) -> Tuple[bool, str]:
+    def work(image_input: _Input) -> Tuple[bool, str]:
         """Write the variants, then the copy; return whether it did, and a note."""
-        variants = {operation: output / variant_name(picture.target, operation) for operation in operations}
-        copy, original = output / picture.target, Path(images.locate(picture.record))
+        variants = {operation: output / variant_name(image_input.target, operation) for operation in operations}
+        copy, original = output / image_input.target, Path(images.locate(image_input.record))
         if not writing.overwrite and is_done([copy, *variants.values()], original):
             return False, ""
-        data = images.read(picture.record)
-        place = f"{picture.where}: {original}"
-        image, format = decode(data, place, picture.size_wh), read_header(data, place).format
+        data = images.read(image_input.record)
+        where = f"{image_input.where}: {original}"
+        image, format = decode(data, where, image_input.size_wh), read_header(data, where).format
         for operation, target in variants.items():
             pixels = np.ascontiguousarray(OPERATIONS[operation].pixels(image))
-            write_picture(target, encode(pixels, format, writing.quality))
-        write_picture(copy, data)
-        return True, mismatch(picture.target, data)
+            write_image(target, encode(pixels, format, writing.quality))
+        write_image(copy, data)
+        return True, mismatch(image_input.target, data)
 
-    return process(pictures, work, progress, "augment")
+    return process(inputs, work, progress, "augment")
 
 
-def sizes_of_pictures(images: "str | Path") -> SizeOf:
+def sizes_of_images(images: "str | Path") -> SizeOf:
     """Return a function that reads the size of a line's image below `images`.
 
     It is needed for labels that do not state a size.
@@ -265,19 +267,19 @@ def sizes_of_pictures(images: "str | Path") -> SizeOf:
 
     def size_of(line: ManifestLine) -> SizeWH:
         """Return the upright (width, height) from the image header."""
-        return read_header(source.read(_Picture(line.source, line.where, None, "").record), line.where).display_wh
+        return read_header(source.read(_Input(line.source, line.where, None, "").record), line.where).display_wh
 
     return size_of
 
 
-def _pictures(path: "str | Path", operations: Sequence[str]) -> List[_Picture]:
+def _inputs(path: "str | Path", operations: Sequence[str]) -> List[_Input]:
     refuse_taken_names(path, operations)
-    tables, pictures, taken = box_tables(path), [], {}  # type: ignore[var-annotated]
+    tables, inputs, taken = box_tables(path), [], {}  # type: ignore[var-annotated]
     for line in read_lines(path):
-        picture = _Picture(line.source, line.where, label_size(line, tables), "")
-        target = "/".join(key_parts(picture.record))
+        image_input = _Input(line.source, line.where, label_size(line, tables), "")
+        target = "/".join(key_parts(image_input.record))
         if target in taken:
             raise DataError(f"{line.where}: found {target} in another bucket than at {taken[target]}, expected one")
         taken[target] = line.where
-        pictures.append(picture._replace(target=target))
-    return pictures
+        inputs.append(image_input._replace(target=target))
+    return inputs

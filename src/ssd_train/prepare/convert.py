@@ -250,7 +250,7 @@ def _lost_rest(labels: Labels, target: str) -> Iterator[str]:
         yield f"labels of other jobs: {labels.details['other_attributes']}"
     if source == "recordio" and target != "recordio":
         yield "the images stay in the .rec unless they are written too (--output_images)"
-    for what, lines in (("skipped", labels.skipped), ("mended", labels.repaired)):
+    for what, lines in (("skipped", labels.skipped), ("repaired", labels.repaired)):
         for reason, count in Counter(line.reason for line in lines).items():
             first = next(line.where for line in lines if line.reason == reason)
             yield f"{what} {count}: {reason} (first: {first})"

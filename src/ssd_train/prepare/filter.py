@@ -131,15 +131,15 @@ def _sure(line: ManifestLine, attribute: str, sureness: ConfidenceFilter, report
 
 def _confidences(line: ManifestLine, attribute: str) -> List[float]:
     boxes, objects = annotations_of(line, attribute), objects_of(line, attribute)
-    found = []
+    confidences = []
     for index, item in enumerate(objects or [None] * len(boxes)):
         value = item.get("confidence") if isinstance(item, dict) else None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise DataError(
                 f"{line.where}: box {index}: found confidence {short_repr(value)}, expected a number in 0..1"
             )
-        found.append(value)
-    return found
+        confidences.append(value)
+    return confidences
 
 
 def _tests(path: "str | Path", conditions: LineFilter) -> List[Condition]:
@@ -202,8 +202,8 @@ def _compiled(regex: str) -> "re.Pattern[str]":
 
 def _by_key(key: str, expected: str) -> Condition:
     def fulfilled(line: ManifestLine) -> bool:
-        found = value_at(line.value, key)
-        return found is not None and (found if isinstance(found, str) else short_repr(found)) == expected
+        value = value_at(line.value, key)
+        return value is not None and (value if isinstance(value, str) else short_repr(value)) == expected
 
     return fulfilled
 
@@ -215,7 +215,7 @@ def value_at(value: Mapping[str, Any], key: str) -> Any:
     """
     if key in value:
         return value[key]
-    for dot in (place for place, letter in enumerate(key) if letter == "."):
+    for dot in (position for position, letter in enumerate(key) if letter == "."):
         inner = value.get(key[:dot])
         if isinstance(inner, dict):
             return value_at(inner, key[dot + 1 :])
@@ -223,8 +223,8 @@ def value_at(value: Mapping[str, Any], key: str) -> Any:
 
 
 def _by_verification(path: "str | Path", conditions: LineFilter) -> Condition:
-    found = scan(local_path(path)).attributes
-    jobs = sorted(name for name, attribute in found.items() if VERIFICATION in attribute.kinds)
+    attributes = scan(local_path(path)).attributes
+    jobs = sorted(name for name, attribute in attributes.items() if VERIFICATION in attribute.kinds)
     wanted = conditions.verification or (jobs[0] if len(jobs) == 1 else "")
     if wanted not in jobs:
         raise ConfigError(

@@ -13,7 +13,7 @@ from ssd_train.data.image_format import sniff_format
 from ssd_train.data.image_io import FORMATS, encode
 from ssd_train.data.pixels import opencv
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.prepare.images import WriteOptions, is_done, write_picture
+from ssd_train.prepare.images import WriteOptions, is_done, write_image
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
 
@@ -90,7 +90,7 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: WriteOptions, pr
                 done.skipped += 1
                 continue
             image = _retrieved(capture, f"{path}: frame {index}")
-            write_picture(target, encode(image, FRAME_FORMATS[choice.format], writing.quality))
+            write_image(target, encode(image, FRAME_FORMATS[choice.format], writing.quality))
             done.written += 1
     finally:
         capture.release()
@@ -102,13 +102,13 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: WriteOptions, pr
 def _open(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
-            found = sniff_format(file.read(256))
+            detected = sniff_format(file.read(256))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
     # OpenCV opens an image file as the first of a numbered sequence of frames
-    capture = None if found in FORMATS else opencv().VideoCapture(str(path))
+    capture = None if detected in FORMATS else opencv().VideoCapture(str(path))
     if capture is None or not capture.isOpened():
-        raise DataError(f"{path}: found {found}, expected a video that OpenCV can read (MP4, AVI, MOV, MKV, ...)")
+        raise DataError(f"{path}: found {detected}, expected a video that OpenCV can read (MP4, AVI, MOV, MKV, ...)")
     return capture
 
 

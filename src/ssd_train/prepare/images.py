@@ -59,9 +59,9 @@ class ProcessResult:
 
 def mismatch(name: str, data: bytes) -> str:
     """Return a note if the suffix of `name` does not fit the image's format, else ""."""
-    found, suffix = read_header(data, name).format, os.path.splitext(name)[1].lower()
-    named = IMAGE_FORMATS.get(suffix, found)
-    return "" if named == found else f"{name}: is called {suffix} and is a {found}; it stays a {found}"
+    detected, suffix = read_header(data, name).format, os.path.splitext(name)[1].lower()
+    expected = IMAGE_FORMATS.get(suffix, detected)
+    return "" if expected == detected else f"{name}: is called {suffix} and is a {detected}; it stays a {detected}"
 
 
 def output_folder(output: "str | Path", images: "str | Path") -> Path:
@@ -70,10 +70,10 @@ def output_folder(output: "str | Path", images: "str | Path") -> Path:
     Raises:
         ConfigError: it is the folder `images` or lies in it, so that outputs would become inputs.
     """
-    place, source = local_path(output), local_path(images)
-    if source.resolve() in [place.resolve(), *place.resolve().parents]:
+    target, source = local_path(output), local_path(images)
+    if source.resolve() in [target.resolve(), *target.resolve().parents]:
         raise ConfigError(f"output: found {output}, which is in {images}, expected a folder outside of it")
-    return place
+    return target
 
 
 def is_done(outputs: Sequence[Path], source: Path) -> bool:
@@ -84,7 +84,7 @@ def is_done(outputs: Sequence[Path], source: Path) -> bool:
         return False
 
 
-def read_picture(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
@@ -96,7 +96,7 @@ def read_picture(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from error
 
 
-def write_picture(path: Path, data: bytes) -> None:
+def write_image(path: Path, data: bytes) -> None:
     """Write a file atomically and flush it to the disk."""
     # not storage.open_atomic, which searches the whole folder for leftovers, here for each of thousands of files
     if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -169,9 +169,9 @@ def grayscale(
         """Write one gray image; return whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
-        data = read_picture(source / name)
+        data = read_image(source / name)
         pixels, header = decode_unrotated(data, str(source / name))
-        write_picture(target / name, encode_stored(to_gray(pixels), header, writing.quality))
+        write_image(target / name, encode_stored(to_gray(pixels), header, writing.quality))
         return True, mismatch(name, data)
 
     return process(list_images(images), work, progress, "grayscale")

@@ -77,16 +77,16 @@ class ManifestLine:
             raise DataError(f"{self.where}: found JSON nested too deep to be labels, expected a few levels") from None
 
 
-def local_path(place: "str | Path") -> Path:
+def local_path(path: "str | Path") -> Path:
     """Return `place` as a local path; every path of a preparation step passes here.
 
     Raises:
         ConfigError: it is a URL.
     """
-    scheme, separator, _ = str(place).partition("://")
+    scheme, separator, _ = str(path).partition("://")
     if separator and scheme.isalnum():
-        raise ConfigError(f"{place}: is on {scheme}://, expected a local file or folder (copy it first)")
-    return Path(place)
+        raise ConfigError(f"{path}: is on {scheme}://, expected a local file or folder (copy it first)")
+    return Path(path)
 
 
 def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
@@ -159,10 +159,10 @@ def annotations_of(line: ManifestLine, attribute: str) -> List[Dict[str, Any]]:
     Raises:
         DataError: they are no list of objects.
     """
-    found = line.value[attribute].get("annotations")
-    if not isinstance(found, list) or not all(isinstance(box, dict) for box in found):
-        raise DataError(f"{line.where}: annotations: found {short_repr(found)}, expected a list of objects")
-    return found
+    annotations = line.value[attribute].get("annotations")
+    if not isinstance(annotations, list) or not all(isinstance(box, dict) for box in annotations):
+        raise DataError(f"{line.where}: annotations: found {short_repr(annotations)}, expected a list of objects")
+    return annotations
 
 
 def objects_of(line: ManifestLine, attribute: str) -> Optional[List[Any]]:
@@ -174,8 +174,8 @@ def objects_of(line: ManifestLine, attribute: str) -> Optional[List[Any]]:
     objects = line.value[attribute + METADATA].get("objects")
     boxes = annotations_of(line, attribute)
     if objects is not None and (not isinstance(objects, list) or len(objects) != len(boxes)):
-        found = f"{len(objects)} objects" if isinstance(objects, list) else short_repr(objects)
-        raise DataError(f"{line.where}: {attribute}{METADATA}: found {found} for {len(boxes)} boxes, expected as many")
+        detail = f"{len(objects)} objects" if isinstance(objects, list) else short_repr(objects)
+        raise DataError(f"{line.where}: {attribute}{METADATA}: found {detail} for {len(boxes)} boxes, expected as many")
     return objects
 
 
@@ -216,21 +216,21 @@ def read_classes(path: "str | Path", label_attribute: Optional[str] = None) -> L
         DataError: a line or a class-map is malformed, or there are no boxes; begins with file:line.
         ConfigError: `label_attribute` has no boxes in the manifest.
     """
-    found = scan(local_path(path))
-    return labels_of(found, choose_attribute(found, label_attribute, path), path)
+    manifest = scan(local_path(path))
+    return labels_of(manifest, choose_attribute(manifest, label_attribute, path), path)
 
 
-def labels_of(found: ManifestScan, attribute: str, path: "str | Path") -> Labels:
+def labels_of(manifest: ManifestScan, attribute: str, path: "str | Path") -> Labels:
     """Return the classes of one attribute of a scanned manifest.
 
     Raises:
         DataError: a line or a class-map is malformed; begins with file:line.
     """
-    faults = {**found.faults, **found.attributes[attribute].faults}
+    faults = {**manifest.faults, **manifest.attributes[attribute].faults}
     if faults:
         raise bad_lines_error([(f"{path}:{line}", fault) for line, fault in sorted(faults.items())])
-    places = {key: f"{path}:{line}" for key, line in found.attributes[attribute].names.items()}
-    names, table = class_table(places)
+    origins = {key: f"{path}:{line}" for key, line in manifest.attributes[attribute].names.items()}
+    names, table = class_table(origins)
     name_of = {class_id: names[table[class_id]] for class_id in sorted(table)}
     return Labels(attribute, name_of, {name: table[class_id] for class_id, name in name_of.items()})
 
@@ -283,8 +283,8 @@ def _joined(line: ManifestLine, keys: Sequence[str]) -> str:
     for key in keys:
         value = line.value.get(key)
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-            found = short_repr(value) if key in line.value else "none"
-            raise DataError(f"{line.where}: {key}: found {found}, expected a word for the class name of its boxes")
+            detail = short_repr(value) if key in line.value else "none"
+            raise DataError(f"{line.where}: {key}: found {detail}, expected a word for the class name of its boxes")
         words.append(str(value).strip())
     return " ".join(words)
 
@@ -353,11 +353,11 @@ def _lines(names: Sequence[str], prefix: str, pattern: "re.Pattern[str]") -> Ite
 
 
 def _line(name: str, prefix: str, pattern: "re.Pattern[str]") -> Dict[str, Any]:
-    found = pattern.search(name)
-    if found is None:
+    match = pattern.search(name)
+    if match is None:
         raise DataError(f"name_regex: {pattern.pattern!r} finds nothing in {name!r}, expected its groups in every name")
     address = name if not prefix or "://" in name else f"{prefix.rstrip('/')}/{name}"
-    keys = {key: value for key, value in found.groupdict().items() if value is not None}
+    keys = {key: value for key, value in match.groupdict().items() if value is not None}
     return {SOURCE: address, **keys}
 
 
@@ -372,7 +372,7 @@ def list_images(folder: "str | Path") -> List[str]:
     root = local_path(folder)
     if not root.is_dir():
         raise DataError(f"{folder}: not found or not a folder, expected a folder of images")
-    found = [path.relative_to(root).as_posix() for path in images_below(root)]
-    if not found:
+    names = [path.relative_to(root).as_posix() for path in images_below(root)]
+    if not names:
         raise DataError(f"{folder}: found no images, expected files named *{', *'.join(IMAGE_FORMATS)}")
-    return sorted(found)
+    return sorted(names)

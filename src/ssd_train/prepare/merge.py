@@ -84,12 +84,12 @@ def join(
 
 
 def _input(path: "str | Path", label_attribute: Optional[str]) -> _Input:
-    found = scan(local_path(path))
-    if not found.attributes and not found.faults:
+    manifest = scan(local_path(path))
+    if not manifest.attributes and not manifest.faults:
         return _Input(str(path), None)
-    named = found.attributes.get(label_attribute or "")
+    named = manifest.attributes.get(label_attribute or "")
     wanted = label_attribute if named is not None and BOX_TYPE in named.kinds else None
-    return _Input(str(path), labels_of(found, choose_attribute(found, wanted, path), path))
+    return _Input(str(path), labels_of(manifest, choose_attribute(manifest, wanted, path), path))
 
 
 def _common_attribute(inputs: Sequence[_Input]) -> str:

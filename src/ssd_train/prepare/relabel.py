@@ -121,7 +121,7 @@ def _new_ids(ids: Mapping[str, int], how: RelabelRules) -> Dict[str, int]:
     return {name: number for number, name in enumerate(kept)} if how.renumber else kept
 
 
-def _refuse_unknown(flag: str, given: Iterable[str], known: Collection[str]) -> None:
-    unknown = [name for name in given if name not in known]
+def _refuse_unknown(flag: str, names: Iterable[str], known: Collection[str]) -> None:
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"{flag}: found {unknown[0]!r}, expected one of {', '.join(map(repr, known))}")

@@ -44,14 +44,14 @@ class SplitOptions:
     label_attribute: Optional[str] = None
 
     def __post_init__(self) -> None:
-        shares = tuple(self.fractions)
-        if len(shares) == 1:
-            shares = (*shares, 1 - shares[0])
-        if not (all(share > 0 for share in shares) and abs(sum(shares) - 1) <= ROUNDING):  # false for NaN too
-            raise ConfigError(f"fractions: found {list(self.fractions)}, expected shares above 0 that make 1")
+        fractions = tuple(self.fractions)
+        if len(fractions) == 1:
+            fractions = (*fractions, 1 - fractions[0])
+        if not (all(part > 0 for part in fractions) and abs(sum(fractions) - 1) <= ROUNDING):  # false for NaN too
+            raise ConfigError(f"fractions: found {list(self.fractions)}, expected positive fractions whose sum is 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed: found {self.seed}, expected an integer from 0 to {2**32 - 1}")
-        object.__setattr__(self, "fractions", shares)
+        object.__setattr__(self, "fractions", fractions)
 
 
 def split(
@@ -75,8 +75,8 @@ def split(
         ConfigError: the numbers of outputs and fractions differ, outputs are repeated, or `how.group` matches no image.
         DataError: a line is unusable, or there are too few lines or groups to fill each part.
     """
-    places = [local_path(output) for output in outputs]
-    if len(places) != len(how.fractions) or len(set(places)) != len(places):
+    targets = [local_path(output) for output in outputs]
+    if len(targets) != len(how.fractions) or len(set(targets)) != len(targets):
         raise ConfigError(
             f"outputs: found {', '.join(map(str, outputs))}, expected {len(how.fractions)} different files"
         )
@@ -85,11 +85,11 @@ def split(
     units = _units(order, sources, how.group, progress)
     parts = assign(_table(units, kinds), np.array([len(unit) for unit in units]), how.fractions)
     part_of_line = {line: part for unit, part in zip(units, parts) for line in unit}
-    counts = np.bincount(list(part_of_line.values()), minlength=len(places)).tolist()
+    counts = np.bincount(list(part_of_line.values()), minlength=len(targets)).tolist()
     if min(counts) == 0:
         raise DataError(f"{path}: found {len(raw)} lines in {len(units)} groups, too few for parts of {how.fractions}")
     with ExitStack() as stack:
-        files = [stack.enter_context(open_atomic(place)) for place in places]
+        files = [stack.enter_context(open_atomic(target)) for target in targets]
         for line in order.tolist():
             files[part_of_line[line]].write(raw[line] + b"\n")
     return counts

@@ -154,13 +154,13 @@ class Store:
         with self._translate_errors(str(url), "read"):
             try:
                 # GET, because error responses to HEAD have no code
-                answer = self._client.get_object(Bucket=url.bucket, Key=url.key)
+                response = self._client.get_object(Bucket=url.bucket, Key=url.key)
             except ClientError as error:
                 if error.response["Error"]["Code"] == "NoSuchKey":
                     return None
                 raise
-            answer["Body"].close()
-        return Entry(url.key, answer["ContentLength"], answer["ETag"])
+            response["Body"].close()
+        return Entry(url.key, response["ContentLength"], response["ETag"])
 
     def list(self, url: Url) -> Iterator[Entry]:
         """Yield all objects whose keys start with that of `url`, sorted by key."""
@@ -176,16 +176,16 @@ class Store:
 
         with self._translate_errors(str(url), "read"):
             for attempt in range(1, ATTEMPTS + 1):
-                answer = self._client.get_object(Bucket=url.bucket, Key=url.key)
+                response = self._client.get_object(Bucket=url.bucket, Key=url.key)
                 try:
-                    _copy(answer["Body"], file)
+                    _copy(response["Body"], file)
                     break
                 # boto3 retries requests, but not interrupted downloads
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                     if attempt == ATTEMPTS:
                         raise
                     time.sleep(random.uniform(0.25, 0.5) * 2**attempt)
-        return Entry(url.key, answer["ContentLength"], answer["ETag"])
+        return Entry(url.key, response["ContentLength"], response["ETag"])
 
     def write(self, path: Path, url: Url) -> None:
         """Upload the file `path`, in parts if it is large; an existing object is replaced at the end."""

@@ -120,7 +120,7 @@ class PipeChannels:
                 future.result()
             channels = {name: future.result() for name, future in futures.items()}
         for name, channel in channels.items():
-            size = sum(one.place[1] for one in channel.received) / MB
+            size = sum(one.span[1] for one in channel.received) / MB
             where = "kept on the disk" if channel.spill else "too much to keep: each epoch is read from its own FIFO"
             self._progress.info(f"{name}: received {len(channel.received)} images, {size:.1f} MB, {where}")
         return channels

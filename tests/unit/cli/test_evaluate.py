@@ -89,7 +89,7 @@ def test_sizes_are_read_from_the_images_where_labels_do_not_tell(drawn, tmp_path
         (["--predictions", "none.jsonl"], "none.jsonl"),
         (["--model", "none"], "none: found no model"),
         (["--predictions", "{bad}"], "bad.jsonl:1: "),
-        (["--predictions", "{other}"], "other.jsonl: found no answer to any label"),
+        (["--predictions", "{other}"], "other.jsonl: found no prediction"),
     ],
 )
 def test_what_does_not_fit_is_told(drawn, tmp_path, capsys, arguments, expected):

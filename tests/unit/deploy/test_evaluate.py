@@ -90,7 +90,7 @@ def test_names_are_matched(names, answers, expected):
     [
         pytest.param(["a.jpg"], ["x/a.jpg", "y/a.jpg"], "both fit 'a.jpg'", id="two answers for one image"),
         pytest.param(["x/a.jpg", "y/a.jpg"], ["a.jpg"], "fits 'x/a.jpg' and 'y/a.jpg'", id="one answer for two images"),
-        pytest.param(["x/a.jpg"], ["b.jpg"], "no answer to any label", id="nothing fits"),
+        pytest.param(["x/a.jpg"], ["b.jpg"], "'b.jpg', expected", id="nothing fits"),
     ],
 )
 def test_names_that_cannot_be_matched_are_refused(names, answers, fault):
@@ -106,7 +106,7 @@ def test_images_without_an_answer_are_scored_as_nothing_detected(tmp_path):
     assert scores.per_class[0].voc_area == pytest.approx(0.5)
     assert scores.best_f1.recall == 0.5
     assert (
-        "images without an answer 1 (scored as nothing detected), answers without a label 1 (left out)"
+        "images without predictions 1 (scored as nothing detected), predictions without a label 1 (left out)"
         in scores.lines()
     )
 
@@ -149,7 +149,7 @@ def test_unknown_classes_are_refused(tmp_path, class_id, class_names, fault):
 
 def test_ambiguous_answers_name_the_file(tmp_path):
     path = write(tmp_path, ("a.jpg", hit()))
-    with pytest.raises(DataError, match="answers.jsonl: found answer 'a.jpg'"):
+    with pytest.raises(DataError, match="answers.jsonl: found prediction 'a.jpg'"):
         score_predictions(path, labels(record("x/a.jpg"), record("y/a.jpg")), no_sizes)
 
 

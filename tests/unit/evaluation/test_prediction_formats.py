@@ -13,7 +13,7 @@ from ssd_train.data.formats.coco import read_coco, write_coco
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.evaluate import match_names, score_predictions
 from ssd_train.errors import DataError
-from ssd_train.evaluation.predictions import CocoIds, Writer, read_any_answers
+from ssd_train.evaluation.predictions import CocoIds, Writer, read_any_predictions
 
 NAMES = ClassNames(("cat", "dog"))
 SIZE = (200, 160)
@@ -218,7 +218,7 @@ def test_match_names_what_could_be_two_is_not_guessed():
 
 def test_read_any_answers_of_json_lines_are_those_of_read_answers(tmp_path):
     path = written("jsonl", tmp_path / "answers")
-    assert [answer.image for answer in read_any_answers(path, LABELS)] == list(BOXES)
+    assert [answer.image for answer in read_any_predictions(path, LABELS)] == list(BOXES)
 
 
 def test_detections_as_supervision_has_them():

@@ -8,7 +8,7 @@ import pytest
 
 from ssd_train.data.structures import Detections
 from ssd_train.errors import DataError
-from ssd_train.evaluation.predictions import read_answers, read_predictions, write_predictions
+from ssd_train.evaluation.predictions import read_prediction_lines, read_predictions, write_predictions
 
 ROW = [1, 0.5, 0.1, 0.2, 0.3, 0.4]
 
@@ -81,7 +81,7 @@ def test_rows_that_are_meant(tmp_path, row, expected):
 
 def test_answers_tell_their_line(tmp_path):
     path = write_lines(tmp_path / "answers.jsonl", line(), "", line("b.jpg"))
-    assert [(answer.image, answer.where) for answer in read_answers(path)] == [
+    assert [(answer.image, answer.where) for answer in read_prediction_lines(path)] == [
         ("a.jpg", f"{path}:1"),
         ("b.jpg", f"{path}:3"),
     ]

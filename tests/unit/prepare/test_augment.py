@@ -18,7 +18,7 @@ from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.image_io import decode, encode, encode_png, read_header
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_pictures, variant_name
+from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images, variant_name
 from ssd_train.prepare.images import WriteOptions
 
 ALL = list(OPERATIONS)
@@ -210,7 +210,7 @@ def test_size_of_the_picture_where_labels_tell_none(tmp_path):
     put(tmp_path, "a.png", encode_png(picture((50, 20))))
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", [(0, 1, 2, 3, 4)], size_wh=None)])
 
-    augment_labels(path, tmp_path / "out", ["x-flip"], sizes_of_pictures(tmp_path / "in"))
+    augment_labels(path, tmp_path / "out", ["x-flip"], sizes_of_images(tmp_path / "in"))
 
     assert manifests.read(tmp_path / "out")[1]["bb"]["annotations"][0]["left"] == 46
 

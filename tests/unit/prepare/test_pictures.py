@@ -9,7 +9,7 @@ import pytest
 from builders import HeardProgress
 
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
-from ssd_train.prepare.images import is_done, output_folder, process, write_picture
+from ssd_train.prepare.images import is_done, output_folder, process, write_image
 from ssd_train.prepare.manifest import list_images
 from ssd_train.resources import available_cpus
 
@@ -47,7 +47,7 @@ def test_done_means_there_and_not_older(tmp_path):
     source.write_bytes(b"x")
 
     assert not is_done([output], source)
-    write_picture(output, b"y")
+    write_image(output, b"y")
     assert is_done([output], source)
     os.utime(source, ns=(0, output.stat().st_mtime_ns + 1))
     assert not is_done([output], source)
@@ -56,7 +56,7 @@ def test_done_means_there_and_not_older(tmp_path):
 
 
 def test_killed_writer_leaves_nothing_under_the_name(tmp_path, monkeypatch):
-    write_picture(tmp_path / "a.jpg", b"old")
+    write_image(tmp_path / "a.jpg", b"old")
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -64,10 +64,10 @@ def test_killed_writer_leaves_nothing_under_the_name(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_picture(tmp_path / "a.jpg", b"new")
+            write_image(tmp_path / "a.jpg", b"new")
 
     assert (tmp_path / "a.jpg").read_bytes() == b"old"
-    write_picture(tmp_path / "a.jpg", b"newer")
+    write_image(tmp_path / "a.jpg", b"newer")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 

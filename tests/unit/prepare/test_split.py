@@ -91,10 +91,10 @@ def test_stratified_groups():
 @pytest.mark.parametrize(
     "how, error, expected",
     [
-        pytest.param({"fractions": [0.5, 0.6]}, ConfigError, "shares above 0 that make 1", id="too-much"),
-        pytest.param({"fractions": [1.0]}, ConfigError, "shares above 0 that make 1", id="nothing-left"),
-        pytest.param({"fractions": [float("nan")]}, ConfigError, "shares above 0", id="nan"),
-        pytest.param({"fractions": []}, ConfigError, "shares above 0", id="none"),
+        pytest.param({"fractions": [0.5, 0.6]}, ConfigError, r"fractions: found \[0.5, 0.6\]", id="too-much"),
+        pytest.param({"fractions": [1.0]}, ConfigError, r"fractions: found \[1.0\]", id="nothing-left"),
+        pytest.param({"fractions": [float("nan")]}, ConfigError, r"fractions: found \[nan\]", id="nan"),
+        pytest.param({"fractions": []}, ConfigError, r"fractions: found \[\]", id="none"),
         pytest.param({"seed": -1}, ConfigError, "seed: found -1", id="seed"),
         pytest.param({"group": "("}, ConfigError, "group: found '\\('", id="bad-regex"),
         pytest.param({"group": "zzz"}, ConfigError, "matches no name", id="no-match"),

@@ -45,7 +45,7 @@ def same_bytes(digests: Sequence[bytes]) -> Iterator[Tuple[int, int]]:
             yield first[digest], index
 
 
-def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int, int]]:
+def near_duplicates(thumbnails: np.ndarray, split_of: np.ndarray) -> List[Tuple[int, int]]:
     """Return pairs (earlier, later) of indices of images that look alike.
 
     An image occurs as the later one at most once for its own split and once for the other split. Not all pairs are
@@ -53,12 +53,12 @@ def near_duplicates(thumbnails: np.ndarray, sides: np.ndarray) -> List[Tuple[int
 
     Args:
         thumbnails: Uint8 (N, 32, 32).
-        sides: (N,), 0 for training and 1 for validation.
+        split_of: (N,), 0 for training and 1 for validation.
     """
     hashes = difference_hashes(thumbnails)
     partner = np.full((2, len(hashes)), -1)
     for a, b in _candidates(hashes):
-        across = (sides[a] != sides[b]).astype(np.int64)
+        across = (split_of[a] != split_of[b]).astype(np.int64)
         unknown = partner[across, b] < 0
         a, b, across = a[unknown], b[unknown], across[unknown]
         alike = _correlation(thumbnails[a], thumbnails[b]) >= MIN_CORRELATION
@@ -77,10 +77,10 @@ def difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
     level = few[0].sum() * more[0].sum()  # sum of a patch of value 1; sums below 2**24 are exact in float32
     hashes = [np.zeros((0, 2 * _GRID), np.uint8)]
     for start in range(0, len(thumbnails), _PAIRS):
-        pictures = thumbnails[start : start + _PAIRS].astype(np.float32)
-        wide, high = few @ pictures @ more.T, more @ pictures @ few.T  # (N, 8, 9), (N, 9, 8)
+        images = thumbnails[start : start + _PAIRS].astype(np.float32)
+        wide, high = few @ images @ more.T, more @ images @ few.T  # (N, 8, 9), (N, 9, 8)
         bits = np.stack([wide[:, :, 1:] > wide[:, :, :-1] + level, high[:, 1:] > high[:, :-1] + level], axis=1)
-        hashes.append(np.packbits(bits.reshape(len(pictures), -1), axis=1))
+        hashes.append(np.packbits(bits.reshape(len(images), -1), axis=1))
     return np.concatenate(hashes)
 
 
@@ -119,7 +119,7 @@ def _candidates(hashes: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the Pearson correlation (M,) of pairs (M, 32, 32); 0 for uniform images."""
-    a, b = (pictures.reshape(-1, _SIDE * _SIDE).astype(np.float32) for pictures in (a, b))
+    a, b = (images.reshape(-1, _SIDE * _SIDE).astype(np.float32) for images in (a, b))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide((a * b).sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)

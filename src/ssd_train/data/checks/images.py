@@ -82,11 +82,11 @@ def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
 
 def _finding_of(fault: DataError, record: LabeledImage) -> Finding:
     """Convert the error of an image reader to a finding."""
-    place = record.where or record.name
+    where = record.where or record.name
     message = str(fault)
-    if message.startswith(f"{place}: "):
-        message = message[len(place) + 2 :]
-    return Finding(fault.code or "unreadable-image", place, message, record.name)
+    if message.startswith(f"{where}: "):
+        message = message[len(where) + 2 :]
+    return Finding(fault.code or "unreadable-image", where, message, record.name)
 
 
 def files_without_label(images: FolderImages, records: Sequence[LabeledImage]) -> List[Finding]:
@@ -97,7 +97,7 @@ def files_without_label(images: FolderImages, records: Sequence[LabeledImage]) -
     named: Dict[str, List[LabeledImage]] = {}
     for record in records:
         named.setdefault(record.basename, []).append(record)
-    found: List[str] = []
+    paths: List[str] = []
     files = _files(images.root)
     # names that differ from the file's: URLs, other case, no extension
     labelled = set(_located(images, [r for name, of_name in named.items() if name not in files for r in of_name]))
@@ -106,14 +106,14 @@ def files_without_label(images: FolderImages, records: Sequence[LabeledImage]) -
             labelled.update(_located(images, named.get(name, ())))
         elif name in named:
             continue
-        found += [entry.path for entry in entries if not entry.is_symlink()]
-    found = [path for path in sorted(found) if path not in labelled and _is_image(path)]
-    return [Finding("image-without-label", path, "found an image that no usable line names") for path in found]
+        paths += [entry.path for entry in entries if not entry.is_symlink()]
+    paths = [path for path in sorted(paths) if path not in labelled and _is_image(path)]
+    return [Finding("image-without-label", path, "found an image that no usable line names") for path in paths]
 
 
 def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
     """Return files and links below `root` by name; skip hidden or unreadable folders."""
-    found: "Dict[str, List[os.DirEntry[str]]]" = {}
+    by_name: "Dict[str, List[os.DirEntry[str]]]" = {}
     folders = [root]
     while folders:
         with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
@@ -123,8 +123,8 @@ def _files(root: str) -> "Dict[str, List[os.DirEntry[str]]]":
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 else:
-                    found.setdefault(entry.name, []).append(entry)
-    return found
+                    by_name.setdefault(entry.name, []).append(entry)
+    return by_name
 
 
 def _located(images: FolderImages, records: Sequence[LabeledImage]) -> Iterator[str]:
@@ -151,12 +151,12 @@ def _check_header(record: LabeledImage, header: ImageHeader) -> Tuple[int, Tuple
     Raises:
         DataError: The image's size does not match its labels.
     """
-    place = record.where or record.name
-    orientation = orientation_for(header, place, record.size_wh)
+    where = record.where or record.name
+    orientation = orientation_for(header, where, record.size_wh)
     _check_boxes_inside(record, header.display_wh)
     if header.orientation == 1:
         return orientation, ()
-    return orientation, (Finding(*_of_orientation(header, record.size_wh, place), record.name),)
+    return orientation, (Finding(*_of_orientation(header, record.size_wh, where), record.name),)
 
 
 def _check_boxes_inside(record: LabeledImage, size_wh: SizeWH) -> None:
@@ -174,13 +174,13 @@ def _check_boxes_inside(record: LabeledImage, size_wh: SizeWH) -> None:
             )
 
 
-def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], place: str) -> Tuple[str, str, str]:
+def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], where: str) -> Tuple[str, str, str]:
     """Return code, place and detail of the finding about an EXIF orientation."""
-    found = f"found EXIF orientation {header.orientation}"
+    detail = f"found EXIF orientation {header.orientation}"
     if expected_wh is None or header.orientation < 5 or header.width == header.height:
-        return "orientation-applied", place, f"{found}, which is applied"
+        return "orientation-applied", where, f"{detail}, which is applied"
     way = "turned upright" if header.display_wh == tuple(expected_wh) else "as stored, not turned"
-    return "orientation-turned", place, f"{found}; labelled {way}, and used so"
+    return "orientation-turned", where, f"{detail}; labelled {way}, and used so"
 
 
 def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:

@@ -34,7 +34,7 @@ _SKIPPED = {
     OTHER_TYPE: "other-job-line",
 }
 
-_MENDED = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHER_NAME: "filename-differs"}
+_CODE_OF_REPAIR = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHER_NAME: "filename-differs"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_lines(labels: Labels) -> List[Finding]:
 
     The labels must have been read with ``on_bad="skip"`` for the list to be complete.
     """
-    return [skipped_findings(line) for line in labels.skipped] + [_of_mended(line) for line in labels.repaired]
+    return [skipped_findings(line) for line in labels.skipped] + [_of_repair(line) for line in labels.repaired]
 
 
 def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
@@ -107,24 +107,24 @@ def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequen
 def check_counts(labels: Labels) -> List[Finding]:
     """Report images with many boxes, and classes with few boxes or none."""
     most = max((len(record.boxes) for record in labels.records), default=0)
-    found = [
+    findings = [
         Finding("crowded", _place(record), f"found {len(record.boxes)} boxes", record.name)
         for record in labels.records
         if len(record.boxes) > _DEFAULTS.post_nms
     ]
     if label_width(most) > _DEFAULTS.label_width:
-        found.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
+        findings.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
     unused = labels.unused_ids()
     for class_id in unused:
         detail = f"found no name and no box of class id {class_id} ({labels.class_names[class_id]})"
-        found.append(Finding("unused-class-id", labels.source, detail))
+        findings.append(Finding("unused-class-id", labels.source, detail))
     for class_id, (name, count) in enumerate(zip(labels.class_names, labels.boxes_per_class())):
         if count < FEW and class_id not in unused:
-            found.append(Finding("few-examples", labels.source, f"found {count} boxes of class {name!r}"))
-    return found
+            findings.append(Finding("few-examples", labels.source, f"found {count} boxes of class {name!r}"))
+    return findings
 
 
-def check_sides(training: Labels, validation: Labels) -> List[Finding]:
+def check_classes(training: Labels, validation: Labels) -> List[Finding]:
     """Report classes with boxes in one split only, and unknown validation classes."""
     try:
         validation = align_classes(validation, training.class_names)
@@ -154,10 +154,10 @@ def skipped_findings(line: LabelIssue) -> Finding:
     return Finding(_SKIPPED.get(line.reason, "unlabelled-line"), line.where, f"{line.reason}: {line.detail}")
 
 
-def _of_mended(line: LabelIssue) -> Finding:
+def _of_repair(line: LabelIssue) -> Finding:
     """Return the finding for a box or line that was changed or left out."""
-    code = _MENDED.get(line.reason, "box-dropped")
-    return Finding(code, line.where, line.detail if line.reason in _MENDED else f"{line.reason}: {line.detail}")
+    code = _CODE_OF_REPAIR.get(line.reason, "box-dropped")
+    return Finding(code, line.where, line.detail if line.reason in _CODE_OF_REPAIR else f"{line.reason}: {line.detail}")
 
 
 def _of_boxes(
@@ -178,12 +178,12 @@ def _of_boxes(
     for index, value in zip(boxes.records[bad].tolist(), values[bad].tolist()):
         worst[index] = min(value, worst.get(index, value))
         counts[index] = counts.get(index, 0) + 1
-    found = []
+    findings = []
     for index, count in counts.items():
         record = labels.records[index]
         detail = f"found {count} of {len(record.boxes)} boxes, the worst with {worst[index]:.2f} {unit}"
-        found.append(Finding(code, _place(record), detail, record.name))
-    return found
+        findings.append(Finding(code, _place(record), detail, record.name))
+    return findings
 
 
 def _place(record: LabeledImage) -> str:

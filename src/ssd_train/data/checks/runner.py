@@ -19,9 +19,9 @@ from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
 from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
 from ssd_train.data.checks.labels import (
     check_boxes,
+    check_classes,
     check_counts,
     check_lines,
-    check_sides,
     scaled_boxes,
     skipped_findings,
 )
@@ -92,33 +92,33 @@ class CheckResult:
 
 
 def check_data(
-    sides: Sequence[Split], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
+    splits: Sequence[Split], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
 ) -> CheckResult:
     """Check a training split and, if given, a validation split.
 
     Args:
-        sides: The training split and, optionally, the validation split; their labels are read with ``on_bad="skip"``.
+        splits: The training split and, optionally, the validation split; their labels are read with ``on_bad="skip"``.
         image_shape: Input side of the network in pixels.
         anchors: Input side -> (A, 4) centre x, centre y, width, height in input pixels: for `image_shape`, against
             which boxes are checked, and for other sides that may be recommended.
         progress: Progress display.
     """
     grids = {side: anchor_grids(array) for side, array in anchors.items()}
-    seen = [_look(side, inspect, progress or Progress()) for side in sides]
+    seen = [_look(split, inspect, progress or Progress()) for split in splits]
     findings: List[Finding] = []
     figures: Dict[str, Any] = {}
-    for side, looks in zip(sides, seen):
+    for split, looks in zip(splits, seen):
         sizes = [look.size_wh for look in looks]
-        boxes = scaled_boxes(side.labels, sizes)
-        findings += check_lines(side.labels) + [finding for look in looks for finding in look.findings]
-        findings += check_boxes(side.labels, boxes, image_shape, grids[image_shape])
-        findings += check_counts(side.labels) if side is sides[0] else check_sides(sides[0].labels, side.labels)
-        figures[side.name] = statistics(side.labels, boxes, sizes)
-        if side is sides[0]:
+        boxes = scaled_boxes(split.labels, sizes)
+        findings += check_lines(split.labels) + [finding for look in looks for finding in look.findings]
+        findings += check_boxes(split.labels, boxes, image_shape, grids[image_shape])
+        findings += check_counts(split.labels) if split is splits[0] else check_classes(splits[0].labels, split.labels)
+        figures[split.name] = statistics(split.labels, boxes, sizes)
+        if split is splits[0]:
             figures["image_shape"] = recommend_image_shape(boxes, grids)
     # training and validation share one label_width
-    figures["label_width"] = max(figures[side.name]["label_width"] for side in sides)
-    findings += _check_copies(sides, seen) + _check_folders(sides)
+    figures["label_width"] = max(figures[split.name]["label_width"] for split in splits)
+    findings += _check_copies(splits, seen) + _check_folders(splits)
     return CheckResult(tuple(findings), figures)
 
 
@@ -156,11 +156,11 @@ def check_leakage(train: Split, validation: Split) -> List[Finding]:
 
     `check_data` also finds copies by their content.
     """
-    places = dict(_places(train))
+    trained = dict(_by_path(train))
     return [
-        _copy("same-image-in-train-and-validation", record, places[place])
-        for place, record in _places(validation)
-        if place in places
+        _copy("same-image-in-train-and-validation", record, trained[path])
+        for path, record in _by_path(validation)
+        if path in trained
     ]
 
 
@@ -189,61 +189,61 @@ def drop_errors(labels: Labels, findings: Sequence[Finding]) -> Labels:
 
 
 def _look(
-    side: Split,
+    split: Split,
     look: Look,
     progress: Progress,
     workers: int = 0,
     each: Callable[..., Iterator[ImageReport]] = ordered_map,
 ) -> List[ImageReport]:
-    records, images = side.labels.records, side.images
+    records, images = split.labels.records, split.images
     if images is None:
         return [ImageReport((), record.size_wh) for record in records]
     results = each(lambda record: look(record, images), records, workers or available_cpus())
-    return list(progress.track(results, len(records), f"checking {side.name}"))
+    return list(progress.track(results, len(records), f"checking {split.name}"))
 
 
-def _places(side: Split) -> Iterator[Tuple[str, LabeledImage]]:
+def _by_path(split: Split) -> Iterator[Tuple[str, LabeledImage]]:
     """Yield (path, record) of each image.
 
     Missing images are left out: the check of the images reports them.
     """
-    for record in side.labels.records:
+    for record in split.labels.records:
         try:
-            yield (side.images.locate(record) if side.images else record.name), record
+            yield (split.images.locate(record) if split.images else record.name), record
         except DataError:
             continue
 
 
-def _check_copies(sides: Sequence[Split], seen: Sequence[Sequence[ImageReport]]) -> List[Finding]:
+def _check_copies(splits: Sequence[Split], seen: Sequence[Sequence[ImageReport]]) -> List[Finding]:
     """Find images that occur more than once, within a split or across splits."""
-    records = [record for side in sides for record in side.labels.records]
+    records = [record for split in splits for record in split.labels.records]
     numbers = np.concatenate([np.full(len(looks), number) for number, looks in enumerate(seen)])
-    looks = [look for side in seen for look in side]
-    found: List[Finding] = []
+    looks = [look for reports in seen for look in reports]
+    findings: List[Finding] = []
     trained: Dict[bytes, LabeledImage] = {}
-    for number in range(len(sides)):
+    for number in range(len(splits)):
         mine = [look.digest if n == number else b"" for look, n in zip(looks, numbers)]
-        found += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
+        findings += [_copy("duplicate-picture", records[b], records[a]) for a, b in same_bytes(mine)]
     for look, record, number in zip(looks, records, numbers):
         if number == 0 and look.digest:
             trained.setdefault(look.digest, record)
         elif look.digest in trained:
-            found.append(_copy("same-image-in-train-and-validation", record, trained[look.digest]))
-    return found + _check_alike(records, looks, numbers)
+            findings.append(_copy("same-image-in-train-and-validation", record, trained[look.digest]))
+    return findings + _check_alike(records, looks, numbers)
 
 
-def _check_alike(records: Sequence[LabeledImage], looks: Sequence[ImageReport], sides: np.ndarray) -> List[Finding]:
+def _check_alike(records: Sequence[LabeledImage], looks: Sequence[ImageReport], split_of: np.ndarray) -> List[Finding]:
     usable = [index for index, look in enumerate(looks) if look.thumbnail is not None]
     if not usable:
         return []
-    pictures = np.stack([look.thumbnail for look in looks if look.thumbnail is not None])
-    found = []
-    for a, b in near_duplicates(pictures, sides[usable]):
+    thumbnails = np.stack([look.thumbnail for look in looks if look.thumbnail is not None])
+    findings = []
+    for a, b in near_duplicates(thumbnails, split_of[usable]):
         a, b = usable[a], usable[b]
-        code = "near-duplicate-picture" if sides[a] == sides[b] else "near-duplicate-in-validation"
+        code = "near-duplicate-picture" if split_of[a] == split_of[b] else "near-duplicate-in-validation"
         if looks[a].digest != looks[b].digest:
-            found.append(_copy(code, records[b], records[a]))
-    return found
+            findings.append(_copy(code, records[b], records[a]))
+    return findings
 
 
 def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
@@ -255,10 +255,10 @@ def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
     return Finding(code, record.where or record.name, detail, record.name)
 
 
-def _check_folders(sides: Sequence[Split]) -> List[Finding]:
+def _check_folders(splits: Sequence[Split]) -> List[Finding]:
     """Find images without a label; a folder that both splits use is searched once."""
-    found: List[Finding] = []
-    records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
-    for root in sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)}):
-        found += files_without_label(FolderImages(root), records)
-    return found
+    findings: List[Finding] = []
+    records = [record for split in splits for record in (*split.labels.records, *split.labels.others)]
+    for root in sorted({split.images.root for split in splits if isinstance(split.images, FolderImages)}):
+        findings += files_without_label(FolderImages(root), records)
+    return findings

@@ -17,7 +17,7 @@ from ssd_train.data.structures import Labels
 # COCO's areas in square pixels of the original image (https://cocodataset.org/#detection-eval)
 AREAS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}
 # square root of the fraction of the image that a box covers
-SHARES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "50-100 %": np.inf}
+SIZE_CLASSES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "50-100 %": np.inf}
 MATCH_IOU = 0.5  # from which on an anchor is assigned to a box
 CELL = 16.0  # px: a cell of the first feature map; boxes with a shorter side are not found reliably
 SERVED = 0.95
@@ -75,13 +75,16 @@ def recommend_image_shape(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGr
     """
     if not len(boxes.boxes):
         return {"recommended": None, "served": {}}
-    shares = {side: _share_served(boxes.boxes * side, anchors[side]) for side in sorted(anchors)}
-    wanted = SERVED * max(shares.values())
-    recommended = next(side for side, share in shares.items() if share >= wanted)
-    return {"recommended": recommended, "served": {str(side): round(share, 4) for side, share in shares.items()}}
+    fractions = {side: _fraction_served(boxes.boxes * side, anchors[side]) for side in sorted(anchors)}
+    wanted = SERVED * max(fractions.values())
+    recommended = next(side for side, fraction in fractions.items() if fraction >= wanted)
+    return {
+        "recommended": recommended,
+        "served": {str(side): round(fraction, 4) for side, fraction in fractions.items()},
+    }
 
 
-def _share_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
+def _fraction_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
     short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
     served = short >= CELL
     served[~served] = best_iou(pixels[~served], anchors) >= MATCH_IOU
@@ -96,16 +99,16 @@ def _by_class(labels: Labels, boxes: Scaled) -> Dict[str, Any]:
     absolute = areas(boxes.boxes) * boxes.sizes_wh.prod(axis=1)
     relative = np.sqrt(areas(boxes.boxes))
     images = _images_per_class(labels)
-    found = {}
+    classes = {}
     for class_id, (name, count) in enumerate(zip(labels.class_names, labels.boxes_per_class().tolist())):
         mine = boxes.class_ids == class_id
-        found[name] = {
+        classes[name] = {
             "boxes": count,
             "images": int(images[class_id]),
             "areas": _histogram(absolute[mine], AREAS),
-            "shares": _histogram(relative[mine], SHARES),
+            "shares": _histogram(relative[mine], SIZE_CLASSES),
         }
-    return found
+    return classes
 
 
 def _images_per_class(labels: Labels) -> np.ndarray:

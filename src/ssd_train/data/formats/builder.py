@@ -50,7 +50,7 @@ class LabelsBuilder:
     """Builder of a LabelSet. All readers use it, so that they treat labels alike.
 
     - Boxes are clipped to their image, or dropped if too little is left (`fields.fit_box`). Each change is listed in
-      `Labels.mended`.
+      `Labels.repaired`.
     - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
       holds for an image with nothing but ignored regions if all of them were dropped.
     - A repeated image with the same boxes is skipped. With different boxes it is bad, because either could be right.
@@ -64,18 +64,18 @@ class LabelsBuilder:
         self.on_bad = on_bad
         self.records: List[LabeledImage] = []
         self._skipped: List[LabelIssue] = []
-        self._mended: List[LabelIssue] = []
+        self._repaired: List[LabelIssue] = []
         self._bad: List[Tuple[str, DataError]] = []
         self._seen: Dict[str, LabeledImage] = {}
 
-    def add(self, where: str, name: str, label: BoxLabel, mended: Sequence[Tuple[str, str]] = ()) -> None:
+    def add(self, where: str, name: str, label: BoxLabel, repairs: Sequence[Tuple[str, str]] = ()) -> None:
         """Add the label of one image.
 
         Args:
             where: ``file:line`` or file of the label.
             name: Name of the image.
             label: The label as read.
-            mended: (reason, detail) of each box that the reader itself dropped or changed.
+            repairs: (reason, detail) of each box that the reader itself dropped or changed.
 
         Raises:
             DataError: an earlier label of the same image has other boxes; the message names only the earlier location.
@@ -85,8 +85,8 @@ class LabelsBuilder:
             objects, regions = label.split()
             ignored, lost = fit_ignored(regions)
         fitted = fit_boxes(objects.boxes, objects.class_ids, objects.size_wh)
-        changes = [*mended, *fitted.changes, *lost]
-        if (label.boxes or mended) and not fitted.rows and (objects.boxes or not len(ignored)):
+        changes = [*repairs, *fitted.changes, *lost]
+        if (label.boxes or repairs) and not fitted.rows and (objects.boxes or not len(ignored)):
             self.add_repair(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
@@ -123,13 +123,15 @@ class LabelsBuilder:
             raise bad_lines_error(self._bad)
         skipped = self._skipped + [LabelIssue(where, BAD_LINE, str(fault), fault.code) for where, fault in self._bad]
         if not self.records:
-            found = f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}"
-            raise NoUsableLine(found, skipped)
-        return Labels(tuple(self.records), class_names, tuple(skipped), tuple(self._mended), self.source, details or {})
+            message = f"{self.source}: no line can be used, expected labelled images; {_reasons(skipped)}"
+            raise NoUsableLine(message, skipped)
+        return Labels(
+            tuple(self.records), class_names, tuple(skipped), tuple(self._repaired), self.source, details or {}
+        )
 
     def add_repair(self, where: str, changes: Sequence[Tuple[str, str]]) -> None:
         """Record (reason, detail) of what was dropped, changed or assumed at `where`."""
-        self._mended += [LabelIssue(where, reason, detail) for reason, detail in changes]
+        self._repaired += [LabelIssue(where, reason, detail) for reason, detail in changes]
 
 
 def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
@@ -140,31 +142,31 @@ def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
     return Ignored(as_boxes(fitted.rows), ids, np.asarray(crowds, bool)), fitted.changes
 
 
-def class_table(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
+def class_table(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
     """Return class names and a table id -> class id, for ids that are class ids.
 
     The ids stay as they are. A missing id below the highest one is named class_N. A name with two ids is one class,
     with the lower id.
 
     Args:
-        places: (id, name) as in the labels -> location of its first occurrence.
+        origins: (id, name) as in the labels -> location of its first occurrence.
 
     Raises:
         DataError: an id has two names, two names differ only in surrounding blanks, or an id is not below MAX_CLASSES.
     """
-    by_name = _first_ids(places)
-    for (class_id, _), place in sorted(places.items()):
+    by_name = _first_ids(origins)
+    for (class_id, _), origin in sorted(origins.items()):
         if class_id >= MAX_CLASSES:
-            raise DataError(f"{place}: found class id {class_id}, expected less than {MAX_CLASSES}", "bad-class-map")
+            raise DataError(f"{origin}: found class id {class_id}, expected less than {MAX_CLASSES}", "bad-class-map")
     names = ClassNames.of_ids({class_id: name for name, class_id in by_name.items()})
-    return names, {class_id: by_name[name] for class_id, name in places}
+    return names, {class_id: by_name[name] for class_id, name in origins}
 
 
-def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
+def ordered_classes(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int], Dict[str, int]]:
     """Return class names sorted by id without gaps, for formats with arbitrary ids.
 
     Args:
-        places: (id, name) as in the labels -> location of its first occurrence.
+        origins: (id, name) as in the labels -> location of its first occurrence.
 
     Returns:
         The class names, a table id -> class id, and a table name -> id. A name with two ids is one class, with the
@@ -173,27 +175,27 @@ def ordered_classes(places: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, 
     Raises:
         DataError: an id has two names, or two names differ only in surrounding blanks.
     """
-    by_name = _first_ids(places)
+    by_name = _first_ids(origins)
     rank = {name: index for index, name in enumerate(by_name)}
-    return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in places}, by_name
+    return ClassNames(tuple(by_name)), {class_id: rank[name] for class_id, name in origins}, by_name
 
 
-def _first_ids(places: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
+def _first_ids(origins: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
     """Return name -> its lowest id, in ascending order of the ids."""
     by_id: Dict[int, Tuple[str, str]] = {}
     by_words: Dict[str, Tuple[str, str]] = {}
-    for (class_id, name), place in sorted(places.items()):
-        other, other_place = by_id.setdefault(class_id, (name, place))
+    for (class_id, name), origin in sorted(origins.items()):
+        other, other_origin = by_id.setdefault(class_id, (name, origin))
         if other != name:
             raise DataError(
-                f"{place}: calls class {class_id} {name!r}, but {other_place} calls it {other!r}, "
+                f"{origin}: calls class {class_id} {name!r}, but {other_origin} calls it {other!r}, "
                 "expected one name for each id",
                 "conflicting-class-map",
             )
-        other, other_place = by_words.setdefault(name.strip(), (name, place))
+        other, other_origin = by_words.setdefault(name.strip(), (name, origin))
         if other != name:
             raise DataError(
-                f"{place}: has class {name!r}, but {other_place} has {other!r}, "
+                f"{origin}: has class {name!r}, but {other_origin} has {other!r}, "
                 "expected names that differ in more than blanks",
                 "conflicting-class-map",
             )
@@ -289,7 +291,7 @@ def new_label_file(folder: Path, name: str, ending: str, where: str) -> Path:
     return target
 
 
-class PicturesOfLabels:
+class ImagesOfLabels:
     """Finds images below a folder by the name of a label file, or by a name in it."""
 
     def __init__(self, images: "str | os.PathLike[str]") -> None:
@@ -310,17 +312,17 @@ class PicturesOfLabels:
         Raises:
             DataError: several images fit equally well.
         """
-        found = self._images.index.pictures(file.stem)
-        if len(found) > 1:
+        paths = self._images.index.pictures(file.stem)
+        if len(paths) > 1:
             folders = file.parent.absolute().resolve().parts
-            marks = [(_nearness(folders, Path(path).parent.parts), _same_name(path, hint)) for path in found]
-            found = [path for path, mark in zip(found, marks) if mark == max(marks)]
-        if len(found) > 1:
+            marks = [(_nearness(folders, Path(path).parent.parts), _same_name(path, hint)) for path in paths]
+            paths = [path for path, mark in zip(paths, marks) if mark == max(marks)]
+        if len(paths) > 1:
             raise DataError(
-                f"may be of {found[0]} or {found[1]} ({len(found)} pictures called {file.stem}), expected one",
+                f"may be of {paths[0]} or {paths[1]} ({len(paths)} pictures called {file.stem}), expected one",
                 "ambiguous-image",
             )
-        return self._below(found[0]) if found else None
+        return self._below(paths[0]) if paths else None
 
     def named(self, name: str) -> Optional[str]:
         """Return the relative path of the only image that a name in labels can mean.
@@ -331,16 +333,16 @@ class PicturesOfLabels:
             DataError: the name has no file name, or leaves its folder; the message names no label file.
         """
         for parts in readings(name):
-            found = self._images.index.find(parts)
-            if found:
-                return self._below(found[0]) if len(found) == 1 else None
+            paths = self._images.index.find(parts)
+            if paths:
+                return self._below(paths[0]) if len(paths) == 1 else None
         return None
 
     def _below(self, path: str) -> str:
         return path[len(self._images.root) :].replace(os.sep, "/").lstrip("/")  # relpath takes ten times as long
 
 
-def names_agree(picture: str, hint: str) -> bool:
+def names_agree(name: str, hint: str) -> bool:
     """Return True if a name in labels can be that of an image, or is "".
 
     Only file names are compared, ignoring case and Unicode form. The name in labels may lack the extension.
@@ -348,7 +350,7 @@ def names_agree(picture: str, hint: str) -> bool:
     if not hint:
         return True
     last = folded(hint.replace("\\", "/").rsplit("/", 1)[-1])
-    name = folded(picture.rsplit("/", 1)[-1])
+    name = folded(name.rsplit("/", 1)[-1])
     return last in (name, name if is_image_name(last) else os.path.splitext(name)[0])
 
 

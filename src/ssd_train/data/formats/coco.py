@@ -6,7 +6,7 @@ cocodataset.org, "Data format". Error messages name ``file:images[3]`` or ``file
 - An image without annotations is a background image.
 - Ids are integers of any size, written as 3, 3.0 or "3", or other strings. Width and height may be missing.
 - A crowd (``iscrowd`` 1) is an ignored region, not an object. A crowd without a ``bbox`` is dropped and listed in
-  `Labels.mended`.
+  `Labels.repaired`.
 - A polygon without a ``bbox`` is replaced by its bounding box.
 - Normalized boxes, as Azure writes them, are accepted if all boxes of the file are within 0..1.
 - An invalid annotation makes its image bad: without that box, the object would count as background.
@@ -66,7 +66,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     names, table, category_ids = _class_table(categories, path)
     gather = LabelsBuilder(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), gather)
-    in_shares = _all_in_shares(annotations)
+    normalized = _all_normalized(annotations)
     seen: Dict[Key, int] = {}
     for index, image in enumerate(images):
         where = f"{path}:images[{index}]"
@@ -75,7 +75,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
             if seen.setdefault(image_id, index) != index:
                 raise DataError(f"found id {image_id} as in images[{seen[image_id]}], expected each id once")
             name = image_name(image.get("file_name"), "file_name")
-            gather.add(where, name, *_label(image, boxes.get(image_id, []), table, in_shares))
+            gather.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
         except DataError as fault:
             gather.add_error(where, fault)
     if not images:
@@ -93,7 +93,7 @@ class Ids(NamedTuple):
 def read_ids(path: PathLike) -> Ids:
     """Return the ids in a COCO file that `read_coco` accepts; skip invalid entries."""
     value = read_json(path, constants=True)
-    found = []
+    ids_by_list = []
     for entries, name in (("images", "file_name"), ("categories", "name")):
         ids: Dict[Key, str] = {}
         for entry in value[entries]:
@@ -101,8 +101,8 @@ def read_ids(path: PathLike) -> Ids:
                 ids.setdefault(_id(entry), image_name(entry.get(name), name))
             except DataError:
                 continue
-        found.append(ids)
-    return Ids(*found)
+        ids_by_list.append(ids)
+    return Ids(*ids_by_list)
 
 
 def write_coco(
@@ -128,8 +128,8 @@ def write_coco(
     annotations: List[Dict[str, Any]] = []
     images = []
     known = category_ids or {}
-    given = set(class_names) <= set(known)
-    ids = [known[name] if given else number for number, name in enumerate(class_names, 1)]
+    keep_ids = set(class_names) <= set(known)
+    ids = [known[name] if keep_ids else number for number, name in enumerate(class_names, 1)]
     for image_id, record in enumerate(records, 1):
         if record.size_wh is None:
             raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
@@ -163,21 +163,21 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
     Integer ids determine the order of the classes. If any id is a string, the order of the file does. The third result
     is empty unless all ids are integers of 0 or more, because only such ids are written again.
     """
-    places: Dict[Tuple[Key, str], str] = {}
+    origins: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
         where = f"{path}:categories[{index}]"
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{where}: found {short_repr(category)}, expected an object with id and name")
         try:
-            places.setdefault((id_key(category.get("id"), "id"), name), where)
+            origins.setdefault((id_key(category.get("id"), "id"), name), where)
         except DataError as fault:
             raise fault.at(where) from None
-    keys = list(dict.fromkeys(key for key, _ in places))
+    keys = list(dict.fromkeys(key for key, _ in origins))
     order = {key: number for number, key in enumerate(keys)}
     if all(isinstance(key, int) for key in keys):
         order = {key: int(key) for key in keys}
-    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in places.items()})
+    names, table, ids = ordered_classes({(order[key], name): where for (key, name), where in origins.items()})
     numbers = ids if all(isinstance(key, int) and key >= 0 for key in keys) else {}
     return names, {key: table[number] for key, number in order.items()}, numbers
 
@@ -219,7 +219,7 @@ def _boxes_by_image(
             known.add(_id(image))
         except DataError:
             continue  # read_coco reports it with the image
-    found: Dict[Key, List[Tuple[int, Any]]] = {}
+    by_image: Dict[Key, List[Tuple[int, Any]]] = {}
     for index, annotation in enumerate(annotations):
         try:
             if not isinstance(annotation, dict):
@@ -227,14 +227,14 @@ def _boxes_by_image(
             image_id = id_key(annotation.get("image_id"), "image_id")
             if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
-            found.setdefault(image_id, []).append((index, annotation))
+            by_image.setdefault(image_id, []).append((index, annotation))
         except DataError as fault:
             gather.add_error(f"{path}:annotations[{index}]", fault)
-    return found
+    return by_image
 
 
 def _label(
-    image: Mapping[str, Any], annotations: Sequence[Tuple[int, Any]], table: Mapping[Key, int], in_shares: bool
+    image: Mapping[str, Any], annotations: Sequence[Tuple[int, Any]], table: Mapping[Key, int], normalized: bool
 ) -> Tuple[BoxLabel, List[Tuple[str, str]]]:
     """Return the label of one image, and (reason, detail) of dropped crowds."""
     size_wh = _size(image)
@@ -249,7 +249,7 @@ def _label(
             category = _category(annotation)
             if category not in table:
                 raise DataError(f"category_id: found {category}, expected the id of a category", "unknown-class")
-            label.boxes.append(box_corners(*_scaled(_bbox(annotation), size_wh, in_shares)))
+            label.boxes.append(box_corners(*_scaled(_bbox(annotation), size_wh, normalized)))
             label.class_ids.append(table[category])
             kinds.append(CROWD if crowd else OBJECT)
         except DataError as fault:
@@ -302,7 +302,7 @@ def _of_polygons(polygons: Any) -> Optional[List[float]]:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def _all_in_shares(annotations: Sequence[Any]) -> bool:
+def _all_normalized(annotations: Sequence[Any]) -> bool:
     """Return True if all boxes of the file look normalized to the image size.
 
     That is so if all boxes are within 0..1 and at least one value is fractional.
@@ -323,9 +323,9 @@ def _looks_shared(box: Sequence[Any]) -> bool:
     return numbers and box[0] + box[2] <= 1 + _ROUNDING and box[1] + box[3] <= 1 + _ROUNDING
 
 
-def _scaled(box: List[float], size_wh: Optional[SizeWH], in_shares: bool) -> List[float]:
+def _scaled(box: List[float], size_wh: Optional[SizeWH], normalized: bool) -> List[float]:
     """Convert a box to pixels if the boxes of the file are normalized."""
-    if in_shares:
+    if normalized:
         if size_wh is None:
             raise DataError(
                 f"bbox: found {box}, normalized to 0..1 (shares of the image), expected width and height of the image "

@@ -139,36 +139,36 @@ def scan(path: PathLike) -> ManifestScan:
     Raises:
         DataError: the file is unreadable, is empty, or contains no JSON object.
     """
-    found = ManifestScan()
+    manifest = ManifestScan()
     for line_number, raw in numbered_lines(path):
         try:
             line = parse_object(raw)
         except DataError as error:
-            found.faults[line_number] = error
+            manifest.faults[line_number] = error
             continue
-        if not found.first_line:
-            found.first_line, found.first_keys = line_number, tuple(line)
+        if not manifest.first_line:
+            manifest.first_line, manifest.first_keys = line_number, tuple(line)
         for key, metadata in line.items():
             if key.endswith(METADATA) and isinstance(metadata, dict):
-                found.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
-    if not found.first_line and not found.faults:
+                manifest.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
+    if not manifest.first_line and not manifest.faults:
         raise DataError(f"{path}: is empty, expected one labelled image on each line")
-    if not found.first_line:
-        line_number, fault = next(iter(found.faults.items()))
+    if not manifest.first_line:
+        line_number, fault = next(iter(manifest.faults.items()))
         raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object", fault.code)
-    return found
+    return manifest
 
 
-def choose_attribute(found: ManifestScan, wanted: Optional[str], path: PathLike) -> str:
+def choose_attribute(manifest: ManifestScan, wanted: Optional[str], path: PathLike) -> str:
     """Return `wanted`, or else the bounding-box attribute with the newest date.
 
     Raises:
         DataError: the file has no boxes, or several attributes have the newest creation-date.
         ConfigError: the attribute `wanted` has no boxes in the file.
     """
-    boxes = {name: attribute for name, attribute in found.attributes.items() if BOX_TYPE in attribute.kinds}
+    boxes = {name: attribute for name, attribute in manifest.attributes.items() if BOX_TYPE in attribute.kinds}
     if not boxes:
-        raise _no_boxes(found, path)
+        raise _no_boxes(manifest, path)
     if wanted is not None:
         if wanted not in boxes:
             raise ConfigError(
@@ -186,14 +186,15 @@ def choose_attribute(found: ManifestScan, wanted: Optional[str], path: PathLike)
     return candidates[0]
 
 
-def _no_boxes(found: ManifestScan, path: PathLike) -> DataError:
+def _no_boxes(manifest: ManifestScan, path: PathLike) -> DataError:
     kinds = {
-        kind: (line, name) for name, attribute in found.attributes.items() for kind, line in attribute.kinds.items()
+        kind: (line, name) for name, attribute in manifest.attributes.items() for kind, line in attribute.kinds.items()
     }
     if not kinds:
-        keys = ", ".join(found.first_keys[:5]) or "no keys"
+        keys = ", ".join(manifest.first_keys[:5]) or "no keys"
         return DataError(
-            f"{path}:{found.first_line}: found {keys}, expected a label attribute and its metadata of type {BOX_TYPE}"
+            f"{path}:{manifest.first_line}: found {keys}, "
+            f"expected a label attribute and its metadata of type {BOX_TYPE}"
         )
     line = min(line for line, _ in kinds.values())
     listed = ", ".join(f"{kind} ({name})" for kind, (_, name) in sorted(kinds.items()))
@@ -281,7 +282,7 @@ def read_ground_truth(
     """Read a manifest, or the one manifest of a folder.
 
     Boxes are clipped to `image_size`, and dropped if less than 1 px wide or high or less than a tenth is inside; each
-    such box is listed in `Labels.mended`. Skipped lines are listed in `Labels.skipped`.
+    such box is listed in `Labels.repaired`. Skipped lines are listed in `Labels.skipped`.
 
     Args:
         path: A manifest, or a folder as for `find_manifest`.
@@ -296,12 +297,12 @@ def read_ground_truth(
             result `verified`, or `on_bad` is invalid.
     """
     manifest = find_manifest(path)
-    found = scan(manifest)
-    attribute = choose_attribute(found, label_attribute, manifest)
-    places = {key: f"{manifest}:{line}" for key, line in found.attributes[attribute].names.items()}
-    names, table = class_table(places)
-    job = verification_job(found, verified, manifest) if verified else ""
-    faults = {**found.faults, **found.attributes[attribute].faults}
+    scanned = scan(manifest)
+    attribute = choose_attribute(scanned, label_attribute, manifest)
+    origins = {key: f"{manifest}:{line}" for key, line in scanned.attributes[attribute].names.items()}
+    names, table = class_table(origins)
+    job = verification_job(scanned, verified, manifest) if verified else ""
+    faults = {**scanned.faults, **scanned.attributes[attribute].faults}
     gather = LabelsBuilder(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):
         where = f"{manifest}:{line_number}"
@@ -315,16 +316,16 @@ def read_ground_truth(
                 _add(gather, where, value, attribute, table)
         except DataError as fault:
             gather.add_error(where, fault)
-    return gather.label_set(names, _details(found, attribute))
+    return gather.label_set(names, _details(scanned, attribute))
 
 
-def verification_job(found: ManifestScan, verdict: str, manifest: Path) -> str:
+def verification_job(scanned: ManifestScan, verdict: str, manifest: Path) -> str:
     """Return the label attribute of the only verification job in a manifest.
 
     Raises:
         ConfigError: there is no such job or more than one, or it never gave the result `verdict`.
     """
-    jobs = {name: attribute.verdicts for name, attribute in found.attributes.items() if attribute.verdicts}
+    jobs = {name: attribute.verdicts for name, attribute in scanned.attributes.items() if attribute.verdicts}
     if len(jobs) != 1:
         listed = ", ".join(sorted(jobs)) or "none"
         raise ConfigError(
@@ -396,16 +397,16 @@ def find_manifest(path: PathLike) -> Path:
     Raises:
         DataError: the folder contains no manifest, or several.
     """
-    place = Path(path)
-    if not place.is_dir():
-        return place
-    files = sorted(child.name for child in place.iterdir() if child.is_file() and not is_hidden(child.name))
+    source = Path(path)
+    if not source.is_dir():
+        return source
+    files = sorted(child.name for child in source.iterdir() if child.is_file() and not is_hidden(child.name))
     manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
     for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second is for a job's output folder
-        if (place / candidate).is_file():
-            return place / candidate
+        if (source / candidate).is_file():
+            return source / candidate
     if len(manifests) == 1:
-        return place / manifests[0]
+        return source / manifests[0]
     listed = ", ".join((manifests or files)[:5]) or "nothing"
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
 
@@ -442,19 +443,19 @@ def _check_attribute(name: str) -> None:
         raise ConfigError(f"label_attribute: found {name!r}, expected a name that does not end in -metadata or -ref")
 
 
-def _details(found: ManifestScan, attribute: str) -> Dict[str, str]:
+def _details(manifest: ManifestScan, attribute: str) -> Dict[str, str]:
     others = [
         f"{name} ({', '.join(sorted(other.kinds))})"
-        for name, other in sorted(found.attributes.items())
+        for name, other in sorted(manifest.attributes.items())
         if name != attribute
     ]
     return {
         "label_attribute": attribute,
         "other_attributes": ", ".join(others),
-        "newest_label": found.attributes[attribute].newest,
+        "newest_label": manifest.attributes[attribute].newest,
         "verification": "; ".join(
             f"verification {name!r}: {', '.join(f'{count} {v}' for v, count in Counter(other.verdicts).most_common())}"
-            for name, other in sorted(found.attributes.items())
+            for name, other in sorted(manifest.attributes.items())
             if other.verdicts
         ),
     }

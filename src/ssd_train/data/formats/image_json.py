@@ -8,7 +8,7 @@ is in the AWS developer guide, "Object Detection".
 The class ids of `annotations` are used, as in the built-in algorithm. If the categories of any file lack an id of its
 annotations, the ids of `categories` are of another kind (AWS's COCO notebook writes COCO's ids there). Then the
 categories of all files are ignored, because their names would belong to other classes. Each file with such categories
-is listed in `Labels.mended`.
+is listed in `Labels.repaired`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
     """
     files = label_files(path, ".json")
     gather = LabelsBuilder(str(path), on_bad)
-    found = _survey(files)
-    named = class_names is None and not found.other_ids
+    survey = _survey(files)
+    named = class_names is None and not survey.other_ids
     if class_names is None:
-        names, table = class_table(found.places) if named else (ClassNames(()), {})
-        class_names = ClassNames.of_ids(dict(enumerate(names)), found.highest + 1)
+        names, table = class_table(survey.origins) if named else (ClassNames(()), {})
+        class_names = ClassNames.of_ids(dict(enumerate(names)), survey.highest + 1)
         table = {**{class_id: class_id for class_id in range(len(class_names))}, **table}
     else:
         table = {class_id: class_id for class_id in range(len(class_names))}
@@ -58,7 +58,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
             gather.add(str(file), name, read_box_label(label, table))
         except DataError as fault:
             gather.add_error(str(file), fault)
-    for where, detail in found.other_ids:
+    for where, detail in survey.other_ids:
         gather.add_repair(where, [(OTHER_IDS, detail)])
     return gather.label_set(class_names)
 
@@ -88,19 +88,19 @@ class _Survey(NamedTuple):
     """Result of the first pass over the files.
 
     Attributes:
-        places: (class id, name) in `categories` -> first file with it.
+        origins: (class id, name) in `categories` -> first file with it.
         highest: Highest class id of a box, -1 if there are no boxes.
         other_ids: (file, detail) of files whose categories lack a class id of their annotations.
     """
 
-    places: Dict[Tuple[int, str], str]
+    origins: Dict[Tuple[int, str], str]
     highest: int
     other_ids: List[Tuple[str, str]]
 
 
 def _survey(files: List[Path]) -> _Survey:
     """Collect the classes of all files. Invalid files are reported in the second pass."""
-    places: Dict[Tuple[int, str], str] = {}
+    origins: Dict[Tuple[int, str], str] = {}
     highest, other_ids = -1, []
     for file in files:
         try:
@@ -111,11 +111,11 @@ def _survey(files: List[Path]) -> _Survey:
         except DataError:
             continue
         for category in categories:
-            places.setdefault(category, str(file))
+            origins.setdefault(category, str(file))
         unknown = ids - {class_id for class_id, _ in categories}
         if categories and unknown:
             other_ids.append((str(file), f"class_id {min(unknown)}"))
-    return _Survey(places, highest, other_ids)
+    return _Survey(origins, highest, other_ids)
 
 
 def _object(value: Any) -> Dict[str, Any]:

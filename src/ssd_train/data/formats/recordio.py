@@ -58,8 +58,8 @@ def pack_label(record: LabeledImage, size_wh: SizeWH, flagged: bool = False) -> 
     if not len(boxes):
         return np.array([*header, *[_PADDING] * int(header[1])], "<f4")
     width, height = size_wh
-    shares = boxes.astype(np.float64) / (width, height, width, height)
-    columns = [class_ids[:, None], shares]
+    fractions = boxes.astype(np.float64) / (width, height, width, height)
+    columns = [class_ids[:, None], fractions]
     if flagged:
         columns.append((np.arange(len(boxes)) >= len(record.boxes))[:, None])
     return np.concatenate([header, np.concatenate(columns, axis=1).ravel()]).astype("<f4")
@@ -75,22 +75,23 @@ def unpack_label(label: np.ndarray, size_wh: SizeWH) -> BoxLabel:
     rows = rows[rows[:, 0] != _PADDING]
     if not np.isfinite(rows[:, :5]).all():
         raise DataError("label: found NaN or infinity, expected finite numbers", "bad-coordinates")
-    ids, shares = rows[:, 0], rows[:, 1:5].astype(np.float64)
+    ids, fractions = rows[:, 0], rows[:, 1:5].astype(np.float64)
     bad = ids[(ids < 0) | (ids % 1 != 0) | (ids >= MAX_CLASSES)]
     if len(bad):
         raise DataError(f"class id: found {bad[0]:g}, expected an integer of 0 to {MAX_CLASSES - 1}", "unknown-class")
-    if (np.abs(shares) > _PIXELS).any():
+    if (np.abs(fractions) > _PIXELS).any():
         raise DataError(
-            f"coordinates: found {np.abs(shares).max():g}, expected shares of the image, 0..1 (not pixels)",
+            f"coordinates: found {np.abs(fractions).max():g}, expected fractions of the image, 0..1 (not pixels)",
             "bad-coordinates",
         )
-    inverted = (shares[:, 2] < shares[:, 0]) | (shares[:, 3] < shares[:, 1])  # `fit_boxes` drops boxes of size 0
+    # `fit_boxes` drops boxes of size 0
+    inverted = (fractions[:, 2] < fractions[:, 0]) | (fractions[:, 3] < fractions[:, 1])
     if inverted.any():
         index = int(np.argmax(inverted))
         raise DataError(
-            f"box {index}: found {shares[index].tolist()}, expected xmin <= xmax and ymin <= ymax", "box-degenerate"
+            f"box {index}: found {fractions[index].tolist()}, expected xmin <= xmax and ymin <= ymax", "box-degenerate"
         )
-    corners = _pixels(shares, size_wh)
+    corners = _pixels(fractions, size_wh)
     read = BoxLabel([tuple(row) for row in corners.tolist()], ids.astype(int).tolist(), size_wh)
     flags = rows[:, 5] if rows.shape[1] > 5 else ids[:0]
     if not (flags == 1).any() or not np.isin(flags, (0, 1)).all():
@@ -113,13 +114,13 @@ def _rows(label: np.ndarray) -> np.ndarray:
     return label[header:].reshape(-1, width)
 
 
-def _pixels(shares: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+def _pixels(fractions: np.ndarray, size_wh: SizeWH) -> np.ndarray:
     """Convert normalized corners (N, 4) to pixels.
 
     A value within float32 precision of a whole pixel is rounded to it.
     """
     scale = np.array([*size_wh, *size_wh], np.float64)
-    pixels = shares * scale
+    pixels = fractions * scale
     whole = np.round(pixels)
     return np.where(np.abs(pixels - whole) <= scale * 2.0**-24, whole, pixels)
 
@@ -218,18 +219,18 @@ def read_recordio(
     Raises:
         DataError: the file is damaged, or `on_bad` is "error" and some labels are bad; names ``file:number``.
     """
-    place = Path(path)
-    names = _lst_names(place.with_suffix(".lst"))
-    if class_names is None and place.with_suffix(NAMES).is_file():
-        class_names = read_class_list(place.with_suffix(NAMES))
-    gather = LabelsBuilder(str(place), on_bad)
+    base = Path(path)
+    names = _lst_names(base.with_suffix(".lst"))
+    if class_names is None and base.with_suffix(NAMES).is_file():
+        class_names = read_class_list(base.with_suffix(NAMES))
+    gather = LabelsBuilder(str(base), on_bad)
     offsets: Dict[str, Tuple[int, int]] = {}
     number = 0
-    for number, (offset, payload) in enumerate(_payloads(place), 1):
-        where = f"{place}:{number}"
+    for number, (offset, payload) in enumerate(_payloads(base), 1):
+        where = f"{base}:{number}"
         try:
             record = unpack_record(payload)
-            name = names.get(record.id, f"{place.stem}/{number:08d}")
+            name = names.get(record.id, f"{base.stem}/{number:08d}")
             gather.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
         except DataError as fault:
@@ -238,7 +239,7 @@ def read_recordio(
         raise DataError(f"{path}: is empty, expected one record for each image")
     highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
     numbered, _ = placeholder_classes(highest + 1)
-    return gather.label_set(class_names or numbered), RecordImages(place, offsets)
+    return gather.label_set(class_names or numbered), RecordImages(base, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> int:
@@ -253,10 +254,10 @@ def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: Imag
         images: The source of their images.
         flagged: Write GluonCV's sixth value, "difficult", and the difficult objects.
     """
-    place = Path(path)
+    base = Path(path)
     count = offset = 0
     with ExitStack() as files:
-        rec, idx, lst = (files.enter_context(open_atomic(place.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
+        rec, idx, lst = (files.enter_context(open_atomic(base.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
         for record in records:
             data, size_wh = _upright(images.read(record), record)
             label = pack_label(record, size_wh, flagged)

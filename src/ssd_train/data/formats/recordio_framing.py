@@ -79,12 +79,12 @@ def write_record(file: BinaryIO, record: bytes) -> int:
 
 def _split(record: bytes) -> List[bytes]:
     """Split a record at each MAGIC at a multiple of 4, and omit that MAGIC."""
-    parts, start, found = [], 0, record.find(MAGIC)
-    while found >= 0:
-        if found % 4 == 0:
-            parts.append(record[start:found])
-            start = found + 4
-        found = record.find(MAGIC, found + 1)
+    parts, start, position = [], 0, record.find(MAGIC)
+    while position >= 0:
+        if position % 4 == 0:
+            parts.append(record[start:position])
+            start = position + 4
+        position = record.find(MAGIC, position + 1)
     return [*parts, record[start:]]
 
 
@@ -93,19 +93,19 @@ def _read_record(file: BinaryIO, where: str, offset: int, max_length: int) -> Tu
     parts: List[bytes] = []
     taken = total = 0
     while True:
-        place = f"{where}: at byte {offset + taken}"
+        position = f"{where}: at byte {offset + taken}"
         head = _read(file, _HEAD.size)
         if not head and not parts:
             return b"", 0
-        flag, length = _check_head(head, place, first=not parts)
+        flag, length = _check_head(head, position, first=not parts)
         total += length + (4 if parts else 0)
         if total > max_length:
-            raise DataError(f"{place} found a record of {total} bytes, expected at most {max_length}")
+            raise DataError(f"{position} found a record of {total} bytes, expected at most {max_length}")
         padded = length + -length % 4
         data = _read(file, padded)
         if len(data) < padded:
             raise DataError(
-                f"{place} found the end after {len(data)} of {padded} bytes, expected a whole record (cut off?)"
+                f"{position} found the end after {len(data)} of {padded} bytes, expected a whole record (cut off?)"
             )
         taken += _HEAD.size + padded
         parts.append(data[:length])
@@ -113,22 +113,22 @@ def _read_record(file: BinaryIO, where: str, offset: int, max_length: int) -> Tu
             return MAGIC.join(parts), taken
 
 
-def _check_head(head: bytes, place: str, first: bool) -> Tuple[int, int]:
+def _check_head(head: bytes, position: str, first: bool) -> Tuple[int, int]:
     """Validate the header of a part and return (flag, length)."""
     if len(head) < _HEAD.size:
         raise DataError(
-            f"{place} found the end after {len(head)} of {_HEAD.size} bytes, expected a whole record (cut off?)"
+            f"{position} found the end after {len(head)} of {_HEAD.size} bytes, expected a whole record (cut off?)"
         )
     magic, word = _HEAD.unpack(head)
     if magic != MAGIC:
         raise DataError(
-            f"{place} found bytes {magic.hex()}, expected {MAGIC.hex()}: RecordIO framing "
+            f"{position} found bytes {magic.hex()}, expected {MAGIC.hex()}: RecordIO framing "
             "(a .rec file, or a channel with ContentType application/x-recordio and RecordWrapperType RecordIO)"
         )
     flag, length = word >> 29, word & MAX_LENGTH
     expected = (_WHOLE, _START) if first else (_MIDDLE, _END)
     if flag not in expected:
-        raise DataError(f"{place} found part flag {flag}, expected {expected[0]} or {expected[1]}")
+        raise DataError(f"{position} found part flag {flag}, expected {expected[0]} or {expected[1]}")
     return flag, length
 
 

@@ -9,7 +9,7 @@ output folder of the job.
 
 - A frame without boxes is a background image. A frame of the sequence that was not annotated is skipped.
 - The name of a frame is the prefix of the sequence file and the name in the file. If the sequence file is missing, its
-  folder is used as prefix, and the assumption is listed in `Labels.mended`.
+  folder is used as prefix, and the assumption is listed in `Labels.repaired`.
 - Object ids and label-category-attributes are ignored. The format has no image sizes.
 """
 
@@ -63,16 +63,16 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
     root = _job_folder(Path(path), manifest)
     gather = LabelsBuilder(str(manifest), on_bad)
     sequences, attribute = _sequences(manifest, label_attribute, gather)
-    names, table = class_table(_class_places(sequences))
+    names, table = class_table(_class_origins(sequences))
     read: Set[Path] = set()
     for sequence in sequences:
         try:
-            place = _find(root, sequence.labels)
-            if place is None or place in read:
+            file = _find(root, sequence.labels)
+            if file is None or file in read:
                 raise DataError(f"{sequence.labels!r} not found, expected a file of its own below {root}")
-            read.add(place)
+            read.add(file)
             prefix, frames = _frames_of(sequence, root, gather)
-            labelled = _add_frames(gather, place, prefix, table)
+            labelled = _add_frames(gather, file, prefix, table)
         except DataError as fault:
             gather.add_error(sequence.where, fault)
             continue
@@ -95,21 +95,23 @@ def _job_folder(path: Path, manifest: Path) -> Path:
 
 def _sequences(manifest: Path, wanted: Optional[str], gather: LabelsBuilder) -> Tuple[List[_Sequence], str]:
     lines = [(where, line) for where, line in read_json_lines(manifest)]
-    found = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
+    attributes = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
     if wanted:
-        found = [name for name in found if name in (wanted, wanted + _REF)]
-    if not found:
+        attributes = [name for name in attributes if name in (wanted, wanted + _REF)]
+    if not attributes:
         called = f" called {wanted!r}" if wanted else ""
         raise DataError(f"{manifest}: found no labels{called} of a type that is expected: {' or '.join(VIDEO_TYPES)}")
-    if len(found) > 1:
-        raise ConfigError(f"label_attribute: expected one of {', '.join(found)}: {manifest} has them all")
+    if len(attributes) > 1:
+        raise ConfigError(f"label_attribute: expected one of {', '.join(attributes)}: {manifest} has them all")
     sequences = []
     for where, line in lines:
-        if isinstance(line.get(found[0]), str) and isinstance(line.get("source-ref"), str):
-            sequences.append(_Sequence(where, line["source-ref"], line[found[0]], line.get(found[0] + METADATA, {})))
+        if isinstance(line.get(attributes[0]), str) and isinstance(line.get("source-ref"), str):
+            sequences.append(
+                _Sequence(where, line["source-ref"], line[attributes[0]], line.get(attributes[0] + METADATA, {}))
+            )
         else:
-            gather.skip(where, NO_SEQUENCE, f"has no {found[0]!r}")
-    return sequences, found[0]
+            gather.skip(where, NO_SEQUENCE, f"has no {attributes[0]!r}")
+    return sequences, attributes[0]
 
 
 def _is_video(line: Mapping[str, Any], key: str) -> bool:
@@ -117,48 +119,48 @@ def _is_video(line: Mapping[str, Any], key: str) -> bool:
     return key.endswith(_REF + METADATA) and isinstance(metadata, dict) and metadata.get("type") in VIDEO_TYPES
 
 
-def _class_places(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
+def _class_origins(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
     """Return (id, name) in the class-maps -> location of its first occurrence."""
-    places: Dict[Tuple[int, str], str] = {}
+    origins: Dict[Tuple[int, str], str] = {}
     for sequence in sequences:
         try:
             class_map = read_class_map(sequence.metadata.get("class-map", {}))
         except DataError as error:
             raise error.at(f"{sequence.where}: class-map") from None
         for name, class_id in class_map.items():
-            places.setdefault((class_id, name), sequence.where)
-    return places
+            origins.setdefault((class_id, name), sequence.where)
+    return origins
 
 
 def _frames_of(sequence: _Sequence, root: Path, gather: LabelsBuilder) -> Tuple[str, List[str]]:
     """Return the prefix of a sequence and all names of its frames, [] if unknown."""
-    place = _find(root, sequence.source)
-    if place is None:
+    file = _find(root, sequence.source)
+    if file is None:
         prefix = sequence.source.rpartition("/")[0]
         gather.add_repair(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
         return prefix, []
     try:
-        value = read_json(place)
+        value = read_json(file)
         if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
             raise DataError(f"found {short_repr(value)}, expected an object with prefix and frames")
         prefix = image_name(value.get("prefix"), "prefix")
         return prefix.rstrip("/"), [image_name(_get(frame, "frame"), "frame") for frame in value["frames"]]
     except DataError as fault:
-        raise fault.at(place) from None
+        raise fault.at(file) from None
 
 
-def _add_frames(gather: LabelsBuilder, place: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
+def _add_frames(gather: LabelsBuilder, file: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
     """Add the frames of one SeqLabel.json file and return their names."""
     try:
-        value = read_json(place)
+        value = read_json(file)
         key = next((key for key in _LISTS if isinstance(_get(value, key), list)), None)
         if key is None:
             raise DataError(f"found {short_repr(value)}, expected an object with {' or '.join(_LISTS)}")
     except DataError as fault:
-        raise fault.at(place) from None
+        raise fault.at(file) from None
     labelled = set()
     for index, frame in enumerate(value[key]):
-        where = f"{place}:{key}[{index}]"
+        where = f"{file}:{key}[{index}]"
         try:
             name = image_name(_get(frame, "frame"), "frame")
             labelled.add(name)
@@ -198,5 +200,5 @@ def _get(value: Any, key: str) -> Any:
 def _find(root: Path, name: str) -> Optional[Path]:
     """Return the first of a/b/c, b/c, c that is a file below `root`, or None."""
     parts = key_parts(LabeledImage(image_name(name, "reference"), np.zeros((0, 4)), np.zeros(0)))
-    places = [root.joinpath(*parts[first:]) for first in range(len(parts))]
-    return next((place for place in places if place.is_file()), None)
+    candidates = [root.joinpath(*parts[first:]) for first in range(len(parts))]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

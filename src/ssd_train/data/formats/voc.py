@@ -3,11 +3,11 @@
 The devkit counts pixels from 1 and includes both ends, so a box that covers the whole image is (1, 1, width, height).
 In ssd_train it is (0, 0, width, height): only xmin and ymin are reduced by 1. Boxes of tools that count from 0
 therefore become one pixel wider to the left and top. If that pixel is outside the image, the box is clipped and listed
-in `Labels.mended`.
+in `Labels.repaired`.
 
 An XML file belongs to the image of the same name, next to it or in the sister folder (`pairing`). ``filename`` is used
 only for files without such an image. If ``filename`` differs from the name of that image, the difference is
-listed in `Labels.mended`.
+listed in `Labels.repaired`.
 
 Class names are sorted unless they are passed, because the format has no class ids. Objects marked difficult are ignored
 regions: neither scored nor learned as background. A size of 0 x 0, which some tools write, counts as missing.
@@ -23,8 +23,8 @@ from xml.etree import ElementTree
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.builder import (
+    ImagesOfLabels,
     LabelsBuilder,
-    PicturesOfLabels,
     label_files,
     names_agree,
     new_folder,
@@ -99,11 +99,11 @@ def read_voc(
         except DataError as fault:
             gather.add_error(str(file), fault)
     names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
-    pictures = _pictures(read, PicturesOfLabels(path if images is None else images))
+    image_names = _match_images(read, ImagesOfLabels(path if images is None else images))
     for one in read:
         try:
             class_ids = [names.index(class_name) for class_name in one.classes]
-            name = pictures[one.file]
+            name = image_names[one.file]
             if isinstance(name, DataError):
                 raise name
             known = len(gather.records)
@@ -112,48 +112,48 @@ def read_voc(
                 gather.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
         except DataError as fault:
             gather.add_error(str(one.file), fault)
-    found = gather.label_set(names)
-    files_of = {record.name: record.where for record in found.records}
+    labels = gather.label_set(names)
+    files_of = {record.name: record.where for record in labels.records}
     sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)
     if not sets:
-        return found
-    return dataclasses.replace(found, sets=sets, details={**found.details, "sets": source})
+        return labels
+    return dataclasses.replace(labels, sets=sets, details={**labels.details, "sets": source})
 
 
-def _pictures(read: Sequence[_Annotation], pictures: PicturesOfLabels) -> "Dict[Path, str | DataError]":
+def _match_images(read: Sequence[_Annotation], images: ImagesOfLabels) -> "Dict[Path, str | DataError]":
     """Return the image name of each XML file, or an error if there is none.
 
     Images with the names of XML files are assigned first: a ``filename`` that was not updated when files were renamed
     may name the image of another XML file.
     """
-    found: "Dict[Path, str | DataError]" = {}
+    names: "Dict[Path, str | DataError]" = {}
     owners: Dict[str, Path] = {}
     for one in read:
         try:
-            name = pictures.of(one.file, one.filename)
+            name = images.of(one.file, one.filename)
         except DataError as fault:
-            found[one.file] = fault
+            names[one.file] = fault
             continue
         if name is not None:
-            found[one.file] = name
+            names[one.file] = name
             owners.setdefault(name, one.file)
     for one in read:
-        if one.file in found:
+        if one.file in names:
             continue
         try:
-            named = pictures.named(one.filename) if one.filename else None
+            named = images.named(one.filename) if one.filename else None
         except DataError as fault:
-            found[one.file] = fault
+            names[one.file] = fault
             continue
         if named in owners:
-            found[one.file] = DataError(
+            names[one.file] = DataError(
                 f"found no picture called {one.file.stem}; filename {one.filename!r} is that of {owners[named]}, "
                 "expected a picture of the file's own name",
                 "missing-image",
             )
         else:
-            found[one.file] = named or one.filename or one.file.stem
-    return found
+            names[one.file] = named or one.filename or one.file.stem
+    return names
 
 
 def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
@@ -230,10 +230,10 @@ def _whole(value: float) -> float:
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
-    found = (element.findtext(path) or "").strip()
-    if not found:
+    text = (element.findtext(path) or "").strip()
+    if not text:
         raise DataError(f"{path}: found none, expected it")
-    return found
+    return text
 
 
 def _number(element: ElementTree.Element, path: str) -> float:

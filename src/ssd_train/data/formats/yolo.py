@@ -79,23 +79,23 @@ def describe(folders: Sequence[Path]) -> DataYaml:
         DataError: a file is malformed, or data.yaml has no names and no other file does; starts with the path.
         DependencyError: there is a .yaml file, and PyYAML is not installed.
     """
-    told = _Told()
+    description = _Description()
     near = [folder.absolute() for folder in dict.fromkeys(folders)]
     seen: Set[Path] = set()
     for up in range(_UP + 1):
         for folder in near:
-            place = [folder, *folder.parents][min(up, len(folder.parents))]
-            if place not in seen and place.is_dir():
-                seen.add(place)
-                told.read(_told_in(place))
-        if not up and told.names is None:
-            told.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
-    if told.names is None and told.nameless is not None:
-        raise DataError(f"{told.nameless}: found no entry names, expected names: [a, b]")
-    return DataYaml(told.names, told.points, told.sets, told.source)
+            directory = [folder, *folder.parents][min(up, len(folder.parents))]
+            if directory not in seen and directory.is_dir():
+                seen.add(directory)
+                description.read(_description_files(directory))
+        if not up and description.names is None:
+            description.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
+    if description.names is None and description.nameless is not None:
+        raise DataError(f"{description.nameless}: found no entry names, expected names: [a, b]")
+    return DataYaml(description.names, description.points, description.sets, description.source)
 
 
-class _Told:
+class _Description:
     """Builder of a Description; the first names and the first splits are used."""
 
     def __init__(self) -> None:
@@ -139,15 +139,15 @@ class _Told:
             self.source = str(path) if self.sets else ""
 
 
-def _told_in(folder: Path) -> Iterator[Path]:
+def _description_files(folder: Path) -> Iterator[Path]:
     names = {path.name for path in folder.iterdir() if not is_hidden(path.name)}
     yaml = sorted(name for name in names if name.lower().endswith(_YAML_ENDINGS) and name not in _YAML)
     lists = sorted(name for name in names if name.lower().endswith(".names") and name not in _PLAIN)
     ordered = (*_YAML, *yaml, *_PLAIN, *lists, _NOTES, _DARKNET)
-    places = [folder / name for name in ordered if name in names]
+    paths = [folder / name for name in ordered if name in names]
     if "labels" in names:
-        places.append(folder / "labels" / "classes.txt")
-    yield from (place for place in places if place.is_file())
+        paths.append(folder / "labels" / "classes.txt")
+    yield from (path for path in paths if path.is_file())
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
@@ -201,14 +201,14 @@ def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]
     root = path.parent
     if isinstance(entries.get("path"), str) and (root / entries["path"]).exists():
         root = root / entries["path"]
-    found: Dict[str, Tuple[Path, ...]] = {}
+    sets: Dict[str, Tuple[Path, ...]] = {}
     for key in _SETS:
         value = entries.get(key)
         values = value if isinstance(value, list) else [value]
-        places = [_existing(text, (root, path.parent)) for text in values if isinstance(text, str) and text]
-        if any(places) and set_name(key) not in found:
-            found[set_name(key)] = tuple(place for place in places if place)
-    return found
+        targets = [_existing(text, (root, path.parent)) for text in values if isinstance(text, str) and text]
+        if any(targets) and set_name(key) not in sets:
+            sets[set_name(key)] = tuple(target for target in targets if target)
+    return sets
 
 
 def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
@@ -219,10 +219,10 @@ def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
     """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for root in roots:
-        for place in (root / text, *(root.joinpath(*parts[first:]) for first in range(len(parts)))):
+        for candidate in (root / text, *(root.joinpath(*parts[first:]) for first in range(len(parts)))):
             try:
-                if place.exists():
-                    return place
+                if candidate.exists():
+                    return candidate
             except (OSError, ValueError):
                 continue
     return None
@@ -281,34 +281,34 @@ def _in_order(names: Dict[int, str]) -> List[str]:
     return [names[class_id] for class_id in range(len(names))]
 
 
-def members(places: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
+def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images that the folders and lists of a split contain.
 
     Args:
-        places: Folders and list files of the split.
+        sources: Folders and list files of the split.
         images: Name -> absolute path of each image.
     """
-    found: Set[str] = set()
-    for place in places:
-        real = place.resolve()
-        if place.is_dir():
-            found.update(name for name, path in images.items() if real in path.parents)
+    names: Set[str] = set()
+    for source in sources:
+        real = source.resolve()
+        if source.is_dir():
+            names.update(name for name, path in images.items() if real in path.parents)
         else:
-            found.update(_of_list(place, images))
-    return found
+            names.update(_of_list(source, images))
+    return names
 
 
-def _of_list(place: Path, images: Mapping[str, Path]) -> Set[str]:
+def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images whose paths end as a line of a list does."""
     try:
-        text = _text(place)
+        text = _text(list_file)
     except DataError as fault:
-        raise fault.at(place) from None
+        raise fault.at(list_file) from None
     by_name: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
     for name, path in images.items():
         parts = tuple(folded(part) for part in path.parts)
         by_name.setdefault(parts[-1], []).append((parts, name))
-    found: Set[str] = set()
+    names: Set[str] = set()
     for line in text.split("\n"):
         parts = tuple(folded(p) for p in line.strip().replace("\\", "/").split("/") if p not in ("", ".", ".."))
         if not parts or not parts[-1].endswith(tuple(IMAGE_FORMATS)):
@@ -318,9 +318,9 @@ def _of_list(place: Path, images: Mapping[str, Path]) -> Set[str]:
             wanted = parts[first:]
             hits = [name for path, name in by_name.get(parts[-1], ()) if path[-len(wanted) :] == wanted]
             if hits:
-                found.update(hits)
+                names.update(hits)
                 break
-    return found
+    return names
 
 
 NO_LABEL = "no label file"
@@ -358,9 +358,9 @@ def read_yolo(
     images = images_below(root)
     if not images:
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
-    told = describe([root, others])
-    given = class_names or told.names
-    names = given or placeholder_classes(MAX_CLASSES)[0]
+    description = describe([root, others])
+    known_names = class_names or description.names
+    names = known_names or placeholder_classes(MAX_CLASSES)[0]
     gather = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
@@ -368,19 +368,19 @@ def read_yolo(
         if file is None:
             gather.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
-            _add(gather, file, image, image.relative_to(root).as_posix(), len(names), told.points)
+            _add(gather, file, image, image.relative_to(root).as_posix(), len(names), description.points)
     for file in files.unused():
         gather.add_error(
             str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
         )
-    if not given:
+    if not known_names:
         highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
         names, _ = placeholder_classes(highest + 1)
-    read = gather.label_set(names, {"sets": told.source} if told.source else None)
-    if told.sets:
+    read = gather.label_set(names, {"sets": description.source} if description.source else None)
+    if description.sets:
         real = root.resolve()
         there = {record.name: real / record.name for record in read.records}
-        sets = {name: frozenset(members(places, there)) for name, places in told.sets.items()}
+        sets = {name: frozenset(members(sources, there)) for name, sources in description.sets.items()}
         read = dataclasses.replace(read, sets={name: found for name, found in sets.items() if found})
     return read
 
@@ -416,8 +416,8 @@ def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: Cla
 def _lines_of(record: LabeledImage, size_wh: SizeWH) -> Iterator[str]:
     width, height = size_wh
     for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
-        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        yield f"{class_id} {' '.join(f'{share:.12g}' for share in shares)}\n"
+        fractions = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        yield f"{class_id} {' '.join(f'{fraction:.12g}' for fraction in fractions)}\n"
 
 
 def _quoted(name: str) -> str:
@@ -444,21 +444,21 @@ class _LabelFiles:
         of the same name elsewhere (`_elsewhere`).
         """
         relative = image.relative_to(self._root)
-        for place in self._places(image, relative):
-            files = self._in(place.parent)
-            found = files.get(place.stem)
-            if found is None:  # the name differs in case or Unicode form; it must not be that of another image
-                alike = self._alike(place.parent).get(folded(place.stem))
-                found = alike if alike is not None and alike.stem not in self._stems else None
-            if found is not None:
-                self._used.add(found)
-                return found
-        found = self._elsewhere(image)
-        if found is not None:
-            self._used.add(found)
-        return found
+        for candidate in self._candidates(image, relative):
+            files = self._in(candidate.parent)
+            file = files.get(candidate.stem)
+            if file is None:  # the name differs in case or Unicode form; it must not be that of another image
+                alike = self._alike(candidate.parent).get(folded(candidate.stem))
+                file = alike if alike is not None and alike.stem not in self._stems else None
+            if file is not None:
+                self._used.add(file)
+                return file
+        file = self._elsewhere(image)
+        if file is not None:
+            self._used.add(file)
+        return file
 
-    def _places(self, image: Path, relative: Path) -> Iterator[Path]:
+    def _candidates(self, image: Path, relative: Path) -> Iterator[Path]:
         yield self._labels / relative
         yield image
         yield self._labels / "labels" / relative
@@ -469,25 +469,25 @@ class _LabelFiles:
 
     def _in(self, folder: Path) -> Dict[str, Path]:
         """Return name without extension -> label file of a folder."""
-        found = self._folders.get(folder)
-        if found is None:
+        files = self._folders.get(folder)
+        if files is None:
             names = os.listdir(folder) if folder.is_dir() else []
             texts = sorted(name for name in names if name.lower().endswith(_ENDING) and not is_hidden(name))
-            found = {name[: -len(_ENDING)]: folder / name for name in texts}
-            self._folders[folder] = found
-        return found
+            files = {name[: -len(_ENDING)]: folder / name for name in texts}
+            self._folders[folder] = files
+        return files
 
     def _alike(self, folder: Path) -> Dict[str, Path]:
         """Return folded or percent-decoded name -> label file; omit ambiguous names."""
-        found = self._folded.get(folder)
-        if found is None:
+        by_folded_stem = self._folded.get(folder)
+        if by_folded_stem is None:
             groups: Dict[str, List[Path]] = {}
             for stem, file in self._in(folder).items():
                 for key in {folded(stem), folded(unquote(stem))}:
                     groups.setdefault(key, []).append(file)
-            found = {key: files[0] for key, files in groups.items() if len(files) == 1}
-            self._folded[folder] = found
-        return found
+            by_folded_stem = {key: files[0] for key, files in groups.items() if len(files) == 1}
+            self._folded[folder] = by_folded_stem
+        return by_folded_stem
 
     def _elsewhere(self, image: Path) -> Optional[Path]:
         """Return the only label file below the folder `labels` with the image's name.
@@ -502,10 +502,14 @@ class _LabelFiles:
             for file in files_below(self._labels):
                 if file.suffix.lower() == _ENDING:
                     self._by_stem.setdefault(folded(file.stem), []).append(file)
-        found = self._by_stem.get(folded(image.stem), [])
-        if len(found) != 1 or found[0] in self._used or (self._labels == self._root and "labels" in found[0].parts):
+        candidates = self._by_stem.get(folded(image.stem), [])
+        if (
+            len(candidates) != 1
+            or candidates[0] in self._used
+            or (self._labels == self._root and "labels" in candidates[0].parts)
+        ):
             return None
-        return found[0]
+        return candidates[0]
 
     def unused(self) -> List[Path]:
         """Return the label files without an image, sorted.
@@ -515,9 +519,9 @@ class _LabelFiles:
         used = set(map(os.path.abspath, self._used))
         folders = {os.path.dirname(file) for file in used}
         texts: Dict[str, Path] = {}
-        for folder, found in self._folders.items():
-            place = os.path.abspath(folder)
-            texts.update((os.path.join(place, file.name), file) for file in found.values())
+        for folder, files in self._folders.items():
+            absolute = os.path.abspath(folder)
+            texts.update((os.path.join(absolute, file.name), file) for file in files.values())
         for root in {self._root, self._labels}:
             is_absolute = root.is_absolute()
             for path in paths_below(root):
@@ -544,7 +548,7 @@ def _is_label(file: Path, among_labels: bool) -> bool:
         return among_labels
     try:
         _class_id(first[1][0])
-        return len(first[1]) > 4 and all(_share(text) is not None for text in first[1][1:])
+        return len(first[1]) > 4 and all(_fraction(text) is not None for text in first[1][1:])
     except DataError:
         return False
 
@@ -586,21 +590,23 @@ def _class_id(text: str) -> int:
 def _box(fields: List[str], size_wh: SizeWH, points: bool) -> Corners:
     count = len(fields) - 1
     if not points and count >= _LEAST_POLYGON and count % 2 == 0:
-        shares = [_share(text) for text in fields[1:]]
-        xs, ys = ([share * side for share in part] for part, side in zip((shares[::2], shares[1::2]), size_wh))
+        fractions = [_fraction(text) for text in fields[1:]]
+        xs, ys = (
+            [fraction * side for fraction in part] for part, side in zip((fractions[::2], fractions[1::2]), size_wh)
+        )
         return box_corners(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
     if count != 4 and not (points and count > 4):
         raise DataError(
             f"found {len(fields)} numbers, expected class id, centre x, centre y, width, height, or class id and the "
             "points of a polygon"
         )
-    x, y, width, height = (_share(text) for text in fields[1:5])
+    x, y, width, height = (_fraction(text) for text in fields[1:5])
     image_width, image_height = size_wh
     left, top = (x - width / 2) * image_width, (y - height / 2) * image_height
     return box_corners(left, top, width * image_width, height * image_height)
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = text_number(text, "share of the image")
     if not -1 <= value <= 2:  # values slightly outside 0..1 are valid here: `fit_boxes` clips the box
         raise DataError(

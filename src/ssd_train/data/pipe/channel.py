@@ -39,14 +39,14 @@ class ReceivedImage:
         digest: Hash of the image's bytes.
         ending: File extension of its format, without a dot.
         label: Label with the class ids of the stream.
-        place: Offset and length in the spill file.
+        span: Offset and length in the spill file.
     """
 
     where: str
     digest: str
     ending: str
     label: BoxLabel
-    place: Tuple[int, int]
+    span: Tuple[int, int]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Channel:
             except DataError as fault:
                 gather.add_error(one.where, fault)
             if images:
-                images.add(name, one.place)
+                images.add(name, one.span)
         return gather.label_set(class_names, {"format": "pipe"}), images
 
 

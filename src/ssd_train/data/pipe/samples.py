@@ -137,31 +137,31 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
 
 def _first_sample(records: Iterator[Numbered]) -> List[Numbered]:
     """Return the records up to the second image, at most _MOST + 1."""
-    found: List[Numbered] = []
+    first: List[Numbered] = []
     for number, record in records:
-        found.append((number, record))
-        if len(found) > 1 and (_is_image(record) or len(found) > _MOST):
+        first.append((number, record))
+        if len(first) > 1 and (_is_image(record) or len(first) > _MOST):
             break
-    return found
+    return first
 
 
 def _sample(records: List[Numbered], size: int, where: str) -> PipeSample:
     numbers, data = zip(*records)
-    place = f"{where}:{numbers[0]}"
+    location = f"{where}:{numbers[0]}"
     stray = [number for number, record in records[1:] if sniff_format(record) in FORMATS]
     if stray or _is_label(data[0]):
         raise DataError(f"{where}:{(stray or numbers)[0]}: found image and label out of step, expected {size} in turn")
     if len(data) < size:
-        raise DataError(f"{place}: found the end after {len(data)} of {size} records of a sample (cut off?)")
-    return PipeSample(place, data[0], data[1], data[2] if size == _MOST else None)
+        raise DataError(f"{location}: found the end after {len(data)} of {size} records of a sample (cut off?)")
+    return PipeSample(location, data[0], data[1], data[2] if size == _MOST else None)
 
 
 def _check_attributes(records: List[bytes], where: str) -> None:
     """Raise a DataError unless the records of one sample are those expected."""
     image, others = records[0], records[1:]
     if not _is_image(image):
-        found = "a label" if _is_label(image) else "metadata" if _is_metadata(image) else sniff_format(image)
-        raise DataError(f"{where}:1: found {found} first, expected the image: {EXPECTED}")
+        kind = "a label" if _is_label(image) else "metadata" if _is_metadata(image) else sniff_format(image)
+        raise DataError(f"{where}:1: found {kind} first, expected the image: {EXPECTED}")
     if not others:
         raise DataError(f"{where}:1: found an image without a label after it: {EXPECTED}")
     if len(others) >= _MOST:

@@ -69,11 +69,11 @@ class SpillImages:
 
     def __init__(self, file: SpillFile) -> None:
         self.file = file
-        self._places: Dict[str, Tuple[int, int]] = {}
+        self._spans: Dict[str, Tuple[int, int]] = {}
 
-    def add(self, name: str, place: Tuple[int, int]) -> None:
-        """Register an image at `place`: offset and length in the file."""
-        self._places[name] = place
+    def add(self, name: str, span: Tuple[int, int]) -> None:
+        """Register an image at `span`: offset and length in the file."""
+        self._spans[name] = span
 
     def read(self, record: LabeledImage) -> bytes:
         """Return the encoded image.
@@ -81,9 +81,9 @@ class SpillImages:
         Raises:
             DataError: There is no image of that name.
         """
-        if record.name not in self._places:
+        if record.name not in self._spans:
             raise DataError(f"{record.where or record.name}: image {record.name!r} not found among those received")
-        return self.file.read(*self._places[record.name])
+        return self.file.read(*self._spans[record.name])
 
     def locate(self, record: LabeledImage) -> str:
         """Return the place from which the image was received."""

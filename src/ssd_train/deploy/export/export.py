@@ -26,7 +26,7 @@ from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.synthetic import draw_logo_set, draw_shapes_set
 from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector, Engine, ImageRef
-from ssd_train.deploy.evaluate import pictures_of, score_images
+from ssd_train.deploy.evaluate import image_refs, score_images
 from ssd_train.deploy.export.builtin_onnx import write_builtin_onnx
 from ssd_train.deploy.export.onnx import Change, write_onnx
 from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
@@ -240,7 +240,7 @@ def _validation(proof: VerificationOptions) -> LabeledDataset:
 
 def _calibration_images(model: Exportable, proof: VerificationOptions) -> np.ndarray:
     validation = _validation(proof)
-    return _load_inputs(model, proof.images or list(pictures_of(validation.labels, validation.images)), CALIBRATED)
+    return _load_inputs(model, proof.images or list(image_refs(validation.labels, validation.images)), CALIBRATED)
 
 
 def _comparison_images(model: Exportable, proof: VerificationOptions) -> np.ndarray:

@@ -155,7 +155,7 @@ BAD_RECORDS = {
     "numbers left over": (payload([2, 5, *BOX, 1]), "label: found 6 numbers of objects, expected a multiple of 5"),
     "coordinates in pixels": (
         payload([2, 5, 0, 10, 10, 40, 30]),
-        r"coordinates: found 40, expected shares .*not pixels",
+        r"coordinates: found 40, expected .*not pixels",
     ),
     "NaN coordinate": (payload([2, 5, 0, np.nan, 0, 1, 1]), "label: found NaN or infinity"),
     "infinite id": (payload([2, 5, np.inf, 0, 0, 1, 1]), "label: found NaN or infinity"),
