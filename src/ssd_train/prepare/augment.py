@@ -16,7 +16,7 @@ from ssd_train import boxes as geometry
 from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read_box_label, scan
 from ssd_train.data.formats.validators import BoxLabel
-from ssd_train.data.image_io import decode, encode, read_header
+from ssd_train.data.image_io import EncodedImage, encode, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import ConfigError, DataError
@@ -244,14 +244,13 @@ def augment_images(
         copy, original = output / picture.target, Path(images.locate(picture.record))
         if not writing.overwrite and is_done([copy, *variants.values()], original):
             return False, ""
-        data = images.read(picture.record)
-        place = f"{picture.where}: {original}"
-        image, format = decode(data, place, picture.size_wh), read_header(data, place).format
+        encoded = EncodedImage(images.read(picture.record), f"{picture.where}: {original}")
+        image, format = encoded.decode(picture.size_wh), encoded.header.format
         for operation, target in variants.items():
             pixels = np.ascontiguousarray(OPERATIONS[operation].pixels(image))
             write_picture(target, encode(pixels, format, writing.quality))
-        write_picture(copy, data)
-        return True, mismatch(picture.target, data)
+        write_picture(copy, encoded.data)
+        return True, mismatch(picture.target, format)
 
     return process(pictures, work, progress, "augment")
 
