@@ -6,13 +6,14 @@ engine can deadlock.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from typing import Any, Callable, Deque, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from ssd_train.errors import DataError
 
@@ -23,19 +24,23 @@ _CHUNK = 16  # items per task; the overhead of a task is about 50 us
 
 
 def ordered_map(
-    make: Callable[[Item], Result], items: Sequence[Item], workers: int, at_once: int = _CHUNK
+    make: Callable[[Item], Result], items: Iterable[Item], workers: int, at_once: int = _CHUNK, ahead: int = 0
 ) -> Iterator[Result]:
     """Yield make(item) for each item, in order, computed by threads.
 
-    Only 2 * workers tasks are queued, so that memory is bounded and an interrupt takes effect soon.
+    The number of queued tasks is limited, so that memory is bounded and an interrupt takes effect soon.
 
     Args:
         make: Function of an item; its exceptions are raised by the iterator.
-        items: The items.
-        workers: Number of threads.
+        items: The items; they are iterated by the consumer's thread.
+        workers: Number of threads; 0 calls `make` in the consumer's thread.
         at_once: Number of items per task.
+        ahead: Number of tasks that may be queued or done ahead of the consumer; 0 for twice the number of threads.
     """
-    chunks = [items[start : start + at_once] for start in range(0, len(items), at_once)]
+    if workers == 0:
+        yield from map(make, items)
+        return
+    items = iter(items)
     waiting: Deque["Future[List[Result]]"] = deque()
 
     def work(chunk: Sequence[Item]) -> List[Result]:
@@ -44,9 +49,9 @@ def ordered_map(
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="worker")
     try:
-        for chunk in chunks:
+        for chunk in iter(lambda: list(itertools.islice(items, at_once)), []):
             waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > (ahead or 2 * workers):
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
@@ -133,7 +138,7 @@ def map_files(
 ) -> Iterator[Result]:
     """Yield glance(item) for each item in order, with up to `workers` threads.
 
-    In contrast to parallel.in_order it is meant for short work. Several threads help only if the work waits for a disk
+    In contrast to `ordered_map` it is meant for short work. Several threads help only if the work waits for a disk
     or releases the GIL; otherwise they slow each other down. The first batches decide whether to use one thread or
     `workers`.
 
@@ -142,7 +147,7 @@ def map_files(
     twice.
 
     Args:
-        glance: Function of an item that uses `in_time` to wait for a file.
+        glance: Function of an item that uses `call_with_timeout` to wait for a file.
         items: The items.
         workers: Maximum number of threads.
         seconds: Time limit of a batch; 0 for none.

@@ -1,21 +1,25 @@
-"""DetectionDataset: decoded images and boxes of a LabelSet, with a memory cache."""
+"""DetectionDataset: the Gluon dataset of images and boxes that a network is trained on, with a memory cache."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import Callable, Dict, Hashable, Iterable, List, Optional, Set, Tuple, TypeVar
+from typing import Any, Dict, Optional, Set, Tuple
 
 import numpy as np
 
+from ssd_train import mxnet_compat
 from ssd_train.boxes import SizeWH
-from ssd_train.data.augment import View
-from ssd_train.data.image_io import decode, read_header, recheck_decoded, reduction
+from ssd_train.data.augment import Random, View
+from ssd_train.data.formats.json_lines import PathLike
+from ssd_train.data.image_io import EncodedImage, reduction
+from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
-from ssd_train.errors import DataError
-from ssd_train.progress import Progress
+from ssd_train.data.transforms import TrainTransform
 
-Sample = Tuple[np.ndarray, np.ndarray, np.ndarray]
+mx = mxnet_compat.mxnet()
+
+Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class ImageCache:
@@ -49,11 +53,12 @@ class ImageCache:
                 self.bytes_used += image.nbytes
 
 
-class DetectionDataset:
-    """Random access to decoded images and their boxes.
+class DetectionDataset(mx.gluon.data.Dataset):  # type: ignore[name-defined]
+    """A `gluon.data.Dataset` of decoded images and their boxes.
 
-    A sample is (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy in pixels of this image, class ids (N,)). Regions to be
-    ignored are boxes with class id -1.
+    An item is (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy in pixels of this image, class ids (N,)). Regions to be
+    ignored are boxes with class id -1; they come last. `dataset.transform(to_gluoncv)` has the items of GluonCV's
+    detection datasets.
 
     Args:
         labels: The labels.
@@ -68,88 +73,114 @@ class DetectionDataset:
         self.images = images
         self.side = side
         self.cache = ImageCache(cache_bytes)
-        self._undamaged: Set[int] = set()  # indices of images already checked
+        self._verified: Set[int] = set()  # indices of images already checked for damage
         self._sizes: Dict[int, SizeWH] = {}  # of images whose labels have no size, once read
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: PathLike,
+        images: Optional[PathLike] = None,
+        side: int = 512,
+        options: Optional[LabelOptions] = None,
+        cache_bytes: int = 0,
+    ) -> "DetectionDataset":
+        """Return the dataset of a Ground Truth manifest, or of labels in any other format.
+
+        Args:
+            manifest: File or folder of labels.
+            images: Folder of images; if None, the folder of the labels is searched.
+            side: Input side of the network.
+            options: Options for reading the labels.
+            cache_bytes: Maximum size of the cache of decoded images; 0 disables it.
+
+        Raises:
+            DataError: The labels cannot be used.
+        """
+        data = load_labels(images, manifest, options or LabelOptions())
+        return cls(data.labels, data.images, side, cache_bytes)
+
+    @property
+    def classes(self) -> Tuple[str, ...]:
+        """Class names, as GluonCV's datasets have them."""
+        return self.labels.class_names.names
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def record(self, index: int) -> LabeledImage:
-        """Return the labels of sample `index`."""
+        """Return the labels of image `index`."""
         return self.labels.records[index]
 
     def size_wh(self, index: int) -> SizeWH:
-        """Return the (width, height) that the labelled boxes of sample `index` refer to.
+        """Return the (width, height) that the labelled boxes of image `index` refer to.
 
-        If the labels do not contain it, the sample must have been read before.
+        If the labels do not contain it, the image must have been read before.
         """
         return self.record(index).size_wh or self._sizes[index]
 
-    def __getitem__(self, index: int) -> Sample:
-        record = self.record(index)
-        image = self.cache.get(index)
-        if image is None:
-            image = self._read(index, record)
-            self.cache.put(index, image)
-        return image, self._scaled(index, image), _class_ids(record)
+    def __getitem__(self, index: int) -> Arrays:
+        image = self._cached(index)
+        return (image, *self._labels_of(index, image))
 
-    def get_view(self, index: int, choose: Callable[[SizeWH, np.ndarray], View]) -> Tuple[Sample, View]:
-        """Return a sample and the view of it that `choose` draws.
+    def train_sample(self, index: int, transform: TrainTransform, random: Random) -> Arrays:
+        """Draw a view of image `index` and make the training sample that shows it.
 
-        Without a cache, the image is decoded at the resolution that the view needs.
-
-        Args:
-            index: Index of the sample.
-            choose: Function of (width, height) and boxes (N, 4), both as labelled, that returns a view.
+        Without a cache, the view is drawn before the image is decoded, at the resolution that the view needs.
 
         Returns:
-            The sample, and the view in pixels of the decoded image.
+            Image uint8 (side, side, 3), class targets (A,), box targets (A, 4).
+
+        Raises:
+            DataError: The image cannot be used.
         """
         record = self.record(index)
         if self.cache.max_bytes:
-            sample = self[index]
-            view = choose(self.size_wh(index), record.boxes)
+            image = self._cached(index)
+            view = transform.policy(self.size_wh(index), record.boxes, random)
         else:
-            data = self._fetch(index, record)
-            view = choose(self.size_wh(index), record.boxes)
-            image = self._decoded(index, data, reduction(view.rect[2:], self.side))
-            sample = image, self._scaled(index, image), _class_ids(record)
-        height, width = sample[0].shape[:2]
-        return sample, _scaled_view(view, self.size_wh(index), (width, height))
+            encoded = self._read(index)
+            view = transform.policy(self.size_wh(index), record.boxes, random)
+            image = self._decode(index, encoded, reduction(view.rect[2:], self.side))
+        view = _scale_view(view, self.size_wh(index), (image.shape[1], image.shape[0]))
+        return transform.apply(image, *self._labels_of(index, image), view)
 
-    def _read(self, index: int, record: LabeledImage) -> np.ndarray:
-        data = self._fetch(index, record)
-        return self._decoded(index, data, reduction(self.size_wh(index), self.side))
-
-    def _fetch(self, index: int, record: LabeledImage) -> bytes:
-        data = self.images.read(record)
-        if record.size_wh is None:
-            self._sizes[index] = read_header(data, record.where or record.name).display_wh
-        return data
-
-    def _decoded(self, index: int, data: bytes, reduce: int) -> np.ndarray:
-        """Decode an image, reduced by `reduce`; check it for damage the first time."""
-        record = self.record(index)
-        where = record.where or record.name
-        image = decode(data, where, record.size_wh, reduce=reduce)
-        if index not in self._undamaged:
-            recheck_decoded(data, image, where)
-            self._undamaged.add(index)
+    def _cached(self, index: int) -> np.ndarray:
+        """Return the decoded image from the cache; decode it and put it there first if it is not cached."""
+        image = self.cache.get(index)
+        if image is None:
+            encoded = self._read(index)
+            image = self._decode(index, encoded, reduction(self.size_wh(index), self.side))
+            self.cache.put(index, image)
         return image
 
-    def _scaled(self, index: int, image: np.ndarray) -> np.ndarray:
+    def _read(self, index: int) -> EncodedImage:
+        record = self.record(index)
+        encoded = EncodedImage(self.images.read(record), record.where or record.name)
+        if record.size_wh is None:
+            self._sizes[index] = encoded.header.display_wh
+        return encoded
+
+    def _decode(self, index: int, encoded: EncodedImage, reduce: int) -> np.ndarray:
+        """Decode an image, reduced by `reduce`; check it for damage the first time."""
+        image = encoded.decode(self.record(index).size_wh, reduce=reduce)
+        if index not in self._verified:
+            encoded.check_decoded(image)
+            self._verified.add(index)
+        return image
+
+    def _labels_of(self, index: int, image: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Return the boxes (N, 4) in pixels of the decoded image, and the class ids (N,)."""
         record, (width, height) = self.record(index), self.size_wh(index)
-        boxes = np.concatenate([record.boxes, record.ignored.boxes]) if len(record.ignored) else record.boxes
+        boxes, class_ids = record.boxes, record.class_ids
+        if len(record.ignored):
+            boxes = np.concatenate([boxes, record.ignored.boxes])
+            class_ids = np.append(class_ids, np.full(len(record.ignored), -1))
         factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
-        return boxes * factor if (factor != 1).any() else boxes
+        return (boxes * factor if (factor != 1).any() else boxes), class_ids
 
 
-def _class_ids(record: LabeledImage) -> np.ndarray:
-    """Return the class ids (N,) of a sample; ignored regions come last and have -1."""
-    return np.append(record.class_ids, np.full(len(record.ignored), -1)) if len(record.ignored) else record.class_ids
-
-
-def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
+def _scale_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
     """Convert `view` from pixels of an image of `size_wh` to those of `decoded_wh`."""
     if decoded_wh == tuple(size_wh):
         return view
@@ -158,67 +189,15 @@ def _scaled_view(view: View, size_wh: SizeWH, decoded_wh: SizeWH) -> View:
     return dataclasses.replace(view, rect=(left * x, top * y, width * x, height * y))
 
 
-Key = TypeVar("Key", bound=Hashable)
-SampleT = TypeVar("SampleT")
+def to_gluoncv(image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray) -> Tuple[Any, np.ndarray]:
+    """Convert an item of DetectionDataset to one of GluonCV's detection datasets.
 
-MOST = 0.5  # maximum fraction of unusable images; above it the data has vanished rather than some files being bad
+    Regions to be ignored are left out. An image without objects has a label of shape (0, 5), which GluonCV's transforms
+    do not accept.
 
-
-class BadSampleHandler:
-    """Handle unusable images: report each one once, or raise an error.
-
-    Args:
-        total: Number of images in the dataset.
-        on_bad: "error" to raise the first error, "skip" to leave out images unless they are too many.
-        progress: Output for warnings.
+    Returns:
+        NDArray uint8 RGB (H, W, 3) on the CPU, and float32 (N, 5) rows of x1, y1, x2, y2 in pixels and class id.
     """
-
-    def __init__(self, total: int, on_bad: str = "error", progress: Optional[Progress] = None) -> None:
-        self._total, self._on_bad, self._progress = total, on_bad, progress or Progress()
-        self._left_out: Set[Hashable] = set()
-        self._lock = threading.Lock()
-
-    def first_valid(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> Tuple[Key, SampleT]:
-        """Return the first key for which `make` yields a sample, and the sample.
-
-        Images that were left out are not tried again, so that a slow disk does not delay every epoch.
-
-        Raises:
-            DataError: No key is usable, an image is unusable with `on_bad` "error", or too many are.
-        """
-        for key in keys:
-            if key in self._left_out:
-                continue
-            try:
-                return key, make(key)
-            except DataError as fault:
-                self._leave_out(key, fault, "another takes its place")
-        raise DataError(f"found none of {self._total} images that can still be used, expected some")
-
-    def valid(self, keys: Iterable[Key], make: Callable[[Key], SampleT]) -> "List[Tuple[Key, SampleT]]":
-        """Return the keys for which `make` yields a sample, with the samples.
-
-        Raises:
-            DataError: An image is unusable with `on_bad` "error", or too many are.
-        """
-        found = []
-        for key in keys:
-            if key in self._left_out:
-                continue
-            try:
-                found.append((key, make(key)))
-            except DataError as fault:
-                self._leave_out(key, fault, "scores are without it")
-        return found
-
-    def _leave_out(self, key: Hashable, fault: DataError, consequence: str) -> None:
-        if self._on_bad == "error":
-            raise fault
-        with self._lock:
-            known = key in self._left_out
-            self._left_out.add(key)
-            count = len(self._left_out)
-        if count > MOST * self._total:
-            raise DataError(f"{fault}: {count} of {self._total} images cannot be used any more, expected most of them")
-        if not known:
-            self._progress.warning(f"left out: {fault}; {consequence}")
+    objects = class_ids >= 0
+    label = np.concatenate([boxes[objects], class_ids[objects, None].astype(np.float32)], axis=1)
+    return mx.nd.array(image, dtype="uint8"), label

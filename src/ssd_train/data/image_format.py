@@ -102,9 +102,8 @@ def first_scan(data: bytes) -> int:
     return -1
 
 
-def jpeg_is_complete(data: bytes) -> bool:
-    """Return whether a JPEG has a scan and an end marker after it."""
-    scan = first_scan(data)
+def jpeg_is_complete(data: bytes, scan: int) -> bool:
+    """Return whether a JPEG has a scan and an end marker after it; `scan` is the result of `first_scan`."""
     # inside a scan 0xff is always followed by 0 or a restart marker, so 0xffd9 can only be the end of the image
     return scan >= 0 and data.rfind(b"\xff\xd9", scan) >= 0
 

@@ -28,6 +28,11 @@ from ssd_train.errors import DataError
 
 FORMATS = tuple(READERS)
 
+_FILL = [128, 128, 128]  # libjpeg fills missing data with this gray
+_MORE = b"\x5a\x3c\xa6\x69" * 64  # arbitrary data without the 0xff of a marker
+_PROGRESSIVE, _SCAN, _END = b"\xff\xc2", b"\xff\xda", b"\xff\xd9"
+_COEFFICIENTS = 64
+
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -101,6 +106,179 @@ def _header_of(image: Image.Image, name: str) -> ImageHeader:
     return ImageHeader(name, width, height, exif_orientation(image.info.get("exif", b"")), frames)
 
 
+class EncodedImage:
+    """The bytes of an image file, with its header, which is parsed once.
+
+    Args:
+        data: The encoded image.
+        where: Place for messages.
+    """
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.data, self.where = data, where
+        self._header: Optional[ImageHeader] = None
+        self._first_scan: Optional[int] = None
+
+    @property
+    def header(self) -> ImageHeader:
+        """The header, as `read_header` returns it."""
+        if self._header is None:
+            self._header = read_header(self.data, self.where)
+        return self._header
+
+    def decode(
+        self, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS, reduce: int = 1
+    ) -> np.ndarray:
+        """Decode to RGB uint8 (H, W, 3), contiguous and upright.
+
+        Grayscale is repeated in three channels, 16 bits are scaled to 8, and transparency is dropped.
+
+        Args:
+            expected_wh: (width, height) in the labels. It decides whether the EXIF orientation is applied: the result
+                has this size. If it is None, the orientation is always applied, as in browsers and (since 2021) in
+                Ground Truth.
+            limits: Limits checked before decoding.
+            reduce: 1, 2, 4 or 8; divides each side, rounded up, after the sizes were compared. Much faster for a JPEG.
+
+        Raises:
+            DataError: The image cannot be decoded, exceeds the limits, or has another size than `expected_wh` in
+                either orientation; the message starts with `where`.
+        """
+        check_limits(self.header, self.where, limits)
+        orientation = orientation_for(self.header, self.where, expected_wh)
+        return np.ascontiguousarray(apply_orientation(self._pixels(reduce), orientation))
+
+    def decode_downscaled(
+        self, side: int, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> np.ndarray:
+        """Decode the image, downscaled by `reduction` for a network's input side; otherwise as `decode`."""
+        return self.decode(expected_wh, limits, reduction((self.header.width, self.header.height), side))
+
+    def decode_verified(
+        self, side: int, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS
+    ) -> Tuple[np.ndarray, SizeWH]:
+        """Decode the image for a network with input side `side`, and check it for damage.
+
+        Args:
+            side: Input side of the network in pixels.
+            expected_wh: (width, height) in the labels, if known.
+            limits: Limits checked before decoding.
+
+        Returns:
+            The image as `decode_downscaled` returns it, and (width, height) of the full-size image, upright.
+
+        Raises:
+            DataError: The image cannot be used.
+        """
+        size_wh = expected_wh or self.header.display_wh
+        image = self.decode_downscaled(side, size_wh, limits)
+        self.check_decoded(image)
+        return image, size_wh
+
+    def decode_stored(self, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
+        """Decode the pixels as stored, RGB uint8 (H, W, 3), without applying the orientation.
+
+        Raises:
+            DataError: The image cannot be decoded or exceeds the limits.
+        """
+        check_limits(self.header, self.where, limits)
+        return self._pixels(1)
+
+    def _pixels(self, reduce: int) -> np.ndarray:
+        self.check_complete()
+        decode_pixels, format = pixels.operations.decode, self.header.format
+        if format == "JPEG":  # libjpeg averages blocks; scaled decoding of other formats takes every nth pixel
+            return decode_pixels(self.data, format, self.where, reduce)
+        return pixels.shrink(decode_pixels(self.data, format, self.where), reduce)
+
+    def check_complete(self) -> None:
+        """Check that a JPEG or PNG is not truncated.
+
+        Decoders fill the rest with gray or repeated rows without an error. Decoders of the other formats raise one.
+
+        Raises:
+            DataError: The image is truncated.
+        """
+        format = self.header.format
+        if (format == "JPEG" and not jpeg_is_complete(self.data, self._scan)) or (
+            format == "PNG" and not png_is_complete(self.data)
+        ):
+            raise DataError(
+                f"{self.where}: found a {format} cut off after {len(self.data)} bytes, expected a whole image",
+                "truncated-image",
+            )
+
+    def check_integrity(self, stored: np.ndarray) -> None:
+        """Check that a decoded image is complete although its file has an end marker.
+
+        Detects a JPEG that was truncated and given an end marker by a repair tool, or that lost a part, and a TIFF with
+        a damaged strip. Does not detect data changed into other decodable data, nor a progressive JPEG cut off within
+        its last refinement scan.
+
+        Args:
+            stored: The result of `decode_stored`.
+
+        Raises:
+            DataError: The image is damaged.
+        """
+        if self.header.format == "JPEG":
+            # missing data affects the last pixel first
+            if self._lacks_scans() or (stored[-1, -1].tolist() == _FILL and _wants_more(self.data)):
+                raise DataError(
+                    f"{self.where}: found a JPEG cut off after too little data for its pixels, expected a whole image",
+                    "truncated-image",
+                )
+        elif self.header.format == "TIFF":
+            try:
+                # Pillow is strict where OpenCV is not
+                TiffImagePlugin.TiffImageFile(io.BytesIO(self.data)).load()
+            except (OSError, SyntaxError, ValueError) as error:
+                raise DataError(f"{self.where}: found a damaged TIFF ({error}), expected a whole image") from error
+
+    def check_decoded(self, image: np.ndarray) -> None:
+        """Check as `check_integrity` does an image that was rotated upright or downscaled.
+
+        This is cheap: only TIFFs, images with a corner in the gray that decoders fill in, and progressive JPEGs without
+        all their scans are decoded again.
+
+        Args:
+            image: The result of `decode`.
+
+        Raises:
+            DataError: The image is damaged.
+        """
+        format = self.header.format
+        suspicious = format == "TIFF" or (image[[0, 0, -1, -1], [0, -1, 0, -1]] == _FILL).all(axis=1).any()
+        if suspicious or (format == "JPEG" and self._lacks_scans()):
+            self.check_integrity(self.decode_stored())
+
+    @property
+    def _scan(self) -> int:
+        """Offset of a JPEG's first scan, or -1."""
+        if self._first_scan is None:
+            self._first_scan = first_scan(self.data)
+        return self._first_scan
+
+    def _lacks_scans(self) -> bool:
+        """Return whether a progressive JPEG lacks scans: a coefficient lacks its last bit.
+
+        See ITU-T T.81, B.2.3 and G.1.1. A baseline JPEG is never reported.
+        """
+        data, place = self.data, self._scan
+        if data.find(_PROGRESSIVE, 0, place) < 0:
+            return False
+        end = data.find(_END, place)
+        bits_missing: Dict[int, bytearray] = {}
+        while 0 <= place < end:
+            count = data[place + 4]
+            first, last, approximation = data[place + 5 + 2 * count : place + 8 + 2 * count]
+            for component in data[place + 5 : place + 5 + 2 * count : 2]:
+                left = bits_missing.setdefault(component, bytearray(b"\xff" * _COEFFICIENTS))
+                left[first : last + 1] = bytes([approximation & 15]) * (last + 1 - first)
+            place = data.find(_SCAN, place + 2)
+        return any(any(left) for left in bits_missing.values())
+
+
 def decode(
     data: bytes,
     where: str,
@@ -108,42 +286,8 @@ def decode(
     limits: ImageLimits = DEFAULT_LIMITS,
     reduce: int = 1,
 ) -> np.ndarray:
-    """Decode to RGB uint8 (H, W, 3), contiguous and upright.
-
-    Grayscale is repeated in three channels, 16 bits are scaled to 8, and transparency is dropped.
-
-    Args:
-        data: The encoded image.
-        where: Place for messages.
-        expected_wh: (width, height) in the labels. It decides whether the EXIF orientation is applied: the result has
-            this size. If it is None, the orientation is always applied, as in browsers and (since 2021) in Ground
-            Truth.
-        limits: Limits checked before decoding.
-        reduce: 1, 2, 4 or 8; divides each side, rounded up, after the sizes were compared. Much faster for a JPEG.
-
-    Raises:
-        DataError: The image cannot be decoded, exceeds the limits, or has another size than `expected_wh` in either
-            orientation; the message starts with `where`.
-    """
-    header = read_header(data, where)
-    check_limits(header, where, limits)
-    orientation = orientation_for(header, where, expected_wh)
-    return np.ascontiguousarray(apply_orientation(_pixels(data, header, where, reduce), orientation))
-
-
-def decode_downscaled(
-    data: bytes,
-    where: str,
-    side: int,
-    expected_wh: Optional[SizeWH] = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
-) -> np.ndarray:
-    """Decode an image, downscaled by `reduction` for a network's input side.
-
-    The other arguments are those of `decode`.
-    """
-    header = read_header(data, where)
-    return decode(data, where, expected_wh, limits, reduction((header.width, header.height), side))
+    """Decode `data` as `EncodedImage.decode` does."""
+    return EncodedImage(data, where).decode(expected_wh, limits, reduce)
 
 
 def reduction(display_wh: Tuple[float, float], side: int) -> int:
@@ -157,27 +301,6 @@ def reduction(display_wh: Tuple[float, float], side: int) -> int:
         side: Input side of the network in pixels.
     """
     return next((r for r in (8, 4, 2) if min(display_wh) >= r * side and max(display_wh) >= 2 * r * side), 1)
-
-
-def decode_unrotated(data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> Tuple[np.ndarray, ImageHeader]:
-    """Decode the pixels as stored, without applying the orientation.
-
-    Returns:
-        RGB uint8 (H, W, 3), and the header with the orientation.
-
-    Raises:
-        DataError: The image cannot be decoded or exceeds the limits.
-    """
-    header = read_header(data, where)
-    check_limits(header, where, limits)
-    return _pixels(data, header, where, 1), header
-
-
-def _pixels(data: bytes, header: ImageHeader, where: str, reduce: int) -> np.ndarray:
-    check_complete(data, header, where)
-    if header.format == "JPEG":  # libjpeg averages blocks; scaled decoding of other formats takes every nth pixel
-        return pixels.operations.decode(data, header.format, where, reduce)
-    return pixels.shrink(pixels.operations.decode(data, header.format, where), reduce)
 
 
 def check_limits(header: ImageHeader, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
@@ -237,23 +360,6 @@ def apply_orientation(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
-def check_complete(data: bytes, header: ImageHeader, where: str) -> None:
-    """Check that a JPEG or PNG is not truncated.
-
-    Decoders fill the rest with gray or repeated rows without an error. Decoders of the other formats raise one.
-
-    Raises:
-        DataError: The image is truncated.
-    """
-    if (header.format == "JPEG" and not jpeg_is_complete(data)) or (
-        header.format == "PNG" and not png_is_complete(data)
-    ):
-        raise DataError(
-            f"{where}: found a {header.format} cut off after {len(data)} bytes, expected a whole image",
-            "truncated-image",
-        )
-
-
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     """Encode RGB uint8 (H, W, 3) as JPEG of `quality` 1..100."""
     return encode(image, "JPEG", quality)
@@ -283,87 +389,6 @@ def encode(image: np.ndarray, format: str, quality: int = 90) -> bytes:
     return bytes(encoded)
 
 
-_FILL = [128, 128, 128]  # libjpeg fills missing data with this gray
-_MORE = b"\x5a\x3c\xa6\x69" * 64  # arbitrary data without the 0xff of a marker
-_PROGRESSIVE, _SCAN, _END = b"\xff\xc2", b"\xff\xda", b"\xff\xd9"
-_COEFFICIENTS = 64
-
-
-def check_integrity(data: bytes, header: ImageHeader, image: np.ndarray, where: str) -> None:
-    """Check that a decoded image is complete although its file has an end marker.
-
-    Detects a JPEG that was truncated and given an end marker by a repair tool, or that lost a part, and a TIFF with a
-    damaged strip. Does not detect data changed into other decodable data, nor a progressive JPEG cut off within its
-    last refinement scan.
-
-    Args:
-        data: The encoded image.
-        header: Header of `data`.
-        image: The decoded pixels (H, W, 3) as stored, without orientation.
-        where: Place for messages.
-
-    Raises:
-        DataError: The image is damaged.
-    """
-    if header.format == "JPEG":
-        # missing data affects the last pixel first
-        if _lacks_scans(data) or (image[-1, -1].tolist() == _FILL and _wants_more(data)):
-            raise DataError(
-                f"{where}: found a JPEG cut off after too little data for its pixels, expected a whole image",
-                "truncated-image",
-            )
-    elif header.format == "TIFF":
-        try:
-            # Pillow is strict where OpenCV is not
-            TiffImagePlugin.TiffImageFile(io.BytesIO(data)).load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{where}: found a damaged TIFF ({error}), expected a whole image") from error
-
-
-def recheck_decoded(data: bytes, image: np.ndarray, where: str) -> None:
-    """Check like `check_undamaged` an image that was rotated upright or downscaled.
-
-    This is cheap: only TIFFs, images with a corner in the gray that decoders fill in, and progressive JPEGs without all
-    their scans are decoded again.
-
-    Raises:
-        DataError: The image is damaged.
-    """
-    header = read_header(data, where)
-    suspicious = header.format == "TIFF" or (image[[0, 0, -1, -1], [0, -1, 0, -1]] == _FILL).all(axis=1).any()
-    if suspicious or (header.format == "JPEG" and _lacks_scans(data)):
-        stored, header = decode_unrotated(data, where)
-        check_integrity(data, header, stored, where)
-
-
-def decode_verified(
-    data: bytes,
-    where: str,
-    side: int,
-    expected_wh: Optional[SizeWH] = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
-) -> Tuple[np.ndarray, SizeWH]:
-    """Decode an image for a network with input side `side`, and check it for damage.
-
-    Args:
-        data: The encoded image.
-        where: Place for messages.
-        side: Input side of the network in pixels.
-        expected_wh: (width, height) in the labels, if known.
-        limits: Limits checked before decoding.
-
-    Returns:
-        The image as `decode_for` returns it, and (width, height) of the full-size image, upright.
-
-    Raises:
-        DataError: The image cannot be used.
-    """
-    size_wh = expected_wh or read_header(data, where).display_wh
-    image = decode_downscaled(data, where, side, size_wh, limits)
-    recheck_decoded(data, image, where)
-    return image, size_wh
-
-
 def _wants_more(data: bytes) -> bool:
     """Return whether additional data before the end of a JPEG changes its pixels.
 
@@ -378,23 +403,3 @@ def _wants_more(data: bytes) -> bool:
     except (OSError, SyntaxError, ValueError):
         return True
     return not np.array_equal(longer, pixels)
-
-
-def _lacks_scans(data: bytes) -> bool:
-    """Return whether a progressive JPEG lacks scans: a coefficient lacks its last bit.
-
-    See ITU-T T.81, B.2.3 and G.1.1. A baseline JPEG is never reported.
-    """
-    place = first_scan(data)
-    if data.find(_PROGRESSIVE, 0, place) < 0:
-        return False
-    end = data.find(_END, place)
-    bits_missing: Dict[int, bytearray] = {}
-    while 0 <= place < end:
-        count = data[place + 4]
-        first, last, approximation = data[place + 5 + 2 * count : place + 8 + 2 * count]
-        for component in data[place + 5 : place + 5 + 2 * count : 2]:
-            left = bits_missing.setdefault(component, bytearray(b"\xff" * _COEFFICIENTS))
-            left[first : last + 1] = bytes([approximation & 15]) * (last + 1 - first)
-        place = data.find(_SCAN, place + 2)
-    return any(any(left) for left in bits_missing.values())

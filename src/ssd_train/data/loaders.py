@@ -6,20 +6,24 @@ process with a running MXNet engine can hang.
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Hashable, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
 import numpy as np
 
-from ssd_train.data.dataset import BadSampleHandler, DetectionDataset
+from ssd_train.data.dataset import Arrays, DetectionDataset
 from ssd_train.data.structures import LabeledImage
 from ssd_train.data.transforms import EvalTransform, TrainTransform
+from ssd_train.errors import DataError
+from ssd_train.parallel import ordered_map
+from ssd_train.progress import Progress
 from ssd_train.resources import available_cpus
 
-Batch = TypeVar("Batch")
-Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
+Key = TypeVar("Key", bound=Hashable)
+Sample = TypeVar("Sample")
+
+MAX_BAD_FRACTION = 0.5  # of unusable images; above it the data has vanished rather than some files being bad
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,19 @@ class TrainBatch:
     """A batch of training images and targets.
 
     Attributes:
-        pictures: Images uint8 (B, S, S, 3), RGB.
+        images: Images uint8 (B, S, S, 3), RGB.
         class_targets: Float32 (B, A); -1 is ignored, 0 is background.
         box_targets: Float32 (B, A, 4).
         records: Labels of each image.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     class_targets: np.ndarray
     box_targets: np.ndarray
     records: Tuple[LabeledImage, ...]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def positives(self) -> int:
@@ -48,7 +52,7 @@ class TrainBatch:
 
     def arrays(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the arrays that are copied to the devices."""
-        return self.pictures, self.class_targets, self.box_targets
+        return self.images, self.class_targets, self.box_targets
 
     def where(self) -> str:
         """Return the places of the labels, for messages."""
@@ -114,18 +118,78 @@ class EpochSampler:
         return [self.own(step) for step in indices.reshape(self.steps, self.step_size).tolist()]
 
 
+class BadSampleHandler:
+    """Handle unusable images: report each one once, or raise an error.
+
+    Args:
+        total: Number of images in the dataset.
+        on_bad: "error" to raise the first error, "skip" to leave out images unless they are too many.
+        progress: Output for warnings.
+    """
+
+    def __init__(self, total: int, on_bad: str = "error", progress: Optional[Progress] = None) -> None:
+        self._total, self._on_bad, self._progress = total, on_bad, progress or Progress()
+        self._dropped: Set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def first_valid(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> Tuple[Key, Sample]:
+        """Return the first key for which `make` yields a sample, and the sample.
+
+        Images that were left out are not tried again, so that a slow disk does not delay every epoch.
+
+        Raises:
+            DataError: No key is usable, an image is unusable with `on_bad` "error", or too many are.
+        """
+        for key in keys:
+            if key in self._dropped:
+                continue
+            try:
+                return key, make(key)
+            except DataError as error:
+                self._drop(key, error, "another takes its place")
+        raise DataError(f"found none of {self._total} images that can still be used, expected some")
+
+    def valid(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> "List[Tuple[Key, Sample]]":
+        """Return the keys for which `make` yields a sample, with the samples.
+
+        Raises:
+            DataError: An image is unusable with `on_bad` "error", or too many are.
+        """
+        samples = []
+        for key in keys:
+            if key in self._dropped:
+                continue
+            try:
+                samples.append((key, make(key)))
+            except DataError as error:
+                self._drop(key, error, "scores are without it")
+        return samples
+
+    def _drop(self, key: Hashable, error: DataError, consequence: str) -> None:
+        if self._on_bad == "error":
+            raise error
+        with self._lock:
+            known = key in self._dropped
+            self._dropped.add(key)
+            count = len(self._dropped)
+        if count > MAX_BAD_FRACTION * self._total:
+            raise DataError(f"{error}: {count} of {self._total} images cannot be used any more, expected most of them")
+        if not known:
+            self._progress.warning(f"left out: {error}; {consequence}")
+
+
 class TrainLoader:
     """Training batches, prepared ahead by threads.
 
     A sample depends on (seed, epoch, index) only, so the images are the same for any number of threads. An image that
-    `setbacks` leaves out is replaced by the next one in the labels.
+    `bad_samples` drops is replaced by the next one in the labels.
 
     Args:
         dataset: The images and labels.
         transform: Augmentation and target encoding.
         sampler: Order of the images.
         workers: Number of threads; 0 prepares batches in the calling thread.
-        setbacks: Handler of images that cannot be used; by default they are errors.
+        bad_samples: Handler of images that cannot be used; by default they are errors.
     """
 
     def __init__(
@@ -134,10 +198,10 @@ class TrainLoader:
         transform: TrainTransform,
         sampler: EpochSampler,
         workers: int = 1,
-        setbacks: Optional[BadSampleHandler] = None,
+        bad_samples: Optional[BadSampleHandler] = None,
     ) -> None:
         self.dataset, self.transform, self.sampler, self.workers = dataset, transform, sampler, workers
-        self.setbacks = setbacks or BadSampleHandler(len(dataset))
+        self.bad_samples = bad_samples or BadSampleHandler(len(dataset))
 
     def __len__(self) -> int:
         return self.sampler.steps
@@ -145,30 +209,29 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainBatch]:
         """Yield the batches of `epoch`, starting at step `first_step`."""
         plans = self.sampler.batches(epoch)[first_step:]
-        return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+        return prepare_ahead(lambda plan: self._batch(plan, epoch), plans, self.workers)
 
     def _batch(self, indices: Sequence[int], epoch: int) -> TrainBatch:
-        places, samples = zip(*(self._sample(index, epoch) for index in indices))
-        pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
-        return TrainBatch(pictures, classes, boxes, tuple(self.dataset.record(place) for place in places))
+        used, samples = zip(*(self._sample(index, epoch) for index in indices))
+        return TrainBatch(*stack(samples), tuple(self.dataset.record(index) for index in used))
 
     def _sample(self, index: int, epoch: int) -> Tuple[int, Arrays]:
+        """Return the index of the image that is used, and its sample."""
         count = len(self.dataset)
-        places = ((index + further) % count for further in range(count))
-        return self.setbacks.first_valid(places, lambda place: self._seen(place, [self.sampler.seed, epoch, index]))
 
-    def _seen(self, place: int, seed: List[int]) -> Arrays:
-        random = np.random.RandomState(np.random.PCG64(seed))  # seeded in a seventh of the time of the default
-        (image, boxes, class_ids), view = self.dataset.get_view(
-            place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
-        )
-        return self.transform.apply(image, boxes, class_ids, view)
+        def make(candidate: int) -> Arrays:
+            """Make a sample of an image with the random numbers of `index`."""
+            # seeded in a seventh of the time of the default
+            random = np.random.RandomState(np.random.PCG64([self.sampler.seed, epoch, index]))
+            return self.dataset.train_sample(candidate, self.transform, random)
+
+        return self.bad_samples.first_valid(((index + offset) % count for offset in range(count)), make)
 
 
 class EvalLoader:
     """All images of a dataset once, in order, in batches of at most `batch_size`.
 
-    Images that `setbacks` leaves out are missing.
+    Images that `bad_samples` drops are missing.
     """
 
     def __init__(
@@ -177,10 +240,10 @@ class EvalLoader:
         transform: EvalTransform,
         batch_size: int,
         workers: int = 1,
-        setbacks: Optional[BadSampleHandler] = None,
+        bad_samples: Optional[BadSampleHandler] = None,
     ) -> None:
         self.dataset, self.transform, self.batch_size, self.workers = dataset, transform, batch_size, workers
-        self.setbacks = setbacks or BadSampleHandler(len(dataset))
+        self.bad_samples = bad_samples or BadSampleHandler(len(dataset))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -188,46 +251,27 @@ class EvalLoader:
     def __iter__(self) -> Iterator[EvalBatch]:
         indices = range(len(self.dataset))
         plans = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        return filter(None, in_order(plans, self._batch, self.workers))
+        return filter(None, prepare_ahead(self._batch, plans, self.workers))
 
     def _batch(self, indices: Sequence[int]) -> Optional[EvalBatch]:
         """Return a batch, or None if none of its images can be used."""
-        usable = self.setbacks.valid(indices, self.dataset.__getitem__)
+        usable = self.bad_samples.valid(indices, self.dataset.__getitem__)
         if not usable:
             return None
-        places, samples = zip(*usable)
-        records = tuple(self.dataset.record(place) for place in places)
-        pictures, classes, boxes = (np.stack(column) for column in zip(*(self.transform(*s) for s in samples)))
-        sizes = tuple(self.dataset.size_wh(place) for place in places)
-        return EvalBatch(pictures, classes, boxes, records, sizes)
+        records = tuple(self.dataset.record(index) for index, _ in usable)
+        sizes = tuple(self.dataset.size_wh(index) for index, _ in usable)
+        return EvalBatch(*stack(self.transform(*sample) for _, sample in usable), records, sizes)
 
 
-def in_order(plans: Iterable[Any], make: Callable[[Any], Batch], workers: int) -> Iterator[Batch]:
-    """Yield make(plan) for each plan, in order.
+def stack(samples: Iterable[Arrays]) -> Arrays:
+    """Stack samples along a new first axis."""
+    images, class_targets, box_targets = (np.stack(column) for column in zip(*samples))
+    return images, class_targets, box_targets
 
-    With threads, at most `workers` + 1 results are prepared ahead of the consumer.
 
-    Args:
-        plans: Arguments of `make`.
-        make: Function that makes a batch.
-        workers: Number of threads; 0 calls `make` in the calling thread.
-    """
-    if workers == 0:
-        yield from map(make, plans)
-        return
-    waiting: Deque["Future[Batch]"] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-    try:
-        for plan in plans:
-            waiting.append(pool.submit(make, plan))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-        pool.shutdown(wait=True)
+def prepare_ahead(make: Callable[[Any], Sample], plans: Iterable[Any], workers: int) -> Iterator[Sample]:
+    """Yield make(plan) for each plan, in order; threads prepare at most `workers` + 1 batches ahead of the consumer."""
+    return ordered_map(make, plans, workers, at_once=1, ahead=workers + 1)
 
 
 def default_workers() -> int:

@@ -13,13 +13,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.image_io import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits, decode_verified, read_header
+from ssd_train.data.image_io import DEFAULT_LIMITS, EncodedImage, ImageHeader, ImageLimits, check_limits
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import DataError, SsdTrainError
 
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED_TYPE, MODEL_FAULT = 400, 406, 413, 415, 500
 JSON, NPY = "application/json", "application/x-npy"
 IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "application/x-image")
+CONTENT_TYPES = (*IMAGE_TYPES, JSON, NPY)
 _COSTLY_BYTES, _COSTLY_PIXELS = 1 << 20, 8_000_000  # about 100 ms
 _NPY_HEADER = 10_000  # bytes; the limit of newer NumPy versions
 
@@ -46,9 +47,10 @@ DecodedImage = Tuple[np.ndarray, SizeWH]
 
 def check_type(content_type: str) -> None:
     """Raise a RequestError (415) for an unsupported content type."""
-    if _media_type(content_type) not in READERS:
+    if _media_type(content_type) not in CONTENT_TYPES:
         raise RequestError(
-            UNSUPPORTED_TYPE, f"Content-Type: found {truncate(content_type)}, expected one of {', '.join(READERS)}"
+            UNSUPPORTED_TYPE,
+            f"Content-Type: found {truncate(content_type)}, expected one of {', '.join(CONTENT_TYPES)}",
         )
 
 
@@ -58,40 +60,53 @@ def check_size(count: int, limits: RequestLimits) -> None:
         raise RequestError(TOO_LARGE, f"request: found {count} bytes, expected at most {limits.max_bytes}")
 
 
-def read_request(
-    body: bytes, content_type: str, side: int, limits: RequestLimits = DEFAULT_REQUEST_LIMITS
-) -> DecodedImage:
-    """Decode the image in a request.
+class ImageRequest:
+    """A request's body: an encoded image, whose header is parsed once, or pixels as JSON or .npy.
 
     Args:
-        body: an encoded image, or pixels as JSON or .npy.
+        body: the body.
         content_type: the Content-Type header.
-        side: input size of the network, in pixels; large images are downscaled, but not below it.
-        limits: maximum sizes.
-
-    Returns:
-        RGB uint8 (H, W, 3), and the (width, height) of the full-size image.
 
     Raises:
-        RequestError: 400 not a complete image, 413 too large, 415 unsupported content type.
+        RequestError: 415, unsupported content type.
     """
-    check_type(content_type)
-    check_size(len(body), limits)
-    try:
-        return READERS[_media_type(content_type)](body, side, limits.image)
-    except DataError as error:
-        raise RequestError(BAD_REQUEST, single_line(str(error))) from None
 
+    def __init__(self, body: bytes, content_type: str) -> None:
+        check_type(content_type)
+        self._body, self._type = body, _media_type(content_type)
+        self._encoded = EncodedImage(body, "request") if self._type in IMAGE_TYPES else None
 
-def is_expensive(body: bytes, content_type: str) -> bool:
-    """Return True if decoding the body takes longer than most requests do."""
-    if _media_type(content_type) not in IMAGE_TYPES:
-        return len(body) > _COSTLY_BYTES
-    try:
-        header = read_header(body, "request")
-    except DataError:  # read_request fails as fast, and reports it
-        return False
-    return header.width * header.height > _COSTLY_PIXELS
+    def is_expensive(self) -> bool:
+        """Return True if decoding the body takes longer than most requests do."""
+        if self._encoded is None:
+            return len(self._body) > _COSTLY_BYTES
+        try:
+            header = self._encoded.header
+        except DataError:  # `decode` fails as fast, and reports it
+            return False
+        return header.width * header.height > _COSTLY_PIXELS
+
+    def decode(self, side: int, limits: RequestLimits = DEFAULT_REQUEST_LIMITS) -> DecodedImage:
+        """Decode the image.
+
+        Args:
+            side: input size of the network, in pixels; large images are downscaled, but not below it.
+            limits: maximum sizes.
+
+        Returns:
+            RGB uint8 (H, W, 3), and the (width, height) of the full-size image.
+
+        Raises:
+            RequestError: 400 not a complete image, 413 too large.
+        """
+        check_size(len(self._body), limits)
+        try:
+            if self._encoded is None:
+                return (_decode_json if self._type == JSON else _decode_npy)(self._body, limits.image)
+            _check_pixels(self._encoded.header, limits.image)
+            return self._encoded.decode_verified(side, limits=limits.image)
+        except DataError as error:
+            raise RequestError(BAD_REQUEST, single_line(str(error))) from None
 
 
 def _media_type(content_type: str) -> str:
@@ -109,12 +124,6 @@ def single_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _decode_file(body: bytes, side: int, limits: ImageLimits) -> DecodedImage:
-    header = read_header(body, "request")
-    _check_pixels(header, limits)
-    return decode_verified(body, "request", side, limits=limits)
-
-
 def _check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
     pixels = header.width * header.height
     if pixels > limits.max_pixels:
@@ -125,7 +134,7 @@ def _check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
         )
 
 
-def _decode_json(body: bytes, side: int, limits: ImageLimits) -> DecodedImage:
+def _decode_json(body: bytes, limits: ImageLimits) -> DecodedImage:
     try:
         lists = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -140,7 +149,7 @@ def _decode_json(body: bytes, side: int, limits: ImageLimits) -> DecodedImage:
     return _check_array(array, limits)
 
 
-def _decode_npy(body: bytes, side: int, limits: ImageLimits) -> DecodedImage:
+def _decode_npy(body: bytes, limits: ImageLimits) -> DecodedImage:
     file = io.BytesIO(body)
     try:
         shape, fortran_order, dtype = _npy_header(file)
@@ -189,14 +198,6 @@ def _check_array(array: np.ndarray, limits: ImageLimits) -> DecodedImage:
     if image.max() <= 1 and (rounded != image).any():  # the input of other networks; here the image would be black
         raise DataError("request: found fractions from 0 to 1, expected pixels 0 to 255")
     return np.ascontiguousarray(rounded, dtype=np.uint8), header.display_wh
-
-
-# content type -> decoder of a body, for a network with an input of (side, side) pixels
-READERS: Dict[str, Callable[[bytes, int, ImageLimits], DecodedImage]] = {
-    **dict.fromkeys(IMAGE_TYPES, _decode_file),
-    JSON: _decode_json,
-    NPY: _decode_npy,
-}
 
 
 JSON_LINES = "application/jsonlines"

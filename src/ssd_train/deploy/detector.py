@@ -15,7 +15,7 @@ from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.model_config import weights_digest
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT
 from ssd_train.boxes import SizeWH
-from ssd_train.data.image_io import decode_verified
+from ssd_train.data.image_io import EncodedImage
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.data.transforms import preprocess
 from ssd_train.environment import read_devices
@@ -158,7 +158,7 @@ class Detector:
 
     def _load(self, ref: ImageRef) -> Tuple[Prediction, Optional[np.ndarray]]:
         try:
-            image, size_wh = decode_verified(ref.read(), ref.where, self.engine.side, ref.expected_wh)
+            image, size_wh = EncodedImage(ref.read(), ref.where).decode_verified(self.engine.side, ref.expected_wh)
         except DataError as error:
             return Prediction(ref, None, None, str(error)), None
         except OSError as error:

@@ -3,7 +3,7 @@
 They are model_fn and transform_fn.
 
 A request is an encoded image (its bytes decide the format), or pixels as JSON or .npy, as the SDK's predictors send
-them: see requests.py. answers.py encodes the responses.
+them: see codec.py.
 
 The container's `sagemaker_inference` writes the traceback of any error, with file paths, into the response; `model_fn`
 turns that off. It also ignores an ImportError of this module and then responds "Prediction failed" to every request. So
@@ -26,11 +26,11 @@ try:
     from ssd_train.deploy.codec import (
         DEFAULT_REQUEST_LIMITS,
         MODEL_FAULT,
+        ImageRequest,
         RequestError,
         RequestLimits,
         encode_response,
         negotiate_accept,
-        read_request,
     )
     from ssd_train.deploy.detector import Detector
 
@@ -78,7 +78,7 @@ def handle_request(
 
     Args:
         detector: the model.
-        body: the request's body, see requests.read_request.
+        body: the request's body, see codec.ImageRequest.
         content_type: the Content-Type header.
         accept: the Accept header.
         limits: maximum sizes.
@@ -91,7 +91,7 @@ def handle_request(
     """
     negotiate_accept(accept)  # before anything is decoded
     data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
-    image, size_wh = read_request(data, content_type, detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
+    image, size_wh = ImageRequest(data, content_type).decode(detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
     return encode_response(predict_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
 
 

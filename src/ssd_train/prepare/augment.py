@@ -16,7 +16,7 @@ from ssd_train import boxes as geometry
 from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read_box_label, scan
 from ssd_train.data.formats.validators import BoxLabel
-from ssd_train.data.image_io import decode, encode, read_header
+from ssd_train.data.image_io import EncodedImage, encode, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import ConfigError, DataError
@@ -246,14 +246,13 @@ def augment_images(
         copy, original = output / image_input.target, Path(images.locate(image_input.record))
         if not writing.overwrite and is_done([copy, *variants.values()], original):
             return False, ""
-        data = images.read(image_input.record)
-        where = f"{image_input.where}: {original}"
-        image, format = decode(data, where, image_input.size_wh), read_header(data, where).format
+        encoded = EncodedImage(images.read(image_input.record), f"{image_input.where}: {original}")
+        image, format = encoded.decode(image_input.size_wh), encoded.header.format
         for operation, target in variants.items():
             pixels = np.ascontiguousarray(OPERATIONS[operation].pixels(image))
             write_image(target, encode(pixels, format, writing.quality))
-        write_image(copy, data)
-        return True, mismatch(image_input.target, data)
+        write_image(copy, encoded.data)
+        return True, mismatch(image_input.target, format)
 
     return process(inputs, work, progress, "augment")
 

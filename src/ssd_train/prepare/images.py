@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ssd_train.data.file_names import IMAGE_FORMATS
-from ssd_train.data.image_io import ImageHeader, decode_unrotated, encode, read_header
+from ssd_train.data.image_io import EncodedImage, ImageHeader, encode
 from ssd_train.data.transforms import to_gray
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.parallel import ordered_map
@@ -57,11 +57,11 @@ class ProcessResult:
     notes: List[str] = field(default_factory=list)
 
 
-def mismatch(name: str, data: bytes) -> str:
+def mismatch(name: str, format: str) -> str:
     """Return a note if the suffix of `name` does not fit the image's format, else ""."""
-    detected, suffix = read_header(data, name).format, os.path.splitext(name)[1].lower()
-    expected = IMAGE_FORMATS.get(suffix, detected)
-    return "" if expected == detected else f"{name}: is called {suffix} and is a {detected}; it stays a {detected}"
+    suffix = os.path.splitext(name)[1].lower()
+    expected = IMAGE_FORMATS.get(suffix, format)
+    return "" if expected == format else f"{name}: is called {suffix} and is a {format}; it stays a {format}"
 
 
 def output_folder(output: "str | Path", images: "str | Path") -> Path:
@@ -169,10 +169,9 @@ def grayscale(
         """Write one gray image; return whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
-        data = read_image(source / name)
-        pixels, header = decode_unrotated(data, str(source / name))
-        write_image(target / name, encode_stored(to_gray(pixels), header, writing.quality))
-        return True, mismatch(name, data)
+        image = EncodedImage(read_image(source / name), str(source / name))
+        write_image(target / name, encode_stored(to_gray(image.decode_stored()), image.header, writing.quality))
+        return True, mismatch(name, image.header.format)
 
     return process(list_images(images), work, progress, "grayscale")
 

@@ -38,7 +38,7 @@ def _images(validation: EvalLoader, grayscale: bool) -> np.ndarray:
     images: List[np.ndarray] = []
     for index, record in enumerate(data.labels.records):
         if len(record.boxes) and len(images) < PICTURES:
-            samples = validation.setbacks.valid([index], data.__getitem__)
+            samples = validation.bad_samples.valid([index], data.__getitem__)
             images += [preprocess(image, data.side, grayscale) for _, (image, _, _) in samples]
     if not images:
         raise DataError(f"{data.labels.source}: found no readable image with boxes, expected at least one")

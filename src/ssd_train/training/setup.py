@@ -15,9 +15,9 @@ from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.data.augment import View
-from ssd_train.data.dataset import BadSampleHandler, DetectionDataset, ImageCache
+from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabeledDataset, has_own_ids
-from ssd_train.data.loaders import EpochSampler, EvalLoader, TrainLoader, default_workers
+from ssd_train.data.loaders import BadSampleHandler, EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.pipe.stream import DetectionStream, StreamLoader
 from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.data.transforms import EvalTransform, TrainTransform, transform_boxes
@@ -284,11 +284,11 @@ def _make_loaders(
         loader: AnyLoader = StreamLoader(train.images, train.labels, transform, sampler, side, workers)
     else:
         train_set = DetectionDataset(train.labels, train.images, side, int(budget * train_fraction))
-        loader = TrainLoader(train_set, transform, sampler, workers, _setbacks(config, train, progress))
+        loader = TrainLoader(train_set, transform, sampler, workers, _bad_samples(config, train, progress))
     eval_transform = EvalTransform(side, encode, gray)
-    setbacks = _setbacks(config, validation, progress)
-    return loader, EvalLoader(validation_set, eval_transform, config.mini_batch_size, workers, setbacks)
+    bad_samples = _bad_samples(config, validation, progress)
+    return loader, EvalLoader(validation_set, eval_transform, config.mini_batch_size, workers, bad_samples)
 
 
-def _setbacks(config: TrainConfig, subset: LabeledDataset, progress: Progress) -> BadSampleHandler:
+def _bad_samples(config: TrainConfig, subset: LabeledDataset, progress: Progress) -> BadSampleHandler:
     return BadSampleHandler(len(subset.labels), config.on_bad_data, progress)

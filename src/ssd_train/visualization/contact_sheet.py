@@ -8,7 +8,7 @@ from typing import List, Tuple
 import numpy as np
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.image_io import decode, decode_downscaled
+from ssd_train.data.image_io import EncodedImage
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
@@ -65,11 +65,11 @@ def _check(layout: Layout, count: int) -> None:
 
 def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
     """Return the image with its boxes, resized to its cell first, so that lines and text have their final size."""
-    data, where = images.read(record), f"{record.where}: {images.locate(record)}"
+    encoded = EncodedImage(images.read(record), f"{record.where}: {images.locate(record)}")
     if record.size_wh is None:  # the boxes are in pixels of the full-size image
-        image = decode(data, where)
+        image = encoded.decode()
         size_wh = (image.shape[1], image.shape[0])
         record = LabeledImage(record.name, record.boxes, record.class_ids, size_wh, record.where)
     else:
-        image = decode_downscaled(data, where, max(room_wh), record.size_wh)
+        image = encoded.decode_downscaled(max(room_wh), record.size_wh)
     return draw_labels(fit_within(image, room_wh, enlarge=float("inf")), record, labels.class_names)

@@ -13,13 +13,10 @@ from PIL import Image
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.checks.images import inspect
 from ssd_train.data.image_io import (
+    EncodedImage,
     apply_orientation,
-    check_integrity,
-    decode_downscaled,
-    decode_unrotated,
     encode_jpeg,
     encode_png,
-    recheck_decoded,
 )
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.structures import LabeledImage
@@ -85,14 +82,14 @@ WHOLE = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_is_found(data):
     with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
-        image, header = decode_unrotated(data, "a:1")  # only Pillow's own decoder minds, of a TIFF
-        check_integrity(data, header, image, "a:1")
+        image = EncodedImage(data, "a:1")
+        image.check_integrity(image.decode_stored())  # only Pillow's own decoder minds, of a TIFF
 
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 def test_whole_pictures_pass(data):
-    image, header = decode_unrotated(data, "a:1")
-    check_integrity(data, header, image, "a:1")
+    image = EncodedImage(data, "a:1")
+    image.check_integrity(image.decode_stored())
 
 
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Tag data).*:UserWarning")  # Pillow's, of the damage done here
@@ -118,14 +115,15 @@ def test_no_damage_whatever_raises_anything_but_findings(data):
 @pytest.mark.parametrize("turned", [1, 6], ids=["upright", "turned"])
 def test_damage_is_found_in_what_is_trained_on(data, side, turned):
     with pytest.raises(DataError, match=r"^a:1: found a (JPEG cut off|damaged TIFF).*, expected a whole image$"):
-        image = apply_orientation(decode_downscaled(data, "a:1", side), turned)
-        recheck_decoded(data, image, "a:1")
+        image = EncodedImage(data, "a:1")
+        image.check_decoded(apply_orientation(image.decode_downscaled(side), turned))
 
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 @pytest.mark.parametrize("side", [300, 20], ids=["whole", "smaller"])
 def test_what_is_whole_is_trained_on_without_a_word(data, side, capfd):
-    image = decode_downscaled(data, "a:1", side)
+    image = EncodedImage(data, "a:1")
+    decoded = image.decode_downscaled(side)
     capfd.readouterr()
-    recheck_decoded(data, image, "a:1")
+    image.check_decoded(decoded)
     assert capfd.readouterr() == ("", "")  # libjpeg writes to standard error by itself

@@ -9,7 +9,7 @@ from builders import label_set, memory_images, picture
 from ssd_train.boxes import as_boxes
 from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.image_io import EncodedImage, encode_jpeg
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.errors import DataError
 
@@ -124,12 +124,25 @@ def test_damage_is_looked_for_once_in_each_image(monkeypatch):
         dataset[0]
     dataset = DetectionDataset(label_set([[]], size_wh=(160, 120)), MemoryImages({"0.png": data}), 32)
     dataset[0]
-    monkeypatch.setattr("ssd_train.data.dataset.recheck_decoded", None)
+    monkeypatch.setattr(EncodedImage, "check_decoded", None)
     dataset[0]
 
 
-def whole(size_wh, boxes):
-    return View((0, 0, *size_wh))
+class FixedView:
+    """A transform that always draws one view, and returns that which it is to be applied to."""
+
+    def __init__(self, view):
+        self.view, self.drawn_from = view, []
+
+    def policy(self, size_wh, boxes, random):
+        self.drawn_from.append((size_wh, boxes))
+        return self.view
+
+    def apply(self, image, boxes, class_ids, view):
+        return image, boxes, class_ids, view
+
+
+RANDOM = np.random.RandomState(0)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["size-in-the-labels", "size-unknown"])
@@ -147,9 +160,9 @@ def whole(size_wh, boxes):
 def test_only_as_many_pixels_are_decoded_as_a_view_shows(rect, decoded, told):
     labels = label_set([[[100, 150, 500, 450]]], size_wh=(800, 600) if told else None)
     dataset = DetectionDataset(labels, MemoryImages({"0.png": encode_jpeg(picture((800, 600)))}), 300)
-    asked = []
-    (image, boxes, ids), view = dataset.get_view(0, lambda *known: asked.append(known) or View(rect, flip_x=True))
-    (size_wh, given), share = asked[0], decoded[0] / 800
+    transform = FixedView(View(rect, flip_x=True))
+    image, boxes, ids, view = dataset.train_sample(0, transform, RANDOM)
+    (size_wh, given), share = transform.drawn_from[0], decoded[0] / 800
     assert size_wh == (800, 600) and given.tolist() == [[100, 150, 500, 450]]
     assert image.shape[1::-1] == decoded and ids.tolist() == [0]
     np.testing.assert_allclose(boxes, given * share)
@@ -163,6 +176,7 @@ def test_a_view_of_kept_images_does_not_depend_on_which_are_kept():
     encoded = encode_jpeg(picture((800, 600)))
     source = MemoryImages({"0.png": encoded, "1.png": encoded})
     dataset = DetectionDataset(labels, source, 300, cache_bytes=800 * 600 * 3)
-    shown = [dataset.get_view(index, whole)[0][0] for index in (0, 1, 0, 1)]
+    whole = FixedView(View((0, 0, 800, 600)))
+    shown = [dataset.train_sample(index, whole, RANDOM)[0] for index in (0, 1, 0, 1)]
     assert len(dataset.cache) == 1
     assert all(np.array_equal(shown[0], image) for image in shown[1:])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssd_train.data import image_io
 from ssd_train.data.image_format import exif_orientation
-from ssd_train.data.image_io import ImageLimits, apply_orientation, decode, read_header
+from ssd_train.data.image_io import EncodedImage, ImageLimits, apply_orientation, decode, read_header
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -202,7 +202,7 @@ def test_header_and_checks_are_cheap():
 
 def _seconds_to_check(data):
     start = time.perf_counter()
-    header = read_header(data, "x")
-    image_io.check_limits(header, "x")
-    image_io.check_complete(data, header, "x")
+    image = EncodedImage(data, "x")
+    image_io.check_limits(image.header, "x")
+    image.check_complete()
     return time.perf_counter() - start

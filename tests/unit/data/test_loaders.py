@@ -104,7 +104,7 @@ def test_an_epoch_may_be_entered_in_the_middle():
 def test_epochs_seeds_and_repeats_are_augmented_anew():
     first, second = (next(iter(train_loader(1, 2, augmentation="strong").epoch(epoch))) for epoch in (0, 1))
     other = next(iter(train_loader(1, 2, seed=2).epoch(0)))
-    pictures = [first.pictures[0], first.pictures[1], second.pictures[0], other.pictures[0]]
+    pictures = [first.images[0], first.images[1], second.images[0], other.images[0]]
     assert len({p.tobytes() for p in pictures}) == 4
     assert first.records[0] is first.records[1], "the fill of a batch is the same image again"
 
@@ -113,7 +113,7 @@ def test_a_batch_knows_its_lines_and_its_positives():
     batch = next(iter(train_loader(4, 4, augmentation="none").epoch(0)))
     order = EpochSampler(4, 4, 1).batches(0)[0]
     assert batch.where() == ", ".join(f"train.manifest:{index + 1}" for index in order)
-    assert batch.pictures.shape == (4, SIDE, SIDE, 3) and batch.pictures.dtype == np.uint8
+    assert batch.images.shape == (4, SIDE, SIDE, 3) and batch.images.dtype == np.uint8
     assert batch.class_targets.ravel().tolist() == [index % 3 for index in order]
     assert batch.positives == sum(index % 3 > 0 for index in order) and len(batch) == 4
     assert batch.class_targets.dtype == batch.box_targets.dtype == np.float32

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ssd_train.data import opencv_pixels, pillow_pixels, pixels
 from ssd_train.data.image_format import sniff_format
-from ssd_train.data.image_io import decode, decode_downscaled
+from ssd_train.data.image_io import EncodedImage, decode
 from ssd_train.data.pixels import resize, shrink
 from ssd_train.errors import DataError
 
@@ -87,7 +87,7 @@ def test_photographs_are_decoded_and_seen_alike(shared_data, name, monkeypatch):
         seen = []
         for library in (opencv_pixels, pillow_pixels):
             monkeypatch.setattr(pixels, "operations", library)
-            seen += [decode(data, str(path)), resize(decode_downscaled(data, str(path), 96), (96, 96))]
+            seen += [decode(data, str(path)), resize(EncodedImage(data, str(path)).decode_downscaled(96), (96, 96))]
         assert difference(seen[0], seen[2]) <= 2 and difference(seen[1], seen[3]) <= 2, path
         off.append(np.abs(resize(seen[0], (96, 96)).astype(int) - seen[1]).mean())
     assert np.mean(off) < 1 and max(off) < 4

@@ -3,7 +3,7 @@
 import pytest
 from builders import HeardProgress
 
-from ssd_train.data.dataset import BadSampleHandler
+from ssd_train.data.loaders import BadSampleHandler
 from ssd_train.errors import DataError
 
 
@@ -19,20 +19,20 @@ def reader(bad, asked=None):
 
 
 def test_with_error_the_first_fault_is_raised():
-    setbacks = BadSampleHandler(4)
+    handler = BadSampleHandler(4)
     with pytest.raises(DataError, match="^m:1: gone$"):
-        setbacks.first_valid([1, 2], reader({1}))
+        handler.first_valid([1, 2], reader({1}))
     with pytest.raises(DataError, match="^m:1: gone$"):
-        setbacks.valid([0, 1], reader({1}))
+        handler.valid([0, 1], reader({1}))
 
 
 def test_with_skip_the_next_takes_its_place_and_it_is_told_once():
     progress, asked = HeardProgress(), []
-    setbacks = BadSampleHandler(4, "skip", progress)
+    handler = BadSampleHandler(4, "skip", progress)
     for _ in range(2):
-        assert setbacks.first_valid([1, 2, 3], reader({1}, asked)) == (2, "sample 2")
+        assert handler.first_valid([1, 2, 3], reader({1}, asked)) == (2, "sample 2")
     assert asked == [1, 2, 2], "what is left out is not tried again"
-    assert setbacks.valid([0, 1, 2], reader({1, 2})) == [(0, "sample 0")]
+    assert handler.valid([0, 1, 2], reader({1, 2})) == [(0, "sample 0")]
     assert progress.warnings == [
         "left out: m:1: gone; another takes its place",
         "left out: m:2: gone; scores are without it",
@@ -40,12 +40,12 @@ def test_with_skip_the_next_takes_its_place_and_it_is_told_once():
 
 
 def test_when_most_are_gone_it_is_an_error_all_the_same():
-    setbacks = BadSampleHandler(4, "skip", HeardProgress())
+    handler = BadSampleHandler(4, "skip", HeardProgress())
     with pytest.raises(DataError, match="^m:2: gone: 3 of 4 images cannot be used any more, expected most of them$"):
-        setbacks.valid([0, 1, 2, 3], reader({0, 1, 2}))
+        handler.valid([0, 1, 2, 3], reader({0, 1, 2}))
 
 
 def test_none_left():
-    setbacks = BadSampleHandler(4, "skip", HeardProgress())
+    handler = BadSampleHandler(4, "skip", HeardProgress())
     with pytest.raises(DataError, match="found none of 4 images"):
-        setbacks.first_valid([0, 1], reader({0, 1}))
+        handler.first_valid([0, 1], reader({0, 1}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssd_train.data.image_io import DEFAULT_LIMITS, ImageHeader, ImageLimits, check_limits
-from ssd_train.deploy.codec import NPY, RequestError, RequestLimits, check_size, read_request
+from ssd_train.deploy.codec import NPY, ImageRequest, RequestError, RequestLimits, check_size
 from ssd_train.errors import DataError
 
 IMAGE = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -18,7 +18,7 @@ IMAGE = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8)
 def test_read_request_of_an_npy_in_either_order_returns_the_image(order):
     file = io.BytesIO()
     np.save(file, np.array(IMAGE, order=order))
-    image, size_wh = read_request(file.getvalue(), NPY, 20)
+    image, size_wh = ImageRequest(file.getvalue(), NPY).decode(20)
     np.testing.assert_array_equal(image, IMAGE)
     assert size_wh == (30, 20)
 

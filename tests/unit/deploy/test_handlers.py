@@ -16,7 +16,7 @@ import pytest
 
 from ssd_train.data.image_io import ImageLimits, encode_jpeg, encode_png
 from ssd_train.data.structures import ClassNames
-from ssd_train.deploy.codec import RequestError, RequestLimits, is_expensive
+from ssd_train.deploy.codec import ImageRequest, RequestError, RequestLimits
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.deploy.handlers import handle_request, model_fn, transform_fn
 from ssd_train.errors import DependencyError, WeightsError
@@ -248,7 +248,7 @@ def test_answer_above_a_limit_raises_413(limits, body, value):
     ids=["small", "large", "broken", "long-json", "short-json"],
 )
 def test_is_costly_body_returns_expected(body, content_type, expected):
-    assert is_expensive(body, content_type) is expected
+    assert ImageRequest(body, content_type).is_expensive() is expected
 
 
 def test_answer_bad_json_keeps_no_lists_alive():

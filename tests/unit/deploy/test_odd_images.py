@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from odd_images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
-from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_io import FORMATS, decode, encode
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.data.transforms import EvalTransform, apply_view
+from ssd_train.data.transforms import EvalTransform, TrainTransform
 from ssd_train.deploy.codec import RequestError
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.deploy.handlers import handle_request
@@ -86,8 +85,9 @@ def test_large_image_gives_the_same_input_in_training_and_evaluation(format, cac
     data = encode(cv2.resize(noise(9, 7), (180, 170), interpolation=cv2.INTER_CUBIC), format)
     labels = Labels([LabeledImage("a", [], [])], ClassNames(("cat",)), "labels")
     dataset = DetectionDataset(labels, MemoryImages({"a": data}), SIDE, cache_bytes)
-    (image, _, _), view = dataset.get_view(0, lambda size_wh, boxes: View((0, 0, *size_wh)))
-    np.testing.assert_array_equal(apply_view(image, view, SIDE), trained_on(data))
+    transform = TrainTransform(SIDE, "none", lambda boxes, class_ids: (boxes, class_ids))
+    image, _, _ = dataset.train_sample(0, transform, np.random.RandomState(0))
+    np.testing.assert_array_equal(image, trained_on(data))
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())

@@ -41,7 +41,7 @@ def test_prepare_with_mirror_0_never_mirrors_an_image(tmp_path, augmentation, mi
         Environment(*sides, tmp_path / "model", tmp_path / "output"),
         Progress(),
     )
-    pictures = np.concatenate([batch.pictures for batch in job.train_loader.epoch(0)]).astype(float)
+    pictures = np.concatenate([batch.images for batch in job.train_loader.epoch(0)]).astype(float)
     redness = pictures[..., 0] - pictures[..., 2]
     columns = np.arange(redness.shape[2])
     red, blue = (((sign * redness > 60) * columns).sum((1, 2)) / (sign * redness > 60).sum((1, 2)) for sign in (1, -1))

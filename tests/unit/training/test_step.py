@@ -217,7 +217,7 @@ def test_train_step_float16_overflow_is_skipped_and_halves_the_scale(samples):
 def overflowing(samples, indices):
     """A batch with infinite pixels: ReLU turns NaN into 0, so the loss is finite and only the gradient is not."""
     batch = batch_of(samples, indices)
-    return dataclasses.replace(batch, pictures=np.where(batch.pictures > 200, np.float32(np.inf), batch.pictures))
+    return dataclasses.replace(batch, images=np.where(batch.images > 200, np.float32(np.inf), batch.images))
 
 
 @pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])

@@ -17,12 +17,10 @@ from ssd_train.data.file_names import is_hidden
 from ssd_train.data.image_format import sniff_format
 from ssd_train.data.image_io import (
     FORMATS,
+    EncodedImage,
     ImageHeader,
     apply_orientation,
-    check_complete,
-    check_integrity,
     check_limits,
-    decode_unrotated,
     orientation_for,
     read_header,
 )
@@ -56,14 +54,15 @@ def inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     """Read and decode the image of `record`, and run all checks of a single image."""
     where = record.where or record.name
     try:
-        data = images.read(record)
-        stored, header = decode_unrotated(data, where)
-        orientation, findings = _check_header(record, header)
-        check_integrity(data, header, stored, where)
+        encoded = EncodedImage(images.read(record), where)
+        stored = encoded.decode_stored()
+        orientation, findings = _check_header(record, encoded.header)
+        encoded.check_integrity(stored)
     except DataError as fault:
         return ImageReport((_finding_of(fault, record),), record.size_wh)
     image = apply_orientation(stored, orientation)
-    return ImageReport(findings, (image.shape[1], image.shape[0]), hashlib.sha256(data).digest(), thumbnail(image))
+    digest = hashlib.sha256(encoded.data).digest()
+    return ImageReport(findings, (image.shape[1], image.shape[0]), digest, thumbnail(image))
 
 
 def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
@@ -200,7 +199,6 @@ def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:
                 return header
         except (DataError, OSError):  # a header longer than _ENDS, or a fault that reading the whole file reports
             pass
-    data = images.read(record)
-    header = read_header(data, where)
-    check_complete(data, header, where)
-    return header
+    encoded = EncodedImage(images.read(record), where)
+    encoded.check_complete()
+    return encoded.header

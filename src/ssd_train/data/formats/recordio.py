@@ -26,7 +26,7 @@ from ssd_train.data.formats.builder import LabelsBuilder, placeholder_classes
 from ssd_train.data.formats.json_lines import PathLike, read_bytes
 from ssd_train.data.formats.recordio_framing import read_record, read_records, write_record
 from ssd_train.data.formats.validators import DIFFICULT, OBJECT, BoxLabel, image_name
-from ssd_train.data.image_io import decode, encode_png, orientation_for, read_header
+from ssd_train.data.image_io import EncodedImage, encode_png, orientation_for, read_header
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import DataError
 from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
@@ -309,11 +309,11 @@ def _upright(data: bytes, record: LabeledImage) -> "Tuple[bytes, Tuple[int, int]
 
     An image that is not stored upright, or that MXNet cannot decode, is converted to PNG.
     """
-    where = record.where or record.name
-    header = read_header(data, where)
-    if orientation_for(header, where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
+    encoded = EncodedImage(data, record.where or record.name)
+    header = encoded.header
+    if orientation_for(header, encoded.where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
         return data, header.display_wh
-    image = decode(data, where, record.size_wh)
+    image = encoded.decode(record.size_wh)
     return encode_png(image), (image.shape[1], image.shape[0])
 
 

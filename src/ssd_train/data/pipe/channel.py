@@ -20,7 +20,7 @@ from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 from ssd_train.data.formats.builder import LabelsBuilder, class_table, placeholder_classes
 from ssd_train.data.formats.ground_truth import read_class_map
 from ssd_train.data.formats.validators import BoxLabel
-from ssd_train.data.image_io import check_complete, check_limits, read_header
+from ssd_train.data.image_io import EncodedImage, check_limits
 from ssd_train.data.pipe.fifo import fifo_path, open_fifo
 from ssd_train.data.pipe.samples import Sample, read_samples
 from ssd_train.data.pipe.spill import SpillFile, SpillImages
@@ -155,11 +155,11 @@ def parse_sample(sample: Sample) -> Tuple[str, str, BoxLabel]:
     Raises:
         DataError: The image or the label cannot be used; without a place.
     """
-    header = read_header(sample.image, "image")
-    check_limits(header, "image")
-    check_complete(sample.image, header, "image")
-    label = sample.box_label()
-    return hashlib.sha256(sample.image).hexdigest()[:24], header.format.lower(), label
+    image = EncodedImage(sample.image, "image")
+    check_limits(image.header, "image")
+    image.check_complete()
+    label = sample.box_label(image.header.display_wh)
+    return hashlib.sha256(image.data).hexdigest()[:24], image.header.format.lower(), label
 
 
 def map_class_ids(label: BoxLabel, table: Table) -> BoxLabel:

@@ -14,13 +14,14 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Tuple, Union
 
+from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.ground_truth import read_box_label
 from ssd_train.data.formats.json_lines import parse_json, parse_object
 from ssd_train.data.formats.recordio import unpack_label, unpack_record
 from ssd_train.data.formats.recordio_framing import read_records
 from ssd_train.data.formats.validators import BoxLabel
 from ssd_train.data.image_format import sniff_format
-from ssd_train.data.image_io import FORMATS, read_header
+from ssd_train.data.image_io import FORMATS
 from ssd_train.data.structures import MAX_CLASSES
 from ssd_train.errors import DataError
 
@@ -46,8 +47,8 @@ class PipeSample(NamedTuple):
     label: bytes
     metadata: Optional[bytes]
 
-    def box_label(self) -> BoxLabel:
-        """Return the boxes in pixels, with the class ids of the stream.
+    def box_label(self, display_wh: SizeWH) -> BoxLabel:
+        """Return the boxes in pixels, with the class ids of the stream; the label has a size of its own.
 
         Raises:
             DataError: the label is malformed; the message does not contain `where`.
@@ -83,14 +84,13 @@ class DetectionSample(NamedTuple):
         """
         return unpack_record(self.record).image
 
-    def box_label(self) -> BoxLabel:
-        """Return the boxes in pixels of the upright image, with the stream's class ids.
+    def box_label(self, display_wh: SizeWH) -> BoxLabel:
+        """Return the boxes in pixels of the upright image, whose size is `display_wh`, with the stream's class ids.
 
         Raises:
             DataError: the record is malformed; the message does not contain `where`.
         """
-        record = unpack_record(self.record)
-        return unpack_label(record.label, read_header(record.image, "image").display_wh)
+        return unpack_label(unpack_record(self.record).label, display_wh)
 
     def class_map(self) -> Any:
         """Return {}, because a `.rec` file has no class names."""

@@ -19,11 +19,11 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd_train.boxes import as_boxes
-from ssd_train.data.dataset import BadSampleHandler, DetectionDataset
+from ssd_train.data.dataset import Arrays, DetectionDataset
 from ssd_train.data.formats.builder import NO_BOX_LEFT, fit_ignored
 from ssd_train.data.formats.validators import fit_boxes
 from ssd_train.data.image_sources import MemoryImages
-from ssd_train.data.loaders import Arrays, EpochSampler, TrainBatch, in_order
+from ssd_train.data.loaders import BadSampleHandler, EpochSampler, TrainBatch, prepare_ahead, stack
 from ssd_train.data.pipe.channel import Table, image_name, map_class_ids, parse_sample
 from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
 from ssd_train.data.pipe.samples import Sample, read_samples
@@ -250,7 +250,7 @@ class StreamLoader:
     ) -> None:
         self.stream, self.labels, self.transform = stream, labels, transform
         self.sampler, self.side, self.workers = sampler, side, workers
-        self.setbacks = BadSampleHandler(len(labels), stream.options.on_bad, stream.progress)
+        self.bad_samples = BadSampleHandler(len(labels), stream.options.on_bad, stream.progress)
         self._known_lengths = {sampler.length}  # numbers of images already warned about
 
     def __len__(self) -> int:
@@ -262,7 +262,7 @@ class StreamLoader:
         Must be consumed completely before the next call.
         """
         plans = map(self.sampler.own, islice(self._plans(epoch), first_step, None))
-        return in_order(plans, lambda plan: self._batch(plan, epoch), self.workers)
+        return prepare_ahead(lambda plan: self._batch(plan, epoch), plans, self.workers)
 
     def _plans(self, epoch: int) -> Iterator[List[Planned]]:
         """Yield the images of each step for all processes.
@@ -300,25 +300,20 @@ class StreamLoader:
         records = tuple(image.record for image, _ in plan)
         images = MemoryImages({image.record.name: image.data for image, _ in plan})
         dataset = DetectionDataset(Labels(records, self.labels.class_names), images, self.side)
-        places, samples = zip(*(self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)))
-        pictures, classes, boxes = (np.stack(column) for column in zip(*samples))
-        return TrainBatch(pictures, classes, boxes, tuple(records[place] for place in places))
+        used, samples = zip(*(self._sample(dataset, index, repeat, epoch) for index, (_, repeat) in enumerate(plan)))
+        return TrainBatch(*stack(samples), tuple(records[index] for index in used))
 
     def _sample(self, dataset: DetectionDataset, index: int, repeat: int, epoch: int) -> Tuple[int, Arrays]:
-        """Return the place in the batch of a sample, and the sample.
+        """Return the index in the batch of the image that is used, and its sample.
 
         An image that cannot be decoded is replaced by the next one in the batch.
         """
         names = [record.name for record in dataset.labels.records]
         seed = [self.sampler.seed, epoch, zlib.crc32(names[index].encode("utf-8", "surrogateescape")), repeat]
-        name, arrays = self.setbacks.first_valid(
-            names[index:] + names[:index], lambda name: self._seen(dataset, names.index(name), seed)
-        )
-        return names.index(name), arrays
 
-    def _seen(self, dataset: DetectionDataset, place: int, seed: List[int]) -> Arrays:
-        random = np.random.RandomState(seed)
-        (image, boxes, class_ids), view = dataset.get_view(
-            place, lambda size_wh, boxes: self.transform.policy(size_wh, boxes, random)
-        )
-        return self.transform.apply(image, boxes, class_ids, view)
+        def make(candidate: str) -> Arrays:
+            """Make a sample of an image with the random numbers of `index`."""
+            return dataset.train_sample(names.index(candidate), self.transform, np.random.RandomState(seed))
+
+        name, arrays = self.bad_samples.first_valid(names[index:] + names[:index], make)
+        return names.index(name), arrays

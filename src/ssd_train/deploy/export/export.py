@@ -21,7 +21,7 @@ from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
-from ssd_train.data.image_io import decode_downscaled
+from ssd_train.data.image_io import EncodedImage
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.synthetic import draw_logo_set, draw_shapes_set
 from ssd_train.data.transforms import preprocess
@@ -253,7 +253,7 @@ def _comparison_images(model: Exportable, proof: VerificationOptions) -> np.ndar
 def _load_inputs(model: Exportable, refs: Sequence[ImageRef], count: int) -> np.ndarray:
     """Load up to `count` evenly spaced images as uint8 (B, side, side, 3)."""
     chosen = [refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, count).astype(int))]
-    images = (decode_downscaled(p.read(), p.where, model.side, p.expected_wh) for p in chosen)
+    images = (EncodedImage(ref.read(), ref.where).decode_downscaled(model.side, ref.expected_wh) for ref in chosen)
     return np.stack([preprocess(image, model.side, model.grayscale) for image in images])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.structures import Detections
-from ssd_train.deploy.codec import RequestLimits, check_type, is_expensive, read_request
+from ssd_train.deploy.codec import ImageRequest, RequestLimits
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.handlers import predict_one
 from ssd_train.deploy.server.forms import file_in_form, is_form
@@ -58,30 +58,30 @@ class InferencePool:
         loop = asyncio.get_running_loop()
         if is_form(content_type):
             body, content_type = await loop.run_in_executor(self._reading, file_in_form, body, content_type)
-            check_type(content_type)
-        costly = await loop.run_in_executor(self._reading, is_expensive, body, content_type)
+        request = ImageRequest(body, content_type)
+        costly = await loop.run_in_executor(self._reading, request.is_expensive)
         readers, read = (self._costly, self._read_costly) if costly else (self._reading, self._read)
-        picture, size_wh = await loop.run_in_executor(readers, read, body, content_type)
-        return await loop.run_in_executor(self._network, self._run, picture, size_wh)
+        image, size_wh = await loop.run_in_executor(readers, read, request)
+        return await loop.run_in_executor(self._network, self._run, image, size_wh)
 
     def close(self) -> None:
         """Wait for running work and end the threads."""
         for pool in (self._reading, self._costly, self._network):
             pool.shutdown(wait=True)
 
-    def _read(self, body: bytes, content_type: str) -> Tuple[np.ndarray, SizeWH]:
-        image, size_wh = read_request(body, content_type, self._detector.engine.side, self._limits)
+    def _read(self, request: ImageRequest) -> Tuple[np.ndarray, SizeWH]:
+        image, size_wh = request.decode(self._detector.engine.side, self._limits)
         return self._detector.to_input(image), size_wh
 
-    def _read_costly(self, body: bytes, content_type: str) -> Tuple[np.ndarray, SizeWH]:
+    def _read_costly(self, request: ImageRequest) -> Tuple[np.ndarray, SizeWH]:
         try:
-            return self._read(body, content_type)
+            return self._read(request)
         finally:
             _trim_heap()
 
-    def _run(self, picture: np.ndarray, size_wh: SizeWH) -> Result:
+    def _run(self, image: np.ndarray, size_wh: SizeWH) -> Result:
         started = time.perf_counter()
-        detections = predict_one(self._detector, picture, size_wh)
+        detections = predict_one(self._detector, image, size_wh)
         return Result(detections, time.perf_counter() - started)
 
 

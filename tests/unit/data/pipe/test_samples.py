@@ -31,7 +31,7 @@ def test_image_and_label_in_turn(count):
 
     assert [sample.where for sample in found] == [f"train_0:{1 + 2 * index}" for index in range(count)]
     assert all(sample[1:] == (PNG, LABEL, None) for sample in found)
-    assert found[0].box_label()[:3] == ([], [], (40, 30)) and found[0].class_map() == {}
+    assert found[0].box_label((40, 30))[:3] == ([], [], (40, 30)) and found[0].class_map() == {}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -75,7 +75,7 @@ def test_a_rec_comes_as_it_is(tmp_path):
         one, other = read_samples(file, "train_0")
 
     assert (one.where, other.where) == ("train_0:1", "train_0:2")
-    assert one.box_label()[:3] == ([(1, 2, 20, 12)], [0], (40, 30)) and other.box_label().boxes == []
+    assert one.box_label((40, 30))[:3] == ([(1, 2, 20, 12)], [0], (40, 30)) and other.box_label((40, 30)).boxes == []
     assert one.image == encode_png(picture()) and one.class_map() == {}
 
 
@@ -113,7 +113,7 @@ def test_bad_label_does_not_break_the_step():
 
     assert len(found) == 3
     with pytest.raises(DataError, match="found bad JSON"):
-        found[1].box_label()
+        found[1].box_label((40, 30))
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_batches_of_an_epoch_are_full(tmp_path, workers):
         names = [record.name for batch in batches for record in batch.records]
         assert names[10:] == names[:2] and len(set(names)) == COUNT
         assert all((batch.class_targets == 1).all() for batch in batches)
-        assert batches[0].pictures.shape == (4, 64, 64, 3)
+        assert batches[0].images.shape == (4, 64, 64, 3)
 
 
 def test_pictures_do_not_depend_on_threads(tmp_path):
@@ -251,7 +251,7 @@ def test_pictures_do_not_depend_on_threads(tmp_path):
         (tmp_path / name).mkdir()
         with FifoWriter(tmp_path / name / "train", [[], SAMPLES]) as writer:
             skip_first(writer)
-            return [batch.pictures for batch in loader(stream(tmp_path / name, 1), workers=workers).epoch(3)]
+            return [batch.images for batch in loader(stream(tmp_path / name, 1), workers=workers).epoch(3)]
 
     for one, other in zip(pictures("a", 0), pictures("b", 2)):
         np.testing.assert_array_equal(one, other)
@@ -267,7 +267,7 @@ def test_an_epoch_may_go_on_from_a_step(tmp_path):
         rest = list(loader(stream(tmp_path / "again", 1)).epoch(0, 2))
 
     assert len(rest) == 1
-    np.testing.assert_array_equal(rest[0].pictures, whole[2].pictures)
+    np.testing.assert_array_equal(rest[0].images, whole[2].images)
 
 
 @pytest.mark.parametrize("length, steps", [(7, 2), (14, 3)], ids=["longer", "shorter"])
@@ -324,7 +324,7 @@ def test_large_image_is_seen_as_one_that_is_read_from_a_file(tmp_path, format):
         made = StreamLoader(stream(tmp_path, 1), labels, transform, EpochSampler(1, 1, 7), 64, 0)
         (batch,) = made.epoch(0)
     expected = EvalTransform(64, encode_targets)(*DetectionDataset(labels, images, 64)[0])
-    np.testing.assert_array_equal(batch.pictures[0], expected[0])
+    np.testing.assert_array_equal(batch.images[0], expected[0])
     np.testing.assert_allclose(batch.box_targets[0], expected[2], atol=1e-4)
 
 
