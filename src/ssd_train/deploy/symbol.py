@@ -27,8 +27,9 @@ from ssd_train.artifacts.symbol_format import (
     owner_of_folder,
     read_description,
 )
-from ssd_train.deploy.backends import GluonEngine, SymbolEngine
+from ssd_train.deploy.gluon_backend import GluonEngine
 from ssd_train.deploy.parity import Agreement, compare
+from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.graphs import DetectGraph
 from ssd_train.storage import atomic
