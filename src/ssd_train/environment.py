@@ -45,7 +45,7 @@ class Environment:
         fetch_images: Whether to download images that labels name on S3 and that are missing in the folders.
         devices: Devices in the syntax of `read_devices`.
         host: Name of this host in metric lines.
-        hosted: Whether this is a SageMaker job, which prints metric lines.
+        on_sagemaker: Whether this is a SageMaker job, which prints metric lines.
         hosts: Names of all hosts of the job.
         pipes: Which of "train" and "validation" are streams (Pipe mode): FIFOs path_0, path_1, ...
         unused_channels: Channels of the job with unknown names.

@@ -12,6 +12,7 @@ from nets import CLASSES, drawn_inputs, talking_model, talking_net
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
+from ssd_train.cli.train import train
 from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import preprocess
@@ -21,7 +22,6 @@ from ssd_train.deploy.symbol import is_up_to_date
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.pretrained import load_pretrained
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 BATCH = 10

@@ -15,11 +15,11 @@ from faulty_runs import assert_nothing_dead, command, refused
 from ssd_train import mxnet_compat
 from ssd_train.cli.arguments import LogProgress
 from ssd_train.cli.main import main
+from ssd_train.cli.train import train
 from ssd_train.devices import explain_out_of_memory
 from ssd_train.environment import Environment
 from ssd_train.errors import SsdTrainError, TrainingDiverged
 from ssd_train.model.net import build_net
-from ssd_train.training.trainer import train
 
 mx = mxnet_compat.mxnet()
 

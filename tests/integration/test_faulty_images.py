@@ -8,9 +8,9 @@ import pytest
 from builders import HeardProgress, small_config
 from faulty_runs import assert_nothing_dead, command, lines_of, refused
 
+from ssd_train.cli.train import train
 from ssd_train.environment import Environment
 from ssd_train.errors import DataError
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

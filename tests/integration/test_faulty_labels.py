@@ -10,8 +10,8 @@ from builders import HeardProgress, small_config
 from faulty_runs import annotations, command, lines_of, refused, with_box, written
 
 from ssd_train.cli.main import main
+from ssd_train.cli.train import train
 from ssd_train.environment import Environment
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

@@ -21,10 +21,10 @@ from opt_ml import describe, failure_of, make_opt_ml
 from runs import last_weights
 
 from ssd_train import mxnet_compat
+from ssd_train.cli.train import train
 from ssd_train.data.labels import load_labels
 from ssd_train.environment import Environment
 from ssd_train.training.distributed.communicator import Communicator
-from ssd_train.training.trainer import train
 
 mx = mxnet_compat.mxnet()
 

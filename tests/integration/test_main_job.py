@@ -13,9 +13,9 @@ from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
 from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
+from ssd_train.cli.train import train
 from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

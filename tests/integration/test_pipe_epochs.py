@@ -12,11 +12,11 @@ from fifos import FifoWriter, samples
 from opt_ml import failure_of, make_opt_ml
 
 from ssd_train.cli.main import main
+from ssd_train.cli.train import train
 from ssd_train.data.labels import load_labels
 from ssd_train.environment import Environment
 from ssd_train.errors import TrainingInterrupted
 from ssd_train.training.schedule import learning_rate
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

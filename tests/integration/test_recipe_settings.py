@@ -9,9 +9,9 @@ import pytest
 from builders import HeardProgress, shapes_set, small_config
 
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.cli.train import train
 from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

@@ -13,13 +13,13 @@ from builders import DrawnSet, HeardProgress, small_config
 
 from ssd_train import __version__
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.cli.train import train
 from ssd_train.config import TrainConfig
 from ssd_train.data.image_io import decode
 from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 from ssd_train.errors import CheckpointError, WeightsError
 from ssd_train.storage.atomic import finished_dirs
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

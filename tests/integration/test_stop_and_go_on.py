@@ -11,10 +11,10 @@ from builders import HeardProgress, shapes_set, small_config
 from runs import last_weights
 
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.cli.train import train
 from ssd_train.environment import Environment
 from ssd_train.errors import CheckpointError, TrainingInterrupted
 from ssd_train.training import trainer
-from ssd_train.training.trainer import train
 
 pytestmark = pytest.mark.integration
 

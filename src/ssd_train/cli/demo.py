@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.train import TrainResult
+from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import draw_logo_set, write_drawn_set
@@ -50,9 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
     environment = Environment(*train, *validation, folder / "model", folder / "output")
-    from ssd_train.training.trainer import train as train_job
-
-    trained = train_job(config, environment, progress)
+    trained = train_detector(config, environment, progress)
+    assert isinstance(trained, TrainResult)  # one host
     for line in trained.scores.lines():
         progress.info(line)
     progress.info(f"report: {trained.report}")

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress
 from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
 from ssd_train.config_fields import range_text
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
-from ssd_train.errors import ConfigError, TrainingInterrupted
+from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
+from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
-    from ssd_train.training.trainer import TrainResult
+    from ssd_train.training.engine import Evaluation
+    from ssd_train.training.trainer import Trainer, WorkerResult
+    from ssd_train.visualization.report_data import ReportData
+
+
+REPORT = "report.html"
+PICTURE_THRESHOLD = 0.3  # the default of `predict`, used if no threshold has a best F1
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Result of a training run on rank 0: its files and the scores of the best model."""
+
+    model_dir: Path
+    report: Path
+    scores: Scores
+    best_epoch: int
+    epochs: int
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,11 +51,9 @@ def run(arguments: Sequence[str]) -> int:
     config, environment = _read(vars(known), settings, parser.names, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
-        from ssd_train.training.trainer import WorkerResult, train
-
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
-        if isinstance(trained, WorkerResult):
+        if not isinstance(trained, TrainResult):
             progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.leader}"
@@ -45,6 +64,96 @@ def run(arguments: Sequence[str]) -> int:
         progress.info(f"report: {trained.report}")
         progress.info(summary(trained))
     return 0
+
+
+def train(
+    config: TrainConfig,
+    environment: Environment,
+    progress: Optional[Progress] = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> "Union[TrainResult, WorkerResult]":
+    """Train a detector, export the best model and write the report; resume if there is a checkpoint.
+
+    A run that is stopped or diverges leaves the files of its best model, too.
+
+    Args:
+        config: settings of the run.
+        environment: input and output folders, hosts and devices.
+        progress: receives log lines and warnings; None: they are dropped.
+        should_stop: called between steps; training stops when it returns True.
+
+    Returns:
+        A TrainResult on rank 0, a WorkerResult on other hosts.
+
+    Raises:
+        SsdTrainError: bad settings or data, before the first step.
+        TrainingDiverged: the loss, the gradient or the weights are not finite.
+        TrainingInterrupted: `should_stop` returned True; the state is saved.
+    """
+    from ssd_train.training.trainer import WorkerResult, open_trainer
+
+    progress = progress or Progress()
+    started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    with open_trainer(config, environment, progress, should_stop) as trainer:
+        try:
+            best = trainer.fit()
+        except (TrainingInterrupted, TrainingDiverged):
+            if trainer.setup.cluster.is_main_process and trainer.has_model:
+                write_results(trainer, trainer.best, started)
+            raise
+        if isinstance(best, WorkerResult):
+            return best
+        report = write_results(trainer, best, started)
+        return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
+
+
+def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> Path:
+    """Export the best model of a run and write the report; return the report's path.
+
+    Args:
+        trainer: the run.
+        best: the evaluation of its best model; None: the report shows the scores in its config.json and no images.
+        started: date and time of the start.
+    """
+    from ssd_train.deploy.deployment import export_best_model
+    from ssd_train.visualization.report import write_report
+
+    environment, setup = trainer.environment, trainer.setup
+    export_best_model(environment.model_dir, setup.validation_loader, setup.config, trainer.progress)
+    report = environment.output_dir / REPORT
+    write_report(report, _report_data(trainer, best, started))
+    return report
+
+
+def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> "ReportData":
+    from ssd_train import mxnet_compat
+    from ssd_train.artifacts.saved_model import read_model_config
+    from ssd_train.visualization.report_data import ReportData, Sample, summarise
+
+    setup, data = trainer.setup, trainer.setup.validation_loader.dataset
+    scores = None if best is None else best.scores
+    predictions = [] if best is None else best.predictions
+    indices = {id(record): index for index, record in enumerate(data.labels.records)}
+    # unreadable images have no detections, so `predictions` may lack some records
+    shown = [indices[id(record)] for record, _ in predictions]
+    images = [lambda index=index: data[index][0] for index in shown]
+    threshold = scores.best_f1.threshold if scores is not None and scores.best_f1 else None
+    return ReportData(
+        title=f"{setup.config.base_network} detector at {setup.config.image_shape} px",
+        class_names=setup.class_names,
+        started=started,
+        settings=setup.config.to_json(),
+        versions=mxnet_compat.versions(),
+        history=[{**row, "epoch": row["epoch"] + 1} for row in trainer.state.history],  # people count from 1
+        scores=(
+            read_model_config(trainer.environment.model_dir)["scores"] or None if scores is None else scores.to_json()
+        ),
+        curves={} if scores is None else {name: curve._asdict() for name, curve in scores.curves.items()},
+        data=[summarise("train", setup.train.labels), summarise("validation", setup.validation.labels)],
+        samples=[Sample(r.basename, image, r, detections) for image, (r, detections) in zip(images, predictions)],
+        best_epoch=trainer.state.best.epoch + 1 if trainer.state.best.epoch >= 0 else None,
+        threshold=threshold or PICTURE_THRESHOLD,
+    )
 
 
 def _read(
@@ -107,7 +216,7 @@ class StopRequests:
         print("stopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
 
 
-def summary(trained: "TrainResult") -> str:
+def summary(trained: TrainResult) -> str:
     """Return the result of a run in one line."""
     figures = (("COCO mAP", trained.scores.coco), ("VOC07 mAP", trained.scores.voc07))
     scores = ", ".join(f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in figures)

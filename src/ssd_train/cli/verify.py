@@ -21,6 +21,7 @@ import numpy as np
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.saved_model import HISTORY, SavedModel
 from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.train import TrainResult, train
 from ssd_train.config import TrainConfig
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import load_labels
@@ -48,7 +49,6 @@ from ssd_train.storage.atomic import finished_dirs
 from ssd_train.training.checkpoint import LAST, STATE, Checkpoints, runtime_info
 from ssd_train.training.engine import Evaluator, evaluate
 from ssd_train.training.setup import build_setup
-from ssd_train.training.trainer import TrainResult, train
 
 if TYPE_CHECKING:
     pass

@@ -15,7 +15,7 @@ from ssd_train.data.labels import LabeledDataset, align_classes
 from ssd_train.data.structures import ClassNames, Detections, ImageSource, LabeledImage, Labels
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.errors import DataError
-from ssd_train.evaluation.metrics import MeanAveragePrecision, Scores
+from ssd_train.evaluation.metrics import Scores, score_detections
 from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
 
@@ -31,13 +31,16 @@ def score_images(
         DataError: the detector lacks a labelled class, or an image cannot be decoded.
     """
     labels = align_classes(data.labels, detector.class_names)
-    metric = MeanAveragePrecision(detector.class_names)
     predictions = detector.predict_iter(image_refs(labels, data.images))
-    for record, prediction in zip(labels.records, (progress or Progress()).track(predictions, len(labels), "images")):
-        if prediction.detections is None:
-            raise DataError(prediction.error)
-        metric.update(prediction.detections, record)
-    return metric.compute(overlap_threshold)
+
+    def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
+        tracked = (progress or Progress()).track(predictions, len(labels), "images")
+        for record, prediction in zip(labels.records, tracked):
+            if prediction.detections is None:
+                raise DataError(prediction.error)
+            yield record, prediction.detections
+
+    return score_detections(predict(), detector.class_names, overlap_threshold)
 
 
 def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
@@ -77,17 +80,19 @@ def score_predictions(
         prediction_of = match_names([record.name for record in labels.records], list(tables))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    metric = MeanAveragePrecision(labels.class_names)
-    for record in labels.records:
-        size_wh = record.size_wh or sizes(record)
-        table, pixels = (
-            tables[prediction_of[record.name]] if record.name in prediction_of else (np.zeros((0, 6)), False)
-        )
-        if pixels:
-            table = table / np.array([1, 1, *size_wh, *size_wh])
-        metric.update(Detections.from_rows(table, size_wh), record)
+
+    def read() -> Iterator[Tuple[LabeledImage, Detections]]:
+        for record in labels.records:
+            size_wh = record.size_wh or sizes(record)
+            table, pixels = (
+                tables[prediction_of[record.name]] if record.name in prediction_of else (np.zeros((0, 6)), False)
+            )
+            if pixels:
+                table = table / np.array([1, 1, *size_wh, *size_wh])
+            yield record, Detections.from_rows(table, size_wh)
+
     return replace(
-        metric.compute(overlap_threshold),
+        score_detections(read(), labels.class_names, overlap_threshold),
         unanswered_images=sum(record.name not in prediction_of for record in labels.records),
         unlabelled_answers=len(tables) - len(prediction_of),
     )

@@ -198,6 +198,30 @@ def ignored_coco(
     ]
 
 
+def match_image(
+    detections: GroupedBoxes, truth: GroupedBoxes, ignored: GroupedBoxes, crowds: np.ndarray, min_iou: float
+) -> Tuple[IouPairs, np.ndarray]:
+    """Match the detections of one image by the rule of pycocotools at one IoU, as the scores do.
+
+    Args:
+        detections: by falling score; the groups are class ids.
+        truth: labelled boxes.
+        ignored: difficult boxes and crowds.
+        crowds: which of `ignored` are crowds, bool (K,).
+        min_iou: threshold of all overlaps.
+
+    Returns:
+        The matched pairs and the sorted indexes of the ignored detections.
+    """
+    (matches,) = match_coco(iou_pairs(detections, truth, min_iou), [min_iou])
+    difficult_boxes, crowd_boxes = (
+        GroupedBoxes(ignored.boxes[mask], ignored.groups[mask]) for mask in (~crowds, crowds)
+    )
+    difficult = iou_pairs(detections, difficult_boxes, min_iou)
+    crowded = iou_pairs(detections, crowd_boxes, min_iou, paired_coverage)
+    return matches, ignored_coco(difficult, crowded, [matches.detection], [min_iou])[0]
+
+
 def _by_preference(pairs: IouPairs, thresholds: "Sequence[float] | np.ndarray") -> Iterator[IouPairs]:
     """Yield, for each threshold (rising), the pairs that reach it.
 

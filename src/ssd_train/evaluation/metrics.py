@@ -8,7 +8,7 @@ class), including crowds; VOC figures equal those of GluonCV's metric, including
 from __future__ import annotations
 
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -278,6 +278,20 @@ class MeanAveragePrecision:
             recall = true_positives / labelled[class_id]
             curves[self.class_names[class_id]] = Curve(recall, precision, detections.scores[part])
         return curves
+
+
+def score_detections(
+    predictions: Iterable[Tuple[LabeledImage, Detections]], class_names: ClassNames, iou_threshold: float = 0.5
+) -> Scores:
+    """Return the scores of images, each with its labels and detections; training and `evaluate` both use this.
+
+    Raises:
+        ConfigError, DataError: as `MeanAveragePrecision`.
+    """
+    metric = MeanAveragePrecision(class_names)
+    for record, detections in predictions:
+        metric.update(detections, record)
+    return metric.compute(iou_threshold)
 
 
 def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Boxes:

@@ -228,14 +228,22 @@ class Checkpoints:
 
         atomic.write_dir_atomic(self.target, write, keep=2)
 
-    def restore(self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path) -> Tuple[TrainState, List[str]]:
+    def restore(
+        self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path, epochs: Optional[int] = None
+    ) -> Tuple[TrainState, List[str]]:
         """Load the newest undamaged state into `learner`, and its best model into `model_dir`.
+
+        Args:
+            fingerprint: of this run.
+            learner: the training step to restore.
+            model_dir: folder of the best model.
+            epochs: number of epochs of this run; None: any.
 
         Returns:
             The state, a new one if there is no checkpoint, and the lines to log about it.
 
         Raises:
-            CheckpointError: the fingerprint differs, or every state is damaged.
+            CheckpointError: the state is of another run (see `check_resumable`), or every state is damaged.
         """
         notes: List[str] = []
         folders = atomic.finished_dirs(self.target)
@@ -245,7 +253,7 @@ class Checkpoints:
             except CheckpointError as error:
                 notes.append(f"{error}; the checkpoint before it is used")
                 continue
-            state, differences = self._read(folder, fingerprint, learner)
+            state, differences = self._read(folder, fingerprint, learner, epochs)
             _restore_best(folder / BEST, model_dir)
             return state, [*notes, f"resuming after {state} from {folder}", *differences]
         if folders:
@@ -269,17 +277,15 @@ class Checkpoints:
             except CheckpointError:
                 return  # `restore` logs it and uses an older state
             with _as_state(folder):
-                document = _document(folder)
-                fingerprints = (document["fingerprint"], fingerprint)
-                check_compatible(folder, *(map(without_data_fields, fingerprints) if before_data else fingerprints))
-                state = TrainState(document["epoch"], EpochMeter(**document["tally"]))
-                check_epochs(self.folder, state, epochs)
+                self._require_same_run(folder, _document(folder), fingerprint, epochs, before_data)
 
-    def _read(self, folder: Path, fingerprint: Dict[str, Any], learner: Any) -> Tuple[TrainState, List[str]]:
+    def _read(
+        self, folder: Path, fingerprint: Dict[str, Any], learner: Any, epochs: Optional[int]
+    ) -> Tuple[TrainState, List[str]]:
         """Load the state in `folder` into `learner`; return it and the changed runtime properties to log."""
         with _as_state(folder):
             document = _document(folder)
-            check_compatible(folder, document["fingerprint"], fingerprint)
+            self._require_same_run(folder, document, fingerprint, epochs)
             load_strict(learner.net, folder / LAST)
             load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
             learner.loss_scale.restore(document["loss_scale"])
@@ -295,6 +301,20 @@ class Checkpoints:
             state = TrainState(document["epoch"], tally, best, document["history"], fingerprint)
             _require_sound(state, document)
             return state, differences
+
+    def _require_same_run(
+        self,
+        folder: Path,
+        document: Dict[str, Any],
+        fingerprint: Dict[str, Any],
+        epochs: Optional[int],
+        before_data: bool = False,
+    ) -> None:
+        """Refuse a resume: raise CheckpointError if the state in `folder` is of another run, or beyond `epochs`."""
+        fingerprints = (document["fingerprint"], fingerprint)
+        check_compatible(folder, *(map(without_data_fields, fingerprints) if before_data else fingerprints))
+        if epochs is not None:
+            check_epochs(self.folder, TrainState(document["epoch"], EpochMeter(**document["tally"])), epochs)
 
 
 def _copy_best(best_model: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.loaders import EvalBatch, TrainBatch
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import TrainingDiverged
-from ssd_train.evaluation.metrics import AverageMeter, MeanAveragePrecision
+from ssd_train.evaluation.metrics import AverageMeter, score_detections
 from ssd_train.evaluation.results import Scores
 from ssd_train.model.graphs import EvalGraph, compile_detections
 from ssd_train.training.step import TrainStep, make_loss
@@ -154,21 +154,32 @@ class Evaluator:
         return [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)], loss
 
 
-def evaluate(
-    evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames
-) -> "tuple[Scores, Optional[float], List[tuple[LabeledImage, Detections]]]":
-    """Evaluate on all batches.
+class Evaluation(NamedTuple):
+    """Result of an evaluation.
 
-    Returns:
-        The scores, the mean SmoothL1 per positive anchor (None if there is none), and each record with its detections.
+    Attributes:
+        scores: the scores of all images.
+        smooth_l1: mean SmoothL1 per positive anchor; None if there is none.
+        predictions: each record with its detections.
     """
-    metric, smooth_l1 = MeanAveragePrecision(class_names), AverageMeter()
-    predictions = []
+
+    scores: Scores
+    smooth_l1: Optional[float]
+    predictions: List[Tuple[LabeledImage, Detections]]
+
+
+def evaluate(evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames) -> Evaluation:
+    """Evaluate on all batches."""
+    smooth_l1, predictions = AverageMeter(), []
+
+    def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
+        for batch in batches:
+            batch_detections, loss = evaluator.predict(batch)
+            smooth_l1.update(loss, batch.positives)
+            for prediction in zip(batch.records, batch_detections):
+                predictions.append(prediction)
+                yield prediction
+
     evaluator.require_finite_weights()
-    for batch in batches:
-        batch_detections, loss = evaluator.predict(batch)
-        smooth_l1.update(loss, batch.positives)
-        for record, detections in zip(batch.records, batch_detections):
-            metric.update(detections, record)
-            predictions.append((record, detections))
-    return metric.compute(evaluator.overlap_threshold), smooth_l1.value, predictions
+    scores = score_detections(predict(), class_names, evaluator.overlap_threshold)
+    return Evaluation(scores, smooth_l1.value, predictions)

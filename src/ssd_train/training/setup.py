@@ -75,7 +75,7 @@ class TrainingSetup:
         return self.learner.net
 
     @property
-    def answering_net(self) -> Any:
+    def eval_net(self) -> Any:
         """Return the network to evaluate and save: the trained one, or the moving average of its weights."""
         return self.evaluator.net
 

@@ -1,42 +1,36 @@
-"""Train a detector: read the data, run the epochs, save the best model, write the report."""
+"""Train a detector: read the data, run the epochs, save the best model."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
-from ssd_train import mxnet_compat, sagemaker_metrics
+from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel, write_history
 from ssd_train.config import TrainConfig
-from ssd_train.data.structures import Detections, LabeledImage
 from ssd_train.devices import explain_out_of_memory
 from ssd_train.environment import Environment
 from ssd_train.errors import SsdTrainError, TrainingDiverged, TrainingInterrupted
-from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 from ssd_train.storage.atomic import require_writable
 from ssd_train.storage.lock import exclusive_lock
-from ssd_train.training.checkpoint import Checkpoints, TrainState, broadcast_state, check_epochs, runtime_info
-from ssd_train.training.deployment import export_best_model
+from ssd_train.training.checkpoint import Checkpoints, TrainState, broadcast_state, runtime_info
 from ssd_train.training.distributed.communicator import Communicator, init_distributed
-from ssd_train.training.engine import Evaluator, evaluate, train_one_epoch
+from ssd_train.training.engine import Evaluation, Evaluator, evaluate, train_one_epoch
 from ssd_train.training.schedule import epoch_learning_rates
 from ssd_train.training.setup import TrainingSetup, build_setup
 from ssd_train.training.step import digest
-from ssd_train.visualization.report import write_report
-from ssd_train.visualization.report_data import ReportData, Sample, summarise
 
 Item = TypeVar("Item")
 
 
 class InterruptibleProgress(Progress):
-    """Progress that raises Stopped when a stop was requested; used outside the training loop.
+    """Progress that raises TrainingInterrupted when a stop was requested; used outside the training loop.
 
     Args:
         progress: the progress to wrap.
@@ -49,11 +43,17 @@ class InterruptibleProgress(Progress):
         self.info, self.warning = progress.info, progress.warning  # type: ignore[method-assign]
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """Yield the items; raise Stopped between two of them on request."""
-        for item in self._progress.track(items, total, what):
-            if self._should_stop():
-                raise TrainingInterrupted(f"stopped on request {self._when}")
-            yield item
+        """Yield the items; raise TrainingInterrupted between two of them on request."""
+        with _closing(self._progress.track(items, total, what)) as tracked:
+            yield from raise_if_stopped(tracked, self._should_stop, self._when)
+
+
+def raise_if_stopped(items: Iterable[Item], should_stop: Callable[[], bool], when: str) -> Iterator[Item]:
+    """Yield the items; raise TrainingInterrupted between two of them on request."""
+    for item in items:
+        if should_stop():
+            raise TrainingInterrupted(f"stopped on request {when}")
+        yield item
 
 
 class CheckpointCallback:
@@ -88,7 +88,7 @@ class CheckpointCallback:
         self._saved = time.monotonic()
 
     def on_step_end(self) -> None:
-        """Save if it is due; on request, save and raise Stopped, on all hosts after the same step.
+        """Save if it is due; on request, save and raise TrainingInterrupted, on all hosts after the same step.
 
         With dist_async, hosts do not step together and stop only between epochs.
         """
@@ -174,21 +174,6 @@ def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> Li
     return lines
 
 
-REPORT = "report.html"
-PICTURE_THRESHOLD = 0.3  # the default of `predict`, used if no threshold has a best F1
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Result of a training run on rank 0: its files and the scores of the best model."""
-
-    model_dir: Path
-    report: Path
-    scores: Scores
-    best_epoch: int
-    epochs: int
-
-
 @dataclass(frozen=True)
 class WorkerResult:
     """Result on a rank other than 0: the SHA-256 of the final weights, and the host that has the model."""
@@ -197,38 +182,213 @@ class WorkerResult:
     weights: str
 
 
-def train(
-    config: TrainConfig,
-    environment: Environment,
-    progress: Optional[Progress] = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Union[TrainResult, WorkerResult]:
-    """Train a detector, or resume training if there is a checkpoint.
+class Trainer:
+    """A training run: what it was built from, its state, its folders and its progress.
 
-    On several hosts, every host calls this function; rank 0 writes the results.
+    Args:
+        setup: data, network, training step and loaders.
+        environment: output folders and hosts.
+        progress: receives log lines and warnings.
+        should_stop: called between steps; training stops when it returns True.
+
+    Attributes:
+        state: epochs and steps done, history and best epoch; that of the newest checkpoint, if there is one.
+        best: the evaluation of the best model, None before the first one and after a resume.
+        has_model: True if the model folder has a model of this run.
+    """
+
+    def __init__(
+        self, setup: TrainingSetup, environment: Environment, progress: Progress, should_stop: Callable[[], bool]
+    ) -> None:
+        self.setup, self.environment = setup, environment
+        self.progress, self.should_stop = progress, should_stop
+        self.best: Optional[Evaluation] = None
+        checkpoints, self.state = self._restore()
+        self.has_model = self.state.best.epoch >= 0
+        setup.learner.start(setup.config, len(setup.train_loader), self.state.epoch, self.state.tally.steps)
+        self.callback = CheckpointCallback(
+            self.state,
+            setup.learner,
+            environment.model_dir,
+            checkpoints,
+            setup.config.checkpoint_minutes,
+            should_stop,
+        )
+
+    def _restore(self) -> Tuple[Optional[Checkpoints], TrainState]:
+        """Load the newest checkpoint on rank 0, if there is one, and copy it to all ranks."""
+        setup, checkpoints = self.setup, None
+        state = TrainState(fingerprint=setup.fingerprint)
+        if self.environment.checkpoint_dir:
+            info = runtime_info(setup.config, setup.learner.devices)
+            checkpoints = Checkpoints(self.environment.checkpoint_dir, info)
+            state, notes = checkpoints.restore(
+                setup.fingerprint, setup.learner, self.environment.model_dir, setup.config.epochs
+            )
+            for note in notes:
+                self.progress.info(note)
+        return checkpoints, broadcast_state(setup.cluster, state, setup.learner, setup.fingerprint)
+
+    def fit(self) -> Union[Evaluation, WorkerResult]:
+        """Run the remaining epochs.
+
+        Returns:
+            The evaluation of the best model as read back from its folder, which is the model that the user gets; a
+            WorkerResult on ranks other than 0.
+
+        Raises:
+            TrainingDiverged: the loss, the gradient or the weights are not finite.
+            TrainingInterrupted: `should_stop` returned True; the state is saved.
+        """
+        config, state = self.setup.config, self.state
+        try:
+            while state.epoch < config.epochs and not state.best.should_stop(config, state.epoch):
+                self._run_epoch()
+                self.callback.on_epoch_end()
+        except TrainingInterrupted as stop:
+            raise TrainingInterrupted(f"{stop}; {self._describe_interrupted_run()}") from None
+        weights = digest(self.setup.learner.parameters)
+        if not self.setup.cluster.is_main_process:
+            return WorkerResult(self.environment.hosts[0], weights)
+        log_weights_digest(self.setup.cluster.size, weights, self.progress)
+        if state.best.epoch < 0:
+            raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
+        write_history(self.environment.model_dir, state.history)
+        return self._evaluate_best()
+
+    def _run_epoch(self) -> None:
+        """Run the remaining steps of an epoch, evaluate if due, and log the results."""
+        config, state = self.setup.config, self.state
+        with annotate_divergence(state):
+            row = self._train_epoch()
+            done = state.epoch + 1
+            if done % config.validation_interval == 0 or done == config.epochs:
+                self._validate(row)
+        steps = state.tally.steps
+        state.end_epoch(row)
+        log_epoch(config, steps, state, self.environment, self.progress)
+
+    def _train_epoch(self) -> Dict[str, Any]:
+        """Run the remaining steps of an epoch; return its row of the history."""
+        setup, state, steps = self.setup, self.state, len(self.setup.train_loader)
+        epoch, steps_done = state.epoch, state.tally.steps
+        rates = epoch_learning_rates(setup.config, epoch, steps)
+        name = f"epoch {epoch + 1}/{setup.config.epochs}"
+        with _closing(
+            self.progress.track(setup.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
+        ) as batches:
+            result = train_one_epoch(setup.learner, batches, rates, state.tally, self.callback.on_step_end)
+        # streams of hosts may differ in length; each loader warns of its own
+        if result["steps"] < steps and setup.cluster.size > 1 and setup.cluster.exchange.together:
+            self.progress.warning(
+                f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early"
+            )
+        if epoch == 0 and setup.cache is not None:
+            self.progress.info(f"kept in memory: {setup.cache}")
+        return {
+            "epoch": epoch,
+            "CrossEntropy": result["CrossEntropy"],
+            "SmoothL1": result["SmoothL1"],
+            "learning_rate": rates[state.tally.steps - 1],
+            "steps": result["steps"],
+            "clipped_steps": result["clipped"],
+            "images_per_second": round(result["images"] / result["seconds"], 3),
+            "seconds": round(result["seconds"], 3),
+            "data_seconds": round(result["data_seconds"], 3),
+        }
+
+    def _validate(self, row: Dict[str, Any]) -> None:
+        """Evaluate on rank 0, add the scores to `row`, and save the model if it is the best."""
+        evaluations: List[Evaluation] = []
+
+        def score() -> Dict[str, Any]:
+            evaluation = self._evaluate(self.setup.evaluator, "validation", self.callback.interruptible)
+            evaluations.append(evaluation)
+            scores = evaluation.scores
+            return {
+                "VOC07": scores.voc07,
+                "mAP": scores.coco,
+                "mAP@0.5": scores.ap50,
+                "val_SmoothL1": evaluation.smooth_l1,
+            }
+
+        row.update(self.setup.cluster.broadcast_from_rank0(score))
+        if self.state.best.update(row, self.state.history, self.setup.config) and evaluations:
+            self.best = evaluations[0]
+            self._save(row["epoch"], self.best.scores.to_json(), [*self.state.history, row])
+
+    def _evaluate(self, evaluator: Evaluator, name: str, watched: Callable[[Iterable[Item]], Iterator[Item]]) -> Any:
+        loader = self.setup.validation_loader
+        with _closing(self.progress.track(loader, len(loader), name)) as batches:
+            return evaluate(evaluator, watched(batches), self.setup.class_names)
+
+    def _evaluate_best(self) -> Evaluation:
+        best = SavedModel.load(self.environment.model_dir)
+        device = self.setup.learner.devices[0]
+        evaluator = Evaluator(best.build(device), best.config, device, best.post_nms)
+        when = f"after {self.state}"
+        return self._evaluate(
+            evaluator,
+            "scoring the best model",
+            lambda batches: raise_if_stopped(batches, self.should_stop, when),
+        )
+
+    def _save(self, epoch: int, scores: Dict[str, Any], history: List[Dict[str, Any]]) -> None:
+        self.setup.saved_model(epoch, scores).save(self.environment.model_dir, self.setup.eval_net, history)
+        self.has_model = True
+
+    def _describe_interrupted_run(self) -> str:
+        """Describe what a stopped run leaves behind; save unscored weights if there is no model yet."""
+        state, folder = self.state, self.environment.model_dir
+        if not self.setup.cluster.is_main_process:
+            return "the first host has the model"
+        if state.best.epoch < 0 and (folder / CONFIG).exists():
+            model = f"nothing was scored yet; {folder} holds the model that was there before"
+        elif state.best.epoch < 0:
+            self._save(state.epoch, {}, state.history)
+            model = f"its weights, not yet scored, are in {folder}"
+        else:
+            model = f"the model of epoch {state.best.epoch + 1} is in {folder}"
+        return f"{model}; run the same command again to resume" if self.callback.checkpoints else model
+
+
+@contextlib.contextmanager
+def _closing(batches: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Close an iterator at the end of the block, so that a progress bar ends before an error is reported."""
+    try:
+        yield batches
+    finally:
+        getattr(batches, "close", lambda: None)()
+
+
+@contextlib.contextmanager
+def open_trainer(
+    config: TrainConfig, environment: Environment, progress: Progress, should_stop: Callable[[], bool]
+) -> Iterator[Trainer]:
+    """Connect the hosts, lock the folders, read the data and build the network; yield the Trainer.
+
+    On several hosts, every host calls this function; rank 0 writes the results. The folders stay locked and the hosts
+    connected within the block.
 
     Args:
         config: settings of the run.
         environment: input and output folders, hosts and devices.
-        progress: receives log lines and warnings; None: they are dropped.
+        progress: receives log lines and warnings.
         should_stop: called between steps; training stops when it returns True.
 
     Raises:
         SsdTrainError: bad settings or data, before the first step.
-        TrainingDiverged: the loss, the gradient or the weights are not finite.
-        Stopped: `should_stop` returned True; the state is saved.
     """
-    progress = progress or Progress()
-    started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     config, cluster = init_distributed(config, environment, progress)
     progress = cluster.rank0_progress(progress)
     with cluster, explain_out_of_memory(config):
         environment = _own_folders(environment, cluster)
         with exclusive_lock(environment.checkpoint_dir, progress):
-            job = build_setup(
+            setup = build_setup(
                 config, environment, InterruptibleProgress(progress, should_stop, "before the first step"), cluster
             )
-            return _train(job, environment, started, progress, should_stop)
+            log_config(setup.config, environment, progress)
+            yield Trainer(setup, environment, progress, should_stop)
 
 
 def _own_folders(environment: Environment, cluster: Communicator) -> Environment:
@@ -238,175 +398,3 @@ def _own_folders(environment: Environment, cluster: Communicator) -> Environment
     for folder in filter(None, (environment.model_dir, environment.output_dir, environment.checkpoint_dir)):
         require_writable(folder)
     return environment
-
-
-def _train(
-    job: TrainingSetup, environment: Environment, started: str, progress: Progress, should_stop: Callable[[], bool]
-) -> Union[TrainResult, WorkerResult]:
-    log_config(job.config, environment, progress)
-    keeper = _make_keeper(job, environment, should_stop, progress)
-    state = keeper.state
-    try:
-        while state.epoch < job.config.epochs and not state.best.should_stop(job.config, state.epoch):
-            _run_epoch(job, keeper, environment, progress)
-            keeper.on_epoch_end()
-    except TrainingInterrupted as stop:
-        raise TrainingInterrupted(f"{stop}; {_describe_interrupted_run(job, keeper, environment)}") from None
-    if not job.cluster.is_main_process:
-        return WorkerResult(environment.hosts[0], digest(job.learner.parameters))
-    log_weights_digest(job.cluster.size, digest(job.learner.parameters), progress)
-    return _finalize(job, state, environment, started, InterruptibleProgress(progress, should_stop, f"after {state}"))
-
-
-def _make_keeper(
-    job: TrainingSetup, environment: Environment, should_stop: Callable[[], bool], progress: Progress
-) -> CheckpointCallback:
-    """Load the newest checkpoint, if there is one, and return the object that saves the next ones."""
-    state, notes, checkpoints = TrainState(fingerprint=job.fingerprint), [], None
-    if environment.checkpoint_dir:
-        checkpoints = Checkpoints(environment.checkpoint_dir, runtime_info(job.config, job.learner.devices))
-        state, notes = checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
-        check_epochs(environment.checkpoint_dir, state, job.config.epochs)
-    if state.best.epoch >= 0:
-        _export(job, environment, progress)
-    for note in notes:
-        progress.info(note)
-    state = broadcast_state(job.cluster, state, job.learner, job.fingerprint)
-    job.learner.start(job.config, len(job.train_loader), state.epoch, state.tally.steps)
-    minutes = job.config.checkpoint_minutes
-    return CheckpointCallback(state, job.learner, environment.model_dir, checkpoints, minutes, should_stop)
-
-
-def _run_epoch(job: TrainingSetup, keeper: CheckpointCallback, environment: Environment, progress: Progress) -> None:
-    """Run the remaining steps of an epoch, evaluate if due, and log the results."""
-    state = keeper.state
-    with annotate_divergence(state):
-        row = _train_epoch(job, keeper, progress)
-        done = state.epoch + 1
-        if done % job.config.validation_interval == 0 or done == job.config.epochs:
-            _validate(job, keeper, row, environment, progress)
-    steps = state.tally.steps
-    state.end_epoch(row)
-    log_epoch(job.config, steps, state, environment, progress)
-
-
-def _describe_interrupted_run(job: TrainingSetup, keeper: CheckpointCallback, environment: Environment) -> str:
-    """Describe what a stopped run leaves behind; save unscored weights if there is no model yet."""
-    state = keeper.state
-    if not job.cluster.is_main_process:
-        return "the first host has the model"
-    if state.best.epoch < 0 and (environment.model_dir / CONFIG).exists():
-        model = f"nothing was scored yet; {environment.model_dir} holds the model that was there before"
-    elif state.best.epoch < 0:
-        job.saved_model(state.epoch, {}).save(environment.model_dir, job.answering_net, state.history)
-        model = f"its weights, not yet scored, are in {environment.model_dir}"
-    else:
-        model = f"the model of epoch {state.best.epoch + 1} is in {environment.model_dir}"
-    return f"{model}; run the same command again to resume" if keeper.checkpoints else model
-
-
-def _train_epoch(job: TrainingSetup, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
-    """Run the remaining steps of an epoch; return its row of the history."""
-    state, steps = keeper.state, len(job.train_loader)
-    epoch, steps_done = state.epoch, state.tally.steps
-    rates = epoch_learning_rates(job.config, epoch, steps)
-    name = f"epoch {epoch + 1}/{job.config.epochs}"
-    batches = progress.track(job.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
-    result = train_one_epoch(job.learner, batches, rates, state.tally, keeper.on_step_end)
-    cluster = job.cluster  # streams of hosts may differ in length; each loader warns of its own
-    if result["steps"] < steps and cluster.size > 1 and cluster.exchange.together:
-        progress.warning(
-            f"{name}: found {result['steps']} batches on every host, expected {steps}: the epoch ends early"
-        )
-    if epoch == 0 and job.cache is not None:
-        progress.info(f"kept in memory: {job.cache}")
-    return {
-        "epoch": epoch,
-        "CrossEntropy": result["CrossEntropy"],
-        "SmoothL1": result["SmoothL1"],
-        "learning_rate": rates[state.tally.steps - 1],
-        "steps": result["steps"],
-        "clipped_steps": result["clipped"],
-        "images_per_second": round(result["images"] / result["seconds"], 3),
-        "seconds": round(result["seconds"], 3),
-        "data_seconds": round(result["data_seconds"], 3),
-    }
-
-
-def _validate(
-    job: TrainingSetup, keeper: CheckpointCallback, row: Dict[str, Any], environment: Environment, progress: Progress
-) -> None:
-    """Evaluate, add the scores to `row`, and save the model if it is the best."""
-    state = keeper.state
-    result = job.cluster.broadcast_from_rank0(lambda: _score(job, keeper, progress))
-    row.update(result["row"])
-    if state.best.update(row, state.history, job.config) and job.cluster.is_main_process:
-        history = [*state.history, row]
-        job.saved_model(row["epoch"], result["scores"]).save(environment.model_dir, job.answering_net, history)
-        _export(job, environment, progress)
-
-
-def _score(job: TrainingSetup, keeper: CheckpointCallback, progress: Progress) -> Dict[str, Any]:
-    """Evaluate on the validation data; return the figures for the history and all scores."""
-    batches = keeper.interruptible(progress.track(job.validation_loader, len(job.validation_loader), "validation"))
-    scores, smooth_l1, _ = evaluate(job.evaluator, batches, job.class_names)
-    row = {"VOC07": scores.voc07, "mAP": scores.coco, "mAP@0.5": scores.ap50, "val_SmoothL1": smooth_l1}
-    return {"row": row, "scores": scores.to_json()}
-
-
-def _export(job: TrainingSetup, environment: Environment, progress: Progress) -> None:
-    export_best_model(environment.model_dir, job.validation_loader, job.config, progress)
-
-
-def _finalize(
-    job: TrainingSetup, state: TrainState, environment: Environment, started: str, progress: Progress
-) -> TrainResult:
-    """Save the whole history, evaluate the saved best model, and write the report."""
-    if state.best.epoch < 0:
-        raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
-    best = SavedModel.load(environment.model_dir)
-    write_history(environment.model_dir, state.history)
-    _export(job, environment, progress)
-    scores, predictions = _score_best(job, best, progress)
-    report = environment.output_dir / REPORT
-    write_report(report, _report_data(job, state, started, scores, predictions))
-    return TrainResult(environment.model_dir, report, scores, state.best.epoch, state.epoch)
-
-
-def _score_best(
-    job: TrainingSetup, best: SavedModel, progress: Progress
-) -> "Tuple[Scores, List[Tuple[LabeledImage, Detections]]]":
-    """Evaluate the best model as read back from its folder, so that the report shows the model the user gets."""
-    device = job.learner.devices[0]
-    evaluator = Evaluator(best.build(device), best.config, device, best.post_nms)
-    batches = progress.track(job.validation_loader, len(job.validation_loader), "scoring the best model")
-    scores, _, predictions = evaluate(evaluator, batches, job.class_names)
-    return scores, predictions
-
-
-def _report_data(
-    job: TrainingSetup,
-    state: TrainState,
-    started: str,
-    scores: Scores,
-    predictions: "List[Tuple[LabeledImage, Detections]]",
-) -> ReportData:
-    data = job.validation_loader.dataset
-    indices = {id(record): index for index, record in enumerate(data.labels.records)}
-    # unreadable images have no detections, so `predictions` may lack some records
-    shown = [indices[id(record)] for record, _ in predictions]
-    images = [lambda index=index: data[index][0] for index in shown]
-    return ReportData(
-        title=f"{job.config.base_network} detector at {job.config.image_shape} px",
-        class_names=job.class_names,
-        started=started,
-        settings=job.config.to_json(),
-        versions=mxnet_compat.versions(),
-        history=[{**row, "epoch": row["epoch"] + 1} for row in state.history],  # people count from 1
-        scores=scores.to_json(),
-        curves={name: curve._asdict() for name, curve in scores.curves.items()},
-        data=[summarise("train", job.train.labels), summarise("validation", job.validation.labels)],
-        samples=[Sample(r.basename, image, r, detections) for image, (r, detections) in zip(images, predictions)],
-        best_epoch=state.best.epoch + 1,
-        threshold=scores.best_f1.threshold if scores.best_f1 and scores.best_f1.threshold else PICTURE_THRESHOLD,
-    )

@@ -8,9 +8,9 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.boxes import SizeWH, areas, clip_boxes, intersection_matrix, iou_matrix
+from ssd_train.boxes import SizeWH, clip_boxes, iou_matrix
 from ssd_train.data.structures import ClassNames, Detections
-from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco
+from ssd_train.evaluation.matching import GroupedBoxes, match_image
 from ssd_train.visualization.draw import (
     TRUTH_STYLE,
     WHITE,
@@ -43,7 +43,7 @@ class MatchResult:
         detections: the M detections of at least the score threshold.
         true_boxes: labelled boxes, float32 (N, 4) xyxy in the detections' pixels.
         found: for each labelled box whether a detection matches it, bool (N,).
-        correct: for each detection whether it matches a labelled box or lies in an ignored region, bool (M,).
+        correct: for each detection whether it matches a labelled box or is ignored by the scores, bool (M,).
     """
 
     detections: Detections
@@ -56,15 +56,16 @@ def match(sample: Sample, threshold: float) -> MatchResult:
     """Match detections of at least `threshold` to the labels of their class, as for COCO's mAP@0.5."""
     detections, labels = sample.detections.above(threshold), sample.truth
     true_boxes = scaled(labels.boxes, labels.size_wh, detections.size_wh)
-    groups = GroupedBoxes(detections.boxes, detections.class_ids), GroupedBoxes(true_boxes, labels.class_ids)
-    (matches,) = match_coco(iou_pairs(*groups, IOU_THRESHOLD), [IOU_THRESHOLD])
+    regions = labels.ignored
+    matches, ignored = match_image(
+        GroupedBoxes(detections.boxes, detections.class_ids),
+        GroupedBoxes(true_boxes, labels.class_ids),
+        GroupedBoxes(scaled(regions.boxes, labels.size_wh, detections.size_wh), regions.class_ids),
+        regions.crowds,
+        IOU_THRESHOLD,
+    )
     found, correct = np.zeros(len(true_boxes), bool), np.zeros(len(detections), bool)
-    found[matches.truth] = correct[matches.detection] = True
-    regions = sample.truth.ignored
-    if len(regions):
-        covered = intersection_matrix(detections.boxes, scaled(regions.boxes, sample.truth.size_wh, detections.size_wh))
-        covered[detections.class_ids[:, None] != regions.class_ids[None, :]] = 0
-        correct |= covered.max(axis=1) >= IOU_THRESHOLD * np.maximum(areas(detections.boxes), 1e-9)
+    found[matches.truth] = correct[matches.detection] = correct[ignored] = True
     return MatchResult(detections, true_boxes, found, correct)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage
+from ssd_train.evaluation.metrics import MeanAveragePrecision
 from ssd_train.visualization.draw import CLASS_COLOURS
 from ssd_train.visualization.error_analysis import crop_around, draw_scene, match
 from ssd_train.visualization.report_data import Sample
@@ -127,3 +128,17 @@ def test_match_detection_in_an_ignored_region_is_not_wrong():
     )
     answer = match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, said), 0.3)
     assert answer.correct.tolist() == [True, False, False] and not answer.found.any()
+
+
+def test_match_difficult_box_excuses_one_detection_as_in_the_scores():
+    ignored = Ignored([[100, 20, 180, 100]], [0], [False])
+    record = LabeledImage("a", [[10, 20, 60, 70]], [0], (200, 120), "", ignored)
+    detections = Detections([[100, 20, 180, 100], [102, 22, 178, 98]], [0.9, 0.8], [0, 0], (200, 120))
+    metric = MeanAveragePrecision(NAMES)
+    metric.update(detections, record)
+    counted = metric.compute().curves[NAMES[0]]
+    assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, detections), 0.3).correct.tolist() == [
+        True,
+        False,
+    ]
+    assert len(counted.score) == 1 and counted.precision.tolist() == [0.0]

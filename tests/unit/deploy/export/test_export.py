@@ -23,7 +23,7 @@ from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.deploy.detector import Detector, ImageRef
-from ssd_train.deploy.evaluate import pictures_of, score_images
+from ssd_train.deploy.evaluate import image_refs, score_images
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.export.onnx import make_anchors as make
 from ssd_train.deploy.export.onnx import write_onnx
@@ -71,7 +71,7 @@ def numbers_in(line):
 
 @pytest.mark.parametrize("input", INPUTS.values(), ids=INPUTS.keys())
 def test_export_onnx_writes_a_verified_file_with_metadata(folder, labelled, tmp_path, input):
-    pictures = list(pictures_of(labelled.labels, labelled.images))
+    pictures = list(image_refs(labelled.labels, labelled.images))
     (line,) = written(folder, "onnx", tmp_path / "new" / "m.onnx", VerificationOptions(pictures), input)
     assert numbers_in(line)[:3] == [16, 1600, 0], "images, boxes, unmatched"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.onnx"]
@@ -275,7 +275,7 @@ def test_export_onnx_next_to_a_config_of_another_program_works(folder, tmp_path)
 
 
 def test_export_onnx_to_a_link_and_a_fifo_keeps_both(folder, labelled, tmp_path):
-    proof = VerificationOptions(list(pictures_of(labelled.labels, labelled.images)))
+    proof = VerificationOptions(list(image_refs(labelled.labels, labelled.images)))
     (tmp_path / "link.onnx").symlink_to("there/m.onnx")
     written(folder, "onnx", tmp_path / "link.onnx", proof)
     os.mkfifo(tmp_path / "fifo")

@@ -12,11 +12,10 @@ from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.loaders import EvalLoader
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.data.transforms import EvalTransform, preprocess
-from ssd_train.deploy import symbol
+from ssd_train.deploy import deployment, symbol
+from ssd_train.deploy.deployment import export_best_model
 from ssd_train.deploy.symbol import is_up_to_date, make_symbol
 from ssd_train.errors import DataError
-from ssd_train.training import deployment
-from ssd_train.training.deployment import export_best_model
 
 mx = mxnet_compat.mxnet()
 SIDE, BOX = 128, [20, 20, 60, 60]

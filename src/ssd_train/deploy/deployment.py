@@ -1,4 +1,4 @@
-"""Keep the deployment files and the inference code in the model folder up to date during training."""
+"""Write the deployment files and the inference code of a trained model into its folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PICTURES = 4  # images on which the exported network is compared; each takes abo
 def export_best_model(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
     """Export the model in `folder` unless its deployment files are up to date.
 
-    The export is verified on validation images. A failure is only a warning: the model itself is complete, and the next
-    export may succeed.
+    The export is verified on validation images. A failure is only a warning: the model itself is complete, and `export
+    --format symbol` can repeat it.
     """
     images = _images(validation, config.grayscale)
     try:
