@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class ExportMetadata:
         settings: of the training, as in config.json.
         coordinates: unit of box corners, one of COORDINATES.
         package: version of ssd_train that wrote it.
+        score_threshold: threshold with the best F1 on the validation data; None: not known.
     """
 
     class_names: ClassNames
@@ -57,6 +58,12 @@ class ExportMetadata:
     settings: Dict[str, Any] = field(default_factory=dict)
     coordinates: str = "pixels"
     package: str = __version__
+    score_threshold: Optional[float] = None
+
+    @property
+    def nms_threshold(self) -> float:
+        """Return the IoU above which non-maximum suppression drops a box."""
+        return float(self.settings.get("nms_threshold", TrainConfig.nms_threshold))
 
     def to_json(self) -> Dict[str, Any]:
         """Return the metadata for json.dump, with notes for other programs."""
@@ -78,9 +85,26 @@ class ExportMetadata:
         }
 
     @classmethod
-    def of(cls, config: TrainConfig, class_names: ClassNames, weights: str, kind: str, input: str) -> "ExportMetadata":
+    def of(
+        cls,
+        config: TrainConfig,
+        class_names: ClassNames,
+        weights: str,
+        kind: str,
+        input: str,
+        score_threshold: Optional[float] = None,
+    ) -> "ExportMetadata":
         """Return the metadata of a network that was trained with `config`."""
-        return cls(class_names, config.image_shape, config.grayscale, input, kind, weights, config.to_json())
+        return cls(
+            class_names,
+            config.image_shape,
+            config.grayscale,
+            input,
+            kind,
+            weights,
+            config.to_json(),
+            score_threshold=score_threshold,
+        )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "ExportMetadata":
@@ -98,6 +122,7 @@ class ExportMetadata:
                 **{name: str(document[name]) for name in ("input", "kind", "weights", "package")},
                 settings=dict(document["settings"]),
                 coordinates=str(document.get("coordinates", "pixels")),
+                score_threshold=parse_score_threshold(document.get("score_threshold")),
             )
         except (KeyError, TypeError, ValueError, DataError) as error:
             raise WeightsError(f"{where}: found no metadata on classes and input ({error!r}), {_EXPECTED}") from None
@@ -114,6 +139,15 @@ class ExportMetadata:
 
 
 _EXPECTED = "expected a model written by `python -m ssd_train export`"
+
+
+def parse_score_threshold(value: Any) -> Optional[float]:
+    """Return a stored score threshold; raises ValueError unless it is None or a number in 0..1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise ValueError(f"score_threshold {value!r}")
+    return float(value)
 
 
 def _parse(text: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
+from ssd_train.artifacts.metadata import parse_score_threshold
 from ssd_train.artifacts.model_config import CONFIG, MODEL_FORMAT, read_model_config
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
@@ -37,6 +38,8 @@ class SavedModel:
         weights: path of the weights file.
         sha256: SHA-256 of the weights file.
         category_ids: class name -> category id in the COCO file of the training data; else empty.
+        score_threshold: threshold with the best F1 on the validation data; None if no detection is a hit, or the model
+            was saved by an older ssd_train.
     """
 
     config: TrainConfig
@@ -48,6 +51,7 @@ class SavedModel:
     weights: str = ""
     sha256: str = ""
     category_ids: Dict[str, int] = field(default_factory=dict)
+    score_threshold: Optional[float] = None
 
     def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
         """Write the weights of `net`, the history and config.json into `folder`."""
@@ -63,6 +67,7 @@ class SavedModel:
             "epoch": self.epoch,
             "weights": {"file": path.name, "sha256": sha256},
             "scores": self.scores,
+            "score_threshold": self.score_threshold,
             "settings": self.config.to_json(),
             "versions": self.versions,
         }
@@ -99,7 +104,9 @@ class SavedModel:
                 versions=document["versions"],
                 weights=_checked_weights(Path(folder), document["weights"]),
                 sha256=document["weights"]["sha256"],
-                category_ids=dict(document.get("category_ids", {})),  # older models lack it
+                # older models lack these
+                category_ids=dict(document.get("category_ids", {})),
+                score_threshold=parse_score_threshold(document.get("score_threshold")),
             )
             atomic.check_sum(path, document)
             return model

@@ -25,8 +25,9 @@ from ssd_train import builtin_algorithm
 from ssd_train.config import LABEL_FORMATS
 from ssd_train.config_fields import did_you_mean
 from ssd_train.data.labels import LabelOptions, parse_class_names
-from ssd_train.deploy.detector import ENGINES
+from ssd_train.deploy.detector import ENGINES, Detector
 from ssd_train.errors import ConfigError
+from ssd_train.evaluation.results import FIXED_SCORE
 from ssd_train.progress import Item, Progress
 from ssd_train.redaction import redact
 from ssd_train.storage.atomic import is_standard_output
@@ -226,6 +227,25 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="what runs the model: auto (what fits it and is installed), mxnet, symbol (an exported symbol, by MXNet), "
         "onnxruntime, openvino; default: auto",
     )
+
+
+def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the lowest score in pictures, which `score_threshold` evaluates."""
+    parser.add_argument(
+        "--threshold",
+        type=number_in_range(float, 0, 1),
+        help="lowest score of a box in pictures, 0 to 1; default: the threshold with the best F1 on the validation "
+        f"data, which the model states, or else {FIXED_SCORE}",
+    )
+
+
+def score_threshold(flags: argparse.Namespace, detector: Detector, progress: Progress) -> float:
+    """Return the lowest score in pictures: --threshold, or else the model's own."""
+    if flags.threshold is not None:
+        return float(flags.threshold)
+    if detector.engine.score_threshold is None:
+        progress.info(f"threshold {FIXED_SCORE}: the model states none (--threshold gives another)")
+    return detector.score_threshold
 
 
 def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
 
 from ssd_train.cli.arguments import Parser, make_progress, number_in_range
-from ssd_train.cli.paths import output_file, overlay_paths
+from ssd_train.cli.paths import output_file, overlay_paths, write_overlay
 from ssd_train.config import SETTING_ALIASES, TrainConfig
 from ssd_train.data.formats.json_lines import dump_json, parse_object
-from ssd_train.data.image_io import decode, encode_jpeg
+from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
 from ssd_train.evaluation.predictions import check_prediction_lines
@@ -293,7 +293,7 @@ def run_invoke(arguments: Sequence[str]) -> int:
         progress.info(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
         if flags.overlays:
             drawn = draw_detections(image, detections, class_names, flags.threshold)
-            atomic.write_bytes_atomic(overlays[answer.image], encode_jpeg(drawn))
+            write_overlay(overlays[answer.image], drawn)
     if flags.overlays:
         progress.info(f"written: {flags.overlays}")
     return 0

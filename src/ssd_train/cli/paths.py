@@ -20,14 +20,17 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Sequence, Union
 
+import numpy as np
+
 from ssd_train.cli.arguments import make_progress
 from ssd_train.data.file_names import IMAGE_FORMATS, images_below
+from ssd_train.data.image_io import encode
 from ssd_train.deploy.detector import ImageRef
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Item, Progress
-from ssd_train.storage.atomic import STANDARD_OUTPUT
+from ssd_train.storage.atomic import STANDARD_OUTPUT, write_bytes_atomic
 from ssd_train.storage.s3 import Store, Url, is_url
 from ssd_train.storage.s3_cache import S3Cache, upload
 
@@ -247,9 +250,9 @@ def _refuse_same_names(pictures: Sequence[ImageRef]) -> None:
 
 
 def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]:
-    """Return the path of the overlay, a JPEG file in `folder`, for each image name.
+    """Return the path of the overlay in `folder` for each image name.
 
-    The suffix of a name is replaced by .jpg, or if two would be the same, .jpg is appended: a.png.jpg.
+    A .png stays one, any other suffix is replaced by .jpg. If two would be the same, .jpg is appended: a.bmp.jpg.
 
     Args:
         folder: Folder of the overlays.
@@ -258,15 +261,21 @@ def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]
     Raises:
         ConfigError: an overlay would overwrite one of the images.
     """
-    overlays = {name: PurePosixPath(name).with_suffix(".jpg").as_posix() for name in pictures}
+    suffixes = {name: ".png" if name.lower().endswith(".png") else ".jpg" for name in pictures}
+    overlays = {name: PurePosixPath(name).with_suffix(suffix).as_posix() for name, suffix in suffixes.items()}
     while True:  # a name with .jpg appended may be that of another image's overlay
         counts = Counter(overlays.values())
-        same = [name for name, overlay in overlays.items() if counts[overlay] > 1 and overlay != f"{name}.jpg"]
+        same = [name for name in overlays if counts[overlays[name]] > 1 and overlays[name] != name + suffixes[name]]
         if not same:
             break
-        overlays.update({name: f"{name}.jpg" for name in same})
+        overlays.update({name: name + suffixes[name] for name in same})
     originals = {os.path.realpath(path) for path in pictures.values()}
     for overlay in overlays.values():
         if os.path.realpath(folder / overlay) in originals:
             raise ConfigError(f"overlays: found {folder / overlay}, an input image, expected another folder")
     return {name: folder / overlay for name, overlay in overlays.items()}
+
+
+def write_overlay(path: Path, image: np.ndarray) -> None:
+    """Write an image, RGB uint8 (H, W, 3), as PNG or JPEG, whichever the suffix of `path` names."""
+    write_bytes_atomic(path, encode(image, "PNG" if path.suffix == ".png" else "JPEG"))

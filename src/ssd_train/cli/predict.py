@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -15,8 +16,10 @@ from ssd_train.cli.arguments import (
     Parser,
     add_engine_flags,
     add_label_flags,
+    add_threshold_flag,
     label_options,
     number_in_range,
+    score_threshold,
 )
 from ssd_train.cli.paths import (
     S3Path,
@@ -26,14 +29,15 @@ from ssd_train.cli.paths import (
     output_path,
     overlay_paths,
     staged_s3_paths,
+    write_overlay,
 )
 from ssd_train.data.formats.coco import read_ids
-from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.labels import align_classes, load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.deploy.batch_transform import transform
-from ssd_train.deploy.detector import Detector, ImageRef, Prediction
+from ssd_train.deploy.detector import Detector, ImageRef, Prediction, Tiling
 from ssd_train.deploy.evaluate import match_names
+from ssd_train.deploy.tiling import MAX_OVERLAP, check_tile
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
 from ssd_train.progress import Progress
@@ -114,11 +118,20 @@ def make_parser() -> Parser:
         help="what is true of them, of any format: drawn beside what is found",
     )
     add_label_flags(parser)
+    add_threshold_flag(parser)
     parser.add_argument(
-        "--threshold",
-        type=number_in_range(float, 0, 1),
-        default=0.3,
-        help="least score of a box in pictures, 0 to 1; default: 0.3",
+        "--tile",
+        type=number_in_range(int, 0, 10_000),
+        default=0,
+        metavar="PIXELS",
+        help="side of overlapping tiles that the network sees one by one, for objects that are small in large images; "
+        "default: 0, the whole image at once",
+    )
+    parser.add_argument(
+        "--tile_overlap",
+        type=number_in_range(float, 0, MAX_OVERLAP),
+        default=Tiling().overlap,
+        help=f"share of its side that a tile has in common with the next; default: {Tiling().overlap}",
     )
     parser.add_argument(
         "--transform_output",
@@ -141,6 +154,9 @@ def _check(flags: argparse.Namespace) -> None:
     pictured = flags.overlays or flags.pdf
     if flags.transform_output and (flags.output or pictured or flags.labels):
         raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
+    if flags.transform_output and flags.tile:
+        raise ConfigError("transform_output: found --tile, too; an endpoint sees whole images")
+    check_tile(flags.tile, flags.tile_overlap)
     if flags.labels and not pictured and flags.format != "coco":
         raise ConfigError("labels: found neither --pdf nor --overlays, expected one of them to draw the labels in")
     for folder in filter(None, (flags.overlays, flags.transform_output)):
@@ -172,11 +188,13 @@ def _transform(
 def _predict(
     detector: Detector, pictures: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
-    view = View(detector.class_names, flags.threshold, _truth(flags, pictures, detector, progress))
+    threshold = score_threshold(flags, detector, progress)
+    view = View(detector.class_names, threshold, _truth(flags, pictures, detector, progress))
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in pictures)
-    found = _sound(progress.track(detector.predict_iter(with_sizes), len(pictures), "pictures"), faults, progress)
+    answers = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
+    found = _sound(progress.track(answers, len(pictures), "pictures"), faults, progress)
     scores: List[np.ndarray] = []
     found = _with_scores(found, scores)
     with contextlib.ExitStack() as stack:
@@ -253,9 +271,17 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
 
 def _with_overlays(answers: Iterable[Prediction], overlays: Mapping[str, Path], view: View) -> Iterator[Prediction]:
     for answer in answers:
-        drawn = draw_page(view.page(answer), view.class_names, view.threshold, size_of(answer.image))
-        atomic.write_bytes_atomic(overlays[answer.image_ref.name], encode_jpeg(drawn))
+        page = replace(view.page(answer), image=_full_size(answer))
+        drawn = draw_page(page, view.class_names, view.threshold, size_of(page.image))
+        write_overlay(overlays[answer.image_ref.name], drawn)
         yield answer
+
+
+def _full_size(answer: Prediction) -> np.ndarray:
+    """Return the image of a prediction at its full size; it is decoded again if it was downscaled."""
+    if size_of(answer.image) == answer.image_ref.expected_wh:
+        return answer.image
+    return answer.image_ref.decode()
 
 
 def _with_lines(answers: Iterable[Prediction], writer: Writer) -> Iterator[Prediction]:

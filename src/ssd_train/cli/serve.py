@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.artifacts.symbol_format import is_converted
-from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, number_in_range
+from ssd_train.cli.arguments import (
+    MODEL_HELP,
+    Parser,
+    add_engine_flags,
+    add_threshold_flag,
+    number_in_range,
+    score_threshold,
+)
 from ssd_train.cli.paths import input_path, staged_s3_paths
 from ssd_train.data.image_io import ImageLimits
 from ssd_train.deploy.codec import RequestLimits
@@ -38,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         progress.info(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
-        run_server(make_app(detector, limits, flags.queue, progress), listener, flags.queue)
+        application = make_app(detector, limits, flags.queue, progress, score_threshold(flags, detector, progress))
+        run_server(application, listener, flags.queue)
         progress.info("stopped: all requests were answered")
     return 0
 
@@ -105,6 +113,7 @@ def make_parser() -> Parser:
         "--port", type=number_in_range(int, 0, 65535), default=8080, help="port; 0: any free port; default: 8080"
     )
     add_engine_flags(parser)
+    add_threshold_flag(parser)
     parser.add_argument(
         "--max_mb",
         type=number_in_range(float, 0.001, 1024),

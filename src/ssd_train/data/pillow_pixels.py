@@ -49,7 +49,7 @@ def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
         if format == "JPEG" and scale > 1:
             image.draft(None, (max(image.width // scale, 1), max(image.height // scale, 1)))
         image.load()
-        return _to_rgb(image)
+        return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise many kinds of exception on damage
@@ -59,7 +59,7 @@ def decode(data: bytes, format: str, where: str, scale: int = 1) -> np.ndarray:
         raise DataError(f"{where}: found a {kind}, expected a whole image") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
     """Convert any mode to RGB as OpenCV does.
 
     16 bits are scaled to 8; transparency is dropped, not blended.

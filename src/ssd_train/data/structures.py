@@ -223,7 +223,7 @@ class Detections:
     def above(self, threshold: float) -> "Detections":
         """Return the detections with a score of at least `threshold`."""
         keep = self.scores >= threshold
-        return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.size_wh)
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], class_ids=self.class_ids[keep])
 
     def to_rows(self) -> List[List[float]]:
         """Return the built-in algorithm's rows [class, score, xmin, ymin, xmax, ymax].

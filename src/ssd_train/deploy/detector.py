@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import (
+    Callable,
+    Deque,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.model_config import weights_digest
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT
 from ssd_train.boxes import SizeWH
 from ssd_train.data.image_io import EncodedImage
+from ssd_train.data.pillow_pixels import to_rgb
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.data.transforms import preprocess
+from ssd_train.deploy.result import DetectionResult
+from ssd_train.deploy.tiling import Rect, check_tile, merge_tiles, tile_rects
 from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, DataError, WeightsError
+from ssd_train.evaluation.results import FIXED_SCORE
 from ssd_train.storage.archive import open_model
 
 # engine -> required packages
@@ -32,12 +51,20 @@ ENGINES = {
 
 
 class Engine(Protocol):
-    """Interface of an inference engine; its name is one of ENGINES."""
+    """Interface of an inference engine; its name is one of ENGINES.
+
+    Attributes:
+        side: of the square input in pixels.
+        score_threshold: threshold with the best F1 on the validation data; None: the model does not state one.
+        nms_threshold: IoU above which non-maximum suppression drops a box.
+    """
 
     name: str
     class_names: ClassNames
     side: int
     grayscale: bool
+    score_threshold: Optional[float]
+    nms_threshold: float
 
     @property
     def description(self) -> Optional[ExportMetadata]:
@@ -55,19 +82,31 @@ class Engine(Protocol):
 
 
 class ImageRef(NamedTuple):
-    """Reference to an encoded image.
+    """Reference to an image.
 
     Attributes:
         name: its name in the output.
-        read: returns its bytes.
+        read: returns its bytes, or its pixels, RGB uint8 (H, W, 3).
         where: its source, for error messages.
         expected_wh: its size according to the labels, if known.
     """
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], "bytes | np.ndarray"]
     where: str
     expected_wh: Optional[SizeWH] = None
+
+    def decode(self) -> np.ndarray:
+        """Return the image at its full size, RGB uint8 (H, W, 3).
+
+        Raises:
+            DataError: it cannot be read or decoded.
+        """
+        try:
+            data = self.read()
+        except OSError as error:
+            raise DataError(f"{self.where}: cannot be read ({error.strerror})") from None
+        return data if isinstance(data, np.ndarray) else EncodedImage(data, self.where).decode(self.expected_wh)
 
 
 class Prediction(NamedTuple):
@@ -86,91 +125,174 @@ class Prediction(NamedTuple):
     error: str = ""
 
 
-class Detector:
-    """A trained object detector: ``Detector.load(folder)(image)``."""
+class Tiling(NamedTuple):
+    """How images are split into tiles; see `tiling.tile_rects`.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    Attributes:
+        side: of a tile in pixels of the image; 0: the image is not split.
+        overlap: share of its side that a tile has in common with the next, at least.
+    """
+
+    side: int = 0
+    overlap: float = 0.2
+
+
+WHOLE_IMAGE = Tiling()
+
+
+class _Loaded(NamedTuple):
+    """A decoded image and its tiles as network inputs; without inputs if it could not be decoded."""
+
+    prediction: Prediction
+    inputs: List[np.ndarray]
+    rects: List[Rect]
+
+
+AnyImage = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
+
+
+class Detector:
+    """A trained object detector: ``Detector("model")("image.jpg")``.
+
+    Args:
+        model: a model folder, its archive (model.tar.gz), or an ONNX file; or an inference engine.
+        devices: an MXNet device: auto (the first GPU, otherwise the CPU), cpu, gpu, gpu:1.
+        engine: one of ENGINES; auto: the first in that order which can run the model and is installed.
+
+    Raises:
+        WeightsError: the model is missing, damaged, or not of a kind that the engine runs.
+        DependencyError: the engine is not installed.
+        ConfigError: the engine cannot run on `devices`.
+    """
+
+    def __init__(self, model: "str | os.PathLike[str] | Engine", devices: str = "auto", engine: str = "auto") -> None:
+        self.engine = _load_engine(Path(model), devices, engine) if isinstance(model, (str, os.PathLike)) else model
 
     @classmethod
-    def load(cls, path: "str | Path", devices: str = "auto", engine: str = "auto") -> "Detector":
-        """Load a model.
-
-        Args:
-            path: a model folder, its archive (model.tar.gz), or an ONNX file.
-            devices: an MXNet device: auto (the first GPU, otherwise the CPU), cpu, gpu, gpu:1.
-            engine: one of ENGINES; auto: the first in that order which can run the model and is installed.
-
-        Raises:
-            WeightsError: the model is missing, damaged, or not of a kind that the engine runs.
-            DependencyError: the engine is not installed.
-            ConfigError: the engine cannot run on `devices`.
-        """
-        with open_model(Path(path)) as opened:
-            loaded = _open(opened, devices, _choose_engine(opened, engine, str(path)))
-            _check_same_weights(opened, loaded, str(path))
-            return cls(loaded)
+    def load(cls, path: "str | os.PathLike[str]", devices: str = "auto", engine: str = "auto") -> "Detector":
+        """Load a model; the same as ``Detector(path, devices, engine)``."""
+        return cls(path, devices, engine)
 
     @property
     def class_names(self) -> ClassNames:
         """Return the names by class id."""
         return self.engine.class_names
 
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detect objects in an image.
+    @property
+    def score_threshold(self) -> float:
+        """Return the threshold with the best F1 on the validation data; 0.3 for a model that does not state one."""
+        stated = self.engine.score_threshold
+        return FIXED_SCORE if stated is None else stated
+
+    @overload
+    def __call__(self, image: AnyImage, *, tile: int = 0, tile_overlap: float = 0.2) -> DetectionResult: ...
+
+    @overload
+    def __call__(
+        self, image: Sequence[AnyImage], *, tile: int = 0, tile_overlap: float = 0.2
+    ) -> List[DetectionResult]: ...
+
+    def __call__(
+        self, image: "AnyImage | Sequence[AnyImage]", *, tile: int = 0, tile_overlap: float = 0.2
+    ) -> "DetectionResult | List[DetectionResult]":
+        """Detect objects in an image, or in each of a list of images.
 
         Args:
-            image: RGB uint8 (H, W, 3).
+            image: the path or the bytes of an encoded image, a PIL image, or an array, RGB uint8 (H, W, 3) (OpenCV
+                reads BGR); or a list of these.
+            tile: side in pixels of overlapping tiles that the network sees one by one, for objects that are small in
+                a large image; 0: the network sees the whole image.
+            tile_overlap: share of its side that a tile has in common with the next, at least.
 
         Returns:
-            All detections, best first, boxes in pixels of the image.
+            All detections, best first, boxes in pixels of the image; for a list, a list of these.
 
         Raises:
-            DataError: `image` is not such an array.
+            DataError: an image cannot be read or decoded, or is none.
+            ConfigError: `tile` or `tile_overlap` is out of range.
         """
-        return self.batch([image])[0]
+        tiling = Tiling(tile, tile_overlap)
+        check_tile(*tiling)
+        if not isinstance(image, (list, tuple)):
+            (prediction,) = self._predict([self._load(_as_ref(image), tiling)])
+            return self._result(prediction)
+        refs = [_as_ref(one) for one in image]
+        return [self._result(prediction) for prediction in self.predict_iter(refs, tiling=tiling)]
 
     def batch(self, images: Sequence[np.ndarray]) -> List[Detections]:
-        """Detect objects in several images, in one batch."""
+        """Detect objects in several images, RGB uint8 (H, W, 3), in one batch."""
         for image in images:
             _check_image(image)
         return self.predict_inputs([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
 
-    def predict_iter(self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2) -> Iterator[Prediction]:
+    def predict_iter(
+        self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2, tiling: Tiling = WHOLE_IMAGE
+    ) -> Iterator[Prediction]:
         """Detect objects in `refs`, in order.
 
         Threads read and decode the next images while the network runs.
         """
-        refs = iter(refs)
+        check_tile(*tiling)
+        refs, group = iter(refs), 1 if tiling.side else batch_size  # the tiles of one image are enough for a batch
         with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-            pending: Deque["Future[Tuple[Prediction, Optional[np.ndarray]]]"] = deque()
-            for ref in itertools.islice(refs, (workers + 1) * batch_size):
-                pending.append(pool.submit(self._load, ref))
+            pending: Deque["Future[_Loaded]"] = deque()
+            for ref in itertools.islice(refs, (workers + 1) * group):
+                pending.append(pool.submit(self._load, ref, tiling))
             while pending:
-                loaded = [pending.popleft().result() for _ in range(min(batch_size, len(pending)))]
+                loaded = [pending.popleft().result() for _ in range(min(group, len(pending)))]
                 for ref in itertools.islice(refs, len(loaded)):
-                    pending.append(pool.submit(self._load, ref))
-                yield from self._predict(loaded)
+                    pending.append(pool.submit(self._load, ref, tiling))
+                yield from self._predict(loaded, batch_size)
 
     def to_input(self, image: np.ndarray) -> np.ndarray:
         """Resize `image` (H, W, 3) to the network's input, uint8 (side, side, 3)."""
         return preprocess(image, self.engine.side, self.engine.grayscale)
 
-    def _load(self, ref: ImageRef) -> Tuple[Prediction, Optional[np.ndarray]]:
+    def _load(self, ref: ImageRef, tiling: Tiling) -> _Loaded:
         try:
-            image, size_wh = EncodedImage(ref.read(), ref.where).decode_verified(self.engine.side, ref.expected_wh)
+            image, size_wh = self._decode(ref, tiling)
         except DataError as error:
-            return Prediction(ref, None, None, str(error)), None
+            return _Loaded(Prediction(ref, None, None, str(error)), [], [])
         except OSError as error:
-            return Prediction(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), None
-        return Prediction(ref._replace(expected_wh=size_wh), image, None), self.to_input(image)
+            return _Loaded(Prediction(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), [], [])
+        prediction = Prediction(ref._replace(expected_wh=size_wh), image, None)
+        if not tiling.side:
+            return _Loaded(prediction, [self.to_input(image)], [(0, 0, *size_wh)])
+        rects = tile_rects(size_wh, *tiling)
+        return _Loaded(prediction, [self.to_input(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rects], rects)
 
-    def _predict(self, loaded: "List[Tuple[Prediction, Optional[np.ndarray]]]") -> Iterator[Prediction]:
-        decoded = [(answer, pixels) for answer, pixels in loaded if pixels is not None]
-        sizes = [answer.image_ref.expected_wh for answer, _ in decoded]
-        detections = iter(self.predict_inputs([pixels for _, pixels in decoded], sizes))
-        for answer, pixels in loaded:
-            yield answer if pixels is None else answer._replace(detections=next(detections))
+    def _decode(self, ref: ImageRef, tiling: Tiling) -> Tuple[np.ndarray, SizeWH]:
+        """Return the image, downscaled unless it is split into tiles, and its full size."""
+        data = ref.read()
+        if isinstance(data, np.ndarray):
+            return data, (data.shape[1], data.shape[0])
+        encoded = EncodedImage(data, ref.where)
+        if not tiling.side:
+            return encoded.decode_verified(self.engine.side, ref.expected_wh)
+        image = encoded.decode(ref.expected_wh)
+        encoded.check_decoded(image)
+        return image, (image.shape[1], image.shape[0])
+
+    def _predict(self, loaded: Sequence[_Loaded], batch_size: int = 8) -> Iterator[Prediction]:
+        inputs = [pixels for one in loaded for pixels in one.inputs]
+        sizes = [(x2 - x1, y2 - y1) for one in loaded for x1, y1, x2, y2 in one.rects]
+        batches = (slice(start, start + batch_size) for start in range(0, len(inputs), batch_size))
+        parts = itertools.chain.from_iterable(self.predict_inputs(inputs[part], sizes[part]) for part in batches)
+        for prediction, _, rects in loaded:
+            found = list(itertools.islice(parts, len(rects)))
+            yield prediction._replace(detections=self._merged(found, rects, prediction)) if rects else prediction
+
+    def _merged(self, parts: List[Detections], rects: List[Rect], prediction: Prediction) -> Detections:
+        if len(parts) == 1:
+            return parts[0]
+        return merge_tiles(parts, rects, prediction.image_ref.expected_wh, self.engine.nms_threshold)
+
+    def _result(self, prediction: Prediction) -> DetectionResult:
+        if prediction.detections is None:
+            raise DataError(prediction.error)
+        ref, found = prediction.image_ref, prediction.detections
+        arrays = (found.boxes, found.scores, found.class_ids, found.size_wh)
+        return DetectionResult(*arrays, self.class_names, self.score_threshold, ref.name, ref.decode)
 
     def predict_inputs(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:
         """Detect objects in images that `to_input` has resized.
@@ -185,11 +307,42 @@ class Detector:
         return [Detections.from_network(r, (int(w), int(h)), self.engine.side) for r, (w, h) in zip(rows, sizes)]
 
 
+def _as_ref(image: AnyImage) -> ImageRef:
+    """Return a reference to an image of any kind that `Detector` takes."""
+    if isinstance(image, (str, os.PathLike)):
+        path = Path(image)
+        return ImageRef(str(path), path.read_bytes, str(path))
+    if isinstance(image, (bytes, bytearray)):
+        data = bytes(image)
+        return ImageRef("image", lambda: data, "image")
+    pixels = _pil_pixels(image) if isinstance(image, Image.Image) else image
+    _check_image(pixels)
+    return ImageRef("image", lambda: pixels, "image")
+
+
+def _pil_pixels(image: Image.Image) -> np.ndarray:
+    """Return the upright pixels of a PIL image, RGB uint8 (H, W, 3)."""
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"image: found a PIL image that cannot be decoded ({error}), expected a whole image") from None
+
+
 def _check_image(image: object) -> None:
     if not isinstance(image, np.ndarray):
-        raise DataError(f"image: found {type(image).__name__}, expected a numpy array, RGB uint8 (H, W, 3)")
+        raise DataError(
+            f"image: found {type(image).__name__}, expected a path, bytes, a PIL image, or a numpy array, RGB uint8 "
+            "(H, W, 3)"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(f"image: found {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3)")
+
+
+def _load_engine(path: Path, devices: str, engine: str) -> Engine:
+    with open_model(path) as opened:
+        loaded = _open(opened, devices, _choose_engine(opened, engine, str(path)))
+        _check_same_weights(opened, loaded, str(path))
+        return loaded
 
 
 def _choose_engine(path: Path, engine: str, shown: str) -> str:

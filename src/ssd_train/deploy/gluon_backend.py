@@ -28,6 +28,8 @@ class GluonEngine:
         self.class_names = self.model.class_names
         self.side = config.image_shape
         self.grayscale = config.grayscale
+        self.score_threshold = self.model.score_threshold
+        self.nms_threshold = config.nms_threshold
         self._device = one_context(devices)
         net = self._net = self.model.build(self._device)
         self._candidates: Any = None  # compiled on first use

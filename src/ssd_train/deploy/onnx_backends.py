@@ -34,6 +34,8 @@ class OnnxEngine:
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
+        self.score_threshold = self.description.score_threshold
+        self.nms_threshold = self.description.nms_threshold
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the rows (B, N, 6) of each image, best first."""
@@ -70,6 +72,8 @@ class OpenVinoEngine:
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
+        self.score_threshold = self.description.score_threshold
+        self.nms_threshold = self.description.nms_threshold
         settings = {"INFERENCE_NUM_THREADS": mxnet_compat.cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
         # float32 also on CPUs with 16-bit floats, so that detections equal those of the other engines
         self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})

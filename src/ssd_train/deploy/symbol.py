@@ -129,7 +129,7 @@ def publish_symbol(folder: Path, target: Path, images: np.ndarray) -> Agreement:
 
 def describe(model: SavedModel, kind: str) -> ExportMetadata:
     """Return the description of deployment files of `model`."""
-    return ExportMetadata.of(model.config, model.class_names, model.sha256, kind, INPUT)
+    return ExportMetadata.of(model.config, model.class_names, model.sha256, kind, INPUT, model.score_threshold)
 
 
 def check_target(target: Path, description: ExportMetadata) -> None:

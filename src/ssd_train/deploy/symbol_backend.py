@@ -29,6 +29,8 @@ class SymbolEngine:
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
+        self.score_threshold = self.description.score_threshold
+        self.nms_threshold = self.description.nms_threshold
         self._device = one_context(_without_gpus(devices) if self.description.kind == "int8" else devices)
         check_params_file(folder / WEIGHTS)
         try:

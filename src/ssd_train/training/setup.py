@@ -96,6 +96,7 @@ class TrainingSetup:
             scores,
             mxnet_compat.versions(),
             category_ids=self.train.labels.category_ids,
+            score_threshold=(scores.get("best_f1") or {}).get("threshold"),
         )
 
 

@@ -79,10 +79,10 @@ def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        pytest.param(["a.jpg", "d/b.png", "c"], ["a.jpg", "d/b.jpg", "c.jpg"], id="endings"),
-        pytest.param(["a.jpg", "a.png", "b.png"], ["a.jpg.jpg", "a.png.jpg", "b.jpg"], id="two of one name"),
-        pytest.param(["a.jpg", "d/a.png"], ["a.jpg", "d/a.jpg"], id="in two folders"),
-        pytest.param(["a.jpg", "a.png", "a.png.bmp"], ["a.jpg.jpg", "a.png.jpg", "a.png.bmp.jpg"], id="three"),
+        pytest.param(["a.jpg", "d/b.png", "e.PNG", "c"], ["a.jpg", "d/b.png", "e.png", "c.jpg"], id="endings"),
+        pytest.param(["a.jpg", "a.png", "a.bmp"], ["a.jpg.jpg", "a.png", "a.bmp.jpg"], id="two of one name"),
+        pytest.param(["a.jpg", "d/a.bmp"], ["a.jpg", "d/a.jpg"], id="in two folders"),
+        pytest.param(["a.jpg", "a.webp", "a.webp.bmp"], ["a.jpg.jpg", "a.webp.jpg", "a.webp.bmp.jpg"], id="three"),
     ],
 )
 def test_names_of_overlays(tmp_path, given, expected):

@@ -22,7 +22,7 @@ class WhiteBox:
     """Returns the bounding box of white pixels as class 1, score 0.9, and a box of class 0 across the border."""
 
     class_names = ClassNames(("rim", "white"))
-    side = SIDE
+    side, score_threshold, nms_threshold = SIDE, None, 0.45
 
     def __init__(self, grayscale=False):
         self.grayscale = grayscale
@@ -83,7 +83,7 @@ def test_batch_of_two_runs_the_engine_once_and_of_none_never():
     "image, value",
     [
         pytest.param(None, "NoneType", id="none"),
-        pytest.param("a.jpg", "str", id="path"),
+        pytest.param(7, "int", id="number"),
         pytest.param(np.zeros((30, 40), np.uint8), "uint8 (30, 40)", id="gray"),
         pytest.param(np.zeros((30, 40, 4), np.uint8), "uint8 (30, 40, 4)", id="alpha"),
         pytest.param(np.zeros((2, 30, 40, 3), np.uint8), "uint8 (2, 30, 40, 3)", id="batch"),

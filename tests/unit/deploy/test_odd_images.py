@@ -36,6 +36,7 @@ class Engine:
     """Returns no detections, and keeps the images."""
 
     name, class_names, side, grayscale = "mxnet", ClassNames(("cat",)), SIDE, False
+    score_threshold = None
 
     def __init__(self):
         self.seen = []

@@ -16,6 +16,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import math
 import re
 import time
 import traceback
@@ -58,12 +59,19 @@ INVOCATIONS = "/invocations"
 PAGE = Path(__file__).with_name("page.html").read_bytes()
 
 
-def make_app(detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> Starlette:
+def make_app(
+    detector: Detector, limits: RequestLimits, queue: int, progress: Progress, threshold: Optional[float] = None
+) -> Starlette:
     """Return the application; `state.service` holds its metrics.
 
-    Internal errors are logged as warnings.
+    Internal errors are logged as warnings. The page first shows boxes of at least `threshold`; None: the model's own.
     """
     service = _Service(detector, limits, queue, progress)
+    page = page_at(detector.score_threshold if threshold is None else threshold)
+
+    async def show_page(_: Request) -> Response:
+        """Handle GET /."""
+        return _response(page, "text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -73,7 +81,7 @@ def make_app(detector: Detector, limits: RequestLimits, queue: int, progress: Pr
 
     app = Starlette(
         routes=[
-            Route("/", _page),
+            Route("/", show_page),
             Route("/ping", _ping),
             Route("/metrics", service.show_metrics),
             Route(INVOCATIONS, service.invoke, methods=["POST"]),
@@ -213,8 +221,12 @@ async def _ping(request: Request) -> Response:
     return _response(b'{"status": "Healthy"}\n', "application/json")
 
 
-async def _page(request: Request) -> Response:
-    return _response(PAGE, "text/html; charset=utf-8", headers=_PAGE_HEADERS)
+def page_at(threshold: float) -> bytes:
+    """Return the page with its slider at `threshold`, rounded down to the slider's step."""
+    shown = f"{math.floor(threshold * 100) / 100:.2f}".encode("ascii")
+    return PAGE.replace(b'value="0.3"', b'value="' + shown + b'"').replace(
+        b">0.30</output>", b">" + shown + b"</output>"
+    )
 
 
 def _response(body: bytes, kind: str, status: int = 200, headers: Any = None) -> Response:

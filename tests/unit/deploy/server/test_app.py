@@ -37,7 +37,7 @@ class SlowEngine:
 
     name = "mxnet"
     class_names = ClassNames(("cat", "dog"))
-    side, grayscale = 40, False
+    side, grayscale, score_threshold = 40, False, 0.57
 
     def __init__(self, rows: Any = ROWS) -> None:
         self.may, self.rows, self.running, self.most = threading.Event(), rows, 0, 0
