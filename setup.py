@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.8,<3.13",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"ssd_train.deploy.server": ["*.html"]},
+    package_data={"ssd_train": ["__init__.pyi"], "ssd_train.deploy.server": ["*.html"]},
     # Neither mxnet nor gluoncv: what reads labels, scores answers and draws works without them.
     install_requires=["numpy>=1.19.5,<2", "opencv-python-headless>=4.5", "Pillow>=9.1", "tqdm>=4.39"],
     extras_require={

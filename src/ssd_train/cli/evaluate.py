@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Sequence
+from pathlib import Path
+from typing import Optional, Sequence
 
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options
 from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
@@ -14,6 +14,7 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
 from ssd_train.errors import ConfigError
 from ssd_train.evaluation.results import Scores
+from ssd_train.progress import Progress
 from ssd_train.storage import atomic
 
 
@@ -24,10 +25,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
     with staged_s3_paths(flags) as progress:
         data = load_labels(flags.images, flags.labels, label_options(flags, progress))
-        if flags.predictions:
-            scores = _score_file(flags, data)
-        else:
-            scores = score_images(_load(flags), data, flags.overlap_threshold, progress)
+        detector = None if flags.model is None else Detector(flags.model, flags.devices, flags.engine)
+        scores = score(data, detector, flags.predictions, flags.overlap_threshold, progress)
         for line in scores.lines():
             progress.info(line)
         if flags.json:
@@ -64,14 +63,21 @@ def make_parser() -> Parser:
     return parser
 
 
-def _score_file(flags: argparse.Namespace, data: LabeledDataset) -> Scores:
+def score(
+    data: LabeledDataset,
+    detector: Optional[Detector],
+    predictions: Optional[Path],
+    overlap_threshold: float,
+    progress: Progress,
+) -> Scores:
+    """Score `predictions` against labels, with the detector's class names if there is one; None: score the detector."""
+    if predictions is None:
+        assert detector is not None
+        return score_images(detector, data, overlap_threshold, progress)
+
     def size_of(record: LabeledImage) -> "tuple[int, int]":
         """Return the upright (width, height) from the image header."""
         return read_header(data.images.read(record), record.where).display_wh
 
-    names = None if flags.model is None else _load(flags).class_names
-    return score_predictions(flags.predictions, data.labels, size_of, names, flags.overlap_threshold)
-
-
-def _load(flags: argparse.Namespace) -> Detector:
-    return Detector.load(flags.model, flags.devices, flags.engine)
+    names = None if detector is None else detector.class_names
+    return score_predictions(predictions, data.labels, size_of, names, overlap_threshold)
