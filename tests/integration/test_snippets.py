@@ -1,5 +1,6 @@
-"""What the documents show of Python. That of README.md and docs/exports.md runs as it is, letter by letter; that of
-docs/launch.md and docs/sagemaker.md, which asks AWS, is looked through: it lacks nothing."""
+"""What the documents show of Python. That of README.md and docs/exports.md runs as it is, letter by letter, and that of
+docs/python.md with a smaller training; that of docs/launch.md and docs/sagemaker.md, which asks AWS, is looked through:
+it lacks nothing."""
 
 from __future__ import annotations
 
@@ -7,19 +8,22 @@ import ast
 import builtins
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from builders import SMALL, shapes_set
 from nets import CLASSES, talking_model
+from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.synthetic import draw_shapes_set
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/exports.md", "docs/launch.md", "docs/sagemaker.md")
+DOCUMENTS = ("README.md", "docs/exports.md", "docs/launch.md", "docs/python.md", "docs/sagemaker.md")
 WITHOUT_MXNET = "import sys\nsys.modules.update(mxnet=None, gluoncv=None, onnx=None)\n"
 
 
@@ -27,7 +31,7 @@ def snippets_of(document):
     return [text.split("```")[0] for text in document.read_text("utf-8").split("```python\n")[1:]]
 
 
-def test_there_is_python_in_four_documents():
+def test_there_is_python_in_five_documents():
     found = [path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("*/*/*.md")] if snippets_of(path)]
     assert sorted(path.relative_to(ROOT).as_posix() for path in found) == list(DOCUMENTS)
 
@@ -68,14 +72,44 @@ def test_python_of_the_documents(folder, document, before):
 
         write_onnx(SavedModel.load(folder / "model"), folder / "model.onnx")
     (snippet,) = snippets_of(ROOT / document)
+    lines = printed(before + snippet, folder)
+    assert lines and all(line.split()[0] in CLASSES and 0.01 < float(line.split()[1]) <= 1 for line in lines), lines
+
+
+def printed(program, folder):
+    """Run a program in a folder; return the lines that it prints."""
     run = subprocess.run(
-        [sys.executable, "-c", before + snippet],
+        [sys.executable, "-c", program],
         cwd=str(folder),
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         universal_newlines=True,
     )
-    lines = run.stdout.splitlines()
-    assert run.returncode == 0 and lines, run.stdout
-    assert all(line.split()[0] in CLASSES and 0.01 < float(line.split()[1]) <= 1 for line in lines), run.stdout
+    assert run.returncode == 0, run.stdout
+    return run.stdout.splitlines()
+
+
+def test_python_of_the_python_page(tmp_path):
+    """Its blocks run one after another, with a smaller network and fewer epochs than the page has."""
+    drawn = shapes_set(tmp_path, 24)
+    drawn.images.rename(tmp_path / "images")
+    for name in ("output.manifest", "test.manifest"):
+        (tmp_path / name).write_bytes(drawn.manifest.read_bytes())
+    (tmp_path / "picture.jpg").write_bytes(encode_jpeg(draw_shapes_set(1, seed=1)[0].image))
+    program = "".join(snippets_of(ROOT / "docs/python.md"))
+    assert program.count("epochs=30") == 1
+    settings = {**SMALL, "learning_rate": 0.004, "augmentation": "none"}
+    lines = printed(program.replace("epochs=30", ", ".join(f"{k}={v!r}" for k, v in settings.items())), tmp_path)
+    shown = "\n".join(lines)
+    assert (tmp_path / "model" / "config.json").is_file() and (tmp_path / "output" / "report.html").is_file()
+    assert "24 images, disc, square, triangle: [" in shown
+    for pattern in (
+        r"^mAP@0.5 0\.\d{3} after epoch [12]: model, output/report.html$",
+        r"^\d+ candidates, of which \d+ are",
+    ):
+        assert re.search(pattern, shown, re.M), (pattern, shown)
+    (mean,) = re.findall(r"^COCO mAP \d\.\d{3}, mAP@0.5 (\d\.\d{3}), ", shown, re.M)
+    assert (
+        0 <= float(mean) <= 1 and Image.open(tmp_path / "drawn.png").size == Image.open(tmp_path / "picture.jpg").size
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import deque
@@ -217,7 +218,8 @@ class Detector:
             (prediction,) = self._predict([self._load(_as_ref(image), tiling)])
             return self._result(prediction)
         refs = [_as_ref(one) for one in image]
-        return [self._result(prediction) for prediction in self.predict_iter(refs, tiling=tiling)]
+        with contextlib.closing(self.predict_iter(refs, tiling=tiling)) as predictions:
+            return [self._result(prediction) for prediction in predictions]
 
     def batch(self, images: Sequence[np.ndarray]) -> List[Detections]:
         """Detect objects in several images, RGB uint8 (H, W, 3), in one batch."""

@@ -44,7 +44,8 @@ def tile_rects(size_wh: SizeWH, tile: int, overlap: float) -> List[Rect]:
 def _starts(length: int, tile: int, overlap: float) -> List[int]:
     if length <= tile:
         return [0]
-    count = math.ceil((length - tile) / max(1, tile * (1 - overlap))) + 1
+    step = max(1, math.floor(tile - tile * overlap))
+    count = math.ceil((length - tile) / step) + 1
     return np.linspace(0, length - tile, count).astype(int).tolist()
 
 

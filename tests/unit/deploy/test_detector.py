@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 
 import numpy as np
 import pytest
 from builders import picture
+from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg, encode_png
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector, ImageRef
+from ssd_train.deploy.result import DetectionResult
 from ssd_train.errors import DataError, WeightsError
 
 SIDE = 64
@@ -166,6 +169,84 @@ def test_call_network_returns_nan_raises():
 
     with pytest.raises(DataError, match="NaN"):
         Detector(Dead())(picture())
+
+
+BOX = (20, 10, 60, 40)  # in an image of 80 x 60
+
+
+def upright_and_stored(box):
+    """Return a JPEG whose stored pixels are turned by its EXIF orientation 6, and its upright size."""
+    image = white((80, 60), box)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(image)).save(file, "JPEG", quality=95, exif=exif)  # 6: shown turned clockwise
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: str(path), id="path as text"),
+        pytest.param(lambda path: path, id="path"),
+        pytest.param(lambda path: path.read_bytes(), id="bytes"),
+        pytest.param(lambda path: bytearray(path.read_bytes()), id="bytearray"),
+        pytest.param(lambda path: Image.open(path), id="pil"),
+        pytest.param(lambda path: Image.open(path).convert("P"), id="pil-palette"),
+        pytest.param(lambda path: Image.open(path).convert("RGBA"), id="pil-alpha"),
+        pytest.param(lambda path: Image.open(path).convert("L"), id="pil-gray"),
+        pytest.param(lambda path: np.asarray(Image.open(path)), id="array"),
+        pytest.param(lambda path: upright_and_stored(BOX), id="turned bytes"),
+        pytest.param(lambda path: Image.open(io.BytesIO(upright_and_stored(BOX))), id="turned pil"),
+    ],
+)
+def test_call_each_kind_of_image_returns_the_same_box(tmp_path, make):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode_png(white((80, 60), BOX)))
+    result = Detector(WhiteBox())(make(path))
+    assert isinstance(result, DetectionResult) and result.size_wh == (80, 60)
+    np.testing.assert_allclose(result.boxes[0], BOX, atol=2)
+    drawn = np.asarray(result.draw())
+    assert drawn.shape == (60, 80, 3), "upright, at its full size"
+    assert drawn[25, 40].min() > 240 and drawn[55, 10].max() < 20, "the white box is where it was"
+
+
+def test_call_pil_image_of_16_bits_is_scaled_to_8(tmp_path):
+    values = np.zeros((60, 80), np.uint16)
+    values[10:40, 20:60] = 65535
+    values[50:, :] = 256  # 1 of 255; clipping instead of scaling would make it white
+    result = Detector(WhiteBox())(Image.fromarray(values))
+    np.testing.assert_allclose(result.boxes[0], BOX, atol=2)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_call_list_returns_a_result_for_each(tmp_path, kind):
+    boxes = [(index, 5, index + 20, 50) for index in range(11)]
+    images = [white((80, 60), box) for box in boxes]
+    (tmp_path / "a.png").write_bytes(encode_png(images[0]))
+    results = Detector(WhiteBox())(kind([tmp_path / "a.png", Image.fromarray(images[1]), *images[2:]]))
+    assert isinstance(results, list) and [result.image_name for result in results][:2] == [
+        str(tmp_path / "a.png"),
+        "image",
+    ]
+    for result, box in zip(results, boxes):
+        np.testing.assert_allclose(result.boxes[0], box, atol=2)
+    assert Detector(WhiteBox())([]) == []
+
+
+@pytest.mark.parametrize("image, value", [("none.jpg", "none.jpg: cannot be read"), (b"text", "image: found text")])
+@pytest.mark.parametrize("listed", [False, True])
+def test_call_unreadable_image_raises_with_its_name(tmp_path, monkeypatch, image, value, listed):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as error:
+        Detector(WhiteBox())([picture(), image] if listed else image)
+    assert str(error.value).startswith(value)
+
+
+def test_load_is_the_constructor(tmp_path):
+    for make in (Detector, Detector.load):
+        with pytest.raises(WeightsError, match="nothing"):
+            make(tmp_path / "nothing")
 
 
 def test_stream_closed_early_ends_its_threads():
