@@ -31,6 +31,7 @@ from ssd_train.cli.paths import (
     staged_s3_paths,
     write_overlay,
 )
+from ssd_train.cli.predict_video import check_video_flags, predict_videos
 from ssd_train.data.formats.coco import read_ids
 from ssd_train.data.labels import align_classes, load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
@@ -76,11 +77,14 @@ def run(arguments: Sequence[str]) -> int:
     """
     flags = make_parser().parse_args(list(arguments))
     _check(flags)
+    videos = check_video_flags(flags)
     with staged_s3_paths(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
-        pictures = find_pictures(flags.paths)
+        pictures = [] if videos else find_pictures(flags.paths)
         faults: List[str] = []
-        if flags.transform_output:
+        if videos:
+            predict_videos(detector, flags.paths, flags, score_threshold(flags, detector, progress), progress)
+        elif flags.transform_output:
             _transform(detector, pictures, flags, faults, progress)
         else:
             _predict(detector, pictures, flags, faults, progress)
@@ -94,7 +98,13 @@ def run(arguments: Sequence[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of predict."""
     parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
-    parser.add_argument("paths", nargs="+", type=input_path, metavar="PATH", help="picture, or folder of pictures")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=input_path,
+        metavar="PATH",
+        help="picture or folder of pictures; or a video (mp4, avi, mov, mkv, webm)",
+    )
     parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--output",
@@ -119,6 +129,9 @@ def make_parser() -> Parser:
     )
     add_label_flags(parser)
     add_threshold_flag(parser)
+    parser.add_argument(
+        "--every", type=number_in_range(int, 1, 1_000_000), default=1, help="of a video, each n-th frame; default: 1"
+    )
     parser.add_argument(
         "--tile",
         type=number_in_range(int, 0, 10_000),

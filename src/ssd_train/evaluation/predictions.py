@@ -63,7 +63,7 @@ def write_predictions(
     """
     if hasattr(target, "write"):
         for name, detections in predictions:
-            target.write(_line(name, detections, class_names))
+            target.write(prediction_line(name, detections, class_names))
     else:
         with open_atomic(Path(target)) as file:
             write_predictions(file, predictions, class_names)
@@ -104,10 +104,11 @@ def check_prediction_lines(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Itera
         yield prediction
 
 
-def _line(name: str, detections: Detections, class_names: Optional[ClassNames] = None) -> bytes:
+def prediction_line(name: str, detections: Detections, class_names: Optional[ClassNames] = None, **more: Any) -> bytes:
+    """Return the line of an image, with the names of its classes if `class_names` is given, and `more` keys."""
     # the shortest decimals that round-trip as float32
     rows = np.asarray(detections.to_rows(), dtype=np.float32).reshape(-1, len(ROW)).astype(str).astype(float).tolist()
-    line: Dict[str, Any] = {"image": name, "prediction": [[int(row[0]), *row[1:]] for row in rows]}
+    line: Dict[str, Any] = {"image": name, **more, "prediction": [[int(row[0]), *row[1:]] for row in rows]}
     if class_names is not None:
         line["classes"] = {
             str(class_id): class_names[class_id] for class_id in np.unique(detections.class_ids).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -17,6 +18,7 @@ from ssd_train.prepare.images import WriteOptions, is_done, write_image
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
 
+DEFAULT_RATE = 25.0  # frames per second
 FRAME_FORMATS = {"jpg": "JPEG", "png": "PNG"}
 
 
@@ -78,9 +80,8 @@ def extract_frames(
 
 
 def _extract(path: Path, folder: Path, choice: Choice, writing: WriteOptions, progress: Progress) -> Frames:
-    capture = _open(path)
-    done = Frames(str(path), promised=max(0, int(capture.get(opencv().CAP_PROP_FRAME_COUNT))))
-    try:
+    with open_video(path) as capture:
+        done = Frames(str(path), promised=frame_count(capture))
         for index in progress.track(_grabbed(capture), done.promised, path.name):
             done.read += 1
             target = folder / f"{path.stem}_{index:06d}.{choice.format}"
@@ -92,11 +93,70 @@ def _extract(path: Path, folder: Path, choice: Choice, writing: WriteOptions, pr
             image = _retrieved(capture, f"{path}: frame {index}")
             write_image(target, encode(image, FRAME_FORMATS[choice.format], writing.quality))
             done.written += 1
+    if not done.read:
+        raise _no_frame(path)
+    return done
+
+
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+        number: from 0.
+        seconds: time since the first frame.
+        image: RGB uint8 (H, W, 3).
+    """
+
+    number: int
+    seconds: float
+    image: np.ndarray
+
+
+def read_frames(capture: Any, path: Path, every: int = 1) -> Iterator[Frame]:
+    """Yield every n-th frame of an open video, starting with the first.
+
+    Raises:
+        DataError: the video has no frame, or one that cannot be decoded.
+    """
+    cv2, rate, start, index = opencv(), frame_rate(capture), 0.0, -1
+    for index in _grabbed(capture):
+        position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        start = start if index else position
+        if index % every == 0:
+            # some containers state no time of their frames
+            seconds = position - start if position > start else index / rate
+            yield Frame(index, seconds, _retrieved(capture, f"{path}: frame {index}"))
+    if index < 0:
+        raise _no_frame(path)
+
+
+def frame_count(capture: Any) -> int:
+    """Return the number of frames according to the header of an open video; 0: unknown."""
+    return max(0, int(capture.get(opencv().CAP_PROP_FRAME_COUNT)))
+
+
+def frame_rate(capture: Any) -> float:
+    """Return the frames per second of an open video; DEFAULT_RATE if its header states none."""
+    rate = float(capture.get(opencv().CAP_PROP_FPS))
+    return rate if 0 < rate < float("inf") else DEFAULT_RATE
+
+
+@contextlib.contextmanager
+def open_video(path: Path) -> Iterator[Any]:
+    """Yield an open cv2.VideoCapture.
+
+    Raises:
+        DataError: `path` is no video that OpenCV can read.
+    """
+    capture = _open(path)
+    try:
+        yield capture
     finally:
         capture.release()
-    if not done.read:
-        raise DataError(f"{path}: found no frame that can be read, expected a video")
-    return done
+
+
+def _no_frame(path: Path) -> DataError:
+    return DataError(f"{path}: found no frame that can be read, expected a video")
 
 
 def _open(path: Path) -> Any:
