@@ -33,6 +33,18 @@ def test_from_texts_of_to_texts_returns_the_same(names):
     assert ExportMetadata.from_texts(texts, "a") == whole
 
 
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.4375, 1.0])
+def test_score_threshold_survives_json_and_texts(threshold):
+    whole = ExportMetadata.of(small_config(), NAMES, "12" * 32, "onnx", "pixels", threshold)
+    assert ExportMetadata.from_texts(whole.to_texts(), "a").score_threshold == threshold
+    assert ExportMetadata.from_json(json.loads(json.dumps(whole.to_json())), "a").score_threshold == threshold
+
+
+def test_score_threshold_of_an_older_export_is_none():
+    older = {name: value for name, value in WHOLE.to_json().items() if name != "score_threshold"}
+    assert ExportMetadata.from_json(older, "a").score_threshold is None
+
+
 @pytest.mark.parametrize(
     "change, value",
     [
@@ -42,6 +54,8 @@ def test_from_texts_of_to_texts_returns_the_same(names):
         pytest.param({"input": "bgr"}, "'bgr'", id="input"),
         pytest.param({"coordinates": "cm"}, "'cm'", id="coordinates"),
         pytest.param({"format": 99}, "99", id="newer"),
+        pytest.param({"score_threshold": 2}, "2", id="threshold"),
+        pytest.param({"score_threshold": "high"}, "high", id="threshold-text"),
     ],
 )
 def test_from_json_invalid_value_raises_with_place_and_value(change, value):

@@ -144,3 +144,23 @@ def test_save_nonfinite_weights_raises(tmp_path, name, value):
 def test_write_history_with_nan_raises(tmp_path):
     with pytest.raises(ValueError):
         saved().save(tmp_path, make_net(), [{"mAP": float("nan")}])
+
+
+def test_saved_model_score_threshold_round_trip_and_defaults_to_none(tmp_path):
+    dataclasses.replace(saved(), score_threshold=0.4375).save(tmp_path, make_net())
+    assert SavedModel.load(tmp_path).score_threshold == 0.4375
+    document = json.loads((tmp_path / "config.json").read_text())
+    assert document["score_threshold"] == 0.4375
+    older = {key: value for key, value in document.items() if key not in ("score_threshold", "sha256")}
+    atomic.write_json_atomic(tmp_path / "config.json", atomic.with_sum(older))
+    assert SavedModel.load(tmp_path).score_threshold is None
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, "high", True, [0.5]])
+def test_load_score_threshold_out_of_range_raises(tmp_path, value):
+    saved().save(tmp_path, make_net())
+    document = json.loads((tmp_path / "config.json").read_text())
+    del document["sha256"]
+    atomic.write_json_atomic(tmp_path / "config.json", {**document, "score_threshold": value})
+    with pytest.raises(WeightsError, match=f"^{tmp_path}/config.json: "):
+        SavedModel.load(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -145,6 +146,70 @@ def test_overlays_show_labels_too(model, drawn, tmp_path):
     for path in (tmp_path / "plain").iterdir():
         a, b = (np.asarray(Image.open(tmp_path / name / path.name)).astype(int) for name in ("plain", "both"))
         assert a.shape == b.shape and (np.abs(a - b) > 60).any()
+
+
+@pytest.mark.parametrize(
+    "name, format, drawn_as",
+    [("large.jpg", "JPEG", "large.jpg"), ("large.PNG", "PNG", "large.png"), ("large.bmp", "BMP", "large.jpg")],
+)
+def test_overlay_of_a_large_image_has_its_size_and_format(model, tmp_path, name, format, drawn_as):
+    image = np.full((1500, 2000, 3), 90, np.uint8)  # decoded at a fraction of its size for a network of 128 px
+    image[400:1100, 500:1500] = (200, 40, 40)
+    Image.fromarray(image).save(tmp_path / name, format)
+    output = tmp_path / "a.jsonl"
+    flags = ["--overlays", tmp_path / "seen", "--output", output, "--threshold", 0.2]
+    assert predict(tmp_path / name, "--model", model, *flags) == 0
+    overlay = Image.open(tmp_path / "seen" / drawn_as)
+    assert (overlay.size, overlay.format) == ((2000, 1500), "PNG" if format == "PNG" else "JPEG")
+    rows = [row for row in json.loads(output.read_text())["prediction"] if row[1] >= 0.2]
+    changed = np.abs(np.asarray(overlay).astype(int) - image).max(axis=2)
+    assert rows and (changed > 60).any(), "boxes are drawn"
+    if format == "PNG":
+        assert (changed == 0).mean() > 0.3, "the rest is as it was"
+    assert predict(tmp_path / name, "--model", model, "--output", tmp_path / "b.jsonl") == 0
+    assert (tmp_path / "b.jsonl").read_bytes() == output.read_bytes(), "overlays change no prediction"
+
+
+def test_overlay_of_a_large_turned_image_is_upright(model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((1000, 1600, 3), 90, np.uint8)).save(tmp_path / "turned.jpg", exif=exif)
+    assert predict(tmp_path / "turned.jpg", "--model", model, "--overlays", tmp_path / "seen") == 0
+    assert Image.open(tmp_path / "seen" / "turned.jpg").size == (1000, 1600)
+
+
+def test_threshold_is_the_models_own_unless_given(drawn, tmp_path, capsys):
+    folder = tmp_path / "model"
+    saved = talking_model(folder, ("disc", "square", "triangle"))
+    stated = dataclasses.replace(saved, score_threshold=0.57)
+    stated.save(tmp_path / "stated", saved.build())
+    output = tmp_path / "a.jsonl"
+    said = {}
+    for name, place, flags in (
+        ("older", folder, []),
+        ("stated", tmp_path / "stated", []),
+        ("given", tmp_path / "stated", ["--threshold", 0.6]),
+    ):
+        assert predict(drawn.images, "--model", place, "--output", output, *flags) == 0
+        said[name] = capsys.readouterr().out.splitlines()
+    assert said["older"][0].startswith("threshold 0.3: ") and said["older"][1].startswith("boxes that score 0.3 or")
+    assert said["stated"][0].startswith("boxes that score 0.57 or more: ")
+    assert said["given"][0].startswith("boxes that score 0.6 or more: ")
+
+
+def test_tiles_find_more_candidates_and_are_refused_for_transform(model, drawn, tmp_path, capsys):
+    image = sorted(drawn.images.iterdir())[0]
+    for name, flags in (("whole", []), ("tiles", ["--tile", 64, "--tile_overlap", 0.3])):
+        assert predict(image, "--model", model, "--output", tmp_path / name, *flags) == 0
+    rows = {name: json.loads((tmp_path / name).read_text())["prediction"] for name in ("whole", "tiles")}
+    assert len(rows["tiles"]) > len(rows["whole"]) > 0
+    scores = [row[1] for row in rows["tiles"]]
+    assert scores == sorted(scores, reverse=True)
+    capsys.readouterr()
+    assert predict(image, "--model", model, "--transform_output", tmp_path / "out", "--tile", 64) == 2
+    assert predict(image, "--model", model, "--tile", 8) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [error.split(":")[1].strip() for error in errors] == ["transform_output", "tile"]
 
 
 def test_labels_of_some_pictures_and_of_others(model, drawn, tmp_path, capsys):

@@ -247,6 +247,14 @@ def test_metrics_count_what_happened():
     assert not any(name.endswith("_created") for name, _ in values)
 
 
+@pytest.mark.parametrize("given, shown", [(None, "0.57"), (0.999, "0.99"), (0.0, "0.00")])
+def test_page_slider_starts_at_the_threshold(given, shown):
+    app = make_app(Detector(SlowEngine()), LIMITS, 4, HeardProgress(), given)
+    page = said(app, "GET", "/").body.decode()
+    (slider,) = re.findall(r'<input id="threshold"[^>]*>', page)
+    assert f' value="{shown}"' in slider and f'<output id="shown" for="threshold">{shown}</output>' in page
+
+
 def test_the_page_needs_nothing_from_elsewhere_and_may_do_nothing_else():
     found = said(make_server()[0], "GET", "/")
     page, policy = found.body.decode(), found.headers["content-security-policy"]
