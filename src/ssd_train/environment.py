@@ -19,6 +19,7 @@ CHANNELS = {
     "validation": ("validation",),
     "validation_labels": ("validation_labels", "validation_annotation"),
     "pretrained": ("pretrained", "model"),
+    "weights_dir": ("weights_dir",),
 }
 CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # channels with which launchers send the program
 _SECRET_NAME = re.compile(
@@ -42,10 +43,11 @@ class Environment:
         output_dir: Folder of the report.
         checkpoint_dir: Folder of the checkpoints; None: no checkpoints.
         pretrained: Weights to start from.
+        weights_dir: Folder with files of GluonCV's model zoo, which is searched first.
         fetch_images: Whether to download images that labels name on S3 and that are missing in the folders.
         devices: Devices in the syntax of `read_devices`.
         host: Name of this host in metric lines.
-        hosted: Whether this is a SageMaker job, which prints metric lines.
+        on_sagemaker: Whether this is a SageMaker job, which prints metric lines.
         hosts: Names of all hosts of the job.
         pipes: Which of "train" and "validation" are streams (Pipe mode): FIFOs path_0, path_1, ...
         unused_channels: Channels of the job with unknown names.
@@ -59,6 +61,7 @@ class Environment:
     output_dir: Path = Path("output")
     checkpoint_dir: Optional[Path] = None
     pretrained: Optional[Path] = None
+    weights_dir: Optional[Path] = None
     fetch_images: bool = False
     devices: str = "auto"
     host: str = "algo-1"
@@ -92,7 +95,7 @@ class Environment:
             checkpoint_dir=base / "checkpoints" if (base / "checkpoints").is_dir() else None,
             host=resources.get("current_host", cls.host),
             hosts=tuple(resources.get("hosts", cls.hosts)),
-            hosted=True,
+            on_sagemaker=True,
             pipes=frozenset(field for field, name in used.items() if _is_pipe(name)),
             unused_channels=tuple(name for name in channels if name not in (*used.values(), *CODE_CHANNELS)),
         )
@@ -242,6 +245,22 @@ def cache_folder() -> Path:
     chosen = os.environ.get("SSD_TRAIN_CACHE")
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(user_cache) / "ssd_train"
+
+
+def gluoncv_cache() -> Path:
+    """Return the folder in which GluonCV keeps files of its model zoo: MXNET_HOME/models, or ~/.mxnet/models."""
+    home = os.environ.get("MXNET_HOME")
+    return Path(home) / "models" if home else Path.home() / ".mxnet" / "models"
+
+
+def gluoncv_zoo() -> Optional[str]:
+    """Return the address of the model zoo, MXNET_GLUON_REPO; None for GluonCV's own."""
+    return os.environ.get("MXNET_GLUON_REPO") or None
+
+
+def zoo_mirror() -> Optional[str]:
+    """Return the address of a mirror of the model zoo, SSD_TRAIN_MIRROR; None if there is none."""
+    return os.environ.get("SSD_TRAIN_MIRROR") or None
 
 
 def read_seconds() -> float:
