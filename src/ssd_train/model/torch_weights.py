@@ -18,6 +18,7 @@ Arrays = Dict[str, np.ndarray]
 # of ImageNet, RGB, as in data/transforms.py; (1, 3, 1, 1) for the weights of a convolution
 MEAN = np.array([0.485, 0.456, 0.406]).reshape((1, 3, 1, 1))
 DEVIATION = np.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1))
+CAFFE_MEAN = np.array([0.48235, 0.45882, 0.40784]).reshape((1, 3, 1, 1))
 TIMM_STAGES = (1, 2, 2, 6, 2)  # blocks of the stages of MobileNet V1
 VGG_STAGES = (2, 2, 3, 3, 3)  # convolutions of the stages of VGG-16
 VGG_CLASSIFIER = "classifier.0.weight"
@@ -151,14 +152,18 @@ def _from_centred_input(arrays: Arrays, state: Arrays, names: Sequence[str]) -> 
 def _to_pixel_input(arrays: Arrays, state: Arrays, names: Sequence[str]) -> Arrays:
     """Adapt weights to GluonCV's VGG-16, which multiplies its input by 255 times the deviation.
 
-    torchvision's features-only weights (IMAGENET1K_FEATURES, by which SSD is trained) are for such an input already;
-    their classifier is NaN.
+    torchvision's features-only weights (IMAGENET1K_FEATURES, by which SSD is trained) are for such an input, of a mean
+    of their own; their classifier is NaN.
     """
-    weight = arrays.get("features.stages.0.0.weight")
-    features_only = VGG_CLASSIFIER in state and bool(np.isnan(state[VGG_CLASSIFIER]).all())
-    if features_only or weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+    first, bias = "features.stages.0.0.weight", "features.stages.0.0.bias"
+    weight = arrays.get(first)
+    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return arrays  # the caller reports it
+    if not (VGG_CLASSIFIER in state and np.isnan(state[VGG_CLASSIFIER]).all()):
+        return {**arrays, first: weight / (255 * DEVIATION)}
+    if arrays.get(bias, weight).shape != weight.shape[:1]:
         return arrays
-    return {**arrays, "features.stages.0.0.weight": weight / (255 * DEVIATION)}
+    return {**arrays, bias: arrays[bias] + (weight * (255 * (MEAN - CAFFE_MEAN))).sum(axis=(1, 2, 3))}
 
 
 def _unchanged(arrays: Arrays, state: Arrays, names: Sequence[str]) -> Arrays:
