@@ -23,7 +23,7 @@ help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
 	@echo "make test-all  make test, then make test-integration: all tests but faults, fuzz, Horovod and bench"
-	@echo "make test-integration  SageMaker's own toolkits and SDKs, and the notebooks (they need python3.8, python3.11, Java)"
+	@echo "make test-integration  SageMaker's own toolkits and SDKs, the notebooks, and PyTorch (they need python3.8, python3.11, Java)"
 	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; some tests need root and strace)"
 	@echo "make test-planted-faults  plant faults in a copy of the source and report which tests catch them (an hour or more; ARGS=\"--sample 10\")"
@@ -51,7 +51,7 @@ test-all:
 	$(MAKE) test
 	$(MAKE) test-integration
 
-test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done
+test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done .venv-torch/.done
 	$(BIN)/python -m pytest -m sagemaker $(ARGS)
 
 # The part that .ci/run has time for: a job in AWS's container, a job that is refused, a job on two hosts, and a model that is
@@ -102,7 +102,7 @@ test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-horovod .venv-serving .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Packages that pip cannot install: two system libraries of MXNet, and Debian's separate package of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -162,6 +162,10 @@ OPENCV = $(shell grep ^opencv requirements/aws-container.txt)
 	$(call OWN_VENV,3.8)
 	[ ! -f $@ ] || { set -ex; $(@D)/bin/python -m pip uninstall -q -y $(firstword $(subst ==, ,$(OPENCV))); \
 		$(@D)/bin/python -m pip install -q --no-deps --target $(@D)/opencv $(OPENCV); }
+
+# PyTorch 1.12 is the last whose package runs on a CPU without the packages of CUDA.
+.venv-torch/.done: requirements/torch.txt
+	$(call OWN_VENV,3.8)
 
 $(VENV)/.notebooks: $(VENV)/.test requirements/notebooks.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/notebooks.txt

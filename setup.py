@@ -48,6 +48,7 @@ setup(
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17"],  # export writes with onnx; a file runs with onnxruntime alone
         "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
+        "safetensors": ["safetensors>=0.4"],  # --pretrained FILE.safetensors
         "yolo": ["PyYAML>=5.4"],  # data.yaml; imported only where there is one
         # any other engine than ONNX Runtime serves as well
         "serve": [*SERVE, "onnxruntime>=1.17"],
@@ -58,6 +59,7 @@ setup(
             *["mkdocs>=1.6", "codespell>=2.4"],
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
             *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", *SERVE, "paho-mqtt>=2,<3"],
+            *["safetensors>=0.4"],
         ],
     },
     entry_points={"console_scripts": ["ssd-train = ssd_train.cli.main:main"]},

@@ -13,6 +13,7 @@ from typing import Any, Dict, Mapping, Tuple
 DEFAULTS: Dict[str, Any] = {
     "base_network": "vgg-16",
     "use_pretrained_model": 1,
+    "zoo": "imagenet",
     "image_shape": 300,
     "epochs": 30,
     "mini_batch_size": 32,

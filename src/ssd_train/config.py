@@ -50,6 +50,7 @@ def describe_preset(name: str, chosen: Mapping[str, Any]) -> str:
     return f"{text}; overridden: {', '.join(overridden)}" if overridden else text
 
 
+ZOOS = ("coco", "voc", "imagenet")
 BASE_NETWORKS = ("mobilenet1.0", "mobilenet0.5", "mobilenet0.25", "mobilenetv2_1.0", "vgg-16", "resnet-50")
 # spellings of GluonCV and of users
 NETWORK_ALIASES = {
@@ -101,12 +102,22 @@ class TrainConfig:
     use_pretrained_model: int = setting(
         1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
     )
+    zoo: str = setting(
+        "coco",
+        "network of GluonCV's model zoo to start from: a detector trained on COCO or VOC, or an ImageNet backbone",
+        choices=ZOOS,
+        start=True,
+    )
     anchor_sizes: str = setting(
         "",
         "anchor scales relative to the image side, e.g. 0.1,0.2,0.37: one more than feature maps; empty: SSD's",
         by_data=True,
     )
-    auto_anchors: bool = setting(True, "fit anchor_sizes to the training boxes unless they are set")
+    auto_anchors: bool = setting(
+        True,
+        "fit anchor_sizes to the training boxes unless they are set; false: take those of the initial detector, and of "
+        "the model zoo's detector also the heads",
+    )
     freeze_layer_pattern: str = setting(
         "",
         "regular expression of parameter names to freeze",

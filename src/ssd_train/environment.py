@@ -19,6 +19,7 @@ CHANNELS = {
     "validation": ("validation",),
     "validation_labels": ("validation_labels", "validation_annotation"),
     "pretrained": ("pretrained", "model"),
+    "weights_dir": ("weights_dir",),
 }
 CODE_CHANNELS = ("code", "sm_code", "sm_drivers")  # channels with which launchers send the program
 _SECRET_NAME = re.compile(
@@ -42,6 +43,7 @@ class Environment:
         output_dir: Folder of the report.
         checkpoint_dir: Folder of the checkpoints; None: no checkpoints.
         pretrained: Weights to start from.
+        weights_dir: Folder with files of GluonCV's model zoo, which is searched first.
         fetch_images: Whether to download images that labels name on S3 and that are missing in the folders.
         devices: Devices in the syntax of `read_devices`.
         host: Name of this host in metric lines.
@@ -59,6 +61,7 @@ class Environment:
     output_dir: Path = Path("output")
     checkpoint_dir: Optional[Path] = None
     pretrained: Optional[Path] = None
+    weights_dir: Optional[Path] = None
     fetch_images: bool = False
     devices: str = "auto"
     host: str = "algo-1"
@@ -242,6 +245,22 @@ def cache_folder() -> Path:
     chosen = os.environ.get("SSD_TRAIN_CACHE")
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(user_cache) / "ssd_train"
+
+
+def gluoncv_cache() -> Path:
+    """Return the folder in which GluonCV keeps files of its model zoo: MXNET_HOME/models, or ~/.mxnet/models."""
+    home = os.environ.get("MXNET_HOME")
+    return Path(home) / "models" if home else Path.home() / ".mxnet" / "models"
+
+
+def gluoncv_zoo() -> Optional[str]:
+    """Return the address of the model zoo, MXNET_GLUON_REPO; None for GluonCV's own."""
+    return os.environ.get("MXNET_GLUON_REPO") or None
+
+
+def zoo_mirror() -> Optional[str]:
+    """Return the address of a mirror of the model zoo, SSD_TRAIN_MIRROR; None if there is none."""
+    return os.environ.get("SSD_TRAIN_MIRROR") or None
 
 
 def read_seconds() -> float:

@@ -331,6 +331,7 @@ INPUTS = {
     "validation": "validation images",
     "validation_labels": "labels of the validation images",
     "pretrained": "weights to start from",
+    "weights_dir": "files of GluonCV's model zoo",
     "model": "model.tar.gz of an earlier job for incremental training",
 }
 

@@ -88,7 +88,7 @@ def staged_s3_paths(flags: argparse.Namespace) -> Iterator[Progress]:
     for name, value in vars(flags).items():
         setattr(flags, name, staging.replace_targets(value))
     # weights first: a wrong address is reported before the images are downloaded
-    for name in sorted(vars(flags), key=lambda name: name != "pretrained"):
+    for name in sorted(vars(flags), key=lambda name: name not in ("pretrained", "weights_dir")):
         setattr(flags, name, staging.replace_sources(getattr(flags, name)))
     try:
         yield _RenamingProgress(progress, staging.restore_urls)

@@ -261,7 +261,14 @@ def make_parser() -> Parser:
         "--pretrained",
         type=input_path,
         metavar="PATH",
-        help="weights to start from: a .params file, a model folder or its model.tar.gz (default: model zoo)",
+        help="weights to start from: a .params file, a .safetensors file of timm or torchvision, a model folder or its "
+        "model.tar.gz (default: the network of GluonCV's model zoo that --zoo names)",
+    )
+    parser.add_argument(
+        "--weights_dir",
+        type=input_path,
+        metavar="FOLDER",
+        help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
     )
     add_fetch_flag(parser)
     parser.add_argument(

@@ -134,11 +134,12 @@ def require_weights(config: TrainConfig, channels: Collection[str], network_isol
 
     A custom `image` may contain weights; AWS's containers contain none.
     """
-    has_weights = bool(image) or any(name in channels for name in CHANNELS["pretrained"])
+    has_weights = bool(image) or any(name in channels for name in (*CHANNELS["pretrained"], *CHANNELS["weights_dir"]))
     if network_isolation and config.use_pretrained_model and not has_weights:
         raise ConfigError(
             "network_isolation: found no pretrained weights, and an isolated job cannot download them, expected "
-            "--pretrained s3://... or --model s3://... (the channels of these names), or --use_pretrained_model 0"
+            "--pretrained s3://..., --model s3://... or --weights_dir s3://... (the channels of these names), or "
+            "--use_pretrained_model 0"
         )
 
 

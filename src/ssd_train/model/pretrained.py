@@ -1,7 +1,8 @@
 """Load weights files into a network and report how many tensors they filled.
 
-A weights file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the
-Gluon or GluonCV model zoo. A file that fits too few tensors of the network is refused.
+A .params file holds, under Gluon's names, a whole detector (GluonCV's SSD, or a model of ours) or a backbone of the
+Gluon or GluonCV model zoo; a .safetensors file holds a network of timm or torchvision. A file that fits too few tensors
+of the network is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
 from ssd_train.model.params_check import check_params_file
+from ssd_train.model.torch_weights import read_torch_weights
 
 mx = mxnet_compat.mxnet()
 gcv = mxnet_compat.gluoncv()
@@ -38,6 +40,7 @@ class LoadReport:
         partly: number of class head tensors of which only some rows were filled: background and the kept classes.
         kept_classes: (class of the network, class of the file) whose rows were loaded.
         new_classes: classes of the network whose rows were not loaded.
+        fates: of a .safetensors file, counts of the tensors that were not loaded, by the reason.
     """
 
     source: str
@@ -47,13 +50,15 @@ class LoadReport:
     partly: int = 0
     kept_classes: Tuple[Tuple[str, str], ...] = ()
     new_classes: Tuple[str, ...] = ()
+    fates: Tuple[Tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         partly = f", {self.partly} in part" if self.partly else ""
+        fates = "".join(f", {count} {reason}" for reason, count in self.fates)
         kept = [new if new == old else f"{new} (from {old})" for new, old in self.kept_classes]
         classes = [("class rows kept", kept), ("new", self.new_classes)]
         head = "".join(f"; {label}: {', '.join(names)}" for label, names in classes if names)
-        return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{partly}{head}"
+        return f"{self.source}: {self.kind}, {self.loaded} of {self.total} tensors loaded{partly}{fates}{head}"
 
 
 Arrays = Dict[str, Any]
@@ -85,6 +90,7 @@ def load_pretrained(
     path: "str | Path",
     old_classes: Optional[Sequence[str]] = None,
     rows: Optional[Sequence[int]] = None,
+    heads: bool = True,
 ) -> LoadReport:
     """Load the file at `path` into `net`.
 
@@ -93,15 +99,21 @@ def load_pretrained(
     Args:
         net: the network.
         base_network: its backbone.
-        path: a .params file.
+        path: a .params or .safetensors file.
         old_classes: class names of the file's detector, if they are known.
         rows: for each class of `net`, the class of the file whose rows it gets, -1 for none; default: the same name.
+        heads: load the class and box heads of a detector, too.
 
     Raises:
+        DependencyError: the safetensors library is missing.
         WeightsError: the file cannot be read, or fits too few tensors.
     """
+    if Path(path).suffix == ".safetensors":
+        return _load_torch_weights(net, base_network, Path(path))
     arrays = read_arrays(path)
     if any(name.startswith(CLASS_HEADS) for name in arrays):
+        if not heads:
+            return _load_features(net, arrays, str(path))
         return _load_detector(net, arrays, str(path), old_classes, rows)
     return _load_backbone(net, base_network, arrays, str(path))
 
@@ -134,18 +146,33 @@ def _load_detector(
         rows = [names.index(name) if name in names else -1 for name in net.classes]
     parameters = state_dict(net)
     heads = {name for name in parameters if name.startswith(CLASS_HEADS)}
-    fitting = {
-        n: arrays[n] for n in parameters if n not in heads and n in arrays and arrays[n].shape == parameters[n].shape
-    }
-    body = len(parameters) - len(heads)
-    _require(len(fitting), body, source, "detector")
-    for name, array in fitting.items():
-        parameters[name].set_data(array)
+    loaded = _fill({n: p for n, p in parameters.items() if n not in heads}, arrays, source, "detector")
     filled = sum(_copy_class_rows(parameters[name], arrays.get(name), rows, len(names)) for name in heads)
     kept = [(name, names[row]) for name, row in zip(net.classes, rows) if row >= 0] if filled else []
     new = [name for name, row in zip(net.classes, rows) if row < 0 or not filled]
-    loaded, partly = (len(fitting), filled) if new else (len(fitting) + filled, 0)
+    loaded, partly = (loaded, filled) if new else (loaded + filled, 0)
     return LoadReport(source, "detector", loaded, len(parameters), partly, tuple(kept), tuple(new))
+
+
+def _load_features(net: Any, arrays: Arrays, source: str) -> LoadReport:
+    """Load the backbone and the extra layers of a detector; its heads stay new."""
+    parameters = {name: p for name, p in state_dict(net).items() if name.startswith("features.")}
+    kind = "detector without its heads"
+    loaded = _fill(parameters, arrays, source, kind)
+    return LoadReport(source, kind, loaded, len(parameters), new_classes=tuple(net.classes))
+
+
+def _fill(parameters: Mapping[str, Any], arrays: Mapping[str, Any], source: str, kind: str) -> int:
+    """Set the parameters that have an array of their shape; return their number.
+
+    Raises:
+        WeightsError: there are too few.
+    """
+    fitting = {n: arrays[n] for n, p in parameters.items() if n in arrays and tuple(arrays[n].shape) == p.shape}
+    _require(len(fitting), len(parameters), source, kind)
+    for name, array in fitting.items():
+        parameters[name].set_data(array)
+    return len(fitting)
 
 
 def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
@@ -179,12 +206,21 @@ def _copy_class_rows(parameter: Any, old: Any, rows: Sequence[int], old_count: i
 
 def _load_backbone(net: Any, base_network: str, arrays: Arrays, source: str) -> LoadReport:
     renamed = _vgg_backbone(arrays) if base_network == nets.VGG else _zoo_backbone(net, base_network, arrays)
-    parameters = {name: p for name, p in net._collect_params_with_prefix().items() if _is_backbone(name)}
-    fitting = {n: a for n, a in renamed.items() if n in parameters and tuple(a.shape) == parameters[n].shape}
-    _require(len(fitting), len(parameters), source, f"{base_network} backbone")
-    for name, array in fitting.items():
-        parameters[name].set_data(array)
-    return LoadReport(source, f"{base_network} backbone", len(fitting), len(parameters))
+    parameters, kind = _backbone_parameters(net), f"{base_network} backbone"
+    return LoadReport(source, kind, _fill(parameters, renamed, source, kind), len(parameters))
+
+
+def _load_torch_weights(net: Any, base_network: str, path: Path) -> LoadReport:
+    parameters, kind = _backbone_parameters(net), f"{base_network} backbone"
+    arrays, unused = read_torch_weights(path, base_network, list(parameters))
+    loaded = _fill(parameters, {name: mx.nd.array(array) for name, array in arrays.items()}, str(path), kind)
+    missing = len(parameters.keys() - arrays.keys())
+    fates = (("missing", missing), ("of another shape", len(arrays) - loaded), ("not needed", unused))
+    return LoadReport(str(path), kind, loaded, len(parameters), fates=fates)
+
+
+def _backbone_parameters(net: Any) -> Dict[str, Any]:
+    return {name: p for name, p in net._collect_params_with_prefix().items() if _is_backbone(name)}
 
 
 def _is_backbone(name: str) -> bool:

@@ -50,15 +50,23 @@ class AnchorChoice(NamedTuple):
 def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Labels, progress: Progress) -> TrainConfig:
     """Return `config` with the anchor_sizes to train with.
 
-    They are, in this order: those in `config`; those of the detector in `pretrained`, whose box offsets refer to them;
-        with auto_anchors, those that fit `labels`; else none, which means SSD's own.
+    They are, in this order: those in `config`; those of the detector whose heads are taken, because its box offsets
+        refer to them; with auto_anchors, those that fit `labels`; else none, which means SSD's own.
+
+    Args:
+        config: the settings.
+        pretrained: the initial weights whose heads are taken; None: the heads are new.
+        labels: the training labels.
+        progress: reports the choice.
     """
-    if config.anchor_sizes or not config.auto_anchors:
+    if config.anchor_sizes:
         return config
     old = None if pretrained is None else anchors_of_checkpoint(pretrained, config)
     if old is not None:
         progress.info(f"anchor_sizes {old or 'of SSD'}: those of {pretrained}")
         return dataclasses.replace(config, anchor_sizes=old)
+    if not config.auto_anchors:
+        return config
     if not any(record.size_wh and len(record.boxes) for record in labels.records):
         progress.warning("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
         return config

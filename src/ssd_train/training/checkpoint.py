@@ -97,9 +97,11 @@ def check_compatible(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> 
     # settings may have been renamed since the checkpoint was written
     renamed = {f"setting {name}": f"setting {current}" for name, current in SETTING_ALIASES.items()}
     old = {renamed.get(name, name): value for name, value in old.items()}
-    # a setting added after the checkpoint was written counts as its default
-    defaults = {f"setting {item.name}": item.default for item in fields(TrainConfig)}
-    old = {**{name: defaults[name] for name in new if name in defaults}, **old}
+    # a setting added after the checkpoint was written counts as its default; one of the initial weights has no effect
+    for item in fields(TrainConfig):
+        name = f"setting {item.name}"
+        if name in new and name not in old:
+            old[name] = new[name] if item.metadata.get("start") else item.default
     old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
     differing = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differing:

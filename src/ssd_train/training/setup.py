@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ssd_train.devices import contexts
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
-from ssd_train.model.model_zoo import ADVICE, zoo_weights
+from ssd_train.model.model_zoo import ADVICE, find_weights, zoo_file
 from ssd_train.model.net import build_net, freeze, init_background_prior
 from ssd_train.model.pretrained import LoadReport, load_pretrained
 from ssd_train.model.targets import TargetEncoder
@@ -40,12 +40,28 @@ from ssd_train.training.step import ModelEMA, TrainStep
 
 # advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
-    f"give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file of GluonCV or a model, or "
-    "use_pretrained_model 0 to start from random weights"
+    f"which is the channel of that name, or give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file "
+    "of GluonCV or a model, or use_pretrained_model 0 to start from random weights"
 )
 CACHE_SHARE = 0.5  # fraction of the memory that is free when the job starts
 FULLEST_IMAGES = 100  # the images with the most boxes, which determine nms_topk
+RANDOM = (
+    "random weights: no trained weights are used, so the run needs many more images and epochs for the same score; "
+    "use_pretrained_model 1 or pretrained starts from trained ones"
+)
 AnyLoader = Union[TrainLoader, StreamLoader]
+
+
+class InitialWeights(NamedTuple):
+    """Weights to start from.
+
+    Attributes:
+        path: a weights file, or the folder or archive of a model.
+        heads: take the class and box heads of a detector, too.
+    """
+
+    path: Path
+    heads: bool
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ def build_setup(
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
     config, train, validation = load_datasets(config, environment, progress)
-    config = resolve_anchors(config, environment.pretrained, train.labels, progress)
+    config = resolve_anchors(config, weights.path if weights and weights.heads else None, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _refuse_early(environment, marks, config.epochs, before_data=False)
@@ -190,28 +206,38 @@ def _make_average(learner: TrainStep, config: TrainConfig, class_names: ClassNam
     return ModelEMA(net, learner.net, config.ema_decay)
 
 
-def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[Path]:
-    """Return the file or folder of the initial weights, from `pretrained` or the model zoo; None for random weights.
+def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[InitialWeights]:
+    """Return the initial weights, from `pretrained` or the model zoo; None for random weights.
 
-    The weights are loaded once into a network of one class: only the class head depends on the data.
+    A detector of the model zoo has anchors and classes of its own: with auto_anchors only its features are taken. The
+    weights are loaded once into a network of one class: only the class head depends on the data.
 
     Raises:
         ConfigError, WeightsError: the weights are missing, damaged, or of another network.
     """
-    if environment.pretrained is None and not config.use_pretrained_model:
+    if environment.pretrained is not None:
+        weights = InitialWeights(environment.pretrained, heads=True)
+    elif config.use_pretrained_model:
+        file, note = zoo_file(config.zoo, config.base_network, config.image_shape)
+        if note:
+            progress.info(note)
+        advice = IN_A_JOB if environment.on_sagemaker else ADVICE
+        path = find_weights(file, environment.weights_dir, progress, advice)
+        weights = InitialWeights(path, heads=not config.auto_anchors)
+    else:
         return None
-    advice = IN_A_JOB if environment.on_sagemaker else ADVICE
-    weights = environment.pretrained or zoo_weights(config.base_network, progress=progress, advice=advice)
     one_class = ClassNames(("object",))
     _load_weights(_new_net(config, one_class), config, weights, one_class)
     return weights
 
 
-def _make_net(config: TrainConfig, weights: Optional[Path], labels: Labels, progress: Progress) -> Any:
+def _make_net(config: TrainConfig, weights: Optional[InitialWeights], labels: Labels, progress: Progress) -> Any:
     net = _new_net(config, labels.class_names)
     if config.classification_loss == "focal":
         init_background_prior(net)
-    if weights is not None:
+    if weights is None:
+        progress.warning(RANDOM)
+    else:
         progress.info(str(_load_weights(net, config, weights, labels.class_names, has_own_ids(labels))))
     frozen = freeze(net, config.base_network, config.freeze_layer_pattern)
     if frozen:
@@ -220,14 +246,14 @@ def _make_net(config: TrainConfig, weights: Optional[Path], labels: Labels, prog
 
 
 def _load_weights(
-    net: Any, config: TrainConfig, source: Path, class_names: ClassNames, by_id: bool = True
+    net: Any, config: TrainConfig, weights: InitialWeights, class_names: ClassNames, by_id: bool = True
 ) -> LoadReport:
-    """Load a .params file, a folder with one, or a model of ours (folder or archive) into `net`.
+    """Load a weights file, a folder with one, or a model of ours (folder or archive) into `net`.
 
     Args:
         net: the network to fill.
         config: its settings.
-        source: the file, folder or archive.
+        weights: the file, folder or archive.
         class_names: classes of `net`. Each takes the rows of the model's class of the same name.
         by_id: if either side has no names, take the rows of the same class id instead.
 
@@ -235,11 +261,12 @@ def _load_weights(
         ConfigError: there is no such file, or the model has another backbone.
         WeightsError: the weights are damaged or do not fit.
     """
+    source = weights.path
     if not source.exists():
-        raise ConfigError(f"pretrained: {source} not found, expected a .params file or a model folder")
+        raise ConfigError(f"pretrained: {source} not found, expected a weights file or a model folder")
     with open_model(source) as path:
         if not (path / CONFIG).exists():
-            report = load_pretrained(net, config.base_network, _params_file(path))
+            report = load_pretrained(net, config.base_network, _weights_file(path), heads=weights.heads)
         else:
             model = SavedModel.load(path)
             if model.config.base_network != config.base_network:
@@ -252,12 +279,14 @@ def _load_weights(
     return dataclasses.replace(report, source=str(source))
 
 
-def _params_file(path: Path) -> Path:
+def _weights_file(path: Path) -> Path:
     if path.is_file():
         return path
-    files = sorted(path.glob("*.params"))
+    files = sorted(file for kind in ("params", "safetensors") for file in path.glob(f"*.{kind}"))
     if len(files) != 1:
-        raise ConfigError(f"pretrained: found {len(files)} .params files in {path}, expected one, or a model folder")
+        raise ConfigError(
+            f"pretrained: found {len(files)} .params and .safetensors files in {path}, expected one, or a model folder"
+        )
     if files[0].name.startswith(BUILTIN_ARTIFACT) or is_converted(path):
         raise WeightsError(
             f"{files[0].name}: found an artifact of the built-in algorithm, whose network is another one, "

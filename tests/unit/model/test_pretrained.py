@@ -1,20 +1,15 @@
-"""Tests of loading weights files and of the model zoo's download."""
+"""Tests of loading weights files."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-import socket
-import threading
-import time
 
 import numpy as np
 import pytest
 
 from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
-from ssd_train.model.model_zoo import zoo_weights
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import load_pretrained, load_strict, read_arrays, state_dict
 
@@ -339,62 +334,3 @@ def test_load_pretrained_real_backbone(shared_data):
     path = shared_data / "weights" / "mobilenet1.0-imagenet-coral.params"
     report = load_pretrained(build_net("mobilenet1.0", 300, ["cat"]), "mobilenet1.0", path)
     assert (report.loaded, report.total) == (135, 135)
-
-
-@contextlib.contextmanager
-def server(answer: bytes):
-    """Return the address of a loopback server that sends `answer`, or nothing if it is empty."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    held, stop = [], threading.Event()
-
-    def serve():
-        while not stop.is_set():
-            with contextlib.suppress(OSError):
-                connection, _ = listening.accept()
-                held.append(connection)
-                if answer:
-                    connection.recv(4096)
-                    connection.sendall(answer)
-                    connection.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        stop.set()
-        listening.close()
-        for connection in held:
-            connection.close()
-
-
-def test_zoo_weights_without_answer_times_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    with server(b"") as address:
-        monkeypatch.setenv("MXNET_GLUON_REPO", address)
-        started = time.monotonic()
-        with pytest.raises(WeightsError) as error:
-            zoo_weights("mobilenet1.0", seconds=3)
-    assert time.monotonic() - started < 10
-    assert re.match("model zoo: .*mobilenet1.0.* 3 s", str(error.value))
-    assert "--pretrained FILE" in str(error.value) and "--use_pretrained_model 0" in str(error.value)
-
-
-NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-def test_zoo_weights_refused_download_raises_with_reason(tmp_path, monkeypatch):
-    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    with server(NOT_FOUND) as address:
-        monkeypatch.setenv("MXNET_GLUON_REPO", address)
-        with pytest.raises(WeightsError, match="model zoo: vgg16_atrous .*--pretrained"):
-            zoo_weights("vgg-16", seconds=60)
-
-
-def test_zoo_weights_unreachable_host_raises_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("MXNET_HOME", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    monkeypatch.setenv("MXNET_GLUON_REPO", f"http://127.0.0.1:{port}/")
-    with pytest.raises(WeightsError, match=r"^model zoo: mobilenet1\.0 .*127\.0\.0\.1"):
-        zoo_weights("mobilenet1.0", seconds=60)
