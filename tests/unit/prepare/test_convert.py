@@ -152,7 +152,7 @@ def test_skipped_and_mended_are_counted(tmp_path):
     lost = convert(load_labels(tmp_path, manifest), "coco", tmp_path / "x.json")
 
     assert f"skipped 1: duplicate line (first: {manifest}:4)" in lost
-    assert f"mended 1: box clipped to the image (first: {manifest}:1)" in lost
+    assert f"repaired 1: box clipped to the image (first: {manifest}:1)" in lost
 
 
 @pytest.mark.parametrize(
