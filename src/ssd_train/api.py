@@ -14,7 +14,8 @@ from typing import Any, Callable, ContextManager, Iterator, Optional, Sequence, 
 from ssd_train.cli.arguments import label_options
 from ssd_train.cli.evaluate import score
 from ssd_train.cli.paths import input_path, local_dir, staged_s3_paths
-from ssd_train.cli.train import StopRequests, make_parser
+from ssd_train.cli.train import StopRequests, TrainResult, make_parser
+from ssd_train.cli.train import train as run_training
 from ssd_train.config import TrainConfig
 from ssd_train.data import labels as label_files
 from ssd_train.data.structures import Labels
@@ -100,11 +101,8 @@ def train(
     with _staged(verbose, paths) as (flags, progress), _stop_requests() as should_stop:
         config = TrainConfig.from_mapping(settings, progress.warning, make_parser().names)
         environment = Environment(**vars(flags), fetch_images=fetch_images, devices=devices)
-        from ssd_train.training.trainer import WorkerResult
-        from ssd_train.training.trainer import train as run
-
-        trained = run(config, environment, progress, should_stop)
-    assert not isinstance(trained, WorkerResult)  # one process
+        trained = run_training(config, environment, progress, should_stop)
+    assert isinstance(trained, TrainResult)  # one process
     return TrainingResult(trained.scores, trained.model_dir, trained.report, trained.best_epoch + 1, trained.epochs)
 
 
