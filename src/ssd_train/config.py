@@ -327,7 +327,7 @@ def resumable_settings() -> Tuple[str, ...]:
     """Return the settings that a resumed run may change: the fields with resume=True.
 
     They do not affect the steps already made. All other settings, the classes and the labels are part of the
-    checkpoint's fingerprint (training/fingerprint.py); a run that differs in them is refused.
+    checkpoint's fingerprint (training/checkpoint.py); a run that differs in them is refused.
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
 
@@ -335,6 +335,6 @@ def resumable_settings() -> Tuple[str, ...]:
 def settings_by_data() -> Tuple[str, ...]:
     """Return the settings that are completed from the training data: the fields with by_data=True.
 
-    Their values may change once the data is read (training/intake.py, training/anchor_choice.py).
+    Their values may change once the data is read (training/data_setup.py, training/autoanchor.py).
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("by_data"))

@@ -16,7 +16,7 @@ class ConfigError(SsdTrainError):
 class DataError(SsdTrainError):
     """Unusable images or labels; the message starts with file:line if there is one.
 
-    `code` is the code of `check` (data/check_codes.py), or "" for the code of the caller.
+    `code` is the code of `check` (data/checks/codes.py), or "" for the code of the caller.
     """
 
     exit_code = 2

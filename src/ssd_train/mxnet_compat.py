@@ -113,8 +113,8 @@ def enable_mixed_precision(on_gpu: bool) -> str:
     """Enable MXNet's automatic mixed precision and return its dtype: float16 on GPUs, bfloat16 on CPUs.
 
     It affects networks built afterwards and cannot be disabled in this process. The casts are nodes of the symbol;
-    `tojson`, `save` and `export` drop them silently without `remove_amp_cast=False`: model/frozen.py keeps them,
-    `compile_answers` in model/graphs.py does not.
+    `tojson`, `save` and `export` drop them silently without `remove_amp_cast=False`: model/net.py keeps them,
+    `compile_detections` in model/graphs.py does not.
     """
     dtype = "float16" if on_gpu else "bfloat16"
     mxnet()

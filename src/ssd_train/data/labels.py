@@ -51,7 +51,7 @@ _FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MAN
 
 
 class DetectedLabels(NamedTuple):
-    """Labels found by `find_labels`.
+    """Labels found by `detect_format`.
 
     Attributes:
         format: Key of EXPECTED.
@@ -402,7 +402,7 @@ def _image_folder(images: Optional[PathLike], labels: Optional[PathLike], near: 
 
 
 def read_labels(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> Labels:
-    """Load only the labels of a file or folder, as `read_labelled` does."""
+    """Load only the labels of a file or folder, as `load_labels` does."""
     return load_labels(None, path, LabelOptions("", label_attribute or "", on_bad)).labels
 
 

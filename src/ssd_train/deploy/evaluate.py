@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -46,7 +47,7 @@ def score_images(
 def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
     """Yield the images of `labels`."""
     for record in labels.records:
-        yield ImageRef(record.name, lambda record=record: images.read(record), record.where, record.size_wh)
+        yield ImageRef(record.name, functools.partial(images.read, record), record.where, record.size_wh)
 
 
 def score_predictions(

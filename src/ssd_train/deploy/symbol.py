@@ -1,4 +1,4 @@
-"""Write a trained model as MXNet's deployment files (see exported.py)."""
+"""Write a trained model as MXNet's deployment files (see artifacts/symbol_format.py)."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def write_source(target: Path, entry_point: Optional[Path] = None) -> List[str]:
 def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = None) -> None:
     """Write a model archive with the inference code and this package in code/.
 
-    The SDK may repack the archive with `dependencies` (see served_code.py). code/requirements.txt is that of the entry
-    point with the packages for serving added.
+    The SDK may repack the archive with `dependencies` (see artifacts/inference_code.py). code/requirements.txt is that
+    of the entry point with the packages for serving added.
 
     Args:
         model: model folder or archive.

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Tuple
 
 from ssd_train import mxnet_compat
 
-mx = mxnet_compat.mxnet()
+mx: Any = mxnet_compat.mxnet()
 
 FUSED_OPERATOR = "_contrib_BatchNormWithReLU"
 CHANNELS_AT_ONCE = 16  # with AVX-512; 8 with AVX2

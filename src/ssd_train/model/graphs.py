@@ -15,7 +15,7 @@ from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
 
-mx = mxnet_compat.mxnet()
+mx: Any = mxnet_compat.mxnet()
 
 SCORE_THRESHOLD = 0.01  # candidates with a lower score are dropped, as in GluonCV
 
@@ -207,7 +207,9 @@ class EvalGraph(DetectGraph):
         super().__init__(net, nms_threshold, nms_topk, post_nms)
         self.loss = loss
 
-    def hybrid_forward(self, F: Any, pixels: Any, class_targets: Any, box_targets: Any) -> Any:
+    def hybrid_forward(  # type: ignore[override]  # Gluon passes each graph its own inputs
+        self, F: Any, pixels: Any, class_targets: Any, box_targets: Any
+    ) -> Any:
         """Return rows (B, post_nms, 6) as DetectGraph does, CrossEntropy (1,) and SmoothL1 (1,).
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssd_train import mxnet_compat
 
-mx = mxnet_compat.mxnet()
+mx: Any = mxnet_compat.mxnet()
 
 GAMMA, ALPHA = 2.0, 0.25  # RetinaNet (Lin et al. 2017, section 5.1)
 

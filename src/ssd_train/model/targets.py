@@ -39,7 +39,8 @@ class TargetEncoder:
 
         Args:
             boxes: (N, 4), xyxy in input pixels.
-            class_ids: (N,); -1 marks a region to ignore: an anchor with IGNORED_SHARE of its area in it is no negative.
+            class_ids: (N,); -1 marks a region to ignore: an anchor with IGNORED_FRACTION of its area in it is not
+                a negative.
 
         Returns:
             Class targets float32 (A,): 0 for background, IGNORED, or class id + 1. Box targets float32 (A, 4):

@@ -6,7 +6,7 @@ old or the new file is complete, and the next write to that path removes the tem
 Symbolic links are followed and kept; their target is replaced. Devices, pipes and open files of this process
 (/dev/stdout, /dev/fd/N) are written to directly.
 
-Only one process may write to a path at a time; any number may read. published.py does the same for folders.
+Only one process may write to a path at a time; any number may read. `write_dir_atomic` does the same for folders.
 """
 
 from __future__ import annotations
@@ -379,9 +379,9 @@ def write_dir_atomic(target: Path, write: Callable[[Path], None], keep: int) -> 
 
 
 def finished_dirs(target: Path) -> List[Path]:
-    """Return the finished folders of `publish_folder(target, ...)`, newest first.
+    """Return the finished folders of `write_dir_atomic(target, ...)`, newest first.
 
-    They may be damaged; `verify_folder` checks that.
+    They may be damaged; `verify_checksums` checks that.
     """
     finished = [folder for folder in _numbered(Path(target)) if _is_finished(folder)]
     return sorted(finished, key=_number_of, reverse=True)

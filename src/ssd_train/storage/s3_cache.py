@@ -50,7 +50,7 @@ class S3Cache:
         self._fetch_entries(url, [entry])
         return self._path(url)
 
-    def bring_each(self, addresses: Sequence[str]) -> Dict[str, Union[Path, Unavailable]]:
+    def fetch_each(self, addresses: Sequence[str]) -> Dict[str, Union[Path, Unavailable]]:
         """Return for each s3:// address the path of a copy, or the error that concerns this object only."""
         invalid: Dict[str, Union[Path, Unavailable]] = {}
         urls = []
@@ -184,12 +184,12 @@ def _stamp(path: Path) -> Optional[List[object]]:
 
 
 def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Union[Path, Unavailable]]]":
-    """Return a function like `Copies.bring_each` that connects to S3 when it is called."""
+    """Return a function like `S3Cache.fetch_each` that connects to S3 when it is called."""
 
     def fetch(addresses: Sequence[str]) -> "Dict[str, Union[Path, Unavailable]]":
         """Connect to S3 and download `addresses`."""
         progress.info(f"{len(addresses)} images are missing in their folder and are downloaded from S3")
-        return S3Cache(Store(), progress).bring_each(addresses)
+        return S3Cache(Store(), progress).fetch_each(addresses)
 
     return fetch
 

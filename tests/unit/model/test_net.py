@@ -262,7 +262,7 @@ def test_background_prior_sets_initial_probabilities(classes):
 
 def test_build_net_given_scales_equal_make_anchors():
     shares = (0.2, 0.4, 0.6, 0.8, 1.0)
-    net = build_net(SMALL_NETWORK, 128, ["a"], shares=shares)
+    net = build_net(SMALL_NETWORK, 128, ["a"], scales=shares)
     layout = anchor_layout(SMALL_NETWORK, 128, shares)
     maps = [mx.nd.zeros((1, 1, cells, cells)) for cells in layout.cells]
     found = np.concatenate([make(m).asnumpy().reshape(-1, 4) for m, make in zip(maps, net.anchor_generators)])

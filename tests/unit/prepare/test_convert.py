@@ -143,7 +143,7 @@ def test_buckets_are_lost_where_the_format_has_none(tmp_path, target, lines):
     assert [line for line in lost if "bucket: b, c" in line] == lost and len(lost) == lines
 
 
-def test_skipped_and_mended_are_counted(tmp_path):
+def test_skipped_and_repaired_are_counted(tmp_path):
     manifest = tmp_path / "x.manifest"
     write_ground_truth(manifest, LABELS.records, LABELS.class_names)
     text = manifest.read_text().replace('"left":1,', '"left":-9,')

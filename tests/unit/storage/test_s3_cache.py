@@ -105,9 +105,9 @@ def test_bring_after_an_interruption_keeps_finished_copies(s3_client):
 def test_bring_each_updates_changed_objects(s3_client):
     put(s3_client, "a/1.jpg", "b/2.jpg")
     addresses = ["s3://bucket/a/1.jpg", "s3://bucket/b/2.jpg"]
-    first = copies().bring_each(addresses)
+    first = copies().fetch_each(addresses)
     put(s3_client, "b/2.jpg", body=b"newer")
-    second = copies().bring_each(addresses)
+    second = copies().fetch_each(addresses)
     assert first == second and [path.read_bytes() for path in second.values()] == [b"1", b"newer"]
 
 
@@ -125,9 +125,9 @@ MISSING = {
 @pytest.mark.parametrize("address, message", MISSING.values(), ids=MISSING.keys())
 def test_bring_each_missing_object_does_not_stop_the_others(s3_client, address, message):
     put(s3_client, "gone.jpg", "there.jpg")
-    copies().bring_each(["s3://bucket/gone.jpg"])
+    copies().fetch_each(["s3://bucket/gone.jpg"])
     s3_client.delete_object(Bucket="bucket", Key="gone.jpg")
-    found = copies().bring_each(["s3://bucket/there.jpg", address])
+    found = copies().fetch_each(["s3://bucket/there.jpg", address])
     assert found["s3://bucket/there.jpg"].read_bytes() == b"1"
     assert isinstance(found[address], Unavailable) and str(found[address]).startswith(message)
 
@@ -136,7 +136,7 @@ def test_bring_each_expired_credentials_stop_at_once(monkeypatch):
     with stub(fault("ExpiredToken")) as (address, seen):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(DataError, match="^s3://bucket/0.jpg: the credentials have expired$"):
-            copies().bring_each([f"s3://bucket/{n}.jpg" for n in range(100)])
+            copies().fetch_each([f"s3://bucket/{n}.jpg" for n in range(100)])
     assert len(seen) < 50
 
 

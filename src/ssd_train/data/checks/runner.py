@@ -1,7 +1,7 @@
 """Check a dataset for faults before training, and compute its statistics.
 
-Every image is read and decoded once, with all CPUs. `cheap_check` is the part that runs before training: it opens every
-image and decodes none. check_codes.py and docs/check-codes.md list the codes.
+Every image is read and decoded once, with all CPUs. `quick_check` is the part that runs before training: it opens every
+image and decodes none. codes.py and docs/check-codes.md list the codes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Rules for cases that the schema leaves open:
   are two names that differ only in surrounding blanks.
 - A line without ``source-ref``, or without a label of this kind of job, is skipped. A malformed line is an error, or
   skipped with ``on_bad="skip"``. An empty list of annotations is a background image.
-- For boxes outside the image and repeated images see `gather.Gather`.
+- For boxes outside the image and repeated images see `builder.LabelsBuilder`.
 """
 
 from __future__ import annotations

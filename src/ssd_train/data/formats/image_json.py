@@ -28,7 +28,7 @@ OTHER_IDS = "categories of no file used: here they lack a class id of the annota
 
 
 def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on_bad: str = "error") -> Labels:
-    """Read all JSON files below a folder; `Record.where` is the file.
+    """Read all JSON files below a folder; `LabeledImage.where` is the file.
 
     Args:
         path: The folder.

@@ -1,12 +1,12 @@
 """Read and write detection data sets in RecordIO: `.rec`, `.idx` and `.lst` files.
 
 The `.rec` file is the built-in algorithm's format. A record is one image: ``IfQQ`` little-endian (flag, label, id,
-id2), `flag` float32 values of label (`detection_label`, coordinates 0..1), the encoded image. Lines of the `.idx` file
+id2), `flag` float32 values of label (see `pack_label`, coordinates 0..1), the encoded image. Lines of the `.idx` file
 are ``id<TAB>byte offset``, those of the `.lst` file ``id<TAB>label...<TAB>path``. GluonCV's RecordFileDetection and
 MXNet's ImageDetRecordIter read the files written here.
 
 The format has no class names. They are passed to the reader, or read from a `.names` file next to the `.rec` file
-(`class_list`), or are class_0, class_1 and so on.
+(see `read_class_list`), or are class_0, class_1 and so on.
 
 Coordinates refer to the upright image (EXIF orientation applied), as in ImageDetRecordIter. GluonCV ignores the
 orientation, so the writer converts images that are not stored upright to PNG.

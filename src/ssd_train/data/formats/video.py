@@ -47,7 +47,7 @@ class _Sequence(NamedTuple):
 
 
 def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_bad: str = "error") -> Labels:
-    """Read all frames of an output manifest; `Record.size_wh` is None.
+    """Read all frames of an output manifest; `LabeledImage.size_wh` is None.
 
     Args:
         path: The manifest, or the folder of the job.

@@ -5,9 +5,9 @@ In ssd_train it is (0, 0, width, height): only xmin and ymin are reduced by 1. B
 therefore become one pixel wider to the left and top. If that pixel is outside the image, the box is clipped and listed
 in `Labels.repaired`.
 
-An XML file belongs to the image of the same name, next to it or in the sister folder (`pairing`). ``filename`` is used
-only for files without such an image. If ``filename`` differs from the name of that image, the difference is
-listed in `Labels.repaired`.
+An XML file belongs to the image of the same name, next to it or in the sister folder (see `builder.ImagesOfLabels`).
+``filename`` is used only for files without such an image. If ``filename`` differs from the name of that image, the
+difference is listed in `Labels.repaired`.
 
 Class names are sorted unless they are passed, because the format has no class ids. Objects marked difficult are ignored
 regions: neither scored nor learned as background. A size of 0 x 0, which some tools write, counts as missing.
@@ -76,10 +76,10 @@ def read_voc(
     on_bad: str = "error",
     images: Optional[PathLike] = None,
 ) -> Labels:
-    """Read all XML files below a folder; `Record.where` is the XML file.
+    """Read all XML files below a folder; `LabeledImage.where` is the XML file.
 
-    `Record.name` is the path of the image below the folder `images`. Without such an image, it is ``filename``, or else
-    the name of the XML file. Lists in ImageSets/Main are read into `Labels.sets`.
+    `LabeledImage.name` is the path of the image below the folder `images`. Without such an image, it is ``filename``,
+    or else the name of the XML file. Lists in ImageSets/Main are read into `Labels.sets`.
 
     Args:
         path: The folder of the XML files.

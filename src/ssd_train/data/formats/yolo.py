@@ -5,7 +5,7 @@ line with a polygon (class id, x1, y1, x2, y2, ...) is read as its bounding box,
 kpt_shape, the values after the box are keypoints and are ignored.
 
 Images and labels are in the same folder, in folders `images` and `labels` of the same structure, or in two folders that
-are passed. Class names and splits are read from data.yaml and other files (`yolo_names`); class names may be passed.
+are passed. Class names and splits are read from data.yaml and other files (see `describe`); class names may be passed.
 
 An empty .txt file is the label of a background image. An image without a .txt file is skipped, because it may show
 objects. A label without an image is an error.
@@ -340,8 +340,8 @@ def read_yolo(
 ) -> Labels:
     """Read the labels of all images below a folder.
 
-    `Record.name` is the path of the image below `path`. Image headers are read, because coordinates are normalized to
-    the size of the upright image (EXIF orientation applied).
+    `LabeledImage.name` is the path of the image below `path`. Image headers are read, because coordinates are
+    normalized to the size of the upright image (EXIF orientation applied).
 
     Args:
         path: The folder of the images.

@@ -1,8 +1,8 @@
 """Convert archives of the built-in Object Detection algorithm to deployment files.
 
-mxnet-ssd's deploy.py did the same. The deployment files (see exported.py) hold the algorithm's own network: raw pixels
-as input, its priors, its NMS, and rows with corners in 0..1. predict, evaluate, export and serve read them like other
-exports. They cannot be trained further.
+mxnet-ssd's deploy.py did the same. The deployment files (see artifacts/symbol_format.py) hold the algorithm's own
+network: raw pixels as input, its priors, its NMS, and rows with corners in 0..1. predict, evaluate, export and serve
+read them like other exports. They cannot be trained further.
 """
 
 from __future__ import annotations

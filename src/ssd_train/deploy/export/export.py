@@ -1,6 +1,6 @@
 """Export a model to other formats, and verify each export before it is published.
 
-    symbol       MXNet's deployment files (exported.py), in a folder
+    symbol       MXNet's deployment files (artifacts/symbol_format.py), in a folder
     int8         the same with 8-bit convolutions, for CPUs
     onnx         an ONNX file
     onnx-int8    the same with 8-bit convolutions

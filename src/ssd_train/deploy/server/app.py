@@ -2,7 +2,7 @@
 
     GET  /               page that shows the boxes of an image dropped on it
     GET  /ping           200 while the server runs
-    POST /invocations    image to detections, in the formats of requests.py and answers.py; also a form with one file
+    POST /invocations    image to detections, in the formats of codec.py; also a form with one file
                          (`curl -F image=@x.jpg`)
     GET  /metrics        metrics for Prometheus
 
