@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def trained_detector(folder: Path, pictures: int, epochs: int, engine: str) -> Detector:
-    """A detector of drawn shapes."""
+    """Train a detector of drawn shapes."""
     samples = draw_shapes_set(pictures, 1, TRAINED_WH, max_objects=12, empty_fraction=0.05, sides=OBJECTS)
     images, labels = write_drawn_set(folder / "data", samples, SHAPE_CLASSES, "shapes")
     (weights,) = Path(os.environ["SSD_TRAIN_DATA"], "weights").glob("mobilenet1.0*.params")
