@@ -29,8 +29,8 @@ class View:
         flip_x: Flip left to right, after rotating.
         flip_y: Flip top to bottom, after rotating.
         colour: (3, 4) matrix applied to (R, G, B, 1), or None.
-        least_visible: Minimum visible fraction of a box's area for the box to be kept.
-        by_centre: Keep a box if its centre is visible; `least_visible` is then ignored.
+        min_visibility: Minimum visible fraction of a box's area for the box to be kept.
+        keep_by_center: Keep a box if its centre is visible; `min_visibility` is then ignored.
     """
 
     rect: Tuple[float, float, float, float]

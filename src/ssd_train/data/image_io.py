@@ -83,17 +83,16 @@ def read_header(data: bytes, where: str) -> ImageHeader:
         DataError: `data` is not an image of FORMATS, or damaged; the message starts with `where` and describes the
             content.
     """
-    found = sniff_format(data)
-    if found not in READERS:
-        code = "unsupported-format" if is_of_other_format(found) else "unreadable-image"
-        raise DataError(f"{where}: found {found}, expected an image ({', '.join(FORMATS)})", code)
+    format = sniff_format(data)
+    if format not in READERS:
+        code = "unsupported-format" if is_of_other_format(format) else "unreadable-image"
+        raise DataError(f"{where}: found {format}, expected an image ({', '.join(FORMATS)})", code)
     try:
-        image = READERS[found](io.BytesIO(data))
-        return _header_of(image, found)
+        return _header_of(READERS[format](io.BytesIO(data)), format)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise many kinds of exception on damage
-        raise DataError(f"{where}: found a damaged {found} header ({error}), expected a whole image") from error
+        raise DataError(f"{where}: found a damaged {format} header ({error}), expected a whole image") from error
 
 
 def _header_of(image: Image.Image, name: str) -> ImageHeader:

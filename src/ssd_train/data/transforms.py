@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train import boxes as geometry
 from ssd_train.data import pixels
-from ssd_train.data.augment import Random, View, policy_of, visible_mask
+from ssd_train.data.augment import View, policy_of, visible_mask
 from ssd_train.data.pixels import resize
 
 # padding beyond the image: the mean of ImageNet's pixels, which normalisation maps to about 0
@@ -24,16 +24,16 @@ Encoder = Callable[[np.ndarray, np.ndarray], Tuple[np.ndarray, np.ndarray]]
 
 def apply_view(image: np.ndarray, view: View, side: int) -> np.ndarray:
     """Return the part of an image (H, W, 3) that `view` shows, as (side, side, 3)."""
-    picture = _cut_and_resize(image, view.rect, side)
+    image = _crop_and_resize(image, view.rect, side)
     # NumPy's rotated views take forty times as long to make contiguous
     if view.quarter_turns:
-        picture = pixels.operations.rotate(picture, view.quarter_turns)
+        image = pixels.operations.rotate(image, view.quarter_turns)
     if view.flip_x or view.flip_y:
-        picture = pixels.operations.flip(picture, view.flip_x, view.flip_y)
-    return picture if view.colour is None else pixels.operations.transform_colour(picture, view.colour)
+        image = pixels.operations.flip(image, view.flip_x, view.flip_y)
+    return image if view.colour is None else pixels.operations.transform_colour(image, view.colour)
 
 
-def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], side: int) -> np.ndarray:
+def _crop_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], side: int) -> np.ndarray:
     height, width = image.shape[:2]
     x, y, w, h = rect
     # the visible part in whole pixels of the source, and its position in the result
@@ -43,11 +43,11 @@ def _cut_and_resize(image: np.ndarray, rect: Tuple[float, float, float, float], 
     top, bottom = (int(round((v - y) * side / h)) for v in (y1, y2))
     left, top = min(max(left, 0), side - 1), min(max(top, 0), side - 1)
     right, bottom = min(max(right, left + 1), side), min(max(bottom, top + 1), side)
-    part = resize(image[y1:y2, x1:x2], (right - left, bottom - top))
-    if part.shape[:2] == (side, side):
-        return part
+    crop = resize(image[y1:y2, x1:x2], (right - left, bottom - top))
+    if crop.shape[:2] == (side, side):
+        return crop
     rims = (top, side - bottom, left, side - right)
-    return pixels.operations.pad(part, rims, FILL)
+    return pixels.operations.pad(crop, rims, FILL)
 
 
 def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
@@ -86,7 +86,7 @@ def transform_boxes(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: 
 
 
 class TrainTransform:
-    """Augment an image and its boxes, and encode the targets.
+    """Augment an image and its boxes, and encode the targets: `policy` draws a view, `apply` applies it.
 
     Args:
         side: Input side of the network in pixels.
@@ -104,31 +104,24 @@ class TrainTransform:
         self.encode = encode
         self.grayscale = grayscale
 
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, random: Random
+    def apply(
+        self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw a view and apply it.
+        """Apply a view that `policy` has drawn.
 
         Args:
             image: Uint8 (H, W, 3).
             boxes: (N, 4) xyxy in pixels of the image.
             class_ids: (N,); -1 for regions to be ignored.
-            random: Source of randomness.
+            view: The view, in pixels of the image.
 
         Returns:
             Image uint8 (side, side, 3), class targets (A,), box targets (A, 4).
         """
-        height, width = image.shape[:2]
-        return self.apply(image, boxes, class_ids, self.policy((width, height), boxes[class_ids >= 0], random))
-
-    def apply(
-        self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray, view: View
-    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Apply a given view; returns the same as a call."""
-        picture = apply_view(image, view, self.side)
+        shown = apply_view(image, view, self.side)
         if self.grayscale:
-            picture = to_gray(picture)
-        return (picture, *self.encode(*transform_boxes(boxes, class_ids, view, self.side)))
+            shown = to_gray(shown)
+        return (shown, *self.encode(*transform_boxes(boxes, class_ids, view, self.side)))
 
 
 def preprocess(image: np.ndarray, side: int, grayscale: bool = False) -> np.ndarray:
@@ -136,8 +129,8 @@ def preprocess(image: np.ndarray, side: int, grayscale: bool = False) -> np.ndar
 
     Used in evaluation and serving. The aspect ratio is not preserved, as in the built-in algorithm.
     """
-    picture = resize(image, (side, side))
-    return to_gray(picture) if grayscale else picture
+    resized = resize(image, (side, side))
+    return to_gray(resized) if grayscale else resized
 
 
 class EvalTransform:
@@ -151,7 +144,7 @@ class EvalTransform:
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, class_ids: np.ndarray
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the same as TrainTransform, without randomness."""
+        """Return the same as TrainTransform.apply, of the whole image."""
         height, width = image.shape[:2]
         targets = transform_boxes(boxes, class_ids, View((0, 0, width, height)), self.side)
         return (preprocess(image, self.side, self.grayscale), *self.encode(*targets))

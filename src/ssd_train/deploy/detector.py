@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import (
     Callable,
-    Deque,
     Iterable,
     Iterator,
     List,
@@ -40,6 +38,7 @@ from ssd_train.deploy.tiling import Rect, check_tile, merge_tiles, tile_rects
 from ssd_train.environment import read_devices
 from ssd_train.errors import ConfigError, DataError, WeightsError
 from ssd_train.evaluation.results import FIXED_SCORE
+from ssd_train.parallel import ordered_map
 from ssd_train.storage.archive import open_model
 
 # engine -> required packages
@@ -235,16 +234,11 @@ class Detector:
         Threads read and decode the next images while the network runs.
         """
         check_tile(*tiling)
-        refs, group = iter(refs), 1 if tiling.side else batch_size  # the tiles of one image are enough for a batch
-        with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-            pending: Deque["Future[_Loaded]"] = deque()
-            for ref in itertools.islice(refs, (workers + 1) * group):
-                pending.append(pool.submit(self._load, ref, tiling))
-            while pending:
-                loaded = [pending.popleft().result() for _ in range(min(group, len(pending)))]
-                for ref in itertools.islice(refs, len(loaded)):
-                    pending.append(pool.submit(self._load, ref, tiling))
-                yield from self._predict(loaded, batch_size)
+        group = 1 if tiling.side else batch_size  # the tiles of one image are enough for a batch
+        load = functools.partial(self._load, tiling=tiling)
+        images = ordered_map(load, refs, workers, at_once=1, ahead=(workers + 1) * group)
+        for loaded in iter(lambda: list(itertools.islice(images, group)), []):
+            yield from self._predict(loaded, batch_size)
 
     def to_input(self, image: np.ndarray) -> np.ndarray:
         """Resize `image` (H, W, 3) to the network's input, uint8 (side, side, 3)."""

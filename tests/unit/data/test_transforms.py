@@ -48,6 +48,11 @@ def hull_of_green(image):
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32) if len(x) else None
 
 
+def augment(transform, image, boxes, class_ids, random):
+    """Draw a view of a decoded image and apply it."""
+    return transform.apply(image, boxes, class_ids, transform.policy(image.shape[1::-1], boxes, random))
+
+
 @pytest.mark.parametrize(
     "size_wh", [(160, 120), (120, 160), (500, 400), (128, 128), (60, 40)], ids=lambda s: f"{s[0]}x{s[1]}"
 )
@@ -63,7 +68,7 @@ def test_boxes_follow_the_pixels(policy, size_wh):
         )
         transform = TrainTransform(SIDE, policy, keep)
         image = drawn(size_wh, box)
-        found, boxes, ids = transform(image, box[None], np.array([7]), random)
+        found, boxes, ids = augment(transform, image, box[None], np.array([7]), random)
         assert found.shape == (SIDE, SIDE, 3) and found.dtype == np.uint8 and found.flags.c_contiguous
         hull = hull_of_green(found)
         if not len(boxes):
@@ -89,7 +94,7 @@ def test_nothing_leaves_the_picture(policy, size_wh):
         corners = np.sort(random.uniform(0, 1, (6, 2, 2)), axis=1) * size_wh
         boxes = corners.reshape(6, 4).astype(np.float32)
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 0).all(axis=1)]
-        pixels, found, ids = transform(image, boxes, np.arange(len(boxes)), random)
+        pixels, found, ids = augment(transform, image, boxes, np.arange(len(boxes)), random)
         assert pixels.shape == (SIDE, SIDE, 3) and len(found) == len(ids)
         assert geometry.find_invalid_box(found, (SIDE, SIDE)) is None
         assert (found[:, 2:] - found[:, :2] >= 1).all(), "no box of less than a pixel"
@@ -100,7 +105,7 @@ def test_nothing_leaves_the_picture(policy, size_wh):
 def test_an_image_without_boxes(policy):
     transform = TrainTransform(SIDE, policy, keep)
     for seed in range(30):
-        pixels, boxes, ids = transform(picture((90, 60)), NO_BOXES, NO_IDS, np.random.RandomState(seed))
+        pixels, boxes, ids = augment(transform, picture((90, 60)), NO_BOXES, NO_IDS, np.random.RandomState(seed))
         assert pixels.shape == (SIDE, SIDE, 3) and boxes.shape == (0, 4) and ids.shape == (0,)
 
 
@@ -110,7 +115,7 @@ def test_the_source_is_left_as_it_was(policy):
     image.setflags(write=False)  # as the cache has it
     boxes.setflags(write=False)
     for seed in range(10):
-        TrainTransform(SIDE, policy, keep)(image, boxes, np.array([0]), np.random.RandomState(seed))
+        augment(TrainTransform(SIDE, policy, keep), image, boxes, np.array([0]), np.random.RandomState(seed))
     np.testing.assert_array_equal(image, picture((90, 60)))
 
 
@@ -143,7 +148,7 @@ def test_geometry_is_that_of_offline_augmentation(size_wh, view, move, turn):
 def test_geometry_policy_shows_the_five_of_the_offline_augmentation():
     image = picture((40, 40))
     found = {
-        TrainTransform(40, "geometry", keep)(image, NO_BOXES, NO_IDS, np.random.RandomState(i))[0].tobytes()
+        augment(TrainTransform(40, "geometry", keep), image, NO_BOXES, NO_IDS, np.random.RandomState(i))[0].tobytes()
         for i in range(60)
     }
     wanted = [image, image[:, ::-1], image[::-1], np.rot90(image), np.rot90(image, -1)]
@@ -204,7 +209,9 @@ def test_training_evaluation_and_service_see_the_same_picture(size_wh, grayscale
     """Without augmentation the three paths give the same bytes and the same boxes."""
     image = picture(size_wh)
     boxes = np.array([[5, 6, 40, 45]], np.float32)
-    train = TrainTransform(SIDE, "none", keep, grayscale)(image, boxes, np.array([3]), np.random.RandomState(0))
+    train = augment(
+        TrainTransform(SIDE, "none", keep, grayscale), image, boxes, np.array([3]), np.random.RandomState(0)
+    )
     evaluation = EvalTransform(SIDE, keep, grayscale)(image, boxes, np.array([3]))
     for a, b in zip(train, evaluation):
         np.testing.assert_array_equal(a, b)
@@ -214,9 +221,9 @@ def test_training_evaluation_and_service_see_the_same_picture(size_wh, grayscale
 
 def test_grayscale_comes_after_the_light():
     for policy in AUGMENTATIONS:
-        found = TrainTransform(SIDE, policy, keep, True)(picture((60, 50)), NO_BOXES, NO_IDS, np.random.RandomState(3))[
-            0
-        ]
+        found = augment(
+            TrainTransform(SIDE, policy, keep, True), picture((60, 50)), NO_BOXES, NO_IDS, np.random.RandomState(3)
+        )[0]
         assert (found[..., 0] == found[..., 1]).all() and (found[..., 1] == found[..., 2]).all(), policy
     np.testing.assert_array_equal(preprocess(picture((50, 50)), 50, True), to_gray(picture((50, 50))))
 

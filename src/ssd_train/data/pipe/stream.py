@@ -131,9 +131,9 @@ class DetectionStream:
                 self._reading = False
                 return
             else:
-                self._tell(item.what)
+                self._warn_of(item.what)
 
-    def _tell(self, skipped: List[LabelIssue]) -> None:
+    def _warn_of(self, skipped: List[LabelIssue]) -> None:
         for detail, count in Counter(line.detail for line in skipped).most_common():
             places = [line.where for line in skipped if line.detail == detail]
             more = ", …" if count > _LISTED else ""
