@@ -10,12 +10,11 @@ import numpy as np
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import SizeWH
-from ssd_train.data.augment import Random, View
 from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.image_io import EncodedImage, reduction
 from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
-from ssd_train.data.transforms import TrainTransform
+from ssd_train.data.transforms import Random, TrainTransform, View
 
 mx = mxnet_compat.mxnet()
 

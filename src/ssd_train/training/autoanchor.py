@@ -14,8 +14,8 @@ from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import TrainConfig
 from ssd_train.config_fields import parse_increasing_floats
-from ssd_train.data.augment import ZOOM, View
 from ssd_train.data.structures import Labels
+from ssd_train.data.transforms import ZOOM, View
 from ssd_train.errors import WeightsError
 from ssd_train.model.anchors import anchor_layout, feature_cells, linear_scales, make_anchors
 from ssd_train.model.pretrained import CLASS_HEADS, read_arrays

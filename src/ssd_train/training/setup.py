@@ -14,13 +14,12 @@ from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
-from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabeledDataset, has_own_ids
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.pipe.stream import DetectionStream, StreamLoader
 from ssd_train.data.structures import ClassNames, Labels
-from ssd_train.data.transforms import EvalTransform, TrainTransform, transform_boxes
+from ssd_train.data.transforms import EvalTransform, TrainTransform, View, transform_boxes
 from ssd_train.devices import contexts
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import ConfigError, WeightsError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssd_train.data.augment import (
+from ssd_train.data.transforms import (
     AUGMENTATIONS,
     FROM_YIQ,
     STRETCH,

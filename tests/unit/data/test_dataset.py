@@ -7,10 +7,10 @@ import pytest
 from builders import label_set, memory_images, picture
 
 from ssd_train.boxes import as_boxes
-from ssd_train.data.augment import View
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.image_io import EncodedImage, encode_jpeg
 from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.transforms import View
 from ssd_train.errors import DataError
 
 

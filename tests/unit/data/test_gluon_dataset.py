@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -97,3 +99,20 @@ def test_to_gluoncv_gives_the_item_of_gluoncv_own_voc_dataset(tmp_path):
     # GluonCV subtracts 1 from all four corners, and so makes the box a pixel smaller; VOC's corners are inside it
     shifted = label - np.array([0, 0, 1, 1, 0], np.float32)
     assert named(shifted, ours.classes) == named(expected_label, theirs.classes)
+
+
+WITHOUT_MXNET = """
+import sys
+sys.modules.update(mxnet=None, gluoncv=None)
+from ssd_train.data.checks.runner import quick_check
+from ssd_train.data.labels import load_labels
+import ssd_train.deploy.detector, ssd_train.deploy.evaluate, ssd_train.deploy.handlers
+data = load_labels(*sys.argv[1:])
+print(len(data.labels), len(quick_check(data.labels, data.images)))
+"""
+
+
+def test_labels_are_read_and_checked_without_mxnet(drawn):
+    command = [sys.executable, "-c", WITHOUT_MXNET, str(drawn.images), str(drawn.manifest)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert (done.stdout, done.returncode) == ("6 0\n", 0), done.stderr

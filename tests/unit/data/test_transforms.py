@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_train import boxes as geometry
-from ssd_train.data.augment import AUGMENTATIONS, View
 from ssd_train.data.transforms import (
+    AUGMENTATIONS,
     FILL,
     EvalTransform,
     TrainTransform,
+    View,
     apply_view,
     preprocess,
     resize,

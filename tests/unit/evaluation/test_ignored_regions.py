@@ -10,9 +10,8 @@ from coco_reference import pycocotools_precision
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import iou_matrix
-from ssd_train.data.augment import View
 from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage, Labels
-from ssd_train.data.transforms import transform_boxes
+from ssd_train.data.transforms import View, transform_boxes
 from ssd_train.evaluation.metrics import MeanAveragePrecision
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.targets import IGNORED, TargetEncoder

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 import tracemalloc
+import zlib
 from dataclasses import replace
 
 import cv2
@@ -337,3 +338,17 @@ def test_labels_without_a_size_keep_their_boxes(tmp_path):
 
     assert image.record.size_wh is None
     np.testing.assert_array_equal(image.record.boxes, record.boxes)
+
+
+def test_stream_sample_is_that_of_a_file_with_the_same_random_numbers(tmp_path):
+    transform = TrainTransform(64, "strong", lambda boxes, class_ids: (class_ids, boxes))
+    with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
+        skip_first(writer)
+        made = StreamLoader(stream(tmp_path, 1), LABELS, transform, EpochSampler(COUNT, COUNT, 7), 64, 0)
+        (batch,) = made.epoch(3)
+    dataset = DetectionDataset(LABELS, IMAGES, 64)
+    for record, image, boxes in zip(batch.records, batch.images, batch.box_targets):
+        random = np.random.RandomState([7, 3, zlib.crc32(record.name.encode()), 0])
+        expected = dataset.train_sample(int(record.boxes[0, 0]) - 1, transform, random)
+        np.testing.assert_array_equal(image, expected[0])
+        np.testing.assert_array_equal(boxes, expected[2])
