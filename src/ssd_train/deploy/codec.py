@@ -1,4 +1,4 @@
-"""Decode the image in a request's body.
+"""Decode a request, detect, and encode the response.
 
 Limits are checked before anything is decoded.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from ssd_train.boxes import SizeWH
 from ssd_train.data.image_io import DEFAULT_LIMITS, EncodedImage, ImageHeader, ImageLimits, check_limits
 from ssd_train.data.structures import ClassNames, Detections
+from ssd_train.deploy.detector import Detector
 from ssd_train.errors import DataError, SsdTrainError
 
 BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED_TYPE, MODEL_FAULT = 400, 406, 413, 415, 500
@@ -198,6 +199,23 @@ def _check_array(array: np.ndarray, limits: ImageLimits) -> DecodedImage:
     if image.max() <= 1 and (rounded != image).any():  # the input of other networks; here the image would be black
         raise DataError("request: found fractions from 0 to 1, expected pixels 0 to 255")
     return np.ascontiguousarray(rounded, dtype=np.uint8), header.display_wh
+
+
+def predict_one(detector: Detector, image: np.ndarray, size_wh: SizeWH) -> Detections:
+    """Return the detections in an image resized by `detector.to_input`.
+
+    Args:
+        detector: the model.
+        image: uint8 (side, side, 3).
+        size_wh: (width, height) of the full-size image, in whose pixels the boxes are.
+
+    Raises:
+        RequestError: 500, the network returns NaN.
+    """
+    try:
+        return detector.predict_inputs([image], [size_wh])[0]
+    except DataError as error:
+        raise RequestError(MODEL_FAULT, str(error)) from None
 
 
 JSON_LINES = "application/jsonlines"

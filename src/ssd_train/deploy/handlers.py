@@ -20,17 +20,17 @@ from typing import Any, List, Optional, Tuple, Union
 import numpy as np
 
 from ssd_train.environment import payload_limit
-from ssd_train.errors import DataError, DependencyError
+from ssd_train.errors import DependencyError
 
 try:
     from ssd_train.deploy.codec import (
         DEFAULT_REQUEST_LIMITS,
-        MODEL_FAULT,
         ImageRequest,
         RequestError,
         RequestLimits,
         encode_response,
         negotiate_accept,
+        predict_one,
     )
     from ssd_train.deploy.detector import Detector
 
@@ -98,18 +98,6 @@ def handle_request(
 def warm_up(detector: Detector) -> None:
     """Run the network once, so that it allocates memory and compiles its kernels."""
     detector(np.zeros((detector.engine.side, detector.engine.side, 3), np.uint8))
-
-
-def predict_one(detector: Detector, image: np.ndarray, size_wh: Tuple[int, int]) -> Any:
-    """Return the Detections of an image resized by `detector.to_input`.
-
-    Raises:
-        RequestError: 500, the network returns NaN.
-    """
-    try:
-        return detector.predict_inputs([image], [size_wh])[0]
-    except DataError as error:
-        raise RequestError(MODEL_FAULT, str(error)) from None
 
 
 def _for_container(error: RequestError) -> Exception:

@@ -17,9 +17,8 @@ import numpy as np
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.structures import Detections
-from ssd_train.deploy.codec import ImageRequest, RequestLimits
+from ssd_train.deploy.codec import ImageRequest, RequestLimits, predict_one
 from ssd_train.deploy.detector import Detector
-from ssd_train.deploy.handlers import predict_one
 from ssd_train.deploy.server.forms import file_in_form, is_form
 
 READERS = 2  # threads
