@@ -71,7 +71,8 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
 
 
 def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
-    with pytest.raises(TrainingInterrupted, match="^stopped on request before the first step$"):
+    told = "^stopped on request before the first step; run the same command again$"
+    with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
     assert not (tmp_path / "model").exists()
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
@@ -80,7 +81,8 @@ def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_p
 
 def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
     asked = 1 + EPOCHS * (STEPS + 2 + 1)
-    with pytest.raises(TrainingInterrupted, match="^stopped on request after epoch 2$"):
+    told = "^stopped on request after epoch 2; the model of epoch . is in .*; run the same command again to resume$"
+    with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(asked - 1))
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
     assert weights(tmp_path) == weights(unbroken)
@@ -114,7 +116,7 @@ def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
     with pytest.raises(TrainingInterrupted) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
-    assert "resume" not in str(stop.value)
+    assert "resume" not in str(stop.value) and "--checkpoint_dir" in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
 
 

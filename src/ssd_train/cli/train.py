@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import hashlib
+import json
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -91,20 +94,28 @@ def train(
         TrainingInterrupted: `should_stop` returned True; the state is saved.
     """
     from ssd_train.training.trainer import WorkerResult, open_trainer
+    from ssd_train.visualization.report import check_report
 
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     with open_trainer(config, environment, progress, should_stop) as trainer:
+        if trainer.setup.cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
+            check_report(environment.output_dir / REPORT, run_id(trainer.setup.fingerprint))
         try:
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged):
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                write_results(trainer, trainer.best, started)
+                progress.info(f"report: {write_results(trainer, trainer.best, started)}")
             raise
         if isinstance(best, WorkerResult):
             return best
         report = write_results(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
+
+
+def run_id(fingerprint: Mapping[str, Any]) -> str:
+    """Return the identity of a run, which its report states: a hash of its settings, classes and labels."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> Path:
@@ -139,6 +150,7 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     images = [lambda index=index: data[index][0] for index in shown]
     threshold = scores.best_f1.threshold if scores is not None and scores.best_f1 else None
     return ReportData(
+        run_id=run_id(setup.fingerprint),
         title=f"{setup.config.base_network} detector at {setup.config.image_shape} px",
         class_names=setup.class_names,
         started=started,
@@ -213,7 +225,9 @@ class StopRequests:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
+        # on a line of its own below a progress bar; print could be interrupted in the middle of another print
+        start = b"\n" if sys.stderr.isatty() else b""
+        os.write(sys.stderr.fileno(), start + b"stopping after this step; press Ctrl-C again to stop immediately\n")
 
 
 def summary(trained: TrainResult) -> str:
@@ -269,6 +283,14 @@ def make_parser() -> Parser:
         type=input_path,
         metavar="FOLDER",
         help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
+    )
+    parser.add_argument(
+        "--overwrite",
+        type=int,
+        nargs="?",
+        const=1,
+        choices=(0, 1),
+        help="replace the model in --model_dir and the report in --output_dir, even if they are of another run",
     )
     add_fetch_flag(parser)
     parser.add_argument(
