@@ -138,7 +138,7 @@ def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str
 
 def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> "ReportData":
     from ssd_train import mxnet_compat
-    from ssd_train.artifacts.saved_model import read_model_config
+    from ssd_train.artifacts.model_config import read_model_config
     from ssd_train.visualization.report_data import ReportData, Sample, summarise
 
     setup, data = trainer.setup, trainer.setup.validation_loader.dataset

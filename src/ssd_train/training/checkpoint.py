@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.model_config import CONFIG, read_model_config
 from ssd_train.artifacts.saved_model import belongs_to_best, save_ndarrays, save_parameters
+from ssd_train.artifacts.symbol_format import owner_of_folder
 from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.structures import Labels
 from ssd_train.errors import CheckpointError, ConfigError, SsdTrainError, WeightsError
