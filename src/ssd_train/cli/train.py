@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -66,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
             progress.info(line)
         progress.info(f"report: {trained.report}")
         progress.info(summary(trained))
+        if not environment.on_sagemaker:
+            for line in next_steps(trained.model_dir, environment.validation or environment.train):
+                progress.info(line)
     return 0
 
 
@@ -238,6 +242,19 @@ def summary(trained: TrainResult) -> str:
         f"training is complete: best model of epoch {trained.best_epoch + 1} of {trained.epochs}: {scores}; "
         f"saved in {trained.model_dir}"
     )
+
+
+def next_steps(model_dir: Path, images: Path) -> List[str]:
+    """Return the commands that use the model in `model_dir`; `images` are some to try it on."""
+    model = f"--model {shlex.quote(str(model_dir))}"
+    shown = shlex.quote(str(images)) if images.is_dir() else "IMAGES"
+    steps = (
+        f"predict {shown} {model} --overlays overlays",
+        f"evaluate {model} --images IMAGES --labels LABELS",
+        f"serve {model}",
+        f"export {model} --format onnx --output model.onnx",
+    )
+    return [f"next: python -m ssd_train {step}" for step in steps]
 
 
 def make_parser() -> Parser:
