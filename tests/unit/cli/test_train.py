@@ -59,6 +59,6 @@ def test_next_steps_are_commands_that_parse(tmp_path):
     commands = [shlex.split(line)[1:] for line in next_steps(model, images)]
     parsers = {"predict": predict, "serve": serve, "evaluate": evaluate, "export": export}
     flags = {words[3]: parsers[words[3]].make_parser().parse_args(words[4:]) for words in commands}
-    assert list(flags) == ["predict", "serve", "evaluate", "export"]
+    assert list(flags) == ["predict", "evaluate", "serve", "export"]
     assert {str(parsed.model) for parsed in flags.values()} == {str(model)}
     assert [str(path) for path in flags["predict"].paths] == [str(images)]
