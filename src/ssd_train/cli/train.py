@@ -229,9 +229,13 @@ class StopRequests:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        # on a line of its own below a progress bar; print could be interrupted in the middle of another print
-        start = b"\n" if sys.stderr.isatty() else b""
-        os.write(sys.stderr.fileno(), start + b"stopping after this step; press Ctrl-C again to stop immediately\n")
+        text = "stopping after this step; press Ctrl-C again to stop immediately\n"
+        if sys.stderr.isatty():
+            text = f"\n{text}"  # below a progress bar
+        try:
+            os.write(sys.stderr.fileno(), text.encode())  # print may be interrupted in the middle of another print
+        except (OSError, ValueError):  # a notebook's stderr has no descriptor
+            print(text, end="", file=sys.stderr, flush=True)
 
 
 def summary(trained: TrainResult) -> str:
