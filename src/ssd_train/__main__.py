@@ -2,7 +2,12 @@
 
 import sys
 
-from ssd_train.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from ssd_train.cli.main import main
+
+        code = main()
+    except KeyboardInterrupt:  # before `main` handles it
+        sys.stderr.write("interrupted\n")
+        code = 130
+    sys.exit(code)

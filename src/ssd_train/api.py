@@ -62,6 +62,7 @@ def train(
     output_dir: AnyPath = "output",
     checkpoint_dir: Optional[AnyPath] = None,
     pretrained: Optional[AnyPath] = None,
+    overwrite: bool = False,
     fetch_images: bool = False,
     devices: str = "auto",
     verbose: bool = True,
@@ -80,6 +81,7 @@ def train(
         output_dir: folder of the report.
         checkpoint_dir: folder of checkpoints, from which a run resumes; None: none are written.
         pretrained: weights to start from; None: those of GluonCV's model zoo.
+        overwrite: True: the model and the report of another run in these folders are replaced.
         fetch_images: True: images that labels name on S3 and the folder lacks are downloaded.
         devices: auto (all GPUs, or else the CPU), cpu, gpu, gpu:1, or gpu:0,gpu:1.
         verbose: False: neither log lines nor progress are shown.
@@ -100,7 +102,7 @@ def train(
     paths = {**_parsed(input_path, {**inputs, "pretrained": pretrained}), **_parsed(local_dir, outputs)}
     with _staged(verbose, paths) as (flags, progress), _stop_requests() as should_stop:
         config = TrainConfig.from_mapping(settings, progress.warning, make_parser().names)
-        environment = Environment(**vars(flags), fetch_images=fetch_images, devices=devices)
+        environment = Environment(**vars(flags), overwrite=overwrite, fetch_images=fetch_images, devices=devices)
         trained = run_training(config, environment, progress, should_stop)
     assert isinstance(trained, TrainResult)  # one process
     return TrainingResult(trained.scores, trained.model_dir, trained.report, trained.best_epoch + 1, trained.epochs)

@@ -45,6 +45,7 @@ class Environment:
         pretrained: Weights to start from.
         weights_dir: Folder with files of GluonCV's model zoo, which is searched first.
         fetch_images: Whether to download images that labels name on S3 and that are missing in the folders.
+        overwrite: Whether the model and the report of another run may be replaced.
         devices: Devices in the syntax of `read_devices`.
         host: Name of this host in metric lines.
         on_sagemaker: Whether this is a SageMaker job, which prints metric lines.
@@ -63,6 +64,7 @@ class Environment:
     pretrained: Optional[Path] = None
     weights_dir: Optional[Path] = None
     fetch_images: bool = False
+    overwrite: bool = False
     devices: str = "auto"
     host: str = "algo-1"
     on_sagemaker: bool = False

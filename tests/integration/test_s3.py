@@ -213,3 +213,20 @@ def test_refused_in_one_line_before_anything_is_trained(run, on_s3, flags, messa
     done = run("train", *[part for pair in given.items() for part in pair], *TRAINING[:2])
     assert done.code == 2 and done.err.startswith(message) and done.err.count("\n") == 1
     assert "files to download" not in done.out
+
+
+@pytest.mark.integration
+def test_train_into_the_model_of_another_run_on_s3_is_refused(run, on_s3, tmp_path):
+    other = shapes_set(tmp_path / "other", 12, seed=5, size_wh=(128, 96))
+    data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]
+    results = ["--model_dir", "s3://bucket/mine/model", "--output_dir", "s3://bucket/mine/output"]
+    assert run("train", *data, *results, *TRAINING).code == 0
+    before = {key: read(on_s3, key) for key in keys(on_s3, "mine/")}
+    refused = run("train", "--train", other.images, "--labels", other.manifest, *results, *TRAINING)
+    assert refused.code == 2 and refused.err.startswith("error: s3://bucket/mine/model: "), refused.err
+    assert {key: read(on_s3, key) for key in keys(on_s3, "mine/")} == before and "uploaded" not in refused.out
+    assert run("train", *data, *results, *TRAINING).code == 0
+    replaced = run("train", "--train", other.images, "--labels", other.manifest, *results, *TRAINING, "--overwrite")
+    assert replaced.code == 0, replaced.err
+    assert read(on_s3, "mine/model/config.json") != before["mine/model/config.json"]
+    assert read(on_s3, "mine/output/report.html") != before["mine/output/report.html"]

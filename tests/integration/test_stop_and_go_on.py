@@ -10,10 +10,13 @@ import pytest
 from builders import HeardProgress, shapes_set, small_config
 from runs import last_weights
 
+from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_format import read_description
 from ssd_train.cli.train import train
+from ssd_train.deploy import deployment
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, TrainingInterrupted
+from ssd_train.errors import CheckpointError, TrainingDiverged, TrainingInterrupted
 from ssd_train.training import trainer
 
 pytestmark = pytest.mark.integration
@@ -51,6 +54,55 @@ def weights(folder, machine="model"):
     return last_weights(folder / "checkpoints").read_bytes(), best.sha256, best.epoch
 
 
+def assert_deployable(model):
+    """The deployment files are those of the model, and SageMaker's container finds its code."""
+    assert read_description(model).weights == SavedModel.load(model).sha256
+    assert (model / "code" / "inference.py").is_file()
+
+
+def test_deployment_files_are_made_once_at_the_end(sides, tmp_path, monkeypatch):
+    exported = []
+    real = deployment.ensure_exported
+    monkeypatch.setattr(
+        deployment, "ensure_exported", lambda folder, images: (exported.append(folder), real(folder, images))
+    )
+    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+    assert exported == [tmp_path / "model"]
+    assert_deployable(tmp_path / "model")
+
+
+def test_a_finished_run_that_is_repeated_makes_lost_deployment_files_again(sides, tmp_path):
+    for _ in range(2):
+        train(small_config(**SETTINGS), environment_of(sides, tmp_path))
+        assert_deployable(tmp_path / "model")
+        (tmp_path / "model" / "model-0000.params").unlink()
+        (tmp_path / "model" / "code" / "inference.py").unlink()
+
+
+def test_a_diverged_run_leaves_the_best_model_deployable(sides, tmp_path):
+    class Swelling(HeardProgress):
+        """Makes the weights huge after the first epoch."""
+
+        def info(self, text):
+            super().info(text)
+            if text.startswith("epoch 1/"):
+                parameter = self.net._collect_params_with_prefix()["box_predictors.0.predictor.weight"]
+                parameter.set_data(mxnet_compat.mxnet().nd.full(parameter.shape, 1e38))
+
+    progress, real = Swelling(), trainer.build_setup
+
+    def build_setup(*arguments):
+        setup = real(*arguments)
+        progress.net = setup.net
+        return setup
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "build_setup", build_setup)
+        with pytest.raises(TrainingDiverged):
+            train(small_config(**{**SETTINGS, "epochs": 4}), environment_of(sides, tmp_path), progress)
+    assert_deployable(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "calls, told",
     [
@@ -63,7 +115,8 @@ def weights(folder, machine="model"):
 def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken, tmp_path, calls, told):
     with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(calls))
-    assert SavedModel.load(tmp_path / "model").class_names, "there is a model, whatever comes"
+    assert_deployable(tmp_path / "model")
+    assert (tmp_path / "output" / "report.html").is_file()
     heard = HeardProgress()
     train(small_config(**SETTINGS), environment_of(sides, tmp_path, "elsewhere"), heard)
     assert any(line.startswith("resuming after epoch") for line in heard.lines)
@@ -71,7 +124,8 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
 
 
 def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
-    with pytest.raises(TrainingInterrupted, match="^stopped on request before the first step$"):
+    told = "^stopped on request before the first step; run the same command again$"
+    with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
     assert not (tmp_path / "model").exists()
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
@@ -80,7 +134,8 @@ def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_p
 
 def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
     asked = 1 + EPOCHS * (STEPS + 2 + 1)
-    with pytest.raises(TrainingInterrupted, match="^stopped on request after epoch 2$"):
+    told = "^stopped on request after epoch 2; the model of epoch . is in .*; run the same command again to resume$"
+    with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(asked - 1))
     train(small_config(**SETTINGS), environment_of(sides, tmp_path))
     assert weights(tmp_path) == weights(unbroken)
@@ -114,7 +169,7 @@ def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
     with pytest.raises(TrainingInterrupted) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
-    assert "resume" not in str(stop.value)
+    assert "resume" not in str(stop.value) and "--checkpoint_dir" in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
 
 

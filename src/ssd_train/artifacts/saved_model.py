@@ -40,6 +40,7 @@ class SavedModel:
         category_ids: class name -> category id in the COCO file of the training data; else empty.
         score_threshold: threshold with the best F1 on the validation data; None if no detection is a hit, or the model
             was saved by an older ssd_train.
+        labels_sha256: SHA-256 of the "training" and "validation" labels; empty for older models.
     """
 
     config: TrainConfig
@@ -52,6 +53,7 @@ class SavedModel:
     sha256: str = ""
     category_ids: Dict[str, int] = field(default_factory=dict)
     score_threshold: Optional[float] = None
+    labels_sha256: Dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path, net: Any, history: Sequence[Dict[str, Any]] = ()) -> None:
         """Write the weights of `net`, the history and config.json into `folder`."""
@@ -69,6 +71,7 @@ class SavedModel:
             "scores": self.scores,
             "score_threshold": self.score_threshold,
             "settings": self.config.to_json(),
+            "labels_sha256": self.labels_sha256,
             "versions": self.versions,
         }
         write_history(folder, history)
@@ -107,6 +110,7 @@ class SavedModel:
                 # older models lack these
                 category_ids=dict(document.get("category_ids", {})),
                 score_threshold=parse_score_threshold(document.get("score_threshold")),
+                labels_sha256=dict(document.get("labels_sha256", {})),
             )
             atomic.check_sum(path, document)
             return model

@@ -59,7 +59,22 @@ class TerminalProgress(Progress):
         """Yield the items and show a progress bar."""
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stderr)
+        bar = tqdm(items, desc=what, total=total, leave=False, dynamic_ncols=True, file=sys.stderr)
+        _open_bars.append(bar)
+        try:
+            yield from bar
+        finally:
+            bar.close()
+            _open_bars.remove(bar)
+
+
+_open_bars: List[Any] = []
+
+
+def close_bars() -> None:
+    """Close the progress bars that an exception has left open, so that the next line starts at the margin."""
+    for bar in reversed(_open_bars):
+        bar.close()
 
 
 class LogProgress(Progress):

@@ -19,7 +19,8 @@ def run(arguments: Sequence[str]) -> int:
     with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
         from ssd_train.deploy.builtin.convert import Conversion, convert
 
-        description = convert(folder, flags.output, Conversion(names, SUPPRESSION[flags.nms]), progress)
+        conversion = Conversion(names, SUPPRESSION[flags.nms])
+        description = convert(folder, flags.output, conversion, progress, flags.overwrite)
         if names is None:
             progress.warning(
                 f"found no class names, using {', '.join(description.class_names)}; set --class_names A,B,..."
@@ -45,6 +46,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--output", type=output_dir, required=True, metavar="FOLDER", help="folder of the converted model"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace another converted model in --output")
     parser.add_argument(
         "--nms",
         choices=tuple(SUPPRESSION),

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
-    environment = Environment(*train, *validation, folder / "model", folder / "output")
+    environment = Environment(*train, *validation, folder / "model", folder / "output", overwrite=True)
     trained = train_detector(config, environment, progress)
     assert isinstance(trained, TrainResult)  # one host
     for line in trained.scores.lines():

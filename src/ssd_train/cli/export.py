@@ -46,8 +46,10 @@ def _proof(flags: argparse.Namespace, progress: Progress) -> "VerificationOption
     has_data = flags.images is not None or flags.labels is not None
     if flags.format in EIGHT_BITS:
         validation = load_labels(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
-        return VerificationOptions(find_pictures(flags.calibration or []), validation, flags.max_map_drop)
-    return VerificationOptions(find_pictures([flags.images] if flags.images is not None else []))
+        images = find_pictures(flags.calibration or [])
+        return VerificationOptions(images, validation, flags.max_map_drop, flags.overwrite)
+    images = find_pictures([flags.images] if flags.images is not None else [])
+    return VerificationOptions(images, overwrite=flags.overwrite)
 
 
 def make_parser() -> Parser:
@@ -65,6 +67,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--output", type=output_path, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the export of another model in --output")
     parser.add_argument(
         "--input",
         choices=tuple(INPUTS),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ssd_train import __version__
-from ssd_train.cli.arguments import normalize_flags
+from ssd_train.cli.arguments import close_bars, normalize_flags
 from ssd_train.environment import is_hosted, write_failure_file
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.redaction import redact
@@ -41,15 +41,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
         with _write_failure_file():
             return _run(given, command, rest)
     except SsdTrainError as error:
+        close_bars()
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has exited
         return BROKEN_PIPE
     except Exception:  # a bug: print the traceback
+        close_bars()
         print(redact(traceback.format_exc()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        close_bars()
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
 

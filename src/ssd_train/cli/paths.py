@@ -22,17 +22,22 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple
 
 import numpy as np
 
+from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.symbol_format import EXPORT
 from ssd_train.cli.arguments import make_progress
 from ssd_train.data.file_names import IMAGE_FORMATS, images_below
 from ssd_train.data.image_io import encode
 from ssd_train.deploy.detector import ImageRef
 from ssd_train.environment import cache_folder
-from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.errors import ConfigError, DataError, SsdTrainError
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Item, Progress
 from ssd_train.storage.atomic import STANDARD_OUTPUT, write_bytes_atomic
 from ssd_train.storage.s3 import Store, Url, is_url
 from ssd_train.storage.s3_cache import S3Cache, upload
+
+# files by which a command recognizes the results of an earlier one: of train and export, of train, of prepare split
+TELLING_FILES = (CONFIG, EXPORT, "report.html", "train.manifest", "validation.manifest", "test.manifest")
 
 
 class S3Path(NamedTuple):
@@ -113,6 +118,7 @@ class _Staging:
         self._copies = S3Cache(self._store, progress)
         self._outgoing = cache_folder() / "outgoing" / uuid.uuid4().hex
         self._targets: List["tuple[Path, Url]"] = []
+        self._earlier: Dict[Path, int] = {}  # time of modification by path
         self._names: Dict[str, str] = {}
 
     def replace_targets(self, value: object) -> object:
@@ -135,10 +141,11 @@ class _Staging:
             if not path.exists():
                 continue
             try:
-                count = upload(self._store, path, url, self._progress)
+                count = upload(self._store, path, url, self._progress, self._unchanged())
             except SsdTrainError as error:
                 raise type(error)(f"{error}; the results are kept in {path}") from error
-            self._progress.info(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
+            if count:
+                self._progress.info(f"uploaded: {url} ({count} file{'s' if count > 1 else ''})")
         shutil.rmtree(self._outgoing, ignore_errors=True)
 
     def warn_not_uploaded(self) -> None:
@@ -161,7 +168,27 @@ class _Staging:
         path = self._outgoing / str(len(self._targets)) / url.key.rstrip("/").rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._targets.append((path, url))
+        if url.is_folder or not path.suffix:
+            self._fetch_earlier(path, url.as_folder())
         return path
+
+    def _fetch_earlier(self, path: Path, url: Url) -> None:
+        """Download the files that tell whose results are at `url`, so that the command refuses to replace others."""
+        for name in TELLING_FILES:
+            source = url._replace(key=url.key + name)
+            try:
+                if self._store.find(source) is None:
+                    continue
+                path.mkdir(exist_ok=True)
+                with open(path / name, "wb") as file:
+                    self._store.read(source, file)
+            except DataError as error:  # permission to write is enough
+                self._progress.warning(f"{error}; results that are there may be replaced")
+                return
+            self._earlier[path / name] = os.stat(path / name).st_mtime_ns
+
+    def _unchanged(self) -> List[Path]:
+        return [path for path, time in self._earlier.items() if path.exists() and os.stat(path).st_mtime_ns == time]
 
 
 class _RenamingProgress(Progress):

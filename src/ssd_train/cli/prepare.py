@@ -461,12 +461,17 @@ def run_split(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--stratify", action="store_true", help="distribute classes, and empty images, evenly over the splits"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the manifests of an earlier split")
     add_attribute(parser)
     flags = parser.parse_args(list(arguments))
     with staged_s3_paths(flags) as progress:
         options = SplitOptions(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
         outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(options.fractions))]
-        counts = split(manifest(flags.manifest, *outputs), outputs, options, progress)
+        source = manifest(flags.manifest, *outputs)
+        existing = [output for output in outputs if os.path.lexists(output)]
+        if existing and not flags.overwrite:
+            raise ConfigError(f"output: found {', '.join(existing)}, expected another folder, or --overwrite")
+        counts = split(source, outputs, options, progress)
         for output, count in zip(outputs, counts):
             progress.info(f"{count} lines written: {output}")
     return 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import hashlib
+import json
+import os
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -63,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
             progress.info(line)
         progress.info(f"report: {trained.report}")
         progress.info(summary(trained))
+        if not environment.on_sagemaker:
+            for line in next_steps(trained.model_dir, environment.validation or environment.train):
+                progress.info(line)
     return 0
 
 
@@ -91,20 +98,28 @@ def train(
         TrainingInterrupted: `should_stop` returned True; the state is saved.
     """
     from ssd_train.training.trainer import WorkerResult, open_trainer
+    from ssd_train.visualization.report import check_report
 
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
     with open_trainer(config, environment, progress, should_stop) as trainer:
+        if trainer.setup.cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
+            check_report(environment.output_dir / REPORT, run_id(trainer.setup.fingerprint))
         try:
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged):
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                write_results(trainer, trainer.best, started)
+                progress.info(f"report: {write_results(trainer, trainer.best, started)}")
             raise
         if isinstance(best, WorkerResult):
             return best
         report = write_results(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
+
+
+def run_id(fingerprint: Mapping[str, Any]) -> str:
+    """Return the identity of a run, which its report states: a hash of its settings, classes and labels."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> Path:
@@ -127,7 +142,7 @@ def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str
 
 def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> "ReportData":
     from ssd_train import mxnet_compat
-    from ssd_train.artifacts.saved_model import read_model_config
+    from ssd_train.artifacts.model_config import read_model_config
     from ssd_train.visualization.report_data import ReportData, Sample, summarise
 
     setup, data = trainer.setup, trainer.setup.validation_loader.dataset
@@ -139,6 +154,7 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     images = [lambda index=index: data[index][0] for index in shown]
     threshold = scores.best_f1.threshold if scores is not None and scores.best_f1 else None
     return ReportData(
+        run_id=run_id(setup.fingerprint),
         title=f"{setup.config.base_network} detector at {setup.config.image_shape} px",
         class_names=setup.class_names,
         started=started,
@@ -213,7 +229,13 @@ class StopRequests:
         if number == signal.SIGINT and self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        print("stopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
+        text = "stopping after this step; press Ctrl-C again to stop immediately\n"
+        if sys.stderr.isatty():
+            text = f"\n{text}"  # below a progress bar
+        try:
+            os.write(sys.stderr.fileno(), text.encode())  # print may be interrupted in the middle of another print
+        except (OSError, ValueError):  # a notebook's stderr has no descriptor
+            print(text, end="", file=sys.stderr, flush=True)
 
 
 def summary(trained: TrainResult) -> str:
@@ -224,6 +246,19 @@ def summary(trained: TrainResult) -> str:
         f"training is complete: best model of epoch {trained.best_epoch + 1} of {trained.epochs}: {scores}; "
         f"saved in {trained.model_dir}"
     )
+
+
+def next_steps(model_dir: Path, images: Path) -> List[str]:
+    """Return the commands that use the model in `model_dir`; `images` are some to try it on."""
+    model = f"--model {shlex.quote(str(model_dir))}"
+    shown = shlex.quote(str(images)) if images.is_dir() else "IMAGES"
+    steps = (
+        f"predict {shown} {model} --overlays overlays",
+        f"evaluate {model} --images IMAGES --labels LABELS",
+        f"serve {model}",
+        f"export {model} --format onnx --output model.onnx",
+    )
+    return [f"next: python -m ssd_train {step}" for step in steps]
 
 
 def make_parser() -> Parser:
@@ -269,6 +304,14 @@ def make_parser() -> Parser:
         type=input_path,
         metavar="FOLDER",
         help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
+    )
+    parser.add_argument(
+        "--overwrite",
+        type=int,
+        nargs="?",
+        const=1,
+        choices=(0, 1),
+        help="replace the model in --model_dir and the report in --output_dir, even if they are of another run",
     )
     add_fetch_flag(parser)
     parser.add_argument(

@@ -33,7 +33,9 @@ from ssd_train.deploy.parity import Agreement, compare
 from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.model.graphs import DetectGraph
+from ssd_train.progress import Progress
 from ssd_train.storage import atomic
+from ssd_train.storage.lock import exclusive_lock
 
 mx = mxnet_compat.mxnet()
 
@@ -117,10 +119,10 @@ def ensure_exported(folder: Path, images: np.ndarray) -> Optional[Agreement]:
     return None if is_up_to_date(folder) else publish_symbol(folder, folder, images)
 
 
-def publish_symbol(folder: Path, target: Path, images: np.ndarray) -> Agreement:
+def publish_symbol(folder: Path, target: Path, images: np.ndarray, overwrite: bool = False) -> Agreement:
     """Write the deployment files of a model folder to `target`, or to itself."""
     model = SavedModel.load(folder)
-    with staged_files(describe(model, KIND), target, make_symbol(model)) as prepared:
+    with staged_files(describe(model, KIND), target, make_symbol(model), overwrite) as prepared:
         trained, exported = GluonEngine(folder, "cpu"), SymbolEngine(prepared, "cpu")
         agreement = compare(trained.run(images), exported.run(images), lambda index: trained.candidates(images[index]))
         agreement.raise_for_mismatch(f"{target}: the exported network")
@@ -132,10 +134,10 @@ def describe(model: SavedModel, kind: str) -> ExportMetadata:
     return ExportMetadata.of(model.config, model.class_names, model.sha256, kind, INPUT, model.score_threshold)
 
 
-def check_target(target: Path, description: ExportMetadata) -> None:
+def check_target(target: Path, description: ExportMetadata, overwrite: bool = False) -> None:
     """Refuse to overwrite a folder that holds anything but the same export.
 
-    An export of the same weights and kind may be replaced.
+    An export of the same weights and kind may be replaced; with `overwrite`, any export, but no trained model.
 
     Raises:
         ConfigError: `target` is a file, or the folder of another model or program.
@@ -143,9 +145,14 @@ def check_target(target: Path, description: ExportMetadata) -> None:
     """
     if target.exists() and not target.is_dir():
         raise ConfigError(f"output: found {target}, a file, expected a folder")
+    has_model = (target / CONFIG).exists()
+    if overwrite and not has_model:
+        return
     owner = owner_of_folder(target)
-    if owner != (description.weights, description.kind) and (owner or (target / CONFIG).exists()):
-        raise ConfigError(f"output: found {target}, a model's own folder, expected another, new or empty")
+    if owner != (description.weights, description.kind) and (owner or has_model):
+        content = "a model's own folder" if has_model or owner is None else f"the {owner[1]} export of another model"
+        rest = "" if has_model else ", or --overwrite to replace it"
+        raise ConfigError(f"output: found {target}, {content}, expected another folder, new or empty{rest}")
 
 
 def check_same_model(folder: Path, weights: str) -> None:
@@ -159,8 +166,10 @@ def check_same_model(folder: Path, weights: str) -> None:
 
 
 @contextlib.contextmanager
-def staged_files(description: ExportMetadata, target: Path, parts: SymbolParts) -> Iterator[Path]:
-    """Yield a temporary folder with deployment files, then move them to `target`.
+def staged_files(
+    description: ExportMetadata, target: Path, parts: SymbolParts, overwrite: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary folder with deployment files, then move them to `target`, which is locked meanwhile.
 
     If the block raises, nothing is moved.
 
@@ -168,18 +177,20 @@ def staged_files(description: ExportMetadata, target: Path, parts: SymbolParts) 
         description: of the exported network.
         target: the output folder, see `check_target`.
         parts: symbol, weights and auxiliary states.
+        overwrite: an export of other weights may be replaced.
     """
-    check_target(target, description)
+    check_target(target, description, overwrite)
     path = target / ".export"
     prepared = atomic.temp_path_for(path)
-    with atomic.translate_io_errors(path, 0):
-        target.mkdir(parents=True, exist_ok=True)
-        atomic.remove_leftovers(path)
-        prepared.mkdir()
-    try:
-        write_files(prepared, description, parts)
-        yield prepared
-        for name in FILES:
-            atomic.replace_atomic(prepared / name, target / name)
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
+    with exclusive_lock(target, Progress(), "output", keep=False):
+        with atomic.translate_io_errors(path, 0):
+            target.mkdir(parents=True, exist_ok=True)
+            atomic.remove_leftovers(path)
+            prepared.mkdir()
+        try:
+            write_files(prepared, description, parts)
+            yield prepared
+            for name in FILES:
+                atomic.replace_atomic(prepared / name, target / name)
+        finally:
+            shutil.rmtree(prepared, ignore_errors=True)

@@ -16,7 +16,7 @@ import shutil
 import threading
 import uuid
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, TypeVar, Union
+from typing import Callable, Collection, Dict, Iterator, List, Optional, Sequence, TypeVar, Union
 
 from ssd_train.environment import cache_folder
 from ssd_train.errors import ConfigError, DataError, SsdTrainError
@@ -194,15 +194,15 @@ def image_fetcher(progress: Progress) -> "Callable[[Sequence[str]], Dict[str, Un
     return fetch
 
 
-def upload(store: Store, path: Path, url: Url, progress: Progress) -> int:
-    """Upload the file `path` to `url`, or all files of a folder to below it; returns their number.
+def upload(store: Store, path: Path, url: Url, progress: Progress, leave: Collection[Path] = ()) -> int:
+    """Upload the file `path` to `url`, or all files of a folder but those in `leave` to below it; returns their number.
 
     JSON files are uploaded last, because they refer to the other files.
     """
     if path.is_file():
         store.write(path, url)
         return 1
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file not in leave)
     folder = url.as_folder()
 
     def put(file: Path) -> None:

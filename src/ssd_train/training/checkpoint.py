@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
-from ssd_train.artifacts.model_config import CONFIG
+from ssd_train.artifacts.model_config import CONFIG, read_model_config
 from ssd_train.artifacts.saved_model import belongs_to_best, save_ndarrays, save_parameters
+from ssd_train.artifacts.symbol_format import owner_of_folder
 from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.structures import Labels
-from ssd_train.errors import CheckpointError, SsdTrainError
+from ssd_train.errors import CheckpointError, ConfigError, SsdTrainError, WeightsError
 from ssd_train.model.pretrained import load_strict, read_arrays, state_dict
 from ssd_train.storage import atomic
 from ssd_train.storage.archive import unpack_archive
@@ -79,8 +80,7 @@ def fingerprint(config: TrainConfig, train: Labels, validation: Labels, processe
 
 def config_fingerprint(config: TrainConfig, processes: int = 1) -> Dict[str, Any]:
     """Return the part of the fingerprint that is known before the data is read."""
-    resumable = set(resumable_settings())
-    marks = {f"setting {name}": value for name, value in config.to_json().items() if name not in resumable}
+    marks = {name: value for name, value in _setting_marks(config.to_json()).items() if not _may_change(name)}
     if processes > 1:  # it determines the global batch
         marks["processes"] = processes
     return marks
@@ -94,6 +94,16 @@ def without_data_fields(marks: Dict[str, Any]) -> Dict[str, Any]:
 
 def check_compatible(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> None:
     """Raise CheckpointError, naming every part of the fingerprint that differs."""
+    differing = fingerprint_differences(old, new)
+    if differing:
+        raise CheckpointError(
+            f"{folder}: cannot resume with other settings: {'; '.join(differing)}; "
+            "use another checkpoint_dir to start a new run"
+        )
+
+
+def fingerprint_differences(old: Dict[str, Any], new: Dict[str, Any], owner: str = "checkpoint") -> List[str]:
+    """Return a text for every part of the fingerprint that differs; `owner` has the old one."""
     # settings may have been renamed since the checkpoint was written
     renamed = {f"setting {name}": f"setting {current}" for name, current in SETTING_ALIASES.items()}
     old = {renamed.get(name, name): value for name, value in old.items()}
@@ -103,12 +113,66 @@ def check_compatible(folder: Path, old: Dict[str, Any], new: Dict[str, Any]) -> 
         if name in new and name not in old:
             old[name] = new[name] if item.metadata.get("start") else item.default
     old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
-    differing = [_change(key, old, new) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return [_change(key, old, new, owner) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+
+
+def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool) -> None:
+    """Refuse a model folder that holds the model of another run.
+
+    Args:
+        folder: the model folder.
+        fingerprint: of this run.
+        before_data: compare only the parts of the fingerprint that do not depend on the data.
+        resumes: True if this run resumes from a checkpoint; then a model whose run is not known is its own.
+
+    Raises:
+        ConfigError: the folder holds the model of another run, or an export.
+    """
+    try:
+        owner = owner_of_folder(folder)
+        document = read_model_config(folder) if owner and (folder / CONFIG).is_file() else None
+    except WeightsError as error:
+        if resumes:
+            return
+        raise ConfigError(f"{error}; {_OVERWRITE}") from None
+    if document is None:
+        if owner is not None or (folder / CONFIG).exists():
+            raise ConfigError(f"{folder}: found the model of another program or command, {_OVERWRITE}")
+        return
+    own = {name: value for name, value in fingerprint.items() if name != "processes"}  # the model does not tell
+    old = _model_fingerprint(document)
+    if resumes and not document.get("labels_sha256"):
+        return
+    differing = fingerprint_differences(*(map(without_data_fields, (old, own)) if before_data else (old, own)), "model")
     if differing:
-        raise CheckpointError(
-            f"{folder}: cannot resume with other settings: {'; '.join(differing)}; "
-            "use another checkpoint_dir to start a new run"
-        )
+        raise ConfigError(f"{folder}: found {_describe_model(document)}, {'; '.join(differing)}; {_OVERWRITE}")
+
+
+_OVERWRITE = "expected no model, or that of the same run: use another --model_dir, or --overwrite to replace it"
+
+
+def _model_fingerprint(document: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the fingerprint of the run that saved a model, from its config.json."""
+    digests = document.get("labels_sha256", {})
+    return {
+        **{name: value for name, value in _setting_marks(document["settings"]).items() if not _may_change(name)},
+        "classes": list(document["class_names"]),
+        "training labels": digests.get("training"),
+        "validation labels": digests.get("validation"),
+    }
+
+
+def _describe_model(document: Mapping[str, Any]) -> str:
+    names, settings = document["class_names"], document["settings"]
+    classes = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"the model of another run ({classes}; {settings.get('base_network')}, {document['image_shape']} px, "
+        f"epoch {document['epoch'] + 1})"
+    )
+
+
+def _setting_marks(settings: Mapping[str, Any]) -> Dict[str, Any]:
+    return {f"setting {name}": value for name, value in settings.items()}
 
 
 def _digest(labels: Labels) -> str:
@@ -124,12 +188,12 @@ def _may_change(key: str) -> bool:
     return key in {f"setting {name}" for name in resumable_settings()}
 
 
-def _change(key: str, old: Dict[str, Any], new: Dict[str, Any]) -> str:
+def _change(key: str, old: Dict[str, Any], new: Dict[str, Any], owner: str) -> str:
     if key.endswith(" labels") and key in old and key in new:  # digests mean nothing to a person
-        return f"the {key} are not those of the checkpoint"
+        return f"the {key} are not those of the {owner}"
     if key.startswith("setting ") and key not in new:
-        return f"{key}: the checkpoint has {old[key]!r}, this ssd_train does not know it: use a newer one"
-    return f"{key}: found {new.get(key)!r}, the checkpoint has {old.get(key)!r}"
+        return f"{key}: the {owner} has {old[key]!r}, this ssd_train does not know it: use a newer one"
+    return f"{key}: found {new.get(key)!r}, the {owner} has {old.get(key)!r}"
 
 
 _BITS = "the weights may differ from those of an uninterrupted run in the last bits"
@@ -262,13 +326,16 @@ class Checkpoints:
             raise CheckpointError("; ".join(notes).replace("the checkpoint before it is used", "no other is whole"))
         return TrainState(fingerprint=fingerprint), []
 
-    def check_resumable(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> None:
+    def check_resumable(self, fingerprint: Dict[str, Any], epochs: int, before_data: bool) -> bool:
         """Check the newest state as far as possible without its arrays, before expensive work begins.
 
         Args:
             fingerprint: of this run.
             epochs: number of epochs of this run.
             before_data: compare only the parts of the fingerprint that do not depend on the data.
+
+        Returns:
+            True if there is a state.
 
         Raises:
             CheckpointError: the fingerprint differs, or more than `epochs` are finished.
@@ -277,9 +344,11 @@ class Checkpoints:
             try:
                 atomic.verify_checksums(folder, [STATE])
             except CheckpointError:
-                return  # `restore` logs it and uses an older state
+                return True  # `restore` logs it and uses an older state
             with _as_state(folder):
                 self._require_same_run(folder, _document(folder), fingerprint, epochs, before_data)
+            return True
+        return False
 
     def _read(
         self, folder: Path, fingerprint: Dict[str, Any], learner: Any, epochs: Optional[int]

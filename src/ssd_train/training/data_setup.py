@@ -34,7 +34,7 @@ from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
 from ssd_train.data.predefined_splits import describe_splits, select_split, training_split, validation_split
 from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
-from ssd_train.data.structures import ClassNames
+from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
@@ -42,6 +42,8 @@ from ssd_train.storage.s3_cache import image_fetcher
 
 MB, GB = 10**6, 10**9
 FREE_SHARE = 0.5  # of the free disk space, if --pipe_spill_gb is 0
+FEW = 10  # images or boxes of a class; scores of fewer say little
+BACKGROUND_SHARE = 0.5  # of the training images; where more have no objects, some may not be labelled
 VALIDATION_SHARE = 0.25  # of the limit, if both channels are piped
 
 
@@ -298,7 +300,9 @@ def _warn_of_pictures_without_labels(sides: Splits, progress: Progress) -> None:
     found = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
     if found:
         places = [finding.where for finding in found]
-        progress.warning(f"{len(places)} pictures without labels are left out ({_first(places)})")
+        progress.warning(
+            f"{len(places)} pictures without labels are left out, of {len(places) + len(records)} ({_first(places)})"
+        )
 
 
 def _warn_of(name: str, findings: Sequence[Finding], progress: Progress) -> None:
@@ -361,6 +365,8 @@ def log_dataset_summary(train: LabeledDataset, validation: LabeledDataset, progr
             for reason in sorted({line.reason for line in lines}):
                 locations = [line.where for line in lines if line.reason == reason]
                 progress.warning(f"{name}: {action} {len(locations)}: {reason} ({_first(locations)})")
+    for line in _warnings_of_few(train.labels, validation.labels):
+        progress.warning(line)
     scored = validation.labels.boxes_per_class()
     unused = [class_id for class_id in train.labels.unused_ids() if not scored[class_id]]
     if unused:
@@ -376,4 +382,28 @@ def log_dataset_summary(train: LabeledDataset, validation: LabeledDataset, progr
         progress.warning(
             f"{len(unscored)} classes have boxes in training but none in validation, "
             f"so they are not part of the scores: {', '.join(map(repr, unscored))}"
+        )
+
+
+def _warnings_of_few(train: Labels, validation: Labels) -> Iterator[str]:
+    """Yield a line for each reason to expect a weak model, or scores that do not tell."""
+    if len(validation) < FEW:
+        yield (
+            f"validation: found {len(validation)} images, expected at least {FEW}: "
+            "the scores, and which epoch is the best, are largely chance"
+        )
+    effects = (
+        (train, "train", "hardly enough to learn them"),
+        (validation, "validation", "their AP is largely chance"),
+    )
+    for labels, name, effect in effects:
+        counts = zip(labels.class_names, labels.boxes_per_class().tolist())
+        few = [f"{class_name} ({count})" for class_name, count in counts if 0 < count < FEW]
+        if few:
+            yield f"{name}: found fewer than {FEW} boxes of {_first(few)}: {effect}"
+    empty = sum(record.is_background for record in train.records)
+    if empty > BACKGROUND_SHARE * len(train):
+        yield (
+            f"train: found {empty} of {len(train)} images without objects, which are trained as background: "
+            "leave out those that nobody has labelled"
         )

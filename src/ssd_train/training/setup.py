@@ -31,7 +31,7 @@ from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
 from ssd_train.training.autoanchor import resolve_anchors
-from ssd_train.training.checkpoint import Checkpoints, config_fingerprint, fingerprint
+from ssd_train.training.checkpoint import Checkpoints, check_model_folder, config_fingerprint, fingerprint
 from ssd_train.training.data_setup import load_datasets, require_inputs
 from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import Evaluator
@@ -112,6 +112,7 @@ class TrainingSetup:
             mxnet_compat.versions(),
             category_ids=self.train.labels.category_ids,
             score_threshold=(scores.get("best_f1") or {}).get("threshold"),
+            labels_sha256={name: self.fingerprint[f"{name} labels"] for name in ("training", "validation")},
         )
 
 
@@ -127,14 +128,14 @@ def build_setup(
     """
     cluster = cluster or Communicator()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
-    _refuse_early(environment, config_fingerprint(config, cluster.size), config.epochs, before_data=True)
+    _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, before_data=True)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
     config, train, validation = load_datasets(config, environment, progress)
     config = resolve_anchors(config, weights.path if weights and weights.heads else None, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
-    _refuse_early(environment, marks, config.epochs, before_data=False)
+    _check_folders(environment, cluster, marks, config.epochs, before_data=False)
     for what, value in marks.items():
         cluster.assert_same_on_all_ranks(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
@@ -155,9 +156,15 @@ def build_setup(
     return TrainingSetup(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
 
 
-def _refuse_early(environment: Environment, marks: Dict[str, Any], epochs: int, before_data: bool) -> None:
+def _check_folders(
+    environment: Environment, cluster: Communicator, marks: Dict[str, Any], epochs: int, before_data: bool
+) -> None:
+    """Refuse a checkpoint folder and a model folder of another run; in a SageMaker job the latter is the job's own."""
+    resumes = False
     if environment.checkpoint_dir:
-        Checkpoints(environment.checkpoint_dir).check_resumable(marks, epochs, before_data)
+        resumes = Checkpoints(environment.checkpoint_dir).check_resumable(marks, epochs, before_data)
+    if cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
+        check_model_folder(environment.model_dir, marks, before_data, resumes)
 
 
 def max_detections(config: TrainConfig, labels: Labels) -> int:

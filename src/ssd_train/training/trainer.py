@@ -245,8 +245,12 @@ class Trainer:
             while state.epoch < config.epochs and not state.best.should_stop(config, state.epoch):
                 self._run_epoch()
                 self.callback.on_epoch_end()
+            return self._finalize()
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(f"{stop}; {self._describe_interrupted_run()}") from None
+
+    def _finalize(self) -> Union[Evaluation, WorkerResult]:
+        state = self.state
         weights = digest(self.setup.learner.parameters)
         if not self.setup.cluster.is_main_process:
             return WorkerResult(self.environment.hosts[0], weights)
@@ -349,7 +353,9 @@ class Trainer:
             model = f"its weights, not yet scored, are in {folder}"
         else:
             model = f"the model of epoch {state.best.epoch + 1} is in {folder}"
-        return f"{model}; run the same command again to resume" if self.callback.checkpoints else model
+        if self.callback.checkpoints:
+            return f"{model}; run the same command again to resume"
+        return f"{model}; a run with --checkpoint_dir could go on, the same command begins again"
 
 
 @contextlib.contextmanager
@@ -383,9 +389,14 @@ def open_trainer(
     progress = cluster.rank0_progress(progress)
     with cluster, explain_out_of_memory(config):
         environment = _own_folders(environment, cluster)
-        with exclusive_lock(environment.checkpoint_dir, progress):
+        own = cluster.is_main_process and not environment.on_sagemaker  # a job's model folder is its own
+        model_lock = exclusive_lock(environment.model_dir if own else None, progress, "model_dir", keep=False)
+        with model_lock, exclusive_lock(environment.checkpoint_dir, progress):
             setup = build_setup(
-                config, environment, InterruptibleProgress(progress, should_stop, "before the first step"), cluster
+                config,
+                environment,
+                InterruptibleProgress(progress, should_stop, "before the first step; run the same command again"),
+                cluster,
             )
             log_config(setup.config, environment, progress)
             yield Trainer(setup, environment, progress, should_stop)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ssd_train import __version__
-from ssd_train.storage.atomic import write_text_atomic
+from ssd_train.errors import ConfigError
+from ssd_train.storage.atomic import translate_io_errors, write_text_atomic
 from ssd_train.visualization.html import STYLE, Html, element, join
 from ssd_train.visualization.report_data import ReportData
 from ssd_train.visualization.report_sections import (
@@ -27,11 +29,27 @@ _CONTENTS = (
     ("data", "Data"),
     ("settings", "Settings"),
 )
+_RUN = "ssd_train:run"
+_HEAD = 4096  # bytes of a report that hold its identity and title
 
 
 def write_report(path: Path, data: ReportData) -> None:
     """Write the report to `path` atomically."""
     write_text_atomic(path, render(data))
+
+
+def check_report(path: Path, run_id: str) -> None:
+    """Raise a ConfigError if there is a file at `path` that is not the report of this run."""
+    if not path.exists():
+        return
+    with translate_io_errors(path, 0):
+        start = path.read_bytes()[:_HEAD].decode("utf-8", "replace")
+    if str(element("meta", name=_RUN, content=run_id)) not in start:
+        title = re.search("<title>(.*?)</title>", start)
+        content = f"the report {title.group(1)!r} of another run" if title else "another file"
+        raise ConfigError(
+            f"{path}: found {content}, expected none: use another --output_dir, or --overwrite to replace it"
+        )
 
 
 def render(data: ReportData) -> str:
@@ -55,6 +73,7 @@ def render(data: ReportData) -> str:
             http_equiv="Content-Security-Policy",
             content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
         ),
+        element("meta", name=_RUN, content=data.run_id),
         element("title", data.title),
         element("style", Html(STYLE)),
     )

@@ -74,6 +74,7 @@ class ReportData:
         curves: class name -> {"recall": [...], "precision": [...], "score": [...]}, 0..1, at an IoU of 0.5.
         samples: validation images; some are shown, all are searched for missed objects and false positives.
         threshold: minimum score of a detection to draw.
+        run_id: identity of the run; `check_report` refuses to replace the report of another one.
     """
 
     title: str
@@ -89,6 +90,7 @@ class ReportData:
     best_epoch: Optional[int] = None
     threshold: float = 0.3
     notes: Sequence[str] = ()
+    run_id: str = ""
 
 
 def summarise(name: str, labels: Labels) -> SubsetSummary:

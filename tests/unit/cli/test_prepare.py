@@ -185,6 +185,18 @@ def test_split(prepare, tmp_path):
     ]
 
 
+def test_split_over_an_earlier_split_is_refused_without_overwrite(prepare, tmp_path):
+    manifests.write(tmp_path / "a", [manifests.line(f"{i}.jpg") for i in range(20)])
+    manifests.write(tmp_path / "b", [manifests.line(f"{i}.png") for i in range(20)])
+    assert prepare("split", "a", "--output", "s")[0] == 0
+    before = (tmp_path / "s" / "train.manifest").read_bytes()
+    code, _, error = prepare("split", "b", "--output", "s")
+    assert code == 2 and "s/train.manifest" in error and error.count("\n") == 1
+    assert (tmp_path / "s" / "train.manifest").read_bytes() == before
+    assert prepare("split", "b", "--output", "s", "--overwrite")[0] == 0
+    assert (tmp_path / "s" / "train.manifest").read_bytes() != before
+
+
 @pytest.mark.parametrize(
     "group, counted, groups, names",
     [(r"(\d)\d\.jpg", "bracket", 2, 20), (r"v\d\d", "whole match", 20, 20), (r"(v0)\d", "bracket", 1, 10)],

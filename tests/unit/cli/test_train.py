@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 import pytest
 
+from ssd_train.cli import evaluate, export, predict, serve
 from ssd_train.cli.main import main
-from ssd_train.cli.train import make_parser, setting_lines
+from ssd_train.cli.train import make_parser, next_steps, setting_lines
 from ssd_train.config import TrainConfig
 
 
@@ -49,3 +51,14 @@ def test_train_invalid_arguments_are_one_line(capsys, arguments, expected):
     assert main(["train", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+
+
+def test_next_steps_are_commands_that_parse(tmp_path):
+    model, images = tmp_path / "my model", tmp_path / "images"
+    images.mkdir()
+    commands = [shlex.split(line)[1:] for line in next_steps(model, images)]
+    parsers = {"predict": predict, "serve": serve, "evaluate": evaluate, "export": export}
+    flags = {words[3]: parsers[words[3]].make_parser().parse_args(words[4:]) for words in commands}
+    assert list(flags) == ["predict", "evaluate", "serve", "export"]
+    assert {str(parsed.model) for parsed in flags.values()} == {str(model)}
+    assert [str(path) for path in flags["predict"].paths] == [str(images)]

@@ -101,3 +101,32 @@ def test_held_path_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SsdTrainError, match="file"):
         hold(tmp_path / "file")
+
+
+def test_lock_not_kept_leaves_no_file_and_no_new_folder(tmp_path):
+    for folder in (tmp_path, tmp_path / "new"):
+        with exclusive_lock(folder, HeardProgress(), keep=False):
+            assert (folder / LOCK).is_file()
+        assert not (folder / LOCK).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_within_its_own_process_is_reentrant(tmp_path):
+    with exclusive_lock(tmp_path, HeardProgress(), keep=False):
+        hold(tmp_path)
+        assert (tmp_path / LOCK).is_file()
+
+
+def test_lock_whose_file_another_process_removes_locks_the_next_one(tmp_path, monkeypatch):
+    real, removed = fcntl.flock, []
+
+    def remove(descriptor, operation):
+        if not removed:
+            removed.append((tmp_path / LOCK).unlink())
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove)
+    with exclusive_lock(tmp_path, HeardProgress()):
+        assert (tmp_path / LOCK).is_file()
+        with open(tmp_path / LOCK) as file, pytest.raises(BlockingIOError):
+            real(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -45,7 +45,7 @@ def test_checked_pictures_without_labels_are_named_but_those_of_other_sets_are_n
     validation = LabeledDataset(Labels(tuple(records[1:2]), names), source)
     data_setup.validate_images((train, validation), TrainConfig(), progress)
     (warning,) = progress.warnings
-    assert "forgotten.png" in warning and "other.png" not in warning and "1 pictures" in warning
+    assert "forgotten.png" in warning and "other.png" not in warning and "1 pictures" in warning and "of 4 " in warning
 
 
 def side(class_ids, names):
@@ -65,7 +65,35 @@ def test_tell_about_gaps_and_classes_in_one_split_warns():
     progress = HeardProgress()
     names = ["a", "b", "class_2", "d", "class_4", "class_5"]
     data_setup.log_dataset_summary(side([0, 1, 5], names), side([0, 3], names), progress)
-    gap, *one_side = progress.warnings
+    few = [line for line in progress.warnings if "fewer than" in line or "at least" in line]
+    gap, *one_side = [line for line in progress.warnings if line not in few]
     assert "2 (class_2), 4 (class_4)" in gap and "6 classes" in gap
     found = [([name for name in names if repr(name) in line], "none in training" in line) for line in one_side]
     assert found == [(["d"], True), (["b", "class_5"], False)]
+
+
+def summary_of(train, validation):
+    progress = HeardProgress()
+    data_setup.log_dataset_summary(train, validation, progress)
+    return progress.warnings
+
+
+@pytest.mark.parametrize("images, warned", [(9, True), (10, False)])
+def test_summary_of_few_validation_images_warns(images, warned):
+    warnings = summary_of(side([0] * 20, ["a"]), side([0] * images, ["a"]))
+    assert any(f"found {images} images" in line for line in warnings) == warned
+
+
+def test_summary_of_few_boxes_of_a_class_warns_by_split():
+    warnings = summary_of(side([0] * 20 + [1] * 9, ["a", "b"]), side([0] * 3 + [1] * 10, ["a", "b"]))
+    assert [(line.split(":")[0], "b (9)" in line, "a (3)" in line) for line in warnings] == [
+        ("train", True, False),
+        ("validation", False, True),
+    ]
+
+
+@pytest.mark.parametrize("empty, warned", [(20, False), (21, True)])
+def test_summary_of_many_images_without_objects_warns(empty, warned):
+    labels = label_set([[[1, 2, 20, 12]]] * 20 + [[]] * empty, [[0]] * 20 + [[]] * empty, class_names=["a"])
+    warnings = summary_of(LabeledDataset(labels, memory_images(labels)), side([0] * 20, ["a"]))
+    assert any(f"{empty} of {20 + empty} images" in line for line in warnings) == warned

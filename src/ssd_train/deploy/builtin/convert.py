@@ -43,7 +43,9 @@ class Conversion(NamedTuple):
     per_class: bool = False
 
 
-def convert(folder: Path, output: Path, conversion: Conversion, progress: Progress) -> ExportMetadata:
+def convert(
+    folder: Path, output: Path, conversion: Conversion, progress: Progress, overwrite: bool = False
+) -> ExportMetadata:
     """Convert an unpacked archive to deployment files in the folder `output`.
 
     The files are read back and compared with the network in memory before they are moved to `output`.
@@ -65,7 +67,7 @@ def convert(folder: Path, output: Path, conversion: Conversion, progress: Progre
         settings=dict(artifact.settings),
         coordinates="shares",
     )
-    with staged_files(description, output, parts) as prepared:
+    with staged_files(description, output, parts, overwrite) as prepared:
         agreement = _compare_with_memory(parts, SymbolEngine(prepared, "cpu"), artifact)
         if agreement.unmatched:
             agreement.raise_for_mismatch(f"{output}: the converted network")

@@ -68,9 +68,9 @@ class TrainedModel:
         """Return the metadata of an export of this kind."""
         return describe(self.model, kind)
 
-    def publish_symbol(self, output: Path, images: np.ndarray) -> Agreement:
-        """Write the deployment files to the folder `output`, see artifact.publish_symbol."""
-        return publish_symbol(self.folder, output, images)
+    def publish_symbol(self, output: Path, images: np.ndarray, overwrite: bool = False) -> Agreement:
+        """Write the deployment files to the folder `output`, see symbol.publish_symbol."""
+        return publish_symbol(self.folder, output, images, overwrite)
 
     def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
         """Write an ONNX file, see onnx_file.write_onnx."""
@@ -98,9 +98,9 @@ class ConvertedModel:
         """Return the metadata of an export of this kind."""
         return replace(self.description, kind=kind)
 
-    def publish_symbol(self, output: Path, images: np.ndarray) -> Agreement:
+    def publish_symbol(self, output: Path, images: np.ndarray, overwrite: bool = False) -> Agreement:
         """Write the deployment files to another folder `output`."""
-        with staged_files(self.description, output, self.parts()) as prepared:
+        with staged_files(self.description, output, self.parts(), overwrite) as prepared:
             agreement = compare(self._engine.run(images), SymbolEngine(prepared, "cpu").run(images))
             agreement.raise_for_mismatch(f"{output}: the exported network")
         return agreement
@@ -151,11 +151,13 @@ class VerificationOptions:
             comparison, those of `validation` for the calibration.
         validation: labelled images; required for 8-bit models.
         max_map_drop: maximum loss of COCO mAP (0..1) by 8 bits.
+        overwrite: the export of another model in the output folder may be replaced once the new one is verified.
     """
 
     images: Sequence[ImageRef] = ()
     validation: Optional[LabeledDataset] = None
     max_map_drop: float = 0.01
+    overwrite: bool = False
 
 
 def export(folder: Path, format: str, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
@@ -179,7 +181,7 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Verificat
 def _symbol(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _comparison_images(model, proof)
-    progress.info(f"compared on {len(images)} images: {model.publish_symbol(output, images)}")
+    progress.info(f"compared on {len(images)} images: {model.publish_symbol(output, images, proof.overwrite)}")
 
 
 def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
@@ -198,9 +200,9 @@ def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, pr
 
 def _int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
-    check_target(output, model.describe("int8"))
+    check_target(output, model.describe("int8"), proof.overwrite)
     parts = quantize_symbol(model.parts(), _calibration_images(model, proof))
-    with staged_files(model.describe("int8"), output, parts) as prepared:
+    with staged_files(model.describe("int8"), output, parts, proof.overwrite) as prepared:
         _check_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
 
 
