@@ -62,7 +62,7 @@ def trained_detector(folder: Path, pictures: int, epochs: int, engine: str) -> D
 
 
 def measure(detector: Detector, pictures: List[DrawnSample], files: List[bytes], tiling: Tiling) -> Dict[str, Any]:
-    """Recall, precision, AP and seconds of a picture."""
+    """Return recall, precision, AP and seconds of a picture."""
     refs = [ImageRef(picture.name, lambda data=data: data, picture.name) for picture, data in zip(pictures, files)]
     list(detector.predict_iter(refs[:1], tiling=tiling))  # memory is allocated
     start = time.perf_counter()
@@ -84,7 +84,7 @@ def measure(detector: Detector, pictures: List[DrawnSample], files: List[bytes],
 
 
 def at_threshold(scores: Scores, threshold: float) -> Dict[str, Any]:
-    """Recall and precision of all classes together at a score threshold, from the curves of the classes."""
+    """Return recall and precision of all classes together at a score threshold, from the curves of the classes."""
     hits = shown = 0.0
     for one in scores.per_class:
         curve = scores.curves[one.name]

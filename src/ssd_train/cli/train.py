@@ -21,7 +21,7 @@ from ssd_train.config import TrainConfig, current_names, describe_preset
 from ssd_train.config_fields import range_text
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
-from ssd_train.evaluation.results import Scores
+from ssd_train.evaluation.results import FIXED_SCORE, Scores
 from ssd_train.progress import Progress
 
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 REPORT = "report.html"
-PICTURE_THRESHOLD = 0.3  # the default of `predict`, used if no threshold has a best F1
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,8 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     # unreadable images have no detections, so `predictions` may lack some records
     shown = [indices[id(record)] for record, _ in predictions]
     images = [lambda index=index: data[index][0] for index in shown]
-    threshold = scores.best_f1.threshold if scores is not None and scores.best_f1 else None
+    shown_scores = read_model_config(trainer.environment.model_dir)["scores"] if scores is None else scores.to_json()
+    threshold = (shown_scores.get("best_f1") or {}).get("threshold")
     return ReportData(
         run_id=run_id(setup.fingerprint),
         title=f"{setup.config.base_network} detector at {setup.config.image_shape} px",
@@ -161,14 +161,12 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
         settings=setup.config.to_json(),
         versions=mxnet_compat.versions(),
         history=[{**row, "epoch": row["epoch"] + 1} for row in trainer.state.history],  # people count from 1
-        scores=(
-            read_model_config(trainer.environment.model_dir)["scores"] or None if scores is None else scores.to_json()
-        ),
+        scores=shown_scores or None,
         curves={} if scores is None else {name: curve._asdict() for name, curve in scores.curves.items()},
         data=[summarise("train", setup.train.labels), summarise("validation", setup.validation.labels)],
         samples=[Sample(r.basename, image, r, detections) for image, (r, detections) in zip(images, predictions)],
         best_epoch=trainer.state.best.epoch + 1 if trainer.state.best.epoch >= 0 else None,
-        threshold=threshold or PICTURE_THRESHOLD,
+        threshold=FIXED_SCORE if threshold is None else threshold,
     )
 
 
