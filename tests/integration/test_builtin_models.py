@@ -31,7 +31,11 @@ SHOWN = [
 ]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[MODELS[0], *(pytest.param(model, marks=pytest.mark.slow) for model in MODELS[1:])],
+    ids="-".join,
+)
 def model(request, tmp_path_factory):
     """A converted model's folder."""
     base_network, way = request.param
@@ -74,16 +78,6 @@ def test_as_onnx(model, tmp_path, input):
         assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
         assert found.description.input == ("pixels" if input == "pixels" else "data")
         assert found.class_names.names == NAMES
-
-
-def test_as_onnx_in_openvino(model, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime", exc_type=ImportError)
-    pytest.importorskip("openvino")
-    export(model, "onnx", tmp_path / "m.onnx", "pixels", VerificationOptions(SHOWN), HeardProgress())
-    pictures = drawn_inputs(3, engine_of(model).side)
-    agreement = compare(engine_of(model).run(pictures), engine_of(tmp_path / "m.onnx", "openvino").run(pictures))
-    assert agreement.rows > 50 and agreement.unmatched <= 0.02 * agreement.rows, str(agreement)
 
 
 def test_as_symbol_again(model, tmp_path):

@@ -70,10 +70,10 @@ def test_a_hundred_drawn_pictures(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"base_network": "mobilenet1.0", "image_shape": 192}, id="mobilenet1.0"),
+        pytest.param({"base_network": "mobilenet1.0", "image_shape": 192}, id="mobilenet1.0", marks=pytest.mark.slow),
         pytest.param({"base_network": "mobilenetv2_1.0", "grayscale": True}, id="mobilenetv2"),
-        pytest.param({"base_network": "resnet-50"}, id="resnet-50"),
-        pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16"),
+        pytest.param({"base_network": "resnet-50"}, id="resnet-50", marks=pytest.mark.slow),
+        pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16", marks=pytest.mark.slow),
         pytest.param({"nms_threshold": 0.6, "nms_topk": 30, "post_nms": 20}, id="other-suppression"),
         pytest.param({"post_nms": ANCHORS, "classes": ("cat",)}, id="all-boxes"),
         pytest.param({"anchor_sizes": "0.2,0.35,0.5,0.7,1.05"}, id="anchors-of-other-sizes"),
@@ -86,6 +86,7 @@ def test_every_network(tmp_path, settings):
     assert Detector.load(tmp_path / "symbol").engine.grayscale == model.config.grayscale
 
 
+@pytest.mark.slow
 def test_a_hundred_real_pictures(shared_data, tmp_path):
     """A backbone trained on ImageNet, at the usual size, and pictures with labelled objects."""
     config = small_config(base_network="mobilenet1.0", image_shape=300)

@@ -38,14 +38,12 @@ def test_an_image_that_is_missing_at_the_start(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "spoil, expected",
+    "workers, spoil, expected",
     [
-        pytest.param(lambda path: path.unlink(), r"image .* cannot be read \(No such file", id="gone"),
-        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:400]), "cut off", id="cut-off"),
-        pytest.param(lambda path: path.write_bytes(b""), "found .*, expected an image", id="emptied"),
+        pytest.param(0, lambda path: path.unlink(), r"image .* cannot be read \(No such file", id="gone"),
+        pytest.param(2, lambda path: path.write_bytes(path.read_bytes()[:400]), "cut off", id="cut-off"),
     ],
 )
-@pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, expected):
     name = name_of(data[0].manifest, 5)
     training, validation = without(data, tmp_path, "none")
@@ -57,15 +55,14 @@ def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, e
                 spoil(training.images / name)
 
     environment = Environment(*training, *validation, tmp_path / "model", tmp_path / "output")
-    config = small_config(epochs=5, cache_images=0, num_workers=workers)
+    config = small_config(epochs=3, cache_images=0, num_workers=workers)
     with pytest.raises(DataError, match=f"output.manifest:5: .*{expected}"):
         train(config, environment, Spoiling())
     assert_nothing_dead(tmp_path / "model")
     assert (tmp_path / "model" / "config.json").exists(), "the model of the first epoch"
 
 
-@pytest.mark.parametrize("side", ["train", "validation"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("side, workers", [("train", 2), ("validation", 0)])
 def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_path, side, workers):
     """Told once, named, and the run comes to its end."""
     (training, validation), files = data, {}

@@ -20,13 +20,8 @@ from hosts import HOSTS, ParameterServer
 from opt_ml import describe, failure_of, make_opt_ml
 from runs import last_weights
 
-from ssd_train import mxnet_compat
-from ssd_train.cli.train import train
 from ssd_train.data.labels import load_labels
-from ssd_train.environment import Environment
 from ssd_train.training.distributed.communicator import Communicator
-
-mx = mxnet_compat.mxnet()
 
 pytestmark = pytest.mark.integration
 
@@ -107,29 +102,6 @@ def test_one_host_writes(server, shapes, tmp_path):
     assert states(tmp_path)
     for place in ("model", "checkpoints", "output/data"):
         assert not list((second / place).iterdir()), "the second host writes nothing"
-
-
-@in_test_integration
-def test_two_hosts_train_what_one_with_the_whole_batch_does(server, shapes, tmp_path):
-    """The whole job, with BatchNorm frozen as its user would: splits, augmentation, order, schedule, clipping."""
-    settings = {"optimizer": "sgd", "learning_rate": 0.01, "freeze_layer_pattern": "batchnorm|_bn[0-9]"}
-    start(server, tmp_path / "two", shapes.images.parent, **settings)
-    server.finish()
-    places = Environment(
-        shapes.images.parent,
-        model_dir=tmp_path / "model",
-        output_dir=tmp_path / "output",
-        checkpoint_dir=tmp_path / "checkpoints",
-    )
-    train(small_config(**settings, mini_batch_size=4), places)
-    found = mx.nd.load(str(last_weights(tmp_path / "two" / HOSTS[0] / "checkpoints")))
-    expected = mx.nd.load(str(last_weights(tmp_path / "checkpoints")))
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        array = array.asnumpy()
-        np.testing.assert_allclose(
-            found[name].asnumpy(), array, atol=1e-4 * max(np.abs(array).max(), 1e-3), err_msg=name
-        )
 
 
 @in_test_integration
@@ -235,16 +207,6 @@ def test_what_the_leader_refuses_ends_both_with_its_exit_code(shapes, tmp_path):
     assert fault in failure_of(tmp_path / HOSTS[0])
     told = failure_of(tmp_path / HOSTS[1])
     assert told.startswith(f"host {HOSTS[0]} failed: ") and fault in told
-
-
-@in_test_integration
-def test_a_divergence_ends_both_with_its_place(server, shapes, tmp_path):
-    """The gradient that both have is not finite, so that both end at the same step."""
-    reckless = {"optimizer": "sgd", "learning_rate": 1, "clip_gradient": 0, "warmup_epochs": 0, "epochs": 50}
-    workers = start(server, tmp_path, shapes.images.parent, **reckless)
-    logs = [worker.communicate(timeout=90)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [1, 1], logs
-    assert all("expected finite" in failure_of(tmp_path / host) for host in HOSTS)
 
 
 @in_test_integration

@@ -14,7 +14,6 @@ from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train
-from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 
 pytestmark = pytest.mark.integration
@@ -96,12 +95,6 @@ def test_the_net_has_learned_something(trained):
     assert all(row["images_per_second"] > 0 and row["val_SmoothL1"] > 0 for row in rows)
 
 
-def test_the_report_stands_alone(trained):
-    html = (trained / "output" / "report.html").read_text("utf-8")
-    assert "<svg" in html and "data:image/" in html and "disc" in html
-    assert not re.search(r"(src|href)\s*=\s*[\"']https?:", html)
-
-
 def test_evaluate_gives_the_scores_of_training(trained, data, tmp_path, capsys):
     _, validation = data
     flags = {"model": trained / "model", "images": validation.images, "labels": validation.manifest}
@@ -133,23 +126,6 @@ def test_answers_scored_from_their_file_give_the_same(trained, data, answers, tm
         assert_same_scores(scores_of(tmp_path / f"{name}.json"), expected, 1e-6)
 
 
-def test_answers_are_scored_in_the_models_classes(trained, data, answers, tmp_path):
-    """Labels of some pictures may lack a class; then the ids of the labels are not those of the answers."""
-    lines = data[1].manifest.read_text().splitlines()
-    kept = [line for line in lines if '"disc"' not in line and '"class_id"' in line]
-    assert kept and len(kept) < len(lines)
-    some = tmp_path / "some.manifest"
-    some.write_text("\n".join(kept) + "\n")
-    for name, flags in {
-        "model": {"model": trained / "model", "images": data[1].images},
-        "file": {"predictions": answers, "model": trained / "model"},
-    }.items():
-        assert main(["evaluate", *flags_of({**flags, "labels": some, "json": tmp_path / f"{name}.json"})]) == 0
-    found, expected = (scores_of(tmp_path / f"{name}.json") for name in ("file", "model"))
-    extra = {"/unlabelled_answers", "/unanswered_images"}
-    assert_same_scores(*({k: v for k, v in s.items() if k not in extra} for s in (found, expected)), 1e-6)
-
-
 def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [line["image"] for line in lines] == sorted(path.name for path in data[1].images.iterdir())
@@ -159,29 +135,6 @@ def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
     for line in lines:
         scores = [row[1] for row in line["prediction"]]
         assert scores == sorted(scores, reverse=True) and len(scores) == 100, "all candidates, best first"
-
-
-def test_the_detector_in_a_program(trained, data):
-    """As the README has it."""
-    from ssd_train.data.image_io import decode
-
-    detector = Detector.load(trained / "model", "cpu")
-    path = sorted(data[1].images.iterdir())[0]
-    image = decode(path.read_bytes(), str(path))
-    found = detector(image)
-    assert (
-        found.size_wh == image.shape[1::-1]
-        and len(found)
-        and list(detector.class_names) == ["disc", "square", "triangle"]
-    )
-    np.testing.assert_array_equal(found.boxes, detector.batch([image, image[:, ::-1]])[0].boxes)
-
-
-def test_overlays_and_pdf(trained, data, tmp_path):
-    flags = flags_of({"model": trained / "model", "overlays": tmp_path / "overlays", "pdf": tmp_path / "a.pdf"})
-    assert main(["predict", str(data[1].images), *flags]) == 0
-    assert len(list((tmp_path / "overlays").iterdir())) == 14
-    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, capsys):

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.integration
 mx = mxnet_compat.mxnet()
 
 SIDE = 128
+QUICK = ("mobilenet0.25", "mobilenetv2_1.0")
 
 
 def batch_for(base_network, kind=TrainBatch, **more):
@@ -34,7 +35,10 @@ def batch_for(base_network, kind=TrainBatch, **more):
     return kind(*arrays, tuple(LabeledImage(s.name, s.boxes, s.class_ids, (SIDE, SIDE)) for s in drawn), **more)
 
 
-@pytest.mark.parametrize("base_network", BASE_NETWORKS)
+@pytest.mark.parametrize(
+    "base_network",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BASE_NETWORKS],
+)
 def test_a_few_steps_lower_the_loss(tmp_path, base_network):
     config = small_config(base_network=base_network)
     net = build_net(base_network, SIDE, list(SHAPE_CLASSES), 1)

@@ -50,7 +50,9 @@ def unbroken(data, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "averaged"))]
+)
 def test_killed_between_epochs(data, unbroken, tmp_path, optimizer):
     command = flags(data, tmp_path, **OPTIMIZERS[optimizer])
     kill_after(command, "^epoch 2/3", delay=0.15)
@@ -59,6 +61,7 @@ def test_killed_between_epochs(data, unbroken, tmp_path, optimizer):
     assert_same(outcome(tmp_path), unbroken(optimizer))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_again_and_again(data, unbroken, tmp_path):
     """With a checkpoint after every step, each run is killed within its training, until one comes to its end."""
     command = flags(data, tmp_path, checkpoint_minutes=0.0001, **OPTIMIZERS["adam"])
@@ -93,6 +96,7 @@ def steps_of_newest_state(checkpoints):
     return json.loads((folders[0] / "state.json").read_text())["tally"]["steps"] if folders else 0
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_only_shown_again(data, unbroken, tmp_path):
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
     finish(command)
@@ -114,17 +118,6 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tm
     printed = finish(command)
     assert re.search(r"last.params: .*damaged", printed)
     assert f"resuming after epoch {epoch} " in printed
-    assert_same(outcome(tmp_path), unbroken("sgd"))
-
-
-def test_another_machine_goes_on_with_the_checkpoints_alone(data, unbroken, tmp_path):
-    """The model folder is empty there."""
-    import shutil
-
-    command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
-    kill_after(command, "^epoch 2/3", delay=0.3)
-    shutil.rmtree(tmp_path / "model")
-    finish(command)
     assert_same(outcome(tmp_path), unbroken("sgd"))
 
 
@@ -173,24 +166,7 @@ def test_what_labels_tell_is_refused_before_a_network_is_built(data, stopped, tm
     assert "the training labels are not those of the checkpoint" in capsys.readouterr().err
 
 
-def test_settings_that_the_data_completes_go_on(data, tmp_path):
-    """Given as they never can be: more images in a batch than there are, anchors to be chosen, no count of classes."""
-    loose = {"mini_batch_size": 99, "auto_anchors": "true", "num_training_samples": 5, "label_width": 350}
-    finish(flags(data, tmp_path, **loose, epochs=1))
-    printed = finish(flags(data, tmp_path, **loose, epochs=2))
-    assert "resuming after epoch 1" in printed and "epoch 2/2" in printed
-
-
-def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
-    """With a rate that does not depend on their number, as if they had been asked for at once."""
-    steady = {"lr_schedule": "constant", "optimizer": "sgd"}
-    finish(flags(data, tmp_path / "once", **steady, epochs=2))
-    finish(flags(data, tmp_path / "twice", **steady, epochs=1))
-    printed = finish(flags(data, tmp_path / "twice", **steady, epochs=2))
-    assert "epochs: found 2, the checkpoint was made for 1\n" in printed
-    assert_same(outcome(tmp_path / "twice"), outcome(tmp_path / "once"))
-
-
+@pytest.mark.slow
 def test_fewer_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     """As many as are made, or more: it is told, and the run ends as one that was asked for no more."""
     steady = {"lr_schedule": "constant", "optimizer": "sgd"}
@@ -220,12 +196,6 @@ def test_a_second_run_on_one_folder_is_refused_and_the_first_not_disturbed(data,
     ended(first)
     assert first.returncode == 0
     assert_same(outcome(tmp_path), unbroken("sgd"))
-
-
-def test_another_number_of_threads_is_told(data, tmp_path):
-    finish(flags(data, tmp_path, epochs=1))
-    printed = finish(flags(data, tmp_path, epochs=1), OMP_NUM_THREADS="2")
-    assert "CPU threads: found 2, the checkpoint was made with 1: the weights may differ" in printed
 
 
 def test_settings_of_the_machine_may_change(data, stopped):

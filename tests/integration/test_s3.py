@@ -126,35 +126,6 @@ def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
     assert f"{tmp_path / 'labels.manifest'}:1" in gone.out
 
 
-def test_check_tells_lines_by_their_s3_names(run, on_s3):
-    on_s3.put_object(
-        Bucket="bucket", Key="labels/bad.manifest", Body=read(on_s3, "labels/train.manifest") + b"no JSON\n"
-    )
-    done = run("check", "--labels", "s3://bucket/labels/bad.manifest", "--json", "s3://bucket/findings.json")
-    assert done.code == 2 and "s3://bucket/labels/bad.manifest:13" in done.out
-    assert json.loads(read(on_s3, "findings.json"))
-
-
-def test_prepare(run, on_s3, drawn, tmp_path):
-    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts", "--seed", 3)
-    local = run("prepare", "split", drawn.manifest, "--output", tmp_path / "parts", "--seed", 3)
-    assert (done.code, local.code) == (0, 0), done.err
-    assert "lines written: s3://bucket/parts/train.manifest" in done.out
-    for name in ("train", "validation"):
-        assert read(on_s3, f"parts/{name}.manifest") == (tmp_path / "parts" / f"{name}.manifest").read_bytes()
-    gray = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray/")
-    assert gray.code == 0 and len(keys(on_s3, "gray/")) == 12
-
-
-def test_labels_are_not_written_over(run, on_s3):
-    labels = "s3://bucket/labels/train.manifest"
-    before = read(on_s3, "labels/train.manifest")
-    kept = run("prepare", "keep", labels, "--source_regex", "no such image", "--output", labels)
-    (line,) = kept.err.splitlines()
-    assert kept.code == 2 and line.startswith(f"error: found {labels} ")
-    assert read(on_s3, "labels/train.manifest") == before
-
-
 def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
     on_s3.put_object(Bucket="bucket", Key="images/broken.png", Body=b"no picture")
     done = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray")
@@ -177,21 +148,6 @@ def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
     done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts")
     assert done.code == 2 and "s3://bucket/parts/" in done.err and "there is no such bucket" in done.err
     folder = done.err.rpartition("the results are kept in ")[2].strip()
-    assert len(list(Path(folder).glob("*.manifest"))) == 2
-
-
-def test_what_an_interrupt_leaves_is_said(run, on_s3, monkeypatch):
-    from ssd_train.cli import prepare as step
-
-    def split(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    real = step.split
-    monkeypatch.setattr(step, "split", split)
-    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts")
-    assert done.code == 130 and not keys(on_s3, "parts/")
-    folder = done.out.partition("s3://bucket/parts/: not uploaded; the results are kept in ")[2].strip()
     assert len(list(Path(folder).glob("*.manifest"))) == 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 
 import pytest
 from builders import HeardProgress, shapes_set, small_config
@@ -13,7 +12,7 @@ from runs import last_weights
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.train import train
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, TrainingInterrupted
+from ssd_train.errors import TrainingInterrupted
 from ssd_train.training import trainer
 
 pytestmark = pytest.mark.integration
@@ -55,7 +54,6 @@ def weights(folder, machine="model"):
     "calls, told",
     [
         pytest.param(1, "epoch 0, step 1 of the next; its weights, not yet scored, are in", id="first-step"),
-        pytest.param(STEPS, "epoch 0, step 4 of the next", id="last-step"),
         pytest.param(STEPS + 1, "epoch 0, step 4 of the next", id="in-the-evaluation"),
         pytest.param(STEPS + 2 + 2, "epoch 1, step 2 of the next; the model of epoch 1 is in", id="second-epoch"),
     ],
@@ -116,29 +114,3 @@ def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
     assert "resume" not in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
-
-
-def test_other_settings_are_refused_and_named(sides, tmp_path):
-    with pytest.raises(TrainingInterrupted):
-        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2))
-    with pytest.raises(CheckpointError, match="setting seed: found 2, the checkpoint has 1"):
-        train(small_config(**SETTINGS, seed=2), environment_of(sides, tmp_path))
-
-
-@pytest.mark.parametrize("damaged", [1, 3], ids=["the-newest", "all"])
-def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbroken, tmp_path, damaged):
-    for _ in range(3):
-        with pytest.raises(TrainingInterrupted):
-            train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
-    folders = sorted((tmp_path / "checkpoints").glob("state-*"), reverse=True)
-    assert [folder.name for folder in folders] == ["state-000003", "state-000002", "state-000001"]
-    for folder in folders[:damaged]:
-        with open(folder / "last.params", "r+b") as file:
-            file.seek(1000)
-            file.write(b"\xff\x00\xff")
-    if damaged == len(folders):
-        with pytest.raises(CheckpointError, match="damaged: .*no other is whole"):
-            train(small_config(**SETTINGS), environment_of(sides, tmp_path))
-        shutil.rmtree(tmp_path / "checkpoints")
-    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
-    assert weights(tmp_path) == weights(unbroken)

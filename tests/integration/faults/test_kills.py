@@ -42,10 +42,6 @@ def killed_at_random(command, folder, unbroken, number):
     resumed(command, folder, unbroken)
 
 
-def test_a_kill_at_a_random_moment(command, tmp_path, unbroken):
-    killed_at_random(command, tmp_path, unbroken, 1000)
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(KILLS))
 def test_kills_at_random_moments(command, tmp_path, unbroken, number):

@@ -72,7 +72,8 @@ def test_a_long_run_holds_no_more_at_its_end(tmp_path):
     assert len(checkpoints) == 3 and len(list((tmp_path / "model").glob("weights-*"))) == 1
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.faults), 4])
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [1, 4])
 def test_the_same_weights_for_any_number_of_loader_threads(data, tmp_path, workers):
     for count in (0, workers):
         finish(flags(data, tmp_path / str(count), **{**SAVING, "num_workers": count, "augmentation": "strong"}))

@@ -63,11 +63,6 @@ def test_from_json_invalid_value_raises_with_place_and_value(change, value):
         ExportMetadata.from_json({**WHOLE.to_json(), **change}, "a.onnx")
 
 
-def test_from_texts_of_another_program_raises():
-    with pytest.raises(WeightsError, match="^m.onnx: "):
-        ExportMetadata.from_texts({"producer": "somebody"}, "m.onnx")
-
-
 def test_as_input_each_kind_holds_the_same_pixels():
     images = np.random.RandomState(0).randint(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     assert as_input(images, "pixels") is images

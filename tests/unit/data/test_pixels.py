@@ -125,12 +125,6 @@ def test_operation_without_opencv_is_within_a_level(name, arguments):
     assert found.flags.c_contiguous
 
 
-@pytest.mark.parametrize("size_wh", [(80, 80), (97, 60)])
-def test_resize_area_without_opencv_is_within_a_level(size_wh):
-    gray = np.ascontiguousarray(picture(size_wh)[..., 1])
-    assert difference(pillow_pixels.resize_area(gray, (32, 32)), opencv_pixels.resize_area(gray, (32, 32))) <= 1
-
-
 @pytest.mark.parametrize("format", list(pillow_pixels.READERS))
 def test_encode_without_opencv_is_decoded_alike(format):
     one, other = (library.encode(SMOOTH, format, 90) for library in (opencv_pixels, pillow_pixels))

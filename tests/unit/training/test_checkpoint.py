@@ -11,7 +11,7 @@ import shutil
 
 import numpy as np
 import pytest
-from saving import assert_equal, batch, files, flip_a_bit, learner, make_net, saved, values
+from saving import assert_equal, batch, files, learner, make_net, saved
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
@@ -74,11 +74,6 @@ def test_restore_state_before_the_first_step(tmp_path):
     assert_equal(resumed.net, fresh.net)
 
 
-def test_restore_without_checkpoint_is_a_new_state(tmp_path):
-    found, notes = Checkpoints(tmp_path / "c").restore(FINGERPRINT, learner(), tmp_path / "m")
-    assert (found.epoch, found.history, found.fingerprint, notes) == (0, [], FINGERPRINT, [])
-
-
 @pytest.mark.parametrize(
     "changes, expected",
     [
@@ -103,21 +98,6 @@ def test_restore_other_settings_classes_or_data_raise_by_name(tmp_path, best, ch
         Checkpoints(tmp_path / "c").restore({**FINGERPRINT, **changes}, resumed, tmp_path / "m")
     assert_equal(resumed.net, make_net(4))
     assert not (tmp_path / "m").exists()
-
-
-def test_restore_damaged_state_uses_the_previous(tmp_path, best):
-    checkpoints, learned = Checkpoints(tmp_path / "c"), learner()
-    checkpoints.save(state(epoch=1), learned, best)
-    before = values(learned.net)
-    learned.step(batch(0), 0.01)
-    checkpoints.save(state(epoch=2), learned, best)
-    flip_a_bit(newest(checkpoints) / "last.params")
-    resumed = learner(seed=4)
-    found, notes = checkpoints.restore(FINGERPRINT, resumed, tmp_path / "m")
-    assert found.epoch == 1
-    assert "last.params" in notes[0] and "epoch 1" in notes[1]
-    after = values(resumed.net)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_restore_flipped_bit_uses_the_previous(tmp_path, best):

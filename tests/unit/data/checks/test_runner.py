@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress, label_set, memory_images
+from builders import HeardProgress, label_set
 from faulty_sets import (
     ANCHORS,
     BAD_FILES,
@@ -138,12 +138,6 @@ def test_class_that_training_never_shows():
     assert codes == ["few-examples", "class-only-in-training", "class-only-in-validation"]
 
 
-def test_class_that_training_does_not_know():
-    train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat",))
-    validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("cow",))
-    assert found(Split("train", train), Split("validation", validation)) == [("unknown-class", "train.manifest")]
-
-
 def test_training_refuses_errors_and_names_the_first():
     findings = [Finding("missing-image", f"a:{n}", "image not found", f"{n}.jpg") for n in range(5)]
     with pytest.raises(
@@ -160,13 +154,6 @@ def test_training_goes_on_without_the_images_that_have_errors(tmp_path):
     kept = drop_errors(side.labels, findings)
     assert [record.basename for record in kept.records] == [*(f"{n}.jpg" for n in range(TEN)), "bad.jpg"]
     assert kept.skipped == side.labels.skipped and len(kept.skipped) == 1
-
-
-def test_nothing_left_to_train_on_is_an_error(tmp_path):
-    labels = label_set([[[1, 1, 30, 25]]] * 3)
-    findings = quick_check(labels, memory_images(label_set([])))
-    with pytest.raises(DataError, match=r"^3 errors in the data: train\.manifest:1: image '0\.png' not found"):
-        drop_errors(labels, findings)
 
 
 def test_result_is_sorted_counted_and_told_as_json(tmp_path):

@@ -1,11 +1,10 @@
 """Image and JSON: what is read, refused and written; class ids and names."""
 
 import json
-import re
 
 import pytest
 
-from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE
+from ssd_train.data.formats.builder import DUPLICATE
 from ssd_train.data.formats.image_json import OTHER_IDS, read_image_json, write_image_json
 from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.structures import ClassNames, LabeledImage
@@ -79,38 +78,6 @@ def test_image_json_categories_without_an_id_of_the_boxes_name_no_class(tmp_path
     assert labels.class_names.names == names
     assert [record.class_ids.tolist() for record in labels.records] == [[0, 1], [0], []]
     assert [(line.where, line.reason) for line in labels.repaired] == [(str(tmp_path / "1.json"), OTHER_IDS)]
-
-
-BAD = {
-    "not JSON": (b"hello", "bad JSON at column 1"),
-    "empty file": (b"", "bad JSON at column 1"),
-    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is UTF-16"),
-    "key twice": (b'{"file": "a", "file": "b"}', "key 'file' twice"),
-    "an array": ([GOOD], "found an array, expected one JSON object"),
-    "no file": ({"annotations": []}, "file: found null, expected the name"),
-    "file a number": (value(5), "file: found 5, expected the name"),
-    "no annotations": ({"file": "a.jpg"}, "annotations: found null, expected a list"),
-    "string coordinate": (value(annotations=[{**BOX, "left": "1"}]), "box 0: left: found '1', expected a number"),
-    "negative width": (value(annotations=[{**BOX, "width": -1}]), "box 0: found width -1"),
-    "class a half": (value(annotations=[{**BOX, "class_id": 0.5}]), "class_id: found 0.5, expected an integer"),
-    "huge class, no names": (value(annotations=[{**BOX, "class_id": 10**8}], categories=None), "found 100000000"),
-    "categories an object": (value(categories={}), "categories: found an object, expected a list"),
-    "category a string": (value(categories=["dog"]), "categories: found 'dog' at 0, expected class_id and name"),
-    "category without id": (value(categories=[{"name": "dog"}]), "categories: class_id at 0: found null"),
-    "category blank": (value(categories=[{"class_id": 0, "name": " "}]), "categories: found an object at 0"),
-    "image_size an object": (value(image_size={"width": 5, "height": 5}), "image_size: found an object"),
-    "other boxes for an image": (value("good.jpg", []), "with other boxes than at .*0.json"),
-}
-
-
-@pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
-def test_bad_file_is_an_error_or_skipped(tmp_path, bad, message):
-    path = folder(tmp_path, GOOD, bad)
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / '1.json'))}: .*{message}"):
-        read_image_json(path)
-    labels = read_image_json(path, on_bad="skip")
-    assert [record.name for record in labels.records] == ["good.jpg"]
-    assert [(line.where, line.reason) for line in labels.skipped] == [(str(tmp_path / "1.json"), BAD_LINE)]
 
 
 def test_conflicting_names_are_an_error(tmp_path):
