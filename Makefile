@@ -132,7 +132,7 @@ $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requir
 	touch $@
 
 # Creates an environment with Python $(1) from the PATH or from pyenv. Without that interpreter there is no environment, and its
-# tests are skipped by name (tests/own_venvs.py). A step that fails here ends make.
+# tests are skipped by name (tests/helpers/environments.py). A step that fails here ends make.
 define OWN_VENV
 	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from builders import HeardProgress, memory_images
-from builtin_nets import write_artifact
-from nets import drawn_inputs
+from helpers.builtin_nets import write_artifact
+from helpers.data import HeardProgress, memory_images
+from helpers.models import drawn_inputs
 
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png

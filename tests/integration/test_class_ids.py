@@ -8,9 +8,9 @@ import types
 
 import numpy as np
 import pytest
-import runs
-from builders import flags_of, shapes_set
-from coco_notebook import CATEGORY_IDS, generate
+from helpers import jobs
+from helpers.coco import CATEGORY_IDS, generate
+from helpers.data import flags_of, shapes_set
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
@@ -42,7 +42,7 @@ def with_gap(drawn):
 def train(data, folder, capfd, **settings):
     """Train, and return config.json and what was printed."""
     capfd.readouterr()
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     printed = capfd.readouterr()
     return json.loads((folder / "model" / "config.json").read_text()), printed.out + printed.err
 
@@ -59,7 +59,7 @@ def trained(data, tmp_path_factory):
     """A run with the right num_classes, of which the labels show less."""
     folder = tmp_path_factory.mktemp("run")
     settings = {"epochs": 6, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip", "num_classes": 6}
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     return folder
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from builders import flags_of
+from helpers.data import flags_of
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel

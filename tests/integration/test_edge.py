@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nets import CLASSES, talking_model
+from helpers.models import CLASSES, talking_model
 
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.structures import ClassNames

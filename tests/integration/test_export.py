@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import HeardProgress, flags_of, shapes_set, small_config
-from nets import CLASSES, drawn_inputs, talking_model, talking_net
+from helpers.data import HeardProgress, flags_of, shapes_set, small_config
+from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main

@@ -9,8 +9,8 @@ import signal
 
 import numpy as np
 import pytest
-from builders import HeardProgress, small_config
-from faulty_runs import assert_nothing_dead, command, refused
+from helpers.data import HeardProgress, small_config
+from helpers.jobs import assert_nothing_dead, command, refused
 
 from ssd_train import mxnet_compat
 from ssd_train.cli.arguments import LogProgress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from builders import HeardProgress, small_config
-from faulty_runs import assert_nothing_dead, command, lines_of, refused
+from helpers.data import HeardProgress, small_config
+from helpers.jobs import assert_nothing_dead, command, lines_of, refused
 
 from ssd_train.cli.train import train
 from ssd_train.environment import Environment

@@ -6,8 +6,8 @@ import json
 import shutil
 
 import pytest
-from builders import HeardProgress, small_config
-from faulty_runs import annotations, command, lines_of, refused, with_box, written
+from helpers.data import HeardProgress, small_config
+from helpers.jobs import annotations, command, lines_of, refused, with_box, written
 
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train

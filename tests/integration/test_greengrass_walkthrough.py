@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import manifests
 import pytest
+from helpers import manifests
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.image_io import decode

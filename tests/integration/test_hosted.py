@@ -10,9 +10,8 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import SMALL, shapes_set
-from fifos import FifoWriter, samples
-from opt_ml import failure_of, make_opt_ml
+from helpers.data import SMALL, FifoWriter, samples, shapes_set
+from helpers.jobs import failure_of, make_opt_ml
 
 from ssd_train import mxnet_compat
 from ssd_train.cli.main import main

@@ -13,12 +13,9 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
 import pytest
-import together
-from builders import SMALL, DrawnSet, shapes_set, small_config
-from fifos import FifoWriter, samples
-from hosts import HOSTS, ParameterServer
-from opt_ml import describe, failure_of, make_opt_ml
-from runs import last_weights
+from helpers import together
+from helpers.data import SMALL, DrawnSet, FifoWriter, samples, shapes_set, small_config
+from helpers.jobs import HOSTS, ParameterServer, describe, failure_of, last_weights, make_opt_ml
 
 from ssd_train.data.labels import load_labels
 from ssd_train.training.distributed.communicator import Communicator

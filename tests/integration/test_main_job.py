@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-import runs
-from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
+from helpers import jobs
+from helpers.data import SMALL, HeardProgress, flags_of, shapes_set, small_config
 
 from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
@@ -33,7 +33,7 @@ def trained(data, tmp_path_factory):
     """The folder of a finished run of the command."""
     folder = tmp_path_factory.mktemp("run")
     settings = {"epochs": EPOCHS, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip"}
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     return folder
 
 
@@ -158,7 +158,7 @@ def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, c
 
 def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
     split = {"validation": None, "validation_labels": None, "validation_fraction": 0.3}
-    arguments = runs.flags(data, tmp_path, **split, epochs=1, grayscale=1, augmentation="geometry")
+    arguments = jobs.flags(data, tmp_path, **split, epochs=1, grayscale=1, augmentation="geometry")
     assert main(arguments) == 0, "no command means train"
     found = re.findall(r"^(?:train|validation): (\d+) images, (\d+) without", capsys.readouterr().out, re.MULTILINE)
     (training, empty), (held_out, empty_too) = (map(int, pair) for pair in found)

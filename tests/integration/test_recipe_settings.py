@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import HeardProgress, shapes_set, small_config
+from helpers.data import HeardProgress, shapes_set, small_config
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.train import train

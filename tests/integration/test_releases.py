@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import DrawnSet, HeardProgress, small_config
+from helpers.data import DrawnSet, HeardProgress, small_config
 
 from ssd_train import __version__
 from ssd_train.artifacts.saved_model import SavedModel

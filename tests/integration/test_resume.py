@@ -9,9 +9,9 @@ import signal
 import time
 
 import pytest
-import runs
-from builders import shapes_set
-from runs import assert_same, ended, finish, kill_after, outcome, start, told
+from helpers import jobs
+from helpers.data import shapes_set
+from helpers.jobs import assert_same, ended, finish, kill_after, outcome, start, told
 
 from ssd_train.cli.main import main
 from ssd_train.storage.atomic import finished_dirs
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def flags(data, folder, **settings):
-    return runs.flags(data, folder, **{"epochs": 3, "augmentation": "strong", "learning_rate": 0.005, **settings})
+    return jobs.flags(data, folder, **{"epochs": 3, "augmentation": "strong", "learning_rate": 0.005, **settings})
 
 
 @pytest.fixture(scope="module")

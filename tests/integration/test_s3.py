@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builders import SMALL, flags_of, shapes_set
+from helpers.data import SMALL, flags_of, shapes_set
 
 from ssd_train.cli.main import main
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import SMALL, flags_of, shapes_set
-from nets import drawn_inputs
+from helpers.data import SMALL, flags_of, shapes_set
+from helpers.models import drawn_inputs
 
 from ssd_train.artifacts.inference_code import write_inference_code
 from ssd_train.cli.main import main

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import SMALL, shapes_set
-from nets import CLASSES, talking_model
+from helpers.data import SMALL, shapes_set
+from helpers.models import CLASSES, talking_model
 from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg

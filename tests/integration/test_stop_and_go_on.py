@@ -6,8 +6,8 @@ import itertools
 import json
 
 import pytest
-from builders import HeardProgress, shapes_set, small_config
-from runs import last_weights
+from helpers.data import HeardProgress, shapes_set, small_config
+from helpers.jobs import last_weights
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.train import train

@@ -16,10 +16,9 @@ import sys
 
 import numpy as np
 import pytest
-from builders import shapes_set, small_config
-from mutations import mutated, tries
-from nets import talking_model
-from runs import SOURCE, flags
+from helpers.data import mutated, shapes_set, small_config, tries
+from helpers.jobs import SOURCE, flags
+from helpers.models import talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel

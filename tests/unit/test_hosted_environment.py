@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from opt_ml import describe, failure_of, make_opt_ml
+from helpers.jobs import describe, failure_of, make_opt_ml
 
 from ssd_train.environment import (
     FAILURE_CHARACTERS,

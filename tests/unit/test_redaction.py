@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from builders import shapes_set
+from helpers.data import shapes_set
 
 from ssd_train.cli.arguments import LogProgress
 from ssd_train.cli.main import main

@@ -14,8 +14,19 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import shapes_set
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
+from helpers.data import shapes_set
+from helpers.jobs import (
+    SAVING,
+    assert_loads_as_what_it_is,
+    assert_same,
+    ended,
+    finish,
+    flags,
+    members,
+    outcome,
+    start,
+    told,
+)
 
 pytestmark = pytest.mark.integration
 

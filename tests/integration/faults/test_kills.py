@@ -15,7 +15,7 @@ import time
 from collections import Counter
 
 import pytest
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, outcome, start
+from helpers.jobs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, outcome, start
 
 KILLS = int(os.environ.get("SSD_TRAIN_KILLS", "20"))
 STRACE = shutil.which("strace")

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from builders import shapes_set
-from runs import SAVING, SOURCE, assert_same, ended, finish, flags, outcome, start
+from helpers.data import shapes_set
+from helpers.jobs import SAVING, SOURCE, assert_same, ended, finish, flags, outcome, start
 
 pytestmark = pytest.mark.integration
 

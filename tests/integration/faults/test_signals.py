@@ -9,7 +9,18 @@ import socket
 import time
 
 import pytest
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
+from helpers.jobs import (
+    SAVING,
+    assert_loads_as_what_it_is,
+    assert_same,
+    ended,
+    finish,
+    flags,
+    members,
+    outcome,
+    start,
+    told,
+)
 
 pytestmark = pytest.mark.integration
 

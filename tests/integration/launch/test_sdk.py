@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import pytest
-from builders import SMALL, shapes_set
-from launches import INPUTS, REGION, ROLE, make_job
-from sdks import sdk_environment, sdk_python
-from toolkits import make_toolkit
+from helpers.data import SMALL, shapes_set
+from helpers.environments import make_toolkit, sdk_environment, sdk_python
+from helpers.services import INPUTS, REGION, ROLE, make_job
 
 from ssd_train.launch import requests
 from ssd_train.launch.code_archive import CHECKOUT, write_served_model, write_source

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 import pytest
-from builders import shapes_set
-from hosts import HOSTS, free_port
-from opt_ml import describe
+from helpers.data import shapes_set
+from helpers.jobs import HOSTS, describe, free_port
 
 pytestmark = pytest.mark.sagemaker
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
-from opt_ml import failure_of
-from runs import last_weights
+from helpers.jobs import failure_of, last_weights
 
 pytestmark = pytest.mark.sagemaker
 

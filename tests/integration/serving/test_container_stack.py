@@ -14,9 +14,9 @@ from typing import Iterator
 
 import numpy as np
 import pytest
-from nets import drawn_inputs, talking_model
-from servers import ROOT, ask
-from stacks import stack, stack_venv
+from helpers.environments import stack, stack_venv
+from helpers.models import drawn_inputs, talking_model
+from helpers.services import ROOT, ask
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd

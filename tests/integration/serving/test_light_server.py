@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 import pytest
-from builtin_nets import write_artifact
-from servers import LightServer, ask
+from helpers.builtin_nets import write_artifact
+from helpers.services import LightServer, ask
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd, resident_bytes

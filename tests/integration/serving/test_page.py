@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from helpers.services import CHROMIUM, Browser
 
 from ssd_train.boxes import iou_matrix
 from ssd_train.data.image_io import encode_jpeg

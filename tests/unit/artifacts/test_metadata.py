@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from builders import small_config
+from helpers.data import small_config
 
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.data.structures import ClassNames

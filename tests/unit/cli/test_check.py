@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from builders import flags_of, label_set, memory_images, shapes_set
+from helpers.data import flags_of, label_set, memory_images, shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.data.checks.codes import CODES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_jpeg, encode_png

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import numpy as np
 import pytest
-from builders import picture
-from launches import REGION, ROLE, entry_point, faults_of, isolate, make_job
+from helpers.data import picture
+from helpers.services import REGION, ROLE, entry_point, faults_of, isolate, make_job
 from moto import mock_aws
 
 from ssd_train.cli.main import main

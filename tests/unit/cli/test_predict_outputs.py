@@ -11,9 +11,8 @@ import threading
 
 import numpy as np
 import pytest
-from builders import shapes_set
-from nets import CLASSES, talking_model
-from pdfs import pdf_pages
+from helpers.data import pdf_pages, shapes_set
+from helpers.models import CLASSES, talking_model
 from PIL import Image
 
 from ssd_train.cli.main import main

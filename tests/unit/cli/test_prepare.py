@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import cv2
-import manifests
 import numpy as np
 import pytest
-from builders import shapes_set
+from helpers import manifests
+from helpers.data import shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.cli.prepare import STEPS

@@ -7,7 +7,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 from PIL import Image
 
 from ssd_train.data.checks.codes import CODES

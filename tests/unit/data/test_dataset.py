@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.boxes import as_boxes
 from ssd_train.data.augment import View

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.data.image_io import encode_jpeg, encode_png
 from ssd_train.data.labels import LabelOptions, load_labels

@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from mutations import tries
-from odd_images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, png_claiming, quadrants, with_exif
+from helpers.data import tries
+from helpers.images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, png_claiming, quadrants, with_exif
 
 from ssd_train.data import image_io
 from ssd_train.data.image_format import exif_orientation

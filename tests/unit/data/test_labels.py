@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.builtin_algorithm import CONTENT_TYPES
 from ssd_train.config import LABEL_FORMATS

@@ -10,8 +10,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from builders import picture
-from odd_images import GOOD, encoded, noise
+from helpers.data import picture
+from helpers.images import GOOD, encoded, noise
 from PIL import Image
 
 from ssd_train.data import opencv_pixels, pillow_pixels, pixels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import HeardProgress, picture
+from helpers.data import HeardProgress, picture
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc

@@ -1,7 +1,7 @@
 """Images that go bad during a run: an error, or left out, told once, and not too many."""
 
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
 from ssd_train.data.loaders import BadSampleHandler
 from ssd_train.errors import DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

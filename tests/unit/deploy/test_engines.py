@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nets import CLASSES, drawn_inputs, talking_model
-from saving import flip_a_bit
+from helpers.models import CLASSES, drawn_inputs, flip_a_bit, talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.cli.main import main

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from builders import memory_images
+from helpers.data import memory_images
 
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from odd_images import BAD, GOOD, encoded, noise, quadrants, with_exif
+from helpers.images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_io import FORMATS, decode, encode

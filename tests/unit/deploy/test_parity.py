@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import drawn_inputs, suppressed, talking_model, undecided_model
+from helpers.models import drawn_inputs, suppressed, talking_model, undecided_model
 
 from ssd_train.deploy.gluon_backend import GluonEngine
 from ssd_train.deploy.parity import compare

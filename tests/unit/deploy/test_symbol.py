@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from nets import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
+from helpers.models import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts import symbol_format

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from coco_reference import pycocotools_precision
+from helpers.coco import pycocotools_precision
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged

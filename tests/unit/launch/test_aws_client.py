@@ -7,7 +7,7 @@ import sys
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from launches import REGION, ROLE, isolate
+from helpers.services import REGION, ROLE, isolate
 from moto import mock_aws
 
 from ssd_train.errors import ConfigError, DataError, DependencyError

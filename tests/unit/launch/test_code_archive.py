@@ -3,7 +3,7 @@ from __future__ import annotations
 import tarfile
 
 import pytest
-from launches import entry_point
+from helpers.services import entry_point
 
 from ssd_train.errors import ConfigError
 from ssd_train.launch.code_archive import PACKAGE, entry_point_folder, write_served_model, write_source

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from launches import INPUTS, make_job
+from helpers.services import INPUTS, make_job
 
 from ssd_train.environment import CHANNELS, CODE_CHANNELS
 from ssd_train.errors import ConfigError

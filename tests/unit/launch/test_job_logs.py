@@ -4,7 +4,7 @@ import time
 
 import boto3
 import pytest
-from launches import REGION, isolate
+from helpers.services import REGION, isolate
 from moto import mock_aws
 
 from ssd_train import sagemaker_metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from launches import INPUTS, ROLE, faults_of, make_job
+from helpers.services import INPUTS, ROLE, faults_of, make_job
 
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import make_channels

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from launches import REGION, ROLE, faults_of
+from helpers.services import REGION, ROLE, faults_of
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.launch import requests

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from launches import faults_of, make_job
+from helpers.services import faults_of, make_job
 
 from ssd_train.errors import ConfigError
 from ssd_train.launch.tuning import RANGES, Range, parse_ranges, tuning_request

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-import manifests
 import numpy as np
 import pytest
-from builders import HeardProgress, picture
+from helpers import manifests
+from helpers.data import HeardProgress, picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

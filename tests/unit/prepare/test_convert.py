@@ -6,10 +6,10 @@ import dataclasses
 import json
 import tracemalloc
 
-import manifests
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers import manifests
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.cli.main import main
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth

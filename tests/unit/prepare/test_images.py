@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from builders import HeardProgress, picture
+from helpers.data import HeardProgress, picture
 from PIL import Image
 
 from ssd_train.data.image_io import decode, encode, read_header

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-import manifests
 import pytest
+from helpers import manifests
 from hypothesis import given
 from hypothesis import strategies as st
 

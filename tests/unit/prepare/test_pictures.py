@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.images import is_done, output_folder, process, write_image

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
 from ssd_train.errors import CheckpointError
 from ssd_train.storage.lock import LOCK, exclusive_lock

@@ -10,8 +10,8 @@ import time
 
 import boto3
 import pytest
-from builders import HeardProgress
-from stores import copies, fault, put, stub
+from helpers.data import HeardProgress
+from helpers.services import copies, fault, put, stub
 
 from ssd_train.errors import ConfigError, DataError, DependencyError
 from ssd_train.storage import s3

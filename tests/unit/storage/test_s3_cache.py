@@ -6,8 +6,8 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from builders import HeardProgress
-from stores import contents, copies, fault, put, stub
+from helpers.data import HeardProgress
+from helpers.services import contents, copies, fault, put, stub
 
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.storage.s3 import Store, Unavailable, Url

@@ -10,8 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images, picture, small_config
-from fifos import FifoWriter, framed, options, samples
+from helpers.data import (
+    FifoWriter,
+    HeardProgress,
+    framed,
+    label_set,
+    memory_images,
+    options,
+    picture,
+    samples,
+    small_config,
+)
 
 from ssd_train.data.formats.ground_truth import box_label, write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json

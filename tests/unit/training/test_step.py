@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import small_config
-from learners import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, learner, pulled, weights
+from helpers.data import small_config
+from helpers.models import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, learner, pulled, weights
 
 from ssd_train import mxnet_compat
 from ssd_train.data.synthetic import SHAPE_CLASSES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images
+from helpers.data import HeardProgress, label_set, memory_images
 
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pdfs import pdf_pages
+from helpers.data import pdf_pages
 from PIL import Image
 from pypdf import PdfReader
 

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from fifos import FifoWriter, framed
+from helpers.data import FifoWriter, framed
 
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.checks.labels import skipped_findings

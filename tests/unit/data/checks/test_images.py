@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-from builders import picture
-from faulty_sets import (
+from helpers.data import picture
+from helpers.faulty_sets import (
     ANCHORS,
     BAD_IMAGES,
     BOX,

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress, label_set
-from faulty_sets import (
+from helpers.data import HeardProgress, label_set
+from helpers.faulty_sets import (
     ANCHORS,
     BAD_FILES,
     BAD_IMAGES,

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from ground_truth_lines import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
+from helpers.ground_truth import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
 
 from ssd_train.data.formats import ground_truth as gt
 from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from ground_truth_lines import BOX_TYPE, GOOD, REMOVED, box, entry, label, metadata, write
+from helpers.ground_truth import BOX_TYPE, GOOD, REMOVED, box, entry, label, metadata, write
 
 from ssd_train.data.formats import ground_truth as gt
 from ssd_train.data.formats.ground_truth import Attribute, read_ground_truth

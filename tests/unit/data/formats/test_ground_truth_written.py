@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 
 import pytest
-from ground_truth_lines import BOX_TYPE, GOOD, write
+from helpers.ground_truth import BOX_TYPE, GOOD, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

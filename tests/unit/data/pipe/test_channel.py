@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images
-from fifos import FifoWriter, samples
+from helpers.data import FifoWriter, label_set, memory_images, samples
 
 from ssd_train.data.pipe.channel import read_channel
 from ssd_train.data.pipe.spill import SpillFile

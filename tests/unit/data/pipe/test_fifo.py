@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from fifos import FifoWriter
+from helpers.data import FifoWriter
 
 from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
 from ssd_train.errors import DataError

@@ -6,8 +6,7 @@ import io
 import json
 
 import pytest
-from builders import label_set, memory_images, picture
-from fifos import framed, metadata
+from helpers.data import framed, label_set, memory_images, metadata, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

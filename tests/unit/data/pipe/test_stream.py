@@ -13,8 +13,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images, picture
-from fifos import FifoWriter, framed, samples
+from helpers.data import FifoWriter, HeardProgress, framed, label_set, memory_images, picture, samples
 
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_io import encode, encode_png

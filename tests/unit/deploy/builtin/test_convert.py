@@ -8,9 +8,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import SMALL, HeardProgress, flags_of, shapes_set
-from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
-from nets import drawn_inputs, talking_model
+from helpers.builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
+from helpers.data import SMALL, HeardProgress, flags_of, shapes_set
+from helpers.models import drawn_inputs, talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.symbol_format import SYMBOL, read_description

@@ -10,9 +10,8 @@ import threading
 
 import numpy as np
 import pytest
-from builders import HeardProgress, memory_images
-from nets import CLASSES, talking_model
-from saving import flip_a_bit
+from helpers.data import HeardProgress, memory_images
+from helpers.models import CLASSES, flip_a_bit, talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel

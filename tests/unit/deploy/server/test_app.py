@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 

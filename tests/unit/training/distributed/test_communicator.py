@@ -10,8 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hosts import free_port, plain_environment
-from opt_ml import failure_of, make_opt_ml
+from helpers.jobs import failure_of, free_port, make_opt_ml, plain_environment
 
 from ssd_train import __version__
 from ssd_train.errors import ConfigError, WorkerLost

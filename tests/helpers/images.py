@@ -1,4 +1,4 @@
-"""Pictures of every kind that can come, as bytes: those that are read, and those that are refused and why."""
+"""Images of every kind: those that are read, and those that are refused and why."""
 
 from __future__ import annotations
 

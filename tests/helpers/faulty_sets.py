@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 
-import manifests
 import numpy as np
-from builders import label_set, picture
+from helpers import manifests
+from helpers.data import label_set, picture
 from PIL import Image
 
 from ssd_train.data.checks.runner import Split, check_data
