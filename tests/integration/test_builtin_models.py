@@ -64,7 +64,7 @@ def engine_of(path, name="auto"):
 
 
 @pytest.mark.parametrize("input", ["pixels", "normalised"])
-def test_as_onnx(model, tmp_path, input):
+def test_export_converted_model_to_onnx_agrees(model, tmp_path, input):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime", exc_type=ImportError)
     progress = HeardProgress()
@@ -80,7 +80,7 @@ def test_as_onnx(model, tmp_path, input):
         assert found.class_names.names == NAMES
 
 
-def test_as_symbol_again(model, tmp_path):
+def test_export_converted_model_to_symbol_is_equal(model, tmp_path):
     export(model, "symbol", tmp_path / "again", "pixels", VerificationOptions(SHOWN), HeardProgress())
     pictures = drawn_inputs(2, engine_of(model).side)
     np.testing.assert_array_equal(engine_of(tmp_path / "again").run(pictures), engine_of(model).run(pictures))
@@ -88,7 +88,7 @@ def test_as_symbol_again(model, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["int8", "onnx-int8"])
-def test_in_eight_bits(model, labelled, tmp_path, format):
+def test_export_converted_model_to_8_bits_detects(model, labelled, tmp_path, format):
     if format == "onnx-int8":
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime", exc_type=ImportError)
@@ -98,7 +98,7 @@ def test_in_eight_bits(model, labelled, tmp_path, format):
     assert score_images(Detector.load(output), labelled).ap50 > 0.1, "quantised, not broken"
 
 
-def test_evaluate_and_predict_and_serve(model, labelled, tmp_path):
+def test_converted_model_evaluate_predict_and_serve_agree(model, labelled, tmp_path):
     assert score_images(Detector.load(model), labelled).ap50 > 0.3
     body = encode_png(draw_shapes_set(1, seed=9)[0].image)
     (tmp_path / "a.png").write_bytes(body)

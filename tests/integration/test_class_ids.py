@@ -88,7 +88,7 @@ def best_scores(rows):
     return found
 
 
-def test_answers_have_the_ids_of_the_labels_on_every_way_out(trained, data, tmp_path):
+def test_predict_export_and_serve_with_a_gap_return_the_ids_of_the_labels(trained, data, tmp_path):
     model, images = trained / "model", data[1].images
     assert main(["predict", str(images), *flags_of({"model": model, "output": tmp_path / "a.jsonl"})]) == 0
     rows = [row for line in (tmp_path / "a.jsonl").read_text().splitlines() for row in json.loads(line)["prediction"]]
@@ -139,7 +139,7 @@ def test_incremental_training_without_names_keeps_rows_by_id_and_logs_them(train
 
 
 @pytest.mark.slow
-def test_files_of_awss_coco_notebook_are_trained_by_the_ids_of_the_annotations(tmp_path, capfd):
+def test_train_files_of_aws_coco_notebook_uses_the_ids_of_the_annotations(tmp_path, capfd):
     category_ids = [CATEGORY_IDS[i] for i in (0, 16, 79)]  # person, dog, toothbrush
     instances = {"categories": [{"id": i, "name": f"category {i}"} for i in CATEGORY_IDS]}
     sides, counts = [], []

@@ -112,7 +112,7 @@ def test_verify_with_a_planted_fault_fails_the_check(verified, monkeypatch, chec
 @pytest.mark.parametrize(
     "value, is_met", [(0.0, True), (0.5, True), (0.51, False), (-0.1, False), (float("nan"), False)]
 )
-def test_a_figure_is_met_within_its_limits(value, is_met):
+def test_figure_within_its_limits_is_met(value, is_met):
     figure = Figure("it", value, most=0.5, least=0.0)
     assert figure.is_met == is_met
     written = json.loads(json.dumps(figure.to_json(), allow_nan=False))
@@ -140,7 +140,7 @@ def last_row(folder):
     return json.loads((folder / "model" / "history.jsonl").read_text().splitlines()[-1])
 
 
-def test_training_further_on_another_device_is_averaged_resumed_and_evaluated_there(verified, tmp_path, capsys):
+def test_train_further_on_another_device_resumes_and_evaluates_there(verified, tmp_path, capsys):
     """Incremental training, an average of the weights, a resumed run, and `evaluate` by both of MXNet's engines."""
     _, _, folder = verified
     own = {**places(folder, tmp_path), "checkpoint_dir": tmp_path / "checkpoints", "devices": "cpu:1"}
@@ -159,7 +159,7 @@ def test_training_further_on_another_device_is_averaged_resumed_and_evaluated_th
 
 
 @pytest.mark.slow
-def test_mixed_precision_with_frozen_layers_scores_the_net_that_is_saved(verified, tmp_path):
+def test_train_mixed_precision_with_frozen_layers_scores_the_saved_net(verified, tmp_path):
     """In float32, to the last bit: it is what everybody computes who has the files."""
     _, _, folder = verified
     own = {**places(folder, tmp_path), "devices": "cpu:1,cpu:2", "pretrained": folder / "training" / "model"}

@@ -202,7 +202,7 @@ def names(start, stop):
 
 
 @needs_broker
-def test_messages_say_what_was_found(device, listener, encoded):
+def test_runner_publishes_detections_and_faults(device, listener, encoded):
     device.add(["a.png"], encoded)
     (device.folder / "broken.jpg").write_bytes(b"no picture")
     (device.folder / "notes.txt").write_text("no picture, and not called one")
@@ -220,7 +220,7 @@ def test_messages_say_what_was_found(device, listener, encoded):
 
 @pytest.mark.slow
 @needs_broker
-def test_a_broker_that_is_killed_and_comes_back(device, broker, listener, encoded):
+def test_runner_broker_killed_and_restarted_gets_every_message(device, broker, listener, encoded):
     device.add(names(0, 10), encoded)
     device.start()
     assert waited_for(lambda: listener.names() == set(names(0, 10))), device.told()
@@ -238,7 +238,7 @@ def test_a_broker_that_is_killed_and_comes_back(device, broker, listener, encode
 
 @pytest.mark.slow
 @needs_broker
-def test_the_runner_is_killed_at_any_time(device, listener, encoded):
+def test_runner_killed_at_any_time_sends_every_image(device, listener, encoded):
     device.add(names(0, 60), encoded)
     for reached in (5, 20, 40):
         device.start()
@@ -263,7 +263,7 @@ def test_the_runner_is_killed_at_any_time(device, listener, encoded):
         pytest.param(("--camera", "none.avi", "--once"), 1, "error: camera none.avi: ", id="camera"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(model, tmp_path, flags, code, expected):
+def test_runner_invalid_flags_are_one_line(model, tmp_path, flags, code, expected):
     (tmp_path / "text").write_text("neither a database nor a certificate")
     (tmp_path / "pictures").mkdir()
     usual = {"--model": str(model), "--folder": "pictures", "--outbox": "outbox.db", "--port": "1"}
@@ -297,7 +297,7 @@ class SayingNaN:
         return np.full((len(pictures), 1, 6), np.nan, np.float32)
 
 
-def test_a_picture_that_breaks_the_network_is_told_and_not_looked_at_for_ever(runner):
+def test_runner_image_with_nan_output_sends_a_fault(runner):
     flags = argparse.Namespace(client_id="edge", threshold=0.3)
     image = runner.InputImage("a.png|1|2", "a.png", "now", draw_shapes_set(1, seed=1)[0].image)
     message = runner.message(image, Detector(SayingNaN()), flags)
@@ -320,7 +320,7 @@ class Hands:
         self._ended = True
 
 
-def test_pictures_of_a_disk_that_was_away_are_not_looked_at_again(runner, encoded, tmp_path):
+def test_runner_disk_unmounted_and_mounted_reads_no_image_twice(runner, encoded, tmp_path):
     """What is left of a mounted disk is an empty folder, and no error."""
     folder, away, looked_at = tmp_path / "disk", tmp_path / "away", []
     folder.mkdir()
@@ -352,7 +352,7 @@ def test_pictures_of_a_disk_that_was_away_are_not_looked_at_again(runner, encode
     outbox.close()
 
 
-def test_the_recipe_names_what_is_there():
+def test_recipe_names_existing_files_and_flags():
     yaml = pytest.importorskip("yaml")
     recipe = yaml.safe_load((EXAMPLE / "recipe.yaml").read_text())
     assert recipe["RecipeFormatVersion"] == "2020-01-25"

@@ -30,7 +30,7 @@ def name_of(manifest, number):
     return lines_of(manifest)[number - 1]["source-ref"].rsplit("/", 1)[-1]
 
 
-def test_an_image_that_is_missing_at_the_start(data, tmp_path, capsys):
+def test_train_missing_image_is_an_error_before_the_first_step(data, tmp_path, capsys):
     name = name_of(data[0].manifest, 3)
     refused(
         capsys, command(without(data, tmp_path, name), tmp_path), rf".*output.manifest:3: image .*{name}.* not found"
@@ -44,7 +44,7 @@ def test_an_image_that_is_missing_at_the_start(data, tmp_path, capsys):
         pytest.param(2, lambda path: path.write_bytes(path.read_bytes()[:400]), "cut off", id="cut-off"),
     ],
 )
-def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, expected):
+def test_train_image_damaged_during_the_run_is_an_error_with_its_line(data, tmp_path, workers, spoil, expected):
     name = name_of(data[0].manifest, 5)
     training, validation = without(data, tmp_path, "none")
 
@@ -63,7 +63,7 @@ def test_an_image_that_goes_bad_during_the_run(data, tmp_path, workers, spoil, e
 
 
 @pytest.mark.parametrize("side, workers", [("train", 2), ("validation", 0)])
-def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_path, side, workers):
+def test_train_image_damaged_during_the_run_is_skipped_on_demand(data, tmp_path, side, workers):
     """Told once, named, and the run comes to its end."""
     (training, validation), files = data, {}
     for name, drawn in (("train", training), ("validation", validation)):
@@ -87,7 +87,7 @@ def test_an_image_that_goes_bad_is_left_out_where_bad_data_is_skipped(data, tmp_
     assert (tmp_path / "output" / "report.html").exists()
 
 
-def test_a_folder_that_vanishes_during_the_run_is_an_error_although_bad_data_is_skipped(data, tmp_path):
+def test_train_folder_removed_during_the_run_is_an_error_even_with_skip(data, tmp_path):
     training, validation = data
     images = shutil.copytree(training.images, tmp_path / "images")
 

@@ -39,7 +39,7 @@ def batch_for(base_network, kind=TrainBatch, **more):
     "base_network",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BASE_NETWORKS],
 )
-def test_a_few_steps_lower_the_loss(tmp_path, base_network):
+def test_train_step_of_each_network_lowers_the_loss(tmp_path, base_network):
     config = small_config(base_network=base_network)
     net = build_net(base_network, SIDE, list(SHAPE_CLASSES), 1)
     learned = TrainStep(net, config, contexts("cpu"))

@@ -46,7 +46,7 @@ def differing(a, b):
     return [name for name in a if not np.array_equal(a[name], b[name])]
 
 
-def test_the_model_is_the_average_and_learning_does_not_depend_on_it(plain, run):
+def test_train_with_ema_saves_the_average_and_learns_the_same(plain, run):
     _, weights, rows, _ = plain
     _, averaged, its_rows, _ = run(ema_decay=0.9)
     assert len(differing(weights, averaged)) > 100
@@ -54,7 +54,7 @@ def test_the_model_is_the_average_and_learning_does_not_depend_on_it(plain, run)
         assert row.split('"learning_rate"')[0] == other.split('"learning_rate"')[0]  # both losses of training
 
 
-def test_anchors_are_fitted_and_kept_in_the_model(plain, run):
+def test_train_with_auto_anchors_keeps_them_in_the_model(plain, run):
     model, weights, _, lines = plain
     sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_shares).sizes
     assert any(line.startswith(f"anchor_sizes {model.config.anchor_sizes}: mean IoU") for line in lines)

@@ -52,7 +52,7 @@ def read(client, key):
 
 
 @pytest.mark.integration
-def test_train_evaluate_and_predict(run, on_s3, drawn, tmp_path):
+def test_s3_train_evaluate_and_predict_equal_local_files(run, on_s3, drawn, tmp_path):
     data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]
     results = ["--model_dir", "s3://bucket/job/model", "--output_dir", "s3://bucket/job/output/"]
 
@@ -103,7 +103,7 @@ def test_train_with_missing_weights_fails_before_images_are_copied(run, on_s3, t
     assert list(cache.rglob("*.png")) == []
 
 
-def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
+def test_s3_fetch_images_fetches_the_missing_ones(run, on_s3, drawn, tmp_path):
     (tmp_path / "images").mkdir()
     lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]
     for number, line in enumerate(lines):
@@ -126,14 +126,14 @@ def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
     assert f"{tmp_path / 'labels.manifest'}:1" in gone.out
 
 
-def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
+def test_s3_results_are_uploaded_after_unreadable_images(run, on_s3):
     on_s3.put_object(Bucket="bucket", Key="images/broken.png", Body=b"no picture")
     done = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray")
     assert done.code == 2 and done.err.startswith("error: 1 of 13 ")
     assert len(keys(on_s3, "gray/")) == 12 and "uploaded: s3://bucket/gray/ (12 files)" in done.out
 
 
-def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
+def test_s3_failed_upload_keeps_the_results(run, on_s3, monkeypatch):
     """The bucket is deleted while the command runs."""
     from ssd_train.cli import prepare as step
 
@@ -163,7 +163,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("flags, message", REFUSED.values(), ids=REFUSED.keys())
-def test_refused_in_one_line_before_anything_is_trained(run, on_s3, flags, message):
+def test_s3_invalid_urls_are_one_line_before_training(run, on_s3, flags, message):
     given = {"--train": "s3://bucket/images", "--labels": "s3://bucket/labels/train.manifest"}
     given.update(zip(flags[::2], flags[1::2]))
     done = run("train", *[part for pair in given.items() for part in pair], *TRAINING[:2])

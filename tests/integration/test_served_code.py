@@ -49,7 +49,7 @@ def archive(tmp_path_factory):
     return folder / "model.tar.gz"
 
 
-def test_it_serves_without_the_package(archive, tmp_path):
+def test_inference_code_serves_without_the_package(archive, tmp_path):
     unpack_archive(archive, tmp_path / "model")
     picture = drawn_inputs(1)[0]
     (tmp_path / "a.png").write_bytes(encode_png(picture))
@@ -63,7 +63,7 @@ def test_it_serves_without_the_package(archive, tmp_path):
     np.testing.assert_allclose(found["body"]["prediction"], expected, atol=1e-5)
 
 
-def test_code_is_whole_and_kept(tmp_path):
+def test_inference_code_is_complete_and_kept(tmp_path):
     write_inference_code(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert {"code/inference.py", "code/requirements.txt", "code/ssd_train/deploy/handlers.py"} <= names

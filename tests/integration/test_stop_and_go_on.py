@@ -58,7 +58,7 @@ def weights(folder, machine="model"):
         pytest.param(STEPS + 2 + 2, "epoch 1, step 2 of the next; the model of epoch 1 is in", id="second-epoch"),
     ],
 )
-def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken, tmp_path, calls, told):
+def test_stop_and_resume_elsewhere_gives_the_same_weights(sides, unbroken, tmp_path, calls, told):
     with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(calls))
     assert SavedModel.load(tmp_path / "model").class_names, "there is a model, whatever comes"
@@ -68,7 +68,7 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
     assert weights(tmp_path, "elsewhere") == weights(unbroken)
 
 
-def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
+def test_stop_before_the_first_step_ends_at_once(sides, unbroken, tmp_path):
     with pytest.raises(TrainingInterrupted, match="^stopped on request before the first step$"):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
     assert not (tmp_path / "model").exists()
@@ -76,7 +76,7 @@ def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_p
     assert weights(tmp_path) == weights(unbroken)
 
 
-def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
+def test_stop_after_the_last_epoch_loses_nothing(sides, unbroken, tmp_path):
     asked = 1 + EPOCHS * (STEPS + 2 + 1)
     with pytest.raises(TrainingInterrupted, match="^stopped on request after epoch 2$"):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(asked - 1))
@@ -84,7 +84,7 @@ def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroke
     assert weights(tmp_path) == weights(unbroken)
 
 
-def test_stopped_again_and_again(sides, unbroken, tmp_path):
+def test_stop_after_each_step_gives_the_same_weights(sides, unbroken, tmp_path):
     for _ in range(STEPS * EPOCHS):
         with pytest.raises(TrainingInterrupted):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
@@ -94,7 +94,7 @@ def test_stopped_again_and_again(sides, unbroken, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
-def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
+def test_checkpoint_minutes_sets_the_interval(sides, tmp_path, monkeypatch):
     """A clock that goes a minute a step: every other step is kept."""
     clock = itertools.count(0, 60)
     monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
@@ -108,7 +108,7 @@ def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
     assert saved == ["epoch 0, step 2 of the next", "epoch 0, step 4 of the next", "epoch 1"]
 
 
-def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp_path):
+def test_stop_without_checkpoint_dir_leaves_a_model(sides, tmp_path):
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
     with pytest.raises(TrainingInterrupted) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))

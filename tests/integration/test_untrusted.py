@@ -54,7 +54,7 @@ def model(tmp_path_factory):
 # ---------------------------------------------------------------- mutations
 
 
-def test_mutated_descriptions_of_models(model, tmp_path):
+def test_load_mutated_config_returns_or_raises(model, tmp_path):
     shutil.copytree(model, tmp_path / "m")
     config, outcomes, rng = tmp_path / "m" / "config.json", set(), random.Random(1)
     data = config.read_bytes()
@@ -69,7 +69,7 @@ def test_mutated_descriptions_of_models(model, tmp_path):
     assert outcomes == {"model", "error"}
 
 
-def test_mutated_arrays(tmp_path):
+def test_read_arrays_mutated_returns_or_raises(tmp_path):
     """The header of an array is 40 bytes or so: what is changed there asks for other shapes, types and counts."""
     path, outcomes, rng = tmp_path / "a.params", set(), random.Random(2)
     mx.nd.save(str(path), {"one": mx.nd.ones((2, 3)), "two": mx.nd.ones((4,))})
@@ -85,7 +85,7 @@ def test_mutated_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.json", "checksums.json"])
-def test_mutated_states(tmp_path, name):
+def test_restore_mutated_state_returns_or_raises(tmp_path, name):
     """Of a checkpoint, also under checksums that fit."""
     config, rng, outcomes = small_config(), random.Random(3), set()
     learned = TrainStep(build_net("mobilenet0.25", 128, ["cat"], 1), config, contexts("cpu"))
@@ -124,7 +124,7 @@ class Engine:
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "application/json", "application/x-npy", "text/plain"])
-def test_mutated_bodies_of_requests(content_type):
+def test_handle_request_mutated_body_answers_or_refuses(content_type):
     pixels, file = np.random.RandomState(0).randint(0, 255, (20, 30, 3)).astype(np.uint8), io.BytesIO()
     np.save(file, pixels)
     bodies = {"image/jpeg": encode_jpeg(pixels), "application/x-npy": file.getvalue()}
@@ -192,7 +192,7 @@ def guarded(jobs):
     )
 
 
-def test_no_pickle_eval_or_yaml_is_reached_on_any_way_that_reads(tmp_path):
+def test_commands_reach_no_pickle_eval_or_yaml(tmp_path):
     data = shapes_set(tmp_path / "train", 8, 1), shapes_set(tmp_path / "validation", 4, 2)
     train = ["train", *flags(data, tmp_path, epochs=1, optimizer="adam")]
     more = ["train", *flags(data, tmp_path, epochs=2, optimizer="adam")]
@@ -219,7 +219,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["weights", "config.json", "history.jsonl"])
-def test_a_pickle_in_a_models_place_is_refused_and_not_read(model, tmp_path, name):
+def test_load_pickle_in_a_model_folder_is_not_read(model, tmp_path, name):
     shutil.copytree(model, tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     victim = tmp_path / "m" / (config["weights"]["file"] if name == "weights" else name)

@@ -64,7 +64,7 @@ def voc():
     return voc
 
 
-def test_each_row_of_aws_is_trained_as_it_was_published(voc):
+def test_voc_benchmark_rows_have_the_published_settings(voc):
     """As its blog has it: "Training the Amazon SageMaker object detection model", part 2."""
     found = {}
     for row in voc.rows_of(["vgg-16", "resnet-50"], [64, 16]):
@@ -84,7 +84,7 @@ def test_each_row_of_aws_is_trained_as_it_was_published(voc):
 
 
 @pytest.mark.slow
-def test_the_table_is_made_end_to_end(devkit, tmp_path):
+def test_voc_benchmark_makes_the_table(devkit, tmp_path):
     """Two epochs of both networks would take minutes; one small network walks the same way."""
     command = [sys.executable, "-m", "benchmarks.voc", str(devkit), "--out", str(tmp_path / "runs")]
     command += ["--networks", "mobilenet0.25", "--batches", "16", "--set"]

@@ -84,7 +84,7 @@ GROUPS: Dict[str, List[str]] = {
     "checkpoint": ["unit/training/test_checkpoint.py", "unit/training/test_optimizer_state.py"],
     "fingerprint": [
         "unit/training/test_fingerprint.py",
-        "integration/test_resume.py::test_other_data_is_refused_by_name",
+        "integration/test_resume.py::test_resume_other_data_is_an_error_by_name",
     ],
     "saved_model": ["unit/artifacts/test_saved_model.py"],
     "resume": ["integration/test_resume.py"],

@@ -38,7 +38,7 @@ def detector(onnx) -> Detector:
 
 
 @pytest.mark.parametrize("sent", bad_bodies(IMAGES[0]), ids=lambda sent: sent.name)
-def test_what_is_broken_huge_or_harmful_gets_one_line(light, sent):
+def test_server_bad_body_gets_one_line(light, sent):
     started = time.monotonic()
     found = ask(light.address, "/invocations", sent.body, sent.content_type)
     assert found.status == sent.status, found.body
@@ -61,7 +61,7 @@ CURL = shutil.which("curl")
         pytest.param(["--data-binary", "@{file}", "-H", "Content-Type: image/jpeg"], id="body"),
     ],
 )
-def test_curl_gets_the_detections(light, tmp_path, flags):
+def test_server_curl_gets_the_detections(light, tmp_path, flags):
     body = encode_jpeg(IMAGES[0])
     (tmp_path / "x.jpg").write_bytes(body)
     found = curl(light, [flag.format(file=tmp_path / "x.jpg") for flag in flags])
@@ -70,7 +70,7 @@ def test_curl_gets_the_detections(light, tmp_path, flags):
 
 @pytest.mark.skipif(CURL is None, reason="curl is not on this machine: apt-get install curl")
 @pytest.mark.parametrize("more", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect:"]])
-def test_curl_with_a_form_above_the_limit_gets_413(light, tmp_path, more):
+def test_server_curl_form_above_the_limit_gets_413(light, tmp_path, more):
     (tmp_path / "x.jpg").write_bytes(bytes(40 << 20))
     before = resident_bytes(str(light.process.pid))
     status, body = curl(light, ["-F", f"image=@{tmp_path / 'x.jpg'}", *more])
@@ -88,7 +88,7 @@ def curl(server, flags):
 HALF = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 900\r\n\r\nx"
 
 
-def test_clients_that_send_half_and_wait_keep_nobody(light):
+def test_server_slow_clients_block_nobody(light):
     """More of them than there are places in the line."""
     host, port = light.address.split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(100)]
@@ -103,7 +103,7 @@ def test_clients_that_send_half_and_wait_keep_nobody(light):
 
 
 @pytest.mark.slow
-def test_ten_seconds_of_16_clients_and_a_fifth_of_bad_bodies(onnx, detector):
+def test_server_16_clients_for_ten_seconds_get_no_error(onnx, detector):
     """No error, every good answer the right one, no leak, and one line for what is bad. (Two minutes of it, throughput,
     and memory to 5 %: python -m benchmarks.serving.)"""
     good = {}
@@ -131,7 +131,7 @@ def test_ten_seconds_of_16_clients_and_a_fifth_of_bad_bodies(onnx, detector):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-def test_it_ends_when_told_to_and_first_answers_what_is_there(onnx, number, code):
+def test_server_signal_answers_pending_requests_and_ends(onnx, number, code):
     server = LightServer(onnx)
     try:
         answers = []
@@ -166,13 +166,13 @@ def test_it_ends_when_told_to_and_first_answers_what_is_there(onnx, number, code
     ],
     ids=["model", "port", "queue", "no-model"],
 )
-def test_what_cannot_be_served_is_told_in_a_line(flags, message):
+def test_serve_invalid_flags_are_one_line(flags, message):
     command = [sys.executable, "-m", "ssd_train", "serve", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     assert done.returncode == 2 and message in done.stdout and done.stdout.count("\n") == 1
 
 
-def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
+def test_serve_model_folder_exports_onnx_and_agrees(folder, light):
     """Exported on the way; with an engine asked for, by that."""
     body = encode_jpeg(IMAGES[0])
     expected = ask(light.address, "/invocations", body, "image/jpeg").json["prediction"]
@@ -189,7 +189,7 @@ def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
 
 
 @pytest.mark.slow
-def test_a_converted_model_is_served_as_any_other(tmp_path):
+def test_serve_converted_model_agrees_in_every_format(tmp_path):
     """One of the built-in algorithm: exported on the way, and all routes."""
     write_artifact(tmp_path / "job", "resnet-50", 128, nms_topk=150)
     flags = ["--output", str(tmp_path / "model"), "--class_names", "cat,dog,cow"]
@@ -219,7 +219,7 @@ def test_a_converted_model_is_served_as_any_other(tmp_path):
         server.kill()
 
 
-def test_a_port_that_is_taken_is_told(light, onnx):
+def test_serve_port_in_use_is_one_line(light, onnx):
     port = light.address.split(":")[1]
     command = [sys.executable, "-m", "ssd_train", "serve", "--model", str(onnx), "--port", port]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)

@@ -71,7 +71,7 @@ BAD_IMAGE_JSON = {
 
 
 @pytest.mark.parametrize("content, code", BAD_IMAGE_JSON.values(), ids=BAD_IMAGE_JSON.keys())
-def test_image_json(tmp_path, content, code):
+def test_check_bad_image_json_has_its_code_and_place(tmp_path, content, code):
     write(tmp_path, {"0.json": image_json("good.png"), "1.json": content})
     assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, str(tmp_path / "1.json"))]
 
@@ -114,7 +114,7 @@ BAD_COCO = {
 
 
 @pytest.mark.parametrize("image, box, code, where", BAD_COCO.values(), ids=BAD_COCO.keys())
-def test_coco(tmp_path, image, box, code, where):
+def test_check_bad_coco_has_its_code_and_place(tmp_path, image, box, code, where):
     good = {**COCO_IMAGE, "id": 1, "file_name": "good.png"}, {**COCO_BOX, "image_id": 1}
     categories = [{"id": 1, "name": "cat"}]
     write(tmp_path, {"a.json": {"images": [good[0], image], "annotations": [good[1], box], "categories": categories}})
@@ -160,7 +160,7 @@ BAD_VOC = {
 
 
 @pytest.mark.parametrize("content, code", BAD_VOC.values(), ids=BAD_VOC.keys())
-def test_voc(tmp_path, content, code):
+def test_check_bad_voc_has_its_code_and_place(tmp_path, content, code):
     write(tmp_path, {"0.xml": voc("good.png"), "1.xml": content})
     assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, str(tmp_path / "1.xml"))]
 
@@ -183,13 +183,13 @@ BAD_YOLO = {
 
 
 @pytest.mark.parametrize("line, code", BAD_YOLO.values(), ids=BAD_YOLO.keys())
-def test_yolo(tmp_path, line, code):
+def test_check_bad_yolo_has_its_code_and_place(tmp_path, line, code):
     pictures = {"good.png": PNG, "bad.png": PNG, "classes.txt": "cat"}
     write(tmp_path, {**pictures, "good.txt": YOLO_LINE, "bad.txt": f"{YOLO_LINE}\n{line}"})
     assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, f"{tmp_path / 'bad.txt'}:2")]
 
 
-def test_yolo_picture_that_cannot_be_read(tmp_path):
+def test_check_yolo_unreadable_image_has_its_code_and_place(tmp_path):
     write(tmp_path, {"good.png": PNG, "good.txt": YOLO_LINE, "bad.png": PNG[:20], "bad.txt": YOLO_LINE})
     assert told(lambda policy: read_labels(tmp_path, None, policy)) == [("bad-line", str(tmp_path / "bad.png"))]
 
@@ -227,7 +227,7 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("record, code", BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
-def test_recordio(tmp_path, record, code):
+def test_check_bad_record_has_its_code_and_place(tmp_path, record, code):
     write(tmp_path, {"a.rec": framed(payload(), record), "a.names": "cat\n"})
     assert told(lambda policy: read_labels(tmp_path / "a.rec", None, policy)) == [(code, f"{tmp_path / 'a.rec'}:2")]
 
@@ -249,7 +249,7 @@ BAD_SAMPLES = {
 
 
 @pytest.mark.parametrize("image, label, code", BAD_SAMPLES.values(), ids=BAD_SAMPLES.keys())
-def test_pipe(tmp_path, image, label, code):
+def test_check_bad_pipe_sample_has_its_code_and_place(tmp_path, image, label, code):
     with FifoWriter(tmp_path / "train", [[framed(PNG, pipe_label()), framed(image, label)]]):
         channel = read_channel(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
     assert told(lambda policy: channel.label_set(*channel.class_table(None), policy)[0]) == [(code, "train_0:3")]
@@ -270,7 +270,7 @@ BAD_FRAMES = {
 
 
 @pytest.mark.parametrize("frame, code", BAD_FRAMES.values(), ids=BAD_FRAMES.keys())
-def test_video(tmp_path, frame, code):
+def test_check_bad_video_frame_has_its_code_and_place(tmp_path, frame, code):
     kind = {"class-map": {"0": "cat"}, "type": "groundtruth/video-object-detection"}
     line = {"source-ref": "s3://b/in/seq.json", "cats-ref": "s3://b/out/0/SeqLabel.json", "cats-ref-metadata": kind}
     frames = [{"frame": "good.png", "annotations": [VIDEO_BOX]}, frame]
@@ -364,7 +364,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name, content, code", BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_files_that_cannot_be_used(tmp_path, name, content, code):
+def test_check_unusable_file_has_its_code_and_place(tmp_path, name, content, code):
     write(tmp_path, {name: content})
     with pytest.raises(DataError) as caught:
         read_labels(tmp_path / name, None, "skip")
@@ -372,7 +372,7 @@ def test_files_that_cannot_be_used(tmp_path, name, content, code):
     assert (finding.code, finding.where.startswith(str(tmp_path / name))) == (code, True)
 
 
-def test_the_corpus_is_large():
+def test_check_bad_input_has_at_least_80_cases():
     tables = (BAD_IMAGE_JSON, BAD_COCO, BAD_VOC, BAD_YOLO, BAD_RECORDS, BAD_SAMPLES, BAD_FRAMES, BAD_FILES)
     assert sum(map(len, tables)) >= 80
 

@@ -28,7 +28,7 @@ def write(tmp_path, images=(), annotations=(), categories=({"id": 3, "name": "ca
     return path
 
 
-def test_images_boxes_and_background(tmp_path):
+def test_read_coco_images_boxes_and_background(tmp_path):
     path = write(tmp_path, [image(1), image(2)], [annotation(1), annotation(1, category_id=1, bbox=[0, 0, 99.5, 80])])
     labels = read_coco(path)
     assert labels.class_names.names == ("dog", "cat") and labels.category_ids == {"dog": 1, "cat": 3}
@@ -120,7 +120,7 @@ RECORDS = [
 NAMES = ClassNames(("dog", "cat"))
 
 
-def test_written_set_reads_back_bit_for_bit(tmp_path):
+def test_write_coco_reads_back_bit_for_bit(tmp_path):
     write_coco(tmp_path / "out.json", RECORDS, NAMES)
     labels = read_coco(tmp_path / "out.json")
     assert labels.class_names == NAMES and [record.name for record in labels.records] == ["dir/a.jpg", "none.png"]
@@ -139,7 +139,7 @@ def test_write_coco_category_ids_are_kept_where_all_are_known(tmp_path, known, i
     assert [box["category_id"] for box in value["annotations"]] == [ids[1], ids[0]]
 
 
-def test_pycocotools_reads_what_we_write(tmp_path):
+def test_write_coco_is_read_by_pycocotools(tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     write_coco(tmp_path / "out.json", RECORDS, NAMES)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -150,7 +150,7 @@ def test_pycocotools_reads_what_we_write(tmp_path):
     assert [read.loadCats(box["category_id"])[0]["name"] for box in found] == ["cat", "dog"]
 
 
-def test_record_without_size_is_refused(tmp_path):
+def test_write_coco_record_without_size_is_an_error(tmp_path):
     with pytest.raises(DataError, match="m:1: found no image size"):
         write_coco(tmp_path / "out.json", [LabeledImage("a.jpg", [], [], None, "m:1")], NAMES)
     assert list(tmp_path.iterdir()) == []

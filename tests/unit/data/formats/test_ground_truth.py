@@ -65,7 +65,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("line, message", BAD_LINES.values(), ids=BAD_LINES.keys())
-def test_malformed_line_is_an_error_with_its_place(tmp_path, line, message):
+def test_read_ground_truth_malformed_line_is_an_error_or_skipped(tmp_path, line, message):
     path = write(tmp_path, *GOOD, line)
     with pytest.raises(DataError) as caught:
         read_ground_truth(path)
@@ -92,7 +92,7 @@ SKIPPED_LINES = {
 
 
 @pytest.mark.parametrize("line, reason", SKIPPED_LINES.values(), ids=SKIPPED_LINES.keys())
-def test_line_without_usable_label_is_skipped_and_counted(tmp_path, line, reason):
+def test_read_ground_truth_line_without_label_is_skipped(tmp_path, line, reason):
     path = write(tmp_path, *GOOD, line)
     labels = read_ground_truth(path)
     assert [record.name for record in labels.records] == ["s3://b/good.jpg", "s3://b/background.jpg"]
@@ -118,7 +118,7 @@ ODD_LINES = {
 
 
 @pytest.mark.parametrize("line, corners", ODD_LINES.values(), ids=ODD_LINES.keys())
-def test_odd_line_is_read(tmp_path, line, corners):
+def test_read_ground_truth_odd_line_is_read(tmp_path, line, corners):
     path = write(tmp_path, *GOOD, line)
     labels = read_ground_truth(path)
     assert labels.records[2].boxes.tolist() == [corners]
@@ -141,7 +141,7 @@ MENDED_BOXES = {
 
 
 @pytest.mark.parametrize("changes, corners, reason", MENDED_BOXES.values(), ids=MENDED_BOXES.keys())
-def test_box_is_fitted_to_its_image_and_counted(tmp_path, changes, corners, reason):
+def test_read_ground_truth_box_is_clipped_to_its_image(tmp_path, changes, corners, reason):
     path = write(tmp_path, entry(value=label(box(left=1), box(**changes), box(left=2))))
     labels = read_ground_truth(path)
     expected = [[1, 20, 31, 60], corners, [2, 20, 32, 60]]
@@ -150,13 +150,13 @@ def test_box_is_fitted_to_its_image_and_counted(tmp_path, changes, corners, reas
     assert all(mended.detail.startswith("box 1: [") for mended in labels.repaired)
 
 
-def test_all_bad_lines_are_in_one_message_and_the_first_three_named(tmp_path):
+def test_read_ground_truth_many_bad_lines_are_one_message(tmp_path):
     path = write(tmp_path, *GOOD, *(["?"] * 5))
     with pytest.raises(DataError, match=r"^5 bad lines: .*:3: .*; .*:4: .*; .*:5: .*; and 2 more$"):
         read_ground_truth(path)
 
 
 @pytest.mark.parametrize("lines", [["?"], [{"source-ref": "a"}]], ids=["all malformed", "none labelled"])
-def test_skipping_everything_is_an_error(tmp_path, lines):
+def test_read_ground_truth_nothing_left_is_an_error(tmp_path, lines):
     with pytest.raises(DataError, match=r"m\.manifest:1: "):
         read_ground_truth(write(tmp_path, *lines), on_bad="skip")

@@ -27,7 +27,7 @@ WHOLE_FILES = {
 
 
 @pytest.mark.parametrize("data, message", WHOLE_FILES.values(), ids=WHOLE_FILES.keys())
-def test_file_that_is_no_json_lines_is_one_clear_error(tmp_path, data, message):
+def test_read_ground_truth_no_json_lines_is_an_error(tmp_path, data, message):
     path = tmp_path / "m.manifest"
     path.write_bytes(data)
     with pytest.raises(DataError, match=message):
@@ -43,13 +43,13 @@ ACCEPTED_FILES = {
 
 
 @pytest.mark.parametrize("data", ACCEPTED_FILES.values(), ids=ACCEPTED_FILES.keys())
-def test_line_ends_and_marks_do_not_matter(tmp_path, data):
+def test_read_ground_truth_line_ends_and_marks_are_accepted(tmp_path, data):
     path = tmp_path / "m.manifest"
     path.write_bytes(data)
     assert [record.name for record in read_ground_truth(path).records] == [f"s3://b/{i}.jpg" for i in range(3)]
 
 
-def test_newest_attribute_of_a_chained_job_is_read(tmp_path):
+def test_read_ground_truth_chained_job_uses_the_newest_attribute(tmp_path):
     new = {"new": label(box(left=1)), "new-metadata": metadata(creation_date="2021-01-01T00:00:00.000000")}
     path = write(tmp_path, entry(**new), entry("s3://b/b.jpg", about=metadata(creation_date="2020-12-31T00:00:00")))
     labels = read_ground_truth(path)
@@ -59,18 +59,18 @@ def test_newest_attribute_of_a_chained_job_is_read(tmp_path):
     assert [(line.where, line.reason) for line in labels.skipped] == [(f"{path}:2", gt.NO_LABEL)]
 
 
-def test_label_attribute_can_be_named(tmp_path):
+def test_read_ground_truth_label_attribute_selects_it(tmp_path):
     new = {"new": label(box(left=1)), "new-metadata": metadata(creation_date="2021-01-01T00:00:00.000000")}
     assert read_ground_truth(write(tmp_path, entry(**new)), "bb").records[0].boxes[0, 0] == 10
 
 
-def test_two_attributes_of_the_same_date_must_be_told_apart(tmp_path):
+def test_read_ground_truth_two_attributes_of_one_date_are_an_error(tmp_path):
     path = write(tmp_path, entry(other=label(), **{"other-metadata": metadata()}))
     with pytest.raises(DataError, match=r"same creation-date \(bb, other\), expected --label_attribute"):
         read_ground_truth(path)
 
 
-def test_unknown_label_attribute_lists_the_known(tmp_path):
+def test_read_ground_truth_unknown_attribute_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="label_attribute: found 'boxes', expected one with boxes in .*: bb"):
         read_ground_truth(write(tmp_path, *GOOD), "boxes")
 
@@ -86,13 +86,13 @@ OTHER_JOBS = {
 
 
 @pytest.mark.parametrize("kind, message", OTHER_JOBS.values(), ids=OTHER_JOBS.keys())
-def test_manifest_of_another_job_is_refused_by_its_type(tmp_path, kind, message):
+def test_read_ground_truth_another_job_type_is_an_error(tmp_path, kind, message):
     path = write(tmp_path, {"source-ref": "s3://b/a.jpg"}, entry(value=1, about=metadata(type=kind)))
     with pytest.raises(DataError, match=message):
         read_ground_truth(path)
 
 
-def test_an_attribute_is_what_the_lines_say_of_it():
+def test_attribute_equality_ignores_its_cache():
     """And not what it remembers to be read faster."""
     seen, again = Attribute(), Attribute()
     line = {"type": BOX_TYPE, "class-map": {"0": "cat"}}
@@ -128,7 +128,7 @@ def test_ground_truth_class_id_beyond_all_classes_is_an_error_with_its_line(tmp_
     assert str(error.value).startswith(f"{path}:2: ") and error.value.code == "bad-class-map"
 
 
-def test_one_name_under_two_ids_is_one_class(tmp_path):
+def test_read_ground_truth_one_name_under_two_ids_is_one_class(tmp_path):
     one, two = (entry(f"s3://b/{i}.jpg", label(box(class_id=i)), metadata(class_map={str(i): "cat"})) for i in (0, 1))
     labels = read_ground_truth(write(tmp_path, one, two))
     assert labels.class_names.names == ("cat",)
@@ -146,12 +146,12 @@ CONFLICTS = {
 
 @pytest.mark.parametrize("maps, message", CONFLICTS.values(), ids=CONFLICTS.keys())
 @pytest.mark.parametrize("on_bad", ["error", "skip"])
-def test_conflicting_class_maps_name_both_lines(tmp_path, maps, message, on_bad):
+def test_read_ground_truth_conflicting_class_maps_are_an_error(tmp_path, maps, message, on_bad):
     with pytest.raises(DataError, match=message):
         read_ground_truth(write(tmp_path, *class_maps(*maps)), on_bad=on_bad)
 
 
-def test_folder_with_its_manifest(tmp_path):
+def test_read_ground_truth_folder_uses_its_manifest(tmp_path):
     write(tmp_path, *GOOD, name="only.jsonl")
     assert read_ground_truth(tmp_path).source.endswith("only.jsonl")
     write(tmp_path, *GOOD, name="output.manifest")
@@ -161,7 +161,7 @@ def test_folder_with_its_manifest(tmp_path):
 @pytest.mark.parametrize(
     "names, listed", [((), "nothing"), (("a.txt",), "a.txt"), (("a.manifest", "b.jsonl"), "a.manifest, b.jsonl")]
 )
-def test_folder_without_one_manifest_lists_what_is_there(tmp_path, names, listed):
+def test_read_ground_truth_folder_without_one_manifest_is_an_error(tmp_path, names, listed):
     for name in names:
         write(tmp_path, *GOOD, name=name)
     with pytest.raises(DataError, match=f"found {listed}, expected output.manifest or exactly one"):
@@ -169,6 +169,6 @@ def test_folder_without_one_manifest_lists_what_is_there(tmp_path, names, listed
 
 
 @pytest.mark.parametrize("name", ["none.manifest", "none\0.manifest"])
-def test_missing_file_is_named(tmp_path, name):
+def test_read_ground_truth_missing_file_is_an_error(tmp_path, name):
     with pytest.raises(DataError, match="none.*cannot be read"):
         read_ground_truth(str(tmp_path / name))

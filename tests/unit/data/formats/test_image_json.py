@@ -30,7 +30,7 @@ def folder(tmp_path, *values):
 GOOD = value("good.jpg")
 
 
-def test_example_of_the_developer_guide(tmp_path):
+def test_read_image_json_example_of_the_developer_guide(tmp_path):
     labels = read_image_json(folder(tmp_path, value(annotations=[BOX, {**BOX, "class_id": 1, "left": 5}])))
     (record,) = labels.records
     assert (record.name, record.size_wh, record.where) == ("dir/a.jpg", (500, 400), str(tmp_path / "0.json"))
@@ -57,7 +57,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("categories, ids, names, expected", CLASSES.values(), ids=CLASSES.keys())
-def test_class_names(tmp_path, categories, ids, names, expected):
+def test_read_image_json_class_names_by_id(tmp_path, categories, ids, names, expected):
     files = [
         value(f"{i}.jpg", [{**BOX, "class_id": class_id}], found)
         for i, (found, class_id) in enumerate(zip(categories, ids))
@@ -80,13 +80,13 @@ def test_image_json_categories_without_an_id_of_the_boxes_name_no_class(tmp_path
     assert [(line.where, line.reason) for line in labels.repaired] == [(str(tmp_path / "1.json"), OTHER_IDS)]
 
 
-def test_conflicting_names_are_an_error(tmp_path):
+def test_read_image_json_conflicting_names_are_an_error(tmp_path):
     path = folder(tmp_path, GOOD, value(categories=[{"class_id": 0, "name": "wolf"}]))
     with pytest.raises(DataError, match="1.json: calls class 0 'wolf', but .*0.json calls it 'dog'"):
         read_image_json(path)
 
 
-def test_background_duplicate_and_clipped_box(tmp_path):
+def test_read_image_json_background_duplicate_and_clipped_box(tmp_path):
     files = [value("b.jpg", []), GOOD, GOOD, value("c.jpg", [{**BOX, "left": -10}], image_size=None)]
     labels = read_image_json(folder(tmp_path, *files))
     assert [len(record.boxes) for record in labels.records] == [0, 1, 1]
@@ -96,14 +96,14 @@ def test_background_duplicate_and_clipped_box(tmp_path):
     assert labels.records[2].size_wh is None
 
 
-def test_folder_without_json_is_an_error(tmp_path):
+def test_read_image_json_folder_without_json_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"found no \*\.json"):
         read_image_json(tmp_path)
     with pytest.raises(DataError, match=r"none: found no \*\.json"):
         read_image_json(tmp_path / "none")
 
 
-def test_written_set_reads_back(tmp_path):
+def test_write_image_json_reads_back(tmp_path):
     records = [
         LabeledImage("s3://b/dir/ä b.jpg", [[0.5, 1, 30.25, 40]], [1], (50, 60)),
         LabeledImage("dir/none.png", [], [], (50, 60)),
@@ -127,14 +127,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("names, message", REFUSED.values(), ids=REFUSED.keys())
-def test_names_that_cannot_be_written_leave_nothing(tmp_path, names, message):
+def test_write_image_json_invalid_names_leave_nothing(tmp_path, names, message):
     records = [LabeledImage(name, [], [], (5, 5)) for name in ["good.jpg", *names]]
     with pytest.raises(DataError, match=message):
         write_image_json(tmp_path / "out", records, ClassNames(("dog",)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_holds_something_is_not_written_over(tmp_path):
+def test_write_image_json_existing_folder_is_an_error(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(DataError, match="is there already"):
         write_image_json(tmp_path, [], ClassNames(("dog",)))

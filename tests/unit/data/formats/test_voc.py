@@ -26,7 +26,7 @@ def folder(tmp_path, *files):
     return tmp_path
 
 
-def test_pixels_are_counted_from_one_and_include_both_ends(tmp_path):
+def test_read_voc_pixels_are_counted_from_one(tmp_path):
     labels = read_voc(folder(tmp_path, xml(element(), element("cat", (1, 1, 100, 80)))))
     (record,) = labels.records
     assert record.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 100, 80]]
@@ -52,7 +52,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("text, boxes", ODD.values(), ids=ODD.keys())
-def test_odd_file_is_read(tmp_path, text, boxes):
+def test_read_voc_odd_file_is_read(tmp_path, text, boxes):
     labels = read_voc(folder(tmp_path, text))
     assert labels.records[0].boxes.tolist() == boxes and not labels.repaired
 
@@ -150,20 +150,20 @@ def test_read_voc_file_without_its_picture_is_an_error(tmp_path, pictures, files
     assert [(line.where, line.code) for line in skipped] == [(str(tmp_path / "a.xml"), code)]
 
 
-def test_file_counted_from_zero_is_clipped_and_told(tmp_path):
+def test_read_voc_counted_from_zero_is_clipped(tmp_path):
     labels = read_voc(folder(tmp_path, xml(element(box=(0, 0, 100, 80)))))
     assert labels.records[0].boxes.tolist() == [[0, 0, 100, 80]]
     assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
-def test_given_names_order_the_classes_and_refuse_others(tmp_path):
+def test_read_voc_given_names_order_the_classes(tmp_path):
     path = folder(tmp_path, xml(element("dog")), xml(element("wolf"), name="b.jpg"))
     with pytest.raises(DataError, match="1.xml: class 'wolf' is unknown, expected one of 'dog', 'cat'"):
         read_voc(path, ClassNames(("dog", "cat")))
     assert read_voc(path, ClassNames(("wolf", "dog"))).records[0].class_ids.tolist() == [1]
 
 
-def test_written_set_reads_back(tmp_path):
+def test_write_voc_reads_back(tmp_path):
     records = [
         LabeledImage("s3://b/dir/ä & b.jpg", [[0.5, 0, 30.25, 40], [10, 20, 11, 21]], [1, 0], (50, 60)),
         LabeledImage("dir/none.png", [], [], (50, 60)),
@@ -190,7 +190,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("record, names, message", REFUSED.values(), ids=REFUSED.keys())
-def test_what_xml_cannot_hold_is_refused_and_leaves_nothing(tmp_path, record, names, message):
+def test_write_voc_invalid_text_is_an_error(tmp_path, record, names, message):
     with pytest.raises(DataError, match=message):
         write_voc(tmp_path / "out", [record], ClassNames(names))
     assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("image, label", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_layouts(tmp_path, image, label):
+def test_read_yolo_layouts_of_folders(tmp_path, image, label):
     labels = read_yolo(write(tmp_path, {image: PICTURE, label: LINE, "classes.txt": "dog\ncat\n"}))
     (record,) = labels.records
     assert (record.name, record.where, record.size_wh) == (image, str(tmp_path / label), (80, 40))
@@ -48,37 +48,37 @@ def test_layouts(tmp_path, image, label):
     assert labels.class_names.names == ("dog", "cat")
 
 
-def test_folder_called_images_itself(tmp_path):
+def test_read_yolo_folder_called_images(tmp_path):
     write(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "data.yaml": "names: [dog, cat]"})
     labels = read_yolo(tmp_path / "images")
     assert labels.records[0].name == "a.jpg" and labels.class_names.names == ("dog", "cat")
 
 
-def test_empty_label_is_background_and_a_missing_one_is_skipped(tmp_path):
+def test_read_yolo_empty_label_is_background_and_missing_is_skipped(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "\n", "b.jpg": PICTURE}))
     assert [(record.name, len(record.boxes)) for record in labels.records] == [("a.jpg", 0)]
     assert [(line.where, line.reason) for line in labels.skipped] == [(str(tmp_path / "b.jpg"), NO_LABEL)]
 
 
-def test_classes_are_numbered_without_names(tmp_path):
+def test_read_yolo_without_names_numbers_classes(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE}))
     assert labels.class_names.names == ("class_0", "class_1")
 
 
-def test_size_is_that_of_the_picture_as_seen(tmp_path):
+def test_read_yolo_size_follows_exif(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     labels = read_yolo(write(tmp_path, {"a.jpg": picture(exif=exif.tobytes()), "a.txt": LINE}))
     assert labels.records[0].size_wh == (40, 80) and labels.records[0].boxes.tolist() == [[0, 20, 20, 60]]
 
 
-def test_box_over_the_rim_is_clipped_and_told(tmp_path):
+def test_read_yolo_box_over_the_border_is_clipped(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "0 0 0.5 0.5 0.5\n0 0.5 0.5 1.0000001 1\r\n"}))
     np.testing.assert_allclose(labels.records[0].boxes, [[0, 10, 20, 30], [0, 0, 80, 40]], atol=1e-4)
     assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
-def test_folder_without_images_is_an_error(tmp_path):
+def test_read_yolo_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="found no images"):
         read_yolo(write(tmp_path, {"a.txt": LINE}))
 
@@ -106,7 +106,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name, text, names", NAMES.values(), ids=NAMES.keys())
-def test_class_names_of_a_set(tmp_path, name, text, names):
+def test_read_yolo_names_of_each_file(tmp_path, name, text, names):
     assert read_yolo_names(write(tmp_path, {name: text})) == ClassNames(tuple(names))
 
 
@@ -128,12 +128,12 @@ BAD_NAMES = {
 
 
 @pytest.mark.parametrize("name, text, message", BAD_NAMES.values(), ids=BAD_NAMES.keys())
-def test_names_that_are_not_understood_are_an_error(tmp_path, name, text, message):
+def test_read_yolo_names_invalid_file_is_an_error(tmp_path, name, text, message):
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: .*{message}"):
         read_yolo_names(write(tmp_path, {name: text}))
 
 
-def test_no_file_of_names(tmp_path):
+def test_read_yolo_names_without_a_file_is_none(tmp_path):
     assert read_yolo_names(tmp_path) is None
 
 
@@ -284,7 +284,7 @@ def test_read_yolo_hidden_files_are_no_data(tmp_path):
     assert [record.name for record in labels.records] == ["images/a.jpg"] and not labels.skipped
 
 
-def test_written_set_reads_back(tmp_path):
+def test_write_yolo_reads_back(tmp_path):
     names = ClassNames(("dog", 'it"s: a #1 c\u00e4t', "no", "line\nfeed \U0001f600"))
     records = [
         LabeledImage("d/a.jpg", [[0.5, 1.25, 30.75, 39.5], [0, 0, 50, 40]], [1, 3], (50, 40)),
