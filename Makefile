@@ -22,7 +22,7 @@ SDKS := sdk2 sdk3
 help:
 	@echo "make demo      set up, draw a data set, train on it, score it, show it (ARGS=... for the demo's flags)"
 	@echo "make test      set up and run the tests (ARGS=... for pytest)"
-	@echo "make test-all  make test, then make test-integration: all tests but faults, fuzz, Horovod and bench"
+	@echo "make test-all  make test, the slow tests, and make test-integration: all but faults, fuzz, Horovod and bench"
 	@echo "make test-integration  SageMaker's own toolkits and SDKs, the notebooks, and PyTorch (they need python3.8, python3.11, Java)"
 	@echo "make test-slice  the shortest of these"
 	@echo "make test-faults  kills, full disks, signals, long runs: docs/reliability.md (20 minutes; some tests need root and strace)"
@@ -49,6 +49,7 @@ test: $(VENV)/.test
 # One after the other: the long tests are timed, and AWS's serving stack allows one server on a machine.
 test-all:
 	$(MAKE) test
+	$(BIN)/python -m pytest -m slow $(ARGS)
 	$(MAKE) test-integration
 
 test-integration: $(VENV)/.notebooks $(TOOLKITS:%=.venv-toolkit-%/.done) $(SDKS:%=.venv-launch-%/.done) .venv-serving/.done .venv-torch/.done
@@ -131,7 +132,7 @@ $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requir
 	touch $@
 
 # Creates an environment with Python $(1) from the PATH or from pyenv. Without that interpreter there is no environment, and its
-# tests are skipped by name (tests/own_venvs.py). A step that fails here ends make.
+# tests are skipped by name (tests/helpers/environments.py). A step that fails here ends make.
 define OWN_VENV
 	@for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python$(1); do \
 		if "$$python" -c '' 2>/dev/null; then \

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Callable, Iterator
 
+import hypothesis
 import pytest
 
 # Set before a test loads NumPy, OpenCV or MXNet: sums are the same on every machine, and the processes of tests do not
@@ -24,6 +25,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 # A shell that starts the tests in its background lets them ignore Ctrl-C, and so would every program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An example that a busy machine takes long for is no failure.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from own_venvs import ROOT
+from helpers.environments import ROOT
 
 # an interpreter that makes environments, in which pip ends with a code of its own
 PYTHON = """#!/bin/sh

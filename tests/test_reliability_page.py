@@ -38,16 +38,20 @@ def test_every_test_that_the_page_names_is_there(short):
 
 
 def is_slow(mark):
-    return isinstance(mark, ast.Attribute) and mark.attr == "faults"
+    return isinstance(mark, ast.Attribute) and mark.attr in ("faults", "slow", "sagemaker")
 
 
 def test_what_is_called_fast_is_not_left_to_the_slow_ones():
     slow = set()
-    for path in (ROOT / "tests" / "integration" / "faults").glob("test_*.py"):
-        for node in ast.parse(path.read_text("utf-8")).body:
+    for short in FILES:
+        for node in ast.parse((ROOT / FILES[short]).read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef) and any(is_slow(mark) for mark in node.decorator_list):
-                slow.add(node.name)
-    fast = set(re.findall(r"`(test_\w+)` \(fast\)", PAGE))
+                slow.add((short, node.name))
+    fast = {
+        (short, test)
+        for short, text in zip(PLACES[1::2], PLACES[2::2])
+        for test in re.findall(r"`(test_\w+)` \(fast\)", text.split("\n\n")[0])
+    }
     assert slow and not slow & fast
 
 

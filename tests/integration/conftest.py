@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import shapes_set
+from helpers.data import shapes_set
 
 
 @pytest.fixture(scope="module")

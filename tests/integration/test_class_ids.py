@@ -8,16 +8,15 @@ import types
 
 import numpy as np
 import pytest
-import runs
-from builders import flags_of, shapes_set
-from coco_notebook import CATEGORY_IDS, generate
+from helpers import jobs
+from helpers.coco import CATEGORY_IDS, generate
+from helpers.data import flags_of, shapes_set
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.cli.main import main
 from ssd_train.data.formats.image_json import OTHER_IDS
 from ssd_train.data.formats.validators import TOO_SMALL
-from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import read_labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.handlers import model_fn, transform_fn
@@ -43,7 +42,7 @@ def with_gap(drawn):
 def train(data, folder, capfd, **settings):
     """Train, and return config.json and what was printed."""
     capfd.readouterr()
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     printed = capfd.readouterr()
     return json.loads((folder / "model" / "config.json").read_text()), printed.out + printed.err
 
@@ -60,7 +59,7 @@ def trained(data, tmp_path_factory):
     """A run with the right num_classes, of which the labels show less."""
     folder = tmp_path_factory.mktemp("run")
     settings = {"epochs": 6, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip", "num_classes": 6}
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     return folder
 
 
@@ -89,7 +88,7 @@ def best_scores(rows):
     return found
 
 
-def test_answers_have_the_ids_of_the_labels_on_every_way_out(trained, data, tmp_path):
+def test_predict_export_and_serve_with_a_gap_return_the_ids_of_the_labels(trained, data, tmp_path):
     model, images = trained / "model", data[1].images
     assert main(["predict", str(images), *flags_of({"model": model, "output": tmp_path / "a.jsonl"})]) == 0
     rows = [row for line in (tmp_path / "a.jsonl").read_text().splitlines() for row in json.loads(line)["prediction"]]
@@ -113,25 +112,6 @@ def test_answers_have_the_ids_of_the_labels_on_every_way_out(trained, data, tmp_
     verbose, _ = transform_fn(served, picture, "image/png", "application/json;verbose=1")
     found = {(one["class_id"], one["class_name"]) for one in json.loads(verbose)["annotations"]}
     assert found and found <= set(enumerate(NAMES))
-
-
-def test_evaluate_reads_the_same_ids_with_names_and_without(trained, data, tmp_path):
-    model, images, manifest = trained / "model", data[1].images, data[1].manifest
-    convert = {"labels": manifest, "images": images, "to": "recordio", "output": tmp_path / "a.rec"}
-    assert main(["prepare", "convert", *flags_of(convert)]) == 0
-    (tmp_path / "a.names").unlink()
-    assert main(["predict", str(images), *flags_of({"model": model, "output": tmp_path / "a.jsonl"})]) == 0
-    assert read_labels(tmp_path / "a.rec").class_names.names == ("class_0", "class_1", "class_2", "class_3", "class_4")
-    found = []
-    for name, labels in (("named", {"labels": manifest, "images": images}), ("not", {"labels": tmp_path / "a.rec"})):
-        for answers in ({}, {"predictions": tmp_path / "a.jsonl"}):
-            flags = {"model": model, **labels, **answers, "json": tmp_path / f"{name}.json"}
-            assert main(["evaluate", *flags_of(flags)]) == 0
-            found.append(json.loads((tmp_path / f"{name}.json").read_text())["per_class"])
-    assert [list(scores) for scores in found] == [NAMES] * 4
-    for name in NAMES:
-        figures = [scores[name]["AP@0.5"] for scores in found]
-        assert figures.count(None) in (0, 4) and (None in figures or np.ptp(figures) < 1e-3), name
 
 
 def test_incremental_training_without_names_keeps_rows_by_id_and_logs_them(trained, data, tmp_path, capfd):
@@ -158,7 +138,8 @@ def test_incremental_training_without_names_keeps_rows_by_id_and_logs_them(train
     np.testing.assert_allclose(head_of(tmp_path / "more" / "model")[:, :7], old, atol=1e-4)
 
 
-def test_files_of_awss_coco_notebook_are_trained_by_the_ids_of_the_annotations(tmp_path, capfd):
+@pytest.mark.slow
+def test_train_files_of_aws_coco_notebook_uses_the_ids_of_the_annotations(tmp_path, capfd):
     category_ids = [CATEGORY_IDS[i] for i in (0, 16, 79)]  # person, dog, toothbrush
     instances = {"categories": [{"id": i, "name": f"category {i}"} for i in CATEGORY_IDS]}
     sides, counts = [], []
@@ -193,38 +174,3 @@ def test_files_of_awss_coco_notebook_are_trained_by_the_ids_of_the_annotations(t
     config, _ = train(sides, tmp_path / "named", capfd, **{**settings, "class_names": ",".join(names)})
 
     assert config["class_names"] == names
-
-
-def test_train_coco_keeps_the_category_ids_beside_the_class_ids(data, tmp_path, capfd):
-    sides = []
-    for name, side in zip(("train", "validation"), data):
-        convert = {"labels": side.manifest, "images": side.images, "to": "coco", "output": tmp_path / f"{name}.json"}
-        assert main(["prepare", "convert", *flags_of(convert)]) == 0
-        value = json.loads((tmp_path / f"{name}.json").read_text())  # categories 1 to 5: those without a box go
-        value["categories"] = [{**c, "id": 10 * c["id"]} for c in value["categories"] if "class_" not in c["name"]]
-        value["annotations"] = [{**a, "category_id": 10 * a["category_id"]} for a in value["annotations"]]
-        (tmp_path / f"{name}.json").write_text(json.dumps(value))
-        sides.append(types.SimpleNamespace(images=side.images, manifest=tmp_path / f"{name}.json"))
-
-    config, _ = train(sides, tmp_path / "run", capfd, epochs=1)
-
-    assert config["class_names"] == ["disc", "square", "triangle"]
-    assert config["category_ids"] == {"disc": 10, "square": 20, "triangle": 50}
-
-
-def test_real_manifest_with_a_gap_is_trained_with_its_ids(shared_data, tmp_path, capfd):
-    manifest = shared_data / "data" / "manifests" / "pid-ocr-multiclass.manifest"
-    images = tmp_path / "images"
-    images.mkdir()
-    for index, record in enumerate(read_labels(manifest).records):  # the pictures are not public
-        width, height = record.size_wh
-        (images / record.basename).write_bytes(encode_png(np.full((height, width, 3), 40 * index, np.uint8)))
-    flags = {"train": images, "labels": manifest, "validation_fraction": 0.4, "base_network": "mobilenet0.25"}
-    flags.update(image_shape=128, use_pretrained_model=0, epochs=1, num_classes=4, model_dir=tmp_path / "model")
-
-    assert main(["train", *flags_of({**flags, "output_dir": tmp_path / "out", "augmentation": "flip"})]) == 0
-
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["class_names"] == ["符号", "设备 ", "class_2", "英文"]
-    printed = capfd.readouterr()
-    assert "2 (class_2)" in printed.out + printed.err

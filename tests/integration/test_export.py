@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import HeardProgress, flags_of, shapes_set, small_config
-from nets import CLASSES, drawn_inputs, talking_model, talking_net
+from helpers.data import HeardProgress, flags_of, shapes_set, small_config
+from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
@@ -62,7 +62,7 @@ def assert_all_agree(model, folder, pictures, at_least):
         pytest.skip("the symbol agrees; no ONNX runtime is installed")
 
 
-def test_a_hundred_drawn_pictures(tmp_path):
+def test_export_of_a_hundred_drawn_images_agrees(tmp_path):
     talking_model(tmp_path / "model")
     assert_all_agree(tmp_path / "model", tmp_path, drawn_inputs(100), at_least=5000)
 
@@ -70,23 +70,24 @@ def test_a_hundred_drawn_pictures(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"base_network": "mobilenet1.0", "image_shape": 192}, id="mobilenet1.0"),
+        pytest.param({"base_network": "mobilenet1.0", "image_shape": 192}, id="mobilenet1.0", marks=pytest.mark.slow),
         pytest.param({"base_network": "mobilenetv2_1.0", "grayscale": True}, id="mobilenetv2"),
-        pytest.param({"base_network": "resnet-50"}, id="resnet-50"),
-        pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16"),
+        pytest.param({"base_network": "resnet-50"}, id="resnet-50", marks=pytest.mark.slow),
+        pytest.param({"base_network": "vgg-16", "image_shape": 300}, id="vgg-16", marks=pytest.mark.slow),
         pytest.param({"nms_threshold": 0.6, "nms_topk": 30, "post_nms": 20}, id="other-suppression"),
         pytest.param({"post_nms": ANCHORS, "classes": ("cat",)}, id="all-boxes"),
         pytest.param({"anchor_sizes": "0.2,0.35,0.5,0.7,1.05"}, id="anchors-of-other-sizes"),
     ],
 )
-def test_every_network(tmp_path, settings):
+def test_export_of_each_network_agrees(tmp_path, settings):
     side = settings.get("image_shape", 128)
     model = talking_model(tmp_path / "model", **settings)
     assert_all_agree(tmp_path / "model", tmp_path, drawn_inputs(4, side), at_least=40)
     assert Detector.load(tmp_path / "symbol").engine.grayscale == model.config.grayscale
 
 
-def test_a_hundred_real_pictures(shared_data, tmp_path):
+@pytest.mark.slow
+def test_export_of_a_hundred_real_images_agrees(shared_data, tmp_path):
     """A backbone trained on ImageNet, at the usual size, and pictures with labelled objects."""
     config = small_config(base_network="mobilenet1.0", image_shape=300)
     net = talking_net("mobilenet1.0", 300)
@@ -136,7 +137,7 @@ def test_files_are_there_while_training_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("machine", ["first", "second"])
-def test_training_leaves_the_deployment_files_of_its_best_model(trained, machine):
+def test_train_leaves_the_deployment_files_of_its_best_model(trained, machine):
     folder, drawn = trained
     assert is_up_to_date(folder / machine / "model_dir")
     scores = {}

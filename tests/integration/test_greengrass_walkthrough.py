@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import manifests
 import pytest
+from helpers import manifests
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.image_io import decode
@@ -31,7 +31,7 @@ def counts(folder):
     return [len(manifests.read(folder / f"{name}.manifest")) for name in names]
 
 
-def test_genuine_manifests(tmp_path, shared_data):
+def test_greengrass_walkthrough_of_genuine_manifests_gives_the_counts(tmp_path, shared_data):
     jobs = sorted((shared_data / "data" / "manifests").glob("greengrass-*.manifest"))
     if len(jobs) < 4:
         pytest.skip(f"{shared_data}/data/manifests holds no greengrass-*.manifest")
@@ -47,7 +47,7 @@ def test_genuine_manifests(tmp_path, shared_data):
     assert "--annotations_only" in out
 
 
-def test_drawn_manifests(tmp_path):
+def test_greengrass_walkthrough_of_drawn_manifests_gives_the_counts(tmp_path):
     walk(tmp_path, "--share", "0.1")
 
     labels = read_ground_truth(tmp_path / "augmented/augmented.manifest")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import SMALL, flags_of, shapes_set, small_config
-from hosts import free_port, plain_environment
-from own_venvs import ROOT, own_venv
-from together import SETTINGS, assert_alike, learn, make_learner
+from helpers.data import SMALL, flags_of, shapes_set, small_config
+from helpers.environments import ROOT, own_venv
+from helpers.jobs import free_port, plain_environment
+from helpers.together import SETTINGS, assert_alike, learn, make_learner
 
 from ssd_train.training.distributed.communicator import Communicator
 

@@ -15,8 +15,8 @@ import termios
 import time
 
 import pytest
-import runs
-from builders import shapes_set
+from helpers import jobs
+from helpers.data import shapes_set
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import read_description
@@ -37,7 +37,7 @@ class Terminal:
         self.output = ""
         self._main, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(runs.SOURCE)}
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(jobs.SOURCE)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ssd_train", "train", *arguments],
             env=environ,
@@ -58,7 +58,7 @@ class Terminal:
         return True
 
     def wait_for(self, condition):
-        end = time.monotonic() + runs.LONGEST
+        end = time.monotonic() + jobs.LONGEST
         while not condition(self):
             assert self.read() and time.monotonic() < end, self.output
 
@@ -66,10 +66,10 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
 
     def finish(self):
-        end = time.monotonic() + runs.LONGEST
+        end = time.monotonic() + jobs.LONGEST
         while self.read():
             assert time.monotonic() < end, self.output
-        return self.process.wait(runs.LONGEST)
+        return self.process.wait(jobs.LONGEST)
 
     def screen(self):
         """Return the lines as a terminal shows them: carriage returns overwrite."""
@@ -106,7 +106,7 @@ def shows(pattern):
 )
 def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, epochs, checkpoints):
     changes = {} if checkpoints else {"checkpoint_dir": None}
-    terminal = Terminal(runs.flags(data, tmp_path, epochs=epochs, **changes))
+    terminal = Terminal(jobs.flags(data, tmp_path, epochs=epochs, **changes))
     terminal.wait_for(moment)
     terminal.interrupt()
     assert terminal.finish() == 130, terminal.output
@@ -120,11 +120,11 @@ def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, ep
     assert read_description(tmp_path / "model").weights == model.sha256
     assert "<svg" in (tmp_path / "output" / "report.html").read_text("utf-8")
     if checkpoints:
-        runs.finish(["train", *runs.flags(data, tmp_path, epochs=3)])
+        jobs.finish(["train", *jobs.flags(data, tmp_path, epochs=3)])
 
 
 def test_interrupt_before_the_data_leaves_nothing(data, tmp_path):
-    terminal = Terminal(runs.flags(data, tmp_path))
+    terminal = Terminal(jobs.flags(data, tmp_path))
     terminal.wait_for(handles_sigterm)
     terminal.interrupt()
     assert terminal.finish() == 130
@@ -134,14 +134,14 @@ def test_interrupt_before_the_data_leaves_nothing(data, tmp_path):
 
 
 def test_interrupt_at_once_is_one_line(data, tmp_path):
-    terminal = Terminal(runs.flags(data, tmp_path))
+    terminal = Terminal(jobs.flags(data, tmp_path))
     terminal.interrupt() if terminal.read(0.2) else None
     assert terminal.finish() in (130, -signal.SIGINT)
     assert "Traceback" not in terminal.output
 
 
 def test_interrupt_during_the_export_finishes_it(data, tmp_path):
-    terminal = Terminal(runs.flags(data, tmp_path, epochs=1, checkpoint_dir=None))
+    terminal = Terminal(jobs.flags(data, tmp_path, epochs=1, checkpoint_dir=None))
     terminal.wait_for(lambda _: list((tmp_path / "model").glob(".export.tmp-*")))
     terminal.interrupt()
     assert terminal.finish() == 0, terminal.output
@@ -152,7 +152,7 @@ def test_interrupt_during_the_export_finishes_it(data, tmp_path):
 
 
 def test_second_interrupt_stops_at_once(data, tmp_path):
-    terminal = Terminal(runs.flags(data, tmp_path, epochs=50))
+    terminal = Terminal(jobs.flags(data, tmp_path, epochs=50))
     terminal.wait_for(shows(r"epoch 2/50: +\d+%"))
     terminal.interrupt()
     terminal.wait_for(shows("stopping after this step"))
@@ -160,4 +160,4 @@ def test_second_interrupt_stops_at_once(data, tmp_path):
     assert terminal.finish() == 130
     last = [line for line in terminal.screen() if line][-1]
     assert re.match("interrupted|error: stopped on request", last), terminal.output
-    runs.assert_loads_as_what_it_is(tmp_path)
+    jobs.assert_loads_as_what_it_is(tmp_path)

@@ -7,14 +7,13 @@ import re
 
 import numpy as np
 import pytest
-import runs
-from builders import SMALL, HeardProgress, flags_of, shapes_set, small_config
+from helpers import jobs
+from helpers.data import SMALL, HeardProgress, flags_of, shapes_set, small_config
 
 from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train
-from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 
 pytestmark = pytest.mark.integration
@@ -34,7 +33,7 @@ def trained(data, tmp_path_factory):
     """The folder of a finished run of the command."""
     folder = tmp_path_factory.mktemp("run")
     settings = {"epochs": EPOCHS, "mini_batch_size": 8, "learning_rate": 0.002, "augmentation": "flip"}
-    assert main(["train", *runs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
+    assert main(["train", *jobs.flags(data, folder, checkpoint_dir=None, **settings)]) == 0
     return folder
 
 
@@ -68,7 +67,7 @@ def assert_same_scores(found, expected, tolerance):
             assert found[name] == value, name
 
 
-def test_the_model_folder_is_complete(trained):
+def test_train_leaves_a_complete_model_folder(trained):
     names = sorted(path.name for path in (trained / "model").iterdir())
     config = config_of(trained)
     model = ["config.json", "history.jsonl", config["weights"]["file"]]
@@ -87,7 +86,7 @@ def test_the_model_folder_is_complete(trained):
     assert config["versions"]["mxnet"] and config["versions"]["numpy"] == np.__version__
 
 
-def test_the_net_has_learned_something(trained):
+def test_train_lowers_the_loss_and_keeps_the_best_epoch(trained):
     rows = rows_of(trained)
     assert [row["epoch"] for row in rows] == list(range(EPOCHS))
     assert rows[-1]["CrossEntropy"] < 0.8 * rows[0]["CrossEntropy"]
@@ -96,13 +95,7 @@ def test_the_net_has_learned_something(trained):
     assert all(row["images_per_second"] > 0 and row["val_SmoothL1"] > 0 for row in rows)
 
 
-def test_the_report_stands_alone(trained):
-    html = (trained / "output" / "report.html").read_text("utf-8")
-    assert "<svg" in html and "data:image/" in html and "disc" in html
-    assert not re.search(r"(src|href)\s*=\s*[\"']https?:", html)
-
-
-def test_evaluate_gives_the_scores_of_training(trained, data, tmp_path, capsys):
+def test_evaluate_model_equals_the_scores_of_training(trained, data, tmp_path, capsys):
     _, validation = data
     flags = {"model": trained / "model", "images": validation.images, "labels": validation.manifest}
     assert main(["evaluate", *flags_of({**flags, "json": tmp_path / "scores.json"})]) == 0
@@ -120,7 +113,7 @@ def answers(trained, data, tmp_path_factory):
     return path
 
 
-def test_answers_scored_from_their_file_give_the_same(trained, data, answers, tmp_path):
+def test_evaluate_predictions_file_equals_the_model(trained, data, answers, tmp_path):
     for name, flags in {
         "model": {"model": trained / "model", "images": data[1].images},
         "file": {"predictions": answers},
@@ -133,24 +126,7 @@ def test_answers_scored_from_their_file_give_the_same(trained, data, answers, tm
         assert_same_scores(scores_of(tmp_path / f"{name}.json"), expected, 1e-6)
 
 
-def test_answers_are_scored_in_the_models_classes(trained, data, answers, tmp_path):
-    """Labels of some pictures may lack a class; then the ids of the labels are not those of the answers."""
-    lines = data[1].manifest.read_text().splitlines()
-    kept = [line for line in lines if '"disc"' not in line and '"class_id"' in line]
-    assert kept and len(kept) < len(lines)
-    some = tmp_path / "some.manifest"
-    some.write_text("\n".join(kept) + "\n")
-    for name, flags in {
-        "model": {"model": trained / "model", "images": data[1].images},
-        "file": {"predictions": answers, "model": trained / "model"},
-    }.items():
-        assert main(["evaluate", *flags_of({**flags, "labels": some, "json": tmp_path / f"{name}.json"})]) == 0
-    found, expected = (scores_of(tmp_path / f"{name}.json") for name in ("file", "model"))
-    extra = {"/unlabelled_answers", "/unanswered_images"}
-    assert_same_scores(*({k: v for k, v in s.items() if k not in extra} for s in (found, expected)), 1e-6)
-
-
-def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
+def test_predict_writes_the_format_of_the_builtin_algorithm(data, answers):
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [line["image"] for line in lines] == sorted(path.name for path in data[1].images.iterdir())
     rows = np.array([row for line in lines for row in line["prediction"]])
@@ -161,30 +137,7 @@ def test_answers_have_the_form_of_the_builtin_algorithm(data, answers):
         assert scores == sorted(scores, reverse=True) and len(scores) == 100, "all candidates, best first"
 
 
-def test_the_detector_in_a_program(trained, data):
-    """As the README has it."""
-    from ssd_train.data.image_io import decode
-
-    detector = Detector.load(trained / "model", "cpu")
-    path = sorted(data[1].images.iterdir())[0]
-    image = decode(path.read_bytes(), str(path))
-    found = detector(image)
-    assert (
-        found.size_wh == image.shape[1::-1]
-        and len(found)
-        and list(detector.class_names) == ["disc", "square", "triangle"]
-    )
-    np.testing.assert_array_equal(found.boxes, detector.batch([image, image[:, ::-1]])[0].boxes)
-
-
-def test_overlays_and_pdf(trained, data, tmp_path):
-    flags = flags_of({"model": trained / "model", "overlays": tmp_path / "overlays", "pdf": tmp_path / "a.pdf"})
-    assert main(["predict", str(data[1].images), *flags]) == 0
-    assert len(list((tmp_path / "overlays").iterdir())) == 14
-    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, capsys):
+def test_train_from_a_model_keeps_the_rows_of_known_classes(trained, data, tmp_path, capsys):
     lines = data[0].manifest.read_text().replace('"triangle"', '"pyramid"')
     (tmp_path / "renamed.manifest").write_text(lines)
     flags = {
@@ -203,9 +156,9 @@ def test_a_run_from_our_own_model_keeps_what_it_knows(trained, data, tmp_path, c
     assert SavedModel.load(tmp_path / "model").class_names.names == ("disc", "square", "pyramid")
 
 
-def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
+def test_train_without_validation_holds_a_fraction_out(data, tmp_path, capsys):
     split = {"validation": None, "validation_labels": None, "validation_fraction": 0.3}
-    arguments = runs.flags(data, tmp_path, **split, epochs=1, grayscale=1, augmentation="geometry")
+    arguments = jobs.flags(data, tmp_path, **split, epochs=1, grayscale=1, augmentation="geometry")
     assert main(arguments) == 0, "no command means train"
     found = re.findall(r"^(?:train|validation): (\d+) images, (\d+) without", capsys.readouterr().out, re.MULTILINE)
     (training, empty), (held_out, empty_too) = (map(int, pair) for pair in found)
@@ -213,7 +166,7 @@ def test_without_validation_labels_a_share_is_held_out(data, tmp_path, capsys):
     assert empty + empty_too == 4, "images without objects are trained on and scored, too"
 
 
-def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_path):
+def test_train_on_sagemaker_prints_lines_that_metric_definitions_read(data, tmp_path):
     training, validation = data
     progress = HeardProgress()
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", on_sagemaker=True, host="algo-7")
@@ -235,7 +188,7 @@ def test_a_job_on_sagemaker_prints_lines_that_its_expressions_read(data, tmp_pat
     assert "host=algo-7, epoch=0, batch=9 train" in log
 
 
-def test_an_evaluation_that_is_skipped_prints_nothing(data, tmp_path):
+def test_train_epoch_without_evaluation_prints_no_map(data, tmp_path):
     training, validation = data
     progress = HeardProgress()
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o", on_sagemaker=True)
@@ -246,7 +199,7 @@ def test_an_evaluation_that_is_skipped_prints_nothing(data, tmp_path):
     assert [re.search(r"epoch=(\d)", line).group(1) for line in lines] == ["1", "2"]
 
 
-def test_wrong_counts_are_told(data, tmp_path):
+def test_train_wrong_counts_warn(data, tmp_path):
     training, validation = data
     progress = HeardProgress()
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o")
@@ -256,7 +209,7 @@ def test_wrong_counts_are_told(data, tmp_path):
     assert any(re.fullmatch(r"label_width: found 3, the data needs 17, which is used", w) for w in progress.warnings)
 
 
-def test_early_stopping_ends_a_run(data, tmp_path):
+def test_train_early_stopping_ends_the_run(data, tmp_path):
     training, validation = data
     settings = {
         "early_stopping": True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import small_config
+from helpers.data import small_config
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.integration
 mx = mxnet_compat.mxnet()
 
 SIDE = 128
+QUICK = ("mobilenet0.25", "mobilenetv2_1.0")
 
 
 def batch_for(base_network, kind=TrainBatch, **more):
@@ -34,8 +35,11 @@ def batch_for(base_network, kind=TrainBatch, **more):
     return kind(*arrays, tuple(LabeledImage(s.name, s.boxes, s.class_ids, (SIDE, SIDE)) for s in drawn), **more)
 
 
-@pytest.mark.parametrize("base_network", BASE_NETWORKS)
-def test_a_few_steps_lower_the_loss(tmp_path, base_network):
+@pytest.mark.parametrize(
+    "base_network",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BASE_NETWORKS],
+)
+def test_train_step_of_each_network_lowers_the_loss(tmp_path, base_network):
     config = small_config(base_network=base_network)
     net = build_net(base_network, SIDE, list(SHAPE_CLASSES), 1)
     learned = TrainStep(net, config, contexts("cpu"))

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-import runs
-from builders import shapes_set
+from helpers import jobs
+from helpers.data import shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.storage.lock import LOCK
@@ -36,7 +36,7 @@ def trained(data, tmp_path_factory):
 
 
 def flags(data, folder, **settings):
-    return runs.flags(data, folder, **{"epochs": 1, "checkpoint_dir": None, **settings})
+    return jobs.flags(data, folder, **{"epochs": 1, "checkpoint_dir": None, **settings})
 
 
 def content(folder):
@@ -93,13 +93,13 @@ def test_train_resumes_into_its_model_folder(data, tmp_path):
 
 
 def test_train_into_the_folder_of_a_running_run_is_refused(data, other_data, tmp_path, capsys):
-    first = runs.start(["train", *flags(data, tmp_path, epochs=200)])
-    runs.told(first, "^epoch 1/")
+    first = jobs.start(["train", *flags(data, tmp_path, epochs=200)])
+    jobs.told(first, "^epoch 1/")
     for arguments in (flags(data, tmp_path), [*flags(other_data, tmp_path), "--overwrite"]):
         assert main(["train", *arguments]) == 2
         assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'model'}: ")
     first.terminate()
-    runs.ended(first)
+    jobs.ended(first)
     assert LOCK not in content(tmp_path)
 
 

@@ -7,9 +7,8 @@ import re
 import signal
 
 import pytest
-from builders import SMALL, HeardProgress, shapes_set, small_config
-from fifos import FifoWriter, samples
-from opt_ml import failure_of, make_opt_ml
+from helpers.data import SMALL, FifoWriter, HeardProgress, samples, shapes_set, small_config
+from helpers.jobs import failure_of, make_opt_ml
 
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train

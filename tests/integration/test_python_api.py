@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
-from builders import SMALL, shapes_set
+from helpers import jobs
+from helpers.data import SMALL, shapes_set
 
 import ssd_train
 from ssd_train import Detector, evaluate, load_labels, train
@@ -52,7 +52,7 @@ def config_of(folder):
 
 
 def test_train_makes_the_model_of_the_command(trained, data, tmp_path):
-    assert main(["train", *runs.flags(data, tmp_path, checkpoint_dir=None, **SETTINGS)]) == 0
+    assert main(["train", *jobs.flags(data, tmp_path, checkpoint_dir=None, **SETTINGS)]) == 0
     mine, theirs = config_of(trained.model_dir), config_of(tmp_path / "model")
     assert mine["weights"] == theirs["weights"], "SHA-256 of the weights"
     names = {path.name for path in trained.model_dir.iterdir()}

@@ -9,9 +9,9 @@ import signal
 import time
 
 import pytest
-import runs
-from builders import shapes_set
-from runs import assert_same, ended, finish, kill_after, outcome, start, told
+from helpers import jobs
+from helpers.data import shapes_set
+from helpers.jobs import assert_same, ended, finish, kill_after, outcome, start, told
 
 from ssd_train.cli.main import main
 from ssd_train.storage.atomic import finished_dirs
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def flags(data, folder, **settings):
-    return runs.flags(data, folder, **{"epochs": 3, "augmentation": "strong", "learning_rate": 0.005, **settings})
+    return jobs.flags(data, folder, **{"epochs": 3, "augmentation": "strong", "learning_rate": 0.005, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,10 @@ def unbroken(data, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_killed_between_epochs(data, unbroken, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "averaged"))]
+)
+def test_resume_killed_between_epochs_equals_the_unbroken_run(data, unbroken, tmp_path, optimizer):
     command = flags(data, tmp_path, **OPTIMIZERS[optimizer])
     kill_after(command, "^epoch 2/3", delay=0.15)
     printed = finish(command)
@@ -59,7 +61,8 @@ def test_killed_between_epochs(data, unbroken, tmp_path, optimizer):
     assert_same(outcome(tmp_path), unbroken(optimizer))
 
 
-def test_killed_at_any_moment_again_and_again(data, unbroken, tmp_path):
+@pytest.mark.slow
+def test_resume_killed_at_random_moments_equals_the_unbroken_run(data, unbroken, tmp_path):
     """With a checkpoint after every step, each run is killed within its training, until one comes to its end."""
     command = flags(data, tmp_path, checkpoint_minutes=0.0001, **OPTIMIZERS["adam"])
     dice = random.Random(4)
@@ -69,7 +72,7 @@ def test_killed_at_any_moment_again_and_again(data, unbroken, tmp_path):
     assert_same(outcome(tmp_path), unbroken("adam"))
 
 
-def test_killed_inside_an_epoch(data, unbroken, tmp_path):
+def test_resume_killed_inside_an_epoch_equals_the_unbroken_run(data, unbroken, tmp_path):
     """Killed as soon as a checkpoint stands that was made after a step of an epoch."""
     command = flags(data, tmp_path, checkpoint_minutes=0.0001, **OPTIMIZERS["adam"])
     kill_when(command, lambda: steps_of_newest_state(tmp_path / "checkpoints") > 0)
@@ -93,7 +96,8 @@ def steps_of_newest_state(checkpoints):
     return json.loads((folders[0] / "state.json").read_text())["tally"]["steps"] if folders else 0
 
 
-def test_a_run_that_has_ended_is_only_shown_again(data, unbroken, tmp_path):
+@pytest.mark.slow
+def test_resume_of_a_finished_run_changes_nothing(data, unbroken, tmp_path):
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
     finish(command)
     before = outcome(tmp_path)
@@ -103,7 +107,7 @@ def test_a_run_that_has_ended_is_only_shown_again(data, unbroken, tmp_path):
     assert_same(before, unbroken("sgd"))
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tmp_path):
+def test_resume_damaged_checkpoint_uses_the_previous(data, unbroken, tmp_path):
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
     kill_when(command, lambda: len(finished_dirs(tmp_path / "checkpoints" / "state")) == 2)
     newest, before = finished_dirs(tmp_path / "checkpoints" / "state")[:2]
@@ -114,17 +118,6 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(data, unbroken, tm
     printed = finish(command)
     assert re.search(r"last.params: .*damaged", printed)
     assert f"resuming after epoch {epoch} " in printed
-    assert_same(outcome(tmp_path), unbroken("sgd"))
-
-
-def test_another_machine_goes_on_with_the_checkpoints_alone(data, unbroken, tmp_path):
-    """The model folder is empty there."""
-    import shutil
-
-    command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
-    kill_after(command, "^epoch 2/3", delay=0.3)
-    shutil.rmtree(tmp_path / "model")
-    finish(command)
     assert_same(outcome(tmp_path), unbroken("sgd"))
 
 
@@ -149,7 +142,7 @@ def stopped(data, tmp_path_factory):
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_other_settings_are_refused_by_name(data, stopped, capsys, settings, expected):
+def test_resume_other_settings_are_an_error_by_name(data, stopped, capsys, settings, expected):
     assert main(flags(data, stopped, **{"epochs": 1, **settings})) == 2
     error = capsys.readouterr().err
     assert re.match(rf"error: .*cannot resume with other settings: .*{expected}.*use another checkpoint_dir", error)
@@ -160,38 +153,21 @@ def set_of_no_image(drawn, tmp_path):
     return drawn._replace(images=tmp_path)
 
 
-def test_what_settings_tell_is_refused_before_the_data_is_read(data, stopped, tmp_path, capsys):
+def test_resume_other_settings_are_an_error_before_the_data_is_read(data, stopped, tmp_path, capsys):
     gone = [set_of_no_image(drawn, tmp_path) for drawn in data]
     assert main(flags(gone, stopped, epochs=1, learning_rate=0.01)) == 2
     assert "setting learning_rate: found 0.01" in capsys.readouterr().err
 
 
-def test_what_labels_tell_is_refused_before_a_network_is_built(data, stopped, tmp_path, capsys, monkeypatch):
+def test_resume_other_labels_are_an_error_before_the_network_is_built(data, stopped, tmp_path, capsys, monkeypatch):
     other = [edited(data[0], tmp_path / "less.manifest", one_less), data[1]]
     monkeypatch.setattr("ssd_train.training.setup.build_net", None)
     assert main(flags(other, stopped, epochs=1)) == 2
     assert "the training labels are not those of the checkpoint" in capsys.readouterr().err
 
 
-def test_settings_that_the_data_completes_go_on(data, tmp_path):
-    """Given as they never can be: more images in a batch than there are, anchors to be chosen, no count of classes."""
-    loose = {"mini_batch_size": 99, "auto_anchors": "true", "num_training_samples": 5, "label_width": 350}
-    finish(flags(data, tmp_path, **loose, epochs=1))
-    printed = finish(flags(data, tmp_path, **loose, epochs=2))
-    assert "resuming after epoch 1" in printed and "epoch 2/2" in printed
-
-
-def test_more_epochs_may_be_made_than_were_asked_for(data, tmp_path):
-    """With a rate that does not depend on their number, as if they had been asked for at once."""
-    steady = {"lr_schedule": "constant", "optimizer": "sgd"}
-    finish(flags(data, tmp_path / "once", **steady, epochs=2))
-    finish(flags(data, tmp_path / "twice", **steady, epochs=1))
-    printed = finish(flags(data, tmp_path / "twice", **steady, epochs=2))
-    assert "epochs: found 2, the checkpoint was made for 1\n" in printed
-    assert_same(outcome(tmp_path / "twice"), outcome(tmp_path / "once"))
-
-
-def test_fewer_epochs_may_be_made_than_were_asked_for(data, tmp_path):
+@pytest.mark.slow
+def test_resume_fewer_epochs_equals_a_run_of_that_many(data, tmp_path):
     """As many as are made, or more: it is told, and the run ends as one that was asked for no more."""
     steady = {"lr_schedule": "constant", "optimizer": "sgd"}
     kill_after(flags(data, tmp_path / "cut", **steady, epochs=9), "^epoch 2/9")
@@ -201,14 +177,14 @@ def test_fewer_epochs_may_be_made_than_were_asked_for(data, tmp_path):
     assert_same(outcome(tmp_path / "cut"), outcome(tmp_path / "once"))
 
 
-def test_fewer_epochs_than_were_made_are_refused_before_the_data_is_read(data, tmp_path, capsys):
+def test_resume_fewer_epochs_than_made_are_an_error(data, tmp_path, capsys):
     finish(flags(data, tmp_path, epochs=2))
     gone = [set_of_no_image(drawn, tmp_path) for drawn in data]
     assert main(flags(gone, tmp_path, epochs=1)) == 2
     assert re.search(r"checkpoints: holds epoch 2, expected --epochs to be no less", capsys.readouterr().err)
 
 
-def test_a_second_run_on_one_folder_is_refused_and_the_first_not_disturbed(data, unbroken, tmp_path):
+def test_train_second_run_on_one_folder_is_an_error(data, unbroken, tmp_path):
     first = start(flags(data, tmp_path, **OPTIMIZERS["sgd"]))
     told(first, "^training on")
     first.send_signal(signal.SIGSTOP)  # so that it is there as long as the second needs
@@ -222,13 +198,7 @@ def test_a_second_run_on_one_folder_is_refused_and_the_first_not_disturbed(data,
     assert_same(outcome(tmp_path), unbroken("sgd"))
 
 
-def test_another_number_of_threads_is_told(data, tmp_path):
-    finish(flags(data, tmp_path, epochs=1))
-    printed = finish(flags(data, tmp_path, epochs=1), OMP_NUM_THREADS="2")
-    assert "CPU threads: found 2, the checkpoint was made with 1: the weights may differ" in printed
-
-
-def test_settings_of_the_machine_may_change(data, stopped):
+def test_resume_settings_of_the_machine_may_change(data, stopped):
     assert main(flags(data, stopped, epochs=1, num_workers=0, early_stopping=1)) == 0
 
 
@@ -260,7 +230,7 @@ def edited(drawn, target, change):
     ],
     ids=["a-line-less", "a-box-moved", "a-line-less-to-score-with", "a-class-renamed"],
 )
-def test_other_data_is_refused_by_name(data, stopped, tmp_path, capsys, sides, change, expected):
+def test_resume_other_data_is_an_error_by_name(data, stopped, tmp_path, capsys, sides, change, expected):
     other = [edited(drawn, tmp_path / f"{i}.manifest", change) if i in sides else drawn for i, drawn in enumerate(data)]
     assert main(flags(other, stopped, epochs=1)) == 2
     assert re.search(rf"cannot resume with other settings: .*{expected}", capsys.readouterr().err)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builders import SMALL, flags_of, shapes_set
+from helpers.data import SMALL, flags_of, shapes_set
 
 from ssd_train.cli.main import main
 
@@ -52,7 +52,7 @@ def read(client, key):
 
 
 @pytest.mark.integration
-def test_train_evaluate_and_predict(run, on_s3, drawn, tmp_path):
+def test_s3_train_evaluate_and_predict_equal_local_files(run, on_s3, drawn, tmp_path):
     data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]
     results = ["--model_dir", "s3://bucket/job/model", "--output_dir", "s3://bucket/job/output/"]
 
@@ -103,7 +103,7 @@ def test_train_with_missing_weights_fails_before_images_are_copied(run, on_s3, t
     assert list(cache.rglob("*.png")) == []
 
 
-def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
+def test_s3_fetch_images_fetches_the_missing_ones(run, on_s3, drawn, tmp_path):
     (tmp_path / "images").mkdir()
     lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]
     for number, line in enumerate(lines):
@@ -126,43 +126,14 @@ def test_images_are_fetched_only_when_asked_for(run, on_s3, drawn, tmp_path):
     assert f"{tmp_path / 'labels.manifest'}:1" in gone.out
 
 
-def test_check_tells_lines_by_their_s3_names(run, on_s3):
-    on_s3.put_object(
-        Bucket="bucket", Key="labels/bad.manifest", Body=read(on_s3, "labels/train.manifest") + b"no JSON\n"
-    )
-    done = run("check", "--labels", "s3://bucket/labels/bad.manifest", "--json", "s3://bucket/findings.json")
-    assert done.code == 2 and "s3://bucket/labels/bad.manifest:13" in done.out
-    assert json.loads(read(on_s3, "findings.json"))
-
-
-def test_prepare(run, on_s3, drawn, tmp_path):
-    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts", "--seed", 3)
-    local = run("prepare", "split", drawn.manifest, "--output", tmp_path / "parts", "--seed", 3)
-    assert (done.code, local.code) == (0, 0), done.err
-    assert "lines written: s3://bucket/parts/train.manifest" in done.out
-    for name in ("train", "validation"):
-        assert read(on_s3, f"parts/{name}.manifest") == (tmp_path / "parts" / f"{name}.manifest").read_bytes()
-    gray = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray/")
-    assert gray.code == 0 and len(keys(on_s3, "gray/")) == 12
-
-
-def test_labels_are_not_written_over(run, on_s3):
-    labels = "s3://bucket/labels/train.manifest"
-    before = read(on_s3, "labels/train.manifest")
-    kept = run("prepare", "keep", labels, "--source_regex", "no such image", "--output", labels)
-    (line,) = kept.err.splitlines()
-    assert kept.code == 2 and line.startswith(f"error: found {labels} ")
-    assert read(on_s3, "labels/train.manifest") == before
-
-
-def test_results_arrive_although_some_pictures_were_bad(run, on_s3):
+def test_s3_results_are_uploaded_after_unreadable_images(run, on_s3):
     on_s3.put_object(Bucket="bucket", Key="images/broken.png", Body=b"no picture")
     done = run("prepare", "grayscale", "--images", "s3://bucket/images", "--output", "s3://bucket/gray")
     assert done.code == 2 and done.err.startswith("error: 1 of 13 ")
     assert len(keys(on_s3, "gray/")) == 12 and "uploaded: s3://bucket/gray/ (12 files)" in done.out
 
 
-def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
+def test_s3_failed_upload_keeps_the_results(run, on_s3, monkeypatch):
     """The bucket is deleted while the command runs."""
     from ssd_train.cli import prepare as step
 
@@ -180,21 +151,6 @@ def test_what_cannot_be_uploaded_is_kept(run, on_s3, monkeypatch):
     assert len(list(Path(folder).glob("*.manifest"))) == 2
 
 
-def test_what_an_interrupt_leaves_is_said(run, on_s3, monkeypatch):
-    from ssd_train.cli import prepare as step
-
-    def split(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    real = step.split
-    monkeypatch.setattr(step, "split", split)
-    done = run("prepare", "split", "s3://bucket/labels/train.manifest", "--output", "s3://bucket/parts")
-    assert done.code == 130 and not keys(on_s3, "parts/")
-    folder = done.out.partition("s3://bucket/parts/: not uploaded; the results are kept in ")[2].strip()
-    assert len(list(Path(folder).glob("*.manifest"))) == 2
-
-
 REFUSED = {
     "no bucket to read": (["--train", "s3://none/images"], "error: s3://none/images: there is no such bucket"),
     "nothing to read": (["--train", "s3://bucket/none"], "error: s3://bucket/none/: "),
@@ -207,7 +163,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("flags, message", REFUSED.values(), ids=REFUSED.keys())
-def test_refused_in_one_line_before_anything_is_trained(run, on_s3, flags, message):
+def test_s3_invalid_urls_are_one_line_before_training(run, on_s3, flags, message):
     given = {"--train": "s3://bucket/images", "--labels": "s3://bucket/labels/train.manifest"}
     given.update(zip(flags[::2], flags[1::2]))
     done = run("train", *[part for pair in given.items() for part in pair], *TRAINING[:2])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import SMALL, flags_of, shapes_set
-from nets import drawn_inputs
+from helpers.data import SMALL, flags_of, shapes_set
+from helpers.models import drawn_inputs
 
 from ssd_train.artifacts.inference_code import write_inference_code
 from ssd_train.cli.main import main
@@ -49,7 +49,7 @@ def archive(tmp_path_factory):
     return folder / "model.tar.gz"
 
 
-def test_it_serves_without_the_package(archive, tmp_path):
+def test_inference_code_serves_without_the_package(archive, tmp_path):
     unpack_archive(archive, tmp_path / "model")
     picture = drawn_inputs(1)[0]
     (tmp_path / "a.png").write_bytes(encode_png(picture))
@@ -63,23 +63,7 @@ def test_it_serves_without_the_package(archive, tmp_path):
     np.testing.assert_allclose(found["body"]["prediction"], expected, atol=1e-5)
 
 
-def test_an_archive_with_code_is_a_model_like_any_other(archive, tmp_path):
-    (tmp_path / "a.png").write_bytes(encode_png(drawn_inputs(1)[0]))
-    flags = ["--model", str(archive), "--output", str(tmp_path / "a.jsonl")]
-    assert main(["predict", str(tmp_path / "a.png"), *flags]) == 0
-
-
-def test_put_code_over_the_former_layout_leaves_nothing_where_the_sdk_copies_to(tmp_path):
-    former = tmp_path / "code" / "lib" / "ssd_train"
-    former.mkdir(parents=True)
-    (former / "__init__.py").write_text("")
-    (tmp_path / "code" / "inference.py").write_text("import sys")
-    write_inference_code(tmp_path)
-    assert not (tmp_path / "code" / "lib").exists()
-    assert (tmp_path / "code" / "ssd_train" / "__init__.py").is_file()
-
-
-def test_code_is_whole_and_kept(tmp_path):
+def test_inference_code_is_complete_and_kept(tmp_path):
     write_inference_code(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert {"code/inference.py", "code/requirements.txt", "code/ssd_train/deploy/handlers.py"} <= names

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import SMALL, shapes_set
-from nets import CLASSES, talking_model
+from helpers.data import SMALL, shapes_set
+from helpers.models import CLASSES, talking_model
 from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg
@@ -37,7 +37,7 @@ def test_there_is_python_in_five_documents():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_of_the_documents_lacks_nothing(document):
+def test_snippets_names_are_defined(document):
     """Every name comes from somewhere, and what comes from us is there."""
     snippet = "\n".join(snippets_of(ROOT / document))
     nodes = list(ast.walk(ast.parse(snippet)))
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     "document, before", [("README.md", ""), ("docs/exports.md", WITHOUT_MXNET)], ids=["readme", "exports-without-mxnet"]
 )
-def test_python_of_the_documents(folder, document, before):
+def test_snippets_run_as_they_are(folder, document, before):
     if before:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime", exc_type=ImportError)

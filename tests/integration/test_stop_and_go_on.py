@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 
 import pytest
-from builders import HeardProgress, shapes_set, small_config
-from runs import last_weights
+from helpers.data import HeardProgress, shapes_set, small_config
+from helpers.jobs import last_weights
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
@@ -16,7 +15,7 @@ from ssd_train.artifacts.symbol_format import read_description
 from ssd_train.cli.train import train
 from ssd_train.deploy import deployment
 from ssd_train.environment import Environment
-from ssd_train.errors import CheckpointError, TrainingDiverged, TrainingInterrupted
+from ssd_train.errors import TrainingDiverged, TrainingInterrupted
 from ssd_train.training import trainer
 
 pytestmark = pytest.mark.integration
@@ -107,12 +106,11 @@ def test_a_diverged_run_leaves_the_best_model_deployable(sides, tmp_path):
     "calls, told",
     [
         pytest.param(1, "epoch 0, step 1 of the next; its weights, not yet scored, are in", id="first-step"),
-        pytest.param(STEPS, "epoch 0, step 4 of the next", id="last-step"),
         pytest.param(STEPS + 1, "epoch 0, step 4 of the next", id="in-the-evaluation"),
         pytest.param(STEPS + 2 + 2, "epoch 1, step 2 of the next; the model of epoch 1 is in", id="second-epoch"),
     ],
 )
-def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken, tmp_path, calls, told):
+def test_stop_and_resume_elsewhere_gives_the_same_weights(sides, unbroken, tmp_path, calls, told):
     with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(calls))
     assert_deployable(tmp_path / "model")
@@ -123,7 +121,7 @@ def test_stopped_and_gone_on_elsewhere_the_weights_are_the_same(sides, unbroken,
     assert weights(tmp_path, "elsewhere") == weights(unbroken)
 
 
-def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_path):
+def test_stop_before_the_first_step_ends_at_once(sides, unbroken, tmp_path):
     told = "^stopped on request before the first step; run the same command again$"
     with pytest.raises(TrainingInterrupted, match=told):
         train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2 - LOOKED_AT))
@@ -132,7 +130,7 @@ def test_a_request_before_the_first_step_is_heard_at_once(sides, unbroken, tmp_p
     assert weights(tmp_path) == weights(unbroken)
 
 
-def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroken, tmp_path):
+def test_stop_after_the_last_epoch_loses_nothing(sides, unbroken, tmp_path):
     asked = 1 + EPOCHS * (STEPS + 2 + 1)
     told = "^stopped on request after epoch 2; the model of epoch . is in .*; run the same command again to resume$"
     with pytest.raises(TrainingInterrupted, match=told):
@@ -141,7 +139,7 @@ def test_a_request_after_the_last_epoch_is_heard_and_nothing_lost(sides, unbroke
     assert weights(tmp_path) == weights(unbroken)
 
 
-def test_stopped_again_and_again(sides, unbroken, tmp_path):
+def test_stop_after_each_step_gives_the_same_weights(sides, unbroken, tmp_path):
     for _ in range(STEPS * EPOCHS):
         with pytest.raises(TrainingInterrupted):
             train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
@@ -151,7 +149,7 @@ def test_stopped_again_and_again(sides, unbroken, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
-def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
+def test_checkpoint_minutes_sets_the_interval(sides, tmp_path, monkeypatch):
     """A clock that goes a minute a step: every other step is kept."""
     clock = itertools.count(0, 60)
     monkeypatch.setattr(trainer.time, "monotonic", lambda: next(clock))
@@ -165,35 +163,9 @@ def test_minutes_between_checkpoints(sides, tmp_path, monkeypatch):
     assert saved == ["epoch 0, step 2 of the next", "epoch 0, step 4 of the next", "epoch 1"]
 
 
-def test_without_a_folder_for_checkpoints_a_stop_still_leaves_a_model(sides, tmp_path):
+def test_stop_without_checkpoint_dir_leaves_a_model(sides, tmp_path):
     places = Environment(*sides, tmp_path / "model", tmp_path / "output")
     with pytest.raises(TrainingInterrupted) as stop:
         train(small_config(**SETTINGS), places, should_stop=stop_at(2))
     assert "resume" not in str(stop.value) and "--checkpoint_dir" in str(stop.value)
     assert SavedModel.load(tmp_path / "model").epoch == 0
-
-
-def test_other_settings_are_refused_and_named(sides, tmp_path):
-    with pytest.raises(TrainingInterrupted):
-        train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(2))
-    with pytest.raises(CheckpointError, match="setting seed: found 2, the checkpoint has 1"):
-        train(small_config(**SETTINGS, seed=2), environment_of(sides, tmp_path))
-
-
-@pytest.mark.parametrize("damaged", [1, 3], ids=["the-newest", "all"])
-def test_damaged_checkpoints_are_passed_over_while_there_are_others(sides, unbroken, tmp_path, damaged):
-    for _ in range(3):
-        with pytest.raises(TrainingInterrupted):
-            train(small_config(**SETTINGS), environment_of(sides, tmp_path), should_stop=stop_at(1))
-    folders = sorted((tmp_path / "checkpoints").glob("state-*"), reverse=True)
-    assert [folder.name for folder in folders] == ["state-000003", "state-000002", "state-000001"]
-    for folder in folders[:damaged]:
-        with open(folder / "last.params", "r+b") as file:
-            file.seek(1000)
-            file.write(b"\xff\x00\xff")
-    if damaged == len(folders):
-        with pytest.raises(CheckpointError, match="damaged: .*no other is whole"):
-            train(small_config(**SETTINGS), environment_of(sides, tmp_path))
-        shutil.rmtree(tmp_path / "checkpoints")
-    train(small_config(**SETTINGS), environment_of(sides, tmp_path))
-    assert weights(tmp_path) == weights(unbroken)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_venvs import own_venv
+from helpers.environments import own_venv
 
 from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError

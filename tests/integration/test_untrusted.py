@@ -4,7 +4,6 @@ one of our own errors. SSD_TRAIN_FUZZ sets how many mutations of each are tried.
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import io
 import json
 import math
@@ -14,14 +13,12 @@ import random
 import shutil
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
-from builders import shapes_set, small_config
-from mutations import mutated, tries
-from nets import talking_model
-from runs import SOURCE, flags
+from helpers.data import mutated, shapes_set, small_config, tries
+from helpers.jobs import SOURCE, flags
+from helpers.models import talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
@@ -30,9 +27,8 @@ from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.codec import RequestError
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.handlers import handle_request
-from ssd_train.deploy.onnx_backends import OnnxEngine, OpenVinoEngine
 from ssd_train.devices import contexts
-from ssd_train.errors import SsdTrainError, WeightsError
+from ssd_train.errors import SsdTrainError
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import read_arrays
 from ssd_train.storage.atomic import sha256_of
@@ -58,7 +54,7 @@ def model(tmp_path_factory):
 # ---------------------------------------------------------------- mutations
 
 
-def test_mutated_descriptions_of_models(model, tmp_path):
+def test_load_mutated_config_returns_or_raises(model, tmp_path):
     shutil.copytree(model, tmp_path / "m")
     config, outcomes, rng = tmp_path / "m" / "config.json", set(), random.Random(1)
     data = config.read_bytes()
@@ -73,7 +69,7 @@ def test_mutated_descriptions_of_models(model, tmp_path):
     assert outcomes == {"model", "error"}
 
 
-def test_mutated_arrays(tmp_path):
+def test_read_arrays_mutated_returns_or_raises(tmp_path):
     """The header of an array is 40 bytes or so: what is changed there asks for other shapes, types and counts."""
     path, outcomes, rng = tmp_path / "a.params", set(), random.Random(2)
     mx.nd.save(str(path), {"one": mx.nd.ones((2, 3)), "two": mx.nd.ones((4,))})
@@ -89,7 +85,7 @@ def test_mutated_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.json", "checksums.json"])
-def test_mutated_states(tmp_path, name):
+def test_restore_mutated_state_returns_or_raises(tmp_path, name):
     """Of a checkpoint, also under checksums that fit."""
     config, rng, outcomes = small_config(), random.Random(3), set()
     learned = TrainStep(build_net("mobilenet0.25", 128, ["cat"], 1), config, contexts("cpu"))
@@ -118,81 +114,6 @@ def test_mutated_states(tmp_path, name):
     assert outcomes == {"state", "error"}
 
 
-def absurd(shape):
-    """A file in MXNet's format with an array of this shape, and no data."""
-    file = io.BytesIO()
-    file.write(np.array([0x112, 0, 1], "<u8").tobytes())  # kMXAPINDArrayListMagic, reserved, number of arrays
-    file.write(np.array([0xF993FAC9, 0], "<u4").tobytes())  # NDARRAY_V2_MAGIC, dense
-    file.write(np.array([len(shape)], "<i4").tobytes() + np.array(shape, "<i8").tobytes())
-    file.write(np.array([1, 0, 0], "<i4").tobytes())  # on the CPU, device 0, float32
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    "shape", [(1 << 40,), (1 << 20, 1 << 20, 1 << 20), (-5, 3), (1,) * 40], ids=["long", "large", "negative", "deep"]
-)
-def test_absurd_shapes_take_no_memory(tmp_path, shape):
-    path = tmp_path / "a.params"
-    path.write_bytes(absurd(shape))
-    script = (
-        "import sys; from ssd_train.model.pretrained import read_arrays; from ssd_train.errors import "
-        "SsdTrainError\ntry:\n    read_arrays(sys.argv[1])\nexcept (SsdTrainError, MemoryError) as error:\n"
-        "    print('refused', type(error).__name__)\n"
-        # not getrusage's maximum: a process inherits that of the one that made it
-        "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')).split()[1])"
-    )
-    environ = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-c", script, str(path)]
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
-    lines = done.stdout.decode().splitlines()
-    assert done.returncode == 0 and lines[0].startswith("refused"), (lines, done.stderr)
-    assert int(lines[-1]) < 1_000_000, "kB"
-
-
-def test_mutated_archives(model, tmp_path):
-    with tarfile.open(tmp_path / "m.tar", "w") as archive:
-        archive.add(model / "config.json", "config.json")
-    data, outcomes, rng = (tmp_path / "m.tar").read_bytes(), set(), random.Random(4)
-    for _ in range(COUNT):
-        (tmp_path / "m.tar.gz").write_bytes(gzip.compress(mutated(data, rng), 1))
-        with pytest.raises(SsdTrainError) as error:  # there are no weights in it
-            Detector.load(tmp_path / "m.tar.gz", engine="mxnet")
-        outcomes.add(str(error.value).count("damaged"))
-    assert len(outcomes) > 1
-
-
-def onnx_file_with_weights_in(place, path, operator, count):
-    """A network whose weights lie in another file, as large ones are written; without a place, in this one."""
-    onnx = pytest.importorskip("onnx")
-    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[count])
-    if place is None:
-        weights.raw_data = bytes(4 * count)
-    else:
-        weights.data_location = onnx.TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=place)
-    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count]) for name in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x", "w"], ["y"])], "g", [x], [y], [weights])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-
-
-@pytest.mark.parametrize("engine", [OnnxEngine, OpenVinoEngine])
-@pytest.mark.parametrize("operator, count", [("Add", 4), ("Add", 64), ("Max", 64)])
-@pytest.mark.parametrize("where", ["relative", "absolute", "working directory", "beside it", None])
-def test_an_onnx_file_reads_no_other_file(tmp_path, monkeypatch, engine, where, operator, count):
-    """The runtimes read many of these, by the number of weights and by what becomes of them."""
-    pytest.importorskip(engine.name)
-    (tmp_path / "model").mkdir()
-    for name in ("secret", "model/weights"):
-        (tmp_path / name).write_bytes(np.arange(count, dtype=np.float32).tobytes())
-    monkeypatch.chdir(tmp_path)
-    places = {"relative": "../secret", "absolute": str(tmp_path / "secret"), "working directory": "secret"}
-    place = where and places.get(where, "weights")
-    onnx_file_with_weights_in(place, tmp_path / "model" / "a.onnx", operator, count)
-    with pytest.raises(WeightsError, match=f"a.onnx: .*{'external data' if where else 'metadata'}"):
-        engine(tmp_path / "model" / "a.onnx")
-
-
 class Engine:
     """Finds nothing."""
 
@@ -203,7 +124,7 @@ class Engine:
 
 
 @pytest.mark.parametrize("content_type", ["image/jpeg", "application/json", "application/x-npy", "text/plain"])
-def test_mutated_bodies_of_requests(content_type):
+def test_handle_request_mutated_body_answers_or_refuses(content_type):
     pixels, file = np.random.RandomState(0).randint(0, 255, (20, 30, 3)).astype(np.uint8), io.BytesIO()
     np.save(file, pixels)
     bodies = {"image/jpeg": encode_jpeg(pixels), "application/x-npy": file.getvalue()}
@@ -271,7 +192,7 @@ def guarded(jobs):
     )
 
 
-def test_no_pickle_eval_or_yaml_is_reached_on_any_way_that_reads(tmp_path):
+def test_commands_reach_no_pickle_eval_or_yaml(tmp_path):
     data = shapes_set(tmp_path / "train", 8, 1), shapes_set(tmp_path / "validation", 4, 2)
     train = ["train", *flags(data, tmp_path, epochs=1, optimizer="adam")]
     more = ["train", *flags(data, tmp_path, epochs=2, optimizer="adam")]
@@ -298,7 +219,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["weights", "config.json", "history.jsonl"])
-def test_a_pickle_in_a_models_place_is_refused_and_not_read(model, tmp_path, name):
+def test_load_pickle_in_a_model_folder_is_not_read(model, tmp_path, name):
     shutil.copytree(model, tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     victim = tmp_path / "m" / (config["weights"]["file"] if name == "weights" else name)

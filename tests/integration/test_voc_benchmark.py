@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -65,7 +64,7 @@ def voc():
     return voc
 
 
-def test_each_row_of_aws_is_trained_as_it_was_published(voc):
+def test_voc_benchmark_rows_have_the_published_settings(voc):
     """As its blog has it: "Training the Amazon SageMaker object detection model", part 2."""
     found = {}
     for row in voc.rows_of(["vgg-16", "resnet-50"], [64, 16]):
@@ -84,30 +83,8 @@ def test_each_row_of_aws_is_trained_as_it_was_published(voc):
     }
 
 
-def test_the_sets_of_a_devkit_are_read_by_their_lists(devkit, voc):
-    labels = voc.read_sets(devkit, voc.TRAINING)
-    assert [r.name for r in labels.records] == [
-        f"{year}/JPEGImages/{index:06d}.jpg" for year in ("VOC2007", "VOC2012") for index in range(6)
-    ]
-    assert set(labels.class_names) == set(SHAPE_CLASSES)
-    marks = [voc.is_difficult(devkit, record).tolist() for record in labels.records]
-    assert marks == [sorted(int(i == 1) for i in range(len(r.boxes))) for r in labels.records]
-    assert any(1 in mark for mark in marks)
-    # answers that are the labels themselves: all is found, with or without the difficult
-    perfect = dataclasses.replace(labels.records[0], name="x")
-    rows = list(voc.rows_for_gluoncv(as_detections(perfect), perfect, voc.is_difficult(devkit, labels.records[0])))
-    assert [row[0].shape[:2] for row in rows] == [(1, len(perfect.boxes))] * 6
-
-
-def as_detections(record):
-    import numpy as np
-
-    from ssd_train.data.structures import Detections
-
-    return Detections(record.boxes, np.ones(len(record.boxes)), record.class_ids, record.size_wh)
-
-
-def test_the_table_is_made_end_to_end(devkit, tmp_path):
+@pytest.mark.slow
+def test_voc_benchmark_makes_the_table(devkit, tmp_path):
     """Two epochs of both networks would take minutes; one small network walks the same way."""
     command = [sys.executable, "-m", "benchmarks.voc", str(devkit), "--out", str(tmp_path / "runs")]
     command += ["--networks", "mobilenet0.25", "--batches", "16", "--set"]

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from nets import drawn_inputs, talking_model
-from runs import SOURCE, assert_loads_as_what_it_is, finish, flags
+from helpers.jobs import SOURCE, assert_loads_as_what_it_is, finish, flags
+from helpers.models import drawn_inputs, talking_model
 
 from ssd_train.deploy.symbol import publish_symbol
 

@@ -18,7 +18,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "src")]
 
-from builders import shapes_set, small_config  # noqa: E402
+from helpers.data import shapes_set, small_config  # noqa: E402
 
 from ssd_train import __version__, mxnet_compat  # noqa: E402
 from ssd_train.data.image_io import decode  # noqa: E402

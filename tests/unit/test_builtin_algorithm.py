@@ -113,39 +113,6 @@ def test_image_shape_invalid_is_an_error(shape):
         TrainConfig.from_mapping({"image_shape": shape})
 
 
-@pytest.mark.parametrize("shape", [300, 512, 10000])
-def test_image_shape_in_range_gives_no_warning(shape):
-    said = []
-    assert TrainConfig.from_mapping({"image_shape": str(shape)}, said.append).image_shape == shape
-    assert said == []
-
-
 @pytest.mark.parametrize("text, expected", [("-", "device"), ("", "device"), ("dist_sync", "dist_sync")])
 def test_kv_store_documented_spellings_are_read(text, expected):
     assert TrainConfig.from_mapping({"kv_store": text}).kv_store == expected
-
-
-@pytest.mark.parametrize("name", ["_ps_port", "_num_kv_servers", "sagemaker_program", "_tuning_objective_metric"])
-def test_from_mapping_container_keys_are_ignored(name):
-    assert TrainConfig.from_mapping({name: "8000"}) == TrainConfig()
-
-
-def test_from_mapping_all_kinds_of_errors_are_in_one_message():
-    with pytest.raises(ConfigError) as error:
-        TrainConfig.from_mapping(
-            {
-                "momentum": "2",
-                "optimiser": "sgd",
-                "lr_scheduler_step": "20,10",
-                "preset_defaults": "old",
-                "epochs": "ten",
-            }
-        )
-    for part in (
-        "momentum: found '2'",
-        "optimiser: unknown",
-        "'20,10'",
-        "preset_defaults: found 'old'",
-        "epochs: found 'ten'",
-    ):
-        assert part in str(error.value)

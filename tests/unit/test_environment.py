@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from control_groups import PROCESS, V1, V2, drawn_up
+from helpers.jobs import PROCESS, V1, V2, drawn_up
 
 from ssd_train.environment import Environment, available_memory, payload_limit
 from ssd_train.errors import ConfigError

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
-from opt_ml import describe, failure_of, make_opt_ml
+from helpers.jobs import describe, failure_of, make_opt_ml
 
 from ssd_train.environment import (
     FAILURE_CHARACTERS,
@@ -82,13 +81,6 @@ def test_from_sagemaker_reads_hosts_and_output_folders(hosted):
     assert Environment.from_sagemaker({}).checkpoint_dir is None, "the job has no S3 folder for them"
 
 
-def test_from_sagemaker_flags_win(hosted):
-    hosted("train", "labels")
-    found = Environment.from_sagemaker({"train": Path("/here"), "model_dir": Path("/there"), "devices": "cpu"})
-    assert (found.train, found.model_dir, found.devices) == (Path("/here"), Path("/there"), "cpu")
-    assert found.labels is not None and found.on_sagemaker
-
-
 def test_from_sagemaker_reads_toolkit_variables_alone(tmp_path, monkeypatch, hosted):
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
     for name, value in {"CHANNEL_TRAIN": "/a", "CHANNEL_TRAIN_ANNOTATION": "/b", "MODEL_DIR": "/c"}.items():
@@ -101,11 +93,6 @@ def test_from_sagemaker_pipe_mode_is_detected(hosted):
     base = hosted("train", "validation", "labels", pipes=("train",))
     found = Environment.from_sagemaker({})
     assert found.pipes == {"train"} and found.train == base / "input" / "data" / "train"
-
-
-def test_from_sagemaker_unused_channels_are_listed(hosted):
-    hosted("train", "label", "code")
-    assert Environment.from_sagemaker({}).unused_channels == ("label",)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +141,6 @@ def test_report_failure_writes_a_truncated_file(hosted, length):
     found = failure_of(base)
     assert len(found) <= 1024 and found[:1000] == message[:1000]
     assert (found == message) == (length <= 1024) and (found.endswith("…") == (length > 1024))
-
-
-def test_report_failure_uses_sm_output_dir(hosted, tmp_path, monkeypatch):
-    monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path / "elsewhere"))
-    write_failure_file("why")
-    assert (tmp_path / "elsewhere" / "failure").read_text() == "why"
-    with contextlib.suppress(FileNotFoundError):
-        pytest.fail(failure_of(hosted("train")))
 
 
 @pytest.mark.parametrize(

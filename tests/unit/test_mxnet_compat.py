@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ssd_train import mxnet_compat
@@ -139,14 +138,6 @@ def test_import_of_missing_library_names_the_extra(monkeypatch, call, name):
         getattr(function, "__wrapped__", function)()
 
 
-def test_mxnet_without_distutils_is_an_error(monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distutils" else real(name))
-    with pytest.raises(DependencyError, match="distutils.*setuptools"):
-        mxnet_compat.mxnet.__wrapped__()
-
-
 @pytest.mark.parametrize("before", [False, True])
 def test_gluoncv_import_keeps_pillow_setting(tmp_path, before):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'", gluoncv__data=LENIENT)
@@ -183,21 +174,6 @@ def test_mxnet_import_sets_threads_first(tmp_path, chosen, expected):
     path = stand_ins(tmp_path, mxnet="__version__ = '1.9.1'; import os; print(os.environ['OMP_NUM_THREADS'])")
     printed = run("mxnet_compat.mxnet(); print(mxnet_compat.available_cpus())", path, **chosen).split()
     assert printed[0] == (printed[1] if expected == "free" else expected)
-
-
-def test_versions_are_read_from_metadata():
-    found = mxnet_compat.versions()
-    assert found["numpy"] == np.__version__
-    assert found["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
-    assert {"mxnet", "gluoncv", "scipy", "opencv", "pillow"} <= set(found)
-
-
-@pytest.mark.parametrize(
-    "version, expected",
-    [("1.9.1", (1, 9, 1)), ("0.10.5.post0", (0, 10, 5)), ("1.9.0b20211227", (1, 9, 0)), ("2.0.0rc1", (2, 0, 0))],
-)
-def test_release_parses_version_numbers(version, expected):
-    assert mxnet_compat._release(version) == expected
 
 
 @needs_mxnet

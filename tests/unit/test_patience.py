@@ -35,19 +35,6 @@ def test_what_does_not_come_is_told_and_the_next_is_not_held_up():
     gate.set()
 
 
-def test_a_helper_leaves_with_its_thread():
-    before = set(helpers())
-    threads = [threading.Thread(target=call_with_timeout, args=(lambda: 1, 5, "a")) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    until = time.monotonic() + 10
-    while set(helpers()) - before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert set(helpers()) <= before
-
-
 def test_many_glances_share_a_limit_and_one_helper_thread_each_worker():
     before = len(helpers())
     seen = []
@@ -126,8 +113,3 @@ def test_a_glance_that_stands_still_costs_two_limits():
     took = time.monotonic() - start
     gate.set()
     assert found.count(None) == 1 and 1.5 < took < 2.3
-
-
-def test_a_glance_that_fails_is_an_error_of_its_own():
-    with pytest.raises(ZeroDivisionError):
-        list(map_files(lambda item: 1 // item, [2, 1, 0, 1], 2, seconds=5))

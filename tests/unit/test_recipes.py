@@ -42,15 +42,6 @@ def test_train_recipe_logs_used_and_overridden_settings(tmp_path, capsys, given,
     assert all(text in second for text in overridden) and bool(second) == bool(overridden)
 
 
-def test_train_without_recipe_logs_none(tmp_path, capsys):
-    assert main(["train", "--train", str(tmp_path / "none")]) == 2
-    assert "recipe" not in capsys.readouterr().out
-
-
-def test_recipe_empty_text_counts_as_not_given():
-    assert TrainConfig.from_mapping({"recipe": "fast", "epochs": ""}).epochs == RECIPES["fast"]["epochs"]
-
-
 def test_recipes_are_ordered_by_cost():
     """By pixels seen: image size squared times epochs."""
     costs = [recipe["image_shape"] ** 2 * recipe["epochs"] for recipe in RECIPES.values()]
@@ -64,11 +55,6 @@ def test_recipes_match_the_readme():
     )
     assert [int(number) for number in told.groups()] == [*(r["epochs"] for r in RECIPES.values()), 300]
     assert {recipe["image_shape"] for recipe in RECIPES.values()} == {300}
-
-
-def test_recipe_survives_to_json():
-    config = TrainConfig.from_mapping({"recipe": "best", "epochs": 2})
-    assert TrainConfig.from_mapping(config.to_json()) == config
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from builders import shapes_set
+from helpers.data import shapes_set
 
 from ssd_train.cli.arguments import LogProgress
 from ssd_train.cli.main import main
@@ -78,16 +78,6 @@ def test_watchdog_message_to_other_hosts_is_redacted(keys, monkeypatch):
         assert json.loads(theirs.recv(65536)) == {"failed": "no answer to ***", "code": 1}
 
 
-def test_end_process_message_is_redacted(keys, tmp_path):
-    """It ends by os._exit, past all that prints and reports otherwise."""
-    program = "import sys; from ssd_train.training.distributed.heartbeat import end_process; end_process(sys.argv[1])"
-    variables = {**os.environ, "SM_MODEL_DIR": str(tmp_path), "SM_OUTPUT_DIR": str(tmp_path)}
-    told = f"host algo-2 failed: no answer to {SECRET}"
-    found = subprocess.run([sys.executable, "-c", program, told], env=variables, stderr=subprocess.PIPE, check=False)
-    assert found.returncode == 1 and found.stderr == b"error: host algo-2 failed: no answer to ***\n"
-    assert (tmp_path / "failure").read_text() == "host algo-2 failed: no answer to ***"
-
-
 def test_check_output_is_redacted(keys, tmp_path, capsys):
     """A manifest whose images are named by signed addresses."""
     images, manifest = shapes_set(tmp_path / "drawn", 3)
@@ -101,3 +91,13 @@ def test_check_output_is_redacted(keys, tmp_path, capsys):
     for text in (told.out, told.err, (tmp_path / "c.json").read_text()):
         assert "0123abcd" not in text and KEY_ID not in text
     assert json.loads((tmp_path / "c.json").read_text())["findings"]
+
+
+def test_end_process_message_is_redacted(keys, tmp_path):
+    """It ends by os._exit, past all that prints and reports otherwise."""
+    program = "import sys; from ssd_train.training.distributed.heartbeat import end_process; end_process(sys.argv[1])"
+    variables = {**os.environ, "SM_MODEL_DIR": str(tmp_path), "SM_OUTPUT_DIR": str(tmp_path)}
+    told = f"host algo-2 failed: no answer to {SECRET}"
+    found = subprocess.run([sys.executable, "-c", program, told], env=variables, stderr=subprocess.PIPE, check=False)
+    assert found.returncode == 1 and found.stderr == b"error: host algo-2 failed: no answer to ***\n"
+    assert (tmp_path / "failure").read_text() == "host algo-2 failed: no answer to ***"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from control_groups import PROCESS, V1, V2, drawn_up
+from helpers.jobs import PROCESS, V1, V2, drawn_up
 
 from ssd_train.data.loaders import default_workers
 from ssd_train.resources import available_cpus

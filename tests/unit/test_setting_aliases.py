@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from launches import make_job
-from opt_ml import make_opt_ml
+from helpers.jobs import make_opt_ml
+from helpers.services import make_job
 
 from ssd_train.cli import train
 from ssd_train.cli.main import main

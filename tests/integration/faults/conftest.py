@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from builders import shapes_set
-from runs import SAVING, finish, flags, outcome
+from helpers.data import shapes_set
+from helpers.jobs import SAVING, finish, flags, outcome
 
 
 class Unbroken:

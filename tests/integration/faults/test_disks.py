@@ -14,8 +14,19 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import shapes_set
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
+from helpers.data import shapes_set
+from helpers.jobs import (
+    SAVING,
+    assert_loads_as_what_it_is,
+    assert_same,
+    ended,
+    finish,
+    flags,
+    members,
+    outcome,
+    start,
+    told,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -40,7 +51,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_full_disk_says_the_bytes_it_needs_and_keeps_what_it_has(data, tmp_path, unbroken, small_disk):
+def test_train_full_disk_names_the_bytes_and_keeps_files(data, tmp_path, unbroken, small_disk):
     command = flags(data, tmp_path, **{**SAVING, "checkpoint_dir": small_disk / "checkpoints"})
     process = start(command)
     printed = ended(process)
@@ -75,7 +86,7 @@ def nobody(open_folder):
 @pytest.mark.parametrize(
     "name, mode", [("checkpoints", 0o555), ("closed/checkpoints", 0o600)], ids=["read-only", "in-one-not-to-be-entered"]
 )
-def test_a_read_only_folder_is_told_before_the_first_step(open_folder, nobody, name, mode):
+def test_train_read_only_folder_is_an_error_before_the_first_step(open_folder, nobody, name, mode):
     folder = open_folder / name
     made = open_folder / name.split("/")[0]
     made.mkdir()
@@ -96,7 +107,7 @@ def test_a_read_only_folder_is_told_before_the_first_step(open_folder, nobody, n
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["model", "checkpoints", "output"])
-def test_a_folder_that_vanishes_during_the_run(command, tmp_path, unbroken, name):
+def test_train_output_folder_removed_during_the_run_can_be_resumed(command, tmp_path, unbroken, name):
     """The run goes on in a new one, or ends with one line; the same command then ends as if nothing had been."""
     process = start(command)
     told(process, "^epoch 1/2")
@@ -130,9 +141,8 @@ class Stuck:
         signal.signal(signal.SIGIO, self._before)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("on_bad", ["error", "skip"])
-def test_a_file_that_stands_still_is_told_within_seconds(data, tmp_path, unbroken, workers, on_bad):
+@pytest.mark.parametrize("workers, on_bad", [(2, "error"), pytest.param(0, "skip", marks=pytest.mark.faults)])
+def test_train_blocked_file_is_named_within_the_time_limit(data, tmp_path, unbroken, workers, on_bad):
     """Within its time limit, once with others and once alone, and what runs take on this machine: less than the
     kernel's patience."""
     images = shutil.copytree(data[0].images, tmp_path / "images")
@@ -152,7 +162,7 @@ def test_a_file_that_stands_still_is_told_within_seconds(data, tmp_path, unbroke
         assert process.returncode == 0 and "train: 7 images" in printed, printed
 
 
-def test_a_file_that_stands_still_during_the_run(data, tmp_path):
+def test_train_file_blocked_during_the_run_is_an_error(data, tmp_path):
     """Not at its beginning, when every file is looked at."""
     images = shutil.copytree(data[0].images, tmp_path / "images")
     victim = sorted(images.iterdir())[2]
@@ -176,7 +186,7 @@ def test_a_file_that_stands_still_during_the_run(data, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed: apt-get install strace")
-def test_a_slow_disk_only_takes_longer(data, tmp_path, unbroken):
+def test_train_slow_disk_gives_the_same_weights(data, tmp_path, unbroken):
     """Every image takes 0.3 s to open: the run goes on, and the waiting is in its history."""
     paths = [part for drawn in data for file in sorted(drawn.images.iterdir()) for part in ("-P", str(file))]
     before = [STRACE, "-f", "-qq", *paths, "-e", "inject=openat:delay_enter=300ms", "-o", os.devnull]
@@ -187,7 +197,7 @@ def test_a_slow_disk_only_takes_longer(data, tmp_path, unbroken):
 
 
 @pytest.mark.faults
-def test_little_shared_memory_is_enough(data, tmp_path, unbroken):
+def test_train_little_shared_memory_gives_the_same_weights(data, tmp_path, unbroken):
     """/dev/shm of 1 MB: images are prepared by threads, and nothing is put there."""
     probe = subprocess.run(["unshare", "-m", "true"], stderr=subprocess.PIPE)
     if probe.returncode:
@@ -200,7 +210,7 @@ def test_little_shared_memory_is_enough(data, tmp_path, unbroken):
     assert_same(outcome(tmp_path), unbroken.outcome)
 
 
-def test_no_worker_processes_that_could_die(data, tmp_path):
+def test_train_has_no_worker_processes(data, tmp_path):
     """Images are prepared by threads: there is no process beside the run's own that a memory killer could take."""
     process = start(flags(data, tmp_path, **{**SAVING, "epochs": 50, "num_workers": 4}))
     told(process, "^epoch 1/50")

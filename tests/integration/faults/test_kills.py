@@ -15,7 +15,7 @@ import time
 from collections import Counter
 
 import pytest
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, outcome, start
+from helpers.jobs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, outcome, start
 
 KILLS = int(os.environ.get("SSD_TRAIN_KILLS", "20"))
 STRACE = shutil.which("strace")
@@ -42,13 +42,9 @@ def killed_at_random(command, folder, unbroken, number):
     resumed(command, folder, unbroken)
 
 
-def test_a_kill_at_a_random_moment(command, tmp_path, unbroken):
-    killed_at_random(command, tmp_path, unbroken, 1000)
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(KILLS))
-def test_kills_at_random_moments(command, tmp_path, unbroken, number):
+def test_resume_killed_at_random_moments_equals_the_unbroken_run(command, tmp_path, unbroken, number):
     killed_at_random(command, tmp_path, unbroken, number)
 
 
@@ -76,7 +72,7 @@ def at_calls(counted, call, share):
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.5, 0.9])
 @pytest.mark.parametrize("call", CHANGES)
-def test_a_kill_at_a_system_call(command, tmp_path, unbroken, counted, call, share):
+def test_resume_killed_at_a_system_call_equals_the_unbroken_run(command, tmp_path, unbroken, counted, call, share):
     if not counted[call]:
         pytest.skip(f"the run never calls {call}")
     inject = f"inject={call}:signal=KILL:when={at_calls(counted, call, share)}"
@@ -91,7 +87,7 @@ def test_a_kill_at_a_system_call(command, tmp_path, unbroken, counted, call, sha
 @pytest.mark.faults
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
-def test_a_disk_that_fails_at_a_system_call(command, tmp_path, unbroken, counted, call, error):
+def test_resume_after_a_failing_system_call_uses_the_previous_state(command, tmp_path, unbroken, counted, call, error):
     """The run ends with one line that names the place; the checkpoint before is there and is gone on from."""
     inject = f"inject={call}:error={error}:when={at_calls(counted, call, 0.8)}+"
     before = [STRACE, "-f", "-qq", "-e", f"trace={call}", "-e", inject, "-o", os.devnull]

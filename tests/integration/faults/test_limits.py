@@ -9,15 +9,15 @@ import subprocess
 import sys
 
 import pytest
-from builders import shapes_set
-from runs import SAVING, SOURCE, assert_same, ended, finish, flags, outcome, start
+from helpers.data import shapes_set
+from helpers.jobs import SAVING, SOURCE, assert_same, ended, finish, flags, outcome, start
 
 pytestmark = pytest.mark.integration
 
 EPOCHS = 500
 
 
-def test_too_little_memory_is_one_line(data, tmp_path):
+def test_train_too_little_memory_is_one_line(data, tmp_path):
     """Address space of 3 GB for a batch that wants more."""
     settings = {"mini_batch_size": 8, "image_shape": 1024, "base_network": "mobilenet1.0", "epochs": 1}
     process = start(flags(data, tmp_path, **settings), ["sh", "-c", 'ulimit -v 3000000; exec "$@"', "sh"])
@@ -52,7 +52,7 @@ sys.exit(main(["train", *sys.argv[2:]]))
 
 
 @pytest.mark.faults
-def test_a_long_run_holds_no_more_at_its_end(tmp_path):
+def test_train_500_epochs_keep_memory_and_files_constant(tmp_path):
     """500 epochs of eight images, each evaluated and saved."""
     data = shapes_set(tmp_path / "train", 8, seed=1), shapes_set(tmp_path / "validation", 2, seed=2)
     settings = {"epochs": EPOCHS, "mini_batch_size": 8, "optimizer": "sgd", "num_workers": 1}
@@ -72,8 +72,9 @@ def test_a_long_run_holds_no_more_at_its_end(tmp_path):
     assert len(checkpoints) == 3 and len(list((tmp_path / "model").glob("weights-*"))) == 1
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.faults), 4])
-def test_the_same_weights_for_any_number_of_loader_threads(data, tmp_path, workers):
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [1, 4])
+def test_train_any_number_of_loader_threads_gives_the_same_weights(data, tmp_path, workers):
     for count in (0, workers):
         finish(flags(data, tmp_path / str(count), **{**SAVING, "num_workers": count, "augmentation": "strong"}))
     assert_same(outcome(tmp_path / str(workers)), outcome(tmp_path / "0"))

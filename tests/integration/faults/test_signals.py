@@ -9,7 +9,18 @@ import socket
 import time
 
 import pytest
-from runs import SAVING, assert_loads_as_what_it_is, assert_same, ended, finish, flags, members, outcome, start, told
+from helpers.jobs import (
+    SAVING,
+    assert_loads_as_what_it_is,
+    assert_same,
+    ended,
+    finish,
+    flags,
+    members,
+    outcome,
+    start,
+    told,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -36,21 +47,25 @@ def asked_to_stop(command, folder, unbroken, number, delay):
     assert_same(outcome(folder), unbroken.outcome)
 
 
-@pytest.mark.parametrize("number", list(CODES), ids=lambda number: number.name)
-def test_a_signal_in_the_middle(command, tmp_path, unbroken, number):
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)],
+    ids=lambda number: number.name,
+)
+def test_train_signal_in_the_middle_ends_and_resumes(command, tmp_path, unbroken, number):
     asked_to_stop(command, tmp_path, unbroken, number, 0.7 * unbroken.seconds)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("number", list(CODES), ids=lambda number: number.name)
-def test_a_signal_at_a_random_moment(command, tmp_path, unbroken, number, seed):
+def test_train_signal_at_a_random_moment_ends_and_resumes(command, tmp_path, unbroken, number, seed):
     delay = random.Random(seed).uniform(0.05, 1.0) * unbroken.seconds
     asked_to_stop(command, tmp_path, unbroken, number, delay)
 
 
 @pytest.mark.parametrize("between", [0.0, pytest.param(0.05, marks=pytest.mark.faults)])
-def test_a_second_ctrl_c_ends_at_once(data, tmp_path, unbroken, between):
+def test_train_second_ctrl_c_ends_at_once(data, tmp_path, unbroken, between):
     """In the midst of a step or of a save; what stood on the disk before is whole."""
     process = start(flags(data, tmp_path, **{**SAVING, "epochs": 50}))
     told(process, "^epoch 1/50")
@@ -67,7 +82,7 @@ def test_a_second_ctrl_c_ends_at_once(data, tmp_path, unbroken, between):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_while_the_model_zoo_does_not_answer(data, tmp_path, number):
+def test_train_signal_during_a_download_ends_its_process(data, tmp_path, number):
     """The process that asks it ends with the run, however that ends."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)

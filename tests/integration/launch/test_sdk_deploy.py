@@ -15,14 +15,10 @@ from typing import Any, Dict, NamedTuple
 import boto3
 import numpy as np
 import pytest
-from builders import shapes_set
-from launches import REGION, ROLE, isolate
+from helpers.data import shapes_set
+from helpers.environments import ROOT, make_toolkit, sdk_environment, sdk_python, stack, stack_venv
+from helpers.services import REGION, ROLE, ask, isolate
 from moto import mock_aws
-from own_venvs import ROOT
-from sdks import sdk_environment, sdk_python
-from servers import ask
-from stacks import stack, stack_venv
-from toolkits import make_toolkit
 
 from ssd_train.cli.main import main
 from ssd_train.data import pillow_pixels

@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 
 import boto3
 import pytest
-from launches import REGION, ROLE, isolate
+from helpers.services import REGION, ROLE, isolate
 from moto.server import ThreadedMotoServer
 
 from ssd_train.evaluation.predictions import read_predictions

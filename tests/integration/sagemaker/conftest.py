@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import DrawnSet, shapes_set
-from own_venvs import ROOT
-from toolkits import Toolkit, copy_package, make_toolkit, pack
+from helpers.data import DrawnSet, shapes_set
+from helpers.environments import ROOT, Toolkit, copy_package, make_toolkit, pack
 
 
 @pytest.fixture(scope="session")

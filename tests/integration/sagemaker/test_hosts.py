@@ -7,19 +7,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
-import numpy as np
 import pytest
-from builders import shapes_set
-from hosts import HOSTS, free_port
-from opt_ml import describe, failure_of
-
-from ssd_train.data.labels import load_labels
-from ssd_train.data.structures import Detections, Labels
-from ssd_train.evaluation.metrics import MeanAveragePrecision
+from helpers.data import shapes_set
+from helpers.jobs import HOSTS, describe, free_port
 
 pytestmark = pytest.mark.sagemaker
 
@@ -131,47 +124,3 @@ def test_one_host_writes_and_tells(two):
     for place in ("model", "checkpoints", "output/data"):
         assert not list((two.bases[1] / place).iterdir())
     assert "#quality_metric" not in two.logs[1]
-
-
-@pytest.mark.slice
-def test_the_model_is_better_than_chance(two, shapes):
-    """Than the luckiest of many detectors that know the boxes of the training images, but do not look at an image."""
-    scores = [float(value) for value in re.findall(r"validation mAP <score>=\((\S+)\)", two.logs[0])]
-    train, validation = (load_labels(shapes[side], None).labels for side in ("train", "validation"))
-    assert max(scores) > max(blind_score(train, validation, seed) for seed in range(200))
-    assert two.config()["settings"]["kv_store"] == "dist_sync"
-
-
-def blind_score(train: Labels, validation: Labels, seed: int) -> float:
-    """The VOC07 mAP of all training boxes, scored at random, as the answer to each validation image."""
-    random, metric = np.random.RandomState(seed), MeanAveragePrecision(validation.class_names)
-    boxes = np.concatenate([record.boxes for record in train.records])
-    class_ids = np.concatenate([record.class_ids for record in train.records])
-    for record in validation.records:
-        metric.update(Detections(boxes, random.uniform(size=len(boxes)), class_ids, record.size_wh), record)
-    return metric.compute().voc07
-
-
-def test_one_host_with_a_parameter_server(container, shapes, tmp_path):
-    done = run(container, tmp_path, HOSTS[:1], shapes, epochs=2, validation_interval=1)
-    assert done.codes == [0], done.logs[0]
-    assert done.config()["settings"]["kv_store"] == "dist_sync" and "training is complete" in done.logs[0]
-
-
-@pytest.mark.parametrize("dies", [pytest.param(1, id="a-worker"), pytest.param(0, id="the-first-host")])
-def test_when_a_host_dies_the_other_ends_in_time(container, shapes, tmp_path, dies):
-    """All of it dies at once, as a machine does: program, toolkit, and its part of the parameter server."""
-    with Machines(container, tmp_path, HOSTS, shapes, epochs=1000, validation_interval=1) as machines:
-        deadline = time.monotonic() + 120
-        while not list(machines.bases[0].glob("checkpoints/state-*/checksums.json")):
-            assert time.monotonic() < deadline and all(p.poll() is None for p in machines.processes)
-            time.sleep(0.1)
-        machines.kill(machines.processes[dies])
-        died = time.monotonic()
-        survivor, base = machines.processes[1 - dies], machines.bases[1 - dies]
-        while survivor.poll() is None:
-            assert time.monotonic() - died < 60
-            time.sleep(0.05)
-        assert time.monotonic() - died < TIMEOUT + 2  # and what a busy machine adds
-        assert survivor.returncode == 1
-        assert failure_of(base).startswith(f"host {HOSTS[dies]} is gone: ")

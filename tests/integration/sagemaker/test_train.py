@@ -7,10 +7,9 @@ import re
 import shutil
 
 import pytest
-from fifos import FifoWriter, samples
-from opt_ml import failure_of
-from own_venvs import ROOT
-from toolkits import copy_package, pack
+from helpers.data import FifoWriter, samples
+from helpers.environments import ROOT, copy_package, pack
+from helpers.jobs import failure_of
 
 from ssd_train.data.image_io import decode
 from ssd_train.data.labels import load_labels

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from nets import talking_model
-from servers import LightServer
+from helpers.models import talking_model
+from helpers.services import LightServer
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.deploy.export.onnx import write_onnx

@@ -12,13 +12,11 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
-import cv2
 import numpy as np
 import pytest
-from nets import drawn_inputs, talking_model
-from odd_images import GOOD, encoded
-from servers import ROOT, ask
-from stacks import stack, stack_venv
+from helpers.environments import stack, stack_venv
+from helpers.models import drawn_inputs, talking_model
+from helpers.services import ROOT, ask
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd
@@ -151,21 +149,6 @@ def test_16_clients_get_no_error(address):
         good[body] = invoke(address, body, accept="").body
     tally = Crowd(address, good, BAD[:4], share=0.2).ask(16, seconds=10)
     assert tally.faults == [] and tally.good > 20 and tally.bad > 2
-
-
-@pytest.mark.parametrize("name", [name for name in GOOD if name != "motion photo"])
-@pytest.mark.parametrize("size_wh", [(60, 40), (900, 700)], ids=["small", "large"])
-def test_pictures_of_every_format_are_answered_as_here(address, model, name, size_wh):
-    """Here is another Pillow, and OpenCV."""
-    mode, format = {"cmyk jpeg": "CMYK", "palette png": "P", "rgba png": "RGBA"}.get(name), GOOD[name][1]
-    image = cv2.resize(IMAGES[0], size_wh)
-    body = encoded(image, format, mode=mode, **({"lossless": True} if format == "WEBP" else {}))
-    found = invoke(address, body, "application/x-image")
-    from ssd_train.deploy.handlers import handle_request
-
-    expected = json.loads(handle_request(Detector.load(model, "cpu", "symbol"), body, "application/x-image")[0])
-    scores = [np.array([row[1] for row in rows["prediction"][:3]]) for rows in (found.json, expected)]
-    np.testing.assert_allclose(*scores, atol=0.02)
 
 
 def test_the_command_serves_and_ends(environment, model, tmp_path):

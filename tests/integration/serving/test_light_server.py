@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 import pytest
-from builtin_nets import write_artifact
-from servers import LightServer, ask
+from helpers.builtin_nets import write_artifact
+from helpers.services import LightServer, ask
 
 from benchmarks.bodies import bad_bodies
 from benchmarks.clients import Crowd, resident_bytes
@@ -37,39 +37,8 @@ def detector(onnx) -> Detector:
     return Detector.load(onnx)
 
 
-@pytest.mark.parametrize("accept", ACCEPTS)
-def test_its_answers_are_those_of_the_endpoint(light, detector, accept):
-    body = encode_jpeg(IMAGES[0])
-    found = ask(light.address, "/invocations", body, "image/jpeg", accept)
-    expected, kind = handle_request(detector, body, "image/jpeg", accept)
-    assert (found.status, found.content_type) == (200, kind)
-    assert found.json.keys() == json.loads(expected).keys()
-    for key, value in found.json.items():
-        if key == "prediction":
-            np.testing.assert_allclose(value, json.loads(expected)[key], atol=1e-5)
-            assert len(value) > 0
-
-
-def test_ways_to_send_a_picture_are_alike(light):
-    image = IMAGES[1]
-    sent = [
-        (encode_png(image), "image/png"),
-        (encode_png(image), "application/x-image"),
-        (json.dumps(image.tolist()).encode(), "application/json"),
-    ]
-    first, *others = [ask(light.address, "/invocations", body, kind) for body, kind in sent]
-    assert first.status == 200 and first.json["prediction"]
-    assert all(other.body == first.body for other in others)
-
-
-def test_ping_page_and_metrics(light):
-    assert ask(light.address, "/ping").json == {"status": "Healthy"}
-    assert b"<title>ssd_train" in ask(light.address, "/").body
-    assert MODEL_INFO in ask(light.address, "/metrics").body
-
-
 @pytest.mark.parametrize("sent", bad_bodies(IMAGES[0]), ids=lambda sent: sent.name)
-def test_what_is_broken_huge_or_harmful_gets_one_line(light, sent):
+def test_server_bad_body_gets_one_line(light, sent):
     started = time.monotonic()
     found = ask(light.address, "/invocations", sent.body, sent.content_type)
     assert found.status == sent.status, found.body
@@ -92,7 +61,7 @@ CURL = shutil.which("curl")
         pytest.param(["--data-binary", "@{file}", "-H", "Content-Type: image/jpeg"], id="body"),
     ],
 )
-def test_curl_gets_the_detections(light, tmp_path, flags):
+def test_server_curl_gets_the_detections(light, tmp_path, flags):
     body = encode_jpeg(IMAGES[0])
     (tmp_path / "x.jpg").write_bytes(body)
     found = curl(light, [flag.format(file=tmp_path / "x.jpg") for flag in flags])
@@ -101,7 +70,7 @@ def test_curl_gets_the_detections(light, tmp_path, flags):
 
 @pytest.mark.skipif(CURL is None, reason="curl is not on this machine: apt-get install curl")
 @pytest.mark.parametrize("more", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect:"]])
-def test_curl_with_a_form_above_the_limit_gets_413(light, tmp_path, more):
+def test_server_curl_form_above_the_limit_gets_413(light, tmp_path, more):
     (tmp_path / "x.jpg").write_bytes(bytes(40 << 20))
     before = resident_bytes(str(light.process.pid))
     status, body = curl(light, ["-F", f"image=@{tmp_path / 'x.jpg'}", *more])
@@ -119,7 +88,7 @@ def curl(server, flags):
 HALF = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 900\r\n\r\nx"
 
 
-def test_clients_that_send_half_and_wait_keep_nobody(light):
+def test_server_slow_clients_block_nobody(light):
     """More of them than there are places in the line."""
     host, port = light.address.split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(100)]
@@ -133,15 +102,8 @@ def test_clients_that_send_half_and_wait_keep_nobody(light):
     assert ask(light.address, "/invocations", encode_png(IMAGES[0]), "image/png").status == 200
 
 
-def test_what_is_no_http_gets_no_further(light):
-    host, port = light.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
-        raw.sendall(b"\x16\x03\x01\x02\x00\x01\x00 hello\r\n\r\n")
-        assert raw.recv(1000).startswith(b"HTTP/1.1 400")
-    assert ask(light.address, "/ping").status == 200
-
-
-def test_ten_seconds_of_16_clients_and_a_fifth_of_bad_bodies(onnx, detector):
+@pytest.mark.slow
+def test_server_16_clients_for_ten_seconds_get_no_error(onnx, detector):
     """No error, every good answer the right one, no leak, and one line for what is bad. (Two minutes of it, throughput,
     and memory to 5 %: python -m benchmarks.serving.)"""
     good = {}
@@ -169,7 +131,7 @@ def test_ten_seconds_of_16_clients_and_a_fifth_of_bad_bodies(onnx, detector):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-def test_it_ends_when_told_to_and_first_answers_what_is_there(onnx, number, code):
+def test_server_signal_answers_pending_requests_and_ends(onnx, number, code):
     server = LightServer(onnx)
     try:
         answers = []
@@ -204,13 +166,13 @@ def test_it_ends_when_told_to_and_first_answers_what_is_there(onnx, number, code
     ],
     ids=["model", "port", "queue", "no-model"],
 )
-def test_what_cannot_be_served_is_told_in_a_line(flags, message):
+def test_serve_invalid_flags_are_one_line(flags, message):
     command = [sys.executable, "-m", "ssd_train", "serve", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     assert done.returncode == 2 and message in done.stdout and done.stdout.count("\n") == 1
 
 
-def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
+def test_serve_model_folder_exports_onnx_and_agrees(folder, light):
     """Exported on the way; with an engine asked for, by that."""
     body = encode_jpeg(IMAGES[0])
     expected = ask(light.address, "/invocations", body, "image/jpeg").json["prediction"]
@@ -226,7 +188,8 @@ def test_a_trained_model_is_served_by_onnx_runtime_as_well(folder, light):
             server.kill()
 
 
-def test_a_converted_model_is_served_as_any_other(tmp_path):
+@pytest.mark.slow
+def test_serve_converted_model_agrees_in_every_format(tmp_path):
     """One of the built-in algorithm: exported on the way, and all routes."""
     write_artifact(tmp_path / "job", "resnet-50", 128, nms_topk=150)
     flags = ["--output", str(tmp_path / "model"), "--class_names", "cat,dog,cow"]
@@ -256,18 +219,8 @@ def test_a_converted_model_is_served_as_any_other(tmp_path):
         server.kill()
 
 
-def test_a_port_that_is_taken_is_told(light, onnx):
+def test_serve_port_in_use_is_one_line(light, onnx):
     port = light.address.split(":")[1]
     command = [sys.executable, "-m", "ssd_train", "serve", "--model", str(onnx), "--port", port]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     assert done.returncode == 2 and f"--port {port}: cannot be listened on" in done.stdout
-
-
-def test_limits_are_those_given(onnx):
-    server = LightServer(onnx, "--max_mb", "0.01", "--max_megapixels", "0.05")
-    try:
-        assert ask(server.address, "/invocations", bytes(11_000), "image/png").status == 413
-        found = ask(server.address, "/invocations", encode_png(np.zeros((300, 300, 3), np.uint8)), "image/png")
-        assert found.status == 413 and b"expected at most 0.05 Mpx" in found.body
-    finally:
-        server.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from helpers.services import CHROMIUM, Browser
 
 from ssd_train.boxes import iou_matrix
 from ssd_train.data.image_io import encode_jpeg
@@ -46,7 +46,7 @@ def set_threshold(page, value):
     )
 
 
-def test_a_chosen_picture_shows_its_boxes(page, files, tmp_path):
+def test_page_chosen_image_shows_its_boxes(page, files, tmp_path):
     page.choose("#file", files / "picture-0.jpg")
     page.wait(f"{STATUS}.includes('picture-0.jpg: answered in')")
     set_threshold(page, 0)
@@ -83,7 +83,7 @@ def test_a_chosen_picture_shows_its_boxes(page, files, tmp_path):
     assert page.complaints() == []
 
 
-def test_a_dropped_picture_takes_the_place_of_the_one_before(page, files):
+def test_page_dropped_image_replaces_the_previous(page, files):
     page.choose("#file", files / "picture-0.jpg")
     page.wait(f"{STATUS}.includes('picture-0.jpg: answered in')")
     page.drop("#drop", files / "picture-1.jpg")
@@ -91,7 +91,7 @@ def test_a_dropped_picture_takes_the_place_of_the_one_before(page, files):
     assert "picture-1.jpg" in page.value("document.getElementById('picture').alt")
 
 
-def test_what_is_no_picture_is_said_in_the_servers_words(page, files):
+def test_page_invalid_image_shows_the_servers_message(page, files):
     page.choose("#file", files / "letter.jpg")
     page.wait(f"{STATUS}.includes('expected an image')")
     assert page.value("document.getElementById('status').className") == "bad"
@@ -101,14 +101,14 @@ def test_what_is_no_picture_is_said_in_the_servers_words(page, files):
     assert page.value("document.getElementById('status').className") == ""
 
 
-def test_nothing_is_asked_for_but_of_this_server(page, light, files):
+def test_page_requests_only_this_server(page, light, files):
     page.choose("#file", files / "picture-0.jpg")
     page.wait(f"{STATUS}.includes('answered in')")
     asked = [address for address in page.addresses() if not address.startswith(("data:", "blob:"))]
     assert set(asked) == {f"http://{light.address}/", f"http://{light.address}/invocations"}
 
 
-def test_the_keyboard_is_enough(page, files):
+def test_page_works_by_keyboard(page, files):
     page.press(*TAB)
     assert page.value("document.activeElement.id") == "file"
     assert page.value("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid"
@@ -126,7 +126,7 @@ def test_the_keyboard_is_enough(page, files):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_its_text_can_be_read_by_day_and_by_night(page, scheme):
+def test_page_text_has_contrast_in_both_themes(page, scheme):
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     colours = page.value(
         "(() => { const of = (e, p) => getComputedStyle(e)[p].match(/\\d+/g).slice(0, 3).map(Number);"

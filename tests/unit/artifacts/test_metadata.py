@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from builders import small_config
+from helpers.data import small_config
 
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.data.structures import ClassNames
@@ -61,11 +61,6 @@ def test_score_threshold_of_an_older_export_is_none():
 def test_from_json_invalid_value_raises_with_place_and_value(change, value):
     with pytest.raises(WeightsError, match=f"^a.onnx: .*{value}"):
         ExportMetadata.from_json({**WHOLE.to_json(), **change}, "a.onnx")
-
-
-def test_from_texts_of_another_program_raises():
-    with pytest.raises(WeightsError, match="^m.onnx: "):
-        ExportMetadata.from_texts({"producer": "somebody"}, "m.onnx")
 
 
 def test_as_input_each_kind_holds_the_same_pixels():

@@ -8,8 +8,8 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import small_config
-from saving import NAMES, assert_equal, files, flip_a_bit, make_net, saved
+from helpers.data import small_config
+from helpers.models import NAMES, assert_equal, files, flip_a_bit, make_net, saved
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel

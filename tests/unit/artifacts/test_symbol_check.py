@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from mutations import tries
+from helpers.data import tries
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts import symbol_check

@@ -98,18 +98,6 @@ def test_parser_misspelt_flag_is_an_error_with_a_suggestion(arguments, expected)
     assert arguments.split()[2] in text and (expected in text if expected else "did you mean" not in text)
 
 
-def test_parser_can_be_used_twice():
-    made = parser()
-    assert [made.parse_args(["--train", name]).train for name in "ab"] == ["a", "b"]
-
-
-def test_parser_without_arguments_reads_sys_argv(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tool", "--train", "a", "--epochs", "3"])
-    assert parser().parse_known_args()[0].train == "a"
-    with pytest.raises(ConfigError, match="--epochs"):
-        parser().parse_args()
-
-
 @pytest.mark.parametrize(
     "kind, text, expected",
     [
@@ -130,14 +118,6 @@ def test_within_accepts_numbers_in_range_only(kind, text, expected):
             made.parse_args([f"--fraction={text}"])
     else:
         assert made.parse_args([f"--fraction={text}"]).fraction == expected
-
-
-def test_log_progress_writes_plain_lines(capsys):
-    progress = LogProgress()
-    progress.info("epoch 1")
-    progress.warning("a class is missing")
-    assert list(progress.track(range(3), 3, "images")) == [0, 1, 2]
-    assert capsys.readouterr() == ("epoch 1\nwarning: a class is missing\n", "")
 
 
 def test_log_progress_reports_long_work_at_intervals(capsys, monkeypatch):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-import manifests
 import pytest
-from builders import flags_of, label_set, memory_images, shapes_set
+from helpers.data import flags_of, label_set, memory_images, shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.data.checks.codes import CODES
@@ -74,30 +73,11 @@ def test_errors_are_shown_with_place_and_remedy_and_written(drawn, capsys, tmp_p
     assert [entry["where"] for entry in document["findings"]] == [f"{labels}:32", f"{labels}:31"]
 
 
-def test_only_the_first_three_places_are_shown(drawn, capsys, tmp_path):
-    labels = with_lines(drawn, tmp_path, *["no JSON"] * 5)
-    _, out, _ = check(capsys, images=drawn.images, labels=labels)
-    assert [f"{labels}:{number}: " in out for number in range(31, 36)] == [True] * 3 + [False] * 2
-    assert "\n  and 2 more\n" in out
-
-
 def test_warnings_are_no_failure(drawn, capsys, tmp_path):
     first = drawn.manifest.read_text("utf-8").splitlines()[0]
     code, out, _ = check(capsys, images=drawn.images, labels=with_lines(drawn, tmp_path, first))
     assert code == 0
     assert "warning: duplicate-line: " in out and "found 0 errors, 1 warning, 0 notes" in out
-
-
-def test_labels_alone(drawn, capsys, tmp_path):
-    labels = with_lines(drawn, tmp_path, line(drawn, "s3://b/absent.png", class_id=7))
-    code, out, _ = check(capsys, labels=labels)
-    assert code == 2 and "unknown-class" in out and "missing-image" not in out
-
-
-def test_image_shape_decides_what_is_tiny(capsys, tmp_path):
-    labels = manifests.write(tmp_path / "a.manifest", [manifests.line("a.png", [(0, 5, 5, 6, 6)], size_wh=(300, 300))])
-    assert "box-tiny" in check(capsys, labels=labels)[1]
-    assert "box-tiny" not in check(capsys, labels=labels, image_shape=512)[1]
 
 
 def test_both_sides(drawn, capsys):
@@ -119,28 +99,6 @@ def test_record_file_brings_its_images(capsys, tmp_path):
     (tmp_path / "a.rec").write_bytes(bytes(data))
     code, out, _ = check(capsys, images=tmp_path / "a.rec", class_names="cat")
     assert code == 2 and "error: unreadable-image: " in out and f"{tmp_path / 'a.rec'}:" in out
-
-
-UNUSABLE = {
-    "absent": (None, "labels-unusable"),
-    "empty": (b"", "labels-unusable"),
-    "a picture": (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "labels-unusable"),
-    "classification": (
-        b'{"source-ref": "a", "x": 1, "x-metadata": {"type": "groundtruth/image-classification"}}',
-        "wrong-job-type",
-    ),
-}
-
-
-@pytest.mark.parametrize("data, code", UNUSABLE.values(), ids=UNUSABLE.keys())
-def test_labels_that_cannot_be_used_are_a_finding_too(drawn, capsys, tmp_path, data, code):
-    labels = tmp_path / "a.manifest"
-    if data is not None:
-        labels.write_bytes(data)
-    exit_code, out, _ = check(capsys, images=drawn.images, labels=labels, json=tmp_path / "found.json")
-    assert exit_code == 2
-    assert f"error: {code}: {CODES[code].condition} (1)\n  {labels}" in out
-    assert json.loads((tmp_path / "found.json").read_text("utf-8"))["counts"] == {code: 1}
 
 
 WRONG_FLAGS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from builders import shapes_set
+from helpers.data import shapes_set
 
 from ssd_train.cli.main import main
 

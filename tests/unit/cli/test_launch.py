@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import numpy as np
 import pytest
-from builders import picture
-from launches import REGION, ROLE, entry_point, faults_of, isolate, make_job
+from helpers.data import picture
+from helpers.services import REGION, ROLE, entry_point, faults_of, isolate, make_job
 from moto import mock_aws
 
 from ssd_train.cli.main import main
@@ -104,11 +104,6 @@ def test_launch_train_sends_the_job_and_its_source(aws, capsys):
     assert type_of(address) == "application/gzip"
     assert {"train.py", "ssd_train/cli/main.py"} <= names_in(source)
     assert "started: ssd-logo-1" in capsys.readouterr().out
-
-
-def test_launch_role_name_is_resolved_to_its_arn(aws):
-    assert train(role="SageMakerRole") == 0
-    assert aws.describe_training_job(TrainingJobName="ssd-logo-1")["RoleArn"] == ROLE
 
 
 def test_launch_dry_run_prints_the_request_without_credentials(capsys, monkeypatch):
@@ -283,22 +278,6 @@ def test_launch_invalid_flags_are_one_line(aws, capsys, flags, expected):
     assert aws.list_training_jobs()["TrainingJobSummaries"] == []
 
 
-@pytest.mark.parametrize(
-    "flags, expected",
-    [
-        pytest.param(["--epochs", "x"], "epochs: found 'x'", id="no-number"),
-        pytest.param(["--xyzzy", "1"], "error: xyzzy: unknown setting\n", id="nothing-like-it"),
-        pytest.param(["--spott", "1"], "spott: unknown setting, did you mean --spot?", id="no-flag"),
-        pytest.param(["--lr_schedule", "step"], "lr_schedule: found 'step'", id="contradiction"),
-    ],
-)
-def test_launch_invalid_settings_are_errors_before_aws_is_called(capsys, monkeypatch, flags, expected):
-    asked = []
-    monkeypatch.setattr("ssd_train.cli.launch.connect", asked.append)
-    assert train(*flags) == 2
-    assert expected in capsys.readouterr().err and not asked
-
-
 @pytest.mark.parametrize("ways", [[], ["--tune", "learning_rate"], ["--dry-run"]], ids=["train", "tune", "dry-run"])
 def test_launch_network_isolation_without_weights_is_refused_before_aws_is_asked(capsys, monkeypatch, ways):
     asked = []
@@ -306,21 +285,6 @@ def test_launch_network_isolation_without_weights_is_refused_before_aws_is_asked
     assert train("--network-isolation", *ways) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: network_isolation: ") and err.count("\n") == 1 and not asked
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param(["--pretrained", "s3://b/p"], id="pretrained"),
-        pytest.param(["--model", "s3://b/m.tar.gz"], id="model"),
-        pytest.param(["--channel", "model=s3://b/m.tar.gz"], id="named-channel"),
-        pytest.param(["--use-pretrained-model", "0"], id="random"),
-        pytest.param(["--image", "registry/own:1"], id="own-image"),
-    ],
-)
-def test_launch_network_isolation_with_weights_makes_a_request(capsys, flags):
-    assert train("--network-isolation", "--dry-run", *flags) == 0
-    assert json.loads(capsys.readouterr().out)["create_training_job"]["EnableNetworkIsolation"] is True
 
 
 LONGEST = "a-" * 31 + "a"  # 63 characters
@@ -378,10 +342,3 @@ def test_launch_without_credentials_is_an_error(capsys, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert train() == 2
     assert "AWS_ACCESS_KEY_ID" in capsys.readouterr().err
-
-
-def test_launch_help_lists_all_modes(capsys):
-    with pytest.raises(SystemExit):
-        main(["launch", "--help"])
-    out = capsys.readouterr().out
-    assert all(f"--{mode}" in out for mode in ("deploy", "transform", "invoke", "describe", "delete", "tune"))

@@ -6,7 +6,7 @@ import errno
 import os
 
 import pytest
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.cli.main import main
 from ssd_train.cli.paths import find_pictures, overlay_paths

@@ -11,13 +11,11 @@ import threading
 
 import numpy as np
 import pytest
-from builders import shapes_set
-from nets import CLASSES, talking_model
-from pdfs import pdf_pages
+from helpers.data import pdf_pages, shapes_set
+from helpers.models import CLASSES, talking_model
 from PIL import Image
 
 from ssd_train.cli.main import main
-from ssd_train.cli.predict import _summary
 from ssd_train.deploy.handlers import model_fn, transform_fn
 
 
@@ -129,26 +127,6 @@ def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
 
 
 @pytest.mark.parametrize(
-    "scores, expected",
-    [
-        pytest.param([[], []], "nothing was found, whatever the --threshold", id="nothing"),
-        pytest.param([[], [0.2, 0.1]], "no box scores 0.3 or more; the highest score is 0.200 (--threshold)", id="low"),
-        pytest.param([[], [0.3, 0.1]], "boxes that score 0.3 or more: 1, in 1 of 2 pictures", id="one"),
-    ],
-)
-def test_what_is_said_of_scores(scores, expected):
-    assert _summary([np.array(found) for found in scores], 0.3) == expected
-
-
-def test_overlays_show_labels_too(model, drawn, tmp_path):
-    for name, labels in (("plain", []), ("both", ["--labels", drawn.manifest])):
-        assert predict(drawn.images, "--model", model, "--overlays", tmp_path / name, *labels) == 0
-    for path in (tmp_path / "plain").iterdir():
-        a, b = (np.asarray(Image.open(tmp_path / name / path.name)).astype(int) for name in ("plain", "both"))
-        assert a.shape == b.shape and (np.abs(a - b) > 60).any()
-
-
-@pytest.mark.parametrize(
     "name, format, drawn_as",
     [("large.jpg", "JPEG", "large.jpg"), ("large.PNG", "PNG", "large.png"), ("large.bmp", "BMP", "large.jpg")],
 )
@@ -210,33 +188,6 @@ def test_tiles_find_more_candidates_and_are_refused_for_transform(model, drawn, 
     assert predict(image, "--model", model, "--tile", 8) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [error.split(":")[1].strip() for error in errors] == ["transform_output", "tile"]
-
-
-def test_labels_of_some_pictures_and_of_others(model, drawn, tmp_path, capsys):
-    """Pictures without a label are shown as they are; labels without a picture are not missed."""
-    for path in sorted(drawn.images.iterdir())[:2]:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "unlabelled.png").write_bytes(sorted(drawn.images.iterdir())[5].read_bytes())
-    flags = ["--model", model, "--pdf", tmp_path / "a.pdf", "--labels", drawn.manifest]
-    assert predict(tmp_path, *flags) == 0
-    assert len(pdf_pages(tmp_path / "a.pdf")) == 2
-    lines = capsys.readouterr().out.splitlines()
-    assert "1 of 3 pictures have no labels" in lines
-
-
-def test_a_picture_without_labels_says_so_where_labels_are_shown(model, drawn, tmp_path, capsys):
-    files = sorted(drawn.images.iterdir())
-    lines = drawn.manifest.read_text().splitlines()
-    (tmp_path / "some.manifest").write_text("\n".join(lines[1:]))
-    (missing,) = {p.name for p in files} - {json.loads(line)["source-ref"].rpartition("/")[2] for line in lines[1:]}
-    for name, labels in (("plain", []), ("some", ["--labels", tmp_path / "some.manifest"])):
-        assert predict(drawn.images, "--model", model, "--overlays", tmp_path / name, *labels) == 0
-    said = capsys.readouterr().out
-    assert said.count("have no labels") == 1 and f"1 of {len(files)} pictures have no labels" in said
-    shown = (tmp_path / name / missing for name in ("plain", "some"))
-    plain, some = (np.asarray(Image.open(path)).astype(int) for path in shown)
-    rows, columns = np.nonzero((np.abs(plain - some) > 60).any(axis=2))
-    assert len(rows) and rows.min() > 0.8 * len(plain) and columns.max() < 0.6 * plain.shape[1], "in the corner"
 
 
 @pytest.mark.parametrize("flag", ["--overlays", "--transform_output"])
@@ -316,21 +267,6 @@ def test_predict_whose_reader_leaves_ends_as_other_programs_do(model, drawn):
     assert process.wait(120) == 141 and b"Traceback" not in error
 
 
-def test_predict_to_a_link_and_a_fifo(model, drawn, tmp_path):
-    answers, fifo = tmp_path / "folder" / "answers.jsonl", tmp_path / "fifo"
-    answers.parent.mkdir()
-    (tmp_path / "link").symlink_to("folder/answers.jsonl")
-    os.mkfifo(fifo)
-    assert predict(drawn.images, "--model", model, "--output", tmp_path / "link") == 0
-    read = []
-    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
-    reader.start()
-    assert predict(drawn.images, "--model", model, "--output", fifo) == 0
-    reader.join(10)
-    assert (tmp_path / "link").is_symlink() and read == [answers.read_bytes()]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "folder", "link"]
-
-
 def test_pdf_through_a_fifo_is_the_same_as_in_a_file(model, drawn, tmp_path):
     fifo, file = tmp_path / "fifo", tmp_path / "a.pdf"
     os.mkfifo(fifo)
@@ -352,16 +288,6 @@ def test_evaluate_scores_what_predict_writes_in_any_format_alike(model, drawn, t
     assert main([*common, "--model", str(model), "--json", str(tmp_path / "model.json")]) == 0
     scores = [json.loads((tmp_path / name).read_text()) for name in ("file.json", "model.json")]
     assert scores[0]["mAP"] == pytest.approx(scores[1]["mAP"], abs=1e-4) and scores[0]["images"] == 17
-
-
-def test_csv_names_the_classes(model, drawn, tmp_path):
-    assert predict(drawn.images, "--model", model, "--format", "csv", "--output", tmp_path / "a.csv") == 0
-    head, *rows = (tmp_path / "a.csv").read_text().splitlines()
-    assert head.startswith("image,class_id,class,score") and {row.split(",")[2] for row in rows} <= {
-        "disc",
-        "square",
-        "triangle",
-    }
 
 
 @pytest.mark.parametrize("output", ["-", "s3://bucket/out"])

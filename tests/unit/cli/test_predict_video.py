@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
 from ssd_train.cli import predict as command
 from ssd_train.cli.main import main

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import cv2
-import manifests
 import numpy as np
 import pytest
-from builders import picture, shapes_set
+from helpers import manifests
+from helpers.data import shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.cli.prepare import STEPS
-from ssd_train.data.image_io import encode_png, read_header
+from ssd_train.data.image_io import read_header
 
 
 @pytest.fixture
@@ -77,13 +77,6 @@ def test_step_to_standard_output_writes_the_file_and_nothing_else(tmp_path, monk
     assert captured.err == said.replace("file.json", "/dev/stdout")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "help"])
-def test_overview_lists_all_steps(prepare, arguments):
-    code, out, _ = prepare(*arguments)
-
-    assert code == 0 and all(f"  {name} " in out for name in STEPS)
-
-
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_has_help(prepare, capsys, step):
     with pytest.raises(SystemExit) as ended:
@@ -100,9 +93,6 @@ def test_every_step_has_help(prepare, capsys, step):
         pytest.param(["join"], "MANIFEST", id="nothing-to-join"),
         pytest.param(["join", "nope", "--output", "o"], "nope: cannot be read", id="missing-file"),
         pytest.param(["join", "gs://b/a", "--output", "o"], "expected a local file", id="address"),
-        pytest.param(
-            ["keep", "a", "--output", "gs://b/o", "--where", "k=v"], "expected a local file", id="out-address"
-        ),
         pytest.param(["keep", "a", "--output", "o"], "no condition", id="no-condition"),
         pytest.param(
             ["keep", "a", "--output", "o", "--where", "k"], "--where: found 'k', expected KEY=VALUE", id="pair"
@@ -118,13 +108,7 @@ def test_every_step_has_help(prepare, capsys, step):
             ["split", "a", "--output", "o", "--names", "../x", "y"], "without a folder", id="name-with-folder"
         ),
         pytest.param(["augment", "a", "--output", "o"], "either --images FOLDER or --annotations_only", id="neither"),
-        pytest.param(
-            ["grayscale", "--images", ".", "--output", "../o", "--quality", "0"], "quality: found 0", id="quality"
-        ),
         pytest.param(["sheet", "a", "--images", ".", "--output", "o.gif"], "output: found", id="sheet"),
-        pytest.param(
-            ["sheet", "a", "--images", ".", "--output", "o.png", "--cell", "9"], "expected WIDTHxHEIGHT", id="cell"
-        ),
     ],
 )
 def test_what_a_user_gets_wrong(prepare, tmp_path, arguments, expected):
@@ -148,40 +132,6 @@ def test_join_takes_the_folders_of_jobs(prepare, tmp_path):
         "2 lines read: two/manifests/output/output.manifest",
         "warning: 1 duplicate images: keep-first",
         "2 lines written: o",
-    ]
-
-
-def test_keep_and_drop(prepare, tmp_path):
-    lines = [manifests.line(f"{i}.jpg", n=i % 2, confidences=[i / 10]) for i in range(6)]
-    manifests.write(tmp_path / "a", lines)
-
-    assert prepare("keep", "a", "--where", "n=1", "--min_confidence", "0.2", "--output", "k")[0] == 0
-    code, out, _ = prepare("drop", "a", "--ids", "0,3.jpg", "--output", "d")
-
-    assert manifests.sources(tmp_path / "k") == ["3.jpg", "5.jpg"]
-    assert manifests.sources(tmp_path / "d") == ["1.jpg", "2.jpg", "4.jpg", "5.jpg"]
-    assert (code, out) == (0, "6 lines read, 2 dropped\n4 lines written: d\n")
-
-
-def test_relabel(prepare, tmp_path):
-    manifests.write(tmp_path / "a", [manifests.line("1.jpg", color="blue", object="box")])
-
-    code, out, _ = prepare(
-        "relabel", "a", "--from_keys", "color, object", "--rename", "blue box=crate", "--output", "r"
-    )
-
-    assert (code, out) == (0, "class 0: crate, 1 boxes\n1 lines written: r\n")
-    assert manifests.read(tmp_path / "r")[0]["bb-metadata"]["class-map"] == {"0": "crate"}
-
-
-def test_split(prepare, tmp_path):
-    manifests.write(tmp_path / "a", [manifests.line(f"{i}.jpg") for i in range(20)])
-
-    code, out, _ = prepare("split", "a", "--fractions", "0.8", ".1", ".1", "--output", "s", "--stratify")
-
-    assert code == 0
-    assert out.splitlines() == [
-        f"{n} lines written: s/{name}.manifest" for n, name in ((16, "train"), (2, "validation"), (2, "test"))
     ]
 
 
@@ -212,18 +162,6 @@ def test_split_by_groups_says_what_counts_and_how_many_there_are(prepare, tmp_pa
     assert [int(number) for number in re.findall(r"\d+", line)] == [groups, names, 20]
 
 
-def test_grayscale_says_what_is_bad_after_all_others_are_done(prepare, tmp_path):
-    for name, data in (("a.png", encode_png(picture())), ("b.png", b""), ("c.jpg", encode_png(picture()))):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(data)
-
-    code, out, err = prepare("grayscale", "--images", "in", "--output", "gray")
-
-    assert code == 2 and err.startswith("error: 1 of 3 ") and "in/b.png" in err
-    assert "warning: c.jpg: is called .jpg and is a PNG" in out and "2 images written: gray" in out
-    assert sorted(path.name for path in (tmp_path / "gray").iterdir()) == ["a.png", "c.jpg"]
-
-
 def test_augment_then_sheet(prepare, tmp_path):
     drawn = shapes_set(tmp_path / "set", 6)
 
@@ -249,15 +187,6 @@ def test_augment_writes_no_manifest_of_pictures_that_are_not_there(prepare, tmp_
     assert not (tmp_path / "aug/augmented.manifest").exists()
 
 
-def test_augment_annotations_only(prepare, tmp_path):
-    manifests.write(tmp_path / "a", [manifests.line("1.jpg")])
-
-    code, out, _ = prepare("augment", "a", "--annotations-only", "--output", "aug", "--operations", "x-flip")
-
-    assert (code, out) == (0, "2 lines written: aug/augmented.manifest\n")
-    assert [path.name for path in (tmp_path / "aug").iterdir()] == ["augmented.manifest"]
-
-
 def test_frames_then_manifest(prepare, tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "blue_box_1.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
     for _ in range(7):
@@ -271,19 +200,6 @@ def test_frames_then_manifest(prepare, tmp_path):
     code, out, _ = prepare("manifest", "frames", "--prefix", "s3://b/f", "--name_regex", regex, "--output", "m")
     assert (code, out) == (0, "3 lines written: m\n")
     assert manifests.read(tmp_path / "m")[1] == {"source-ref": "s3://b/f/blue_box_1_000003.jpg", "color": "blue"}
-
-
-def test_frames_of_a_video_that_is_cut_off_are_warned_of(prepare, tmp_path):
-    path = tmp_path / "a.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
-    for _ in range(40):
-        writer.write(np.zeros((48, 64, 3), np.uint8))
-    writer.release()
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-    code, out, _ = prepare("frames", "a.avi", "--output", "frames")
-
-    assert code == 0 and "of 40 frames are readable" in out
 
 
 def test_sheet_says_which_images_are_bad(prepare, tmp_path):

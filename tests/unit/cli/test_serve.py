@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from nets import talking_model
+from helpers.models import talking_model
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli import serve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.boxes import as_boxes
 from ssd_train.data.dataset import DetectionDataset, ImageCache
@@ -75,20 +75,6 @@ def test_a_kept_image_is_not_read_again_and_cannot_be_changed():
         image[0] = 0
     with pytest.raises(DataError, match="train.manifest:2: image '1.png' not found"):
         dataset[1]
-
-
-def test_the_cache_tells_its_size_and_its_limit():
-    cache = ImageCache(10_000_000)
-    for index in range(3):
-        cache.put(index, np.zeros((1000, 1000, 3), np.uint8))
-    assert str(cache) == "3 images decoded, 9 MB of at most 10 MB"
-
-
-def test_no_cache_unless_asked_for():
-    labels = label_set([[]])
-    dataset = DetectionDataset(labels, memory_images(labels), 32)
-    dataset[0]
-    assert len(dataset.cache) == 0
 
 
 def test_the_cache_counts_an_image_once():

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from builders import label_set, picture
+from helpers.data import label_set, picture
 
 from ssd_train.data import image_io, opencv_pixels, pillow_pixels, pixels
 from ssd_train.data.checks.images import inspect, quick_inspect

@@ -1,4 +1,4 @@
-"""Each case of tests/field_cases.py, and the page that lists them."""
+"""Each case of tests/field_cases.yaml, and the page that lists them."""
 
 from __future__ import annotations
 
@@ -7,46 +7,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import picture
-from field_cases import CASES, PICTURE, SIZE, Error, table
+import yaml
+from helpers.data import picture
 
 from ssd_train.data.image_io import encode_jpeg, encode_png
 from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.errors import DataError
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "field-cases.md"
+ROOT = Path(__file__).resolve().parents[3]
+CASES = yaml.safe_load((ROOT / "tests" / "field_cases.yaml").read_text("utf-8"))
 
 
 def build(root, files):
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if content == PICTURE:
-            path.write_bytes((encode_png if name.endswith("png") else encode_jpeg)(picture(SIZE, len(name))))
+        if content == "PICTURE":
+            path.write_bytes((encode_png if name.endswith("png") else encode_jpeg)(picture((200, 160), len(name))))
         else:
             path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.source.split("github.com/")[1] for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[case["source"] for case in CASES])
 def test_read_labelled_case_of_the_field(tmp_path, case):
-    build(tmp_path, case.files)
-    images, labels = (None if place is None else tmp_path / place for place in case.given)
-    if isinstance(case.found, Error):
+    build(tmp_path, case["files"])
+    images, labels = (None if place is None else tmp_path / place for place in case.get("given", [".", None]))
+    if "error" in case:
+        place, word = case["error"]
         with pytest.raises(DataError) as raised:
             load_labels(images, labels)
-        assert str(raised.value).startswith(str(tmp_path / case.found.place)) and case.found.word in str(raised.value)
+        assert str(raised.value).startswith(str(tmp_path / place)) and word in str(raised.value)
         return
-    data = load_labels(images, labels, LabelOptions(on_bad=case.on_bad))
-    assert {record.name: len(record.boxes) for record in data.labels.records} == {
-        k: len(v) for k, v in case.found.items()
-    }
+    data, boxes = load_labels(images, labels, LabelOptions(on_bad=case.get("on_bad", "error"))), case["boxes"]
+    assert {record.name: len(record.boxes) for record in data.labels.records} == {k: len(v) for k, v in boxes.items()}
     for record in data.labels.records:
-        np.testing.assert_allclose(record.boxes, np.reshape(case.found[record.name], (-1, 4)), atol=2e-3)
+        np.testing.assert_allclose(record.boxes, np.reshape(boxes[record.name], (-1, 4)), atol=2e-3)
         assert data.images.read(record)
-    assert (len(data.labels.repaired), len(data.labels.skipped)) == (case.mended, case.skipped)
-    if case.names:
-        assert list(data.labels.class_names) == case.names
+    assert (len(data.labels.repaired), len(data.labels.skipped)) == (case.get("mended", 0), case.get("skipped", 0))
+    assert list(data.labels.class_names) == case.get("class_names", list(data.labels.class_names))
+
+
+def result_of(case):
+    """The words of docs/field-cases.md."""
+    if "error" in case:
+        return "refused: names {} ({})".format(*case["error"])
+    notes = [f"{case['mended']} noted"] if "mended" in case else []
+    notes += [f"{case['skipped']} left out and counted"] if "skipped" in case else []
+    boxes = sum(map(len, case["boxes"].values()))
+    return "; ".join([f"read: {len(case['boxes'])} pictures, {boxes} boxes", *notes])
 
 
 def test_page_lists_every_case():
-    assert table() in PAGE.read_text("utf-8")
+    page = (ROOT / "docs" / "field-cases.md").read_text("utf-8")
+    for case in CASES:
+        name = case["source"].replace("/issues/", "#").replace("/pull/", "#")
+        assert f"| [{name}](https://github.com/{case['source']}) | {case['input']} | {result_of(case)} |\n" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.cli.main import main
 from ssd_train.cli.paths import find_pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from builders import shapes_set, small_config
+from helpers.data import shapes_set, small_config
 
 from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset, to_gluoncv

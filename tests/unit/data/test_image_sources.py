@@ -40,37 +40,27 @@ FOUND = {
     "s3 path": ("s3://bucket/a/b/c.jpg", "a/b/c.jpg"),
     "bucket is no folder": ("s3://a/b/c.jpg", "b/c.jpg"),
     "longest suffix first": ("s3://bucket/prefix/a/b/c.jpg", "a/b/c.jpg"),
-    "shorter suffix": ("s3://bucket/other/b/c.jpg", "b/c.jpg"),
     "directly under the root": ("s3://bucket/frames/2019/d.jpg", "d.jpg"),
     "unique basename": ("s3://bucket/elsewhere/unique.jpg", "deep/er/unique.jpg"),
     "literal key": ("s3://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
-    "beyond ASCII": ("s3://bucket/frames/größe.png", "frames/größe.png"),
-    "several dots": ("s3://bucket/dots.in.name.jpg", "frames/dots.in.name.jpg"),
     "single dots and double slashes": ("./a//b/c.jpg", "a/b/c.jpg"),
     "web address": ("https://host/a/b/c.jpg", "a/b/c.jpg"),
     "web address with a query": ("https://host/upload/1/unique.jpg?sig=a/b&n=1#top", "deep/er/unique.jpg"),
     "escaped web address": ("https://host/with%20space+plus%2520.jpg", "frames/with space+plus%20.jpg"),
-    "Label Studio's local files": ("/data/local-files/?d=one/twin.jpg", "one/twin.jpg"),
     "Label Studio's local files, with a host": (
         "http://localhost:8080/data/local-files/?d=a%5Cb/unique.jpg",
         "deep/er/unique.jpg",
     ),
     "file address": ("file:///home/me/two/twin.jpg", "two/twin.jpg"),
     "Google's storage": ("gs://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
-    "Hadoop's S3": ("s3a://bucket/a/b/c.jpg", "a/b/c.jpg"),
     "Azure's storage": ("wasbs://box@account.blob.core.windows.net/a/b/c.jpg", "a/b/c.jpg"),
-    "absolute path": ("/data/upload/1/unique.jpg", "deep/er/unique.jpg"),
     "Windows path": ("C:\\Users\\me\\one\\twin.jpg", "one/twin.jpg"),
-    "network share": ("\\\\server\\share\\two\\twin.jpg", "two/twin.jpg"),
     "backslashes": ("a\\b\\c.jpg", "a/b/c.jpg"),
-    "backslashes above": ("..\\..\\label-studio\\media\\upload\\4\\unique.jpg", "deep/er/unique.jpg"),
     "escaped": ("gr%C3%B6%C3%9Fe.png", "frames/größe.png"),
     "backslash of the name": ("odd\\name.jpg", "odd\\name.jpg"),
-    "upper case": ("s3://bucket/x/UNIQUE.JPG", "deep/er/unique.jpg"),
     "other case of a folder": ("One/Twin.jpg", "one/twin.jpg"),
     "exact name before other case": ("both.jpg", "case/both.jpg"),
     "decomposed": ("frames/gro\u0308\u00dfe.png", "frames/größe.png"),
-    "composed": ("caf\u00e9.jpg", "case/cafe\u0301.jpg"),
     "without ending": ("s3://bucket/unique", "deep/er/unique.jpg"),
     "without ending, with dots": ("dots.in.name", "frames/dots.in.name.jpg"),
     "most of the path": ("s3://bucket/x/elsewhere/deep/three.jpg", "q/deep/three.jpg"),
@@ -89,23 +79,18 @@ REFUSED = {
         "s3://bucket/a/none.jpg",
         r"'s3://bucket/a/none.jpg' not found, expected 'none.jpg' below .*root; --fetch_images 1",
     ),
-    "missing relative path": ("a/none.jpg", r"'a/none.jpg' not found, expected 'none.jpg' below .*root$"),
     "decoded key": ("s3://bucket/frames/with space plus .jpg", "not found"),
     "ambiguous": ("s3://bucket/three/twin.jpg", r"may be .*one/twin.jpg or .*two/twin.jpg \(2 files"),
     "dots": ("s3://bucket/../secret.jpg", r"leaves its folder by '\.\.'"),
     "dots that come back": ("a/../d.jpg", r"leaves its folder by '\.\.'"),
-    "bare dots": ("../secret.jpg", r"leaves its folder by '\.\.'"),
     "absolute": ("/etc/passwd", "not found, expected 'passwd' below"),
-    "absolute key": ("s3://bucket//etc/passwd", "not found, expected 'passwd' below"),
     "file address": ("file:///etc/passwd", "not found, expected 'passwd' below"),
     "address that leads out": ("https://host/a/../../secret.jpg", r"leaves its folder by '\.\.'"),
     "backslashes that lead out": ("..\\secret.jpg", "not found, expected"),
     "backslashes that lead out later": ("a\\..\\..\\secret.jpg", r"leaves its folder by '\.\.'"),
-    "other case twice": ("TWIN.jpg", r"may be .*one/twin.jpg or .*two/twin.jpg \(2 files"),
     "hidden copy": ("e-checkpoint.jpg", "not found"),
     "NUL": ("a/b\0/c.jpg", "holds a NUL"),
     "no key": ("s3://bucket", "has no file name"),
-    "no file": ("s3://bucket/a/", "has no file name"),
     "empty": ("", "has no file name"),
     "folder": ("s3://bucket/a/b", "is a folder or a device, expected a file"),
 }
@@ -147,12 +132,6 @@ def test_a_fifo_does_not_hang(root):
         FolderImages(root).read(record("pipe.jpg"))
 
 
-def test_a_dangling_link_is_an_error(root):
-    (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
-    with pytest.raises(DataError, match="cannot be read .No such file"):
-        FolderImages(root).read(record("gone.jpg"))
-
-
 def test_a_folder_that_may_not_be_listed_is_told_at_once(root, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
@@ -167,16 +146,6 @@ def test_a_forbidden_file_is_an_error(root):
     (root / "d.jpg").chmod(0)
     with pytest.raises(DataError, match="cannot be read .Permission denied"):
         FolderImages(root).read(record("d.jpg"))
-
-
-def test_the_folder_must_be_there(tmp_path):
-    with pytest.raises(DataError, match="nowhere: not found or not a folder"):
-        FolderImages(tmp_path / "nowhere")
-
-
-def test_the_name_stands_in_for_a_missing_place(root):
-    with pytest.raises(DataError, match="^none.jpg: image 'none.jpg' not found"):
-        FolderImages(root).read(record("none.jpg", where=""))
 
 
 def test_memory_images():
@@ -211,8 +180,3 @@ def test_fetched_images_are_those_that_the_folder_lacks(root, tmp_path):
     }.items():
         with pytest.raises(DataError, match=message):
             source.read(record(name))
-
-
-def test_nothing_is_fetched_where_nothing_lacks(root):
-    source = FetchedImages(FolderImages(root), [record("s3://bucket/d.jpg")], fetch=None)
-    assert source.read(record("s3://bucket/d.jpg")) == b"d.jpg"

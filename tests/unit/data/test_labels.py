@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.builtin_algorithm import CONTENT_TYPES
 from ssd_train.config import LABEL_FORMATS
@@ -105,15 +105,6 @@ def test_one_folder_that_holds_both(tmp_path, format):
     assert all(found.images.read(record) for record in found.labels.records)
 
 
-@pytest.mark.parametrize("format", LABEL_FORMATS)
-def test_labels_alone(tmp_path, format):
-    WRITERS[format](tmp_path / "labels")
-    if format == "yolo":  # sizes are read from the images
-        write_images(tmp_path / "labels")
-
-    assert_same(read_labels(tmp_path / "labels"))
-
-
 @pytest.mark.parametrize("images", ["x.manifest", "./x.manifest"])
 def test_one_file_given_as_images_and_labels(tmp_path, monkeypatch, images):
     monkeypatch.chdir(tmp_path)
@@ -127,15 +118,6 @@ def test_images_that_are_no_folder(tmp_path, images, found):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(DataError, match=f"{images}: found {found}, expected a folder of images"):
         load_labels(tmp_path / images, tmp_path / "x.manifest")
-
-
-def test_a_rec_needs_no_folder_of_images(tmp_path):
-    WRITERS["recordio"](tmp_path)
-
-    found = load_labels(tmp_path / "x.rec", None)
-
-    assert_same(found.labels)
-    assert found.images.read(found.labels.records[1]) == encode_png(picture((40, 30), 1))
 
 
 @pytest.mark.parametrize(

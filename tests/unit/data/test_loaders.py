@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from builders import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture
 
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_sources import MemoryImages

@@ -10,8 +10,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from builders import picture
-from odd_images import GOOD, encoded, noise
+from helpers.data import picture
+from helpers.images import GOOD, encoded, noise
 from PIL import Image
 
 from ssd_train.data import opencv_pixels, pillow_pixels, pixels
@@ -123,12 +123,6 @@ def test_operation_without_opencv_is_within_a_level(name, arguments):
     found = getattr(pillow_pixels, name)(image, *arguments)
     assert difference(found, getattr(opencv_pixels, name)(image, *arguments)) <= 1
     assert found.flags.c_contiguous
-
-
-@pytest.mark.parametrize("size_wh", [(80, 80), (97, 60)])
-def test_resize_area_without_opencv_is_within_a_level(size_wh):
-    gray = np.ascontiguousarray(picture(size_wh)[..., 1])
-    assert difference(pillow_pixels.resize_area(gray, (32, 32)), opencv_pixels.resize_area(gray, (32, 32))) <= 1
 
 
 @pytest.mark.parametrize("format", list(pillow_pixels.READERS))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from builders import HeardProgress, picture
+from helpers.data import HeardProgress, picture
 
-from ssd_train.cli.main import main
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.image_io import encode_jpeg
-from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.predefined_splits import select_split, training_split, validation_split
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
@@ -110,12 +108,6 @@ def test_of_split_unknown_set_names_those_there_are():
     assert setting == "split" and all(name in text for name in ("'dev'", "test", "val"))
 
 
-def test_read_labelled_takes_all_unless_told(tmp_path):
-    voc(tmp_path, MAIN)
-    assert stems(load_labels(tmp_path, None).labels) == ["1", "2", "3", "4"]
-    assert stems(load_labels(tmp_path, None, LabelOptions(split="test")).labels) == ["4"]
-
-
 JOBS = {
     "train and val": ({}, ["1", "2"], ["3"]),
     "a set that is named": ({"split": "trainval", "validation_fraction": "0.4"}, None, None),
@@ -132,10 +124,3 @@ def test_read_sides_leaves_test_alone_and_says_so(tmp_path, settings, trained, s
     assert sorted(stems(train.labels) + stems(validation.labels)) == ["1", "2", "3"]
     if trained:
         assert (stems(train.labels), stems(validation.labels)) == (trained, scored)
-
-
-def test_check_sets_are_mentioned(tmp_path, capsys):
-    voc(tmp_path, {"trainval.txt": "1\n2\n3\n", "test.txt": "4"})
-    assert main(["check", "--images", str(tmp_path)]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ImageSets" in line]
-    assert "test 1" in line and "trainval 3" in line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.data.transforms import resize, to_gray
 

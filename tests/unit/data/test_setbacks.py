@@ -1,7 +1,7 @@
 """Images that go bad during a run: an error, or left out, told once, and not too many."""
 
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
 from ssd_train.data.loaders import BadSampleHandler
 from ssd_train.errors import DataError
@@ -43,9 +43,3 @@ def test_when_most_are_gone_it_is_an_error_all_the_same():
     handler = BadSampleHandler(4, "skip", HeardProgress())
     with pytest.raises(DataError, match="^m:2: gone: 3 of 4 images cannot be used any more, expected most of them$"):
         handler.valid([0, 1, 2, 3], reader({0, 1, 2}))
-
-
-def test_none_left():
-    handler = BadSampleHandler(4, "skip", HeardProgress())
-    with pytest.raises(DataError, match="found none of 4 images"):
-        handler.first_valid([0, 1], reader({0, 1}))

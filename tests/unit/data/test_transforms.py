@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,7 +159,7 @@ def test_geometry_policy_shows_the_five_of_the_offline_augmentation():
 coordinate = st.floats(0, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(coordinate, coordinate, st.floats(0.05, 1), st.floats(0.05, 1), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_projection_is_linear_within_the_view(x, y, w, h, flip_x, flip_y, turns):
     """The view's own rectangle becomes the whole picture, and its quarters the quarters."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images, small_config
-from nets import talking_model
+from helpers.data import HeardProgress, label_set, memory_images, small_config
+from helpers.models import talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.data.dataset import DetectionDataset

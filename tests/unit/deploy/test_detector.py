@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg, encode_png

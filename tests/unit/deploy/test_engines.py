@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-from nets import CLASSES, drawn_inputs, talking_model
-from saving import flip_a_bit
+from helpers.models import CLASSES, drawn_inputs, flip_a_bit, talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.cli.main import main
@@ -152,19 +150,6 @@ def test_choose_engine_auto_returns_an_installed_one(tmp_path, monkeypatch, inst
     assert detector._choose_engine(tmp_path / place, "auto", "shown") == expected
 
 
-def test_load_archive_of_an_onnx_file_works(model, tmp_path):
-    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
-        archive.add(model / "file.onnx", "some.onnx")
-    assert Detector.load(tmp_path / "model.tar.gz").class_names.names == CLASSES
-
-
-def test_load_folder_with_two_onnx_files_raises(model, tmp_path):
-    for name in ("a.onnx", "b.onnx"):
-        (tmp_path / name).write_bytes((model / "file.onnx").read_bytes())
-    with pytest.raises(WeightsError, match=f"^{tmp_path}: found a.onnx, b.onnx"):
-        Detector.load(tmp_path)
-
-
 @pytest.mark.parametrize("text", ['{"model_type": "bert"}', '{"weights": {}}', "[]"])
 def test_load_onnx_next_to_a_config_of_another_program_works(model, tmp_path, text):
     shutil.copy(model / "file.onnx", tmp_path)
@@ -190,12 +175,6 @@ def test_load_damaged_onnx_raises_one_line(model, tmp_path, engine, damage):
     with pytest.raises(WeightsError, match=f"^{path}: ") as error:
         Detector.load(path, engine=engine)
     assert "\n" not in str(error.value)
-
-
-def test_onnxruntime_uses_as_many_threads_as_mxnet(model, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    options = Detector.load(model / "file.onnx").engine._session.get_session_options()
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
 
 
 @pytest.mark.parametrize("module, engine", [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
@@ -228,17 +207,3 @@ def test_predict_onnx_without_mxnet_equals_with_mxnet(model, tmp_path):
         assert run.returncode == 0, run.stdout
     without, with_all = (path.read_text() for path in outputs)
     assert without == with_all and without.count("\n") == 3 and len(without) > 1000
-
-
-def test_predict_engine_flag_selects_the_engine(model, tmp_path, capsys):
-    picture = tmp_path / "a.png"
-    picture.write_bytes(encode_png(drawn_inputs(1)[0]))
-    for engine in ("auto", "mxnet", "symbol"):
-        output = str(tmp_path / f"{engine}.jsonl")
-        assert (
-            main(["predict", str(picture), "--model", str(model / "both"), "--engine", engine, "--output", output]) == 0
-        )
-    assert main(["predict", str(picture), "--model", str(model / "both"), "--engine", "onnxruntime"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {model / 'both'}: ") and "onnxruntime" in error
-    assert (tmp_path / "auto.jsonl").read_text() == (tmp_path / "mxnet.jsonl").read_text()

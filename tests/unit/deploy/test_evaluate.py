@@ -1,14 +1,8 @@
 """Answers scored against labels: which belongs to which image, and the same figures as from pycocotools."""
 
-import contextlib
-import io
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
-from builders import memory_images
+from helpers.data import memory_images
 
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
@@ -98,32 +92,6 @@ def test_names_that_cannot_be_matched_are_refused(names, answers, fault):
         match_names(names, answers)
 
 
-def test_images_without_an_answer_are_scored_as_nothing_detected(tmp_path):
-    path = write(tmp_path, ("a.jpg", hit()), ("unknown.jpg", hit()))
-    scores = score_predictions(path, labels(record("x/a.jpg"), record("x/b.jpg")), no_sizes)
-    assert (scores.unanswered_images, scores.unlabelled_answers) == (1, 1)
-    assert (scores.images, scores.boxes, scores.detections) == (2, 2, 1)
-    assert scores.per_class[0].voc_area == pytest.approx(0.5)
-    assert scores.best_f1.recall == 0.5
-    assert (
-        "images without predictions 1 (scored as nothing detected), predictions without a label 1 (left out)"
-        in scores.lines()
-    )
-
-
-def test_sizes_are_asked_for_where_the_labels_do_not_tell(tmp_path):
-    path = write(tmp_path, ("a.jpg", hit()), ("b.jpg", hit()))
-    asked = []
-
-    def sizes(record):
-        asked.append(record.name)
-        return SIZE
-
-    scores = score_predictions(path, labels(record("a.jpg", size_wh=None), record("b.jpg")), sizes)
-    assert asked == ["a.jpg"]
-    assert scores.coco == 1.0
-
-
 def test_class_ids_mean_what_the_model_says(tmp_path):
     path = write(tmp_path, ("a.jpg", hit(class_id=1)))
     model_names = ClassNames(("dog", "cat", "bird"))
@@ -145,18 +113,6 @@ def test_unknown_classes_are_refused(tmp_path, class_id, class_names, fault):
     path = write(tmp_path, ("b.jpg", hit()), ("a.jpg", hit(class_id=class_id)))
     with pytest.raises(DataError, match=fault):
         score_predictions(path, labels(record("a.jpg")), no_sizes, class_names)
-
-
-def test_ambiguous_answers_name_the_file(tmp_path):
-    path = write(tmp_path, ("a.jpg", hit()))
-    with pytest.raises(DataError, match="answers.jsonl: found prediction 'a.jpg'"):
-        score_predictions(path, labels(record("x/a.jpg"), record("y/a.jpg")), no_sizes)
-
-
-def test_the_overlap_threshold_is_handed_on(tmp_path):
-    path = write(tmp_path, ("a.jpg", hit(box=[40, 20, 200, 90])))  # IoU 0.7
-    for threshold, expected in ((0.65, 1.0), (0.75, 0.0)):
-        assert score_predictions(path, labels(record("a.jpg")), no_sizes, None, threshold).voc07 == expected
 
 
 class ByShade:
@@ -181,59 +137,3 @@ def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
     direct = score_images(Detector(ByShade(list(said.values()))), LabeledDataset(labelled, images))
     assert direct == score_predictions(write(tmp_path, *said.items()), labelled, no_sizes)
     assert (direct.images, direct.background_images, direct.boxes) == (3, 1, 3)
-
-
-def pycocotools_stats(records, answers, num_classes):
-    """COCO mAP, mAP@0.5 and mAP@0.75 of (name -> rows) by pycocotools."""
-    from pycocotools import coco, cocoeval
-
-    labelled, found = [], []
-    for number, truth in enumerate(records):
-        for (x1, y1, x2, y2), class_id in zip(truth.boxes.astype(float), truth.class_ids):
-            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            labelled.append({"id": len(labelled) + 1, "image_id": number, "category_id": int(class_id), **box})
-        width, height = truth.size_wh
-        for class_id, score, x1, y1, x2, y2 in answers[truth.name]:
-            box = [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height]
-            found.append([number, *box, score, class_id])
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth_set = coco.COCO()
-        truth_set.dataset = {
-            "images": [{"id": number} for number in range(len(records))],
-            "annotations": labelled,
-            "categories": [{"id": class_id} for class_id in range(num_classes)],
-        }
-        truth_set.createIndex()
-        evaluation = cocoeval.COCOeval(truth_set, truth_set.loadRes(np.array(found)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation.stats[:3]
-
-
-def random_answer(random, truth, num_classes):
-    """Rows near the labelled boxes, some of them of the wrong class, and stray ones."""
-    near = np.repeat(truth.boxes, 2, axis=0) / [*truth.size_wh, *truth.size_wh]
-    boxes = np.concatenate([near + random.normal(0, 0.02, near.shape), random.rand(10, 4)]).clip(0, 1)
-    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
-    class_ids = random.randint(0, num_classes, len(boxes))
-    scores = random.rand(len(boxes)).astype(np.float32).astype(float)
-    return [[int(c), s, *box] for c, s, box in zip(class_ids, scores, boxes.tolist())]
-
-
-def test_real_labels_score_as_by_pycocotools(tmp_path):
-    root = os.environ.get("SSD_TRAIN_DATA")
-    if not root:
-        pytest.skip("SSD_TRAIN_DATA is not set: no real labels at hand")
-    ground_truth = pytest.importorskip("ssd_train.data.formats.ground_truth")
-    real = ground_truth.read_ground_truth(Path(root) / "data" / "bccd" / "output.manifest")
-    random = np.random.RandomState(0)
-    answers = {truth.name: random_answer(random, truth, len(real.class_names)) for truth in real.records}
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps({"image": n, "prediction": rows}) + "\n" for n, rows in answers.items()))
-    scores = score_predictions(path, real, no_sizes)
-    # ties are ranked by image name
-    records = sorted(real.records, key=lambda truth: truth.name)
-    expected = pycocotools_stats(records, answers, len(real.class_names))
-    assert scores.ap50 > 0.01
-    assert [scores.coco, scores.ap50, scores.ap75] == pytest.approx(expected, abs=1e-6)

@@ -130,17 +130,6 @@ def test_answer_json_lines_ends_with_a_line_feed(accept, key):
     assert response.endswith("}\n") and response.count("\n") == 1 and key in json.loads(response)
 
 
-def test_answer_large_image_has_boxes_in_its_pixels():
-    large = np.kron(IMAGE, np.ones((4, 4, 1), np.uint8))
-    response, _ = handle_request(
-        Detector(FixedEngine()), encode_jpeg(large), "image/jpeg", "application/json;annotation=1"
-    )
-    found = json.loads(response)
-    assert found["image_size"] == [{"width": 4 * WIDTH, "height": 4 * HEIGHT, "depth": 3}]
-    first = found["annotations"][0]
-    assert [first[side] for side in ("left", "top", "width", "height")] == [80, 40, 80, 120]
-
-
 @pytest.mark.parametrize("image", [np.zeros_like(IMAGE), IMAGE // 255, IMAGE - IMAGE % 2 / 2], ids=["0", "0-1", "half"])
 def test_answer_dark_or_fractional_pixels_are_accepted(image):
     engine = FixedEngine()
@@ -175,9 +164,7 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
     [
         pytest.param(b"", "image/jpeg", "", 400, "empty", id="empty"),
         pytest.param(encode_jpeg(IMAGE)[:-300], "image/jpeg", "", 400, "JPEG", id="cut-off"),
-        pytest.param(b"<html>", "application/x-image", "", 400, "HTML", id="html"),
         pytest.param(b"{", "application/json", "", 400, "no JSON", id="no-json"),
-        pytest.param(b"[[1],[2,3]]", "application/json", "", 400, "array", id="ragged"),
         pytest.param(b'{"a": 1}', "application/json", "", 400, "array", id="object"),
         pytest.param(as_json(IMAGE[0]), "application/json", "", 400, "(80, 3)", id="two-axes"),
         pytest.param(as_json(IMAGE[:4, :4]), "application/json", "", 400, "4x4", id="tiny"),
@@ -187,11 +174,8 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
         pytest.param(as_json(IMAGE / 255), "application/json", "", 400, "0 to 1", id="json-fractions"),
         pytest.param(b"\x93NUMPY", "application/x-npy", "", 400, "no .npy", id="npy-cut-off"),
         pytest.param(npy(np.array([{}], dtype=object)), "application/x-npy", "", 400, "array", id="pickle"),
-        pytest.param(npy(np.array(["a"])), "application/x-npy", "", 400, "array", id="npy-text"),
         pytest.param(b"[" * 100_000, "application/json", "", 400, "no JSON", id="json-nested-without-end"),
-        pytest.param(b"[[[9" + b"9" * 400 + b"]]]", "application/json", "", 400, "", id="json-number"),
         pytest.param(b"\xff\xfe[", "application/json", "", 400, "no JSON", id="json-not-text"),
-        pytest.param(npy(IMAGE[0]), "application/x-npy", "", 400, "(80, 3)", id="npy-two-axes"),
         pytest.param(npy(IMAGE)[:-1], "application/x-npy", "", 400, "9599 bytes", id="npy-short"),
         pytest.param(
             npy_claiming("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000, 3)}"),
@@ -206,11 +190,8 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
         pytest.param(npy_claiming("(" * 9000), "application/x-npy", "", 400, "no .npy", id="npy-nested"),
         pytest.param(npy_claiming("x" * 20_000, b"", 2), "application/x-npy", "", 400, "no .npy", id="npy-long-header"),
         pytest.param(png_claiming(60_000, 60_000), "image/png", "", 413, "3600.0 Mpx", id="bomb"),
-        pytest.param(npy(np.zeros((1, 1, 2, 3))), "application/x-npy", "", 400, "2x1", id="npy-tiny"),
-        pytest.param(b"GIF89a", "image/jpeg", "", 400, "GIF", id="gif"),
         pytest.param(b"x", "image/gif\r\n" * 99, "", 415, "image/gif", id="type-of-many-lines"),
         pytest.param(b"a,b", "text/csv", "", 415, "'text/csv'", id="type"),
-        pytest.param(b"x", "", "", 415, "''", id="no-type"),
         pytest.param(encode_png(IMAGE), "image/png", "text/csv", 406, "'text/csv'", id="accept"),
     ],
 )

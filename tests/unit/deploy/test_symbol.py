@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from nets import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
+from helpers.models import CLASSES, drawn_inputs, suppressed, talking_model, undecided_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts import symbol_format
@@ -17,11 +17,10 @@ from ssd_train.artifacts.symbol_format import EXPORT, FILES, SHAPES, SYMBOL, WEI
 from ssd_train.deploy import symbol
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.gluon_backend import GluonEngine
-from ssd_train.deploy.parity import MIN_SCORE, compare
+from ssd_train.deploy.parity import compare
 from ssd_train.deploy.symbol import describe, ensure_exported, is_up_to_date, make_symbol, publish_symbol, staged_files
 from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.errors import SsdTrainError, WeightsError
-from ssd_train.model.graphs import SCORE_THRESHOLD
 
 mx = mxnet_compat.mxnet()
 IMAGES = drawn_inputs(4)
@@ -57,14 +56,6 @@ def by_default_handler(folder, images):
     return module.predict(mx.io.NDArrayIter(data, batch_size=1)).asnumpy()
 
 
-def test_refresh_new_model_agrees_with_the_model(published):
-    folder, agreement = published
-    assert agreement.rows > 50 and agreement.unmatched == 0
-    assert agreement.score_difference < 1e-4 and agreement.box_difference < 0.05
-    assert is_up_to_date(folder) and ensure_exported(folder, IMAGES) is None
-    assert MIN_SCORE == SCORE_THRESHOLD
-
-
 @pytest.mark.parametrize("change, agree", [({"noise": 1e-6}, True), ({"noise": 1e-6, "shift": 0.5}, False)])
 def test_refresh_all_scores_equal_publishes_unless_boxes_differ(tmp_path, monkeypatch, change, agree):
     """Scores are all equal after the first steps; an export sums in another order, as another processor does."""
@@ -75,12 +66,6 @@ def test_refresh_all_scores_equal_publishes_unless_boxes_differ(tmp_path, monkey
     with contextlib.nullcontext() if agree else pytest.raises(SsdTrainError, match=str(tmp_path)):
         ensure_exported(tmp_path / "model", IMAGES)
     assert is_up_to_date(tmp_path / "model") == agree
-
-
-def test_symbol_engine_changing_batch_sizes_agrees_with_the_model(published):
-    engine, model = SymbolEngine(published[0]), GluonEngine(published[0])
-    for count in (3, 1, 4, 3):
-        compare(model.run(IMAGES[:count]), engine.run(IMAGES[:count])).raise_for_mismatch("symbol")
 
 
 def test_default_handler_on_deployment_files_agrees_with_the_model(published):
@@ -100,13 +85,6 @@ def test_refresh_new_model_writes_files_and_metadata(published):
     settings = json.loads((folder / symbol_format.HYPERPARAMETERS).read_text())
     assert settings["image_shape"] == "128" and settings["nms_topk"] == "400" and settings["base_network"]
     assert all(isinstance(value, str) for value in settings.values())
-
-
-def test_publish_symbol_again_writes_equal_files(copied):
-    first = {name: (copied / name).read_bytes() for name in FILES}
-    publish_symbol(copied, copied, IMAGES)
-    assert {name: (copied / name).read_bytes() for name in FILES} == first
-    assert b"0x" not in first[SYMBOL]  # no memory address
 
 
 def test_refresh_other_weights_rewrites_weights_and_metadata_only(copied, tmp_path):
@@ -203,14 +181,6 @@ def test_model_of_flipped_bit_raises(copied):
             assert symbol_format.owner_of_folder(copied) == owner
             missed += 1
     assert len(data) > 1000 and missed < 10
-
-
-def test_read_description_without_checksum_accepts_it(copied):
-    document = json.loads((copied / EXPORT).read_text())
-    for changed in ({**document, "class_names": ["emu"]}, {**document, "class_names": ["emu"], "sha256": None}):
-        (copied / EXPORT).write_text(json.dumps(changed))
-        assert is_up_to_date(copied) == (changed["sha256"] is None)
-    assert read_description(copied).class_names.names == ("emu",)
 
 
 @pytest.mark.parametrize(

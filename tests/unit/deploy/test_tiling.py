@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.structures import ClassNames, Detections

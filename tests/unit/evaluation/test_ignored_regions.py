@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coco_reference import pycocotools_precision
+from helpers.coco import pycocotools_precision
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import iou_matrix

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ssd_train.evaluation import matching
-from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco, match_voc, paired_iou, rank_within_group
+from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco, match_voc
 
 
 def boxes(random, count):
@@ -64,15 +63,6 @@ def test_matching_equals_the_loops(seed):
         assert match_voc(pairs, threshold).tolist() == voc_loop(found, truth, threshold)
 
 
-def test_pairs_are_the_same_in_small_portions(monkeypatch):
-    found, truth = scene(0)
-    whole = iou_pairs(found, truth, 0.1)
-    monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 7)
-    for expected, column in zip(whole, iou_pairs(found, truth, 0.1)):
-        assert np.array_equal(expected, column)
-    assert len(whole.iou) > 20
-
-
 @pytest.mark.parametrize("found, labelled", [(0, 3), (3, 0), (0, 0)])
 def test_nothing_to_pair(found, labelled):
     random = np.random.RandomState(0)
@@ -84,14 +74,3 @@ def test_nothing_to_pair(found, labelled):
     assert [len(column) for column in nothing] == [0, 0, 0]
     assert match_voc(nothing, 0.5).tolist() == []
     assert [len(matches.detection) for matches in match_coco(nothing, [0.5, 0.75])] == [0, 0]
-
-
-def test_paired_iou_equals_one_by_one():
-    random = np.random.RandomState(0)
-    a, b = boxes(random, 200), boxes(random, 200)
-    assert paired_iou(a, b) == pytest.approx([iou(*pair) for pair in zip(a.astype(float), b.astype(float))])
-
-
-def test_rank_in_group():
-    assert rank_within_group(np.array([5, 3, 5, 5, 3, 0])).tolist() == [0, 0, 1, 2, 1, 0]
-    assert rank_within_group(np.zeros(0, np.int64)).tolist() == []

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from coco_reference import pycocotools_precision
+from helpers.coco import pycocotools_precision
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
@@ -80,9 +80,8 @@ def random_images(seed, images, classes, most, **options):
         pytest.param(40, 2, 120, {"whole_pixels": True, "score_steps": 10}, id="equal overlaps and scores"),
     ],
 )
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_coco_figures_equal_pycocotools(seed, images, classes, most, options):
-    data = random_images(seed, images, classes, most, **options)
+def test_coco_figures_equal_pycocotools(images, classes, most, options):
+    data = random_images(0, images, classes, most, **options)
     expected = pycocotools_precision(data, classes)
     scores = score(data, classes)
     assert scores.ap50 > 0
@@ -127,15 +126,6 @@ def test_voc07_reaches_each_tenth_exactly():
             assert voc07_average_precision(np.arange(1, hits + 1), boxes) == pytest.approx(expected)
 
 
-def test_ten_boxes_of_which_three_are_found():
-    boxes = [[40 * i, 10, 40 * i + 30, 60] for i in range(10)]
-    scores = score([(answers(boxes[:3], [0.9, 0.8, 0.7]), labels(boxes))])
-    assert scores.voc07 == pytest.approx(4 / 11)
-    assert scores.voc_area == pytest.approx(0.3)
-    assert scores.ap50 == pytest.approx(31 / 101)
-    assert (scores.boxes, scores.detections, scores.images) == (10, 3, 1)
-
-
 SQUARE = [100, 100, 200, 200]
 
 
@@ -160,15 +150,6 @@ def test_tiny_boxes_gain_nothing_by_a_pixel():
     assert score([(answers([[10, 10, 13, 12]], [0.9]), labels([[10, 11, 13, 14]]))]).voc07 == 0
 
 
-def test_duplicates_are_false_alarms():
-    scores = score(
-        [(answers([SQUARE, SQUARE, [300, 10, 350, 60]], [0.9, 0.8, 0.7]), labels([SQUARE, [300, 10, 350, 60]]))]
-    )
-    # hits at ranks 1 and 3
-    assert scores.voc_area == pytest.approx((1 + 2 / 3) / 2)
-    assert scores.ap50 == pytest.approx((51 + 50 * 2 / 3) / 101)
-
-
 def test_voc_and_coco_differ_on_a_taken_box():
     """The second detection overlaps the taken box more: a duplicate for VOC; COCO lets it take its second choice."""
     left, right = [100, 100, 200, 200], [130, 100, 230, 200]
@@ -176,14 +157,6 @@ def test_voc_and_coco_differ_on_a_taken_box():
     scores = score([(answers([left, between], [0.9, 0.8]), labels([left, right]))])
     assert scores.voc_area == pytest.approx(0.5)
     assert scores.ap50 == pytest.approx(1.0)
-
-
-def test_other_classes_and_images_do_not_match():
-    images = [
-        (answers([SQUARE], [0.9], [1]), labels([SQUARE], [0], "a.jpg")),
-        (answers([], []), labels([SQUARE], [1], "b.jpg")),
-    ]
-    assert score(images, count=2).ap50 == 0
 
 
 def test_the_order_of_updates_does_not_matter():
@@ -210,12 +183,6 @@ def test_without_labelled_boxes_there_is_no_figure(found):
     assert scores.false_positives_per_image(0.3) == len(found)
     assert scores.to_json()["mAP"] is None
     assert "mAP@0.5 n/a" in scores.lines()
-
-
-def test_labelled_boxes_and_no_detection_score_zero():
-    scores = score([(answers([], []), labels([SQUARE]))])
-    assert set(scores.means().values()) == {0.0}
-    assert (scores.best_f1.f1, scores.best_f1.recall, scores.best_f1.threshold) == (0, 0, None)
 
 
 def test_no_image_is_an_error():
@@ -284,19 +251,6 @@ def test_best_f1_and_false_alarms():
 def test_equal_scores_stand_on_one_side_of_the_threshold():
     scores = score([(answers([SQUARE, [300, 10, 350, 60], [10, 10, 40, 40]], [0.5] * 3), labels([SQUARE]))])
     assert scores.best_f1.precision == pytest.approx(1 / 3)
-
-
-def test_false_alarms_need_images_without_objects():
-    scores = score([(answers([SQUARE], [0.9]), labels([SQUARE]))])
-    assert scores.false_positives_per_image(0.3) is scores.false_positives_at_best_f1 is None
-
-
-def test_curves_end_at_all_detections():
-    images = [(answers([SQUARE, [300, 10, 350, 60]], [0.9, 0.6]), labels([SQUARE, [10, 10, 60, 60]]))]
-    curve = score(images).curves["class 0"]
-    assert curve.recall.tolist() == [0.5, 0.5]
-    assert curve.precision.tolist() == [1.0, 0.5]
-    assert curve.score == pytest.approx([0.9, 0.6])
 
 
 def test_json_and_lines_tell_the_same():

@@ -13,7 +13,7 @@ from ssd_train.data.formats.coco import read_coco, write_coco
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.evaluate import match_names, score_predictions
 from ssd_train.errors import DataError
-from ssd_train.evaluation.predictions import CocoIds, Writer, read_any_predictions
+from ssd_train.evaluation.predictions import CocoIds, Writer
 
 NAMES = ClassNames(("cat", "dog"))
 SIZE = (200, 160)
@@ -115,10 +115,6 @@ def test_writer_coco_ids_without_labels_are_numbers_of_names_or_names(tmp_path):
     assert rows[0]["bbox"] == [20, 20, 80, 70]
 
 
-def test_writer_coco_of_nothing_is_an_empty_list(tmp_path):
-    assert json.loads(written("coco", tmp_path / "answers", records=RECORDS[2:]).read_text()) == []
-
-
 def test_writer_csv_has_a_row_for_each_box_in_pixels(tmp_path):
     (name, first, *_), *rows = list(csv.reader(written("csv", tmp_path / "answers").open(encoding="utf-8")))
     assert (name, first) == ("image", "class_id")
@@ -165,7 +161,6 @@ def test_score_predictions_files_of_a_batch_transform_job(tmp_path, name, value,
 
 BAD = {
     "no answer in the folder": (None, None, "out"),
-    "no object": ("out/a.jpg.out", b"[1]", "out/a.jpg.out"),
     "an error": ("out/a.jpg.out", b'{"error": "too large"}', "out/a.jpg.out"),
     "results without a score": (
         "out/r.json",
@@ -173,7 +168,6 @@ BAD = {
         "out/r.json:[0]",
     ),
     "results of segments": ("out/r.json", b'[{"image_id": 1, "category_id": 1, "score": 0.5}]', "out/r.json:[0]"),
-    "results with a flag as id": ("out/r.json", b'[{"image_id": true}]', "out/r.json:[0]"),
     "a class that is not known": (
         "out/a.jsonl",
         b'{"image": "b.jpg", "prediction": [["emu", 0.5, 0, 0, 1, 1]]}',
@@ -214,11 +208,6 @@ def test_match_names_as_other_programs_write_them(names, answers):
 def test_match_names_what_could_be_two_is_not_guessed():
     assert match_names(["x.jpg", "a.jpg"], ["x.jpg", "A.JPG", "a.JPG"]) == {"x.jpg": "x.jpg"}
     assert match_names(["x.jpg", "a.jpg"], ["x.jpg", "a.png"]) == {"x.jpg": "x.jpg"}
-
-
-def test_read_any_answers_of_json_lines_are_those_of_read_answers(tmp_path):
-    path = written("jsonl", tmp_path / "answers")
-    assert [answer.image for answer in read_any_predictions(path, LABELS)] == list(BOXES)
 
 
 def test_detections_as_supervision_has_them():

@@ -6,8 +6,8 @@ import sys
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
-from launches import REGION, ROLE, isolate
+from botocore.exceptions import ClientError
+from helpers.services import REGION, ROLE, isolate
 from moto import mock_aws
 
 from ssd_train.errors import ConfigError, DataError, DependencyError
@@ -39,20 +39,6 @@ def test_send_without_credentials_raises(monkeypatch, missing, cause):
     with pytest.raises(ConfigError) as raised:
         AwsClient().call("list_training_jobs", {})
     assert type(raised.value.__cause__).__name__ == cause and "\n" not in str(raised.value)
-
-
-def test_amazon_unknown_profile_raises(monkeypatch):
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(ConfigError, match="AWS_PROFILE"):
-        AwsClient()
-
-
-def test_send_unreachable_endpoint_raises(monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(ConfigError, match="^list_training_jobs: ") as raised:
-        AwsClient().call("list_training_jobs", {})
-    assert isinstance(raised.value.__cause__, EndpointConnectionError)
 
 
 def test_amazon_without_boto3_names_the_extra(monkeypatch):

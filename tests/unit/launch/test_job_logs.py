@@ -4,13 +4,13 @@ import time
 
 import boto3
 import pytest
-from launches import REGION, isolate
+from helpers.services import REGION, isolate
 from moto import mock_aws
 
 from ssd_train import sagemaker_metrics
 from ssd_train.errors import SsdTrainError
 from ssd_train.launch import job_logs
-from ssd_train.launch.aws_client import AwsClient, AwsError
+from ssd_train.launch.aws_client import AwsClient
 
 
 @pytest.fixture
@@ -57,10 +57,6 @@ def test_metric_series_reads_metric_lines():
     }
 
 
-def test_log_lines_without_log_are_empty(amazon):
-    assert list(job_logs.log_lines(amazon, "ssd-1")) == []
-
-
 def test_log_lines_cover_all_instances_of_the_job_only(amazon):
     first = [f"line {number}" for number in range(250)]
     write_log("ssd-1/algo-1-1", first)
@@ -88,9 +84,3 @@ def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
     describe_as(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
     with pytest.raises(SsdTrainError, match="^ssd-1: .*AlgorithmError: no images$"):
         job_logs.follow(amazon, "ssd-1", lambda line: None, interval=0)
-
-
-def test_describe_unknown_job_raises(amazon):
-    with pytest.raises(AwsError) as raised:
-        job_logs.describe_job(amazon, "ssd-1")
-    assert raised.value.code == "ValidationException"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from launches import INPUTS, ROLE, faults_of, make_job
+from helpers.services import INPUTS, ROLE, faults_of, make_job
 
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import make_channels
@@ -134,19 +134,6 @@ def test_training_request_pipe_mode_streams_augmented_manifest():
     assert model == channel("model", "s3://b/model.tar.gz", **own)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({}, id="plain"),
-        pytest.param({"spot": True}, id="spot"),
-        pytest.param({"distribution": "parameter_server", "instance_count": 2}, id="hosts"),
-        pytest.param({"channels": make_channels({"train": INPUTS["labels"]}, True, ("source-ref", "bb"))}, id="pipe"),
-    ],
-)
-def test_training_request_satisfies_the_api_model(changes):
-    assert faults_of("CreateTrainingJob", training_request(make_job(**changes), SETTINGS)) == ""
-
-
 def test_hyperparameters_parameter_server_sets_kv_store():
     job = make_job(distribution="parameter_server", instance_count=2)
     assert hyperparameters(job, {}) == {"kv_store": '"dist_sync"'}
@@ -154,18 +141,6 @@ def test_hyperparameters_parameter_server_sets_kv_store():
     assert toolkit_parameters(job)["sagemaker_parameter_server_enabled"] == "true"
     with pytest.raises(ConfigError, match="^kv_store: "):
         hyperparameters(job, {"kv_store": "local"})
-
-
-def test_toolkit_parameters_mpi():
-    parameters = toolkit_parameters(make_job(distribution="mpi", processes_per_host=4))
-    assert parameters["sagemaker_mpi_enabled"] == "true"
-    assert parameters["sagemaker_mpi_num_of_processes_per_host"] == "4"
-    assert parameters["sagemaker_mpi_custom_mpi_options"] == '""'
-
-
-def test_training_request_invalid_settings_raise_naming_each():
-    with pytest.raises(ConfigError, match="^epoch: .*optimizer: "):
-        training_request(make_job(), {"epoch": "3", "optimizer": "sdg"})
 
 
 def test_hyperparameters_leave_out_defaults():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from launches import REGION, ROLE, faults_of
+from helpers.services import REGION, ROLE, faults_of
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.launch import requests
@@ -30,29 +30,6 @@ def test_model_request_in_full():
     assert faults_of("CreateModel", request) == ""
 
 
-def test_endpoint_requests_satisfy_the_api_model():
-    request = requests.endpoint_config_request(SERVICE, TAGS)
-    assert request["ProductionVariants"] == [
-        {
-            "VariantName": "AllTraffic",
-            "ModelName": "logo-1",
-            "InitialInstanceCount": 2,
-            "InstanceType": "ml.c5.xlarge",
-            "InitialVariantWeight": 1,
-        }
-    ]
-    assert faults_of("CreateEndpointConfig", request) == ""
-    assert faults_of("UpdateEndpoint", requests.endpoint_request("logo", SERVICE)) == ""
-
-
-def test_transform_request_sends_one_image_per_record():
-    request = requests.transform_request(SERVICE, "s3://my-bucket/images", "s3://my-bucket/answers", TAGS)
-    assert request["TransformInput"]["ContentType"] == "application/x-image"
-    assert request["TransformInput"]["SplitType"] == "None"
-    assert request["BatchStrategy"] == "SingleRecord"
-    assert faults_of("CreateTransformJob", request) == ""
-
-
 @pytest.mark.parametrize(
     "image, expected",
     [
@@ -67,11 +44,6 @@ def test_invoke_request_detects_content_type(image, expected):
     assert faults_of("InvokeEndpoint", request, "sagemaker-runtime") == ""
 
 
-def test_invoke_request_too_large_image_raises():
-    with pytest.raises(DataError, match="^a.jpg: "):
-        requests.invoke_request("logo", "a.jpg", bytes(7 << 20))
-
-
 @pytest.mark.parametrize(
     "body",
     [b"", b"[1]", b'{"predictions": []}', b'{"prediction": [[0, NaN, 0, 0, 1, 1]]}', b"\xff"],
@@ -80,10 +52,6 @@ def test_invoke_request_too_large_image_raises():
 def test_parse_response_invalid_body_raises(body):
     with pytest.raises(DataError, match="^endpoint logo: "):
         requests.parse_response("logo", body)
-
-
-def test_parse_response_returns_rows():
-    assert requests.parse_response("logo", b'{"prediction": [[0, 0.5, 0, 0, 1, 1]]}') == [[0, 0.5, 0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("uri", ["", "s3://", "answers"])

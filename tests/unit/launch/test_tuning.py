@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from launches import faults_of, make_job
+from helpers.services import faults_of, make_job
 
 from ssd_train.errors import ConfigError
-from ssd_train.launch.requests import training_request
 from ssd_train.launch.tuning import RANGES, Range, parse_ranges, tuning_request
 
 ALL = {
@@ -30,20 +29,6 @@ def test_tuning_request_recommended_ranges():
     }
     assert request["Tags"] == [{"Key": "a", "Value": "b"}]
     assert faults_of("CreateHyperParameterTuningJob", request) == ""
-
-
-def test_tuning_request_definition_equals_training_request():
-    job, settings = make_job(spot=True, max_run=60), {"epochs": 5, "grayscale": True}
-    definition = tuning_request(job, settings, parse_ranges(["momentum"]), (2, 1))["TrainingJobDefinition"]
-    training = training_request(job, settings)
-    for name in ("RoleArn", "InputDataConfig", "OutputDataConfig", "StoppingCondition", "EnableManagedSpotTraining"):
-        assert definition[name] == training[name]
-    assert definition["StaticHyperParameters"] == training["HyperParameters"]
-    assert definition["HyperParameterTuningResourceConfig"] == training["ResourceConfig"]
-    names = [item["Name"] for item in definition["AlgorithmSpecification"]["MetricDefinitions"]]
-    assert "validation:mAP" in names
-    # several jobs would write into one folder
-    assert "CheckpointConfig" not in definition
 
 
 @pytest.mark.parametrize(

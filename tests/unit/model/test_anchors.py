@@ -107,14 +107,3 @@ def test_feature_cells_returns_cells_of_each_map(base_network, size, expected):
 def test_anchor_layout_lists_of_wrong_length_raise(sizes, ratios):
     with pytest.raises(ConfigError, match=rf"^anchors: .*\b2\b.*\b{len(sizes)}\b.*\b{len(ratios)}\b"):
         AnchorLayout(100, (4, 2), sizes, ratios)
-
-
-def test_make_anchors_one_cell_equals_hand_computed():
-    anchors = make_anchors(AnchorLayout(100, (1,), (25, 100), ((1, 4, 0.25),)))
-    expected = [[50, 50, 25, 25], [50, 50, 50, 50], [50, 50, 50, 12.5], [50, 50, 12.5, 50]]
-    np.testing.assert_allclose(anchors, expected)
-
-
-def test_make_anchors_order_is_row_by_row():
-    anchors = make_anchors(AnchorLayout(40, (2,), (10, 20), ((1,),)))
-    assert anchors[::2, :2].tolist() == [[10, 10], [30, 10], [10, 30], [30, 30]]

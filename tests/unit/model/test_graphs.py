@@ -78,20 +78,6 @@ def test_detect_graph_rows_are_sorted_suppressed_and_above_the_threshold():
             assert (iou_matrix(boxes, boxes) - np.eye(len(boxes)) <= NMS["nms_threshold"] + 1e-4).all()
 
 
-def test_detect_graph_post_nms_of_all_anchors_returns_all_rows():
-    every = ANCHORS * len(CLASSES)
-    few = DetectGraph(make_net(), 0.45, 5000, 100)(*arrays(pictures())).asnumpy()
-    many = hybridize_static(DetectGraph(make_net(), 0.45, 5000, every))(*arrays(pictures())).asnumpy()
-    assert many.shape == (3, every, 6)
-    np.testing.assert_allclose(many[:, :100], few, atol=1e-3)
-
-
-def test_detect_graph_without_nms_threshold_keeps_all():
-    """1.0 is allowed: no two boxes overlap more."""
-    rows = DetectGraph(make_net(), 1.0, 400, 100)(*arrays(pictures())).asnumpy()
-    assert ((rows[..., 0] >= 0).sum(axis=1) == 100).all()
-
-
 class Trio:
     """The three graphs of one net, each called as training calls it."""
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nets import drawn_inputs, talking_model
+from helpers.models import drawn_inputs, talking_model
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.deploy.gluon_backend import GluonEngine

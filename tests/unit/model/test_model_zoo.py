@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress
-from zoo_server import publish, zoo_server
+from helpers.data import HeardProgress
+from helpers.services import publish, zoo_server
 
 from ssd_train.errors import ConfigError, TrainingInterrupted, WeightsError
 from ssd_train.model.model_zoo import ZooFile, find_weights, store, zoo_file

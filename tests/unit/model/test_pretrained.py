@@ -207,17 +207,6 @@ def test_load_pretrained_given_rows_are_taken_and_the_tensors_counted(our_file, 
             np.testing.assert_array_equal(found[:, position], was[:, row + 1] if row >= 0 else first[:, position])
 
 
-def test_load_pretrained_unknown_classes_load_the_body_only(our_file):
-    path, _ = our_file
-    net = build_net(SMALL_NETWORK, 128, ["cat"])
-    before = values(net)
-    report = load_pretrained(net, SMALL_NETWORK, path)
-    assert report.kept_classes == () and report.loaded == report.total - 8 and report.partly == 0
-    assert report.new_classes == ("cat",)
-    after = values(net)
-    assert all(np.array_equal(before[n], after[n]) for n in before if n.startswith("class_predictors."))
-
-
 def test_load_strict_into_an_equal_network_is_exact(our_file):
     path, old = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"])
@@ -259,8 +248,7 @@ def poisoned(arrays, value):
     return {**arrays, name: mx.nd.array(array)}
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("kind", ["backbone", "detector"])
+@pytest.mark.parametrize("kind, value", [("backbone", np.nan), ("detector", -np.inf)])
 def test_load_pretrained_file_with_nan_or_infinity_raises(tmp_path, backbone_file, our_file, kind, value):
     arrays = mx.nd.load(str({"backbone": backbone_file, "detector": our_file}[kind][0]))
     path = save(tmp_path / "w.params", poisoned(arrays, value))
@@ -285,16 +273,6 @@ def test_load_pretrained_file_without_weights_raises(tmp_path, backbone_file, co
         load_pretrained(build_net(SMALL_NETWORK, 128, ["cat"]), SMALL_NETWORK, path)
 
 
-def test_read_arrays_missing_file_raises(tmp_path):
-    with pytest.raises(WeightsError, match="none.params: "):
-        read_arrays(tmp_path / "none.params")
-
-
-def test_read_arrays_without_names_raises(tmp_path):
-    with pytest.raises(WeightsError, match="w.params: "):
-        read_arrays(save(tmp_path / "w.params", [mx.nd.zeros(3)]))
-
-
 def test_read_arrays_symbol_file_strips_prefixes(tmp_path):
     arrays = {"arg:a_weight": mx.nd.ones(2), "aux:b_running_var": mx.nd.zeros(3), "c": mx.nd.ones(1)}
     assert sorted(read_arrays(save(tmp_path / "w.params", arrays))) == ["a_weight", "b_running_var", "c"]
@@ -304,13 +282,9 @@ def test_read_arrays_symbol_file_strips_prefixes(tmp_path):
     "base_network, file, expected",
     [
         pytest.param("mobilenet0.5", "backbone", "0 of the 135 .*mobilenet0.5", id="another-width"),
-        pytest.param("mobilenetv2_1.0", "backbone", r"\d+ of the 260 .*mobilenetv2_1.0", id="another-network"),
         pytest.param("vgg-16", "backbone", r"\d+ of the 30 .*vgg-16", id="mobilenet-for-vgg"),
-        pytest.param("mobilenetv2_1.0", "detector", r"\d+ of the \d+ .*detector", id="another-detector"),
         pytest.param("vgg-16", "detector", r"\d+ of the \d+ .*detector", id="mobilenet-detector-for-vgg"),
-        pytest.param("mobilenet0.25", "anything", "0 of the 135 ", id="arrays-of-something-else"),
         pytest.param("vgg-16", "anything", "0 of the 30 ", id="arrays-of-something-else-for-vgg"),
-        pytest.param("vgg-16", "symbol", "0 of the 30 ", id="names-without-numbers-for-vgg"),
     ],
 )
 def test_load_pretrained_too_few_fitting_tensors_raises(

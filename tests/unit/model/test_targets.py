@@ -87,12 +87,6 @@ def test_target_encoder_two_objects_in_the_same_anchors_get_the_nearest_each():
     assert TargetEncoder(anchors)(both[::-1], np.arange(2))[0].tolist() == [1, 2]
 
 
-def test_target_encoder_tied_objects_nearest_wins():
-    anchors = np.array([[20, 20, 20, 20], [60, 60, 20, 20], [21, 20, 20, 20], [19, 20, 20, 20]], np.float32)
-    boxes = cxcywh_to_xyxy(np.array([[23, 20, 20, 20], [18, 20, 20, 20]], np.float32))
-    assert TargetEncoder(anchors)(boxes, np.arange(2))[0].tolist() == [2, 0, 1, 2]
-
-
 def test_target_encoder_without_boxes_is_all_background():
     classes, offsets = TargetEncoder(ANCHORS)(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     assert classes.shape == (len(ANCHORS),) and offsets.shape == (len(ANCHORS), 4)
@@ -110,13 +104,6 @@ def test_target_encoder_competing_boxes_each_get_an_anchor():
     np.testing.assert_allclose(found, boxes[classes[positive].astype(int) - 1], atol=1e-3)
 
 
-def test_target_encoder_more_boxes_than_anchors():
-    anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
-    boxes = cxcywh_to_xyxy(np.array([[10, 10, 8, 6], [30, 30, 8, 7], [10, 10, 8, 8], [30, 30, 6, 6]], np.float32))
-    classes, _ = TargetEncoder(anchors)(boxes, np.arange(4))
-    assert classes.tolist() == [3, 2]  # each anchor's best
-
-
 def test_target_encoder_box_without_overlap_has_no_positive():
     """GluonCV makes every anchor one."""
     anchors = np.array([[10, 10, 8, 8], [30, 30, 8, 8]], np.float32)
@@ -132,6 +119,7 @@ def test_target_encoder_box_without_overlap_has_no_positive():
         pytest.param([[0.9, 0.8], [0.7, 0.85]], [0, 1], id="both-want-their-own"),
         pytest.param([[0.8, 0.9], [0.6, 0.7]], [1, 0], id="the-higher-pair-first"),
         pytest.param([[0.9, 0.1], [0.5, 0.2], [0.49, 0.0]], [0, 1, -1], id="threshold-includes-half"),
+        pytest.param([[0.9], [0.5], [0.49]], [0, 0, -1], id="half-is-enough-beside-the-best"),
         pytest.param([[0.0], [0.0]], [-1, -1], id="no-overlap"),
     ],
 )
@@ -140,29 +128,11 @@ def test_matching_by_hand(iou, expected):
     assert match(iou, np.zeros((len(iou), 4)), np.zeros((iou.shape[1], 4))).tolist() == expected
 
 
-def pairs_of(iou):
-    """Return the matches of IoUs (N, A) if all centres are equal."""
-    return greedy_bipartite_match(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
-def test_bipartite_match_equals_hand_computed(seed, anchors, truths):
-    """All IoUs differ by more than the tolerance of a tie."""
-    iou = (np.random.RandomState(seed).permutation(anchors * truths).reshape(anchors, truths) / (anchors * truths)) ** 2
-    expected, left = set(), iou.copy()
-    while left.max() > 0:
-        anchor, truth = np.unravel_index(left.argmax(), left.shape)
-        expected.add((truth, anchor))
-        left[anchor], left[:, truth] = 0, 0
-    assert set(pairs_of(iou.T)) == expected
-
-
 coordinate = st.floats(0, 500, width=32)
 side = st.floats(0.5, 600, width=32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(coordinate, coordinate, side, side, st.integers(0, len(ANCHORS) - 1))
 def test_decode_inverts_encode(x, y, width, height, index):
     boxes = np.array([[x, y, x + width, y + height]], np.float32)
@@ -183,3 +153,8 @@ def test_target_encoder_positives_decode_to_their_boxes():
         )
         assert iou[anchor, truth] >= 0.5 or (anchor, truth) in [(a, t) for t, a in pairs_of(iou.T)]
     assert (iou[classes == 0].max(axis=1) < 0.5).all()
+
+
+def pairs_of(iou):
+    """Return the matches of IoUs (N, A) if all centres are equal."""
+    return greedy_bipartite_match(iou, np.zeros((iou.shape[0], 2)), np.zeros((iou.shape[1], 2)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import manifests
 import pytest
+from helpers import manifests
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.filter import ConfidenceFilter, LineFilter, keep, read_ids
@@ -60,18 +60,6 @@ def test_conditions(tmp_path, manifest, conditions, expected):
 def test_conditions_that_cannot_be(tmp_path, manifest, conditions, expected):
     with pytest.raises(ConfigError, match=expected):
         keep(manifest, tmp_path / "out", conditions)
-
-
-def test_id_of_two_images_is_an_error(tmp_path):
-    path = manifests.write(tmp_path / "a", [manifests.line("one/a.jpg"), manifests.line("two/a.png")])
-
-    with pytest.raises(ConfigError, match=r"'a' stands for 2 images of .* \(one/a.jpg, two/a.png\)"):
-        keep(path, tmp_path / "out", LineFilter(ids=["a"]))
-
-
-def test_nothing_left_is_an_error(tmp_path, manifest):
-    with pytest.raises(DataError, match="no line would be left"):
-        keep(manifest, tmp_path / "out", LineFilter(source_regex="zzz"))
 
 
 def test_verified_labels(tmp_path):
@@ -144,24 +132,6 @@ def test_box_without_a_confidence(tmp_path, objects, expected):
 
     with pytest.raises(DataError, match=expected):
         keep(manifests.write(tmp_path / "a", [value]), tmp_path / "out", LineFilter(), ConfidenceFilter(0.5))
-
-
-@pytest.mark.parametrize("number", [-0.1, 1.5, float("nan")])
-def test_confidence_out_of_range(number):
-    with pytest.raises(ConfigError, match="expected a number from 0 to 1"):
-        ConfidenceFilter(number)
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        pytest.param("a, b,,a", ("a", "b"), id="commas"),
-        pytest.param("", (), id="not-given"),
-        pytest.param("x" * 5000, ("x" * 5000,), id="longer-than-a-path-can-be"),
-    ],
-)
-def test_ids_as_text(text, expected):
-    assert read_ids(text) == expected
 
 
 def test_ids_in_a_file(tmp_path):

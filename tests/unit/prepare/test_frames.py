@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from builders import HeardProgress, picture
+from helpers.data import HeardProgress, picture
 
 from ssd_train.data.image_io import decode, encode_png
 from ssd_train.errors import ConfigError, DataError

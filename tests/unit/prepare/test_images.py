@@ -6,12 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from builders import HeardProgress, picture
+from helpers.data import HeardProgress, picture
 from PIL import Image
 
 from ssd_train.data.image_io import decode, encode, read_header
 from ssd_train.data.transforms import to_gray
-from ssd_train.errors import ConfigError
 from ssd_train.prepare.images import WriteOptions, grayscale
 
 
@@ -60,26 +59,6 @@ def test_lossy_formats_stay_what_they_are(tmp_path, format, name):
     assert (image.max(axis=2) - image.min(axis=2)).max() <= 1
 
 
-def test_quality_counts(tmp_path):
-    put(tmp_path, "a.jpg", encode(picture((200, 200)), "JPEG", 95))
-
-    sizes = []
-    for quality in (20, 95):
-        run(tmp_path, quality=quality, overwrite=True)
-        sizes.append((tmp_path / "out" / "a.jpg").stat().st_size)
-
-    assert sizes[0] * 2 < sizes[1]
-
-
-def test_mislabelled_picture_keeps_its_format_and_is_told(tmp_path):
-    put(tmp_path, "a.jpg", encode(picture(), "PNG"))
-
-    done = run(tmp_path)
-
-    assert read_header((tmp_path / "out" / "a.jpg").read_bytes(), "out").format == "PNG"
-    assert done.notes == ["a.jpg: is called .jpg and is a PNG; it stays a PNG"]
-
-
 @pytest.mark.parametrize("format, name", [("JPEG", "a.jpg"), ("PNG", "a.png"), ("WEBP", "a.webp")])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_stays(tmp_path, format, name, orientation):
@@ -113,30 +92,3 @@ def test_done_pictures_are_skipped_unless_their_source_is_newer(tmp_path):
     np.testing.assert_array_equal(decode((out / "2.png").read_bytes(), ""), to_gray(picture(seed=9)))
     assert run(tmp_path, overwrite=True).written == 3
     assert (out / "0.png").read_bytes() != b"mine"
-
-
-@pytest.mark.parametrize(
-    "data, expected",
-    [
-        pytest.param(b"", "an empty file", id="empty"),
-        pytest.param(b"<html>", "an HTML page", id="html"),
-        pytest.param(encode(picture(), "PNG")[:-20], "cut off", id="cut-off"),
-        pytest.param(encode(picture((5, 5)), "PNG"), "sides of at least", id="tiny"),
-    ],
-)
-def test_unreadable_pictures_are_told_and_the_others_done(tmp_path, data, expected):
-    bad = put(tmp_path, "bad.png", data)
-    put(tmp_path, "good.png", encode(picture(), "PNG"))
-
-    done = run(tmp_path)
-
-    assert done.written == 1 and len(done.failures) == 1
-    assert done.failures[0].startswith(str(bad)) and expected in done.failures[0]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
-
-
-def test_sources_are_never_overwritten(tmp_path):
-    put(tmp_path, "a.png", encode(picture(), "PNG"))
-
-    with pytest.raises(ConfigError, match="outside"):
-        grayscale(tmp_path / "in", tmp_path / "in", WriteOptions(), HeardProgress())

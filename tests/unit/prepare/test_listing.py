@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import manifests
 import pytest
+from helpers import manifests
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.manifest import write_listing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import manifests
 import pytest
+from helpers import manifests
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.errors import ConfigError, DataError
@@ -47,14 +47,6 @@ def test_image_that_comes_again_is_an_error_that_names_both_places(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_of_other_names_need_a_common_one(tmp_path):
-    a = manifests.write(tmp_path / "a", [manifests.line("1.jpg", attribute="x")])
-    b = manifests.write(tmp_path / "b", [manifests.line("2.jpg", attribute="y")])
-
-    with pytest.raises(ConfigError, match="'x' in .*a, 'y' in .*b, expected --label_attribute"):
-        join([a, b], tmp_path / "out")
-
-
 def test_labels_get_a_common_name_where_they_stand(tmp_path):
     a = manifests.write(tmp_path / "a", [{**manifests.line("1.jpg", attribute="x"), "after": 1}])
     b = manifests.write(tmp_path / "b", [manifests.line("2.jpg", attribute="y")])
@@ -83,23 +75,6 @@ def test_named_labels_are_taken_where_a_manifest_has_several(tmp_path):
     assert (tmp_path / "out").read_bytes() == a.read_bytes()
 
 
-def test_ids_are_made_anew_where_they_clash(tmp_path):
-    a = manifests.write(tmp_path / "a", [manifests.line("1.jpg", [(0, 1, 1, 5, 5)], {0: "cat"})])
-    b = manifests.write(
-        tmp_path / "b", [manifests.line("2.jpg", [(0, 2, 2, 5.50, 5), (1, 1, 1, 9, 9)], {0: "dog", 1: "cat"})]
-    )
-
-    done = join([a, b], tmp_path / "out")
-
-    labels = read_ground_truth(tmp_path / "out")
-    names = [[labels.class_names[i] for i in record.class_ids] for record in labels.records]
-    assert names == [["cat"], ["dog", "cat"]]
-    assert done.renumbered == {"cat": 0, "dog": 1}
-    assert all(
-        value["bb-metadata"]["class-map"] == {"0": "cat", "1": "dog"} for value in manifests.read(tmp_path / "out")
-    )
-
-
 def test_join_ids_that_clash_are_made_anew_and_the_others_stay(tmp_path):
     a = manifests.write(tmp_path / "a", [manifests.line("1.jpg", [(3, 1, 1, 5, 5)], {0: "cat", 3: "cow"})])
     b = manifests.write(
@@ -120,13 +95,6 @@ def test_names_that_differ_in_blanks_are_an_error(tmp_path):
 
     with pytest.raises(DataError, match="has class 'cat ', but .*a has 'cat'"):
         join([a, b], tmp_path / "out")
-
-
-def test_images_that_nobody_has_labelled_are_joined_too(tmp_path):
-    a = manifests.write(tmp_path / "a", [{"source-ref": "1.jpg"}])
-    b = manifests.write(tmp_path / "b", [{"source-ref": "2.jpg"}])
-
-    assert join([a, b], tmp_path / "out").lines_out == 2
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-import manifests
 import numpy as np
 import pytest
+from helpers import manifests
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.split import SplitOptions, assign, split

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 
 import pytest
-from mutations import tries
+from helpers.data import tries
 
 from ssd_train.errors import WeightsError
 from ssd_train.storage.archive import Limits, is_archive, open_model, unpack_archive

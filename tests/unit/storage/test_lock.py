@@ -3,16 +3,15 @@
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 
-from ssd_train.errors import CheckpointError, SsdTrainError
+from ssd_train.errors import CheckpointError
 from ssd_train.storage.lock import LOCK, exclusive_lock
 
 HOLDER = """
@@ -52,12 +51,6 @@ def test_held_second_process_is_refused_until_the_first_is_killed(tmp_path, hold
     hold(tmp_path / "c")
 
 
-def test_held_copy_of_a_locked_folder_is_free(tmp_path, holder):
-    """As when a folder is synced to S3 and restored on another machine."""
-    shutil.copytree(tmp_path / "c", tmp_path / "restored")
-    hold(tmp_path / "restored")
-
-
 @pytest.mark.parametrize("content", ["", "4711", "held"])
 def test_held_ignores_the_content_of_the_lock_file(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
@@ -95,12 +88,6 @@ def test_held_without_file_system_support_warns(tmp_path, monkeypatch, number, w
         return
     with exclusive_lock(tmp_path, progress):
         assert len(progress.warnings) == 1 and progress.warnings[0].startswith(f"{tmp_path}: ")
-
-
-def test_held_path_that_is_a_file_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SsdTrainError, match="file"):
-        hold(tmp_path / "file")
 
 
 def test_lock_not_kept_leaves_no_file_and_no_new_folder(tmp_path):

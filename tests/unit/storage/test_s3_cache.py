@@ -6,8 +6,8 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from builders import HeardProgress
-from stores import contents, copies, fault, put, stub
+from helpers.data import HeardProgress
+from helpers.services import contents, copies, fault, put, stub
 
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.storage.s3 import Store, Unavailable, Url
@@ -33,17 +33,6 @@ def test_upload_and_bring_round_trip(s3_client, tmp_path, size):
     assert upload(Store(), tmp_path / "there", Url("bucket", "a b/größe+%20.bin"), HeardProgress()) == 1
     assert s3_client.get_object(Bucket="bucket", Key="a b/größe+%20.bin")["Body"].read() == data
     assert copies().fetch(Url("bucket", "a b/größe+%20.bin")).read_bytes() == data
-
-
-def test_upload_folder_writes_json_last(s3_client, tmp_path):
-    for name in ("config.json", "weights.params", "deep/z.txt"):
-        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "model" / name).write_bytes(name.encode())
-    order, store = [], Store()
-    write, store.write = store.write, lambda path, url: (write(path, url), order.append(path.name))
-    assert upload(store, tmp_path / "model", Url("bucket", "job/model"), HeardProgress()) == 3
-    assert order[-1] == "config.json"
-    assert contents(copies().fetch(Url("bucket", "job/model/"))) == contents(tmp_path / "model")
 
 
 def test_bring_downloads_only_changed_objects(s3_client):
@@ -102,15 +91,6 @@ def test_bring_after_an_interruption_keeps_finished_copies(s3_client):
     assert not list(index.parent.glob("incoming*/*"))
 
 
-def test_bring_each_updates_changed_objects(s3_client):
-    put(s3_client, "a/1.jpg", "b/2.jpg")
-    addresses = ["s3://bucket/a/1.jpg", "s3://bucket/b/2.jpg"]
-    first = copies().fetch_each(addresses)
-    put(s3_client, "b/2.jpg", body=b"newer")
-    second = copies().fetch_each(addresses)
-    assert first == second and [path.read_bytes() for path in second.values()] == [b"1", b"newer"]
-
-
 MISSING = {
     "object": ("s3://bucket/none.jpg", "s3://bucket/none.jpg: there is no such object"),
     "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
@@ -159,12 +139,6 @@ def test_bring_missing_url_is_an_error(s3_client, url, message):
 def test_bring_folder_with_invalid_keys_is_an_error(s3_client, key):
     put(s3_client, "p/1.jpg", f"p/{key}")
     with pytest.raises(DataError, match=f"^s3://bucket/p/{key}: "):
-        copies().fetch(Url("bucket", "p/"))
-
-
-def test_bring_object_in_place_of_a_folder_is_an_error(s3_client):
-    put(s3_client, "p/a", "p/a/b")
-    with pytest.raises(SsdTrainError, match="^s3://bucket/p/a"):
         copies().fetch(Url("bucket", "p/"))
 
 

@@ -8,6 +8,6 @@ import pytest
 @pytest.fixture(scope="module")
 def samples():
     """Return eight drawn images with their targets; the last two have no objects."""
-    from learners import drawn_samples  # which needs MXNet, as not all tests here do
+    from helpers.models import drawn_samples
 
     return drawn_samples()

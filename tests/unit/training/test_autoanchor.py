@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, small_config
+from helpers.data import HeardProgress, label_set, small_config
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.config_fields import parse_increasing_floats
 from ssd_train.data.structures import ClassNames
-from ssd_train.model.anchors import anchor_layout, linear_scales, make_anchors
+from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.training.autoanchor import SECOND, SMALLEST, anchors_of_checkpoint, fit_anchor_scales, resolve_anchors
 
@@ -68,11 +68,6 @@ def test_auto_anchors_considers_zoom_augmentation():
     assert zooming.overlap < plain.overlap
 
 
-def test_auto_anchors_is_deterministic():
-    labels = labels_of(boxes_of(0.2, 500), boxes_of(0.5, 20))
-    assert fit_anchor_scales(config(), labels) == fit_anchor_scales(config(), labels)
-
-
 def test_auto_anchors_is_never_worse_than_default_scales():
     for share in (0.02, 0.1, 0.3, 0.5, 0.9, 1.0):
         choice = fit_anchor_scales(config(), labels_of(boxes_of(share, 10)))
@@ -85,10 +80,6 @@ def test_auto_anchors_returns_the_best_candidate():
     assert share in SMALLEST and 2.0 in SECOND
     choice = fit_anchor_scales(config(), labels_of(boxes_of(share, 60)))
     assert share in choice.shares or choice.shares[0] * choice.shares[1] == pytest.approx(share**2, rel=0.2)
-
-
-def test_linear_scales_grow_evenly():
-    np.testing.assert_allclose(linear_scales(3, 0.1, 0.2, 1.0), [0.1, 0.2, 0.6, 1.0])
 
 
 def model_of(folder, **settings):
@@ -173,18 +164,6 @@ def test_resolve_anchors_of_gluoncv_preset_equal_its_network(tmp_path, preset, b
         np.testing.assert_allclose(ours[:, :2], expected[:, :2], rtol=1e-5)
 
 
-def test_resolve_anchors_of_gluoncv_coco_preset_are_smaller(tmp_path):
-    net = mxnet_compat.gluoncv().model_zoo.get_model(
-        "ssd_300_vgg16_atrous_coco", pretrained=False, pretrained_base=False
-    )
-    arrays = {n: p.value for n, p in net._collect_params_with_prefix().items() if n.endswith(".anchors")}
-    mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
-    found = chosen(config(base_network="vgg-16", image_shape=300), tmp_path / "net.params")[0]
-    assert found == "0.07,0.15,0.33,0.51,0.69,0.87,1.05"
-    # other maps than the file's: SSD's own
-    assert chosen(config(base_network="vgg-16", image_shape=512), tmp_path / "net.params")[0] == ""
-
-
 @pytest.mark.parametrize(
     "array", [np.ones(3), np.ones((1, 1, 2, 2, 4)), np.zeros((1, 1, 1, 1, 16)), np.full((1, 1, 1, 1, 16), -1.0)]
 )
@@ -192,13 +171,3 @@ def test_resolve_anchors_of_malformed_anchors_are_defaults(tmp_path, array):
     arrays = {f"anchor_generators.{index}.anchors": mx.nd.array(array) for index in range(6)}
     mx.nd.save(str(tmp_path / "net.params"), {**arrays, "class_predictors.0.predictor.bias": mx.nd.ones((1,))})
     assert anchors_of_checkpoint(tmp_path / "net.params", config()) == ""
-
-
-def test_resolve_anchors_of_gluoncv_detector_and_backbone(tmp_path):
-    arrays = {"features.conv0_weight": mx.nd.ones((1,)), "class_predictors.0.predictor.bias": mx.nd.ones((1,))}
-    mx.nd.save(str(tmp_path / "detector.params"), arrays)
-    mx.nd.save(str(tmp_path / "backbone.params"), {"features.conv0_weight": mx.nd.ones((1,))})
-    fitted = chosen(config())[0]
-    assert chosen(config(), tmp_path / "detector.params")[0] == ""
-    assert chosen(config(), tmp_path / "backbone.params")[0] == fitted
-    assert chosen(config(), tmp_path / "not-there.params")[0] == fitted

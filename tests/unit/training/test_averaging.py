@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import small_config
 
-from ssd_train import mxnet_compat
 from ssd_train.data.synthetic import SHAPE_CLASSES
-from ssd_train.devices import contexts
 from ssd_train.model.net import build_net
-from ssd_train.training.step import ModelEMA, TrainStep
-
-mx = mxnet_compat.mxnet()
+from ssd_train.training.step import ModelEMA
 
 SIDE = 128
 
@@ -67,17 +62,3 @@ def test_moving_average_includes_batchnorm_statistics():
     assert any("running" in name for name in moving)
     for name in moving:
         np.testing.assert_allclose(values(net)[name], 1 - 2 / 11, rtol=1e-5, err_msg=name)
-
-
-def test_moving_average_of_constant_weights_is_constant():
-    net, learner = make_net(1), make_net(2)
-    average = ModelEMA(net, learner, 0.9)
-    for _ in range(3):
-        average.update()
-    found = values(net)
-    for name, array in values(learner).items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-6, err_msg=name)
-
-
-def test_moving_average_is_off_by_default():
-    assert TrainStep(make_net(), small_config(), contexts("cpu")).average is None

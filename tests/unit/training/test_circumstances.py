@@ -1,7 +1,7 @@
 """Tests of runtime properties that differ on resume."""
 
 import pytest
-from builders import small_config
+from helpers.data import small_config
 
 from ssd_train.training.checkpoint import describe_differences, runtime_info
 

@@ -10,8 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images, picture, small_config
-from fifos import FifoWriter, framed, options, samples
+from helpers.data import (
+    FifoWriter,
+    HeardProgress,
+    framed,
+    label_set,
+    memory_images,
+    options,
+    picture,
+    samples,
+    small_config,
+)
 
 from ssd_train.data.formats.ground_truth import box_label, write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
@@ -51,15 +60,6 @@ def names_of(side):
     return [side.labels.class_names[i] for record in side.labels.records for i in record.class_ids]
 
 
-def test_a_rec_is_enough(tmp_path):
-    write_recordio(tmp_path / "train" / "x.rec", LABELS.records, IMAGES)
-
-    train, validation = sides(train=tmp_path / "train")
-
-    assert len(train.labels) + len(validation.labels) == COUNT
-    assert all(train.images.read(record) for record in train.labels.records)
-
-
 def test_recs_on_both_sides_and_the_number_of_classes(tmp_path):
     write_recordio(tmp_path / "train.rec", LABELS.records, IMAGES)
     write_recordio(tmp_path / "validation.rec", HELD.records[:1], HELD_IMAGES)
@@ -69,27 +69,6 @@ def test_recs_on_both_sides_and_the_number_of_classes(tmp_path):
 
     assert list(train.labels.class_names) == list(validation.labels.class_names) == ["class_0", "class_1", "class_2"]
     assert (len(train.labels), len(validation.labels)) == (COUNT, 1)
-
-
-def test_four_channels_of_the_builtin_algorithm(tmp_path):
-    inside = [replace(record, name=f"deep/{record.name}") for record in LABELS.records]
-    held = [replace(record, name=f"deep/{record.name}", class_ids=1 - record.class_ids) for record in HELD.records]
-    write_images(tmp_path / "train")
-    write_images(tmp_path / "validation", HELD, HELD_IMAGES)
-    write_image_json(tmp_path / "train_annotation", inside, LABELS.class_names)
-    write_image_json(tmp_path / "validation_annotation", held, ClassNames(("dog", "cat")))
-
-    train, validation = sides(
-        small_config(labels_format="image/png"),
-        train=tmp_path / "train",
-        labels=tmp_path / "train_annotation",
-        validation=tmp_path / "validation",
-        validation_labels=tmp_path / "validation_annotation",
-    )
-
-    assert names_of(train) == ["cat", "dog"] * (COUNT // 2)
-    assert names_of(validation) == ["cat", "dog"] and list(validation.labels.class_names) == ["cat", "dog"]
-    assert validation.images.read(validation.labels.records[0]) == HELD_IMAGES.read(HELD.records[0])
 
 
 def test_validation_images_without_labels_are_refused(tmp_path):
@@ -116,21 +95,6 @@ def test_both_sides_from_pipes(tmp_path, told):
     assert {train.images.read(r) for r in train.labels.records} == {IMAGES.read(r) for r in LABELS.records}
     told = [line.split(",")[0] for line in progress.lines]
     assert told == ["train: received 8 images", "validation: received 2 images"]
-
-
-def test_a_share_of_a_pipe_is_held_out(tmp_path):
-    with FifoWriter(tmp_path / "train", [samples(LABELS.records, IMAGES)]):
-        train, validation = piped(train=tmp_path / "train")
-
-    assert len(train.labels) + len(validation.labels) == COUNT and len(validation.labels)
-    assert list(train.labels.class_names) == ["class_0", "class_1"]
-
-
-def test_names_of_classes_may_be_given(tmp_path):
-    with FifoWriter(tmp_path / "train", [samples(LABELS.records, IMAGES)]):
-        train, _ = piped(settings={"class_names": "red, blue"}, train=tmp_path / "train")
-
-    assert list(train.labels.class_names) == ["red", "blue"]
 
 
 def test_validation_without_metadata_has_the_ids_of_training(tmp_path):
@@ -196,26 +160,6 @@ def test_read_sides_given_class_names_hold_for_validation_too(tmp_path):
 
     assert names_of(train) == ["red", "blue"] * (COUNT // 2) and names_of(validation) == ["red", "blue"]
     assert len(train.labels.repaired) == COUNT and not validation.labels.repaired
-
-
-def test_hold_out_by_groups_logs_what_counts_and_how_many_there_are(tmp_path):
-    write_recordio(tmp_path / "x.rec", LABELS.records, IMAGES)
-    for group, counted in ((r"(\d)\.png", "first bracket"), (r"[0-3]\.png", "whole match")):
-        progress = HeardProgress()
-        sides(small_config(split_group=group), progress, train=tmp_path / "x.rec")
-        (line,) = [line for line in progress.lines if line.startswith("split_group: ")]
-        assert counted in line and line.split()[1] == ("8" if "bracket" in counted else "4")
-
-
-def test_validation_in_files_beside_a_pipe(tmp_path):
-    write_images(tmp_path / "validation", HELD, HELD_IMAGES)
-    write_ground_truth(tmp_path / "x.manifest", HELD.records, HELD.class_names)
-    with FifoWriter(tmp_path / "train", [samples(LABELS.records, IMAGES, LABELS.class_names)]):
-        _, validation = piped(
-            train=tmp_path / "train", validation=tmp_path / "validation", validation_labels=tmp_path / "x.manifest"
-        )
-
-    assert names_of(validation) == ["cat", "dog"]
 
 
 def test_a_pipe_too_large_to_keep_is_a_stream(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import small_config
-from learners import NETWORK, SIDE, batch_of, learner, weights
+from helpers.data import small_config
+from helpers.models import NETWORK, SIDE, batch_of, learner, weights
 
 from ssd_train import mxnet_compat
 from ssd_train.data.loaders import EvalBatch

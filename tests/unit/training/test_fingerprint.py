@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from builders import HeardProgress, label_set, small_config
+from helpers.data import HeardProgress, label_set, small_config
 
 from ssd_train.config import TrainConfig, settings_by_data
 from ssd_train.data.image_sources import MemoryImages

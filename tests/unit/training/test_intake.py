@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from builders import HeardProgress, label_set, memory_images, picture
+from helpers.data import HeardProgress, label_set, memory_images, picture
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.image_io import encode_png

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from builders import small_config
-from saving import assert_equal, batch, learner, make_net, values
+from helpers.data import small_config
+from helpers.models import assert_equal, make_net, noise_batch, saved_learner, values
 
 from ssd_train import mxnet_compat
 from ssd_train.devices import contexts
@@ -20,30 +20,30 @@ mx = mxnet_compat.mxnet()
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
 def test_load_optimizer_continues_bit_for_bit(tmp_path, optimizer):
-    unbroken, broken, resumed = learner(optimizer), learner(optimizer), learner(optimizer, seed=5)
+    unbroken, broken, resumed = saved_learner(optimizer), saved_learner(optimizer), saved_learner(optimizer, seed=5)
     for step in range(6):
-        unbroken.step(batch(step), 0.001 * (step + 1))
+        unbroken.step(noise_batch(step), 0.001 * (step + 1))
     for step in range(3):
-        broken.step(batch(step), 0.001 * (step + 1))
+        broken.step(noise_batch(step), 0.001 * (step + 1))
     counts = save_optimizer(tmp_path / "o.params", broken.trainer)
     for parameter, value in values(broken.net).items():
         resumed.net._collect_params_with_prefix()[parameter].set_data(mx.nd.array(value))
     load_optimizer(read_arrays(tmp_path / "o.params"), resumed.trainer, json.loads(json.dumps(counts)))
     for step in range(3, 6):
-        resumed.step(batch(step), 0.001 * (step + 1))
+        resumed.step(noise_batch(step), 0.001 * (step + 1))
     assert_equal(resumed.net, unbroken.net)
     assert resumed.trainer._optimizer.num_update == unbroken.trainer._optimizer.num_update == 6
 
 
 def test_optimizer_without_its_state_differs():
     """The difference that the test above guards against."""
-    unbroken, forgetful = learner("adam"), learner("adam")
+    unbroken, forgetful = saved_learner("adam"), saved_learner("adam")
     for step in range(4):
-        unbroken.step(batch(step), 0.01)
+        unbroken.step(noise_batch(step), 0.01)
         if step == 2:
             for name, value in values(unbroken.net).items():
                 forgetful.net._collect_params_with_prefix()[name].set_data(mx.nd.array(value))
-    forgetful.step(batch(3), 0.01)
+    forgetful.step(noise_batch(3), 0.01)
     name = "class_predictors.0.predictor.weight"
     assert not np.array_equal(values(unbroken.net)[name], values(forgetful.net)[name])
 
@@ -51,8 +51,8 @@ def test_optimizer_without_its_state_differs():
 def test_save_optimizer_without_state(tmp_path):
     config = small_config(optimizer="sgd", momentum=0)
     learned = TrainStep(make_net(), config, contexts("cpu"))
-    learned.step(batch(0), 0.01)
+    learned.step(noise_batch(0), 0.01)
     counts = save_optimizer(tmp_path / "o.params", learned.trainer)
     load_optimizer(read_arrays(tmp_path / "o.params"), learned.trainer, counts)
-    learned.step(batch(1), 0.01)
+    learned.step(noise_batch(1), 0.01)
     assert learned.trainer._optimizer.num_update == 2

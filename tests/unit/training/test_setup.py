@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import DrawnSet, HeardProgress, label_set, small_config
+from helpers.data import DrawnSet, HeardProgress, label_set, small_config
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress, small_config
+from helpers.data import HeardProgress, small_config
 
 from ssd_train.environment import Environment
 from ssd_train.training.checkpoint import TrainState

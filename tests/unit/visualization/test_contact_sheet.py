@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images
+from helpers.data import HeardProgress, label_set, memory_images
 
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages
-from ssd_train.errors import ConfigError, DataError
 from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
 
 BOX = [[8, 6, 32, 24]]
@@ -16,14 +15,6 @@ BOX = [[8, 6, 32, 24]]
 
 def gray(count, size_wh=(40, 30)):
     return [np.full((size_wh[1], size_wh[0], 3), 40, np.uint8)] * count
-
-
-def test_labelled_sheet_shape_follows_layout():
-    labels = label_set([BOX] * 5)
-
-    sheet, failures = labelled_sheet(labels, memory_images(labels), Layout(5, 2, (100, 80)), HeardProgress())
-
-    assert sheet.shape == (3 * 80, 2 * 100, 3) and failures == []
 
 
 @pytest.mark.parametrize("size_wh", [(40, 30), None], ids=["known-size", "unknown-size"])
@@ -69,26 +60,3 @@ def test_labelled_sheet_unreadable_image_is_reported():
 
     assert len(failures) == 1 and failures[0].startswith("train.manifest:2: 1.png")
     assert sheet.shape[0] == 2 * 80
-
-
-def test_labelled_sheet_without_readable_image_raises():
-    labels = label_set([BOX] * 2)
-
-    with pytest.raises(DataError, match="^train.manifest:1: .*0.png"):
-        labelled_sheet(labels, MemoryImages({}), Layout(), HeardProgress())
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
-        pytest.param(Layout(count=0), id="no-image"),
-        pytest.param(Layout(columns=0), id="no-column"),
-        pytest.param(Layout(cell_wh=(63, 300)), id="tiny-cells"),
-        pytest.param(Layout(2, 1, (90000, 1000)), id="huge"),
-    ],
-)
-def test_labelled_sheet_invalid_layout_raises(layout):
-    labels = label_set([BOX] * 2)
-
-    with pytest.raises(ConfigError, match="^sheet: "):
-        labelled_sheet(labels, memory_images(labels), layout, HeardProgress())

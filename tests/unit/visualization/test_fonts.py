@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ssd_train.errors import DependencyError
 from ssd_train.visualization import fonts
 
 
@@ -22,11 +21,6 @@ def test_drawable_falls_back_without_glyphs(text, expected):
     assert fonts.drawable(text, "#3") == expected
 
 
-def test_font_for_has_all_glyphs_or_is_none():
-    assert fonts.font_for("Ag0.", 14) is not None
-    assert fonts.font_for("A\U0010fffd", 14) is None
-
-
 @pytest.mark.parametrize("max_width", [0, 5, 30, 80, 500])
 def test_shortened_fits_into_width(max_width):
     text = "a rather long class name"
@@ -36,15 +30,3 @@ def test_shortened_fits_into_width(max_width):
         assert short == text
     if max_width == 80:
         assert short.endswith("…") and text.startswith(short[:-1]) and len(short) > 4
-
-
-@pytest.mark.parametrize("loaded", [TypeError("no size"), object()], ids=["Pillow 9", "without FreeType"])
-def test_text_wh_without_any_font_raises(no_font_files, monkeypatch, loaded):
-    def load_default(size):
-        if isinstance(loaded, Exception):
-            raise loaded
-        return loaded
-
-    monkeypatch.setattr(fonts.ImageFont, "load_default", load_default)
-    with pytest.raises(DependencyError, match="no such font.ttf"):
-        fonts.text_wh("a", 12)

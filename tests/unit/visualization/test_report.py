@@ -85,15 +85,6 @@ def test_render_contains_scores_curves_and_settings(make_report):
     assert "lr_scheduler_step 16, 20" in text and "mxnet 1.9.1" in text and "pretrained none" in text
 
 
-@pytest.mark.parametrize("metric, tile", [("coco", 1), ("voc07", 3)])
-def test_render_marks_the_metric_that_chose_the_model(metric, tile):
-    def definitions(**settings):
-        return re.findall("<small>(.*?)</small>", render(bare(scores={}, settings=settings)))
-
-    pairs = zip(definitions(), definitions(metric_for_best_model=metric))
-    assert [index for index, (plain, marked) in enumerate(pairs) if plain != marked] == [tile]
-
-
 def test_render_images_are_few_and_small(make_report):
     text = render(make_report(pictures=40))
     images = Page(text).all("img")
@@ -158,22 +149,6 @@ def test_render_missing_data_is_marked(data, expected):
     assert page.fault is None and [section["id"] for section in page.all("section")] == SECTIONS
     text = " ".join(page.text.split())
     assert expected in text and not re.search(r"\bnan\b|\binf\b", text, re.IGNORECASE)
-
-
-@pytest.mark.parametrize("classes", [1, 7, 8, 80])
-def test_render_any_number_of_classes(make_report, classes):
-    names = [f"class {index}" for index in range(classes)]
-    page = Page(render(make_report(names, epochs=4, pictures=3)))
-    assert page.fault is None and all(name in page.text for name in names)
-    assert (f"mean of {classes} classes" in page.text) == (classes > 1)
-
-
-def test_render_mean_curve_averages_interpolated_precision():
-    curves = {"a": {"recall": [0.5, 1.0], "precision": [1.0, 0.5]}, "b": {"recall": [0.5], "precision": [0.6]}}
-    text = render(ReportData("t", ClassNames(("a", "b")), curves=curves))
-    assert "mean of 2 classes: 0.8000 at recall 0.5<" in text
-    # above its highest recall a class counts as 0
-    assert "mean of 2 classes: 0.2500 at recall 1<" in text
 
 
 def test_render_prefers_samples_with_objects():

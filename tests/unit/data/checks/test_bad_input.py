@@ -8,11 +8,12 @@ import struct
 
 import numpy as np
 import pytest
-from fifos import FifoWriter, framed
+from helpers.data import FifoWriter, framed
 
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.checks.labels import skipped_findings
 from ssd_train.data.checks.runner import unreadable_labels_result
+from ssd_train.data.formats.builder import BAD_LINE
 from ssd_train.data.formats.validators import TOO_SMALL
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.image_io import encode_png
@@ -58,6 +59,10 @@ BAD_IMAGE_JSON = {
     "NaN": (json.dumps(image_json("bad.png", {**JSON_BOX, "top": 0.5})).replace("0.5", "NaN"), "bad-coordinates"),
     "width below 0": (image_json("bad.png", {**JSON_BOX, "width": -1}), "box-degenerate"),
     "class a word": (image_json("bad.png", {**JSON_BOX, "class_id": "cat"}), "unknown-class"),
+    "class huge": (image_json("bad.png", {**JSON_BOX, "class_id": 10**8}, categories=[]), "unknown-class"),
+    "categories an object": (image_json(categories={}), "bad-line"),
+    "category without id": (image_json(categories=[{"name": "dog"}]), "bad-line"),
+    "category blank": (image_json(categories=[{"class_id": 0, "name": " "}]), "bad-line"),
     "size a text": (image_json(image_size=[{"width": "100", "height": 80}]), "bad-image-size"),
     "sizes no list": (image_json(image_size={"width": 100, "height": 80}), "bad-image-size"),
     "image again, other boxes": (image_json("good.png", {**JSON_BOX, "left": 1}), "conflicting-duplicate"),
@@ -66,9 +71,9 @@ BAD_IMAGE_JSON = {
 
 
 @pytest.mark.parametrize("content, code", BAD_IMAGE_JSON.values(), ids=BAD_IMAGE_JSON.keys())
-def test_image_json(tmp_path, content, code):
+def test_check_bad_image_json_has_its_code_and_place(tmp_path, content, code):
     write(tmp_path, {"0.json": image_json("good.png"), "1.json": content})
-    assert told(read_labels(tmp_path, None, "skip")) == [(code, str(tmp_path / "1.json"))]
+    assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, str(tmp_path / "1.json"))]
 
 
 # --- COCO ---------------------------------------------------------------------------------------------------------
@@ -96,6 +101,7 @@ BAD_COCO = {
     "a crowd only, without a box": (*coco_box(iscrowd=1, bbox=None), "image-dropped", "images[1]"),
     "box outside": (*coco_box(bbox=[500, 20, 30, 40]), "image-dropped", "images[1]"),
     "box of no image": (*coco_box(image_id=7), "bad-line", "annotations[1]"),
+    "annotation a word": (COCO_IMAGE, "box", "bad-line", "annotations[1]"),
     "image a number": (5, COCO_BOX, "bad-line", "images[1]"),
     "image without id": (*coco_image(id=None), "bad-line", "images[1]"),
     "id twice": (*coco_image(id=1), "bad-line", "images[1]"),
@@ -108,12 +114,14 @@ BAD_COCO = {
 
 
 @pytest.mark.parametrize("image, box, code, where", BAD_COCO.values(), ids=BAD_COCO.keys())
-def test_coco(tmp_path, image, box, code, where):
+def test_check_bad_coco_has_its_code_and_place(tmp_path, image, box, code, where):
     good = {**COCO_IMAGE, "id": 1, "file_name": "good.png"}, {**COCO_BOX, "image_id": 1}
     categories = [{"id": 1, "name": "cat"}]
     write(tmp_path, {"a.json": {"images": [good[0], image], "annotations": [good[1], box], "categories": categories}})
     # an annotation whose image is bad names no image that is known
-    found = [line for line in told(read_labels(tmp_path / "a.json", None, "skip")) if line[1].endswith(where)]
+    found = [
+        line for line in told(lambda policy: read_labels(tmp_path / "a.json", None, policy)) if line[1].endswith(where)
+    ]
     assert found == [(code, f"{tmp_path / 'a.json'}:{where}")]
 
 
@@ -133,6 +141,11 @@ BAD_VOC = {
     "half": (voc()[:-20], "bad-line"),
     "another root": ("<svg/>", "bad-line"),
     "entities": ('<!DOCTYPE a [<!ENTITY x "y">]>' + voc(), "bad-line"),
+    "UTF-16": (voc().encode("utf-16"), "bad-line"),
+    "difficult a word": (voc().replace("<bndbox>", "<difficult>maybe</difficult><bndbox>"), "bad-line"),
+    "no box": (voc().replace("bndbox", "polygon"), "bad-line"),
+    "underscore": (voc(box=("1_1", 21, 40, 60)), "bad-coordinates"),
+    "huge": (voc(box=(11, 21, "1e300", 60)), "bad-coordinates"),
     "no name of the class": (voc(thing=" "), "bad-line"),
     "name with NUL": (voc("a&#0;.jpg"), "bad-line"),
     "word": (voc(box=("x", 21, 40, 60)), "bad-coordinates"),
@@ -147,9 +160,9 @@ BAD_VOC = {
 
 
 @pytest.mark.parametrize("content, code", BAD_VOC.values(), ids=BAD_VOC.keys())
-def test_voc(tmp_path, content, code):
+def test_check_bad_voc_has_its_code_and_place(tmp_path, content, code):
     write(tmp_path, {"0.xml": voc("good.png"), "1.xml": content})
-    assert told(read_labels(tmp_path, None, "skip")) == [(code, str(tmp_path / "1.xml"))]
+    assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, str(tmp_path / "1.xml"))]
 
 
 # --- YOLO ---------------------------------------------------------------------------------------------------------
@@ -157,7 +170,10 @@ YOLO_LINE = "0 0.25 0.5 0.3 0.5"
 BAD_YOLO = {
     "polygon cut off": ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "bad-line"),
     "four numbers": ("0 0.5 0.5 0.1", "bad-line"),
+    "six numbers": ("0 0.5 0.5 0.1 0.1 0.9", "bad-line"),
     "pixels": ("0 40 20 10 10", "bad-coordinates"),
+    "underscore": ("0 0_1 0.5 0.1 0.1", "bad-coordinates"),
+    "class a fraction": ("0.5 0.5 0.5 0.1 0.1", "unknown-class"),
     "word": ("0 x 0.5 0.1 0.1", "bad-coordinates"),
     "nan": ("0 nan 0.5 0.1 0.1", "bad-coordinates"),
     "width below 0": ("0 0.5 0.5 -0.1 0.1", "box-degenerate"),
@@ -167,15 +183,15 @@ BAD_YOLO = {
 
 
 @pytest.mark.parametrize("line, code", BAD_YOLO.values(), ids=BAD_YOLO.keys())
-def test_yolo(tmp_path, line, code):
+def test_check_bad_yolo_has_its_code_and_place(tmp_path, line, code):
     pictures = {"good.png": PNG, "bad.png": PNG, "classes.txt": "cat"}
     write(tmp_path, {**pictures, "good.txt": YOLO_LINE, "bad.txt": f"{YOLO_LINE}\n{line}"})
-    assert told(read_labels(tmp_path, None, "skip")) == [(code, f"{tmp_path / 'bad.txt'}:2")]
+    assert told(lambda policy: read_labels(tmp_path, None, policy)) == [(code, f"{tmp_path / 'bad.txt'}:2")]
 
 
-def test_yolo_picture_that_cannot_be_read(tmp_path):
+def test_check_yolo_unreadable_image_has_its_code_and_place(tmp_path):
     write(tmp_path, {"good.png": PNG, "good.txt": YOLO_LINE, "bad.png": PNG[:20], "bad.txt": YOLO_LINE})
-    assert told(read_labels(tmp_path, None, "skip")) == [("bad-line", str(tmp_path / "bad.png"))]
+    assert told(lambda policy: read_labels(tmp_path, None, policy)) == [("bad-line", str(tmp_path / "bad.png"))]
 
 
 # --- RecordIO -----------------------------------------------------------------------------------------------------
@@ -192,11 +208,16 @@ BAD_RECORDS = {
     "label cut off": (payload()[:30], "bad-line"),
     "a class for the image": (struct.pack("<IfQQ", 0, 3, 0, 0) + PNG, "bad-line"),
     "header of a half": (payload([2.5, 5, *REC_LABEL[2:]]), "bad-line"),
+    "flag of four billion": (struct.pack("<IfQQ", 2**32 - 1, 0, 0, 0), "bad-line"),
+    "header too long": (payload([9, *REC_LABEL[1:]]), "bad-line"),
+    "object too narrow": (payload([2, 4, *REC_LABEL[2:6]]), "bad-line"),
     "six numbers in fives": (payload([*REC_LABEL, 0]), "bad-line"),
     "NaN": (payload([2, 5, 0, float("nan"), 0.25, 0.4, 0.75]), "bad-coordinates"),
     "pixels": (payload([2, 5, 0, 10, 20, 40, 60]), "bad-coordinates"),
     "inverted": (payload([2, 5, 0, 0.4, 0.25, 0.1, 0.75]), "box-degenerate"),
     "class a half": (payload([2, 5, 0.5, 0.1, 0.25, 0.4, 0.75]), "unknown-class"),
+    "class -2": (payload([2, 5, -2, 0.1, 0.25, 0.4, 0.75]), "unknown-class"),
+    "class 10000": (payload([2, 5, 10_000, 0.1, 0.25, 0.4, 0.75]), "unknown-class"),
     "class 7 of 1": (payload([2, 5, 7, 0.1, 0.25, 0.4, 0.75]), "unknown-class"),
     "no image": (payload(image=b""), "unreadable-image"),
     "a GIF": (payload(image=b"GIF89a" + bytes(20)), "unsupported-format"),
@@ -206,9 +227,9 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("record, code", BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
-def test_recordio(tmp_path, record, code):
+def test_check_bad_record_has_its_code_and_place(tmp_path, record, code):
     write(tmp_path, {"a.rec": framed(payload(), record), "a.names": "cat\n"})
-    assert told(read_labels(tmp_path / "a.rec", None, "skip")) == [(code, f"{tmp_path / 'a.rec'}:2")]
+    assert told(lambda policy: read_labels(tmp_path / "a.rec", None, policy)) == [(code, f"{tmp_path / 'a.rec'}:2")]
 
 
 # --- Pipe mode ----------------------------------------------------------------------------------------------------
@@ -228,17 +249,19 @@ BAD_SAMPLES = {
 
 
 @pytest.mark.parametrize("image, label, code", BAD_SAMPLES.values(), ids=BAD_SAMPLES.keys())
-def test_pipe(tmp_path, image, label, code):
+def test_check_bad_pipe_sample_has_its_code_and_place(tmp_path, image, label, code):
     with FifoWriter(tmp_path / "train", [[framed(PNG, pipe_label()), framed(image, label)]]):
         channel = read_channel(tmp_path / "train", 5, SpillFile(tmp_path, 10**6))
-    labels, _ = channel.label_set(*channel.class_table(None), "skip")
-    assert told(labels) == [(code, "train_0:3")]
+    assert told(lambda policy: channel.label_set(*channel.class_table(None), policy)[0]) == [(code, "train_0:3")]
 
 
 # --- video frames -------------------------------------------------------------------------------------------------
 VIDEO_BOX = {"class-id": "0", "left": 10, "top": 20, "width": 30, "height": 40}
 BAD_FRAMES = {
     "no annotations": ({"frame": "bad.png"}, "bad-line"),
+    "key points": ({"frame": "bad.png", "keypoints": []}, "bad-line"),
+    "no object": (["a"], "bad-line"),
+    "frame twice": ({"frame": "good.png", "annotations": []}, "conflicting-duplicate"),
     "frame a number": ({"frame": 5, "annotations": []}, "bad-image-name"),
     "text": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "left": "10"}]}, "bad-coordinates"),
     "height below 0": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "height": -1}]}, "box-degenerate"),
@@ -247,13 +270,13 @@ BAD_FRAMES = {
 
 
 @pytest.mark.parametrize("frame, code", BAD_FRAMES.values(), ids=BAD_FRAMES.keys())
-def test_video(tmp_path, frame, code):
+def test_check_bad_video_frame_has_its_code_and_place(tmp_path, frame, code):
     kind = {"class-map": {"0": "cat"}, "type": "groundtruth/video-object-detection"}
     line = {"source-ref": "s3://b/in/seq.json", "cats-ref": "s3://b/out/0/SeqLabel.json", "cats-ref-metadata": kind}
     frames = [{"frame": "good.png", "annotations": [VIDEO_BOX]}, frame]
     write(tmp_path, {"output.manifest": line, "0/SeqLabel.json": {"detection-annotations": frames}})
     where = f"{tmp_path / '0' / 'SeqLabel.json'}:detection-annotations[1]"
-    assert told(read_video_frames(tmp_path / "output.manifest", None, "skip")) == [(code, where)]
+    assert told(lambda policy: read_video_frames(tmp_path / "output.manifest", None, policy)) == [(code, where)]
 
 
 # --- boxes of no size, in every format: the box is left out and counted, the picture and its other box stay -------
@@ -314,6 +337,13 @@ def test_readers_box_without_size_leaves_out_the_box_and_not_the_picture(tmp_pat
 # --- whole files --------------------------------------------------------------------------------------------------
 BAD_FILES = {
     "COCO cut off": ("a.json", '{"images": [', "labels-unusable"),
+    "COCO, an array": ("a.json", '[{"image_id": 1}]', "labels-unusable"),
+    "COCO without images": ("a.json", {"images": [], "annotations": [], "categories": []}, "labels-unusable"),
+    "COCO, annotations an object": (
+        "a.json",
+        {"images": [], "annotations": {}, "categories": []},
+        "labels-unusable",
+    ),
     "COCO without categories": ("a.json", {"images": [], "annotations": []}, "labels-unusable"),
     "COCO, a category without name": (
         "a.json",
@@ -334,7 +364,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name, content, code", BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_files_that_cannot_be_used(tmp_path, name, content, code):
+def test_check_unusable_file_has_its_code_and_place(tmp_path, name, content, code):
     write(tmp_path, {name: content})
     with pytest.raises(DataError) as caught:
         read_labels(tmp_path / name, None, "skip")
@@ -342,14 +372,20 @@ def test_files_that_cannot_be_used(tmp_path, name, content, code):
     assert (finding.code, finding.where.startswith(str(tmp_path / name))) == (code, True)
 
 
-def test_the_corpus_is_large():
+def test_check_bad_input_has_at_least_80_cases():
     tables = (BAD_IMAGE_JSON, BAD_COCO, BAD_VOC, BAD_YOLO, BAD_RECORDS, BAD_SAMPLES, BAD_FRAMES, BAD_FILES)
     assert sum(map(len, tables)) >= 80
 
 
-def told(labels):
-    """(code, place) of each line left out; the good image must have kept its box."""
+def told(read):
+    """(code, place) of each line that `read("skip")` leaves out; the good image must have kept its box, and
+    `read("error")` has to name the first place."""
+    labels = read("skip")
     assert labels.records[0].boxes.astype(float).round(3).tolist() == [GOOD_BOX]
     found = [skipped_findings(line) for line in labels.skipped]
     assert all(finding.code in CODES and finding.detail for finding in found)
+    if all(line.reason == BAD_LINE for line in labels.skipped):
+        with pytest.raises(DataError) as caught:
+            read("error")
+        assert str(caught.value).startswith(("", f"{len(found)} bad lines: ")[len(found) > 1] + found[0].where)
     return [(finding.code, finding.where) for finding in found]

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from builders import picture
+from helpers.data import picture
 from PIL import Image
 
 from ssd_train.data.checks.duplicates import difference_hashes, near_duplicates, same_bytes, thumbnail

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import HeardProgress, label_set, memory_images
-from faulty_sets import (
+from helpers.data import HeardProgress, label_set
+from helpers.faulty_sets import (
     ANCHORS,
     BAD_FILES,
     BAD_IMAGES,
@@ -42,7 +42,7 @@ from ssd_train.errors import DataError
 
 
 @pytest.mark.parametrize("bad, code", BAD_LINES.values(), ids=BAD_LINES.keys())
-def test_bad_line_has_its_code_and_place(tmp_path, bad, code):
+def test_check_bad_line_has_its_code_and_place(tmp_path, bad, code):
     found_here = found(side_of(tmp_path, [bad], {"bad.jpg": JPEG}))
     # a box left out is told beside the image that has none left; an image without a label beside its file
     extra = {"box-dropped", "image-without-label"} - {code}
@@ -50,7 +50,7 @@ def test_bad_line_has_its_code_and_place(tmp_path, bad, code):
 
 
 @pytest.mark.parametrize("text, code", BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_labels_that_cannot_be_used_at_all(tmp_path, text, code):
+def test_check_unusable_labels_have_their_code(tmp_path, text, code):
     path = tmp_path / "a.manifest"
     if text is not None:
         path.write_text(text, "utf-8")
@@ -63,7 +63,7 @@ def test_labels_that_cannot_be_used_at_all(tmp_path, text, code):
     assert finding.detail and not finding.detail.startswith(finding.where)
 
 
-def test_lines_are_told_where_none_can_be_used(tmp_path):
+def test_check_unusable_labels_list_their_lines(tmp_path):
     bad = [with_box(width="10"), {"source-ref": "a.jpg"}, with_box(class_id=7)]
     path = tmp_path / "a.manifest"
     path.write_text("\n".join(json.dumps(value) for value in bad), "utf-8")
@@ -78,23 +78,23 @@ def test_lines_are_told_where_none_can_be_used(tmp_path):
 
 
 @pytest.mark.parametrize("boxes, code, where", BAD_SETS.values(), ids=BAD_SETS.keys())
-def test_boxes_that_are_hard_to_learn(boxes, code, where):
+def test_check_boxes_hard_to_learn_are_found(boxes, code, where):
     found_here = found(Split("train", labels_of(boxes)))
     assert [entry for entry in found_here if entry[0] == code] == [(code, where)]
     assert len(found_here) == (2 if code == "crowded" else 1)  # a crowd is too wide a label as well
 
 
-def test_good_boxes_and_background_images_are_not_found_fault_with():
+def test_check_good_boxes_and_background_have_no_finding():
     assert found(Split("train", labels_of([]))) == []
 
 
-def test_tiny_box_is_large_enough_at_another_image_shape():
+def test_check_tiny_box_depends_on_image_shape():
     labels = labels_of([[100, 100, 108, 108]])
     assert found(Split("train", labels), shape=300) == [("box-tiny", "train.manifest:11")]
     assert ("box-tiny", "train.manifest:11") not in found(Split("train", labels), shape=512)
 
 
-def test_class_with_few_boxes():
+def test_check_class_with_few_boxes_is_found():
     labels = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 9 + [[1]] * 3, (400, 400), ("cat", "dog", "cow"))
     result = check_data([Split("train", labels)], 300, ANCHORS)
     assert [f.detail for f in result.findings] == [
@@ -131,20 +131,14 @@ def test_check_validation_has_given_class_names_as_training_has(tmp_path):
     assert codes.count("categories-ignored") == 2 and "unknown-class" not in codes
 
 
-def test_class_that_training_never_shows():
+def test_check_class_only_in_validation_is_found():
     train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat", "dog"))
     validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("dog",))
     codes = [code for code, _ in found(Split("train", train), Split("validation", validation))]
     assert codes == ["few-examples", "class-only-in-training", "class-only-in-validation"]
 
 
-def test_class_that_training_does_not_know():
-    train = label_set([[[0, 0, 200, 200]]] * 12, [[0]] * 12, (400, 400), ("cat",))
-    validation = label_set([[[0, 0, 200, 200]]], [[0]], (400, 400), ("cow",))
-    assert found(Split("train", train), Split("validation", validation)) == [("unknown-class", "train.manifest")]
-
-
-def test_training_refuses_errors_and_names_the_first():
+def test_raise_on_errors_names_the_first():
     findings = [Finding("missing-image", f"a:{n}", "image not found", f"{n}.jpg") for n in range(5)]
     with pytest.raises(
         DataError, match=r"^5 errors in the data: a:0: image not found \(missing-image\); a:1: .* 2 more"
@@ -153,7 +147,7 @@ def test_training_refuses_errors_and_names_the_first():
     raise_on_errors([Finding("crowded", "a:9", "found 101 boxes"), Finding("few-examples", "a", "found 3 boxes")])
 
 
-def test_training_goes_on_without_the_images_that_have_errors(tmp_path):
+def test_drop_errors_leaves_out_their_images(tmp_path):
     side = side_of(tmp_path, [line("s3://b/images/absent.jpg"), "broken", line()], {"bad.jpg": turned(3)})
     findings = quick_check(side.labels, side.images)
     assert sorted(finding.code for finding in findings) == ["missing-image", "orientation-applied"]
@@ -162,14 +156,7 @@ def test_training_goes_on_without_the_images_that_have_errors(tmp_path):
     assert kept.skipped == side.labels.skipped and len(kept.skipped) == 1
 
 
-def test_nothing_left_to_train_on_is_an_error(tmp_path):
-    labels = label_set([[[1, 1, 30, 25]]] * 3)
-    findings = quick_check(labels, memory_images(label_set([])))
-    with pytest.raises(DataError, match=r"^3 errors in the data: train\.manifest:1: image '0\.png' not found"):
-        drop_errors(labels, findings)
-
-
-def test_result_is_sorted_counted_and_told_as_json(tmp_path):
+def test_check_result_is_sorted_counted_and_json(tmp_path):
     lines = [line("s3://b/images/absent.jpg"), with_box(left=90)]
     progress = HeardProgress()
     result = check_data([side_of(tmp_path, lines, {"bad.jpg": turned(8)})], 300, ANCHORS, progress)
@@ -194,7 +181,7 @@ def test_check_filename_of_another_picture_is_a_warning(tmp_path):
     assert CODES["filename-differs"].severity == "warning"
 
 
-def test_every_code_can_be_found():
+def test_check_every_code_has_a_case():
     tables = [code for *_, code in [*BAD_IMAGES.values(), *BAD_LINES.values(), *BAD_FILES.values()]]
     sets = [code for _, code, _ in BAD_SETS.values()]
     single = ["too-large", "few-examples", "class-only-in-validation", "duplicate-picture", "image-without-label"]
@@ -204,12 +191,12 @@ def test_every_code_can_be_found():
     assert set(CODES) == {*tables, *sets, *single, *pairs}
 
 
-def test_codes_are_documented_word_for_word():
+def test_check_codes_equal_the_documentation():
     text = (Path(__file__).resolve().parents[4] / "docs" / "check-codes.md").read_text("utf-8")
     rows = re.findall(r"^\| `([a-z-]+)` \| (error|warning|note) \| (.*) \| (.*) \|$", text, re.MULTILINE)
     assert rows == [tuple(code) for code in CODES.values()]
 
 
-def test_finding_of_no_code_is_a_mistake_that_shows():
+def test_check_result_unknown_code_raises():
     with pytest.raises(KeyError):
         CheckResult((Finding("no-such-code", "a", "b"),))

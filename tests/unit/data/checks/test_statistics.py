@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from builders import label_set
+from helpers.data import label_set
 
 from ssd_train.data.checks.anchors import anchor_grids
 from ssd_train.data.checks.labels import scaled_boxes

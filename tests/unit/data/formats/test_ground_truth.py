@@ -4,19 +4,18 @@ import re
 
 import numpy as np
 import pytest
-from ground_truth_lines import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
+from helpers.ground_truth import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
 
 from ssd_train.data.formats import ground_truth as gt
 from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.formats.validators import CLIPPED, OUTSIDE, TOO_SMALL
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import DataError
 
 BAD_LINES = {
     "not JSON": ("hello", r"bad JSON at column 1 \("),
     "half a line": ('{"source-ref": "s3://b/a', r"bad JSON at column"),
     "two objects": ("{} {}", r"bad JSON at column 4 \(Extra data"),
-    "a number": ("17", "found a JSON int, expected one JSON object"),
     "an array": ('["a"]', "found a JSON list, expected one JSON object"),
     "deep nesting": ("[" * 200_000, "nested too deep"),
     "an integer of 9000 digits": (
@@ -26,27 +25,16 @@ BAD_LINES = {
     "key twice": ('{"source-ref": "a", "source-ref": "b"}', "key 'source-ref' twice"),
     "key twice inside": (text(with_box(), '"left": 10', '"left": 10, "left": 11'), "key 'left' twice"),
     "NaN": (text(with_box(left=7), '"left": 7', '"left": NaN'), "found NaN, which is not JSON"),
-    "Infinity": (text(with_box(left=7), '"left": 7', '"left": -Infinity'), "found -Infinity, which is not JSON"),
     "too large a float": (text(with_box(left=7), '"left": 7', '"left": 1e999'), "box 0: left: found inf"),
-    "too large an integer": (with_box(left=10**40), "box 0: left: found 1000"),
     "string left": (with_box(left="10"), "box 0: left: found '10', expected a number"),
-    "boolean top": (with_box(top=True), "box 0: top: found true, expected a number"),
-    "null width": (with_box(width=None), "box 0: width: found null, expected a number"),
     "no height": (with_box(height=REMOVED), "box 0: height: found null, expected a number"),
-    "a list for left": (with_box(left=[1]), "box 0: left: found an array"),
     "negative width": (with_box(width=-1), "box 0: found width -1 and height 40, expected neither below 0"),
-    "negative height": (with_box(height=-3), "box 0: found width 30 and height -3, expected neither below 0"),
     "class_id unknown": (with_box(class_id=7), r"box 0: class_id: found 7, expected one of the class-map: \[0, 1\]"),
-    "class_id negative": (with_box(class_id=-1), "box 0: class_id: found -1, expected an integer"),
     "class_id a half": (with_box(class_id=0.5), "box 0: class_id: found 0.5, expected an integer"),
-    "class_id a float": (with_box(class_id=1.0), "box 0: class_id: found 1.0, expected an integer"),
-    "class_id true": (with_box(class_id=True), "box 0: class_id: found true, expected an integer"),
     "class_id null": (with_box(class_id=None), "box 0: class_id: found null, expected an integer"),
-    "class_id missing": (with_box(class_id=REMOVED), "box 0: class_id: found null, expected an integer"),
     "class_id a word": (with_box(class_id="cat"), "box 0: class_id: found 'cat', expected an integer"),
     "class_id other digits": (with_box(class_id="²"), "box 0: class_id: found '²', expected an integer"),
     "second box": (entry(value=label(box(), box(left="1"))), "box 1: left: found '1'"),
-    "box not an object": (entry(value=label("box")), "box 0: found 'box', expected an object"),
     "annotations missing": (entry(value={"image_size": []}), "image_size|annotations: found null, expected a list"),
     "annotations an object": (entry(value={"annotations": {}}), "annotations: found an object, expected a list"),
     "image_size an object": (
@@ -59,13 +47,7 @@ BAD_LINES = {
     ),
     "width a string": (entry(value=label(size=("100", 80))), "image_size width: found '100', expected an integer"),
     "height zero": (entry(value=label(size=(100, 0))), "image_size height: found 0, expected an integer from 1"),
-    "width a boolean": (entry(value=label(size=(True, 80))), "image_size width: found true, expected an integer"),
-    "image_size null inside": (
-        entry(value={**label(), "image_size": [None]}),
-        "image_size: found null, expected an object",
-    ),
     "class-map an array": (entry(about=metadata(class_map=["cat"])), "class-map: found an array, expected an object"),
-    "class-map null": (entry(about=metadata(class_map=None)), "class-map: found null, expected an object"),
     "class-map key": (
         entry(about=metadata(class_map={"x": "cat"})),
         "class-map: class id: found 'x', expected an integer",
@@ -74,7 +56,6 @@ BAD_LINES = {
         entry(about=metadata(class_map={"0": None})),
         "class-map: class 0: found null, expected a name",
     ),
-    "class name blank": (entry(about=metadata(class_map={"0": " "})), "class-map: class 0: found ' ', expected a name"),
     "one name, two ids": (entry(about=metadata(class_map={"0": "cat", "2": "cat"})), "'cat' under the ids 0 and 2"),
     "empty source-ref": (entry(""), "source-ref: found '', expected the name"),
     "NUL in source-ref": (entry("s3://b/\0.jpg"), "source-ref: .* without NUL"),
@@ -84,47 +65,34 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("line, message", BAD_LINES.values(), ids=BAD_LINES.keys())
-def test_malformed_line_is_an_error_with_its_place(tmp_path, line, message):
+def test_read_ground_truth_malformed_line_is_an_error_or_skipped(tmp_path, line, message):
     path = write(tmp_path, *GOOD, line)
     with pytest.raises(DataError) as caught:
         read_ground_truth(path)
     assert re.match(re.escape(f"{path}:3: ") + f".*({message})", str(caught.value))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("line, message", BAD_LINES.values(), ids=BAD_LINES.keys())
-def test_malformed_line_is_skipped_on_demand_with_the_same_words(tmp_path, line, message):
-    path = write(tmp_path, *GOOD, line)
     labels = read_ground_truth(path, on_bad="skip")
     assert [record.name for record in labels.records] == ["s3://b/good.jpg", "s3://b/background.jpg"]
-    (skipped,) = labels.skipped
-    assert (skipped.where, skipped.reason) == (f"{path}:3", BAD_LINE)
-    assert re.search(message, skipped.detail)
+    assert [(skipped.where, skipped.reason) for skipped in labels.skipped] == [(f"{path}:3", BAD_LINE)]
 
 
 SKIPPED_LINES = {
     "video source": ({"source": "text", "bb": label(), "bb-metadata": metadata()}, gt.NO_SOURCE),
-    "source-ref a number": ({**entry(), "source-ref": 5}, gt.NO_SOURCE),
     "not labelled": ({"source-ref": "s3://b/a.jpg"}, gt.NO_LABEL),
     "labelled by another job only": (entry(attribute="other", about=metadata(creation_date="2001")), gt.NO_LABEL),
     "failed": (entry(about=metadata(failure_reason="ClientError: no image")), gt.FAILED),
     "failed without a label": ({"source-ref": "s3://b/a.jpg", "bb-metadata": {"failure-reason": "x"}}, gt.FAILED),
-    "failed with an empty label": (entry(value=label(), about=metadata(failure_reason="x")), gt.FAILED),
     "label a number": (entry(value=1), gt.NOT_AN_OBJECT),
-    "label a list": (entry(value=[]), gt.NOT_AN_OBJECT),
     "label null": ({**entry(), "bb": None}, gt.NOT_AN_OBJECT),
     "classification": (entry(value=1, about=metadata(type="groundtruth/image-classification")), gt.OTHER_TYPE),
-    "verification": (entry(value="1", about=metadata(type="groundtruth/label-verification")), gt.OTHER_TYPE),
     "metadata missing": ({"source-ref": "s3://b/a.jpg", "bb": label(box())}, gt.OTHER_TYPE),
-    "metadata a string": ({**entry(), "bb-metadata": "none"}, gt.OTHER_TYPE),
-    "type a number": (entry(about=metadata(type=5)), gt.OTHER_TYPE),
     "same line again": (GOOD[0], DUPLICATE),
     "only box outside": (with_box(left=200), NO_BOX_LEFT),
 }
 
 
 @pytest.mark.parametrize("line, reason", SKIPPED_LINES.values(), ids=SKIPPED_LINES.keys())
-def test_line_without_usable_label_is_skipped_and_counted(tmp_path, line, reason):
+def test_read_ground_truth_line_without_label_is_skipped(tmp_path, line, reason):
     path = write(tmp_path, *GOOD, line)
     labels = read_ground_truth(path)
     assert [record.name for record in labels.records] == ["s3://b/good.jpg", "s3://b/background.jpg"]
@@ -150,7 +118,7 @@ ODD_LINES = {
 
 
 @pytest.mark.parametrize("line, corners", ODD_LINES.values(), ids=ODD_LINES.keys())
-def test_odd_line_is_read(tmp_path, line, corners):
+def test_read_ground_truth_odd_line_is_read(tmp_path, line, corners):
     path = write(tmp_path, *GOOD, line)
     labels = read_ground_truth(path)
     assert labels.records[2].boxes.tolist() == [corners]
@@ -173,7 +141,7 @@ MENDED_BOXES = {
 
 
 @pytest.mark.parametrize("changes, corners, reason", MENDED_BOXES.values(), ids=MENDED_BOXES.keys())
-def test_box_is_fitted_to_its_image_and_counted(tmp_path, changes, corners, reason):
+def test_read_ground_truth_box_is_clipped_to_its_image(tmp_path, changes, corners, reason):
     path = write(tmp_path, entry(value=label(box(left=1), box(**changes), box(left=2))))
     labels = read_ground_truth(path)
     expected = [[1, 20, 31, 60], corners, [2, 20, 32, 60]]
@@ -182,26 +150,13 @@ def test_box_is_fitted_to_its_image_and_counted(tmp_path, changes, corners, reas
     assert all(mended.detail.startswith("box 1: [") for mended in labels.repaired)
 
 
-def test_all_bad_lines_are_in_one_message_and_the_first_three_named(tmp_path):
+def test_read_ground_truth_many_bad_lines_are_one_message(tmp_path):
     path = write(tmp_path, *GOOD, *(["?"] * 5))
     with pytest.raises(DataError, match=r"^5 bad lines: .*:3: .*; .*:4: .*; .*:5: .*; and 2 more$"):
         read_ground_truth(path)
 
 
 @pytest.mark.parametrize("lines", [["?"], [{"source-ref": "a"}]], ids=["all malformed", "none labelled"])
-def test_skipping_everything_is_an_error(tmp_path, lines):
+def test_read_ground_truth_nothing_left_is_an_error(tmp_path, lines):
     with pytest.raises(DataError, match=r"m\.manifest:1: "):
         read_ground_truth(write(tmp_path, *lines), on_bad="skip")
-
-
-def test_no_line_left_tells_the_reasons(tmp_path):
-    path = write(tmp_path, entry(about=metadata(failure_reason="no image")), {"source-ref": "s3://b/b.jpg"})
-    with pytest.raises(
-        DataError, match="no line can be used.* 1 x label attribute missing, 1 x labelling failed.*no image"
-    ):
-        read_ground_truth(path)
-
-
-def test_unknown_policy_for_bad_lines(tmp_path):
-    with pytest.raises(ConfigError, match="on_bad_data: found 'ignore'"):
-        read_ground_truth(write(tmp_path, *GOOD), on_bad="ignore")

@@ -9,8 +9,7 @@ import random
 
 import numpy as np
 import pytest
-from fifos import samples
-from mutations import mutated, tries
+from helpers.data import mutated, samples, tries
 from PIL import Image
 
 from ssd_train.data.formats.coco import read_coco, write_coco

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train.data.formats.builder import BAD_LINE
 from ssd_train.data.formats.video import ASSUMED_PREFIX, NO_SEQUENCE, NOT_ANNOTATED, read_video_frames
 from ssd_train.errors import ConfigError, DataError
 
@@ -102,41 +101,6 @@ def test_sequence_that_was_not_labelled_is_skipped(tmp_path):
     manifest.write_text(manifest.read_text() + '{"source-ref": "s3://b/in/seq9.json"}\n')
 
     assert [line.reason for line in read_video_frames(tmp_path).skipped] == [NO_SEQUENCE]
-
-
-@pytest.mark.parametrize(
-    "frames, message",
-    [
-        pytest.param([frame(0, box("2"))], "[0]: box 0: class-id: found 2, expected one of the class-map", id="class"),
-        pytest.param([frame(0, box("x"))], "[0]: box 0: class-id: found 'x', expected an integer", id="class-text"),
-        pytest.param([frame(0, box(left="3"))], "[0]: box 0: left: found '3', expected a number", id="left"),
-        pytest.param([frame(0, box(width=-1))], "[0]: box 0: found width -1", id="negative-box"),
-        pytest.param([frame(0, {"vertices": []})], "[0]: box 0: class-id: found null", id="polygon"),
-        pytest.param([{"frame": "a.jpg", "keypoints": []}], "found keypoints, expected annotations", id="keypoints"),
-        pytest.param([{"annotations": [], "frame-no": "0"}], "[0]: frame: found null", id="no-frame"),
-        pytest.param([["a"]], "[0]: found an array, expected an object", id="no-object"),
-        pytest.param([frame(0, box()), frame(0)], "[1]: found image 's3://b/v/frame_0000.jpeg' with other", id="twice"),
-    ],
-)
-def test_bad_frame(tmp_path, frames, message):
-    job(tmp_path, [frame(7, box())])
-    place = tmp_path / "annotations/consolidated-annotation/output/0/SeqLabel.json"
-    place.write_text(json.dumps({"detection-annotations": frames}))
-    (tmp_path / "seq0.json").write_text(json.dumps({"prefix": "s3://b/v", "frames": []}))
-
-    with pytest.raises(DataError) as error:
-        read_video_frames(tmp_path)
-
-    assert message in str(error.value)
-    assert str(error.value).startswith(f"{place}:detection-annotations[")
-
-
-def test_bad_frame_is_skipped_on_demand(tmp_path):
-    job(tmp_path, [frame(0, box()), frame(1, box("7"))])
-
-    labels = read_video_frames(tmp_path, on_bad="skip")
-
-    assert len(labels) == 1 and [line.reason for line in labels.skipped] == [BAD_LINE]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_train.data.formats.builder import BAD_LINE
 from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.formats.yolo import NO_LABEL, read_yolo, read_yolo_names, write_yolo
 from ssd_train.data.labels import load_labels
@@ -35,15 +34,13 @@ LINE = "1 0.25 0.5 0.5 0.5\n"
 
 LAYOUTS = {
     "side by side": ("a.jpg", "a.txt"),
-    "images and labels": ("images/a.jpg", "labels/a.txt"),
-    "split folders inside": ("images/train/a.jpg", "labels/train/a.txt"),
     "inside split folders": ("train/images/a.jpg", "train/labels/a.txt"),
     "only the last images counts": ("images/set/images/a.jpg", "images/set/labels/a.txt"),
 }
 
 
 @pytest.mark.parametrize("image, label", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_layouts(tmp_path, image, label):
+def test_read_yolo_layouts_of_folders(tmp_path, image, label):
     labels = read_yolo(write(tmp_path, {image: PICTURE, label: LINE, "classes.txt": "dog\ncat\n"}))
     (record,) = labels.records
     assert (record.name, record.where, record.size_wh) == (image, str(tmp_path / label), (80, 40))
@@ -51,93 +48,51 @@ def test_layouts(tmp_path, image, label):
     assert labels.class_names.names == ("dog", "cat")
 
 
-def test_folder_called_images_itself(tmp_path):
+def test_read_yolo_folder_called_images(tmp_path):
     write(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "data.yaml": "names: [dog, cat]"})
     labels = read_yolo(tmp_path / "images")
     assert labels.records[0].name == "a.jpg" and labels.class_names.names == ("dog", "cat")
 
 
-def test_empty_label_is_background_and_a_missing_one_is_skipped(tmp_path):
+def test_read_yolo_empty_label_is_background_and_missing_is_skipped(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "\n", "b.jpg": PICTURE}))
     assert [(record.name, len(record.boxes)) for record in labels.records] == [("a.jpg", 0)]
     assert [(line.where, line.reason) for line in labels.skipped] == [(str(tmp_path / "b.jpg"), NO_LABEL)]
 
 
-def test_classes_are_numbered_without_names(tmp_path):
+def test_read_yolo_without_names_numbers_classes(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE}))
     assert labels.class_names.names == ("class_0", "class_1")
 
 
-def test_size_is_that_of_the_picture_as_seen(tmp_path):
+def test_read_yolo_size_follows_exif(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     labels = read_yolo(write(tmp_path, {"a.jpg": picture(exif=exif.tobytes()), "a.txt": LINE}))
     assert labels.records[0].size_wh == (40, 80) and labels.records[0].boxes.tolist() == [[0, 20, 20, 60]]
 
 
-def test_box_over_the_rim_is_clipped_and_told(tmp_path):
+def test_read_yolo_box_over_the_border_is_clipped(tmp_path):
     labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "0 0 0.5 0.5 0.5\n0 0.5 0.5 1.0000001 1\r\n"}))
     np.testing.assert_allclose(labels.records[0].boxes, [[0, 10, 20, 30], [0, 0, 80, 40]], atol=1e-4)
     assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
-BAD = {
-    "polygon cut off": ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "found 8 numbers, expected class id"),
-    "two points": ("0 0.1 0.1 0.3", "found 4 numbers, expected class id"),
-    "confidence": ("0 0.5 0.5 0.1 0.1 0.9", "found 6 numbers, expected class id"),
-    "four numbers": ("0 0.5 0.5 0.1", "found 4 numbers"),
-    "pixels": ("0 40 20 10 10", "found '40', expected a share of the image, 0..1 .not pixels."),
-    "word": ("0 x 0.5 0.1 0.1", "share of the image: found 'x', expected a number"),
-    "nan": ("0 nan 0.5 0.1 0.1", "share of the image: found 'nan', expected a number"),
-    "inf": ("0 inf 0.5 0.1 0.1", "share of the image: found 'inf', expected a number"),
-    "underscore": ("0 0_1 0.5 0.1 0.1", "share of the image: found '0_1'"),
-    "negative width": ("0 0.5 0.5 -0.1 0.1", "found width -"),
-    "negative height": ("0 0.5 0.5 0.1 -0.1", "and height -4.0, expected neither below 0"),
-    "class a name": ("dog 0.5 0.5 0.1 0.1", "class id: found 'dog', expected an integer"),
-    "class a fraction": ("0.5 0.5 0.5 0.1 0.1", "class id: found '0.5', expected an integer"),
-    "class huge": ("1e30 0.5 0.5 0.1 0.1", "class id: found '1e30', expected an integer"),
-    "class unknown": ("2 0.5 0.5 0.1 0.1", "class id: found 2, expected less than 2"),
-    "binary": (b"\xff\xd8\xff\xe0 0 0 0 0", "class id: found"),
-}
-
-
-@pytest.mark.parametrize("line, message", BAD.values(), ids=BAD.keys())
-def test_bad_line_is_an_error_with_its_place_or_skipped(tmp_path, line, message):
-    line = line if isinstance(line, bytes) else line.encode()
-    good = {"classes.txt": "dog\ncat", "good.jpg": PICTURE, "good.txt": LINE}
-    write(tmp_path, {**good, "a.jpg": PICTURE, "a.txt": LINE.encode() + b"\n" + line})
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'a.txt'))}:3: .*{message}"):
-        read_yolo(tmp_path)
-    labels = read_yolo(tmp_path, on_bad="skip")
-    assert [record.name for record in labels.records] == ["good.jpg"]
-    assert [(line.where, line.reason) for line in labels.skipped] == [(f"{tmp_path / 'a.txt'}:3", BAD_LINE)]
-
-
-def test_picture_that_is_none_is_an_error_with_its_name(tmp_path):
-    write(tmp_path, {"a.jpg": b"<html>", "a.txt": LINE})
-    with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / 'a.jpg'))}: image: found an HTML page"):
-        read_yolo(tmp_path)
-
-
-def test_folder_without_images_is_an_error(tmp_path):
+def test_read_yolo_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="found no images"):
         read_yolo(write(tmp_path, {"a.txt": LINE}))
 
 
 NAMES = {
     "flow list": ("data.yaml", "nc: 3\nnames: [dog, 'big cat', \"fox\"]  # three\n", ["dog", "big cat", "fox"]),
-    "trailing comma": ("data.yaml", "names: ['dog',]", ["dog"]),
     "quote in quotes": ("data.yaml", "names: ['cat''s']", ["cat's"]),
-    "flow map": ("data.yaml", "names: {0: dog, 1: 'cat'}", ["dog", "cat"]),
     "block list": ("data.yaml", "names:\n- dog\n- traffic light\nnc: 2\n", ["dog", "traffic light"]),
     "block map": ("data.yaml", "train: a\nnames:\r\n  0: dog  # first\r\n\r\n  1: cat\r\nnc: 2\r\n", ["dog", "cat"]),
-    "hyphen": ("data.yaml", "names: [hard-hat, vest_1]", ["hard-hat", "vest_1"]),
     "over lines": ("data.yaml", "nc: 2\nnames: [ 'small dog',\n         cat ]\n", ["small dog", "cat"]),
     "escapes": ("data.yaml", 'names: ["d\\u00f6g", "it\\"s"]', ["d\u00f6g", 'it"s']),
     "words of YAML": ("data.yaml", "names: [no, 1.0, null, 2020-01-01]", ["no", "1.0", "null", "2020-01-01"]),
     "ids out of order": ("data.yaml", "names: {1: cat, 0: dog}", ["dog", "cat"]),
     "anchors": ("data.yaml", "base: &b [dog, cat]\nnames: *b", ["dog", "cat"]),
-    "dataset.yaml": ("dataset.yaml", "names: [dog]", ["dog"]),
     "any YAML with names": ("fruit.yml", "names: [dog]", ["dog"]),
     "Label Studio's notes": (
         "notes.json",
@@ -146,14 +101,12 @@ NAMES = {
     ),
     "among labels": ("train/labels/classes.txt", "dog", ["dog"]),
     "classes.txt": ("classes.txt", "\ufeffdog\nbig cat \r\n\n", ["dog", "big cat"]),
-    "obj.names": ("obj.names", "dog", ["dog"]),
-    "any .names": ("animals.names", "dog", ["dog"]),
     "beside the labels": ("labels/classes.txt", "dog", ["dog"]),
 }
 
 
 @pytest.mark.parametrize("name, text, names", NAMES.values(), ids=NAMES.keys())
-def test_class_names_of_a_set(tmp_path, name, text, names):
+def test_read_yolo_names_of_each_file(tmp_path, name, text, names):
     assert read_yolo_names(write(tmp_path, {name: text})) == ClassNames(tuple(names))
 
 
@@ -175,12 +128,12 @@ BAD_NAMES = {
 
 
 @pytest.mark.parametrize("name, text, message", BAD_NAMES.values(), ids=BAD_NAMES.keys())
-def test_names_that_are_not_understood_are_an_error(tmp_path, name, text, message):
+def test_read_yolo_names_invalid_file_is_an_error(tmp_path, name, text, message):
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: .*{message}"):
         read_yolo_names(write(tmp_path, {name: text}))
 
 
-def test_no_file_of_names(tmp_path):
+def test_read_yolo_names_without_a_file_is_none(tmp_path):
     assert read_yolo_names(tmp_path) is None
 
 
@@ -208,11 +161,8 @@ def test_read_yolo_without_pyyaml_one_line_names_it(tmp_path, monkeypatch):
 
 BOX = [[10, 20, 30, 40]]  # of a picture of 50 x 40
 SPELLINGS = {
-    "polygon": "1 0.2 0.5 0.6 0.5 0.6 1 0.2 1",
     "triangle": "1 0.2 0.5 0.6 0.75 0.3 1.0",
     "polygon and box": "1 0.4 0.75 0.4 0.5\n1 0.2 0.5 0.6 0.5 0.6 1 0.2 1",
-    "class with a point": "1.0 0.4 0.75 0.4 0.5",
-    "class as NumPy writes it": "1.000000000000000000e+00 4e-1 7.5e-1 4.0e-1 .5",
     "byte order mark": "\ufeff1 0.4 0.75 0.4 0.5",
     "tabs and Windows' line ends": "1\t0.4\t0.75\t0.4\t0.5\r\n",
 }
@@ -263,31 +213,6 @@ TOOLS = {
         (".", None),
         ["images/train/a.jpg"],
     ),
-    "Ultralytics, a split": (
-        ["images/train/a.jpg"],
-        ["labels/train/a.txt"],
-        {"coco8.yaml": "names: [x, dog]"},
-        ("images/train", None),
-        ["a.jpg"],
-    ),
-    "CVAT": (
-        ["obj_train_data/a.jpg"],
-        ["obj_train_data/a.txt"],
-        {
-            "obj.names": "x\ndog\n",
-            "train.txt": "data/obj_train_data/a.jpg\n",
-            "obj.data": "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n",
-        },
-        (".", None),
-        ["obj_train_data/a.jpg"],
-    ),
-    "Label Studio": (
-        ["images/1-a.jpg"],
-        ["labels/1-a.txt"],
-        {"classes.txt": "x\ndog", "notes.json": '{"categories": [], "info": {}}'},
-        (".", None),
-        ["images/1-a.jpg"],
-    ),
     "Label Studio without classes.txt": (
         ["images/1-a.jpg"],
         ["labels/1-a.txt"],
@@ -295,7 +220,6 @@ TOOLS = {
         (".", None),
         ["images/1-a.jpg"],
     ),
-    "upper case": (["images/A.JPG"], ["labels/A.TXT"], {"classes.txt": "x\ndog"}, (".", None), ["images/A.JPG"]),
     "labels called otherwise": (
         ["photos/s/a.jpg"],
         ["marks/a.txt"],
@@ -360,7 +284,7 @@ def test_read_yolo_hidden_files_are_no_data(tmp_path):
     assert [record.name for record in labels.records] == ["images/a.jpg"] and not labels.skipped
 
 
-def test_written_set_reads_back(tmp_path):
+def test_write_yolo_reads_back(tmp_path):
     names = ClassNames(("dog", 'it"s: a #1 c\u00e4t', "no", "line\nfeed \U0001f600"))
     records = [
         LabeledImage("d/a.jpg", [[0.5, 1.25, 30.75, 39.5], [0, 0, 50, 40]], [1, 3], (50, 40)),

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from fifos import FifoWriter
+from helpers.data import FifoWriter
 
 from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
 from ssd_train.errors import DataError
@@ -19,13 +19,6 @@ def test_bytes_come_as_they_were_written(tmp_path):
         with open_fifo(fifo_path(tmp_path / "train", 0), 5) as file:
             assert file.read() == data
     assert writer.finished == [0]
-
-
-def test_slow_writer_is_waited_for(tmp_path):
-    with FifoWriter(tmp_path / "train", [[b"ab", b"cd", b"ef"]], delay=0.15):
-        with open_fifo(tmp_path / "train_0", 5) as file:
-            assert file.read(3) == b"abc"
-            assert file.read() == b"def"
 
 
 def test_fifo_that_comes_late_is_waited_for(tmp_path):
@@ -53,13 +46,6 @@ def test_fifo_that_never_comes_is_an_error(tmp_path):
     assert "is the channel called 'train'?" in str(error.value)
 
 
-def test_fifo_without_a_writer_is_an_error(tmp_path):
-    os.mkfifo(tmp_path / "train_0")
-
-    with open_fifo(tmp_path / "train_0", 0.3) as file, pytest.raises(DataError, match="train_0: no data for 0.3 s"):
-        file.read()
-
-
 def test_writer_that_falls_silent_is_an_error(tmp_path):
     with FifoWriter(tmp_path / "train", [[b"a", b"b"]], delay=0.8):
         with open_fifo(tmp_path / "train_0", 0.3) as file, pytest.raises(DataError, match="no data for 0.3 s"):
@@ -78,10 +64,3 @@ def test_waiting_ends_when_nobody_wants_it(tmp_path, exists):
         open_fifo(tmp_path / "train_0", 30, stop).read()
 
     assert time.monotonic() - start < 5
-
-
-def test_folder_is_no_fifo(tmp_path):
-    (tmp_path / "train_0").mkdir()
-
-    with pytest.raises(DataError, match="train_0: cannot be read .*, expected a FIFO"):
-        open_fifo(tmp_path / "train_0", 1).read()

@@ -6,8 +6,7 @@ import io
 import json
 
 import pytest
-from builders import label_set, memory_images, picture
-from fifos import framed, metadata
+from helpers.data import framed, label_set, memory_images, metadata, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,15 +48,11 @@ def test_metadata_as_third_attribute_has_the_class_map(count):
         pytest.param([LABEL, PNG, LABEL, PNG], "train_0:1: found a label first, expected the image", id="label-first"),
         pytest.param([META, PNG, META], "train_0:1: found metadata first", id="metadata-first"),
         pytest.param([PNG, PNG, PNG], "train_0:1: found an image without a label after it", id="image-only"),
-        pytest.param([PNG], "train_0:1: found an image without a label after it", id="one-image"),
-        pytest.param([LABEL, LABEL], "train_0:1: found a label first", id="label-only"),
         pytest.param([PNG, META, PNG, META], "train_0:2: found metadata after the image", id="metadata-for-label"),
-        pytest.param([PNG, META, LABEL, PNG], "train_0:2: found metadata after the image", id="metadata-second"),
         pytest.param([PNG, LABEL, b'{"color": 1}', PNG], "train_0:3: found an object with color", id="other-third"),
         pytest.param([PNG, b"1", PNG, b"1"], "train_0:2: found text beginning b'1', expected a label", id="class-id"),
         pytest.param([PNG, b'{"a": 1, "b": 2}', PNG], "train_0:2: found an object with a, b", id="other-label"),
         pytest.param([PNG, LABEL, META, META, PNG], "train_0:1: found 4 records or more of one sample", id="four"),
-        pytest.param([b'"text"', LABEL], "train_0:1: found text beginning", id="text-first"),
     ],
 )
 def test_attribute_names_that_are_wrong_are_explained(records, message):
@@ -85,8 +80,6 @@ def test_a_rec_comes_as_it_is(tmp_path):
         pytest.param([PNG, LABEL, PNG], "train_0:3: found the end after 1 of 2 records", id="end-after-image"),
         pytest.param([PNG, LABEL, META, PNG, LABEL], "train_0:4: found the end after 2 of 3", id="end-before-metadata"),
         pytest.param([PNG, LABEL, PNG, PNG], "train_0:4: found image and label out of step", id="two-images"),
-        pytest.param([PNG, LABEL] * 2 + [LABEL, PNG], "train_0:6: found image and label out of step", id="two-labels"),
-        pytest.param([PNG, LABEL, PNG, LABEL, LABEL], "train_0:5: found image and label out", id="label-at-the-end"),
         pytest.param([PNG, LABEL, LABEL, PNG], "train_0:3: found an object with annotations", id="two-labels-first"),
     ],
 )
@@ -95,25 +88,6 @@ def test_streams_that_lose_their_step(records, message):
         read(*records)
 
     assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    "image", [b"", b"GIF89a" + bytes(40), b"<html>", b"\xff\xd8\xff"], ids=["empty", "gif", "html", "cut"]
-)
-@pytest.mark.parametrize("place", [0, 2])
-def test_bad_image_is_still_an_image(image, place):
-    records = [PNG, LABEL, PNG, LABEL, PNG, LABEL]
-    records[place] = image
-
-    assert [sample.image for sample in read(*records)] == records[::2]
-
-
-def test_bad_label_does_not_break_the_step():
-    found = read(PNG, LABEL, PNG, b'{"annotations": [', PNG, LABEL)
-
-    assert len(found) == 3
-    with pytest.raises(DataError, match="found bad JSON"):
-        found[1].box_label((40, 30))
 
 
 @pytest.mark.parametrize(
@@ -129,15 +103,7 @@ def test_writer_that_dies_is_an_error_with_its_record(tail, message):
         read(PNG, LABEL, tail=tail)
 
 
-def test_samples_before_the_break_were_given():
-    stream = read_samples(io.BytesIO(framed(PNG, LABEL, PNG, LABEL) + framed(PNG)[:-9]), "train_0")
-
-    assert [next(stream).where, next(stream).where] == ["train_0:1", "train_0:3"]
-    with pytest.raises(DataError):
-        next(stream)
-
-
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([PNG, LABEL, META, b"", b"1", b"{", b"GIF89a"]), max_size=8), st.binary(max_size=12))
 def test_any_order_of_records_gives_samples_or_our_error(records, tail):
     try:

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from ssd_train.data.pipe.fifo import ReadCancelled
 from ssd_train.data.pipe.spill import SpillFile, SpillImages, SpillQueue
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError, SsdTrainError
@@ -86,23 +85,6 @@ def test_sender_waits_while_all_is_full(tmp_path):
     assert [passing.get().what for _ in range(6)] == list(range(6))
     thread.join(5)
     assert not thread.is_alive()
-
-
-def test_item_larger_than_all_room_passes_alone(tmp_path):
-    passing = queue(tmp_path, 2, 2)
-    passing.put("large", b"abcdefgh")
-
-    assert passing.get() == ("large", b"abcdefgh")
-
-
-def test_sender_ends_when_nobody_wants_more(tmp_path):
-    stop = threading.Event()
-    passing = queue(tmp_path, 1, 0, stop)
-    passing.put(0, b"a")
-    threading.Timer(0.2, stop.set).start()
-
-    with pytest.raises(ReadCancelled):
-        passing.put(1, b"b")
 
 
 def test_error_comes_after_what_was_sent_before(tmp_path):

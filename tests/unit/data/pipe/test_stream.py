@@ -14,8 +14,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from builders import HeardProgress, label_set, memory_images, picture
-from fifos import FifoWriter, framed, samples
+from helpers.data import FifoWriter, HeardProgress, framed, label_set, memory_images, picture, samples
 
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_io import encode, encode_png
@@ -32,7 +31,6 @@ COUNT = 10
 LABELS = label_set([[[1 + i, 2, 20 + i, 12]] for i in range(COUNT)])
 IMAGES = memory_images(LABELS)
 SAMPLES = samples(LABELS.records, IMAGES)
-SIZE = len(IMAGES.read(LABELS.records[0]))
 TABLE = {0: 0, 1: 1}
 
 
@@ -94,15 +92,6 @@ def test_hosts_share_the_images_of_a_stream_that_each_of_them_gets_whole(tmp_pat
     assert [first + second for first, second in zip(*seen)] == whole
 
 
-def test_images_come_with_their_labels(tmp_path):
-    with FifoWriter(tmp_path / "train", [[], SAMPLES]) as writer:
-        skip_first(writer)
-        for image in stream(tmp_path, epochs=1).epoch((1, 0)):
-            expected = LABELS.records[int(image.record.boxes[0, 0]) - 1]
-            assert image.data == IMAGES.read(expected)
-            np.testing.assert_array_equal(image.record.boxes, expected.boxes)
-
-
 def test_the_seed_decides_the_order(tmp_path):
     images = [StreamedImage(record, b"12345") for record in LABELS.records]
 
@@ -113,14 +102,6 @@ def test_the_seed_decides_the_order(tmp_path):
     assert sorted(order((1, 0))) == list(range(COUNT))
     early = [order((seed,), 10)[0] for seed in range(200)]
     assert set(early) == {0, 1, 2}  # of those that fill the buffer, each may be first
-
-
-def test_little_memory_and_a_small_file_still_pass_everything(tmp_path):
-    with FifoWriter(tmp_path / "train", [[], SAMPLES * 5]) as writer:
-        skip_first(writer)
-        passed = left_edges(stream(tmp_path, 1, buffer=2 * SIZE, spill=3 * SIZE).epoch((1, 0)))
-
-    assert sorted(passed) == sorted(list(range(COUNT)) * 5)
 
 
 def test_memory_does_not_grow_with_the_stream(tmp_path):
@@ -206,11 +187,6 @@ def test_broken_epochs(tmp_path, pieces, message):
             list(stream(tmp_path).epoch((1, 0)))
 
 
-def test_fifo_that_does_not_come_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="train_1: no FIFO after 0.2 s"):
-        list(stream(tmp_path, timeout=0.2).epoch((1, 0)))
-
-
 def test_skipped_records_are_counted_and_listed(tmp_path):
     bad = framed(b"GIF89a", b'{"annotations": []}')
     good = samples(LABELS.records[:1], IMAGES)[0]
@@ -282,18 +258,6 @@ def test_stream_loader_epoch_of_another_length_warns_and_reads_to_the_end(tmp_pa
     (warning,) = progress.warnings
     assert [int(number) for number in re.findall(r"\d+", warning)] == [1, 10, length, steps, -(-length // 4)]
     assert writer.finished == [0, 1]
-
-
-def test_stream_loader_several_lengths_warns_once_for_each(tmp_path):
-    progress = HeardProgress()
-    with FifoWriter(tmp_path / "train", [[], *(SAMPLES[:count] for count in (7, 10, 7, 3, 7, 10))]) as writer:
-        skip_first(writer)
-        made = loader(stream(tmp_path, 6, progress=progress))
-        steps = [len(list(made.epoch(epoch))) for epoch in range(6)]
-        assert writer.finished == list(range(7))
-
-    assert steps == [2, 3, 2, 1, 2, 3]
-    assert [re.findall(r"\d+", warning)[:2] for warning in progress.warnings] == [["1", "7"], ["4", "3"]]
 
 
 def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_first_pass_does(tmp_path):

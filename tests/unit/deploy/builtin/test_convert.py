@@ -8,9 +8,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import SMALL, HeardProgress, flags_of, shapes_set
-from builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
-from nets import drawn_inputs, talking_model
+from helpers.builtin_nets import archive_of, random_arrays, training_symbol, write_artifact
+from helpers.data import SMALL, HeardProgress, flags_of, shapes_set
+from helpers.models import drawn_inputs, talking_model
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.symbol_format import SYMBOL, read_description
@@ -96,8 +96,9 @@ def in_pixels(rows, side):
     return rows * np.array([1, 1, side, side, side, side], np.float32)
 
 
-@pytest.mark.parametrize("per_class", [False, True], ids=["class-agnostic", "per-class"])
-@pytest.mark.parametrize("base_network", SIDES)
+@pytest.mark.parametrize(
+    "base_network, per_class", [("resnet-50", False), ("vgg-16", True)], ids=["class-agnostic", "per-class"]
+)
 def test_convert_job_detects_as_its_training_symbol_decoded_with_numpy(artifacts, tmp_path, base_network, per_class):
     side, way = SIDES[base_network], "per-class" if per_class else "class-agnostic"
     flags = ["--model", str(artifacts / base_network), "--output", str(tmp_path / "model"), "--nms", way]
@@ -161,9 +162,8 @@ def test_convert_job_writes_metadata(converted, base_network):
     assert document["output"].endswith("x1, y1, x2, y2 in 0..1 of the input's side; id -1: unused")
 
 
-@pytest.mark.parametrize("base_network", SIDES)
-def test_convert_job_uses_its_nms_settings(artifacts, tmp_path, base_network):
-    write_settings(artifacts / base_network, tmp_path / "job", nms_threshold="0.3", nms_topk="17")
+def test_convert_job_uses_its_nms_settings(artifacts, tmp_path):
+    write_settings(artifacts / "resnet-50", tmp_path / "job", nms_threshold="0.3", nms_topk="17")
     assert main(["convert", "--model", str(tmp_path / "job"), "--output", str(tmp_path / "model")]) == 0
     (nms,) = _attributes(mx.sym.load(str(tmp_path / "model" / SYMBOL)), "MultiBoxDetection").values()
     assert (nms["nms_threshold"], nms["nms_topk"], nms["force_suppress"]) == (0.3, 17, True)
@@ -220,17 +220,13 @@ DAMAGED = [
     pytest.param(without(SETTINGS_FILE), [SETTINGS_FILE], id="no settings"),
     pytest.param(without(SYMBOL_FILE), ["*-symbol.json"], id="no symbol"),
     pytest.param(without(WEIGHTS_FILE), ["*-[0-9][0-9][0-9][0-9].params"], id="no weights"),
-    pytest.param(lambda f: (f / SETTINGS_FILE).write_text("[]"), [SETTINGS_FILE], id="list"),
     pytest.param(settings(num_classes="20"), [SETTINGS_FILE, "num_classes 20", "3 and background"], id="classes"),
     pytest.param(settings(num_classes="few"), [SETTINGS_FILE, "num_classes 'few'", "1 to 10000"], id="no number"),
-    pytest.param(settings(num_classes="2.7"), [SETTINGS_FILE, "num_classes '2.7'"], id="fractional classes"),
     pytest.param(settings(nms_topk="0.5"), [SETTINGS_FILE, "nms_topk '0.5'", "1 to 1000000"], id="topk below 1"),
-    pytest.param(settings(nms_topk="20.5"), [SETTINGS_FILE, "nms_topk '20.5'"], id="fractional topk"),
     pytest.param(settings(image_shape="3,128,96"), [SETTINGS_FILE, "image_shape '3,128,96'", "64"], id="not square"),
     pytest.param(settings(nms_threshold="45"), [SETTINGS_FILE, "nms_threshold '45'", "0 to 1"], id="threshold"),
     pytest.param(settings(base_network="alexnet"), [SETTINGS_FILE, "base_network 'alexnet'", "vgg-16"], id="network"),
     pytest.param(lambda f: (f / SYMBOL_FILE).write_text("{"), [SYMBOL_FILE], id="no JSON"),
-    pytest.param(lambda f: (f / WEIGHTS_FILE).write_bytes(b"x" * 99), [WEIGHTS_FILE], id="bytes"),
     pytest.param(
         lambda f: (mx.sym.var("data") + 1).save(str(f / SYMBOL_FILE)),
         [SYMBOL_FILE, "multibox_cls_pred, multibox_loc_pred, multibox_anchors"],

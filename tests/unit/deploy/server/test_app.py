@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 import pytest
-from builders import HeardProgress
+from helpers.data import HeardProgress
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
@@ -122,11 +122,8 @@ def test_what_is_there_to_get(method, path, content_type):
     [
         pytest.param(("GET", "/secret"), 404, "found no such page", id="no-page"),
         pytest.param(("GET", "/invocations"), 405, "method: found GET, expected POST", id="get-invocations"),
-        pytest.param(("DELETE", "/"), 405, "expected GET", id="delete"),
         pytest.param(("POST", "/invocations", {}, [PNG]), 415, "Content-Type: found ''", id="no-type"),
         pytest.param(("POST", "/invocations", TYPE, [b"abc"]), 400, "expected an image", id="no-image"),
-        pytest.param(("POST", "/invocations", TYPE, [PNG[:-20]]), 400, "cut off", id="cut-off"),
-        pytest.param(("POST", "/invocations", TYPE, [b""]), 400, "an empty file", id="empty"),
         pytest.param(("POST", "/invocations", {**TYPE, "accept": "a/b"}, [PNG]), 406, "Accept: found 'a/b'", id="406"),
         pytest.param(
             ("POST", "/invocations", {**TYPE, "content-length": "999999"}, [b"x"]),
@@ -263,20 +260,6 @@ def test_the_page_needs_nothing_from_elsewhere_and_may_do_nothing_else():
     assert "style=" not in page and not re.search(r" on[a-z]+=", page)  # which the policy forbids
 
 
-def test_the_server_comes_up_and_goes_down():
-    server, _ = make_server()
-    messages, sent = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], []
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message["type"])
-
-    asyncio.run(server({"type": "lifespan"}, receive, send))
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 def form(*parts: "tuple[str, bytes]", end: bytes = b"--\r\n") -> bytes:
     """A multipart body of (header lines, data)."""
     return b"".join(b"--B\r\n" + f"{head}\r\n\r\n".encode() + data + b"\r\n" for head, data in parts) + b"--B" + end
@@ -300,18 +283,13 @@ def test_a_form_with_one_file_is_answered_as_the_file_is(kind):
     [
         pytest.param(FORM, form((FILE, PNG), (FILE, PNG)), 400, id="two-files"),
         pytest.param(FORM, form(), 400, id="no-part"),
-        pytest.param(FORM, b"", 400, id="empty"),
         pytest.param(FORM, form((FILE, PNG))[:-30], 400, id="cut-off"),
-        pytest.param(FORM, PNG, 400, id="no-form"),
         pytest.param(FORM, b"--B\r\n" * 10_000, 400, id="boundaries-only"),
         pytest.param(FORM, b"--B\r\n" + b"a: b\r\n" * 10_000, 400, id="headers-only"),
-        pytest.param(FORM, b"\r\n" * 45_000, 400, id="line-ends-only"),
         pytest.param(FORM, form((FILE, b"\r\n--" * 20_000)), 400, id="nearly-boundaries"),
-        pytest.param(FORM, form((FILE, b"abc")), 400, id="no-image"),
         pytest.param(FORM, form((f"{FILE}\r\nContent-Type: video/mp4", PNG)), 415, id="a-film"),
         pytest.param({"content-type": "multipart/form-data"}, form((FILE, PNG)), 400, id="no-boundary"),
         pytest.param({"content-type": "multipart/form-data; boundary=" + "B" * 3000}, b"", 400, id="long-boundary"),
-        pytest.param({"content-type": "multipart/mixed; boundary=B"}, form((FILE, PNG)), 415, id="mixed"),
         pytest.param(FORM, form((FILE, b"x" * 200_000)), 413, id="too-large"),
     ],
 )
@@ -347,18 +325,6 @@ def test_a_form_without_end_is_held_no_further_than_the_limit():
         assert tracemalloc.get_traced_memory()[1] < 20 * LIMITS.max_bytes
     finally:
         tracemalloc.stop()
-
-
-def test_content_types_of_any_letters_get_an_answer():
-    server, progress = make_server()
-    random = np.random.RandomState(0)
-    letters = list("multipart/form-data;boundary=\"'*0%\\ \t,=;\xff")
-    for _ in range(300):
-        kind = "".join(random.choice(letters, random.randint(1, 60)))
-        for prefix in ("", "multipart/form-data;"):
-            found = said(server, "POST", "/invocations", {"content-type": prefix + kind}, [b"--B"])
-            assert found.status in (400, 415), (prefix, kind)
-    assert not progress.warnings
 
 
 @pytest.mark.parametrize("package", ["starlette.applications", "python_multipart.multipart", "prometheus_client"])

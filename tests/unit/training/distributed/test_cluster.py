@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import HeardProgress, small_config
-from hosts import HOSTS, ParameterServer
-from together import EPOCHS, IMAGES, SETTINGS, assert_alike, learn, make_learner
+from helpers.data import HeardProgress, small_config
+from helpers.jobs import HOSTS, ParameterServer
+from helpers.together import EPOCHS, IMAGES, SETTINGS, assert_alike, learn, make_learner
 
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hosts import free_port, plain_environment
-from opt_ml import failure_of, make_opt_ml
+from helpers.jobs import failure_of, free_port, make_opt_ml, plain_environment
 
 from ssd_train import __version__
 from ssd_train.errors import ConfigError, WorkerLost
@@ -124,19 +122,6 @@ def test_rendezvous_worker_of_another_job_raises_on_both_sides():
     assert told[0] == told[1] and "expected" in told[0] and "algo-7" in told[0]
 
 
-def test_rendezvous_large_job_joins():
-    """Each handshake contains the names of all."""
-    names = tuple(f"ip-10-0-{number}.eu-west-1.compute.internal (rank {number})" for number in range(240))
-    assert len(json.dumps(names)) > 2 * 4096
-    port = free_port()
-    with ThreadPoolExecutor(2) as pool:
-        leader = pool.submit(rendezvous, RankInfo(0, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(WorkerLost, match=r"host ip-10-0-0\.\S+ \(rank 0\) "):
-            rendezvous(RankInfo(239, 240, names, "127.0.0.1", port), time.monotonic() + 1.5)
-        with pytest.raises(WorkerLost, match=r"host ip-10-0-1\.[^,]*, .* \(rank 238\) "):
-            leader.result()  # the last has
-
-
 def test_rendezvous_silent_or_slow_connections_do_not_block():
     port, names = free_port(), NAMES[:2]
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as links:
@@ -149,16 +134,6 @@ def test_rendezvous_silent_or_slow_connections_do_not_block():
         peers = [peer.result() for peer in peers]
         assert time.monotonic() - start < 5
     everywhere(peers, ControlGroup.close)
-
-
-def test_rendezvous_silent_connections_do_not_extend_the_deadline():
-    port = free_port()
-    with ThreadPoolExecutor(1) as pool:
-        start = time.monotonic()
-        leader = pool.submit(ControlGroup, place(0, port), 30, 0.5)
-        with connected(port), pytest.raises(WorkerLost, match="host algo-2, algo-3 "):
-            leader.result()
-        assert time.monotonic() - start < 5
 
 
 def test_rendezvous_duplicate_rank_raises():
@@ -209,13 +184,6 @@ def test_rendezvous_worker_dead_after_handshake_raises(monkeypatch, rank, expect
 def test_rendezvous_missing_hosts_raise(rank, expected):
     with pytest.raises(WorkerLost, match=expected):
         ControlGroup(place(rank, free_port()), 30, join_seconds=0.5)
-
-
-def test_rendezvous_port_in_use_raises():
-    with socket.create_server(("", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"^rendezvous_port: found {port} "):
-            ControlGroup(place(0, port), 30, join_seconds=0.5)
 
 
 WORKER = """
@@ -305,11 +273,3 @@ def test_process_that_closes_its_connection_ends_all(processes):
     """A program that ends in the middle of a job, with exit code 0 or not."""
     errors = [processes[rank].communicate(timeout=30)[1] for rank in (0, 2)]
     assert all("host algo-2 is gone: " in error for error in errors)
-
-
-def test_handshake_has_the_expected_keys(three):
-    """Messages are JSON and bytes with a length, never pickles."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send(ours, json.dumps({"a": 1}).encode())
-        assert theirs.recv(100) == b"\0\0\0\0\0\0\0\x08" + b'{"a": 1}'

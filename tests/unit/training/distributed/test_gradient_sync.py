@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import small_config
+from helpers.data import small_config
 
 from ssd_train import mxnet_compat
 from ssd_train.training.distributed.gradient_sync import LocalSync, server_optimizer

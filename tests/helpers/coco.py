@@ -1,9 +1,12 @@
-"""Average precision by pycocotools, the reference of the metrics' tests."""
+"""COCO's own evaluation, and the files of AWS's COCO notebook."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+from pathlib import Path
+from typing import Any, Dict, List
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -44,3 +47,29 @@ def pycocotools_precision(images, classes):
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (IoU, recall, class)
     return np.where((precision > -1).all(axis=1), precision.mean(axis=1), np.nan)
+
+
+# the category ids of COCO's 80 classes: 1 to 90 with gaps
+CATEGORY_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def generate(instances: Dict[str, Any], folder: Path) -> List[Path]:
+    """Write the files that the notebook makes of the document of an instances_*.json."""
+    class_of = {category_id: index for index, category_id in enumerate(CATEGORY_IDS)}
+    name_of = {category["id"]: str(category["name"]) for category in instances["categories"]}
+    folder.mkdir(parents=True)
+    written = []
+    for image in instances["images"]:
+        size = {"width": int(image["width"]), "height": int(image["height"]), "depth": 3}
+        line: Dict[str, Any] = {"file": image["file_name"], "image_size": [size], "annotations": [], "categories": []}
+        for found in instances["annotations"]:
+            if found["image_id"] != image["id"] or not found["bbox"]:
+                continue
+            left, top, width, height = (int(value) for value in found["bbox"])
+            box = {"class_id": class_of[found["category_id"]], "top": top, "left": left, "width": width}
+            line["annotations"].append({**box, "height": height})
+            line["categories"].append({"class_id": found["category_id"], "name": name_of[found["category_id"]]})
+        if line["annotations"]:
+            written.append(folder / (image["file_name"].split(".")[0] + ".json"))
+            written[-1].write_text(json.dumps(line))
+    return written

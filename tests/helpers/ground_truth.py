@@ -1,4 +1,6 @@
-"""Lines of Ground Truth's output manifests, made with one part changed, added or removed."""
+"""Manifest lines, good and odd, for tests of the reader."""
+
+from __future__ import annotations
 
 import json
 

@@ -1,4 +1,4 @@
-"""Builders of manifest lines, shared by the tests of the preparation steps."""
+"""Manifest lines as Ground Truth writes them."""
 
 from __future__ import annotations
 

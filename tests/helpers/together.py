@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 import numpy as np
-from builders import small_config
-from hosts import HOSTS
+from helpers.data import small_config
+from helpers.jobs import HOSTS
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.loaders import EpochSampler, TrainBatch

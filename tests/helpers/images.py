@@ -1,4 +1,4 @@
-"""Pictures of every kind that can come, as bytes: those that are read, and those that are refused and why."""
+"""Images of every kind: those that are read, and those that are refused and why."""
 
 from __future__ import annotations
 
@@ -64,20 +64,15 @@ TRUNCATED = r"(cut off|damaged)"
 BAD = {
     "empty": (b"", "found an empty file"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "found an HTML page"),
-    "html after a BOM": (b"\xef\xbb\xbf \n<html>", "found an HTML page"),
-    "s3 error": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "found XML"),
     "text": (b"no image here, only words and more words", "found text beginning b'no image"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
     "random bytes": (bytes(range(200, 256)), "found unknown bytes beginning c8c9"),
     "gif": (GIF, "found a GIF image, expected an image .JPEG, PNG"),
-    "avif": (b"\0\0\0\x20ftypavif" + bytes(40), "found an AVIF image"),
     "heic": (b"\0\0\0\x20ftypheic" + bytes(40), "found a HEIC image"),
-    "pdf": (b"%PDF-1.4 and so on", "found a PDF"),
     "jpeg header only": (encoded(noise(), "JPEG")[:20], "found a damaged JPEG header"),
     "jpeg half": (encoded(noise(), "JPEG")[:3000], TRUNCATED),
     "jpeg without its last byte": (encoded(noise(), "JPEG")[:-1], "JPEG cut off after"),
     "jpeg half with a thumbnail": (half_with_thumbnail(), "JPEG cut off after"),
-    "jpeg half, smooth": (encoded(quadrants(640, 480), "JPEG")[:-400], "JPEG cut off after"),
     "png half": (encoded(noise())[:3000], "PNG cut off after"),
     "png without its end": (encoded(noise())[:-12], "PNG cut off after"),
     "png with a hole": (encoded(noise())[:3000] + encoded(noise())[-12:], "PNG cut off"),
@@ -87,7 +82,6 @@ BAD = {
     "tiff half": (encoded(noise(), "TIFF", compression="tiff_lzw")[:3000], TRUNCATED),
     "webp half": (encoded(noise(), "WEBP")[:1000], TRUNCATED),
     "1x1": (encoded(noise(1, 1)), "found 1x1, expected sides of at least 10 px"),
-    "1x100": (encoded(noise(1, 100)), "found 1x100, expected sides"),
     "20000x20": (encoded(np.zeros((20, 20000, 3), np.uint8)), "found 20000x20, expected an aspect ratio of at most 50"),
     "animated png": (
         encoded(noise(), save_all=True, append_images=[Image.fromarray(255 - noise())]),
@@ -97,12 +91,7 @@ BAD = {
         encoded(noise(), "WEBP", save_all=True, duration=100, append_images=[Image.fromarray(255 - noise())]),
         "found WEBP with 2 frames",
     ),
-    "tiff of two pages": (
-        encoded(noise(), "TIFF", save_all=True, append_images=[Image.fromarray(noise())]),
-        "found TIFF with 2 frames",
-    ),
     "tiff on its side": (encoded(noise(), "TIFF", tiffinfo={274: 6}), "TIFF with orientation 6, expected 1"),
-    "claims 30000x30000": (png_claiming(30000, 30000), "found 30000x30000 = 900.0 Mpx, expected at most 50 Mpx"),
     "claims 40000x40000": (png_claiming(40000, 40000), "found 40000x40000 = 1600.0 Mpx"),
 }
 

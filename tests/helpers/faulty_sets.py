@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 
-import manifests
 import numpy as np
-from builders import label_set, picture
+from helpers import manifests
+from helpers.data import label_set, picture
 from PIL import Image
 
 from ssd_train.data.checks.runner import Split, check_data
@@ -76,17 +76,13 @@ BAD_IMAGES = {
     "missing": (line(), {}, "missing-image"),
     "in two folders": (line("s3://b/x/bad.jpg"), {"a/bad.jpg": JPEG, "c/bad.jpg": JPEG}, "ambiguous-image"),
     "empty file": (line(), {"bad.jpg": b""}, "unreadable-image"),
-    "text": (line(), {"bad.jpg": b"404 not found"}, "unreadable-image"),
     "HTML": (line(), {"bad.jpg": b"<!DOCTYPE html><html>"}, "unreadable-image"),
-    "a page of errors": (line(), {"bad.jpg": b"<?xml version='1.0'?><Error><Code>NoSuchKey"}, "unreadable-image"),
-    "LFS pointer": (line(), {"bad.jpg": b"version https://git-lfs.github.com/spec/v1\n"}, "unreadable-image"),
     "header only": (line(), {"bad.jpg": JPEG[:30]}, "unreadable-image"),
     "PNG with a wrong byte": (line(), {"bad.jpg": PNG[:900] + b"??" + PNG[902:]}, "unreadable-image"),
     "PNG with too few pixels": (line(), {"bad.jpg": b"\x89PNG\r\n\x1a\n" + PNG[8:33] + PNG[-12:]}, "unreadable-image"),
     "JPEG without its end": (line(), {"bad.jpg": JPEG[:-2]}, "truncated-image"),
     "half a JPEG": (line(), {"bad.jpg": JPEG[: len(JPEG) * 2 // 3]}, "truncated-image"),
     "half a JPEG, given an end": (line(), {"bad.jpg": JPEG[: len(JPEG) * 2 // 3] + b"\xff\xd9"}, "truncated-image"),
-    "half a PNG": (line(), {"bad.jpg": PNG[: len(PNG) // 2]}, "truncated-image"),
     "GIF": (line(), {"bad.jpg": saved(photo(99), "GIF")}, "unsupported-format"),
     "HEIC": (line(), {"bad.jpg": b"\0\0\0\x20ftypheic" + bytes(90)}, "unsupported-format"),
     "turned TIFF": (line(), {"bad.jpg": saved(photo(99), "TIFF", tiffinfo={274: 6})}, "unsupported-format"),
@@ -98,20 +94,16 @@ BAD_IMAGES = {
         "aspect-ratio",
     ),
     "other size": (line(size_wh=(121, 90)), {"bad.jpg": JPEG}, "size-differs"),
-    "turned by hand": (line(size_wh=(90, 120)), {"bad.jpg": JPEG}, "size-differs"),
     "no size, box outside": (
         line("bad.jpg", (0, 100, 10, 30, 20), size_wh=None),
         {"bad.jpg": JPEG},
         "box-outside-image",
     ),
     "mirrored by EXIF": (line(), {"bad.jpg": turned(2)}, "orientation-applied"),
-    "upside down by EXIF": (line(), {"bad.jpg": turned(3)}, "orientation-applied"),
     "turned, size not told": (line(size_wh=None), {"bad.jpg": turned(6, (100, 90))}, "orientation-applied"),
-    "turned, square": (line(size_wh=(90, 90)), {"bad.jpg": turned(6, (90, 90))}, "orientation-applied"),
     "turned, labelled upright": (line(size_wh=(90, 120)), {"bad.jpg": turned(6)}, "orientation-turned"),
     "turned, labelled as stored": (line(), {"bad.jpg": turned(8)}, "orientation-turned"),
     "name of a folder above": (line("s3://b/../bad.jpg"), {}, "bad-image-name"),
-    "absolute name": (line("/etc/bad.jpg"), {}, "missing-image"),
     "no file name": (line("s3://b/images/"), {}, "bad-image-name"),
     "another scheme": (line("https://b/bad.jpg"), {}, "missing-image"),
 }
@@ -135,43 +127,23 @@ def as_text(value, old, new):
 
 BAD_LINES = {
     "not JSON": ("hello", "bad-line"),
-    "half a line": ('{"source-ref": "s3://b/a', "bad-line"),
-    "an array": ("[1]", "bad-line"),
-    "key twice": ('{"source-ref": "a", "source-ref": "b"}', "bad-line"),
-    "annotations missing": ({**line(), "bb": {}}, "bad-line"),
     "box no object": ({**line(), "bb": {"annotations": [5]}}, "bad-line"),
     "text": (with_box(left="10"), "bad-coordinates"),
-    "true": (with_box(top=True), "bad-coordinates"),
-    "null": (with_box(width=None), "bad-coordinates"),
     "NaN": (as_text(with_box(left=0.5), "0.5", "NaN"), "bad-coordinates"),
-    "infinity": (as_text(with_box(left=0.5), "0.5", "-Infinity"), "bad-coordinates"),
-    "1e999": (as_text(with_box(left=0.5), "0.5", "1e999"), "bad-coordinates"),
-    "huge": (with_box(height=10**9), "bad-coordinates"),
     "width below 0": (with_box(width=-1), "box-degenerate"),
-    "height below 0": (with_box(height=-5), "box-degenerate"),
     "class 7 of 2": (with_box(class_id=7), "unknown-class"),
-    "class -1": (with_box(class_id=-1), "unknown-class"),
-    "class 0.5": (with_box(class_id=0.5), "unknown-class"),
-    "class null": (with_box(class_id=None), "unknown-class"),
     "class-map an array": (with_metadata(class_map=["cat"]), "bad-class-map"),
-    "class-map of words": (with_metadata(class_map={"x": "cat"}), "bad-class-map"),
-    "class name blank": (with_metadata(class_map={"0": " "}), "bad-class-map"),
     "width a text": (line(size_wh=("120", 90)), "bad-image-size"),
-    "height 0": (line(size_wh=(120, 0)), "bad-image-size"),
     "name empty": (line(""), "bad-image-name"),
-    "name with NUL": (line("s3://b/\0.jpg"), "bad-image-name"),
     "name no text in UTF-8": (as_text(line("QQ"), "QQ", "\\ud800"), "bad-image-name"),
     "other boxes": (line("s3://b/images/3.jpg", (1, 0, 0, 50, 50)), "conflicting-duplicate"),
     "same line": (line("s3://b/images/3.jpg", BOX, (1, 5, 5, 90, 70)), "duplicate-line"),
     "not labelled": ({"source-ref": "s3://b/images/bad.jpg"}, "unlabelled-line"),
-    "no image": ({"source": "a video"}, "unlabelled-line"),
-    "label a number": ({**line(), "bb": 3}, "unlabelled-line"),
     "failed": (with_metadata(failure_reason="ClientError"), "failed-line"),
     "classification": (with_metadata(type="groundtruth/image-classification"), "other-job-line"),
     "only box outside": (with_box(left=5000), "image-dropped"),
     "clipped": (with_box(left=90), "box-clipped"),
     "no width": (line("s3://b/images/bad.jpg", BOX, (0, 3, 3, 0, 60)), "box-dropped"),
-    "under a pixel": (line("s3://b/images/bad.jpg", BOX, (0, 3, 3, 0.5, 60)), "box-dropped"),
     "mostly outside": (line("s3://b/images/bad.jpg", BOX, (0, 119, 3, 60, 60)), "box-dropped"),
 }
 
