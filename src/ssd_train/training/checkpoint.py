@@ -325,7 +325,7 @@ def _copy_best(best_model: Path, folder: Path) -> None:
     try:
         files = {file.name: file.read_bytes() for file in filter(belongs_to_best, best_model.iterdir())}
     except OSError as error:
-        raise _best_model_lost(best_model, error.strerror) from error
+        raise _best_model_lost(best_model, error.strerror or str(error)) from error
     if CONFIG not in files:
         raise _best_model_lost(best_model, f"no {CONFIG}")
     for name, data in files.items():
