@@ -64,7 +64,7 @@ def test_another_loss_learns_otherwise(plain, run, settings):
 
 def test_anchors_are_fitted_and_kept_in_the_model(plain, run):
     model, weights, _, lines = plain
-    sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_shares).sizes
+    sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_scales).sizes
     assert any(line.startswith(f"anchor_sizes {model.config.anchor_sizes}: mean IoU") for line in lines)
     usual, its_weights, _, its_lines = run(auto_anchors=False)
     assert usual.config.anchor_sizes == "" and not any("anchor_sizes" in line for line in its_lines)

@@ -1,4 +1,4 @@
-"""Checkpoints: one folder per save with checksums, written atomically and read without pickle (published.py)."""
+"""Checkpoints: one folder per save with checksums, written atomically and read without pickle (storage/atomic.py)."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Checkpoints:
 
     Args:
         folder: the checkpoint folder.
-        circumstances: runtime properties (circumstances.py). They are stored; differences are logged on resume.
+        circumstances: runtime properties, see `runtime_info`. They are stored; differences are logged on resume.
     """
 
     def __init__(self, folder: Path, circumstances: Optional[Mapping[str, Any]] = None) -> None:
