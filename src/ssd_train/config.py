@@ -254,7 +254,7 @@ class TrainConfig:
         return parse_increasing_ints(self.lr_scheduler_step)
 
     @property
-    def anchor_shares(self) -> Tuple[float, ...]:
+    def anchor_scales(self) -> Tuple[float, ...]:
         """Anchor scales of anchor_sizes."""
         return parse_increasing_floats(self.anchor_sizes) or ()
 

@@ -56,7 +56,7 @@ def test_train_with_ema_saves_the_average_and_learns_the_same(plain, run):
 
 def test_train_with_auto_anchors_keeps_them_in_the_model(plain, run):
     model, weights, _, lines = plain
-    sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_shares).sizes
+    sizes = anchor_layout("mobilenet0.25", 128, model.config.anchor_scales).sizes
     assert any(line.startswith(f"anchor_sizes {model.config.anchor_sizes}: mean IoU") for line in lines)
     usual, its_weights, _, its_lines = run(auto_anchors=False)
     assert usual.config.anchor_sizes == "" and not any("anchor_sizes" in line for line in its_lines)

@@ -83,7 +83,7 @@ class SavedModel:
     def build(self, device: Any = None) -> Any:
         """Return the network with the saved weights on `device`, an MXNet context; None: the CPU."""
         config = self.config
-        net = build_net(config.base_network, config.image_shape, list(self.class_names), scales=config.anchor_shares)
+        net = build_net(config.base_network, config.image_shape, list(self.class_names), scales=config.anchor_scales)
         load_strict(net, self.weights)
         if device is not None:
             net.collect_params().reset_ctx(device)

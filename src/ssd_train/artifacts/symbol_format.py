@@ -35,7 +35,7 @@ INPUT = "data"
 BUILTIN_ARTIFACT = "model_algo_1"  # file name prefix of the built-in algorithm
 KIND = "symbol"  # kind of the deployment files of a trained model
 BUILTIN = "builtin"  # kind of the deployment files that `convert` writes
-# in the order in which they are moved into place: weights after their network, metadata on all of them last
+# in the order in which they replace existing ones: weights after their network, metadata on all of them last
 FILES = (HYPERPARAMETERS, SHAPES, SYMBOL, WEIGHTS, EXPORT)
 _REMEDY = (
     "expected the files that `python -m ssd_train export --format symbol` writes; run it again, with the model folder "

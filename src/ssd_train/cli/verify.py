@@ -296,7 +296,7 @@ class Checks:
         model = SavedModel.load(self.folder / name / "model")
         config, context = model.config, one_context(device)
         data = load_labels(*self.datasets["validation"])
-        layout = anchor_layout(config.base_network, config.image_shape, config.anchor_shares)
+        layout = anchor_layout(config.base_network, config.image_shape, config.anchor_scales)
         transform = EvalTransform(config.image_shape, TargetEncoder(make_anchors(layout)), config.grayscale)
         loader = EvalLoader(DetectionDataset(data.labels, data.images, config.image_shape), transform, BATCH)
         evaluator = Evaluator(model.build(context), config, context, model.post_nms)
@@ -317,7 +317,7 @@ def _arrays(path: Path) -> Dict[str, np.ndarray]:
 def _first_weights() -> Dict[str, np.ndarray]:
     """Return the initial weights of the runs."""
     config = TrainConfig.from_mapping(SETTINGS)
-    net = build_net(config.base_network, config.image_shape, list(SHAPE_CLASSES), config.seed, config.anchor_shares)
+    net = build_net(config.base_network, config.image_shape, list(SHAPE_CLASSES), config.seed, config.anchor_scales)
     return {name: parameter.data().asnumpy() for name, parameter in state_dict(net).items()}
 
 

@@ -155,7 +155,7 @@ class DetectionDataset(mx.gluon.data.Dataset):  # type: ignore[name-defined]
 
     def _read(self, index: int) -> EncodedImage:
         record = self.record(index)
-        encoded = EncodedImage(self.images.read(record), record.where or record.name)
+        encoded = EncodedImage(self.images.read(record), record.location)
         if record.size_wh is None:
             self._sizes[index] = encoded.header.display_wh
         return encoded

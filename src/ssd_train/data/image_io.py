@@ -263,18 +263,18 @@ class EncodedImage:
 
         See ITU-T T.81, B.2.3 and G.1.1. A baseline JPEG is never reported.
         """
-        data, place = self.data, self._scan
-        if data.find(_PROGRESSIVE, 0, place) < 0:
+        data, position = self.data, self._scan
+        if data.find(_PROGRESSIVE, 0, position) < 0:
             return False
-        end = data.find(_END, place)
+        end = data.find(_END, position)
         bits_missing: Dict[int, bytearray] = {}
-        while 0 <= place < end:
-            count = data[place + 4]
-            first, last, approximation = data[place + 5 + 2 * count : place + 8 + 2 * count]
-            for component in data[place + 5 : place + 5 + 2 * count : 2]:
+        while 0 <= position < end:
+            count = data[position + 4]
+            first, last, approximation = data[position + 5 + 2 * count : position + 8 + 2 * count]
+            for component in data[position + 5 : position + 5 + 2 * count : 2]:
                 left = bits_missing.setdefault(component, bytearray(b"\xff" * _COEFFICIENTS))
                 left[first : last + 1] = bytes([approximation & 15]) * (last + 1 - first)
-            place = data.find(_SCAN, place + 2)
+            position = data.find(_SCAN, position + 2)
         return any(any(left) for left in bits_missing.values())
 
 

@@ -49,7 +49,7 @@ class FolderImages:
         Raises:
             DataError: The image is not available; the message names the record's place.
         """
-        return call_with_timeout(lambda: self._read(record), self._seconds, f"{_place(record)}: image {record.name!r}")
+        return call_with_timeout(lambda: self._read(record), self._seconds, f"{record.location}: image {record.name!r}")
 
     def read_head_and_tail(self, record: LabeledImage, size: int) -> Tuple[bytes, bytes]:
         """Return the first and last `size` bytes of the encoded image.
@@ -60,19 +60,19 @@ class FolderImages:
             DataError: The image is not found, or reading takes too long.
             OSError: The file cannot be read.
         """
-        where = f"{_place(record)}: image {record.name!r}"
+        where = f"{record.location}: image {record.name!r}"
         return call_with_timeout(lambda: _ends(self.locate(record), size), self._seconds, where)
 
     def _read(self, record: LabeledImage) -> bytes:
         path = self.locate(record)
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block forever
-                raise DataError(f"{_place(record)}: image {path} is a folder or a device, expected a file")
+                raise DataError(f"{record.location}: image {path} is a folder or a device, expected a file")
             with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
             raise DataError(
-                f"{_place(record)}: image {path} cannot be read ({error.strerror}), expected a file"
+                f"{record.location}: image {path} cannot be read ({error.strerror}), expected a file"
             ) from error
 
     def locate(self, record: LabeledImage) -> str:
@@ -91,7 +91,7 @@ class FolderImages:
         path, is_link = self._by_path(paths) or self._by_name(record, paths)
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
         if not real.startswith(os.path.join(self.root, "")):
-            raise DataError(f"{_place(record)}: {path} is a link to {real}, expected an image inside {self.root}")
+            raise DataError(f"{record.location}: {path} is a link to {real}, expected an image inside {self.root}")
         return real
 
     def _is_plain(self, folder: str) -> bool:
@@ -138,13 +138,13 @@ class FolderImages:
         if not files:
             elsewhere = "; --fetch_images 1 gets it from S3" if is_on_s3(record) else ""
             raise DataError(
-                f"{_place(record)}: image {record.name!r} not found, "
+                f"{record.location}: image {record.name!r} not found, "
                 f"expected {basename!r} below {self.root}{elsewhere}",
                 "missing-image",
             )
         if len(files) > 1:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} may be {files[0]} or {files[1]} ({len(files)} files of that "
+                f"{record.location}: image {record.name!r} may be {files[0]} or {files[1]} ({len(files)} files of that "
                 "name), expected one, or the path of the labels below the folder",
                 "ambiguous-image",
             )
@@ -254,7 +254,7 @@ class FetchedImages:
         """
         fetched = self._fetched.get(record.name)
         if isinstance(fetched, DataError):
-            raise DataError(f"{_place(record)}: image {fetched}", "missing-image")
+            raise DataError(f"{record.location}: image {fetched}", "missing-image")
         return self._folder.locate(record) if fetched is None else str(fetched)
 
 
@@ -272,7 +272,7 @@ class MemoryImages:
         """
         if record.name not in self._images:
             raise DataError(
-                f"{_place(record)}: image {record.name!r} not found, expected one of {len(self._images)} in memory",
+                f"{record.location}: image {record.name!r} not found, expected one of {len(self._images)} in memory",
                 "missing-image",
             )
         return self._images[record.name]
@@ -306,11 +306,7 @@ def _readings(record: LabeledImage) -> List[List[str]]:
     try:
         return readings(record.name)
     except DataError as fault:
-        raise fault.at(_place(record)) from None
-
-
-def _place(record: LabeledImage) -> str:
-    return record.where or record.name
+        raise fault.at(record.location) from None
 
 
 def _ends(path: str, size: int) -> Tuple[bytes, bytes]:

@@ -56,7 +56,7 @@ class TrainBatch:
 
     def where(self) -> str:
         """Return the places of the labels, for messages."""
-        return ", ".join(record.where or record.name for record in self.records)
+        return ", ".join(record.location for record in self.records)
 
 
 @dataclass(frozen=True)

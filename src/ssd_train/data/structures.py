@@ -140,7 +140,7 @@ class LabeledImage:
     Attributes:
         name: Name of the image in the labels, e.g. ``s3://bucket/frames/a.jpg`` or ``frames/a.jpg``.
         boxes: Float32 (N, 4) xyxy pixels; N is 0 for a background image.
-        class_ids: Int64 (N,), indices into the ClassNames of the LabelSet.
+        class_ids: Int64 (N,), indices into the ClassNames of the Labels.
         size_wh: (width, height) that the boxes refer to, or None if the labels do not contain it.
         where: ``file:line`` (or ``file``) of the labels, for messages.
         ignored: Regions that are neither objects nor background.
@@ -156,7 +156,7 @@ class LabeledImage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
         object.__setattr__(self, "class_ids", np.asarray(self.class_ids, dtype=np.int64).reshape(-1))
-        where = self.where or self.name
+        where = self.location
         if len(self.boxes) != len(self.class_ids):
             raise DataError(
                 f"{where}: found {len(self.boxes)} boxes and {len(self.class_ids)} class ids, expected as many"
@@ -181,6 +181,11 @@ class LabeledImage:
     def is_background(self) -> bool:
         """Return True if the image has neither objects nor ignored regions."""
         return not len(self.boxes) and not len(self.ignored)
+
+    @property
+    def location(self) -> str:
+        """Return the source of the record for messages: `where`, or the name."""
+        return self.where or self.name
 
     @property
     def basename(self) -> str:

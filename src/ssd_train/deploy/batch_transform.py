@@ -6,7 +6,7 @@ Each is named <image>.out and holds the endpoint's response.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 from ssd_train.deploy.codec import RequestError, RequestLimits, negotiate_accept
 from ssd_train.deploy.detector import Detector, ImageRef
@@ -34,7 +34,8 @@ def transform(detector: Detector, images: Iterable[ImageRef], folder: Path, acce
     limits = RequestLimits(payload_limit())
     for image in images:
         try:
-            text, _ = handle_request(detector, image.read(), CONTENT_TYPE, accept, limits)
+            body: Any = image.read()  # bytes: the images are files
+            text, _ = handle_request(detector, body, CONTENT_TYPE, accept, limits)
         except RequestError as error:
             yield f"{image.where}: {error}"
         except OSError as error:

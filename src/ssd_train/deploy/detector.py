@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import (
     Callable,
+    Generator,
     Iterable,
     Iterator,
     List,
@@ -130,7 +131,7 @@ class Tiling(NamedTuple):
 
     Attributes:
         side: of a tile in pixels of the image; 0: the image is not split.
-        overlap: share of its side that a tile has in common with the next, at least.
+        overlap: fraction of its side that a tile has in common with the next, at least.
     """
 
     side: int = 0
@@ -185,7 +186,9 @@ class Detector:
         return FIXED_SCORE if stated is None else stated
 
     @overload
-    def __call__(self, image: AnyImage, *, tile: int = 0, tile_overlap: float = 0.2) -> DetectionResult: ...
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, and is a path
+        self, image: AnyImage, *, tile: int = 0, tile_overlap: float = 0.2
+    ) -> DetectionResult: ...
 
     @overload
     def __call__(
@@ -202,7 +205,7 @@ class Detector:
                 reads BGR); or a list of these.
             tile: side in pixels of overlapping tiles that the network sees one by one, for objects that are small in
                 a large image; 0: the network sees the whole image.
-            tile_overlap: share of its side that a tile has in common with the next, at least.
+            tile_overlap: fraction of its side that a tile has in common with the next, at least.
 
         Returns:
             All detections, best first, boxes in pixels of the image; for a list, a list of these.
@@ -214,7 +217,8 @@ class Detector:
         tiling = Tiling(tile, tile_overlap)
         check_tile(*tiling)
         if not isinstance(image, (list, tuple)):
-            (prediction,) = self._predict([self._load(_as_ref(image), tiling)])
+            ref = _as_ref(image)  # type: ignore[arg-type]  # refuses other sequences
+            (prediction,) = self._predict([self._load(ref, tiling)])
             return self._result(prediction)
         refs = [_as_ref(one) for one in image]
         with contextlib.closing(self.predict_iter(refs, tiling=tiling)) as predictions:
@@ -224,11 +228,12 @@ class Detector:
         """Detect objects in several images, RGB uint8 (H, W, 3), in one batch."""
         for image in images:
             _check_image(image)
-        return self.predict_inputs([self.to_input(image) for image in images], [image.shape[1::-1] for image in images])
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        return self.predict_inputs([self.to_input(image) for image in images], sizes)
 
     def predict_iter(
         self, refs: Iterable[ImageRef], batch_size: int = 8, workers: int = 2, tiling: Tiling = WHOLE_IMAGE
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Detect objects in `refs`, in order.
 
         Threads read and decode the next images while the network runs.
@@ -275,19 +280,20 @@ class Detector:
         batches = (slice(start, start + batch_size) for start in range(0, len(inputs), batch_size))
         parts = itertools.chain.from_iterable(self.predict_inputs(inputs[part], sizes[part]) for part in batches)
         for prediction, _, rects in loaded:
-            found = list(itertools.islice(parts, len(rects)))
-            yield prediction._replace(detections=self._merged(found, rects, prediction)) if rects else prediction
+            of_tiles = list(itertools.islice(parts, len(rects)))
+            yield prediction._replace(detections=self._merged(of_tiles, rects, prediction)) if rects else prediction
 
     def _merged(self, parts: List[Detections], rects: List[Rect], prediction: Prediction) -> Detections:
         if len(parts) == 1:
             return parts[0]
-        return merge_tiles(parts, rects, prediction.image_ref.expected_wh, self.engine.nms_threshold)
+        size_wh = prediction.image_ref.expected_wh
+        return merge_tiles(parts, rects, size_wh, self.engine.nms_threshold)  # type: ignore[arg-type]  # image is decoded
 
     def _result(self, prediction: Prediction) -> DetectionResult:
         if prediction.detections is None:
             raise DataError(prediction.error)
-        ref, found = prediction.image_ref, prediction.detections
-        arrays = (found.boxes, found.scores, found.class_ids, found.size_wh)
+        ref, detections = prediction.image_ref, prediction.detections
+        arrays = (detections.boxes, detections.scores, detections.class_ids, detections.size_wh)
         return DetectionResult(*arrays, self.class_names, self.score_threshold, ref.name, ref.decode)
 
     def predict_inputs(self, inputs: Sequence[np.ndarray], sizes: Sequence[SizeWH]) -> List[Detections]:

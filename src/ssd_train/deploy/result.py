@@ -100,9 +100,9 @@ class DetectionResult(Detections):
         try:
             image = fit_within(self._drawn(None), (HTML_SIDE, HTML_SIDE))
             data = base64.b64encode(encode_jpeg(image)).decode("ascii")
-            picture = f'<img alt="{html.escape(self.image_name)}" src="data:image/jpeg;base64,{data}">'
+            image_tag = f'<img alt="{html.escape(self.image_name)}" src="data:image/jpeg;base64,{data}">'
         except DataError as error:
-            picture = f"<p>{html.escape(str(error))}</p>"
+            image_tag = f"<p>{html.escape(str(error))}</p>"
         rows = "".join(
             f"<tr><td>{html.escape(one.name)}</td><td>{one.score:.2f}</td>"
             f"<td>{', '.join(f'{value:.0f}' for value in one.box)}</td></tr>"
@@ -114,4 +114,4 @@ class DetectionResult(Detections):
             f"{self.score_threshold:.2f}, {len(self)} in all"
         )
         header = "<tr><th>class</th><th>score</th><th>x1, y1, x2, y2</th></tr>"
-        return f"<figure>{picture}<figcaption>{caption}</figcaption></figure><table>{header}{rows}</table>"
+        return f"<figure>{image_tag}<figcaption>{caption}</figcaption></figure><table>{header}{rows}</table>"

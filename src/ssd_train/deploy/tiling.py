@@ -67,7 +67,9 @@ def merge_tiles(
     Returns:
         Boxes in pixels of the image, best first.
     """
-    boxes = np.concatenate([part.boxes + np.float32([*rect[:2], *rect[:2]]) for part, rect in zip(parts, rects)])
+    boxes = np.concatenate(
+        [part.boxes + np.array([*rect[:2], *rect[:2]], np.float32) for part, rect in zip(parts, rects)]
+    )
     scores = np.concatenate([part.scores for part in parts])
     class_ids = np.concatenate([part.class_ids for part in parts])
     tiles = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

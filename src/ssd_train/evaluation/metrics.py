@@ -168,7 +168,7 @@ class MeanAveragePrecision:
         """
         if truth.size_wh is not None and tuple(truth.size_wh) != tuple(detections.size_wh):
             raise DataError(
-                f"{truth.where or truth.name}: found detections in an image of {detections.size_wh}, "
+                f"{truth.location}: found detections in an image of {detections.size_wh}, "
                 f"expected {truth.size_wh} as in the labels"
             )
         self._images.append((truth.name, detections, truth))

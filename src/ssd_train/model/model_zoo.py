@@ -83,7 +83,7 @@ def find_weights(
 ) -> Path:
     """Return the path of a file of the model zoo from the first place that has it.
 
-    The places are `weights_dir`, GluonCV's cache, the zoo, and the mirror of SSD_TRAIN_MIRROR.
+    The sources are `weights_dir`, GluonCV's cache, the zoo, and the mirror of SSD_TRAIN_MIRROR.
 
     Args:
         file: the file.
@@ -108,25 +108,25 @@ def find_weights(
             _download(url, archive, seconds, silent_seconds, progress)
             return _unpack(file, archive, cache)
 
-    places: List[Tuple[str, Callable[[], Path]]] = []
+    sources: List[Tuple[str, Callable[[], Path]]] = []
     if weights_dir is not None:
-        places.append((str(weights_dir), lambda: _in_folder(file, weights_dir, cache)))
-    places.append((str(cache), lambda: _in_folder(file, cache, cache)))
+        sources.append((str(weights_dir), lambda: _in_folder(file, weights_dir, cache)))
+    sources.append((str(cache), lambda: _in_folder(file, cache, cache)))
     for label, repository in downloads:
         if repository:
             url = store._url_format.format(repo_url=f"{repository.rstrip('/')}/", file_name=file.stem)
-            places.append((f"{label}, {url}", lambda url=url: download(url)))  # type: ignore[misc]
+            sources.append((f"{label}, {url}", lambda url=url: download(url)))  # type: ignore[misc]
     reasons = []
-    for place, look in places:
+    for source, look in sources:
         try:
             path = look()
         except _NotFound as error:
-            reasons.append(f"{place}: {error}")
+            reasons.append(f"{source}: {error}")
             continue
         for reason in reasons:
             if "SHA-1" in reason:
                 progress.warning(f"{reason}; not used")
-        progress.info(f"weights {file.name}: {path}, from {place}")
+        progress.info(f"weights {file.name}: {path}, from {source}")
         return path
     unset = "" if mirror else "; no SSD_TRAIN_MIRROR is set"
     raise WeightsError(

@@ -102,7 +102,7 @@ def with_sizes(data: LabeledDataset) -> Labels:
     labels = data.labels
     gather = LabelsBuilder(labels.source)
     for record in labels.records:
-        size_wh = record.size_wh or read_header(data.images.read(record), record.where or record.name).display_wh
+        size_wh = record.size_wh or read_header(data.images.read(record), record.location).display_wh
         regions = record.ignored
         rows = [tuple(box) for box in (*record.boxes.tolist(), *regions.boxes.tolist())]
         ids = [*record.class_ids.tolist(), *regions.class_ids.tolist()]
@@ -128,7 +128,7 @@ def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress]
         for record in (progress or Progress()).track(data.labels.records, len(data.labels), "images"):
             encoded = data.images.read(record)
             if not is_image_name(record.name):
-                kind = read_header(encoded, record.where or record.name).format
+                kind = read_header(encoded, record.location).format
                 record = dataclasses.replace(record, name=record.name + _SUFFIX[kind])
             target = new.joinpath(*key_parts(record))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def _check_keys(records: Sequence[LabeledImage]) -> None:
         first = seen.setdefault(tuple(key_parts(record)), record)
         if first is not record:
             raise DataError(
-                f"{record.where or record.name}: {record.name!r} and {first.name!r} are one name without the bucket, "
+                f"{record.location}: {record.name!r} and {first.name!r} are one name without the bucket, "
                 "expected names that differ in more"
             )
 

@@ -37,12 +37,12 @@ class AnchorChoice(NamedTuple):
     """Anchor scales as fractions of the image size, with their fit.
 
     Attributes:
-        shares: the anchor scales.
+        scales: the anchor scales.
         overlap: mean IoU of the training boxes with their four best anchors of these scales.
         usual: the same for SSD's own scales.
     """
 
-    shares: Tuple[float, ...]
+    scales: Tuple[float, ...]
     overlap: float
     usual: float
 
@@ -71,7 +71,7 @@ def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Lab
         progress.warning("auto_anchors: found no box of an image of known size; anchors of SSD's own sizes are used")
         return config
     choice = fit_anchor_scales(config, labels)
-    sizes = ",".join(f"{share:g}" for share in choice.shares)
+    sizes = ",".join(f"{scale:g}" for scale in choice.scales)
     progress.info(
         f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}"
     )
@@ -137,9 +137,9 @@ def fit_anchor_scales(config: TrainConfig, labels: Labels) -> AnchorChoice:
     usual = tuple(size / config.image_shape for size in anchor_layout(config.base_network, config.image_shape).sizes)
     shapes = [(s, s * times) for s, times in itertools.product(SMALLEST, SECOND) if s * times < LARGEST]
     candidates = [usual, *(linear_scales(maps, smallest, second, LARGEST) for smallest, second in shapes)]
-    overlaps = [_overlap(config, boxes, shares) for shares in candidates]
+    overlaps = [_overlap(config, boxes, scales) for scales in candidates]
     best = int(np.argmax(overlaps))
-    return AnchorChoice(tuple(round(share, 4) for share in candidates[best]), overlaps[best], overlaps[0])
+    return AnchorChoice(tuple(round(scale, 4) for scale in candidates[best]), overlaps[best], overlaps[0])
 
 
 def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:
@@ -164,6 +164,6 @@ def _augmented(boxes: np.ndarray, config: TrainConfig) -> np.ndarray:
     return clipped[areas(clipped) >= View.min_visibility * areas(zoomed)]
 
 
-def _overlap(config: TrainConfig, boxes: np.ndarray, shares: Tuple[float, ...]) -> float:
-    anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(config.base_network, config.image_shape, shares)))
+def _overlap(config: TrainConfig, boxes: np.ndarray, scales: Tuple[float, ...]) -> float:
+    anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(config.base_network, config.image_shape, scales)))
     return float(np.partition(iou_matrix(boxes, anchors), -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:].mean())

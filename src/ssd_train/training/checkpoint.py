@@ -1,4 +1,4 @@
-"""Checkpoints: one folder per save with checksums, written atomically and read without pickle (published.py)."""
+"""Checkpoints: one folder per save with checksums, written atomically and read without pickle (storage/atomic.py)."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ class Checkpoints:
 
     Args:
         folder: the checkpoint folder.
-        circumstances: runtime properties (circumstances.py). They are stored; differences are logged on resume.
+        circumstances: runtime properties, see `runtime_info`. They are stored; differences are logged on resume.
     """
 
     def __init__(self, folder: Path, circumstances: Optional[Mapping[str, Any]] = None) -> None:
@@ -394,7 +394,7 @@ def _copy_best(best_model: Path, folder: Path) -> None:
     try:
         files = {file.name: file.read_bytes() for file in filter(belongs_to_best, best_model.iterdir())}
     except OSError as error:
-        raise _best_model_lost(best_model, error.strerror) from error
+        raise _best_model_lost(best_model, error.strerror or str(error)) from error
     if CONFIG not in files:
         raise _best_model_lost(best_model, f"no {CONFIG}")
     for name, data in files.items():

@@ -41,10 +41,10 @@ from ssd_train.progress import Progress
 from ssd_train.storage.s3_cache import image_fetcher
 
 MB, GB = 10**6, 10**9
-FREE_SHARE = 0.5  # of the free disk space, if --pipe_spill_gb is 0
+FREE_FRACTION = 0.5  # of the free disk space, if --pipe_spill_gb is 0
 FEW = 10  # images or boxes of a class; scores of fewer say little
-BACKGROUND_SHARE = 0.5  # of the training images; where more have no objects, some may not be labelled
-VALIDATION_SHARE = 0.25  # of the limit, if both channels are piped
+BACKGROUND_FRACTION = 0.5  # of the training images; where more have no objects, some may not be labelled
+VALIDATION_FRACTION = 0.25  # of the limit, if both channels are piped
 
 
 def pipe_channel_paths(environment: Environment) -> Dict[str, Path]:
@@ -139,9 +139,9 @@ def _spill_files(config: TrainConfig, paths: Dict[str, Path]) -> Dict[str, Spill
     if not paths:
         return {}
     folder = Path(tempfile.gettempdir())
-    limit = config.pipe_spill_gb * GB or free_space(folder) * FREE_SHARE
-    shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE} if len(paths) > 1 else {}
-    return {name: SpillFile(folder, int(limit * shares.get(name, 1))) for name in paths}
+    limit = config.pipe_spill_gb * GB or free_space(folder) * FREE_FRACTION
+    fractions = {"train": 1 - VALIDATION_FRACTION, "validation": VALIDATION_FRACTION} if len(paths) > 1 else {}
+    return {name: SpillFile(folder, int(limit * fractions.get(name, 1))) for name in paths}
 
 
 Splits = Tuple[LabeledDataset, LabeledDataset]
@@ -154,8 +154,8 @@ def require_inputs(environment: Environment) -> None:
         "images": [environment.train, environment.validation],
         "labels": [environment.labels, environment.validation_labels],
     }
-    for content, given in paths.items():
-        for path in given:
+    for content, channel_paths in paths.items():
+        for path in channel_paths:
             if path is not None and path not in piped.values() and not path.exists():
                 raise DataError(f"{path}: not found, expected {content}")
 
@@ -268,40 +268,40 @@ def _gc_disabled() -> Iterator[None]:
             gc.enable()
 
 
-def validate_images(sides: Splits, config: TrainConfig, progress: Progress) -> Splits:
+def validate_images(splits: Splits, config: TrainConfig, progress: Progress) -> Splits:
     """Check every image file of both splits without decoding it; a stream is checked while it is read.
 
     Files that are missing, truncated, of the wrong size or in both splits are an error; with on_bad_data "skip" they
     are dropped with a warning.
     """
-    named = [Split(name, s.labels, s.images) for name, s in zip(("train", "validation"), sides)]
+    named = [Split(name, s.labels, s.images) for name, s in zip(("train", "validation"), splits)]
     findings = {
         split.name: quick_check(split.labels, data.images, progress)
-        for split, data in zip(named, sides)
+        for split, data in zip(named, splits)
         if not isinstance(data.images, DetectionStream)
     }
     if len(findings) == 2:
         findings["validation"] += check_leakage(*named)
-    _warn_of_pictures_without_labels(sides, progress)
+    _warn_of_images_without_labels(splits, progress)
     if config.on_bad_data == "error":
-        raise_on_errors([finding for found in findings.values() for finding in found])
+        raise_on_errors([finding for reports in findings.values() for finding in reports])
     for name, of_data in findings.items():
         _warn_of(name, of_data, progress)
     train, validation = (
         LabeledDataset(drop_errors(data.labels, findings.get(name, [])), data.images)
-        for name, data in zip(("train", "validation"), sides)
+        for name, data in zip(("train", "validation"), splits)
     )
     return train, validation
 
 
-def _warn_of_pictures_without_labels(sides: Splits, progress: Progress) -> None:
-    records = [record for side in sides for record in (*side.labels.records, *side.labels.others)]
-    roots = sorted({side.images.root for side in sides if isinstance(side.images, FolderImages)})
-    found = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
-    if found:
-        places = [finding.where for finding in found]
+def _warn_of_images_without_labels(splits: Splits, progress: Progress) -> None:
+    records = [record for split in splits for record in (*split.labels.records, *split.labels.others)]
+    roots = sorted({split.images.root for split in splits if isinstance(split.images, FolderImages)})
+    findings = [finding for root in roots for finding in files_without_label(FolderImages(root), records)]
+    if findings:
+        paths = [finding.where for finding in findings]
         progress.warning(
-            f"{len(places)} pictures without labels are left out, of {len(places) + len(records)} ({_first(places)})"
+            f"{len(paths)} pictures without labels are left out, of {len(paths) + len(records)} ({_first(paths)})"
         )
 
 
@@ -402,7 +402,7 @@ def _warnings_of_few(train: Labels, validation: Labels) -> Iterator[str]:
         if few:
             yield f"{name}: found fewer than {FEW} boxes of {_first(few)}: {effect}"
     empty = sum(record.is_background for record in train.records)
-    if empty > BACKGROUND_SHARE * len(train):
+    if empty > BACKGROUND_FRACTION * len(train):
         yield (
             f"train: found {empty} of {len(train)} images without objects, which are trained as background: "
             "leave out those that nobody has labelled"

@@ -42,7 +42,7 @@ class EpochMeter:
     data_seconds: float = 0.0
     clipped: int = 0
 
-    def update(self, images: int, positives: int, losses: Sequence[float], clipped: bool) -> None:
+    def update(self, images: int, positives: int, losses: "Sequence[float] | np.ndarray", clipped: bool) -> None:
         """Add a step with its summed (CrossEntropy, SmoothL1)."""
         self.steps += 1
         self.images += images

@@ -42,7 +42,7 @@ IN_A_JOB = (
     f"which is the channel of that name, or give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file "
     "of GluonCV or a model, or use_pretrained_model 0 to start from random weights"
 )
-CACHE_SHARE = 0.5  # fraction of the memory that is free when the job starts
+CACHE_FRACTION = 0.5  # fraction of the memory that is free when the job starts
 FULLEST_IMAGES = 100  # the images with the most boxes, which determine nms_topk
 RANDOM = (
     "random weights: no trained weights are used, so the run needs many more images and epochs for the same score; "
@@ -199,11 +199,11 @@ def with_candidates(config: TrainConfig, labels: Labels, progress: Progress) -> 
 
 
 def _layout(config: TrainConfig) -> AnchorLayout:
-    return anchor_layout(config.base_network, config.image_shape, config.anchor_shares)
+    return anchor_layout(config.base_network, config.image_shape, config.anchor_scales)
 
 
 def _new_net(config: TrainConfig, class_names: ClassNames) -> Any:
-    return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_shares)
+    return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_scales)
 
 
 def _make_average(learner: TrainStep, config: TrainConfig, class_names: ClassNames) -> ModelEMA:
@@ -311,7 +311,7 @@ def _make_loaders(
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
     encode = TargetEncoder(make_anchors(_layout(config)))
-    budget = int(available_memory() * CACHE_SHARE) if config.cache_images else 0
+    budget = int(available_memory() * CACHE_FRACTION) if config.cache_images else 0
     train_fraction = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_budget = int(budget * (1 - train_fraction))
     validation_set = DetectionDataset(validation.labels, validation.images, side, validation_budget)

@@ -321,7 +321,7 @@ class Trainer:
             self.best = evaluations[0]
             self._save(row["epoch"], self.best.scores.to_json(), [*self.state.history, row])
 
-    def _evaluate(self, evaluator: Evaluator, name: str, watched: Callable[[Iterable[Item]], Iterator[Item]]) -> Any:
+    def _evaluate(self, evaluator: Evaluator, name: str, watched: Callable[[Iterable[Any]], Iterator[Any]]) -> Any:
         loader = self.setup.validation_loader
         with _closing(self.progress.track(loader, len(loader), name)) as batches:
             return evaluate(evaluator, watched(batches), self.setup.class_names)

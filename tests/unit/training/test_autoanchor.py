@@ -37,28 +37,28 @@ def labels_of(*groups):
 
 def test_auto_anchors_large_boxes_get_large_anchors():
     choice = fit_anchor_scales(config(), labels_of(boxes_of(0.7, 40)))
-    assert choice.shares[0] >= 0.2 and choice.shares[1] >= 0.4
+    assert choice.scales[0] >= 0.2 and choice.scales[1] >= 0.4
     assert choice.overlap > choice.usual + 0.1
 
 
 def test_auto_anchors_small_boxes_get_small_anchors():
     choice = fit_anchor_scales(config(), labels_of(boxes_of(0.05, 40)))
-    assert choice.shares[0] <= 0.07
+    assert choice.scales[0] <= 0.07
     assert choice.overlap > choice.usual
 
 
 def test_auto_anchors_scales_fit_the_network_at_every_image_size():
     for side in (128, 300, 512):
         choice = fit_anchor_scales(config(image_shape=side), labels_of(boxes_of(0.3, 20)))
-        layout = anchor_layout("mobilenet1.0", side, choice.shares)
-        np.testing.assert_allclose(layout.sizes, np.multiply(choice.shares, side))
-        assert list(choice.shares) == sorted(set(choice.shares))
+        layout = anchor_layout("mobilenet1.0", side, choice.scales)
+        np.testing.assert_allclose(layout.sizes, np.multiply(choice.scales, side))
+        assert list(choice.scales) == sorted(set(choice.scales))
 
 
 def test_auto_anchors_classes_count_equally():
     many, few = boxes_of(0.6, 300), boxes_of(0.06, 3, seed=1)
     alone, both = fit_anchor_scales(config(), labels_of(many)), fit_anchor_scales(config(), labels_of(many, few))
-    assert both.shares[0] < alone.shares[0]
+    assert both.scales[0] < alone.scales[0]
 
 
 def test_auto_anchors_considers_zoom_augmentation():
@@ -79,12 +79,12 @@ def test_auto_anchors_returns_the_best_candidate():
     share = 0.14
     assert share in SMALLEST and 2.0 in SECOND
     choice = fit_anchor_scales(config(), labels_of(boxes_of(share, 60)))
-    assert share in choice.shares or choice.shares[0] * choice.shares[1] == pytest.approx(share**2, rel=0.2)
+    assert share in choice.scales or choice.scales[0] * choice.scales[1] == pytest.approx(share**2, rel=0.2)
 
 
 def model_of(folder, **settings):
     """Save a model with these settings."""
-    net = build_net("mobilenet0.25", 128, ["a"], shares=small_config(**settings).anchor_shares)
+    net = build_net("mobilenet0.25", 128, ["a"], scales=small_config(**settings).anchor_scales)
     SavedModel(small_config(**settings), ClassNames(("a",)), 100, 0).save(folder, net)
     return folder
 
@@ -106,7 +106,7 @@ def test_resolve_anchors_without_fitting_sets_none():
 
 def test_resolve_anchors_logs_fitted_sizes():
     sizes, lines, _ = chosen(config())
-    assert sizes == ",".join(f"{share:g}" for share in fit_anchor_scales(config(), labels_of(boxes_of(0.6, 20))).shares)
+    assert sizes == ",".join(f"{share:g}" for share in fit_anchor_scales(config(), labels_of(boxes_of(0.6, 20))).scales)
     assert lines[0].startswith(f"anchor_sizes {sizes}: ")
 
 

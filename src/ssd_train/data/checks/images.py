@@ -52,7 +52,7 @@ class ImageReport:
 
 def inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     """Read and decode the image of `record`, and run all checks of a single image."""
-    where = record.where or record.name
+    where = record.location
     try:
         encoded = EncodedImage(images.read(record), where)
         stored = encoded.decode_stored()
@@ -72,7 +72,7 @@ def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     """
     try:
         header = _glanced_header(record, images)
-        check_limits(header, record.where or record.name)
+        check_limits(header, record.location)
         _, findings = _check_header(record, header)
     except DataError as fault:
         return ImageReport((_finding_of(fault, record),), record.size_wh)
@@ -81,7 +81,7 @@ def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
 
 def _finding_of(fault: DataError, record: LabeledImage) -> Finding:
     """Convert the error of an image reader to a finding."""
-    where = record.where or record.name
+    where = record.location
     message = str(fault)
     if message.startswith(f"{where}: "):
         message = message[len(where) + 2 :]
@@ -150,7 +150,7 @@ def _check_header(record: LabeledImage, header: ImageHeader) -> Tuple[int, Tuple
     Raises:
         DataError: The image's size does not match its labels.
     """
-    where = record.where or record.name
+    where = record.location
     orientation = orientation_for(header, where, record.size_wh)
     _check_boxes_inside(record, header.display_wh)
     if header.orientation == 1:
@@ -190,7 +190,7 @@ def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:
     Raises:
         DataError: The image is missing, unreadable or truncated.
     """
-    where = record.where or record.name
+    where = record.location
     if isinstance(images, FolderImages):
         try:
             head, tail = images.read_head_and_tail(record, _ENDS)

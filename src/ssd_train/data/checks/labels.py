@@ -18,7 +18,7 @@ from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.formats.voc import OTHER_NAME
 from ssd_train.data.labels import align_classes
 from ssd_train.data.split import unseen_classes
-from ssd_train.data.structures import LabeledImage, LabelIssue, Labels
+from ssd_train.data.structures import LabelIssue, Labels
 from ssd_train.errors import DataError
 
 FEW = 10  # boxes of a class
@@ -108,7 +108,7 @@ def check_counts(labels: Labels) -> List[Finding]:
     """Report images with many boxes, and classes with few boxes or none."""
     most = max((len(record.boxes) for record in labels.records), default=0)
     findings = [
-        Finding("crowded", _place(record), f"found {len(record.boxes)} boxes", record.name)
+        Finding("crowded", record.location, f"found {len(record.boxes)} boxes", record.name)
         for record in labels.records
         if len(record.boxes) > _DEFAULTS.post_nms
     ]
@@ -182,9 +182,5 @@ def _of_boxes(
     for index, count in counts.items():
         record = labels.records[index]
         detail = f"found {count} of {len(record.boxes)} boxes, the worst with {worst[index]:.2f} {unit}"
-        findings.append(Finding(code, _place(record), detail, record.name))
+        findings.append(Finding(code, record.location, detail, record.name))
     return findings
-
-
-def _place(record: LabeledImage) -> str:
-    return record.where or record.name

@@ -182,7 +182,7 @@ def drop_errors(labels: Labels, findings: Sequence[Finding]) -> Labels:
         DataError: No image is left.
     """
     bad = {(f.where, f.name) for f in findings if f.severity == ERROR}
-    keep = [(record.where or record.name, record.name) not in bad for record in labels.records]
+    keep = [(record.location, record.name) not in bad for record in labels.records]
     if not any(keep):
         raise_on_errors(findings)
     return replace(labels.subset(keep), skipped=labels.skipped, repaired=labels.repaired)
@@ -251,8 +251,8 @@ def _copy(code: str, record: LabeledImage, other: LabeledImage) -> Finding:
     # class ids of different splits may mean different classes, so only copies within a split are compared
     boxes = ", with other boxes" if code == "duplicate-picture" and not same else ""
     like = "looks like" if code.startswith("near") else "is"
-    detail = f"{record.basename!r} {like} {other.basename!r} of {other.where or other.name}{boxes}"
-    return Finding(code, record.where or record.name, detail, record.name)
+    detail = f"{record.basename!r} {like} {other.basename!r} of {other.location}{boxes}"
+    return Finding(code, record.location, detail, record.name)
 
 
 def _check_folders(splits: Sequence[Split]) -> List[Finding]:

@@ -132,7 +132,7 @@ def write_coco(
     ids = [known[name] if keep_ids else number for number, name in enumerate(class_names, 1)]
     for image_id, record in enumerate(records, 1):
         if record.size_wh is None:
-            raise DataError(f"{record.where or record.name}: found no image size, expected one: COCO needs it")
+            raise DataError(f"{record.location}: found no image size, expected one: COCO needs it")
         width, height = record.size_wh
         images.append({"id": image_id, "file_name": "/".join(key_parts(record)), "width": width, "height": height})
         rows = zip(_exact_xywh(record.boxes), record.class_ids.tolist(), areas(record.boxes).tolist())

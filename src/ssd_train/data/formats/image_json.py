@@ -79,7 +79,7 @@ def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_name
         for record in records:
             name = "/".join(key_parts(record))
             value = {"file": name, **box_label(record), "categories": categories}
-            new_label_file(folder, name, ".json", record.where or record.name).write_bytes(dump_json(value))
+            new_label_file(folder, name, ".json", record.location).write_bytes(dump_json(value))
             count += 1
     return count
 

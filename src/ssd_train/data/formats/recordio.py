@@ -199,7 +199,7 @@ class RecordImages:
             DataError: the image is not in this file.
         """
         if record.name not in self._offsets:
-            raise DataError(f"{record.where or record.name}: found no image {record.name!r} in {self._path}")
+            raise DataError(f"{record.location}: found no image {record.name!r} in {self._path}")
         return f"{self._path}:{self._offsets[record.name][0]}"
 
 
@@ -309,7 +309,7 @@ def _upright(data: bytes, record: LabeledImage) -> "Tuple[bytes, Tuple[int, int]
 
     An image that is not stored upright, or that MXNet cannot decode, is converted to PNG.
     """
-    encoded = EncodedImage(data, record.where or record.name)
+    encoded = EncodedImage(data, record.location)
     header = encoded.header
     if orientation_for(header, encoded.where, record.size_wh) == header.orientation == 1 and header.format in _READABLE:
         return data, header.display_wh
@@ -320,7 +320,7 @@ def _upright(data: bytes, record: LabeledImage) -> "Tuple[bytes, Tuple[int, int]
 def _lst_line(index: int, label: np.ndarray, record: LabeledImage) -> bytes:
     key = record.name.partition("://")[2].partition("/")[2] or record.name
     if any(sign in key for sign in "\t\r\n"):
-        raise DataError(f"{record.where or record.name}: found a tab or line end in {key!r}, which a .lst cannot hold")
+        raise DataError(f"{record.location}: found a tab or line end in {key!r}, which a .lst cannot hold")
     numbers = "\t".join(f"{value:.9g}" for value in label.tolist())
     return f"{index}\t{numbers}\t{key}\n".encode()
 

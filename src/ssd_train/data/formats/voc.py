@@ -174,7 +174,7 @@ def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: Clas
         for record in records:
             name = "/".join(key_parts(record))
             tree = ElementTree.ElementTree(_element(name, record, class_names))
-            target = new_label_file(folder, name, ".xml", record.where or record.name)
+            target = new_label_file(folder, name, ".xml", record.location)
             tree.write(str(target), encoding="utf-8", xml_declaration=True)
             count += 1
     return count
@@ -242,9 +242,9 @@ def _number(element: ElementTree.Element, path: str) -> float:
 
 def _element(name: str, record: LabeledImage, class_names: ClassNames) -> ElementTree.Element:
     if record.size_wh is None:
-        raise DataError(f"{record.where or record.name}: found no image size, expected one: VOC needs it")
+        raise DataError(f"{record.location}: found no image size, expected one: VOC needs it")
     if name != name.strip() or _NOT_XML.search(name):
-        raise DataError(f"{record.where or record.name}: found {name!r}, which cannot stand in XML")
+        raise DataError(f"{record.location}: found {name!r}, which cannot stand in XML")
     root = ElementTree.Element("annotation")
     _child(root, "filename", name)
     size = ElementTree.SubElement(root, "size")

@@ -401,7 +401,7 @@ def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: Cla
     with new_folder(path) as folder:
         (folder / "labels").mkdir()
         for record in records:
-            where = record.where or record.name
+            where = record.location
             if record.size_wh is None:
                 raise DataError(f"{where}: found no image size, expected one: YOLO needs it")
             target = new_label_file(folder / "labels", "/".join(key_parts(record)), _ENDING, where)

@@ -82,12 +82,12 @@ class SpillImages:
             DataError: There is no image of that name.
         """
         if record.name not in self._spans:
-            raise DataError(f"{record.where or record.name}: image {record.name!r} not found among those received")
+            raise DataError(f"{record.location}: image {record.name!r} not found among those received")
         return self.file.read(*self._spans[record.name])
 
     def locate(self, record: LabeledImage) -> str:
         """Return the place from which the image was received."""
-        return record.where or record.name
+        return record.location
 
 
 class Item(NamedTuple):

@@ -135,9 +135,9 @@ class DetectionStream:
 
     def _warn_of(self, skipped: List[LabelIssue]) -> None:
         for detail, count in Counter(line.detail for line in skipped).most_common():
-            places = [line.where for line in skipped if line.detail == detail]
+            lines = [line.where for line in skipped if line.detail == detail]
             more = ", …" if count > _LISTED else ""
-            self.progress.warning(f"skipped {count}: {detail} ({', '.join(places[:_LISTED])}{more})")
+            self.progress.warning(f"skipped {count}: {detail} ({', '.join(lines[:_LISTED])}{more})")
 
 
 class _Reader:

@@ -413,7 +413,7 @@ def write_onnx(
         DependencyError: the onnx package is missing.
     """
     config, class_count = model.config, len(model.class_names)
-    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_shares))
+    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_scales))
     description = ExportMetadata.of(config, model.class_names, model.sha256, kind, input, model.score_threshold)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)

@@ -86,7 +86,7 @@ def make_app(
             Route("/metrics", service.show_metrics),
             Route(INVOCATIONS, service.invoke, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: service.refuse},
+        exception_handlers={HTTPException: service.refuse},  # type: ignore[dict-item]  # typed for any Exception
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

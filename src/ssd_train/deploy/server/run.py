@@ -12,7 +12,7 @@ from ssd_train.errors import ConfigError, DependencyError
 
 GRACE_SECONDS = 30  # to finish requests in progress at shutdown
 IDLE_SECONDS = 75
-CONNECTIONS_PER_PLACE = 4
+CONNECTIONS_PER_REQUEST = 4
 M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
@@ -34,13 +34,13 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(128)
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from None
-    return found
+    return listener
 
 
 def run(application: Callable[..., Any], listener: socket.socket, queue: int) -> None:
@@ -57,7 +57,7 @@ def run(application: Callable[..., Any], listener: socket.socket, queue: int) ->
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=CONNECTIONS_PER_PLACE * queue,
+        limit_concurrency=CONNECTIONS_PER_REQUEST * queue,
     )
     # uvicorn raises its signal again after shutdown, for the previous handler; SIGTERM's default one kills the process
     before = signal.signal(signal.SIGTERM, lambda *_: None)

@@ -1,7 +1,7 @@
 """Communication between the processes that train one model.
 
-Gradients go through exchange.py (MXNet's parameter server or Horovod). Counts, losses, decisions of rank 0 and
-heartbeats go through peers.py.
+Gradients go through gradient_sync.py (MXNet's parameter server or Horovod). Counts, losses, decisions of rank 0 and
+heartbeats go through rendezvous.py and heartbeat.py.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from ssd_train.training.distributed.rendezvous import JOIN_SECONDS, RankInfo, re
 class ControlGroup:
     """The connections of one process: rank 0 has one to each worker, a worker one to rank 0."""
 
-    def __init__(self, place: RankInfo, heartbeat_timeout: float, join_seconds: float = JOIN_SECONDS) -> None:
+    def __init__(self, rank_info: RankInfo, heartbeat_timeout: float, join_seconds: float = JOIN_SECONDS) -> None:
         """Wait until all processes have joined.
 
         Raises:
             PeerLost: not all processes joined within `join_seconds`.
             ConfigError: a process is of another version or job, or has the rank of another.
         """
-        self.place = place
+        self.rank_info = rank_info
         deadline = time.monotonic() + join_seconds
-        self._talk, watch = rendezvous(place, deadline)
-        named = {place.names[rank]: link for rank, link in watch.items()}
-        self.watchdog = Heartbeat(named, place.names[place.rank], heartbeat_timeout)
+        self._talk, watch = rendezvous(rank_info, deadline)
+        named = {rank_info.names[rank]: link for rank, link in watch.items()}
+        self.watchdog = Heartbeat(named, rank_info.names[rank_info.rank], heartbeat_timeout)
         self.watchdog.start()
 
     def gather(self, payload: bytes) -> Optional[List[bytes]]:
         """Return the payloads of all processes by rank on rank 0; None elsewhere."""
-        if self.place.rank:
+        if self.rank_info.rank:
             self._send(0, payload)
             return None
-        return [payload, *(self._receive(rank) for rank in range(1, self.place.size))]
+        return [payload, *(self._receive(rank) for rank in range(1, self.rank_info.size))]
 
     def broadcast(self, payload: bytes) -> bytes:
         """Return rank 0's payload on all processes."""
-        if self.place.rank:
+        if self.rank_info.rank:
             return self._receive(0)
         for rank in self._talk:
             self._send(rank, payload)
@@ -86,7 +86,7 @@ class ControlGroup:
 
     def _lost(self, rank: int, error: OSError) -> WorkerLost:
         self.watchdog.known.wait(1.0)  # the reason may still arrive
-        message = self.watchdog.lost or f"host {self.place.names[rank]} is gone: {error}"
+        message = self.watchdog.lost or f"host {self.rank_info.names[rank]} is gone: {error}"
         return WorkerLost(message, self.watchdog.code)
 
     def _close(self) -> None:
@@ -159,7 +159,7 @@ class ProcessGroup(Communicator):
     def __init__(self, peers: ControlGroup, exchange: LocalSync, local: Tuple[int, int] = (0, 1)) -> None:
         super().__init__(exchange)
         self.peers = peers
-        self.rank, self.size = peers.place.rank, peers.place.size
+        self.rank, self.size = peers.rank_info.rank, peers.rank_info.size
         self.local_rank, self.local_size = local
         self._agreed = False
 
@@ -184,7 +184,7 @@ class ProcessGroup(Communicator):
         expected = self.broadcast_from_rank0(lambda: value)
         self.allreduce_sum([0])  # wait until all have compared
         if expected != value:
-            names = self.peers.place.names
+            names = self.peers.rank_info.names
             raise SsdTrainError(
                 f"{names[self.rank]}: found {what} different from {names[0]}, expected the same on all hosts{hint}"
             )
@@ -241,8 +241,8 @@ def _by_server(config: TrainConfig, environment: Environment, processes: int) ->
             f"hosts: found {environment.host} among {', '.join(hosts)}, expected it among {processes}, the number of "
             "workers of the parameter server"
         )
-    place = RankInfo(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
-    peers = ControlGroup(place, config.heartbeat_timeout)  # before the kvstore, which has no timeout
+    rank_info = RankInfo(hosts.index(environment.host), len(hosts), hosts, hosts[0], config.rendezvous_port)
+    peers = ControlGroup(rank_info, config.heartbeat_timeout)  # before the kvstore, which has no timeout
     store = mx.kvstore.create(config.kv_store)
     return ProcessGroup(
         peers, AsyncParameterServer(store) if config.kv_store == "dist_async" else ParameterServerSync(store)

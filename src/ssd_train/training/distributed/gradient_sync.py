@@ -1,6 +1,6 @@
 """Gradient synchronization and weight update: one class for each kind of kvstore.
 
-No class divides: gradients are added, and the loss was divided by the positive anchors of all hosts (learner.py).
+No class divides: gradients are added, and the loss was divided by the positive anchors of all hosts (step.py).
 """
 
 from __future__ import annotations

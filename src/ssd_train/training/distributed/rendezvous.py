@@ -68,11 +68,11 @@ def _exactly(link: socket.socket, length: int) -> bytes:
     return bytes(parts)
 
 
-def rendezvous(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
+def rendezvous(rank_info: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Connect this process with the others; rank 0 with all, the others with rank 0.
 
     Args:
-        place: rank and addresses.
+        rank_info: rank and addresses.
         deadline: by time.monotonic().
 
     Returns:
@@ -82,29 +82,31 @@ def rendezvous(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
         PeerLost: not all processes joined before the deadline.
         ConfigError: a process is of another version or job, or has the rank of another.
     """
-    return _accept_workers(place, deadline) if place.rank == 0 else _join_rank0(place, deadline)
+    return _accept_workers(rank_info, deadline) if rank_info.rank == 0 else _join_rank0(rank_info, deadline)
 
 
-def _accept_workers(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
+def _accept_workers(rank_info: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Accept two connections from each worker, on rank 0."""
     links_by_kind: Dict[str, Links] = {kind: {} for kind in KINDS}
-    with _listening(place) as server, contextlib.closing(_handshakes(server, _limit(place), deadline)) as handshakes:
-        while any(len(links) < place.size - 1 for links in links_by_kind.values()):
+    with _listening(rank_info) as server, contextlib.closing(
+        _handshakes(server, _limit(rank_info), deadline)
+    ) as handshakes:
+        while any(len(links) < rank_info.size - 1 for links in links_by_kind.values()):
             link, hello = next(handshakes, (None, {}))
             if link is None:
-                late = sorted(set(range(1, place.size)) - set(links_by_kind["watch"]))
-                raise WorkerLost(_missing(", ".join(place.names[rank] for rank in late), "join"))
+                late = sorted(set(range(1, rank_info.size)) - set(links_by_kind["watch"]))
+                raise WorkerLost(_missing(", ".join(rank_info.names[rank] for rank in late), "join"))
             links = links_by_kind[hello["kind"]]
-            _reject_mismatch(place, link, hello, links)
+            _reject_mismatch(rank_info, link, hello, links)
             links[hello["rank"]] = link
-            _answer(place, hello["rank"], link)
+            _reply(rank_info, hello["rank"], link)
     for links in links_by_kind.values():
         for rank, link in links.items():
-            _answer(place, rank, _ready(link))
+            _reply(rank_info, rank, _ready(link))
     return links_by_kind["talk"], links_by_kind["watch"]
 
 
-def _answer(place: RankInfo, rank: int, link: socket.socket) -> None:
+def _reply(rank_info: RankInfo, rank: int, link: socket.socket) -> None:
     """Confirm to a worker that it is accepted, or that all have joined.
 
     Raises:
@@ -113,15 +115,17 @@ def _answer(place: RankInfo, rank: int, link: socket.socket) -> None:
     try:
         send(link, b"{}")
     except OSError as error:
-        raise WorkerLost(f"host {place.names[rank]} is gone: its connection ended while it joined ({error})") from None
+        raise WorkerLost(
+            f"host {rank_info.names[rank]} is gone: its connection ended while it joined ({error})"
+        ) from None
 
 
-def _listening(place: RankInfo) -> socket.socket:
+def _listening(rank_info: RankInfo) -> socket.socket:
     try:
-        return socket.create_server(("", place.port), backlog=2 * place.size)
+        return socket.create_server(("", rank_info.port), backlog=2 * rank_info.size)
     except OSError as error:
         raise ConfigError(
-            f"rendezvous_port: found {place.port} in use ({error.strerror}), expected a free port"
+            f"rendezvous_port: found {rank_info.port} in use ({error.strerror}), expected a free port"
         ) from None
 
 
@@ -177,15 +181,15 @@ def _parse_handshake(link: Any, received: bytearray, limit: int) -> Optional[Dic
     return {}
 
 
-def _reject_mismatch(place: RankInfo, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
+def _reject_mismatch(rank_info: RankInfo, link: socket.socket, hello: Dict[str, Any], known: Links) -> None:
     """Raise ConfigError, also on the other side, for another version or job, or a rank in `known`."""
-    expected = {"ssd_train": __version__, "names": list(place.names)}
-    found = {key: hello.get(key) for key in expected}
+    expected = {"ssd_train": __version__, "names": list(rank_info.names)}
+    actual = {key: hello.get(key) for key in expected}
     fault = ""
-    if found != expected or not 0 < hello["rank"] < place.size:
-        fault = f"host {hello['rank']}: found {found}, expected {expected}"
+    if actual != expected or not 0 < hello["rank"] < rank_info.size:
+        fault = f"host {hello['rank']}: found {actual}, expected {expected}"
     elif hello["rank"] in known:
-        name = place.names[hello["rank"]]
+        name = rank_info.names[hello["rank"]]
         fault = f"host {name}: found two processes of rank {hello['rank']}, expected one; was it started twice?"
     if fault:
         with contextlib.suppress(OSError):  # the connection may be closed; the error is raised here in any case
@@ -193,41 +197,41 @@ def _reject_mismatch(place: RankInfo, link: socket.socket, hello: Dict[str, Any]
         raise ConfigError(fault)
 
 
-def _join_rank0(place: RankInfo, deadline: float) -> "Tuple[Links, Links]":
+def _join_rank0(rank_info: RankInfo, deadline: float) -> "Tuple[Links, Links]":
     """Connect a worker to rank 0.
 
-    Both connections are made before anything is sent, so that a rejected worker can read the answer.
+    Both connections are made before anything is sent, so that a rejected worker can read the reply.
     """
-    links = [_connect(place, deadline) for _ in KINDS]
+    links = [_connect(rank_info, deadline) for _ in KINDS]
     for kind, link in zip(KINDS, links):
-        hello = {"ssd_train": __version__, "kind": kind, "rank": place.rank, "names": list(place.names)}
-        _request(place, link, json.dumps(hello).encode("utf-8"), deadline)
+        hello = {"ssd_train": __version__, "kind": kind, "rank": rank_info.rank, "names": list(rank_info.names)}
+        _request(rank_info, link, json.dumps(hello).encode("utf-8"), deadline)
     for link in links:
-        _request(place, link, b"", deadline)  # answered once all have joined
+        _request(rank_info, link, b"", deadline)  # the reply comes once all have joined
         _ready(link)
     return {0: links[0]}, {0: links[1]}
 
 
-def _request(place: RankInfo, link: socket.socket, request: bytes, deadline: float) -> None:
-    """Send a request to rank 0 and wait for its answer."""
+def _request(rank_info: RankInfo, link: socket.socket, request: bytes, deadline: float) -> None:
+    """Send a request to rank 0 and wait for its reply."""
     link.settimeout(max(deadline - time.monotonic(), 0.01))
     try:
         if request:
             send(link, request)
-        answer = json.loads(receive(link, _limit(place)))
+        reply = json.loads(receive(link, _limit(rank_info)))
     except OSError as error:
-        raise WorkerLost(f"{_missing(place.names[0], 'gather all')} ({error})") from None
-    if "error" in answer:
-        raise ConfigError(answer["error"])
+        raise WorkerLost(f"{_missing(rank_info.names[0], 'gather all')} ({error})") from None
+    if "error" in reply:
+        raise ConfigError(reply["error"])
 
 
-def _connect(place: RankInfo, deadline: float) -> socket.socket:
+def _connect(rank_info: RankInfo, deadline: float) -> socket.socket:
     while True:
         try:
-            return socket.create_connection((place.address, place.port), timeout=HELLO_SECONDS)
+            return socket.create_connection((rank_info.address, rank_info.port), timeout=HELLO_SECONDS)
         except OSError as error:
             if time.monotonic() > deadline:
-                where = f"{place.names[0]} (port {place.port})"
+                where = f"{rank_info.names[0]} (port {rank_info.port})"
                 raise WorkerLost(f"{_missing(where, 'answer')} ({error})") from None
             time.sleep(0.2)
 
@@ -242,6 +246,6 @@ def _missing(names: str, what: str) -> str:
     return f"host {names} did not {what} in time, expected all hosts of the job within {JOIN_SECONDS / 60:.0f} minutes"
 
 
-def _limit(place: RankInfo) -> int:
-    """Return the maximum bytes of a handshake or its answer, which contains all names twice."""
-    return HELLO_BYTES + NAME_BYTES * place.size
+def _limit(rank_info: RankInfo) -> int:
+    """Return the maximum bytes of a handshake or its reply, which contains all names twice."""
+    return HELLO_BYTES + NAME_BYTES * rank_info.size

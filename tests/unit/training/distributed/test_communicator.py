@@ -45,14 +45,14 @@ def everywhere(peers, call):
 
 
 def test_gather_returns_payloads_by_rank(three):
-    found = everywhere(three, lambda peer: peer.gather(f"of {peer.place.rank}".encode()))
+    found = everywhere(three, lambda peer: peer.gather(f"of {peer.rank_info.rank}".encode()))
     assert found == [[b"of 0", b"of 1", b"of 2"], None, None]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 def test_share_sends_rank_0s_payload_to_all(three, size):
-    given = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    assert everywhere(three, lambda peer: peer.broadcast(given if peer.place.rank == 0 else b"other")) == [given] * 3
+    sent = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    assert everywhere(three, lambda peer: peer.broadcast(sent if peer.rank_info.rank == 0 else b"other")) == [sent] * 3
 
 
 def test_gather_and_share_messages_do_not_mix(three):
