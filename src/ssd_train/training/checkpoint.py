@@ -143,7 +143,9 @@ def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: b
     old = _model_fingerprint(document)
     if resumes and not document.get("labels_sha256"):
         return
-    differing = fingerprint_differences(*(map(without_data_fields, (old, own)) if before_data else (old, own)), "model")
+    if before_data:
+        old, own = without_data_fields(old), without_data_fields(own)
+    differing = fingerprint_differences(old, own, "model")
     if differing:
         raise ConfigError(f"{folder}: found {_describe_model(document)}, {'; '.join(differing)}; {_OVERWRITE}")
 
