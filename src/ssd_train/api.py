@@ -62,6 +62,7 @@ def train(
     output_dir: AnyPath = "output",
     checkpoint_dir: Optional[AnyPath] = None,
     pretrained: Optional[AnyPath] = None,
+    weights_dir: Optional[AnyPath] = None,
     overwrite: bool = False,
     fetch_images: bool = False,
     devices: str = "auto",
@@ -80,7 +81,8 @@ def train(
         model_dir: folder of the model.
         output_dir: folder of the report.
         checkpoint_dir: folder of checkpoints, from which a run resumes; None: none are written.
-        pretrained: weights to start from; None: those of GluonCV's model zoo.
+        pretrained: weights to start from; None: those of GluonCV's model zoo that the setting zoo names.
+        weights_dir: folder with files of the model zoo, which is searched first.
         overwrite: True: the model and the report of another run in these folders are replaced.
         fetch_images: True: images that labels name on S3 and the folder lacks are downloaded.
         devices: auto (all GPUs, or else the CPU), cpu, gpu, gpu:1, or gpu:0,gpu:1.
@@ -99,7 +101,8 @@ def train(
         )
     inputs = {"train": train, "labels": labels, "validation": validation, "validation_labels": validation_labels}
     outputs = {"model_dir": model_dir, "output_dir": output_dir, "checkpoint_dir": checkpoint_dir}
-    paths = {**_parsed(input_path, {**inputs, "pretrained": pretrained}), **_parsed(local_dir, outputs)}
+    weights = {"pretrained": pretrained, "weights_dir": weights_dir}
+    paths = {**_parsed(input_path, {**inputs, **weights}), **_parsed(local_dir, outputs)}
     with _staged(verbose, paths) as (flags, progress), _stop_requests() as should_stop:
         config = TrainConfig.from_mapping(settings, progress.warning, make_parser().names)
         environment = Environment(**vars(flags), overwrite=overwrite, fetch_images=fetch_images, devices=devices)

@@ -415,7 +415,7 @@ def publish(folder: Path, name: str, params: Path) -> str:
     store = mxnet_compat.gluoncv("model_zoo.model_store")
     archive = folder / store._url_format.format(repo_url="", file_name=f"{name}-{sha1[:8]}")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+    with zipfile.ZipFile(archive, "w") as zipped:
         zipped.write(params, f"{name}-{sha1[:8]}.params")
     return sha1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.jobs import PROCESS, V1, V2, drawn_up
 
-from ssd_train.environment import Environment, available_memory, payload_limit
+from ssd_train.environment import Environment, available_memory, gluoncv_cache, gluoncv_zoo, payload_limit, zoo_mirror
 from ssd_train.errors import ConfigError
 
 
@@ -75,3 +75,17 @@ def test_payload_limit_invalid_is_an_error(monkeypatch, text):
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", text)
     with pytest.raises(ConfigError, match=f"^SAGEMAKER_MAX_PAYLOAD_IN_MB: found {text!r}"):
         payload_limit()
+
+
+def test_model_zoo_places_are_gluoncv_s_own_by_default(monkeypatch, tmp_path):
+    for name in ("MXNET_HOME", "MXNET_GLUON_REPO", "SSD_TRAIN_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert gluoncv_cache() == tmp_path / ".mxnet" / "models" and gluoncv_zoo() is zoo_mirror() is None
+    monkeypatch.setenv("MXNET_HOME", str(tmp_path / "mx"))
+    monkeypatch.setenv("MXNET_GLUON_REPO", "http://zoo")
+    monkeypatch.setenv("SSD_TRAIN_MIRROR", "http://mirror")
+    assert gluoncv_cache() == tmp_path / "mx" / "models" and (gluoncv_zoo(), zoo_mirror()) == (
+        "http://zoo",
+        "http://mirror",
+    )

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from helpers.data import small_config
 from helpers.jobs import make_opt_ml
 from helpers.services import make_job
 
@@ -93,3 +94,17 @@ def test_checkpoint_of_an_old_release_is_compared_by_current_names(release):
     other = dataclasses.replace(same, auto_anchors=not same.auto_anchors)
     with pytest.raises(CheckpointError, match="setting auto_anchors: "):
         check_compatible(release, marks, {**config_fingerprint(other), **data})
+
+
+@pytest.mark.parametrize("zoo", ["coco", "imagenet"])
+def test_check_compatible_checkpoint_of_before_the_zoo_setting_goes_on_with_any(tmp_path, zoo):
+    """Weights come from the checkpoint; the setting is about those of a new run only."""
+    new = config_fingerprint(small_config(zoo=zoo))
+    old = {name: value for name, value in new.items() if name != "setting zoo"}
+    check_compatible(tmp_path, old, new)
+
+
+def test_check_compatible_another_zoo_is_refused(tmp_path):
+    old, new = (config_fingerprint(small_config(zoo=zoo)) for zoo in ("voc", "coco"))
+    with pytest.raises(CheckpointError, match="zoo: found 'coco', the checkpoint has 'voc'"):
+        check_compatible(tmp_path, old, new)

@@ -123,6 +123,9 @@ def find_weights(
         except _NotFound as error:
             reasons.append(f"{source}: {error}")
             continue
+        except OSError as error:
+            reasons.append(f"{source}: cannot be read ({error.strerror or error})")
+            continue
         for reason in reasons:
             if "SHA-1" in reason:
                 progress.warning(f"{reason}; not used")

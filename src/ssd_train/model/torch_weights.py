@@ -54,11 +54,12 @@ def read_torch_weights(path: Path, base_network: str, names: Sequence[str]) -> T
         raise WeightsError(_no_resnet(path, state))
     layers, expected, adapt = _LAYOUTS[base_network]
     sources = layers(names)  # name in the file -> GluonCV's name
-    if not any(name in state for name in sources):
-        some = ", ".join(sorted(state)[:3])
+    first = next(iter(sources))
+    if first not in state:
+        some = ", ".join(sorted(state)[:3]) or "none"
         raise WeightsError(
-            f"{path}: found {len(state)} tensors such as {some}, expected those of {expected}, such as "
-            f"{next(iter(sources))}, for {base_network}"
+            f"{path}: found {len(state)} tensors ({some}, ...) without {first}, expected those of {expected} for "
+            f"{base_network}"
         )
     if base_network == "vgg-16" and "features.1.running_mean" in state:
         raise WeightsError(f"{path}: found a VGG-16 with batch normalization, expected {expected}")

@@ -103,8 +103,10 @@ def test_request_network_isolation_without_weights_raises(request_of):
     job = make_job(network_isolation=True)
     with pytest.raises(ConfigError, match="network_isolation: "):
         request_of(job, {})
-    with_weights = make_job(network_isolation=True, channels=make_channels({**INPUTS, "pretrained": "s3://b/p"}))
-    assert request_of(with_weights, {}) and request_of(job, {"use_pretrained_model": 0})
+    for channel_name in ("pretrained", "model", "weights_dir"):
+        channels = make_channels({**INPUTS, channel_name: "s3://b/p"})
+        assert request_of(make_job(network_isolation=True, channels=channels), {})
+    assert request_of(job, {"use_pretrained_model": 0})
 
 
 def test_toolkit_parameters_network_isolation_reads_code_from_channel():

@@ -207,6 +207,14 @@ def test_find_weights_wrong_sum_in_weights_dir_goes_on_with_a_warning(zoo, cache
     assert f"{tmp_path}: {path.name} has another SHA-1" in refusal(tmp_path)
 
 
+def test_find_weights_unreadable_file_goes_on(zoo, cached, tmp_path):
+    (tmp_path / f"{NAME}.params").symlink_to("/proc/self/mem")  # its first page cannot be read, by root neither
+    assert find_weights(wanted(), tmp_path) == cached
+    cached.unlink()
+    zoo.fault = "404"
+    assert "cannot be read" in refusal(tmp_path)
+
+
 def test_find_weights_missing_weights_dir_raises(zoo, tmp_path):
     with pytest.raises(ConfigError, match="weights_dir: .*none"):
         find_weights(wanted(), tmp_path / "none")

@@ -126,6 +126,7 @@ OLD = "0.2,0.3,0.4,0.5,0.6"
         pytest.param({"auto_anchors": False}, {}, "", id="a-model-with-the-usual-ones"),
         pytest.param({"anchor_sizes": OLD}, {"image_shape": 256}, None, id="another-image-size-is-fitted-anew"),
         pytest.param({"anchor_sizes": OLD}, {"anchor_sizes": "0.1,0.2"}, "0.1,0.2", id="those-given"),
+        pytest.param({"anchor_sizes": OLD}, {"auto_anchors": False}, OLD, id="those-of-the-model-without-fitting"),
     ],
 )
 def test_resolve_anchors_takes_those_of_the_pretrained_model(tmp_path, old, new, expected):
