@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress
+from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
 from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
-from ssd_train.config_fields import range_text
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
 from ssd_train.evaluation.results import Scores
@@ -48,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
     # invalid settings are reported before anything is downloaded
-    config, environment = _read(vars(known), settings, parser.names, make_progress())
+    config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
         with StopRequests() as requests:
@@ -227,37 +226,51 @@ def summary(trained: TrainResult) -> str:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the flags of Environment; all others are settings of TrainConfig."""
+    """Return the parser of the flags of Environment and of the settings of TrainConfig."""
     parser = Parser(
-        prog="python -m ssd_train train",
+        prog=program("train"),
+        usage=f"{program('train')} --train PATH [flags]",
         description="Train a detector. Without validation labels, a fraction of the images is held out. In a SageMaker "
         "training job, channels provide the folders and hyperparameters the flags.",
         argument_default=argparse.SUPPRESS,
-        epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
-    parser.add_argument(
-        "--train", type=input_path, metavar="PATH", help="folder of images, or a .rec with images and labels"
+    titles = ("data", "outputs", "network", "augmentation", "optimization", "evaluation and stopping")
+    data, outputs, network, *_ = [parser.group(title) for title in titles]
+    data.add_argument(
+        "--train",
+        "--images",
+        type=input_path,
+        metavar="PATH",
+        help="folder of images, or a .rec with images and labels",
     )
-    parser.add_argument(
+    data.add_argument(
         "--labels",
         type=input_path,
         metavar="PATH",
         help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
         "labels (default: those found in --train)",
     )
-    parser.add_argument(
+    data.add_argument(
         "--validation",
         type=input_path,
         metavar="PATH",
         help="validation images, as --train (default: those of --train)",
     )
-    parser.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
-    parser.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
-    parser.add_argument("--output_dir", type=output_dir, metavar="FOLDER", help="report; default: output")
-    parser.add_argument(
+    data.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
+    add_fetch_flag(data)
+    outputs.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
+    outputs.add_argument(
+        "--output_dir", type=output_dir, metavar="FOLDER", help="report and config.yaml; default: output"
+    )
+    outputs.add_argument(
         "--checkpoint_dir", type=local_dir, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"
     )
-    parser.add_argument(
+    outputs.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read and check the data, build the network, time some steps; train and write nothing",
+    )
+    network.add_argument(
         "--pretrained",
         type=input_path,
         metavar="PATH",
@@ -270,21 +283,8 @@ def make_parser() -> Parser:
         metavar="FOLDER",
         help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
     )
-    add_fetch_flag(parser)
-    parser.add_argument(
+    parser.group("devices and hosts").add_argument(
         "--devices", help="auto, cpu, gpu (all), gpu:1, or gpu:0,gpu:1; default: auto (all GPUs, else the CPU)"
     )
+    parser.add_settings()
     return parser
-
-
-def setting_lines() -> List[str]:
-    """Return a line of help for each setting: name, meaning, limits, default."""
-    lines = []
-    for item in dataclasses.fields(TrainConfig):
-        limits = item.metadata
-        choices = [choice for choice in limits.get("choices", ()) if choice]
-        among = ", ".join(choices) or range_text(limits)
-        among = f" ({among})" if among else ""
-        default = f" [{item.default}]" if item.default != "" else ""
-        lines.append(f"  --{item.name:<26} {limits['help']}{among}{default}")
-    return lines
