@@ -17,7 +17,8 @@ def test_help_lists_every_setting_with_limits_and_default(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     help = make_parser().format_help()
     for item in dataclasses.fields(TrainConfig):
-        text = " ".join(re.split(rf"\n  --{item.name}\b(?=[ ,])", help)[1].partition("\n  --")[0].partition("\n\n")[0].split())
+        entry = re.split(rf"\n  --{item.name}\b(?=[ ,])", help)[1].partition("\n  --")[0].partition("\n\n")[0]
+        text = " ".join(entry.split())
         assert item.metadata["help"] in text and (item.default == "" or text.endswith(f"[{item.default}]"))
     assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1) [0.001]" in help
 
