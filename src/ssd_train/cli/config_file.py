@@ -37,7 +37,8 @@ def read_config(path: Path) -> List[Entry]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: found no YAML ({getattr(error, 'problem', None) or error})") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{place}: found no YAML ({problem}), expected lines of name: value") from None
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from ssd_train import __version__
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
+from ssd_train.cli.config_file import config_text
+from ssd_train.cli.dry_run import dry_run
 from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
 from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
+from ssd_train.redaction import redact
+from ssd_train.storage.atomic import write_text_atomic
 
+USED_CONFIG = "config.yaml"  # in output_dir
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
@@ -46,10 +52,15 @@ def run(arguments: Sequence[str]) -> int:
     """Train a detector; in a SageMaker job, flags override the job's settings."""
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
+    only_dry = vars(known).pop("dry_run", False)
+    given = dict(vars(known))
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
+        if only_dry:
+            dry_run(config, environment, progress)
+            return 0
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
         if not isinstance(trained, TrainResult):
@@ -58,6 +69,9 @@ def run(arguments: Sequence[str]) -> int:
                 f"the model is on {trained.leader}"
             )
             return 0
+        title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"
+        used = config_text({**given, **config.to_json()}, title)
+        write_text_atomic(environment.output_dir / USED_CONFIG, redact(used))
         for line in trained.scores.lines():
             progress.info(line)
         progress.info(f"report: {trained.report}")
