@@ -68,7 +68,7 @@ def add_job_flags(parser: Parser) -> None:
         "--source_dir",
         type=Path,
         metavar="FOLDER",
-        help="folder of the entry point (default: entry_point/ next to src/)",
+        help="folder of the entry point (default: that of this package)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the requests as JSON without sending them")
 
