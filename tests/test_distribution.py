@@ -183,3 +183,15 @@ def test_installed_wheel_trains(installed, tmp_path):
     small = "--pictures 4 --epochs 1 --image_shape 128 --mini_batch_size 4 --validation_interval 1 --num_workers 1"
     printed = run([installed / "ssd-train", "demo", *small.split()], cwd=tmp_path)
     assert (tmp_path / "demo" / "output" / "report.html").is_file() and "next:   ssd-train predict" in printed
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_dockerfile_copies_and_installs_files_that_exist(name):
+    lines = (ROOT / "docker" / f"{name}.Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]]
+    assert [path for path in copied if not (ROOT / path).exists() or f"!{path}" not in ignored] == []
+    required = [path for line in lines for path in re.findall(r"-r (\S+)", line)]
+    assert len(required) > 1 and [path for path in required if not (ROOT / path).is_file()] == []
+    assert {"setup.py", "pyproject.toml", "README.md", "src", "entry_point"} <= set(copied)
+    assert re.search(r"^mxnet==", (ROOT / "requirements.txt").read_text(), re.M)  # which gpu.Dockerfile replaces

@@ -291,7 +291,7 @@ def make_parser() -> Parser:
         help="weights to start from: a .params file, a .safetensors file of timm or torchvision, a model folder or its "
         "model.tar.gz (default: the network of GluonCV's model zoo that --zoo names)",
     )
-    parser.add_argument(
+    network.add_argument(
         "--weights_dir",
         type=input_path,
         metavar="FOLDER",
