@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
+.PHONY: help dist demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make bench     measure the speed compared with GluonCV and pycocotools: benchmarks/README.md (ARGS=NAME ...)"
 	@echo "make check     ruff, ruff format, mypy, import-linter, the documentation, and the installed versions"
 	@echo "make docs      build the documentation site in build/site"
+	@echo "make dist      build the sdist, and from it the wheel, in dist/"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -98,6 +99,11 @@ docs: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(VENV)/.runtime
+	rm -rf dist && mkdir dist
+	$(BIN)/python -c "import setuptools.build_meta as build; build.build_sdist('dist')"
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist dist/*.tar.gz
 
 test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-from ssd_train.config import TrainConfig
+from ssd_train.cli.aliases import ALIASES, HINTS
+from ssd_train.config import SETTING_ALIASES, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 # file of the repository -> page of the site
@@ -36,7 +37,7 @@ def on_page_markdown(markdown, page, config, files):
     source = SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     markdown = LINK.sub(lambda match: _site_link(source, page.file.src_uri, *match.groups()), markdown)
     markdown = markdown.replace("](docs/demo.jpg)", "](demo.jpg)")
-    return markdown.replace("<!-- settings -->", _settings_table())
+    return markdown.replace("<!-- settings -->", _settings_table()).replace("<!-- aliases -->", _aliases_table())
 
 
 def _site_link(source: str, page: str, text: str, target: str) -> str:
@@ -68,3 +69,12 @@ def _values(kind: str, limits) -> str:
     bounds = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
     text = " and ".join(f"{sign} {limits[name]}" for name, sign in bounds.items() if name in limits)
     return f"{kind} {text}".strip()
+
+
+def _aliases_table() -> str:
+    same = [(aliases, f"the same as `--{name}`") for name, aliases in ALIASES.items()]
+    same += [((old,), f"old name of `--{name}`") for old, name in SETTING_ALIASES.items()]
+    answered = {texts: [name for name in HINTS if HINTS[name] == texts] for texts in HINTS.values()}
+    same += [(names, f"use {'; or '.join(texts)}") for texts, names in answered.items()]
+    rows = [f"| {', '.join(f'`--{name}`' for name in names)} | {meaning} |" for names, meaning in same]
+    return "\n".join(["| flag | meaning |", "|---|---|", *rows])

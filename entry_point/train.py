@@ -7,4 +7,4 @@ sys.path.append(__file__.replace("train.py", "lib"))  # deploy() of the SDK copi
 if __name__ == "__main__":
     runpy.run_module("ssd_train", run_name="__main__")
 else:
-    from ssd_train.deploy.serve import model_fn, transform_fn  # noqa: F401
+    from ssd_train.deploy.handlers import model_fn, transform_fn  # noqa: F401

@@ -1,19 +1,22 @@
-"""The extras of setup.py are those that README lists, and the only ones that anything names."""
+"""The extras of pyproject.toml are those that README lists, and the only ones that anything names."""
 
 from __future__ import annotations
 
-import ast
 import re
+import sys
 from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def extras():
-    """The keys of extras_require, as setup.py has them."""
-    tree = ast.parse((ROOT / "setup.py").read_text("utf-8"))
-    (found,) = [node.value for node in ast.walk(tree) if getattr(node, "arg", None) == "extras_require"]
-    return {ast.literal_eval(key) for key in found.keys}
+    """The names of the optional dependencies."""
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
 
 
 def test_readme_lists_all_extras_and_no_other():

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import sys
+import textwrap
 import time
+from pathlib import Path
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Collection,
@@ -13,6 +18,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     NoReturn,
     Optional,
     Sequence,
@@ -22,16 +28,18 @@ from typing import (
 )
 
 from ssd_train import builtin_algorithm
-from ssd_train.config import LABEL_FORMATS
-from ssd_train.config_fields import did_you_mean
-from ssd_train.data.labels import LabelOptions, parse_class_names
-from ssd_train.deploy.detector import ENGINES, Detector
-from ssd_train.errors import ConfigError
-from ssd_train.evaluation.results import FIXED_SCORE
+from ssd_train.cli.aliases import ALIASES, HINTS, hints
+from ssd_train.cli.config_file import Entry, read_config
+from ssd_train.config import LABEL_FORMATS, SETTING_ALIASES, TrainConfig
+from ssd_train.config_fields import did_you_mean, range_text
+from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.progress import Item, Progress
 from ssd_train.redaction import redact
 from ssd_train.storage.atomic import is_standard_output
-from ssd_train.storage.s3_cache import image_fetcher
+
+if TYPE_CHECKING:
+    from ssd_train.data.labels import LabelOptions
+    from ssd_train.deploy.detector import Detector
 
 LOG_SECONDS = 30.0
 Number = TypeVar("Number", int, float)
@@ -110,10 +118,46 @@ def make_progress(beside: Iterable[object] = ()) -> Progress:
     return TerminalProgress(stream) if sys.stderr.isatty() and sys.stdout.isatty() else LogProgress(stream)
 
 
+def program(*words: str) -> str:
+    """Return the program's name as it was called, followed by `words`."""
+    called = "ssd-train" if os.path.basename(sys.argv[0]) == "ssd-train" else "python -m ssd_train"
+    return " ".join([called, *words])
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps help to the terminal, keeps the lines of descriptions and epilogs, and names a flag's value once."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        hanging = indent + "    "
+        return "\n".join(
+            textwrap.fill(
+                line,
+                width,
+                initial_indent=indent,
+                subsequent_indent=hanging if line[:1] == " " else indent,
+                break_on_hyphens=False,
+            )
+            for line in text.splitlines()
+        )
+
+    def _split_lines(self, text: str, width: int) -> List[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings[:3])} {value}"  # docs/settings.md has all
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises ConfigError and rejects repeated flags.
 
-    argparse itself would exit, and use the last of repeated flags.
+    argparse itself would exit, and use the last of repeated flags. Flags also have the names of cli/aliases.py, and
+    --config FILE.yaml gives values to those that are not on the command line.
 
     Args:
         others: Names that are valid without a flag in this parser, for suggestions of misspelt names.
@@ -121,45 +165,204 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, others: Collection[str] = (), **settings: Any) -> None:
-        self.names: Set[str] = set()  # of all flags; __init__ of argparse adds --help
         self.others = frozenset(others)
+        self.settings: Set[str] = set()
         self._given: List[str] = []
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        self._positional_flags: Dict[str, argparse.Action] = {}
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.stored: Set[str] = set()
+        self.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="YAML file of flags by name; flags on the command line override it",
+        )
 
-    def add_argument(self, *spellings: Any, **settings: Any) -> argparse.Action:
-        """Add a flag as argparse does, and record its name."""
-        action = super().add_argument(*spellings, **settings)
-        self.names.update(spelling[2:] for spelling in action.option_strings if spelling.startswith("--"))
-        return action
+    @property
+    def names(self) -> Set[str]:
+        """Names of all flags."""
+        return {text[2:] for text in self._option_string_actions if text.startswith("--")}
+
+    def add_positional(self, name: str, *flags: str, **settings: Any) -> None:
+        """Add a positional argument that may also follow one of `flags`, which other commands have for it."""
+        settings["help"] = f"{settings.get('help', '')} (also {', '.join(flags)})".strip()
+        action = self.add_argument(name, **settings)
+        self._positional_flags.update({flag[2:]: action for flag in flags})
+
+    def add_settings(self, hidden: bool = False) -> None:
+        """Add a flag for each setting of TrainConfig, in groups, for `parse_settings`; values are texts."""
+        old = {new: [name for name, to in SETTING_ALIASES.items() if to == new] for new in SETTING_ALIASES.values()}
+        group: Any = self
+        for item in dataclasses.fields(TrainConfig):
+            if item.name in GROUPS:
+                group = self if hidden else self.group(GROUPS[item.name])
+            self.settings.add(item.name)
+            group.add_argument(
+                *[f"--{name}" for name in (item.name, *old.get(item.name, ()))],
+                metavar={"int": "N", "float": "NUMBER", "bool": "BOOL"}.get(str(item.type), "TEXT"),
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS if hidden else setting_help(item),
+            )
+
+    def group(self, title: str) -> Any:
+        """Return the argument group with this title, which is added if there is none."""
+        groups = [group for group in self._action_groups if group.title == title]
+        return groups[0] if groups else self.add_argument_group(title)
+
+    def add_aliases(self) -> None:
+        """Add the names of cli/aliases.py to the flags; a flag of this parser keeps its name."""
+        for name, others in ALIASES.items():
+            action = self._option_string_actions.get(f"--{name}")
+            for other in [f"--{other}" for other in others if action]:
+                if action and other not in self._option_string_actions:
+                    action.option_strings = [*action.option_strings, other]
+                    self._option_string_actions[other] = action
+
+    def format_help(self) -> str:
+        """Return the help, with aliases."""
+        self.add_aliases()
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; all other parse methods call this one."""
         args = sys.argv[1:] if args is None else list(args)
+        self.add_aliases()
         self.stored.clear()
         self._given = [text[2:].partition("=")[0] for text in args if text.startswith("--")]
+        args = list(self._with_positionals(args))
+        for path in [Path(path) for path in _values_of("--config", args)]:
+            for entry in read_config(path):
+                self._set_default(entry)
         return super().parse_known_args(args, namespace)
+
+    def _with_positionals(self, args: Sequence[str]) -> Iterator[str]:
+        """Yield the arguments without the flags of positional arguments, whose values stay."""
+        for text in args:
+            name, equals, value = text.partition("=")
+            if text.startswith("--") and name[2:] in self._positional_flags:
+                yield from [value] if equals else []
+            else:
+                yield text
+
+    def _set_default(self, entry: Entry) -> None:
+        """Make an entry of the configuration file the default of its argument.
+
+        Raises:
+            ConfigError: the name is unknown, or the value invalid; with file and line.
+        """
+        action = self._option_string_actions.get(f"--{entry.name}") or self._positional_flags.get(entry.name)
+        positional = [action for action in self._actions if not action.option_strings and action.dest == entry.name]
+        action = action or (positional[0] if positional else None)
+        if action is None or entry.name in ("config", "help"):
+            known = (self.names | set(self._positional_flags) | self.others) - {"config", "help"}
+            advice = "".join(hints([entry.name], self.names)) or f"{entry.name}: unknown flag or setting"
+            guess = "" if entry.name in HINTS else did_you_mean(entry.name, known, ())
+            raise ConfigError(f"{entry.where}: {advice}{guess}")
+        action.required = False
+        if any(text[2:] in self._given for text in action.option_strings):
+            return
+        try:
+            action.default = self._typed(action, entry.values)
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{entry.where}: {entry.name}: {error.message}") from None
+        except SsdTrainError as error:
+            raise type(error)(f"{entry.where}: {error}") from None
+
+    def _typed(self, action: argparse.Action, texts: Sequence[str]) -> Any:
+        """Return the value that argparse would give an action for `texts`."""
+        if action.nargs == 0:
+            if list(texts) not in (["true"], ["false"]):
+                raise argparse.ArgumentError(action, f"found {', '.join(texts)}, expected true or false")
+            return texts[0] == "true"
+        several = action.nargs in ("+", "*") or type(action).__name__ in ("_AppendAction", "_ExtendAction")
+        if not action.option_strings:
+            action.nargs = "*" if several else "?"
+        values = [self._get_value(action, text) for text in (texts if several else [",".join(texts)])]
+        for value in values:
+            self._check_value(action, value)
+        return values if several else values[0]
 
     def error(self, message: str) -> NoReturn:
         """Raise a ConfigError instead of exiting."""
         raise ConfigError(f"{message}{self._suggestions()} (see {self.prog} --help)")
 
+    def _unknown(self) -> List[str]:
+        known = self.names | self.others | set(self._positional_flags)
+        return [name for name in self._given if name not in known]
+
     def _suggestions(self) -> str:
         """Return suggestions for the unknown flags that were given."""
+        unknown = self._unknown()
+        advice = hints(unknown, self.names)
         known = self.names | self.others
-        guesses = {name: did_you_mean(name, (), known) for name in self._given if name not in known}
-        return "".join(f"; found --{name}{guess}" for name, guess in guesses.items() if guess)
+        guesses = {name: did_you_mean(name, (), known) for name in unknown if name not in HINTS}
+        advice += [f"found --{name}{guess}" for name, guess in guesses.items() if guess]
+        return "".join(f"; {text}" for text in advice)
 
     def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
-        """Parse known flags into a namespace, and all others into a dictionary of texts by name.
+        """Parse known flags into a namespace, and settings and unknown flags into a dictionary of texts by name.
 
         Raises:
             ConfigError: a flag without a value, or a value without a flag.
         """
         known, rest = self.parse_known_args(list(arguments))
-        return known, _pairs(rest)
+        advice = hints(self._unknown(), self.names)
+        if advice:
+            raise ConfigError("; ".join(advice))
+        given = {name: vars(known).pop(name) for name in self.settings & set(vars(known))}
+        vars(known).pop("config", None)
+        return known, {**given, **_pairs(rest)}
+
+
+# first setting of each group of --help -> its title; train has flags of its own in some of the groups
+GROUPS = {
+    "preset_defaults": "presets",
+    "base_network": "network",
+    "num_training_samples": "data",
+    "grayscale": "augmentation",
+    "cache_images": "data",
+    "epochs": "optimization",
+    "validation_interval": "evaluation and stopping",
+    "kv_store": "devices and hosts",
+    "checkpoint_minutes": "outputs",
+    "pipe_buffer_mb": "Pipe mode",
+    "num_workers": "devices and hosts",
+}
+
+
+def setting_help(item: "dataclasses.Field[Any]") -> str:
+    """Return the help of a setting, in argparse's format: meaning, limits, default."""
+    limits = item.metadata
+    choices = [choice for choice in limits.get("choices", ()) if choice]
+    among = ", ".join(choices) or range_text(limits)
+    among = f" ({among})" if among else ""
+    default = f" [{item.default}]" if item.default != "" else ""
+    return f"{limits['help']}{among}{default}".replace("%", "%%")
+
+
+def _values_of(flag: str, args: Sequence[str]) -> List[str]:
+    """Return the values of a flag in `args`, as --flag value or --flag=value."""
+    after = [value for text, value in zip(args, args[1:]) if text == flag]
+    return [*after, *(text[len(flag) + 1 :] for text in args if text.startswith(f"{flag}="))]
+
+
+def overview(usage: str, commands: Mapping[str, str], epilog: str) -> str:
+    """Return the help of a program with commands.
+
+    Args:
+        usage: the usage line, without the program's name.
+        commands: help by command.
+        epilog: text after the commands.
+    """
+    parser = Parser(prog=program(), usage=f"{program()} {usage}", epilog=epilog, add_help=False)
+    parser._option_string_actions["--config"].help = argparse.SUPPRESS
+    group = parser.add_argument_group("commands")
+    for name, text in commands.items():
+        group.add_argument(name, help=text)
+    return parser.format_help().rstrip()
 
 
 class _StoreOnce(argparse.Action):
@@ -230,12 +433,15 @@ MODEL_HELP = "a model folder, its model.tar.gz, or an .onnx file"
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose the inference engine and its device."""
-    parser.add_argument(
+    from ssd_train.deploy.detector import ENGINES
+
+    group = parser.add_argument_group("engine")
+    group.add_argument(
         "--devices",
         default="auto",
         help="of MXNet: auto (the first GPU or else the CPU), cpu, gpu, gpu:1; default: auto",
     )
-    parser.add_argument(
+    group.add_argument(
         "--engine",
         default="auto",
         choices=("auto", *ENGINES),
@@ -246,6 +452,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag for the lowest score in pictures, which `score_threshold` evaluates."""
+    from ssd_train.evaluation.results import FIXED_SCORE
+
     parser.add_argument(
         "--threshold",
         type=number_in_range(float, 0, 1),
@@ -254,8 +462,10 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def score_threshold(flags: argparse.Namespace, detector: Detector, progress: Progress) -> float:
+def score_threshold(flags: argparse.Namespace, detector: "Detector", progress: Progress) -> float:
     """Return the lowest score in pictures: --threshold, or else the model's own."""
+    from ssd_train.evaluation.results import FIXED_SCORE
+
     if flags.threshold is not None:
         return float(flags.threshold)
     if detector.engine.score_threshold is None:
@@ -268,7 +478,8 @@ def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
 
     `other_names` are aliases of --labels_format.
     """
-    parser.add_argument(
+    group = parser.add_argument_group("labels")
+    group.add_argument(
         "--labels_format",
         *other_names,
         dest="labels_format",
@@ -276,26 +487,26 @@ def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
         metavar="FORMAT",
         help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: found by looking)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--split",
         default="",
         metavar="NAME",
         help="only this set of those that the data names (ImageSets/Main, data.yaml): train, val, test, ...",
     )
-    parser.add_argument(
+    group.add_argument(
         "--verified",
         default="",
         metavar="NAME",
         help="only images whose labels a Ground Truth verification job called so, e.g. good",
     )
-    add_fetch_flag(parser)
-    parser.add_argument("--label_attribute", default="", metavar="NAME", help="default: by type and date")
-    parser.add_argument(
+    add_fetch_flag(group)
+    group.add_argument("--label_attribute", default="", metavar="NAME", help="default: by type and date")
+    group.add_argument(
         "--class_names", default="", metavar="A,B,...", help="names for labels without (RecordIO), in order of ids"
     )
 
 
-def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
+def add_fetch_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """Add the flag for downloading images from the S3 URLs in the labels."""
     parser.add_argument(
         "--fetch_images",
@@ -306,12 +517,15 @@ def add_fetch_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "error") -> LabelOptions:
+def label_options(flags: argparse.Namespace, progress: Progress, on_bad: str = "error") -> "LabelOptions":
     """Return the options for reading labels from parsed flags.
 
     Raises:
         ConfigError: a value is invalid.
     """
+    from ssd_train.data.labels import LabelOptions, parse_class_names
+    from ssd_train.storage.s3_cache import image_fetcher
+
     format = builtin_algorithm.CONTENT_TYPES.get(flags.labels_format.lower(), flags.labels_format)
     fetch = image_fetcher(progress) if flags.fetch_images else None
     names = parse_class_names(flags.class_names)

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from ssd_train.cli.arguments import Parser, add_label_flags, label_options
+from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
 from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
 from ssd_train.config import TrainConfig
 from ssd_train.data.checks.codes import CODES, SEVERITIES
@@ -61,12 +61,16 @@ class UnusableLabels(DataError):
 def make_parser() -> Parser:
     """Return the parser of check."""
     parser = Parser(
-        prog="python -m ssd_train check",
+        prog=program("check"),
         description="Read labels and images once and tell what is wrong with them. Exit code 0, or 2 where there are "
         "errors. The codes and what to do about each: docs/check-codes.md.",
     )
     parser.add_argument(
-        "--images", type=input_path, metavar="PATH", help="folder of images, or a .rec with images and labels"
+        "--images",
+        "--train",
+        type=input_path,
+        metavar="PATH",
+        help="folder of images, or a .rec with images and labels",
     )
     parser.add_argument(
         "--labels",

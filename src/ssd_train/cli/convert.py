@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from ssd_train.cli.arguments import Parser
+from ssd_train.cli.arguments import Parser, program
 from ssd_train.cli.paths import input_path, output_dir, staged_s3_paths
 from ssd_train.data.labels import parse_class_names
 from ssd_train.storage.archive import open_model
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of convert."""
     parser = Parser(
-        prog="python -m ssd_train convert",
+        prog=program("convert"),
         description="Convert a model of SageMaker's built-in Object Detection algorithm for predict, evaluate, export "
         "and serve. The converted model cannot be trained further.",
     )

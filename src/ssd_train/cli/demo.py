@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
 from ssd_train.cli.train import TrainResult
 from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
@@ -33,18 +33,9 @@ SETTINGS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Draw a data set, train on it, and print the scores and the paths of report and model."""
-    parser = Parser(
-        prog="python -m ssd_train demo", description="Draw a labelled data set, train on it, score the detector."
-    )
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
-    parser.add_argument(
-        "--pictures",
-        type=number_in_range(int, 1, 100_000),
-        default=IMAGES,
-        help=f"number of training images; default: {IMAGES}",
-    )
+    parser = make_parser()
     known, settings = parser.parse_settings(arguments)
-    config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names)
+    config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names - parser.settings)
     folder, progress = known.folder, make_progress()
     require_writable(folder)
     progress.info(f"drawing {known.pictures} training and {HELD_OUT} validation images into {folder}")
@@ -59,7 +50,24 @@ def run(arguments: Sequence[str]) -> int:
     progress.info(f"report: {trained.report}")
     progress.info(f"model:  {trained.model_dir}")
     progress.info(
-        f"next:   python -m ssd_train predict {folder / 'validation' / 'images'} --model {trained.model_dir} "
+        f"next:   {program('predict')} {folder / 'validation' / 'images'} --model {trained.model_dir} "
         f"--overlays {folder / 'overlays'}"
     )
     return 0
+
+
+def make_parser() -> Parser:
+    """Return the parser of demo."""
+    parser = Parser(
+        prog=program("demo"),
+        description="Draw a labelled data set, train on it, score the detector. Takes all settings of train.",
+    )
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
+    parser.add_argument(
+        "--pictures",
+        type=number_in_range(int, 1, 100_000),
+        default=IMAGES,
+        help=f"number of training images; default: {IMAGES}",
+    )
+    parser.add_settings(hidden=True)
+    return parser

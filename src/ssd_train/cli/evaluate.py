@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional, Sequence
 
-from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options
+from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
 from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
 from ssd_train.data.image_io import read_header
 from ssd_train.data.labels import LabeledDataset, load_labels
@@ -37,9 +37,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of evaluate."""
-    parser = Parser(
-        prog="python -m ssd_train evaluate", description="Score a model, or a file of answers, against labels."
-    )
+    parser = Parser(prog=program("evaluate"), description="Score a model, or a file of answers, against labels.")
     parser.add_argument("--model", type=input_path, metavar="PATH", help=MODEL_HELP)
     parser.add_argument(
         "--predictions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Sequence
 
-from ssd_train.cli.arguments import Parser, add_label_flags, label_options
+from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
 from ssd_train.cli.paths import find_pictures, input_path, output_path, staged_s3_paths
 from ssd_train.data.labels import load_labels
 from ssd_train.errors import ConfigError
@@ -55,7 +55,7 @@ def _proof(flags: argparse.Namespace, progress: Progress) -> "VerificationOption
 def make_parser() -> Parser:
     """Return the parser of export."""
     parser = Parser(
-        prog="python -m ssd_train export",
+        prog=program("export"),
         description="Export a trained model. It is verified before it is written: a 32-bit export must give the same "
         "detections as the model, an 8-bit export must keep its mAP.",
         epilog="formats:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FORMATS.items()),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import tempfile
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
 
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
 from ssd_train.cli.paths import output_file, overlay_paths, write_overlay
-from ssd_train.config import SETTING_ALIASES, TrainConfig
+from ssd_train.config import TrainConfig
 from ssd_train.data.formats.json_lines import dump_json, parse_object
 from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames, Detections
@@ -54,7 +53,7 @@ from ssd_train.visualization.draw import draw_detections
 
 def make_mode_parser(mode: str, description: str, others: Collection[str] = ()) -> Parser:
     """Return the parser of a mode with the common flags; `others` as in Parser."""
-    parser = Parser(others, prog=f"python -m ssd_train launch{mode}", description=description)
+    parser = Parser(others, prog=program(f"launch{mode}"), description=description)
     parser.add_argument("--region", metavar="NAME", help="AWS region; default: that of the AWS configuration")
     return parser
 
@@ -69,7 +68,7 @@ def add_job_flags(parser: Parser) -> None:
         "--source_dir",
         type=Path,
         metavar="FOLDER",
-        help="folder of the entry point (default: entry_point/ next to src/)",
+        help="folder of the entry point (default: that of this package)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the requests as JSON without sending them")
 
@@ -120,13 +119,18 @@ def print_requests(requests: Dict[str, Any], progress: Progress) -> int:
     return 0
 
 
-def run_deploy(arguments: Sequence[str]) -> int:
-    """Create an endpoint, or update an existing one."""
+def deploy_parser() -> Parser:
+    """Return the parser of --deploy."""
     parser = make_mode_parser(" --deploy NAME", "Create an endpoint for a model. It is billed until it is deleted.")
     parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
     parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
     _add_model_flags(parser)
-    flags, progress = parse_named(parser, "deploy", arguments), make_progress()
+    return parser
+
+
+def run_deploy(arguments: Sequence[str]) -> int:
+    """Create an endpoint, or update an existing one."""
+    flags, progress = parse_named(deploy_parser(), "deploy", arguments), make_progress()
     amazon, region, role = connect(flags)
     service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
     endpoint = endpoint_request(flags.deploy, service)
@@ -142,19 +146,26 @@ def run_deploy(arguments: Sequence[str]) -> int:
         return print_requests(requests, progress)
     _create_resources(amazon, flags, service, requests)
     progress.info(f"starting: {flags.deploy} (takes some minutes)")
-    progress.info(f"next:     python -m ssd_train launch --invoke {flags.deploy} --picture IMAGE --region {region}")
-    progress.info(f"delete:   python -m ssd_train launch --delete {flags.deploy} --region {region}")
+    progress.info(f"next:     {program('launch')} --invoke {flags.deploy} --images IMAGE --region {region}")
+    progress.info(f"delete:   {program('launch')} --delete {flags.deploy} --region {region}")
     return 0
+
+
+def transform_parser() -> Parser:
+    """Return the parser of --transform."""
+    parser = make_mode_parser(" --transform NAME", "Run a model on all images below an S3 prefix and write JSON files.")
+    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; a timestamp is added")
+    parser.add_argument(
+        "--images", "--pictures", dest="pictures", required=True, metavar="s3://...", help="S3 prefix of the images"
+    )
+    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
+    _add_model_flags(parser)
+    return parser
 
 
 def run_transform(arguments: Sequence[str]) -> int:
     """Start a batch transform job."""
-    parser = make_mode_parser(" --transform NAME", "Run a model on all images below an S3 prefix and write JSON files.")
-    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; a timestamp is added")
-    parser.add_argument("--pictures", required=True, metavar="s3://...", help="S3 prefix of the images")
-    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
-    _add_model_flags(parser)
-    flags, progress = parse_named(parser, "transform", arguments), make_progress()
+    flags, progress = parse_named(transform_parser(), "transform", arguments), make_progress()
     amazon, region, role = connect(flags)
     service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
     pictures = check_folder("pictures", flags.pictures)
@@ -171,11 +182,16 @@ def run_transform(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_delete(arguments: Sequence[str]) -> int:
-    """Delete an endpoint, its configuration and its models; archives on S3 are kept."""
+def delete_parser() -> Parser:
+    """Return the parser of --delete."""
     parser = make_mode_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
     parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
-    flags, progress = parse_named(parser, "delete", arguments), make_progress()
+    return parser
+
+
+def run_delete(arguments: Sequence[str]) -> int:
+    """Delete an endpoint, its configuration and its models; archives on S3 are kept."""
+    flags, progress = parse_named(delete_parser(), "delete", arguments), make_progress()
     amazon = AwsClient(flags.region)
     config = amazon.call("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
     variants = amazon.call("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
@@ -229,12 +245,17 @@ def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: Service
         amazon.upload(served, service.archive)
 
 
-def run_describe(arguments: Sequence[str]) -> int:
-    """Print status, metrics and model of a job; with --wait, follow its log first."""
+def describe_parser() -> Parser:
+    """Return the parser of --describe."""
     parser = make_mode_parser(" --describe NAME", "Show the status of a training job.")
     parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
     parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
-    flags, progress = parse_named(parser, "describe", arguments), make_progress()
+    return parser
+
+
+def run_describe(arguments: Sequence[str]) -> int:
+    """Print status, metrics and model of a job; with --wait, follow its log first."""
+    flags, progress = parse_named(describe_parser(), "describe", arguments), make_progress()
     amazon = AwsClient(flags.region)
     if flags.wait:
         answer = follow(amazon, flags.describe, progress.info)
@@ -257,11 +278,20 @@ def description_lines(answer: Dict[str, Any]) -> Iterator[str]:
         yield f"model:  {model}"
 
 
-def run_invoke(arguments: Sequence[str]) -> int:
-    """Send images to an endpoint; write predictions and overlays."""
+def invoke_parser() -> Parser:
+    """Return the parser of --invoke."""
     parser = make_mode_parser(" --invoke NAME", "Send images to an endpoint.")
     parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
-    parser.add_argument("--picture", required=True, nargs="+", type=Path, metavar="FILE", help="images to send")
+    parser.add_argument(
+        "--images",
+        "--picture",
+        dest="picture",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="images to send",
+    )
     parser.add_argument(
         "--predictions",
         type=output_file,
@@ -277,7 +307,12 @@ def run_invoke(arguments: Sequence[str]) -> int:
         help="minimum score of boxes in overlays, 0 to 1; default: 0.3",
     )
     parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
-    flags = parse_named(parser, "invoke", arguments)
+    return parser
+
+
+def run_invoke(arguments: Sequence[str]) -> int:
+    """Send images to an endpoint; write predictions and overlays."""
+    flags = parse_named(invoke_parser(), "invoke", arguments)
     progress = make_progress(beside=[flags.predictions])
     pictures = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
@@ -316,15 +351,14 @@ def _ask(amazon: AwsClient, endpoint: str, name: str, path: Path) -> bytes:
     return dump_json({"image": name, "prediction": parse_response(endpoint, answer["Body"].read())}) + b"\n"
 
 
-# flag of another mode -> its function, and help
+# flag of another mode -> its parser, function and help
 MODES = {
-    "deploy": (run_deploy, "create an endpoint for a model"),
-    "transform": (run_transform, "start a batch transform job on all images below an S3 prefix"),
-    "delete": (run_delete, "delete an endpoint with its configuration and model"),
-    "invoke": (run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
-    "describe": (run_describe, "show the status of a training job; with --wait, follow its log"),
+    "deploy": (deploy_parser, run_deploy, "create an endpoint for a model"),
+    "transform": (transform_parser, run_transform, "start a batch transform job on all images below an S3 prefix"),
+    "delete": (delete_parser, run_delete, "delete an endpoint with its configuration and model"),
+    "invoke": (invoke_parser, run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
+    "describe": (describe_parser, run_describe, "show the status of a training job; with --wait, follow its log"),
 }
-SETTINGS = frozenset(item.name for item in dataclasses.fields(TrainConfig)) | {*SETTING_ALIASES, *MACHINE_FLAGS}
 INPUTS = {
     "train": "training images: an S3 prefix, a RecordIO file, or with --pipe a manifest",
     "labels": "labels of the training images",
@@ -338,14 +372,14 @@ INPUTS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Start a training or tuning job, or run another mode; with --dry_run show the requests."""
-    for mode, (run_mode, _) in MODES.items():
+    for mode, (_, run_mode, _) in MODES.items():
         if any(argument.split("=")[0] == f"--{mode}" for argument in arguments):
             return run_mode(arguments)
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
     train_settings = {name: value for name, value in settings.items() if name not in MACHINE_FLAGS}
     # invalid settings are reported before AWS is called
-    config = TrainConfig.from_mapping(train_settings, flags=parser.names | set(MODES))
+    config = TrainConfig.from_mapping(train_settings, flags=(parser.names - parser.settings) | set(MODES))
     require_weights(config, _channels(flags), flags.network_isolation, flags.image)
     if flags.job_name:
         check_name("job_name", flags.job_name, _name_length(flags))
@@ -367,7 +401,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.tune:
         return 0
     if not flags.wait:
-        progress.info(f"next:    python -m ssd_train launch --describe {job.name} --region {region} --wait")
+        progress.info(f"next:    {program('launch')} --describe {job.name} --region {region} --wait")
         return 0
     answer = follow(amazon, job.name, progress.info)
     progress.info(f"model:   {answer['ModelArtifacts']['S3ModelArtifacts']}")
@@ -375,14 +409,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def make_launch_parser() -> Parser:
-    """Return the parser of the job's flags; all others are settings of TrainConfig."""
-    parser = make_mode_parser("", "Train on SageMaker. Accepts all settings of train.", {*SETTINGS, *MODES})
-    others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, what) in MODES.items())
-    parser.epilog = f"other modes, each with its own --help:\n{others}\n\nsettings: python -m ssd_train train --help"
+    """Return the parser of the job's flags and of the settings of TrainConfig."""
+    parser = make_mode_parser("", "Train on SageMaker. Accepts all settings of train.", {*MACHINE_FLAGS, *MODES})
+    others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, _, what) in MODES.items())
+    parser.epilog = f"other modes, each with its own --help:\n{others}\n\nsettings: {program('train')} --help"
     add_job_flags(parser)
     parser.add_argument("--job_name", metavar="NAME", help="default: ssd-train and the time")
     for name, what in INPUTS.items():
-        parser.add_argument(f"--{name}", default="", metavar="s3://...", required=name == "train", help=what)
+        names = ("--train", "--images") if name == "train" else (f"--{name}",)
+        parser.add_argument(*names, default="", metavar="s3://...", required=name == "train", help=what)
     parser.add_argument("--channel", action="append", default=[], metavar="NAME=s3://...", help="another channel")
     parser.add_argument("--pipe", action="store_true", help="stream images (Pipe mode) instead of copying them first")
     parser.add_argument(
@@ -400,28 +435,31 @@ def make_launch_parser() -> Parser:
     parser.add_argument("--max_jobs", type=int, default=10, help="tuning jobs in total; default: 10")
     parser.add_argument("--parallel_jobs", type=int, default=2, help="concurrent tuning jobs; default: 2")
     parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
+    parser.add_settings(hidden=True)
     return parser
 
 
 def _add_machine_flags(parser: Parser) -> None:
-    parser.add_argument("--instance_type", default="ml.p3.2xlarge", metavar="TYPE", help="default: ml.p3.2xlarge")
-    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
-    parser.add_argument("--volume_gb", type=int, default=30, metavar="GB", help="disk per machine; default: 30")
-    parser.add_argument("--distribution", default="", metavar="WAY", help=" or ".join(filter(None, DISTRIBUTIONS)))
-    parser.add_argument("--processes_per_host", type=int, default=1, metavar="N", help="mpi: one per GPU")
-    parser.add_argument("--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="default: 86400")
-    parser.add_argument("--spot", action="store_true", help="use managed spot training: cheaper, may be interrupted")
-    parser.add_argument("--max_wait", type=int, default=0, metavar="SECONDS", help="spot: including --max_run")
-    parser.add_argument("--checkpoints", default="", metavar="s3://...", help="default: with --spot below --output")
+    group = parser.group("machines")
+    group.add_argument("--instance_type", default="ml.p3.2xlarge", metavar="TYPE", help="default: ml.p3.2xlarge")
+    group.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
+    group.add_argument("--volume_gb", type=int, default=30, metavar="GB", help="disk per machine; default: 30")
+    group.add_argument("--distribution", default="", metavar="WAY", help=" or ".join(filter(None, DISTRIBUTIONS)))
+    group.add_argument("--processes_per_host", type=int, default=1, metavar="N", help="mpi: one per GPU")
+    group.add_argument("--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="default: 86400")
+    group.add_argument("--spot", action="store_true", help="use managed spot training: cheaper, may be interrupted")
+    group.add_argument("--max_wait", type=int, default=0, metavar="SECONDS", help="spot: including --max_run")
+    group.add_argument("--checkpoints", default="", metavar="s3://...", help="default: with --spot below --output")
 
 
 def _add_security_flags(parser: Parser) -> None:
-    parser.add_argument("--network_isolation", action="store_true", help="no network in the container")
-    parser.add_argument("--encrypt_traffic", action="store_true", help="encrypt traffic between machines")
-    parser.add_argument("--subnets", type=comma_list, default=(), metavar="A,B", help="subnets of your VPC")
-    parser.add_argument("--security_groups", type=comma_list, default=(), metavar="A,B", help="with --subnets")
-    parser.add_argument("--volume_kms_key", default="", metavar="KEY", help="KMS key of the machines' disks")
-    parser.add_argument("--output_kms_key", default="", metavar="KEY", help="KMS key of the output on S3")
+    group = parser.group("security")
+    group.add_argument("--network_isolation", action="store_true", help="no network in the container")
+    group.add_argument("--encrypt_traffic", action="store_true", help="encrypt traffic between machines")
+    group.add_argument("--subnets", type=comma_list, default=(), metavar="A,B", help="subnets of your VPC")
+    group.add_argument("--security_groups", type=comma_list, default=(), metavar="A,B", help="with --subnets")
+    group.add_argument("--volume_kms_key", default="", metavar="KEY", help="KMS key of the machines' disks")
+    group.add_argument("--output_kms_key", default="", metavar="KEY", help="KMS key of the output on S3")
 
 
 def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:

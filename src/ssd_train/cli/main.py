@@ -1,4 +1,4 @@
-"""Command line entry point: python -m ssd_train [COMMAND] [flags]; the default command is train."""
+"""Command line entry point: ssd-train [COMMAND] [flags]; the default command is train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ssd_train import __version__
-from ssd_train.cli.arguments import close_bars, normalize_flags
+from ssd_train.cli.arguments import close_bars, normalize_flags, overview, program
 from ssd_train.environment import is_hosted, write_failure_file
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.redaction import redact
@@ -59,10 +59,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _run(given: List[str], command: str, rest: List[str]) -> int:
     if given[:1] in (["--help"], ["-h"], ["help"]):
-        print(_overview())
+        epilog = (
+            f"{program('COMMAND')} --help lists the flags of a command. {program()} --print-completion bash (zsh, "
+            "tcsh) prints the completion of a shell. --version prints the version."
+        )
+        print(overview("[COMMAND] [flags]; without a command: train", COMMANDS, epilog))
         return 0
     if given[:1] == ["--version"]:
         print(f"ssd_train {__version__}")
+        return 0
+    if given[:1] and given[0].partition("=")[0] == "--print_completion":
+        from ssd_train.cli.completion import completion
+
+        print(completion(given[0].partition("=")[2] or "".join(given[1:2]), COMMANDS))
         return 0
     if command not in COMMANDS:
         raise ConfigError(f"command: found {command!r}, expected one of {', '.join(COMMANDS)}")
@@ -85,17 +94,3 @@ def _crash(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno}; see the log)"
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m ssd_train [COMMAND] [flags]; without a command: train",
-            "",
-            *lines,
-            "",
-            "python -m ssd_train COMMAND --help lists the flags of a command",
-        ]
-    )

@@ -19,6 +19,7 @@ from ssd_train.cli.arguments import (
     add_threshold_flag,
     label_options,
     number_in_range,
+    program,
     score_threshold,
 )
 from ssd_train.cli.paths import (
@@ -97,9 +98,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of predict."""
-    parser = Parser(prog="python -m ssd_train predict", description="Find objects in pictures.")
-    parser.add_argument(
+    parser = Parser(prog=program("predict"), description="Find objects in pictures.")
+    parser.add_positional(
         "paths",
+        "--images",
+        "--source",
         nargs="+",
         type=input_path,
         metavar="PATH",

@@ -9,7 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ssd_train.cli.arguments import Parser, add_label_flags, label_options
+from ssd_train.cli.arguments import Parser, add_label_flags, label_options, overview, program
 from ssd_train.cli.paths import input_path, output_dir, output_path, staged_s3_paths
 from ssd_train.data.formats.ground_truth import find_manifest
 from ssd_train.data.formats.video import read_video_frames
@@ -33,13 +33,17 @@ from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
 
 def make_step_parser(step: str, description: str) -> Parser:
     """Return the parser of a step, without flags."""
-    return Parser(prog=f"python -m ssd_train prepare {step}", description=description)
+    return Parser(prog=program("prepare", step), description=description)
 
 
 def add_manifest(parser: Parser) -> None:
     """Add flags for an input manifest, an output manifest and the label attribute."""
-    parser.add_argument(
-        "manifest", type=input_path, metavar="MANIFEST", help="a manifest, or the output folder of a labeling job"
+    parser.add_positional(
+        "manifest",
+        "--labels",
+        type=input_path,
+        metavar="MANIFEST",
+        help="a manifest, or the output folder of a labeling job",
     )
     parser.add_argument("--output", type=output_path, required=True, metavar="FILE", help="the new manifest")
     add_attribute(parser)
@@ -107,13 +111,17 @@ def report(done: ProcessResult, output: Path, progress: Progress) -> None:
         raise DataError(f"{len(done.failures)} of {total} images could not be read, the first: {done.failures[0]}")
 
 
-def run_augment(arguments: Sequence[str]) -> int:
-    """Write augmented images, then their manifest; if an image is unreadable, no manifest is written."""
+def augment_parser() -> Parser:
+    """Return the parser of the step augment."""
     parser = make_step_parser(
         "augment", "Write five versions of each labelled image: original, two mirrored, two rotated."
     )
-    parser.add_argument(
-        "manifest", type=input_path, metavar="MANIFEST", help="a manifest, or the output folder of a labeling job"
+    parser.add_positional(
+        "manifest",
+        "--labels",
+        type=input_path,
+        metavar="MANIFEST",
+        help="a manifest, or the output folder of a labeling job",
     )
     parser.add_argument("--images", type=input_path, metavar="FOLDER", help="folder of the images")
     parser.add_argument(
@@ -124,7 +132,11 @@ def run_augment(arguments: Sequence[str]) -> int:
         "--annotations_only", action="store_true", help="write the manifest only, with the image sizes of the labels"
     )
     add_writing(parser)
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_augment(flags: argparse.Namespace) -> int:
+    """Write augmented images, then their manifest; if an image is unreadable, no manifest is written."""
     with staged_s3_paths(flags) as progress:
         if flags.annotations_only == bool(flags.images):
             raise ConfigError("augment: expected either --images FOLDER or --annotations_only")
@@ -141,8 +153,8 @@ def run_augment(arguments: Sequence[str]) -> int:
 VIDEO = "video"
 
 
-def run_convert(arguments: Sequence[str]) -> int:
-    """Convert labels, and print the number of images and of lost properties."""
+def convert_parser() -> Parser:
+    """Return the parser of the step convert."""
     parser = make_step_parser(
         "convert",
         "Labels of one format as another; --from video reads the frames of a Ground Truth video job. Images are "
@@ -161,7 +173,11 @@ def run_convert(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--on_bad_data", default="error", help="error or skip: what unusable lines do; default: error")
     add_label_flags(parser, "--from")
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_convert(flags: argparse.Namespace) -> int:
+    """Convert labels, and print the number of images and of lost properties."""
     with staged_s3_paths(flags) as progress:
         data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
         refuse_own_input(flags.output, flags.labels, data.labels.source)
@@ -199,15 +215,19 @@ def _read_video(flags: argparse.Namespace) -> LabeledDataset:
     return LabeledDataset(with_sizes(data), data.images)
 
 
-def run_frames(arguments: Sequence[str]) -> int:
-    """Write the frames of videos."""
+def frames_parser() -> Parser:
+    """Return the parser of the step frames."""
     parser = make_step_parser("frames", "Extract frames of videos as <video>_000000.jpg, numbered over all frames.")
     parser.add_argument("videos", nargs="+", type=input_path, metavar="VIDEO")
     parser.add_argument("--output", type=output_dir, required=True, metavar="FOLDER")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="write every N-th frame; default: 1")
     parser.add_argument("--format", choices=FRAME_FORMATS, default="jpg", help="default: jpg")
     add_writing(parser)
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_frames(flags: argparse.Namespace) -> int:
+    """Write the frames of videos."""
     with staged_s3_paths(flags) as progress:
         options = writing(flags.quality, flags.overwrite)
         for done in extract_frames(flags.videos, flags.output, Choice(flags.every, flags.format), options, progress):
@@ -220,8 +240,8 @@ def run_frames(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_grayscale(arguments: Sequence[str]) -> int:
-    """Write grayscale images; raises a DataError at the end if some are unreadable."""
+def grayscale_parser() -> Parser:
+    """Return the parser of the step grayscale."""
     parser = make_step_parser(
         "grayscale",
         "Convert images to grayscale, with the same names and formats, so that labels stay valid. Resumes an "
@@ -234,23 +254,36 @@ def run_grayscale(arguments: Sequence[str]) -> int:
         "--output", type=output_dir, required=True, metavar="FOLDER", help="output folder, not --images"
     )
     add_writing(parser)
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_grayscale(flags: argparse.Namespace) -> int:
+    """Write grayscale images; raises a DataError at the end if some are unreadable."""
     with staged_s3_paths(flags) as progress:
         done = grayscale(flags.images, flags.output, writing(flags.quality, flags.overwrite), progress)
         report(done, flags.output, progress)
     return 0
 
 
-def run_join(arguments: Sequence[str]) -> int:
-    """Merge manifests."""
+def join_parser() -> Parser:
+    """Return the parser of the step join."""
     parser = make_step_parser("join", "Merge the manifests of several labeling jobs. Lines are not changed.")
-    parser.add_argument(
-        "manifests", nargs="+", type=input_path, metavar="MANIFEST", help="manifest, or folder of a labeling job"
+    parser.add_positional(
+        "manifests",
+        "--labels",
+        nargs="+",
+        type=input_path,
+        metavar="MANIFEST",
+        help="manifest, or folder of a labeling job",
     )
     parser.add_argument("--output", type=output_path, required=True, metavar="FILE", help="merged manifest")
     parser.add_argument("--on_duplicate", choices=ON_DUPLICATE, default="error", help="for images in several manifests")
     parser.add_argument("--label_attribute", metavar="NAME", help="label attribute in the merged manifest")
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_join(flags: argparse.Namespace) -> int:
+    """Merge manifests."""
     with staged_s3_paths(flags) as progress:
         paths = [manifest(path, flags.output) for path in flags.manifests]
         done = join(paths, flags.output, flags.on_duplicate, flags.label_attribute)
@@ -265,8 +298,8 @@ def run_join(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_keep(arguments: Sequence[str]) -> int:
-    """Keep the lines that match all conditions, and their boxes with enough confidence."""
+def keep_parser() -> Parser:
+    """Return the parser of the step keep."""
     parser = make_step_parser(
         "keep", "Keep the lines that match all conditions, and their boxes with enough confidence."
     )
@@ -278,15 +311,25 @@ def run_keep(arguments: Sequence[str]) -> int:
         default="drop",
         help="for images whose boxes are all below --min_confidence; default: drop, since they show objects",
     )
-    return _select(parser, arguments, invert=False)
+    return parser
 
 
-def run_drop(arguments: Sequence[str]) -> int:
-    """Drop the lines that match all conditions."""
+def run_keep(flags: argparse.Namespace) -> int:
+    """Keep the lines that match all conditions, and their boxes with enough confidence."""
+    return _select(flags, invert=False)
+
+
+def drop_parser() -> Parser:
+    """Return the parser of the step drop."""
     parser = make_step_parser("drop", "Drop the lines that match all conditions.")
     _add_flags(parser)
     parser.set_defaults(min_confidence=None, when_empty="drop")
-    return _select(parser, arguments, invert=True)
+    return parser
+
+
+def run_drop(flags: argparse.Namespace) -> int:
+    """Drop the lines that match all conditions."""
+    return _select(flags, invert=True)
 
 
 def _add_flags(parser: Parser) -> None:
@@ -307,8 +350,7 @@ def _add_flags(parser: Parser) -> None:
     )
 
 
-def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
-    flags = parser.parse_args(list(arguments))
+def _select(flags: argparse.Namespace, invert: bool) -> int:
     with staged_s3_paths(flags) as progress:
         ids: Tuple[str, ...] = read_ids(flags.ids)
         conditions = LineFilter(
@@ -325,11 +367,12 @@ def _select(parser: Parser, arguments: Sequence[str], invert: bool) -> int:
     return 0
 
 
-def run_manifest(arguments: Sequence[str]) -> int:
-    """Write the input manifest of a labeling job."""
+def manifest_parser() -> Parser:
+    """Return the parser of the step manifest."""
     parser = make_step_parser("manifest", "Write the input manifest of a labeling job.")
-    parser.add_argument(
+    parser.add_positional(
         "sources",
+        "--images",
         nargs="+",
         type=input_path,
         metavar="SOURCE",
@@ -344,7 +387,11 @@ def run_manifest(arguments: Sequence[str]) -> int:
         metavar="REGEX",
         help="regular expression whose named groups become keys: (?P<color>[a-z]+)_(?P<object>[a-z]+)",
     )
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_manifest(flags: argparse.Namespace) -> int:
+    """Write the input manifest of a labeling job."""
     with staged_s3_paths(flags) as progress:
         refuse_own_input(flags.output, *flags.sources)
         count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
@@ -352,8 +399,8 @@ def run_manifest(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_relabel(arguments: Sequence[str]) -> int:
-    """Change the classes of a manifest."""
+def relabel_parser() -> Parser:
+    """Return the parser of the step relabel."""
     parser = make_step_parser("relabel", "Change classes: --from_keys first, then --rename, then --drop.")
     add_manifest(parser)
     parser.add_argument(
@@ -375,7 +422,11 @@ def run_relabel(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--renumber", action="store_true", help="renumber classes from 0 without gaps (default: keep ids)"
     )
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_relabel(flags: argparse.Namespace) -> int:
+    """Change the classes of a manifest."""
     with staged_s3_paths(flags) as progress:
         keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
         rules = RelabelRules(keys, mapping(flags.rename, "rename"), flags.drop, flags.when_empty, flags.renumber)
@@ -391,10 +442,12 @@ def run_relabel(arguments: Sequence[str]) -> int:
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def run_sheet(arguments: Sequence[str]) -> int:
-    """Write a contact sheet; raises a DataError at the end if some images are unreadable."""
+def sheet_parser() -> Parser:
+    """Return the parser of the step sheet."""
     parser = make_step_parser("sheet", "Draw labelled images with their boxes on a contact sheet.")
-    parser.add_argument("labels", type=input_path, metavar="LABELS", help="a manifest, or labels of another format")
+    parser.add_positional(
+        "labels", "--labels", type=input_path, metavar="LABELS", help="a manifest, or labels of another format"
+    )
     parser.add_argument("--images", type=input_path, required=True, metavar="FOLDER", help="folder of the images")
     parser.add_argument("--output", type=output_path, required=True, metavar="FILE", help="*.png or *.jpg")
     parser.add_argument(
@@ -405,7 +458,11 @@ def run_sheet(arguments: Sequence[str]) -> int:
         "--cell", type=_size, default=(360, 300), metavar="WxH", help="size of a cell in pixels; default: 360x300"
     )
     add_attribute(parser)
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_sheet(flags: argparse.Namespace) -> int:
+    """Write a contact sheet; raises a DataError at the end if some images are unreadable."""
     with staged_s3_paths(flags) as progress:
         format = FORMATS.get(flags.output.suffix.lower())
         if format is None:
@@ -432,11 +489,15 @@ def _size(text: str) -> Tuple[int, int]:
 NAMES = {2: ["train", "validation"], 3: ["train", "validation", "test"]}
 
 
-def run_split(arguments: Sequence[str]) -> int:
-    """Split a manifest."""
+def split_parser() -> Parser:
+    """Return the parser of the step split."""
     parser = make_step_parser("split", "Split a manifest at random. Lines of the same image stay in the same split.")
-    parser.add_argument(
-        "manifest", type=input_path, metavar="MANIFEST", help="a manifest, or the output folder of a labeling job"
+    parser.add_positional(
+        "manifest",
+        "--labels",
+        type=input_path,
+        metavar="MANIFEST",
+        help="a manifest, or the output folder of a labeling job",
     )
     parser.add_argument(
         "--output", type=output_dir, required=True, metavar="FOLDER", help="folder for <name>.manifest of each split"
@@ -463,7 +524,11 @@ def run_split(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the manifests of an earlier split")
     add_attribute(parser)
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def run_split(flags: argparse.Namespace) -> int:
+    """Split a manifest."""
     with staged_s3_paths(flags) as progress:
         options = SplitOptions(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
         outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(options.fractions))]
@@ -485,24 +550,25 @@ def _names(names: "List[str] | None", count: int) -> List[str]:
 
 
 class Step(NamedTuple):
-    """Help and function of a step."""
+    """Help, parser and function of a step."""
 
     summary: str
-    run: Callable[[Sequence[str]], int]
+    make_parser: Callable[[], Parser]
+    run: Callable[[argparse.Namespace], int]
 
 
 STEPS = {
-    "manifest": Step("write the input manifest of a labeling job for images", run_manifest),
-    "frames": Step("extract every n-th frame of videos", run_frames),
-    "join": Step("merge manifests of several labeling jobs", run_join),
-    "keep": Step("keep the lines and boxes that match conditions", run_keep),
-    "drop": Step("drop the lines that match conditions", run_drop),
-    "relabel": Step("change classes: take names from keys, rename, merge, drop", run_relabel),
-    "split": Step("split a manifest into train, validation and test", run_split),
-    "grayscale": Step("convert images to grayscale", run_grayscale),
-    "augment": Step("write mirrored and rotated copies of labelled images", run_augment),
-    "convert": Step("convert labels to another format", run_convert),
-    "sheet": Step("draw labelled images on a contact sheet", run_sheet),
+    "manifest": Step("write the input manifest of a labeling job for images", manifest_parser, run_manifest),
+    "frames": Step("extract every n-th frame of videos", frames_parser, run_frames),
+    "join": Step("merge manifests of several labeling jobs", join_parser, run_join),
+    "keep": Step("keep the lines and boxes that match conditions", keep_parser, run_keep),
+    "drop": Step("drop the lines that match conditions", drop_parser, run_drop),
+    "relabel": Step("change classes: take names from keys, rename, merge, drop", relabel_parser, run_relabel),
+    "split": Step("split a manifest into train, validation and test", split_parser, run_split),
+    "grayscale": Step("convert images to grayscale", grayscale_parser, run_grayscale),
+    "augment": Step("write mirrored and rotated copies of labelled images", augment_parser, run_augment),
+    "convert": Step("convert labels to another format", convert_parser, run_convert),
+    "sheet": Step("draw labelled images on a contact sheet", sheet_parser, run_sheet),
 }
 
 
@@ -510,15 +576,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run a step; its name is the first argument."""
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("--help", "-h", "help"):
-        print(_overview())
+        steps = {name: step.summary for name, step in STEPS.items()}
+        print(overview("prepare STEP [flags]", steps, f"{program('prepare STEP')} --help lists the flags of a step"))
         return 0
     if name not in STEPS:
         raise ConfigError(f"prepare: found {name!r}, expected one of {', '.join(STEPS)}")
-    return STEPS[name].run(rest)
-
-
-def _overview() -> str:
-    width = max(map(len, STEPS))
-    lines = [f"  {name:<{width}}  {step.summary}" for name, step in STEPS.items()]
-    head = "usage: python -m ssd_train prepare STEP [flags]"
-    return "\n".join([head, "", *lines, "", "python -m ssd_train prepare STEP --help lists the flags of a step"])
+    return STEPS[name].run(STEPS[name].make_parser().parse_args(list(rest)))

@@ -17,6 +17,7 @@ from ssd_train.cli.arguments import (
     add_engine_flags,
     add_threshold_flag,
     number_in_range,
+    program,
     score_threshold,
 )
 from ssd_train.cli.paths import input_path, staged_s3_paths
@@ -101,7 +102,7 @@ def _exported(folder: Path, progress: Progress) -> Detector:
 def make_parser() -> Parser:
     """Return the parser of serve."""
     parser = Parser(
-        prog="python -m ssd_train serve",
+        prog=program("serve"),
         description="Serve a model over HTTP: /invocations and /ping as in SageMaker endpoints, a test page at /, and "
         "/metrics for Prometheus.",
     )

@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress
+from ssd_train import __version__
+from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
+from ssd_train.cli.config_file import config_text
+from ssd_train.cli.dry_run import dry_run
 from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
-from ssd_train.config_fields import range_text
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
 from ssd_train.evaluation.results import FIXED_SCORE, Scores
 from ssd_train.progress import Progress
+from ssd_train.redaction import redact
+from ssd_train.storage.atomic import write_text_atomic
 
+USED_CONFIG = "config.yaml"  # in output_dir
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
@@ -50,10 +55,15 @@ def run(arguments: Sequence[str]) -> int:
     """Train a detector; in a SageMaker job, flags override the job's settings."""
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
+    only_dry = vars(known).pop("dry_run", False)
+    given = dict(vars(known))
     # invalid settings are reported before anything is downloaded
-    config, environment = _read(vars(known), settings, parser.names, make_progress())
+    config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known))
+        if only_dry:
+            dry_run(config, environment, progress)
+            return 0
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
         if not isinstance(trained, TrainResult):
@@ -62,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
                 f"the model is on {trained.leader}"
             )
             return 0
+        title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"
+        used = config_text({**given, **config.to_json()}, title)
+        write_text_atomic(environment.output_dir / USED_CONFIG, redact(used))
         for line in trained.scores.lines():
             progress.info(line)
         progress.info(f"report: {trained.report}")
@@ -260,50 +273,51 @@ def next_steps(model_dir: Path, images: Path) -> List[str]:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the flags of Environment; all others are settings of TrainConfig."""
+    """Return the parser of the flags of Environment and of the settings of TrainConfig."""
     parser = Parser(
-        prog="python -m ssd_train train",
+        prog=program("train"),
+        usage=f"{program('train')} --train PATH [flags]",
         description="Train a detector. Without validation labels, a fraction of the images is held out. In a SageMaker "
         "training job, channels provide the folders and hyperparameters the flags.",
         argument_default=argparse.SUPPRESS,
-        epilog="\n".join(["settings (--name value):", *setting_lines()]),
     )
-    parser.add_argument(
-        "--train", type=input_path, metavar="PATH", help="folder of images, or a .rec with images and labels"
+    titles = ("data", "outputs", "network", "augmentation", "optimization", "evaluation and stopping")
+    data, outputs, network, *_ = [parser.group(title) for title in titles]
+    data.add_argument(
+        "--train",
+        "--images",
+        type=input_path,
+        metavar="PATH",
+        help="folder of images, or a .rec with images and labels",
     )
-    parser.add_argument(
+    data.add_argument(
         "--labels",
         type=input_path,
         metavar="PATH",
         help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
         "labels (default: those found in --train)",
     )
-    parser.add_argument(
+    data.add_argument(
         "--validation",
         type=input_path,
         metavar="PATH",
         help="validation images, as --train (default: those of --train)",
     )
-    parser.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
-    parser.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
-    parser.add_argument("--output_dir", type=output_dir, metavar="FOLDER", help="report; default: output")
-    parser.add_argument(
+    data.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
+    add_fetch_flag(data)
+    outputs.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
+    outputs.add_argument(
+        "--output_dir", type=output_dir, metavar="FOLDER", help="report and config.yaml; default: output"
+    )
+    outputs.add_argument(
         "--checkpoint_dir", type=local_dir, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"
     )
-    parser.add_argument(
-        "--pretrained",
-        type=input_path,
-        metavar="PATH",
-        help="weights to start from: a .params file, a .safetensors file of timm or torchvision, a model folder or its "
-        "model.tar.gz (default: the network of GluonCV's model zoo that --zoo names)",
+    outputs.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read and check the data, build the network, time some steps; train and write nothing",
     )
-    parser.add_argument(
-        "--weights_dir",
-        type=input_path,
-        metavar="FOLDER",
-        help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
-    )
-    parser.add_argument(
+    outputs.add_argument(
         "--overwrite",
         type=int,
         nargs="?",
@@ -311,21 +325,21 @@ def make_parser() -> Parser:
         choices=(0, 1),
         help="replace the model in --model_dir and the report in --output_dir, even if they are of another run",
     )
-    add_fetch_flag(parser)
-    parser.add_argument(
+    network.add_argument(
+        "--pretrained",
+        type=input_path,
+        metavar="PATH",
+        help="weights to start from: a .params file, a .safetensors file of timm or torchvision, a model folder or its "
+        "model.tar.gz (default: the network of GluonCV's model zoo that --zoo names)",
+    )
+    network.add_argument(
+        "--weights_dir",
+        type=input_path,
+        metavar="FOLDER",
+        help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
+    )
+    parser.group("devices and hosts").add_argument(
         "--devices", help="auto, cpu, gpu (all), gpu:1, or gpu:0,gpu:1; default: auto (all GPUs, else the CPU)"
     )
+    parser.add_settings()
     return parser
-
-
-def setting_lines() -> List[str]:
-    """Return a line of help for each setting: name, meaning, limits, default."""
-    lines = []
-    for item in dataclasses.fields(TrainConfig):
-        limits = item.metadata
-        choices = [choice for choice in limits.get("choices", ()) if choice]
-        among = ", ".join(choices) or range_text(limits)
-        among = f" ({among})" if among else ""
-        default = f" [{item.default}]" if item.default != "" else ""
-        lines.append(f"  --{item.name:<26} {limits['help']}{among}{default}")
-    return lines

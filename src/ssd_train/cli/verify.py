@@ -20,7 +20,7 @@ import numpy as np
 
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.saved_model import HISTORY, SavedModel
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range
+from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
 from ssd_train.cli.train import TrainResult, train
 from ssd_train.config import TrainConfig
 from ssd_train.data.dataset import DetectionDataset
@@ -460,7 +460,7 @@ def _new_folder(text: str) -> Path:
 def make_parser() -> Parser:
     """Return the parser of verify."""
     parser = Parser(
-        prog="python -m ssd_train verify",
+        prog=program("verify"),
         description="Check training, resuming, mixed precision, several devices, scoring and export on the devices of "
         "this machine with synthetic data. Writes a JSON file to attach to a bug report.",
     )

@@ -16,20 +16,22 @@ from ssd_train.storage.atomic import open_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CHECKOUT = PACKAGE.parents[1]
+WHEEL_ENTRY_POINT = PACKAGE / "launch" / "entry_point"  # setup.py copies it; a checkout has entry_point/ beside src/
 REQUIREMENTS_FILE = "requirements.txt"
 Content = Union[Path, bytes]  # an archive member's content, or the file to read it from
 
 
 def entry_point_folder(folder: Optional[Path] = None) -> Path:
-    """Return `folder` or, if None, entry_point/ of the checkout that this package is part of.
+    """Return `folder` or, if None, the entry point of this package: entry_point/ of a checkout, or a wheel's copy.
 
     Raises:
         ConfigError: the folder has no train.py, or it has a setup.py: SageMaker's toolkit would then install the folder
             and not run train.py.
     """
-    folder = folder or CHECKOUT / "entry_point"
+    if folder is None:
+        folder = WHEEL_ENTRY_POINT if WHEEL_ENTRY_POINT.is_dir() else CHECKOUT / "entry_point"
     if not (folder / PROGRAM).is_file():
-        raise ConfigError(f"source_dir: found no {PROGRAM} in {folder}, expected the repository's folder entry_point/")
+        raise ConfigError(f"source_dir: found no {PROGRAM} in {folder}, expected the folder of an entry point")
     if (folder / "setup.py").exists():
         raise ConfigError(
             f"source_dir: found setup.py in {folder}, expected none: the toolkit would install the folder"
@@ -39,7 +41,11 @@ def entry_point_folder(folder: Optional[Path] = None) -> Path:
 
 def source_files(entry_point: Path) -> Dict[str, Path]:
     """Return the source files by archive name: those of `entry_point` and this package, side by side."""
-    package = {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE).items()}
+    package = {
+        f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path
+        for path in _files(PACKAGE).values()
+        if path.parent != WHEEL_ENTRY_POINT
+    }
     return {**_files(entry_point), **package}
 
 
@@ -60,7 +66,7 @@ def write_served_model(model: Path, target: Path, entry_point: Optional[Path] = 
     Args:
         model: model folder or archive.
         target: the archive to write.
-        entry_point: folder with train.py; None for the checkout's entry_point/.
+        entry_point: folder with train.py; None for that of this package.
 
     Raises:
         WeightsError: the model archive is damaged.

@@ -180,7 +180,8 @@ class Store:
                 try:
                     _copy(response["Body"], file)
                     break
-                # boto3 retries requests, but not interrupted downloads
+                # boto3 retries requests, but not interrupted downloads; its transfer manager does, but returns no ETag,
+                # makes no pauses, and begins with HEAD, whose errors have no code
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                     if attempt == ATTEMPTS:
                         raise

@@ -81,7 +81,7 @@ def test_parse_settings_invalid_arguments_are_errors(arguments, expected):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ("--train a --device=cpu", "--device, did you mean --devices?"),
+        ("--train a --devcies=cpu", "--devcies, did you mean --devices?"),
         ("--train a --epoch 3", "--epoch, did you mean --epochs?"),
         ("--train a --epochs 3", None),
         ("--train a --hepl", "--hepl, did you mean --help?"),

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 
 import pytest
 
 from ssd_train.cli import evaluate, export, predict, serve
+from ssd_train.cli.arguments import GROUPS
 from ssd_train.cli.main import main
-from ssd_train.cli.train import make_parser, next_steps, setting_lines
+from ssd_train.cli.train import make_parser, next_steps
 from ssd_train.config import TrainConfig
 
 
-def test_setting_lines_describe_every_setting():
-    lines = setting_lines()
-    for item, line in zip(dataclasses.fields(TrainConfig), lines):
-        assert line.split()[0] == f"--{item.name}" and item.metadata["help"] in line
-        assert item.default == "" or line.endswith(f"[{item.default}]")
-    assert len(lines) == len(dataclasses.fields(TrainConfig))
-    help = "\n".join(lines)
+def test_help_lists_every_setting_with_limits_and_default(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    help = make_parser().format_help()
+    for item in dataclasses.fields(TrainConfig):
+        entry = re.split(rf"\n  --{item.name}\b(?=[ ,])", help)[1].partition("\n  --")[0].partition("\n\n")[0]
+        text = " ".join(entry.split())
+        assert item.metadata["help"] in text and (item.default == "" or text.endswith(f"[{item.default}]"))
     assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1) [0.001]" in help
 
 
+def test_help_is_wrapped_to_the_terminal_and_in_groups(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+    lines = make_parser().format_help().splitlines()
+    assert max(map(len, lines)) <= 72
+    titles = [line[:-1] for line in lines if line.endswith(":") and line[:1] not in ("", " ")]
+    assert titles[1:4] == ["data", "outputs", "network"] and set(GROUPS.values()) <= set(titles)
+
+
 def test_make_parser_flags_do_not_hide_settings():
-    flags = {action.dest for action in make_parser()._actions}
-    assert not flags & {item.name for item in dataclasses.fields(TrainConfig)}
+    settings = [item.name for item in dataclasses.fields(TrainConfig)]
+    assert sorted(action.dest for action in make_parser()._actions if action.dest in settings) == sorted(settings)
 
 
 @pytest.mark.parametrize(
