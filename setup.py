@@ -49,6 +49,7 @@ setup(
         "edge": ["onnxruntime>=1.17", "paho-mqtt>=2,<3"],  # examples/greengrass
         "openvino": ["openvino>=2024.4"],
         "safetensors": ["safetensors>=0.4"],  # --pretrained FILE.safetensors
+        "tensorboard": ["tensorboard>=2.11"],  # train --log tensorboard; neither TensorFlow nor PyTorch is needed
         "yolo": ["PyYAML>=5.4"],  # data.yaml; imported only where there is one
         # any other engine than ONNX Runtime serves as well
         "serve": [*SERVE, "onnxruntime>=1.17"],
@@ -60,6 +61,7 @@ setup(
             *["boto3>=1.36,<2", "moto[server]>=5,<6"],
             *["onnx>=1.14", "onnxruntime>=1.17", "openvino>=2024.4", *SERVE, "paho-mqtt>=2,<3"],
             *["safetensors>=0.4"],
+            "tensorboard>=2.11",
         ],
     },
     entry_points={"console_scripts": ["ssd-train = ssd_train.cli.main:main"]},

@@ -203,8 +203,10 @@ class Scores:
 
     def lines(self) -> List[str]:
         """Return the scores as text lines; the means as ``mAP@0.5 0.812``."""
-        intervals = {} if self.details is None else self.details.intervals
-        lines = [f"{name} {_text(value)}{_range(intervals.get(name))}" for name, value in self.means().items()]
+        lines = [f"{name} {_text(value)}" for name, value in self.means().items()]
+        if self.details is not None:
+            intervals = [f"{name} {_range(limits)}" for name, limits in self.details.intervals.items()]
+            lines.append(f"95 % interval over images: {', '.join(intervals)}")
         lines += [_class_line(scores) for scores in self.per_class]
         if self.details is not None:
             sizes = [f"{size} {_text(one.ap)} (boxes {one.boxes})" for size, one in self.details.by_size.items()]
@@ -242,4 +244,4 @@ def _text(value: Optional[float]) -> str:
 
 
 def _range(interval: Optional[Tuple[float, float]]) -> str:
-    return "" if interval is None else f" (95 % interval {_text(interval[0])} to {_text(interval[1])})"
+    return "n/a" if interval is None else f"{_text(interval[0])} to {_text(interval[1])}"
