@@ -17,6 +17,7 @@ from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train
+from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 
 pytestmark = pytest.mark.integration

@@ -159,7 +159,7 @@ def _score_chart(data: ReportData) -> Html:
     score, recall, precision = (np.asarray(curve[key], float) for key in ("score", "recall", "precision"))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     # the best F1 stays among the points
-    keep = np.union1d(_spread(-score), [np.argmax(f1)]).astype(int) if len(score) else []
+    keep = np.union1d(_spread(-score), [np.argmax(f1)]).astype(int) if len(score) else np.zeros(0, int)
     series = [
         Series(name, score[keep].tolist(), values[keep].tolist(), style)
         for name, values, style in (("F1", f1, "s0"), ("precision", precision, "s1"), ("recall", recall, "s2"))

@@ -71,6 +71,9 @@ class TensorBoardLog:
         row = history[-1]
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if len(history) == 1:  # a new run: its curves would be mixed with those of the run before
+                for path in self._folder.glob("events.out.tfevents.*"):
+                    path.unlink()
             self._writer = self._make_writer(str(self._folder))
         values = [(tag, _value(row, name)) for name, tag in COLUMNS.items() if tag]
         known = [self._summaries.Summary.Value(tag=tag, simple_value=v) for tag, v in values if v is not None]

@@ -58,6 +58,16 @@ def test_tensorboard_reads_the_logged_epochs(tmp_path):
     assert "tensorflow" not in sys.modules and "torch" not in sys.modules
 
 
+@pytest.mark.parametrize("epochs, expected", [(1, [1]), (2, [1, 2])], ids=["new run", "resumed run"])
+def test_tensorboard_log_keeps_the_epochs_of_a_resumed_run_only(tmp_path, epochs, expected):
+    for history in (HISTORY[:1], HISTORY[:epochs]):
+        with TensorBoardLog(tmp_path) as log:
+            log.log(history)
+    reader = EventAccumulator(str(tmp_path))
+    reader.Reload()
+    assert [event.step for event in reader.Scalars("train/CrossEntropy")] == expected
+
+
 def test_tensorboard_log_without_an_epoch_writes_nothing(tmp_path):
     with TensorBoardLog(tmp_path / "events"):
         pass
