@@ -52,6 +52,8 @@ class Environment:
         hosts: Names of all hosts of the job.
         pipes: Which of "train" and "validation" are streams (Pipe mode): FIFOs path_0, path_1, ...
         unused_channels: Channels of the job with unknown names.
+        log: Where metrics are logged besides metrics.csv: "tensorboard"; None: nowhere.
+        command: Command line of the run, for its report.
     """
 
     train: Path
@@ -71,6 +73,8 @@ class Environment:
     hosts: Tuple[str, ...] = ("algo-1",)
     pipes: FrozenSet[str] = frozenset()
     unused_channels: Tuple[str, ...] = ()
+    log: Optional[str] = None
+    command: str = ""
 
     @classmethod
     def from_sagemaker(cls, flags: Mapping[str, Any]) -> "Environment":

@@ -13,15 +13,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-def pycocotools_precision(images, classes):
-    """Return AP (10 IoUs, classes) of (detections, labels) of images; NaN for a class without objects.
+def area_of(box):
+    x1, y1, x2, y2 = box.astype(float)
+    return (x2 - x1) * (y2 - y1)
+
+
+SIZES = ("all", "small", "medium", "large")  # the order of COCOeval's area ranges
+
+
+def pycocotools_precision(images, classes, size="all"):
+    """Return AP (10 IoUs, classes) of (detections, labels) of images; NaN for a class without objects of `size`.
 
     A difficult object is given an area out of range, because pycocotools ignores such objects one by one as VOC does.
     """
     labelled, found = [], []
     for number, (detections, truth) in enumerate(images):
         regions = truth.ignored
-        rows = [(box, class_id, 0, 100.0) for box, class_id in zip(truth.boxes, truth.class_ids)]
+        rows = [(box, class_id, 0, area_of(box)) for box, class_id in zip(truth.boxes, truth.class_ids)]
         rows += [
             (box, class_id, int(crowd), 100.0 if crowd else 1e11)
             for box, class_id, crowd in zip(regions.boxes, regions.class_ids, regions.crowds)
@@ -45,7 +53,7 @@ def pycocotools_precision(images, classes):
         evaluation = COCOeval(truth_set, truth_set.loadRes(np.array(found, dtype=float)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (IoU, recall, class)
+    precision = evaluation.eval["precision"][:, :, :, SIZES.index(size), 2]  # (IoU, recall, class)
     return np.where((precision > -1).all(axis=1), precision.mean(axis=1), np.nan)
 
 

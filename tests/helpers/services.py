@@ -229,11 +229,11 @@ class Browser:
             time.sleep(0.05)
         raise AssertionError(f"{expression} was not true within {SECONDS:g} s; the page: {self.value(_TEXT)}")
 
-    def choose(self, selector: str, file: Path) -> None:
-        """A file for an <input type=file>."""
+    def choose(self, selector: str, *files: Path) -> None:
+        """Files for an <input type=file>."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+        self.call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=node)
 
     def drop(self, selector: str, file: Path) -> None:
         """A file dragged from outside onto an element."""

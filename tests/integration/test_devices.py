@@ -174,5 +174,6 @@ def test_train_mixed_precision_with_frozen_layers_scores_the_saved_net(verified,
     plain = TrainConfig.from_mapping({**settings, "amp": 0})
     job = build_setup(plain, Environment(**places(folder, tmp_path / "plain"), devices="cpu:1"), Progress())
     evaluator = Evaluator(model.build(mx.cpu(1)), model.config, mx.cpu(1), model.post_nms)
-    _, smooth_l1, _ = evaluate(evaluator, job.validation_loader, job.class_names)
-    assert model.config.amp and smooth_l1 == last_row(tmp_path)["val_SmoothL1"]
+    evaluation = evaluate(evaluator, job.validation_loader, job.class_names)
+    assert model.config.amp and evaluation.smooth_l1 == last_row(tmp_path)["val_SmoothL1"]
+    assert evaluation.cross_entropy == last_row(tmp_path)["val_CrossEntropy"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 from helpers import jobs
 from helpers.data import SMALL, HeardProgress, flags_of, shapes_set, small_config
+from PIL import Image
 
 from ssd_train import sagemaker_metrics
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
 from ssd_train.cli.train import train
+from ssd_train.deploy.detector import Detector
 from ssd_train.environment import Environment
 
 pytestmark = pytest.mark.integration
@@ -78,6 +82,7 @@ def test_train_leaves_a_complete_model_folder(trained):
         "model-export.json",
         "model-shapes.json",
         "model-symbol.json",
+        "model.onnx",
     ]
     assert names == sorted(model + deployment)
     assert config["class_names"] == ["disc", "square", "triangle"] and config["image_shape"] == 128
@@ -100,6 +105,11 @@ def test_evaluate_model_equals_the_scores_of_training(trained, data, tmp_path, c
     flags = {"model": trained / "model", "images": validation.images, "labels": validation.manifest}
     assert main(["evaluate", *flags_of({**flags, "json": tmp_path / "scores.json"})]) == 0
     found = scores_of(tmp_path / "scores.json")
+    details = {
+        name: value for name, value in found.items() if name.split("/")[1] in ("intervals", "by_size", "confusion")
+    }
+    assert len(details) > 6
+    found = {name: value for name, value in found.items() if name not in details}
     (tmp_path / "training.json").write_text(json.dumps(config_of(trained)["scores"]))
     assert_same_scores(found, scores_of(tmp_path / "training.json"), 1e-9)
     assert re.search(r"^mAP@0.5 0\.\d{3}$", capsys.readouterr().out, re.MULTILINE)
@@ -219,3 +229,49 @@ def test_train_early_stopping_ends_the_run(data, tmp_path):
     }
     environment = Environment(*training, *validation, tmp_path / "m", tmp_path / "o")
     assert train(small_config(epochs=30, learning_rate=1e-6, **settings), environment).epochs < 10
+
+
+def test_metrics_csv_has_the_history_of_the_run(trained):
+    with (trained / "output" / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    rows = rows_of(trained)
+    assert [int(row["epoch"]) for row in found] == [row["epoch"] + 1 for row in rows]
+    for name in ("CrossEntropy", "mAP", "val_CrossEntropy", "val_SmoothL1", "learning_rate"):
+        assert [float(row[name]) for row in found] == [row[name] for row in rows], name
+
+
+def test_onnx_beside_the_model_is_the_model(trained, data):
+    image = np.asarray(Image.open(sorted(data[1].images.iterdir())[0]).convert("RGB"))
+    expected, found = (Detector.load(trained / "model", engine=engine)(image) for engine in ("mxnet", "onnxruntime"))
+    np.testing.assert_allclose(found.scores[:10], expected.scores[:10], atol=1e-3)
+
+
+def test_the_report_begins_with_title_verdict_command_and_duration(trained, data):
+    text = " ".join(re.sub("<[^>]*>", " ", (trained / "output" / "report.html").read_text("utf-8")).split())
+    head = text[: text.index("Scores Training")]
+    assert "Detector of disc, square and triangle" in head and "ssd-train train --train" in head
+    assert str(data[0].images) in head and "Next steps" in head and "random weights" in head
+    assert re.search(r"Finds .+ objects?[,:].*\.", head)
+    assert "95 % interval" in text and "Confusion matrix" in text and "AP by box size" in text
+
+
+def test_tensorboard_reads_the_run_and_a_resumed_one_has_each_epoch_once(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for epochs in (2, 3):
+        flags = jobs.flags(data, tmp_path, epochs=epochs, mini_batch_size=8, lr_scheduler_step="9", log="tensorboard")
+        assert main(["train", *flags]) == 0
+    reader = EventAccumulator(str(tmp_path / "output" / "tensorboard"))
+    reader.Reload()
+    rows = rows_of(tmp_path)
+    for tag, name in (("train/CrossEntropy", "CrossEntropy"), ("validation/mAP", "mAP")):
+        assert [event.step for event in reader.Scalars(tag)] == [1, 2, 3]
+        np.testing.assert_allclose(
+            [event.value for event in reader.Scalars(tag)], [row[name] for row in rows], rtol=1e-6
+        )
+
+
+def test_tensorboard_that_is_missing_is_said_before_the_data_is_read(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    assert main(["train", *jobs.flags(data, tmp_path, log="tensorboard")]) == 2
+    assert "ssd-train[tensorboard]" in capsys.readouterr().err and not (tmp_path / "model" / "config.json").exists()

@@ -13,13 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.data import SMALL, shapes_set
 from helpers.models import CLASSES, talking_model
 from PIL import Image
 
+from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.deploy.detector import Detector
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,9 +74,21 @@ def test_snippets_run_as_they_are(folder, document, before):
         from ssd_train.deploy.export.onnx import write_onnx
 
         write_onnx(SavedModel.load(folder / "model"), folder / "model.onnx")
-    (snippet,) = snippets_of(ROOT / document)
+    snippet, *_ = snippets_of(ROOT / document)
     lines = printed(before + snippet, folder)
     assert lines and all(line.split()[0] in CLASSES and 0.01 < float(line.split()[1]) <= 1 for line in lines), lines
+
+
+def test_snippet_of_opencv_finds_the_objects_of_the_model(folder):
+    """The raw export by OpenCV's network and suppression, with the input size of the test's model."""
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
+    command = ["export", "--model", str(folder / "model"), "--format", "onnx", "--nms", "0", "--input", "float"]
+    assert main([*command, "--output", str(folder / "raw.onnx")]) == 0
+    _, snippet = snippets_of(ROOT / "docs" / "exports.md")
+    (found,) = printed(snippet.replace("side = 512", "side = 128") + "\nprint(scores[kept, 0].max())\n", folder)
+    image = np.asarray(Image.open(folder / "picture.jpg").convert("RGB"))
+    detections = Detector.load(folder / "model", engine="mxnet")(image)
+    assert float(found) == pytest.approx(detections.scores[detections.class_ids == 0].max(), abs=0.02)
 
 
 def printed(program, folder):

@@ -25,6 +25,8 @@ INPUTS = {
     "normalised": "float32 (N, 3, side, side), RGB, (value / 255 - mean) / std",
     "data": "float32 (N, 3, side, side), RGB, 0..255",
 }
+# kind of an export without non-maximum suppression, and its outputs
+RAW_KIND, RAW_OUTPUTS = "onnx-raw", ("scores", "boxes")
 # unit of box corners -> description of the network's output
 COORDINATES = {
     "pixels": "x1, y1, x2, y2 in pixels of the input",
@@ -67,6 +69,9 @@ class ExportMetadata:
 
     def to_json(self) -> Dict[str, Any]:
         """Return the metadata for json.dump, with notes for other programs."""
+        corners = COORDINATES[self.coordinates]
+        rows = f"float32 (N, boxes, 6): class id, score, {corners}; id -1: unused"
+        raw = f"scores float32 (N, anchors, classes), boxes float32 (N, anchors, 4): {corners}; without NMS"
         return {
             **asdict(self),
             "format": DESCRIPTION_FORMAT,
@@ -74,7 +79,7 @@ class ExportMetadata:
             "preprocessing": f"stretched to side x side; {INPUTS[self.input]}",
             "mean": list(PIXEL_MEAN),
             "std": list(PIXEL_STD),
-            "output": f"float32 (N, boxes, 6): class id, score, {COORDINATES[self.coordinates]}; id -1: unused",
+            "output": raw if self.kind == RAW_KIND else rows,
         }
 
     def to_texts(self) -> Dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
-from ssd_train.cli.train import TrainResult
+from ssd_train.cli.train import TrainResult, command_line
 from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.structures import ClassNames
@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> int:
     train = write_drawn_set(folder / "train", draw_logo_set(known.pictures, seed=1), LOGO, "demo-logo")
     held_out = draw_logo_set(HELD_OUT, seed=2, backgrounds="validation")
     validation = write_drawn_set(folder / "validation", held_out, LOGO, "demo-logo")
-    environment = Environment(*train, *validation, folder / "model", folder / "output", overwrite=True)
+    command = command_line("demo", arguments)
+    environment = Environment(*train, *validation, folder / "model", folder / "output", overwrite=True, command=command)
     trained = train_detector(config, environment, progress)
     assert isinstance(trained, TrainResult)  # one host
     for line in trained.scores.lines():

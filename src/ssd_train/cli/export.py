@@ -32,10 +32,14 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"input: found 'float' with format {flags.format!r}, expected an ONNX format")
     if not 0 <= flags.max_map_drop <= 1:
         raise ConfigError(f"max_map_drop: found {flags.max_map_drop}, expected 0 to 1")
+    if not flags.nms and flags.format != "onnx":
+        raise ConfigError(f"nms: found 0 with format {flags.format!r}, expected format 'onnx'")
     with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
+        from ssd_train.artifacts.metadata import RAW_KIND
         from ssd_train.deploy.export.export import export
 
-        export(folder, flags.format, flags.output, INPUTS[flags.input], _proof(flags, progress), progress)
+        format = flags.format if flags.nms else RAW_KIND
+        export(folder, format, flags.output, INPUTS[flags.input], _proof(flags, progress), progress)
         progress.info(f"written: {flags.output}")
     return 0
 
@@ -73,6 +77,14 @@ def make_parser() -> Parser:
         choices=tuple(INPUTS),
         default="uint8",
         help="input of the ONNX file: uint8: RGB pixels (N, S, S, 3); float: normalised (N, 3, S, S)",
+    )
+    parser.add_argument(
+        "--nms",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="0: an ONNX file that ends before non-maximum suppression, with the outputs scores (N, anchors, classes) "
+        "and boxes (N, anchors, 4), for runtimes that lack it, such as OpenCV's; default: 1",
     )
     parser.add_argument(
         "--images",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Sequence
 
 from ssd_train.artifacts.symbol_format import is_converted
@@ -20,7 +20,7 @@ from ssd_train.cli.arguments import (
     program,
     score_threshold,
 )
-from ssd_train.cli.paths import input_path, staged_s3_paths
+from ssd_train.cli.paths import S3Path, input_path, staged_s3_paths
 from ssd_train.data.image_io import ImageLimits
 from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import ENGINES, Detector, Engine
@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     from ssd_train.deploy.server.app import make_app  # here, so that `serve --help` works without Starlette
 
     keep_memory_flat()
+    name = _model_name(flags.model)  # before a path on S3 becomes a local one
     with staged_s3_paths(flags) as progress:
         detector = _detector(flags, progress)
         _warn_if_slow(detector.engine, flags, progress)
@@ -46,10 +47,18 @@ def run(arguments: Sequence[str]) -> int:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         progress.info(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
-        application = make_app(detector, limits, flags.queue, progress, score_threshold(flags, detector, progress))
+        threshold = score_threshold(flags, detector, progress)
+        application = make_app(detector, limits, flags.queue, progress, threshold, name)
         run_server(application, listener, flags.queue)
         progress.info("stopped: all requests were answered")
     return 0
+
+
+def _model_name(path: "Path | S3Path") -> str:
+    """Return the name of a model file or folder, or of the folder around one that is only called "model"."""
+    parts = PurePath(path.resolve() if isinstance(path, Path) else str(path)).parts
+    names = [part.split(".")[0] for part in parts]
+    return next((name for name in reversed(names) if name not in ("", "/", "model")), "the model")
 
 
 def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -23,6 +24,7 @@ from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_pat
 from ssd_train.config import TrainConfig, current_names, describe_preset
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
+from ssd_train.evaluation.metrics import score_detections
 from ssd_train.evaluation.results import FIXED_SCORE, Scores
 from ssd_train.progress import Progress
 from ssd_train.redaction import redact
@@ -60,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
-        environment = dataclasses.replace(environment, **vars(known))
+        environment = dataclasses.replace(environment, **vars(known), command=command_line("train", arguments))
         if only_dry:
             dry_run(config, environment, progress)
             return 0
@@ -111,20 +113,29 @@ def train(
     """
     from ssd_train.training.trainer import WorkerResult, open_trainer
     from ssd_train.visualization.report import check_report
+    from ssd_train.visualization.training_log import EVENTS, METRICS, TensorBoardLog, write_metrics
 
     progress = progress or Progress()
     started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-    with open_trainer(config, environment, progress, should_stop) as trainer:
+    with contextlib.ExitStack() as stack:
+        # before the data is read: TensorBoard may be missing
+        tensorboard = stack.enter_context(TensorBoardLog(environment.output_dir / EVENTS)) if environment.log else None
+        trainer = stack.enter_context(open_trainer(config, environment, progress, should_stop))
         if trainer.setup.cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
             check_report(environment.output_dir / REPORT, run_id(trainer.setup.fingerprint))
+        trainer.on_epoch_end.append(lambda history: write_metrics(environment.output_dir / METRICS, history))
+        if tensorboard is not None:
+            trainer.on_epoch_end.append(tensorboard.log)
         try:
             best = trainer.fit()
-        except (TrainingInterrupted, TrainingDiverged):
+        except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                progress.info(f"report: {write_results(trainer, trainer.best, started)}")
+                best = trainer.best and add_details(trainer.best, trainer)
+                progress.info(f"report: {write_results(trainer, best, started, f'The run ended early: {error}')}")
             raise
         if isinstance(best, WorkerResult):
             return best
+        best = add_details(best, trainer)
         report = write_results(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
 
@@ -134,21 +145,43 @@ def run_id(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> Path:
+def add_details(evaluation: "Evaluation", trainer: "Trainer") -> "Evaluation":
+    """Return an evaluation whose scores have the details that validation in training leaves out."""
+    setup = trainer.setup
+    overlap = setup.config.overlap_threshold
+    return evaluation._replace(
+        scores=score_detections(evaluation.predictions, setup.class_names, overlap, detailed=True)
+    )
+
+
+def command_line(command: str, arguments: Sequence[str]) -> str:
+    """Return the command line that starts `command`, without secrets."""
+    return redact(" ".join(["ssd-train", command, *map(shlex.quote, arguments)]))
+
+
+def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str, note: str = "") -> Path:
     """Export the best model of a run and write the report; return the report's path.
 
     Args:
         trainer: the run.
         best: the evaluation of its best model; None: the report shows the scores in its config.json and no images.
         started: date and time of the start.
+        note: a remark on the whole run, for the report.
     """
     from ssd_train.deploy.deployment import export_best_model
     from ssd_train.visualization.report import write_report
 
     environment, setup = trainer.environment, trainer.setup
-    export_best_model(environment.model_dir, setup.validation_loader, setup.config, trainer.progress)
+    export_best_model(
+        environment.model_dir,
+        setup.validation_loader,
+        setup.config,
+        trainer.progress,
+        with_onnx=not environment.on_sagemaker,  # a job's archive holds what an endpoint needs
+    )
     report = environment.output_dir / REPORT
-    write_report(report, _report_data(trainer, best, started))
+    data = _report_data(trainer, best, started)
+    write_report(report, dataclasses.replace(data, notes=(note,) if note else ()))
     return report
 
 
@@ -156,6 +189,7 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     from ssd_train import mxnet_compat
     from ssd_train.artifacts.model_config import read_model_config
     from ssd_train.visualization.report_data import ReportData, Sample, summarise
+    from ssd_train.visualization.report_summary import report_title
 
     setup, data = trainer.setup, trainer.setup.validation_loader.dataset
     scores = None if best is None else best.scores
@@ -168,14 +202,18 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     threshold = (shown_scores.get("best_f1") or {}).get("threshold")
     return ReportData(
         run_id=run_id(setup.fingerprint),
-        title=f"{setup.config.base_network} detector at {setup.config.image_shape} px",
+        title=report_title(setup.class_names, trainer.environment.train),
         class_names=setup.class_names,
         started=started,
+        command=trainer.environment.command,
+        seconds=sum(row["seconds"] for row in trainer.state.history),
+        random_weights=not (setup.config.use_pretrained_model or trainer.environment.pretrained),
         settings=setup.config.to_json(),
         versions=mxnet_compat.versions(),
         history=[{**row, "epoch": row["epoch"] + 1} for row in trainer.state.history],  # people count from 1
         scores=shown_scores or None,
         curves={} if scores is None else {name: curve._asdict() for name, curve in scores.curves.items()},
+        score_curve=scores.score_curve._asdict() if scores is not None and scores.score_curve else None,
         data=[summarise("train", setup.train.labels), summarise("validation", setup.validation.labels)],
         samples=[Sample(r.basename, image, r, detections) for image, (r, detections) in zip(images, predictions)],
         best_epoch=trainer.state.best.epoch + 1 if trainer.state.best.epoch >= 0 else None,
@@ -269,7 +307,7 @@ def next_steps(model_dir: Path, images: Path) -> List[str]:
         f"serve {model}",
         f"export {model} --format onnx --output model.onnx",
     )
-    return [f"next: python -m ssd_train {step}" for step in steps]
+    return [f"next: {program(step)}" for step in steps]
 
 
 def make_parser() -> Parser:
@@ -307,7 +345,13 @@ def make_parser() -> Parser:
     add_fetch_flag(data)
     outputs.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
     outputs.add_argument(
-        "--output_dir", type=output_dir, metavar="FOLDER", help="report and config.yaml; default: output"
+        "--output_dir",
+        type=output_dir,
+        metavar="FOLDER",
+        help="report, metrics.csv and config.yaml; default: output",
+    )
+    outputs.add_argument(
+        "--log", choices=("tensorboard",), help="also log metrics there, in the folder tensorboard of --output_dir"
     )
     outputs.add_argument(
         "--checkpoint_dir", type=local_dir, metavar="FOLDER", help="folder of checkpoints, from which a run resumes"

@@ -300,7 +300,7 @@ class Checks:
         transform = EvalTransform(config.image_shape, TargetEncoder(make_anchors(layout)), config.grayscale)
         loader = EvalLoader(DetectionDataset(data.labels, data.images, config.image_shape), transform, BATCH)
         evaluator = Evaluator(model.build(context), config, context, model.post_nms)
-        _, loss, answers = evaluate(evaluator, loader, model.class_names)
+        _, loss, answers, _ = evaluate(evaluator, loader, model.class_names)
         return math.nan if loss is None else loss, [found for _, found in answers]
 
     def _scored_as_saved(self, name: str) -> Figure:

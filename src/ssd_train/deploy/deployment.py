@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import List
 
@@ -15,14 +16,17 @@ from ssd_train.deploy.symbol import ensure_exported
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
 
+ONNX_FILE = "model.onnx"
 PICTURES = 4  # images on which the exported network is compared; each takes about a tenth of a second
 
 
-def export_best_model(folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress) -> None:
-    """Export the model in `folder` unless its deployment files are up to date.
+def export_best_model(
+    folder: Path, validation: EvalLoader, config: TrainConfig, progress: Progress, with_onnx: bool = False
+) -> None:
+    """Export the model in `folder` unless its deployment files are up to date; `with_onnx`: and as model.onnx.
 
-    The export is verified on validation images. A failure is only a warning: the model itself is complete, and `export
-    --format symbol` can repeat it.
+    The exports are verified on validation images. A failure is only a warning: the model itself is complete, and
+    `export` can repeat it. Without the packages of the extra `onnx` there is no model.onnx.
     """
     images = _images(validation, config.grayscale)
     try:
@@ -30,6 +34,17 @@ def export_best_model(folder: Path, validation: EvalLoader, config: TrainConfig,
         write_inference_code(folder)
     except SsdTrainError as error:
         progress.warning(f"no deployment files: {error}; the model itself is not affected")
+    onnx_file = folder / ONNX_FILE
+    if not with_onnx or not all(map(find_spec, ("onnx", "onnxruntime"))):
+        if onnx_file.exists():  # of other weights
+            onnx_file.unlink()
+        return
+    from ssd_train.deploy.export.export import TrainedModel, write_verified_onnx
+
+    try:
+        write_verified_onnx(TrainedModel(folder), onnx_file, "pixels", images)
+    except SsdTrainError as error:
+        progress.warning(f"no {ONNX_FILE}: {error}; the model itself is not affected")
 
 
 def _images(validation: EvalLoader, grayscale: bool) -> np.ndarray:

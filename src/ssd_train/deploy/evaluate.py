@@ -41,7 +41,7 @@ def score_images(
                 raise DataError(prediction.error)
             yield record, prediction.detections
 
-    return score_detections(predict(), detector.class_names, overlap_threshold)
+    return score_detections(predict(), detector.class_names, overlap_threshold, detailed=True)
 
 
 def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
@@ -93,7 +93,7 @@ def score_predictions(
             yield record, Detections.from_rows(table, size_wh)
 
     return replace(
-        score_detections(read(), labels.class_names, overlap_threshold),
+        score_detections(read(), labels.class_names, overlap_threshold, detailed=True),
         unanswered_images=sum(record.name not in prediction_of for record in labels.records),
         unlabelled_answers=len(tables) - len(prediction_of),
     )

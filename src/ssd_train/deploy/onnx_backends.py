@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import ExportMetadata, as_input
+from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import DependencyError, WeightsError
 
@@ -31,6 +31,7 @@ class OnnxEngine:
         except Exception as error:  # one class for each status, without a common base class
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
         self.description = ExportMetadata.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
+        _refuse_raw(self.description, path)
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale
@@ -40,6 +41,21 @@ class OnnxEngine:
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the rows (B, N, 6) of each image, best first."""
         return self._session.run(None, {self.description.input: as_input(images, self.description.input)})[0]
+
+
+def _refuse_raw(description: ExportMetadata, path: Path) -> None:
+    if description.kind == RAW_KIND:
+        raise WeightsError(
+            f"{path}: found an export without non-maximum suppression (--nms 0), which other programs run, expected "
+            "one with it: python -m ssd_train export --format onnx"
+        )
+
+
+def run_raw(path: Path, images: np.ndarray) -> List[np.ndarray]:
+    """Return the outputs of an ONNX file for uint8 (B, S, S, 3), whatever they are, in the order of the file."""
+    session = _runtime().InferenceSession(read_onnx_file(path), providers=["CPUExecutionProvider"])
+    description = ExportMetadata.from_texts(session.get_modelmeta().custom_metadata_map, path)
+    return session.run(None, {description.input: as_input(images, description.input)})
 
 
 def _runtime() -> Any:
@@ -69,6 +85,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({_last_line(error)})") from None
         self.description = ExportMetadata.from_texts(_metadata(model), path)
+        _refuse_raw(self.description, path)
         self.class_names = self.description.class_names
         self.side = self.description.side
         self.grayscale = self.description.grayscale

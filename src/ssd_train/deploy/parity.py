@@ -8,7 +8,7 @@ has is looked up in the candidates before NMS, where these are known.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -104,6 +104,24 @@ def compare(
         unmatched += _count_missed(first_only[:, 1], second[:, 1], limit)
         rows += len(first)
     return Agreement(rows, unmatched, float(score_difference), float(box_difference))
+
+
+def compare_candidates(expected: Sequence[Candidates], scores: np.ndarray, boxes: np.ndarray) -> Agreement:
+    """Compare the candidates before NMS of a network with those of images from another engine.
+
+    Args:
+        expected: candidates of each image.
+        scores: (B, A, classes) of the other engine.
+        boxes: (B, A, 4) of the other engine.
+    """
+    wanted = [np.stack([getattr(image, name) for image in expected]) for name in ("scores", "boxes")]
+    with np.errstate(invalid="ignore"):  # corners may be infinite
+        score_gap = np.abs(wanted[0] - scores).max(axis=2)  # (B, A)
+        box_gap = np.abs(wanted[1] - boxes).max(axis=2)
+        limit = np.maximum(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * np.abs(wanted[1]).max(axis=2))
+        same = (score_gap <= SCORE_TOLERANCE) & (box_gap <= limit)
+    matched = [float(gap[same].max(initial=0)) for gap in (score_gap, box_gap)]
+    return Agreement(same.size, int((~same).sum()), *matched)
 
 
 def _drop_ties(

@@ -46,6 +46,39 @@ class GroupedBoxes(NamedTuple):
     groups: np.ndarray
 
 
+class ImageBoxes(NamedTuple):
+    """Boxes of all images.
+
+    Attributes:
+        boxes: float32 (N, 4) xyxy in pixels.
+        images: index of the image (N,).
+        class_ids: class id (N,).
+        scores: score (N,); 1 for labels.
+    """
+
+    boxes: np.ndarray
+    images: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+
+    def take(self, index: np.ndarray) -> "ImageBoxes":
+        return ImageBoxes(*(column[index] for column in self))
+
+    def by_class_and_score(self, num_classes: int) -> "ImageBoxes":
+        """Sort stably by rising class, then falling score, as matching requires."""
+        order = np.argsort(-self.scores, kind="stable")
+        small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # sorted by radix in NumPy
+        return self.take(order[np.argsort(small, kind="stable")])
+
+    def grouped(self, num_classes: int) -> GroupedBoxes:
+        """Return the boxes with a group number per image and class."""
+        return GroupedBoxes(self.boxes, self.images * num_classes + self.class_ids)
+
+    def class_limits(self, num_classes: int) -> np.ndarray:
+        """Return the start index (num_classes + 1,) of each class in sorted boxes."""
+        return np.searchsorted(self.class_ids, np.arange(num_classes + 1))
+
+
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the IoU float64 (N,) of corresponding rows of `a` and `b`, both (N, 4).
 

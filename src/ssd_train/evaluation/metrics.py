@@ -8,14 +8,16 @@ class), including crowds; VOC figures equal those of GluonCV's metric, including
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
+from ssd_train.evaluation.bootstrap import ClassMatches, map_intervals
+from ssd_train.evaluation.confusion import confusion_matrix
 from ssd_train.evaluation.matching import (
-    GroupedBoxes,
+    ImageBoxes,
     IouPairs,
     ignored_coco,
     iou_pairs,
@@ -24,7 +26,7 @@ from ssd_train.evaluation.matching import (
     paired_coverage,
     rank_within_group,
 )
-from ssd_train.evaluation.results import BestF1, ClassScores, Curve, Scores
+from ssd_train.evaluation.results import FIXED_SCORE, BestF1, ClassScores, Curve, Details, Scores, SizeScores
 
 # the expression of pycocotools, so that comparisons with a recall agree: its 0.70 is 0.7000000000000001
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
@@ -88,6 +90,22 @@ def best_f1(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Optional[
 
 MAX_DETECTIONS = 100  # per image and class, pycocotools' maxDets
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
+# limits of a box's area in square pixels of the image, inclusive, as in pycocotools
+AREA_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
+
+
+def score_curve(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Curve:
+    """Return recall and precision of all classes together at each distinct score, falling; empty without boxes.
+
+    Args:
+        scores: scores of all detections (N,).
+        hit_scores: scores of the hits (H,).
+        boxes: number of labelled boxes.
+    """
+    distinct = np.unique(scores) if boxes else np.zeros(0)
+    shown = len(scores) - np.searchsorted(np.sort(scores), distinct, side="left")
+    hits = len(hit_scores) - np.searchsorted(np.sort(hit_scores), distinct, side="left")
+    return Curve((hits / max(boxes, 1))[::-1], (hits / np.maximum(shown, 1))[::-1], distinct[::-1])
 
 
 class AverageMeter:
@@ -112,39 +130,6 @@ class AverageMeter:
     def value(self) -> Optional[float]:
         """Return the mean of all values; None without values."""
         return self.total / self.count if self.count else None
-
-
-class _Boxes(NamedTuple):
-    """Boxes of all images.
-
-    Attributes:
-        boxes: float32 (N, 4) xyxy in pixels.
-        images: index of the image (N,).
-        class_ids: class id (N,).
-        scores: score (N,); 1 for labels.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-    class_ids: np.ndarray
-    scores: np.ndarray
-
-    def take(self, index: np.ndarray) -> "_Boxes":
-        return _Boxes(*(column[index] for column in self))
-
-    def by_class_and_score(self, num_classes: int) -> "_Boxes":
-        """Sort stably by rising class, then falling score, as matching requires."""
-        order = np.argsort(-self.scores, kind="stable")
-        small = self.class_ids[order].astype(np.min_scalar_type(num_classes))  # sorted by radix in NumPy
-        return self.take(order[np.argsort(small, kind="stable")])
-
-    def grouped(self, num_classes: int) -> GroupedBoxes:
-        """Return the boxes with a group number per image and class."""
-        return GroupedBoxes(self.boxes, self.images * num_classes + self.class_ids)
-
-    def class_limits(self, num_classes: int) -> np.ndarray:
-        """Return the start index (num_classes + 1,) of each class in sorted boxes."""
-        return np.searchsorted(self.class_ids, np.arange(num_classes + 1))
 
 
 class MeanAveragePrecision:
@@ -173,11 +158,12 @@ class MeanAveragePrecision:
             )
         self._images.append((truth.name, detections, truth))
 
-    def compute(self, iou_threshold: float = 0.5) -> Scores:
+    def compute(self, iou_threshold: float = 0.5, detailed: bool = False) -> Scores:
         """Return all scores.
 
         Args:
             iou_threshold: of the VOC scores, above 0 and at most 1.
+            detailed: add confidence intervals, AP by box size and the confusion matrix, which take longer.
 
         Raises:
             ConfigError: `iou_threshold` is out of range.
@@ -201,21 +187,34 @@ class MeanAveragePrecision:
         considered = detections.take(kept)
         pairs, difficult_pairs, crowd_pairs = (_renumbered(p, kept) for p in (pairs, difficult_pairs, crowd_pairs))
         limits = considered.class_limits(size)
-        hits = [matches.detection for matches in match_coco(pairs, COCO_IOUS)]
+        matches = match_coco(pairs, COCO_IOUS)
+        hits = [at_iou.detection for at_iou in matches]
         ignored = ignored_coco(difficult_pairs, crowd_pairs, hits, COCO_IOUS)
         coco_ranks = [_ranks(*at_iou, limits) for at_iou in zip(hits, ignored)]
         scored = considered.take(np.delete(np.arange(len(considered.scores)), ignored[0]))
         scored_hits = _without(hits[0], ignored[0])
 
+        best = best_f1(scored.scores, scored.scores[scored_hits], len(truth.boxes))
+        details = None
+        if detailed:
+            counted = np.setdiff1d(np.flatnonzero(considered.scores >= _chosen_score(best)), ignored[0])
+            details = Details(
+                intervals=map_intervals(self._class_matches(considered, truth, hits, ignored), COCO_RECALLS),
+                by_size=_scores_by_size(truth, considered, pairs, difficult_pairs, crowd_pairs, size),
+                confusion=_confusion(truth, considered, matches[0], counted, size),
+            )
+
         is_background = np.array([record.is_background for record in self._records()])
         return Scores(
             per_class=self._class_scores(truth, detections, voc_ranks, coco_ranks),
-            best_f1=best_f1(scored.scores, scored.scores[scored_hits], len(truth.boxes)),
+            best_f1=best,
             images=len(self),
             background_images=int(is_background.sum()),
             background_scores=detections.scores[is_background[detections.images]],
             overlap_threshold=iou_threshold,
             curves=self._curves(scored, scored_hits, truth),
+            score_curve=score_curve(scored.scores, scored.scores[scored_hits], len(truth.boxes)),
+            details=details,
         )
 
     def _in_order(self) -> List[Tuple[str, Detections, LabeledImage]]:
@@ -226,14 +225,14 @@ class MeanAveragePrecision:
         """Return the labels of the images, sorted by image name."""
         return [record for _, _, record in self._in_order()]
 
-    def _gather_ignored(self) -> Tuple[_Boxes, np.ndarray]:
+    def _gather_ignored(self) -> Tuple[ImageBoxes, np.ndarray]:
         """Return the ignored regions of all named classes, and a mask of the crowds."""
         regions = [record.ignored for record in self._records()]
         joined = _joined([(r.boxes, r.class_ids, np.ones(len(r), np.float32)) for r in regions])
         named = (joined.class_ids >= 0) & (joined.class_ids < len(self.class_names))
         return joined.take(named), np.concatenate([r.crowds for r in regions])[named]
 
-    def _gather(self) -> Tuple[_Boxes, _Boxes]:
+    def _gather(self) -> Tuple[ImageBoxes, ImageBoxes]:
         """Return the labels and the sorted detections of all images.
 
         Raises:
@@ -252,8 +251,22 @@ class MeanAveragePrecision:
                 )
         return truth, detections.by_class_and_score(len(self.class_names))
 
+    def _class_matches(
+        self, detections: ImageBoxes, truth: ImageBoxes, hits: Sequence[np.ndarray], ignored: Sequence[np.ndarray]
+    ) -> List[ClassMatches]:
+        """Return the matches of each class, with indexes among the detections of that class."""
+        limits = detections.class_limits(len(self.class_names))
+        classes = []
+        for class_id, (start, stop) in enumerate(zip(limits, limits[1:])):
+            own_hits, own_ignored = (
+                [at_iou[(at_iou >= start) & (at_iou < stop)] - start for at_iou in by_iou] for by_iou in (hits, ignored)
+            )
+            boxes = np.bincount(truth.images[truth.class_ids == class_id], minlength=len(self))
+            classes.append(ClassMatches(detections.images[start:stop], own_hits, own_ignored, boxes))
+        return classes
+
     def _class_scores(
-        self, truth: _Boxes, detections: _Boxes, voc: List[np.ndarray], coco: List[List[np.ndarray]]
+        self, truth: ImageBoxes, detections: ImageBoxes, voc: List[np.ndarray], coco: List[List[np.ndarray]]
     ) -> Tuple[ClassScores, ...]:
         size = len(self.class_names)
         labelled = np.bincount(truth.class_ids, minlength=size).tolist()
@@ -261,7 +274,7 @@ class MeanAveragePrecision:
         columns = zip(self.class_names, labelled, detected, voc, zip(*coco))
         return tuple(_scores_of_class(*column) for column in columns)
 
-    def _curves(self, detections: _Boxes, hits: np.ndarray, truth: _Boxes) -> Dict[str, Curve]:
+    def _curves(self, detections: ImageBoxes, hits: np.ndarray, truth: ImageBoxes) -> Dict[str, Curve]:
         """Return the curve of each class that has labelled boxes.
 
         `hits` are indexes of detections.
@@ -281,9 +294,14 @@ class MeanAveragePrecision:
 
 
 def score_detections(
-    predictions: Iterable[Tuple[LabeledImage, Detections]], class_names: ClassNames, iou_threshold: float = 0.5
+    predictions: Iterable[Tuple[LabeledImage, Detections]],
+    class_names: ClassNames,
+    iou_threshold: float = 0.5,
+    detailed: bool = False,
 ) -> Scores:
     """Return the scores of images, each with its labels and detections; training and `evaluate` both use this.
+
+    The arguments are those of `MeanAveragePrecision.compute`.
 
     Raises:
         ConfigError, DataError: as `MeanAveragePrecision`.
@@ -291,13 +309,13 @@ def score_detections(
     metric = MeanAveragePrecision(class_names)
     for record, detections in predictions:
         metric.update(detections, record)
-    return metric.compute(iou_threshold)
+    return metric.compute(iou_threshold, detailed)
 
 
-def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Boxes:
+def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ImageBoxes:
     """Concatenate the boxes, class ids and scores of all images."""
     boxes, class_ids, scores = (np.concatenate(column) for column in zip(*images))
-    return _Boxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
+    return ImageBoxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
 
 
 def _ranks(hits: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:
@@ -315,7 +333,7 @@ def _without(numbers: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return numbers - np.searchsorted(ignored, numbers) if len(ignored) else numbers
 
 
-def _best_of_each_group(detections: _Boxes, num_classes: int) -> np.ndarray:
+def _best_of_each_group(detections: ImageBoxes, num_classes: int) -> np.ndarray:
     """Return the indexes of the first MAX_DETECTIONS per image and class."""
     crowded = np.flatnonzero(np.bincount(detections.images)[detections.images] > MAX_DETECTIONS)
     keep = np.ones(len(detections.scores), dtype=bool)
@@ -328,6 +346,53 @@ def _renumbered(pairs: IouPairs, kept: np.ndarray) -> IouPairs:
     number = np.searchsorted(kept, pairs.detection)
     here = np.append(kept, -1)[number] == pairs.detection
     return pairs._replace(detection=number).take(here)
+
+
+def _chosen_score(best: Optional[BestF1]) -> float:
+    """Return the score threshold with the best F1; FIXED_SCORE if there is none."""
+    return FIXED_SCORE if best is None or best.threshold is None else best.threshold
+
+
+def _confusion(
+    truth: ImageBoxes, detections: ImageBoxes, matches: IouPairs, counted: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Return the confusion matrix of the detections `counted` (sorted indexes)."""
+    renumbered = _renumbered(matches, counted)
+    return confusion_matrix(truth, detections.take(counted), renumbered, num_classes, COCO_IOUS[0])
+
+
+def _scores_by_size(
+    truth: ImageBoxes, detections: ImageBoxes, pairs: IouPairs, difficult: IouPairs, crowds: IouPairs, num_classes: int
+) -> Dict[str, SizeScores]:
+    """Return COCO AP by the area of the labelled boxes, by the rule of pycocotools.
+
+    Labelled boxes of other sizes are ignored as difficult ones are, and so are detections of other sizes that are no
+    hits.
+    """
+    limits = detections.class_limits(num_classes)
+    truth_areas, areas = _areas(truth.boxes), _areas(detections.boxes)
+    # behind the labelled boxes, so that the numbers differ
+    difficult = difficult._replace(truth=difficult.truth + len(truth.boxes))
+    by_size = {}
+    for name, (low, high) in AREA_RANGES.items():
+        inside = (truth_areas >= low) & (truth_areas <= high)
+        fits = inside[pairs.truth]
+        outside = np.flatnonzero((areas < low) | (areas > high))
+        hits = [matches.detection for matches in match_coco(pairs.take(fits), COCO_IOUS)]
+        regions = IouPairs(*(np.concatenate(columns) for columns in zip(difficult, pairs.take(~fits))))
+        ignored = ignored_coco(regions, crowds, hits, COCO_IOUS)
+        ignored = [np.union1d(some, np.setdiff1d(outside, hit)) for some, hit in zip(ignored, hits)]
+        ranks = [_ranks(*at_iou, limits) for at_iou in zip(hits, ignored)]
+        boxes = np.bincount(truth.class_ids[inside], minlength=num_classes)
+        labelled = np.flatnonzero(boxes)
+        precision = [[coco_average_precision(at_iou[c], boxes[c]) for at_iou in ranks] for c in labelled]
+        by_size[name] = SizeScores(float(np.mean(precision)) if precision else None, int(boxes.sum()))
+    return by_size
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    x1, y1, x2, y2 = boxes.T.astype(np.float64)
+    return (x2 - x1) * (y2 - y1)
 
 
 def _scores_of_class(

@@ -59,6 +59,37 @@ class BestF1:
     threshold: Optional[float]
 
 
+class SizeScores(NamedTuple):
+    """COCO AP of the labelled boxes of one size (None without any), and their number."""
+
+    ap: Optional[float]
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Details:
+    """Results that take longer to compute.
+
+    Attributes:
+        intervals: 95 % bootstrap interval (low, high) over images of "mAP" and "mAP@0.5"; None for fewer than two
+            images.
+        by_size: COCO's "small", "medium" and "large".
+        confusion: number of boxes (classes + 1, classes + 1) by labelled class (rows) and detected class (columns), at
+            the score of the best F1 and IoU 0.5; last row: false positives, last column: missed boxes.
+    """
+
+    intervals: Dict[str, Optional[Tuple[float, float]]]
+    by_size: Dict[str, SizeScores]
+    confusion: np.ndarray
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "intervals": {name: None if limits is None else list(limits) for name, limits in self.intervals.items()},
+            "by_size": {name: {"AP": scores.ap, "boxes": scores.boxes} for name, scores in self.by_size.items()},
+            "confusion": self.confusion.tolist(),
+        }
+
+
 @dataclass(frozen=True)
 class Scores:
     """Results of MeanAveragePrecision.compute.
@@ -69,6 +100,8 @@ class Scores:
         background_alarms: scores (N,) of all detections in those images.
         overlap_threshold: IoU threshold of the two VOC scores.
         curves: by class name, for the classes with ground truth boxes.
+        score_curve: recall and precision of all classes together by score.
+        details: None unless they were asked for.
         unanswered_images: number of labeled images without a line in a predictions file; scored as without detections.
         unlabelled_answers: number of lines in a predictions file for images without labels; ignored.
     """
@@ -80,6 +113,8 @@ class Scores:
     background_scores: np.ndarray = field(repr=False, compare=False)
     overlap_threshold: float = 0.5
     curves: Dict[str, Curve] = field(default_factory=dict, repr=False, compare=False)
+    score_curve: Optional[Curve] = field(default=None, repr=False, compare=False)
+    details: Optional[Details] = field(default=None, repr=False, compare=False)
     unanswered_images: int = 0
     unlabelled_answers: int = 0
 
@@ -152,6 +187,7 @@ class Scores:
         """Return the scores without curves; unknown values are None."""
         return {
             **self.means(),
+            **({} if self.details is None else self.details.to_json()),
             "overlap_threshold": self.overlap_threshold,
             "per_class": {scores.name: scores.to_json() for scores in self.per_class},
             "best_f1": None if self.best_f1 is None else dict(vars(self.best_f1)),
@@ -168,7 +204,13 @@ class Scores:
     def lines(self) -> List[str]:
         """Return the scores as text lines; the means as ``mAP@0.5 0.812``."""
         lines = [f"{name} {_text(value)}" for name, value in self.means().items()]
+        if self.details is not None:
+            intervals = [f"{name} {_range(limits)}" for name, limits in self.details.intervals.items()]
+            lines.append(f"95 % interval over images: {', '.join(intervals)}")
         lines += [_class_line(scores) for scores in self.per_class]
+        if self.details is not None:
+            sizes = [f"{size} {_text(one.ap)} (boxes {one.boxes})" for size, one in self.details.by_size.items()]
+            lines.append(f"AP by box size: {', '.join(sizes)}")
         if self.best_f1 is not None:
             best = self.best_f1
             lines.append(
@@ -199,3 +241,7 @@ def _class_line(scores: ClassScores) -> str:
 
 def _text(value: Optional[float]) -> str:
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def _range(interval: Optional[Tuple[float, float]]) -> str:
+    return "n/a" if interval is None else f"{_text(interval[0])} to {_text(interval[1])}"

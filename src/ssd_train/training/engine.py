@@ -144,14 +144,15 @@ class Evaluator:
             if not mx.nd.contrib.isfinite(parameter.data(self.device)).min().asscalar():
                 raise TrainingDiverged(f"found NaN or infinity in {name}, expected finite weights")
 
-    def predict(self, batch: EvalBatch) -> "tuple[List[Detections], float]":
-        """Return the detections of each image, and SmoothL1 summed over the batch."""
+    def predict(self, batch: EvalBatch) -> "tuple[List[Detections], tuple[float, float]]":
+        """Return the detections of each image, and CrossEntropy and SmoothL1 summed over the batch."""
         arrays = [mx.nd.array(array, ctx=self.device, dtype=array.dtype) for array in batch.arrays()]
-        rows, _, smooth_l1 = self.graph(*arrays)
-        rows, loss = rows.asnumpy(), float(smooth_l1.asscalar())
-        if not (np.isfinite(rows).all() and math.isfinite(loss)):
+        rows, *sums = self.graph(*arrays)
+        rows, (cross_entropy, smooth_l1) = rows.asnumpy(), [float(loss.asscalar()) for loss in sums]
+        if not (np.isfinite(rows).all() and math.isfinite(cross_entropy + smooth_l1)):
             raise TrainingDiverged("found NaN or infinity in the network's answer, expected finite scores and boxes")
-        return [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)], loss
+        detections = [Detections.from_network(r, size, self.side) for r, size in zip(rows, batch.sizes)]
+        return detections, (cross_entropy, smooth_l1)
 
 
 class Evaluation(NamedTuple):
@@ -161,25 +162,28 @@ class Evaluation(NamedTuple):
         scores: the scores of all images.
         smooth_l1: mean SmoothL1 per positive anchor; None if there is none.
         predictions: each record with its detections.
+        cross_entropy: mean CrossEntropy per positive anchor; None if there is none.
     """
 
     scores: Scores
     smooth_l1: Optional[float]
     predictions: List[Tuple[LabeledImage, Detections]]
+    cross_entropy: Optional[float]
 
 
 def evaluate(evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames) -> Evaluation:
     """Evaluate on all batches."""
-    smooth_l1, predictions = AverageMeter(), []
+    cross_entropy, smooth_l1, predictions = AverageMeter(), AverageMeter(), []
 
     def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
         for batch in batches:
-            batch_detections, loss = evaluator.predict(batch)
-            smooth_l1.update(loss, batch.positives)
+            batch_detections, losses = evaluator.predict(batch)
+            for meter, loss in zip((cross_entropy, smooth_l1), losses):
+                meter.update(loss, batch.positives)
             for prediction in zip(batch.records, batch_detections):
                 predictions.append(prediction)
                 yield prediction
 
     evaluator.require_finite_weights()
     scores = score_detections(predict(), class_names, evaluator.overlap_threshold)
-    return Evaluation(scores, smooth_l1.value, predictions)
+    return Evaluation(scores, smooth_l1.value, predictions, cross_entropy.value)

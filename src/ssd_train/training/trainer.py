@@ -195,6 +195,7 @@ class Trainer:
         state: epochs and steps done, history and best epoch; that of the newest checkpoint, if there is one.
         best: the evaluation of the best model, None before the first one and after a resume.
         has_model: True if the model folder has a model of this run.
+        on_epoch_end: functions that rank 0 calls with the history after each epoch.
     """
 
     def __init__(
@@ -203,6 +204,7 @@ class Trainer:
         self.setup, self.environment = setup, environment
         self.progress, self.should_stop = progress, should_stop
         self.best: Optional[Evaluation] = None
+        self.on_epoch_end: List[Callable[[List[Dict[str, Any]]], None]] = []
         checkpoints, self.state = self._restore()
         self.has_model = self.state.best.epoch >= 0
         setup.learner.start(setup.config, len(setup.train_loader), self.state.epoch, self.state.tally.steps)
@@ -271,6 +273,8 @@ class Trainer:
         steps = state.tally.steps
         state.end_epoch(row)
         log_epoch(config, steps, state, self.environment, self.progress)
+        for function in self.on_epoch_end if self.setup.cluster.is_main_process else ():
+            function(state.history)
 
     def _train_epoch(self) -> Dict[str, Any]:
         """Run the remaining steps of an epoch; return its row of the history."""
@@ -313,6 +317,7 @@ class Trainer:
                 "VOC07": scores.voc07,
                 "mAP": scores.coco,
                 "mAP@0.5": scores.ap50,
+                "val_CrossEntropy": evaluation.cross_entropy,
                 "val_SmoothL1": evaluation.smooth_l1,
             }
 

@@ -29,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """Axis labels, limits (None: those of the points) and a labelled vertical line at `mark_x`."""
+    """Axis labels, limits (None: those of the points), a labelled vertical line at `mark_x`, and only whole x ticks."""
 
     x_label: str
     y_label: str
@@ -37,6 +37,7 @@ class Axes:
     y_limits: Optional[Limits] = None
     mark_x: Optional[float] = None
     mark_label: str = ""
+    whole_x: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,31 @@ def line_chart(series: Sequence[Series], axes: Axes, size_wh: SizeWH = (560, 300
     return element("div", _svg(body, size_wh, axes), _legend(drawn) if legend else None, class_="chart")
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], axes: Axes, size_wh: SizeWH = (560, 220)) -> Html:
-    """Return a histogram of `counts` (N,) with bars of equal width, labelled by their `edges` (N + 1,)."""
-    if len(edges) != len(counts) + 1:
-        raise ValueError(f"histogram: found {len(counts)} counts and {len(edges)} edges, expected one edge more")
-    if not sum(counts):
+def histogram(
+    series: Sequence[Tuple[str, Sequence[int]]], edges: Sequence[float], axes: Axes, size_wh: SizeWH = (560, 240)
+) -> Html:
+    """Return a histogram with bars side by side for each named series of counts, in percent of its sum.
+
+    Bins are of equal width, labelled by their `edges` (N + 1,) of N counts.
+    """
+    for name, counts in series:
+        if len(edges) != len(counts) + 1:
+            raise ValueError(f"{name}: found {len(counts)} counts and {len(edges)} edges, expected one edge more")
+    drawn = [(index, name, counts) for index, (name, counts) in enumerate(series) if sum(counts)]
+    if not drawn:
         return element("p", "No values to draw.", class_="empty")
-    top = _nice_ticks(0, max(counts))[-1]
-    frame = Frame(size_wh, (0, len(counts)), (0, max(top, max(counts))))
-    bars = [_bar(frame, index, (count, edges[index], edges[index + 1])) for index, count in enumerate(counts)]
+    highest = max(100 * max(counts) / sum(counts) for _, _, counts in drawn)
+    frame = Frame(size_wh, (0, len(edges) - 1), (0, _nice_ticks(0, highest)[-1]))
+    bars = [
+        _bar(frame, (bin_, place, len(drawn)), 100 * count / sum(counts), f"s{index}", title)
+        for place, (index, name, counts) in enumerate(drawn)
+        for bin_, count in enumerate(counts)
+        for title in [f"{name}, {_tick_text(edges[bin_])} to {_tick_text(edges[bin_ + 1])}: {count:,}"]
+    ]
     labels = [(index, _tick_text(edge)) for index, edge in enumerate(edges)]
-    return element(
-        "div",
-        _svg(join(_y_grid(frame), _x_labels(frame, labels), _titles(frame, axes), *bars), size_wh, axes),
-        class_="chart",
-    )
+    body = join(_y_grid(frame), _x_labels(frame, labels), _titles(frame, axes), *bars)
+    legend = _legend([Series(name, (), (), f"s{index}") for index, name, _ in drawn])
+    return element("div", _svg(body, size_wh, axes), legend, class_="chart")
 
 
 def _fraction(value: float, limits: Limits) -> float:
@@ -170,6 +181,8 @@ def _titles(frame: Frame, axes: Axes) -> Html:
 def _grid(frame: Frame, axes: Axes) -> Html:
     low, high = frame.x_limits
     ticks = [tick for tick in _nice_ticks(low, high, 8) if low - 1e-9 <= tick <= high + 1e-9]
+    if axes.whole_x:
+        ticks = sorted({round(tick) for tick in ticks if low <= round(tick) <= high})
     return join(_y_grid(frame), _x_labels(frame, [(tick, _tick_text(tick)) for tick in ticks]), _titles(frame, axes))
 
 
@@ -178,9 +191,8 @@ def _mark(frame: Frame, axes: Axes) -> Optional[Html]:
         return None
     x, top, bottom = frame.x(axes.mark_x), _MARGIN[1], frame.size_wh[1] - _MARGIN[3]
     left_half = x < frame.size_wh[0] / 2
-    label = _text(
-        axes.mark_label, x + (5 if left_half else -5), bottom - 6, "start" if left_half else "end", class_="mark"
-    )
+    # above the chart, where no line crosses it
+    label = _text(axes.mark_label, x, top - 4, "start" if left_half else "end", class_="mark")
     return join(_rule(x, top, x, bottom, "mark"), label)
 
 
@@ -206,20 +218,20 @@ def _hover(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame:
     return join(*[_dot(frame, x, y, f"hover {series.style}", element("title", text)) for x, y, text in titles])
 
 
-def _bar(frame: Frame, index: int, content: Tuple[int, float, float]) -> Html:
-    count, low, high = content
-    left, right, top = frame.x(index) + 2, frame.x(index + 1) - 2, frame.y(count)
-    title = element("title", f"{_tick_text(low)} to {_tick_text(high)}: {count:,}")
-    height = round(frame.y(0) - top, 2)
+def _bar(frame: Frame, place: Tuple[int, int, int], value: float, style: str, text: str) -> Html:
+    """Return a bar; `place` is its bin, its number among the bars of the bin, and their number."""
+    bin_, number, count = place
+    width = (frame.x(bin_ + 1) - frame.x(bin_) - 4) / count
+    left, top = frame.x(bin_) + 2 + number * width, frame.y(value)
     return element(
         "rect",
-        title,
+        element("title", text),
         x=round(left, 2),
         y=round(top, 2),
-        width=round(right - left, 2),
-        height=height,
-        rx=2,
-        class_="bar",
+        width=round(width - 1, 2),
+        height=round(frame.y(0) - top, 2),
+        rx=1.5,
+        class_=f"bar {style}",
     )
 
 

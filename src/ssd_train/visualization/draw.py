@@ -1,8 +1,8 @@
 """Draw boxes on images, and images on a contact sheet.
 
 Images are RGB uint8 (H, W, 3) arrays; every function returns a new one and does not modify its arguments. Detections
-are solid lines in the colour of their class with name and score above; labels are dashed white lines with the name
-below.
+are solid lines in the colour of their class with name and score above; false positives, where labels tell them, are
+dotted and their names stand on black behind a cross; labels are dashed white lines with the name below.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def css(colour: RGB) -> str:
 
 _HALO = (*DARK, 110)
 _GAP = (*DARK, 170)
+_TINT = 50  # opacity of marked boxes, of 255
 Area = Tuple[int, int, int, int]  # pixels, inclusive: left, top, right, bottom
 
 
@@ -80,10 +81,10 @@ def pixel_edges(box: np.ndarray, size_wh: SizeWH) -> Area:
     return left, top, max(left, min(x2, width) - 1), max(top, min(y2, height) - 1)
 
 
-def _dashes(area: Area, width: int) -> List[Area]:
-    """Return the dashes along the four sides of `area`, starting at corners so that corners are always drawn."""
+def _dashes(area: Area, width: int, dash: int) -> List[Area]:
+    """Return dashes of length `dash` along the sides of `area`, starting at corners so that these are always drawn."""
     left, top, right, bottom = area
-    dash, dashes = 4 * width + 2, []
+    dashes = []
     for start in range(left, right + 1, 2 * dash):
         end = min(start + dash - 1, right)
         dashes.append((start, top, end, min(top + width - 1, bottom)))
@@ -101,10 +102,31 @@ def _overlap(a: Area, b: Area) -> int:
     return max(across, 0) * max(down, 0)
 
 
+@dataclass(frozen=True)
+class BoxStyle:
+    """Line of a box and place of its label.
+
+    Attributes:
+        dashed: long white dashes, for labels.
+        below: the label is placed below the lower edge rather than above the upper edge.
+        false: a dotted line, and a label on black, for false positives.
+    """
+
+    dashed: bool = False
+    below: bool = False
+    false: bool = False
+
+
+DETECTION_STYLE = BoxStyle()
+FALSE_STYLE = BoxStyle(false=True)
+TRUTH_STYLE = BoxStyle(dashed=True, below=True)
+
+
 class _Label(NamedTuple):
     area: Area
     text: str
     colour: RGB
+    style: BoxStyle
 
 
 class Canvas:
@@ -118,31 +140,39 @@ class Canvas:
         self._padding = max(1, self._text_size // 6)
         self._labels: List[_Label] = []
 
-    def frame(self, area: Area, colour: RGB, dashed: bool) -> None:
-        """Draw a box line inside `area` between two thin dark lines, visible on light and dark backgrounds."""
-        width = line_width(self.size_wh)
+    def frame(self, area: Area, colour: RGB, style: BoxStyle, marked: bool = False) -> None:
+        """Draw a box line inside `area` between two thin dark lines, visible on light and dark backgrounds.
+
+        The inside of a marked box is tinted, and its line is twice as wide.
+        """
+        width = line_width(self.size_wh) * (2 if marked else 1)
         left, top, right, bottom = area
+        if marked:
+            self._draw.rectangle(area, fill=(*colour, _TINT))
         self._draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_HALO)
         inner = (left + width, top + width, right - width, bottom - width)
         if inner[0] < inner[2] and inner[1] < inner[3]:
             self._draw.rectangle(inner, outline=_HALO)
         # dark between white dashes: one of the two is visible on any background
-        self._draw.rectangle(area, outline=_GAP if dashed else colour, width=width)
-        for dash in _dashes(area, width) if dashed else ():
+        broken = style.dashed or style.false
+        self._draw.rectangle(area, outline=_GAP if broken else colour, width=width)
+        for dash in _dashes(area, width, 4 * width + 2 if style.dashed else 2 * width) if broken else ():
             self._draw.rectangle(dash, fill=colour)
 
-    def label(self, area: Area, text: str, colour: RGB, below: bool) -> None:
+    def label(self, area: Area, text: str, colour: RGB, style: BoxStyle = DETECTION_STYLE) -> None:
         """Place the label of the box `area` where it covers the least of earlier labels; `render` draws it."""
         text = fonts.shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
         width, height = fonts.text_wh(text, self._text_size)
-        self._labels.append(_Label(self._place(area, (width + 2 * self._padding, height), below), text, colour))
+        place = self._place(area, (width + 2 * self._padding, height), style.below)
+        self._labels.append(_Label(place, text, colour, style))
 
     def render(self) -> np.ndarray:
         """Draw the labels and return the image, RGB uint8 (H, W, 3)."""
-        for area, text, colour in reversed(self._labels):  # of overlapping labels, the first stays fully visible
-            self._draw.rectangle(area, fill=(*colour, 225))
+        for area, text, colour, style in reversed(self._labels):  # of overlapping labels, the first is on top
+            back = DARK if style.false else colour
+            self._draw.rectangle(area, fill=(*back, 225), outline=colour if style.false else None)
             font = fonts.any_font(text, self._text_size)
-            self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(colour), font, anchor="la")
+            self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(back), font, anchor="la")
         return np.asarray(self._image)
 
     def _place(self, area: Area, label_wh: SizeWH, below: bool) -> Area:
@@ -161,18 +191,6 @@ class Canvas:
         return min(candidates, key=lambda area: sum(_overlap(area, other.area) for other in self._labels))
 
 
-@dataclass(frozen=True)
-class BoxStyle:
-    """A dashed or solid line, and the label below the lower edge or above the upper edge."""
-
-    dashed: bool = False
-    below: bool = False
-
-
-DETECTION_STYLE = BoxStyle()
-TRUTH_STYLE = BoxStyle(dashed=True, below=True)
-
-
 def class_label(class_names: ClassNames, class_id: int) -> str:
     """Return the class name, or e.g. ``#3`` if no installed font can draw it or the class id has no name."""
     number = f"#{class_id}"
@@ -188,12 +206,14 @@ class BoxLabels:
         labels: text of each box, "" for none.
         colours: colour of each box.
         style: line and label position.
+        marked: boxes to emphasise, bool (N,); None: none.
     """
 
     boxes: np.ndarray
     labels: Sequence[str]
     colours: Sequence[RGB]
     style: BoxStyle = DETECTION_STYLE
+    marked: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         if not len(self.boxes) == len(self.labels) == len(self.colours):
@@ -211,15 +231,15 @@ def draw_marks(image: np.ndarray, *layers: BoxLabels) -> np.ndarray:
     """
     canvas = Canvas(image)
     marks = [
-        (pixel_edges(box, canvas.size_wh), label, colour, layer.style)
+        (pixel_edges(box, canvas.size_wh), label, colour, layer.style, layer.marked is not None and layer.marked[index])
         for layer in layers
-        for box, label, colour in zip(layer.boxes, layer.labels, layer.colours)
+        for index, (box, label, colour) in enumerate(zip(layer.boxes, layer.labels, layer.colours))
     ]
-    for area, _, colour, style in reversed(marks):
-        canvas.frame(area, colour, style.dashed)
-    for area, label, colour, style in marks:
+    for area, _, colour, style, marked in reversed(marks):
+        canvas.frame(area, colour, style, bool(marked))
+    for area, label, colour, style, _ in sorted(marks, key=lambda mark: not mark[4]):  # marked boxes choose first
         if label:
-            canvas.label(area, label, colour, style.below)
+            canvas.label(area, label, colour, style)
     return canvas.render()
 
 
@@ -246,17 +266,20 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Clas
 def draw_labels(
     image: np.ndarray, record: LabeledImage, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
 ) -> np.ndarray:
-    """Return a copy with the labelled boxes, with class names where `labelled` (N,) is true (None: everywhere)."""
+    """Return a copy with the labelled boxes in the colours of their classes.
+
+    Class names are written where `labelled` (N,) is true (None: everywhere).
+    """
     mask = [True] * len(record.boxes) if labelled is None else labelled
     labels = [class_label(class_names, int(c)) if named else "" for c, named in zip(record.class_ids, mask)]
     boxes = scaled(record.boxes, record.size_wh, size_of(image))
-    return draw_boxes(image, boxes, labels, [WHITE] * len(labels), TRUTH_STYLE)
+    return draw_boxes(image, boxes, labels, [class_colour(int(c)) for c in record.class_ids])
 
 
 def draw_note(image: np.ndarray, note: str) -> np.ndarray:
     """Return a copy with a line of text in the lower left corner."""
     canvas = Canvas(image)
-    canvas.label((0, 0, 0, canvas.size_wh[1] - 1), note, WHITE, below=True)
+    canvas.label((0, 0, 0, canvas.size_wh[1] - 1), note, WHITE, TRUTH_STYLE)
     return canvas.render()
 
 

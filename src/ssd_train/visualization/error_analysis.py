@@ -12,6 +12,8 @@ from ssd_train.boxes import SizeWH, clip_boxes, iou_matrix
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.evaluation.matching import GroupedBoxes, match_image
 from ssd_train.visualization.draw import (
+    DETECTION_STYLE,
+    FALSE_STYLE,
     TRUTH_STYLE,
     WHITE,
     BoxLabels,
@@ -35,6 +37,10 @@ _MAX_ENLARGEMENT = 4.0
 Crop = Tuple[int, int, int, int]
 
 
+# before the name of a false positive
+FALSE_MARK = "× "
+
+
 @dataclass(frozen=True)
 class MatchResult:
     """Matches of detections and labelled boxes of one image.
@@ -50,6 +56,19 @@ class MatchResult:
     true_boxes: np.ndarray
     found: np.ndarray
     correct: np.ndarray
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The subject of an image: indexes of labelled boxes and of detections."""
+
+    labels: Sequence[int] = ()
+    detections: Sequence[int] = ()
+
+    def boxes(self, matching: MatchResult) -> np.ndarray:
+        """Return the boxes (N, 4) in the detections' pixels."""
+        own = matching.true_boxes[list(self.labels)], matching.detections.boxes[list(self.detections)]
+        return np.concatenate(own)
 
 
 def match(sample: Sample, threshold: float) -> MatchResult:
@@ -70,32 +89,64 @@ def match(sample: Sample, threshold: float) -> MatchResult:
 
 
 def draw_scene(
-    sample: Sample, matching: MatchResult, class_names: ClassNames, room_wh: SizeWH, around: Optional[np.ndarray] = None
+    sample: Sample,
+    matching: MatchResult,
+    class_names: ClassNames,
+    room_wh: SizeWH,
+    focus: Optional[Focus] = None,
 ) -> np.ndarray:
-    """Return the image with detections (solid) and labels (dashed, missed objects with their names).
+    """Return the image with hits (solid), false positives (dotted) and labels (dashed, missed objects with names).
+
+    At most twice as many detections as labels are drawn, see `drawn_detections`.
 
     Args:
         sample: image, labels and detections.
         matching: the result of `match`.
         class_names: names by class id.
         room_wh: maximum (width, height) of the result in pixels.
-        around: boxes (K, 4) in the detections' pixels to crop to, with a margin; None for the whole image.
+        focus: boxes to mark and to crop to, with a margin; None for the whole image.
     """
     image, detections = sample.picture(), matching.detections
-    size_wh = size_of(image)
-    crop = (0, 0, *size_wh) if around is None else crop_around(scaled(around, detections.size_wh, size_wh), size_wh)
+    size_wh, crop = size_of(image), (0, 0, *size_of(image))
+    if focus is not None:
+        crop = crop_around(scaled(focus.boxes(matching), detections.size_wh, size_wh), size_wh)
     canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], room_wh, _MAX_ENLARGEMENT)
     view = _View(crop, size_of(canvas))
+    marked_labels, marked_detections = (focus.labels, focus.detections) if focus else ((), ())
 
-    boxes, visible = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
-    ids, found = sample.truth.class_ids[visible], matching.found[visible]
+    boxes, labels = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
+    ids, found = sample.truth.class_ids[labels], matching.found[labels]
     names = ["" if is_found else class_label(class_names, int(c)) for c, is_found in zip(ids, found)]
-    truth = BoxLabels(boxes, _limit_labels(names), [WHITE] * len(names), TRUTH_STYLE)
+    white, marked = [WHITE] * len(names), np.isin(labels, marked_labels)
+    truth = BoxLabels(boxes, _limit_labels(names), white, TRUTH_STYLE, marked)
 
     boxes, visible = view.transform(scaled(detections.boxes, detections.size_wh, size_wh))
-    ids, scores = detections.class_ids[visible], detections.scores[visible]
-    labels = [f"{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
-    return draw_marks(canvas, BoxLabels(boxes, _limit_labels(labels), [class_colour(int(c)) for c in ids]), truth)
+    drawn = np.isin(visible, drawn_detections(matching, visible, len(labels), marked_detections))
+    layers = []
+    for style, mark, chosen in (
+        (DETECTION_STYLE, "", drawn & matching.correct[visible]),
+        (FALSE_STYLE, FALSE_MARK, drawn & ~matching.correct[visible]),
+    ):
+        ids, scores = detections.class_ids[visible[chosen]], detections.scores[visible[chosen]]
+        texts = [f"{mark}{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
+        colours, marked = [class_colour(int(c)) for c in ids], np.isin(visible[chosen], marked_detections)
+        layers.append(BoxLabels(boxes[chosen], _limit_labels(texts), colours, style, marked))
+    return draw_marks(canvas, *layers, truth)
+
+
+def drawn_detections(matching: MatchResult, visible: np.ndarray, labels: int, marked: Sequence[int] = ()) -> np.ndarray:
+    """Return the detections to draw: those marked, the hits, then the best false positives.
+
+    There are at most twice as many as labels, so that an image of a weak model stays readable; two without labels.
+
+    Args:
+        matching: the result of `match`.
+        visible: sorted indexes of the detections in view, which are by falling score.
+        labels: number of labels in view.
+        marked: indexes of detections that are always drawn.
+    """
+    order = np.lexsort((visible, ~matching.correct[visible], ~np.isin(visible, marked)))
+    return visible[order[: max(2 * max(labels, 1), len(marked))]]
 
 
 def crop_around(boxes: np.ndarray, size_wh: SizeWH, margin: float = 0.6) -> Crop:
@@ -132,7 +183,7 @@ class _View:
 
 # boxes of a lower IoU are unrelated
 _MIN_IOU = 0.1
-_CROP_WH = (360, 360)
+_CROP_WH = (480, 480)
 
 
 @dataclass(frozen=True)
@@ -170,7 +221,7 @@ def _miss(sample: Sample, matching: MatchResult, class_names: ClassNames) -> Err
     counts = Counter(reason + detail * (len(missed) == 1) for reason, detail in reasons)
     summary = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in counts.most_common(3))
     caption = f"{len(missed)} of {len(matching.found)} missed: {summary}{', …' if len(counts) > 3 else ''}"
-    image = draw_scene(sample, matching, class_names, _CROP_WH, matching.true_boxes[missed])
+    image = draw_scene(sample, matching, class_names, _CROP_WH, Focus(labels=missed.tolist()))
     return ErrorCase(sample.name, image, caption)
 
 
@@ -203,9 +254,9 @@ def _top_false_positive(matching: MatchResult) -> Tuple[int, float]:
 
 def _false_positive(sample: Sample, matching: MatchResult, class_names: ClassNames) -> ErrorCase:
     index, score = _top_false_positive(matching)
-    box, class_id = matching.detections.boxes[index], int(matching.detections.class_ids[index])
+    class_id = int(matching.detections.class_ids[index])
     reason = _reason_false(sample, matching, index, class_names)
-    image = draw_scene(sample, matching, class_names, _CROP_WH, box[None])
+    image = draw_scene(sample, matching, class_names, _CROP_WH, Focus(detections=[index]))
     return ErrorCase(sample.name, image, f"{_name(class_names, class_id)} {score:.2f}: {reason}")
 
 
@@ -213,7 +264,7 @@ def _reason_false(sample: Sample, matching: MatchResult, index: int, class_names
     """Return why detection `index` matches no labelled box."""
     ious = iou_matrix(matching.detections.boxes[index : index + 1], matching.true_boxes)[0]
     if ious.max(initial=0) < _MIN_IOU:
-        return "no object here"
+        return "no label here"
     nearest = int(ious.argmax())
     name, iou = _name(class_names, int(sample.truth.class_ids[nearest])), ious[nearest]
     if iou < IOU_THRESHOLD:

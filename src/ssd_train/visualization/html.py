@@ -56,7 +56,7 @@ def finite(value: object) -> Optional[float]:
     return None if number(value) == "n/a" else float(value)  # type: ignore[arg-type]
 
 
-def inline_image(image: np.ndarray, description: str, quality: int = 85) -> Html:
+def inline_image(image: np.ndarray, description: str, quality: int = 80) -> Html:
     """Return an ``<img>`` with the image, RGB uint8 (H, W, 3), as a JPEG data URI."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
@@ -107,7 +107,7 @@ nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1.25rem; margin-top: 1rem; fon
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 .notes {
-  margin: 1.5rem 0 0; padding: 0.8rem 1rem; list-style: none;
+  margin: 0.8rem 0; padding: 0.8rem 1rem; list-style: none;
   background: var(--note); border-left: 3px solid var(--note-line);
 }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 0.75rem; margin-top: 1.1rem; }
@@ -116,9 +116,16 @@ a:hover { text-decoration: underline; }
 .tile span { display: block; font-size: 0.86rem; font-weight: 600; }
 .tile small { display: block; margin-top: 0.15rem; font-size: 0.78rem; line-height: 1.35; color: var(--soft); }
 .tile.first b { color: var(--accent); }
+.verdict { margin: 0.4rem 0 0.6rem; max-width: none; font-size: 1.25rem; line-height: 1.35; text-wrap: balance; }
+.command { margin: 0.8rem 0; padding: 0.6rem 0.8rem; background: var(--card); border-radius: 6px; white-space: pre-wrap;
+  overflow-wrap: anywhere; font-size: 0.86rem; }
+.steps { margin: 1.1rem 0; padding: 0.8rem 1rem; background: var(--card); border-radius: 8px; }
+.steps h2 { margin: 0; padding: 0; border: 0; font-size: 1rem; }
+.steps ol { margin: 0.4rem 0 0; padding-left: 1.3rem; }
+.steps li { margin: 0.25rem 0; }
+.steps p { margin: 0.4rem 0 0; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0.5rem 2rem; }
 .columns > * { min-width: 0; }
-.tall { grid-row: span 2; }
 .chart svg { display: block; width: 100%; height: auto; overflow: visible; }
 .chart text { font-size: 11.5px; fill: var(--soft); font-family: inherit; font-variant-numeric: tabular-nums; }
 .chart text.mark { fill: var(--text); }
@@ -129,10 +136,12 @@ line.mark { stroke: var(--soft); stroke-dasharray: 3 3; }
 path.line { fill: none; stroke: var(--ink); stroke-width: 2; stroke-linejoin: round; }
 path.line.faint { stroke-width: 1; opacity: 0.6; }
 path.line.strong { stroke-width: 2.5; stroke-dasharray: 7 4; }
+path.line.validation { stroke-dasharray: 5 4; }
+.key.validation { background: repeating-linear-gradient(90deg, var(--ink) 0 4px, transparent 4px 6px); }
 .dot { fill: var(--ink); }
 .hover { fill: transparent; }
 .hover:hover { fill: var(--ink); fill-opacity: 0.45; }
-.bar { fill: var(--s0); }
+.bar { fill: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; font-size: 0.84rem; overflow-wrap: anywhere; }
 .chart .legend { padding: 0.2rem 0 0.6rem 8%; }
 section > .legend { margin: 0.5rem 0 1rem; }
@@ -141,6 +150,8 @@ section > .legend { margin: 0.5rem 0 1rem; }
   border-radius: 2px; background: var(--ink); vertical-align: -0.06em;
 }
 .key.true { background: #fff; border: 2px dashed #4a5663; }
+.key.hit { background: none; border: 2px solid var(--text); }
+.key.false { background: none; border: 2px dotted var(--text); }
 .scroll { overflow-x: auto; margin: 0.5rem 0 1rem; }
 .scroll.long { max-height: 30rem; overflow-y: auto; }
 .long th { position: sticky; top: 0; background: var(--page); }
@@ -153,6 +164,19 @@ td:first-child { min-width: 5rem; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 .share { min-width: 4rem; height: 0.6rem; margin-top: 0.42rem; background: var(--card); border-radius: 3px; }
 .share i { display: block; height: 100%; background: var(--s0); border-radius: 3px; }
+.bars i { display: block; height: 0.45rem; min-width: 1px; margin: 0.12rem 0; background: var(--ink); }
+.bars { min-width: 8rem; }
+.matrix { width: auto; }
+.matrix td { min-width: 3.6rem; border: 1px solid var(--line); }
+.matrix .right { background: rgb(0 158 115 / calc(var(--share) * 75%)); }
+.matrix .wrong { background: rgb(213 94 0 / calc(var(--share) * 75%)); }
+.zoom { margin: 0; }
+.zoom > summary { list-style: none; cursor: zoom-in; }
+.zoom > summary::-webkit-details-marker { display: none; }
+.zoom[open] > summary {
+  position: fixed; inset: 0; z-index: 9; padding: 1.5rem; background: rgb(0 0 0 / 88%); cursor: zoom-out;
+}
+.zoom[open] > summary img { width: 100%; height: 100%; aspect-ratio: auto; background: none; }
 .gallery { display: grid; gap: 1.25rem 1rem; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
 figure { margin: 0; }
 img {
@@ -171,12 +195,13 @@ code { font: 0.9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
   .tile b { font-size: 1.45rem; }
   .tiles { grid-template-columns: repeat(2, 1fr); }
   .chart text { font-size: 16px; }
-  .tall { grid-row: auto; }
 }
 @media print {
   html { font-size: 11px; }
   body { max-width: none; padding: 0; font-size: 1rem; }
   nav { display: none; }
+  .zoom[open] > summary { position: static; padding: 0; background: none; }
+  .zoom[open] > summary img { height: auto; aspect-ratio: 4 / 3; }
   figure, tr, .tile, .chart { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .columns { grid-template-columns: repeat(2, 1fr); }
@@ -184,7 +209,9 @@ code { font: 0.9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
   .gallery { grid-template-columns: repeat(3, 1fr); }
   .scroll, .scroll.long { max-height: none; overflow: visible; }
   details::details-content { content-visibility: visible; height: auto; }
-  .tile, .bar, .key, .share, .share i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .tile, .bar, .key, .share, .share i, .bars i, .matrix td {
+    print-color-adjust: exact; -webkit-print-color-adjust: exact;
+  }
 }
 """ + _SERIES
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssd_train import __version__
 from ssd_train.errors import ConfigError
 from ssd_train.storage.atomic import translate_io_errors, write_text_atomic
-from ssd_train.visualization.html import STYLE, Html, element, join
+from ssd_train.visualization.html import STYLE, Html, element, join, number
 from ssd_train.visualization.report_data import ReportData
 from ssd_train.visualization.report_sections import (
     data_section,
@@ -19,12 +19,13 @@ from ssd_train.visualization.report_sections import (
     training_section,
     worst_section,
 )
+from ssd_train.visualization.report_summary import duration_text, next_steps, verdict
 
 _CONTENTS = (
     ("scores", "Scores"),
     ("training", "Training"),
     ("precision", "By class"),
-    ("pictures", "Pictures"),
+    ("pictures", "Images"),
     ("worst", "Mistakes"),
     ("data", "Data"),
     ("settings", "Settings"),
@@ -81,11 +82,43 @@ def render(data: ReportData) -> str:
 
 
 def _header(data: ReportData) -> Html:
-    classes = f"{len(data.class_names)} class{'' if len(data.class_names) == 1 else 'es'}"
-    subtitle = " · ".join(part for part in (data.started, classes, f"ssd_train {__version__}") if part)
     links = [element("a", text, href=f"#{anchor}") for anchor, text in _CONTENTS]
     notes = element("ul", *[element("li", note) for note in data.notes], class_="notes") if data.notes else None
-    return join(
-        element("header", element("h1", data.title), element("div", subtitle, class_="soft"), element("nav", *links)),
+    command = element("pre", element("code", data.command), class_="command") if data.command else None
+    return element(
+        "header",
+        element("h1", data.title),
+        element("p", verdict(data), class_="verdict"),
         notes,
+        element("div", _facts(data), class_="soft"),
+        command,
+        _next_steps(data),
+        element("nav", *links),
     )
+
+
+def _facts(data: ReportData) -> str:
+    """Return network, classes, time and version in a line."""
+    network, side = data.settings.get("base_network"), data.settings.get("image_shape")
+    classes = f"{len(data.class_names)} class{'' if len(data.class_names) == 1 else 'es'}"
+    images = next((f"{number(one.images)} training images" for one in data.data if one.name == "train"), "")
+    facts = (
+        f"{network} at {side} px" if network and side else "",
+        classes,
+        images,
+        data.started,
+        "" if data.seconds is None else f"trained for {duration_text(data.seconds)}",
+        f"ssd_train {__version__}",
+    )
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _next_steps(data: ReportData) -> Html:
+    steps = [element("li", _with_code(step)) for step in next_steps(data)]
+    advice = element("ol", *steps) if steps else element("p", "No rule found a weakness of the run or of its data.")
+    return element("div", element("h2", "Next steps"), advice, class_="steps")
+
+
+def _with_code(text: str) -> Html:
+    """Return text with its parts in backquotes as code."""
+    return join(*[element("code", part) if index % 2 else part for index, part in enumerate(text.split("`"))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -9,9 +10,17 @@ import numpy as np
 from ssd_train.data.structures import ClassNames
 from ssd_train.visualization.charts import FAINT, Axes, Series, histogram, line_chart
 from ssd_train.visualization.draw import CLASS_COLOURS, class_label
-from ssd_train.visualization.error_analysis import ErrorCase, MatchResult, draw_scene, match, worst_cases
+from ssd_train.visualization.error_analysis import (
+    ErrorCase,
+    MatchResult,
+    draw_scene,
+    drawn_detections,
+    match,
+    worst_cases,
+)
 from ssd_train.visualization.html import Child, Html, element, finite, inline_image, join, number
 from ssd_train.visualization.report_data import RELATIVE_SIZE_EDGES, Reason, ReportData, Sample, SubsetSummary
+from ssd_train.visualization.report_summary import interval_of
 
 # more points do not show in the chart and enlarge the file
 _CURVE_POINTS = 200
@@ -40,7 +49,7 @@ def scores_section(data: ReportData) -> Html:
         return section(
             "scores",
             "Scores",
-            element("p", "The model was not scored: there were no validation pictures.", class_="empty"),
+            element("p", "The model was not scored: there were no validation images.", class_="empty"),
         )
     scores, f1 = data.scores, data.scores.get("best_f1") or {}
     threshold = f"at score {number(f1.get('threshold'), 2)} or more, where F1 is best ({number(f1.get('f1'))})"
@@ -48,8 +57,12 @@ def scores_section(data: ReportData) -> Html:
     metric = data.settings.get("metric_for_best_model")
     chooses = {name: "; chooses the best model" if name == metric else "" for name in ("coco", "voc07")}
     tiles = [
-        _tile("mAP@0.5", number(scores.get("mAP@0.5")), "COCO: IoU 0.50", "tile first"),
-        _tile("mAP", number(scores.get("mAP")), f"COCO: IoU 0.50 to 0.95{chooses['coco']}"),
+        _tile("mAP@0.5", number(scores.get("mAP@0.5")), f"{_interval(scores, 'mAP@0.5')}COCO: IoU 0.50", "tile first"),
+        _tile(
+            "mAP",
+            number(scores.get("mAP")),
+            f"{_interval(scores, 'mAP')}COCO: IoU 0.50 to 0.95{chooses['coco']}",
+        ),
         _tile("mAP@0.75", number(scores.get("mAP@0.75")), "COCO: IoU 0.75"),
         _tile("VOC07 mAP", number(scores.get("VOC07")), f"11 points, IoU {iou}{chooses['voc07']}"),
         _tile("Precision", number(f1.get("precision")), "detections that are correct, " + threshold),
@@ -57,11 +70,16 @@ def scores_section(data: ReportData) -> Html:
         _tile(
             "False positives",
             number(scores.get("false_positives_per_background_image"), 2),
-            "per picture without objects, at the same score",
+            "per image without objects, at the same score",
         ),
-        _tile("Pictures", number(scores.get("images")), _scored_images(scores)),
+        _tile("Images", number(scores.get("images")), _scored_images(scores)),
     ]
     return section("scores", "Scores", element("div", *tiles, class_="tiles"))
+
+
+def _interval(scores: Mapping[str, Any], name: str) -> str:
+    limits = interval_of(scores, name)
+    return f"95 % interval {number(limits[0])} to {number(limits[1])}; " if limits else ""
 
 
 def _tile(name: str, value: str, definition: str, style: str = "tile") -> Html:
@@ -81,7 +99,8 @@ def training_section(data: ReportData) -> Html:
     losses = [
         _series(data, "CrossEntropy", "class loss (CrossEntropy)", "s0"),
         _series(data, "SmoothL1", "box loss (SmoothL1)", "s1"),
-        _series(data, "val_SmoothL1", "box loss, validation", "s2"),
+        _series(data, "val_CrossEntropy", "class loss, validation", "s0 validation"),
+        _series(data, "val_SmoothL1", "box loss, validation", "s1 validation"),
     ]
     means = [
         _series(data, "mAP@0.5", "mAP@0.5", "s2"),
@@ -89,11 +108,13 @@ def training_section(data: ReportData) -> Html:
         _series(data, "mAP", "COCO mAP", "s1"),
     ]
     rate, speed = (_series(data, key, "", "s0") for key in ("learning_rate", "images_per_second"))
+    epochs = Axes("Epoch", "", _epochs(data), whole_x=True)
+    marked = replace(epochs, mark_x=best, mark_label=best_label)
     charts = [
-        ("Loss", line_chart(losses, Axes("Epoch", "Per matched anchor", mark_x=best, mark_label=best_label))),
-        ("Validation mAP", line_chart(means, Axes("Epoch", "mAP", _epochs(data), _ZERO_TO_ONE, best, best_label))),
-        ("Learning rate", line_chart([rate], Axes("Epoch", "Rate"), (560, 170), legend=False)),
-        ("Speed", line_chart([speed], Axes("Epoch", "Images/s"), (560, 170), legend=False)),
+        ("Loss", line_chart(losses, replace(marked, y_label="Per matched anchor"))),
+        ("Validation mAP", line_chart(means, replace(marked, y_label="mAP", y_limits=_ZERO_TO_ONE))),
+        ("Learning rate", line_chart([rate], replace(epochs, y_label="Rate"), (560, 170), legend=False)),
+        ("Speed", line_chart([speed], replace(epochs, y_label="Images/s"), (560, 170), legend=False)),
     ]
     parts = [element("div", element("h3", title), chart) for title, chart in charts]
     return section("training", "Training", element("div", *parts, class_="columns"))
@@ -110,13 +131,92 @@ def _epochs(data: ReportData) -> "Optional[tuple[float, float]]":
 
 
 def precision_section(data: ReportData) -> Html:
-    """Return the section with precision-recall curves and the average precision of each class."""
+    """Return the section with curves over recall and score, AP by class and box size, and the confusion matrix."""
     lead = "Precision at each recall, as the score threshold falls: a good model stays high to the far right."
     chart = line_chart(_curves(data), Axes("Recall", "Precision", _ZERO_TO_ONE, _ZERO_TO_ONE), (560, 340))
-    per_class = (data.scores or {}).get("per_class") or {}
+    scores = data.scores or {}
+    per_class = scores.get("per_class") or {}
     classes = _class_table(per_class) if per_class else element("p", "No class was scored.", class_="empty")
-    parts = element("div", element("div", chart), element("div", classes), class_="columns")
-    return section("precision", "Precision and recall by class", element("p", lead, class_="lead"), parts)
+    by_size, confusion = scores.get("by_size"), scores.get("confusion")
+    parts = [
+        element("div", element("h3", "Precision by recall"), chart),
+        element("div", element("h3", "Precision, recall and F1 by score"), _score_chart(data)),
+        element("div", element("h3", "AP by class"), classes),
+        element("div", element("h3", "AP by box size"), _size_table(by_size)) if by_size else None,
+    ]
+    return section(
+        "precision",
+        "Precision and recall by class",
+        element("p", lead, class_="lead"),
+        element("div", *parts, class_="columns"),
+        _confusion(confusion, data) if confusion else None,
+    )
+
+
+def _score_chart(data: ReportData) -> Html:
+    """Return precision, recall and F1 of all classes together by score, with the chosen score marked."""
+    curve = data.score_curve or {"score": [], "recall": [], "precision": []}
+    score, recall, precision = (np.asarray(curve[key], float) for key in ("score", "recall", "precision"))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    # the best F1 stays among the points
+    keep = np.union1d(_spread(-score), [np.argmax(f1)]).astype(int) if len(score) else np.zeros(0, int)
+    series = [
+        Series(name, score[keep].tolist(), values[keep].tolist(), style)
+        for name, values, style in (("F1", f1, "s0"), ("precision", precision, "s1"), ("recall", recall, "s2"))
+    ]
+    mark = f"chosen score {number(data.threshold, 2)}"
+    axes = Axes("Score", "All classes", _ZERO_TO_ONE, _ZERO_TO_ONE, data.threshold, mark)
+    return line_chart(series, axes, (560, 340))
+
+
+_AREAS = {"small": "below 32 x 32 px", "medium": "32 x 32 to 96 x 96 px", "large": "above 96 x 96 px"}
+
+
+def _size_table(by_size: Mapping[str, Mapping[str, Any]]) -> Html:
+    """Return COCO AP by box size, in pixels of the image."""
+    rows: List[List[Child]] = [
+        [name, _AREAS.get(name, ""), _bar(row.get("AP")), number(row.get("AP")), number(row.get("boxes"))]
+        for name, row in by_size.items()
+    ]
+    return table(("Size", "Area", "", "AP", "Boxes"), rows, numeric=(3, 4))
+
+
+_MATRIX_CLASSES, _CONFUSIONS_SHOWN = 15, 15
+
+
+def _confusion(matrix: Sequence[Sequence[int]], data: ReportData) -> Html:
+    """Return the confusion matrix, or the most frequent confusions of many classes."""
+    lead = (
+        f"Labelled boxes by the class that was detected there, at score {number(data.threshold, 2)} or more and an IoU "
+        "of at least 0.5. Background: objects that were missed, and detections without a label."
+    )
+    names = [*data.class_names, "background"]
+    content = _matrix(matrix, names) if len(names) <= _MATRIX_CLASSES + 1 else _confusion_list(matrix, names)
+    return element("div", element("h3", "Confusion matrix"), element("p", lead, class_="lead"), content)
+
+
+def _matrix(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Html:
+    head = element("tr", element("th", "labelled \\ detected"), *[element("th", name, class_="n") for name in names])
+    rows = []
+    for index, (name, counts) in enumerate(zip(names, matrix)):
+        total = sum(counts)
+        cells = [
+            element(
+                "td",
+                "" if index == column == len(names) - 1 else number(count),
+                class_="n right" if index == column else "n wrong",
+                style=f"--share:{count / total if total else 0:.3f}",
+            )
+            for column, count in enumerate(counts)
+        ]
+        rows.append(element("tr", element("th", name), *cells))
+    return element("div", element("table", head, *rows, class_="matrix"), class_="scroll")
+
+
+def _confusion_list(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Html:
+    pairs = [(count, a, b) for a, row in zip(names, matrix) for b, count in zip(names, row) if a != b and count]
+    rows: List[List[Child]] = [[a, b, number(n)] for n, a, b in sorted(pairs, key=lambda p: -p[0])[:_CONFUSIONS_SHOWN]]
+    return table(("Labelled", "Detected", "Boxes"), rows, numeric=(2,))
 
 
 def _curves(data: ReportData) -> List[Series]:
@@ -127,9 +227,17 @@ def _curves(data: ReportData) -> List[Series]:
     for name, curve in data.curves.items():
         style = f"c{names.index(name) % len(CLASS_COLOURS)}" if few and name in names else FAINT
         recall, precision = np.asarray(curve["recall"], float), np.asarray(curve["precision"], float)
-        keep = np.unique(np.linspace(0, max(len(recall) - 1, 0), _CURVE_POINTS).astype(int)) if len(recall) else []
+        keep = _spread(recall)
         lines.append(Series(name, recall[keep].tolist(), precision[keep].tolist(), style))
     return lines if len(lines) < 2 else [*lines, _mean_curve(data)]
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    """Return the indexes of points that are spread evenly along rising `x`, with the first and the last."""
+    if not len(x):
+        return np.zeros(0, int)
+    places = np.searchsorted(x, np.linspace(x[0], x[-1], _CURVE_POINTS))
+    return np.unique([0, *np.minimum(places, len(x) - 1), len(x) - 1])
 
 
 def _mean_curve(data: ReportData) -> Series:
@@ -181,7 +289,7 @@ def _setting_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else str(value)
 
 
-PICTURE_WH = (480, 480)
+PICTURE_WH = (720, 720)
 PICTURES_SHOWN = 12
 CASES_SHOWN = 6
 
@@ -189,16 +297,16 @@ CASES_SHOWN = 6
 def pictures_section(data: ReportData) -> Html:
     """Return the section of validation images with labels and detections."""
     if not data.samples:
-        return section("pictures", "Validation pictures", _no_pictures())
+        return section("pictures", "Validation images", _no_pictures())
     selected = _select_samples(data.samples, data.threshold)
     lead = (
-        f"{len(selected)} of {len(data.samples):,} pictures. Detections with a score of at least "
-        f"{number(data.threshold, 2)} are solid, labels dashed; missed objects are named."
+        f"{len(selected)} of {len(data.samples):,} images, with detections of score {number(data.threshold, 2)} or "
+        "more. An image shows at most twice as many detections as it has labels. Click to enlarge."
     )
     figures = [_sample_figure(sample, data) for sample in selected]
     return section(
         "pictures",
-        "Validation pictures",
+        "Validation images",
         element("p", lead, class_="lead"),
         _legend(data.class_names),
         element("div", *figures, class_="gallery"),
@@ -206,7 +314,7 @@ def pictures_section(data: ReportData) -> Html:
 
 
 def _no_pictures() -> Html:
-    return element("p", "There are no validation pictures.", class_="empty")
+    return element("p", "There are no validation images.", class_="empty")
 
 
 def _select_samples(samples: Sequence[Sample], threshold: float) -> List[Sample]:
@@ -217,8 +325,9 @@ def _select_samples(samples: Sequence[Sample], threshold: float) -> List[Sample]
 
 
 def _legend(class_names: ClassNames) -> Html:
-    """Return the colours of the classes, and the names of those that images show only by number."""
-    keys = [element("span", element("i", class_="key true"), "labelled by people")]
+    """Return the kinds of lines, the colours of the classes, and the names of those that images show only by number."""
+    kinds = (("true", "label; with a name: missed"), ("hit", "hit"), ("false", "false positive, × before the name"))
+    keys = [element("span", element("i", class_=f"key {kind}"), text) for kind, text in kinds]
     for index, name in enumerate(class_names):
         by_number = class_label(class_names, index) == f"#{index}"
         # with more classes colours repeat, and only the names in the images identify a class
@@ -234,16 +343,21 @@ def _sample_figure(sample: Sample, data: ReportData) -> Html:
 
 
 def _summary(matching: MatchResult) -> str:
-    """Return e.g. "3 of 4 found, 1 false positive"."""
+    """Return e.g. "3 of 4 found, 21 false positives, 5 of them drawn"."""
     found, objects, false = int(matching.found.sum()), len(matching.found), int((~matching.correct).sum())
-    recall = f"{found} of {objects} found" if objects else "no objects"
-    return f"{recall}, {false or 'no'} false positive{'' if false == 1 else 's'}"
+    recall = f"{found} of {objects} found" if objects else "no labels"
+    drawn = drawn_detections(matching, np.arange(len(matching.correct)), objects)
+    shown = int((~matching.correct[drawn]).sum())
+    hidden = f", {shown} of them drawn" if shown < false else ""
+    return f"{recall}, {false or 'no'} false positive{'' if false == 1 else 's'}{hidden}"
 
 
 def _figure(image: np.ndarray, name: str, caption: str) -> Html:
     basename = name.rsplit("/", 1)[-1]
     text = element("figcaption", element("b", basename, title=name), caption)
-    return element("figure", inline_image(image, f"{basename}: {caption}"), text)
+    # opened, the summary covers the window: an image enlarges without a script
+    picture = element("details", element("summary", inline_image(image, f"{basename}: {caption}")), class_="zoom")
+    return element("figure", picture, text)
 
 
 def worst_section(data: ReportData) -> Html:
@@ -251,12 +365,15 @@ def worst_section(data: ReportData) -> Html:
     if not data.samples:
         return section("worst", "Missed objects and false positives", _no_pictures())
     worst = worst_cases(data.samples, data.class_names, data.threshold, CASES_SHOWN)
-    lead = "Look here first: wrong or missing labels show up here as well as weaknesses of the model."
+    lead = (
+        "Look here first: wrong or missing labels show up here as well as weaknesses of the model. "
+        "The box that an image is about is tinted and has a thick line."
+    )
     return section(
         "worst",
         "Missed objects and false positives",
         element("p", lead, class_="lead"),
-        *_cases("Pictures with the most missed objects", worst.misses, "No object was missed."),
+        *_cases("Images with the most missed objects", worst.misses, "No object was missed."),
         *_cases("False positives with the highest scores", worst.false_positives, "There was no false positive."),
     )
 
@@ -271,15 +388,14 @@ def data_section(data: ReportData) -> Html:
     """Return the section of both splits: images, boxes by class and size, skipped and repaired lines."""
     if not data.data:
         return section("data", "Data", element("p", "No summary of the data was given.", class_="empty"))
-    charts = [element("div", element("h3", f"Box sizes, {one.name}"), _sizes(one)) for one in data.data]
     return section(
         "data",
         "Data",
         _overview(data.data),
         element(
             "div",
-            element("div", element("h3", "Boxes by class"), _boxes_by_class(data), class_="tall"),
-            *charts,
+            element("div", element("h3", "Boxes by class"), _boxes_by_class(data)),
+            element("div", element("h3", "Box sizes"), _sizes(data.data)),
             class_="columns",
         ),
         *[part for one in data.data for part in _label_issues(one)],
@@ -289,13 +405,13 @@ def data_section(data: ReportData) -> Html:
 def _overview(subsets: Sequence[SubsetSummary]) -> Html:
     head = (
         "Split",
-        "Pictures",
+        "Images",
         "Without objects",
         "Boxes",
-        "Boxes per picture",
+        "Boxes per image",
         "Lines skipped",
         "Lines repaired",
-        "Picture sizes",
+        "Image sizes",
     )
     return table(head, [_overview_row(one) for one in subsets], numeric=range(1, 7))
 
@@ -319,20 +435,39 @@ def _image_sizes(one: SubsetSummary) -> str:
 
 
 def _boxes_by_class(data: ReportData) -> Html:
+    """Return the number of boxes of each class, with bars of its share of each split."""
+    sums = [max(sum(one.boxes_per_class), 1) for one in data.data]
+    shares = [
+        [_count(one.boxes_per_class, i) / total for i in range(len(data.class_names))]
+        for one, total in zip(data.data, sums)
+    ]
+    longest = max((share for row in shares for share in row), default=0) or 1
     rows: List[List[Child]] = []
     for index, name in enumerate(data.class_names):
-        rows.append([name, *[number(_count(one.boxes_per_class, index)) for one in data.data]])
-    return table(("Class", *[one.name for one in data.data]), rows, numeric=range(1, len(data.data) + 1))
+        bars = [
+            element(
+                "i",
+                class_=f"s{split}",
+                style=f"width:{row[index] / longest:.1%}",
+                title=f"{one.name}: {row[index]:.1%}",
+            )
+            for split, (one, row) in enumerate(zip(data.data, shares))
+        ]
+        counts = [number(_count(one.boxes_per_class, index)) for one in data.data]
+        rows.append([name, element("div", *bars, class_="bars"), *counts])
+    keys = [element("span", element("i", class_=f"key s{split}"), one.name) for split, one in enumerate(data.data)]
+    counts_of = table(("Class", "Share of the split", *[one.name for one in data.data]), rows, numeric=(2, 3))
+    return join(counts_of, element("div", *keys, class_="legend"))
 
 
 def _count(counts: Tuple[int, ...], index: int) -> int:
     return counts[index] if index < len(counts) else 0
 
 
-def _sizes(one: SubsetSummary) -> Html:
-    axes = Axes("Size of the box relative to the picture", "Boxes")
-    counts = one.relative_sizes or (0,) * (len(RELATIVE_SIZE_EDGES) - 1)
-    return histogram(counts, RELATIVE_SIZE_EDGES, axes)
+def _sizes(subsets: Sequence[SubsetSummary]) -> Html:
+    axes = Axes("Size of the box relative to the image", "% of the split's boxes")
+    none = (0,) * (len(RELATIVE_SIZE_EDGES) - 1)
+    return histogram([(one.name, one.relative_sizes or none) for one in subsets], RELATIVE_SIZE_EDGES, axes)
 
 
 def _label_issues(one: SubsetSummary) -> List[Child]:

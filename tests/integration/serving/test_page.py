@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 from helpers.services import CHROMIUM, Browser
@@ -19,6 +22,7 @@ WIDTH, HEIGHT = 320, 200
 STATUS = "document.getElementById('status').textContent"
 BOXES = "document.querySelectorAll('#boxes rect').length"
 ROWS = "document.querySelectorAll('#rows tr').length"
+NAMES = "Array.from(document.querySelectorAll('#rows td:first-child'), (e) => e.textContent)"
 THRESHOLD = 0.46  # at which a dozen boxes or two are left
 TAB, RIGHT = ("Tab", 9), ("ArrowRight", 39)
 
@@ -91,6 +95,71 @@ def test_page_dropped_image_replaces_the_previous(page, files):
     assert "picture-1.jpg" in page.value("document.getElementById('picture').alt")
 
 
+def test_page_describes_the_model(page):
+    facts = page.value("document.getElementById('facts').textContent")
+    assert "3 classes: cat, dog, cow" in facts and "128 px" in facts and "onnxruntime" in facts
+    name = page.value("document.getElementById('name').textContent")
+    assert name != "Try the model" and page.value("document.title").startswith(name[len("Try ") :])
+
+
+def test_page_class_filter_hides_its_boxes(page, files):
+    page.choose("#file", files / "picture-0.jpg")
+    page.wait(f"{STATUS}.includes('answered in')")
+    set_threshold(page, 0)
+    names = page.value(NAMES)
+    assert len(set(names)) > 1
+    page.value("document.querySelector('#classes input').click()")
+    assert page.value(NAMES) == [name for name in names if name != "cat"] != names
+    assert page.value(ROWS) == page.value(BOXES)
+    page.value("document.querySelector('#classes input').click()")
+    assert page.value(NAMES) == names
+
+
+def test_page_several_images_can_be_gone_back_to(page, files):
+    page.choose("#file", files / "picture-0.jpg", files / "letter.jpg", files / "picture-1.jpg")
+    page.wait("document.querySelectorAll('#strip button').length === 3")
+    page.wait(f"{STATUS}.includes('picture-0.jpg: answered in')")
+    assert "picture-0.jpg" in page.value("document.getElementById('picture').alt")
+    page.value("document.querySelectorAll('#strip button')[2].click()")
+    page.wait(f"{STATUS}.includes('picture-1.jpg: answered in')")
+    assert "picture-1.jpg" in page.value("document.getElementById('picture').alt")
+    page.value("document.querySelectorAll('#strip button')[1].click()")
+    page.wait(f"{STATUS}.includes('letter.jpg: ')")
+    assert page.value("document.getElementById('result').hidden")
+    pressed = page.value("Array.from(document.querySelectorAll('#strip button'), (e) => e.ariaPressed)")
+    assert pressed == ["false", "true", "false"]
+
+
+def test_page_without_an_image_offers_a_sample(page):
+    assert not page.value("document.getElementById('sample').hidden")
+    page.value("document.getElementById('sample').click()")
+    page.wait(f"{STATUS}.includes('sample.jpg: answered in')")
+    assert page.value("document.getElementById('sample').hidden")
+    assert page.value("document.getElementById('picture').naturalWidth") > 100
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("name", ["plain.jpg", "two words, 'quoted'; and \"more\".jpg"])
+def test_page_copied_curl_command_gives_the_copied_json(page, light, files, tmp_path, name):
+    (tmp_path / name).write_bytes((files / "picture-0.jpg").read_bytes())
+    page.choose("#file", tmp_path / name)
+    page.wait(f"{STATUS}.includes('answered in')")
+    page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.value("document.getElementById('curl').click()")
+    page.wait(f"{STATUS} === 'Copied.'")
+    command = page.value("navigator.clipboard.readText()")
+    answered = json.loads(
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
+    )
+
+    page.value("document.getElementById('json').click()")
+    page.wait("navigator.clipboard.readText().then((text) => text.startsWith('{'))")
+    copied = json.loads(page.value("navigator.clipboard.readText()"))
+    threshold = page.value("Number(document.getElementById('threshold').value)")
+    expected = [one for one in answered["annotations"] if one["score"] >= threshold]
+    assert copied["image"] == name and copied["annotations"] == expected and expected
+
+
 def test_page_invalid_image_shows_the_servers_message(page, files):
     page.choose("#file", files / "letter.jpg")
     page.wait(f"{STATUS}.includes('expected an image')")
@@ -116,10 +185,14 @@ def test_page_works_by_keyboard(page, files):
     page.wait(f"{STATUS}.includes('answered in')")
     page.press(*TAB)
     assert page.value("document.activeElement.id") == "threshold"
+    # the keys of the slider first, then those of the class filter, which lies between it and the rows
     before = page.value("document.getElementById('shown').textContent")
     page.press(*RIGHT)
     assert float(page.value("document.getElementById('shown').textContent")) == pytest.approx(float(before) + 0.01)
     set_threshold(page, 0)
+    for _ in ("cat", "dog", "cow"):
+        page.press(*TAB)
+        assert page.value("document.activeElement.type") == "checkbox"
     page.press(*TAB)
     assert page.value("document.activeElement.tagName") == "TR"
     assert page.value("document.querySelectorAll('#boxes g.pointed').length") == 1

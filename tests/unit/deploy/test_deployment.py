@@ -8,12 +8,14 @@ from helpers.data import HeardProgress, label_set, memory_images, small_config
 from helpers.models import talking_model
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.model_config import weights_digest
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.loaders import EvalLoader
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.data.transforms import EvalTransform, preprocess
 from ssd_train.deploy import deployment, symbol
 from ssd_train.deploy.deployment import export_best_model
+from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.symbol import is_up_to_date, make_symbol
 from ssd_train.errors import DataError
 
@@ -72,3 +74,35 @@ def test_export_without_readable_images_raises(folder):
     with pytest.raises(DataError):
         export_best_model(folder, validation([[], []]), small_config(), HeardProgress())
     assert not is_up_to_date(folder) and deployment.PICTURES > 1
+
+
+def test_export_with_onnx_puts_the_same_network_beside_the_model(folder):
+    progress = HeardProgress()
+    export_best_model(folder, validation([[BOX]] * 4), small_config(), progress, with_onnx=True)
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
+    detector = Detector.load(folder, engine="onnxruntime")
+    expected, found = (Detector.load(folder, engine=engine)(IMAGES[1]) for engine in ("mxnet", "onnxruntime"))
+    assert progress.warnings == [] and detector.engine.description.weights == weights_digest(folder)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+def test_export_without_onnx_leaves_no_file_of_older_weights(folder, hosted, monkeypatch):
+    (folder / "model.onnx").write_bytes(b"of older weights")
+    if not hosted:
+        monkeypatch.setattr(deployment, "find_spec", lambda name: None)
+    export_best_model(folder, validation([[BOX]] * 4), small_config(), HeardProgress(), with_onnx=not hosted)
+    assert not (folder / "model.onnx").exists() and is_up_to_date(folder)
+
+
+def test_export_onnx_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
+    from ssd_train.deploy.export import export
+
+    class Wrong(export.OnnxEngine):
+        def run(self, images):
+            return super().run(images) * 1.5
+
+    monkeypatch.setattr(export, "OnnxEngine", Wrong)
+    progress = HeardProgress()
+    export_best_model(folder, validation([[BOX]] * 4), small_config(), progress, with_onnx=True)
+    assert len(progress.warnings) == 1 and not list(folder.glob("*.onnx")) and is_up_to_date(folder)

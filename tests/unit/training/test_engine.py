@@ -68,13 +68,13 @@ def eval_batches(samples, indices, size=3, size_wh=(SIDE, SIDE)):
 
 def test_evaluate_scores_all_records(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
-    scores, smooth_l1, answers = evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
+    scores, smooth_l1, answers, cross_entropy = evaluate(evaluator(net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert scores.images == len(answers) == 8 and scores.background_images == 2
     assert [record.where for record, _ in answers] == [f"train.manifest:{i + 1}" for i in range(8)]
-    assert smooth_l1 > 0 and 0 <= scores.voc07 <= 1
+    assert smooth_l1 > 0 and cross_entropy > 0 and 0 <= scores.voc07 <= 1
     again = evaluate(evaluator(net), eval_batches(samples, range(8), size=8), SHAPE_CLASSES)
     assert again[0].to_json() == scores.to_json()
-    np.testing.assert_allclose(again[1], smooth_l1, rtol=1e-4)
+    np.testing.assert_allclose([again.smooth_l1, again.cross_entropy], [smooth_l1, cross_entropy], rtol=1e-4)
 
 
 def test_evaluator_detections_are_in_image_pixels(samples):
@@ -95,8 +95,8 @@ def test_evaluate_does_not_change_the_weights(samples):
 
 def test_evaluate_without_objects_has_no_loss(samples):
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1)
-    scores, smooth_l1, _ = evaluate(evaluator(net), eval_batches(samples, [6, 7]), SHAPE_CLASSES)
-    assert smooth_l1 is None and scores.voc07 is None
+    evaluation = evaluate(evaluator(net), eval_batches(samples, [6, 7]), SHAPE_CLASSES)
+    assert evaluation.smooth_l1 is evaluation.cross_entropy is evaluation.scores.voc07 is None
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,36 @@ def test_line_chart_escapes_names():
 
 
 def test_histogram_bar_heights_are_proportional_to_counts():
-    bars = svg_of(histogram([0, 5, 10], [0.0, 0.1, 0.5, 1.0], Axes("Size", "Boxes"), SIZE)).findall("rect")
-    assert [float(bar.get("height")) for bar in bars] == [0, 119, 238]
+    bars = svg_of(histogram([("train", [0, 5, 15])], [0.0, 0.1, 0.5, 1.0], Axes("Size", "%"), SIZE)).findall("rect")
+    # 0, 25 and 75 of 80 % in a chart of 238
+    assert [float(bar.get("height")) for bar in bars] == pytest.approx([0, 238 * 25 / 80, 238 * 75 / 80], abs=0.01)
     assert re.findall(r"[\d.]+", bars[1].find("title").text) == ["0.1", "0.5", "5"]
     assert float(bars[1].get("x")) == pytest.approx(48 + 166 + 2)
+
+
+def test_histogram_of_two_series_compares_shares():
+    """Splits of different size with the same sizes of boxes have equally high bars, side by side."""
+    html = histogram([("train", [30, 10]), ("validation", [3, 1])], [0, 1, 2], Axes("Size", "%"), SIZE)
+    first, second, third, fourth = svg_of(html).findall("rect")
+    assert first.get("height") == third.get("height") and second.get("height") == fourth.get("height")
+    assert float(first.get("x")) + float(first.get("width")) <= float(third.get("x")) < float(second.get("x"))
+    assert first.get("class") != third.get("class")
+    assert [key.tail for key in ElementTree.fromstring(html).iter("i")] == ["train", "validation"]
+
+
+def test_line_chart_whole_x_has_whole_ticks_only():
+    series = Series("a", [1, 2, 3], [1, 2, 3])
+    for whole, expected in ((True, ["1", "2", "3"]), (False, ["1", "1.5", "2", "2.5", "3"])):
+        svg = svg_of(line_chart([series], Axes("Epoch", "Loss", whole_x=whole), SIZE))
+        texts = [t.text for t in svg.findall("text") if float(t.get("y")) == 300 - 36 + 15]
+        assert texts == expected, whole
+
+
+def test_histogram_without_counts_is_an_empty_note():
+    html = histogram([("train", [0, 0])], [0, 1, 2], Axes("Size", "Boxes"))
+    assert ElementTree.fromstring(html).get("class") == "empty"
+
+
+def test_histogram_wrong_number_of_edges_raises():
+    with pytest.raises(ValueError, match="^train: "):
+        histogram([("train", [1, 2])], [0, 1], Axes("Size", "Boxes"))

@@ -9,6 +9,7 @@ from helpers.data import HeardProgress, label_set, memory_images
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
+from ssd_train.visualization.draw import CLASS_COLOURS
 
 BOX = [[8, 6, 32, 24]]
 
@@ -30,7 +31,7 @@ def test_labelled_sheet_scales_boxes_with_the_image(size_wh, pixels_wh):
     rows, columns = np.nonzero((np.abs(sheet.astype(int) - 40) < 3).all(axis=2))
     picture = sheet[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = picture.shape[:2]
-    rows, columns = np.nonzero(picture.mean(axis=2) > 250)  # boxes are white
+    rows, columns = np.nonzero((picture == CLASS_COLOURS[0]).all(axis=2))  # boxes have the colour of their class
     assert columns.min() == pytest.approx(width * 0.2, abs=3)
     assert columns.max() + 1 == pytest.approx(width * 0.8, abs=3)
     assert rows.min() == pytest.approx(height * 0.2, abs=3)

@@ -10,6 +10,7 @@ from ssd_train.errors import DataError
 from ssd_train.visualization import fonts
 from ssd_train.visualization.draw import (
     CLASS_COLOURS,
+    FALSE_STYLE,
     TRUTH_STYLE,
     WHITE,
     BoxLabels,
@@ -57,13 +58,37 @@ def test_draw_detections_and_truth_keep_the_input_image():
 
 
 def test_draw_truth_is_dashed_white_and_detections_are_solid():
-    truth = draw_labels(grey(), LabeledImage("a", [[20, 20, 180, 100]], [0]), NAMES, labelled=[False])
+    truth = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [WHITE], TRUTH_STYLE)
     top = truth[20, 20:180]
     assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
     # dark between the dashes: visible on a white background
     assert top[(top != WHITE).any(axis=1)].max() < 100
     solid = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
     assert (solid[20, 20:180] == CLASS_COLOURS[0]).all()
+
+
+def test_draw_false_positive_is_dotted_in_its_colour_with_a_black_label():
+    box = np.array([[20, 40, 180, 110]])
+    drawn = draw_boxes(grey(), box, ["x"], [CLASS_COLOURS[0]], FALSE_STYLE)
+    bottom = drawn[109, 20:180]
+    coloured = (bottom == CLASS_COLOURS[0]).all(axis=1)
+    assert 0.3 < coloured.mean() < 0.7 and np.abs(np.diff(coloured.astype(int))).sum() > 40
+    hit = draw_boxes(grey(), box, ["x"], [CLASS_COLOURS[0]])
+    assert np.median(drawn[26:38, 21:27]) < 60 < 100 < np.median(hit[26:38, 21:27].max(axis=2))
+
+
+def test_draw_marked_box_is_tinted_with_a_thicker_line():
+    box = np.array([[20, 40, 180, 110]])
+    marks = [BoxLabels(box, [""], [CLASS_COLOURS[0]], marked=np.array([marked])) for marked in (False, True)]
+    plain, marked = (draw_marks(grey(), one) for one in marks)
+    assert tuple(plain[75, 100]) == tuple(grey()[75, 100]) != tuple(marked[75, 100])
+    widths = [(drawn[75, 15:60] == CLASS_COLOURS[0]).all(axis=1).sum() for drawn in (plain, marked)]
+    assert widths[1] == 2 * widths[0]
+
+
+def test_draw_labels_have_class_colours():
+    drawn = draw_labels(grey(), LabeledImage("a", [[5, 30, 80, 100], [110, 30, 190, 100]], [0, 1]), NAMES)
+    assert tuple(drawn[60, 5]) == CLASS_COLOURS[0] and tuple(drawn[60, 110]) == CLASS_COLOURS[1]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,7 @@ def test_draw_detections_and_truth_scale_boxes_to_the_image():
     drawn = draw_detections(grey(200, 120), detected, NAMES, 0.3)
     assert tuple(drawn[100, 100]) == CLASS_COLOURS[0] and tuple(drawn[119, 150]) == CLASS_COLOURS[0]
     truth = draw_labels(grey(200, 120), LabeledImage("a", [[200, 120, 400, 240]], [0], (400, 240)), NAMES)
-    assert tuple(truth[60, 100]) == WHITE
+    assert tuple(truth[60, 100]) == CLASS_COLOURS[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage
 from ssd_train.evaluation.metrics import MeanAveragePrecision
 from ssd_train.visualization.draw import CLASS_COLOURS
-from ssd_train.visualization.error_analysis import crop_around, draw_scene, match
+from ssd_train.visualization.error_analysis import Focus, MatchResult, crop_around, draw_scene, drawn_detections, match
 from ssd_train.visualization.report_data import Sample
 
 A, B = (10, 10, 50, 50), (100, 10, 140, 50)
@@ -107,10 +107,43 @@ def test_crop_around_contains_all_boxes():
 
 def test_draw_scene_crop_enlarges_the_box():
     case = sample([], [(0, 0.9, (90, 50, 110, 70))])
-    drawn = draw_scene(case, match(case, 0.3), NAMES, (400, 400), np.array([[90, 50, 110, 70]], np.float32))
-    # a crop of 50 pixels, four times as large: the box begins 15 pixels into it
+    drawn = draw_scene(case, match(case, 0.3), NAMES, (400, 400), Focus(detections=[0]))
+    # a crop of 50 pixels, four times as large: the box begins 15 pixels into it, and is tinted
     assert drawn.shape == (200, 200, 3)
-    assert tuple(drawn[100, 60]) == CLASS_COLOURS[0] and tuple(drawn[100, 100]) == (128, 128, 128)
+    assert (drawn[70:130, 60] == CLASS_COLOURS[0]).all(axis=1).any()
+    assert tuple(drawn[20, 100]) == (128, 128, 128) != tuple(drawn[100, 100])
+
+
+@pytest.mark.parametrize(
+    "labels, hits, false, expected",
+    [
+        pytest.param(3, 2, 40, (2, 4), id="weak model"),
+        pytest.param(3, 3, 0, (3, 0), id="good model"),
+        pytest.param(0, 0, 40, (0, 2), id="no label"),
+        pytest.param(1, 0, 1, (0, 1), id="few"),
+    ],
+)
+def test_drawn_detections_are_at_most_twice_the_labels(labels, hits, false, expected):
+    correct = np.zeros(hits + false, bool)
+    correct[len(correct) - hits :] = True  # the hits score lowest, and are drawn all the same
+    matching = MatchResult(None, np.zeros((labels, 4)), np.zeros(labels, bool), correct)
+    drawn = drawn_detections(matching, np.arange(len(correct)), labels)
+    assert (int(correct[drawn].sum()), int((~correct[drawn]).sum())) == expected
+    assert sorted(drawn[~correct[drawn]]) == list(range(expected[1])), "the best of them"
+
+
+def test_drawn_detections_keep_the_marked_one():
+    matching = MatchResult(None, np.zeros((1, 4)), np.ones(1, bool), np.array([True] * 5 + [False]))
+    assert 5 in drawn_detections(matching, np.arange(6), 1, [5])
+
+
+def test_draw_scene_false_positive_looks_unlike_a_hit():
+    case = sample([(0, A)], [(0, 0.9, A), (0, 0.8, (120, 20, 180, 80))])
+    drawn = draw_scene(case, match(case, 0.3), NAMES, (200, 120))
+    (x1, _, x2, y2) = A
+    hit, false = drawn[y2 - 1, x1:x2], drawn[79, 120:180]
+    assert (hit == CLASS_COLOURS[0]).all(axis=1).mean() > 0.9
+    assert (false == CLASS_COLOURS[0]).all(axis=1).mean() < 0.7
 
 
 def test_draw_scene_image_function_equals_array():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers.services import CHROMIUM, Browser
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.visualization.report import render, write_report
@@ -78,7 +80,7 @@ def test_render_contains_scores_curves_and_settings(make_report):
         "Recall 0.848",
     ):
         assert expected in text
-    assert "False positives 0.08" in text and "Pictures 61" in text and "best epoch 22" in text
+    assert "False positives 0.08" in text and "Images 61" in text and "best epoch 22" in text
     assert "apple 0.950 0.600 0.700 0.900 140" in text
     assert "box loss, validation: 1.3649 at epoch 24" in text and "COCO mAP: 0.5031 at epoch 24" in text
     assert "labelling failed 4 train.manifest:3 train.manifest:17 train.manifest:40 and 1 more" in text
@@ -170,3 +172,78 @@ def test_write_report_is_utf8(tmp_path, make_report):
         and "设备" in text
         and [p.name for p in tmp_path.iterdir()] == ["report.html"]
     )
+
+
+def test_render_head_has_verdict_command_duration_and_steps(make_report):
+    report = dataclasses.replace(make_report(), command="ssd-train train --train 'my set'", seconds=754)
+    page = Page(render(report))
+    text = " ".join(page.text.split())
+    head = text[: text.index("Scores Training")]
+    for expected in ("Finds 8 of 10 objects", "ssd-train train --train 'my set'", "trained for 13 min", "Next steps"):
+        assert expected in head
+    assert "mobilenet1.0 at 300 px" in head
+
+
+def test_render_intervals_sizes_and_confusion(make_report):
+    report = make_report()
+    details = {
+        "intervals": {"mAP": [0.47, 0.55], "mAP@0.5": None},
+        "by_size": {"small": {"AP": 0.125, "boxes": 17}, "medium": {"AP": None, "boxes": 0}},
+        "confusion": [[101, 7, 0, 31], [0, 52, 0, 3], [0, 0, 44, 2], [9, 0, 1, 0]],
+    }
+    text = " ".join(Page(render(dataclasses.replace(report, scores={**report.scores, **details}))).text.split())
+    assert "mAP 0.512 95 % interval 0.470 to 0.550" in text
+    assert "mAP@0.5 0.873 COCO" in text
+    assert "small below 32 x 32 px 0.125 17 medium 32 x 32 to 96 x 96 px n/a 0" in text
+    assert "apple 101 7 0 31 pear 0 52 0 3 设备 0 0 44 2 background 9 0 1" in text
+
+
+def test_render_many_classes_list_the_most_frequent_confusions(make_report):
+    names = [f"class {index}" for index in range(40)]
+    matrix = np.zeros((41, 41), int)
+    np.fill_diagonal(matrix, 50)
+    matrix[3, 7], matrix[40, 5] = 12, 30
+    report = make_report(names, epochs=4, pictures=2)
+    report = dataclasses.replace(report, scores={**report.scores, "confusion": matrix.tolist()})
+    text = " ".join(Page(render(report)).text.split())
+    assert "Labelled Detected Boxes background class 5 30 class 3 class 7 12" in text
+
+
+def test_render_score_curve_marks_the_chosen_score():
+    score = np.linspace(0.9, 0.1, 500)
+    curve = {"score": score, "recall": 1 - score, "precision": score}
+    text = render(bare(score_curve=curve, threshold=0.5))
+    assert "chosen score 0.50" in text
+    # 2 * 0.5 * 0.5 / 1
+    assert re.search(r"F1: 0\.5000 at score 0\.(499|5)", text)
+
+
+def test_render_validation_losses_are_beside_those_of_training():
+    rows = [
+        {"epoch": e, "CrossEntropy": 3.0, "SmoothL1": 1.0, "val_CrossEntropy": 3.5, "val_SmoothL1": 1.5} for e in (1, 2)
+    ]
+    text = render(bare(history=rows))
+    for name in ("class loss, validation: 3.5000", "box loss, validation: 1.5000"):
+        assert f"{name} at epoch 2" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_image_enlarges_on_click_and_on_enter_in_a_browser(tmp_path, make_report):
+    write_report(tmp_path / "report.html", make_report(pictures=4))
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        size = "(() => { const r = document.querySelector('.zoom img').getBoundingClientRect(); return r.width; })()"
+        before = browser.value(size)
+        browser.value("document.querySelector('.zoom summary').click()")
+        enlarged = browser.value(size)
+        assert enlarged > 2 * before and enlarged > 0.9 * browser.value("innerWidth")
+        browser.value("document.querySelector('.zoom summary').click()")
+        assert browser.value(size) == before
+        browser.value("document.querySelector('.zoom summary').focus()")
+        for kind in ("keyDown", "keyUp"):
+            browser.call(
+                "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
+            )
+        assert browser.value(size) == enlarged
+        fetched = [address for address in browser.addresses() if not address.startswith("data:")]
+        assert browser.complaints() == [] and len(fetched) == 1

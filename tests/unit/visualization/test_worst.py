@@ -43,8 +43,8 @@ def test_worst_cases_false_positives_are_ranked_by_score():
     ]
     worst = worst_cases(samples, NAMES, 0.3, limit=10)
     assert [(case.name, case.caption) for case in worst.false_positives] == [
-        ("high", "pear 0.80: no object here"),
-        ("low", "apple 0.40: no object here"),
+        ("high", "pear 0.80: no label here"),
+        ("low", "apple 0.40: no label here"),
     ]
 
 
@@ -66,11 +66,11 @@ def test_worst_cases_miss_has_its_reason(detected, expected):
 @pytest.mark.parametrize(
     "detected, expected",
     [
-        pytest.param([(0, 0.9, B)], "apple 0.90: no object here", id="background"),
+        pytest.param([(0, 0.9, B)], "apple 0.90: no label here", id="background"),
         pytest.param([(1, 0.9, A)], "pear 0.90: labelled apple", id="other class"),
         pytest.param([(0, 0.9, (30, 10, 70, 50))], "apple 0.90: IoU with apple is only 0.33", id="loose box"),
         pytest.param([(0, 0.9, A), (0, 0.5, A)], "apple 0.50: second box on one object", id="twice"),
-        pytest.param([(5, 0.9, B)], "#5 0.90: no object here", id="unknown class"),
+        pytest.param([(5, 0.9, B)], "#5 0.90: no label here", id="unknown class"),
     ],
 )
 def test_worst_cases_false_positive_has_its_reason(detected, expected):

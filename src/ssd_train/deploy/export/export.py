@@ -3,6 +3,7 @@
     symbol       MXNet's deployment files (artifacts/symbol_format.py), in a folder
     int8         the same with 8-bit convolutions, for CPUs
     onnx         an ONNX file
+    onnx-raw     the same without NMS: scores and boxes of all anchors, for runtimes that lack NonMaxSuppression
     onnx-int8    the same with 8-bit convolutions
 
 32-bit exports must give the same detections as the model. 8-bit exports cannot; their mAP must be about as high.
@@ -17,7 +18,7 @@ from typing import Iterator, NoReturn, Optional, Sequence, Union
 
 import numpy as np
 
-from ssd_train.artifacts.metadata import ExportMetadata
+from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, INPUT, is_converted
@@ -31,8 +32,8 @@ from ssd_train.deploy.export.builtin_onnx import write_builtin_onnx
 from ssd_train.deploy.export.onnx import Change, write_onnx
 from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
 from ssd_train.deploy.gluon_backend import GluonEngine
-from ssd_train.deploy.onnx_backends import OnnxEngine
-from ssd_train.deploy.parity import Agreement, compare
+from ssd_train.deploy.onnx_backends import OnnxEngine, run_raw
+from ssd_train.deploy.parity import Agreement, compare, compare_candidates
 from ssd_train.deploy.symbol import (
     SymbolParts,
     check_same_model,
@@ -165,7 +166,7 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Verificat
 
     Args:
         folder: the model folder.
-        format: symbol, int8, onnx or onnx-int8.
+        format: symbol, int8, onnx, onnx-raw or onnx-int8.
         output: a folder, or for ONNX a file.
         input: input of the ONNX file, see description.INPUTS.
         proof: how the export is verified.
@@ -187,6 +188,15 @@ def _symbol(folder: Path, output: Path, input: str, proof: VerificationOptions, 
 def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     model = open_exportable(folder)
     images = _comparison_images(model, proof)
+    progress.info(f"compared on {len(images)} images: {write_verified_onnx(model, output, input, images)}")
+
+
+def write_verified_onnx(model: Exportable, output: Path, input: str, images: np.ndarray) -> Agreement:
+    """Write an ONNX file that gives the same detections on `images`, uint8 (B, side, side, 3), as `model`.
+
+    Raises:
+        SsdTrainError: it gives other detections; nothing was written.
+    """
     with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input)
         engine = model.engine()
@@ -194,6 +204,21 @@ def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, pr
         # the engine of a converted model does not return candidates
         candidates = (lambda i: engine.candidates(images[i])) if isinstance(engine, GluonEngine) else None
         agreement = compare(expected, actual, candidates)
+        agreement.raise_for_mismatch(f"{output}: the exported network")
+    return agreement
+
+
+def _onnx_raw(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
+    model = open_exportable(folder)
+    if not isinstance(model, TrainedModel):
+        raise ConfigError(f"nms: found 0 for {folder}, a converted model, expected a model trained by ssd_train")
+    images = _comparison_images(model, proof)
+    with _prepared_file(output, model) as prepared:
+        model.write_onnx(prepared, input, RAW_KIND)
+        engine = model.engine()
+        expected = [engine.candidates(image) for image in images]
+        scores, boxes = run_raw(prepared, images)
+        agreement = compare_candidates(expected, scores, boxes)
         agreement.raise_for_mismatch(f"{output}: the exported network")
     progress.info(f"compared on {len(images)} images: {agreement}")
 
@@ -214,7 +239,7 @@ def _onnx_int8(folder: Path, output: Path, input: str, proof: VerificationOption
         _check_map(model, OnnxEngine(prepared), proof, progress)
 
 
-_EXPORTS = {"symbol": _symbol, "onnx": _onnx, "int8": _int8, "onnx-int8": _onnx_int8}
+_EXPORTS = {"symbol": _symbol, "onnx": _onnx, RAW_KIND: _onnx_raw, "int8": _int8, "onnx-int8": _onnx_int8}
 
 
 def _check_map(model: Exportable, engine: Engine, proof: VerificationOptions, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Opt
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import ExportMetadata
+from ssd_train.artifacts.metadata import RAW_KIND, RAW_OUTPUTS, ExportMetadata
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import DependencyError, SsdTrainError
 from ssd_train.model.anchors import anchor_layout, make_anchors
@@ -327,6 +327,19 @@ def add_detection(
     return propagate_nan(graph, _rows(graph, best, index, boxes, anchors), class_scores, name)
 
 
+def add_raw_outputs(graph: GraphBuilder, class_scores: str, boxes: str, anchors: int, classes: int) -> List[Value]:
+    """Add softmax; return the outputs of a graph without NMS, named RAW_OUTPUTS."""
+    probabilities = graph.add("Softmax", class_scores, axis=2)  # (N, A, C + 1), background first
+    scores = graph.add(
+        "Slice",
+        probabilities,
+        *(graph.constant([value], dtype=np.int64) for value in (1, classes + 1, 2)),
+        name=RAW_OUTPUTS[0],
+    )
+    corners = graph.add("Identity", boxes, name=RAW_OUTPUTS[1])
+    return [Value(scores, FLOAT, ["N", anchors, classes]), Value(corners, FLOAT, ["N", anchors, 4])]
+
+
 def propagate_nan(graph: GraphBuilder, rows: str, class_scores: str, name: str) -> str:
     """Set the rows (N, P, 6) of images with NaN scores to NaN.
 
@@ -401,6 +414,8 @@ def write_onnx(
 ) -> None:
     """Write `model` to the file `path`.
 
+    Of kind RAW_KIND it ends before NMS, with the outputs "scores" (N, A, C) and "boxes" (N, A, 4).
+
     Args:
         model: the trained model.
         path: the file.
@@ -422,6 +437,13 @@ def write_onnx(
         heads = [Value(name, FLOAT, ["N", len(anchors), None]) for name in (class_scores, offsets)]
         graph.load(change(graph.to_model(entry, heads)))
     boxes = add_decoding(graph, offsets, anchors, (float(STDS[0]), float(STDS[2])))
+    if kind == RAW_KIND:
+        save_model(
+            graph.to_model(entry, add_raw_outputs(graph, class_scores, boxes, len(anchors), class_count)),
+            path,
+            description,
+        )
+        return
     rules = Suppression(config.nms_threshold, config.candidates, model.post_nms, SCORE_THRESHOLD)
     add_detection(graph, class_scores, boxes, (len(anchors), class_count), rules, OUTPUT)
     rows = min(model.post_nms, len(anchors) * class_count)

@@ -1,6 +1,7 @@
 """HTTP server: a Starlette application with the routes of a SageMaker endpoint.
 
-    GET  /               page that shows the boxes of an image dropped on it
+    GET  /               page that shows the boxes of images dropped on it
+    GET  /sample         a drawn image for that page
     GET  /ping           200 while the server runs
     POST /invocations    image to detections, in the formats of codec.py; also a form with one file
                          (`curl -F image=@x.jpg`)
@@ -15,14 +16,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
+import json
 import math
 import re
 import time
 import traceback
+from html import escape
 from pathlib import Path
 from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterator, Optional
 
+from ssd_train.data.image_io import encode_jpeg
 from ssd_train.deploy.codec import (
     RequestError,
     RequestLimits,
@@ -50,7 +55,7 @@ except ImportError as error:
         f"Starlette cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
     ) from None
 
-TOO_SLOW, BAD_LENGTH, FAULT, BUSY = 408, 400, 500, 503
+TOO_SLOW, BAD_LENGTH, FAULT, UNAVAILABLE, BUSY = 408, 400, 500, 501, 503
 BODY_SECONDS = 60.0
 # Limits for reading on after a request is refused: enough for the client to finish and read the reason, too little to
 # keep the server busy.
@@ -60,14 +65,19 @@ PAGE = Path(__file__).with_name("page.html").read_bytes()
 
 
 def make_app(
-    detector: Detector, limits: RequestLimits, queue: int, progress: Progress, threshold: Optional[float] = None
+    detector: Detector,
+    limits: RequestLimits,
+    queue: int,
+    progress: Progress,
+    threshold: Optional[float] = None,
+    name: str = "the model",
 ) -> Starlette:
-    """Return the application; `state.service` holds its metrics.
+    """Return the application; `state.service` holds its metrics, and its page calls the model `name`.
 
     Internal errors are logged as warnings. The page first shows boxes of at least `threshold`; None: the model's own.
     """
     service = _Service(detector, limits, queue, progress)
-    page = page_at(detector.score_threshold if threshold is None else threshold)
+    page = page_of(detector, name, detector.score_threshold if threshold is None else threshold)
 
     async def show_page(_: Request) -> Response:
         """Handle GET /."""
@@ -82,6 +92,7 @@ def make_app(
     app = Starlette(
         routes=[
             Route("/", show_page),
+            Route("/sample", _sample),
             Route("/ping", _ping),
             Route("/metrics", service.show_metrics),
             Route(INVOCATIONS, service.invoke, methods=["POST"]),
@@ -117,7 +128,7 @@ class _Service:
             self.metrics.count(error.status_code)
         expected = "POST" if request.url.path == INVOCATIONS else "GET"
         what = {
-            404: f"found no such page, expected one of /, /ping, /metrics, {INVOCATIONS}",
+            404: f"found no such page, expected one of /, /ping, /metrics, /sample, {INVOCATIONS}",
             405: f"method: found {request.method}, expected {expected}",
         }
         return _text_response(error.status_code, what.get(error.status_code, error.detail), error.headers)
@@ -221,12 +232,38 @@ async def _ping(request: Request) -> Response:
     return _response(b'{"status": "Healthy"}\n', "application/json")
 
 
-def page_at(threshold: float) -> bytes:
-    """Return the page with its slider at `threshold`, rounded down to the slider's step."""
-    shown = f"{math.floor(threshold * 100) / 100:.2f}".encode("ascii")
-    return PAGE.replace(b'value="0.3"', b'value="' + shown + b'"').replace(
+def page_of(detector: Detector, name: str, threshold: float) -> bytes:
+    """Return the page with a description of the model and its slider at `threshold`, rounded down to its step."""
+    engine = detector.engine
+    model = {
+        "name": name,
+        "class_names": list(detector.class_names),
+        "image_shape": engine.side,
+        "engine": engine.name,
+        "score_threshold": engine.score_threshold,
+    }
+    shown = f"{math.floor(threshold * 100 + 1e-9) / 100:.2f}".encode("ascii")
+    page = PAGE.replace(b'data-model="{}"', f'data-model="{escape(json.dumps(model))}"'.encode("ascii"))
+    return page.replace(b'value="0.3"', b'value="' + shown + b'"').replace(
         b">0.30</output>", b">" + shown + b"</output>"
     )
+
+
+async def _sample(request: Request) -> Response:
+    """Return a drawn image, as those of the demo."""
+    try:
+        image = await asyncio.get_running_loop().run_in_executor(None, _draw_sample)
+    except DependencyError as error:
+        return _text_response(UNAVAILABLE, str(error))
+    return _response(image, "image/jpeg")
+
+
+@functools.lru_cache(maxsize=1)
+def _draw_sample() -> bytes:
+    from ssd_train.data.synthetic import draw_logo_set  # only where it is asked for
+
+    (sample,) = draw_logo_set(1, seed=3)
+    return encode_jpeg(sample.image)
 
 
 def _response(body: bytes, kind: str, status: int = 200, headers: Any = None) -> Response:

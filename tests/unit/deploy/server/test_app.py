@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import re
 import subprocess
@@ -25,6 +26,7 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.server import app as module
 from ssd_train.deploy.server.app import make_app
 from ssd_train.deploy.server.forms import file_in_form
+from ssd_train.errors import DependencyError
 
 ROWS = np.array([[1, 0.9, 10, 10, 20, 40], [-1, 0, 0, 0, 0, 0]], np.float32)
 PNG = encode_png(np.random.RandomState(1).randint(0, 256, (40, 80, 3)).astype(np.uint8))
@@ -108,7 +110,12 @@ def test_a_picture_is_answered():
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     "path, content_type",
-    [("/ping", "application/json"), ("/", "text/html; charset=utf-8"), ("/metrics", "text/plain; version=")],
+    [
+        ("/ping", "application/json"),
+        ("/", "text/html; charset=utf-8"),
+        ("/metrics", "text/plain; version="),
+        ("/sample", "image/jpeg"),
+    ],
 )
 def test_what_is_there_to_get(method, path, content_type):
     found = said(make_server()[0], method, path)
@@ -250,6 +257,33 @@ def test_page_slider_starts_at_the_threshold(given, shown):
     page = said(app, "GET", "/").body.decode()
     (slider,) = re.findall(r'<input id="threshold"[^>]*>', page)
     assert f' value="{shown}"' in slider and f'<output id="shown" for="threshold">{shown}</output>' in page
+
+
+@pytest.mark.parametrize("name", ["fruit", '"><script>alert(1)</script>', "模型 & more"])
+def test_page_description_is_escaped_json(name):
+    app = make_app(Detector(SlowEngine()), LIMITS, 4, HeardProgress(), name=name)
+    page = said(app, "GET", "/").body.decode()
+    (main,) = re.findall(r'<main id="main" data-model="([^"]*)">', page)
+    model = json.loads(html.unescape(main))
+    assert (model["name"], model["class_names"], model["image_shape"]) == (name, ["cat", "dog"], 40)
+    assert model["score_threshold"] == 0.57
+    assert page.count("<script>") == 1
+
+
+def test_sample_can_be_sent_back():
+    server, _ = make_server()
+    image = said(server, "GET", "/sample").body
+    assert image == said(server, "GET", "/sample").body
+    assert said(server, "POST", "/invocations", {"content-type": "image/jpeg"}, [image]).status == 200
+
+
+def test_sample_without_opencv_is_an_error_line(monkeypatch):
+    def missing():
+        raise DependencyError("OpenCV cannot be imported")
+
+    monkeypatch.setattr(module, "_draw_sample", missing)
+    found = said(make_server()[0], "GET", "/sample")
+    assert found.status == 501 and found.body == b"OpenCV cannot be imported\n"
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_may_do_nothing_else():
