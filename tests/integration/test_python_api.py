@@ -143,6 +143,7 @@ def test_load_labels_gives_records_and_names(data):
         ({"epochs": 0}, "epochs: "),
         ({"model_dir": "s3://bucket/model"}, "found s3://bucket/model, expected a local folder"),
         ({"devices": "tpu"}, "devices: found 'tpu'"),
+        ({"weights_dir": "none", "use_pretrained_model": 1}, "weights_dir: found no folder none"),
     ],
 )
 def test_train_arguments_that_cannot_be_used(data, tmp_path, monkeypatch, arguments, expected):

@@ -39,7 +39,7 @@ from ssd_train.training.step import ModelEMA, TrainStep
 
 # advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
-    f"which is the channel of that name, or give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file "
+    f"or give a channel {' or '.join(CHANNELS['pretrained'])} with a .params file "
     "of GluonCV or a model, or use_pretrained_model 0 to start from random weights"
 )
 CACHE_FRACTION = 0.5  # fraction of the memory that is free when the job starts
@@ -228,6 +228,8 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
         if note:
             progress.info(note)
         advice = IN_A_JOB if environment.on_sagemaker else ADVICE
+        if file.name.startswith("ssd_"):
+            advice = f"or zoo imagenet to start from the backbone alone, {advice}"
         path = find_weights(file, environment.weights_dir, progress, advice)
         weights = InitialWeights(path, heads=not config.auto_anchors)
     else:
