@@ -132,7 +132,7 @@ $(VENV)/.runtime: $(REQUIREMENTS) setup.py
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt \
+$(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt requirements/tensorboard.txt \
 		requirements/docs.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
 	touch $@
