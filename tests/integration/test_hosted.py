@@ -145,7 +145,7 @@ def weights(base):
     [
         ({"model_algo_1-0000.params": b"x"}, "found an artifact of the built-in algorithm"),
         ({"model.tar.gz": b"\x1f\x8b no"}, "model.tar.gz: damaged"),
-        ({}, r"found 0 .params files"),
+        ({}, r"found 0 .params"),
         ({"a.params": b"no"}, "a.params: found no readable weights"),
     ],
     ids=["builtin", "damaged", "empty", "not-weights"],

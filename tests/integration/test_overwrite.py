@@ -74,6 +74,8 @@ def test_train_overwrite_replaces_the_model_and_the_report(data, other_data, tmp
     assert after["labels_sha256"]["training"] != config["labels_sha256"]["training"]
     assert after["labels_sha256"]["validation"] == config["labels_sha256"]["validation"]
     assert (tmp_path / "output" / "report.html").read_bytes() != report
+    used = (tmp_path / "output" / "config.yaml").read_text().splitlines()
+    assert used and not [line for line in used if line.startswith("overwrite:")]
     assert [name for name in content(tmp_path) if name.startswith("weights-")] == [after["weights"]["file"]]
 
 

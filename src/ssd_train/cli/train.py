@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
     only_dry = vars(known).pop("dry_run", False)
-    given = dict(vars(known))
+    given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for this run only
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
@@ -130,13 +130,15 @@ def train(
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
+                export_model(trainer)  # first: a host that is taken back gives two minutes
                 best = trainer.best and add_details(trainer.best, trainer)
-                progress.info(f"report: {write_results(trainer, best, started, f'The run ended early: {error}')}")
+                progress.info(f"report: {write_run_report(trainer, best, started, f'The run ended early: {error}')}")
             raise
         if isinstance(best, WorkerResult):
             return best
+        export_model(trainer)
         best = add_details(best, trainer)
-        report = write_results(trainer, best, started)
+        report = write_run_report(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
 
 
@@ -159,17 +161,9 @@ def command_line(command: str, arguments: Sequence[str]) -> str:
     return redact(" ".join(["ssd-train", command, *map(shlex.quote, arguments)]))
 
 
-def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str, note: str = "") -> Path:
-    """Export the best model of a run and write the report; return the report's path.
-
-    Args:
-        trainer: the run.
-        best: the evaluation of its best model; None: the report shows the scores in its config.json and no images.
-        started: date and time of the start.
-        note: a remark on the whole run, for the report.
-    """
+def export_model(trainer: "Trainer") -> None:
+    """Write the deployment files of the best model of a run, unless they are there."""
     from ssd_train.deploy.deployment import export_best_model
-    from ssd_train.visualization.report import write_report
 
     environment, setup = trainer.environment, trainer.setup
     export_best_model(
@@ -179,7 +173,20 @@ def write_results(trainer: "Trainer", best: "Optional[Evaluation]", started: str
         trainer.progress,
         with_onnx=not environment.on_sagemaker,  # a job's archive holds what an endpoint needs
     )
-    report = environment.output_dir / REPORT
+
+
+def write_run_report(trainer: "Trainer", best: "Optional[Evaluation]", started: str, note: str = "") -> Path:
+    """Write the report of a run; return its path.
+
+    Args:
+        trainer: the run.
+        best: the evaluation of its best model; None: the report shows the scores in its config.json and no images.
+        started: date and time of the start.
+        note: a remark on the whole run, for the report.
+    """
+    from ssd_train.visualization.report import write_report
+
+    report = trainer.environment.output_dir / REPORT
     data = _report_data(trainer, best, started)
     write_report(report, dataclasses.replace(data, notes=(note,) if note else ()))
     return report
