@@ -21,6 +21,7 @@ from ssd_train.storage import atomic
 from ssd_train.storage.atomic import finished_dirs, verify_checksums
 from ssd_train.training.checkpoint import Checkpoints, TrainState
 from ssd_train.training.schedule import BestTracker
+from ssd_train.training.step import ModelEMA
 
 mx = mxnet_compat.mxnet()
 FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "training labels": "abc"}
@@ -39,8 +40,7 @@ def best(tmp_path):
     return tmp_path / "best"
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("devices", ["cpu", "cpu:1", "cpu:1,cpu:2"])
+@pytest.mark.parametrize("optimizer, devices", [("sgd", "cpu"), ("adam", "cpu:1"), ("adam", "cpu:1,cpu:2")])
 def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
     unbroken, broken, resumed = (saved_learner(optimizer, contexts(devices), seed) for seed in (1, 1, 4))
     for step in range(4):
@@ -57,6 +57,18 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
         first, *others = (array.asnumpy() for array in parameter.list_data())
         assert all(np.array_equal(first, other) for other in others), parameter.name
     assert_equal(SavedModel.load(tmp_path / "model").build(), make_net(7))
+
+
+def test_restore_continues_the_average(tmp_path, best):
+    broken, resumed = saved_learner(), saved_learner(seed=4)
+    for seed, learner in ((1, broken), (4, resumed)):
+        learner.average = ModelEMA(make_net(seed), learner.net, 0.9)
+    for step in range(3):
+        broken.step(noise_batch(step), 0.01)
+    Checkpoints(tmp_path / "c").save(state(), broken, best)
+    Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "model")
+    assert resumed.average.updates == 3
+    assert_equal(resumed.average.net, broken.average.net)
 
 
 def newest(checkpoints):
