@@ -20,6 +20,7 @@ from ssd_train.errors import CheckpointError, TrainingDiverged, WeightsError
 from ssd_train.storage import atomic
 from ssd_train.storage.atomic import finished_dirs, verify_checksums
 from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.engine import EpochMeter
 from ssd_train.training.schedule import BestTracker
 from ssd_train.training.step import ModelEMA
 
@@ -69,6 +70,12 @@ def test_restore_continues_the_average(tmp_path, best):
     Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "model")
     assert resumed.average.updates == 3
     assert_equal(resumed.average.net, broken.average.net)
+
+
+def test_train_state_end_epoch_counts_it_and_resets_the_tally():
+    ended = TrainState(tally=EpochMeter(steps=3, images=6, positives=7))
+    ended.end_epoch({"epoch": 0})
+    assert (ended.epoch, ended.tally, ended.history) == (1, EpochMeter(), [{"epoch": 0}])
 
 
 def newest(checkpoints):
