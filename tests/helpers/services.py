@@ -71,7 +71,8 @@ class LightServer:
                 break
         else:
             raise AssertionError("".join(self.said))
-        self.address = self.said[-1].rstrip().rstrip("/").rpartition("http://")[2]
+        self.serving = self.said[-1]  # more lines may follow it
+        self.address = self.serving.rstrip().rstrip("/").rpartition("http://")[2]
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout))
         self._reader.start()
 

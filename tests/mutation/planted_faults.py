@@ -80,7 +80,10 @@ GROUPS: Dict[str, List[str]] = {
     "schedule": ["unit/training/test_schedule.py"],
     "learner": ["unit/training/test_step.py"],
     "engine": ["unit/training/test_engine.py"],
-    "averaging": ["unit/training/test_averaging.py"],
+    "averaging": [
+        "unit/training/test_averaging.py",
+        "unit/training/test_checkpoint.py::test_restore_continues_the_average",
+    ],
     "checkpoint": ["unit/training/test_checkpoint.py", "unit/training/test_optimizer_state.py"],
     "fingerprint": [
         "unit/training/test_fingerprint.py",

@@ -179,7 +179,7 @@ def test_serve_model_folder_exports_onnx_and_agrees(folder, light):
     for flags, engine in (((), "onnxruntime"), (("--engine", "mxnet"), "mxnet")):
         server = LightServer(folder, *flags)
         try:
-            assert f"with {engine} at" in server.said[-1]
+            assert f"with {engine} at" in server.serving
             assert any("exporting" in line for line in server.said) == (engine == "onnxruntime")
             found = ask(server.address, "/invocations", body, "image/jpeg").json["prediction"]
             np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -198,7 +198,7 @@ def test_serve_converted_model_agrees_in_every_format(tmp_path):
     assert converted.engine.name == "symbol"
     server = LightServer(tmp_path / "model")
     try:
-        assert "with onnxruntime at" in server.said[-1] and any("exporting" in line for line in server.said)
+        assert "with onnxruntime at" in server.serving and any("exporting" in line for line in server.said)
         assert ask(server.address, "/ping").status == 200 and b"<title>" in ask(server.address, "/").body
         for accept in ACCEPTS:
             found = ask(server.address, "/invocations", body, "image/png", accept).json

@@ -20,7 +20,9 @@ from ssd_train.errors import CheckpointError, TrainingDiverged, WeightsError
 from ssd_train.storage import atomic
 from ssd_train.storage.atomic import finished_dirs, verify_checksums
 from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.engine import EpochMeter
 from ssd_train.training.schedule import BestTracker
+from ssd_train.training.step import ModelEMA
 
 mx = mxnet_compat.mxnet()
 FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "training labels": "abc"}
@@ -39,8 +41,7 @@ def best(tmp_path):
     return tmp_path / "best"
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("devices", ["cpu", "cpu:1", "cpu:1,cpu:2"])
+@pytest.mark.parametrize("optimizer, devices", [("sgd", "cpu"), ("adam", "cpu:1"), ("adam", "cpu:1,cpu:2")])
 def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
     unbroken, broken, resumed = (saved_learner(optimizer, contexts(devices), seed) for seed in (1, 1, 4))
     for step in range(4):
@@ -57,6 +58,24 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
         first, *others = (array.asnumpy() for array in parameter.list_data())
         assert all(np.array_equal(first, other) for other in others), parameter.name
     assert_equal(SavedModel.load(tmp_path / "model").build(), make_net(7))
+
+
+def test_restore_continues_the_average(tmp_path, best):
+    broken, resumed = saved_learner(), saved_learner(seed=4)
+    for seed, learner in ((1, broken), (4, resumed)):
+        learner.average = ModelEMA(make_net(seed), learner.net, 0.9)
+    for step in range(3):
+        broken.step(noise_batch(step), 0.01)
+    Checkpoints(tmp_path / "c").save(state(), broken, best)
+    Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "model")
+    assert resumed.average.updates == 3
+    assert_equal(resumed.average.net, broken.average.net)
+
+
+def test_train_state_end_epoch_counts_it_and_resets_the_tally():
+    ended = TrainState(tally=EpochMeter(steps=3, images=6, positives=7))
+    ended.end_epoch({"epoch": 0})
+    assert (ended.epoch, ended.tally, ended.history) == (1, EpochMeter(), [{"epoch": 0}])
 
 
 def newest(checkpoints):
