@@ -1,6 +1,6 @@
 """Objects of 20 px in pictures of 2000 px, seen whole and in tiles: how many are found, and how long it takes.
 
-    SSD_TRAIN_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.tiles [--epochs 12] [--pictures 10] [--engine onnxruntime]
+    SSD_TRAIN_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.tiles [--epochs 12] [--pictures 10] [--model FOLDER]
 
 A MobileNet 1.0 SSD is trained at 300 px on drawn pictures of 640 px with objects of 16 to 48 px, from the ImageNet
 weights in the folder that SSD_TRAIN_DATA names. Then it looks at JPEG files of 2000 px with objects of 18 to 22 px.
