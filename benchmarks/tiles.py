@@ -1,6 +1,6 @@
 """Objects of 20 px in pictures of 2000 px, seen whole and in tiles: how many are found, and how long it takes.
 
-    SSD_TRAIN_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.tiles [--epochs 12] [--pictures 10] [--engine onnxruntime]
+    SSD_TRAIN_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.tiles [--epochs 12] [--pictures 10] [--model FOLDER]
 
 A MobileNet 1.0 SSD is trained at 300 px on drawn pictures of 640 px with objects of 16 to 48 px, from the ImageNet
 weights in the folder that SSD_TRAIN_DATA names. Then it looks at JPEG files of 2000 px with objects of 18 to 22 px.
@@ -40,9 +40,13 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=160, help="training pictures")
     parser.add_argument("--pictures", type=int, default=10)
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "openvino", "mxnet"))
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="train there, or use what was trained there")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        detector = trained_detector(Path(folder), flags.trained, flags.epochs, flags.engine)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = flags.model or Path(temporary)
+        if not (folder / "model.onnx").exists():
+            train_model(folder, flags.trained, flags.epochs)
+        detector = Detector(folder / ("model" if flags.engine == "mxnet" else "model.onnx"), "cpu", flags.engine)
         pictures = draw_shapes_set(flags.pictures, 3, LARGE_WH, max_objects=40, empty_fraction=0, sides=SMALL)
         files = [encode_jpeg(picture.image, 95) for picture in pictures]
         for name, tiling in TILINGS.items():
@@ -50,15 +54,14 @@ def main() -> None:
             print(json.dumps({**row, **measure(detector, pictures, files, tiling)}), flush=True)
 
 
-def trained_detector(folder: Path, pictures: int, epochs: int, engine: str) -> Detector:
-    """Train a detector of drawn shapes."""
+def train_model(folder: Path, pictures: int, epochs: int) -> None:
+    """Train a detector of drawn shapes in `folder`, and export it."""
     samples = draw_shapes_set(pictures, 1, TRAINED_WH, max_objects=12, empty_fraction=0.05, sides=OBJECTS)
     images, labels = write_drawn_set(folder / "data", samples, SHAPE_CLASSES, "shapes")
     (weights,) = Path(os.environ["SSD_TRAIN_DATA"], "weights").glob("mobilenet1.0*.params")
     places = {"model_dir": folder / "model", "output_dir": folder / "output", "pretrained": weights}
     train(images, labels, **places, epochs=epochs, mini_batch_size=8, verbose=False)
     write_onnx(SavedModel.load(folder / "model"), folder / "model.onnx")
-    return Detector(folder / "model" if engine == "mxnet" else folder / "model.onnx", "cpu", engine)
 
 
 def measure(detector: Detector, pictures: List[DrawnSample], files: List[bytes], tiling: Tiling) -> Dict[str, Any]:

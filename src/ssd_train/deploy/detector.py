@@ -147,6 +147,7 @@ class _Loaded(NamedTuple):
     prediction: Prediction
     inputs: List[np.ndarray]
     rects: List[Rect]
+    shared: float = 0  # pixels that two neighbouring tiles share at least
 
 
 AnyImage = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
@@ -260,7 +261,8 @@ class Detector:
         if not tiling.side:
             return _Loaded(prediction, [self.to_input(image)], [(0, 0, *size_wh)])
         rects = tile_rects(size_wh, *tiling)
-        return _Loaded(prediction, [self.to_input(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rects], rects)
+        inputs = [self.to_input(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in rects]
+        return _Loaded(prediction, inputs, rects, tiling.side * tiling.overlap)
 
     def _decode(self, ref: ImageRef, tiling: Tiling) -> Tuple[np.ndarray, SizeWH]:
         """Return the image, downscaled unless it is split into tiles, and its full size."""
@@ -279,15 +281,15 @@ class Detector:
         sizes = [(x2 - x1, y2 - y1) for one in loaded for x1, y1, x2, y2 in one.rects]
         batches = (slice(start, start + batch_size) for start in range(0, len(inputs), batch_size))
         parts = itertools.chain.from_iterable(self.predict_inputs(inputs[part], sizes[part]) for part in batches)
-        for prediction, _, rects in loaded:
-            of_tiles = list(itertools.islice(parts, len(rects)))
-            yield prediction._replace(detections=self._merged(of_tiles, rects, prediction)) if rects else prediction
+        for one in loaded:
+            of_tiles = list(itertools.islice(parts, len(one.rects)))
+            yield one.prediction._replace(detections=self._merged(of_tiles, one)) if of_tiles else one.prediction
 
-    def _merged(self, parts: List[Detections], rects: List[Rect], prediction: Prediction) -> Detections:
+    def _merged(self, parts: List[Detections], loaded: _Loaded) -> Detections:
         if len(parts) == 1:
             return parts[0]
-        size_wh = prediction.image_ref.expected_wh
-        return merge_tiles(parts, rects, size_wh, self.engine.nms_threshold)  # type: ignore[arg-type]  # image is decoded
+        *_, (_, _, width, height) = loaded.rects  # the whole image
+        return merge_tiles(parts, loaded.rects, (width, height), loaded.shared, self.engine.nms_threshold)
 
     def _result(self, prediction: Prediction) -> DetectionResult:
         if prediction.detections is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def _starts(length: int, tile: int, overlap: float) -> List[int]:
 
 
 def merge_tiles(
-    parts: Sequence[Detections], rects: Sequence[Rect], size_wh: SizeWH, nms_threshold: float
+    parts: Sequence[Detections], rects: Sequence[Rect], size_wh: SizeWH, shared: float, nms_threshold: float
 ) -> Detections:
     """Merge the detections of tiles by one non-maximum suppression per class.
 
@@ -58,15 +59,20 @@ def merge_tiles(
     tile, which may be part of an object, counts half its score in this order, and is also suppressed by a box of
     another tile that covers most of it.
 
+    Of the whole image only boxes larger than the shared part of two tiles count: smaller objects are whole in a tile,
+    where the network sees them larger.
+
     Args:
         parts: detections of each tile, boxes in pixels of the tile.
-        rects: the tiles, see `tile_rects`.
+        rects: the tiles, and last the whole image, see `tile_rects`.
         size_wh: (width, height) of the image.
+        shared: pixels that two neighbouring tiles share at least.
         nms_threshold: IoU above which the lower score is dropped.
 
     Returns:
         Boxes in pixels of the image, best first.
     """
+    parts = [*parts[:-1], _larger_than(parts[-1], shared)]
     boxes = np.concatenate(
         [part.boxes + np.array([*rect[:2], *rect[:2]], np.float32) for part, rect in zip(parts, rects)]
     )
@@ -81,14 +87,20 @@ def merge_tiles(
         while len(remaining):
             best, remaining = remaining[0], remaining[1:]
             kept.append(best)
-            shared = intersection_matrix(boxes[[best]], boxes[remaining])[0]
+            common = intersection_matrix(boxes[[best]], boxes[remaining])[0]
             own = areas(boxes[remaining])
-            same = shared > nms_threshold * (areas(boxes[[best]])[0] + own - shared)
-            part_of_it = cut[remaining] & (tiles[remaining] != tiles[best]) & (shared > COVERED * own)
+            same = common > nms_threshold * (areas(boxes[[best]])[0] + own - common)
+            part_of_it = cut[remaining] & (tiles[remaining] != tiles[best]) & (common > COVERED * own)
             remaining = remaining[~(same | part_of_it)]
     chosen = np.array(kept, dtype=np.int64)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     return Detections(boxes[chosen], scores[chosen], class_ids[chosen], size_wh)
+
+
+def _larger_than(part: Detections, side: float) -> Detections:
+    """Return the detections with a box whose longer side is at least `side` pixels."""
+    keep = (part.boxes[:, 2:] - part.boxes[:, :2]).max(axis=1, initial=0) >= side
+    return replace(part, boxes=part.boxes[keep], scores=part.scores[keep], class_ids=part.class_ids[keep])
 
 
 def _at_inner_edge(boxes: np.ndarray, rect: Rect, size_wh: SizeWH) -> np.ndarray:

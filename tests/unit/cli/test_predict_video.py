@@ -13,6 +13,7 @@ from ssd_train.cli import predict as command
 from ssd_train.cli.main import main
 from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.detector import Detector
+from ssd_train.deploy.evaluate import match_names
 from ssd_train.evaluation.predictions import read_predictions
 
 SIZE_WH, RATE, COUNT = (160, 120), 5, 12
@@ -112,6 +113,15 @@ def test_tiles_of_frames(tmp_path, predict):
     assert predict(video, "--output", tmp_path / "a.jsonl", "--tile", 120) == 0
     (first, _) = (json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines())
     assert first["prediction"][0][1] == pytest.approx(0.9) and len(first["prediction"]) > 2, "a dark box of each tile"
+
+
+def test_lines_are_matched_with_labels_of_extracted_frames(tmp_path, predict):
+    video = write_video(tmp_path / "clip.avi")
+    assert predict(video, "--output", tmp_path / "a.jsonl", "--every", 4) == 0
+    assert main(["prepare", "frames", str(video), "--output", str(tmp_path / "frames"), "--every", "4"]) == 0
+    images = [path.name for path in sorted((tmp_path / "frames").iterdir())]
+    lines = list(read_predictions(tmp_path / "a.jsonl"))
+    assert len(images) == len(lines) == 3 and match_names(images, lines) == dict(zip(images, lines))
 
 
 def test_two_videos_in_one_file_of_lines(tmp_path, predict):

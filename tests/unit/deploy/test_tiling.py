@@ -127,7 +127,8 @@ def test_merge_of_two_tiles_keeps(left, right, expected):
     """Tiles (0, 0, 100, 100) and (70, 0, 170, 100); each has one box, of whose places [0, 1] are kept."""
     rects = [(0, 0, 100, 100), (70, 0, 170, 100)]
     parts = [detections([box], [score], [class_id]) for box, score, class_id in (left, right)]
-    merged = merge_tiles(parts, rects, (170, 100), 0.45)
+    parts, rects = [*parts, detections(np.zeros((0, 4)), [], [])], [*rects, (0, 0, 170, 100)]
+    merged = merge_tiles(parts, rects, (170, 100), 30, 0.45)
     all_scores = [left[1], right[1]]
     np.testing.assert_allclose(merged.scores, [all_scores[index] for index in expected], rtol=1e-6)
     if 1 in expected:
@@ -135,9 +136,14 @@ def test_merge_of_two_tiles_keeps(left, right, expected):
         assert [x1 + 70, y1, x2 + 70, y2] in merged.boxes.tolist()
 
 
-def test_merge_of_nothing_is_nothing():
+def test_merge_takes_only_large_boxes_of_the_whole_image():
+    """Smaller objects are whole in a tile, so that the whole image adds nothing but false alarms."""
     empty = detections(np.zeros((0, 4)), [], [])
-    assert len(merge_tiles([empty, empty], [(0, 0, 100, 100), (80, 0, 180, 100)], (180, 100), 0.45)) == 0
+    whole = detections([[5, 5, 34, 34], [40, 5, 70, 20], [80, 5, 160, 90]], [0.9, 0.8, 0.7], [0, 0, 0], (170, 100))
+    rects = [(0, 0, 100, 100), (70, 0, 170, 100), (0, 0, 170, 100)]
+    merged = merge_tiles([empty, empty, whole], rects, (170, 100), 30, 0.45)
+    assert merged.boxes.tolist() == [[40, 5, 70, 20], [80, 5, 160, 90]]
+    assert len(merge_tiles([empty, empty, empty], rects, (170, 100), 30, 0.45)) == 0
 
 
 @pytest.mark.parametrize("tile, overlap", [(10, 0.2), (-1, 0.2), (640, 1.0), (640, -0.1)])
