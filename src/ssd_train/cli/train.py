@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
     only_dry = vars(known).pop("dry_run", False)
-    given = dict(vars(known))
+    given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for config.yaml
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
