@@ -26,13 +26,22 @@ def places(folder):
 def first(data, tmp_path_factory):
     """A run with settings that are not the defaults, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
-    settings = {"recipe": "fast", "epochs": 1, "learning_rate": 3e-4, "optimizer": "sgd", "auto_anchors": 1, "seed": 7}
+    settings = {
+        "recipe": "fast",
+        "epochs": 1,
+        "learning_rate": 3e-4,
+        "optimizer": "sgd",
+        "auto_anchors": 1,
+        "seed": 7,
+        "overwrite": 1,
+    }
     return folder, finish(flags(data, folder, **settings))
 
 
 def test_train_config_of_a_run_repeats_it(first, tmp_path):
     folder, _ = first
     finish(["train", "--config", str(folder / "output" / "config.yaml"), *places(tmp_path)])
+    assert "overwrite" not in (folder / "output" / "config.yaml").read_text()
     assert fingerprint(tmp_path) == fingerprint(folder)
     assert_same(outcome(tmp_path), outcome(folder))
 
@@ -53,6 +62,15 @@ def test_train_dry_run_reports_the_run_and_writes_nothing(data, first, tmp_path)
     (minutes,) = re.findall(r"^expected: ([\d.]+) minutes", printed, re.M)
     assert int(steps) > 0 and 0 <= float(minutes) < 10
     assert re.search(r"^memory: [\d.]+ GB used", printed, re.M)
+
+
+@pytest.mark.parametrize("taken", ["model", "output"])
+def test_train_dry_run_refuses_folders_of_another_run(first, data, tmp_path, capsys, taken):
+    folder, _ = first
+    arguments = [*flags(data, tmp_path, learning_rate=0.1), "--dry_run"]
+    arguments[arguments.index(f"--{taken}_dir") + 1] = str(folder / taken)
+    assert main(arguments) == 2
+    assert str(folder / taken) in capsys.readouterr().err
 
 
 def test_train_dry_run_refuses_what_train_refuses(data, tmp_path):

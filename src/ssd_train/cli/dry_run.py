@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, Callable, List
 
 from ssd_train.config import TrainConfig
 from ssd_train.environment import Environment, available_memory, detect_launcher
@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 UNTIMED, TIMED = 2, 8  # steps: the first ones also choose algorithms and allocate memory
 
 
-def dry_run(config: TrainConfig, environment: Environment, progress: Progress) -> None:
+def dry_run(
+    config: TrainConfig,
+    environment: Environment,
+    progress: Progress,
+    check: "Callable[[TrainingSetup, Environment], None]",
+) -> None:
     """Check the data, build the network, make some steps in memory, and report the settings and costs of the run.
+
+    Args:
+        config: settings of the run.
+        environment: input and output folders, and devices.
+        progress: receives the lines of the report.
+        check: called before the steps; raises what the run would be refused for.
 
     Raises:
         SsdTrainError: as train, before its first step.
@@ -32,6 +43,7 @@ def dry_run(config: TrainConfig, environment: Environment, progress: Progress) -
         where = "channels in Pipe mode" if environment.pipes else f"{processes} processes"
         raise ConfigError(f"dry_run: found {where}, expected one process that reads files")
     setup = build_setup(config, environment, progress)
+    check(setup, environment)
     for line in [*settings_lines(setup.config), *network_lines(setup), *cost_lines(setup, progress)]:
         progress.info(line)
     progress.info(f"dry run: nothing was trained or written; the model would be in {environment.model_dir}")
@@ -54,7 +66,7 @@ def network_lines(setup: "TrainingSetup") -> List[str]:
     config = setup.config
     parameters = setup.net._collect_params_with_prefix()
     numbers = sum(parameter.data(parameter.list_ctx()[0]).size for parameter in parameters.values())
-    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_shares))
+    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_scales))
     classes = len(setup.class_names)
     return [
         f"network: {config.base_network} at {config.image_shape} px, {classes} class{'es' if classes > 1 else ''}, "

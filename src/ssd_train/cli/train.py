@@ -35,6 +35,7 @@ SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
     from ssd_train.training.engine import Evaluation
+    from ssd_train.training.setup import TrainingSetup
     from ssd_train.training.trainer import Trainer, WorkerResult
     from ssd_train.visualization.report_data import ReportData
 
@@ -58,13 +59,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
     only_dry = vars(known).pop("dry_run", False)
-    given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for this run only
+    given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for config.yaml
     # invalid settings are reported before anything is downloaded
     config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known), command=command_line("train", arguments))
         if only_dry:
-            dry_run(config, environment, progress)
+            dry_run(config, environment, progress, refuse_other_report)
             return 0
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
@@ -112,7 +113,6 @@ def train(
         TrainingInterrupted: `should_stop` returned True; the state is saved.
     """
     from ssd_train.training.trainer import WorkerResult, open_trainer
-    from ssd_train.visualization.report import check_report
     from ssd_train.visualization.training_log import EVENTS, METRICS, TensorBoardLog, write_metrics
 
     progress = progress or Progress()
@@ -121,8 +121,7 @@ def train(
         # before the data is read: TensorBoard may be missing
         tensorboard = stack.enter_context(TensorBoardLog(environment.output_dir / EVENTS)) if environment.log else None
         trainer = stack.enter_context(open_trainer(config, environment, progress, should_stop))
-        if trainer.setup.cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
-            check_report(environment.output_dir / REPORT, run_id(trainer.setup.fingerprint))
+        refuse_other_report(trainer.setup, environment)
         trainer.on_epoch_end.append(lambda history: write_metrics(environment.output_dir / METRICS, history))
         if tensorboard is not None:
             trainer.on_epoch_end.append(tensorboard.log)
@@ -140,6 +139,14 @@ def train(
         best = add_details(best, trainer)
         report = write_run_report(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
+
+
+def refuse_other_report(setup: "TrainingSetup", environment: Environment) -> None:
+    """Raise a ConfigError if the run would replace the report of another run without --overwrite."""
+    from ssd_train.visualization.report import check_report
+
+    if setup.cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
+        check_report(environment.output_dir / REPORT, run_id(setup.fingerprint))
 
 
 def run_id(fingerprint: Mapping[str, Any]) -> str:
