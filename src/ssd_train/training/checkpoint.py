@@ -139,7 +139,7 @@ def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: b
         if owner is not None or (folder / CONFIG).exists():
             raise ConfigError(f"{folder}: found the model of another program or command, {_OVERWRITE}")
         return
-    own = {name: value for name, value in fingerprint.items() if name != "processes"}  # the model does not tell
+    own = {name: value for name, value in fingerprint.items() if name != "processes"}  # not stored in the model
     old = _model_fingerprint(document)
     if resumes and not document.get("labels_sha256"):
         return
