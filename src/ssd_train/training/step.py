@@ -257,15 +257,15 @@ class ModelEMA:
     n) / (10 + n), as in TensorFlow, so that the initial weights are forgotten soon.
 
     Args:
-        net: network that receives the average; equal in structure to `learner`.
-        learner: network that is trained.
+        net: network that receives the average; equal in structure to `source`.
+        source: network that is trained.
         decay: weight of the old average in each step, 0 < decay < 1.
     """
 
-    def __init__(self, net: Any, learner: Any, decay: float) -> None:
+    def __init__(self, net: Any, source: Any, decay: float) -> None:
         self.net, self.decay = net, decay
         self.updates = 0
-        sources, targets = state_dict(learner), state_dict(net)
+        sources, targets = state_dict(source), state_dict(net)
         self._pairs: List[Tuple[Any, Any]] = [(targets[name], source) for name, source in sources.items()]
         for target, source in self._pairs:
             target.set_data(source.list_data()[0])
