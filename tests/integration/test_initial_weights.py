@@ -71,7 +71,7 @@ def fresh_net(setup):
     """Return the network of the run before any weights were loaded."""
     config = setup.config
     names = list(setup.class_names)
-    return build_net(config.base_network, config.image_shape, names, config.seed, config.anchor_shares)
+    return build_net(config.base_network, config.image_shape, names, config.seed, config.anchor_scales)
 
 
 def equal(name, net, file):
