@@ -206,11 +206,11 @@ def _read(flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
 def _read_video(flags: argparse.Namespace) -> LabeledDataset:
     if flags.class_names:
         raise ConfigError("class_names: a video job names its classes itself, expected none")
-    place = flags.labels
-    labels = read_video_frames(place, flags.label_attribute or None, flags.on_bad_data)
+    path = flags.labels
+    labels = read_video_frames(path, flags.label_attribute or None, flags.on_bad_data)
     labels = dataclasses.replace(labels, details={**labels.details, "format": VIDEO})
     if flags.images is None:  # a new manifest needs neither frames nor their sizes
-        return LabeledDataset(labels, FolderImages(place if place.is_dir() else place.parent))
+        return LabeledDataset(labels, FolderImages(path if path.is_dir() else path.parent))
     data = LabeledDataset(labels, FolderImages(flags.images))
     return LabeledDataset(with_sizes(data), data.images)
 

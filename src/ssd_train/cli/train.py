@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         if not isinstance(trained, TrainResult):
             progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
-                f"the model is on {trained.leader}"
+                f"the model is on {trained.main_host}"
             )
             return 0
         title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"

@@ -276,5 +276,5 @@ class ModelEMA:
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         for target, source in self._pairs:
             average = target.list_data()[0]
-            # one pass in place: average - weight * (1 * average - value)
+            # average - weight * (1 * average - value), in one pass
             mx.nd.sgd_update(average, source.list_data()[0], out=average, lr=weight, wd=1.0, rescale_grad=-1.0)

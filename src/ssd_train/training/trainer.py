@@ -178,7 +178,7 @@ def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> Li
 class WorkerResult:
     """Result on a rank other than 0: the SHA-256 of the final weights, and the host that has the model."""
 
-    leader: str
+    main_host: str
     weights: str
 
 
