@@ -100,7 +100,7 @@ def mapping(texts: Optional[Sequence[str]], flag: str) -> Dict[str, str]:
     return values
 
 
-def report(done: ProcessResult, output: Path, progress: Progress) -> None:
+def report(done: ProcessResult, output: "str | Path", progress: Progress) -> None:
     """Report processed images; raises a DataError (exit code 2) if some could not be read."""
     for line in [*done.notes, *done.failures]:
         progress.warning(line)

@@ -130,8 +130,8 @@ def train(
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                best = trainer.best and add_details(trainer.best, trainer)
-                progress.info(f"report: {write_results(trainer, best, started, f'The run ended early: {error}')}")
+                partial = trainer.best and add_details(trainer.best, trainer)
+                progress.info(f"report: {write_results(trainer, partial, started, f'The run ended early: {error}')}")
             raise
         if isinstance(best, WorkerResult):
             return best
