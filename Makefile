@@ -83,6 +83,12 @@ test-horovod: $(VENV)/.test .venv-horovod/.done
 # Checked for the words of docs/retired-words.txt.
 PROSE := README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md examples/greengrass/README.md mkdocs.yml \
 	$(wildcard docs/*.md docs/guide/*.md)
+# In the source, texts on one line in double quotes (messages, JSON keys, flags, codes) are not read. WORD is a word of prose or a part of
+# an identifier. NAME is a whole name that is assigned, a parameter, or a part of a name with underscores.
+WORD := '[A-Z]?[a-z]+|[A-Z]+'
+NAME := '\b[a-z]+(?=(, \w+)* = |: )|(?<=for )[a-z]+(?= in )|(?<=_)[A-Za-z]+|[A-Za-z]+(?=_)'
+STRING := '(?<!")"(?!")(\\.|[^"\\])*"(?!")|unlabelled_answers|early_stopping_patience'
+SOURCE := src entry_point --skip '*.html,*.egg-info'
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -90,6 +96,8 @@ check: $(VENV)/.test
 	@# import-linter needs Python 3.10; its result does not depend on the version.
 	@[ ! -x $(BIN)/lint-imports ] || $(BIN)/lint-imports --no-cache
 	$(BIN)/codespell -D docs/retired-words.txt $(PROSE)
+	$(BIN)/codespell -D docs/retired-words.txt --regex $(WORD) --ignore-regex $(STRING) $(SOURCE)
+	$(BIN)/codespell -D docs/retired-names.txt --regex $(NAME) --ignore-regex $(STRING) $(SOURCE)
 	$(BIN)/mkdocs build --strict
 	@# The only known mismatch: gluoncv requires opencv-python, and opencv-python-headless is installed.
 	! $(BIN)/python -m pip check | grep -v -e "^gluoncv .* requires opencv-python, which is not installed" -e "^supervision .* requires opencv-python, which is not installed" -e "^No broken"

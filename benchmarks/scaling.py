@@ -79,8 +79,8 @@ def measure(folder: Path, count: int) -> Dict[str, Any]:
     started = time.perf_counter()
     at_start = peak_megabytes()
     firsts = [next(batches) for _ in range(STEPS)]
-    train_one_epoch(job.learner, firsts[:2], [1e-4] * 2)
-    seconds = train_one_epoch(job.learner, firsts, [1e-4] * STEPS)["seconds"]
+    train_one_epoch(job.train_step, firsts[:2], [1e-4] * 2)
+    seconds = train_one_epoch(job.train_step, firsts, [1e-4] * STEPS)["seconds"]
     batches.close()
     trained = peak_megabytes()
     begun = time.perf_counter()

@@ -88,7 +88,7 @@ class Course:
         config = TrainConfig(image_shape=side, base_network=base_network)
         net = build_net(base_network, side, list(found.class_names), config.seed)
         freeze(net, base_network, pattern)
-        self.learner = TrainStep(net, config, contexts())
+        self.train_step = TrainStep(net, config, contexts())
         dataset = DetectionDataset(found, FolderImages(images), side, 1 << 30 if cache else 0)
         encode = TargetEncoder(make_anchors(anchor_layout(base_network, side)))
         sampler = EpochSampler(len(dataset), config.mini_batch_size, seed=1)
@@ -97,20 +97,20 @@ class Course:
 
     def epoch(self, epoch: int) -> Dict[str, float]:
         """Train one epoch as `train` does."""
-        return train_one_epoch(self.learner, self.loader.epoch(epoch), [RATE] * len(self.loader))
+        return train_one_epoch(self.train_step, self.loader.epoch(epoch), [RATE] * len(self.loader))
 
     def floor(self, batch: Any) -> int:
         """As many bare steps as an epoch has, on one batch that is on the device already; the images of all."""
-        learner = self.learner
-        device = learner.devices[0]
+        train_step = self.train_step
+        device = train_step.devices[0]
         arrays = [split_and_load(array, [device])[0] for array in batch.arrays()]
         scale = mx.nd.array([1.0 / max(batch.positives, 1)], ctx=device)
-        learner.trainer.set_learning_rate(RATE)
+        train_step.trainer.set_learning_rate(RATE)
         for _ in range(len(self.loader)):
             with mx.autograd.record():
-                loss = learner.graph(*arrays, scale)[0]
+                loss = train_step.graph(*arrays, scale)[0]
             loss.backward()
-            learner.trainer.update(1)
+            train_step.trainer.update(1)
         mx.nd.waitall()
         return len(self.loader) * len(batch)
 

@@ -99,7 +99,7 @@ def batch_of(samples, indices, kind=TrainBatch, **more):
     return kind(*arrays, tuple(record for record, _ in chosen), **more)
 
 
-def learner(devices="cpu", **settings):
+def train_step(devices="cpu", **settings):
     """A Learner with its first weights, on `devices`."""
     config = small_config(**{**CONFIG, **settings})
     return TrainStep(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1), config, contexts(devices))

@@ -57,15 +57,15 @@ def samples() -> "List[Tuple[LabeledImage, Tuple[np.ndarray, ...]]]":
 
 
 def make_learner(config: TrainConfig, cluster: Communicator, seed: int = 1, devices: str = "cpu") -> TrainStep:
-    """A learner whose BatchNorm layers use their statistics in training too, whatever else is in the batch."""
+    """A training step whose BatchNorm layers use their statistics in training too, whatever else is in the batch."""
     net = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), seed)
     assert freeze_batchnorm_stats(net, set(net._collect_params_with_prefix()))
     return TrainStep(net, config, contexts(devices), cluster)
 
 
-def learn(learner: TrainStep, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
+def learn(train_step: TrainStep, batch_size: int) -> "Tuple[List[Dict[str, float]], List[str]]":
     """The results of the epochs, and the names of the pictures seen."""
-    data, cluster = samples(), learner.cluster
+    data, cluster = samples(), train_step.cluster
     sampler = EpochSampler(len(data), batch_size, 1, cluster.rank, cluster.size)
     results, seen = [], []
     for epoch in range(EPOCHS):
@@ -76,19 +76,19 @@ def learn(learner: TrainStep, batch_size: int) -> "Tuple[List[Dict[str, float]],
             records = tuple(record for record, _ in chosen)
             batches.append(TrainBatch(*(np.stack(column) for column in zip(*(a for _, a in chosen))), records))
             seen += [f"{epoch}/{index}" for index in plan]
-        results.append(train_one_epoch(learner, batches, [RATE] * len(plans)))
+        results.append(train_one_epoch(train_step, batches, [RATE] * len(plans)))
     return results, seen
 
 
-def weights(learner: TrainStep) -> Dict[str, np.ndarray]:
-    return {name: p.list_data()[0].asnumpy() for name, p in learner.net._collect_params_with_prefix().items()}
+def weights(train_step: TrainStep) -> Dict[str, np.ndarray]:
+    return {name: p.list_data()[0].asnumpy() for name, p in train_step.net._collect_params_with_prefix().items()}
 
 
-def assert_alike(found: Dict[str, np.ndarray], learner: TrainStep) -> None:
-    """That `found`, the weights of one of several, are those of `learner` but for the order of float32 sums, after
+def assert_alike(found: Dict[str, np.ndarray], train_step: TrainStep) -> None:
+    """That `found`, the weights of one of several, are those of `train_step` but for the order of float32 sums, after
     steps much larger than that."""
     start, moved = weights(make_learner(small_config(**SETTINGS), Communicator())), 0
-    for name, array in weights(learner).items():
+    for name, array in weights(train_step).items():
         np.testing.assert_allclose(found[name], array, atol=2e-5 * max(np.abs(array).max(), 1e-3), err_msg=name)
         moved += np.abs(array - start[name]).max() > 1e-3 * np.abs(start[name]).max()
     assert moved > 50
@@ -104,15 +104,17 @@ def run_part(result: str, host: str, *settings: str) -> None:
     config, cluster = init_distributed(config, Environment(Path("."), host=host, hosts=hosts), Progress())
     with cluster:
         seed = 1 + cluster.rank  # the leader's weights are taken
-        learner = make_learner(config, cluster, seed, devices)
-        broadcast_state(cluster, TrainState(), learner, {})
-        learner.start(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
-        results, seen = learn(learner, batch_size)
+        train_step = make_learner(config, cluster, seed, devices)
+        broadcast_state(cluster, TrainState(), train_step, {})
+        train_step.start(config, -(-IMAGES // (batch_size * cluster.size)), epoch)
+        results, seen = learn(train_step, batch_size)
         for row in results:
             row.pop("seconds")
             row.pop("data_seconds")
         sums = np.array([sorted(row.items()) for row in results])[..., 1].astype(float)
-        np.savez(result.format(cluster.rank), seen=np.array(seen), results=sums, rank=cluster.rank, **weights(learner))
+        np.savez(
+            result.format(cluster.rank), seen=np.array(seen), results=sums, rank=cluster.rank, **weights(train_step)
+        )
 
 
 if __name__ == "__main__":

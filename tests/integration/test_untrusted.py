@@ -104,7 +104,7 @@ def test_restore_mutated_state_returns_or_raises(tmp_path, name):
             checkpoints.check_resumable(marks, 9, before_data=False)
             state, _ = checkpoints.restore(marks, learned, tmp_path / "model")
             check_epochs(tmp_path / "c", state, 9)
-            sums_of_epoch = dataclasses.asdict(state.tally).values()
+            sums_of_epoch = dataclasses.asdict(state.meter).values()
             assert all(math.isfinite(value) for value in [state.epoch, state.best.epoch, *sums_of_epoch])
             assert isinstance(state.history, list) and all(row.items() for row in state.history)
             outcomes.add("state")

@@ -55,15 +55,15 @@ def write(folder: Path) -> None:
     places = Environment(*train, *validation, folder / "model", folder / "output", folder / "checkpoints")
     job = build_setup(small_config(**SETTINGS), places, Progress())
     for batch in job.train_loader.epoch(0):
-        job.learner.step(batch, 0.0)  # gives the optimizer its state
+        job.train_step.step(batch, 0.0)  # gives the optimizer its state
     for name, parameter in state_dict(job.net).items():
         parameter.set_data(pattern(name, parameter.shape))
-    for state in job.learner.trainer._updaters[0].states.values():
+    for state in job.train_step.trainer._updaters[0].states.values():
         state[:] = pattern("momentum", state.shape) * 0.01
     job.saved_model(0, {"VOC07": 0.25}).save(places.model_dir, job.net, [ROW])
     state = TrainState(1, best=BestTracker(0.25, 0, 0), history=[ROW], fingerprint=job.fingerprint)
-    Checkpoints(places.checkpoint_dir, runtime_info(job.config, job.learner.devices)).save(
-        state, job.learner, places.model_dir
+    Checkpoints(places.checkpoint_dir, runtime_info(job.config, job.train_step.devices)).save(
+        state, job.train_step, places.model_dir
     )
     image = sorted(validation.images.iterdir())[0]
     found = Detector.load(places.model_dir, engine="mxnet")(decode(image.read_bytes(), image.name))

@@ -30,7 +30,7 @@ _DATA = (
     "--train FOLDER, with --labels PATH unless the labels are in it (a YOLO export: the folder of its data.yaml)",
     "--images FOLDER and --labels PATH",
 )
-_PLACE = ("--job_name NAME", "--model_dir FOLDER and --output_dir FOLDER", "--output PATH", "--folder FOLDER")
+_PATH_FLAGS = ("--job_name NAME", "--model_dir FOLDER and --output_dir FOLDER", "--output PATH", "--folder FOLDER")
 _SCORE = ("--threshold SCORE, the least score of boxes that are drawn; files of predictions have all candidates",)
 _SUPPRESSION = (
     "--nms_threshold IOU (suppression) or --overlap_threshold IOU (a true positive of validation:mAP)",
@@ -44,7 +44,7 @@ _VALIDATION = ("--validation PATH, and --validation_labels PATH unless the label
 # name of another tool -> flags to use here; the first that the command has, else the last
 HINTS: Dict[str, Tuple[str, ...]] = {
     **dict.fromkeys(("data", "dataset", "data_path"), _DATA),
-    **dict.fromkeys(("name", "project", "save_prefix", "save_dir"), _PLACE),
+    **dict.fromkeys(("name", "project", "save_prefix", "save_dir"), _PATH_FLAGS),
     **dict.fromkeys(("conf", "conf_thres", "conf_thresh", "score_threshold"), _SCORE),
     **dict.fromkeys(("iou", "iou_thres", "nms_thresh"), _SUPPRESSION),
     "max_det": _MOST,

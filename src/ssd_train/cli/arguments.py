@@ -463,7 +463,7 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def score_threshold(flags: argparse.Namespace, detector: "Detector", progress: Progress) -> float:
-    """Return the lowest score in pictures: --threshold, or else the model's own."""
+    """Return the lowest score of drawn boxes: --threshold, or else the model's own."""
     from ssd_train.evaluation.results import FIXED_SCORE
 
     if flags.threshold is not None:

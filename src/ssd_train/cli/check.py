@@ -31,12 +31,12 @@ def run(arguments: Sequence[str]) -> int:
     """Check, print the findings, and return 0, or 2 if there are errors."""
     flags = make_parser().parse_args(list(arguments))
     config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
-    sides = {config.image_shape, *SHAPES}
-    anchors = {side: make_anchors(anchor_layout(config.base_network, side)) for side in sides}
+    shapes = {config.image_shape, *SHAPES}
+    anchors = {shape: make_anchors(anchor_layout(config.base_network, shape)) for shape in shapes}
     with staged_s3_paths(flags) as progress:
         try:
-            read = read_sides(flags, progress)
-            for line in filter(None, (sets_line(side) for side in read)):
+            read = read_splits(flags, progress)
+            for line in filter(None, (sets_line(split) for split in read)):
                 progress.info(line)
             result = check_data(read, config.image_shape, anchors, progress)
         except UnusableLabels as fault:
@@ -89,13 +89,13 @@ def make_parser() -> Parser:
     return parser
 
 
-def read_sides(flags: argparse.Namespace, progress: Progress) -> List[Split]:
+def read_splits(flags: argparse.Namespace, progress: Progress) -> List[Split]:
     """Read the training labels, the validation labels if any, and their images."""
     options = label_options(flags, progress, on_bad="skip")
-    sides = [_read("train", flags.images, flags.labels, options)]
+    splits = [_read("train", flags.images, flags.labels, options)]
     if flags.validation or flags.validation_labels:
-        sides.append(_read("validation", flags.validation or flags.images, flags.validation_labels, options))
-    return sides
+        splits.append(_read("validation", flags.validation or flags.images, flags.validation_labels, options))
+    return splits
 
 
 def _read(name: str, images: Optional[Path], labels: Optional[Path], options: LabelOptions) -> Split:
@@ -109,17 +109,17 @@ def _read(name: str, images: Optional[Path], labels: Optional[Path], options: La
     return Split(name, read.labels, read.images if own or images else None)
 
 
-def sets_line(side: Split) -> str:
+def sets_line(split: Split) -> str:
     """Return a line about the sets that the data names and how training uses them.
 
     "" if the data names no sets.
     """
-    sets = describe_splits(side.labels)
-    if not sets or side.name != "train":
-        return f"{side.name}: {sets}" if sets else ""
-    trained, scored = training_split(side.labels, alone=True)
+    sets = describe_splits(split.labels)
+    if not sets or split.name != "train":
+        return f"{split.name}: {sets}" if sets else ""
+    trained, scored = training_split(split.labels, alone=True)
     with_what = "a part of these" if scored is None else f"{len(scored)} of val"
-    return f"{side.name}: {sets}; all are checked, train learns from {len(trained)}, scores with {with_what}"
+    return f"{split.name}: {sets}; all are checked, train learns from {len(trained)}, scores with {with_what}"
 
 
 def report_lines(result: CheckResult) -> Iterator[str]:
@@ -131,13 +131,13 @@ def report_lines(result: CheckResult) -> Iterator[str]:
     for severity in reversed(SEVERITIES):
         of_it = [finding for finding in result.findings if finding.severity == severity]
         for name, group in groupby(of_it, key=lambda finding: finding.code):
-            code, found = CODES[name], list(group)
+            code, findings = CODES[name], list(group)
             yield ""
-            yield f"{severity}: {name}: {code.condition} ({len(found)})"
-            for finding in found[:LISTED]:
+            yield f"{severity}: {name}: {code.condition} ({len(findings)})"
+            for finding in findings[:LISTED]:
                 yield f"  {finding.where}: {_short(finding.detail)}"
-            if len(found) > LISTED:
-                yield f"  and {len(found) - LISTED} more"
+            if len(findings) > LISTED:
+                yield f"  and {len(findings) - LISTED} more"
             yield f"  what to do: {code.remedy}"
     counts = ", ".join(_number(result.number(severity), severity) for severity in SEVERITIES)
     yield ""
@@ -147,34 +147,34 @@ def report_lines(result: CheckResult) -> Iterator[str]:
 def _statistics_lines(figures: Dict[str, Any]) -> Iterator[str]:
     for name in ("train", "validation"):
         if name in figures:
-            yield from _side_lines(name, figures[name])
+            yield from _split_lines(name, figures[name])
     shape = figures.get("image_shape", {})
     if shape.get("recommended"):
-        served = ", ".join(f"{side}: {share:.1%}" for side, share in shape["served"].items())
+        served = ", ".join(f"{side}: {fraction:.1%}" for side, fraction in shape["served"].items())
         yield f"image_shape {shape['recommended']} is recommended (boxes large enough at {served})"
     if "label_width" in figures:
         yield f"label_width {figures['label_width']} is enough"
 
 
-def _side_lines(name: str, side: Dict[str, Any]) -> Iterator[str]:
+def _split_lines(name: str, figures: Dict[str, Any]) -> Iterator[str]:
     yield (
-        f"{name}: {_number(side['images'], 'image')}, {side['background_images']} without objects; "
-        f"{_number(side['boxes'], 'box')} ({side['labels']})"
+        f"{name}: {_number(figures['images'], 'image')}, {figures['background_images']} without objects; "
+        f"{_number(figures['boxes'], 'box')} ({figures['labels']})"
     )
-    ignored = [f"{count} {what}" for what, count in side["ignored"].items() if count]
+    ignored = [f"{count} {what}" for what, count in figures["ignored"].items() if count]
     if ignored:
         yield f"  neither objects to find nor background: {', '.join(ignored)}"
-    sizes = side["image_sizes"]
+    sizes = figures["image_sizes"]
     if "largest" in sizes:
         yield f"  image sizes: {sizes['smallest']} to {sizes['largest']}, {sizes['different']} different"
-    spread = side["objects_per_image"]
+    spread = figures["objects_per_image"]
     yield f"  objects in an image: {', '.join(f'{key} {value:g}' for key, value in spread.items())}"
-    width = max((len(label) for label in side["classes"]), default=0)
-    yield from (f"  {line}" for line in side["remarks"])
-    for label, figures in side["classes"].items():
-        shares = ", ".join(f"{count} of {key}" for key, count in figures["shares"].items() if count)
-        boxes, images = _number(figures["boxes"], "box"), _number(figures["images"], "image")
-        yield f"  {label:<{width}}  {boxes} in {images}; their side in the image's: {shares or 'unknown'}"
+    width = max((len(label) for label in figures["classes"]), default=0)
+    yield from (f"  {line}" for line in figures["remarks"])
+    for label, class_figures in figures["classes"].items():
+        counts = ", ".join(f"{count} of {key}" for key, count in class_figures["shares"].items() if count)
+        boxes, images = _number(class_figures["boxes"], "box"), _number(class_figures["images"], "image")
+        yield f"  {label:<{width}}  {boxes} in {images}; their side in the image's: {counts or 'unknown'}"
 
 
 def _number(count: int, noun: str) -> str:

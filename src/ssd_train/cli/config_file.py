@@ -36,9 +36,9 @@ def read_config(path: Path) -> List[Entry]:
         raise ConfigError(f"{path}: cannot be read ({error}), expected a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        location = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise ConfigError(f"{place}: found no YAML ({problem}), expected lines of name: value") from None
+        raise ConfigError(f"{location}: found no YAML ({problem}), expected lines of name: value") from None
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):

@@ -79,12 +79,12 @@ def cost_lines(setup: "TrainingSetup", progress: Progress) -> List[str]:
     from ssd_train.training.engine import train_one_epoch
     from ssd_train.training.schedule import epoch_learning_rates
 
-    config, learner, steps = setup.config, setup.learner, len(setup.train_loader)
-    learner.start(config, steps, 0)
+    config, train_step, steps = setup.config, setup.train_step, len(setup.train_loader)
+    train_step.start(config, steps, 0)
     rates = epoch_learning_rates(config, 0, steps)[: UNTIMED + TIMED]
     moments = [time.perf_counter()]
     batches = progress.track(islice(setup.train_loader.epoch(0), len(rates)), len(rates), "steps")
-    train_one_epoch(learner, batches, rates, after_step=lambda: moments.append(time.perf_counter()))
+    train_one_epoch(train_step, batches, rates, after_step=lambda: moments.append(time.perf_counter()))
     first = min(UNTIMED, len(moments) - 2)
     step_seconds = (moments[-1] - moments[first]) / (len(moments) - 1 - first)
     start = time.perf_counter()
@@ -110,7 +110,7 @@ def memory_text(setup: "TrainingSetup") -> str:
     if cache is not None and len(cache):
         full = min(cache.bytes_used * len(setup.train.labels) // len(cache), cache.max_bytes)
         text += f"; decoded training images will take {full / 1e9:.2f} GB of at most {cache.max_bytes / 1e9:.2f} GB"
-    gpus = [device for device in setup.learner.devices if device.device_type == "gpu"]
+    gpus = [device for device in setup.train_step.devices if device.device_type == "gpu"]
     for device, (free, whole) in zip(gpus, map(_gpu_memory, gpus)):
         text += f"; {device}: {(whole - free) / 1e9:.1f} of {whole / 1e9:.1f} GB used"
     return text

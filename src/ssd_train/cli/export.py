@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Sequence
 
 from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
-from ssd_train.cli.paths import find_pictures, input_path, output_path, staged_s3_paths
+from ssd_train.cli.paths import find_images, input_path, output_path, staged_s3_paths
 from ssd_train.data.labels import load_labels
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
@@ -50,9 +50,9 @@ def _proof(flags: argparse.Namespace, progress: Progress) -> "VerificationOption
     has_data = flags.images is not None or flags.labels is not None
     if flags.format in EIGHT_BITS:
         validation = load_labels(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
-        images = find_pictures(flags.calibration or [])
+        images = find_images(flags.calibration or [])
         return VerificationOptions(images, validation, flags.max_map_drop, flags.overwrite)
-    images = find_pictures([flags.images] if flags.images is not None else [])
+    images = find_images([flags.images] if flags.images is not None else [])
     return VerificationOptions(images, overwrite=flags.overwrite)
 
 

@@ -168,17 +168,17 @@ def run_transform(arguments: Sequence[str]) -> int:
     flags, progress = parse_named(transform_parser(), "transform", arguments), make_progress()
     amazon, region, role = connect(flags)
     service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
-    pictures = check_folder("pictures", flags.pictures)
-    answers = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
+    images = check_folder("pictures", flags.pictures)
+    output = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
     requests = {
         "create_model": model_request(service, tags),
-        "create_transform_job": transform_request(service, pictures, answers, tags),
+        "create_transform_job": transform_request(service, images, output, tags),
     }
     if flags.dry_run or amazon is None:
         return print_requests(requests, progress)
     _create_resources(amazon, flags, service, requests)
     progress.info(f"started: {service.name}")
-    progress.info(f"answers: {answers}")
+    progress.info(f"answers: {output}")
     return 0
 
 
@@ -217,7 +217,7 @@ def _add_model_flags(parser: Parser) -> None:
 
 def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> Service:
     folder = check_folder("output", flags.output)
-    machines: Dict[str, object] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
+    machines: Dict[str, Any] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
     entry_point_folder(flags.source_dir)
     return Service(timestamped_name(name), role, region, folder, image=flags.image, **machines)
 
@@ -258,22 +258,22 @@ def run_describe(arguments: Sequence[str]) -> int:
     flags, progress = parse_named(describe_parser(), "describe", arguments), make_progress()
     amazon = AwsClient(flags.region)
     if flags.wait:
-        answer = follow(amazon, flags.describe, progress.info)
+        description = follow(amazon, flags.describe, progress.info)
     else:
-        answer = describe_job(amazon, flags.describe)
-    for line in description_lines(answer):
+        description = describe_job(amazon, flags.describe)
+    for line in description_lines(description):
         progress.info(line)
     return 0
 
 
-def description_lines(answer: Dict[str, Any]) -> Iterator[str]:
+def description_lines(description: Dict[str, Any]) -> Iterator[str]:
     """Yield lines with status, metrics and model of a job."""
-    yield f"state:  {answer['TrainingJobStatus']} ({answer.get('SecondaryStatus', 'no details')})"
-    if answer.get("FailureReason"):
-        yield f"reason: {' '.join(answer['FailureReason'].split())}"
-    for metric in answer.get("FinalMetricDataList", ()):
+    yield f"state:  {description['TrainingJobStatus']} ({description.get('SecondaryStatus', 'no details')})"
+    if description.get("FailureReason"):
+        yield f"reason: {' '.join(description['FailureReason'].split())}"
+    for metric in description.get("FinalMetricDataList", ()):
         yield f"metric: {metric['MetricName']} {metric['Value']:g}"
-    model = answer.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    model = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
     if model:
         yield f"model:  {model}"
 
@@ -314,21 +314,21 @@ def run_invoke(arguments: Sequence[str]) -> int:
     """Send images to an endpoint; write predictions and overlays."""
     flags = parse_named(invoke_parser(), "invoke", arguments)
     progress = make_progress(beside=[flags.predictions])
-    pictures = _by_name(flags.picture)
-    overlays = overlay_paths(flags.overlays, pictures) if flags.overlays else {}
+    images = _by_name(flags.picture)
+    overlays = overlay_paths(flags.overlays, images) if flags.overlays else {}
     amazon, class_names = AwsClient(flags.region), ClassNames(flags.class_names)
-    lines = [_ask(amazon, flags.invoke, name, path) for name, path in pictures.items()]
+    lines = [_ask(amazon, flags.invoke, name, path) for name, path in images.items()]
     atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.info(f"written: {flags.predictions}")
     lines_at = (f"{flags.predictions}:{number}" for number in range(1, len(lines) + 1))
-    for answer in check_prediction_lines(zip(lines_at, map(parse_object, lines))):
-        image = decode(pictures[answer.image].read_bytes(), str(pictures[answer.image]))
-        detections = Detections.from_rows(answer.rows, image.shape[1::-1])
+    for prediction in check_prediction_lines(zip(lines_at, map(parse_object, lines))):
+        image = decode(images[prediction.image].read_bytes(), str(images[prediction.image]))
+        detections = Detections.from_rows(prediction.rows, (image.shape[1], image.shape[0]))
         shown = detections.above(flags.threshold)
-        progress.info(f"{answer.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
+        progress.info(f"{prediction.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
         if flags.overlays:
             drawn = draw_detections(image, detections, class_names, flags.threshold)
-            write_overlay(overlays[answer.image], drawn)
+            write_overlay(overlays[prediction.image], drawn)
     if flags.overlays:
         progress.info(f"written: {flags.overlays}")
     return 0
@@ -338,17 +338,17 @@ def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ConfigError(f"picture: {missing[0]} does not exist, expected an image file")
-    pictures = {path.name: path for path in paths}
-    if len(pictures) < len(paths):
+    images = {path.name: path for path in paths}
+    if len(images) < len(paths):
         raise ConfigError("picture: found two files with the same name, expected unique names")
-    return pictures
+    return images
 
 
 def _ask(amazon: AwsClient, endpoint: str, name: str, path: Path) -> bytes:
     """Return the response for one image as a line of predictions."""
     request = invoke_request(endpoint, str(path), path.read_bytes())
-    answer = amazon.call("invoke_endpoint", request, "sagemaker-runtime")
-    return dump_json({"image": name, "prediction": parse_response(endpoint, answer["Body"].read())}) + b"\n"
+    response = amazon.call("invoke_endpoint", request, "sagemaker-runtime")
+    return dump_json({"image": name, "prediction": parse_response(endpoint, response["Body"].read())}) + b"\n"
 
 
 # flag of another mode -> its parser, function and help
@@ -403,8 +403,8 @@ def run(arguments: Sequence[str]) -> int:
     if not flags.wait:
         progress.info(f"next:    {program('launch')} --describe {job.name} --region {region} --wait")
         return 0
-    answer = follow(amazon, job.name, progress.info)
-    progress.info(f"model:   {answer['ModelArtifacts']['S3ModelArtifacts']}")
+    description = follow(amazon, job.name, progress.info)
+    progress.info(f"model:   {description['ModelArtifacts']['S3ModelArtifacts']}")
     return 0
 
 

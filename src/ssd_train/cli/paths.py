@@ -37,11 +37,11 @@ from ssd_train.storage.s3 import Store, Url, is_url
 from ssd_train.storage.s3_cache import S3Cache, upload
 
 # files by which a command recognizes the results of an earlier one: of train and export, of train, of prepare split
-TELLING_FILES = (CONFIG, EXPORT, "report.html", "train.manifest", "validation.manifest", "test.manifest")
+RESULT_FILES = (CONFIG, EXPORT, "report.html", "train.manifest", "validation.manifest", "test.manifest")
 
 
 class S3Path(NamedTuple):
-    """s3:// path of a flag, until `localised` replaces it by a local path."""
+    """s3:// path of a flag, until `staged_s3_paths` replaces it by a local path."""
 
     url: Url
     is_target: bool
@@ -174,7 +174,7 @@ class _Staging:
 
     def _fetch_earlier(self, path: Path, url: Url) -> None:
         """Download the files that tell whose results are at `url`, so that the command refuses to replace others."""
-        for name in TELLING_FILES:
+        for name in RESULT_FILES:
             source = url._replace(key=url.key + name)
             try:
                 if self._store.find(source) is None:
@@ -233,9 +233,9 @@ def _values(flags: argparse.Namespace) -> Iterator[object]:
         yield from value if isinstance(value, list) else [value]
 
 
-def find_pictures(paths: Sequence[Path]) -> List[ImageRef]:
+def find_images(paths: Sequence[Path]) -> List[ImageRef]:
     """Return the images in `paths`, files or folders; names of images in folders are relative to the folder."""
-    pictures = []
+    images = []
     for path in paths:
         if os.path.isdir(path):
             files = _files_below(path)
@@ -243,13 +243,13 @@ def find_pictures(paths: Sequence[Path]) -> List[ImageRef]:
                 raise ConfigError(
                     f"{path}: found no image in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"
                 )
-            pictures += [_picture(file, file.relative_to(path).as_posix()) for file in files]
+            images += [_image_ref(file, file.relative_to(path).as_posix()) for file in files]
         elif os.path.isfile(path):
-            pictures.append(_picture(path, path.name))
+            images.append(_image_ref(path, path.name))
         else:
             raise ConfigError(f"{path}: not found, expected an image or a folder of images")
-    _refuse_same_names(pictures)
-    return pictures
+    _refuse_same_names(images)
+    return images
 
 
 def _files_below(folder: Path) -> List[Path]:
@@ -262,33 +262,33 @@ def _files_below(folder: Path) -> List[Path]:
     return images_below(folder, refuse)
 
 
-def _picture(path: Path, name: str) -> ImageRef:
+def _image_ref(path: Path, name: str) -> ImageRef:
     return ImageRef(name, path.read_bytes, str(path))
 
 
-def _refuse_same_names(pictures: Sequence[ImageRef]) -> None:
+def _refuse_same_names(images: Sequence[ImageRef]) -> None:
     first: Dict[str, ImageRef] = {}
-    for picture in pictures:
-        other = first.setdefault(picture.name, picture)
-        if other is not picture:
+    for image in images:
+        other = first.setdefault(image.name, image)
+        if other is not image:
             raise ConfigError(
-                f"found {other.where} and {picture.where}, both named {picture.name!r}, expected unique names"
+                f"found {other.where} and {image.where}, both named {image.name!r}, expected unique names"
             )
 
 
-def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]:
+def overlay_paths(folder: Path, images: Mapping[str, Path]) -> Dict[str, Path]:
     """Return the path of the overlay in `folder` for each image name.
 
     A .png stays one, any other suffix is replaced by .jpg. If two would be the same, .jpg is appended: a.bmp.jpg.
 
     Args:
         folder: Folder of the overlays.
-        pictures: Paths of the images by name.
+        images: Paths of the images by name.
 
     Raises:
         ConfigError: an overlay would overwrite one of the images.
     """
-    suffixes = {name: ".png" if name.lower().endswith(".png") else ".jpg" for name in pictures}
+    suffixes = {name: ".png" if name.lower().endswith(".png") else ".jpg" for name in images}
     overlays = {name: PurePosixPath(name).with_suffix(suffix).as_posix() for name, suffix in suffixes.items()}
     while True:  # a name with .jpg appended may be that of another image's overlay
         counts = Counter(overlays.values())
@@ -296,7 +296,7 @@ def overlay_paths(folder: Path, pictures: Mapping[str, Path]) -> Dict[str, Path]
         if not same:
             break
         overlays.update({name: name + suffixes[name] for name in same})
-    originals = {os.path.realpath(path) for path in pictures.values()}
+    originals = {os.path.realpath(path) for path in images.values()}
     for overlay in overlays.values():
         if os.path.realpath(folder / overlay) in originals:
             raise ConfigError(f"overlays: found {folder / overlay}, an input image, expected another folder")

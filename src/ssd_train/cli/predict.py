@@ -24,7 +24,7 @@ from ssd_train.cli.arguments import (
 )
 from ssd_train.cli.paths import (
     S3Path,
-    find_pictures,
+    find_images,
     input_path,
     output_dir,
     output_path,
@@ -63,11 +63,11 @@ class View(NamedTuple):
     threshold: float
     truth: Optional[Mapping[str, LabeledImage]]
 
-    def page(self, answer: Prediction) -> Page:
+    def page(self, prediction: Prediction) -> Page:
         """Return the PDF page entry of a prediction."""
-        name = answer.image_ref.name
+        name = prediction.image_ref.name
         note = NO_LABELS if self.truth is not None and name not in self.truth else ""
-        return Page(name, answer.image, answer.detections, (self.truth or {}).get(name), note)
+        return Page(name, *prediction.decoded(), (self.truth or {}).get(name), note)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,18 +81,18 @@ def run(arguments: Sequence[str]) -> int:
     videos = check_video_flags(flags)
     with staged_s3_paths(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
-        pictures = [] if videos else find_pictures(flags.paths)
+        images = [] if videos else find_images(flags.paths)
         faults: List[str] = []
         if videos:
             predict_videos(detector, flags.paths, flags, score_threshold(flags, detector, progress), progress)
         elif flags.transform_output:
-            _transform(detector, pictures, flags, faults, progress)
+            _transform(detector, images, flags, faults, progress)
         else:
-            _predict(detector, pictures, flags, faults, progress)
+            _predict(detector, images, flags, faults, progress)
         for what in filter(None, (flags.output, flags.overlays, flags.pdf, flags.transform_output)):
             progress.info(f"written: {what}")
         if faults:
-            raise _not_all(faults, len(pictures))
+            raise _not_all(faults, len(images))
     return 0
 
 
@@ -187,48 +187,48 @@ def _check(flags: argparse.Namespace) -> None:
 
 def _refuse_file(folder: "Path | S3Path") -> None:
     """Raise a ConfigError if `folder` or one of its parents is a file."""
-    for place in (folder, *folder.parents) if isinstance(folder, Path) else ():
-        if place.is_file():
-            raise ConfigError(f"{place}: found a file, expected a folder")
+    for parent in (folder, *folder.parents) if isinstance(folder, Path) else ():
+        if parent.is_file():
+            raise ConfigError(f"{parent}: found a file, expected a folder")
 
 
 def _transform(
-    detector: Detector, pictures: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
+    detector: Detector, images: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
-    outcomes = transform(detector, pictures, flags.transform_output, flags.accept)
-    for fault in filter(None, progress.track(outcomes, len(pictures), "pictures")):
+    outcomes = transform(detector, images, flags.transform_output, flags.accept)
+    for fault in filter(None, progress.track(outcomes, len(images), "pictures")):
         faults.append(fault)
         progress.warning(fault)
 
 
 def _predict(
-    detector: Detector, pictures: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
+    detector: Detector, images: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
     threshold = score_threshold(flags, detector, progress)
-    view = View(detector.class_names, threshold, _truth(flags, pictures, detector, progress))
-    overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in pictures}) if flags.overlays else {}
+    view = View(detector.class_names, threshold, _truth(flags, images, detector, progress))
+    overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in images}) if flags.overlays else {}
     truth = view.truth or {}
-    with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in pictures)
-    answers = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
-    found = _sound(progress.track(answers, len(pictures), "pictures"), faults, progress)
+    with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in images)
+    predictions: Iterator[Prediction] = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
+    predictions = _sound(progress.track(predictions, len(images), "pictures"), faults, progress)
     scores: List[np.ndarray] = []
-    found = _with_scores(found, scores)
+    predictions = _with_scores(predictions, scores)
     with contextlib.ExitStack() as stack:
         if flags.overlays:
-            found = _with_overlays(found, overlays, view)
+            predictions = _with_overlays(predictions, overlays, view)
         if flags.output:
-            place = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
-            writer = Writer(flags.format, place, detector.class_names, _coco_ids(flags, pictures))
-            found = _with_lines(found, writer)
-        _consume(found, flags, view, len(pictures))
+            target = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
+            writer = Writer(flags.format, target, detector.class_names, _coco_ids(flags, images))
+            predictions = _with_lines(predictions, writer)
+        _consume(predictions, flags, view, len(images))
     if scores:
         progress.info(_summary(scores, view.threshold))
-    if flags.labels and len(truth) < len(pictures):
-        progress.info(f"{len(pictures) - len(truth)} of {len(pictures)} pictures have no labels")
+    if flags.labels and len(truth) < len(images):
+        progress.info(f"{len(images) - len(truth)} of {len(images)} pictures have no labels")
 
 
 def _truth(
-    flags: argparse.Namespace, pictures: Sequence[ImageRef], detector: Detector, progress: Progress
+    flags: argparse.Namespace, images: Sequence[ImageRef], detector: Detector, progress: Progress
 ) -> Optional[Dict[str, LabeledImage]]:
     """Return the labels by image name, with the class ids of the detector.
 
@@ -239,26 +239,26 @@ def _truth(
     read = load_labels(None, flags.labels, label_options(flags, progress)).labels
     records = {record.name: record for record in align_classes(read, detector.class_names).records}
     try:
-        named = match_names(list(records), [picture.name for picture in pictures])
+        named = match_names(list(records), [image.name for image in images])
     except DataError as error:
         raise DataError(f"{flags.labels}: {error}") from None
-    return {picture: records[name] for name, picture in named.items()}
+    return {name: records[label_name] for label_name, name in named.items()}
 
 
-def _sound(answers: Iterable[Prediction], faults: List[str], progress: Progress) -> Iterator[Prediction]:
-    """Yield the answers of readable images; report and collect other errors.
+def _sound(predictions: Iterable[Prediction], faults: List[str], progress: Progress) -> Iterator[Prediction]:
+    """Yield the predictions of readable images; report and collect other errors.
 
     Raises:
         DataError: no image is readable; earlier outputs are kept.
     """
     count = 0
-    for answer in answers:
+    for prediction in predictions:
         count += 1
-        if answer.error:
-            faults.append(answer.error)
-            progress.warning(answer.error)
+        if prediction.error:
+            faults.append(prediction.error)
+            progress.warning(prediction.error)
         else:
-            yield answer
+            yield prediction
     if count == len(faults):
         raise _not_all(faults, count)
 
@@ -267,16 +267,16 @@ def _not_all(faults: Sequence[str], count: int) -> DataError:
     return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
 
 
-def _with_scores(answers: Iterable[Prediction], scores: List[np.ndarray]) -> Iterator[Prediction]:
-    for answer in answers:
-        scores.append(answer.detections.scores)
-        yield answer
+def _with_scores(predictions: Iterable[Prediction], scores: List[np.ndarray]) -> Iterator[Prediction]:
+    for prediction in predictions:
+        scores.append(prediction.decoded()[1].scores)
+        yield prediction
 
 
 def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     """Summarise the detections, given the scores (N,) of each image."""
-    counts = [int((found >= threshold).sum()) for found in scores]
-    highest = [found.max() for found in scores if len(found)]
+    counts = [int((of_image >= threshold).sum()) for of_image in scores]
+    highest = [of_image.max() for of_image in scores if len(of_image)]
     if not highest:
         return "nothing was found, whatever the --threshold"
     if not any(counts):
@@ -285,48 +285,47 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
 
 
-def _with_overlays(answers: Iterable[Prediction], overlays: Mapping[str, Path], view: View) -> Iterator[Prediction]:
-    for answer in answers:
-        page = replace(view.page(answer), image=_full_size(answer))
+def _with_overlays(predictions: Iterable[Prediction], overlays: Mapping[str, Path], view: View) -> Iterator[Prediction]:
+    for prediction in predictions:
+        page = replace(view.page(prediction), image=_full_size(prediction))
         drawn = draw_page(page, view.class_names, view.threshold, size_of(page.image))
-        write_overlay(overlays[answer.image_ref.name], drawn)
-        yield answer
+        write_overlay(overlays[prediction.image_ref.name], drawn)
+        yield prediction
 
 
-def _full_size(answer: Prediction) -> np.ndarray:
+def _full_size(prediction: Prediction) -> np.ndarray:
     """Return the image of a prediction at its full size; it is decoded again if it was downscaled."""
-    if size_of(answer.image) == answer.image_ref.expected_wh:
-        return answer.image
-    return answer.image_ref.decode()
+    image, _ = prediction.decoded()
+    return image if size_of(image) == prediction.image_ref.expected_wh else prediction.image_ref.decode()
 
 
-def _with_lines(answers: Iterable[Prediction], writer: Writer) -> Iterator[Prediction]:
-    for answer in answers:
-        writer.add(answer.image_ref.name, answer.detections)
-        yield answer
+def _with_lines(predictions: Iterable[Prediction], writer: Writer) -> Iterator[Prediction]:
+    for prediction in predictions:
+        writer.add(prediction.image_ref.name, prediction.decoded()[1])
+        yield prediction
     writer.close()
 
 
-def _coco_ids(flags: argparse.Namespace, pictures: Sequence[ImageRef]) -> Optional[CocoIds]:
+def _coco_ids(flags: argparse.Namespace, images: Sequence[ImageRef]) -> Optional[CocoIds]:
     """Return the image and category ids of a COCO label file; else None."""
     if flags.format != "coco" or not flags.labels or not flags.labels.is_file() or flags.labels.suffix != ".json":
         return None
-    images, categories = read_ids(flags.labels)
-    by_name = {name: key for key, name in images.items()}
-    named = match_names(list(by_name), [picture.name for picture in pictures])
+    names, categories = read_ids(flags.labels)
+    by_name = {name: key for key, name in names.items()}
+    named = match_names(list(by_name), [image.name for image in images])
     return CocoIds(
-        {picture: by_name[name] for name, picture in named.items()},
+        {name: by_name[label_name] for label_name, name in named.items()},
         {name: key for key, name in categories.items()},
     )
 
 
-def _consume(answers: Iterable[Prediction], flags: argparse.Namespace, view: View, count: int) -> None:
+def _consume(predictions: Iterable[Prediction], flags: argparse.Namespace, view: View, count: int) -> None:
     if not flags.pdf:
-        for _ in answers:
+        for _ in predictions:
             pass
         return
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
     if view.truth is not None:
         lines.append(f"labels: {flags.labels} ({len(view.truth)} of {count} pictures have some)")
     front = TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))
-    write_pdf(flags.pdf, map(view.page, answers), front)
+    write_pdf(flags.pdf, map(view.page, predictions), front)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections import deque
@@ -103,13 +104,13 @@ def _predict(
         counts: List[int] = []
         last = 0
         for prediction in progress.track(predictions, -(-total // flags.every), video.name):
-            number, found = numbers.popleft(), prediction.detections
+            number, (image, detections) = numbers.popleft(), prediction.decoded()
             last, name = number.frame, prediction.image_ref.name
-            counts.append(len(found.above(threshold)))
+            counts.append(len(detections.above(threshold)))
             if lines is not None:
-                lines.write(prediction_line(name, found, detector.class_names, **number._asdict()))
+                lines.write(prediction_line(name, detections, detector.class_names, **number._asdict()))
             if writer is not None:
-                writer.write(draw_detections(prediction.image, found, detector.class_names, threshold))
+                writer.write(draw_detections(image, detections, detector.class_names, threshold))
     progress.info(
         f"{video.name}: {len(counts)} frames, boxes that score {threshold:g} or more: {sum(counts)}, "
         f"in {sum(map(bool, counts))} of them"
@@ -123,7 +124,9 @@ def _refs(frames: Iterator[Frame], video: Path, numbers: Deque[FrameNumber]) -> 
     for frame in frames:
         numbers.append(FrameNumber(frame.number, round(frame.seconds, 3)))
         yield ImageRef(
-            f"{video.stem}_{frame.number:06d}", lambda image=frame.image: image, f"{video}: frame {frame.number}"
+            f"{video.stem}_{frame.number:06d}",
+            functools.partial(np.asarray, frame.image),
+            f"{video}: frame {frame.number}",
         )
 
 

@@ -100,7 +100,7 @@ def mapping(texts: Optional[Sequence[str]], flag: str) -> Dict[str, str]:
     return values
 
 
-def report(done: ProcessResult, output: Path, progress: Progress) -> None:
+def report(done: ProcessResult, output: "str | Path", progress: Progress) -> None:
     """Report processed images; raises a DataError (exit code 2) if some could not be read."""
     for line in [*done.notes, *done.failures]:
         progress.warning(line)
@@ -206,11 +206,11 @@ def _read(flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
 def _read_video(flags: argparse.Namespace) -> LabeledDataset:
     if flags.class_names:
         raise ConfigError("class_names: a video job names its classes itself, expected none")
-    place = flags.labels
-    labels = read_video_frames(place, flags.label_attribute or None, flags.on_bad_data)
+    path = flags.labels
+    labels = read_video_frames(path, flags.label_attribute or None, flags.on_bad_data)
     labels = dataclasses.replace(labels, details={**labels.details, "format": VIDEO})
     if flags.images is None:  # a new manifest needs neither frames nor their sizes
-        return LabeledDataset(labels, FolderImages(place if place.is_dir() else place.parent))
+        return LabeledDataset(labels, FolderImages(path if path.is_dir() else path.parent))
     data = LabeledDataset(labels, FolderImages(flags.images))
     return LabeledDataset(with_sizes(data), data.images)
 

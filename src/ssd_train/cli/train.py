@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         if not isinstance(trained, TrainResult):
             progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
-                f"the model is on {trained.leader}"
+                f"the model is on {trained.main_host}"
             )
             return 0
         title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"
@@ -130,8 +130,8 @@ def train(
         except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
                 export_model(trainer)  # first: a host that is taken back gives two minutes
-                best = trainer.best and add_details(trainer.best, trainer)
-                progress.info(f"report: {write_run_report(trainer, best, started, f'The run ended early: {error}')}")
+                partial = trainer.best and add_details(trainer.best, trainer)
+                progress.info(f"report: {write_run_report(trainer, partial, started, f'The run ended early: {error}')}")
             raise
         if isinstance(best, WorkerResult):
             return best

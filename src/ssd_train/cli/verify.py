@@ -144,14 +144,14 @@ class Checks:
     Args:
         folder: Folder for all files.
         devices: Names of devices, such as gpu:0; the first two are used.
-        pictures: Number of training images.
+        images: Number of training images.
     """
 
-    def __init__(self, folder: Path, devices: Sequence[str], pictures: int) -> None:
+    def __init__(self, folder: Path, devices: Sequence[str], images: int) -> None:
         self.folder, self.devices = folder, list(devices[:2])
         self.on_gpu = devices[0].startswith("gpu")
-        self.steps = -(-pictures // BATCH)  # per epoch
-        sets = {"train": draw_shapes_set(pictures, seed=1), "validation": draw_shapes_set(VALIDATED, seed=2)}
+        self.steps = -(-images // BATCH)  # per epoch
+        sets = {"train": draw_shapes_set(images, seed=1), "validation": draw_shapes_set(VALIDATED, seed=2)}
         self.datasets = {
             name: write_drawn_set(folder / name, drawn, SHAPE_CLASSES, name) for name, drawn in sets.items()
         }
@@ -173,10 +173,12 @@ class Checks:
         shutil.copytree(self.folder / "training" / "checkpoints", self.folder / "restoring" / "checkpoints")
         job = build_setup(TrainConfig.from_mapping(SETTINGS), environment, Progress())
         checkpoints = Checkpoints(
-            self.folder / "restoring" / "checkpoints", runtime_info(job.config, job.learner.devices)
+            self.folder / "restoring" / "checkpoints", runtime_info(job.config, job.train_step.devices)
         )
-        checkpoints.restore(job.fingerprint, job.learner, environment.model_dir)
-        restored = {name: parameter.list_data()[0].asnumpy() for name, parameter in state_dict(job.learner.net).items()}
+        checkpoints.restore(job.fingerprint, job.train_step, environment.model_dir)
+        restored = {
+            name: parameter.list_data()[0].asnumpy() for name, parameter in state_dict(job.train_step.net).items()
+        }
         differing = sum(not np.array_equal(restored[name], array) for name, array in expected.items())
         return [Figure("tensors", len(restored), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]
 
@@ -197,9 +199,9 @@ class Checks:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
         if done.returncode:
             raise SsdTrainError((done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1])
-        found, rows = self._weights("amp"), self._history("amp")
+        weights, rows = self._weights("amp"), self._history("amp")
         apart = rows[-1]["CrossEntropy"] / plain[-1]["CrossEntropy"] - 1
-        changed = np.mean([not np.array_equal(found[name], array) for name, array in expected.items()])
+        changed = np.mean([not np.array_equal(weights[name], array) for name, array in expected.items()])
         return [
             _loss_left(rows),
             Figure("loss / that of float32 - 1", abs(apart), most=MOST_AMP_APART),
@@ -227,7 +229,7 @@ class Checks:
         cpu_loss, cpu_detections = self._evaluated("training", "cpu")
         detector = Detector(GluonEngine(self.model_dir, self.devices[0]))
         data = load_labels(*self.datasets["validation"])
-        served = [answer.detections for answer in detector.predict_iter(image_refs(data.labels, data.images))]
+        served = [prediction.decoded()[1] for prediction in detector.predict_iter(image_refs(data.labels, data.images))]
         return [
             *_agreement_figures(compare(_rows(cpu_detections), _rows(detections))),
             Figure("SmoothL1 / on the CPU - 1", abs(loss / cpu_loss - 1), most=MOST_LOSS_APART),
@@ -300,8 +302,8 @@ class Checks:
         transform = EvalTransform(config.image_shape, TargetEncoder(make_anchors(layout)), config.grayscale)
         loader = EvalLoader(DetectionDataset(data.labels, data.images, config.image_shape), transform, BATCH)
         evaluator = Evaluator(model.build(context), config, context, model.post_nms)
-        _, loss, answers, _ = evaluate(evaluator, loader, model.class_names)
-        return math.nan if loss is None else loss, [found for _, found in answers]
+        _, loss, predictions, _ = evaluate(evaluator, loader, model.class_names)
+        return math.nan if loss is None else loss, [detections for _, detections in predictions]
 
     def _scored_as_saved(self, name: str) -> Figure:
         """Compare the last validation loss of a run with that of its saved model."""
@@ -354,7 +356,7 @@ def _agreement_figures(agreement: Agreement) -> List[Figure]:
     ]
 
 
-PICTURES = 64
+IMAGES = 64
 # in this order: the first one trains the model that the others use
 CHECKS = (
     ("training", "training"),
@@ -428,7 +430,7 @@ def machine_info(devices: Sequence[Any]) -> Dict[str, Any]:
 
 def _described(device: Any) -> Dict[str, Any]:
     """Return the name of a device, with the compute capability of a GPU."""
-    entry = {"device": str(device)}
+    entry: Dict[str, Any] = {"device": str(device)}
     if device.device_type == "gpu":
         entry["compute_capability"] = mxnet_compat.compute_capability(device)
     return entry
@@ -476,7 +478,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--pictures",
         type=number_in_range(int, 16, 10_000),
-        default=PICTURES,
-        help=f"training images; default: {PICTURES}",
+        default=IMAGES,
+        help=f"training images; default: {IMAGES}",
     )
     return parser

@@ -125,6 +125,16 @@ class Prediction(NamedTuple):
     detections: Optional[Detections]
     error: str = ""
 
+    def decoded(self) -> Tuple[np.ndarray, Detections]:
+        """Return image and detections.
+
+        Raises:
+            DataError: the image could not be decoded.
+        """
+        if self.image is None or self.detections is None:
+            raise DataError(self.error)
+        return self.image, self.detections
+
 
 class Tiling(NamedTuple):
     """How images are split into tiles; see `tiling.tile_rects`.
@@ -292,9 +302,7 @@ class Detector:
         return merge_tiles(parts, loaded.rects, (width, height), loaded.shared, self.engine.nms_threshold)
 
     def _result(self, prediction: Prediction) -> DetectionResult:
-        if prediction.detections is None:
-            raise DataError(prediction.error)
-        ref, detections = prediction.image_ref, prediction.detections
+        ref, (_, detections) = prediction.image_ref, prediction.decoded()
         arrays = (detections.boxes, detections.scores, detections.class_ids, detections.size_wh)
         return DetectionResult(*arrays, self.class_names, self.score_threshold, ref.name, ref.decode)
 

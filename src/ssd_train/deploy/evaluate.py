@@ -37,9 +37,7 @@ def score_images(
     def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
         tracked = (progress or Progress()).track(predictions, len(labels), "images")
         for record, prediction in zip(labels.records, tracked):
-            if prediction.detections is None:
-                raise DataError(prediction.error)
-            yield record, prediction.detections
+            yield record, prediction.decoded()[1]
 
     return score_detections(predict(), detector.class_names, overlap_threshold, detailed=True)
 

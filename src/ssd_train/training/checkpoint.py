@@ -139,7 +139,7 @@ def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: b
         if owner is not None or (folder / CONFIG).exists():
             raise ConfigError(f"{folder}: found the model of another program or command, {_OVERWRITE}")
         return
-    own = {name: value for name, value in fingerprint.items() if name != "processes"}  # the model does not tell
+    own = {name: value for name, value in fingerprint.items() if name != "processes"}  # not stored in the model
     old = _model_fingerprint(document)
     if resumes and not document.get("labels_sha256"):
         return
@@ -240,14 +240,14 @@ class TrainState:
 
     Attributes:
         epoch: number of finished epochs.
-        tally: sums over the finished steps of the next epoch.
+        meter: sums over the finished steps of the next epoch.
         best: the best score so far, for early stopping.
         history: one row for each finished epoch.
         fingerprint: settings and data of the run that may not change on resume.
     """
 
     epoch: int = 0
-    tally: EpochMeter = field(default_factory=EpochMeter)
+    meter: EpochMeter = field(default_factory=EpochMeter)
     best: BestTracker = field(default_factory=BestTracker)
     history: List[Dict[str, Any]] = field(default_factory=list)
     fingerprint: Dict[str, Any] = field(default_factory=dict)
@@ -256,10 +256,10 @@ class TrainState:
         """Append the row of the finished epoch to the history and start the next one."""
         self.history.append(row)
         self.epoch += 1
-        self.tally = EpochMeter()
+        self.meter = EpochMeter()
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch}" + (f", step {self.tally.steps} of the next" if self.tally.steps else "")
+        return f"epoch {self.epoch}" + (f", step {self.meter.steps} of the next" if self.meter.steps else "")
 
 
 class Checkpoints:
@@ -278,32 +278,34 @@ class Checkpoints:
         self.target = self.folder / "state"
         self.circumstances = dict(circumstances or {})
 
-    def save(self, state: TrainState, learner: Any, best_model: Path) -> None:
+    def save(self, state: TrainState, train_step: Any, best_model: Path) -> None:
         """Write a new state, including the files of the best model in the folder `best_model`."""
 
         def write(folder: Path) -> None:
-            save_parameters(folder / LAST, state_dict(learner.net))
-            counts = save_optimizer(folder / OPTIMIZER, learner.trainer)
-            if learner.average:
-                save_parameters(folder / AVERAGE, state_dict(learner.average.net))
+            save_parameters(folder / LAST, state_dict(train_step.net))
+            counts = save_optimizer(folder / OPTIMIZER, train_step.trainer)
+            if train_step.average:
+                save_parameters(folder / AVERAGE, state_dict(train_step.average.net))
             if state.best.epoch >= 0:
                 _copy_best(best_model, folder / BEST)
-            document = {"format": STATE_FORMAT, "package": __version__, **asdict(state), "updates": counts}
-            document["loss_scale"] = learner.loss_scale.state()
-            document["averaged_steps"] = learner.average.updates if learner.average else 0
+            values = asdict(state)
+            values["tally"] = values.pop("meter")
+            document = {"format": STATE_FORMAT, "package": __version__, **values, "updates": counts}
+            document["loss_scale"] = train_step.loss_scale.state()
+            document["averaged_steps"] = train_step.average.updates if train_step.average else 0
             document["circumstances"] = self.circumstances
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
         atomic.write_dir_atomic(self.target, write, keep=2)
 
     def restore(
-        self, fingerprint: Dict[str, Any], learner: Any, model_dir: Path, epochs: Optional[int] = None
+        self, fingerprint: Dict[str, Any], train_step: Any, model_dir: Path, epochs: Optional[int] = None
     ) -> Tuple[TrainState, List[str]]:
-        """Load the newest undamaged state into `learner`, and its best model into `model_dir`.
+        """Load the newest undamaged state into `train_step`, and its best model into `model_dir`.
 
         Args:
             fingerprint: of this run.
-            learner: the training step to restore.
+            train_step: the training step to restore.
             model_dir: folder of the best model.
             epochs: number of epochs of this run; None: any.
 
@@ -321,7 +323,7 @@ class Checkpoints:
             except CheckpointError as error:
                 notes.append(f"{error}; the checkpoint before it is used")
                 continue
-            state, differences = self._read(folder, fingerprint, learner, epochs)
+            state, differences = self._read(folder, fingerprint, train_step, epochs)
             _restore_best(folder / BEST, model_dir)
             return state, [*notes, f"resuming after {state} from {folder}", *differences]
         if folders:
@@ -353,25 +355,25 @@ class Checkpoints:
         return False
 
     def _read(
-        self, folder: Path, fingerprint: Dict[str, Any], learner: Any, epochs: Optional[int]
+        self, folder: Path, fingerprint: Dict[str, Any], train_step: Any, epochs: Optional[int]
     ) -> Tuple[TrainState, List[str]]:
-        """Load the state in `folder` into `learner`; return it and the changed runtime properties to log."""
+        """Load the state in `folder` into `train_step`; return it and the changed runtime properties to log."""
         with _as_state(folder):
             document = _document(folder)
             self._require_same_run(folder, document, fingerprint, epochs)
-            load_strict(learner.net, folder / LAST)
-            load_optimizer(read_arrays(folder / OPTIMIZER), learner.trainer, document["updates"])
-            learner.loss_scale.restore(document["loss_scale"])
-            if learner.average:
-                load_strict(learner.average.net, folder / AVERAGE)
-                learner.average.updates = document["averaged_steps"]
-            best, tally = BestTracker(**document["best"]), EpochMeter(**document["tally"])
+            load_strict(train_step.net, folder / LAST)
+            load_optimizer(read_arrays(folder / OPTIMIZER), train_step.trainer, document["updates"])
+            train_step.loss_scale.restore(document["loss_scale"])
+            if train_step.average:
+                load_strict(train_step.average.net, folder / AVERAGE)
+                train_step.average.updates = document["averaged_steps"]
+            best, meter = BestTracker(**document["best"]), EpochMeter(**document["tally"])
             differences = (
                 describe_differences(document.get("circumstances", {}), self.circumstances)
                 if self.circumstances
                 else []
             )
-            state = TrainState(document["epoch"], tally, best, document["history"], fingerprint)
+            state = TrainState(document["epoch"], meter, best, document["history"], fingerprint)
             _require_sound(state, document)
             return state, differences
 
@@ -424,16 +426,16 @@ def _restore_best(best: Path, model_dir: Path) -> None:
 
 def check_epochs(folder: Path, state: TrainState, epochs: int) -> None:
     """Raise CheckpointError if `state`, saved in `folder`, is beyond `epochs` epochs."""
-    if state.epoch + bool(state.tally.steps) > epochs:
+    if state.epoch + bool(state.meter.steps) > epochs:
         raise CheckpointError(f"{folder}: holds {state}, expected --epochs to be no less than that")
 
 
 def _require_sound(state: TrainState, document: Dict[str, Any]) -> None:
     """Raise ValueError unless counts are valid and numbers finite: the file may come from anywhere."""
-    tally, best = state.tally, state.best
-    counts = [state.epoch, tally.steps, tally.images, tally.positives, tally.clipped]
+    meter, best = state.meter, state.best
+    counts = [state.epoch, meter.steps, meter.images, meter.positives, meter.clipped]
     counts += [best.epoch + 1, best.epochs_since_improvement]
-    figures = [tally.cross_entropy, tally.smooth_l1, tally.seconds, tally.data_seconds, best.value or 0.0]
+    figures = [meter.cross_entropy, meter.smooth_l1, meter.seconds, meter.data_seconds, best.value or 0.0]
     for count in [*counts, document["averaged_steps"]]:
         if not (isinstance(count, int) and 0 <= count < MAX_COUNT):
             raise ValueError(f"found a count of {count!r}")
@@ -467,7 +469,9 @@ def _document(folder: Path) -> Dict[str, Any]:
     return document
 
 
-def broadcast_state(cluster: Communicator, state: TrainState, learner: Any, fingerprint: Dict[str, Any]) -> TrainState:
+def broadcast_state(
+    cluster: Communicator, state: TrainState, train_step: Any, fingerprint: Dict[str, Any]
+) -> TrainState:
     """Copy rank 0's state, weights and optimizer to all hosts; return the state.
 
     It is sent as a checkpoint without the best model, which only rank 0 keeps.
@@ -479,12 +483,12 @@ def broadcast_state(cluster: Communicator, state: TrainState, learner: Any, fing
         no_model.mkdir()
         checkpoints = Checkpoints(folder)
         if cluster.is_main_process:
-            checkpoints.save(state, learner, no_model)
+            checkpoints.save(state, train_step, no_model)
             with tarfile.open(packed, "w:gz", compresslevel=0) as archive:
                 archive.add(folder, ".")
             cluster.broadcast_bytes(packed.read_bytes())
             return state
         packed.write_bytes(cluster.broadcast_bytes(b""))
         unpack_archive(packed, folder)
-        received, _ = checkpoints.restore(fingerprint, learner, no_model)
+        received, _ = checkpoints.restore(fingerprint, train_step, no_model)
         return received

@@ -68,10 +68,10 @@ mx = mxnet_compat.mxnet()
 
 
 def train_one_epoch(
-    learner: TrainStep,
+    train_step: TrainStep,
     batches: Iterable[TrainBatch],
     rates: Sequence[float],
-    tally: Optional[EpochMeter] = None,
+    meter: Optional[EpochMeter] = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Dict[str, float]:
     """Train for one epoch, or for the rest of one.
@@ -80,10 +80,10 @@ def train_one_epoch(
     Synchronous hosts all end it when the first of them has no batch left.
 
     Args:
-        learner: makes the steps.
+        train_step: makes the steps.
         batches: the remaining batches of the epoch.
         rates: learning rates of all steps of the epoch.
-        tally: sums over the steps already made; updated in place.
+        meter: sums over the steps already made; updated in place.
         after_step: called after each step.
 
     Returns:
@@ -94,27 +94,27 @@ def train_one_epoch(
         ValueError: there are more batches than rates.
         TrainingDiverged: the loss or the gradient of a step is not finite.
     """
-    tally = EpochMeter() if tally is None else tally
+    meter = EpochMeter() if meter is None else meter
     remaining = iter(batches)
     start = time.perf_counter()
-    while tally.steps < len(rates):
+    while meter.steps < len(rates):
         batch = next(remaining, None)
         waited = time.perf_counter() - start
-        images, positives = learner.global_batch_counts(batch)
+        images, positives = train_step.global_batch_counts(batch)
         if batch is None or not images:
             break
-        losses = learner.step(batch, rates[tally.steps], positives)
-        tally.update(images, max(positives, 1), losses, learner.clipped)
-        tally.data_seconds += waited
-        tally.seconds += time.perf_counter() - start
+        losses = train_step.step(batch, rates[meter.steps], positives)
+        meter.update(images, max(positives, 1), losses, train_step.clipped)
+        meter.data_seconds += waited
+        meter.seconds += time.perf_counter() - start
         after_step()
         start = time.perf_counter()
     unused = sum(1 for _ in remaining)  # read to the end: the writer of a pipe waits for that
-    if unused and tally.steps == len(rates):
+    if unused and meter.steps == len(rates):
         raise ValueError(f"found {unused} batches more than the {len(rates)} rates of the epoch, expected no more")
-    learner.end_epoch()
-    tally.seconds += time.perf_counter() - start
-    return tally.averages()
+    train_step.end_epoch()
+    meter.seconds += time.perf_counter() - start
+    return meter.averages()
 
 
 class Evaluator:

@@ -70,7 +70,7 @@ class TrainingSetup:
     config: TrainConfig
     train: LabeledDataset
     validation: LabeledDataset
-    learner: TrainStep
+    train_step: TrainStep
     evaluator: Evaluator
     train_loader: AnyLoader
     validation_loader: EvalLoader
@@ -83,11 +83,11 @@ class TrainingSetup:
 
     @property
     def cluster(self) -> Communicator:
-        return self.learner.cluster
+        return self.train_step.cluster
 
     @property
     def net(self) -> Any:
-        return self.learner.net
+        return self.train_step.net
 
     @property
     def eval_net(self) -> Any:
@@ -144,16 +144,16 @@ def build_setup(
         dtype = mxnet_compat.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
         progress.info(f"mixed precision: {dtype}")
     net = _make_net(config, weights, train.labels, progress)
-    learner = TrainStep(net, config, devices, cluster)
+    train_step = TrainStep(net, config, devices, cluster)
     if config.ema_decay:
-        learner.average = _make_average(learner, config, train.labels.class_names)
+        train_step.average = _make_average(train_step, config, train.labels.class_names)
     post_nms = max_detections(config, train.labels)
-    evaluator = Evaluator(learner.average.net if learner.average else net, config, devices[0], post_nms)
+    evaluator = Evaluator(train_step.average.net if train_step.average else net, config, devices[0], post_nms)
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
     loaders = _make_loaders(config, train, validation, sampler, progress)
-    joined = ", BatchNorm and ReLU in one" if learner.features else ""
+    joined = ", BatchNorm and ReLU in one" if train_step.features else ""
     progress.info(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
-    return TrainingSetup(config, train, validation, learner, evaluator, *loaders, post_nms, marks)
+    return TrainingSetup(config, train, validation, train_step, evaluator, *loaders, post_nms, marks)
 
 
 def _check_folders(
@@ -206,10 +206,10 @@ def _new_net(config: TrainConfig, class_names: ClassNames) -> Any:
     return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_scales)
 
 
-def _make_average(learner: TrainStep, config: TrainConfig, class_names: ClassNames) -> ModelEMA:
+def _make_average(train_step: TrainStep, config: TrainConfig, class_names: ClassNames) -> ModelEMA:
     net = _new_net(config, class_names)
-    net.collect_params().reset_ctx(learner.devices[0])
-    return ModelEMA(net, learner.net, config.ema_decay)
+    net.collect_params().reset_ctx(train_step.devices[0])
+    return ModelEMA(net, train_step.net, config.ema_decay)
 
 
 def _find_weights(config: TrainConfig, environment: Environment, progress: Progress) -> Optional[InitialWeights]:

@@ -257,15 +257,15 @@ class ModelEMA:
     n) / (10 + n), as in TensorFlow, so that the initial weights are forgotten soon.
 
     Args:
-        net: network that receives the average; equal in structure to `learner`.
-        learner: network that is trained.
+        net: network that receives the average; equal in structure to `source`.
+        source: network that is trained.
         decay: weight of the old average in each step, 0 < decay < 1.
     """
 
-    def __init__(self, net: Any, learner: Any, decay: float) -> None:
+    def __init__(self, net: Any, source: Any, decay: float) -> None:
         self.net, self.decay = net, decay
         self.updates = 0
-        sources, targets = state_dict(learner), state_dict(net)
+        sources, targets = state_dict(source), state_dict(net)
         self._pairs: List[Tuple[Any, Any]] = [(targets[name], source) for name, source in sources.items()]
         for target, source in self._pairs:
             target.set_data(source.list_data()[0])
@@ -276,5 +276,5 @@ class ModelEMA:
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         for target, source in self._pairs:
             average = target.list_data()[0]
-            # one pass in place: average - weight * (1 * average - value)
+            # average - weight * (1 * average - value), in one pass
             mx.nd.sgd_update(average, source.list_data()[0], out=average, lr=weight, wd=1.0, rescale_grad=-1.0)

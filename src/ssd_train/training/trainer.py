@@ -61,7 +61,7 @@ class CheckpointCallback:
 
     Args:
         state: the training state to save.
-        learner: holds the weights and the optimizer.
+        train_step: holds the weights and the optimizer.
         model_dir: folder of the best model.
         checkpoints: where states are saved; None: nowhere.
         minutes: time between two checkpoints within an epoch; 0: none within epochs.
@@ -71,20 +71,20 @@ class CheckpointCallback:
     def __init__(
         self,
         state: TrainState,
-        learner: Any,
+        train_step: Any,
         model_dir: Path,
         checkpoints: Optional[Checkpoints],
         minutes: float,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.state, self.learner, self.model_dir = state, learner, model_dir
+        self.state, self.train_step, self.model_dir = state, train_step, model_dir
         self.checkpoints, self.minutes, self.should_stop = checkpoints, minutes, should_stop
         self._saved = time.monotonic()
 
     def save(self) -> None:
         """Save the state now."""
         if self.checkpoints:
-            self.checkpoints.save(self.state, self.learner, self.model_dir)
+            self.checkpoints.save(self.state, self.train_step, self.model_dir)
         self._saved = time.monotonic()
 
     def on_step_end(self) -> None:
@@ -92,9 +92,9 @@ class CheckpointCallback:
 
         With dist_async, hosts do not step together and stop only between epochs.
         """
-        if self.learner.cluster.exchange.together:
+        if self.train_step.cluster.exchange.together:
             self.raise_if_stop_requested()
-        if self.learner.cluster.allreduce_step([self._is_due()])[0]:
+        if self.train_step.cluster.allreduce_step([self._is_due()])[0]:
             self.save()
 
     def _is_due(self) -> bool:
@@ -104,19 +104,19 @@ class CheckpointCallback:
     def on_epoch_end(self) -> None:
         """Save; with dist_async, stop here if any host has a request."""
         self.save()
-        if not self.learner.cluster.exchange.together:
+        if not self.train_step.cluster.exchange.together:
             self.raise_if_stop_requested()
 
     def raise_if_stop_requested(self) -> None:
         """Save and raise Stopped if any host has a stop request; all hosts must call this together."""
-        if self.learner.cluster.allreduce_any(self.should_stop()):
+        if self.train_step.cluster.allreduce_any(self.should_stop()):
             self.save()
             raise TrainingInterrupted(f"stopped on request after {self.state}")
 
     def interruptible(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield `items`; on a single host, stop between two of them on request."""
         for item in items:
-            if self.learner.cluster.size == 1:
+            if self.train_step.cluster.size == 1:
                 self.raise_if_stop_requested()
             yield item
 
@@ -178,7 +178,7 @@ def _metric_lines(row: Dict[str, Any], steps: int, epochs: int, host: str) -> Li
 class WorkerResult:
     """Result on a rank other than 0: the SHA-256 of the final weights, and the host that has the model."""
 
-    leader: str
+    main_host: str
     weights: str
 
 
@@ -207,10 +207,10 @@ class Trainer:
         self.on_epoch_end: List[Callable[[List[Dict[str, Any]]], None]] = []
         checkpoints, self.state = self._restore()
         self.has_model = self.state.best.epoch >= 0
-        setup.learner.start(setup.config, len(setup.train_loader), self.state.epoch, self.state.tally.steps)
+        setup.train_step.start(setup.config, len(setup.train_loader), self.state.epoch, self.state.meter.steps)
         self.callback = CheckpointCallback(
             self.state,
-            setup.learner,
+            setup.train_step,
             environment.model_dir,
             checkpoints,
             setup.config.checkpoint_minutes,
@@ -222,14 +222,14 @@ class Trainer:
         setup, checkpoints = self.setup, None
         state = TrainState(fingerprint=setup.fingerprint)
         if self.environment.checkpoint_dir:
-            info = runtime_info(setup.config, setup.learner.devices)
+            info = runtime_info(setup.config, setup.train_step.devices)
             checkpoints = Checkpoints(self.environment.checkpoint_dir, info)
             state, notes = checkpoints.restore(
-                setup.fingerprint, setup.learner, self.environment.model_dir, setup.config.epochs
+                setup.fingerprint, setup.train_step, self.environment.model_dir, setup.config.epochs
             )
             for note in notes:
                 self.progress.info(note)
-        return checkpoints, broadcast_state(setup.cluster, state, setup.learner, setup.fingerprint)
+        return checkpoints, broadcast_state(setup.cluster, state, setup.train_step, setup.fingerprint)
 
     def fit(self) -> Union[Evaluation, WorkerResult]:
         """Run the remaining epochs.
@@ -253,7 +253,7 @@ class Trainer:
 
     def _finalize(self) -> Union[Evaluation, WorkerResult]:
         state = self.state
-        weights = digest(self.setup.learner.parameters)
+        weights = digest(self.setup.train_step.parameters)
         if not self.setup.cluster.is_main_process:
             return WorkerResult(self.environment.hosts[0], weights)
         log_weights_digest(self.setup.cluster.size, weights, self.progress)
@@ -270,7 +270,7 @@ class Trainer:
             done = state.epoch + 1
             if done % config.validation_interval == 0 or done == config.epochs:
                 self._validate(row)
-        steps = state.tally.steps
+        steps = state.meter.steps
         state.end_epoch(row)
         log_epoch(config, steps, state, self.environment, self.progress)
         for function in self.on_epoch_end if self.setup.cluster.is_main_process else ():
@@ -279,13 +279,13 @@ class Trainer:
     def _train_epoch(self) -> Dict[str, Any]:
         """Run the remaining steps of an epoch; return its row of the history."""
         setup, state, steps = self.setup, self.state, len(self.setup.train_loader)
-        epoch, steps_done = state.epoch, state.tally.steps
+        epoch, steps_done = state.epoch, state.meter.steps
         rates = epoch_learning_rates(setup.config, epoch, steps)
         name = f"epoch {epoch + 1}/{setup.config.epochs}"
         with _closing(
             self.progress.track(setup.train_loader.epoch(epoch, steps_done), steps - steps_done, name)
         ) as batches:
-            result = train_one_epoch(setup.learner, batches, rates, state.tally, self.callback.on_step_end)
+            result = train_one_epoch(setup.train_step, batches, rates, state.meter, self.callback.on_step_end)
         # streams of hosts may differ in length; each loader warns of its own
         if result["steps"] < steps and setup.cluster.size > 1 and setup.cluster.exchange.together:
             self.progress.warning(
@@ -297,7 +297,7 @@ class Trainer:
             "epoch": epoch,
             "CrossEntropy": result["CrossEntropy"],
             "SmoothL1": result["SmoothL1"],
-            "learning_rate": rates[state.tally.steps - 1],
+            "learning_rate": rates[state.meter.steps - 1],
             "steps": result["steps"],
             "clipped_steps": result["clipped"],
             "images_per_second": round(result["images"] / result["seconds"], 3),
@@ -333,7 +333,7 @@ class Trainer:
 
     def _evaluate_best(self) -> Evaluation:
         best = SavedModel.load(self.environment.model_dir)
-        device = self.setup.learner.devices[0]
+        device = self.setup.train_step.devices[0]
         evaluator = Evaluator(best.build(device), best.config, device, best.post_nms)
         when = f"after {self.state}"
         return self._evaluate(

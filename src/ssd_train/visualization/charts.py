@@ -90,8 +90,8 @@ def histogram(
     highest = max(100 * max(counts) / sum(counts) for _, _, counts in drawn)
     frame = Frame(size_wh, (0, len(edges) - 1), (0, _nice_ticks(0, highest)[-1]))
     bars = [
-        _bar(frame, (bin_, place, len(drawn)), 100 * count / sum(counts), f"s{index}", title)
-        for place, (index, name, counts) in enumerate(drawn)
+        _bar(frame, (bin_, position, len(drawn)), 100 * count / sum(counts), f"s{index}", title)
+        for position, (index, name, counts) in enumerate(drawn)
         for bin_, count in enumerate(counts)
         for title in [f"{name}, {_tick_text(edges[bin_])} to {_tick_text(edges[bin_ + 1])}: {count:,}"]
     ]
@@ -218,9 +218,9 @@ def _hover(series: Series, runs: Sequence[Sequence[Tuple[float, float]]], frame:
     return join(*[_dot(frame, x, y, f"hover {series.style}", element("title", text)) for x, y, text in titles])
 
 
-def _bar(frame: Frame, place: Tuple[int, int, int], value: float, style: str, text: str) -> Html:
+def _bar(frame: Frame, position: Tuple[int, int, int], value: float, style: str, text: str) -> Html:
     """Return a bar; `place` is its bin, its number among the bars of the bin, and their number."""
-    bin_, number, count = place
+    bin_, number, count = position
     width = (frame.x(bin_ + 1) - frame.x(bin_) - 4) / count
     left, top = frame.x(bin_) + 2 + number * width, frame.y(value)
     return element(

@@ -41,16 +41,16 @@ def labelled_sheet(
     count = min(layout.count, len(labels))
     _check(layout, count)
     chosen = [labels.records[index] for index in np.linspace(0, len(labels) - 1, count).round().astype(int)]
-    pictures, titles, failures = [], [], []
+    images_drawn, titles, failures = [], [], []
     for record in progress.track(chosen, count, "sheet"):
         try:
-            pictures.append(_draw_image(record, labels, images, cell_content_size(layout.cell_wh)))
+            images_drawn.append(_draw_image(record, labels, images, cell_content_size(layout.cell_wh)))
             titles.append(f"{record.basename} ({len(record.boxes)})")
         except DataError as error:
             failures.append(str(error))
-    if not pictures:
+    if not images_drawn:
         raise DataError(f"{failures[0]}; none of {count} images can be read")
-    return contact_sheet(pictures, titles, min(layout.columns, count), layout.cell_wh), failures
+    return contact_sheet(images_drawn, titles, min(layout.columns, count), layout.cell_wh), failures
 
 
 def _check(layout: Layout, count: int) -> None:
@@ -63,7 +63,7 @@ def _check(layout: Layout, count: int) -> None:
         )
 
 
-def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, room_wh: SizeWH) -> np.ndarray:
+def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, max_wh: SizeWH) -> np.ndarray:
     """Return the image with its boxes, resized to its cell first, so that lines and text have their final size."""
     encoded = EncodedImage(images.read(record), f"{record.where}: {images.locate(record)}")
     if record.size_wh is None:  # the boxes are in pixels of the full-size image
@@ -71,5 +71,5 @@ def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, room_
         size_wh = (image.shape[1], image.shape[0])
         record = LabeledImage(record.name, record.boxes, record.class_ids, size_wh, record.where)
     else:
-        image = encoded.decode_downscaled(max(room_wh), record.size_wh)
-    return draw_labels(fit_within(image, room_wh, enlarge=float("inf")), record, labels.class_names)
+        image = encoded.decode_downscaled(max(max_wh), record.size_wh)
+    return draw_labels(fit_within(image, max_wh, enlarge=float("inf")), record, labels.class_names)

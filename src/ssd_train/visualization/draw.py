@@ -67,7 +67,7 @@ def text_size(size_wh: SizeWH) -> int:
     return int(np.clip(round(max(size_wh) / 42 + 6), 9, 96))
 
 
-def as_picture(image: np.ndarray) -> Image.Image:
+def to_pil(image: np.ndarray) -> Image.Image:
     """Convert an RGB uint8 (H, W, 3) array to a Pillow image; raise a DataError for any other array."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"picture: found {image.dtype} {image.shape}, expected RGB uint8 (H, W, 3) with H, W > 0")
@@ -133,7 +133,7 @@ class Canvas:
     """A copy of an image to draw on. Labels are drawn last, so that no box line crosses a label."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self._image = as_picture(image)
+        self._image = to_pil(image)
         self.size_wh: SizeWH = self._image.size
         self._draw = ImageDraw.Draw(self._image, "RGBA")
         self._text_size = text_size(self.size_wh)
@@ -163,8 +163,8 @@ class Canvas:
         """Place the label of the box `area` where it covers the least of earlier labels; `render` draws it."""
         text = fonts.shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
         width, height = fonts.text_wh(text, self._text_size)
-        place = self._place(area, (width + 2 * self._padding, height), style.below)
-        self._labels.append(_Label(place, text, colour, style))
+        position = self._position(area, (width + 2 * self._padding, height), style.below)
+        self._labels.append(_Label(position, text, colour, style))
 
     def render(self) -> np.ndarray:
         """Draw the labels and return the image, RGB uint8 (H, W, 3)."""
@@ -175,7 +175,7 @@ class Canvas:
             self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(back), font, anchor="la")
         return np.asarray(self._image)
 
-    def _place(self, area: Area, label_wh: SizeWH, below: bool) -> Area:
+    def _position(self, area: Area, label_wh: SizeWH, below: bool) -> Area:
         """Return the first candidate area inside the image that covers the least of other labels.
 
         Candidates lie outside and inside the box's upper and lower edge, aligned to its left or right side.
@@ -296,14 +296,14 @@ def size_of(image: np.ndarray) -> SizeWH:
     return image.shape[1], image.shape[0]
 
 
-def fit_within(image: np.ndarray, room_wh: SizeWH, enlarge: float = 1.0) -> np.ndarray:
-    """Resize an image to fit into `room_wh`, keeping its aspect ratio and enlarging at most by `enlarge`."""
-    picture = as_picture(image)
-    factor = min(enlarge, room_wh[0] / picture.width, room_wh[1] / picture.height)
+def fit_within(image: np.ndarray, max_wh: SizeWH, enlarge: float = 1.0) -> np.ndarray:
+    """Resize an image to fit into `max_wh`, keeping its aspect ratio and enlarging at most by `enlarge`."""
+    resized = to_pil(image)
+    factor = min(enlarge, max_wh[0] / resized.width, max_wh[1] / resized.height)
     if factor == 1.0:
-        return np.asarray(picture)
-    size_wh = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return np.asarray(picture.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3.0))
+        return np.asarray(resized)
+    size_wh = (max(1, round(resized.width * factor)), max(1, round(resized.height * factor)))
+    return np.asarray(resized.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
 def cell_content_size(cell_wh: SizeWH) -> SizeWH:
@@ -346,8 +346,8 @@ def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, con
     line = fonts.shortened(" ".join(title.split()), size, content_wh[0])
     draw = ImageDraw.Draw(sheet)
     draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")
-    picture = Image.fromarray(fit_within(image, content_wh, enlarge=float("inf")))
-    left = origin[0] + (cell_wh[0] - picture.width) // 2
+    resized = Image.fromarray(fit_within(image, content_wh, enlarge=float("inf")))
+    left = origin[0] + (cell_wh[0] - resized.width) // 2
     sheet.paste(
-        picture, (left, origin[1] + cell_wh[1] - margin - content_wh[1] + (content_wh[1] - picture.height) // 2)
+        resized, (left, origin[1] + cell_wh[1] - margin - content_wh[1] + (content_wh[1] - resized.height) // 2)
     )

@@ -48,13 +48,13 @@ class MatchResult:
     Attributes:
         detections: the M detections of at least the score threshold.
         true_boxes: labelled boxes, float32 (N, 4) xyxy in the detections' pixels.
-        found: for each labelled box whether a detection matches it, bool (N,).
+        detected: for each labelled box whether a detection matches it, bool (N,).
         correct: for each detection whether it matches a labelled box or is ignored by the scores, bool (M,).
     """
 
     detections: Detections
     true_boxes: np.ndarray
-    found: np.ndarray
+    detected: np.ndarray
     correct: np.ndarray
 
 
@@ -83,16 +83,16 @@ def match(sample: Sample, threshold: float) -> MatchResult:
         regions.crowds,
         IOU_THRESHOLD,
     )
-    found, correct = np.zeros(len(true_boxes), bool), np.zeros(len(detections), bool)
-    found[matches.truth] = correct[matches.detection] = correct[ignored] = True
-    return MatchResult(detections, true_boxes, found, correct)
+    detected, correct = np.zeros(len(true_boxes), bool), np.zeros(len(detections), bool)
+    detected[matches.truth] = correct[matches.detection] = correct[ignored] = True
+    return MatchResult(detections, true_boxes, detected, correct)
 
 
 def draw_scene(
     sample: Sample,
     matching: MatchResult,
     class_names: ClassNames,
-    room_wh: SizeWH,
+    max_wh: SizeWH,
     focus: Optional[Focus] = None,
 ) -> np.ndarray:
     """Return the image with hits (solid), false positives (dotted) and labels (dashed, missed objects with names).
@@ -103,20 +103,20 @@ def draw_scene(
         sample: image, labels and detections.
         matching: the result of `match`.
         class_names: names by class id.
-        room_wh: maximum (width, height) of the result in pixels.
+        max_wh: maximum (width, height) of the result in pixels.
         focus: boxes to mark and to crop to, with a margin; None for the whole image.
     """
-    image, detections = sample.picture(), matching.detections
+    image, detections = sample.load_image(), matching.detections
     size_wh, crop = size_of(image), (0, 0, *size_of(image))
     if focus is not None:
         crop = crop_around(scaled(focus.boxes(matching), detections.size_wh, size_wh), size_wh)
-    canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], room_wh, _MAX_ENLARGEMENT)
+    canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], max_wh, _MAX_ENLARGEMENT)
     view = _View(crop, size_of(canvas))
     marked_labels, marked_detections = (focus.labels, focus.detections) if focus else ((), ())
 
     boxes, labels = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
-    ids, found = sample.truth.class_ids[labels], matching.found[labels]
-    names = ["" if is_found else class_label(class_names, int(c)) for c, is_found in zip(ids, found)]
+    ids, detected = sample.truth.class_ids[labels], matching.detected[labels]
+    names = ["" if is_detected else class_label(class_names, int(c)) for c, is_detected in zip(ids, detected)]
     white, marked = [WHITE] * len(names), np.isin(labels, marked_labels)
     truth = BoxLabels(boxes, _limit_labels(names), white, TRUTH_STYLE, marked)
 
@@ -206,7 +206,7 @@ class WorstCases:
 def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int) -> WorstCases:
     """Return the `limit` worst images of each kind, ties in the order of `samples`; no other images are read."""
     pairs = [(sample, match(sample, threshold)) for sample in samples]
-    misses = sorted((p for p in pairs if not p[1].found.all()), key=lambda p: -int((~p[1].found).sum()))
+    misses = sorted((p for p in pairs if not p[1].detected.all()), key=lambda p: -int((~p[1].detected).sum()))
     false = sorted((p for p in pairs if not p[1].correct.all()), key=lambda p: -_top_false_positive(p[1])[1])
     return WorstCases(
         tuple(_miss(sample, matching, class_names) for sample, matching in misses[:limit]),
@@ -215,12 +215,12 @@ def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: f
 
 
 def _miss(sample: Sample, matching: MatchResult, class_names: ClassNames) -> ErrorCase:
-    missed = np.flatnonzero(~matching.found)
+    missed = np.flatnonzero(~matching.detected)
     reasons = [_reason_missed(sample, matching, int(index), class_names) for index in missed]
     # with several objects, details such as scores would prevent equal reasons from being counted together
     counts = Counter(reason + detail * (len(missed) == 1) for reason, detail in reasons)
     summary = ", ".join(reason if count == 1 else f"{count} x {reason}" for reason, count in counts.most_common(3))
-    caption = f"{len(missed)} of {len(matching.found)} missed: {summary}{', …' if len(counts) > 3 else ''}"
+    caption = f"{len(missed)} of {len(matching.detected)} missed: {summary}{', …' if len(counts) > 3 else ''}"
     image = draw_scene(sample, matching, class_names, _CROP_WH, Focus(labels=missed.tolist()))
     return ErrorCase(sample.name, image, caption)
 

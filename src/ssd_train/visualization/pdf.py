@@ -87,7 +87,7 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
     """
     count = 0
     # in a temporary file, because Pillow reads the file to append a page, and `path` may be a pipe
-    with open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=".pdf") as made:
+    with open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=".pdf") as pdf:
 
         def add(page: np.ndarray, **options: Any) -> None:
             """Write a page.
@@ -95,17 +95,17 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
             Each page has its own call, because Pillow holds all pages of a call in memory.
             """
             dates: Dict[str, Any] = {"creationDate": None, "modDate": None}  # equal pages give equal files
-            Image.fromarray(page).save(made.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
+            Image.fromarray(page).save(pdf.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
 
         add(title_page(front), title=front.title)
         for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
-            add(picture_page(group, front.class_names, front.threshold, number), append=True)
+            add(images_page(group, front.class_names, front.threshold, number), append=True)
             count += len(group)
-        shutil.copyfileobj(made, file)
+        shutil.copyfileobj(pdf, file)
     return count
 
 
-def picture_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
+def images_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
     """Draw up to 15 images in rows from the top left.
 
     Cells have the same size on every page.
@@ -151,7 +151,7 @@ def title_page(front: TitlePage) -> np.ndarray:
         page.key(_class_line(front.class_names, index), class_colour(index))
     if len(names) > shown:
         page.write(f"and {len(names) - shown + 1} more", _TEXT, _SOFT)
-    return np.asarray(page.picture)
+    return np.asarray(page.image)
 
 
 class _TitleCanvas:
@@ -160,8 +160,8 @@ class _TitleCanvas:
     _LEFT = 130
 
     def __init__(self) -> None:
-        self.picture = Image.new("RGB", PAGE_WH, WHITE)
-        self._pen = ImageDraw.Draw(self.picture)
+        self.image = Image.new("RGB", PAGE_WH, WHITE)
+        self._pen = ImageDraw.Draw(self.image)
         self._y = 210
 
     def write(self, text: str, size: int, colour: RGB, after: int = 0, indent: int = 0) -> None:
@@ -201,19 +201,19 @@ def _class_line(class_names: ClassNames, index: int) -> str:
     return label if label != f"#{index}" else f"{label}  {name.encode('unicode_escape').decode('ascii')}"
 
 
-def draw_page(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
-    """Draw detections, labels and note on the image, resized to fit `room_wh`."""
-    drawn = _draw_boxes(page, class_names, threshold, room_wh)
+def draw_page(page: Page, class_names: ClassNames, threshold: float, max_wh: SizeWH) -> np.ndarray:
+    """Draw detections, labels and note on the image, resized to fit `max_wh`."""
+    drawn = _draw_boxes(page, class_names, threshold, max_wh)
     return draw_note(drawn, page.note) if page.note else drawn
 
 
-def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, room_wh: SizeWH) -> np.ndarray:
+def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, max_wh: SizeWH) -> np.ndarray:
     # enlarge small images before drawing, because letters that are enlarged later are illegible
-    image = fit_within(page.image, room_wh, enlarge=float("inf"))
+    image = fit_within(page.image, max_wh, enlarge=float("inf"))
     if page.truth is None:
         return draw_detections(image, page.detections, class_names, threshold)
     sample = Sample(page.name, image, page.truth, page.detections)
-    return draw_scene(sample, match(sample, threshold), class_names, room_wh)
+    return draw_scene(sample, match(sample, threshold), class_names, max_wh)
 
 
 def _stem(name: str) -> str:

@@ -12,7 +12,7 @@ from ssd_train.visualization.html import STYLE, Html, element, join, number
 from ssd_train.visualization.report_data import ReportData
 from ssd_train.visualization.report_sections import (
     data_section,
-    pictures_section,
+    images_section,
     precision_section,
     scores_section,
     settings_section,
@@ -59,7 +59,7 @@ def render(data: ReportData) -> str:
         scores_section(data),
         training_section(data),
         precision_section(data),
-        pictures_section(data),
+        images_section(data),
         worst_section(data),
         data_section(data),
         settings_section(data),

@@ -13,7 +13,7 @@ from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labe
 
 # edges of the box size histogram: the square root of box area over image area, 0..1
 RELATIVE_SIZE_EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-_PLACES_SHOWN = 3
+_LOCATIONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Sample:
     truth: LabeledImage
     detections: Detections
 
-    def picture(self) -> np.ndarray:
+    def load_image(self) -> np.ndarray:
         """Return the image, RGB uint8 (H, W, 3)."""
         return self.image() if callable(self.image) else self.image
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason to skip or repair lines of the labels, with the number of lines and the first places."""
+    """A reason to skip or repair lines of the labels, with the number of lines and their first locations."""
 
     text: str
     count: int
-    places: Tuple[str, ...] = ()
+    locations: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def _relative_sizes(records: Sequence[LabeledImage]) -> np.ndarray:
 
 def _reasons(lines: Sequence[LabelIssue]) -> Tuple[Reason, ...]:
     """Group the lines by reason, the most frequent first."""
-    places: Dict[str, list] = {}
+    locations: Dict[str, list] = {}
     for line in lines:
-        places.setdefault(line.reason, []).append(f"{line.where} ({line.detail})" if line.detail else line.where)
-    ordered = sorted(places.items(), key=lambda item: -len(item[1]))
-    return tuple(Reason(text, len(group), tuple(group[:_PLACES_SHOWN])) for text, group in ordered)
+        locations.setdefault(line.reason, []).append(f"{line.where} ({line.detail})" if line.detail else line.where)
+    ordered = sorted(locations.items(), key=lambda item: -len(item[1]))
+    return tuple(Reason(text, len(group), tuple(group[:_LOCATIONS_SHOWN])) for text, group in ordered)

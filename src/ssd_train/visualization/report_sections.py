@@ -236,8 +236,8 @@ def _spread(x: np.ndarray) -> np.ndarray:
     """Return the indexes of points that are spread evenly along rising `x`, with the first and the last."""
     if not len(x):
         return np.zeros(0, int)
-    places = np.searchsorted(x, np.linspace(x[0], x[-1], _CURVE_POINTS))
-    return np.unique([0, *np.minimum(places, len(x) - 1), len(x) - 1])
+    positions = np.searchsorted(x, np.linspace(x[0], x[-1], _CURVE_POINTS))
+    return np.unique([0, *np.minimum(positions, len(x) - 1), len(x) - 1])
 
 
 def _mean_curve(data: ReportData) -> Series:
@@ -289,15 +289,15 @@ def _setting_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "none" if value is None else str(value)
 
 
-PICTURE_WH = (720, 720)
-PICTURES_SHOWN = 12
+IMAGE_WH = (720, 720)
+IMAGES_SHOWN = 12
 CASES_SHOWN = 6
 
 
-def pictures_section(data: ReportData) -> Html:
+def images_section(data: ReportData) -> Html:
     """Return the section of validation images with labels and detections."""
     if not data.samples:
-        return section("pictures", "Validation images", _no_pictures())
+        return section("pictures", "Validation images", _no_images())
     selected = _select_samples(data.samples, data.threshold)
     lead = (
         f"{len(selected)} of {len(data.samples):,} images, with detections of score {number(data.threshold, 2)} or "
@@ -313,14 +313,14 @@ def pictures_section(data: ReportData) -> Html:
     )
 
 
-def _no_pictures() -> Html:
+def _no_images() -> Html:
     return element("p", "There are no validation images.", class_="empty")
 
 
 def _select_samples(samples: Sequence[Sample], threshold: float) -> List[Sample]:
     """Return samples at even intervals of those with an object or a detection, or of all if there are none."""
     candidates = [s for s in samples if len(s.truth.boxes) or len(s.detections.above(threshold))] or list(samples)
-    indices = np.unique(np.linspace(0, len(candidates) - 1, PICTURES_SHOWN).astype(int))
+    indices = np.unique(np.linspace(0, len(candidates) - 1, IMAGES_SHOWN).astype(int))
     return [candidates[index] for index in indices]
 
 
@@ -339,13 +339,13 @@ def _legend(class_names: ClassNames) -> Html:
 
 def _sample_figure(sample: Sample, data: ReportData) -> Html:
     matching = match(sample, data.threshold)
-    return _figure(draw_scene(sample, matching, data.class_names, PICTURE_WH), sample.name, _summary(matching))
+    return _figure(draw_scene(sample, matching, data.class_names, IMAGE_WH), sample.name, _summary(matching))
 
 
 def _summary(matching: MatchResult) -> str:
     """Return e.g. "3 of 4 found, 21 false positives, 5 of them drawn"."""
-    found, objects, false = int(matching.found.sum()), len(matching.found), int((~matching.correct).sum())
-    recall = f"{found} of {objects} found" if objects else "no labels"
+    detected, objects, false = int(matching.detected.sum()), len(matching.detected), int((~matching.correct).sum())
+    recall = f"{detected} of {objects} found" if objects else "no labels"
     drawn = drawn_detections(matching, np.arange(len(matching.correct)), objects)
     shown = int((~matching.correct[drawn]).sum())
     hidden = f", {shown} of them drawn" if shown < false else ""
@@ -356,14 +356,14 @@ def _figure(image: np.ndarray, name: str, caption: str) -> Html:
     basename = name.rsplit("/", 1)[-1]
     text = element("figcaption", element("b", basename, title=name), caption)
     # opened, the summary covers the window: an image enlarges without a script
-    picture = element("details", element("summary", inline_image(image, f"{basename}: {caption}")), class_="zoom")
-    return element("figure", picture, text)
+    zoomable = element("details", element("summary", inline_image(image, f"{basename}: {caption}")), class_="zoom")
+    return element("figure", zoomable, text)
 
 
 def worst_section(data: ReportData) -> Html:
     """Return the section of images with the most missed objects and the highest-scoring false positives."""
     if not data.samples:
-        return section("worst", "Missed objects and false positives", _no_pictures())
+        return section("worst", "Missed objects and false positives", _no_images())
     worst = worst_cases(data.samples, data.class_names, data.threshold, CASES_SHOWN)
     lead = (
         "Look here first: wrong or missing labels show up here as well as weaknesses of the model. "
@@ -437,11 +437,11 @@ def _image_sizes(one: SubsetSummary) -> str:
 def _boxes_by_class(data: ReportData) -> Html:
     """Return the number of boxes of each class, with bars of its share of each split."""
     sums = [max(sum(one.boxes_per_class), 1) for one in data.data]
-    shares = [
+    fractions = [
         [_count(one.boxes_per_class, i) / total for i in range(len(data.class_names))]
         for one, total in zip(data.data, sums)
     ]
-    longest = max((share for row in shares for share in row), default=0) or 1
+    longest = max((fraction for row in fractions for fraction in row), default=0) or 1
     rows: List[List[Child]] = []
     for index, name in enumerate(data.class_names):
         bars = [
@@ -451,7 +451,7 @@ def _boxes_by_class(data: ReportData) -> Html:
                 style=f"width:{row[index] / longest:.1%}",
                 title=f"{one.name}: {row[index]:.1%}",
             )
-            for split, (one, row) in enumerate(zip(data.data, shares))
+            for split, (one, row) in enumerate(zip(data.data, fractions))
         ]
         counts = [number(_count(one.boxes_per_class, index)) for one in data.data]
         rows.append([name, element("div", *bars, class_="bars"), *counts])
@@ -481,13 +481,13 @@ def _label_issues(one: SubsetSummary) -> List[Child]:
 def _reasons(reasons: Sequence[Reason]) -> Html:
     rows: List[List[Child]] = []
     for reason in reasons:
-        more = reason.count - len(reason.places)
-        places = join(*[element("div", element("code", place)) for place in reason.places])
+        more = reason.count - len(reason.locations)
+        locations = join(*[element("div", element("code", location)) for location in reason.locations])
         rows.append(
             [
                 reason.text,
                 number(reason.count),
-                join(places, element("div", f"and {more:,} more") if more > 0 else None),
+                join(locations, element("div", f"and {more:,} more") if more > 0 else None),
             ]
         )
     return table(("Reason", "Lines", "First places"), rows, numeric=(1,))

@@ -47,10 +47,11 @@ def verdict(data: ReportData) -> str:
     if not recall or precision is None:
         return "Finds no object: not one detection matches a label."
     weakest = _weakest_class(data)
-    return f"Finds {_share(recall)} objects, {_false_share(1 - precision)}{f'; weakest: {weakest}' if weakest else ''}."
+    closing = f"; weakest: {weakest}" if weakest else ""
+    return f"Finds {_fraction(recall)} objects, {_false_fraction(1 - precision)}{closing}."
 
 
-def _share(value: float) -> str:
+def _fraction(value: float) -> str:
     """Return a share as "8 of 10", near 0 and 1 as "97 of 100"."""
     if value >= 1:
         return "all"
@@ -59,11 +60,11 @@ def _share(value: float) -> str:
     return f"{min(max(round(100 * value), 1), 99)} of 100"
 
 
-def _false_share(value: float) -> str:
+def _false_fraction(value: float) -> str:
     if value <= 0:
         return "no detection is false"
     if value > 0.5:
-        return f"{_share(value)} detections are false"
+        return f"{_fraction(value)} detections are false"
     return f"1 in {round(1 / value)} detections is false"
 
 
@@ -79,7 +80,7 @@ def _weakest_class(data: ReportData) -> Optional[str]:
 def next_steps(data: ReportData) -> List[str]:
     """Return advice by rule, the most important first; empty if no rule applies."""
     steps = [
-        *_if_nothing_found(data),
+        *_if_nothing_detected(data),
         *_if_random_weights(data),
         *_if_best_epoch_is_last(data),
         *_if_class_is_missing(data),
@@ -90,7 +91,7 @@ def next_steps(data: ReportData) -> List[str]:
     return steps
 
 
-def _if_nothing_found(data: ReportData) -> List[str]:
+def _if_nothing_detected(data: ReportData) -> List[str]:
     value = finite((data.scores or {}).get("mAP@0.5"))
     if value is None or value >= 0.05:
         return []

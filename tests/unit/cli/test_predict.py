@@ -9,7 +9,7 @@ import pytest
 from helpers.data import picture
 
 from ssd_train.cli.main import main
-from ssd_train.cli.paths import find_pictures, overlay_paths
+from ssd_train.cli.paths import find_images, overlay_paths
 from ssd_train.data.image_io import encode_png
 from ssd_train.errors import ConfigError
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def names(paths):
-    return [found.name for found in find_pictures(paths)]
+    return [found.name for found in find_images(paths)]
 
 
 def test_a_folder_gives_all_below_it_by_their_paths(folder):
@@ -42,7 +42,7 @@ def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match=r"deep/er: .*Permission denied"):
-        find_pictures([folder])
+        find_images([folder])
 
 
 def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
@@ -50,7 +50,7 @@ def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
 
 
 def test_bytes_are_read_when_they_are_wanted(folder):
-    (found,) = find_pictures([folder / "b.jpg"])
+    (found,) = find_images([folder / "b.jpg"])
     assert found.read() == (folder / "b.jpg").read_bytes() and found.where == str(folder / "b.jpg")
 
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
         assert len(names(paths)) >= 4
         return
     with pytest.raises(ConfigError) as error:
-        find_pictures(paths)
+        find_images(paths)
     assert str(error.value).startswith((str(folder), "found ")) and expected in str(error.value)
 
 

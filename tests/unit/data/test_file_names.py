@@ -6,7 +6,7 @@ import pytest
 from helpers.data import picture
 
 from ssd_train.cli.main import main
-from ssd_train.cli.paths import find_pictures
+from ssd_train.cli.paths import find_images
 from ssd_train.data.file_names import files_below, images_below, is_image_name, is_plain
 from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.image_sources import FolderImages, portable_name
@@ -37,7 +37,7 @@ def test_every_listing_hidden_files_are_left_out(folder):
     assert [file.relative_to(folder).as_posix() for file in images_below(folder)] == wanted
     assert [file.name for file in files_below(folder)] == ["a.jpg", "b.JFIF", "note.txt"]
     assert list_images(folder) == wanted
-    assert [picture.name for picture in find_pictures([folder])] == wanted
+    assert [picture.name for picture in find_images([folder])] == wanted
 
 
 PORTABLE = {

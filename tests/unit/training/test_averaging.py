@@ -27,9 +27,9 @@ def add(net, amount):
 
 
 def test_moving_average_starts_with_the_trained_weights():
-    net, learner = make_net(1), make_net(2)
-    ModelEMA(net, learner, 0.9)
-    found, expected = values(net), values(learner)
+    net, train_step = make_net(1), make_net(2)
+    ModelEMA(net, train_step, 0.9)
+    found, expected = values(net), values(train_step)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
@@ -37,12 +37,12 @@ def test_moving_average_starts_with_the_trained_weights():
 @pytest.mark.parametrize("decay", [0.05, 0.25, 0.999])
 def test_moving_average_equals_hand_computed(decay):
     """Steps of +1, +2, +3 on every number: of the average, the first three decays are at most 2/11, 3/12 and 4/13."""
-    net, learner = make_net(1), make_net(2)
-    start = values(learner)
-    average = ModelEMA(net, learner, decay)
+    net, train_step = make_net(1), make_net(2)
+    start = values(train_step)
+    average = ModelEMA(net, train_step, decay)
     moved = expected = 0.0
     for step in (1, 2, 3):
-        add(learner, step)
+        add(train_step, step)
         average.update()
         moved += step
         share = min(decay, (1 + step) / (10 + step))
@@ -50,13 +50,13 @@ def test_moving_average_equals_hand_computed(decay):
     assert average.updates == 3
     for name, found in values(net).items():
         np.testing.assert_allclose(found, start[name] + expected, rtol=1e-5, atol=1e-5, err_msg=name)
-    assert all(np.allclose(found, start[name] + 6, atol=1e-5) for name, found in values(learner).items())
+    assert all(np.allclose(found, start[name] + 6, atol=1e-5) for name, found in values(train_step).items())
 
 
 def test_moving_average_includes_batchnorm_statistics():
-    net, learner = make_net(1), make_net(2)
-    average = ModelEMA(net, learner, 0.5)
-    add(learner, 1.0)
+    net, train_step = make_net(1), make_net(2)
+    average = ModelEMA(net, train_step, 0.5)
+    add(train_step, 1.0)
     average.update()
     moving = [name for name in values(net) if name.endswith(("running_mean", "moving_mean"))]
     assert any("running" in name for name in moving)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.data import small_config
-from helpers.models import NETWORK, SIDE, batch_of, learner, weights
+from helpers.models import NETWORK, SIDE, batch_of, train_step, weights
 
 from ssd_train import mxnet_compat
 from ssd_train.data.loaders import EvalBatch
@@ -18,9 +18,9 @@ mx = mxnet_compat.mxnet()
 
 
 def test_train_one_epoch_returns_means_per_positive_anchor(samples):
-    learned = learner()
+    learned = train_step()
     batches = [batch_of(samples, [0, 1]), batch_of(samples, [2, 6]), batch_of(samples, [6, 7])]
-    expected = [learner().step(batch, 1e-9) for batch in batches]
+    expected = [train_step().step(batch, 1e-9) for batch in batches]
     found = train_one_epoch(learned, iter(batches), [1e-9] * 3)
     positives = batches[0].positives + batches[1].positives + 1
     np.testing.assert_allclose(found["CrossEntropy"], sum(e[0] for e in expected) / positives, rtol=2e-2)
@@ -32,12 +32,12 @@ def test_train_one_epoch_returns_means_per_positive_anchor(samples):
 @pytest.mark.parametrize("made, rates", [pytest.param(0, 0, id="new"), pytest.param(3, 3, id="resumed")])
 def test_train_one_epoch_more_batches_than_rates_raises(samples, made, rates):
     with pytest.raises(ValueError, match="found 1 "):
-        train_one_epoch(learner(), [batch_of(samples, [0, 1])], [1e-9] * rates, EpochMeter(steps=made))
+        train_one_epoch(train_step(), [batch_of(samples, [0, 1])], [1e-9] * rates, EpochMeter(steps=made))
 
 
 def test_train_one_epoch_counts_clipped_steps(samples):
     """Also after a resume within an epoch."""
-    learned = learner(clip_gradient=1e-3)
+    learned = train_step(clip_gradient=1e-3)
     found = train_one_epoch(learned, [batch_of(samples, [0, 1])], [1e-9] * 3, EpochMeter(steps=2, clipped=1))
     assert (found["steps"], found["clipped"]) == (3, 2)
 
@@ -52,7 +52,7 @@ def test_train_one_epoch_counts_clipped_steps(samples):
 )
 def test_train_one_epoch_fewer_batches_than_rates_ends_early(samples, made, batches, expected):
     """A stream that is shorter than its first pass."""
-    learned = learner()
+    learned = train_step()
     result = train_one_epoch(learned, [batch_of(samples, [0, 1])] * batches, [1e-9] * 5, EpochMeter(steps=made))
     assert (result["steps"], result["images"]) == (expected, 2 * batches)
 
@@ -87,7 +87,7 @@ def test_evaluator_detections_are_in_image_pixels(samples):
 
 
 def test_evaluate_does_not_change_the_weights(samples):
-    learned = learner()
+    learned = train_step()
     before = weights(learned)
     evaluate(evaluator(learned.net), eval_batches(samples, range(8)), SHAPE_CLASSES)
     assert all(np.array_equal(before[name], array) for name, array in weights(learned).items())

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from helpers.data import small_config
-from helpers.models import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, learner, pulled, weights
+from helpers.models import CONFIG, NETWORK, SIDE, assert_close, batch_of, gradients, pulled, train_step, weights
 
 from ssd_train import mxnet_compat
 from ssd_train.data.synthetic import SHAPE_CLASSES
@@ -23,7 +23,7 @@ mx = mxnet_compat.mxnet()
 
 
 def test_train_step_repeated_lowers_the_loss(samples):
-    learned = learner(optimizer="adam")
+    learned = train_step(optimizer="adam")
     batch = batch_of(samples, [0, 1, 2, 6])
     losses = [learned.step(batch, 0.002).sum() for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
@@ -42,7 +42,7 @@ def test_train_step_repeated_lowers_the_loss(samples):
 def test_train_step_gradients_of_devices_add_up(samples, indices, devices):
     """Each part of the batch alone, on one device, with the whole batch's scale: their sum is the gradient of all. (A
     part has BatchNorm statistics of its own, so one device with the whole batch would have another gradient.)"""
-    several, alone = learner(devices, min_hard_negatives=3), learner(min_hard_negatives=3)
+    several, alone = train_step(devices, min_hard_negatives=3), train_step(min_hard_negatives=3)
     batch = batch_of(samples, indices)
     scale = 1.0 / batch.positives
     losses, norm = pulled(several, batch, scale)
@@ -70,7 +70,7 @@ def test_train_step_gradients_of_devices_add_up(samples, indices, devices):
 def test_train_step_fuses_layers_for_the_batch_of_a_device(monkeypatch, devices, settings, expected):
     asked = []
     monkeypatch.setattr(learners, "fused_features", lambda net, shape: asked.append(shape))
-    assert learner(devices, **settings).features is None
+    assert train_step(devices, **settings).features is None
     assert asked == ([] if expected is None else [expected])
 
 
@@ -79,7 +79,7 @@ def test_train_step_trains_the_fused_layers(monkeypatch):
     made = build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2).features
     for features in (made, None):
         monkeypatch.setattr(learners, "fused_features", lambda net, shape, features=features: features)
-        learned = learner()
+        learned = train_step()
         assert learned.graph.heads.features is (features or learned.net.features)
 
 
@@ -91,7 +91,10 @@ def test_train_step_devices_with_equal_data_equal_one_bit_for_bit(samples, monke
     if not joined:
         monkeypatch.setattr(mxnet_compat, "has_fused_batchnorm", lambda: False)
     settings = {"optimizer": optimizer, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradient": 5.0}
-    one, several = learner(**settings), learner(",".join(f"cpu:{index}" for index in range(1, count + 1)), **settings)
+    one, several = (
+        train_step(**settings),
+        train_step(",".join(f"cpu:{index}" for index in range(1, count + 1)), **settings),
+    )
     start = weights(one)
     for indices in ([0, 1, 6], [2, 7], [3, 4, 5]):
         losses = one.step(batch_of(samples, indices), 1e-3)
@@ -103,22 +106,22 @@ def test_train_step_devices_with_equal_data_equal_one_bit_for_bit(samples, monke
 
 
 def test_train_step_sgd_update_is_rate_times_gradient(samples):
-    learned = learner()
+    learned = train_step()
     start = weights(learned)
     batch = batch_of(samples, [0, 1, 2, 3])
     pulled(learned, batch, 1.0 / batch.positives)
     name = "class_predictors.0.predictor.weight"
     gradient = learned.net._collect_params_with_prefix()[name].grad().asnumpy()
-    learned = learner()
+    learned = train_step()
     learned.step(batch, 0.25)
     np.testing.assert_allclose(weights(learned)[name], start[name] - 0.25 * gradient, atol=1e-5)
 
 
 def test_train_step_clips_the_gradient_by_its_norm(samples):
     batch = batch_of(samples, [0, 1, 2, 3])
-    free, clipped = learner(), learner(clip_gradient=0.5)
+    free, clipped = train_step(), train_step(clip_gradient=0.5)
     start = weights(free)
-    _, norm = pulled(learner(), batch, 1.0 / batch.positives)
+    _, norm = pulled(train_step(), batch, 1.0 / batch.positives)
     assert norm > 0.5
     for learned in (free, clipped):
         learned.step(batch, 0.1)
@@ -134,10 +137,10 @@ def test_train_step_clips_the_gradient_by_its_norm(samples):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_train_step_clipped_gradient_sets_clipped(samples, optimizer):
     batch = batch_of(samples, [0, 1, 2, 3])
-    _, norm = pulled(learner(), batch, 1.0 / batch.positives)
+    _, norm = pulled(train_step(), batch, 1.0 / batch.positives)
     marks = []
     for limit in (0, 0.5 * norm, 2 * norm):
-        learned = learner(optimizer=optimizer, clip_gradient=limit)
+        learned = train_step(optimizer=optimizer, clip_gradient=limit)
         learned.step(batch, 0.001)
         marks.append(learned.clipped)
     assert marks == [False, True, False]
@@ -158,7 +161,7 @@ def test_train_step_frozen_weights_stay(samples):
 
 @pytest.mark.parametrize("least, teaches", [(3, True), (0, False)])
 def test_train_step_batch_without_objects_is_finite(samples, least, teaches):
-    learned = learner(min_hard_negatives=least)
+    learned = train_step(min_hard_negatives=least)
     before = weights(learned)
     cross_entropy, smooth_l1 = learned.step(batch_of(samples, [6, 7]), 0.05)
     assert np.isfinite(cross_entropy) and (cross_entropy > 0) == teaches and smooth_l1 == 0
@@ -172,7 +175,7 @@ def test_train_step_batch_without_objects_is_finite(samples, least, teaches):
     ["class_predictors.0.predictor.bias", "box_predictors.1.predictor.weight", "features.mobilenet0_conv3_weight"],
 )
 def test_train_step_nonfinite_raises_and_changes_nothing(samples, name, value):
-    learned = learner(optimizer="adam", clip_gradient=10.0)
+    learned = train_step(optimizer="adam", clip_gradient=10.0)
     parameter = learned.net._collect_params_with_prefix()[name]
     array = parameter.data().asnumpy()
     array.flat[0] = value
@@ -194,7 +197,7 @@ def test_train_step_nonfinite_raises_and_changes_nothing(samples, name, value):
 
 def test_train_step_float16_overflow_is_skipped_and_halves_the_scale(samples):
     """The scale makes gradients overflow float32, as smaller ones overflow float16; this is no divergence."""
-    learned = learner()
+    learned = train_step()
     learned.loss_scale = LossScale(2.0**150)
     before = weights(learned)
     learned.step(batch_of(samples, [0, 3]), 0.1)
@@ -212,7 +215,7 @@ def overflowing(samples, indices):
 @pytest.mark.parametrize("devices", ["cpu", "cpu:1,cpu:2"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_train_one_epoch_overflows_in_a_row_change_neither_weights_nor_statistics(samples, devices, optimizer):
-    learned = learner(devices, optimizer=optimizer)
+    learned = train_step(devices, optimizer=optimizer)
     learned.loss_scale = LossScale(2.0**10)
     good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
     learned.step(good, 1e-4)
@@ -227,7 +230,7 @@ def test_train_one_epoch_overflows_in_a_row_change_neither_weights_nor_statistic
 
 
 def test_train_step_overflow_leaves_the_average_unchanged(samples):
-    learned = learner(ema_decay=0.9)
+    learned = train_step(ema_decay=0.9)
     average = learned.average = ModelEMA(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 2), learned.net, 0.9)
     learned.loss_scale = LossScale(2.0)
     good, bad = batch_of(samples, [0, 1, 2, 3]), overflowing(samples, [4, 5, 6, 7])
@@ -245,7 +248,7 @@ def test_train_step_overflow_leaves_the_average_unchanged(samples):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_train_one_epoch_step_that_is_not_finite_raises_before_the_next(samples, optimizer):
-    learned, steps = learner(optimizer=optimizer), []
+    learned, steps = train_step(optimizer=optimizer), []
     good, bad = batch_of(samples, [0, 1, 2, 3]), batch_of(samples, [4, 5, 6, 7])
     bad.box_targets[0, np.flatnonzero(bad.class_targets[0])[0]] = np.nan
     learned.step(good, 1e-3)
@@ -282,7 +285,7 @@ def test_optimizer_settings_of_each_optimizer(optimizer, expected):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
 def test_train_step_every_optimizer_lowers_the_loss(samples, optimizer):
-    learned = learner(optimizer=optimizer)
+    learned = train_step(optimizer=optimizer)
     batch = batch_of(samples, [0, 1, 2, 3])
     rate = 0.01 if optimizer == "sgd" else 0.001
     steps = 11 if optimizer == "adadelta" else 6  # which has no rate and begins with large steps

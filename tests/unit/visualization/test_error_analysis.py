@@ -42,7 +42,7 @@ def sample(truth, detected, size_wh=(200, 120)) -> Sample:
 )
 def test_match_by_class_score_and_iou(truth, detected, found, correct):
     result = match(sample(truth, detected), 0.3)
-    assert result.found.tolist() == found and result.correct.tolist() == correct
+    assert result.detected.tolist() == found and result.correct.tolist() == correct
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -77,13 +77,13 @@ def test_match_crowded_boxes_equals_pycocotools(seed):
     evaluation.ious = {(0, 0): evaluation.computeIoU(0, 0)}
     expected = evaluation.evaluateImg(0, 0, [0, 1e5**2], 100)
     assert result.correct.tolist() == (expected["dtMatches"][0] > 0).tolist()
-    assert result.found.tolist() == (expected["gtMatches"][0] > 0).tolist()
+    assert result.detected.tolist() == (expected["gtMatches"][0] > 0).tolist()
 
 
 def test_match_scales_labels_of_another_size():
     record = LabeledImage("a", [[20, 20, 100, 100]], [0], (400, 240))
     detections = Detections([A], [0.9], [0], (200, 120))
-    assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, detections), 0.3).found.all()
+    assert match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, detections), 0.3).detected.all()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_match_detection_in_an_ignored_region_is_not_wrong():
         [[110, 30, 130, 50], [110, 30, 130, 50], [150, 90, 190, 118]], [0.9, 0.8, 0.7], [0, 1, 0], (200, 120)
     )
     answer = match(Sample("a", np.zeros((120, 200, 3), np.uint8), record, said), 0.3)
-    assert answer.correct.tolist() == [True, False, False] and not answer.found.any()
+    assert answer.correct.tolist() == [True, False, False] and not answer.detected.any()
 
 
 def test_match_difficult_box_excuses_one_detection_as_in_the_scores():

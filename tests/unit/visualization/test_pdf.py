@@ -16,7 +16,7 @@ from ssd_train.visualization.pdf import (
     Page,
     TitlePage,
     cell_of,
-    picture_page,
+    images_page,
     title_page,
     write_pdf,
 )
@@ -63,7 +63,7 @@ def test_detections_from_the_threshold_on_and_truth_are_drawn():
     image = np.full((120, 160, 3), 128, np.uint8)
 
     def colours(threshold, record):
-        page = picture_page([Page("a", image, spoken, record)], NAMES, threshold, 1)
+        page = images_page([Page("a", image, spoken, record)], NAMES, threshold, 1)
         x1, y1, x2, y2 = cell_of(0)
         cell = page[y1 + 40 : y2 - 15, x1 + 20 : x2 - 20]
         return [bool((cell == colour).all(axis=2).sum() > 50) for colour in (CLASS_COLOURS[0], CLASS_COLOURS[1], WHITE)]

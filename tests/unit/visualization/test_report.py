@@ -13,7 +13,7 @@ from helpers.services import CHROMIUM, Browser
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.visualization.report import render, write_report
 from ssd_train.visualization.report_data import Reason, ReportData, Sample, SubsetSummary
-from ssd_train.visualization.report_sections import CASES_SHOWN, PICTURE_WH, PICTURES_SHOWN
+from ssd_train.visualization.report_sections import CASES_SHOWN, IMAGE_WH, IMAGES_SHOWN
 
 SECTIONS = ["scores", "training", "precision", "pictures", "worst", "data", "settings"]
 VOID = {"meta", "img", "br"}
@@ -90,8 +90,8 @@ def test_render_contains_scores_curves_and_settings(make_report):
 def test_render_images_are_few_and_small(make_report):
     text = render(make_report(pictures=40))
     images = Page(text).all("img")
-    assert PICTURES_SHOWN < len(images) <= PICTURES_SHOWN + 2 * CASES_SHOWN
-    assert all(int(image["width"]) <= PICTURE_WH[0] and int(image["height"]) <= PICTURE_WH[1] for image in images)
+    assert IMAGES_SHOWN < len(images) <= IMAGES_SHOWN + 2 * CASES_SHOWN
+    assert all(int(image["width"]) <= IMAGE_WH[0] and int(image["height"]) <= IMAGE_WH[1] for image in images)
     assert len(text) < 3_000_000
 
 

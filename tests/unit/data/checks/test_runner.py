@@ -24,7 +24,7 @@ from helpers.faulty_sets import (
     with_box,
 )
 
-from ssd_train.cli.check import make_parser, read_sides
+from ssd_train.cli.check import make_parser, read_splits
 from ssd_train.data.checks.codes import CODES, SEVERITIES, Finding
 from ssd_train.data.checks.runner import (
     CheckResult,
@@ -123,7 +123,7 @@ def test_check_validation_has_given_class_names_as_training_has(tmp_path):
     arguments = ["--labels", f"{tmp_path}/train", "--validation_labels", f"{tmp_path}/validation"]
     flags = make_parser().parse_args([*arguments, "--class_names", "cat,dog"])
 
-    train, validation = read_sides(flags, HeardProgress())
+    train, validation = read_splits(flags, HeardProgress())
 
     assert train.labels.class_names.names == validation.labels.class_names.names == ("cat", "dog")
     assert [s.labels.records[0].class_ids.tolist() for s in (train, validation)] == [[0], [1]]

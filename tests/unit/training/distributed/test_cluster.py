@@ -31,9 +31,9 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole():
-    """Return learner, results and images of one worker with the whole batch."""
-    learner = make_learner(small_config(**SETTINGS), Communicator())
-    return (learner, *learn(learner, 4))
+    """Return training step, results and images of one worker with the whole batch."""
+    train_step = make_learner(small_config(**SETTINGS), Communicator())
+    return (train_step, *learn(train_step, 4))
 
 
 def test_two_hosts_learn_the_same_as_one_with_the_whole_batch(two, whole):
