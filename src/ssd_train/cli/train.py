@@ -129,13 +129,15 @@ def train(
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                export_model(trainer)  # first: a host that is taken back gives two minutes
+                # first, and without ONNX: a host that is taken back gives two minutes, and a person at a terminal fewer
+                export_model(trainer, with_onnx=False)
                 partial = trainer.best and add_details(trainer.best, trainer)
                 progress.info(f"report: {write_run_report(trainer, partial, started, f'The run ended early: {error}')}")
             raise
         if isinstance(best, WorkerResult):
             return best
-        export_model(trainer)
+        # a job's archive holds what an endpoint needs
+        export_model(trainer, with_onnx=not environment.on_sagemaker)
         best = add_details(best, trainer)
         report = write_run_report(trainer, best, started)
         return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
@@ -168,18 +170,12 @@ def command_line(command: str, arguments: Sequence[str]) -> str:
     return redact(" ".join(["ssd-train", command, *map(shlex.quote, arguments)]))
 
 
-def export_model(trainer: "Trainer") -> None:
-    """Write the deployment files of the best model of a run, unless they are there."""
+def export_model(trainer: "Trainer", with_onnx: bool) -> None:
+    """Write the deployment files of the best model of a run, unless they are there; `with_onnx`: and model.onnx."""
     from ssd_train.deploy.deployment import export_best_model
 
-    environment, setup = trainer.environment, trainer.setup
-    export_best_model(
-        environment.model_dir,
-        setup.validation_loader,
-        setup.config,
-        trainer.progress,
-        with_onnx=not environment.on_sagemaker,  # a job's archive holds what an endpoint needs
-    )
+    model_dir = trainer.environment.model_dir
+    export_best_model(model_dir, trainer.setup.validation_loader, trainer.setup.config, trainer.progress, with_onnx)
 
 
 def write_run_report(trainer: "Trainer", best: "Optional[Evaluation]", started: str, note: str = "") -> Path:
