@@ -82,7 +82,7 @@ GROUPS: Dict[str, List[str]] = {
     "engine": ["unit/training/test_engine.py"],
     "averaging": [
         "unit/training/test_averaging.py",
-        "unit/training/test_checkpoint.py::test_restore_continues_the_average",
+        "unit/training/test_checkpoint.py::test_restore_continues_the_average_and_the_loss_scale",
     ],
     "checkpoint": ["unit/training/test_checkpoint.py", "unit/training/test_optimizer_state.py"],
     "fingerprint": [

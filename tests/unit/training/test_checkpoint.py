@@ -60,15 +60,17 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
     assert_equal(SavedModel.load(tmp_path / "model").build(), make_net(7))
 
 
-def test_restore_continues_the_average(tmp_path, best):
+def test_restore_continues_the_average_and_the_loss_scale(tmp_path, best):
     broken, resumed = saved_learner(), saved_learner(seed=4)
     for seed, learner in ((1, broken), (4, resumed)):
         learner.average = ModelEMA(make_net(seed), learner.net, 0.9)
     for step in range(3):
         broken.step(noise_batch(step), 0.01)
+    broken.loss_scale.restore([512.0, 7])  # as mixed precision leaves it
     Checkpoints(tmp_path / "c").save(state(), broken, best)
     Checkpoints(tmp_path / "c").restore(FINGERPRINT, resumed, tmp_path / "model")
     assert resumed.average.updates == 3
+    assert resumed.loss_scale.state() == [512.0, 7]
     assert_equal(resumed.average.net, broken.average.net)
 
 
