@@ -368,11 +368,7 @@ class Checkpoints:
                 load_strict(train_step.average.net, folder / AVERAGE)
                 train_step.average.updates = document["averaged_steps"]
             best, meter = BestTracker(**document["best"]), EpochMeter(**document["tally"])
-            differences = (
-                describe_differences(document.get("circumstances", {}), self.runtime)
-                if self.runtime
-                else []
-            )
+            differences = describe_differences(document.get("circumstances", {}), self.runtime) if self.runtime else []
             state = TrainState(document["epoch"], meter, best, document["history"], fingerprint)
             _require_sound(state, document)
             return state, differences
