@@ -73,18 +73,18 @@ def measure(folder: Path, count: int) -> Dict[str, Any]:
     imported = time.perf_counter()
     config = TrainConfig(base_network="mobilenet0.25", image_shape=SIDE, cache_images=0, use_pretrained_model=0)
     environment = Environment(train=folder / "images", labels=folder / "output.manifest")
-    job = build_setup(config, environment, Progress())
-    batches = job.train_loader.epoch(0)
+    setup = build_setup(config, environment, Progress())
+    batches = setup.train_loader.epoch(0)
     next(batches)
     started = time.perf_counter()
     at_start = peak_megabytes()
     firsts = [next(batches) for _ in range(STEPS)]
-    train_one_epoch(job.train_step, firsts[:2], [1e-4] * 2)
-    seconds = train_one_epoch(job.train_step, firsts, [1e-4] * STEPS)["seconds"]
+    train_one_epoch(setup.train_step, firsts[:2], [1e-4] * 2)
+    seconds = train_one_epoch(setup.train_step, firsts, [1e-4] * STEPS)["seconds"]
     batches.close()
     trained = peak_megabytes()
     begun = time.perf_counter()
-    images = sum(len(batch) for batch in job.train_loader.epoch(1))
+    images = sum(len(batch) for batch in setup.train_loader.epoch(1))
     epoch = time.perf_counter() - begun
     return {
         "images": count,

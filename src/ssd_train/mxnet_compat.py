@@ -66,7 +66,7 @@ def mxnet() -> types.ModuleType:
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # suppresses a line on standard error per network
     with _quiet_import():
         if not hasattr(np, "bool"):  # removed in NumPy 1.24; MXNet uses it on import and later
-            np.bool = bool  # type: ignore[attr-defined]
+            np.bool = bool  # type: ignore[attr-defined]  # not in NumPy's types
         module = _import("mxnet")
     if _release(module.__version__) < (1, 9):
         raise _dependency_error(f"mxnet {module.__version__} is too old")

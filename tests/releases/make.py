@@ -53,17 +53,17 @@ def write(folder: Path) -> None:
     train = shapes_set(folder / "train", 8, seed=1, size_wh=(64, 48))
     validation = shapes_set(folder / "validation", 2, seed=2, size_wh=(64, 48))
     places = Environment(*train, *validation, folder / "model", folder / "output", folder / "checkpoints")
-    job = build_setup(small_config(**SETTINGS), places, Progress())
-    for batch in job.train_loader.epoch(0):
-        job.train_step.step(batch, 0.0)  # gives the optimizer its state
-    for name, parameter in state_dict(job.net).items():
+    setup = build_setup(small_config(**SETTINGS), places, Progress())
+    for batch in setup.train_loader.epoch(0):
+        setup.train_step.step(batch, 0.0)  # gives the optimizer its state
+    for name, parameter in state_dict(setup.net).items():
         parameter.set_data(pattern(name, parameter.shape))
-    for state in job.train_step.trainer._updaters[0].states.values():
+    for state in setup.train_step.trainer._updaters[0].states.values():
         state[:] = pattern("momentum", state.shape) * 0.01
-    job.saved_model(0, {"VOC07": 0.25}).save(places.model_dir, job.net, [ROW])
-    state = TrainState(1, best=BestTracker(0.25, 0, 0), history=[ROW], fingerprint=job.fingerprint)
-    Checkpoints(places.checkpoint_dir, runtime_info(job.config, job.train_step.devices)).save(
-        state, job.train_step, places.model_dir
+    setup.saved_model(0, {"VOC07": 0.25}).save(places.model_dir, setup.net, [ROW])
+    state = TrainState(1, best=BestTracker(0.25, 0, 0), history=[ROW], fingerprint=setup.fingerprint)
+    Checkpoints(places.checkpoint_dir, runtime_info(setup.config, setup.train_step.devices)).save(
+        state, setup.train_step, places.model_dir
     )
     image = sorted(validation.images.iterdir())[0]
     found = Detector.load(places.model_dir, engine="mxnet")(decode(image.read_bytes(), image.name))

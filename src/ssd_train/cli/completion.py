@@ -56,7 +56,7 @@ def _add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name
             if action.dest in parser.settings:
                 action.choices = [choice for choice in limits[action.dest].get("choices", ()) if choice] or None
             elif action.metavar in ("FILE", "PATH", "MANIFEST", "LABELS", "SOURCE", "VIDEO"):
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
             elif action.metavar == "FOLDER":
-                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # read by shtab
     subparsers.add_parser(name, help=text, parents=list(of), add_help=False, conflict_handler="resolve")

@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Callable, List
+from typing import TYPE_CHECKING, Any, Callable, List
 
 from ssd_train.config import TrainConfig
 from ssd_train.environment import Environment, available_memory, detect_launcher
@@ -116,7 +116,7 @@ def memory_text(setup: "TrainingSetup") -> str:
     return text
 
 
-def _gpu_memory(device: "object") -> "tuple[int, int]":
+def _gpu_memory(device: Any) -> "tuple[int, int]":
     from ssd_train import mxnet_compat
 
-    return mxnet_compat.mxnet().context.gpu_memory_info(device.device_id)  # type: ignore[attr-defined, no-any-return]
+    return mxnet_compat.mxnet().context.gpu_memory_info(device.device_id)

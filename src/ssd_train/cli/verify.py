@@ -171,13 +171,13 @@ class Checks:
         expected = self._weights("training")
         environment = self._environment(self.folder / "restoring", self.devices)
         shutil.copytree(self.folder / "training" / "checkpoints", self.folder / "restoring" / "checkpoints")
-        job = build_setup(TrainConfig.from_mapping(SETTINGS), environment, Progress())
+        setup = build_setup(TrainConfig.from_mapping(SETTINGS), environment, Progress())
         checkpoints = Checkpoints(
-            self.folder / "restoring" / "checkpoints", runtime_info(job.config, job.train_step.devices)
+            self.folder / "restoring" / "checkpoints", runtime_info(setup.config, setup.train_step.devices)
         )
-        checkpoints.restore(job.fingerprint, job.train_step, environment.model_dir)
+        checkpoints.restore(setup.fingerprint, setup.train_step, environment.model_dir)
         restored = {
-            name: parameter.list_data()[0].asnumpy() for name, parameter in state_dict(job.train_step.net).items()
+            name: parameter.list_data()[0].asnumpy() for name, parameter in state_dict(setup.train_step.net).items()
         }
         differing = sum(not np.array_equal(restored[name], array) for name, array in expected.items())
         return [Figure("tensors", len(restored), least=LEAST_TENSORS), Figure("tensors that differ", differing, most=0)]

@@ -16,7 +16,7 @@ from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.data.transforms import Random, TrainTransform, View
 
-mx = mxnet_compat.mxnet()
+mx: Any = mxnet_compat.mxnet()
 
 Arrays = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -52,7 +52,7 @@ class ImageCache:
                 self.bytes_used += image.nbytes
 
 
-class DetectionDataset(mx.gluon.data.Dataset):  # type: ignore[name-defined]
+class DetectionDataset(mx.gluon.data.Dataset):
     """A `gluon.data.Dataset` of decoded images and their boxes.
 
     An item is (image uint8 RGB (H, W, 3), boxes (N, 4) xyxy in pixels of this image, class ids (N,)). Regions to be

@@ -99,7 +99,7 @@ def _header_of(image: Image.Image, name: str) -> ImageHeader:
     frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
     if name == "TIFF":
         # some Pillow versions apply the orientation to a TIFF's size; the tags are as stored
-        tags = image.tag_v2  # type: ignore[attr-defined]
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFF only
         return ImageHeader(name, int(tags[256]), int(tags[257]), int(tags.get(274, 1)), frames)
     width, height = image.size
     return ImageHeader(name, width, height, exif_orientation(image.info.get("exif", b"")), frames)

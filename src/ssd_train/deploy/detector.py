@@ -137,7 +137,7 @@ class Prediction(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """How images are split into tiles; see `tiling.tile_rects`.
+    """Division of images into tiles; see `tiling.tile_rects`.
 
     Attributes:
         side: of a tile in pixels of the image; 0: the image is not split.

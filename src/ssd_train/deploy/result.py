@@ -64,7 +64,8 @@ class DetectionResult(Detections):
 
     def above(self, threshold: Optional[float] = None) -> "DetectionResult":
         """Return the detections with a score of at least `threshold`; None: `score_threshold`."""
-        return super().above(self.score_threshold if threshold is None else threshold)  # type: ignore[return-value]
+        limit = self.score_threshold if threshold is None else threshold
+        return super().above(limit)  # type: ignore[return-value]  # of this class
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the image's name and size, and the detections, as values that json.dumps takes."""

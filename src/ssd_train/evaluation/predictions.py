@@ -338,14 +338,14 @@ class Writer:
             self._write(b"\n]\n" if self._count else b"[]\n")
 
     def _write(self, data: bytes) -> None:
-        self._target.write(data)  # type: ignore[union-attr]
+        self._target.write(data)  # type: ignore[union-attr]  # a folder for `_out` only
 
     def _jsonl(self, name: str, detections: Detections) -> None:
-        write_predictions(self._target, [(name, detections)], self._names)  # type: ignore[arg-type]
+        write_predictions(self._target, [(name, detections)], self._names)
 
     def _out(self, name: str, detections: Detections) -> None:
         text = dump_json({"prediction": detections.to_rows()})
-        write_bytes_atomic(Path(self._target) / f"{name}{OUT}", text)  # type: ignore[arg-type]
+        write_bytes_atomic(Path(self._target) / f"{name}{OUT}", text)  # type: ignore[arg-type]  # a folder
 
     def _csv(self, name: str, detections: Detections) -> None:
         for class_id, score, box in _numbers(detections):

@@ -7,6 +7,7 @@ that download the same file at once do not damage it.
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import tempfile
@@ -115,7 +116,7 @@ def find_weights(
     for label, repository in downloads:
         if repository:
             url = store._url_format.format(repo_url=f"{repository.rstrip('/')}/", file_name=file.stem)
-            sources.append((f"{label}, {url}", lambda url=url: download(url)))  # type: ignore[misc]
+            sources.append((f"{label}, {url}", functools.partial(download, url)))
     reasons = []
     for source, look in sources:
         try:

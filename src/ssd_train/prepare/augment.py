@@ -273,7 +273,9 @@ def sizes_of_images(images: "str | Path") -> SizeOf:
 
 def _inputs(path: "str | Path", operations: Sequence[str]) -> List[_Input]:
     refuse_taken_names(path, operations)
-    tables, inputs, taken = box_tables(path), [], {}  # type: ignore[var-annotated]
+    tables = box_tables(path)
+    inputs: List[_Input] = []
+    taken: Dict[str, str] = {}
     for line in read_lines(path):
         image_input = _Input(line.source, line.where, label_size(line, tables), "")
         target = "/".join(key_parts(image_input.record))

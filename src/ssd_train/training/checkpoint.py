@@ -270,13 +270,13 @@ class Checkpoints:
 
     Args:
         folder: the checkpoint folder.
-        circumstances: runtime properties, see `runtime_info`. They are stored; differences are logged on resume.
+        runtime: runtime properties, see `runtime_info`. They are stored; differences are logged on resume.
     """
 
-    def __init__(self, folder: Path, circumstances: Optional[Mapping[str, Any]] = None) -> None:
+    def __init__(self, folder: Path, runtime: Optional[Mapping[str, Any]] = None) -> None:
         self.folder = Path(folder)
         self.target = self.folder / "state"
-        self.circumstances = dict(circumstances or {})
+        self.runtime = dict(runtime or {})
 
     def save(self, state: TrainState, train_step: Any, best_model: Path) -> None:
         """Write a new state, including the files of the best model in the folder `best_model`."""
@@ -293,7 +293,7 @@ class Checkpoints:
             document = {"format": STATE_FORMAT, "package": __version__, **values, "updates": counts}
             document["loss_scale"] = train_step.loss_scale.state()
             document["averaged_steps"] = train_step.average.updates if train_step.average else 0
-            document["circumstances"] = self.circumstances
+            document["circumstances"] = self.runtime
             (folder / STATE).write_text(json.dumps(document, allow_nan=False), "utf-8")
 
         atomic.write_dir_atomic(self.target, write, keep=2)
@@ -368,11 +368,7 @@ class Checkpoints:
                 load_strict(train_step.average.net, folder / AVERAGE)
                 train_step.average.updates = document["averaged_steps"]
             best, meter = BestTracker(**document["best"]), EpochMeter(**document["tally"])
-            differences = (
-                describe_differences(document.get("circumstances", {}), self.circumstances)
-                if self.circumstances
-                else []
-            )
+            differences = describe_differences(document.get("circumstances", {}), self.runtime) if self.runtime else []
             state = TrainState(document["epoch"], meter, best, document["history"], fingerprint)
             _require_sound(state, document)
             return state, differences

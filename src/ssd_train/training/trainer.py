@@ -40,7 +40,7 @@ class InterruptibleProgress(Progress):
 
     def __init__(self, progress: Progress, should_stop: Callable[[], bool], when: str) -> None:
         self._progress, self._should_stop, self._when = progress, should_stop, when
-        self.info, self.warning = progress.info, progress.warning  # type: ignore[method-assign]
+        self.info, self.warning = progress.info, progress.warning  # type: ignore[method-assign]  # as wrapped
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items; raise TrainingInterrupted between two of them on request."""

@@ -53,7 +53,7 @@ def number(value: object, digits: int = 3) -> str:
 
 def finite(value: object) -> Optional[float]:
     """Return `value` as a float, or None if `number` formats it as n/a."""
-    return None if number(value) == "n/a" else float(value)  # type: ignore[arg-type]
+    return None if number(value) == "n/a" else float(value)  # type: ignore[arg-type]  # a number
 
 
 def inline_image(image: np.ndarray, description: str, quality: int = 80) -> Html:

@@ -62,8 +62,8 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
 
 def test_restore_continues_the_average_and_the_loss_scale(tmp_path, best):
     broken, resumed = saved_learner(), saved_learner(seed=4)
-    for seed, learner in ((1, broken), (4, resumed)):
-        learner.average = ModelEMA(make_net(seed), learner.net, 0.9)
+    for seed, train_step in ((1, broken), (4, resumed)):
+        train_step.average = ModelEMA(make_net(seed), train_step.net, 0.9)
     for step in range(3):
         broken.step(noise_batch(step), 0.01)
     broken.loss_scale.restore([512.0, 7])  # as mixed precision leaves it
@@ -75,9 +75,9 @@ def test_restore_continues_the_average_and_the_loss_scale(tmp_path, best):
 
 
 def test_train_state_end_epoch_counts_it_and_resets_the_tally():
-    ended = TrainState(tally=EpochMeter(steps=3, images=6, positives=7))
+    ended = TrainState(meter=EpochMeter(steps=3, images=6, positives=7))
     ended.end_epoch({"epoch": 0})
-    assert (ended.epoch, ended.tally, ended.history) == (1, EpochMeter(), [{"epoch": 0}])
+    assert (ended.epoch, ended.meter, ended.history) == (1, EpochMeter(), [{"epoch": 0}])
 
 
 def newest(checkpoints):

@@ -80,7 +80,8 @@ class LabelsBuilder:
         Raises:
             DataError: an earlier label of the same image has other boxes; the message names only the earlier location.
         """
-        objects, ignored, lost = label, NOTHING_IGNORED, []  # type: ignore[var-annotated]
+        objects, ignored = label, NOTHING_IGNORED
+        lost: List[Tuple[str, str]] = []
         if label.kinds:
             objects, regions = label.split()
             ignored, lost = fit_ignored(regions)

@@ -148,7 +148,7 @@ def heads(symbol: Any, where: "str | Path" = "symbol") -> "Tuple[Any, Any, Any]"
     missing = [name for name in (CLASS_SCORES, OFFSETS, PRIORS) if f"{name}_output" not in inner.list_outputs()]
     if missing:
         raise WeightsError(f"{where}: found no {', '.join(missing)}, {_EXPECTED}")
-    return tuple(inner[f"{name}_output"] for name in (CLASS_SCORES, OFFSETS, PRIORS))  # type: ignore[return-value]
+    return tuple(inner[f"{name}_output"] for name in (CLASS_SCORES, OFFSETS, PRIORS))
 
 
 def _find_files(folder: Path) -> Files:
