@@ -86,7 +86,7 @@ def test_snippet_of_opencv_finds_the_objects_of_the_model(folder):
     command = ["export", "--model", str(folder / "model"), "--format", "onnx", "--nms", "0", "--input", "float"]
     assert main([*command, "--output", str(folder / "raw.onnx")]) == 0
     (snippet,) = [text for text in snippets_of(ROOT / "docs" / "exports.md") if OPENCV in text]
-    (found,) = printed(snippet.replace("side = 512", "side = 128") + "\nprint(scores[kept, 0].max())\n", folder)
+    (found,) = printed(snippet.replace("512", "128") + "\nprint(scores[kept, 0].max())\n", folder)
     image = np.asarray(Image.open(folder / "picture.jpg").convert("RGB"))
     detections = Detector.load(folder / "model", engine="mxnet")(image)
     assert float(found) == pytest.approx(detections.scores[detections.class_ids == 0].max(), abs=0.02)
