@@ -216,7 +216,7 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
         class_names=setup.class_names,
         started=started,
         command=trainer.environment.command,
-        seconds=sum(row["seconds"] for row in trainer.state.history),
+        seconds=sum(row.get("seconds", 0.0) for row in trainer.state.history),
         random_weights=not (setup.config.use_pretrained_model or trainer.environment.pretrained),
         settings=setup.config.to_json(),
         versions=mxnet_compat.versions(),
