@@ -62,7 +62,7 @@ def is_hidden(name: str) -> bool:
 
 
 def with_defaults(values: Mapping[str, Any]) -> Dict[str, Any]:
-    """Merge the settings `given` into the algorithm's defaults; empty texts count as not given.
+    """Merge `values` into the algorithm's defaults; empty texts count as not given.
 
     Without lr_scheduler_step the algorithm's learning rate is constant.
     """

@@ -30,7 +30,7 @@ RECIPES: Dict[str, Dict[str, Any]] = {
 
 
 def with_recipe(values: Mapping[str, Any]) -> Dict[str, Any]:
-    """Merge the settings `given` into those of their recipe, if it exists; empty texts count as not given."""
+    """Merge `values` into the settings of their recipe, if they name one; empty texts count as not given."""
     recipe = RECIPES.get(str(values.get("recipe", "")).strip(), {})
     explicit = {name: value for name, value in values.items() if name not in recipe or str(value).strip() != ""}
     return {**recipe, **explicit}

@@ -26,6 +26,7 @@ from ssd_train.deploy.detector import Detector
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
+OF_TORCH = "docs/guide/weights.md"  # a snippet of PyTorch alone: tests/integration/test_torch_weights.py has its like
 DOCUMENTS = ("README.md", "docs/exports.md", "docs/launch.md", "docs/python.md", "docs/sagemaker.md")
 OPENCV = "cv2.dnn"  # the example that runs a raw export
 WITHOUT_MXNET = "import sys\nsys.modules.update(mxnet=None, gluoncv=None, onnx=None)\n"
@@ -35,9 +36,9 @@ def snippets_of(document):
     return [text.split("```")[0] for text in document.read_text("utf-8").split("```python\n")[1:]]
 
 
-def test_there_is_python_in_five_documents():
+def test_documents_with_python_are_all_tested():
     found = [path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("*/*/*.md")] if snippets_of(path)]
-    assert sorted(path.relative_to(ROOT).as_posix() for path in found) == list(DOCUMENTS)
+    assert sorted(path.relative_to(ROOT).as_posix() for path in found) == sorted([*DOCUMENTS, OF_TORCH])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -352,7 +352,7 @@ def _of_one_content(
     That is the case after a conversion.
 
     Raises:
-        SeveralFormats: They differ.
+        AmbiguousFormat: their contents differ.
     """
     contents = []
     options = dataclasses.replace(options, on_bad="error")  # a skipped label may be usable in the other format

@@ -81,9 +81,7 @@ def _ssd(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         left, top = random.uniform(0, width * (ratio - 1)), random.uniform(0, height * (ratio - 1))
         width, height = int(width * ratio), int(height * ratio)
     x, y, w, h = constrained_crop((width, height), boxes + np.array([left, top, left, top], np.float32), random)
-    return View(
-        (x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, min_visibility=0.0, keep_by_center=True
-    )
+    return View((x - left, y - top, w, h), flip_x=_chance(random, 0.5), colour=colour, keep_by_center=True)
 
 
 # of `strong`: zoom from half to twice the size, log-uniform, and an aspect ratio changed by up to a quarter
@@ -105,7 +103,7 @@ def _strong(size_wh: SizeWH, boxes: np.ndarray, random: Random) -> View:
         # a view smaller than the image lies inside it; a larger view contains the image
         x, y = (random.uniform(min(0.0, full - side), max(0.0, full - side)) for full, side in zip(size_wh, sides))
         view = View((x, y, *sides), flip_x=flip, colour=colour)
-        if not len(boxes) or visible_mask(boxes, view).any():
+        if not len(boxes) or kept_mask(boxes, view).any():
             break
     return view
 
@@ -137,8 +135,10 @@ def policy_of(name: str, mirror: bool = True) -> Policy:
     return unmirrored
 
 
-def visible_mask(boxes: np.ndarray, view: View) -> np.ndarray:
+def kept_mask(boxes: np.ndarray, view: View) -> np.ndarray:
     """Return which boxes are kept in `view`, as a bool mask (N,).
+
+    A box is kept if at least `view.min_visibility` of its area is visible, or with `view.keep_by_center` its centre.
 
     Args:
         boxes: (N, 4) xyxy in pixels of the source image.
@@ -315,7 +315,7 @@ def transform_boxes(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: 
         Boxes (M, 4) xyxy and class ids (M,).
     """
     x, y, width, height = view.rect
-    kept = visible_mask(boxes, view) | (class_ids < 0)
+    kept = kept_mask(boxes, view) | (class_ids < 0)
     moved = (boxes[kept] - np.array([x, y, x, y])) * (side / np.array([width, height, width, height]))
     moved = geometry.clip_boxes(moved.astype(np.float32), (side, side))
     for _ in range(view.quarter_turns):

@@ -1,6 +1,6 @@
 """Add flipped and rotated copies of each image to a manifest.
 
-Boxes are moved by the functions of data/boxes.py, as in online augmentation. Numbers that do not change keep their
+Boxes are moved by the functions of boxes.py, as in online augmentation. Numbers that do not change keep their
 text.
 """
 

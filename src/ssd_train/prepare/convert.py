@@ -66,7 +66,7 @@ def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[
     if target not in WRITERS:
         raise ConfigError(f"to: found {target!r}, expected one of {', '.join(WRITERS)}")
     ending, write = WRITERS[target]
-    if ending and output.suffix != ending and not (target in ONE_FILE and is_stream(output)):
+    if ending and output.suffix != ending and not (target in STREAMABLE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
     data = LabeledDataset(with_portable_names(data), data.images)
     flags_lost = _lost_flags(data.labels, target)
@@ -100,15 +100,15 @@ def with_sizes(data: LabeledDataset) -> Labels:
     Missing sizes are read from the image headers. Boxes are clipped to the image as in every reader.
     """
     labels = data.labels
-    gather = LabelsBuilder(labels.source)
+    builder = LabelsBuilder(labels.source)
     for record in labels.records:
         size_wh = record.size_wh or read_header(data.images.read(record), record.location).display_wh
         regions = record.ignored
         rows = [tuple(box) for box in (*record.boxes.tolist(), *regions.boxes.tolist())]
         ids = [*record.class_ids.tolist(), *regions.class_ids.tolist()]
         kinds = [*[OBJECT] * len(record.boxes), *[CROWD if crowd else DIFFICULT for crowd in regions.crowds.tolist()]]
-        gather.add(record.where, record.name, BoxLabel(rows, ids, size_wh, kinds if len(regions) else ()))
-    sized = gather.label_set(labels.class_names, labels.details)
+        builder.add(record.where, record.name, BoxLabel(rows, ids, size_wh, kinds if len(regions) else ()))
+    sized = builder.build(labels.class_names, labels.details)
     skipped, repaired = (*labels.skipped, *sized.skipped), (*labels.repaired, *sized.repaired)
     return dataclasses.replace(labels, records=sized.records, skipped=skipped, repaired=repaired)
 
@@ -175,7 +175,7 @@ WRITERS: Dict[str, Tuple[str, Writer]] = {
     "voc": ("", _voc),
     "yolo": ("", _yolo),
 }
-ONE_FILE = ("ground_truth", "coco")
+STREAMABLE = ("ground_truth", "coco")  # one file, which may be a pipe or standard output
 
 
 def _check_keys(records: Sequence[LabeledImage]) -> None:

@@ -14,8 +14,8 @@ from ssd_train.data.transforms import (
     View,
     colour_matrix,
     constrained_crop,
+    kept_mask,
     policy_of,
-    visible_mask,
 )
 
 WH = (200, 120)
@@ -85,7 +85,7 @@ def test_strong_zooms_and_stretches_within_its_limits(size_wh, boxes):
 def test_strong_keeps_an_object_in_view_almost_always():
     """A small box at the rim: one view in a few shows it, and ten are tried."""
     corner = np.array([[190, 110, 200, 120]], np.float32)
-    assert np.mean([visible_mask(corner, v).any() for v in views("strong", 500, boxes=corner)]) > 0.98
+    assert np.mean([kept_mask(corner, v).any() for v in views("strong", 500, boxes=corner)]) > 0.98
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_strong_keeps_an_object_in_view_almost_always():
 )  # fmt: skip
 def test_what_is_kept(box, rect, least, by_centre, expected):
     view = View(rect, min_visibility=least, keep_by_center=by_centre)
-    assert visible_mask(np.array([box], np.float32), view).tolist() == [expected]
+    assert kept_mask(np.array([box], np.float32), view).tolist() == [expected]
 
 
 class Gluon:
@@ -161,7 +161,7 @@ def test_ssd_chooses_as_gluoncv_does(boxes):
     gluon = Gluon(0)
     theirs = described(WH, [gluon.draw(WH, boxes) for _ in range(count)])
     found = views("ssd", count, boxes=boxes, seed=1)
-    ours = described(WH, [(v.rect, np.flatnonzero(visible_mask(boxes, v))) for v in found])
+    ours = described(WH, [(v.rect, np.flatnonzero(kept_mask(boxes, v))) for v in found])
     for name, values in ours.items():
         assert distance(values, theirs[name]) <= 1.95 * np.sqrt(2 / count), name  # once in a thousand by chance
     assert 0.45 < np.mean([v.flip_x for v in found]) < 0.55
@@ -182,7 +182,7 @@ def test_a_crop_keeps_the_centre_of_a_box():
     random = np.random.RandomState(0)
     for _ in range(300):
         crop = constrained_crop(WH, BOXES, random)
-        assert visible_mask(BOXES, View(crop, keep_by_center=True)).any()
+        assert kept_mask(BOXES, View(crop, keep_by_center=True)).any()
 
 
 def apply(matrix, colours):

@@ -39,7 +39,7 @@ _CODE_OF_REPAIR = {CLIPPED: "box-clipped", OTHER_IDS: "categories-ignored", OTHE
 
 @dataclass(frozen=True)
 class Scaled:
-    """Boxes of a LabelSet whose image sizes are known, in one array.
+    """Boxes of a `Labels` whose image sizes are known, in one array.
 
     Attributes:
         boxes: Float32 (N, 4) xyxy as fractions of the image, 0..1.

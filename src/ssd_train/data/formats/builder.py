@@ -1,4 +1,4 @@
-"""Collect labels of any format in a LabelSet: fit boxes, find duplicates."""
+"""Collect labels of any format in a `Labels`: fit boxes, find duplicates."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class NoUsableLine(DataError):
 
 
 class LabelsBuilder:
-    """Builder of a LabelSet. All readers use it, so that they treat labels alike.
+    """Collect the labels of any format in a `Labels`. All readers use it, so that they treat labels alike.
 
-    - Boxes are clipped to their image, or dropped if too little is left (`fields.fit_box`). Each change is listed in
-      `Labels.repaired`.
+    - Boxes are clipped to their image, or dropped if too little is left (`validators.fit_box`). `Labels.repaired` lists
+      each change.
     - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
       holds for an image with nothing but ignored regions if all of them were dropped.
     - A repeated image with the same boxes is skipped. With different boxes it is bad, because either could be right.
@@ -113,7 +113,7 @@ class LabelsBuilder:
         """Record a bad label."""
         self._bad.append((where, fault))
 
-    def label_set(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> Labels:
+    def build(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> Labels:
         """Return the collected labels.
 
         Raises:

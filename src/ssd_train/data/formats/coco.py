@@ -64,8 +64,8 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     except DataError as fault:
         raise fault.at(path) from None
     names, table, category_ids = _class_table(categories, path)
-    gather = LabelsBuilder(str(path), on_bad)
-    boxes = _boxes_by_image(annotations, images, str(path), gather)
+    builder = LabelsBuilder(str(path), on_bad)
+    boxes = _boxes_by_image(annotations, images, str(path), builder)
     normalized = _all_normalized(annotations)
     seen: Dict[Key, int] = {}
     for index, image in enumerate(images):
@@ -75,12 +75,12 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
             if seen.setdefault(image_id, index) != index:
                 raise DataError(f"found id {image_id} as in images[{seen[image_id]}], expected each id once")
             name = image_name(image.get("file_name"), "file_name")
-            gather.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
+            builder.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
         except DataError as fault:
-            gather.add_error(where, fault)
+            builder.add_error(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
-    return dataclasses.replace(gather.label_set(names), category_ids=category_ids)
+    return dataclasses.replace(builder.build(names), category_ids=category_ids)
 
 
 class Ids(NamedTuple):
@@ -207,7 +207,7 @@ def _id(image: Any) -> Key:
 
 
 def _boxes_by_image(
-    annotations: Sequence[Any], images: Sequence[Any], path: str, gather: LabelsBuilder
+    annotations: Sequence[Any], images: Sequence[Any], path: str, builder: LabelsBuilder
 ) -> Dict[Key, List[Tuple[int, Any]]]:
     """Return image id -> (index, annotation) of its annotations.
 
@@ -229,7 +229,7 @@ def _boxes_by_image(
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             by_image.setdefault(image_id, []).append((index, annotation))
         except DataError as fault:
-            gather.add_error(f"{path}:annotations[{index}]", fault)
+            builder.add_error(f"{path}:annotations[{index}]", fault)
     return by_image
 
 

@@ -303,7 +303,7 @@ def read_ground_truth(
     names, table = class_table(origins)
     job = verification_job(scanned, verified, manifest) if verified else ""
     faults = {**scanned.faults, **scanned.attributes[attribute].faults}
-    gather = LabelsBuilder(str(manifest), on_bad)
+    builder = LabelsBuilder(str(manifest), on_bad)
     for line_number, line in numbered_lines(manifest):
         where = f"{manifest}:{line_number}"
         try:
@@ -311,12 +311,12 @@ def read_ground_truth(
                 raise faults[line_number]
             value = parse_object(line)
             if job and verdict_of(value, job) != verified:
-                gather.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(value, job))}")
+                builder.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(value, job))}")
             else:
-                _add(gather, where, value, attribute, table)
+                _add(builder, where, value, attribute, table)
         except DataError as fault:
-            gather.add_error(where, fault)
-    return gather.label_set(names, _details(scanned, attribute))
+            builder.add_error(where, fault)
+    return builder.build(names, _details(scanned, attribute))
 
 
 def verification_job(scanned: ManifestScan, verdict: str, manifest: Path) -> str:
@@ -411,13 +411,13 @@ def find_manifest(path: PathLike) -> Path:
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
 
 
-def _add(gather: LabelsBuilder, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
+def _add(builder: LabelsBuilder, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
     reason = _reason_to_skip(line, attribute)
     if reason:
-        gather.skip(where, *reason)
+        builder.skip(where, *reason)
     else:
         name = image_name(line["source-ref"], "source-ref")
-        gather.add(where, name, read_box_label(line[attribute], table))
+        builder.add(where, name, read_box_label(line[attribute], table))
 
 
 def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str, str]]:

@@ -40,7 +40,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
         DataError: there is no JSON file, or `on_bad` is "error" and some files are unusable; the message names them.
     """
     files = label_files(path, ".json")
-    gather = LabelsBuilder(str(path), on_bad)
+    builder = LabelsBuilder(str(path), on_bad)
     survey = _survey(files)
     named = class_names is None and not survey.other_ids
     if class_names is None:
@@ -55,12 +55,12 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
             name = image_name(label.get("file"), "file")
             if named:
                 list(_categories(label))  # raises if one is malformed
-            gather.add(str(file), name, read_box_label(label, table))
+            builder.add(str(file), name, read_box_label(label, table))
         except DataError as fault:
-            gather.add_error(str(file), fault)
+            builder.add_error(str(file), fault)
     for where, detail in survey.other_ids:
-        gather.add_repair(where, [(OTHER_IDS, detail)])
-    return gather.label_set(class_names)
+        builder.add_repair(where, [(OTHER_IDS, detail)])
+    return builder.build(class_names)
 
 
 def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:

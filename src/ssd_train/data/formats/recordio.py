@@ -223,7 +223,7 @@ def read_recordio(
     names = _lst_names(base.with_suffix(".lst"))
     if class_names is None and base.with_suffix(NAMES).is_file():
         class_names = read_class_list(base.with_suffix(NAMES))
-    gather = LabelsBuilder(str(base), on_bad)
+    builder = LabelsBuilder(str(base), on_bad)
     offsets: Dict[str, Tuple[int, int]] = {}
     number = 0
     for number, (offset, payload) in enumerate(_payloads(base), 1):
@@ -231,15 +231,15 @@ def read_recordio(
         try:
             record = unpack_record(payload)
             name = names.get(record.id, f"{base.stem}/{number:08d}")
-            gather.add(where, name, _label(record, class_names))
+            builder.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
         except DataError as fault:
-            gather.add_error(where, fault)
+            builder.add_error(where, fault)
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
-    highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
+    highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
     numbered, _ = placeholder_classes(highest + 1)
-    return gather.label_set(class_names or numbered), RecordImages(base, offsets)
+    return builder.build(class_names or numbered), RecordImages(base, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> int:

@@ -61,8 +61,8 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
     """
     manifest = find_manifest(path)
     root = _job_folder(Path(path), manifest)
-    gather = LabelsBuilder(str(manifest), on_bad)
-    sequences, attribute = _sequences(manifest, label_attribute, gather)
+    builder = LabelsBuilder(str(manifest), on_bad)
+    sequences, attribute = _sequences(manifest, label_attribute, builder)
     names, table = class_table(_class_origins(sequences))
     read: Set[Path] = set()
     for sequence in sequences:
@@ -71,15 +71,15 @@ def read_video_frames(path: PathLike, label_attribute: Optional[str] = None, on_
             if file is None or file in read:
                 raise DataError(f"{sequence.labels!r} not found, expected a file of its own below {root}")
             read.add(file)
-            prefix, frames = _frames_of(sequence, root, gather)
-            labelled = _add_frames(gather, file, prefix, table)
+            prefix, frames = _frames_of(sequence, root, builder)
+            labelled = _add_frames(builder, file, prefix, table)
         except DataError as fault:
-            gather.add_error(sequence.where, fault)
+            builder.add_error(sequence.where, fault)
             continue
         for frame in frames:
             if frame not in labelled:
-                gather.skip(sequence.where, NOT_ANNOTATED, frame)
-    return gather.label_set(names, {"label_attribute": attribute[: -len(_REF)]})
+                builder.skip(sequence.where, NOT_ANNOTATED, frame)
+    return builder.build(names, {"label_attribute": attribute[: -len(_REF)]})
 
 
 def _job_folder(path: Path, manifest: Path) -> Path:
@@ -93,7 +93,7 @@ def _job_folder(path: Path, manifest: Path) -> Path:
     return manifest.resolve().parents[2] if parts[-3:-1] == ("manifests", "output") else manifest.parent
 
 
-def _sequences(manifest: Path, wanted: Optional[str], gather: LabelsBuilder) -> Tuple[List[_Sequence], str]:
+def _sequences(manifest: Path, wanted: Optional[str], builder: LabelsBuilder) -> Tuple[List[_Sequence], str]:
     lines = [(where, line) for where, line in read_json_lines(manifest)]
     attributes = sorted({key[: -len(METADATA)] for _, line in lines for key in line if _is_video(line, key)})
     if wanted:
@@ -110,7 +110,7 @@ def _sequences(manifest: Path, wanted: Optional[str], gather: LabelsBuilder) -> 
                 _Sequence(where, line["source-ref"], line[attributes[0]], line.get(attributes[0] + METADATA, {}))
             )
         else:
-            gather.skip(where, NO_SEQUENCE, f"has no {attributes[0]!r}")
+            builder.skip(where, NO_SEQUENCE, f"has no {attributes[0]!r}")
     return sequences, attributes[0]
 
 
@@ -132,12 +132,12 @@ def _class_origins(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
     return origins
 
 
-def _frames_of(sequence: _Sequence, root: Path, gather: LabelsBuilder) -> Tuple[str, List[str]]:
+def _frames_of(sequence: _Sequence, root: Path, builder: LabelsBuilder) -> Tuple[str, List[str]]:
     """Return the prefix of a sequence and all names of its frames, [] if unknown."""
     file = _find(root, sequence.source)
     if file is None:
         prefix = sequence.source.rpartition("/")[0]
-        gather.add_repair(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
+        builder.add_repair(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
         return prefix, []
     try:
         value = read_json(file)
@@ -149,7 +149,7 @@ def _frames_of(sequence: _Sequence, root: Path, gather: LabelsBuilder) -> Tuple[
         raise fault.at(file) from None
 
 
-def _add_frames(gather: LabelsBuilder, file: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
+def _add_frames(builder: LabelsBuilder, file: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
     """Add the frames of one SeqLabel.json file and return their names."""
     try:
         value = read_json(file)
@@ -164,9 +164,9 @@ def _add_frames(gather: LabelsBuilder, file: Path, prefix: str, table: Mapping[i
         try:
             name = image_name(_get(frame, "frame"), "frame")
             labelled.add(name)
-            gather.add(where, f"{prefix}/{name}", _label(frame, table))
+            builder.add(where, f"{prefix}/{name}", _label(frame, table))
         except DataError as fault:
-            gather.add_error(where, fault)
+            builder.add_error(where, fault)
     return labelled
 
 

@@ -50,7 +50,7 @@ from ssd_train.errors import DataError
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed by XML 1.0, section 2.2
 
 
-OTHER_NAME = "filename in the XML is not the picture of the file's own name, which is used"
+OTHER_NAME = "filename differs from the image named like the XML file; that image is used"
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
 
@@ -91,13 +91,13 @@ def read_voc(
         DataError: there is no XML file, or `on_bad` is "error" and some files are bad; the message names them.
     """
     files = label_files(path, ".xml")
-    gather = LabelsBuilder(str(path), on_bad)
+    builder = LabelsBuilder(str(path), on_bad)
     read: List[_Annotation] = []
     for file in files:
         try:
             read.append(_annotation(file))
         except DataError as fault:
-            gather.add_error(str(file), fault)
+            builder.add_error(str(file), fault)
     names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
     image_names = _match_images(read, ImagesOfLabels(path if images is None else images))
     for one in read:
@@ -106,13 +106,13 @@ def read_voc(
             name = image_names[one.file]
             if isinstance(name, DataError):
                 raise name
-            known = len(gather.records)
-            gather.add(str(one.file), name, one.label._replace(class_ids=class_ids))
-            if len(gather.records) > known and not names_agree(name, one.filename):
-                gather.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
+            known = len(builder.records)
+            builder.add(str(one.file), name, one.label._replace(class_ids=class_ids))
+            if len(builder.records) > known and not names_agree(name, one.filename):
+                builder.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
         except DataError as fault:
-            gather.add_error(str(one.file), fault)
-    labels = gather.label_set(names)
+            builder.add_error(str(one.file), fault)
+    labels = builder.build(names)
     files_of = {record.name: record.where for record in labels.records}
     sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)
     if not sets:

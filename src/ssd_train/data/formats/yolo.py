@@ -361,22 +361,22 @@ def read_yolo(
     description = describe([root, others])
     known_names = class_names or description.names
     names = known_names or placeholder_classes(MAX_CLASSES)[0]
-    gather = LabelsBuilder(str(path), on_bad)
+    builder = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
         file = files.of(image)
         if file is None:
-            gather.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
+            builder.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
-            _add(gather, file, image, image.relative_to(root).as_posix(), len(names), description.points)
+            _add(builder, file, image, image.relative_to(root).as_posix(), len(names), description.points)
     for file in files.unused():
-        gather.add_error(
+        builder.add_error(
             str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
         )
     if not known_names:
-        highest = max((int(record.class_ids.max()) for record in gather.records if len(record.class_ids)), default=-1)
+        highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
         names, _ = placeholder_classes(highest + 1)
-    read = gather.label_set(names, {"sets": description.source} if description.source else None)
+    read = builder.build(names, {"sets": description.source} if description.source else None)
     if description.sets:
         real = root.resolve()
         there = {record.name: real / record.name for record in read.records}
@@ -553,7 +553,7 @@ def _is_label(file: Path, among_labels: bool) -> bool:
         return False
 
 
-def _add(gather: LabelsBuilder, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
+def _add(builder: LabelsBuilder, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
     """Add the label of one image; its first invalid line makes it bad."""
     where = str(image)
     try:
@@ -567,9 +567,9 @@ def _add(gather: LabelsBuilder, file: Path, image: Path, name: str, num_classes:
                 raise DataError(f"class id: found {class_id}, expected less than {num_classes}", "unknown-class")
             label.boxes.append(_box(fields, size_wh, points))
             label.class_ids.append(class_id)
-        gather.add(str(file), name, label)
+        builder.add(str(file), name, label)
     except DataError as fault:
-        gather.add_error(where, fault)
+        builder.add_error(where, fault)
 
 
 def _lines(file: Path) -> Iterator[Tuple[int, List[str]]]:

@@ -93,21 +93,21 @@ class Channel:
             table: Class id of the stream -> index into `class_names`.
             on_bad: "error" or "skip" for unusable images and labels.
         """
-        gather = LabelsBuilder(str(fifo_path(self.path, 0)), on_bad)
+        builder = LabelsBuilder(str(fifo_path(self.path, 0)), on_bad)
         images = None if self.spill is None else SpillImages(self.spill)
         for where, fault in self.faults:
-            gather.add_error(where, fault)
+            builder.add_error(where, fault)
         seen: Dict[str, int] = {}
         for one in sorted(self.received, key=lambda one: (one.digest, one.label.boxes, one.label.class_ids)):
             seen[one.digest] = copies = seen.get(one.digest, 0) + 1
             name = image_name(self.path, one.digest, one.ending, copies)
             try:
-                gather.add(one.where, name, map_class_ids(one.label, table))
+                builder.add(one.where, name, map_class_ids(one.label, table))
             except DataError as fault:
-                gather.add_error(one.where, fault)
+                builder.add_error(one.where, fault)
             if images:
                 images.add(name, one.span)
-        return gather.label_set(class_names, {"format": "pipe"}), images
+        return builder.build(class_names, {"format": "pipe"}), images
 
 
 def read_channel(path: Path, timeout: float, spill: SpillFile, stop: Optional[Event] = None) -> Channel:
