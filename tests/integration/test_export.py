@@ -7,19 +7,17 @@ import json
 
 import numpy as np
 import pytest
-from helpers.data import HeardProgress, flags_of, shapes_set, small_config
+from helpers.data import flags_of, shapes_set, small_config
 from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
-from ssd_train.cli.train import train
 from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.parity import BOX_TOLERANCE, SCORE_TOLERANCE, compare
 from ssd_train.deploy.symbol import is_up_to_date
-from ssd_train.environment import Environment
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.pretrained import load_pretrained
 
@@ -118,22 +116,6 @@ def trained(tmp_path_factory):
         flags = flags_of({**run_settings, **places, "epochs": 1, "checkpoint_dir": folder / "checkpoints"})
         assert main(["train", "--train", str(drawn.images), "--labels", str(drawn.manifest), *flags]) == 0
     return folder, drawn
-
-
-def test_files_are_there_while_training_goes_on(tmp_path):
-    """After each epoch, and of the best one so far: a run that is killed later leaves a model that can be served."""
-    drawn, seen = shapes_set(tmp_path / "data", 16), []
-    model = tmp_path / "model"
-
-    class Looking(HeardProgress):
-        def info(self, text):
-            super().info(text)
-            if text.startswith("epoch "):
-                seen.append((is_up_to_date(model), (model / "code" / "inference.py").is_file(), "best so far" in text))
-
-    environment = Environment(drawn.images, drawn.manifest, model_dir=model, output_dir=tmp_path / "output")
-    train(small_config(epochs=2), environment, Looking())
-    assert [now[:2] for now in seen] == [(True, True)] * 2 and seen[0][2]
 
 
 @pytest.mark.parametrize("machine", ["first", "second"])
