@@ -1,4 +1,7 @@
-"""Hooks of mkdocs: pages made from files outside docs/, links between them, and the table of settings."""
+"""Hooks of mkdocs: pages made from files outside docs/, links between them, and the check of generated tables.
+
+`python docs/hooks.py` makes the tables of docs/settings.md again.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 from ssd_train.cli.aliases import ALIASES, HINTS
@@ -37,7 +41,19 @@ def on_page_markdown(markdown, page, config, files):
     source = SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     markdown = LINK.sub(lambda match: _site_link(source, page.file.src_uri, *match.groups()), markdown)
     markdown = markdown.replace("](docs/demo.jpg)", "](demo.jpg)")
-    return markdown.replace("<!-- settings -->", _settings_table()).replace("<!-- aliases -->", _aliases_table())
+    if markdown != with_tables(markdown):
+        raise PluginError(f"{source}: its tables are not those of the code: run python docs/hooks.py")
+    return markdown
+
+
+def with_tables(markdown: str) -> str:
+    """Return a page with the tables between its markers made again."""
+    for name, table in (("settings", _settings_table), ("aliases", _aliases_table)):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if begin in markdown:
+            head, _, rest = markdown.partition(begin)
+            markdown = f"{head}{begin}\n\n{table()}\n\n{end}{rest.partition(end)[2]}"
+    return markdown
 
 
 def _site_link(source: str, page: str, text: str, target: str) -> str:
@@ -78,3 +94,8 @@ def _aliases_table() -> str:
     same += [(names, f"use {'; or '.join(texts)}") for texts, names in answered.items()]
     rows = [f"| {', '.join(f'`--{name}`' for name in names)} | {meaning} |" for names, meaning in same]
     return "\n".join(["| flag | meaning |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    settings = ROOT / "docs" / "settings.md"
+    settings.write_text(with_tables(settings.read_text("utf-8")), "utf-8")

@@ -60,8 +60,10 @@ def test_train_into_the_model_of_another_run_is_refused(trained, data, other_dat
     assert content(trained) == before and not (tmp_path / "output").exists()
 
 
-def test_train_repeated_is_no_conflict(trained, data):
+def test_train_repeated_is_no_conflict_and_warns_that_the_model_is_replaced(trained, data, capsys):
     assert main(["train", *flags(data, trained)]) == 0
+    out, err = capsys.readouterr()
+    assert any(str(trained / "model") in line and "--checkpoint_dir" in line for line in (out + err).splitlines())
     assert LOCK not in content(trained)
 
 

@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         progress.info(f"report: {trained.report}")
         progress.info(summary(trained))
         if not environment.on_sagemaker:
-            for line in next_steps(trained.model_dir, environment.validation or environment.train):
+            for line in next_steps(trained.model_dir):
                 progress.info(line)
     return 0
 
@@ -307,12 +307,11 @@ def summary(trained: TrainResult) -> str:
     )
 
 
-def next_steps(model_dir: Path, images: Path) -> List[str]:
-    """Return the commands that use the model in `model_dir`; `images` are some to try it on."""
+def next_steps(model_dir: Path) -> List[str]:
+    """Return the commands that use the model in `model_dir`."""
     model = f"--model {shlex.quote(str(model_dir))}"
-    shown = shlex.quote(str(images)) if images.is_dir() else "IMAGES"
     steps = (
-        f"predict {shown} {model} --overlays overlays",
+        f"predict MORE_IMAGES {model} --overlays overlays",
         f"evaluate {model} --images IMAGES --labels LABELS",
         f"serve {model}",
         f"export {model} --format onnx --output model.onnx",

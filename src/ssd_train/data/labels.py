@@ -206,6 +206,8 @@ def _of_file(file: Path) -> str:
         return "recordio"
     if ending in _MANIFEST_ENDINGS:
         return "ground_truth"
+    if ending in (".yaml", ".yml"):
+        raise DataError(f"{file}: found a YAML file, expected the folder of a YOLO data set: {file.parent}")
     format = _of_json(file)
     if format is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
         return "coco"  # a key is missing or the file is truncated: the reader reports it

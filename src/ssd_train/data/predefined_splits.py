@@ -123,8 +123,8 @@ def of_names(labels: Labels, names: "FrozenSet[str]") -> Labels:
 def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
     """Return the training labels, and validation labels if the data defines them.
 
-    Both are returned if there are train and val and `alone` is true. Otherwise trainval is returned if it exists, else
-    train, else all records that are not in test. Data without splits is returned whole.
+    Both are returned if there are train and val with different images and `alone` is true. Otherwise trainval is
+    returned if it exists, else train, else all records that are not in test. Data without splits is returned whole.
 
     Args:
         labels: The labels.
@@ -139,7 +139,7 @@ def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels
     sets = {name: members for name, members in labels.sets.items() if members}
     if not sets:
         return labels, None
-    if alone and TRAIN in sets and VALIDATION in sets:
+    if alone and TRAIN in sets and VALIDATION in sets and sets[TRAIN] != sets[VALIDATION]:
         return of_names(labels, sets[TRAIN]), of_names(labels, sets[VALIDATION])
     for name in (BOTH, TRAIN):
         if name in sets:

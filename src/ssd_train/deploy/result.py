@@ -33,7 +33,7 @@ class Detection(NamedTuple):
     class_id: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DetectionResult(Detections):
     """Detections in one image, best first, as `Detector` returns them; iterates over `Detection`.
 
@@ -61,6 +61,15 @@ class DetectionResult(Detections):
     def __iter__(self) -> Iterator[Detection]:
         rows = zip(self.names, self.scores.tolist(), self.boxes.tolist(), self.class_ids.tolist())
         return (Detection(name, score, tuple(box), class_id) for name, score, box, class_id in rows)
+
+    def __getitem__(self, index: int) -> Detection:
+        return list(self)[index]
+
+    def __repr__(self) -> str:
+        above = len(self.above())
+        return (
+            f"<{len(self)} detections in {self.image_name}, {above} with a score of {self.score_threshold:.2f} or more>"
+        )
 
     def above(self, threshold: Optional[float] = None) -> "DetectionResult":
         """Return the detections with a score of at least `threshold`; None: `score_threshold`."""

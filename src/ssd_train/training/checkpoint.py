@@ -116,8 +116,8 @@ def fingerprint_differences(old: Dict[str, Any], new: Dict[str, Any], owner: str
     return [_change(key, old, new, owner) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
 
 
-def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool) -> None:
-    """Refuse a model folder that holds the model of another run.
+def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool) -> str:
+    """Refuse a model folder that holds the model of another run; describe a model of this one, "" if there is none.
 
     Args:
         folder: the model folder.
@@ -133,21 +133,23 @@ def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: b
         document = read_model_config(folder) if owner and (folder / CONFIG).is_file() else None
     except WeightsError as error:
         if resumes:
-            return
+            return ""
         raise ConfigError(f"{error}; {_OVERWRITE}") from None
     if document is None:
         if owner is not None or (folder / CONFIG).exists():
             raise ConfigError(f"{folder}: found the model of another program or command, {_OVERWRITE}")
-        return
+        return ""
     own = {name: value for name, value in fingerprint.items() if name != "processes"}  # not stored in the model
     old = _model_fingerprint(document)
     if resumes and not document.get("labels_sha256"):
-        return
+        return ""
     if before_data:
         old, own = without_data_fields(old), without_data_fields(own)
     differing = fingerprint_differences(old, own, "model")
     if differing:
-        raise ConfigError(f"{folder}: found {_describe_model(document)}, {'; '.join(differing)}; {_OVERWRITE}")
+        other = f"the model of another run ({_describe_model(document)})"
+        raise ConfigError(f"{folder}: found {other}, {'; '.join(differing)}; {_OVERWRITE}")
+    return f"a model ({_describe_model(document)})"
 
 
 _OVERWRITE = "expected no model, or that of the same run: use another --model_dir, or --overwrite to replace it"
@@ -167,10 +169,7 @@ def _model_fingerprint(document: Mapping[str, Any]) -> Dict[str, Any]:
 def _describe_model(document: Mapping[str, Any]) -> str:
     names, settings = document["class_names"], document["settings"]
     classes = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return (
-        f"the model of another run ({classes}; {settings.get('base_network')}, {document['image_shape']} px, "
-        f"epoch {document['epoch'] + 1})"
-    )
+    return f"{classes}; {settings.get('base_network')}, {document['image_shape']} px, epoch {document['epoch'] + 1}"
 
 
 def _setting_marks(settings: Mapping[str, Any]) -> Dict[str, Any]:

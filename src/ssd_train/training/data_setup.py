@@ -32,7 +32,14 @@ from ssd_train.data.pipe.channel import Channel, Table, read_channel
 from ssd_train.data.pipe.fifo import fifo_path
 from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
-from ssd_train.data.predefined_splits import describe_splits, select_split, training_split, validation_split
+from ssd_train.data.predefined_splits import (
+    TRAIN,
+    VALIDATION,
+    describe_splits,
+    select_split,
+    training_split,
+    validation_split,
+)
 from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.environment import Environment
@@ -206,6 +213,13 @@ def _of_sets(
         learned, scored = select_split(labels, config.split), None
     else:
         learned, scored = training_split(labels, alone)
+        if (
+            alone
+            and scored is None
+            and labels.sets.get(TRAIN)
+            and labels.sets.get(TRAIN) == labels.sets.get(VALIDATION)
+        ):
+            progress.warning(f"{labels.source}: train and val are the same images; some are held out to validate with")
     if sets:
         with_what = f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all"
         progress.info(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")

@@ -17,6 +17,8 @@ _COMMON_FOLDERS = {
 }
 # from these on, figures of a split are no longer called rough, and a class no longer small
 FEW_IMAGES, FEW_BOXES, FEW_BOXES_OF_CLASS, FEW_TRAINING_BOXES = 50, 100, 10, 50
+# width of an interval of mAP@0.5 up to which it is not called rough
+ROUGH_WIDTH = 0.1
 # sides of boxes in pixels of the network's input: smaller ones are hard to find
 SMALL_SIDE = 24
 _LARGEST_SHAPE = 512
@@ -161,8 +163,12 @@ def _if_figures_are_rough(data: ReportData) -> List[str]:
     if images >= FEW_IMAGES and boxes >= FEW_BOXES and not few:
         return []
     range_ = interval_of(scores, "mAP@0.5")
+    if range_ and range_[1] - range_[0] <= ROUGH_WIDTH and not few:
+        return []
     known = f": mAP@0.5 may be anywhere from {number(range_[0], 2)} to {number(range_[1], 2)}" if range_ else ""
     fewest = f"; fewer than {FEW_BOXES_OF_CLASS} of {_listed(few)}" if few else ""
+    if range_ and range_[1] - range_[0] <= ROUGH_WIDTH:
+        return [f"Validation has fewer than {FEW_BOXES_OF_CLASS} boxes of {_listed(few)}: their figures are rough."]
     return [
         f"The figures are rough{known}. They come from {images:,.0f} validation images with {boxes:,.0f} "
         f"boxes{fewest}. Label more of them before you compare two models."

@@ -8,6 +8,7 @@ from helpers.data import HeardProgress, picture
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.predefined_splits import select_split, training_split, validation_split
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
@@ -74,6 +75,7 @@ def labels(**sets):
 TAKEN = {
     "no sets": ({}, True, "abcd", None),
     "train and val": ({"train": "a", "val": "b", "trainval": "ab", "test": "cd"}, True, "a", "b"),
+    "val is train, as in a data.yaml of one folder": ({"train": "abc", "val": "abc"}, True, "abc", None),
     "trainval": ({"trainval": "ab", "test": "cd"}, True, "ab", None),
     "train": ({"train": "ab", "test": "cd"}, True, "ab", None),
     "validation is given": ({"train": "a", "val": "b", "trainval": "ab"}, False, "ab", None),
@@ -124,3 +126,23 @@ def test_read_sides_leaves_test_alone_and_says_so(tmp_path, settings, trained, s
     assert sorted(stems(train.labels) + stems(validation.labels)) == ["1", "2", "3"]
     if trained:
         assert (stems(train.labels), stems(validation.labels)) == (trained, scored)
+
+
+def test_load_splits_of_a_data_yaml_whose_val_is_train_holds_images_out(tmp_path):
+    """As Ultralytics' own small sets and our `prepare convert --to yolo` have it."""
+    for index in range(10):
+        for name in ("images", "labels"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{index}.jpg").write_bytes(encode_jpeg(picture((40, 30), index)))
+        (tmp_path / "labels" / f"{index}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images\nval: images\nnames: {0: logo}\n")
+    progress = HeardProgress()
+    train, validation = load_splits(TrainConfig(), Environment(tmp_path), progress)
+    assert sorted(stems(train.labels) + stems(validation.labels)) == [str(index) for index in range(10)]
+    assert len(validation.labels) and any(str(tmp_path) in line for line in progress.warnings)
+
+
+def test_load_labels_of_a_data_yaml_names_its_folder(tmp_path):
+    (tmp_path / "data.yaml").write_text("train: images\nnames: {0: logo}\n")
+    with pytest.raises(DataError, match=f"^{tmp_path / 'data.yaml'}: .*{tmp_path}$"):
+        load_labels(tmp_path, tmp_path / "data.yaml", LabelOptions())

@@ -32,6 +32,14 @@ def test_iterates_over_detections_with_names():
     assert [one.score for one in result] == [0.75, 0.5, 0.25]
 
 
+def test_index_and_repr_are_short():
+    result = make()
+    assert result[-1] == Detection("<b>dog</b>", 0.25, (5.0, 5.0, 15.0, 15.0), 1)
+    with pytest.raises(IndexError):
+        result[3]
+    assert repr(result) == "<3 detections in a & b.png, 2 with a score of 0.50 or more>"
+
+
 @pytest.mark.parametrize("threshold, count", [(None, 2), (0.0, 3), (0.5, 2), (0.51, 1), (0.9, 0)])
 def test_above_none_is_the_models_threshold(threshold, count):
     shown = make().above(threshold)
