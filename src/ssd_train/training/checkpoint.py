@@ -113,7 +113,8 @@ def fingerprint_differences(old: Dict[str, Any], new: Dict[str, Any], owner: str
         if name in new and name not in old:
             old[name] = new[name] if item.metadata.get("start") else item.default
     old = {name: value for name, value in old.items() if name in new or not _may_change(name)}
-    return [_change(key, old, new, owner) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    keys = sorted({*old, *new}, key=lambda key: (key.startswith("setting "), key))  # the data first
+    return [_change(key, old, new, owner) for key in keys if old.get(key) != new.get(key)]
 
 
 def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool) -> str:

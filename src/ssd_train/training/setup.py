@@ -46,7 +46,7 @@ CACHE_FRACTION = 0.5  # fraction of the memory that is free when the job starts
 FULLEST_IMAGES = 100  # the images with the most boxes, which determine nms_topk
 RANDOM = (
     "random weights: no trained weights are used, so the run needs many more images and epochs for the same score; "
-    "use_pretrained_model 1 or pretrained starts from trained ones"
+    "--pretrained FILE, or --zoo with --use_pretrained_model 1, starts from trained ones"
 )
 AnyLoader = Union[TrainLoader, StreamLoader]
 
