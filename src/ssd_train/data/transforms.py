@@ -302,8 +302,8 @@ def _span(start: float, stop: float, limit: int) -> Tuple[int, int]:
 def transform_boxes(boxes: np.ndarray, class_ids: np.ndarray, view: View, side: int) -> Tuple[np.ndarray, np.ndarray]:
     """Transform boxes from the source image to (side, side) pixels of `view`.
 
-    Boxes that are not visible or have a side below one pixel are left out. Regions to be ignored (class id -1) are kept
-    if any part of them is visible.
+    Boxes that `kept_mask` drops are left out. The rest are clipped to the view, and dropped if a side is then below
+    SMALLEST_BOX. Regions to be ignored (class id -1) are kept if any part of them is visible.
 
     Args:
         boxes: (N, 4) xyxy in pixels of the source image.
