@@ -51,7 +51,7 @@ class Fault(NamedTuple):
 GROUPS: Dict[str, List[str]] = {
     "boxes": ["unit/test_boxes.py", "unit/data/test_transforms.py"],
     "records": ["unit/data/test_structures.py", "unit/deploy/test_detector.py"],
-    "augment": ["unit/data/test_augment.py", "unit/data/test_transforms.py"],
+    "augment": ["unit/data/test_transforms_policies.py", "unit/data/test_transforms.py"],
     "transforms": ["unit/data/test_transforms.py", "unit/data/test_resize.py"],
     "batches": ["unit/data/test_loaders.py"],
     "dataset": ["unit/data/test_dataset.py", "unit/data/test_loaders.py"],
@@ -92,7 +92,7 @@ GROUPS: Dict[str, List[str]] = {
     "saved_model": ["unit/artifacts/test_saved_model.py"],
     "resume": ["integration/test_resume.py"],
     "storage": ["unit/storage/test_atomic.py"],
-    "published": ["unit/storage/test_published.py"],
+    "published": ["unit/storage/test_atomic_folders.py"],
     "archives": ["unit/storage/test_archive.py"],
     "codec": ["unit/deploy/test_handlers.py", "unit/deploy/test_codec.py"],
     "agreement": ["unit/deploy/test_parity.py"],

@@ -1,4 +1,4 @@
-"""Tests of one host's gradient synchronization, and of the server's optimizer (see test_cluster for the others)."""
+"""Tests of one host's gradient synchronization and of the server's optimizer (the others: test_process_group)."""
 
 from __future__ import annotations
 
