@@ -1,5 +1,9 @@
 """Exceptions of ssd_train. Messages are one line: `where: found X, expected Y`."""
 
+from __future__ import annotations
+
+from typing import List
+
 
 class SsdTrainError(Exception):
     """Base class of all exceptions of this package; `exit_code` is the exit code of the command line."""
@@ -67,3 +71,8 @@ class TrainingInterrupted(SsdTrainError):
     """Training was stopped by SIGTERM or Ctrl-C, after saving its state."""
 
     exit_code = 143  # 128 + SIGTERM, as a shell reports it
+
+
+def message_lines(error: BaseException) -> List[str]:
+    """Return the lines of a library's error; its class if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()

@@ -11,7 +11,7 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
-from ssd_train.errors import DependencyError, WeightsError
+from ssd_train.errors import DependencyError, WeightsError, message_lines
 
 
 class OnnxEngine:
@@ -29,7 +29,7 @@ class OnnxEngine:
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # one class for each status, without a common base class
-            raise WeightsError(f"{path}: cannot be read as an ONNX model ({_first_line(error)})") from None
+            raise WeightsError(f"{path}: cannot be read as an ONNX model ({message_lines(error)[0]})") from None
         self.description = ExportMetadata.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
         _refuse_raw(self.description, path)
         self.class_names = self.description.class_names
@@ -52,7 +52,7 @@ def _refuse_raw(description: ExportMetadata, path: Path) -> None:
 
 
 def run_raw(path: Path, images: np.ndarray) -> List[np.ndarray]:
-    """Return the outputs of an ONNX file for uint8 (B, S, S, 3), whatever they are, in the order of the file."""
+    """Run an ONNX file on uint8 (B, S, S, 3); return all its outputs in the order of the file."""
     session = _runtime().InferenceSession(read_onnx_file(path), providers=["CPUExecutionProvider"])
     description = ExportMetadata.from_texts(session.get_modelmeta().custom_metadata_map, path)
     return session.run(None, {description.input: as_input(images, description.input)})
@@ -68,10 +68,6 @@ def _runtime() -> Any:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 class OpenVinoEngine:
     """Run an ONNX file; see detector.Engine."""
 
@@ -83,7 +79,7 @@ class OpenVinoEngine:
         try:
             model = core.read_model(content)
         except RuntimeError as error:
-            raise WeightsError(f"{path}: cannot be read as an ONNX model ({_last_line(error)})") from None
+            raise WeightsError(f"{path}: cannot be read as an ONNX model ({message_lines(error)[-1]})") from None
         self.description = ExportMetadata.from_texts(_metadata(model), path)
         _refuse_raw(self.description, path)
         self.class_names = self.description.class_names
@@ -112,7 +108,3 @@ def _metadata(model: Any) -> Dict[str, str]:
     if not model.has_rt_info("framework"):
         return {}
     return {name: value.value for name, value in model.get_rt_info("framework").astype(dict).items()}
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -13,7 +13,7 @@ from ssd_train.artifacts.symbol_check import read_symbol
 from ssd_train.artifacts.symbol_format import INPUT, SYMBOL, WEIGHTS, read_description
 from ssd_train.devices import one_context
 from ssd_train.environment import read_devices
-from ssd_train.errors import ConfigError, WeightsError
+from ssd_train.errors import ConfigError, WeightsError, message_lines
 from ssd_train.model.params_check import check_params_file
 
 mx = mxnet_compat.mxnet()
@@ -37,7 +37,7 @@ class SymbolEngine:
             self._symbol = read_symbol(folder / SYMBOL)
             self._arrays = mx.nd.load(str(folder / WEIGHTS))
         except mx.MXNetError as error:
-            raise WeightsError(f"{folder}: {_last_line(error)}, expected an exported model") from None
+            raise WeightsError(f"{folder}: {message_lines(error)[-1]}, expected an exported model") from None
         self._executors: Dict[int, Any] = {}
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -75,7 +75,3 @@ def _without_gpus(devices: str) -> str:
 def in_pixels(rows: np.ndarray, side: int) -> np.ndarray:
     """Scale the corners of rows (B, N, 6) from 0..1 to input pixels."""
     return rows * np.array([1, 1, side, side, side, side], np.float32)
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
