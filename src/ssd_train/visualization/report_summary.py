@@ -116,7 +116,7 @@ def _if_best_epoch_is_last(data: ReportData) -> List[str]:
     epochs = [value for value in (finite(row.get("epoch")) for row in data.history) if value is not None]
     if data.best_epoch is None or len(epochs) < 2 or data.best_epoch < max(epochs):
         return []
-    return [f"The best epoch is the last, so more help: `--epochs {2 * int(max(epochs))}`."]
+    return [f"The best epoch is the last, more epochs may help: `--epochs {2 * int(max(epochs))}`."]
 
 
 def _if_class_is_missing(data: ReportData) -> List[str]:
