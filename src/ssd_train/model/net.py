@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -52,6 +52,7 @@ BACKBONES = {
 VGG = "vgg-16"
 # standard deviation of the head weights, so that class scores start even (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
+CLASS_HEADS = "class_predictors."  # prefix of the class heads' parameter names
 BACKGROUND_PRIOR = 0.99  # initial probability of background with the focal loss
 
 
@@ -165,13 +166,26 @@ def init_background_prior(net: Any, probability: float = BACKGROUND_PRIOR) -> No
         bias.set_data(mx.nd.array(values.ravel()))
 
 
-def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
-    """Replace the class head of `net`, keeping the rows of background and of known classes.
+def class_heads(net: Any) -> Dict[str, np.ndarray]:
+    """Return copies of the parameters of the class heads, by name."""
+    parameters = net._collect_params_with_prefix()
+    return {name: p.data().asnumpy() for name, p in parameters.items() if name.startswith(CLASS_HEADS)}
 
-    New rows keep their initial values. Build trainers and graphs afterwards: they would hold the old head's parameters.
 
-    Returns:
-        Names of the classes whose rows were kept.
+def reset_class(
+    net: Any, class_names: Sequence[str], rows: Sequence[int], initial: Mapping[str, np.ndarray], kept: Collection[str]
+) -> None:
+    """Replace the class heads of `net`, keeping the rows of background and of known classes.
+
+    GluonCV's `reset_class(reuse_weights=...)` draws new rows at random; here they take given values. Build trainers and
+    graphs afterwards: they would hold the parameters of the old heads.
+
+    Args:
+        net: the network.
+        class_names: names of the new classes.
+        rows: for each new class, the old class whose rows it keeps, -1 for none.
+        initial: values of the new heads by parameter name, used where no old row is kept.
+        kept: names of the parameters of which rows are kept; the others take `initial` as a whole.
 
     Raises:
         ConfigError: the names are empty or not distinct.
@@ -179,9 +193,15 @@ def reset_class(net: Any, class_names: Sequence[str]) -> List[str]:
     names = list(class_names)
     if isinstance(class_names, str) or not names or len(set(names)) != len(names):
         raise ConfigError(f"class names: found {class_names!r}, expected a list of different names")
-    kept = [name for name in names if name in list(net.classes)]
-    net.reset_class(names, reuse_weights={name: name for name in kept})
-    return kept
+    old_heads, old_width, width = class_heads(net), len(net.classes) + 1, len(names) + 1
+    pairs = [(0, 0)] + [(new, old + 1) for new, old in enumerate(rows, start=1) if old >= 0]  # 0 is background
+    net.reset_class(names)
+    parameters = net._collect_params_with_prefix()
+    for name, old_head in old_heads.items():
+        values = initial[name].copy()
+        for new, old in pairs if name in kept else ():
+            values[new::width] = old_head[old::old_width]  # row k * width + c is anchor shape k, class c
+        parameters[name].set_data(mx.nd.array(values))
 
 
 def freeze(net: Any, base_network: str, pattern: str) -> List[str]:

@@ -23,7 +23,6 @@ from ssd_train.model.torch_weights import read_torch_weights
 mx = mxnet_compat.mxnet()
 gcv = mxnet_compat.gluoncv()
 
-CLASS_HEADS = "class_predictors."  # prefix of a detector's class head parameters
 MIN_LOADED = 0.85  # fraction of the tensors that a file must fill; a plain VGG-16 lacks the two dilated convolutions
 ZOO_CLASS_COUNTS = (20, 80)  # of the model zoo's detectors, trained on VOC and COCO
 
@@ -111,7 +110,7 @@ def load_pretrained(
     if Path(path).suffix == ".safetensors":
         return _load_torch_weights(net, base_network, Path(path))
     arrays = read_arrays(path)
-    if any(name.startswith(CLASS_HEADS) for name in arrays):
+    if any(name.startswith(nets.CLASS_HEADS) for name in arrays):
         if not heads:
             return _load_features(net, arrays, str(path))
         return _load_detector(net, arrays, str(path), old_classes, rows)
@@ -141,17 +140,37 @@ def load_strict(net: Any, path: "str | Path") -> None:
 def _load_detector(
     net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]], rows: Optional[Sequence[int]]
 ) -> LoadReport:
-    names = tuple(old_classes or _zoo_classes(arrays))
+    names, old_names = list(net.classes), list(old_classes or _zoo_classes(arrays))
     if rows is None:
-        rows = [names.index(name) if name in names else -1 for name in net.classes]
+        rows = [old_names.index(name) if name in old_names else -1 for name in names]
     parameters = state_dict(net)
-    heads = {name for name in parameters if name.startswith(CLASS_HEADS)}
-    loaded = _fill({n: p for n, p in parameters.items() if n not in heads}, arrays, source, "detector")
-    filled = sum(_copy_class_rows(parameters[name], arrays.get(name), rows, len(names)) for name in heads)
-    kept = [(name, names[row]) for name, row in zip(net.classes, rows) if row >= 0] if filled else []
-    new = [name for name, row in zip(net.classes, rows) if row < 0 or not filled]
+    features = {name: p for name, p in parameters.items() if not name.startswith(nets.CLASS_HEADS)}
+    loaded = _fill(features, arrays, source, "detector")
+    filled = _load_class_heads(net, arrays, old_names, rows)
+    kept = [(name, old_names[row]) for name, row in zip(names, rows) if row >= 0] if filled else []
+    new = [name for name, row in zip(names, rows) if row < 0 or not filled]
     loaded, partly = (loaded, filled) if new else (loaded + filled, 0)
     return LoadReport(source, "detector", loaded, len(parameters), partly, tuple(kept), tuple(new))
+
+
+def _load_class_heads(net: Any, arrays: Arrays, old_names: Sequence[str], rows: Sequence[int]) -> int:
+    """Load the class heads of the file, then replace them by heads of the classes of `net`.
+
+    A head of another shape, such as of a map with another number of anchors, is not loaded.
+
+    Returns:
+        Number of tensors of which at least the rows of background were loaded.
+    """
+    names, initial = list(net.classes), nets.class_heads(net)
+    if not old_names:
+        return 0
+    net.reset_class(list(old_names))
+    parameters = net._collect_params_with_prefix()
+    fitting = [name for name in initial if name in arrays and arrays[name].shape == parameters[name].shape]
+    for name in fitting:
+        parameters[name].set_data(arrays[name])
+    nets.reset_class(net, names, rows, initial, fitting)
+    return len(fitting)
 
 
 def _load_features(net: Any, arrays: Arrays, source: str) -> LoadReport:
@@ -184,24 +203,6 @@ def _zoo_classes(arrays: Mapping[str, Any]) -> Tuple[str, ...]:
     if count == ZOO_CLASS_COUNTS[1]:
         return tuple(gcv.data.COCODetection.CLASSES)
     return ()
-
-
-def _copy_class_rows(parameter: Any, old: Any, rows: Sequence[int], old_count: int) -> int:
-    """Copy background's rows and the rows of the old classes in `rows`; return 1, or 0 if the tensor does not fit."""
-    if old is None or not old_count:
-        return 0
-    values, old_values = parameter.data().asnumpy(), old.asnumpy()
-    new_width, old_width = len(rows) + 1, old_count + 1
-    fits = old_values.shape[0] * new_width == values.shape[0] * old_width and old_values.shape[1:] == values.shape[1:]
-    if not fits:
-        return 0
-    # row k * width + c is anchor shape k, class c; background is class 0
-    values[0::new_width] = old_values[0::old_width]
-    for position, row in enumerate(rows, start=1):
-        if row >= 0:
-            values[position::new_width] = old_values[row + 1 :: old_width]
-    parameter.set_data(mx.nd.array(values))
-    return 1
 
 
 def _load_backbone(net: Any, base_network: str, arrays: Arrays, source: str) -> LoadReport:

@@ -18,7 +18,8 @@ from ssd_train.data.structures import Labels
 from ssd_train.data.transforms import ZOOM, View
 from ssd_train.errors import WeightsError
 from ssd_train.model.anchors import anchor_layout, feature_cells, linear_scales, make_anchors
-from ssd_train.model.pretrained import CLASS_HEADS, read_arrays
+from ssd_train.model.net import CLASS_HEADS
+from ssd_train.model.pretrained import read_arrays
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
 

@@ -11,7 +11,7 @@ from ssd_train import mxnet_compat
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.net import build_net, builtin_names, freeze, init_background_prior, reset_class
+from ssd_train.model.net import build_net, builtin_names, class_heads, freeze, init_background_prior, reset_class
 
 mx = mxnet_compat.mxnet()
 
@@ -108,27 +108,28 @@ def head_rows(net, old_classes):
     ]
 
 
-def test_reset_class_keeps_the_rows_of_known_names():
-    old, new = ["cat", "dog", "cow"], ["emu", "cow", "cat", "yak"]
+def test_reset_class_keeps_given_rows_and_background():
+    old, new, rows = ["cat", "dog", "cow"], ["emu", "cow", "cat", "yak"], [-1, 2, 0, -1]
     net = build_net(SMALL_NETWORK, 128, old)
     for name, parameter in net._collect_params_with_prefix().items():
         if name.startswith("class_predictors."):
             parameter.set_data(mx.nd.random.normal(shape=parameter.shape))
+    initial = class_heads(build_net(SMALL_NETWORK, 128, new))
     before = head_rows(net, old)
-    assert reset_class(net, new) == ["cow", "cat"]
+    reset_class(net, new, rows, initial, kept=initial)
     assert list(net.classes) == new
-    for was, now in zip(before, head_rows(net, new)):
-        for name, row in (("cow", 2), ("cat", 3)):
-            np.testing.assert_array_equal(now[:, row], was[:, old.index(name) + 1])
+    for was, now, first in zip(before, head_rows(net, new), initial.values()):
+        for position, row in enumerate(rows, 1):
+            expected = first[position :: len(new) + 1] if row < 0 else was[:, row + 1]
+            np.testing.assert_array_equal(now[:, position], expected)
         np.testing.assert_array_equal(now[:, 0], was[:, 0])
-        assert np.abs(now[:, 1]).max() < 0.1, "new rows start small"
     assert net.class_predictors[0].predictor.weight.shape[0] == 4 * (len(new) + 1)
 
 
 @pytest.mark.parametrize("names", ["logo", [], ["a", "a"]], ids=["a-string", "none", "twice"])
 def test_reset_class_invalid_names_raise(nets, names):
     with pytest.raises(ConfigError, match=f"^class names: .*{re.escape(repr(names))}"):
-        reset_class(nets(SMALL_NETWORK), names)
+        reset_class(nets(SMALL_NETWORK), names, [-1] * len(names), {}, ())
     assert list(nets(SMALL_NETWORK).classes) == ["cat", "dog"]
 
 
