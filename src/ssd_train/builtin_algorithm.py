@@ -41,6 +41,7 @@ DEFAULTS: Dict[str, Any] = {
     "warmup_epochs": 0.0,
     "clip_gradient": 0.0,
     "post_nms": 400,
+    "box_voting": False,
     "metric_for_best_model": "voc07",
 }
 # label formats by the content type of a channel

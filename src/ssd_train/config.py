@@ -208,6 +208,13 @@ class TrainConfig:
         resume=True,
     )
     post_nms: int = setting(100, "maximum detections per image; raised to the most boxes of a training image", low=1)
+    box_voting: bool = setting(
+        True,
+        "box voting after suppression: each kept box becomes the score-weighted mean of its class's candidates with "
+        "IoU >= 0.5 with it",
+        resume=True,
+        older=False,
+    )
     early_stopping: bool = setting(False, "stop when validation:mAP no longer improves", resume=True)
     early_stopping_min_epochs: int = setting(10, "epochs before early stopping may stop", low=1, resume=True)
     early_stopping_patience: int = setting(5, "epochs to wait for an improvement", low=1, resume=True)
@@ -306,6 +313,12 @@ class TrainConfig:
         if faults:
             raise ConfigError("; ".join(faults))
         return config
+
+    @classmethod
+    def from_saved(cls, settings: Mapping[str, Any]) -> "TrainConfig":
+        """Build the TrainConfig of a saved model, which may lack newer settings."""
+        older = {item.name: item.metadata["older"] for item in dataclasses.fields(cls) if "older" in item.metadata}
+        return cls.from_mapping({**older, **settings})
 
 
 def current_names(values: Mapping[str, Any]) -> Dict[str, Any]:

@@ -18,7 +18,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
         default: Default value.
         help: One line for --help.
         **limits: Limits of `checked_value`; resume=True if a resumed run may change the setting, by_data=True if it
-            is completed from the data, start=True if it affects the initial weights only.
+            is completed from the data, start=True if it affects the initial weights only; `older`, the value of models
+            that were saved before the setting existed, if it is not the default.
     """
     return field(default=default, metadata={"help": help, **limits})
 

@@ -99,7 +99,7 @@ class SavedModel:
         path, document = Path(folder) / CONFIG, read_model_config(Path(folder))
         try:
             model = cls(
-                config=TrainConfig.from_mapping(document["settings"]),
+                config=TrainConfig.from_saved(document["settings"]),
                 class_names=ClassNames(tuple(document["class_names"])),
                 post_nms=int(document["post_nms"]),
                 epoch=int(document["epoch"]),

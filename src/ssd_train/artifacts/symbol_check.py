@@ -21,7 +21,8 @@ OPERATORS = frozenset(
     """null Activation BatchNorm Concat Convolution Dropout Flatten FullyConnected L2Normalization Pooling Reshape
     SliceChannel SoftmaxActivation SoftmaxOutput MakeLoss BlockGrad LeakyReLU LRN UpSampling
     _copy _image_normalize _image_to_tensor _mul_scalar _div_scalar _plus_scalar _minus_scalar _greater_scalar
-    broadcast_add broadcast_sub broadcast_mul broadcast_div broadcast_like clip elemwise_add elemwise_sub elemwise_mul
+    broadcast_add broadcast_sub broadcast_mul broadcast_div broadcast_like broadcast_minimum broadcast_maximum
+    broadcast_equal broadcast_greater_equal _maximum_scalar batch_dot clip elemwise_add elemwise_sub elemwise_mul
     elemwise_div exp expand_dims sigmoid relu ones_like zeros_like where slice slice_axis slice_like smooth_l1 softmax
     sum mean max argmax concat stack squeeze transpose Cast
     _contrib_box_nms _contrib_box_decode _contrib_AdaptiveAvgPooling2D

@@ -21,6 +21,7 @@ MIN_SCORE = 0.01  # the networks drop candidates at or below this score
 # Where the IoU of two boxes equals the NMS threshold to six digits, the order of summation decides if one is dropped.
 MAX_UNMATCHED_FRACTION = 0.01
 OVERLAP_TOLERANCE = 1e-3  # of an IoU
+MAX_TRIES = 20  # candidates that are tried as the origin of a voted box, nearest first
 
 
 class Candidates(NamedTuple):
@@ -31,12 +32,14 @@ class Candidates(NamedTuple):
         boxes: (A, 4), xyxy in input pixels.
         threshold: IoU above which the lower-scored of two boxes of a class is dropped.
         topk: number of candidates, best first, that NMS considers.
+        voting_iou: IoU with a kept box from which candidates count in box voting; 0: no box voting.
     """
 
     scores: np.ndarray
     boxes: np.ndarray
     threshold: float
     topk: int
+    voting_iou: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,16 @@ def _drop_ties(
     last = 0.0
     if scores.size > candidates.topk:
         last = float(np.partition(scores.ravel(), -candidates.topk)[-candidates.topk])
+    if candidates.voting_iou:
+        first_only, second_only, common = (
+            _unvote(rows, candidates, last) for rows in (first_only, second_only, common)
+        )
     second = np.concatenate([common, second_only])
     valid = np.array([_is_candidate(row, candidates) and row[1] >= last - SCORE_TOLERANCE for row in second_only], bool)
     valid |= second_only[:, 1] <= MIN_SCORE + SCORE_TOLERANCE
-    # each row suppresses itself, hence 1
-    valid &= _suppression_matrix(second_only, second, threshold + OVERLAP_TOLERANCE).sum(axis=1) <= 1
+    # each row suppresses itself, hence 1; which candidates have voted is not known where ties decide who they are
+    tied = bool(candidates.voting_iou) & (second_only[:, 1] <= last + SCORE_TOLERANCE)
+    valid &= tied | (_suppression_matrix(second_only, second, threshold + OVERLAP_TOLERANCE).sum(axis=1) <= 1)
     suppressors = np.concatenate([common, second_only[valid]])
     explained = _suppression_matrix(first_only, suppressors, threshold - OVERLAP_TOLERANCE).any(axis=1)
     explained |= first_only[:, 1] <= last + SCORE_TOLERANCE
@@ -153,9 +161,54 @@ def _is_candidate(row: np.ndarray, candidates: Candidates) -> bool:
     if row[0] >= candidates.scores.shape[1]:
         return False
     near = np.abs(candidates.scores[:, int(row[0])] - row[1]) <= SCORE_TOLERANCE
+    return bool((near & (np.abs(candidates.boxes - row[2:]) <= _box_tolerance(row)).all(axis=1)).any())
+
+
+def _box_tolerance(row: np.ndarray) -> float:
     # corners of boxes that are much larger than the image differ by more, as float32 has seven digits
-    tolerance = max(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * float(np.abs(row[2:]).max()))
-    return bool((near & (np.abs(candidates.boxes - row[2:]) <= tolerance).all(axis=1)).any())
+    return max(BOX_TOLERANCE, RELATIVE_BOX_TOLERANCE * float(np.abs(row[2:]).max()))
+
+
+def _unvote(rows: np.ndarray, candidates: Candidates, last: float) -> np.ndarray:
+    """Replace the boxes of rows (N, 6) by those before box voting; NaN if voting gives none of the candidates that box.
+
+    `last` is the score of the last candidate.
+    """
+    unvoted = rows.copy()
+    unvoted[:, 2:] = np.nan
+    for row, result in zip(rows, unvoted):
+        scores = candidates.scores[:, int(row[0])]
+        anchors = np.flatnonzero(np.abs(scores - row[1]) <= SCORE_TOLERANCE)
+        nearest = np.argsort(np.abs(candidates.boxes[anchors] - row[2:]).sum(axis=1))[:MAX_TRIES]
+        for anchor in anchors[nearest]:
+            low, high = _voting_range(anchor, scores, candidates, max(last, MIN_SCORE))
+            if (np.abs(row[2:] - np.clip(row[2:], low, high)) <= _box_tolerance(row)).all():
+                result[2:] = candidates.boxes[anchor]
+                break
+    return unvoted
+
+
+def _voting_range(
+    anchor: int, scores: np.ndarray, candidates: Candidates, last: float
+) -> "Tuple[np.ndarray, np.ndarray]":
+    """Return the lowest and the highest corners (4,) that box voting may give an anchor's box.
+
+    They differ where candidates may count or not within the tolerances. Each is the mean of those that certainly count
+    and of the most extreme of the others.
+    """
+    overlaps = iou_matrix(candidates.boxes[[anchor]], candidates.boxes)[0]
+    near, above = overlaps - candidates.voting_iou, scores - last
+    certain = (near >= OVERLAP_TOLERANCE) & (above >= SCORE_TOLERANCE)
+    certain[anchor] = True
+    possible = (near >= -OVERLAP_TOLERANCE) & (above >= -SCORE_TOLERANCE) & ~certain
+    total, corners = scores[certain].sum(), scores[certain] @ candidates.boxes[certain]
+    boxes, weights = candidates.boxes[possible], scores[possible, None]
+    order = np.argsort(boxes, axis=0)  # (N, 4)
+    means = [(corners / total)[None]]
+    for ranks in (order, order[::-1]):
+        totals = total + np.cumsum(np.take_along_axis(np.broadcast_to(weights, boxes.shape), ranks, 0), axis=0)
+        means.append((corners + np.cumsum(np.take_along_axis(weights * boxes, ranks, 0), axis=0)) / totals)
+    return np.concatenate(means).min(axis=0), np.concatenate(means).max(axis=0)
 
 
 def _suppression_matrix(rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:

@@ -18,6 +18,7 @@ from ssd_train.model.targets import STDS
 mx: Any = mxnet_compat.mxnet()
 
 SCORE_THRESHOLD = 0.01  # candidates with a lower score are dropped, as in GluonCV
+VOTING_IOU = 0.5  # IoU with a kept box from which candidates count in box voting, as in the paper
 
 
 class _Normalize(mx.gluon.HybridBlock):
@@ -92,14 +93,61 @@ def _decode(F: Any, offsets: Any, anchors: Any) -> Any:
     return F.concat(middle - half, middle + half, dim=2)
 
 
-class _Suppress(mx.gluon.HybridBlock):
-    """Selects the best boxes of each class by non-maximum suppression."""
+def vote(F: Any, rows: Any, candidates: Any) -> Any:
+    """Replace each kept box by the score-weighted mean of its class's candidates with IoU >= VOTING_IOU with it.
 
-    def __init__(self, num_classes: int, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
+    Gidaris & Komodakis, "Object detection via a multi-region and semantic segmentation-aware CNN model", ICCV 2015,
+    section 4. deploy/export/onnx.py converts this function, too, so its operators are those of `_OPERATORS` there.
+
+    Args:
+        F: mx.nd or mx.sym.
+        rows: kept (B, P, 6): class id, score, x1, y1, x2, y2; unused rows have class id and score -1.
+        candidates: (B, K, 6), likewise, with the kept rows among them.
+
+    Returns:
+        `rows` with the mean boxes; class ids and scores are unchanged, and so are unused rows.
+    """
+    kept = [F.slice_axis(rows, axis=2, begin=i, end=i + 1) for i in range(6)]  # (B, P, 1)
+    columns = F.transpose(candidates, axes=(0, 2, 1))
+    others = [F.slice_axis(columns, axis=1, begin=i, end=i + 1) for i in range(6)]  # (B, 1, K)
+    shared = [
+        F.relu(
+            F.broadcast_sub(F.broadcast_minimum(kept[high], others[high]), F.broadcast_maximum(kept[low], others[low]))
+        )
+        for low, high in ((2, 4), (3, 5))
+    ]
+    intersections = F.broadcast_mul(*shared)  # (B, P, K)
+    kept_areas, areas = (
+        F.broadcast_mul(F.broadcast_sub(box[4], box[2]), F.broadcast_sub(box[5], box[3])) for box in (kept, others)
+    )
+    # the IoU is at least t if the intersection is at least t / (1 + t) of the sum of both areas
+    near = F.broadcast_greater_equal(
+        intersections * ((1 + VOTING_IOU) / VOTING_IOU), F.broadcast_add(kept_areas, areas)
+    )
+    votes = F.broadcast_mul(F.broadcast_equal(kept[0], others[0]), F.relu(others[1]))
+    weights = F.broadcast_mul(near, votes)  # not elemwise_mul, which quantization would convert
+    total = F.sum(weights, axis=2, keepdims=True)  # (B, P, 1); 0 in unused rows
+    boxes, other_boxes = (F.slice_axis(table, axis=2, begin=2, end=6) for table in (rows, candidates))
+    moves = F.broadcast_sub(F.batch_dot(weights, other_boxes), F.broadcast_mul(boxes, total))
+    moved = F.broadcast_add(boxes, F.broadcast_div(moves, F.maximum(total, 1e-12)))
+    return F.concat(F.slice_axis(rows, axis=2, begin=0, end=2), moved, dim=2)
+
+
+class _Suppress(mx.gluon.HybridBlock):
+    """Selects the best boxes of each class by non-maximum suppression, and box voting if `box_voting`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        nms_threshold: float,
+        nms_topk: int,
+        post_nms: int,
+        box_voting: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._num_classes = num_classes
-        self._nms = {"overlap_thresh": nms_threshold, "topk": nms_topk, "valid_thresh": SCORE_THRESHOLD}
-        self._post_nms = post_nms
+        self._threshold, self._topk, self._post_nms, self._box_voting = nms_threshold, nms_topk, post_nms, box_voting
 
     def hybrid_forward(self, F: Any, class_preds: Any, boxes: Any) -> Any:
         """Return rows (B, post_nms, 6): class id, score, x1, y1, x2, y2; unused rows have class id -1.
@@ -114,10 +162,24 @@ class _Suppress(mx.gluon.HybridBlock):
         for class_id in range(self._num_classes):
             score = F.slice_axis(scores, axis=-1, begin=class_id + 1, end=class_id + 2)  # (B, A, 1)
             rows.append(F.concat(F.ones_like(score) * class_id, score, boxes, dim=2))  # (B, A, 6)
-        kept = F.contrib.box_nms(
-            F.concat(*rows, dim=1), id_index=0, score_index=1, coord_start=2, force_suppress=False, **self._nms
+        candidates = F.concat(*rows, dim=1)
+        if self._box_voting:  # no IoU is above 1, so that this only sorts; `slice` allows for fewer rows
+            end = (None, max(self._topk, self._post_nms))
+            candidates = F.slice(self._nms(F, candidates, 1), begin=(None, 0), end=end)
+        kept = F.slice_axis(self._nms(F, candidates, self._threshold), axis=1, begin=0, end=self._post_nms)
+        return vote(F, kept, candidates) if self._box_voting else kept
+
+    def _nms(self, F: Any, rows: Any, threshold: float) -> Any:
+        return F.contrib.box_nms(
+            rows,
+            overlap_thresh=threshold,
+            valid_thresh=SCORE_THRESHOLD,
+            topk=self._topk,
+            coord_start=2,
+            score_index=1,
+            id_index=0,
+            force_suppress=False,
         )
-        return F.slice_axis(kept, axis=1, begin=0, end=self._post_nms)
 
 
 class TrainGraph(mx.gluon.HybridBlock):
@@ -155,11 +217,13 @@ class DetectGraph(mx.gluon.HybridBlock):
 
     INPUTS = {"pixels": "uint8"}
 
-    def __init__(self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, **kwargs: Any) -> None:
+    def __init__(
+        self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, box_voting: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.heads = _Heads(net)
         self.anchor_generators = net.anchor_generators
-        self.suppress = _Suppress(net.num_classes, nms_threshold, nms_topk, post_nms)
+        self.suppress = _Suppress(net.num_classes, nms_threshold, nms_topk, post_nms, box_voting)
 
     def hybrid_forward(self, F: Any, pixels: Any) -> Any:
         """Return rows (B, post_nms, 6), best first, for pixels uint8 (B, S, S, 3).
@@ -203,8 +267,8 @@ class EvalGraph(DetectGraph):
 
     INPUTS = {"pixels": "uint8", "class_targets": "float32", "box_targets": "float32"}
 
-    def __init__(self, net: Any, loss: DetectionLoss, nms_threshold: float, nms_topk: int, post_nms: int) -> None:
-        super().__init__(net, nms_threshold, nms_topk, post_nms)
+    def __init__(self, net: Any, loss: DetectionLoss, *suppression: Any) -> None:
+        super().__init__(net, *suppression)
         self.loss = loss
 
     def hybrid_forward(  # type: ignore[override]  # Gluon passes each graph its own inputs

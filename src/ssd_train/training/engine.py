@@ -132,7 +132,7 @@ class Evaluator:
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
         self.graph = compile_detections(
-            EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms)
+            EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms, config.box_voting)
         )
 
     def require_finite_weights(self) -> None:

@@ -121,7 +121,7 @@ def _add_detection(
     if rules.per_class:
         scores = graph.add("Where", graph.add("Equal", probabilities, best), probabilities, graph.constant(0))
     if rules.topk < anchors:
-        scores = keep_top_k(graph, scores, rules.topk)
+        scores, _, _ = keep_top_k(graph, scores, rules.topk)
     kept = suppress(graph, scores, boxes, Suppression(rules.threshold, rules.topk, count, SCORE_FLOOR))
     kept_scores = graph.add("ReduceMax", kept, axes=[1], keepdims=0)  # (N, A): no prior has two classes
     highest, index = top_k(graph, kept_scores, graph.constant([count], dtype=np.int64))  # (N, P)

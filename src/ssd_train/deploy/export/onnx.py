@@ -22,7 +22,7 @@ from ssd_train.artifacts.metadata import RAW_KIND, RAW_OUTPUTS, ExportMetadata
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import DependencyError, SsdTrainError
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph
+from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph, vote
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
 from ssd_train.storage import atomic
@@ -234,6 +234,23 @@ def _reshape(graph: GraphBuilder, node: Node) -> str:
     return graph.add("Reshape", *node.inputs, graph.constant(shape, dtype=np.int64), name=node.name)
 
 
+def _slice_axis(graph: GraphBuilder, node: Node) -> str:
+    return slice_axis(graph, node.inputs[0], node.value("begin"), node.value("end"), axis=node.value("axis"))
+
+
+def _sum(graph: GraphBuilder, node: Node) -> str:
+    axes = graph.constant(np.atleast_1d(node.value("axis")), dtype=np.int64)
+    return graph.add("ReduceSum", *node.inputs, axes, name=node.name, keepdims=int(node.value("keepdims", False)))
+
+
+def _scalar(operator: str) -> Callable[[GraphBuilder, Node], str]:
+    return lambda graph, node: graph.add(operator, *node.inputs, graph.constant(node.value("scalar")), name=node.name)
+
+
+def _comparison(operator: str) -> Callable[[GraphBuilder, Node], str]:
+    return lambda graph, node: graph.add("Cast", graph.add(operator, *node.inputs), name=node.name, to=FLOAT)
+
+
 def _direct(operator: str) -> Callable[[GraphBuilder, Node], str]:
     return lambda graph, node: graph.add(operator, *node.inputs, name=node.name)
 
@@ -250,6 +267,19 @@ _OPERATORS: Dict[str, Callable[[GraphBuilder, Node], str]] = {
     "elemwise_add": _direct("Add"),
     "_copy": lambda graph, node: node.inputs[0],
     "broadcast_mul": _direct("Mul"),
+    "broadcast_add": _direct("Add"),
+    "broadcast_sub": _direct("Sub"),
+    "broadcast_div": _direct("Div"),
+    "broadcast_minimum": _direct("Min"),
+    "broadcast_maximum": _direct("Max"),
+    "broadcast_equal": _comparison("Equal"),
+    "broadcast_greater_equal": _comparison("GreaterOrEqual"),
+    "_mul_scalar": _scalar("Mul"),
+    "_maximum_scalar": _scalar("Max"),
+    "batch_dot": _direct("MatMul"),
+    "relu": _direct("Relu"),
+    "slice_axis": _slice_axis,
+    "sum": _sum,
     "Concat": lambda graph, node: graph.add("Concat", *node.inputs, name=node.name, axis=node.value("dim", 1)),
     "transpose": lambda graph, node: graph.add("Transpose", *node.inputs, name=node.name, perm=node.value("axes")),
 }
@@ -266,12 +296,14 @@ class Suppression(NamedTuple):
         topk: number of candidates of an image, over all classes, that NMS considers.
         post_nms: maximum number of boxes of an image after NMS.
         score_floor: candidates at or below this score are dropped.
+        box_voting: True: see `vote`.
     """
 
     threshold: float
     topk: int
     post_nms: int
     score_floor: float
+    box_voting: bool = False
 
 
 def add_normalisation(graph: GraphBuilder, pixels: str) -> str:
@@ -318,13 +350,27 @@ def add_detection(
     anchors, classes = counts
     probabilities = graph.add("Transpose", graph.add("Softmax", class_scores, axis=2), perm=[0, 2, 1])
     scores = slice_axis(graph, probabilities, 1, classes + 1, axis=1)  # (N, C, A)
-    if rules.topk < anchors * classes:
-        scores = keep_top_k(graph, scores, rules.topk)
+    topk = min(rules.topk, anchors * classes)
+    if topk < anchors * classes or rules.box_voting:
+        scores, first, first_index = keep_top_k(graph, scores, topk)
     kept = suppress(graph, scores, boxes, rules)  # (N, C, A), -1 where dropped
     flat = graph.add("Reshape", kept, graph.constant([0, anchors * classes], dtype=np.int64))
     count = graph.constant([min(rules.post_nms, anchors * classes)], dtype=np.int64)
     best, index = top_k(graph, flat, count)  # (N, P)
-    return propagate_nan(graph, _rows(graph, best, index, boxes, anchors), class_scores, name)
+    rows = _rows(graph, best, index, boxes, anchors)
+    if rules.box_voting:
+        valid = graph.add("Greater", first, graph.constant(rules.score_floor))
+        first = graph.add("Where", valid, first, graph.constant(-1))
+        rows = _add_voting(graph, rows, _rows(graph, first, first_index, boxes, anchors))
+    return propagate_nan(graph, rows, class_scores, name)
+
+
+def _add_voting(graph: GraphBuilder, rows: str, candidates: str) -> str:
+    """Add `vote` for rows (N, P, 6) and candidates (N, K, 6); return the name of the voted rows."""
+    with mx.name.Prefix("voting_"):
+        symbol = vote(mx.sym, mx.sym.var("rows"), mx.sym.var("candidates"))
+    known = {"rows": rows, "candidates": candidates}
+    return convert_symbol(graph, symbol.tojson(remove_amp_cast=True), {}, known)[0]
 
 
 def add_raw_outputs(graph: GraphBuilder, class_scores: str, boxes: str, anchors: int, classes: int) -> List[Value]:
@@ -350,12 +396,16 @@ def propagate_nan(graph: GraphBuilder, rows: str, class_scores: str, name: str) 
     return graph.add("Add", rows, zero_or_nan, name=name)
 
 
-def keep_top_k(graph: GraphBuilder, scores: str, topk: int) -> str:
-    """Keep the best `topk` of each image's scores (N, C, A), set others to 0."""
+def keep_top_k(graph: GraphBuilder, scores: str, topk: int) -> "Tuple[str, str, str]":
+    """Keep the best `topk` of each image's scores (N, C, A), set others to 0.
+
+    Returns:
+        The scores; the best of them, highest first, and their indices in C * A, both (N, topk).
+    """
     flat = graph.add("Reshape", scores, graph.constant([0, -1], dtype=np.int64))
-    best, _ = top_k(graph, flat, graph.constant([topk], dtype=np.int64))  # (N, topk)
+    best, index = top_k(graph, flat, graph.constant([topk], dtype=np.int64))
     last = unsqueeze(graph, slice_axis(graph, best, topk - 1, topk, axis=1), 2)  # (N, 1, 1)
-    return graph.add("Where", graph.add("Less", scores, last), graph.constant(0), scores)
+    return graph.add("Where", graph.add("Less", scores, last), graph.constant(0), scores), best, index
 
 
 def suppress(graph: GraphBuilder, scores: str, boxes: str, rules: Suppression) -> str:
@@ -444,7 +494,7 @@ def write_onnx(
             description,
         )
         return
-    rules = Suppression(config.nms_threshold, config.candidates, model.post_nms, SCORE_THRESHOLD)
+    rules = Suppression(config.nms_threshold, config.candidates, model.post_nms, SCORE_THRESHOLD, config.box_voting)
     add_detection(graph, class_scores, boxes, (len(anchors), class_count), rules, OUTPUT)
     rows = min(model.post_nms, len(anchors) * class_count)
     save_model(graph.to_model(entry, [Value(OUTPUT, FLOAT, ["N", rows, 6])]), path, description)

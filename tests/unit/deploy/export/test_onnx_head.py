@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.voting import voted
 
 from ssd_train import mxnet_compat
 from ssd_train.deploy.export.onnx import (
@@ -25,6 +26,7 @@ runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore:Cannot decide type")
 ANCHORS, CLASSES = 60, 3
 USUAL = Suppression(threshold=0.45, topk=400, post_nms=100, score_floor=SCORE_THRESHOLD)
+VOTING = USUAL._replace(box_voting=True)
 
 
 def run(document, **inputs):
@@ -45,7 +47,7 @@ def candidates(count=2, seed=0, spread=3.0):
     return scores, np.concatenate([corners, corners + sizes], axis=2).astype(np.float32)
 
 
-def by_onnx(scores, boxes, rules):
+def document_of(rules):
     graph = GraphBuilder()
     add_detection(graph, "scores", "boxes", (ANCHORS, CLASSES), rules, "rows")
     # the builder's models have one input; this test needs two
@@ -53,11 +55,23 @@ def by_onnx(scores, boxes, rules):
         Value("scores", FLOAT, ["N", ANCHORS, CLASSES + 1]), [Value("rows", FLOAT, ["N", None, 6])]
     )
     document.graph.input.append(onnx.helper.make_tensor_value_info("boxes", FLOAT, ["N", ANCHORS, 4]))
-    return run(document, scores=scores, boxes=boxes)
+    return document
+
+
+def by_onnx(scores, boxes, rules):
+    return run(document_of(rules), scores=scores, boxes=boxes)
+
+
+def by_openvino(scores, boxes, rules):
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(document_of(rules).SerializeToString()), "CPU", settings)
+    return compiled({"scores": scores, "boxes": boxes})[0]
 
 
 def by_mxnet(scores, boxes, rules):
-    block = _Suppress(CLASSES, rules.threshold, rules.topk, rules.post_nms)
+    block = _Suppress(CLASSES, rules.threshold, rules.topk, rules.post_nms, rules.box_voting)
     return block(mx.nd.array(scores), mx.nd.array(boxes)).asnumpy()
 
 
@@ -83,19 +97,47 @@ def test_add_detection_rows_equal_mxnets(rules, count):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_add_detection_background_only_gives_unused_rows():
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("write", [by_mxnet, by_onnx, by_openvino])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(USUAL, id="usual"),
+        pytest.param(USUAL._replace(topk=25), id="few-enter"),
+        pytest.param(USUAL._replace(topk=25, post_nms=7), id="few-enter-and-leave"),
+        pytest.param(USUAL._replace(topk=9, post_nms=180), id="few-enter-all-may-leave"),
+        pytest.param(USUAL._replace(threshold=0.7, topk=1000), id="more-may-enter-than-there-are"),
+    ],
+)
+def test_add_detection_with_box_voting_equals_numpy(rules, write, count):
+    scores, boxes = candidates(count)
+    plain = by_mxnet(scores, boxes, rules)
+    with_voting = write(scores, boxes, rules._replace(box_voting=True))
+    odds = np.exp(scores)
+    shares = (odds / odds.sum(axis=2, keepdims=True))[..., 1:]
+    expected = np.stack([voted(*image, rules.topk) for image in zip(plain, shares, boxes)])
+    moved = np.abs(expected - plain)[..., 2:].max(axis=2)
+    assert (moved > 0.5).any(), "voting moves boxes"
+    np.testing.assert_allclose(with_voting, expected, atol=1e-3)
+    np.testing.assert_allclose(with_voting[..., :2], plain[..., :2], atol=1e-6)
+
+
+@pytest.mark.parametrize("rules", [USUAL, VOTING], ids=["plain", "voting"])
+@pytest.mark.parametrize("write", [by_mxnet, by_onnx])
+def test_add_detection_background_only_gives_unused_rows(write, rules):
     scores, boxes = candidates(3)
     scores[1, :, 0] += 30  # background, by far
-    found = by_onnx(scores, boxes, USUAL)
+    found = write(scores, boxes, rules)
     assert (found[1] == -1).all() and (found[[0, 2], 0, 0] >= 0).all()
     scores[..., 0] += 30
-    assert (by_onnx(scores, boxes, USUAL) == -1).all()
+    assert (write(scores, boxes, rules) == -1).all()
 
 
-def test_add_detection_nan_scores_give_nan_rows_of_that_image():
+@pytest.mark.parametrize("rules", [USUAL, VOTING], ids=["plain", "voting"])
+def test_add_detection_nan_scores_give_nan_rows_of_that_image(rules):
     scores, boxes = candidates(2)
     scores[0, 5, 1] = np.nan
-    found = by_onnx(scores, boxes, USUAL)
+    found = by_onnx(scores, boxes, rules)
     assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
 
 
