@@ -46,6 +46,8 @@ ROWS: Dict[str, Dict[str, str]] = {
     "ema_decay 0.998": {"ema_decay": "0.998"},
     "focal loss": {"classification_loss": "focal"},
     "label_smoothing 0.1": {"label_smoothing": "0.1"},
+    "amp 0": {"amp": "0"},
+    "amp 1": {"amp": "1"},
     "frozen backbone": {"freeze_layer_pattern": "features.mobilenet0"},
     "frozen first half": {"freeze_layer_pattern": r"features\.mobilenet0_(conv|batchnorm)([0-9]|1[0-3])_"},
 }

@@ -81,7 +81,7 @@ def _settings_table() -> str:
 
 def _values(kind: str, limits) -> str:
     if limits.get("choices"):
-        return ", ".join(f"`{choice}`" for choice in limits["choices"] if choice)
+        return ", ".join(f"`{choice}`" for choice in limits["choices"] if choice != "")
     bounds = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
     text = " and ".join(f"{sign} {limits[name]}" for name, sign in bounds.items() if name in limits)
     return f"{kind} {text}".strip()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple, Union
 
 from ssd_train import builtin_algorithm
 from ssd_train.config_fields import (
+    BOOLEANS,
     checked_value,
     cross_field_errors,
     did_you_mean,
@@ -188,7 +189,13 @@ class TrainConfig:
     )
     label_smoothing: float = setting(0.0, "probability moved from the target class to all classes", low=0, below=1)
     ema_decay: float = setting(0.0, "decay of the moving average of the weights; 0 disables it", low=0, below=1)
-    amp: bool = setting(False, "mixed precision: float16 on GPUs, bfloat16 on CPUs (slower without hardware support)")
+    amp: Union[bool, str] = setting(
+        "auto",
+        "mixed precision: float16 on GPUs, bfloat16 on CPUs; auto: as the run that is resumed, else 1 on a CPU with "
+        "avx512_bf16 or amx_bf16, 0 elsewhere",
+        choices=("auto", 0, 1),
+        aliases=BOOLEANS,
+    )
     seed: int = setting(1, "seed of initial weights, order and augmentation", low=0, high=2**31 - 1)
     # evaluation and stopping
     validation_interval: int = setting(1, "epochs between evaluations", low=1)

@@ -8,7 +8,7 @@ from typing import Any, Collection, List, Mapping, Optional, Tuple
 
 LARGEST_ANCHOR = 2.0  # relative to the image side
 
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -39,7 +39,7 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     limits = item.metadata
     choices = limits.get("choices")
     if choices and converted not in choices:
-        return value, f"{item.name}: found {value!r}, expected one of {', '.join(c for c in choices if c)}"
+        return value, f"{item.name}: found {value!r}, expected one of {', '.join(choice_texts(item))}"
     ok = (
         converted >= limits.get("low", converted)
         and converted <= limits.get("high", converted)
@@ -49,6 +49,11 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     return converted, "" if ok else f"{item.name}: found {value!r}, expected {range_text(limits)}"
 
 
+def choice_texts(item: "Field[Any]") -> List[str]:
+    """Return the choices of a setting without the empty one; none if it has no choices."""
+    return [str(choice) for choice in item.metadata.get("choices", ()) if choice != ""]
+
+
 def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     text = str(value).strip()
     if text == "" and (item.type != "str" or "" not in item.metadata.get("choices", ("",))):
@@ -56,8 +61,7 @@ def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     if "aliases" in item.metadata:
         return item.metadata["aliases"].get(text.lower(), text), ""
     if item.type == "bool":
-        lowered = text.lower()
-        return (True if lowered in _TRUE else False if lowered in _FALSE else None), "true or false"
+        return BOOLEANS.get(text.lower()), "true or false"
     if item.type == "int":
         return _whole_number(text), "a whole number"
     if item.type == "float":

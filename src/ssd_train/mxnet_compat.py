@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from ssd_train.errors import ConfigError, DependencyError
-from ssd_train.resources import available_cpus
+from ssd_train.resources import available_cpus, cpu_flags
 
 FITS = (
     "supported: mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "
@@ -109,18 +109,24 @@ def horovod() -> types.ModuleType:
         return _import("horovod.mxnet")
 
 
-def enable_mixed_precision(on_gpu: bool) -> str:
-    """Enable MXNet's automatic mixed precision and return its dtype: float16 on GPUs, bfloat16 on CPUs.
+def add_casts(symbol: Any, inputs: List[str], dtype: str) -> Any:
+    """Return `symbol` with the casts of MXNet's automatic mixed precision (AMP).
 
-    It affects networks built afterwards and cannot be disabled in this process. The casts are nodes of the symbol;
-    `tojson`, `save` and `export` drop them silently without `remove_amp_cast=False`: model/net.py keeps them,
-    `compile_detections` in model/graphs.py does not.
+    Unlike `amp.init`, which adds casts to every network that the process builds afterwards, it changes no other one.
+
+    Args:
+        symbol: a symbol that computes in float32.
+        inputs: names of its float32 inputs, other than parameters.
+        dtype: "float16" or "bfloat16".
     """
-    dtype = "float16" if on_gpu else "bfloat16"
-    mxnet()
     with _quiet_import():
-        importlib.import_module("mxnet.contrib.amp").init(target_dtype=dtype)
-    return dtype
+        amp = importlib.import_module("mxnet.contrib.amp")
+    return amp.convert_symbol(symbol, dtype, data_names=inputs)
+
+
+def has_native_bfloat16() -> bool:
+    """Return whether MXNet computes in bfloat16 on this CPU natively; emulated, it is slower than float32."""
+    return _has_onednn() and bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def has_fused_batchnorm() -> bool:
@@ -131,8 +137,12 @@ def has_fused_batchnorm() -> bool:
     # missing in the type stubs; exists in NumPy 1.19 to 1.26, the versions that MXNet supports
     from numpy.core._multiarray_umath import __cpu_features__
 
-    enabled = mxnet().runtime.Features().is_enabled("MKLDNN") and os.environ.get("MXNET_MKLDNN_ENABLED", "1") != "0"
-    return bool(enabled and __cpu_features__.get("AVX2", False))
+    return _has_onednn() and bool(__cpu_features__.get("AVX2", False))
+
+
+def _has_onednn() -> bool:
+    enabled = mxnet().runtime.Features().is_enabled("MKLDNN")
+    return bool(enabled) and os.environ.get("MXNET_MKLDNN_ENABLED", "1") != "0"
 
 
 def features() -> List[str]:

@@ -1,10 +1,10 @@
-"""Number of CPUs available to this process: a container sees all CPUs of its host but has a quota."""
+"""The CPUs of this process: their number (a container sees all CPUs of its host but has a quota) and instructions."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import FrozenSet, Iterator, List, Sequence
 
 
 def limits(controller: str, version_2: Sequence[str], version_1: Sequence[str], root: Path) -> Iterator[List[str]]:
@@ -53,6 +53,19 @@ def available_cpus(root: Path = Path("/")) -> int:
         cpus = os.cpu_count() or 1
     # Rounded down: a thread that is throttled by the quota delays all others at the next barrier.
     return max(1, min([cpus] + [int(quota) for quota in _quotas(root)]))
+
+
+def cpu_flags(root: Path = Path("/")) -> FrozenSet[str]:
+    """Return the instruction set flags of the CPU as Linux names them, such as avx512_bf16; none on other systems.
+
+    Args:
+        root: Root folder of /proc.
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def _quotas(root: Path) -> Iterator[float]:

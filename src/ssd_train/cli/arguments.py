@@ -31,7 +31,7 @@ from ssd_train import builtin_algorithm
 from ssd_train.cli.aliases import ALIASES, HINTS, hints
 from ssd_train.cli.config_file import Entry, read_config
 from ssd_train.config import LABEL_FORMATS, SETTING_ALIASES, TrainConfig
-from ssd_train.config_fields import did_you_mean, range_text
+from ssd_train.config_fields import choice_texts, did_you_mean, range_text
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.progress import Item, Progress
 from ssd_train.redaction import redact
@@ -336,8 +336,7 @@ GROUPS = {
 def setting_help(item: "dataclasses.Field[Any]") -> str:
     """Return the help of a setting, in argparse's format: meaning, limits, default."""
     limits = item.metadata
-    choices = [choice for choice in limits.get("choices", ()) if choice]
-    among = ", ".join(choices) or range_text(limits)
+    among = ", ".join(choice_texts(item)) or range_text(limits)
     among = f" ({among})" if among else ""
     default = f" [{item.default}]" if item.default != "" else ""
     return f"{limits['help']}{among}{default}".replace("%", "%%")

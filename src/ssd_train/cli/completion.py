@@ -9,6 +9,7 @@ from typing import Mapping
 
 from ssd_train.cli.arguments import Parser
 from ssd_train.config import TrainConfig
+from ssd_train.config_fields import choice_texts
 from ssd_train.errors import ConfigError, DependencyError
 
 
@@ -49,12 +50,12 @@ def _add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name
     """Add a command with the flags of its parsers; FILE, FOLDER and PATH complete to names of files and folders."""
     import shtab
 
-    limits = {item.name: item.metadata for item in dataclasses.fields(TrainConfig)}
+    settings = {item.name: item for item in dataclasses.fields(TrainConfig)}
     for parser in of:
         parser.add_aliases()
         for action in parser._actions:
             if action.dest in parser.settings:
-                action.choices = [choice for choice in limits[action.dest].get("choices", ()) if choice] or None
+                action.choices = choice_texts(settings[action.dest]) or None
             elif action.metavar in ("FILE", "PATH", "MANIFEST", "LABELS", "SOURCE", "VIDEO"):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
             elif action.metavar == "FOLDER":

@@ -9,7 +9,6 @@ import math
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -38,7 +37,6 @@ from ssd_train.deploy.parity import MAX_UNMATCHED_FRACTION, Agreement, compare
 from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.devices import one_context
 from ssd_train.environment import Environment
-from ssd_train.errors import SsdTrainError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
 from ssd_train.model.pretrained import read_arrays, state_dict
@@ -67,6 +65,7 @@ SETTINGS = {
     "learning_rate": 0.002,
     "augmentation": "flip",
     "num_workers": 1,
+    "amp": 0,
     "checkpoint_minutes": 1e-6,  # after each step
 }
 # BatchNorm uses the statistics of each device's part of a batch; with frozen layers, the gradients of the parts add up
@@ -192,13 +191,9 @@ class Checks:
         return [Figure("difference / distance trained", apart, most=MOST_RESUME_APART_GPU if self.on_gpu else 0.0)]
 
     def mixed_precision(self) -> List[Figure]:
-        """Train with --amp 1, in a subprocess because MXNet cannot disable it again."""
+        """Train with --amp 1."""
         expected, plain = self._weights("training"), self._history("training")
-        folder = self.folder / "amp"
-        command = [sys.executable, "-m", "ssd_train", "train", *self._flags(folder), "--amp", "1"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-        if done.returncode:
-            raise SsdTrainError((done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1])
+        self._train("amp", self.devices, {"amp": 1})
         weights, rows = self._weights("amp"), self._history("amp")
         apart = rows[-1]["CrossEntropy"] / plain[-1]["CrossEntropy"] - 1
         changed = np.mean([not np.array_equal(weights[name], array) for name, array in expected.items()])
@@ -274,12 +269,6 @@ class Checks:
         result = train(config, self._environment(self.folder / name, devices), Progress(), should_stop)
         assert isinstance(result, TrainResult)  # one host
         return result
-
-    def _flags(self, folder: Path) -> List[str]:
-        environment = self._environment(folder, self.devices)
-        fields = ("train", "labels", "validation", "validation_labels", "model_dir", "output_dir", "checkpoint_dir")
-        flags = {**{name: getattr(environment, name) for name in (*fields, "devices")}, **SETTINGS}
-        return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
     def _weights(self, name: str) -> Dict[str, np.ndarray]:
         """Return the weights in the newest checkpoint of a run."""

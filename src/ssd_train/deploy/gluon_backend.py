@@ -11,7 +11,7 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.deploy.parity import Candidates
 from ssd_train.devices import one_context
-from ssd_train.model.graphs import VOTING_IOU, CandidateGraph, DetectGraph, compile_detections
+from ssd_train.model.graphs import VOTING_IOU, CandidateGraph, DetectGraph, hybridize_static
 
 mx = mxnet_compat.mxnet()
 
@@ -33,7 +33,7 @@ class GluonEngine:
         self._device = one_context(devices)
         net = self._net = self.model.build(self._device)
         self._candidates: Any = None  # compiled on first use
-        self._graph = compile_detections(
+        self._graph = hybridize_static(
             DetectGraph(net, config.nms_threshold, config.candidates, self.model.post_nms, config.box_voting)
         )
 
@@ -44,7 +44,7 @@ class GluonEngine:
     def candidates(self, image: np.ndarray) -> Candidates:
         """Return the candidates before NMS of an image, uint8 (S, S, 3)."""
         pixels = mx.nd.array(image[None], ctx=self._device, dtype="uint8")
-        self._candidates = self._candidates or compile_detections(CandidateGraph(self._net))
+        self._candidates = self._candidates or hybridize_static(CandidateGraph(self._net))
         scores, boxes = (array.asnumpy()[0] for array in self._candidates(pixels))
         config = self.model.config
         voting_iou = VOTING_IOU if config.box_voting else 0

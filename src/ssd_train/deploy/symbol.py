@@ -52,7 +52,7 @@ def make_symbol(model: SavedModel) -> SymbolParts:
     with mx.name.NameManager():  # names are numbered from 0
         net = model.build()
         graph = DetectGraph(net, config.nms_threshold, config.candidates, model.post_nms, config.box_voting)
-        text = _for_inference(graph(mx.sym.var(INPUT)).tojson(remove_amp_cast=True))
+        text = _for_inference(graph(mx.sym.var(INPUT)).tojson())
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     symbol = mx.sym.load_json(text.replace('"name": "ssd0_', f'"name": "ssd{digest}_'))
     arrays = {re.sub("^ssd0_", f"ssd{digest}_", name): p.data() for name, p in graph.collect_params().items()}

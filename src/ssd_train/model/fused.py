@@ -36,7 +36,7 @@ def fused_features(net: Any, shape: Tuple[int, int, int, int]) -> Any:
     if not isinstance(net.features, mx.gluon.SymbolBlock) or not mxnet_compat.has_fused_batchnorm():
         return None
     inputs, outputs = net.features._cached_graph
-    graph = json.loads(outputs.tojson(remove_amp_cast=False))
+    graph = json.loads(outputs.tojson())
     if not _join(graph):
         return None
     symbol = mx.sym.load_json(json.dumps(graph))

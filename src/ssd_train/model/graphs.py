@@ -191,6 +191,8 @@ class TrainGraph(mx.gluon.HybridBlock):
         features: the network's layers in fused form (`fused_features`); None: as they are.
     """
 
+    INPUTS = {"pixels": "uint8", "class_targets": "float32", "box_targets": "float32", "scale": "float32"}
+
     def __init__(self, net: Any, loss: DetectionLoss, features: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = _FusedHeads(net, features or net.features)
@@ -214,8 +216,6 @@ class TrainGraph(mx.gluon.HybridBlock):
 
 class DetectGraph(mx.gluon.HybridBlock):
     """Detects objects in images."""
-
-    INPUTS = {"pixels": "uint8"}
 
     def __init__(
         self, net: Any, nms_threshold: float, nms_topk: int, post_nms: int, box_voting: bool = False, **kwargs: Any
@@ -243,8 +243,6 @@ class DetectGraph(mx.gluon.HybridBlock):
 class CandidateGraph(mx.gluon.HybridBlock):
     """Computes the input of non-maximum suppression."""
 
-    INPUTS = DetectGraph.INPUTS
-
     def __init__(self, net: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = _Heads(net)
@@ -264,8 +262,6 @@ class CandidateGraph(mx.gluon.HybridBlock):
 
 class EvalGraph(DetectGraph):
     """Detects objects, and computes the loss in the same pass."""
-
-    INPUTS = {"pixels": "uint8", "class_targets": "float32", "box_targets": "float32"}
 
     def __init__(self, net: Any, loss: DetectionLoss, *suppression: Any) -> None:
         super().__init__(net, *suppression)
@@ -294,15 +290,9 @@ def hybridize_static(graph: Any) -> Any:
     return graph
 
 
-def compile_detections(graph: "DetectGraph | CandidateGraph") -> Any:
-    """Compile a detection graph without the casts of mixed precision, as exported models have none.
-
-    Once AMP is on, MXNet puts casts into every graph that it traces in the process; writing a symbol drops them.
-    """
-    inputs = [mx.sym.var(name, dtype=dtype) for name, dtype in graph.INPUTS.items()]
-    text = mx.sym.Group([*_as_list(graph(*inputs))]).tojson(remove_amp_cast=True)
-    return hybridize_static(mx.gluon.SymbolBlock(mx.sym.load_json(text), inputs, params=graph.collect_params()))
-
-
-def _as_list(outputs: Any) -> Any:
-    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+def with_mixed_precision(graph: TrainGraph, dtype: str) -> Any:
+    """Return `graph` with the casts of mixed precision to `dtype`; it shares the parameters, which stay float32."""
+    inputs = [mx.sym.var(name, dtype=kind) for name, kind in graph.INPUTS.items()]
+    float32 = [name for name, kind in graph.INPUTS.items() if kind == "float32"]
+    symbol = mxnet_compat.add_casts(mx.sym.Group([*graph(*inputs)]), float32, dtype)
+    return mx.gluon.SymbolBlock(symbol, inputs, params=graph.collect_params())

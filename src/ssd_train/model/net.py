@@ -295,7 +295,7 @@ def freeze_batchnorm_stats(net: Any, frozen: Collection[str]) -> int:
     if not isinstance(net.features, mx.gluon.SymbolBlock):  # VGG, which has no BatchNorm
         return 0
     inputs, outputs = net.features._cached_graph
-    graph = json.loads(outputs.tojson(remove_amp_cast=False))
+    graph = json.loads(outputs.tojson())
     own = {parameter.name for name, parameter in net._collect_params_with_prefix().items() if name in frozen}
     fixed = 0
     for node in graph["nodes"]:

@@ -354,6 +354,14 @@ class Checkpoints:
             return True
         return False
 
+    def setting(self, name: str) -> Any:
+        """Return a setting of the run in the folder, from its newest undamaged state; None if there is none."""
+        for folder in atomic.finished_dirs(self.target):
+            with contextlib.suppress(CheckpointError), _as_state(folder):
+                atomic.verify_checksums(folder, [STATE])
+                return _document(folder)["fingerprint"].get(f"setting {name}")
+        return None
+
     def _read(
         self, folder: Path, fingerprint: Dict[str, Any], train_step: Any, epochs: Optional[int]
     ) -> Tuple[TrainState, List[str]]:

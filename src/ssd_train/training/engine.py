@@ -16,7 +16,7 @@ from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import TrainingDiverged
 from ssd_train.evaluation.metrics import AverageMeter, score_detections
 from ssd_train.evaluation.results import Scores
-from ssd_train.model.graphs import EvalGraph, compile_detections
+from ssd_train.model.graphs import EvalGraph, hybridize_static
 from ssd_train.training.step import TrainStep, make_loss
 
 
@@ -131,7 +131,7 @@ class Evaluator:
         self.net, self.device = net, device
         self.side = config.image_shape
         self.overlap_threshold = config.overlap_threshold
-        self.graph = compile_detections(
+        self.graph = hybridize_static(
             EvalGraph(net, make_loss(config), config.nms_threshold, config.candidates, post_nms, config.box_voting)
         )
 

@@ -22,7 +22,7 @@ from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.data.transforms import EvalTransform, TrainTransform, View, transform_boxes
 from ssd_train.devices import contexts
 from ssd_train.environment import CHANNELS, Environment, available_memory
-from ssd_train.errors import ConfigError, WeightsError
+from ssd_train.errors import CheckpointError, ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
 from ssd_train.model.model_zoo import ADVICE, find_weights, zoo_file
 from ssd_train.model.net import build_net, freeze, init_background_prior
@@ -35,7 +35,7 @@ from ssd_train.training.checkpoint import Checkpoints, check_model_folder, confi
 from ssd_train.training.data_setup import load_datasets, require_inputs
 from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import Evaluator
-from ssd_train.training.step import ModelEMA, TrainStep
+from ssd_train.training.step import ModelEMA, TrainStep, amp_dtype
 
 # advice in a SageMaker job that cannot download weights from the model zoo
 IN_A_JOB = (
@@ -128,6 +128,7 @@ def build_setup(
     """
     cluster = cluster or Communicator()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
+    config = resolve_amp(config, devices[0], environment.checkpoint_dir, cluster)
     _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, None)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
@@ -140,9 +141,10 @@ def build_setup(
         cluster.assert_same_on_all_ranks(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
     devices = devices[:batch]
-    if config.amp:
-        dtype = mxnet_compat.enable_mixed_precision(on_gpu=devices[0].device_type == "gpu")
-        progress.info(f"mixed precision: {dtype}")
+    dtype = amp_dtype(config, devices[0])
+    if dtype:
+        slow = dtype == "bfloat16" and not mxnet_compat.has_native_bfloat16()
+        progress.info(f"mixed precision: {dtype}" + (", slower than --amp 0 on this processor" if slow else ""))
     net = _make_net(config, weights, train.labels, progress)
     train_step = TrainStep(net, config, devices, cluster)
     if config.ema_decay:
@@ -154,6 +156,30 @@ def build_setup(
     joined = ", BatchNorm and ReLU in one" if train_step.features else ""
     progress.info(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
     return TrainingSetup(config, train, validation, train_step, evaluator, *loaders, post_nms, marks)
+
+
+def resolve_amp(config: TrainConfig, device: Any, checkpoint_dir: Optional[Path], cluster: Communicator) -> TrainConfig:
+    """Return `config` with amp "auto" resolved, alike on all hosts.
+
+    It is that of the checkpoint, if there is one, else true on CPUs that all compute in bfloat16 natively.
+
+    Raises:
+        CheckpointError: the checkpoint has amp true, and a host's device does not compute in bfloat16 natively.
+    """
+    native = device.device_type == "cpu" and mxnet_compat.has_native_bfloat16()
+    all_native = not cluster.allreduce_sum([not native])[0]
+
+    def decide() -> bool:
+        kept = Checkpoints(checkpoint_dir).setting("amp") if checkpoint_dir and config.amp == "auto" else None
+        if kept and not all_native:
+            raise CheckpointError(
+                f"{checkpoint_dir}: found a run with mixed precision (amp 1), and here no CPU with avx512_bf16 or "
+                "amx_bf16, expected one on every host; --amp 1 resumes nonetheless, on another CPU 6 times slower"
+            )
+        return all_native if kept is None else bool(kept)
+
+    amp = cluster.broadcast_from_rank0(decide)
+    return dataclasses.replace(config, amp=amp) if config.amp == "auto" else config
 
 
 def _check_folders(

@@ -18,7 +18,7 @@ from ssd_train.data.loaders import TrainBatch
 from ssd_train.devices import split_and_load
 from ssd_train.errors import TrainingDiverged
 from ssd_train.model.fused import fused_features
-from ssd_train.model.graphs import TrainGraph, hybridize_static
+from ssd_train.model.graphs import TrainGraph, hybridize_static, with_mixed_precision
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.pretrained import state_dict
 from ssd_train.training.distributed.communicator import Communicator
@@ -118,11 +118,13 @@ class TrainStep:
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
         self.features = self._fused_features(config)
-        self.graph = hybridize_static(TrainGraph(net, make_loss(config), self.features))
+        graph = TrainGraph(net, make_loss(config), self.features)
+        dtype = amp_dtype(config, self.devices[0])
+        self.graph = hybridize_static(with_mixed_precision(graph, dtype) if dtype else graph)
         self.average: Optional[ModelEMA] = None
         self.clip = config.clip_gradient
         self.clipped = False
-        self.loss_scale = LossScale(FLOAT16_SCALE if config.amp and self.devices[0].device_type == "gpu" else 1.0)
+        self.loss_scale = LossScale(FLOAT16_SCALE if dtype == "float16" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
         self._batchnorm = BatchNormSnapshot(net, self.devices)
         self.trainer = mx.gluon.Trainer(
@@ -134,8 +136,11 @@ class TrainStep:
         )
 
     def _fused_features(self, config: TrainConfig) -> Any:
-        """Return the network's layers fused for the batch size of one device; None on GPUs and with mixed precision."""
-        if config.amp or self.devices[0].device_type != "cpu":
+        """Return the network's layers fused for the batch size of one device; None on GPUs and with mixed precision.
+
+        With bfloat16 the fused operator is no faster, and its gradients are wrong.
+        """
+        if amp_dtype(config, self.devices[0]) or self.devices[0].device_type != "cpu":
             return None
         images = max(config.mini_batch_size // self.cluster.local_size // len(self.devices), 1)
         return fused_features(self.net, (images, 3, config.image_shape, config.image_shape))
@@ -221,6 +226,13 @@ class TrainStep:
         with np.errstate(over="ignore"):
             losses = self.cluster.allreduce_step(np.sum(parts, axis=0, dtype=np.float64))
             return losses, math.sqrt(float(squares.sum().asscalar()))
+
+
+def amp_dtype(config: TrainConfig, device: Any) -> str:
+    """Return the dtype of mixed precision on `device`, "" without it: "auto" is resolved by training/setup.py."""
+    if config.amp is not True:
+        return ""
+    return "float16" if device.device_type == "gpu" else "bfloat16"
 
 
 def digest(parameters: Sequence[Any]) -> str:

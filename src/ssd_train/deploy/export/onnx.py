@@ -523,6 +523,6 @@ def _add_layers(graph: GraphBuilder, model: SavedModel, input: str) -> "Tuple[st
     class_scores, offsets, _ = heads(mx.sym.var("data"))
     arrays = {name: parameter.data().asnumpy() for name, parameter in heads.collect_params().items()}
     normalised = add_normalisation(graph, input) if input == "pixels" else input
-    text = mx.sym.Group([class_scores, offsets]).tojson(remove_amp_cast=True)
+    text = mx.sym.Group([class_scores, offsets]).tojson()
     outputs = convert_symbol(graph, text, arrays, dict.fromkeys(_PREPROCESSING, normalised))
     return outputs[0], outputs[1]
