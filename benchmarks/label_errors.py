@@ -96,3 +96,36 @@ def _added(record: LabeledImage, source: LabeledImage, index: int, random: np.ra
         if (shared / np.minimum(own, np.prod(box[2:] - box[:2]))).max() > ROOM:
             return None
     return [*box.tolist(), int(source.class_ids[index])]
+
+
+def matches(error: Dict[str, Any], planted: Dict[str, Any]) -> bool:
+    """Return whether a line of label_errors.jsonl is a planted error."""
+    part = error.get("detection" if planted["kind"] == "missing" else "label")
+    if part is None or error["image"] != planted["image"]:
+        return False
+    least = 0.5 if planted["kind"] == "missing" else 0.95
+    return bool(iou_matrix(np.array([part["box"]], float), np.array([planted["box"]], float))[0, 0] >= least)
+
+
+def hits(ranked: List[Dict[str, Any]], planted: List[Dict[str, Any]]) -> np.ndarray:
+    """Return which errors are planted ones (N,); each planted error counts once."""
+    left = list(planted)
+    flags = []
+    for error in ranked:
+        match = next((one for one in left if matches(error, one)), None)
+        flags.append(match is not None)
+        if match is not None:
+            left.remove(match)
+    return np.array(flags, bool)
+
+
+def scores_of(hit: np.ndarray, planted: int) -> Dict[str, Any]:
+    """Return precision and recall, which are equal, at the number planted, and precision at a recall of 0.6."""
+    needed = int(np.ceil(0.6 * planted))
+    ranks = np.flatnonzero(hit) + 1
+    return {
+        "planted": planted,
+        "at planted": round(float(hit[:planted].sum()) / planted, 3),
+        "precision at recall 0.6": round(needed / int(ranks[needed - 1]), 3) if len(ranks) >= needed else 0.0,
+        "recall": round(len(ranks) / planted, 3),
+    }
