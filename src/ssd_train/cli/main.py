@@ -20,6 +20,7 @@ from ssd_train.redaction import redact
 COMMANDS = {
     "train": "train a detector on labels and images, score it and write a report",
     "evaluate": "score a model, or a file of predictions, against labels",
+    "audit": "find likely label errors: a page to look through, JSON Lines, a manifest",
     "check": "find problems in labels and images before training",
     "prepare": "prepare manifests and images: join, keep, relabel, split, augment, ...",
     "predict": "detect objects in images: JSON Lines, overlays, PDF",

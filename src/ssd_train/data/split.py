@@ -64,6 +64,41 @@ def split_by_hash(
     return labels.subset([not held for held in is_held_out]), labels.subset(is_held_out)
 
 
+def fold_of_each(
+    labels: Labels,
+    folds: int,
+    content_hash: ContentHash,
+    group_regex: Optional[str] = None,
+    progress: Optional[Progress] = None,
+) -> List[int]:
+    """Return the fold, from 0, of each record for cross-validation; records that belong together share one.
+
+    Args:
+        labels: The labels.
+        folds: Number of folds, at least 2. In order of their hashes, components go to the smallest fold.
+        content_hash: As for `split_by_hash`.
+        group_regex: As for `split_by_hash`.
+        progress: Progress display.
+
+    Raises:
+        ConfigError: `group_regex` is invalid or matches no name.
+        DataError: There are fewer components than folds.
+    """
+    components = _components(_keys(labels.records, content_hash, group_regex, progress))
+    if len(components) < folds:
+        raise DataError(
+            f"{labels.source}: found {len(components)} images that differ or are of different groups, "
+            f"expected at least {folds}, one for each fold"
+        )
+    sizes, fold_of = [0] * folds, [0] * len(labels)
+    for _, members in sorted(components.items(), key=lambda item: _unit_hash(item[0])):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += len(members)
+        for index in members:
+            fold_of[index] = smallest
+    return fold_of
+
+
 def image_hash(source: ImageSource) -> ContentHash:
     """Return a `content_hash` function that reads images from `source`."""
 

@@ -74,27 +74,47 @@ def score_predictions(
     """
     if class_names is not None:
         labels = align_classes(labels, class_names)
+    answers, unlabelled = read_detections(path, labels, sizes)
+
+    def read() -> Iterator[Tuple[LabeledImage, Detections]]:
+        for record in labels.records:
+            none = np.zeros((0, 6))
+            yield record, answers.get(record.name) or Detections.from_rows(none, record.size_wh or sizes(record))
+
+    return replace(
+        score_detections(read(), labels.class_names, overlap_threshold, detailed=True),
+        unanswered_images=sum(record.name not in answers for record in labels.records),
+        unlabelled_answers=unlabelled,
+    )
+
+
+def read_detections(
+    path: PathLike, labels: Labels, sizes: Callable[[LabeledImage], SizeWH]
+) -> Tuple[Dict[str, Detections], int]:
+    """Read a file of predictions.
+
+    Args:
+        path: as for `score_predictions`.
+        labels: labels of the images, with the class names of ids in the file.
+        sizes: returns the (width, height) of a record's image; called if `size_wh` is None.
+
+    Returns:
+        Detections by image name of the labels, and the number of predictions without labels.
+    """
     tables = _read_tables(path, labels)
     try:
         prediction_of = match_names([record.name for record in labels.records], list(tables))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-
-    def read() -> Iterator[Tuple[LabeledImage, Detections]]:
-        for record in labels.records:
+    detections = {}
+    for record in labels.records:
+        if record.name in prediction_of:
             size_wh = record.size_wh or sizes(record)
-            table, pixels = (
-                tables[prediction_of[record.name]] if record.name in prediction_of else (np.zeros((0, 6)), False)
-            )
+            table, pixels = tables[prediction_of[record.name]]
             if pixels:
                 table = table / np.array([1, 1, *size_wh, *size_wh])
-            yield record, Detections.from_rows(table, size_wh)
-
-    return replace(
-        score_detections(read(), labels.class_names, overlap_threshold, detailed=True),
-        unanswered_images=sum(record.name not in prediction_of for record in labels.records),
-        unlabelled_answers=len(tables) - len(prediction_of),
-    )
+            detections[record.name] = Detections.from_rows(table, size_wh)
+    return detections, len(tables) - len(prediction_of)
 
 
 def match_names(names: Sequence[str], predictions: Sequence[str]) -> Dict[str, str]:

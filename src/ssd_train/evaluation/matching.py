@@ -79,6 +79,12 @@ class ImageBoxes(NamedTuple):
         return np.searchsorted(self.class_ids, np.arange(num_classes + 1))
 
 
+def joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ImageBoxes:
+    """Concatenate the boxes, class ids and scores of all images."""
+    boxes, class_ids, scores = (np.concatenate(column) for column in zip(*images))
+    return ImageBoxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
+
+
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the IoU float64 (N,) of corresponding rows of `a` and `b`, both (N, 4).
 

@@ -21,6 +21,7 @@ from ssd_train.evaluation.matching import (
     IouPairs,
     ignored_coco,
     iou_pairs,
+    joined,
     match_coco,
     match_voc_ignoring,
     paired_coverage,
@@ -228,9 +229,9 @@ class MeanAveragePrecision:
     def _gather_ignored(self) -> Tuple[ImageBoxes, np.ndarray]:
         """Return the ignored regions of all named classes, and a mask of the crowds."""
         regions = [record.ignored for record in self._records()]
-        joined = _joined([(r.boxes, r.class_ids, np.ones(len(r), np.float32)) for r in regions])
-        named = (joined.class_ids >= 0) & (joined.class_ids < len(self.class_names))
-        return joined.take(named), np.concatenate([r.crowds for r in regions])[named]
+        everything = joined([(r.boxes, r.class_ids, np.ones(len(r), np.float32)) for r in regions])
+        named = (everything.class_ids >= 0) & (everything.class_ids < len(self.class_names))
+        return everything.take(named), np.concatenate([r.crowds for r in regions])[named]
 
     def _gather(self) -> Tuple[ImageBoxes, ImageBoxes]:
         """Return the labels and the sorted detections of all images.
@@ -239,8 +240,8 @@ class MeanAveragePrecision:
             DataError: a class id is out of range.
         """
         images = self._in_order()
-        truth = _joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
-        detections = _joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
+        truth = joined([(r.boxes, r.class_ids, np.ones(len(r.boxes), np.float32)) for _, _, r in images])
+        detections = joined([(d.boxes, d.class_ids, d.scores) for _, d, _ in images])
         for table, what in ((truth, "labels"), (detections, "detections")):
             unknown = (table.class_ids < 0) | (table.class_ids >= len(self.class_names))
             if unknown.any():
@@ -310,12 +311,6 @@ def score_detections(
     for record, detections in predictions:
         metric.update(detections, record)
     return metric.compute(iou_threshold, detailed)
-
-
-def _joined(images: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ImageBoxes:
-    """Concatenate the boxes, class ids and scores of all images."""
-    boxes, class_ids, scores = (np.concatenate(column) for column in zip(*images))
-    return ImageBoxes(boxes, np.repeat(np.arange(len(images)), [len(image[0]) for image in images]), class_ids, scores)
 
 
 def _ranks(hits: np.ndarray, ignored: np.ndarray, limits: np.ndarray) -> List[np.ndarray]:

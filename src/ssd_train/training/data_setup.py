@@ -252,16 +252,16 @@ def _options(config: TrainConfig, fetch: Optional[Fetch]) -> LabelOptions:
 
 
 def load_datasets(
-    config: TrainConfig, environment: Environment, progress: Progress
+    config: TrainConfig, environment: Environment, progress: Progress, splits: Optional[Splits] = None
 ) -> Tuple[TrainConfig, LabeledDataset, LabeledDataset]:
-    """Load and check both splits; return the completed settings, training and validation data.
+    """Check both splits, and load them unless given; return completed settings, training and validation data.
 
     Raises:
         DataError: the data cannot be used.
         ConfigError: a setting does not fit the data.
     """
     with _gc_disabled():
-        train, validation = validate_images(load_splits(config, environment, progress), config, progress)
+        train, validation = validate_images(splits or load_splits(config, environment, progress), config, progress)
     config = resolve_config_from_data(config, train, progress)
     log_dataset_summary(train, validation, progress)
     for name, split in (("training", train), ("validation", validation)):

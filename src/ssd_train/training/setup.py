@@ -32,7 +32,7 @@ from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
 from ssd_train.training.autoanchor import resolve_anchors
 from ssd_train.training.checkpoint import Checkpoints, check_model_folder, config_fingerprint, fingerprint
-from ssd_train.training.data_setup import load_datasets, require_inputs
+from ssd_train.training.data_setup import Splits, load_datasets, require_inputs
 from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import Evaluator
 from ssd_train.training.step import ModelEMA, TrainStep, amp_dtype
@@ -117,11 +117,16 @@ class TrainingSetup:
 
 
 def build_setup(
-    config: TrainConfig, environment: Environment, progress: Progress, cluster: Optional[Communicator] = None
+    config: TrainConfig,
+    environment: Environment,
+    progress: Progress,
+    cluster: Optional[Communicator] = None,
+    splits: Optional[Splits] = None,
 ) -> TrainingSetup:
     """Read the data and build the network and its training step.
 
     Whatever can be refused is refused here: unusable weights before any data is read, the rest before the first step.
+    `splits` are the training and validation data; None: those that `environment` names.
 
     Raises:
         SsdTrainError: settings, weights or data are unusable, or differ between hosts.
@@ -132,7 +137,7 @@ def build_setup(
     _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, None)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
-    config, train, validation = load_datasets(config, environment, progress)
+    config, train, validation = load_datasets(config, environment, progress, splits)
     config = resolve_anchors(config, weights.path if weights and weights.heads else None, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)

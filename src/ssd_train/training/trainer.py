@@ -20,6 +20,7 @@ from ssd_train.progress import Progress
 from ssd_train.storage.atomic import require_writable
 from ssd_train.storage.lock import exclusive_lock
 from ssd_train.training.checkpoint import Checkpoints, TrainState, broadcast_state, runtime_info
+from ssd_train.training.data_setup import Splits
 from ssd_train.training.distributed.communicator import Communicator, init_distributed
 from ssd_train.training.engine import Evaluation, Evaluator, evaluate, train_one_epoch
 from ssd_train.training.schedule import epoch_learning_rates
@@ -374,7 +375,11 @@ def _closing(batches: Iterator[Item]) -> Iterator[Iterator[Item]]:
 
 @contextlib.contextmanager
 def open_trainer(
-    config: TrainConfig, environment: Environment, progress: Progress, should_stop: Callable[[], bool]
+    config: TrainConfig,
+    environment: Environment,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    splits: Optional[Splits] = None,
 ) -> Iterator[Trainer]:
     """Connect the hosts, lock the folders, read the data and build the network; yield the Trainer.
 
@@ -386,6 +391,7 @@ def open_trainer(
         environment: input and output folders, hosts and devices.
         progress: receives log lines and warnings.
         should_stop: called between steps; training stops when it returns True.
+        splits: training and validation data; None: those that the environment names.
 
     Raises:
         SsdTrainError: bad settings or data, before the first step.
@@ -402,6 +408,7 @@ def open_trainer(
                 environment,
                 InterruptibleProgress(progress, should_stop, "before the first step; run the same command again"),
                 cluster,
+                splits,
             )
             log_config(setup.config, environment, progress)
             yield Trainer(setup, environment, progress, should_stop)

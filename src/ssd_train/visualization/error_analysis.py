@@ -111,7 +111,7 @@ def draw_scene(
     if focus is not None:
         crop = crop_around(scaled(focus.boxes(matching), detections.size_wh, size_wh), size_wh)
     canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], max_wh, _MAX_ENLARGEMENT)
-    view = _View(crop, size_of(canvas))
+    view = CropView(crop, size_of(canvas))
     marked_labels, marked_detections = (focus.labels, focus.detections) if focus else ((), ())
 
     boxes, labels = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
@@ -167,7 +167,7 @@ def _limit_labels(labels: Sequence[str]) -> List[str]:
 
 
 @dataclass(frozen=True)
-class _View:
+class CropView:
     """A crop of an image, resized to `size_wh`."""
 
     crop: Crop

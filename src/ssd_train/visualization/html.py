@@ -42,6 +42,22 @@ def join(*children: Child) -> Html:
     return Html("".join(parts))
 
 
+def document(title: str, head: Child, *body: Child) -> str:
+    """Return an HTML page with the style of the report, which loads nothing; `head` is added to its head."""
+    fixed = (
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # the page loads nothing, even if a file or class name contains markup
+        element(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        ),
+    )
+    whole = element("head", *fixed, head, element("title", title), element("style", Html(STYLE)))
+    return "<!DOCTYPE html>\n" + element("html", whole, element("body", *body), lang="en") + "\n"
+
+
 def number(value: object, digits: int = 3) -> str:
     """Format a number, e.g. ``0.812`` or ``12``; missing, non-finite and non-numeric values become ``n/a``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):

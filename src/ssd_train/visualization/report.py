@@ -8,7 +8,7 @@ from pathlib import Path
 from ssd_train import __version__
 from ssd_train.errors import ConfigError
 from ssd_train.storage.atomic import translate_io_errors, write_text_atomic
-from ssd_train.visualization.html import STYLE, Html, element, join, number
+from ssd_train.visualization.html import Html, document, element, join, number
 from ssd_train.visualization.report_data import ReportData
 from ssd_train.visualization.report_sections import (
     data_section,
@@ -64,21 +64,8 @@ def render(data: ReportData) -> str:
         data_section(data),
         settings_section(data),
     )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # the page loads nothing, even if a file or class name contains markup
-        element(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-        ),
-        element("meta", name=_RUN, content=data.run_id),
-        element("title", data.title),
-        element("style", Html(STYLE)),
-    )
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", _header(data), *sections), lang="en") + "\n"
+    identity = element("meta", name=_RUN, content=data.run_id)
+    return document(data.title, identity, _header(data), *sections)
 
 
 def _header(data: ReportData) -> Html:

@@ -339,7 +339,7 @@ def _legend(class_names: ClassNames) -> Html:
 
 def _sample_figure(sample: Sample, data: ReportData) -> Html:
     matching = match(sample, data.threshold)
-    return _figure(draw_scene(sample, matching, data.class_names, IMAGE_WH), sample.name, _summary(matching))
+    return figure(draw_scene(sample, matching, data.class_names, IMAGE_WH), sample.name, _summary(matching))
 
 
 def _summary(matching: MatchResult) -> str:
@@ -352,7 +352,8 @@ def _summary(matching: MatchResult) -> str:
     return f"{recall}, {false or 'no'} false positive{'' if false == 1 else 's'}{hidden}"
 
 
-def _figure(image: np.ndarray, name: str, caption: str) -> Html:
+def figure(image: np.ndarray, name: str, caption: str) -> Html:
+    """Return an image with name and caption, which enlarges on a click."""
     basename = name.rsplit("/", 1)[-1]
     text = element("figcaption", element("b", basename, title=name), caption)
     # opened, the summary covers the window: an image enlarges without a script
@@ -379,7 +380,7 @@ def worst_section(data: ReportData) -> Html:
 
 
 def _cases(title: str, cases: Sequence[ErrorCase], empty_text: str) -> List[Child]:
-    figures = [_figure(case.image, case.name, case.caption) for case in cases]
+    figures = [figure(case.image, case.name, case.caption) for case in cases]
     gallery = element("div", *figures, class_="gallery square")
     return [element("h3", title), gallery if figures else element("p", empty_text, class_="empty")]
 
