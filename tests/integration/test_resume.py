@@ -21,13 +21,8 @@ pytestmark = pytest.mark.integration
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
     "adam": {"optimizer": "adam", "mini_batch_size": 3},
-    "averaged": {
-        "ema_decay": 0.9,
-        "auto_anchors": "true",
-        "classification_loss": "focal",
-        "label_smoothing": 0.1,
-        "class_weights": "balanced",
-    },
+    "averaged": {"ema_decay": 0.9, "auto_anchors": "true", "classification_loss": "focal", "label_smoothing": 0.1},
+    "weighted": {"class_weights": "balanced"},
 }
 
 
