@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 SETS = ("raccoon", "bccd", "fruit")
 # the rival as its authors run it: 512 px, sgd 1e-3, a tenth after 8 and after 10 epochs
@@ -71,6 +72,7 @@ def ours(shared: Path, name: str, split: Path, out: Path, flags: argparse.Namesp
         ["-m", "ssd_train", "predict", str(images / "images"), "--model", str(out / "model"), "--output", answers]
     )
     row = _row("ssd_train", name, flags.epochs, seed, minutes, _judge(shared, split, answers))
+    row.update(details(split, answers, out))
     return {**row, "settings": flags.settings, "threads": _threads(), **course(out / "model" / "history.jsonl")}
 
 
@@ -91,11 +93,62 @@ def rival(shared: Path, name: str, split: Path, out: Path, flags: argparse.Names
     start = time.time()
     run_python([*command, "--epochs", str(flags.epochs), "--base", weights, "--seed", str(232 + seed)])
     minutes = (time.time() - start) / 60
-    scores = _judge(shared, split, str(out / "predictions.jsonl"))
-    return {**_row("GluonCV recipe", name, flags.epochs, seed, minutes, scores), "threads": _threads()}
+    answers = str(out / "predictions.jsonl")
+    row = _row("GluonCV recipe", name, flags.epochs, seed, minutes, _judge(shared, split, answers))
+    return {**row, **details(split, answers, out), "threads": _threads()}
 
 
 CONTESTANTS = {"ours": ours, "rival": rival}
+
+
+def details(split: Path, answers: str, out: Path) -> Dict[str, Any]:
+    """Return AP by class and by box size and the 95 % bootstrap intervals, by our own metric, equal to the judge's."""
+    file = out / "scores.json"
+    labels = str(split / "validation.manifest")
+    run_python(["-m", "ssd_train", "evaluate", "--predictions", answers, "--labels", labels, "--json", str(file)])
+    scores = json.loads(file.read_text("utf-8"))
+    return {
+        "AP": {name: one["AP"] for name, one in scores["per_class"].items()},
+        "AP by size": {size: one["AP"] for size, one in scores["by_size"].items()},
+        "intervals": scores["intervals"],
+    }
+
+
+def summarised(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Return a row for all seeds of the same run, of those with `details`: means, and standard deviations over seeds.
+
+    An interval is the mean of those of the seeds: it is over images, whose number limits it, not over seeds.
+    """
+    runs: Dict[Tuple[Any, ...], List[Dict[str, Any]]] = {}
+    for row in rows:
+        if "intervals" in row:
+            key = (row["set"], row["epochs"], row["who"], ", ".join(row.get("settings") or ()))
+            runs.setdefault(key, []).append(row)
+    return [
+        {
+            "data set": name,
+            "epochs": epochs,
+            "who": f"{who} {settings}".strip(),
+            "seeds": len(seeds),
+            **{key: _with_interval(seeds, key) for key in ("mAP", "mAP@0.5")},
+            **{size: _mean([row["AP by size"][size] for row in seeds]) for size in seeds[0]["AP by size"]},
+            "AP by class": {label: _mean([row["AP"][label] for row in seeds]) for label in seeds[0]["AP"]},
+            "AP@0.5 by class": {label: _mean([row["AP@0.5"][label] for row in seeds]) for label in seeds[0]["AP@0.5"]},
+        }
+        for (name, epochs, who, settings), seeds in runs.items()
+    ]
+
+
+def _with_interval(seeds: Sequence[Dict[str, Any]], key: str) -> str:
+    values = [row[key] for row in seeds]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    low, high = (_mean([row["intervals"][key][side] for row in seeds]) for side in (0, 1))
+    return f"{_mean(values)}{spread} ({low} to {high})"
+
+
+def _mean(values: Sequence[Optional[float]]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):.3f}" if known else ""
 
 
 def _row(who: str, name: str, epochs: int, seed: int, minutes: float, scores: Dict[str, Any]) -> Dict[str, Any]:

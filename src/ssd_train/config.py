@@ -187,6 +187,11 @@ class TrainConfig:
         "cross entropy with hard negative mining, or focal loss over all anchors",
         choices=("hard_negative", "focal"),
     )
+    class_weights: str = setting(
+        "",
+        "weights of the classes in the class loss, for rare classes: balanced (each class counts the same in all), or "
+        "a=2,b=0.5 by name, other classes 1; empty: every object counts the same",
+    )
     label_smoothing: float = setting(0.0, "probability moved from the target class to all classes", low=0, below=1)
     ema_decay: float = setting(0.0, "decay of the moving average of the weights; 0 disables it", low=0, below=1)
     amp: Union[bool, str] = setting(

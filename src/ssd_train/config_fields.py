@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import Field, field
-from typing import Any, Collection, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
 
 LARGEST_ANCHOR = 2.0  # relative to the image side
+BALANCED = "balanced"  # of class_weights
 
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -103,6 +104,11 @@ def cross_field_errors(values: Mapping[str, Any]) -> List[str]:
             f"anchor_sizes: found {values['anchor_sizes']!r}, expected increasing scales relative to the image "
             f"side, each more than 0 and at most {LARGEST_ANCHOR:g}, such as '0.1,0.2,0.37'"
         )
+    if parse_class_weights(values["class_weights"]) is None:
+        faults.append(
+            f"class_weights: found {values['class_weights']!r}, expected {BALANCED!r}, or one weight above 0 for each "
+            "of some class names, such as 'cat=2,dog=0.5'"
+        )
     if values["recipe"] and values["preset_defaults"] == "builtin":
         faults.append(f"recipe: found {values['recipe']!r} with preset_defaults 'builtin', expected one of the two")
     if -1 < values["clip_gradient"] < 0:
@@ -142,6 +148,15 @@ def parse_increasing_floats(text: str) -> Optional[Tuple[float, ...]]:
     numbers = [_finite_number(part) for part in text.split(",") if part.strip()]
     scales = [number for number in numbers if number is not None and 0 < number <= LARGEST_ANCHOR]
     return tuple(scales) if len(scales) == len(numbers) and scales == sorted(set(scales)) else None
+
+
+def parse_class_weights(text: str) -> Optional[Dict[str, float]]:
+    """Parse class weights such as a=2,b=0.5; {} for BALANCED, None if the text is neither."""
+    if text == BALANCED:
+        return {}
+    pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
+    weights = {name.strip(): _finite_number(number) or 0.0 for name, _, number in pairs}
+    return weights if len(weights) == len(pairs) and all(weights) and min(weights.values(), default=1.0) > 0 else None
 
 
 def did_you_mean(name: str, settings: Collection[str], flags: Collection[str]) -> str:

@@ -22,6 +22,7 @@ OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
     "adam": {"optimizer": "adam", "mini_batch_size": 3},
     "averaged": {"ema_decay": 0.9, "auto_anchors": "true", "classification_loss": "focal", "label_smoothing": 0.1},
+    "weighted": {"class_weights": "balanced"},
 }
 
 
@@ -51,7 +52,7 @@ def unbroken(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "averaged"))]
+    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "averaged", "weighted"))]
 )
 def test_resume_killed_between_epochs_equals_the_unbroken_run(data, unbroken, tmp_path, optimizer):
     command = flags(data, tmp_path, **OPTIMIZERS[optimizer])

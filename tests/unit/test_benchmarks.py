@@ -57,6 +57,49 @@ def test_tables_are_replaced_and_text_is_kept(bench):
     assert "| other |" in lines and "Abacus, 2 cores" in written and json.dumps(result)
 
 
+def test_quality_table_has_the_means_of_the_seeds_and_leaves_out_rows_without_intervals(bench):
+    def row(score, small, who="ssd_train"):
+        return {
+            "who": who,
+            "set": "bccd",
+            "epochs": 12,
+            "mAP": score,
+            "mAP@0.5": 0.9,
+            "AP@0.5": {"RBC": 0.9},
+            "AP": {"RBC": score},
+            "AP by size": {"small": small, "large": None},
+            "intervals": {"mAP": [score - 0.1, score + 0.1], "mAP@0.5": [0.8, 1.0]},
+            "settings": [],
+        }
+
+    old = {"who": "ssd_train", "set": "bccd", "epochs": 12, "mAP": 0.1, "settings": []}
+    first, other = bench("quality").summarised([row(0.4, 0.1), old, row(0.5, 0.3), row(0.3, None, "rival")])
+    assert (first["who"], first["seeds"], other["who"], other["seeds"]) == ("ssd_train", 2, "rival", 1)
+    assert first["mAP"] == "0.450 ± 0.071 (0.350 to 0.550)" and first["mAP@0.5"] == "0.900 ± 0.000 (0.800 to 1.000)"
+    assert (first["small"], first["large"], first["AP by class"]) == ("0.200", "", {"RBC": "0.450"})
+    assert (other["small"], other["mAP"]) == ("", "0.300 (0.200 to 0.400)")
+
+
+def test_quality_details_come_from_predictions_and_labels(bench, tmp_path):
+    """One image of two objects, of which one is detected with the right box: AP 0.5 on COCO's 101 recalls."""
+    label = {
+        "image_size": [{"width": 200, "height": 100, "depth": 3}],
+        "annotations": [
+            {"class_id": 0, "left": 10, "top": 10, "width": 20, "height": 20},
+            {"class_id": 0, "left": 100, "top": 10, "width": 50, "height": 50},
+        ],
+    }
+    metadata = {"class-map": {"0": "cell"}, "type": "groundtruth/object-detection"}
+    line = {"source-ref": "s3://bucket/a.jpg", "boxes": label, "boxes-metadata": metadata}
+    (tmp_path / "validation.manifest").write_text(json.dumps(line) + "\n", "utf-8")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"image": "a.jpg", "prediction": [[0, 0.9, 0.05, 0.1, 0.15, 0.3]]}) + "\n", "utf-8")
+    found = bench("quality").details(tmp_path, str(answers), tmp_path)
+    assert found["AP"] == {"cell": pytest.approx(51 / 101)}
+    assert found["AP by size"] == {"small": pytest.approx(1.0), "medium": 0.0, "large": None}
+    assert found["intervals"] == {"mAP": None, "mAP@0.5": None}  # of one image
+
+
 def test_readme_tables_match_the_results(bench):
     main = bench("__main__")
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")

@@ -6,7 +6,7 @@ from the targets before the network runs, so no device waits for another.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 from ssd_train import mxnet_compat
 
@@ -24,6 +24,7 @@ class DetectionLoss(mx.gluon.HybridBlock):
         focal: use the focal loss of all anchors instead of cross entropy of positives and hard negatives.
         label_smoothing: probability spread evenly over all classes and background (Szegedy et al., "Rethinking the
             Inception Architecture", 2016, section 7).
+        class_weights: factor of the class loss of each class's positive anchors (classes,); empty: 1.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class DetectionLoss(mx.gluon.HybridBlock):
         min_hard_negatives: int = 0,
         focal: bool = False,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,8 +41,12 @@ class DetectionLoss(mx.gluon.HybridBlock):
         self._min_negatives = min_hard_negatives
         self._focal = focal
         self._smoothing = label_smoothing
+        if class_weights:
+            self.class_weights = self.params.get_constant("class_weights", [1.0, *class_weights])  # background first
 
-    def hybrid_forward(self, F: Any, class_preds: Any, box_preds: Any, class_targets: Any, box_targets: Any) -> Any:
+    def hybrid_forward(
+        self, F: Any, class_preds: Any, box_preds: Any, class_targets: Any, box_targets: Any, class_weights: Any = None
+    ) -> Any:
         """Return CrossEntropy (1,) and SmoothL1 (1,), summed over the batch.
 
         Args:
@@ -49,6 +55,7 @@ class DetectionLoss(mx.gluon.HybridBlock):
             box_preds: box offsets (B, A, 4).
             class_targets: (B, A), 0 for background, -1 for ignored anchors, else class id + 1.
             box_targets: box offsets (B, A, 4).
+            class_weights: (classes + 1,), the block's own constant; None: 1.
         """
         positive, counted = class_targets > 0, class_targets >= 0  # (B, A)
         log_probability = F.log_softmax(class_preds, axis=-1)  # (B, A, classes + 1)
@@ -58,6 +65,8 @@ class DetectionLoss(mx.gluon.HybridBlock):
             class_loss = (1 - self._smoothing) * cross_entropy - self._smoothing * F.mean(log_probability, axis=-1)
         weights = self._focal_weights if self._focal else self._hard_negative_mask
         class_loss = class_loss * weights(F, cross_entropy, positive) * counted
+        if class_weights is not None:
+            class_loss = class_loss * F.take(class_weights, class_targets)
         box_loss = F.smooth_l1(box_preds - box_targets, scalar=1.0)  # (B, A, 4)
         box_loss = F.broadcast_mul(box_loss, F.expand_dims(positive, axis=-1))
         return F.sum(class_loss), F.sum(box_loss)

@@ -14,6 +14,7 @@ from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
+from ssd_train.config_fields import BALANCED, parse_class_weights
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabeledDataset, has_own_ids
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, EvalLoader, TrainLoader, default_workers
@@ -151,7 +152,7 @@ def build_setup(
         slow = dtype == "bfloat16" and not mxnet_compat.has_native_bfloat16()
         progress.info(f"mixed precision: {dtype}" + (", slower than --amp 0 on this processor" if slow else ""))
     net = _make_net(config, weights, train.labels, progress)
-    train_step = TrainStep(net, config, devices, cluster)
+    train_step = TrainStep(net, config, devices, cluster, class_weights(config, train.labels, progress))
     if config.ema_decay:
         train_step.average = _make_average(train_step, config, train.labels.class_names)
     post_nms = max_detections(config, train.labels)
@@ -235,6 +236,30 @@ def with_candidates(config: TrainConfig, labels: Labels, progress: Progress) -> 
     if nms_topk > LEAST_CANDIDATES:
         progress.info(f"nms_topk {nms_topk}: one training image has {max(positives)} positive anchors")
     return dataclasses.replace(config, nms_topk=nms_topk)
+
+
+def class_weights(config: TrainConfig, labels: Labels, progress: Progress) -> Tuple[float, ...]:
+    """Return the weight of each class in the class loss; () if class_weights is not set.
+
+    Balanced weights are inverse to the number of training boxes, with a mean of 1 over the boxes (scikit-learn's
+    formula). A class without boxes has weight 1.
+
+    Raises:
+        ConfigError: class_weights names a class that the labels do not have.
+    """
+    if not config.class_weights:
+        return ()
+    names = labels.class_names
+    weights = parse_class_weights(config.class_weights) or {}
+    unknown = sorted(set(weights) - set(names))
+    if unknown:
+        raise ConfigError(f"class_weights: found class {unknown[0]!r}, expected some of {', '.join(names)}")
+    if config.class_weights == BALANCED:
+        counts = np.bincount(np.concatenate([r.class_ids for r in labels.records]).astype(int), minlength=len(names))
+        mean = counts.sum() / max(np.count_nonzero(counts), 1)
+        weights = {name: mean / count for name, count in zip(names, counts) if count}
+    progress.info(f"class_weights: {', '.join(f'{name} {weights.get(name, 1.0):.3g}' for name in names)}")
+    return tuple(float(weights.get(name, 1.0)) for name in names)
 
 
 def _layout(config: TrainConfig) -> AnchorLayout:

@@ -103,6 +103,7 @@ class TrainStep:
         config: optimizer, loss, clipping and mixed precision settings.
         devices: MXNet contexts of this process; a batch is split over them.
         cluster: the processes that train together; None: this one alone.
+        class_weights: factor of the class loss of each class; empty: 1.
 
     Attributes:
         features: layers fused for training on the CPU, None where the network's own are used.
@@ -111,14 +112,21 @@ class TrainStep:
     """
 
     def __init__(
-        self, net: Any, config: TrainConfig, devices: Sequence[Any], cluster: Optional[Communicator] = None
+        self,
+        net: Any,
+        config: TrainConfig,
+        devices: Sequence[Any],
+        cluster: Optional[Communicator] = None,
+        class_weights: Sequence[float] = (),
     ) -> None:
         self.net, self.devices = net, list(devices)
         self.cluster = cluster or Communicator()
         self.exchange = self.cluster.exchange
         net.collect_params().reset_ctx(self.devices)
         self.features = self._fused_features(config)
-        graph = TrainGraph(net, make_loss(config), self.features)
+        loss = make_loss(config, class_weights)
+        loss.initialize(ctx=self.devices)
+        graph = TrainGraph(net, loss, self.features)
         dtype = amp_dtype(config, self.devices[0])
         self.graph = hybridize_static(with_mixed_precision(graph, dtype) if dtype else graph)
         self.average: Optional[ModelEMA] = None
@@ -243,10 +251,12 @@ def digest(parameters: Sequence[Any]) -> str:
     return sha256.hexdigest()
 
 
-def make_loss(config: TrainConfig) -> DetectionLoss:
+def make_loss(config: TrainConfig, class_weights: Sequence[float] = ()) -> DetectionLoss:
     """Return the loss for `config`."""
     focal = config.classification_loss == "focal"
-    return DetectionLoss(config.negative_mining_ratio, config.min_hard_negatives, focal, config.label_smoothing)
+    return DetectionLoss(
+        config.negative_mining_ratio, config.min_hard_negatives, focal, config.label_smoothing, class_weights
+    )
 
 
 def optimizer_settings(config: TrainConfig) -> Dict[str, float]:

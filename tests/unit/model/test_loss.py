@@ -28,6 +28,7 @@ def random_batch(seed: int, positives: "tuple[int, ...]"):
 
 def ours(arrays, ratio, least, hybrid=False, **kind):
     loss = DetectionLoss(ratio, least, **kind)
+    loss.initialize()
     if hybrid:
         loss.hybridize()
     for array in arrays[:2]:
@@ -147,6 +148,19 @@ def test_label_smoothing_equals_hand_computed(share):
     expected = (1 - share) * plain + share * entropies.mean(axis=-1).sum()
     np.testing.assert_allclose(ours(arrays, 3.0, 0, label_smoothing=share)[0], expected, rtol=1e-4)
     np.testing.assert_allclose(ours(arrays, 3.0, 0)[0], plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["plain", "hybrid"])
+@pytest.mark.parametrize("kind", [{}, {"focal": True}], ids=["mined", "focal"])
+def test_class_weights_scale_the_gradient_of_positives_only(kind, hybrid):
+    arrays = random_batch(4, (9, 0))
+    arrays[2][0, np.flatnonzero(arrays[2][0].asnumpy() == 0)[:50]] = -1  # ignored
+    _, smooth_l1, (plain, plain_boxes) = ours(arrays, 3.0, 3, hybrid, **kind)
+    _, weighted_l1, (weighted, weighted_boxes) = ours(arrays, 3.0, 3, hybrid, class_weights=(2.0, 0.5, 1.0), **kind)
+    factor = np.array([1.0, 2.0, 0.5, 1.0])[np.maximum(arrays[2].asnumpy(), 0).astype(int)]
+    np.testing.assert_allclose(weighted, plain * factor[..., None], rtol=1e-4, atol=1e-6)
+    assert {0.5, 1.0, 2.0} == set(factor[np.abs(plain).sum(axis=2) > 0])
+    assert smooth_l1 == weighted_l1 and np.array_equal(plain_boxes, weighted_boxes)
 
 
 def test_label_smoothing_keeps_the_mined_negatives():

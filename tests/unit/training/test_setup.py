@@ -12,11 +12,12 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import DrawnSample, write_drawn_set
 from ssd_train.environment import Environment
+from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.targets import TargetEncoder, decode
 from ssd_train.progress import Progress
-from ssd_train.training.setup import build_setup, with_candidates
+from ssd_train.training.setup import build_setup, class_weights, with_candidates
 
 mx = mxnet_compat.mxnet()
 
@@ -101,3 +102,33 @@ def test_with_candidates_given_nms_topk_keeps_it(settings, expected):
 def test_with_candidates_few_objects_takes_the_minimum(size_wh):
     labels = label_set([[[1, 1, 20, 20]], []], size_wh=size_wh)
     assert with_candidates(TrainConfig(), labels, Progress()).nms_topk == 400
+
+
+@pytest.mark.parametrize(
+    "setting, expected",
+    [("", ()), ("balanced", (4 / 6, 2.0, 1.0)), ("dog=2.5, cat=0.5", (0.5, 2.5, 1.0)), ("owl=3", (1.0, 1.0, 3.0))],
+)
+def test_class_weights_of_three_cats_and_a_dog(setting, expected):
+    box = [1, 1, 20, 20]
+    labels = label_set([[box, box], [], [box, box]], [[0, 0], [], [0, 1]], class_names=("cat", "dog", "owl"))
+    weights = class_weights(TrainConfig(class_weights=setting), labels, Progress())
+    assert weights == pytest.approx(expected)
+
+
+def test_class_weights_unknown_class_is_refused():
+    with pytest.raises(ConfigError, match="'cow'.*cat, dog"):
+        class_weights(TrainConfig(class_weights="cow=2"), label_set([[[1, 1, 20, 20]]]), Progress())
+
+
+def test_build_setup_class_weights_change_the_gradient_and_not_the_evaluation(tmp_path):
+    sides = [*sided_set(tmp_path / "train", 4), *sided_set(tmp_path / "validation", 2)]
+    losses = {}
+    for setting in ("", "middle=4"):
+        environment = Environment(*sides, tmp_path / "model", tmp_path / "output")
+        setup = build_setup(small_config(class_weights=setting), environment, Progress())
+        losses[setting] = [
+            *setup.train_step.step(next(setup.train_loader.epoch(0)), 1e-9),
+            *setup.evaluator.predict(next(iter(setup.validation_loader)))[1],
+        ]
+    assert losses["middle=4"][0] > 1.5 * losses[""][0]
+    assert losses["middle=4"][1:] == pytest.approx(losses[""][1:], rel=1e-3)
