@@ -24,6 +24,7 @@ from typing import (
     Sequence,
     Set,
     TextIO,
+    Tuple,
     TypeVar,
 )
 
@@ -386,6 +387,24 @@ def number_in_range(kind: Callable[[str], Number], low: float, high: float) -> C
 
     number.__name__ = kind.__name__  # argparse names the type in its error for other texts
     return number
+
+
+def key_value(text: str) -> Tuple[str, str]:
+    """Parse KEY=VALUE, an argparse type; the first equals sign separates."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected KEY=VALUE")
+    return key, value
+
+
+def unique_keys(flag: str, pairs: Iterable[Tuple[str, str]]) -> Dict[str, str]:
+    """Return key-value pairs as a dictionary; raises ConfigError, which names `flag`, for a repeated key."""
+    values: Dict[str, str] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ConfigError(f"--{flag}: found {key!r} twice, expected each once")
+        values[key] = value
+    return values
 
 
 def normalize_flags(arguments: Sequence[str]) -> List[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
-from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
 from ssd_train.config import TrainConfig
 from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
@@ -65,27 +65,14 @@ def make_parser() -> Parser:
         description="Read labels and images once and tell what is wrong with them. Exit code 0, or 2 where there are "
         "errors. The codes and what to do about each: docs/check-codes.md.",
     )
-    parser.add_argument(
-        "--images",
-        "--train",
-        type=input_path,
-        metavar="PATH",
-        help="folder of images, or a .rec with images and labels",
-    )
-    parser.add_argument(
-        "--labels",
-        type=input_path,
-        metavar="PATH",
-        help="their labels (default: those found in --images); alone: only checks these",
-    )
-    parser.add_argument(
-        "--validation", type=input_path, metavar="PATH", help="validation images, as --images (default: those)"
-    )
-    parser.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
+    add_input(parser, "--images", "--train", help="folder of images, or a .rec with images and labels")
+    add_input(parser, "--labels", help="their labels (default: those found in --images); alone: only checks these")
+    add_input(parser, "--validation", help="validation images, as --images (default: those)")
+    add_input(parser, "--validation_labels", help="validation labels, as --labels")
     add_label_flags(parser)
     parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
     parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
-    parser.add_argument("--json", type=output_path, metavar="FILE", help="write all findings and statistics here")
+    add_output(parser, "--json", help="write all findings and statistics here")
     return parser
 
 

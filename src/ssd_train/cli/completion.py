@@ -36,8 +36,8 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
         module = importlib.import_module(f"ssd_train.cli.{name}")
         if name == "prepare":
             steps = subparsers.add_parser(name, help=text).add_subparsers()
-            for step, (summary, make_parser, _) in module.STEPS.items():
-                _add(steps, step, summary, make_parser())
+            for step in module.STEPS:
+                _add(steps, step, module.STEPS[step].summary, module.make_parser(step))
         elif name == "launch":
             modes = [make_parser() for make_parser, _, _ in module.MODES.values()]
             _add(subparsers, name, text, module.make_launch_parser(), *modes)

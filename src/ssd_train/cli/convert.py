@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from ssd_train.cli.arguments import Parser, program
-from ssd_train.cli.paths import input_path, output_dir, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output_dir, staged_s3_paths
 from ssd_train.data.labels import parse_class_names
 from ssd_train.storage.archive import open_model
 
@@ -36,16 +36,13 @@ def make_parser() -> Parser:
         description="Convert a model of SageMaker's built-in Object Detection algorithm for predict, evaluate, export "
         "and serve. The converted model cannot be trained further.",
     )
-    parser.add_argument(
+    add_input(
+        parser,
         "--model",
-        type=input_path,
         required=True,
-        metavar="PATH",
         help="its model.tar.gz, or a folder with model_algo_1-symbol.json, model_algo_1-0000.params, hyperparams.json",
     )
-    parser.add_argument(
-        "--output", type=output_dir, required=True, metavar="FOLDER", help="folder of the converted model"
-    )
+    add_output_dir(parser, "--output", required=True, help="folder of the converted model")
     parser.add_argument("--overwrite", action="store_true", help="replace another converted model in --output")
     parser.add_argument(
         "--nms",

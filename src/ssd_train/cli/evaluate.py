@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
-from ssd_train.cli.paths import input_path, output_path, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
 from ssd_train.data.image_io import read_header
 from ssd_train.data.labels import LabeledDataset, load_labels
 from ssd_train.data.structures import LabeledImage
@@ -38,25 +38,20 @@ def run(arguments: Sequence[str]) -> int:
 def make_parser() -> Parser:
     """Return the parser of evaluate."""
     parser = Parser(prog=program("evaluate"), description="Score a model, or a file of answers, against labels.")
-    parser.add_argument("--model", type=input_path, metavar="PATH", help=MODEL_HELP)
-    parser.add_argument(
+    add_input(parser, "--model", help=MODEL_HELP)
+    add_input(
+        parser,
         "--predictions",
-        type=input_path,
-        metavar="PATH",
         help="answers in place of a model's: JSON Lines, COCO results, a .out file or a folder of these; class ids "
         "without names are --model's, or else those of the labels",
     )
-    parser.add_argument(
-        "--images", type=input_path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
-    )
-    parser.add_argument(
-        "--labels", type=input_path, required=True, metavar="PATH", help="labels of any format, as for train"
-    )
+    add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
+    add_input(parser, "--labels", required=True, help="labels of any format, as for train")
     add_label_flags(parser)
     parser.add_argument(
         "--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures; default: 0.5"
     )
-    parser.add_argument("--json", type=output_path, metavar="FILE", help="write the scores there, too")
+    add_output(parser, "--json", help="write the scores there, too")
     add_engine_flags(parser)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Sequence
 
 from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
-from ssd_train.cli.paths import find_images, input_path, output_path, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output, find_images, staged_s3_paths
 from ssd_train.data.labels import load_labels
 from ssd_train.errors import ConfigError
 from ssd_train.progress import Progress
@@ -64,13 +64,9 @@ def make_parser() -> Parser:
         "detections as the model, an 8-bit export must keep its mAP.",
         epilog="formats:\n" + "\n".join(f"  {name:<10} {text}" for name, text in FORMATS.items()),
     )
-    parser.add_argument(
-        "--model", type=input_path, required=True, metavar="PATH", help="a model folder or its model.tar.gz"
-    )
+    add_input(parser, "--model", required=True, help="a model folder or its model.tar.gz")
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="export format, see below")
-    parser.add_argument(
-        "--output", type=output_path, required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)"
-    )
+    add_output(parser, "--output", required=True, metavar="PATH", help="a file .onnx, or a folder (symbol, int8)")
     parser.add_argument("--overwrite", action="store_true", help="replace the export of another model in --output")
     parser.add_argument(
         "--input",
@@ -86,23 +82,17 @@ def make_parser() -> Parser:
         help="0: an ONNX file that ends before non-maximum suppression, with the outputs scores (N, anchors, classes) "
         "and boxes (N, anchors, 4), for runtimes that lack it, such as OpenCV's; default: 1",
     )
-    parser.add_argument(
+    add_input(
+        parser,
         "--images",
-        type=input_path,
         metavar="FOLDER",
         help="images for verification; 32 bits: default: synthetic ones; 8 bits: default: those in or next to the "
         "labels",
     )
-    parser.add_argument(
-        "--labels", type=input_path, metavar="PATH", help="labels of the images, in any format, for 8 bits"
-    )
+    add_input(parser, "--labels", help="labels of the images, in any format, for 8 bits")
     add_label_flags(parser)
-    parser.add_argument(
-        "--calibration",
-        type=input_path,
-        nargs="+",
-        metavar="PATH",
-        help="calibration images or folders for 8 bits (default: those of --images)",
+    add_input(
+        parser, "--calibration", nargs="+", help="calibration images or folders for 8 bits (default: those of --images)"
     )
     parser.add_argument(
         "--max_map_drop", type=float, default=0.01, help="maximum loss of mAP in 8 bits, 0 to 1; default: 0.01"

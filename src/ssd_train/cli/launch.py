@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
 
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
+from ssd_train.cli.arguments import Parser, key_value, make_progress, number_in_range, program, unique_keys
 from ssd_train.cli.paths import output_file, overlay_paths, write_overlay
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.json_lines import dump_json, parse_object
@@ -63,7 +63,9 @@ def add_job_flags(parser: Parser) -> None:
     parser.add_argument("--role", required=True, metavar="ROLE", help="name or ARN of the IAM role for SageMaker")
     parser.add_argument("--output", required=True, metavar="s3://BUCKET/PREFIX", help="S3 prefix of all output")
     parser.add_argument("--image", default="", metavar="URI", help="container image (default: AWS's for MXNet 1.9.0)")
-    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="tag; may be repeated")
+    parser.add_argument(
+        "--tag", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="tag; may be repeated"
+    )
     parser.add_argument(
         "--source_dir",
         type=Path,
@@ -71,17 +73,6 @@ def add_job_flags(parser: Parser) -> None:
         help="folder of the entry point (default: that of this package)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the requests as JSON without sending them")
-
-
-def pairs(texts: Sequence[str], flag: str) -> Dict[str, str]:
-    """Parse KEY=VALUE texts into a dictionary."""
-    values: Dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals or key in values:
-            raise ConfigError(f"{flag}: found {text!r}, expected KEY=VALUE with unique keys")
-        values[key] = value
-    return values
 
 
 def comma_list(text: str) -> Tuple[str, ...]:
@@ -132,7 +123,7 @@ def run_deploy(arguments: Sequence[str]) -> int:
     """Create an endpoint, or update an existing one."""
     flags, progress = parse_named(deploy_parser(), "deploy", arguments), make_progress()
     amazon, region, role = connect(flags)
-    service, tags = _service(flags, flags.deploy, region, role), pairs(flags.tag, "tag")
+    service, tags = _service(flags, flags.deploy, region, role), unique_keys("tag", flags.tag)
     endpoint = endpoint_request(flags.deploy, service)
     requests = {
         "create_model": model_request(service, tags),
@@ -167,7 +158,7 @@ def run_transform(arguments: Sequence[str]) -> int:
     """Start a batch transform job."""
     flags, progress = parse_named(transform_parser(), "transform", arguments), make_progress()
     amazon, region, role = connect(flags)
-    service, tags = _service(flags, flags.transform, region, role), pairs(flags.tag, "tag")
+    service, tags = _service(flags, flags.transform, region, role), unique_keys("tag", flags.tag)
     images = check_folder("pictures", flags.pictures)
     output = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
     requests = {
@@ -418,7 +409,9 @@ def make_launch_parser() -> Parser:
     for name, what in INPUTS.items():
         names = ("--train", "--images") if name == "train" else (f"--{name}",)
         parser.add_argument(*names, default="", metavar="s3://...", required=name == "train", help=what)
-    parser.add_argument("--channel", action="append", default=[], metavar="NAME=s3://...", help="another channel")
+    parser.add_argument(
+        "--channel", type=key_value, action="append", default=[], metavar="NAME=s3://...", help="another channel"
+    )
     parser.add_argument("--pipe", action="store_true", help="stream images (Pipe mode) instead of copying them first")
     parser.add_argument(
         "--attribute_names", type=comma_list, default=(), metavar="source-ref,LABEL", help="of a streamed manifest"
@@ -470,14 +463,14 @@ def job_of(flags: argparse.Namespace, region: str, role: str) -> Job:
         "region": region,
         "role": role,
         "channels": _channels(flags),
-        "tags": pairs(flags.tag, "tag"),
+        "tags": unique_keys("tag", flags.tag),
     }
     return Job(**fields)
 
 
 def _channels(flags: argparse.Namespace) -> Dict[str, Channel]:
     inputs = {name: getattr(flags, name) for name in INPUTS}
-    return make_channels({**inputs, **pairs(flags.channel, "channel")}, flags.pipe, flags.attribute_names)
+    return make_channels({**inputs, **unique_keys("channel", flags.channel)}, flags.pipe, flags.attribute_names)
 
 
 def _name_length(flags: argparse.Namespace) -> int:

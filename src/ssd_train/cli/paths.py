@@ -1,9 +1,9 @@
 """s3:// paths in flags: downloaded before and uploaded after a command, which sees local paths only.
 
-    parser.add_argument("--labels", type=source)
-    parser.add_argument("--model_dir", type=target_folder)
+    add_input(parser, "--labels", help="...")
+    add_output_dir(parser, "--model_dir", help="...")
     ...
-    with localised(flags) as progress:
+    with staged_s3_paths(flags) as progress:
         ...
 
 (The type Path would turn them into s3:/bucket/key.)
@@ -18,7 +18,7 @@ import shutil
 import uuid
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Sequence, Union
 
 import numpy as np
 
@@ -75,6 +75,24 @@ def local_dir(text: str) -> Path:
     if is_url(text):
         raise ConfigError(f"found {text}, expected a local folder (SageMaker synchronises it with S3)")
     return local_path(text)
+
+
+AnyParser = Union[argparse.ArgumentParser, argparse._ArgumentGroup]
+
+
+def add_input(parser: AnyParser, *names: str, metavar: str = "PATH", **settings: Any) -> None:
+    """Add a flag for the path of an input."""
+    parser.add_argument(*names, type=input_path, metavar=metavar, **settings)
+
+
+def add_output(parser: AnyParser, *names: str, metavar: str = "FILE", **settings: Any) -> None:
+    """Add a flag for the path of an output, a file or a folder."""
+    parser.add_argument(*names, type=output_path, metavar=metavar, **settings)
+
+
+def add_output_dir(parser: AnyParser, *names: str, **settings: Any) -> None:
+    """Add a flag for the path of an output folder."""
+    parser.add_argument(*names, type=output_dir, metavar="FOLDER", **settings)
 
 
 @contextlib.contextmanager

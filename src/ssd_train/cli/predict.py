@@ -24,10 +24,11 @@ from ssd_train.cli.arguments import (
 )
 from ssd_train.cli.paths import (
     S3Path,
+    add_input,
+    add_output,
+    add_output_dir,
     find_images,
     input_path,
-    output_dir,
-    output_path,
     overlay_paths,
     staged_s3_paths,
     write_overlay,
@@ -108,11 +109,10 @@ def make_parser() -> Parser:
         metavar="PATH",
         help="picture or folder of pictures; or a video (mp4, avi, mov, mkv, webm)",
     )
-    parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
-    parser.add_argument(
+    add_input(parser, "--model", required=True, help=MODEL_HELP)
+    add_output(
+        parser,
         "--output",
-        type=output_path,
-        metavar="FILE",
         help="answers, all candidates; -: standard output; default: predictions.jsonl, or as --format has it",
     )
     parser.add_argument(
@@ -122,14 +122,9 @@ def make_parser() -> Parser:
         help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
         "picture); default: jsonl",
     )
-    parser.add_argument("--overlays", type=output_dir, metavar="FOLDER", help="pictures with boxes drawn on them")
-    parser.add_argument("--pdf", type=output_path, metavar="FILE", help="all pictures with boxes, 15 a page")
-    parser.add_argument(
-        "--labels",
-        type=input_path,
-        metavar="PATH",
-        help="what is true of them, of any format: drawn beside what is found",
-    )
+    add_output_dir(parser, "--overlays", help="pictures with boxes drawn on them")
+    add_output(parser, "--pdf", help="all pictures with boxes, 15 a page")
+    add_input(parser, "--labels", help="what is true of them, of any format: drawn beside what is found")
     add_label_flags(parser)
     add_threshold_flag(parser)
     parser.add_argument(
@@ -149,10 +144,9 @@ def make_parser() -> Parser:
         default=Tiling().overlap,
         help=f"share of its side that a tile has in common with the next; default: {Tiling().overlap}",
     )
-    parser.add_argument(
+    add_output_dir(
+        parser,
         "--transform_output",
-        type=output_dir,
-        metavar="FOLDER",
         help="in place of all that: NAME.out for each picture, as a batch transform job leaves them",
     )
     parser.add_argument(

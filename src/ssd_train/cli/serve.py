@@ -20,7 +20,7 @@ from ssd_train.cli.arguments import (
     program,
     score_threshold,
 )
-from ssd_train.cli.paths import S3Path, input_path, staged_s3_paths
+from ssd_train.cli.paths import S3Path, add_input, staged_s3_paths
 from ssd_train.data.image_io import ImageLimits
 from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import ENGINES, Detector, Engine
@@ -115,7 +115,7 @@ def make_parser() -> Parser:
         description="Serve a model over HTTP: /invocations and /ping as in SageMaker endpoints, a test page at /, and "
         "/metrics for Prometheus.",
     )
-    parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
+    add_input(parser, "--model", required=True, help=MODEL_HELP)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all interfaces; default: this machine only"
     )

@@ -20,7 +20,7 @@ from ssd_train import __version__
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
 from ssd_train.cli.config_file import config_text
 from ssd_train.cli.dry_run import dry_run
-from ssd_train.cli.paths import input_path, local_dir, output_dir, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output_dir, local_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
 from ssd_train.environment import CHANNELS, Environment, is_hosted, sagemaker_hyperparameters
 from ssd_train.errors import ConfigError, TrainingDiverged, TrainingInterrupted
@@ -330,35 +330,18 @@ def make_parser() -> Parser:
     )
     titles = ("data", "outputs", "network", "augmentation", "optimization", "evaluation and stopping")
     data, outputs, network, *_ = [parser.group(title) for title in titles]
-    data.add_argument(
-        "--train",
-        "--images",
-        type=input_path,
-        metavar="PATH",
-        help="folder of images, or a .rec with images and labels",
-    )
-    data.add_argument(
+    add_input(data, "--train", "--images", help="folder of images, or a .rec with images and labels")
+    add_input(
+        data,
         "--labels",
-        type=input_path,
-        metavar="PATH",
         help="labels, a file or folder: Ground Truth manifest, COCO .json, or a folder of image+JSON, VOC or YOLO "
         "labels (default: those found in --train)",
     )
-    data.add_argument(
-        "--validation",
-        type=input_path,
-        metavar="PATH",
-        help="validation images, as --train (default: those of --train)",
-    )
-    data.add_argument("--validation_labels", type=input_path, metavar="PATH", help="validation labels, as --labels")
+    add_input(data, "--validation", help="validation images, as --train (default: those of --train)")
+    add_input(data, "--validation_labels", help="validation labels, as --labels")
     add_fetch_flag(data)
-    outputs.add_argument("--model_dir", type=output_dir, metavar="FOLDER", help="default: model")
-    outputs.add_argument(
-        "--output_dir",
-        type=output_dir,
-        metavar="FOLDER",
-        help="report, metrics.csv and config.yaml; default: output",
-    )
+    add_output_dir(outputs, "--model_dir", help="default: model")
+    add_output_dir(outputs, "--output_dir", help="report, metrics.csv and config.yaml; default: output")
     outputs.add_argument(
         "--log", choices=("tensorboard",), help="also log metrics there, in the folder tensorboard of --output_dir"
     )
@@ -378,16 +361,15 @@ def make_parser() -> Parser:
         choices=(0, 1),
         help="replace the model in --model_dir and the report in --output_dir, even if they are of another run",
     )
-    network.add_argument(
+    add_input(
+        network,
         "--pretrained",
-        type=input_path,
-        metavar="PATH",
         help="weights to start from: a .params file, a .safetensors file of timm or torchvision, a model folder or its "
         "model.tar.gz (default: the network of GluonCV's model zoo that --zoo names)",
     )
-    network.add_argument(
+    add_input(
+        network,
         "--weights_dir",
-        type=input_path,
         metavar="FOLDER",
         help="folder with files of the model zoo, which is searched before GluonCV's cache and the zoo itself",
     )

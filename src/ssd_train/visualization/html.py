@@ -94,7 +94,9 @@ _SERIES = "".join(f".c{index} {{ --ink: var(--c{index}); }}\n" for index in rang
 
 STYLE = (
     ":root { color-scheme: light dark; " + _class_colours(on_light=True) + " }\n"
-    "@media screen and (prefers-color-scheme: dark) { :root { " + _class_colours(on_light=False) + " } }\n\n"
+    "@media screen and (prefers-color-scheme: dark) { :root { "
+    + _class_colours(on_light=False)
+    + " } }\n\n"
     + Path(__file__).with_name("report.css").read_text("utf-8")
     + _SERIES
 )

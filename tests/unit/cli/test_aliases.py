@@ -18,7 +18,7 @@ from ssd_train.errors import ConfigError
 
 def parsers():
     """The parser of every command, step and mode by name."""
-    named = {f"prepare {name}": step.make_parser() for name, step in prepare.STEPS.items()}
+    named = {f"prepare {step}": prepare.make_parser(step) for step in prepare.STEPS}
     named.update({f"launch --{name}": make_parser() for name, (make_parser, _, _) in MODES.items()})
     named["launch"] = make_launch_parser()
     for name in COMMANDS:

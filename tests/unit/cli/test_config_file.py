@@ -114,10 +114,10 @@ def test_train_two_files_are_refused(write):
         (predict.make_parser, "images: [a, b]\nmodel: m\n", ["c"], {"paths": ["c"], "model": "m"}),
         (predict.make_parser, "paths: a\nweights: m\n", [], {"paths": ["a"], "model": "m"}),
         (evaluate.make_parser, "labels: l\nclass_names: [a, b]\n", [], {"labels": "l", "class_names": "a,b"}),
-        (prepare.split_parser, "labels: m\noutput: o\nfractions: [0.5, 0.5]\nstratify: true\n", ["--seed", "3"],
+        (lambda: prepare.make_parser("split"), "labels: m\noutput: o\nfractions: [0.5, 0.5]\nstratify: true\n", ["--seed", "3"],
          {"manifest": "m", "fractions": [0.5, 0.5], "stratify": True, "seed": 3}),
-        (prepare.relabel_parser, "manifest: m\noutput: o\nrename: [a=b, c=d]\n", [], {"rename": ["a=b", "c=d"]}),
-        (prepare.relabel_parser, "manifest: m\noutput: o\nrename: a=b\n", ["--rename", "c=d"], {"rename": ["c=d"]}),
+        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: [a=b, c=d]\n", [], {"rename": [("a", "b"), ("c", "d")]}),
+        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: a=b\n", ["--rename", "c=d"], {"rename": [("c", "d")]}),
     ],
 )  # fmt: skip
 def test_other_commands_take_a_file(write, make_parser, text, arguments, expected):
@@ -131,4 +131,4 @@ def test_other_commands_take_a_file(write, make_parser, text, arguments, expecte
 def test_launch_takes_settings_and_flags_of_a_file(write):
     text = "train: s3://b/i\nrole: r\noutput: s3://b/o\nepochs: 3\ntag: [a=b]\nspot: true\n"
     known, settings = launch.make_launch_parser().parse_settings(["--config", write(text)])
-    assert (known.train, known.tag, known.spot, settings) == ("s3://b/i", ["a=b"], True, {"epochs": "3"})
+    assert (known.train, known.tag, known.spot, settings) == ("s3://b/i", [("a", "b")], True, {"epochs": "3"})
