@@ -101,7 +101,7 @@ def add_augment_flags(parser: Parser) -> None:
 
 
 def run_augment(flags: argparse.Namespace, progress: Progress) -> None:
-    """Write augmented images, then their manifest; if an image is unreadable, no manifest is written."""
+    """Write five versions of each labelled image: original, two mirrored, two rotated."""
     if flags.annotations_only == bool(flags.images):
         raise ConfigError("augment: expected either --images FOLDER or --annotations_only")
     output = f"{flags.output}/augmented.manifest"
@@ -128,7 +128,11 @@ def add_convert_flags(parser: Parser) -> None:
 
 
 def run_convert(flags: argparse.Namespace, progress: Progress) -> None:
-    """Convert labels, and print the number of images and of lost properties."""
+    """Write labels of one format as another.
+
+    --from video reads the frames of a Ground Truth video job. Images are written only into RecordIO, and where
+    --output_images says.
+    """
     data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
     refuse_own_input(flags.output, flags.labels, data.labels.source)
     # YOLO's images folder may lie in the output folder, which `convert` must create first
@@ -174,7 +178,7 @@ def add_frames_flags(parser: Parser) -> None:
 
 
 def run_frames(flags: argparse.Namespace, progress: Progress) -> None:
-    """Write the frames of videos."""
+    """Extract frames of videos as <video>_000000.jpg, numbered over all frames."""
     options = WriteOptions(flags.quality, flags.overwrite)
     for done in extract_frames(flags.videos, flags.output, Choice(flags.every, flags.format), options, progress):
         if done.read < done.promised:
@@ -193,7 +197,10 @@ def add_grayscale_flags(parser: Parser) -> None:
 
 
 def run_grayscale(flags: argparse.Namespace, progress: Progress) -> None:
-    """Write grayscale images; raises a DataError at the end if some are unreadable."""
+    """Convert images to grayscale, with the same names and formats, so that labels stay valid.
+
+    Resumes an interrupted run.
+    """
     done = grayscale(flags.images, flags.output, WriteOptions(flags.quality, flags.overwrite), progress)
     report(done, flags.output, progress)
 
@@ -214,7 +221,7 @@ def add_join_flags(parser: Parser) -> None:
 
 
 def run_join(flags: argparse.Namespace, progress: Progress) -> None:
-    """Merge manifests."""
+    """Merge the manifests of several labeling jobs. Lines are not changed."""
     paths = [manifest(path, flags.output) for path in flags.manifests]
     done = join(paths, flags.output, flags.on_duplicate, flags.label_attribute)
     for path, count in zip(paths, done.lines_in):
@@ -350,7 +357,7 @@ def add_relabel_flags(parser: Parser) -> None:
 
 
 def run_relabel(flags: argparse.Namespace, progress: Progress) -> None:
-    """Change the classes of a manifest."""
+    """Change classes: --from_keys first, then --rename, then --drop."""
     keys = [key.strip() for key in flags.from_keys.split(",") if key.strip()]
     rules = RelabelRules(keys, unique_keys("rename", flags.rename or ()), flags.drop, flags.when_empty, flags.renumber)
     done = relabel(manifest(flags.manifest, flags.output), flags.output, rules, flags.label_attribute)
@@ -382,7 +389,7 @@ def add_sheet_flags(parser: Parser) -> None:
 
 
 def run_sheet(flags: argparse.Namespace, progress: Progress) -> None:
-    """Write a contact sheet; raises a DataError at the end if some images are unreadable."""
+    """Draw labelled images with their boxes on a contact sheet."""
     format = FORMATS.get(flags.output.suffix.lower())
     if format is None:
         raise ConfigError(f"output: found {str(flags.output)!r}, expected a suffix among {', '.join(FORMATS)}")
@@ -436,7 +443,7 @@ def add_split_flags(parser: Parser) -> None:
 
 
 def run_split(flags: argparse.Namespace, progress: Progress) -> None:
-    """Split a manifest."""
+    """Split a manifest at random. Lines of the same image stay in the same split."""
     options = SplitOptions(flags.fractions, flags.seed, flags.group, flags.stratify, flags.label_attribute)
     outputs = [f"{flags.output}/{name}.manifest" for name in _names(flags.names, len(options.fractions))]
     source = manifest(flags.manifest, *outputs)
@@ -456,89 +463,32 @@ def _names(names: "List[str] | None", count: int) -> List[str]:
 
 
 class Step(NamedTuple):
-    """A step: its line in the list of steps, its description, and functions that add its flags and run it."""
+    """A step: its line in the list of steps, and functions that add its flags and run it."""
 
     summary: str
-    description: str
     add_flags: Callable[[Parser], None]
     run: Callable[[argparse.Namespace, Progress], None]
 
 
 STEPS = {
-    "manifest": Step(
-        "write the input manifest of a labeling job for images",
-        "Write the input manifest of a labeling job.",
-        add_manifest_flags,
-        run_manifest,
-    ),
-    "frames": Step(
-        "extract every n-th frame of videos",
-        "Extract frames of videos as <video>_000000.jpg, numbered over all frames.",
-        add_frames_flags,
-        run_frames,
-    ),
-    "join": Step(
-        "merge manifests of several labeling jobs",
-        "Merge the manifests of several labeling jobs. Lines are not changed.",
-        add_join_flags,
-        run_join,
-    ),
-    "keep": Step(
-        "keep the lines and boxes that match conditions",
-        "Keep the lines that match all conditions, and their boxes with enough confidence.",
-        add_keep_flags,
-        run_keep,
-    ),
-    "drop": Step(
-        "drop the lines that match conditions",
-        "Drop the lines that match all conditions.",
-        add_drop_flags,
-        run_drop,
-    ),
-    "relabel": Step(
-        "change classes: take names from keys, rename, merge, drop",
-        "Change classes: --from_keys first, then --rename, then --drop.",
-        add_relabel_flags,
-        run_relabel,
-    ),
-    "split": Step(
-        "split a manifest into train, validation and test",
-        "Split a manifest at random. Lines of the same image stay in the same split.",
-        add_split_flags,
-        run_split,
-    ),
-    "grayscale": Step(
-        "convert images to grayscale",
-        "Convert images to grayscale, with the same names and formats, so that labels stay valid. Resumes an "
-        "interrupted run.",
-        add_grayscale_flags,
-        run_grayscale,
-    ),
-    "augment": Step(
-        "write mirrored and rotated copies of labelled images",
-        "Write five versions of each labelled image: original, two mirrored, two rotated.",
-        add_augment_flags,
-        run_augment,
-    ),
-    "convert": Step(
-        "convert labels to another format",
-        "Labels of one format as another; --from video reads the frames of a Ground Truth video job. Images are "
-        "written only into RecordIO, and where --output_images says.",
-        add_convert_flags,
-        run_convert,
-    ),
-    "sheet": Step(
-        "draw labelled images on a contact sheet",
-        "Draw labelled images with their boxes on a contact sheet.",
-        add_sheet_flags,
-        run_sheet,
-    ),
+    "manifest": Step("write the input manifest of a labeling job for images", add_manifest_flags, run_manifest),
+    "frames": Step("extract every n-th frame of videos", add_frames_flags, run_frames),
+    "join": Step("merge manifests of several labeling jobs", add_join_flags, run_join),
+    "keep": Step("keep the lines and boxes that match conditions", add_keep_flags, run_keep),
+    "drop": Step("drop the lines that match conditions", add_drop_flags, run_drop),
+    "relabel": Step("change classes: take names from keys, rename, merge, drop", add_relabel_flags, run_relabel),
+    "split": Step("split a manifest into train, validation and test", add_split_flags, run_split),
+    "grayscale": Step("convert images to grayscale", add_grayscale_flags, run_grayscale),
+    "augment": Step("write mirrored and rotated copies of labelled images", add_augment_flags, run_augment),
+    "convert": Step("convert labels to another format", add_convert_flags, run_convert),
+    "sheet": Step("draw labelled images on a contact sheet", add_sheet_flags, run_sheet),
 }
 
 
 def make_parser(step: str) -> Parser:
-    """Return the parser of a step."""
-    parser = Parser(prog=program("prepare", step), description=STEPS[step].description)
+    """Return the parser of a step, described by the docstring of its function."""
+    description = " ".join((STEPS[step].run.__doc__ or "").split())
+    parser = Parser(prog=program("prepare", step), description=description)
     STEPS[step].add_flags(parser)
     return parser
 
