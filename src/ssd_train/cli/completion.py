@@ -39,7 +39,7 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
             for step in module.STEPS:
                 _add(steps, step, module.STEPS[step].summary, module.make_parser(step))
         elif name == "launch":
-            modes = [make_parser() for make_parser, _, _ in module.MODES.values()]
+            modes = map(module.make_mode_parser, module.MODES)
             _add(subparsers, name, text, module.make_launch_parser(), *modes)
         else:
             _add(subparsers, name, text, module.make_parser())

@@ -1,4 +1,4 @@
-"""Flags, names, tags and output shared by the modes of launch."""
+"""The command launch and its modes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.cli.arguments import Parser, key_value, make_progress, number_in_range, program, unique_keys
 from ssd_train.cli.paths import output_file, overlay_paths, write_overlay
@@ -17,6 +17,7 @@ from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
 from ssd_train.evaluation.predictions import check_prediction_lines
+from ssd_train.launch import requests
 from ssd_train.launch.aws_client import AwsClient
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
@@ -31,31 +32,10 @@ from ssd_train.launch.job import (
     make_channels,
 )
 from ssd_train.launch.job_logs import describe_job, follow
-from ssd_train.launch.requests import (
-    MACHINE_FLAGS,
-    Service,
-    check_folder,
-    endpoint_config_request,
-    endpoint_request,
-    invoke_request,
-    model_request,
-    parse_response,
-    require_weights,
-    tag_list,
-    training_request,
-    transform_request,
-)
 from ssd_train.launch.tuning import RANGES, parse_ranges, tuning_request
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
 from ssd_train.visualization.draw import draw_detections
-
-
-def make_mode_parser(mode: str, description: str, others: Collection[str] = ()) -> Parser:
-    """Return the parser of a mode with the common flags; `others` as in Parser."""
-    parser = Parser(others, prog=program(f"launch{mode}"), description=description)
-    parser.add_argument("--region", metavar="NAME", help="AWS region; default: that of the AWS configuration")
-    return parser
 
 
 def add_job_flags(parser: Parser) -> None:
@@ -80,13 +60,6 @@ def comma_list(text: str) -> Tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def parse_named(parser: Parser, mode: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the flags of a mode; raises ConfigError if its name is invalid for SageMaker."""
-    flags = parser.parse_args(list(arguments))
-    check_name(mode, getattr(flags, mode))
-    return flags
-
-
 def timestamped_name(name: str, length: int = NAME_LENGTH) -> str:
     """Return `name` with a timestamp, truncated to `length` characters."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -104,85 +77,40 @@ def connect(flags: argparse.Namespace) -> "Tuple[Optional[AwsClient], str, str]"
     return amazon, amazon.region, amazon.role_arn(flags.role)
 
 
-def print_requests(requests: Dict[str, Any], progress: Progress) -> int:
-    """Print requests by operation as JSON; returns the exit code."""
-    progress.info(json.dumps(requests, indent=2))
-    return 0
-
-
-def deploy_parser() -> Parser:
-    """Return the parser of --deploy."""
-    parser = make_mode_parser(" --deploy NAME", "Create an endpoint for a model. It is billed until it is deleted.")
-    parser.add_argument("--deploy", required=True, metavar="NAME", help="name of the endpoint")
-    parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
-    _add_model_flags(parser)
-    return parser
-
-
-def run_deploy(arguments: Sequence[str]) -> int:
-    """Create an endpoint, or update an existing one."""
-    flags, progress = parse_named(deploy_parser(), "deploy", arguments), make_progress()
-    amazon, region, role = connect(flags)
-    service, tags = _service(flags, flags.deploy, region, role), unique_keys("tag", flags.tag)
-    endpoint = endpoint_request(flags.deploy, service)
-    requests = {
-        "create_model": model_request(service, tags),
-        "create_endpoint_config": endpoint_config_request(service, tags),
+def run_deploy(flags: argparse.Namespace, progress: Progress) -> None:
+    """Create an endpoint for a model. It is billed until it is deleted."""
+    amazon, service = _service(flags, flags.deploy)
+    endpoint = requests.endpoint_request(flags.deploy, service)
+    operations = {
+        "create_model": requests.model_request(service),
+        "create_endpoint_config": requests.endpoint_config_request(service),
     }
     if flags.update:
-        requests["update_endpoint"] = endpoint
+        operations["update_endpoint"] = endpoint
     else:
-        requests["create_endpoint"] = {**endpoint, "Tags": tag_list(tags)}
-    if flags.dry_run or amazon is None:
-        return print_requests(requests, progress)
-    _create_resources(amazon, flags, service, requests)
-    progress.info(f"starting: {flags.deploy} (takes some minutes)")
-    progress.info(f"next:     {program('launch')} --invoke {flags.deploy} --images IMAGE --region {region}")
-    progress.info(f"delete:   {program('launch')} --delete {flags.deploy} --region {region}")
-    return 0
+        operations["create_endpoint"] = {**endpoint, "Tags": requests.tag_list(service.tags)}
+    if _send_all(amazon, flags, service, operations, progress):
+        progress.info(f"starting: {flags.deploy} (takes some minutes)")
+        progress.info(f"next:     {program('launch')} --invoke {flags.deploy} --images IMAGE --region {service.region}")
+        progress.info(f"delete:   {program('launch')} --delete {flags.deploy} --region {service.region}")
 
 
-def transform_parser() -> Parser:
-    """Return the parser of --transform."""
-    parser = make_mode_parser(" --transform NAME", "Run a model on all images below an S3 prefix and write JSON files.")
-    parser.add_argument("--transform", required=True, metavar="NAME", help="name of the job; a timestamp is added")
-    parser.add_argument(
-        "--images", "--pictures", dest="pictures", required=True, metavar="s3://...", help="S3 prefix of the images"
-    )
-    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
-    _add_model_flags(parser)
-    return parser
-
-
-def run_transform(arguments: Sequence[str]) -> int:
-    """Start a batch transform job."""
-    flags, progress = parse_named(transform_parser(), "transform", arguments), make_progress()
-    amazon, region, role = connect(flags)
-    service, tags = _service(flags, flags.transform, region, role), unique_keys("tag", flags.tag)
-    images = check_folder("pictures", flags.pictures)
-    output = check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
-    requests = {
-        "create_model": model_request(service, tags),
-        "create_transform_job": transform_request(service, images, output, tags),
+def run_transform(flags: argparse.Namespace, progress: Progress) -> None:
+    """Run a model on all images below an S3 prefix and write JSON files."""
+    amazon, service = _service(flags, flags.transform)
+    images = requests.check_folder("pictures", flags.pictures)
+    output = requests.check_folder("answers", flags.answers or f"{flags.output.rstrip('/')}/{service.name}/answers")
+    operations = {
+        "create_model": requests.model_request(service),
+        "create_transform_job": requests.transform_request(service, images, output),
     }
-    if flags.dry_run or amazon is None:
-        return print_requests(requests, progress)
-    _create_resources(amazon, flags, service, requests)
-    progress.info(f"started: {service.name}")
-    progress.info(f"answers: {output}")
-    return 0
+    if _send_all(amazon, flags, service, operations, progress):
+        progress.info(f"started: {service.name}")
+        progress.info(f"answers: {output}")
 
 
-def delete_parser() -> Parser:
-    """Return the parser of --delete."""
-    parser = make_mode_parser(" --delete NAME", "Delete an endpoint, its configuration and its model.")
-    parser.add_argument("--delete", required=True, metavar="NAME", help="name of the endpoint")
-    return parser
-
-
-def run_delete(arguments: Sequence[str]) -> int:
-    """Delete an endpoint, its configuration and its models; archives on S3 are kept."""
-    flags, progress = parse_named(delete_parser(), "delete", arguments), make_progress()
+def run_delete(flags: argparse.Namespace, progress: Progress) -> None:
+    """Delete an endpoint, its configuration and its model."""
     amazon = AwsClient(flags.region)
     config = amazon.call("describe_endpoint", {"EndpointName": flags.delete})["EndpointConfigName"]
     variants = amazon.call("describe_endpoint_config", {"EndpointConfigName": config})["ProductionVariants"]
@@ -191,38 +119,38 @@ def run_delete(arguments: Sequence[str]) -> int:
     for variant in variants:
         amazon.call("delete_model", {"ModelName": variant["ModelName"]})
     progress.info(f"deleted: {flags.delete}")
-    return 0
 
 
-def _add_model_flags(parser: Parser) -> None:
-    add_job_flags(parser)
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="name of a training job, s3://.../model.tar.gz, or a local model folder or archive",
-    )
-    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
-    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
-
-
-def _service(flags: argparse.Namespace, name: str, region: str, role: str) -> Service:
-    folder = check_folder("output", flags.output)
+def _service(flags: argparse.Namespace, name: str) -> Tuple[Optional[AwsClient], requests.Service]:
+    """Return the client, see `connect`, and the model to serve, whose name is `name` with a timestamp."""
+    amazon, region, role = connect(flags)
+    folder = requests.check_folder("output", flags.output)
     machines: Dict[str, Any] = {"instance_type": flags.instance_type, "instance_count": flags.instance_count}
     entry_point_folder(flags.source_dir)
-    return Service(timestamped_name(name), role, region, folder, image=flags.image, **machines)
+    tags = unique_keys("tag", flags.tag)
+    return amazon, requests.Service(
+        timestamped_name(name), role, region, folder, image=flags.image, tags=tags, **machines
+    )
 
 
-def _create_resources(
-    amazon: AwsClient, flags: argparse.Namespace, service: Service, requests: Dict[str, Dict[str, Any]]
-) -> None:
-    """Upload the model and send the requests."""
+def _send_all(
+    amazon: Optional[AwsClient],
+    flags: argparse.Namespace,
+    service: requests.Service,
+    operations: Dict[str, Dict[str, Any]],
+    progress: Progress,
+) -> bool:
+    """Upload the model and send the requests by operation; with --dry_run show them and return False."""
+    if flags.dry_run or amazon is None:
+        progress.info(json.dumps(operations, indent=2))
+        return False
     _upload_model(amazon, flags, service)
-    for operation, request in requests.items():
+    for operation, request in operations.items():
         amazon.call(operation, request)
+    return True
 
 
-def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: Service) -> None:
+def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: requests.Service) -> None:
     """Upload the model with its inference code."""
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
         model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
@@ -236,17 +164,8 @@ def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: Service
         amazon.upload(served, service.archive)
 
 
-def describe_parser() -> Parser:
-    """Return the parser of --describe."""
-    parser = make_mode_parser(" --describe NAME", "Show the status of a training job.")
-    parser.add_argument("--describe", required=True, metavar="NAME", help="name of the training job")
-    parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
-    return parser
-
-
-def run_describe(arguments: Sequence[str]) -> int:
-    """Print status, metrics and model of a job; with --wait, follow its log first."""
-    flags, progress = parse_named(describe_parser(), "describe", arguments), make_progress()
+def run_describe(flags: argparse.Namespace, progress: Progress) -> None:
+    """Show the status of a training job."""
     amazon = AwsClient(flags.region)
     if flags.wait:
         description = follow(amazon, flags.describe, progress.info)
@@ -254,7 +173,6 @@ def run_describe(arguments: Sequence[str]) -> int:
         description = describe_job(amazon, flags.describe)
     for line in description_lines(description):
         progress.info(line)
-    return 0
 
 
 def description_lines(description: Dict[str, Any]) -> Iterator[str]:
@@ -269,42 +187,8 @@ def description_lines(description: Dict[str, Any]) -> Iterator[str]:
         yield f"model:  {model}"
 
 
-def invoke_parser() -> Parser:
-    """Return the parser of --invoke."""
-    parser = make_mode_parser(" --invoke NAME", "Send images to an endpoint.")
-    parser.add_argument("--invoke", required=True, metavar="NAME", help="name of the endpoint")
-    parser.add_argument(
-        "--images",
-        "--picture",
-        dest="picture",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="images to send",
-    )
-    parser.add_argument(
-        "--predictions",
-        type=output_file,
-        default=Path("predictions.jsonl"),
-        metavar="FILE",
-        help="JSON Lines file, -: standard output; default: predictions.jsonl",
-    )
-    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
-    parser.add_argument(
-        "--threshold",
-        type=number_in_range(float, 0, 1),
-        default=0.3,
-        help="minimum score of boxes in overlays, 0 to 1; default: 0.3",
-    )
-    parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
-    return parser
-
-
-def run_invoke(arguments: Sequence[str]) -> int:
-    """Send images to an endpoint; write predictions and overlays."""
-    flags = parse_named(invoke_parser(), "invoke", arguments)
-    progress = make_progress(beside=[flags.predictions])
+def run_invoke(flags: argparse.Namespace, progress: Progress) -> None:
+    """Send images to an endpoint."""
     images = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, images) if flags.overlays else {}
     amazon, class_names = AwsClient(flags.region), ClassNames(flags.class_names)
@@ -322,7 +206,6 @@ def run_invoke(arguments: Sequence[str]) -> int:
             write_overlay(overlays[prediction.image], drawn)
     if flags.overlays:
         progress.info(f"written: {flags.overlays}")
-    return 0
 
 
 def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
@@ -337,19 +220,102 @@ def _by_name(paths: Sequence[Path]) -> "dict[str, Path]":
 
 def _ask(amazon: AwsClient, endpoint: str, name: str, path: Path) -> bytes:
     """Return the response for one image as a line of predictions."""
-    request = invoke_request(endpoint, str(path), path.read_bytes())
+    request = requests.invoke_request(endpoint, str(path), path.read_bytes())
     response = amazon.call("invoke_endpoint", request, "sagemaker-runtime")
-    return dump_json({"image": name, "prediction": parse_response(endpoint, response["Body"].read())}) + b"\n"
+    return dump_json({"image": name, "prediction": requests.parse_response(endpoint, response["Body"].read())}) + b"\n"
 
 
-# flag of another mode -> its parser, function and help
+def _add_deploy_flags(parser: Parser) -> None:
+    parser.add_argument("--update", action="store_true", help="update an existing endpoint with this model")
+    _add_model_flags(parser)
+
+
+def _add_transform_flags(parser: Parser) -> None:
+    parser.add_argument(
+        "--images", "--pictures", dest="pictures", required=True, metavar="s3://...", help="S3 prefix of the images"
+    )
+    parser.add_argument("--answers", metavar="s3://...", help="S3 folder of the results (default: below --output)")
+    _add_model_flags(parser)
+
+
+def _add_model_flags(parser: Parser) -> None:
+    add_job_flags(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="name of a training job, s3://.../model.tar.gz, or a local model folder or archive",
+    )
+    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
+    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
+
+
+def _add_wait_flag(parser: Parser) -> None:
+    parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
+
+
+def _add_invoke_flags(parser: Parser) -> None:
+    images: Dict[str, Any] = {"dest": "picture", "required": True, "nargs": "+", "type": Path}
+    parser.add_argument("--images", "--picture", metavar="FILE", help="images to send", **images)
+    parser.add_argument(
+        "--predictions",
+        type=output_file,
+        default=Path("predictions.jsonl"),
+        metavar="FILE",
+        help="JSON Lines file, -: standard output; default: predictions.jsonl",
+    )
+    parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
+    threshold = number_in_range(float, 0, 1)
+    parser.add_argument(
+        "--threshold", type=threshold, default=0.3, help="minimum score of boxes in overlays, 0 to 1; default: 0.3"
+    )
+    parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
+
+
+class Mode(NamedTuple):
+    """A mode other than training: its help, that of its name, and functions that add its other flags and run it."""
+
+    summary: str
+    name_help: str
+    add_flags: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace, Progress], None]
+
+
+ENDPOINT = "name of the endpoint"
 MODES = {
-    "deploy": (deploy_parser, run_deploy, "create an endpoint for a model"),
-    "transform": (transform_parser, run_transform, "start a batch transform job on all images below an S3 prefix"),
-    "delete": (delete_parser, run_delete, "delete an endpoint with its configuration and model"),
-    "invoke": (invoke_parser, run_invoke, "send images to an endpoint; write JSON Lines and overlays"),
-    "describe": (describe_parser, run_describe, "show the status of a training job; with --wait, follow its log"),
+    "deploy": Mode("create an endpoint for a model", ENDPOINT, _add_deploy_flags, run_deploy),
+    "transform": Mode(
+        "start a batch transform job on all images below an S3 prefix",
+        "name of the job; a timestamp is added",
+        _add_transform_flags,
+        run_transform,
+    ),
+    "delete": Mode("delete an endpoint with its configuration and model", ENDPOINT, lambda parser: None, run_delete),
+    "invoke": Mode(
+        "send images to an endpoint; write JSON Lines and overlays", ENDPOINT, _add_invoke_flags, run_invoke
+    ),
+    "describe": Mode(
+        "show the status of a training job; with --wait, follow its log",
+        "name of the training job",
+        _add_wait_flag,
+        run_describe,
+    ),
 }
+
+
+def make_mode_parser(mode: str) -> Parser:
+    """Return the parser of a mode, described by the docstring of its function."""
+    parser = Parser(prog=program(f"launch --{mode} NAME"), description=MODES[mode].run.__doc__)
+    _add_region(parser)
+    parser.add_argument(f"--{mode}", required=True, metavar="NAME", help=MODES[mode].name_help)
+    MODES[mode].add_flags(parser)
+    return parser
+
+
+def _add_region(parser: Parser) -> None:
+    parser.add_argument("--region", metavar="NAME", help="AWS region; default: that of the AWS configuration")
+
+
 INPUTS = {
     "train": "training images: an S3 prefix, a RecordIO file, or with --pipe a manifest",
     "labels": "labels of the training images",
@@ -363,15 +329,18 @@ INPUTS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Start a training or tuning job, or run another mode; with --dry_run show the requests."""
-    for mode, (_, run_mode, _) in MODES.items():
+    for mode in MODES:
         if any(argument.split("=")[0] == f"--{mode}" for argument in arguments):
-            return run_mode(arguments)
+            flags = make_mode_parser(mode).parse_args(list(arguments))
+            check_name(mode, getattr(flags, mode))
+            MODES[mode].run(flags, make_progress(beside=vars(flags).values()))
+            return 0
     parser = make_launch_parser()
     flags, settings = parser.parse_settings(arguments)
-    train_settings = {name: value for name, value in settings.items() if name not in MACHINE_FLAGS}
+    train_settings = {name: value for name, value in settings.items() if name not in requests.MACHINE_FLAGS}
     # invalid settings are reported before AWS is called
     config = TrainConfig.from_mapping(train_settings, flags=(parser.names - parser.settings) | set(MODES))
-    require_weights(config, _channels(flags), flags.network_isolation, flags.image)
+    requests.require_weights(config, _channels(flags), flags.network_isolation, flags.image)
     if flags.job_name:
         check_name("job_name", flags.job_name, _name_length(flags))
     amazon, region, role = connect(flags)
@@ -382,11 +351,12 @@ def run(arguments: Sequence[str]) -> int:
         limits = (flags.max_jobs, flags.parallel_jobs)
         request = tuning_request(job, settings, parse_ranges(flags.tune), limits)
     else:
-        request = training_request(job, settings)
+        request = requests.training_request(job, settings)
     entry_point = entry_point_folder(flags.source_dir)
     progress = make_progress()
     if flags.dry_run or amazon is None:
-        return print_requests({operation: request}, progress)
+        progress.info(json.dumps({operation: request}, indent=2))
+        return 0
     _send(amazon, job, entry_point, operation, request)
     progress.info(f"started: {job.name}")
     if flags.tune:
@@ -401,9 +371,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_launch_parser() -> Parser:
     """Return the parser of the job's flags and of the settings of TrainConfig."""
-    parser = make_mode_parser("", "Train on SageMaker. Accepts all settings of train.", {*MACHINE_FLAGS, *MODES})
-    others = "\n".join(f"  --{mode:<10} {what}" for mode, (_, _, what) in MODES.items())
-    parser.epilog = f"other modes, each with its own --help:\n{others}\n\nsettings: {program('train')} --help"
+    others = "\n".join(f"  --{name:<10} {mode.summary}" for name, mode in MODES.items())
+    parser = Parser(
+        {*requests.MACHINE_FLAGS, *MODES},
+        prog=program("launch"),
+        description="Train on SageMaker. Accepts all settings of train.",
+        epilog=f"other modes, each with its own --help:\n{others}\n\nsettings: {program('train')} --help",
+    )
+    _add_region(parser)
     add_job_flags(parser)
     parser.add_argument("--job_name", metavar="NAME", help="default: ssd-train and the time")
     for name, what in INPUTS.items():
@@ -427,7 +402,7 @@ def make_launch_parser() -> Parser:
     )
     parser.add_argument("--max_jobs", type=int, default=10, help="tuning jobs in total; default: 10")
     parser.add_argument("--parallel_jobs", type=int, default=2, help="concurrent tuning jobs; default: 2")
-    parser.add_argument("--wait", action="store_true", help="follow the log of the job until it ends")
+    _add_wait_flag(parser)
     parser.add_settings(hidden=True)
     return parser
 

@@ -262,6 +262,7 @@ class Service(NamedTuple):
     instance_type: str = "ml.c5.xlarge"
     instance_count: int = 1
     image: str = ""
+    tags: Mapping[str, str] = {}
 
     @property
     def archive(self) -> str:
@@ -269,7 +270,7 @@ class Service(NamedTuple):
         return f"{self.folder.rstrip('/')}/{self.name}/{MODEL_ARCHIVE}"
 
 
-def model_request(service: Service, tags: Mapping[str, str]) -> Request:
+def model_request(service: Service) -> Request:
     """Return the CreateModel request, equal to that of SDK 2's MXNetModel."""
     return {
         "ModelName": service.name,
@@ -284,11 +285,11 @@ def model_request(service: Service, tags: Mapping[str, str]) -> Request:
                 "SAGEMAKER_REGION": service.region,
             },
         },
-        "Tags": tag_list(tags),
+        "Tags": tag_list(service.tags),
     }
 
 
-def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Request:
+def endpoint_config_request(service: Service) -> Request:
     """Return the CreateEndpointConfig request: one model on one instance type."""
     variant = {
         "VariantName": VARIANT,
@@ -297,7 +298,7 @@ def endpoint_config_request(service: Service, tags: Mapping[str, str]) -> Reques
         "InstanceType": service.instance_type,
         "InitialVariantWeight": 1,
     }
-    return {"EndpointConfigName": service.name, "ProductionVariants": [variant], "Tags": tag_list(tags)}
+    return {"EndpointConfigName": service.name, "ProductionVariants": [variant], "Tags": tag_list(service.tags)}
 
 
 def endpoint_request(endpoint: str, service: Service) -> Request:
@@ -305,7 +306,7 @@ def endpoint_request(endpoint: str, service: Service) -> Request:
     return {"EndpointName": endpoint, "EndpointConfigName": service.name}
 
 
-def transform_request(service: Service, images: str, output: str, tags: Mapping[str, str]) -> Request:
+def transform_request(service: Service, images: str, output: str) -> Request:
     """Return the CreateTransformJob request: a JSON file in the prefix `answers` for each image below `images`."""
     return {
         "TransformJobName": service.name,
@@ -320,7 +321,7 @@ def transform_request(service: Service, images: str, output: str, tags: Mapping[
         },
         "TransformOutput": {"S3OutputPath": output, "Accept": "application/json", "AssembleWith": "None"},
         "TransformResources": {"InstanceType": service.instance_type, "InstanceCount": service.instance_count},
-        "Tags": tag_list(tags),
+        "Tags": tag_list(service.tags),
     }
 
 

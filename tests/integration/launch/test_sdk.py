@@ -129,8 +129,8 @@ def test_an_endpoint_is_made_as_sdk_2_makes_it(by_sdk_2):
     sdk = by_sdk_2[0]
     name = sdk["CreateModel"]["ModelName"]
     service = requests.Service(name, ROLE, REGION, "s3://my-bucket/ssd")
-    assert without_tags(requests.model_request(service, {})) == without_tags(sdk["CreateModel"])
-    config = requests.endpoint_config_request(service, {})
+    assert without_tags(requests.model_request(service)) == without_tags(sdk["CreateModel"])
+    config = requests.endpoint_config_request(service)
     assert config["ProductionVariants"] == sdk["CreateEndpointConfig"]["ProductionVariants"]
     assert requests.endpoint_request("logo", service)["EndpointName"] == sdk["CreateEndpoint"]["EndpointName"]
 

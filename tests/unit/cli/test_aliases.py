@@ -9,7 +9,7 @@ import pytest
 
 from ssd_train.cli import prepare
 from ssd_train.cli.aliases import ALIASES, HINTS
-from ssd_train.cli.launch import MODES, make_launch_parser
+from ssd_train.cli.launch import MODES, make_launch_parser, make_mode_parser
 from ssd_train.cli.main import COMMANDS, main
 from ssd_train.cli.train import make_parser
 from ssd_train.config import TrainConfig
@@ -19,7 +19,7 @@ from ssd_train.errors import ConfigError
 def parsers():
     """The parser of every command, step and mode by name."""
     named = {f"prepare {step}": prepare.make_parser(step) for step in prepare.STEPS}
-    named.update({f"launch --{name}": make_parser() for name, (make_parser, _, _) in MODES.items()})
+    named.update({f"launch --{mode}": make_mode_parser(mode) for mode in MODES})
     named["launch"] = make_launch_parser()
     for name in COMMANDS:
         if name not in ("prepare", "launch"):

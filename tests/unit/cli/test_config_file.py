@@ -114,9 +114,10 @@ def test_train_two_files_are_refused(write):
         (predict.make_parser, "images: [a, b]\nmodel: m\n", ["c"], {"paths": ["c"], "model": "m"}),
         (predict.make_parser, "paths: a\nweights: m\n", [], {"paths": ["a"], "model": "m"}),
         (evaluate.make_parser, "labels: l\nclass_names: [a, b]\n", [], {"labels": "l", "class_names": "a,b"}),
-        (lambda: prepare.make_parser("split"), "labels: m\noutput: o\nfractions: [0.5, 0.5]\nstratify: true\n", ["--seed", "3"],
-         {"manifest": "m", "fractions": [0.5, 0.5], "stratify": True, "seed": 3}),
-        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: [a=b, c=d]\n", [], {"rename": [("a", "b"), ("c", "d")]}),
+        (lambda: prepare.make_parser("split"), "labels: m\noutput: o\nfractions: [0.5, 0.5]\nstratify: true\n",
+         ["--seed", "3"], {"manifest": "m", "fractions": [0.5, 0.5], "stratify": True, "seed": 3}),
+        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: [a=b, c=d]\n", [],
+         {"rename": [("a", "b"), ("c", "d")]}),
         (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: a=b\n", ["--rename", "c=d"], {"rename": [("c", "d")]}),
     ],
 )  # fmt: skip

@@ -6,12 +6,12 @@ from helpers.services import REGION, ROLE, faults_of
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.launch import requests
 
-SERVICE = requests.Service("logo-1", ROLE, REGION, "s3://my-bucket/ssd/", instance_count=2)
 TAGS = {"team": "logos"}
+SERVICE = requests.Service("logo-1", ROLE, REGION, "s3://my-bucket/ssd/", instance_count=2, tags=TAGS)
 
 
 def test_model_request_in_full():
-    request = requests.model_request(SERVICE, TAGS)
+    request = requests.model_request(SERVICE)
     assert request == {
         "ModelName": "logo-1",
         "ExecutionRoleArn": ROLE,
