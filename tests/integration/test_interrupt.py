@@ -119,6 +119,7 @@ def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, ep
     model = SavedModel.load(tmp_path / "model")
     assert read_description(tmp_path / "model").weights == model.sha256
     assert "<svg" in (tmp_path / "output" / "report.html").read_text("utf-8")
+    assert (tmp_path / "model" / "model.onnx").is_file()
     if checkpoints:
         jobs.finish(["train", *jobs.flags(data, tmp_path, epochs=3)])
 

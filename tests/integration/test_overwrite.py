@@ -1,4 +1,4 @@
-"""Folders that hold the work of another run are refused, unless --overwrite; the same run may be repeated."""
+"""Folders that hold the work of another run are refused, unless --overwrite; the same run may be resumed."""
 
 from __future__ import annotations
 
@@ -60,11 +60,14 @@ def test_train_into_the_model_of_another_run_is_refused(trained, data, other_dat
     assert content(trained) == before and not (tmp_path / "output").exists()
 
 
-def test_train_repeated_is_no_conflict_and_warns_that_the_model_is_replaced(trained, data, capsys):
-    assert main(["train", *flags(data, trained)]) == 0
-    out, err = capsys.readouterr()
-    assert any(str(trained / "model") in line and "--checkpoint_dir" in line for line in (out + err).splitlines())
-    assert LOCK not in content(trained)
+@pytest.mark.parametrize("changes", [{}, {"epochs": 2}], ids=["repeated", "more-epochs"])
+def test_train_again_without_its_checkpoints_is_refused_and_keeps_the_model(trained, data, capsys, changes):
+    before = content(trained)
+    assert main(["train", *flags(data, trained, **changes)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {trained / 'model'}: ") and error.count("\n") == 1
+    assert "--checkpoint_dir" in error and "--overwrite" in error
+    assert content(trained) == before and LOCK not in before
 
 
 def test_train_overwrite_replaces_the_model_and_the_report(data, other_data, tmp_path, capsys):
@@ -93,7 +96,15 @@ def test_train_resumes_into_its_model_folder(data, tmp_path):
     checkpoints = {"checkpoint_dir": tmp_path / "checkpoints"}
     assert main(["train", *flags(data, tmp_path, **checkpoints)]) == 0
     assert main(["train", *flags(data, tmp_path, **checkpoints, epochs=2)]) == 0
-    assert len(content(tmp_path)["history.jsonl"].splitlines()) == 2
+    before = content(tmp_path)
+    assert len(before["history.jsonl"].splitlines()) == 2
+    assert main(["train", *flags(data, tmp_path, checkpoint_dir=tmp_path / "new", epochs=2)]) == 2
+    assert content(tmp_path) == before
+
+
+def test_train_killed_before_its_first_checkpoint_begins_again(data, tmp_path):
+    assert main(["train", *flags(data, tmp_path)]) == 0  # the model of one epoch, and no checkpoint
+    assert main(["train", *flags(data, tmp_path, checkpoint_dir=tmp_path / "checkpoints", epochs=2)]) == 0
 
 
 def test_train_into_the_folder_of_a_running_run_is_refused(data, other_data, tmp_path, capsys):

@@ -288,19 +288,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a ConfigError instead of exiting."""
-        raise ConfigError(f"{message}{self._suggestions()} (see {self.prog} --help)")
+        raise ConfigError(f"{message}{self._suggestions(message)} (see {self.prog} --help)")
 
     def _unknown(self) -> List[str]:
         known = self.names | self.others | set(self._positional_flags)
         return [name for name in self._given if name not in known]
 
-    def _suggestions(self) -> str:
-        """Return suggestions for the unknown flags that were given."""
+    def _suggestions(self, message: str) -> str:
+        """Return suggestions for the unknown flags that were given, and for a value without its flag."""
         unknown = self._unknown()
         advice = hints(unknown, self.names)
         known = self.names | self.others
         guesses = {name: did_you_mean(name, (), known) for name in unknown if name not in HINTS}
         advice += [f"found --{name}{guess}" for name, guess in guesses.items() if guess]
+        value = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        flags = [f"--{name}" for name in ("images", "model") if name in self.names]
+        if flags and value and not value.startswith("-"):
+            advice.append(f"expected {flags[0]} {value}")
         return "".join(f"; {text}" for text in advice)
 
     def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":

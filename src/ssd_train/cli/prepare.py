@@ -135,15 +135,26 @@ def run_convert(flags: argparse.Namespace, progress: Progress) -> None:
     """
     data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
     refuse_own_input(flags.output, flags.labels, data.labels.source)
-    # YOLO's images folder may lie in the output folder, which `convert` must create first
-    inside = flags.output_images and flags.to == "yolo" and flags.output in flags.output_images.parents
-    if flags.output_images and not inside:
+    # YOLO's images folder lies in the output folder, which `convert` must create first
+    if flags.output_images and flags.to != "yolo":
         data = _with_images(data, flags, progress)
     for line in convert(data, flags.to, flags.output, progress):
         progress.warning(line)
-    if inside:
+    if flags.output_images and flags.to == "yolo":
         _with_images(data, flags, progress)
     progress.info(f"{len(data.labels)} images converted to {flags.to}: {flags.output}")
+
+
+def check_convert(flags: argparse.Namespace) -> None:
+    """Raise a ConfigError if data.yaml of YOLO, which names the folder images beside it, would name none."""
+    if flags.to != "yolo" or not flags.output_images:
+        return
+    images, output = (
+        os.path.abspath(path) if isinstance(path, Path) else str(path).rstrip("/")
+        for path in (flags.output_images, flags.output)
+    )
+    if images != f"{output}/images":
+        raise ConfigError(f"output_images: found {images}, expected {output}/images, the folder that data.yaml names")
 
 
 def _with_images(data: LabeledDataset, flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
@@ -503,6 +514,8 @@ def run(arguments: Sequence[str]) -> int:
     if name not in STEPS:
         raise ConfigError(f"prepare: found {name!r}, expected one of {', '.join(STEPS)}")
     flags = make_parser(name).parse_args(list(rest))
+    if name == "convert":
+        check_convert(flags)  # before paths on S3 become local ones
     with staged_s3_paths(flags) as progress:
         STEPS[name].run(flags, progress)
     return 0

@@ -129,10 +129,12 @@ def train(
             best = trainer.fit()
         except (TrainingInterrupted, TrainingDiverged) as error:
             if trainer.setup.cluster.is_main_process and trainer.has_model:
-                # first, and without ONNX: a host that is taken back gives two minutes, and a person at a terminal fewer
+                # model.onnx last: a host that is taken back gives two minutes, and a person at a terminal fewer
                 export_model(trainer, with_onnx=False)
                 partial = trainer.best and add_details(trainer.best, trainer)
                 progress.info(f"report: {write_run_report(trainer, partial, started, f'The run ended early: {error}')}")
+                if not environment.on_sagemaker:
+                    export_model(trainer, with_onnx=True)
             raise
         if isinstance(best, WorkerResult):
             return best

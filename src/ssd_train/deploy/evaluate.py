@@ -20,6 +20,8 @@ from ssd_train.evaluation.metrics import Scores, score_detections
 from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
 
+MISSING_SHOWN = 3
+
 
 def score_images(
     detector: Detector, data: LabeledDataset, overlap_threshold: float = 0.5, progress: Optional[Progress] = None
@@ -29,9 +31,10 @@ def score_images(
     Classes are matched by name.
 
     Raises:
-        DataError: the detector lacks a labelled class, or an image cannot be decoded.
+        DataError: the detector lacks a labelled class, images are not found, or an image cannot be decoded.
     """
     labels = align_classes(data.labels, detector.class_names)
+    _require_images(labels, data.images)
     predictions = detector.predict_iter(image_refs(labels, data.images))
 
     def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
@@ -40,6 +43,18 @@ def score_images(
             yield record, prediction.decoded()[1]
 
     return score_detections(predict(), detector.class_names, overlap_threshold, detailed=True)
+
+
+def _require_images(labels: Labels, images: ImageSource) -> None:
+    """Raise a DataError with the number of images that are not found, and the first few, before any is read."""
+    errors = []
+    for record in labels.records:
+        try:
+            images.locate(record)
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError(f"{len(errors)} of {len(labels)} images are not available: {'; '.join(errors[:MISSING_SHOWN])}")
 
 
 def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.model_config import CONFIG, read_model_config
-from ssd_train.artifacts.saved_model import belongs_to_best, save_ndarrays, save_parameters
+from ssd_train.artifacts.saved_model import HISTORY, belongs_to_best, save_ndarrays, save_parameters
 from ssd_train.artifacts.symbol_format import owner_of_folder
 from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.structures import Labels
@@ -117,43 +117,57 @@ def fingerprint_differences(old: Dict[str, Any], new: Dict[str, Any], owner: str
     return [_change(key, old, new, owner) for key in keys if old.get(key) != new.get(key)]
 
 
-def check_model_folder(folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool) -> str:
-    """Refuse a model folder that holds the model of another run; describe a model of this one, "" if there is none.
+def check_model_folder(
+    folder: Path, fingerprint: Dict[str, Any], before_data: bool, resumes: bool, checkpoint_dir: Optional[Path]
+) -> None:
+    """Refuse a model folder whose model the run would replace instead of continuing it.
 
     Args:
         folder: the model folder.
         fingerprint: of this run.
         before_data: compare only the parts of the fingerprint that do not depend on the data.
         resumes: True if this run resumes from a checkpoint; then a model whose run is not known is its own.
+        checkpoint_dir: folder of the run's checkpoints. A run killed after the model of its first epoch was saved, and
+            before the first checkpoint was, begins again there.
 
     Raises:
-        ConfigError: the folder holds the model of another run, or an export.
+        ConfigError: the folder holds the model of another run, one of this run without its checkpoints, or an export.
     """
     try:
         owner = owner_of_folder(folder)
         document = read_model_config(folder) if owner and (folder / CONFIG).is_file() else None
     except WeightsError as error:
         if resumes:
-            return ""
+            return
         raise ConfigError(f"{error}; {_OVERWRITE}") from None
     if document is None:
         if owner is not None or (folder / CONFIG).exists():
             raise ConfigError(f"{folder}: found the model of another program or command, {_OVERWRITE}")
-        return ""
+        return
     own = {name: value for name, value in fingerprint.items() if name != "processes"}  # not stored in the model
     old = _model_fingerprint(document)
     if resumes and not document.get("labels_sha256"):
-        return ""
+        return
     if before_data:
         old, own = without_data_fields(old), without_data_fields(own)
     differing = fingerprint_differences(old, own, "model")
     if differing:
         other = f"the model of another run ({_describe_model(document)})"
         raise ConfigError(f"{folder}: found {other}, {'; '.join(differing)}; {_OVERWRITE}")
-    return f"a model ({_describe_model(document)})"
+    if not (before_data or resumes or (checkpoint_dir and _epochs_of(folder) < 2)):
+        raise ConfigError(
+            f"{folder}: found the model of an earlier run of the same settings ({_describe_model(document)}), which a "
+            f"run that does not resume from its --checkpoint_dir replaces, {_OVERWRITE}"
+        )
 
 
-_OVERWRITE = "expected no model, or that of the same run: use another --model_dir, or --overwrite to replace it"
+def _epochs_of(folder: Path) -> int:
+    """Return the number of epochs in the history of a model folder."""
+    history = folder / HISTORY
+    return len(history.read_text("utf-8").splitlines()) if history.exists() else 0
+
+
+_OVERWRITE = "expected no model, or that of the run to resume: use another --model_dir, or --overwrite to replace it"
 
 
 def _model_fingerprint(document: Mapping[str, Any]) -> Dict[str, Any]:

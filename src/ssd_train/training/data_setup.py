@@ -298,7 +298,8 @@ def validate_images(splits: Splits, config: TrainConfig, progress: Progress) -> 
         findings["validation"] += check_leakage(*named)
     _warn_of_images_without_labels(splits, progress)
     if config.on_bad_data == "error":
-        raise_on_errors([finding for reports in findings.values() for finding in reports])
+        errors = [finding for reports in findings.values() for finding in reports]
+        raise_on_errors(errors, "; `check` tells what to do about each, --on_bad_data skip leaves these images out")
     for name, of_data in findings.items():
         _warn_of(name, of_data, progress)
     train, validation = (

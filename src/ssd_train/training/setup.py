@@ -135,14 +135,14 @@ def build_setup(
     cluster = cluster or Communicator()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
     config = resolve_amp(config, devices[0], environment.checkpoint_dir, cluster)
-    _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, None)
+    _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, before_data=True)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
     config, train, validation = load_datasets(config, environment, progress, splits)
     config = resolve_anchors(config, weights.path if weights and weights.heads else None, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
-    _check_folders(environment, cluster, marks, config.epochs, progress)
+    _check_folders(environment, cluster, marks, config.epochs)
     for what, value in marks.items():
         cluster.assert_same_on_all_ranks(what, value, " (of data the whole: S3DataDistributionType FullyReplicated)")
     batch = max(config.mini_batch_size // cluster.local_size, 1)
@@ -189,22 +189,17 @@ def resolve_amp(config: TrainConfig, device: Any, checkpoint_dir: Optional[Path]
 
 
 def _check_folders(
-    environment: Environment, cluster: Communicator, marks: Dict[str, Any], epochs: int, progress: Optional[Progress]
+    environment: Environment, cluster: Communicator, marks: Dict[str, Any], epochs: int, before_data: bool = False
 ) -> None:
-    """Refuse a checkpoint folder and a model folder of another run; in a SageMaker job the latter is the job's own.
+    """Refuse a checkpoint folder of another run, and a model folder with a model that the run does not continue.
 
-    Without `progress` the data has not been read yet, and only the settings are compared.
+    In a SageMaker job the latter is the job's own. Before the data has been read, only the settings are compared.
     """
-    before_data, resumes = progress is None, False
+    resumes = False
     if environment.checkpoint_dir:
         resumes = Checkpoints(environment.checkpoint_dir).check_resumable(marks, epochs, before_data)
     if cluster.is_main_process and not (environment.on_sagemaker or environment.overwrite):
-        model = check_model_folder(environment.model_dir, marks, before_data, resumes)
-        if model and progress and not resumes:
-            progress.warning(
-                f"{environment.model_dir}: holds {model} of the same run; training begins again and replaces it; press "
-                "Ctrl-C now to keep it; a run with --checkpoint_dir resumes instead"
-            )
+        check_model_folder(environment.model_dir, marks, before_data, resumes, environment.checkpoint_dir)
 
 
 def max_detections(config: TrainConfig, labels: Labels) -> int:

@@ -25,6 +25,11 @@ def check(capsys, **flags):
     return code, shown.out, shown.err
 
 
+def test_check_folder_without_a_flag_names_the_flag(capsys):
+    assert main(["check", "data"]) == 2
+    assert "--images data" in capsys.readouterr().err
+
+
 def with_lines(drawn, folder, *lines):
     """A manifest like that of `drawn`, and more `lines`."""
     path = folder / "more.manifest"

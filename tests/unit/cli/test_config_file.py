@@ -118,7 +118,8 @@ def test_train_two_files_are_refused(write):
          ["--seed", "3"], {"manifest": "m", "fractions": [0.5, 0.5], "stratify": True, "seed": 3}),
         (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: [a=b, c=d]\n", [],
          {"rename": [("a", "b"), ("c", "d")]}),
-        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: a=b\n", ["--rename", "c=d"], {"rename": [("c", "d")]}),
+        (lambda: prepare.make_parser("relabel"), "manifest: m\noutput: o\nrename: a=b\n", ["--rename", "c=d"],
+         {"rename": [("c", "d")]}),
     ],
 )  # fmt: skip
 def test_other_commands_take_a_file(write, make_parser, text, arguments, expected):

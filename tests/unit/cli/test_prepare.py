@@ -12,7 +12,7 @@ from helpers.data import shapes_set
 
 from ssd_train.cli.main import main
 from ssd_train.cli.prepare import STEPS
-from ssd_train.data.image_io import read_header
+from ssd_train.data.image_io import encode_jpeg, read_header
 
 
 @pytest.fixture
@@ -75,6 +75,28 @@ def test_step_to_standard_output_writes_the_file_and_nothing_else(tmp_path, monk
     captured = capfd.readouterr()
     assert captured.out == (tmp_path / "file.json").read_text("utf-8")
     assert captured.err == said.replace("file.json", "/dev/stdout")
+
+
+@pytest.mark.parametrize(
+    "output, images, code",
+    [
+        pytest.param("yolo", "yolo/images", 0, id="beside-the-labels"),
+        pytest.param("yolo/labels", "yolo/images", 2, id="beside-the-output"),
+        pytest.param("yolo", "pictures", 2, id="elsewhere"),
+        pytest.param("s3://b/yolo", "s3://b/pictures", 2, id="elsewhere-on-s3"),
+    ],
+)
+def test_convert_to_yolo_writes_images_only_where_data_yaml_names_them(
+    prepare, tmp_path, monkeypatch, output, images, code
+):
+    monkeypatch.chdir(tmp_path)
+    path = job(tmp_path / "job", [manifests.line("a")])
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "a.jpg").write_bytes(encode_jpeg(np.zeros((24, 32, 3), np.uint8)))
+    arguments = ["prepare", "convert", "--labels", str(path), "--images", "given", "--to", "yolo", "--output", output]
+    assert main([*arguments, "--output_images", images]) == code
+    assert (tmp_path / "yolo" / "images" / "a.jpg").exists() == (code == 0)
+    assert (tmp_path / "yolo" / "data.yaml").exists() == (code == 0)
 
 
 @pytest.mark.parametrize("step", STEPS)

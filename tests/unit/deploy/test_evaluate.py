@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.data import memory_images
 
+from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.detector import Detector
@@ -137,3 +138,12 @@ def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
     direct = score_images(Detector(ByShade(list(said.values()))), LabeledDataset(labelled, images))
     assert direct == score_predictions(write(tmp_path, *said.items()), labelled, no_sizes)
     assert (direct.images, direct.background_images, direct.boxes) == (3, 1, 3)
+
+
+def test_score_images_not_found_are_counted_before_any_is_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"never decoded")
+    labelled = labels(*[record(name) for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg")])
+    with pytest.raises(DataError) as error:
+        score_images(Detector(ByShade([])), LabeledDataset(labelled, FolderImages(tmp_path)))
+    text = str(error.value)
+    assert text.startswith("5 of 6 images ") and all(f"'{name}.jpg'" in text for name in "bcd") and "e.jpg" not in text

@@ -164,15 +164,15 @@ def check_leakage(train: Split, validation: Split) -> List[Finding]:
     ]
 
 
-def raise_on_errors(findings: Sequence[Finding]) -> None:
-    """Raise an error if any finding is an error.
+def raise_on_errors(findings: Sequence[Finding], advice: str = "") -> None:
+    """Raise an error, with `advice` at its end, if any finding is an error.
 
     Raises:
         DataError: Counts the errors and lists the first few.
     """
     errors = [(f.where, f"{f.detail} ({f.code})") for f in findings if f.severity == ERROR]
     if errors:
-        raise bad_lines_error(errors, "errors in the data")
+        raise DataError(f"{bad_lines_error(errors, 'errors in the data')}{advice}")
 
 
 def drop_errors(labels: Labels, findings: Sequence[Finding]) -> Labels:
