@@ -202,3 +202,12 @@ def pdf_pages(path: Path) -> List[np.ndarray]:
 
     reader = PdfReader(path, strict=True)
     return [np.asarray(image.image) for page in reader.pages for image in page.images]
+
+
+def cell_of(index):
+    """Return x1, y1, x2, y2 in pixels of the cell `index`, 0 to 14, of a page of the PDF."""
+    from ssd_train.visualization.pdf import CELL_WH, COLUMNS, PAGE_WH
+
+    left = (PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2 + index % COLUMNS * CELL_WH[0]
+    top = 36 + index // COLUMNS * CELL_WH[1]
+    return left, top, left + CELL_WH[0], top + CELL_WH[1]

@@ -215,13 +215,6 @@ class BoxLabels:
     style: BoxStyle = DETECTION_STYLE
     marked: Optional[np.ndarray] = None
 
-    def __post_init__(self) -> None:
-        if not len(self.boxes) == len(self.labels) == len(self.colours):
-            raise DataError(
-                f"draw: found {len(self.boxes)} boxes, {len(self.labels)} labels, {len(self.colours)} colours, "
-                "expected the same number of each"
-            )
-
 
 def draw_marks(image: np.ndarray, *layers: BoxLabels) -> np.ndarray:
     """Return a copy with the boxes of all `layers`; the first layer, and in it the first box, is on top.
@@ -243,37 +236,20 @@ def draw_marks(image: np.ndarray, *layers: BoxLabels) -> np.ndarray:
     return canvas.render()
 
 
-def draw_boxes(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: Sequence[str],
-    colours: Sequence[RGB],
-    style: BoxStyle = DETECTION_STYLE,
-) -> np.ndarray:
-    """Return a copy with one layer of boxes; see `Marks` and `draw_marks`."""
-    return draw_marks(image, BoxLabels(boxes, labels, colours, style))
-
-
 def draw_detections(image: np.ndarray, detections: Detections, class_names: ClassNames, threshold: float) -> np.ndarray:
     """Return a copy with the detections of at least `threshold`, scaled to the size of `image`."""
     shown = detections.above(threshold)
     ids = [int(class_id) for class_id in shown.class_ids]
     labels = [f"{class_label(class_names, class_id)} {score:.2f}" for class_id, score in zip(ids, shown.scores)]
     boxes = scaled(shown.boxes, shown.size_wh, size_of(image))
-    return draw_boxes(image, boxes, labels, [class_colour(class_id) for class_id in ids])
+    return draw_marks(image, BoxLabels(boxes, labels, [class_colour(class_id) for class_id in ids]))
 
 
-def draw_labels(
-    image: np.ndarray, record: LabeledImage, class_names: ClassNames, labelled: Optional[Sequence[bool]] = None
-) -> np.ndarray:
-    """Return a copy with the labelled boxes in the colours of their classes.
-
-    Class names are written where `labelled` (N,) is true (None: everywhere).
-    """
-    mask = [True] * len(record.boxes) if labelled is None else labelled
-    labels = [class_label(class_names, int(c)) if named else "" for c, named in zip(record.class_ids, mask)]
+def draw_labels(image: np.ndarray, record: LabeledImage, class_names: ClassNames) -> np.ndarray:
+    """Return a copy with the labelled boxes and their names in the colours of their classes."""
+    labels = [class_label(class_names, int(c)) for c in record.class_ids]
     boxes = scaled(record.boxes, record.size_wh, size_of(image))
-    return draw_boxes(image, boxes, labels, [class_colour(int(c)) for c in record.class_ids])
+    return draw_marks(image, BoxLabels(boxes, labels, [class_colour(int(c)) for c in record.class_ids]))
 
 
 def draw_note(image: np.ndarray, note: str) -> np.ndarray:
@@ -317,11 +293,6 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
 
     Without images the sheet is one empty row.
     """
-    if len(images) != len(titles) or columns < 1 or min(cell_wh) < 16:
-        raise DataError(
-            f"contact sheet: found {len(images)} images, {len(titles)} titles, {columns} columns, cells {cell_wh}, "
-            "expected one title per image, at least 1 column and cells of 16 px"
-        )
     rows = max(1, -(-len(images) // columns))
     sheet = Image.new("RGB", (columns * cell_wh[0], rows * cell_wh[1]), WHITE)
     for index, (image, title) in enumerate(zip(images, titles)):

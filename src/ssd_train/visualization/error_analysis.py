@@ -11,19 +11,7 @@ import numpy as np
 from ssd_train.boxes import SizeWH, clip_boxes, iou_matrix
 from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.evaluation.matching import GroupedBoxes, match_image
-from ssd_train.visualization.draw import (
-    DETECTION_STYLE,
-    FALSE_STYLE,
-    TRUTH_STYLE,
-    WHITE,
-    BoxLabels,
-    class_colour,
-    class_label,
-    draw_marks,
-    fit_within,
-    scaled,
-    size_of,
-)
+from ssd_train.visualization import draw
 from ssd_train.visualization.report_data import Sample
 
 IOU_THRESHOLD = 0.5
@@ -74,12 +62,12 @@ class Focus:
 def match(sample: Sample, threshold: float) -> MatchResult:
     """Match detections of at least `threshold` to the labels of their class, as for COCO's mAP@0.5."""
     detections, labels = sample.detections.above(threshold), sample.truth
-    true_boxes = scaled(labels.boxes, labels.size_wh, detections.size_wh)
+    true_boxes = draw.scaled(labels.boxes, labels.size_wh, detections.size_wh)
     regions = labels.ignored
     matches, ignored = match_image(
         GroupedBoxes(detections.boxes, detections.class_ids),
         GroupedBoxes(true_boxes, labels.class_ids),
-        GroupedBoxes(scaled(regions.boxes, labels.size_wh, detections.size_wh), regions.class_ids),
+        GroupedBoxes(draw.scaled(regions.boxes, labels.size_wh, detections.size_wh), regions.class_ids),
         regions.crowds,
         IOU_THRESHOLD,
     )
@@ -107,31 +95,31 @@ def draw_scene(
         focus: boxes to mark and to crop to, with a margin; None for the whole image.
     """
     image, detections = sample.load_image(), matching.detections
-    size_wh, crop = size_of(image), (0, 0, *size_of(image))
+    size_wh, crop = draw.size_of(image), (0, 0, *draw.size_of(image))
     if focus is not None:
-        crop = crop_around(scaled(focus.boxes(matching), detections.size_wh, size_wh), size_wh)
-    canvas = fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], max_wh, _MAX_ENLARGEMENT)
-    view = CropView(crop, size_of(canvas))
+        crop = crop_around(draw.scaled(focus.boxes(matching), detections.size_wh, size_wh), size_wh)
+    canvas = draw.fit_within(image[crop[1] : crop[3], crop[0] : crop[2]], max_wh, _MAX_ENLARGEMENT)
+    view = CropView(crop, draw.size_of(canvas))
     marked_labels, marked_detections = (focus.labels, focus.detections) if focus else ((), ())
 
-    boxes, labels = view.transform(scaled(matching.true_boxes, detections.size_wh, size_wh))
+    boxes, labels = view.transform(draw.scaled(matching.true_boxes, detections.size_wh, size_wh))
     ids, detected = sample.truth.class_ids[labels], matching.detected[labels]
-    names = ["" if is_detected else class_label(class_names, int(c)) for c, is_detected in zip(ids, detected)]
-    white, marked = [WHITE] * len(names), np.isin(labels, marked_labels)
-    truth = BoxLabels(boxes, _limit_labels(names), white, TRUTH_STYLE, marked)
+    names = ["" if is_detected else draw.class_label(class_names, int(c)) for c, is_detected in zip(ids, detected)]
+    white, marked = [draw.WHITE] * len(names), np.isin(labels, marked_labels)
+    truth = draw.BoxLabels(boxes, _limit_labels(names), white, draw.TRUTH_STYLE, marked)
 
-    boxes, visible = view.transform(scaled(detections.boxes, detections.size_wh, size_wh))
+    boxes, visible = view.transform(draw.scaled(detections.boxes, detections.size_wh, size_wh))
     drawn = np.isin(visible, drawn_detections(matching, visible, len(labels), marked_detections))
     layers = []
     for style, mark, chosen in (
-        (DETECTION_STYLE, "", drawn & matching.correct[visible]),
-        (FALSE_STYLE, FALSE_MARK, drawn & ~matching.correct[visible]),
+        (draw.DETECTION_STYLE, "", drawn & matching.correct[visible]),
+        (draw.FALSE_STYLE, FALSE_MARK, drawn & ~matching.correct[visible]),
     ):
         ids, scores = detections.class_ids[visible[chosen]], detections.scores[visible[chosen]]
-        texts = [f"{mark}{class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
-        colours, marked = [class_colour(int(c)) for c in ids], np.isin(visible[chosen], marked_detections)
-        layers.append(BoxLabels(boxes[chosen], _limit_labels(texts), colours, style, marked))
-    return draw_marks(canvas, *layers, truth)
+        texts = [f"{mark}{draw.class_label(class_names, int(c))} {score:.2f}" for c, score in zip(ids, scores)]
+        colours, marked = [draw.class_colour(int(c)) for c in ids], np.isin(visible[chosen], marked_detections)
+        layers.append(draw.BoxLabels(boxes[chosen], _limit_labels(texts), colours, style, marked))
+    return draw.draw_marks(canvas, *layers, truth)
 
 
 def drawn_detections(matching: MatchResult, visible: np.ndarray, labels: int, marked: Sequence[int] = ()) -> np.ndarray:
@@ -178,7 +166,7 @@ class CropView:
         x1, y1, x2, y2 = self.crop
         inside = clip_boxes(boxes - np.array([x1, y1, x1, y1], dtype=np.float32), (x2 - x1, y2 - y1))
         visible = np.flatnonzero((inside[:, 0] < inside[:, 2]) & (inside[:, 1] < inside[:, 3]))
-        return scaled(inside[visible], (x2 - x1, y2 - y1), self.size_wh), visible
+        return draw.scaled(inside[visible], (x2 - x1, y2 - y1), self.size_wh), visible
 
 
 # boxes of a lower IoU are unrelated
@@ -195,22 +183,19 @@ class ErrorCase:
     caption: str
 
 
-@dataclass(frozen=True)
-class WorstCases:
-    """Images by falling number of missed objects, and by falling score of their best false positive."""
+def worst_cases(
+    samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int
+) -> Tuple[List[ErrorCase], List[ErrorCase]]:
+    """Return images by falling number of missed objects, and by falling score of their best false positive.
 
-    misses: Tuple[ErrorCase, ...]
-    false_positives: Tuple[ErrorCase, ...]
-
-
-def worst_cases(samples: Sequence[Sample], class_names: ClassNames, threshold: float, limit: int) -> WorstCases:
-    """Return the `limit` worst images of each kind, ties in the order of `samples`; no other images are read."""
+    Of each kind there are at most `limit`, ties in the order of `samples`; no other images are read.
+    """
     pairs = [(sample, match(sample, threshold)) for sample in samples]
     misses = sorted((p for p in pairs if not p[1].detected.all()), key=lambda p: -int((~p[1].detected).sum()))
     false = sorted((p for p in pairs if not p[1].correct.all()), key=lambda p: -_top_false_positive(p[1])[1])
-    return WorstCases(
-        tuple(_miss(sample, matching, class_names) for sample, matching in misses[:limit]),
-        tuple(_false_positive(sample, matching, class_names) for sample, matching in false[:limit]),
+    return (
+        [_miss(sample, matching, class_names) for sample, matching in misses[:limit]],
+        [_false_positive(sample, matching, class_names) for sample, matching in false[:limit]],
     )
 
 

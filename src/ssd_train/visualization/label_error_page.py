@@ -12,7 +12,7 @@ from ssd_train.evaluation.label_errors import KINDS, LabelError
 from ssd_train.visualization.draw import BoxLabels, class_colour, class_label, draw_marks, fit_within, scaled, size_of
 from ssd_train.visualization.error_analysis import CropView, crop_around
 from ssd_train.visualization.html import Child, Html, document, element
-from ssd_train.visualization.report_sections import figure, section, table
+from ssd_train.visualization.report import figure, section, table
 
 PANEL_WH = (400, 400)
 ENLARGEMENT = 4.0

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,19 +15,7 @@ from PIL import Image, ImageDraw
 from ssd_train.boxes import SizeWH
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.storage.atomic import open_atomic
-from ssd_train.visualization import fonts
-from ssd_train.visualization.draw import (
-    DARK,
-    RGB,
-    WHITE,
-    cell_content_size,
-    class_colour,
-    class_label,
-    contact_sheet,
-    draw_detections,
-    draw_note,
-    fit_within,
-)
+from ssd_train.visualization import draw, fonts
 from ssd_train.visualization.error_analysis import draw_scene, match
 from ssd_train.visualization.report_data import Sample
 
@@ -36,9 +24,8 @@ COLUMNS, ROWS = 3, 5
 DPI, PAGE_WH = 160.0, (1323, 1871)
 CELL_WH: SizeWH = (424, 354)
 _MARGIN = ((PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2, 36)
-_SOFT: RGB = (90, 102, 117)
+_SOFT: draw.RGB = (90, 102, 117)
 _TEXT, _LINE = 25, 36
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class Page:
 
     Attributes:
         name: image name.
-        image: RGB uint8 (H, W, 3).
+        image: draw.RGB uint8 (H, W, 3).
         detections: the detections.
         truth: the labels; None if unknown.
         note: text for the lower left corner.
@@ -79,13 +66,8 @@ class TitlePage:
     has_truth: bool = False
 
 
-def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
-    """Write a PDF atomically, consuming `pages_of` page by page.
-
-    Returns:
-        The number of images.
-    """
-    count = 0
+def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> None:
+    """Write a PDF atomically, consuming `pages_of` page by page."""
     # in a temporary file, because Pillow reads the file to append a page, and `path` may be a pipe
     with open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=".pdf") as pdf:
 
@@ -98,11 +80,11 @@ def write_pdf(path: Path, pages_of: Iterable[Page], front: TitlePage) -> int:
             Image.fromarray(page).save(pdf.name, "PDF", resolution=DPI, quality=86, subsampling=0, **dates, **options)
 
         add(title_page(front), title=front.title)
-        for number, group in enumerate(_in_groups(pages_of, COLUMNS * ROWS), start=1):
+        remaining = iter(pages_of)
+        groups = iter(lambda: list(islice(remaining, COLUMNS * ROWS)), [])
+        for number, group in enumerate(groups, start=1):
             add(images_page(group, front.class_names, front.threshold, number), append=True)
-            count += len(group)
         shutil.copyfileobj(pdf, file)
-    return count
 
 
 def images_page(group: Sequence[Page], class_names: ClassNames, threshold: float, number: int) -> np.ndarray:
@@ -111,44 +93,38 @@ def images_page(group: Sequence[Page], class_names: ClassNames, threshold: float
     Cells have the same size on every page.
 
     Returns:
-        RGB of PAGE_WH.
+        draw.RGB of PAGE_WH.
     """
     # resized before drawing, so that lines and letters have the same size on all images
-    drawn = [draw_page(page, class_names, threshold, cell_content_size(CELL_WH)) for page in group]
-    sheet = contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
-    page = Image.new("RGB", PAGE_WH, WHITE)
+    drawn = [draw_page(page, class_names, threshold, draw.cell_content_size(CELL_WH)) for page in group]
+    sheet = draw.contact_sheet(drawn, [_stem(page.name) for page in group], COLUMNS, CELL_WH)
+    page = Image.new("RGB", PAGE_WH, draw.WHITE)
     page.paste(Image.fromarray(sheet), _MARGIN)
     pen = ImageDraw.Draw(page)
     pen.text((PAGE_WH[0] // 2, PAGE_WH[1] - 32), str(number), _SOFT, fonts.any_font(str(number), 20), anchor="mm")
     return np.asarray(page)
 
 
-def cell_of(index: int) -> Tuple[int, int, int, int]:
-    """Return x1, y1, x2, y2 in pixels of the cell `index`, 0 to 14, of a page."""
-    left, top = _MARGIN[0] + index % COLUMNS * CELL_WH[0], _MARGIN[1] + index // COLUMNS * CELL_WH[1]
-    return left, top, left + CELL_WH[0], top + CELL_WH[1]
-
-
 def title_page(front: TitlePage) -> np.ndarray:
     """Draw title, lines, a legend of the boxes, and the classes with their colours.
 
     Returns:
-        RGB of PAGE_WH.
+        draw.RGB of PAGE_WH.
     """
     page = _TitleCanvas()
-    page.write(front.title, 50, DARK, after=20)
+    page.write(front.title, 50, draw.DARK, after=20)
     for line in front.lines:
         page.write(line, _TEXT, _SOFT)
     page.skip(40)
-    page.write(f"Solid boxes are detections that score {front.threshold:g} or more.", _TEXT, DARK)
+    page.write(f"Solid boxes are detections that score {front.threshold:g} or more.", _TEXT, draw.DARK)
     if front.has_truth:
-        page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, DARK)
+        page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, draw.DARK)
     page.skip(40)
-    page.write("Classes" if len(front.class_names) > 1 else "Class", 32, DARK, after=12)
+    page.write("Classes" if len(front.class_names) > 1 else "Class", 32, draw.DARK, after=12)
     shown = page.lines_left()
     names = list(front.class_names)
     for index, _ in enumerate(names[: shown if len(names) <= shown else shown - 1]):
-        page.key(_class_line(front.class_names, index), class_colour(index))
+        page.key(_class_line(front.class_names, index), draw.class_colour(index))
     if len(names) > shown:
         page.write(f"and {len(names) - shown + 1} more", _TEXT, _SOFT)
     return np.asarray(page.image)
@@ -160,11 +136,11 @@ class _TitleCanvas:
     _LEFT = 130
 
     def __init__(self) -> None:
-        self.image = Image.new("RGB", PAGE_WH, WHITE)
+        self.image = Image.new("RGB", PAGE_WH, draw.WHITE)
         self._pen = ImageDraw.Draw(self.image)
         self._y = 210
 
-    def write(self, text: str, size: int, colour: RGB, after: int = 0, indent: int = 0) -> None:
+    def write(self, text: str, size: int, colour: draw.RGB, after: int = 0, indent: int = 0) -> None:
         """Write a line of text, truncated to the page.
 
         Args:
@@ -178,10 +154,10 @@ class _TitleCanvas:
         self._pen.text((self._LEFT + indent, self._y), line, colour, fonts.any_font(line, size), anchor="la")
         self._y += round(size * _LINE / _TEXT) + after
 
-    def key(self, text: str, colour: RGB) -> None:
+    def key(self, text: str, colour: draw.RGB) -> None:
         """Write a line after a square of `colour`."""
         self._pen.rectangle((self._LEFT, self._y + 4, self._LEFT + 21, self._y + 25), fill=colour)
-        self.write(text, _TEXT, DARK, indent=38)
+        self.write(text, _TEXT, draw.DARK, indent=38)
 
     def skip(self, height: int) -> None:
         """Leave `height` pixels free."""
@@ -197,33 +173,22 @@ def _class_line(class_names: ClassNames, index: int) -> str:
 
     If no font can draw it, return its number, as on the images, and its code points.
     """
-    label, name = class_label(class_names, index), class_names[index]
+    label, name = draw.class_label(class_names, index), class_names[index]
     return label if label != f"#{index}" else f"{label}  {name.encode('unicode_escape').decode('ascii')}"
 
 
 def draw_page(page: Page, class_names: ClassNames, threshold: float, max_wh: SizeWH) -> np.ndarray:
     """Draw detections, labels and note on the image, resized to fit `max_wh`."""
-    drawn = _draw_boxes(page, class_names, threshold, max_wh)
-    return draw_note(drawn, page.note) if page.note else drawn
-
-
-def _draw_boxes(page: Page, class_names: ClassNames, threshold: float, max_wh: SizeWH) -> np.ndarray:
     # enlarge small images before drawing, because letters that are enlarged later are illegible
-    image = fit_within(page.image, max_wh, enlarge=float("inf"))
+    image = draw.fit_within(page.image, max_wh, enlarge=float("inf"))
     if page.truth is None:
-        return draw_detections(image, page.detections, class_names, threshold)
-    sample = Sample(page.name, image, page.truth, page.detections)
-    return draw_scene(sample, match(sample, threshold), class_names, max_wh)
+        drawn = draw.draw_detections(image, page.detections, class_names, threshold)
+    else:
+        sample = Sample(page.name, image, page.truth, page.detections)
+        drawn = draw_scene(sample, match(sample, threshold), class_names, max_wh)
+    return draw.draw_note(drawn, page.note) if page.note else drawn
 
 
 def _stem(name: str) -> str:
     """Return the file name without folders and suffix; `name` if that is empty."""
     return Path(name.rsplit("/", 1)[-1]).stem or name
-
-
-def _in_groups(items: Iterable[T], size: int) -> Iterator[List[T]]:
-    remaining = iter(items)
-    group = list(islice(remaining, size))
-    while group:
-        yield group
-        group = list(islice(remaining, size))

@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import pytest
-from helpers.data import pdf_pages, shapes_set
+from helpers.data import cell_of, pdf_pages, shapes_set
 from helpers.models import CLASSES, talking_model
 from PIL import Image
 
@@ -102,8 +102,6 @@ def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
     without, with_labels = pdf_pages(plain), pdf_pages(both)
     assert len(without) == len(with_labels) == 3  # title, 15, 2
     assert all((a != b).any() for a, b in zip(without, with_labels)), "the title page says so, too"
-    from ssd_train.visualization.pdf import cell_of
-
     last = with_labels[-1]
     for index in range(15):
         x1, y1, x2, y2 = cell_of(index)

@@ -117,8 +117,3 @@ def test_line_chart_whole_x_has_whole_ticks_only():
 def test_histogram_without_counts_is_an_empty_note():
     html = histogram([("train", [0, 0])], [0, 1, 2], Axes("Size", "Boxes"))
     assert ElementTree.fromstring(html).get("class") == "empty"
-
-
-def test_histogram_wrong_number_of_edges_raises():
-    with pytest.raises(ValueError, match="^train: "):
-        histogram([("train", [1, 2])], [0, 1], Axes("Size", "Boxes"))

@@ -16,7 +16,6 @@ from ssd_train.visualization.draw import (
     BoxLabels,
     class_label,
     contact_sheet,
-    draw_boxes,
     draw_detections,
     draw_labels,
     draw_marks,
@@ -40,8 +39,12 @@ def detections(*rows, size_wh=(200, 120)) -> Detections:
     return Detections(boxes, scores, ids, size_wh)
 
 
+def boxes_on(image, *layer):
+    return draw_marks(image, BoxLabels(*layer))
+
+
 def test_draw_boxes_colours_the_edge_pixels():
-    drawn = draw_boxes(grey(), np.array([[20, 30, 80, 90]]), [""], [(1, 2, 3)])
+    drawn = boxes_on(grey(), np.array([[20, 30, 80, 90]]), [""], [(1, 2, 3)])
     for x, y in ((20, 30), (79, 89), (20, 89), (50, 30), (50, 89), (20, 60), (79, 60)):
         assert tuple(drawn[y, x]) == (1, 2, 3), (x, y)
     assert tuple(drawn[60, 50]) == (128, 128, 128)
@@ -58,22 +61,22 @@ def test_draw_detections_and_truth_keep_the_input_image():
 
 
 def test_draw_truth_is_dashed_white_and_detections_are_solid():
-    truth = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [WHITE], TRUTH_STYLE)
+    truth = boxes_on(grey(), np.array([[20, 20, 180, 100]]), [""], [WHITE], TRUTH_STYLE)
     top = truth[20, 20:180]
     assert 0.3 < (top == WHITE).all(axis=1).mean() < 0.7
     # dark between the dashes: visible on a white background
     assert top[(top != WHITE).any(axis=1)].max() < 100
-    solid = draw_boxes(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
+    solid = boxes_on(grey(), np.array([[20, 20, 180, 100]]), [""], [CLASS_COLOURS[0]])
     assert (solid[20, 20:180] == CLASS_COLOURS[0]).all()
 
 
 def test_draw_false_positive_is_dotted_in_its_colour_with_a_black_label():
     box = np.array([[20, 40, 180, 110]])
-    drawn = draw_boxes(grey(), box, ["x"], [CLASS_COLOURS[0]], FALSE_STYLE)
+    drawn = boxes_on(grey(), box, ["x"], [CLASS_COLOURS[0]], FALSE_STYLE)
     bottom = drawn[109, 20:180]
     coloured = (bottom == CLASS_COLOURS[0]).all(axis=1)
     assert 0.3 < coloured.mean() < 0.7 and np.abs(np.diff(coloured.astype(int))).sum() > 40
-    hit = draw_boxes(grey(), box, ["x"], [CLASS_COLOURS[0]])
+    hit = boxes_on(grey(), box, ["x"], [CLASS_COLOURS[0]])
     assert np.median(drawn[26:38, 21:27]) < 60 < 100 < np.median(hit[26:38, 21:27].max(axis=2))
 
 
@@ -179,7 +182,7 @@ def test_class_label_without_glyphs_is_the_number(only_built_in_font):
 )
 def test_draw_boxes_invalid_image_raises(image):
     with pytest.raises(DataError):
-        draw_boxes(image, np.zeros((0, 4)), [], [])
+        boxes_on(image, np.zeros((0, 4)), [], [])
 
 
 @pytest.mark.parametrize("count, rows", [(0, 1), (1, 1), (3, 1), (4, 2), (6, 2)])

@@ -11,9 +11,8 @@ import pytest
 from helpers.services import CHROMIUM, Browser
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
-from ssd_train.visualization.report import render, write_report
+from ssd_train.visualization.report import CASES_SHOWN, IMAGE_WH, IMAGES_SHOWN, render, write_report
 from ssd_train.visualization.report_data import Reason, ReportData, Sample, SubsetSummary
-from ssd_train.visualization.report_sections import CASES_SHOWN, IMAGE_WH, IMAGES_SHOWN
 
 SECTIONS = ["scores", "training", "precision", "pictures", "worst", "data", "settings"]
 VOID = {"meta", "img", "br"}
