@@ -30,6 +30,6 @@ def test_nobody_is_told_to_install_an_extra_that_there_is_not():
     texts = [
         path.read_text("utf-8") for path in [*pages, *(ROOT / "src").rglob("*.py"), *ROOT.glob("examples/**/*.py")]
     ]
-    named = re.findall(r"(?:ssd-train|'\.)\[([\w,]+)\]", "\n".join(texts))
+    named = re.findall(r"""(?:ssd-train\[|'\.\[|require_extra\(")([\w,]+)[\]"]""", "\n".join(texts))
     assert {name for names in named for name in names.split(",")} - extras() == set()
     assert len(named) > 5

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List
+import contextlib
+from typing import Iterator, List
 
 
 class SsdTrainError(Exception):
@@ -50,6 +51,19 @@ class DependencyError(SsdTrainError):
     """A library is missing or its version is incompatible."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def require_extra(extra: str) -> Iterator[None]:
+    """Replace an ImportError in the block by a DependencyError that says how to install `extra` of this package."""
+    try:
+        yield
+    except ImportError as error:
+        reason = str(error) or type(error).__name__
+        library = (error.name or "a library").partition(".")[0]
+        raise DependencyError(
+            f"{library} cannot be imported ({reason}); install the extra: pip install 'ssd-train[{extra}]'"
+        ) from None
 
 
 class TrainingDiverged(SsdTrainError):

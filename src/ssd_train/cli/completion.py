@@ -10,7 +10,7 @@ from typing import Mapping
 from ssd_train.cli.arguments import Parser
 from ssd_train.config import TrainConfig
 from ssd_train.config_fields import choice_texts
-from ssd_train.errors import ConfigError, DependencyError
+from ssd_train.errors import ConfigError, require_extra
 
 
 def completion(shell: str, commands: Mapping[str, str]) -> str:
@@ -24,10 +24,8 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
         ConfigError: the shell is unknown.
         DependencyError: shtab is missing.
     """
-    try:
+    with require_extra("cli"):
         import shtab
-    except ImportError as error:
-        raise DependencyError(f"--print-completion needs shtab ({error}): pip install 'ssd-train[cli]'") from error
     if shell not in shtab.SUPPORTED_SHELLS:
         raise ConfigError(f"print_completion: found {shell!r}, expected one of {', '.join(shtab.SUPPORTED_SHELLS)}")
     root = argparse.ArgumentParser(prog="ssd-train")

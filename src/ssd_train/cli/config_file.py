@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple
 
-from ssd_train.errors import ConfigError, DependencyError
+from ssd_train.errors import ConfigError, require_extra
 
 
 class Entry(NamedTuple):
@@ -26,10 +26,8 @@ def read_config(path: Path) -> List[Entry]:
         ConfigError: the file is unreadable, or not a mapping of unique names to texts, numbers or lists of these.
         DependencyError: PyYAML is missing.
     """
-    try:
+    with require_extra("cli"):
         import yaml
-    except ImportError as error:
-        raise DependencyError(f"--config needs PyYAML ({error}): pip install 'ssd-train[cli]'") from error
     try:
         root = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
-from ssd_train.errors import DependencyError, WeightsError, message_lines
+from ssd_train.errors import WeightsError, message_lines, require_extra
 
 
 class OnnxEngine:
@@ -59,13 +59,8 @@ def run_raw(path: Path, images: np.ndarray) -> List[np.ndarray]:
 
 
 def _runtime() -> Any:
-    try:
+    with require_extra("onnx"):
         return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise DependencyError(
-            f"onnxruntime cannot be imported ({str(error) or type(error).__name__}); "
-            "install the extra: pip install 'ssd-train[onnx]'"
-        ) from None
 
 
 class OpenVinoEngine:
@@ -97,10 +92,8 @@ class OpenVinoEngine:
 
 
 def _openvino() -> Any:
-    try:
+    with require_extra("openvino"):
         return importlib.import_module("openvino")
-    except ImportError as error:
-        raise DependencyError(f"openvino cannot be imported ({error}); pip install 'ssd-train[openvino]'") from None
 
 
 def _metadata(model: Any) -> Dict[str, str]:

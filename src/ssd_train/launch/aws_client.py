@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional
 
-from ssd_train.errors import ConfigError, DependencyError
+from ssd_train.errors import ConfigError, require_extra
 from ssd_train.storage.s3 import Store, Url
 
 # botocore's errors other than an error response, by class name
@@ -38,10 +38,8 @@ class AwsClient:
     """
 
     def __init__(self, region: Optional[str] = None) -> None:
-        try:
+        with require_extra("sagemaker"):
             import boto3
-        except ImportError as error:
-            raise DependencyError(f"launch needs boto3 ({error}): pip install 'ssd-train[sagemaker]'") from error
         with translate_errors("AWS"):
             self.session = boto3.Session(region_name=region)
         if not self.session.region_name:
@@ -94,10 +92,8 @@ def translate_errors(what: str) -> Iterator[None]:
 
     An error response keeps AWS's message, because it names the missing permission.
     """
-    try:
+    with require_extra("sagemaker"):
         from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError as error:
-        raise DependencyError(f"launch needs boto3 ({error}): pip install 'ssd-train[sagemaker]'") from error
     try:
         yield
     except ClientError as error:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.errors import DependencyError, WeightsError
+from ssd_train.errors import WeightsError, require_extra
 
 Arrays = Dict[str, np.ndarray]
 # of ImageNet, RGB, as in data/transforms.py; (1, 3, 1, 1) for the weights of a convolution
@@ -71,13 +71,9 @@ def read_torch_weights(path: Path, base_network: str, names: Sequence[str]) -> T
 
 
 def _read(path: Path) -> Arrays:
-    try:
+    with require_extra("safetensors"):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
-    except ImportError as error:
-        raise DependencyError(
-            f"safetensors cannot be imported ({error}); install the extra: pip install 'ssd-train[safetensors]'"
-        ) from None
     try:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional
 
 from ssd_train.environment import s3_endpoint
-from ssd_train.errors import ConfigError, DataError, DependencyError
+from ssd_train.errors import ConfigError, DataError, require_extra
 
 SCHEME = "s3://"
 WORKERS = 8  # concurrent transfers
@@ -132,13 +132,9 @@ class Store:
 
     def __init__(self) -> None:
         endpoint = s3_endpoint()
-        try:
+        with require_extra("s3"):
             import boto3
             from botocore.config import Config
-        except ImportError as error:
-            raise DependencyError(
-                f"s3:// paths need boto3, which cannot be imported ({error}): pip install 'ssd-train[s3]'"
-            ) from error
         self.name = _display_name(endpoint)
         with self._translate_errors("S3", "open"):
             try:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
-from ssd_train.errors import DependencyError
+from ssd_train.errors import require_extra
 from ssd_train.storage.atomic import write_text_atomic
 from ssd_train.visualization.html import finite
 
@@ -88,9 +88,5 @@ def _value(row: Mapping[str, Any], name: str) -> Optional[float]:
 
 def _tensorboard(part: str) -> Any:
     """Import a module of tensorboard, which works without TensorFlow and PyTorch."""
-    try:
+    with require_extra("tensorboard"):
         return importlib.import_module(f"tensorboard.{part}")
-    except ImportError as error:
-        raise DependencyError(
-            f"tensorboard cannot be imported ({error}); install the extra: pip install 'ssd-train[tensorboard]'"
-        ) from None

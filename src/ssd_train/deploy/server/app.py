@@ -41,19 +41,15 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.server.forms import is_form
 from ssd_train.deploy.server.metrics import CONTENT_TYPE, Metrics
 from ssd_train.deploy.server.workers import InferencePool
-from ssd_train.errors import DependencyError
+from ssd_train.errors import DependencyError, require_extra
 from ssd_train.progress import Progress
 
-try:
+with require_extra("serve"):
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response
     from starlette.routing import Route
-except ImportError as error:
-    raise DependencyError(
-        f"Starlette cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
-    ) from None
 
 TOO_SLOW, BAD_LENGTH, FAULT, UNAVAILABLE, BUSY = 408, 400, 500, 501, 503
 BODY_SECONDS = 60.0

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any, Dict, List, Tuple
 
 from ssd_train.deploy.codec import BAD_REQUEST, RequestError, truncate
-from ssd_train.errors import DependencyError
+from ssd_train.errors import require_extra
 
-try:
+with require_extra("serve"):
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
-except ImportError as error:
-    raise DependencyError(
-        f"python-multipart cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
-    ) from None
 
 FORM = b"multipart/form-data"
 ANY_IMAGE = "application/x-image"

@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Callable
 
 from ssd_train.data.structures import ClassNames
-from ssd_train.errors import DependencyError
+from ssd_train.errors import require_extra
 
-try:
+with require_extra("serve"):
     import prometheus_client as prometheus
-except ImportError as error:
-    raise DependencyError(
-        f"prometheus_client cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
-    ) from None
 
 CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # upper bounds of the buckets

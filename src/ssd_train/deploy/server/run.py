@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import signal
 import socket
 from typing import Any, Callable
 
-from ssd_train.errors import ConfigError, DependencyError
+from ssd_train.errors import ConfigError, require_extra
 
 GRACE_SECONDS = 30  # to finish requests in progress at shutdown
 IDLE_SECONDS = 75
@@ -45,7 +44,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(application: Callable[..., Any], listener: socket.socket, queue: int) -> None:
     """Serve until SIGTERM or Ctrl-C; the latter raises KeyboardInterrupt."""
-    uvicorn = _uvicorn()
+    with require_extra("serve"):
+        import uvicorn
     config = uvicorn.Config(
         application,
         http="h11",
@@ -65,12 +65,3 @@ def run(application: Callable[..., Any], listener: socket.socket, queue: int) ->
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _uvicorn() -> Any:
-    try:
-        return importlib.import_module("uvicorn")
-    except ImportError as error:
-        raise DependencyError(
-            f"uvicorn cannot be imported ({error}); install the extra: pip install 'ssd-train[serve]'"
-        ) from None
