@@ -20,7 +20,9 @@ from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
+from ssd_train.evaluation.predictions import prediction_line, read_prediction_lines
 from ssd_train.progress import Item, Progress
+from ssd_train.storage.atomic import open_atomic
 
 # the smallest job that is still a whole one
 SMALL = {
@@ -211,3 +213,15 @@ def cell_of(index):
     left = (PAGE_WH[0] - COLUMNS * CELL_WH[0]) // 2 + index % COLUMNS * CELL_WH[0]
     top = 36 + index // COLUMNS * CELL_WH[1]
     return left, top, left + CELL_WH[0], top + CELL_WH[1]
+
+
+def write_predictions(path, predictions, class_names=None):
+    """Write a line of predictions for each (image name, detections)."""
+    with open_atomic(Path(path)) as file:
+        for name, detections in predictions:
+            file.write(prediction_line(name, detections, class_names))
+
+
+def read_predictions(path):
+    """Return the rows of a file of predictions by image name."""
+    return {prediction.image: prediction.rows for prediction in read_prediction_lines(path)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import importlib
 import os
 import sys
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ssd_train import __version__
-from ssd_train.cli.arguments import close_bars, normalize_flags, overview, program
+from ssd_train.cli.arguments import Parser, close_bars, normalize_flags, overview, program
+from ssd_train.config import TrainConfig
+from ssd_train.config_fields import choice_texts
 from ssd_train.environment import is_hosted, write_failure_file
-from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.errors import ConfigError, SsdTrainError, require_extra
 from ssd_train.redaction import redact
 
 # each is a module of this package with a function run(arguments) that returns the exit code
@@ -70,9 +74,7 @@ def _run(given: List[str], command: str, rest: List[str]) -> int:
         print(f"ssd_train {__version__}")
         return 0
     if given[:1] and given[0].partition("=")[0] == "--print_completion":
-        from ssd_train.cli.completion import completion
-
-        print(completion(given[0].partition("=")[2] or "".join(given[1:2]), COMMANDS))
+        print(completion(given[0].partition("=")[2] or "".join(given[1:2])))
         return 0
     if command not in COMMANDS:
         raise ConfigError(f"command: found {command!r}, expected one of {', '.join(COMMANDS)}")
@@ -95,3 +97,47 @@ def _crash(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno}; see the log)"
+
+
+def completion(shell: str) -> str:
+    """Return the completion script of a shell that shtab knows, of all commands.
+
+    Raises:
+        ConfigError: the shell is unknown.
+        DependencyError: shtab is missing.
+    """
+    with require_extra("cli"):
+        import shtab
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise ConfigError(f"print_completion: found {shell!r}, expected one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+    root = argparse.ArgumentParser(prog="ssd-train")
+    subparsers = root.add_subparsers()
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"ssd_train.cli.{name}")
+        if name == "prepare":
+            steps = subparsers.add_parser(name, help=text).add_subparsers()
+            for step in module.STEPS:
+                _add(steps, step, module.STEPS[step].summary, module.make_parser(step))
+        elif name == "launch":
+            modes = map(module.make_mode_parser, module.MODES)
+            _add(subparsers, name, text, module.make_launch_parser(), *modes)
+        else:
+            _add(subparsers, name, text, module.make_parser())
+    return str(shtab.complete(root, shell))
+
+
+def _add(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, *of: Parser) -> None:
+    """Add a command with the flags of its parsers; FILE, FOLDER and PATH complete to names of files and folders."""
+    import shtab
+
+    settings = {item.name: item for item in dataclasses.fields(TrainConfig)}
+    for parser in of:
+        parser.add_aliases()
+        for action in parser._actions:
+            if action.dest in parser.settings:
+                action.choices = choice_texts(settings[action.dest]) or None
+            elif action.metavar in ("FILE", "PATH", "MANIFEST", "LABELS", "SOURCE", "VIDEO"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
+            elif action.metavar == "FOLDER":
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # read by shtab
+    subparsers.add_parser(name, help=text, parents=list(of), add_help=False, conflict_handler="resolve")

@@ -7,7 +7,7 @@ import contextlib
 import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -37,10 +37,12 @@ from ssd_train.cli.predict_video import check_video_flags, predict_videos
 from ssd_train.data.formats.coco import read_ids
 from ssd_train.data.labels import align_classes, load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
-from ssd_train.deploy.batch_transform import transform
+from ssd_train.deploy.codec import RequestError, RequestLimits, negotiate_accept
 from ssd_train.deploy.detector import Detector, ImageRef, Prediction, Tiling
 from ssd_train.deploy.evaluate import match_names
+from ssd_train.deploy.handlers import handle_request
 from ssd_train.deploy.tiling import MAX_OVERLAP, check_tile
+from ssd_train.environment import payload_limit
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
 from ssd_train.progress import Progress
@@ -189,10 +191,24 @@ def _refuse_file(folder: "Path | S3Path") -> None:
 def _transform(
     detector: Detector, images: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
-    outcomes = transform(detector, images, flags.transform_output, flags.accept)
-    for fault in filter(None, progress.track(outcomes, len(images), "pictures")):
-        faults.append(fault)
-        progress.warning(fault)
+    """Write <image>.out with the endpoint's response for each image, as a batch transform job of SageMaker does."""
+    try:
+        negotiate_accept(flags.accept)
+    except RequestError as error:
+        raise ConfigError(str(error)) from None
+    limits = RequestLimits(payload_limit())
+    for image in progress.track(images, len(images), "pictures"):
+        try:
+            body: Any = image.read()  # bytes: the images are files
+            text, _ = handle_request(detector, body, "application/x-image", flags.accept, limits)
+        except RequestError as error:
+            faults.append(f"{image.where}: {error}")
+            progress.warning(faults[-1])
+        except OSError as error:
+            faults.append(f"{image.where}: cannot be read ({error.strerror})")
+            progress.warning(faults[-1])
+        else:
+            atomic.write_bytes_atomic(flags.transform_output / f"{image.name}.out", text.encode("utf-8"))
 
 
 def _predict(

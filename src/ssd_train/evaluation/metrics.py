@@ -15,8 +15,8 @@ import numpy as np
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError, TrainingDiverged
 from ssd_train.evaluation.bootstrap import ClassMatches, map_intervals
-from ssd_train.evaluation.confusion import confusion_matrix
 from ssd_train.evaluation.matching import (
+    GroupedBoxes,
     ImageBoxes,
     IouPairs,
     ignored_coco,
@@ -351,9 +351,38 @@ def _chosen_score(best: Optional[BestF1]) -> float:
 def _confusion(
     truth: ImageBoxes, detections: ImageBoxes, matches: IouPairs, counted: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """Return the confusion matrix of the detections `counted` (sorted indexes)."""
-    renumbered = _renumbered(matches, counted)
-    return confusion_matrix(truth, detections.take(counted), renumbered, num_classes, COCO_IOUS[0])
+    """Return the counts int64 (classes + 1, classes + 1) of labelled class (rows) by detected class (columns).
+
+    The last row is background that was detected, the last column are labelled boxes that were missed. Detections that
+    match a box of their class count there, as for AP. Of the others, in order of falling scores, each takes the free
+    box of any class that it overlaps most.
+
+    Args:
+        truth: labelled boxes; scores are not used.
+        detections: all detections.
+        matches: matched pairs of the same class at COCO_IOUS[0].
+        counted: sorted indexes of the detections to count.
+        num_classes: number of classes.
+    """
+    matches, detections = _renumbered(matches, counted), detections.take(counted)
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    free_truth, free = np.ones(len(truth.boxes), bool), np.ones(len(detections.boxes), bool)
+    free_truth[matches.truth] = free[matches.detection] = False
+    np.add.at(matrix, (truth.class_ids[matches.truth], detections.class_ids[matches.detection]), 1)
+
+    labelled, rest = np.flatnonzero(free_truth), np.flatnonzero(free)
+    rest = rest[np.argsort(-detections.scores[rest], kind="stable")]
+    groups = (
+        GroupedBoxes(detections.boxes[rest], detections.images[rest]),
+        GroupedBoxes(truth.boxes[labelled], truth.images[labelled]),
+    )
+    (confused,) = match_coco(iou_pairs(*groups, COCO_IOUS[0]), COCO_IOUS[:1])
+    confused_truth, confused_detections = labelled[confused.truth], rest[confused.detection]
+    np.add.at(matrix, (truth.class_ids[confused_truth], detections.class_ids[confused_detections]), 1)
+    missed, false = np.setdiff1d(labelled, confused_truth), np.setdiff1d(rest, confused_detections)
+    matrix[:-1, -1] = np.bincount(truth.class_ids[missed], minlength=num_classes)
+    matrix[-1, :-1] = np.bincount(detections.class_ids[false], minlength=num_classes)
+    return matrix
 
 
 def _scores_by_size(

@@ -12,7 +12,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ssd_train.data.formats.json_lines import PathLike, dump_json, parse_json, r
 from ssd_train.data.formats.validators import number, short_repr
 from ssd_train.data.structures import ClassNames, Detections, Labels
 from ssd_train.errors import DataError
-from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
+from ssd_train.storage.atomic import write_bytes_atomic
 
 Row = List[Any]
 
@@ -47,31 +47,6 @@ class ImagePredictions(NamedTuple):
     where: str
     names: Mapping[int, str] = {}
     pixels: bool = False
-
-
-def write_predictions(
-    target: "Union[PathLike, BinaryIO]",
-    predictions: Iterable[Tuple[str, Detections]],
-    class_names: Optional[ClassNames] = None,
-) -> None:
-    """Write one line for each (name, detections).
-
-    Args:
-        target: Path, which is written atomically, or open binary file.
-        predictions: Image names and detections.
-        class_names: If given, each line has the names of its classes.
-    """
-    if hasattr(target, "write"):
-        for name, detections in predictions:
-            target.write(prediction_line(name, detections, class_names))
-    else:
-        with open_atomic(Path(target)) as file:
-            write_predictions(file, predictions, class_names)
-
-
-def read_predictions(path: PathLike) -> Dict[str, List[Row]]:
-    """Return rows by image name, as checked by `read_prediction_lines`."""
-    return {prediction.image: prediction.rows for prediction in read_prediction_lines(path)}
 
 
 def read_prediction_lines(path: PathLike) -> Iterator[ImagePredictions]:
@@ -341,7 +316,7 @@ class Writer:
         self._target.write(data)  # type: ignore[union-attr]  # a folder for `_out` only
 
     def _jsonl(self, name: str, detections: Detections) -> None:
-        write_predictions(self._target, [(name, detections)], self._names)
+        self._write(prediction_line(name, detections, self._names))
 
     def _out(self, name: str, detections: Detections) -> None:
         text = dump_json({"prediction": detections.to_rows()})

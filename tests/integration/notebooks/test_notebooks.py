@@ -14,10 +14,10 @@ from typing import Any, Dict, List
 
 import boto3
 import pytest
+from helpers.data import read_predictions
 from helpers.services import REGION, ROLE, isolate
 from moto.server import ThreadedMotoServer
 
-from ssd_train.evaluation.predictions import read_predictions
 from ssd_train.launch.code_archive import CHECKOUT
 
 pytestmark = pytest.mark.sagemaker

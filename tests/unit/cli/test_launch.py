@@ -12,13 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import numpy as np
 import pytest
-from helpers.data import picture
+from helpers.data import picture, read_predictions
 from helpers.services import REGION, ROLE, entry_point, faults_of, isolate, make_job
 from moto import mock_aws
 
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import decode, encode_jpeg
-from ssd_train.evaluation.predictions import read_predictions
 from ssd_train.launch.requests import training_request
 
 AWS_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"  # the pattern of TrainingJobName and its like in the API's reference

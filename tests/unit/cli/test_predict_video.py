@@ -7,14 +7,13 @@ import json
 import cv2
 import numpy as np
 import pytest
-from helpers.data import HeardProgress
+from helpers.data import HeardProgress, read_predictions
 
 from ssd_train.cli import predict as command
 from ssd_train.cli.main import main
 from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import match_names
-from ssd_train.evaluation.predictions import read_predictions
 
 SIZE_WH, RATE, COUNT = (160, 120), 5, 12
 NAMES = ClassNames(("dark", "white"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.data import memory_images
+from helpers.data import memory_images, write_predictions
 
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabeledDataset
@@ -10,7 +10,6 @@ from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labe
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import match_names, score_images, score_predictions
 from ssd_train.errors import DataError
-from ssd_train.evaluation.predictions import write_predictions
 
 SIZE = (400, 200)
 NAMES = ClassNames(("cat", "dog"))

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from helpers.data import read_predictions, write_predictions
 
 from ssd_train.data.structures import Detections
 from ssd_train.errors import DataError
-from ssd_train.evaluation.predictions import read_prediction_lines, read_predictions, write_predictions
+from ssd_train.evaluation.predictions import read_prediction_lines
 
 ROW = [1, 0.5, 0.1, 0.2, 0.3, 0.4]
 
