@@ -14,7 +14,8 @@ class Progress:
         """Report a line to the user."""
 
     def warning(self, text: str) -> None:
-        """Report a warning to the user."""
+        """Report a warning to the user, by default as a line."""
+        self.info(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield `items` and report how many of `total` are done; `what` names them."""

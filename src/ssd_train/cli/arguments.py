@@ -5,28 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Collection,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NoReturn,
-    Optional,
-    Sequence,
-    Set,
-    TextIO,
-    Tuple,
-    TypeVar,
-)
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NoReturn, Optional, Sequence, TextIO, TypeVar
 
 from ssd_train import builtin_algorithm
 from ssd_train.cli.aliases import ALIASES, HINTS, hints
@@ -60,10 +44,6 @@ class TerminalProgress(Progress):
         tqdm.write(redact(text), file=stream)
         stream.flush()
 
-    def warning(self, text: str) -> None:
-        """Write a warning."""
-        self.info(f"warning: {text}")
-
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and show a progress bar."""
         from tqdm import tqdm
@@ -77,7 +57,7 @@ class TerminalProgress(Progress):
             _open_bars.remove(bar)
 
 
-_open_bars: List[Any] = []
+_open_bars: list[Any] = []
 
 
 def close_bars() -> None:
@@ -95,10 +75,6 @@ class LogProgress(Progress):
     def info(self, text: str) -> None:
         """Write a redacted line."""
         print(redact(text), flush=True, file=self._stream or sys.stdout)
-
-    def warning(self, text: str) -> None:
-        """Write a warning."""
-        self.info(f"warning: {text}")
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and log their number every LOG_SECONDS."""
@@ -144,7 +120,7 @@ class HelpFormatter(argparse.HelpFormatter):
             for line in text.splitlines()
         )
 
-    def _split_lines(self, text: str, width: int) -> List[str]:
+    def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
@@ -165,15 +141,15 @@ class Parser(argparse.ArgumentParser):
         **settings: Arguments of ArgumentParser.
     """
 
-    def __init__(self, others: Collection[str] = (), **settings: Any) -> None:
+    def __init__(self, others: Iterable[str] = (), **settings: Any) -> None:
         self.others = frozenset(others)
-        self.settings: Set[str] = set()
-        self._given: List[str] = []
-        self._positional_flags: Dict[str, argparse.Action] = {}
+        self.settings: set[str] = set()
+        self._given: list[str] = []
+        self._positional_flags: dict[str, argparse.Action] = {}
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **settings)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
-        self.stored: Set[str] = set()
+        self.stored: set[str] = set()
         self.add_argument(
             "--config",
             type=Path,
@@ -183,7 +159,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     @property
-    def names(self) -> Set[str]:
+    def names(self) -> set[str]:
         """Names of all flags."""
         return {text[2:] for text in self._option_string_actions if text.startswith("--")}
 
@@ -290,7 +266,7 @@ class Parser(argparse.ArgumentParser):
         """Raise a ConfigError instead of exiting."""
         raise ConfigError(f"{message}{self._suggestions(message)} (see {self.prog} --help)")
 
-    def _unknown(self) -> List[str]:
+    def _unknown(self) -> list[str]:
         known = self.names | self.others | set(self._positional_flags)
         return [name for name in self._given if name not in known]
 
@@ -307,7 +283,7 @@ class Parser(argparse.ArgumentParser):
             advice.append(f"expected {flags[0]} {value}")
         return "".join(f"; {text}" for text in advice)
 
-    def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, Dict[str, str]]":
+    def parse_settings(self, arguments: Sequence[str]) -> "tuple[argparse.Namespace, dict[str, str]]":
         """Parse known flags into a namespace, and settings and unknown flags into a dictionary of texts by name.
 
         Raises:
@@ -347,13 +323,13 @@ def setting_help(item: "dataclasses.Field[Any]") -> str:
     return f"{limits['help']}{among}{default}".replace("%", "%%")
 
 
-def _values_of(flag: str, args: Sequence[str]) -> List[str]:
+def _values_of(flag: str, args: Sequence[str]) -> list[str]:
     """Return the values of a flag in `args`, as --flag value or --flag=value."""
     after = [value for text, value in zip(args, args[1:]) if text == flag]
     return [*after, *(text[len(flag) + 1 :] for text in args if text.startswith(f"{flag}="))]
 
 
-def overview(usage: str, commands: Mapping[str, str], epilog: str) -> str:
+def overview(usage: str, commands: dict[str, str], epilog: str) -> str:
     """Return the help of a program with commands.
 
     Args:
@@ -393,7 +369,7 @@ def number_in_range(kind: Callable[[str], Number], low: float, high: float) -> C
     return number
 
 
-def key_value(text: str) -> Tuple[str, str]:
+def key_value(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE, an argparse type; the first equals sign separates."""
     key, equals, value = text.partition("=")
     if not key or not equals:
@@ -401,9 +377,9 @@ def key_value(text: str) -> Tuple[str, str]:
     return key, value
 
 
-def unique_keys(flag: str, pairs: Iterable[Tuple[str, str]]) -> Dict[str, str]:
+def unique_keys(flag: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return key-value pairs as a dictionary; raises ConfigError, which names `flag`, for a repeated key."""
-    values: Dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, value in pairs:
         if key in values:
             raise ConfigError(f"--{flag}: found {key!r} twice, expected each once")
@@ -411,21 +387,14 @@ def unique_keys(flag: str, pairs: Iterable[Tuple[str, str]]) -> Dict[str, str]:
     return values
 
 
-def normalize_flags(arguments: Sequence[str]) -> List[str]:
+def normalize_flags(arguments: Sequence[str]) -> list[str]:
     """Replace hyphens in the names of flags by underscores: --batch-size=8 becomes --batch_size=8."""
-    return [_underscored(argument) for argument in arguments]
+    return [re.sub("(?<=^--)[^=]+", lambda name: name[0].replace("-", "_"), argument) for argument in arguments]
 
 
-def _underscored(argument: str) -> str:
-    if not argument.startswith("--") or argument == "--":
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
-def _pairs(rest: Sequence[str]) -> Dict[str, str]:
+def _pairs(rest: Sequence[str]) -> dict[str, str]:
     """Parse --name value and --name=value into a dictionary."""
-    values: Dict[str, str] = {}
+    values: dict[str, str] = {}
     name: Optional[str] = None
     for argument in rest:
         is_flag = argument.startswith("--")

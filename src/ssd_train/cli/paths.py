@@ -219,10 +219,6 @@ class _RenamingProgress(Progress):
         """Report a line."""
         self._progress.info(self._rename(text))
 
-    def warning(self, text: str) -> None:
-        """Report a warning."""
-        self._progress.warning(self._rename(text))
-
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items and report progress."""
         return self._progress.track(items, total, self._rename(what))
