@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
@@ -222,15 +223,16 @@ def _predict(
     predictions: Iterator[Prediction] = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
     predictions = _sound(progress.track(predictions, len(images), "pictures"), faults, progress)
     scores: List[np.ndarray] = []
-    predictions = _with_scores(predictions, scores)
     with contextlib.ExitStack() as stack:
-        if flags.overlays:
-            predictions = _with_overlays(predictions, overlays, view)
+        writer = None
         if flags.output:
             target = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
             writer = Writer(flags.format, target, detector.class_names, _coco_ids(flags, images))
-            predictions = _with_lines(predictions, writer)
-        _consume(predictions, flags, view, len(images))
+        pages = _pages(predictions, view, scores, overlays, writer)
+        if flags.pdf:
+            write_pdf(flags.pdf, pages, _title_page(flags, view, len(images)))
+        else:
+            deque(pages, maxlen=0)
     if scores:
         progress.info(_summary(scores, view.threshold))
     if flags.labels and len(truth) < len(images):
@@ -277,10 +279,26 @@ def _not_all(faults: Sequence[str], count: int) -> DataError:
     return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
 
 
-def _with_scores(predictions: Iterable[Prediction], scores: List[np.ndarray]) -> Iterator[Prediction]:
+def _pages(
+    predictions: Iterable[Prediction],
+    view: View,
+    scores: List[np.ndarray],
+    overlays: Mapping[str, Path],
+    writer: Optional[Writer],
+) -> Iterator[Page]:
+    """Append the scores, write the overlay and the prediction of each image, and yield its page of the PDF."""
     for prediction in predictions:
-        scores.append(prediction.decoded()[1].scores)
-        yield prediction
+        _, detections = prediction.decoded()
+        scores.append(detections.scores)
+        page, name = view.page(prediction), prediction.image_ref.name
+        if overlays:
+            full = replace(page, image=_full_size(prediction))
+            write_overlay(overlays[name], draw_page(full, view.class_names, view.threshold, size_of(full.image)))
+        if writer:
+            writer.add(name, detections)
+        yield page
+    if writer:
+        writer.close()
 
 
 def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
@@ -295,25 +313,10 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
 
 
-def _with_overlays(predictions: Iterable[Prediction], overlays: Mapping[str, Path], view: View) -> Iterator[Prediction]:
-    for prediction in predictions:
-        page = replace(view.page(prediction), image=_full_size(prediction))
-        drawn = draw_page(page, view.class_names, view.threshold, size_of(page.image))
-        write_overlay(overlays[prediction.image_ref.name], drawn)
-        yield prediction
-
-
 def _full_size(prediction: Prediction) -> np.ndarray:
     """Return the image of a prediction at its full size; it is decoded again if it was downscaled."""
     image, _ = prediction.decoded()
     return image if size_of(image) == prediction.image_ref.expected_wh else prediction.image_ref.decode()
-
-
-def _with_lines(predictions: Iterable[Prediction], writer: Writer) -> Iterator[Prediction]:
-    for prediction in predictions:
-        writer.add(prediction.image_ref.name, prediction.decoded()[1])
-        yield prediction
-    writer.close()
 
 
 def _coco_ids(flags: argparse.Namespace, images: Sequence[ImageRef]) -> Optional[CocoIds]:
@@ -329,13 +332,8 @@ def _coco_ids(flags: argparse.Namespace, images: Sequence[ImageRef]) -> Optional
     )
 
 
-def _consume(predictions: Iterable[Prediction], flags: argparse.Namespace, view: View, count: int) -> None:
-    if not flags.pdf:
-        for _ in predictions:
-            pass
-        return
+def _title_page(flags: argparse.Namespace, view: View, count: int) -> TitlePage:
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
     if view.truth is not None:
         lines.append(f"labels: {flags.labels} ({len(view.truth)} of {count} pictures have some)")
-    front = TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))
-    write_pdf(flags.pdf, map(view.page, predictions), front)
+    return TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))

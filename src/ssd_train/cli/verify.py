@@ -13,7 +13,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -47,10 +47,6 @@ from ssd_train.storage.atomic import finished_dirs
 from ssd_train.training.checkpoint import LAST, STATE, Checkpoints, runtime_info
 from ssd_train.training.engine import Evaluator, evaluate
 from ssd_train.training.setup import build_setup
-
-if TYPE_CHECKING:
-    pass
-
 
 SIDE, BATCH, EPOCHS = 128, 8, 6
 STEPS_AFTER = 3  # steps to resume: few, because on GPUs rounding errors differ between runs and accumulate

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ssd_train.data.structures import ClassNames
 from ssd_train.visualization.html import finite, number
-from ssd_train.visualization.report_data import ReportData, SubsetSummary
+from ssd_train.visualization.report_data import ReportData
 
 _NAMES_SHOWN = 4
 # folders that are called so in every data set
@@ -81,76 +81,48 @@ def _weakest_class(data: ReportData) -> Optional[str]:
 
 def next_steps(data: ReportData) -> List[str]:
     """Return advice by rule, the most important first; empty if no rule applies."""
-    steps = [
-        *_if_nothing_detected(data),
-        *_if_random_weights(data),
-        *_if_best_epoch_is_last(data),
-        *_if_class_is_missing(data),
-        *_if_class_has_few_boxes(data),
-        *_if_boxes_are_small(data),
-        *_if_figures_are_rough(data),
-    ]
-    return steps
+    return [*_training_steps(data), *_data_steps(data), *_if_figures_are_rough(data)]
 
 
-def _if_nothing_detected(data: ReportData) -> List[str]:
+def _training_steps(data: ReportData) -> Iterator[str]:
     value = finite((data.scores or {}).get("mAP@0.5"))
-    if value is None or value >= 0.05:
-        return []
-    return [
-        "The model has learned next to nothing: look at the labels (`ssd-train prepare sheet`, `ssd-train check`), "
-        "then train longer, from pretrained weights; if the loss did not fall, with another `--learning_rate`."
-    ]
-
-
-def _if_random_weights(data: ReportData) -> List[str]:
-    if not data.random_weights:
-        return []
-    return [
-        "Training began with random weights, which takes many times more images and epochs: "
-        "leave out `--use_pretrained_model 0`, or name weights by `--pretrained`."
-    ]
-
-
-def _if_best_epoch_is_last(data: ReportData) -> List[str]:
+    if value is not None and value < 0.05:
+        yield (
+            "The model has learned next to nothing: look at the labels (`ssd-train prepare sheet`, `ssd-train check`), "
+            "then train longer, from pretrained weights; if the loss did not fall, with another `--learning_rate`."
+        )
+    if data.random_weights:
+        yield (
+            "Training began with random weights, which takes many times more images and epochs: "
+            "leave out `--use_pretrained_model 0`, or name weights by `--pretrained`."
+        )
     epochs = [value for value in (finite(row.get("epoch")) for row in data.history) if value is not None]
-    if data.best_epoch is None or len(epochs) < 2 or data.best_epoch < max(epochs):
-        return []
-    return [f"The best epoch is the last, more epochs may help: `--epochs {2 * int(max(epochs))}`."]
+    if data.best_epoch is not None and len(epochs) > 1 and data.best_epoch >= max(epochs):
+        yield f"The best epoch is the last, more epochs may help: `--epochs {2 * int(max(epochs))}`."
 
 
-def _if_class_is_missing(data: ReportData) -> List[str]:
-    steps = []
+def _data_steps(data: ReportData) -> Iterator[str]:
     for one in data.data:
         missing = [name for name, count in zip(data.class_names, one.boxes_per_class) if not count]
         if missing:
             effect = "they cannot be learned" if one.name == "train" else "they are not scored"
-            steps.append(f"Without any box in the {one.name} split: {_listed(missing)}; {effect}.")
-    return steps
-
-
-def _if_class_has_few_boxes(data: ReportData) -> List[str]:
-    train = _split(data, "train")
+            yield f"Without any box in the {one.name} split: {_listed(missing)}; {effect}."
+    train, side = (
+        next((one for one in data.data if one.name == "train"), None),
+        finite(data.settings.get("image_shape")),
+    )
     pairs = zip(data.class_names, train.boxes_per_class) if train else ()
-    few = [(name, count) for name, count in pairs if 0 < count < FEW_TRAINING_BOXES]
-    if not few:
-        return []
-    counts = _listed([f"{name} ({count:,})" for name, count in sorted(few, key=lambda pair: pair[1])])
-    return [f"Label more objects of classes with fewer than {FEW_TRAINING_BOXES} boxes in training: {counts}."]
-
-
-def _if_boxes_are_small(data: ReportData) -> List[str]:
-    train, side = _split(data, "train"), finite(data.settings.get("image_shape"))
-    if not train or not train.size_deciles or not side:
-        return []
-    fifth = train.size_deciles[2] * side
-    if fifth >= SMALL_SIDE:
-        return []
-    larger = f"`--image_shape {_LARGEST_SHAPE}`, or " if side < _LARGEST_SHAPE else ""
-    return [
-        f"A fifth of the boxes is smaller than {max(fifth, 1):.0f} px in the network's input of {side:.0f} px: "
-        f"{larger}detection in tiles (`ssd-train predict --tile`)."
-    ]
+    few = sorted([pair for pair in pairs if 0 < pair[1] < FEW_TRAINING_BOXES], key=lambda pair: pair[1])
+    if few:
+        counts = _listed([f"{name} ({count:,})" for name, count in few])
+        yield f"Label more objects of classes with fewer than {FEW_TRAINING_BOXES} boxes in training: {counts}."
+    fifth = train.size_deciles[2] * side if train and train.size_deciles and side else SMALL_SIDE
+    if side and fifth < SMALL_SIDE:
+        larger = f"`--image_shape {_LARGEST_SHAPE}`, or " if side < _LARGEST_SHAPE else ""
+        yield (
+            f"A fifth of the boxes is smaller than {max(fifth, 1):.0f} px in the network's input of {side:.0f} px: "
+            f"{larger}detection in tiles (`ssd-train predict --tile`)."
+        )
 
 
 def _if_figures_are_rough(data: ReportData) -> List[str]:
@@ -173,10 +145,6 @@ def _if_figures_are_rough(data: ReportData) -> List[str]:
         f"The figures are rough{known}. They come from {images:,.0f} validation images with {boxes:,.0f} "
         f"boxes{fewest}. Label more of them before you compare two models."
     ]
-
-
-def _split(data: ReportData, name: str) -> Optional[SubsetSummary]:
-    return next((one for one in data.data if one.name == name), None)
 
 
 def interval_of(scores: "dict | object", name: str) -> Optional[Tuple[float, float]]:

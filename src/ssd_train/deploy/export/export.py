@@ -176,17 +176,15 @@ def export(folder: Path, format: str, output: Path, input: str, proof: Verificat
         SsdTrainError: the exported model gives other detections; nothing was written.
         ConfigError: an 8-bit model loses more mAP than `proof` allows; nothing was written.
     """
-    _EXPORTS[format](folder, output, input, proof, progress)
+    _EXPORTS[format](open_exportable(folder), output, input, proof, progress)
 
 
-def _symbol(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    model = open_exportable(folder)
+def _symbol(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     images = _comparison_images(model, proof)
     progress.info(f"compared on {len(images)} images: {model.publish_symbol(output, images, proof.overwrite)}")
 
 
-def _onnx(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    model = open_exportable(folder)
+def _onnx(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     images = _comparison_images(model, proof)
     progress.info(f"compared on {len(images)} images: {write_verified_onnx(model, output, input, images)}")
 
@@ -208,10 +206,9 @@ def write_verified_onnx(model: Exportable, output: Path, input: str, images: np.
     return agreement
 
 
-def _onnx_raw(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    model = open_exportable(folder)
+def _onnx_raw(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     if not isinstance(model, TrainedModel):
-        raise ConfigError(f"nms: found 0 for {folder}, a converted model, expected a model trained by ssd_train")
+        raise ConfigError(f"nms: found 0 for {model.folder}, a converted model, expected a model trained by ssd_train")
     images = _comparison_images(model, proof)
     with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input, RAW_KIND)
@@ -223,16 +220,14 @@ def _onnx_raw(folder: Path, output: Path, input: str, proof: VerificationOptions
     progress.info(f"compared on {len(images)} images: {agreement}")
 
 
-def _int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    model = open_exportable(folder)
+def _int8(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     check_target(output, model.describe("int8"), proof.overwrite)
     parts = quantize_symbol(model.parts(), _calibration_images(model, proof))
     with staged_files(model.describe("int8"), output, parts, proof.overwrite) as prepared:
         _check_map(model, SymbolEngine(prepared, "cpu"), proof, progress)
 
 
-def _onnx_int8(folder: Path, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    model = open_exportable(folder)
+def _onnx_int8(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
     images = _calibration_images(model, proof)
     with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input, "onnx-int8", lambda layers: quantize_layers(layers, images))
