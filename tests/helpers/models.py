@@ -60,7 +60,8 @@ def suppressed(candidates: Any, post_nms: int, noise: float = 0.0, shift: float 
     their logarithm), and whose boxes are moved by `shift` px."""
     scores = np.concatenate([1 - candidates.scores.sum(axis=1, keepdims=True), candidates.scores], axis=1)
     logits = np.log(scores) + np.random.RandomState(seed).normal(0, noise, scores.shape)
-    block = _Suppress(candidates.scores.shape[1], candidates.threshold, candidates.topk, post_nms)
+    voting = bool(candidates.voting_iou)
+    block = _Suppress(candidates.scores.shape[1], candidates.threshold, candidates.topk, post_nms, voting)
     return block(mx.nd.array(logits[None]), mx.nd.array(candidates.boxes[None] + shift)).asnumpy()[0]
 
 

@@ -68,11 +68,20 @@ def test_require_too_many_unmatched_raises():
 IMAGES = drawn_inputs(3)
 
 
-@pytest.fixture(scope="module", params=[undecided_model, talking_model], ids=["scores-all-equal", "scores-differ"])
+MODELS = {
+    "scores-all-equal": (undecided_model, {"box_voting": False}),
+    "scores-all-equal-voting": (undecided_model, {}),
+    "scores-differ": (talking_model, {"box_voting": False, "post_nms": 400}),
+    "scores-differ-voting": (talking_model, {"post_nms": 400}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())
 def answers(request, tmp_path_factory):
     """Rows of a network, its candidates before NMS, and its maximum number of rows."""
     folder = tmp_path_factory.mktemp("model")
-    model = request.param(folder, post_nms=400) if request.param is talking_model else request.param(folder)
+    make, settings = request.param
+    model = make(folder, **settings)
     engine = GluonEngine(folder, "cpu")
     return engine.run(IMAGES), [engine.candidates(picture) for picture in IMAGES], model.post_nms
 
