@@ -11,8 +11,9 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.split import fold_of_each, image_hash
 from ssd_train.environment import Environment
-from ssd_train.evaluation.predictions import write_predictions
+from ssd_train.evaluation.predictions import prediction_line
 from ssd_train.progress import Progress
+from ssd_train.storage.atomic import open_atomic
 from ssd_train.training.engine import Evaluation
 from ssd_train.training.trainer import open_trainer
 
@@ -61,8 +62,9 @@ def out_of_fold(
             with open_trainer(config, own, progress, should_stop, splits) as trainer:
                 evaluation = trainer.fit()
                 assert isinstance(evaluation, Evaluation)  # one process
-            named = ((record.name, found) for record, found in evaluation.predictions)
-            write_predictions(detections, named, data.labels.class_names)
+            with open_atomic(detections) as file:
+                for image, predicted in evaluation.predictions:
+                    file.write(prediction_line(image.name, predicted, data.labels.class_names))
         for used in ("model", "checkpoints"):
             shutil.rmtree(folder / used, ignore_errors=True)
         yield detections
