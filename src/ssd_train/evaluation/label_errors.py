@@ -27,6 +27,7 @@ KINDS = ("missing", "spurious", "wrong_class", "location", "duplicate", "swapped
 MIN_SCORE = 0.05  # of errors; and of detections, of which weaker ones say nothing
 MIN_IOU = 0.1  # boxes that overlap less are unrelated
 SAME_IOU = 0.5  # boxes that overlap more show one object
+LOOSE_IOU = 0.3  # a label that overlaps its object's detection less is at another place
 NEIGHBOURS = 25  # labels of the next larger and smaller boxes, which tell how well such objects are detected
 MAX_SWAPPED = 300  # images whose labels are compared with each other: the time grows with the square
 
@@ -97,14 +98,14 @@ class _Comparison:
         self.pairs = iou_pairs(_by_image(self.detections), _by_image(self.labels), MIN_IOU)
         self.same = self.detections.class_ids[self.pairs.detection] == self.labels.class_ids[self.pairs.truth]
         self.score = self.detections.scores[self.pairs.detection].astype(np.float64)
-        # how sure the model is of an object of any class, and of the label's class, at each label
-        self.support = self._best_of_labels(self.score * _ramp(self.pairs.iou, MIN_IOU, SAME_IOU))
-        self.own_support = self._best_of_labels(self.score * self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU))
-
         # of each label, the pairs with its strongest detection nearby: it is this object, even if the label is shifted
         self.mutual = self._mutual()
         strongest = self._best_of_labels(self.score * self.mutual)
         self.shifted = self.mutual & (self.score >= strongest[self.pairs.truth])
+        # how sure the model is of an object of any class, and of the label's class, at each label
+        fit = np.where(self.shifted, 1, _ramp(self.pairs.iou, MIN_IOU, SAME_IOU))
+        self.support = self._best_of_labels(self.score * fit)
+        self.own_support = self._best_of_labels(self.score * self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU))
 
     def _best_of_labels(self, values: np.ndarray) -> np.ndarray:
         best = np.zeros(len(self.labels.boxes))
@@ -139,7 +140,7 @@ class _Comparison:
 
     def spurious(self) -> Iterator[LabelError]:
         """Yield labels where nothing is detected, although such objects are."""
-        scores = _local_mean(self.support, self.labels) * (1 - self.support)
+        scores = _local_mean(self.support, self.labels) - self.support
         for index in np.flatnonzero(scores >= MIN_SCORE):
             name = self._class_of(self.labels, index)
             reason = f"nothing detected at this {name}, while others of its size are"
@@ -167,7 +168,7 @@ class _Comparison:
     def location(self) -> Iterator[LabelError]:
         """Yield labels whose object is detected in a box that fits better elsewhere."""
         usual = self._usual_iou()
-        fit = _ramp(self.pairs.iou, MIN_IOU, usual[self.labels.class_ids[self.pairs.truth]])
+        fit = _ramp(self.pairs.iou, LOOSE_IOU, usual[self.labels.class_ids[self.pairs.truth]])
         confirmed = self._best_of_labels(self.score * self.same * fit)
         strength = self.score * self.mutual * (1 - fit)
         best = self._best_of_labels(strength)
