@@ -42,7 +42,7 @@ def copies(tmp_path_factory):
         if kind == "missing":
             boxes.remove(first)
         elif kind == "wrong_class":
-            first["class_id"] = 2
+            first["class_id"] = 0
         elif kind == "location":
             first["left"] -= first["width"] * 2 // 5
         else:

@@ -35,6 +35,7 @@ from ssd_train.deploy.evaluate import image_refs, read_detections
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.label_errors import KINDS, LabelError, find_label_errors
+from ssd_train.evaluation.metrics import score_detections
 from ssd_train.prepare.convert import convert
 from ssd_train.prepare.manifest import read_lines, write_lines
 from ssd_train.progress import Progress
@@ -42,6 +43,7 @@ from ssd_train.storage.atomic import open_atomic, require_writable, write_json_a
 from ssd_train.storage.lock import exclusive_lock
 
 SETTINGS = {"recipe": "fast"}
+WEAK = 0.3  # mAP@0.5 of detections that find more errors of the model than of the labels
 RUN, PAGE, ERRORS, DOUBTFUL = "audit.json", "audit.html", "label_errors.jsonl", "doubtful.manifest"
 # settings that --model uses, too: they say how labels are read
 OF_LABELS = ("labels_format", "label_attribute", "class_names", "split", "verified", "on_bad_data")
@@ -67,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
                 images = _out_of_fold(flags, config, data, progress)
             else:
                 images, data = _by_model(flags, config, data, progress)
+            _report_scores(images, data.labels.class_names, progress)
             errors = find_label_errors(images, data.labels.class_names)
             _write(flags, data, images, errors, command_line("audit", arguments), progress)
     return 0
@@ -203,6 +206,18 @@ def _by_model(
         else:
             images.append((record, prediction.decoded()[1]))
     return images, LabeledDataset(labels, data.images)
+
+
+def _report_scores(images: Images, class_names: ClassNames, progress: Progress) -> None:
+    """Print how well the detections fit the labels, and warn if they are too poor to judge them."""
+    scores = score_detections(images, class_names)
+    found = ", ".join(
+        f"{name} {'none' if value is None else f'{value:.3f}'}"
+        for name, value in (("COCO mAP", scores.coco), ("mAP@0.5", scores.ap50))
+    )
+    progress.info(f"detections of {len(images)} images against their labels: {found}")
+    if (scores.ap50 or 0) < WEAK:
+        progress.warning(f"most errors may be those of the model: mAP@0.5 is below {WEAK}; more --epochs may help")
 
 
 def _size_of(data: LabeledDataset, record: LabeledImage) -> "tuple[int, int]":
