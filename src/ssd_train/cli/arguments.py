@@ -369,6 +369,20 @@ def number_in_range(kind: Callable[[str], Number], low: float, high: float) -> C
     return number
 
 
+def add_number(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup",
+    flag: str,
+    kind: Callable[[str], Number],
+    limits: tuple[float, float],
+    default: float,
+    help: str,
+    **settings: Any,
+) -> None:
+    """Add a flag for a number within inclusive `limits`; its help ends with the default."""
+    number = number_in_range(kind, *limits)
+    parser.add_argument(flag, type=number, default=default, help=f"{help}; default: {default}", **settings)
+
+
 def key_value(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE, an argparse type; the first equals sign separates."""
     key, equals, value = text.partition("=")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
+from ssd_train.cli.arguments import Parser, add_number, make_progress, program
 from ssd_train.cli.train import TrainResult, command_line
 from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
@@ -64,11 +64,6 @@ def make_parser() -> Parser:
         description="Draw a labelled data set, train on it, score the detector. Takes all settings of train.",
     )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
-    parser.add_argument(
-        "--pictures",
-        type=number_in_range(int, 1, 100_000),
-        default=IMAGES,
-        help=f"number of training images; default: {IMAGES}",
-    )
+    add_number(parser, "--pictures", int, (1, 100_000), IMAGES, "number of training images")
     parser.add_settings(hidden=True)
     return parser

@@ -17,6 +17,7 @@ from ssd_train.cli.arguments import (
     Parser,
     add_engine_flags,
     add_label_flags,
+    add_number,
     add_threshold_flag,
     label_options,
     number_in_range,
@@ -130,9 +131,7 @@ def make_parser() -> Parser:
     add_input(parser, "--labels", help="what is true of them, of any format: drawn beside what is found")
     add_label_flags(parser)
     add_threshold_flag(parser)
-    parser.add_argument(
-        "--every", type=number_in_range(int, 1, 1_000_000), default=1, help="of a video, each n-th frame; default: 1"
-    )
+    add_number(parser, "--every", int, (1, 1_000_000), 1, "of a video, each n-th frame")
     parser.add_argument(
         "--tile",
         type=number_in_range(int, 0, 10_000),
@@ -141,11 +140,13 @@ def make_parser() -> Parser:
         help="side of overlapping tiles that the network sees one by one, for objects that are small in large images; "
         "default: 0, the whole image at once",
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--tile_overlap",
-        type=number_in_range(float, 0, MAX_OVERLAP),
-        default=Tiling().overlap,
-        help=f"share of its side that a tile has in common with the next; default: {Tiling().overlap}",
+        float,
+        (0, MAX_OVERLAP),
+        Tiling().overlap,
+        "share of its side that a tile has in common with the next",
     )
     add_output_dir(
         parser,

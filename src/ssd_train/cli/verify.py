@@ -19,7 +19,7 @@ import numpy as np
 
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.saved_model import HISTORY, SavedModel
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
+from ssd_train.cli.arguments import Parser, add_number, make_progress, program
 from ssd_train.cli.train import TrainResult, train
 from ssd_train.config import TrainConfig
 from ssd_train.data.dataset import DetectionDataset
@@ -460,10 +460,5 @@ def make_parser() -> Parser:
         "--folder", type=_new_folder, metavar="FOLDER", help="keep the files of the checks; default: they are removed"
     )
     parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="default: verify.json")
-    parser.add_argument(
-        "--pictures",
-        type=number_in_range(int, 16, 10_000),
-        default=IMAGES,
-        help=f"training images; default: {IMAGES}",
-    )
+    add_number(parser, "--pictures", int, (16, 10_000), IMAGES, "training images")
     return parser
