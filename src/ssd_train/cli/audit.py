@@ -96,7 +96,7 @@ def make_parser() -> Parser:
         parser,
         "--output",
         default=Path("audit"),
-        help=f"for {PAGE}, {ERRORS} and {DOUBTFUL}; a stopped run resumes from it; default: audit",
+        help=f"for {PAGE}, {ERRORS} and {DOUBTFUL}; a stopped run resumes from it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another audit in --output")
     add_number(

@@ -70,8 +70,8 @@ def make_parser() -> Parser:
     add_input(parser, "--validation", help="validation images, as --images (default: those)")
     add_input(parser, "--validation_labels", help="validation labels, as --labels")
     add_label_flags(parser)
-    parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
-    parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
+    parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use")
+    parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="that training will use")
     add_output(parser, "--json", help="write all findings and statistics here")
     return parser
 

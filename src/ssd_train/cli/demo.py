@@ -63,7 +63,7 @@ def make_parser() -> Parser:
         prog=program("demo"),
         description="Draw a labelled data set, train on it, score the detector. Takes all settings of train.",
     )
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder")
     add_number(parser, "--pictures", int, (1, 100_000), IMAGES, "number of training images")
     parser.add_settings(hidden=True)
     return parser

@@ -124,7 +124,7 @@ def make_parser() -> Parser:
         choices=tuple(DEFAULTS),
         default="jsonl",
         help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
-        "picture); default: jsonl",
+        "picture)",
     )
     add_output_dir(parser, "--overlays", help="pictures with boxes drawn on them")
     add_output(parser, "--pdf", help="all pictures with boxes, 15 a page")
@@ -157,7 +157,7 @@ def make_parser() -> Parser:
         "--accept",
         default="application/json",
         metavar="TYPE",
-        help="of these files, as an endpoint's Accept header; default: application/json",
+        help="of these files, as an endpoint's Accept header",
     )
     add_engine_flags(parser)
     return parser

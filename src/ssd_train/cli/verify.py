@@ -459,6 +459,6 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--folder", type=_new_folder, metavar="FOLDER", help="keep the files of the checks; default: they are removed"
     )
-    parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="default: verify.json")
+    parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="the JSON file")
     add_number(parser, "--pictures", int, (16, 10_000), IMAGES, "training images")
     return parser
