@@ -113,26 +113,6 @@ class NotRun(Exception):
     """Raised if a check does not apply to this machine; the message is the reason."""
 
 
-class Snapshot:
-    """Stop request that never stops, but copies the checkpoints once.
-
-    Args:
-        checkpoints: Folder of the checkpoints.
-        target: Folder of the copy.
-        when: Number of epochs, and of steps in the next epoch, after which to copy.
-    """
-
-    def __init__(self, checkpoints: Path, target: Path, when: Tuple[int, int]) -> None:
-        self.checkpoints, self.target, self.when = checkpoints, target, when
-
-    def __call__(self) -> bool:
-        for newest in finished_dirs(self.checkpoints / "state")[:1]:
-            state = json.loads((newest / STATE).read_text("utf-8"))
-            if not self.target.exists() and (state["epoch"], state["tally"]["steps"]) >= self.when:
-                shutil.copytree(self.checkpoints, self.target)
-        return False
-
-
 class Checks:
     """Checks of the command verify; most use the model that `training` trains.
 
@@ -155,9 +135,18 @@ class Checks:
 
     def training(self) -> List[Figure]:
         """Train on all devices with a checkpoint after each step; the loss must fall."""
-        when = divmod(EPOCHS * self.steps - STEPS_AFTER, self.steps)
-        snapshot = Snapshot(self.folder / "training" / "checkpoints", self.folder / "snapshot", when)
-        self._train("training", self.devices, SETTINGS, snapshot)
+        when = divmod(EPOCHS * self.steps - STEPS_AFTER, self.steps)  # epochs, and steps in the next one
+        checkpoints, target = self.folder / "training" / "checkpoints", self.folder / "snapshot"
+
+        def copy_once() -> bool:
+            """Copy the checkpoints once; never stop the training."""
+            for newest in finished_dirs(checkpoints / "state")[:1]:
+                state = json.loads((newest / STATE).read_text("utf-8"))
+                if not target.exists() and (state["epoch"], state["tally"]["steps"]) >= when:
+                    shutil.copytree(checkpoints, target)
+            return False
+
+        self._train("training", self.devices, SETTINGS, copy_once)
         rows = self._history("training")
         return [_loss_left(rows), self._scored_as_saved("training")]
 
