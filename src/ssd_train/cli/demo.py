@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ssd_train.cli.arguments import Parser, add_number, make_progress, program
-from ssd_train.cli.train import TrainResult, command_line
+from ssd_train.cli.train import TrainingResult, command_line
 from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.structures import ClassNames
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     command = command_line("demo", arguments)
     environment = Environment(*train, *validation, folder / "model", folder / "output", overwrite=True, command=command)
     trained = train_detector(config, environment, progress)
-    assert isinstance(trained, TrainResult)  # one host
+    assert isinstance(trained, TrainingResult)  # one host
     for line in trained.scores.lines():
         progress.info(line)
     progress.info(f"report: {trained.report}")

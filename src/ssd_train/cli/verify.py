@@ -20,7 +20,7 @@ import numpy as np
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.saved_model import HISTORY, SavedModel
 from ssd_train.cli.arguments import Parser, add_number, make_progress, program
-from ssd_train.cli.train import TrainResult, train
+from ssd_train.cli.train import TrainingResult, train
 from ssd_train.config import TrainConfig
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import load_labels
@@ -249,10 +249,10 @@ class Checks:
         devices: Sequence[str],
         changes: Mapping[str, Any] = SETTINGS,
         should_stop: Any = lambda: False,
-    ) -> TrainResult:
+    ) -> TrainingResult:
         config = TrainConfig.from_mapping({**SETTINGS, **changes})
         result = train(config, self._environment(self.folder / name, devices), Progress(), should_stop)
-        assert isinstance(result, TrainResult)  # one host
+        assert isinstance(result, TrainingResult)  # one host
         return result
 
     def _weights(self, name: str) -> Dict[str, np.ndarray]:
