@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, ContextManager, Iterator, Optional, Sequence, Tuple, Union
 
 from ssd_train.cli.arguments import label_options
 from ssd_train.cli.evaluate import score
 from ssd_train.cli.paths import input_path, local_dir, staged_s3_paths
-from ssd_train.cli.train import StopRequests, TrainResult, make_parser
+from ssd_train.cli.train import StopRequests, TrainingResult, make_parser
 from ssd_train.cli.train import train as run_training
 from ssd_train.config import TrainConfig
 from ssd_train.data import labels as label_files
@@ -26,30 +23,6 @@ from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 
 AnyPath = Union[str, "os.PathLike[str]"]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Result of `train`.
-
-    Attributes:
-        scores: of the best model on the validation data.
-        model_dir: folder of the best model.
-        report: the HTML report.
-        best_epoch: the epoch of the best model, counted from 1.
-        epochs: number of epochs that were run.
-    """
-
-    scores: Scores
-    model_dir: Path
-    report: Path
-    best_epoch: int
-    epochs: int
-
-    @functools.cached_property
-    def detector(self) -> Detector:
-        """Return the best model, loaded when it is first used."""
-        return Detector(self.model_dir)
 
 
 def train(
@@ -83,7 +56,7 @@ def train(
         checkpoint_dir: folder of checkpoints, from which a run resumes; None: none are written.
         pretrained: weights to start from; None: those of GluonCV's model zoo that the setting zoo names.
         weights_dir: folder with files of the model zoo, which is searched first.
-        overwrite: True: the model and the report of another run in these folders are replaced.
+        overwrite: True: the model of an earlier run, and the report of another one, in these folders are replaced.
         fetch_images: True: images that labels name on S3 and the folder lacks are downloaded.
         devices: auto (all GPUs, or else the CPU), cpu, gpu, gpu:1, or gpu:0,gpu:1.
         verbose: False: neither log lines nor progress are shown.
@@ -107,8 +80,8 @@ def train(
         config = TrainConfig.from_mapping(settings, progress.warning, make_parser().names)
         environment = Environment(**vars(flags), overwrite=overwrite, fetch_images=fetch_images, devices=devices)
         trained = run_training(config, environment, progress, should_stop)
-    assert isinstance(trained, TrainResult)  # one process
-    return TrainingResult(trained.scores, trained.model_dir, trained.report, trained.best_epoch + 1, trained.epochs)
+    assert isinstance(trained, TrainingResult)  # one process
+    return trained
 
 
 def evaluate(

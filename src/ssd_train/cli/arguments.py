@@ -123,6 +123,12 @@ class HelpFormatter(argparse.HelpFormatter):
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """Add the default, unless the help says what it is."""
+        shown = action.default and isinstance(action.default, (str, int, float, Path)) and action.nargs != 0
+        shown = shown and action.default is not argparse.SUPPRESS and "default" not in (action.help or "")
+        return "; ".join(filter(None, [action.help or "", "default: %(default)s" if shown else ""]))
+
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
@@ -369,6 +375,20 @@ def number_in_range(kind: Callable[[str], Number], low: float, high: float) -> C
     return number
 
 
+def add_number(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup",
+    flag: str,
+    kind: Callable[[str], Number],
+    limits: tuple[float, float],
+    default: float,
+    help: str,
+    **settings: Any,
+) -> None:
+    """Add a flag for a number within inclusive `limits`."""
+    number = number_in_range(kind, *limits)
+    parser.add_argument(flag, type=number, default=default, help=help, **settings)
+
+
 def key_value(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE, an argparse type; the first equals sign separates."""
     key, equals, value = text.partition("=")
@@ -430,14 +450,14 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--devices",
         default="auto",
-        help="of MXNet: auto (the first GPU or else the CPU), cpu, gpu, gpu:1; default: auto",
+        help="of MXNet: auto (the first GPU or else the CPU), cpu, gpu, gpu:1",
     )
     group.add_argument(
         "--engine",
         default="auto",
         choices=("auto", *ENGINES),
         help="what runs the model: auto (what fits it and is installed), mxnet, symbol (an exported symbol, by MXNet), "
-        "onnxruntime, openvino; default: auto",
+        "onnxruntime, openvino",
     )
 
 

@@ -19,11 +19,12 @@ from ssd_train.cli.arguments import (
     Parser,
     add_engine_flags,
     add_fetch_flag,
+    add_number,
     label_options,
     number_in_range,
     program,
 )
-from ssd_train.cli.paths import input_path, output_dir, staged_s3_paths
+from ssd_train.cli.paths import add_input, add_output_dir, staged_s3_paths
 from ssd_train.cli.train import StopRequests, command_line, run_id
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.formats.json_lines import dump_json
@@ -84,49 +85,34 @@ def make_parser() -> Parser:
         "that was not trained on these labels: of --model, or of one that is trained for each fold on the others. "
         "Takes all settings of train.",
     )
-    parser.add_argument(
-        "--images", type=input_path, metavar="FOLDER", help="the images (default: those in or beside the labels)"
-    )
-    parser.add_argument(
-        "--labels", type=input_path, required=True, metavar="PATH", help="labels of any format, as for train"
-    )
+    add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
+    add_input(parser, "--labels", required=True, help="labels of any format, as for train")
     add_fetch_flag(parser)
-    parser.add_argument(
-        "--model", type=input_path, metavar="PATH", help=f"{MODEL_HELP}, which was not trained on these images"
-    )
+    add_input(parser, "--model", help=f"{MODEL_HELP}, which was not trained on these images")
     parser.add_argument(
         "--folds",
         type=number_in_range(int, 2, 20),
         metavar="N",
         help="without --model: number of parts; for each a model is trained on the others; default: 3",
     )
-    parser.add_argument(
+    add_output_dir(
+        parser,
         "--output",
-        type=output_dir,
         default=Path("audit"),
-        metavar="FOLDER",
-        help=f"for {PAGE}, {ERRORS} and {DOUBTFUL}; a stopped run resumes from it; default: audit",
+        help=f"for {PAGE}, {ERRORS} and {DOUBTFUL}; a stopped run resumes from it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another audit in --output")
-    parser.add_argument(
+    add_number(
+        parser,
         "--threshold",
-        type=number_in_range(float, 0, 1),
-        default=0.5,
-        help=f"lowest score of an error in {PAGE} and {DOUBTFUL}; {ERRORS} has all; default: 0.5",
+        float,
+        (0, 1),
+        0.5,
+        f"lowest score of an error in {PAGE} and {DOUBTFUL}; {ERRORS} has all",
     )
-    parser.add_argument(
-        "--max_shown",
-        type=number_in_range(int, 1, 10_000),
-        default=200,
-        metavar="N",
-        help=f"most errors in {PAGE}; default: 200",
-    )
-    parser.add_argument(
-        "--pretrained", type=input_path, metavar="PATH", help="weights that each training starts from, as for train"
-    )
-    parser.add_argument(
-        "--weights_dir", type=input_path, metavar="FOLDER", help="folder with files of the model zoo, as for train"
-    )
+    add_number(parser, "--max_shown", int, (1, 10_000), 200, f"most errors in {PAGE}", metavar="N")
+    add_input(parser, "--pretrained", help="weights that each training starts from, as for train")
+    add_input(parser, "--weights_dir", metavar="FOLDER", help="folder with files of the model zoo, as for train")
     add_engine_flags(parser)
     parser.add_settings(hidden=True)
     return parser

@@ -34,13 +34,17 @@ def run(arguments: Sequence[str]) -> int:
     shapes = {config.image_shape, *SHAPES}
     anchors = {shape: make_anchors(anchor_layout(config.base_network, shape)) for shape in shapes}
     with staged_s3_paths(flags) as progress:
+        for images in filter(None, (flags.images, flags.validation)):
+            if not images.exists():
+                raise DataError(f"{images}: not found, expected a folder of images")
         try:
             read = read_splits(flags, progress)
-            for line in filter(None, (sets_line(split) for split in read)):
+        except DataError as fault:
+            result = unreadable_labels_result(fault)
+        else:
+            for line in filter(None, map(sets_line, read)):
                 progress.info(line)
             result = check_data(read, config.image_shape, anchors, progress)
-        except UnusableLabels as fault:
-            result = unreadable_labels_result(fault.fault)
         for line in report_lines(result):
             progress.info(line)
         if flags.json:
@@ -48,14 +52,6 @@ def run(arguments: Sequence[str]) -> int:
             write_text_atomic(flags.json, redact(text) + "\n")  # labels may name images by signed addresses
             progress.info(f"all findings: {flags.json}")
         return EXIT_ERRORS if result.number("error") else 0
-
-
-class UnusableLabels(DataError):
-    """Labels that cannot be read; reported as a finding of the check."""
-
-    def __init__(self, fault: DataError) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
 
 
 def make_parser() -> Parser:
@@ -70,8 +66,8 @@ def make_parser() -> Parser:
     add_input(parser, "--validation", help="validation images, as --images (default: those)")
     add_input(parser, "--validation_labels", help="validation labels, as --labels")
     add_label_flags(parser)
-    parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use; default: 300")
-    parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="default: mobilenet1.0")
+    parser.add_argument("--image_shape", default="300", metavar="PX", help="side that training will use")
+    parser.add_argument("--base_network", default="mobilenet1.0", metavar="NAME", help="that training will use")
     add_output(parser, "--json", help="write all findings and statistics here")
     return parser
 
@@ -86,12 +82,7 @@ def read_splits(flags: argparse.Namespace, progress: Progress) -> List[Split]:
 
 
 def _read(name: str, images: Optional[Path], labels: Optional[Path], options: LabelOptions) -> Split:
-    if images and not images.exists():
-        raise DataError(f"{images}: not found, expected a folder of images")
-    try:
-        read = load_labels(images, labels, options)
-    except DataError as fault:
-        raise UnusableLabels(fault) from fault
+    read = load_labels(images, labels, options)
     own = not isinstance(read.images, FolderImages)  # a file that contains its images
     return Split(name, read.labels, read.images if own or images else None)
 

@@ -48,8 +48,7 @@ def make_parser() -> Parser:
         "--nms",
         choices=tuple(SUPPRESSION),
         default="class-agnostic",
-        help="non-maximum suppression across classes, as in the algorithm, or within each class; "
-        "default: class-agnostic",
+        help="non-maximum suppression across classes, as in the algorithm, or within each class",
     )
     parser.add_argument(
         "--class_names", default="", metavar="A,B,...", help="in the order of class ids; default: class_0,class_1,..."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence
 
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
-from ssd_train.cli.train import TrainResult, command_line
+from ssd_train.cli.arguments import Parser, add_number, make_progress, program
+from ssd_train.cli.train import TrainingResult, command_line
 from ssd_train.cli.train import train as train_detector
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.structures import ClassNames
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     command = command_line("demo", arguments)
     environment = Environment(*train, *validation, folder / "model", folder / "output", overwrite=True, command=command)
     trained = train_detector(config, environment, progress)
-    assert isinstance(trained, TrainResult)  # one host
+    assert isinstance(trained, TrainingResult)  # one host
     for line in trained.scores.lines():
         progress.info(line)
     progress.info(f"report: {trained.report}")
@@ -63,12 +63,7 @@ def make_parser() -> Parser:
         prog=program("demo"),
         description="Draw a labelled data set, train on it, score the detector. Takes all settings of train.",
     )
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder; default: demo")
-    parser.add_argument(
-        "--pictures",
-        type=number_in_range(int, 1, 100_000),
-        default=IMAGES,
-        help=f"number of training images; default: {IMAGES}",
-    )
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="output folder")
+    add_number(parser, "--pictures", int, (1, 100_000), IMAGES, "number of training images")
     parser.add_settings(hidden=True)
     return parser

@@ -80,7 +80,7 @@ def make_parser() -> Parser:
         choices=(0, 1),
         default=1,
         help="0: an ONNX file that ends before non-maximum suppression, with the outputs scores (N, anchors, classes) "
-        "and boxes (N, anchors, 4), for runtimes that lack it, such as OpenCV's; default: 1",
+        "and boxes (N, anchors, 4), for runtimes that lack it, such as OpenCV's",
     )
     add_input(
         parser,
@@ -94,7 +94,5 @@ def make_parser() -> Parser:
     add_input(
         parser, "--calibration", nargs="+", help="calibration images or folders for 8 bits (default: those of --images)"
     )
-    parser.add_argument(
-        "--max_map_drop", type=float, default=0.01, help="maximum loss of mAP in 8 bits, 0 to 1; default: 0.01"
-    )
+    parser.add_argument("--max_map_drop", type=float, default=0.01, help="maximum loss of mAP in 8 bits, 0 to 1")
     return parser

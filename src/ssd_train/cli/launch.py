@@ -246,8 +246,8 @@ def _add_model_flags(parser: Parser) -> None:
         metavar="MODEL",
         help="name of a training job, s3://.../model.tar.gz, or a local model folder or archive",
     )
-    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="default: ml.c5.xlarge")
-    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
+    parser.add_argument("--instance_type", default="ml.c5.xlarge", metavar="TYPE", help="type of the machines")
+    parser.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines")
 
 
 def _add_wait_flag(parser: Parser) -> None:
@@ -262,13 +262,11 @@ def _add_invoke_flags(parser: Parser) -> None:
         type=output_file,
         default=Path("predictions.jsonl"),
         metavar="FILE",
-        help="JSON Lines file, -: standard output; default: predictions.jsonl",
+        help="JSON Lines file, -: standard output",
     )
     parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
     threshold = number_in_range(float, 0, 1)
-    parser.add_argument(
-        "--threshold", type=threshold, default=0.3, help="minimum score of boxes in overlays, 0 to 1; default: 0.3"
-    )
+    parser.add_argument("--threshold", type=threshold, default=0.3, help="minimum score of boxes in overlays, 0 to 1")
     parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
 
 
@@ -400,8 +398,8 @@ def make_launch_parser() -> Parser:
         metavar="NAME[=LOW:HIGH]",
         help=f"tune this setting; may be repeated: {', '.join(RANGES)}",
     )
-    parser.add_argument("--max_jobs", type=int, default=10, help="tuning jobs in total; default: 10")
-    parser.add_argument("--parallel_jobs", type=int, default=2, help="concurrent tuning jobs; default: 2")
+    parser.add_argument("--max_jobs", type=int, default=10, help="tuning jobs in total")
+    parser.add_argument("--parallel_jobs", type=int, default=2, help="concurrent tuning jobs")
     _add_wait_flag(parser)
     parser.add_settings(hidden=True)
     return parser
@@ -409,12 +407,12 @@ def make_launch_parser() -> Parser:
 
 def _add_machine_flags(parser: Parser) -> None:
     group = parser.group("machines")
-    group.add_argument("--instance_type", default="ml.p3.2xlarge", metavar="TYPE", help="default: ml.p3.2xlarge")
-    group.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines; default: 1")
-    group.add_argument("--volume_gb", type=int, default=30, metavar="GB", help="disk per machine; default: 30")
+    group.add_argument("--instance_type", default="ml.p3.2xlarge", metavar="TYPE", help="type of the machines")
+    group.add_argument("--instance_count", type=int, default=1, metavar="N", help="machines")
+    group.add_argument("--volume_gb", type=int, default=30, metavar="GB", help="disk per machine")
     group.add_argument("--distribution", default="", metavar="WAY", help=" or ".join(filter(None, DISTRIBUTIONS)))
     group.add_argument("--processes_per_host", type=int, default=1, metavar="N", help="mpi: one per GPU")
-    group.add_argument("--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="default: 86400")
+    group.add_argument("--max_run", type=int, default=24 * 3600, metavar="SECONDS", help="time limit")
     group.add_argument("--spot", action="store_true", help="use managed spot training: cheaper, may be interrupted")
     group.add_argument("--max_wait", type=int, default=0, metavar="SECONDS", help="spot: including --max_run")
     group.add_argument("--checkpoints", default="", metavar="s3://...", help="default: with --spot below --output")

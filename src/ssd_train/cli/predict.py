@@ -17,6 +17,7 @@ from ssd_train.cli.arguments import (
     Parser,
     add_engine_flags,
     add_label_flags,
+    add_number,
     add_threshold_flag,
     label_options,
     number_in_range,
@@ -123,16 +124,14 @@ def make_parser() -> Parser:
         choices=tuple(DEFAULTS),
         default="jsonl",
         help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
-        "picture); default: jsonl",
+        "picture)",
     )
     add_output_dir(parser, "--overlays", help="pictures with boxes drawn on them")
     add_output(parser, "--pdf", help="all pictures with boxes, 15 a page")
     add_input(parser, "--labels", help="what is true of them, of any format: drawn beside what is found")
     add_label_flags(parser)
     add_threshold_flag(parser)
-    parser.add_argument(
-        "--every", type=number_in_range(int, 1, 1_000_000), default=1, help="of a video, each n-th frame; default: 1"
-    )
+    add_number(parser, "--every", int, (1, 1_000_000), 1, "of a video, each n-th frame")
     parser.add_argument(
         "--tile",
         type=number_in_range(int, 0, 10_000),
@@ -141,11 +140,13 @@ def make_parser() -> Parser:
         help="side of overlapping tiles that the network sees one by one, for objects that are small in large images; "
         "default: 0, the whole image at once",
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--tile_overlap",
-        type=number_in_range(float, 0, MAX_OVERLAP),
-        default=Tiling().overlap,
-        help=f"share of its side that a tile has in common with the next; default: {Tiling().overlap}",
+        float,
+        (0, MAX_OVERLAP),
+        Tiling().overlap,
+        "share of its side that a tile has in common with the next",
     )
     add_output_dir(
         parser,
@@ -156,7 +157,7 @@ def make_parser() -> Parser:
         "--accept",
         default="application/json",
         metavar="TYPE",
-        help="of these files, as an endpoint's Accept header; default: application/json",
+        help="of these files, as an endpoint's Accept header",
     )
     add_engine_flags(parser)
     return parser

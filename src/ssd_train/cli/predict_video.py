@@ -9,11 +9,10 @@ import shutil
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Callable, Deque, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-from ssd_train.boxes import SizeWH
 from ssd_train.data.pixels import opencv
 from ssd_train.deploy.detector import Detector, ImageRef, Tiling
 from ssd_train.errors import ConfigError, SsdTrainError
@@ -21,19 +20,12 @@ from ssd_train.evaluation.predictions import prediction_line
 from ssd_train.prepare.frames import Frame, frame_count, frame_rate, open_video, read_frames
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
-from ssd_train.visualization.draw import draw_detections
+from ssd_train.visualization.draw import draw_detections, size_of
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 DRAWN = ".mp4"
 CODEC = "mp4v"  # MPEG-4 Part 2: OpenCV's wheels have no encoder of H.264
 BATCH, WORKERS = 4, 1  # frames wait as full-size pixels, so few are read ahead
-
-
-class FrameNumber(NamedTuple):
-    """Number, from 0, and time of a frame since the first."""
-
-    frame: int
-    seconds: float
 
 
 def check_video_flags(flags: argparse.Namespace) -> bool:
@@ -96,8 +88,8 @@ def _predict(
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(open_video(video))
         total, rate = frame_count(capture), frame_rate(capture)
-        writer = stack.enter_context(_VideoWriter.open(target, rate / flags.every)) if target else None
-        numbers: Deque[FrameNumber] = deque()
+        writer = stack.enter_context(_video_writer(target, rate / flags.every)) if target else None
+        numbers: Deque[Dict[str, Any]] = deque()
         refs = _refs(read_frames(capture, video, flags.every), video, numbers)
         predictions = detector.predict_iter(refs, BATCH, WORKERS, Tiling(flags.tile, flags.tile_overlap))
         stack.enter_context(contextlib.closing(predictions))
@@ -105,12 +97,12 @@ def _predict(
         last = 0
         for prediction in progress.track(predictions, -(-total // flags.every), video.name):
             number, (image, detections) = numbers.popleft(), prediction.decoded()
-            last, name = number.frame, prediction.image_ref.name
+            last, name = number["frame"], prediction.image_ref.name
             counts.append(len(detections.above(threshold)))
             if lines is not None:
-                lines.write(prediction_line(name, detections, detector.class_names, **number._asdict()))
+                lines.write(prediction_line(name, detections, detector.class_names, **number))
             if writer is not None:
-                writer.write(draw_detections(image, detections, detector.class_names, threshold))
+                writer(draw_detections(image, detections, detector.class_names, threshold))
     progress.info(
         f"{video.name}: {len(counts)} frames, boxes that score {threshold:g} or more: {sum(counts)}, "
         f"in {sum(map(bool, counts))} of them"
@@ -119,10 +111,10 @@ def _predict(
         progress.warning(f"{video}: frames until {last} of {total} are readable; the video may be truncated")
 
 
-def _refs(frames: Iterator[Frame], video: Path, numbers: Deque[FrameNumber]) -> Iterator[ImageRef]:
+def _refs(frames: Iterator[Frame], video: Path, numbers: Deque[Dict[str, Any]]) -> Iterator[ImageRef]:
     """Yield the frames as images, named as `prepare frames` names them, and append their numbers to `numbers`."""
     for frame in frames:
-        numbers.append(FrameNumber(frame.number, round(frame.seconds, 3)))
+        numbers.append({"frame": frame.number, "seconds": round(frame.seconds, 3)})
         yield ImageRef(
             f"{video.stem}_{frame.number:06d}",
             functools.partial(np.asarray, frame.image),
@@ -130,47 +122,34 @@ def _refs(frames: Iterator[Frame], video: Path, numbers: Deque[FrameNumber]) -> 
         )
 
 
-class _VideoWriter:
-    """Write frames of one size, RGB uint8 (H, W, 3), to a video file.
+@contextlib.contextmanager
+def _video_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends a frame, RGB uint8 (H, W, 3), to a video of `rate` frames per second.
 
-    Args:
-        path: the file.
-        rate: frames per second.
+    The video replaces `path` when the block ends without an exception. All frames get the size of the first one.
+
+    Raises:
+        SsdTrainError: by that function, OpenCV cannot write the video.
     """
+    cv2, writer, size_wh = opencv(), None, (0, 0)
 
-    def __init__(self, path: str, rate: float) -> None:
-        self._path, self._rate = path, rate
-        self._writer: Any = None
-        self._size_wh: Optional[SizeWH] = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: Path, rate: float) -> "Iterator[_VideoWriter]":
-        """Yield a writer of a file that replaces `path` when the block ends without an exception."""
-        # OpenCV chooses the container by the suffix of the name
-        with atomic.open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=DRAWN) as written:
-            writer = cls(written.name, rate)
-            try:
-                yield writer
-            finally:
-                writer.close()
-            with open(written.name, "rb") as source:
-                shutil.copyfileobj(source, file)
-
-    def write(self, image: np.ndarray) -> None:
-        """Append a frame; raises SsdTrainError if OpenCV cannot write the video."""
-        cv2 = opencv()
-        size_wh: Tuple[int, int] = (image.shape[1], image.shape[0])
-        if self._writer is None:
-            self._size_wh = size_wh
-            self._writer = cv2.VideoWriter(self._path, cv2.VideoWriter_fourcc(*CODEC), self._rate, size_wh)
-            if not self._writer.isOpened():
+    def write(image: np.ndarray) -> None:
+        nonlocal writer, size_wh
+        if writer is None:
+            size_wh = size_of(image)
+            writer = cv2.VideoWriter(written.name, cv2.VideoWriter_fourcc(*CODEC), rate, size_wh)
+            if not writer.isOpened():
                 raise SsdTrainError(f"video: OpenCV cannot write {CODEC} of {size_wh[0]}x{size_wh[1]}")
-        if size_wh != self._size_wh:
-            image = cv2.resize(image, self._size_wh)
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if size_of(image) != size_wh:
+            image = cv2.resize(image, size_wh)
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def close(self) -> None:
-        """End the file."""
-        if self._writer is not None:
-            self._writer.release()
+    # OpenCV chooses the container by the suffix of the name
+    with atomic.open_atomic(path) as file, tempfile.NamedTemporaryFile(suffix=DRAWN) as written:
+        try:
+            yield write
+        finally:
+            if writer is not None:
+                writer.release()
+        with open(written.name, "rb") as source:
+            shutil.copyfileobj(source, file)

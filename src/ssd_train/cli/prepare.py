@@ -59,7 +59,7 @@ def add_attribute(parser: Parser) -> None:
 def add_writing(parser: Parser) -> None:
     """Add flags for writing images."""
     quality = number_in_range(int, 1, 100)
-    parser.add_argument("--quality", type=quality, default=95, help="quality of JPEG and WebP, 1 to 100; default: 95")
+    parser.add_argument("--quality", type=quality, default=95, help="quality of JPEG and WebP, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
 
 
@@ -123,7 +123,7 @@ def add_convert_flags(parser: Parser) -> None:
     add_output(parser, "--output", required=True, metavar="PATH", help="the new file, or folder (image_json, voc)")
     add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
     add_output_dir(parser, "--output_images", help="write the images, too, into this new folder")
-    parser.add_argument("--on_bad_data", default="error", help="error or skip: what unusable lines do; default: error")
+    parser.add_argument("--on_bad_data", default="error", help="error or skip: what unusable lines do")
     add_label_flags(parser, "--from")
 
 
@@ -183,8 +183,8 @@ def add_frames_flags(parser: Parser) -> None:
     """Add the flags of the step frames."""
     add_input(parser, "videos", nargs="+", metavar="VIDEO")
     add_output_dir(parser, "--output", required=True)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="write every N-th frame; default: 1")
-    parser.add_argument("--format", choices=FRAME_FORMATS, default="jpg", help="default: jpg")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="write every N-th frame")
+    parser.add_argument("--format", choices=FRAME_FORMATS, default="jpg", help="of the frames")
     add_writing(parser)
 
 
@@ -320,7 +320,7 @@ def add_manifest_flags(parser: Parser) -> None:
     )
     add_output(parser, "--output", required=True, help="output manifest")
     parser.add_argument("--prefix", default="", metavar="s3://BUCKET/PATH", help="S3 prefix of the images")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image; default: 1")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image")
     parser.add_argument(
         "--name_regex",
         default="",
@@ -360,7 +360,7 @@ def add_relabel_flags(parser: Parser) -> None:
         "--when_empty",
         choices=EMPTY_LINE_ACTIONS,
         default="background",
-        help="for images without boxes after --drop; default: background",
+        help="for images without boxes after --drop",
     )
     parser.add_argument(
         "--renumber", action="store_true", help="renumber classes from 0 without gaps (default: keep ids)"
@@ -389,10 +389,8 @@ def add_sheet_flags(parser: Parser) -> None:
     )
     add_input(parser, "--images", required=True, metavar="FOLDER", help="folder of the images")
     add_output(parser, "--output", required=True, help="*.png or *.jpg")
-    parser.add_argument(
-        "--count", type=int, default=24, help="number of images, evenly spaced in the labels; default: 24"
-    )
-    parser.add_argument("--columns", type=int, default=4, help="number of columns; default: 4")
+    parser.add_argument("--count", type=int, default=24, help="number of images, evenly spaced in the labels")
+    parser.add_argument("--columns", type=int, default=4, help="number of columns")
     parser.add_argument(
         "--cell", type=_size, default=(360, 300), metavar="WxH", help="size of a cell in pixels; default: 360x300"
     )

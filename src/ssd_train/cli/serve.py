@@ -15,8 +15,8 @@ from ssd_train.cli.arguments import (
     MODEL_HELP,
     Parser,
     add_engine_flags,
+    add_number,
     add_threshold_flag,
-    number_in_range,
     program,
     score_threshold,
 )
@@ -119,27 +119,10 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all interfaces; default: this machine only"
     )
-    parser.add_argument(
-        "--port", type=number_in_range(int, 0, 65535), default=8080, help="port; 0: any free port; default: 8080"
-    )
+    add_number(parser, "--port", int, (0, 65535), 8080, "port; 0: any free port")
     add_engine_flags(parser)
     add_threshold_flag(parser)
-    parser.add_argument(
-        "--max_mb",
-        type=number_in_range(float, 0.001, 1024),
-        default=6,
-        help="maximum size of a request body, MiB; default: 6",
-    )
-    parser.add_argument(
-        "--max_megapixels",
-        type=number_in_range(float, 0.01, 1000),
-        default=50,
-        help="maximum size of an image; default: 50",
-    )
-    parser.add_argument(
-        "--queue",
-        type=number_in_range(int, 1, 10000),
-        default=64,
-        help="maximum number of waiting requests, others get a 503; default: 64",
-    )
+    add_number(parser, "--max_mb", float, (0.001, 1024), 6, "maximum size of a request body, MiB")
+    add_number(parser, "--max_megapixels", float, (0.01, 1000), 50, "maximum size of an image")
+    add_number(parser, "--queue", int, (1, 10000), 64, "maximum number of waiting requests, others get a 503")
     return parser

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -43,6 +44,7 @@ USED_CONFIG = "config.yaml"  # in output_dir
 SIGNAL_EXIT = 128  # plus the number of the signal: exit code of shells
 
 if TYPE_CHECKING:
+    from ssd_train.deploy.detector import Detector
     from ssd_train.training.engine import Evaluation
     from ssd_train.training.setup import TrainingSetup
     from ssd_train.training.trainer import Trainer, WorkerResult
@@ -53,14 +55,29 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """Result of a training run on rank 0: its files and the scores of the best model."""
+class TrainingResult:
+    """Result of a training run on rank 0.
 
+    Attributes:
+        scores: of the best model on the validation data.
+        model_dir: folder of the best model.
+        report: the HTML report.
+        best_epoch: the epoch of the best model, counted from 1.
+        epochs: number of epochs that were run.
+    """
+
+    scores: Scores
     model_dir: Path
     report: Path
-    scores: Scores
     best_epoch: int
     epochs: int
+
+    @functools.cached_property
+    def detector(self) -> "Detector":
+        """Return the best model, loaded when it is first used."""
+        from ssd_train.deploy.detector import Detector
+
+        return Detector(self.model_dir)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -78,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         with StopRequests() as requests:
             trained = train(config, environment, progress, requests)
-        if not isinstance(trained, TrainResult):
+        if not isinstance(trained, TrainingResult):
             progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.main_host}"
@@ -102,7 +119,7 @@ def train(
     environment: Environment,
     progress: Optional[Progress] = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> "Union[TrainResult, WorkerResult]":
+) -> "Union[TrainingResult, WorkerResult]":
     """Train a detector, export the best model and write the report; resume if there is a checkpoint.
 
     A run that is stopped or diverges leaves the files of its best model, too.
@@ -114,7 +131,7 @@ def train(
         should_stop: called between steps; training stops when it returns True.
 
     Returns:
-        A TrainResult on rank 0, a WorkerResult on other hosts.
+        A TrainingResult on rank 0, a WorkerResult on other hosts.
 
     Raises:
         SsdTrainError: bad settings or data, before the first step.
@@ -151,7 +168,9 @@ def train(
         export_model(trainer, with_onnx=not environment.on_sagemaker)
         best = add_details(best, trainer)
         report = write_run_report(trainer, best, started)
-        return TrainResult(environment.model_dir, report, best.scores, trainer.state.best.epoch, trainer.state.epoch)
+        return TrainingResult(
+            best.scores, environment.model_dir, report, trainer.state.best.epoch + 1, trainer.state.epoch
+        )
 
 
 def refuse_other_report(setup: "TrainingSetup", environment: Environment) -> None:
@@ -308,12 +327,12 @@ class StopRequests:
             print(text, end="", file=sys.stderr, flush=True)
 
 
-def summary(trained: TrainResult) -> str:
+def summary(trained: TrainingResult) -> str:
     """Return the result of a run in one line."""
     figures = (("COCO mAP", trained.scores.coco), ("VOC07 mAP", trained.scores.voc07))
     scores = ", ".join(f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in figures)
     return (
-        f"training is complete: best model of epoch {trained.best_epoch + 1} of {trained.epochs}: {scores}; "
+        f"training is complete: best model of epoch {trained.best_epoch} of {trained.epochs}: {scores}; "
         f"saved in {trained.model_dir}"
     )
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from ssd_train import __version__, mxnet_compat
 from ssd_train.artifacts.saved_model import HISTORY, SavedModel
-from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
-from ssd_train.cli.train import TrainResult, train
+from ssd_train.cli.arguments import Parser, add_number, make_progress, program
+from ssd_train.cli.train import TrainingResult, train
 from ssd_train.config import TrainConfig
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.labels import load_labels
@@ -113,26 +113,6 @@ class NotRun(Exception):
     """Raised if a check does not apply to this machine; the message is the reason."""
 
 
-class Snapshot:
-    """Stop request that never stops, but copies the checkpoints once.
-
-    Args:
-        checkpoints: Folder of the checkpoints.
-        target: Folder of the copy.
-        when: Number of epochs, and of steps in the next epoch, after which to copy.
-    """
-
-    def __init__(self, checkpoints: Path, target: Path, when: Tuple[int, int]) -> None:
-        self.checkpoints, self.target, self.when = checkpoints, target, when
-
-    def __call__(self) -> bool:
-        for newest in finished_dirs(self.checkpoints / "state")[:1]:
-            state = json.loads((newest / STATE).read_text("utf-8"))
-            if not self.target.exists() and (state["epoch"], state["tally"]["steps"]) >= self.when:
-                shutil.copytree(self.checkpoints, self.target)
-        return False
-
-
 class Checks:
     """Checks of the command verify; most use the model that `training` trains.
 
@@ -155,9 +135,18 @@ class Checks:
 
     def training(self) -> List[Figure]:
         """Train on all devices with a checkpoint after each step; the loss must fall."""
-        when = divmod(EPOCHS * self.steps - STEPS_AFTER, self.steps)
-        snapshot = Snapshot(self.folder / "training" / "checkpoints", self.folder / "snapshot", when)
-        self._train("training", self.devices, SETTINGS, snapshot)
+        when = divmod(EPOCHS * self.steps - STEPS_AFTER, self.steps)  # epochs, and steps in the next one
+        checkpoints, target = self.folder / "training" / "checkpoints", self.folder / "snapshot"
+
+        def copy_once() -> bool:
+            """Copy the checkpoints once; never stop the training."""
+            for newest in finished_dirs(checkpoints / "state")[:1]:
+                state = json.loads((newest / STATE).read_text("utf-8"))
+                if not target.exists() and (state["epoch"], state["tally"]["steps"]) >= when:
+                    shutil.copytree(checkpoints, target)
+            return False
+
+        self._train("training", self.devices, SETTINGS, copy_once)
         rows = self._history("training")
         return [_loss_left(rows), self._scored_as_saved("training")]
 
@@ -260,10 +249,10 @@ class Checks:
         devices: Sequence[str],
         changes: Mapping[str, Any] = SETTINGS,
         should_stop: Any = lambda: False,
-    ) -> TrainResult:
+    ) -> TrainingResult:
         config = TrainConfig.from_mapping({**SETTINGS, **changes})
         result = train(config, self._environment(self.folder / name, devices), Progress(), should_stop)
-        assert isinstance(result, TrainResult)  # one host
+        assert isinstance(result, TrainingResult)  # one host
         return result
 
     def _weights(self, name: str) -> Dict[str, np.ndarray]:
@@ -459,11 +448,6 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--folder", type=_new_folder, metavar="FOLDER", help="keep the files of the checks; default: they are removed"
     )
-    parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="default: verify.json")
-    parser.add_argument(
-        "--pictures",
-        type=number_in_range(int, 16, 10_000),
-        default=IMAGES,
-        help=f"training images; default: {IMAGES}",
-    )
+    parser.add_argument("--output", type=Path, default=Path("verify.json"), metavar="FILE", help="the JSON file")
+    add_number(parser, "--pictures", int, (16, 10_000), IMAGES, "training images")
     return parser

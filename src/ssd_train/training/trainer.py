@@ -361,7 +361,7 @@ class Trainer:
             model = f"the model of epoch {state.best.epoch + 1} is in {folder}"
         if self.callback.checkpoints:
             return f"{model}; run the same command again to resume"
-        return f"{model}; a run with --checkpoint_dir could resume; the same command with --overwrite begins again"
+        return f"{model}; a run with --checkpoint_dir could go on; the same command with --overwrite begins again"
 
 
 @contextlib.contextmanager

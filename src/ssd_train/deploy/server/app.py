@@ -25,9 +25,10 @@ import time
 import traceback
 from html import escape
 from pathlib import Path
-from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterator, Optional
+from typing import Any, AsyncGenerator, AsyncIterator, Callable, Dict, Iterator, Optional
 
 from ssd_train.data.image_io import encode_jpeg
+from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.codec import (
     RequestError,
     RequestLimits,
@@ -39,12 +40,12 @@ from ssd_train.deploy.codec import (
 )
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.server.forms import is_form
-from ssd_train.deploy.server.metrics import CONTENT_TYPE, Metrics
 from ssd_train.deploy.server.workers import InferencePool
 from ssd_train.errors import DependencyError, require_extra
 from ssd_train.progress import Progress
 
 with require_extra("serve"):
+    import prometheus_client as prometheus
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
@@ -58,6 +59,11 @@ BODY_SECONDS = 60.0
 DRAIN_SECONDS, DRAINED_BYTES = 10.0, 64 << 20
 INVOCATIONS = "/invocations"
 PAGE = Path(__file__).with_name("page.html").read_bytes()
+
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # upper bounds of the buckets
+
+prometheus.disable_created_metrics()  # they double the series, and nothing reads them
 
 
 def make_app(
@@ -101,6 +107,52 @@ def make_app(
     return app
 
 
+class Metrics:
+    """Metrics of one server, in their own registry.
+
+    Attributes:
+        seconds: histogram of the time from headers to response, for requests with status 200.
+        network: histogram of the network's part of that time.
+
+    Args:
+        engine: name of the inference engine.
+        class_names: classes of the model.
+        side: input size of the model in pixels.
+        in_flight: returns the number of requests in progress.
+    """
+
+    def __init__(self, engine: str, class_names: ClassNames, side: int, in_flight: Callable[[], float]) -> None:
+        self._registry = registry = prometheus.CollectorRegistry()
+        self._answered = prometheus.Counter(
+            "ssd_train_requests",
+            "Requests to /invocations that were answered, by HTTP status.",
+            ["status"],
+            registry=registry,
+        )
+        self._answered.labels("200")
+        self.seconds = prometheus.Histogram(
+            "ssd_train_request_seconds", "Seconds from a request to its answer.", buckets=SECONDS, registry=registry
+        )
+        self.network = prometheus.Histogram(
+            "ssd_train_network_seconds", "Seconds of the network for an image.", buckets=SECONDS, registry=registry
+        )
+        waiting = prometheus.Gauge("ssd_train_requests_in_flight", "Requests being answered.", registry=registry)
+        waiting.set_function(in_flight)
+        model = prometheus.Info(
+            "ssd_train_model", "Engine, number of classes and input of the model.", registry=registry
+        )
+        model.info({"engine": engine, "classes": str(len(class_names)), "side": str(side)})
+        prometheus.ProcessCollector(registry=registry)
+
+    def count(self, status: int) -> None:
+        """Count a response of /invocations."""
+        self._answered.labels(str(status)).inc()
+
+    def text(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+        return prometheus.generate_latest(self._registry)
+
+
 class _Service:
     """Endpoints that need the model, and their shared state."""
 
@@ -116,7 +168,7 @@ class _Service:
 
     async def show_metrics(self, request: Request) -> Response:
         """Handle GET /metrics."""
-        return _response(self.metrics.text(), CONTENT_TYPE)
+        return _response(self.metrics.text(), prometheus.CONTENT_TYPE_LATEST)
 
     async def refuse(self, request: Request, error: HTTPException) -> Response:
         """Handle a request that matches no route."""
