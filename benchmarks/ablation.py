@@ -69,7 +69,7 @@ def main() -> None:
             )
             for row in flags.rows:
                 result = {"set": name, "row": row, "epochs": flags.epochs, "seed": flags.seed}
-                result.update(train(where, row, flags, Path(folder) / "run"))
+                result.update(train(where, row, flags, Path(folder) / row))
                 print(json.dumps(result), flush=True)
                 if flags.json:
                     append(flags.json, result)

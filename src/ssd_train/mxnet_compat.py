@@ -121,7 +121,9 @@ def add_casts(symbol: Any, inputs: List[str], dtype: str) -> Any:
     """
     with _quiet_import():
         amp = importlib.import_module("mxnet.contrib.amp")
-    return amp.convert_symbol(symbol, dtype, data_names=inputs)
+    # its list for float16 leaves pick to the dtype of its inputs, and then it cannot infer that of the index
+    float32 = [*amp.list_fp32_ops("float16"), "pick"] if dtype == "float16" else None
+    return amp.convert_symbol(symbol, dtype, fp32_ops=float32, data_names=inputs)
 
 
 def has_native_bfloat16() -> bool:

@@ -24,7 +24,7 @@ from ssd_train.evaluation.predictions import prediction_line, read_prediction_li
 from ssd_train.progress import Item, Progress
 from ssd_train.storage.atomic import open_atomic
 
-# the smallest job that is still a whole one
+# the smallest job that is still a whole one; in float32, so that it computes the same on every processor
 SMALL = {
     "base_network": "mobilenet0.25",
     "image_shape": 128,
@@ -32,6 +32,7 @@ SMALL = {
     "epochs": 2,
     "mini_batch_size": 4,
     "num_workers": 1,
+    "amp": 0,
 }
 
 

@@ -20,8 +20,14 @@ pytestmark = pytest.mark.integration
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001},
-    "adam": {"optimizer": "adam", "mini_batch_size": 3},
-    "averaged": {"ema_decay": 0.9, "auto_anchors": "true", "classification_loss": "focal", "label_smoothing": 0.1},
+    "adam": {"optimizer": "adam", "mini_batch_size": 3, "amp": 1},
+    "averaged": {
+        "amp": 1,
+        "ema_decay": 0.9,
+        "auto_anchors": "true",
+        "classification_loss": "focal",
+        "label_smoothing": 0.1,
+    },
     "weighted": {"class_weights": "balanced"},
 }
 
@@ -147,6 +153,30 @@ def test_resume_other_settings_are_an_error_by_name(data, stopped, capsys, setti
     assert main(flags(data, stopped, **{"epochs": 1, **settings})) == 2
     error = capsys.readouterr().err
     assert re.match(rf"error: .*cannot resume with other settings: .*{expected}.*use another checkpoint_dir", error)
+
+
+@pytest.mark.parametrize("cpu, other, kept", [({"avx512_bf16"}, (), True), ((), {"amx_bf16"}, False)])
+def test_resume_on_another_processor_keeps_amp_or_is_an_error(data, tmp_path, capsys, monkeypatch, cpu, other, kept):
+    """Never slower unasked: bfloat16 without the processor's support is an error that names the way on."""
+
+    def run(instructions, **settings):
+        monkeypatch.setattr("ssd_train.mxnet_compat.cpu_flags", lambda: frozenset(instructions))
+        return main(flags(data, tmp_path, **{"amp": None, **settings}))
+
+    assert run(cpu, epochs=1) == 0
+    capsys.readouterr()
+    code, (printed, errors) = run(other, epochs=2), capsys.readouterr()
+    if kept:
+        assert code == 2 and re.match(r"error: \S*/checkpoints: .*bf16.*--amp 1", errors) and errors.count("\n") == 1
+        assert run(other, epochs=2, amp=1) == 0
+        printed = capsys.readouterr().out
+        assert re.search("^mixed precision: bfloat16, slower", printed, re.MULTILINE)
+    else:
+        assert code == 0 and "mixed precision" not in printed
+    assert "resuming after epoch 1" in printed
+    state = json.loads((finished_dirs(tmp_path / "checkpoints" / "state")[0] / "state.json").read_text())
+    assert state["epoch"] == 2 and state["fingerprint"]["setting amp"] is kept
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["settings"]["amp"] is kept
 
 
 def set_of_no_image(drawn, tmp_path):

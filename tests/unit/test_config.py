@@ -56,6 +56,13 @@ def faults(**values):
         ("base_network", "", "mobilenet1.0"),
         ("freeze_layer_pattern", "", ""),
         ("grayscale", "yes", True),
+        ("amp", "auto", "auto"),
+        ("amp", "", "auto"),
+        ("amp", "0", False),
+        ("amp", "false", False),
+        ("amp", "True", True),
+        ("amp", True, True),
+        ("amp", 1, True),
         ("seed", "0", 0),
     ],
 )
@@ -68,6 +75,8 @@ def test_from_mapping_valid_value_is_converted(name, value, expected):
     "name, value",
     [
         ("base_network", "vgg-19"),
+        ("amp", "bfloat16"),
+        ("amp", "2"),
         ("image_shape", "127"),
         ("image_shape", "10001"),
         ("image_shape", "300.5"),

@@ -8,7 +8,7 @@ import pytest
 from helpers.jobs import PROCESS, V1, V2, drawn_up
 
 from ssd_train.data.loaders import default_workers
-from ssd_train.resources import available_cpus
+from ssd_train.resources import available_cpus, cpu_flags
 
 QUOTA_1, PERIOD_1 = (f"sys/fs/cgroup/cpu,cpuacct/{{}}cpu.cfs_{what}_us" for what in ("quota", "period"))
 
@@ -33,6 +33,19 @@ QUOTA_1, PERIOD_1 = (f"sys/fs/cgroup/cpu,cpuacct/{{}}cpu.cfs_{what}_us" for what
 def test_available_cpus_is_affinity_limited_by_quota(tmp_path, monkeypatch, files, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_cpus(drawn_up(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({}, set()),
+        ({"proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nflags\t\t: fpu\n"}, {"fpu", "avx512_bf16"}),
+        ({"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd bf16\n"}, set()),
+    ],
+    ids=["no-linux", "x86", "arm"],
+)
+def test_cpu_flags_are_those_of_the_first_processor(tmp_path, files, expected):
+    assert cpu_flags(drawn_up(tmp_path, files)) == expected
 
 
 def test_available_cpus_without_affinity_uses_cpu_count(monkeypatch):

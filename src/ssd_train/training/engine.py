@@ -95,6 +95,7 @@ def train_one_epoch(
         TrainingDiverged: the loss or the gradient of a step is not finite.
     """
     meter = EpochMeter() if meter is None else meter
+    train_step.begin_epoch()
     remaining = iter(batches)
     start = time.perf_counter()
     while meter.steps < len(rates):

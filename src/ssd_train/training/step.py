@@ -106,6 +106,7 @@ class TrainStep:
         class_weights: factor of the class loss of each class; empty: 1.
 
     Attributes:
+        dtype: dtype of mixed precision, "" without it.
         features: layers fused for training on the CPU, None where the network's own are used.
         average: moving average of the weights, updated after every step that is not skipped; None without ema_decay.
         clipped: True if the gradient of the last step was clipped.
@@ -127,12 +128,12 @@ class TrainStep:
         loss = make_loss(config, class_weights)
         loss.initialize(ctx=self.devices)
         graph = TrainGraph(net, loss, self.features)
-        dtype = amp_dtype(config, self.devices[0])
-        self.graph = hybridize_static(with_mixed_precision(graph, dtype) if dtype else graph)
+        self.dtype = amp_dtype(config, self.devices[0])
+        self.graph = hybridize_static(with_mixed_precision(graph, self.dtype) if self.dtype else graph)
         self.average: Optional[ModelEMA] = None
         self.clip = config.clip_gradient
         self.clipped = False
-        self.loss_scale = LossScale(FLOAT16_SCALE if dtype == "float16" else 1.0)
+        self.loss_scale = LossScale(FLOAT16_SCALE if self.dtype == "float16" else 1.0)
         self.parameters = [p for p in net.collect_params().values() if p.grad_req != "null"]
         self._batchnorm = BatchNormSnapshot(net, self.devices)
         self.trainer = mx.gluon.Trainer(
@@ -165,6 +166,19 @@ class TrainStep:
         size, settings = self.cluster.size, optimizer_settings(config)
         updates_done = (epoch * steps + steps_done) * size
         self.exchange.begin(self.trainer, lambda: server_optimizer(config, settings, steps * size, updates_done))
+
+    def begin_epoch(self) -> None:
+        """Prepare the weights for the casts to bfloat16, which cannot read the layout of weights used in inference.
+
+        MXNet's inference on a CPU changes the layout of float32 weights in place.
+        """
+        if self.dtype != "bfloat16":
+            return
+        for parameter in self.net.collect_params().values():
+            for array in parameter.list_data():
+                values = array.asnumpy()
+                array[:] = 0  # the layout becomes the plain one: only in operations that do not read the array
+                array[:] = values
 
     def end_epoch(self) -> None:
         """Pull the newest weights once all hosts have finished the epoch."""

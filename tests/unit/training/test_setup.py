@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers.data import DrawnSet, HeardProgress, label_set, small_config
+from helpers.jobs import free_port
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
@@ -17,7 +22,10 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.targets import TargetEncoder, decode
 from ssd_train.progress import Progress
-from ssd_train.training.setup import build_setup, class_weights, with_candidates
+from ssd_train.training.distributed.communicator import Communicator, ControlGroup, ProcessGroup
+from ssd_train.training.distributed.gradient_sync import LocalSync
+from ssd_train.training.distributed.rendezvous import RankInfo
+from ssd_train.training.setup import build_setup, class_weights, resolve_amp, with_candidates
 
 mx = mxnet_compat.mxnet()
 
@@ -132,3 +140,51 @@ def test_build_setup_class_weights_change_the_gradient_and_not_the_evaluation(tm
         ]
     assert losses["middle=4"][0] > 1.5 * losses[""][0]
     assert losses["middle=4"][1:] == pytest.approx(losses[""][1:], rel=1e-3)
+
+
+GPU = SimpleNamespace(device_type="gpu")
+
+
+@pytest.mark.parametrize(
+    "device, native, expected", [(mx.cpu(), True, True), (mx.cpu(), False, False), (GPU, True, False)]
+)
+@pytest.mark.parametrize("amp", ["auto", 0, 1])
+def test_resolve_amp_is_on_where_bfloat16_is_native(monkeypatch, device, native, expected, amp):
+    monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: native)
+    config = resolve_amp(small_config(amp=amp), device, None, Communicator())
+    assert config.amp is (expected if amp == "auto" else bool(amp))
+
+
+@pytest.mark.parametrize(
+    "flags, enabled, expected",
+    [((), "1", False), (["avx512_bf16"], "1", True), (["amx_bf16"], "1", True), (["avx512_bf16"], "0", False)],
+)
+def test_has_native_bfloat16_requires_onednn_and_the_instructions(monkeypatch, flags, enabled, expected):
+    monkeypatch.setattr(mxnet_compat, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setenv("MXNET_MKLDNN_ENABLED", enabled)
+    assert mxnet_compat.has_native_bfloat16() == (expected and mx.runtime.Features().is_enabled("MKLDNN"))
+
+
+@pytest.mark.parametrize(
+    "native, amp, expected",
+    [
+        ((True, True), ("auto", "auto"), (True, True)),
+        ((True, False), ("auto", "auto"), (False, False)),
+        ((False, True), ("auto", "auto"), (False, False)),
+        ((True, False), (1, "auto"), (True, False)),  # refused as other settings that differ
+        ((False, False), (1, 1), (True, True)),
+    ],
+)
+def test_resolve_amp_of_two_hosts_is_on_where_bfloat16_is_native_on_both(monkeypatch, native, amp, expected):
+    own = threading.local()
+    monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: own.native)
+    names, port = ("algo-1", "algo-2"), free_port()
+
+    def resolve(rank):
+        own.native = native[rank]
+        peers = ControlGroup(RankInfo(rank, len(names), names, "127.0.0.1", port), 30)
+        with ProcessGroup(peers, LocalSync()) as cluster:
+            return resolve_amp(small_config(amp=amp[rank]), mx.cpu(), None, cluster).amp
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert tuple(pool.map(resolve, range(len(names)))) == expected
