@@ -146,6 +146,15 @@ class ExportMetadata:
 _EXPECTED = "expected a model written by `python -m ssd_train export`"
 
 
+class ExportEngine:
+    """Base class of the engines that run an export: the metadata has what detector.Engine asks for."""
+
+    def __init__(self, description: ExportMetadata) -> None:
+        self.description = description
+        self.class_names, self.side, self.grayscale = description.class_names, description.side, description.grayscale
+        self.score_threshold, self.nms_threshold = description.score_threshold, description.nms_threshold
+
+
 def parse_score_threshold(value: Any) -> Optional[float]:
     """Return a stored score threshold; raises ValueError unless it is None or a number in 0..1."""
     if value is None:

@@ -9,12 +9,12 @@ from typing import Any, Dict, List
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata, as_input
+from ssd_train.artifacts.metadata import RAW_KIND, ExportEngine, ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
 from ssd_train.errors import WeightsError, message_lines, require_extra
 
 
-class OnnxEngine:
+class OnnxEngine(ExportEngine):
     """Run an ONNX file; see detector.Engine."""
 
     name = "onnxruntime"
@@ -30,25 +30,21 @@ class OnnxEngine:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # one class for each status, without a common base class
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({message_lines(error)[0]})") from None
-        self.description = ExportMetadata.from_texts(self._session.get_modelmeta().custom_metadata_map, path)
-        _refuse_raw(self.description, path)
-        self.class_names = self.description.class_names
-        self.side = self.description.side
-        self.grayscale = self.description.grayscale
-        self.score_threshold = self.description.score_threshold
-        self.nms_threshold = self.description.nms_threshold
+        super().__init__(_read_metadata(self._session.get_modelmeta().custom_metadata_map, path))
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the rows (B, N, 6) of each image, best first."""
         return self._session.run(None, {self.description.input: as_input(images, self.description.input)})[0]
 
 
-def _refuse_raw(description: ExportMetadata, path: Path) -> None:
+def _read_metadata(texts: Dict[str, str], path: Path) -> ExportMetadata:
+    description = ExportMetadata.from_texts(texts, path)
     if description.kind == RAW_KIND:
         raise WeightsError(
             f"{path}: found an export without non-maximum suppression (--nms 0), which other programs run, expected "
             "one with it: python -m ssd_train export --format onnx"
         )
+    return description
 
 
 def run_raw(path: Path, images: np.ndarray) -> List[np.ndarray]:
@@ -63,7 +59,7 @@ def _runtime() -> Any:
         return importlib.import_module("onnxruntime")
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ExportEngine):
     """Run an ONNX file; see detector.Engine."""
 
     name = "openvino"
@@ -75,13 +71,7 @@ class OpenVinoEngine:
             model = core.read_model(content)
         except RuntimeError as error:
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({message_lines(error)[-1]})") from None
-        self.description = ExportMetadata.from_texts(_metadata(model), path)
-        _refuse_raw(self.description, path)
-        self.class_names = self.description.class_names
-        self.side = self.description.side
-        self.grayscale = self.description.grayscale
-        self.score_threshold = self.description.score_threshold
-        self.nms_threshold = self.description.nms_threshold
+        super().__init__(_read_metadata(_metadata(model), path))
         settings = {"INFERENCE_NUM_THREADS": mxnet_compat.cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
         # float32 also on CPUs with 16-bit floats, so that detections equal those of the other engines
         self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})

@@ -8,7 +8,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import as_input
+from ssd_train.artifacts.metadata import ExportEngine, as_input
 from ssd_train.artifacts.symbol_check import read_symbol
 from ssd_train.artifacts.symbol_format import INPUT, SYMBOL, WEIGHTS, read_description
 from ssd_train.devices import one_context
@@ -19,18 +19,13 @@ from ssd_train.model.params_check import check_params_file
 mx = mxnet_compat.mxnet()
 
 
-class SymbolEngine:
+class SymbolEngine(ExportEngine):
     """Run deployment files; see detector.Engine."""
 
     name = "symbol"
 
     def __init__(self, folder: Path, devices: str = "auto") -> None:
-        self.description = read_description(folder)
-        self.class_names = self.description.class_names
-        self.side = self.description.side
-        self.grayscale = self.description.grayscale
-        self.score_threshold = self.description.score_threshold
-        self.nms_threshold = self.description.nms_threshold
+        super().__init__(read_description(folder))
         self._device = one_context(_without_gpus(devices) if self.description.kind == "int8" else devices)
         check_params_file(folder / WEIGHTS)
         try:
