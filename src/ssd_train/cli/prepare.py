@@ -133,7 +133,10 @@ def run_convert(flags: argparse.Namespace, progress: Progress) -> None:
     --from video reads the frames of a Ground Truth video job. Images are written only into RecordIO, and where
     --output_images says.
     """
-    data = _read_video(flags) if flags.labels_format == VIDEO else _read(flags, progress)
+    if flags.labels_format == VIDEO:
+        data = _read_video(flags)
+    else:
+        data = load_labels(flags.images, flags.labels, label_options(flags, progress, flags.on_bad_data))
     refuse_own_input(flags.output, flags.labels, data.labels.source)
     # YOLO's images folder lies in the output folder, which `convert` must create first
     if flags.output_images and flags.to != "yolo":
@@ -161,10 +164,6 @@ def _with_images(data: LabeledDataset, flags: argparse.Namespace, progress: Prog
     data = copy_images(data, flags.output_images, progress)
     progress.info(f"{len(data.labels)} images written: {flags.output_images}")
     return data
-
-
-def _read(flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
-    return load_labels(flags.images, flags.labels, label_options(flags, progress, flags.on_bad_data))
 
 
 def _read_video(flags: argparse.Namespace) -> LabeledDataset:

@@ -8,6 +8,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 FIXED_SCORE = 0.3  # false positives are also counted at this threshold, the default of drawn predictions
+# name in reports, of a class -> attribute of ClassScores and of Scores
+FIGURES = {"AP": "coco", "AP@0.5": "ap50", "AP@0.75": "ap75", "VOC07": "voc07", "VOC_area": "voc_area"}
 
 
 class Curve(NamedTuple):
@@ -35,15 +37,8 @@ class ClassScores:
     voc_area: Optional[float] = None
 
     def to_json(self) -> Dict[str, Any]:
-        return {
-            "AP": self.coco,
-            "AP@0.5": self.ap50,
-            "AP@0.75": self.ap75,
-            "VOC07": self.voc07,
-            "VOC_area": self.voc_area,
-            "boxes": self.boxes,
-            "detections": self.detections,
-        }
+        figures = {name: getattr(self, field) for name, field in FIGURES.items()}
+        return {**figures, "boxes": self.boxes, "detections": self.detections}
 
 
 @dataclass(frozen=True)
@@ -175,13 +170,7 @@ class Scores:
 
     def means(self) -> Dict[str, Optional[float]]:
         """Return the means over the classes, by their names in reports."""
-        return {
-            "mAP": self.coco,
-            "mAP@0.5": self.ap50,
-            "mAP@0.75": self.ap75,
-            "VOC07": self.voc07,
-            "VOC_area": self.voc_area,
-        }
+        return {name.replace("AP", "mAP"): self._mean(field) for name, field in FIGURES.items()}
 
     def to_json(self) -> Dict[str, Any]:
         """Return the scores without curves; unknown values are None."""

@@ -46,11 +46,6 @@ def text_colour_on(colour: RGB) -> RGB:
     return DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else WHITE
 
 
-def css(colour: RGB) -> str:
-    """Return the colour as ``#rrggbb``."""
-    return "#%02x%02x%02x" % colour
-
-
 _HALO = (*DARK, 110)
 _GAP = (*DARK, 170)
 _TINT = 50  # opacity of marked boxes, of 255

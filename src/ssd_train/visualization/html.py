@@ -15,8 +15,6 @@ from typing import Optional, Union
 import numpy as np
 from PIL import Image
 
-from ssd_train.visualization.draw import CLASS_COLOURS, css
-
 
 class Html(str):
     """Text that is markup and is not escaped."""
@@ -81,22 +79,4 @@ def inline_image(image: np.ndarray, description: str, quality: int = 80) -> Html
     return element("img", src=source, alt=description, width=image.shape[1], height=image.shape[0], loading="lazy")
 
 
-# yellow is hard to see on white: lines and legend keys are darker there
-_ON_LIGHT = {4: "#b09a00"}
-
-
-def _class_colours(on_light: bool) -> str:
-    colours = [_ON_LIGHT.get(i, css(c)) if on_light else css(c) for i, c in enumerate(CLASS_COLOURS)]
-    return " ".join(f"--c{index}: {colour};" for index, colour in enumerate(colours))
-
-
-_SERIES = "".join(f".c{index} {{ --ink: var(--c{index}); }}\n" for index in range(len(CLASS_COLOURS)))
-
-STYLE = (
-    ":root { color-scheme: light dark; " + _class_colours(on_light=True) + " }\n"
-    "@media screen and (prefers-color-scheme: dark) { :root { "
-    + _class_colours(on_light=False)
-    + " } }\n\n"
-    + Path(__file__).with_name("report.css").read_text("utf-8")
-    + _SERIES
-)
+STYLE = Path(__file__).with_name("report.css").read_text("utf-8")
