@@ -132,7 +132,8 @@ def evaluate(
     if not isinstance(model, Detector):
         given["model"] = model
     with _staged(verbose, _parsed(input_path, given)) as (flags, progress):
-        _add_label_options(flags, labels_format, split, verified, label_attribute, class_names, fetch_images)
+        reading = {"split": split, "verified": verified, "label_attribute": label_attribute}
+        _add_label_options(flags, class_names, labels_format=labels_format, fetch_images=fetch_images, **reading)
         data = label_files.load_labels(flags.images, flags.labels, label_options(flags, progress))
         detector = model if isinstance(model, Detector) else None
         if detector is None and flags.model is not None:
@@ -165,7 +166,8 @@ def load_labels(
         DataError: the labels cannot be used; the message begins with file:line.
     """
     with _staged(False, _parsed(input_path, {"labels": labels, "images": images})) as (flags, progress):
-        _add_label_options(flags, labels_format, split, verified, label_attribute, class_names)
+        reading = {"split": split, "verified": verified, "label_attribute": label_attribute}
+        _add_label_options(flags, class_names, labels_format=labels_format, fetch_images=False, **reading)
         return label_files.load_labels(flags.images, flags.labels, label_options(flags, progress)).labels
 
 
@@ -188,16 +190,7 @@ def _stop_requests() -> "ContextManager[Callable[[], bool]]":
     return contextlib.nullcontext(lambda: False)
 
 
-def _add_label_options(
-    flags: argparse.Namespace,
-    labels_format: str,
-    split: str,
-    verified: str,
-    label_attribute: str,
-    class_names: Sequence[str],
-    fetch_images: bool = False,
-) -> None:
+def _add_label_options(flags: argparse.Namespace, class_names: Sequence[str], **options: Any) -> None:
     """Add the values that `label_options` reads, as the flags of the command line have them."""
-    flags.labels_format, flags.split, flags.verified = labels_format, split, verified
-    flags.label_attribute, flags.fetch_images = label_attribute, fetch_images
-    flags.class_names = class_names if isinstance(class_names, str) else ",".join(class_names)
+    names = class_names if isinstance(class_names, str) else ",".join(class_names)
+    vars(flags).update(options, class_names=names)

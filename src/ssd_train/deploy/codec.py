@@ -266,28 +266,24 @@ def _builtin(detections: Detections, class_names: ClassNames) -> Document:
 
 
 def _annotations(detections: Detections, class_names: ClassNames) -> Document:
-    boxes = np.rint(detections.boxes).astype(int).tolist()
-    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), boxes)
-    return {
-        "image_size": _image_size(detections),
-        "annotations": [{"class_id": id, "score": score, **_ltwh(*box)} for id, score, box in rows],
-    }
+    """Return corners as whole numbers, and no class names."""
+    rounded = np.rint(detections.boxes).astype(int)
+    return _document(detections, [{"class_id": id} for id in detections.class_ids.tolist()], rounded)
 
 
 def _verbose(detections: Detections, class_names: ClassNames) -> Document:
-    rows = zip(detections.class_ids.tolist(), detections.scores.tolist(), detections.boxes.tolist())
+    classes = [{"class_id": id, "class_name": class_names[id]} for id in detections.class_ids.tolist()]
+    return _document(detections, classes, detections.boxes)
+
+
+def _document(detections: Detections, classes: List[Document], boxes: np.ndarray) -> Document:
+    width, height = detections.size_wh
+    rows = zip(classes, detections.scores.tolist(), boxes.tolist())
     return {
-        "image_size": _image_size(detections),
-        "annotations": [
-            {"class_id": id, "class_name": class_names[id], "score": score, **_ltwh(*box)} for id, score, box in rows
-        ],
+        "image_size": [{"width": int(width), "height": int(height), "depth": 3}],
+        "annotations": [{**names, "score": score, **_ltwh(*box)} for names, score, box in rows],
     }
 
 
 def _ltwh(x1: float, y1: float, x2: float, y2: float) -> Document:
     return {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
-
-
-def _image_size(detections: Detections) -> List[Dict[str, int]]:
-    width, height = detections.size_wh
-    return [{"width": int(width), "height": int(height), "depth": 3}]
