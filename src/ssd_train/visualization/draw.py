@@ -7,6 +7,7 @@ dotted and their names stand on black behind a cross; labels are dashed white li
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -97,24 +98,15 @@ def _overlap(a: Area, b: Area) -> int:
     return max(across, 0) * max(down, 0)
 
 
-@dataclass(frozen=True)
-class BoxStyle:
-    """Line of a box and place of its label.
+class BoxStyle(enum.Enum):
+    """Line of a box and place of its label."""
 
-    Attributes:
-        dashed: long white dashes, for labels.
-        below: the label is placed below the lower edge rather than above the upper edge.
-        false: a dotted line, and a label on black, for false positives.
-    """
-
-    dashed: bool = False
-    below: bool = False
-    false: bool = False
+    DETECTION = "a solid line, the label above the upper edge"
+    FALSE = "a dotted line, the label on black above the upper edge: a false positive"
+    TRUTH = "a line of long dashes, the label below the lower edge"
 
 
-DETECTION_STYLE = BoxStyle()
-FALSE_STYLE = BoxStyle(false=True)
-TRUTH_STYLE = BoxStyle(dashed=True, below=True)
+DETECTION_STYLE, FALSE_STYLE, TRUTH_STYLE = BoxStyle
 
 
 class _Label(NamedTuple):
@@ -149,23 +141,23 @@ class Canvas:
         if inner[0] < inner[2] and inner[1] < inner[3]:
             self._draw.rectangle(inner, outline=_HALO)
         # dark between white dashes: one of the two is visible on any background
-        broken = style.dashed or style.false
+        broken = style is not DETECTION_STYLE
         self._draw.rectangle(area, outline=_GAP if broken else colour, width=width)
-        for dash in _dashes(area, width, 4 * width + 2 if style.dashed else 2 * width) if broken else ():
+        for dash in _dashes(area, width, 4 * width + 2 if style is TRUTH_STYLE else 2 * width) if broken else ():
             self._draw.rectangle(dash, fill=colour)
 
     def label(self, area: Area, text: str, colour: RGB, style: BoxStyle = DETECTION_STYLE) -> None:
         """Place the label of the box `area` where it covers the least of earlier labels; `render` draws it."""
         text = fonts.shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
         width, height = fonts.text_wh(text, self._text_size)
-        position = self._position(area, (width + 2 * self._padding, height), style.below)
+        position = self._position(area, (width + 2 * self._padding, height), style is TRUTH_STYLE)
         self._labels.append(_Label(position, text, colour, style))
 
     def render(self) -> np.ndarray:
         """Draw the labels and return the image, RGB uint8 (H, W, 3)."""
         for area, text, colour, style in reversed(self._labels):  # of overlapping labels, the first is on top
-            back = DARK if style.false else colour
-            self._draw.rectangle(area, fill=(*back, 225), outline=colour if style.false else None)
+            back = DARK if style is FALSE_STYLE else colour
+            self._draw.rectangle(area, fill=(*back, 225), outline=colour if style is FALSE_STYLE else None)
             font = fonts.any_font(text, self._text_size)
             self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(back), font, anchor="la")
         return np.asarray(self._image)
