@@ -19,7 +19,7 @@ from ssd_train.parallel import map_files
 from ssd_train.progress import Progress
 from ssd_train.resources import available_cpus
 
-ContentHash = Callable[[LabeledImage], Optional[str]]
+ContentHash = Callable[[LabeledImage], str]
 
 
 def split_by_hash(
@@ -34,8 +34,8 @@ def split_by_hash(
     Args:
         labels: The labels.
         fraction: Approximate fraction of records in validation; each split gets at least one.
-        content_hash: Function that returns the hash of a record's image, or None if it is not available; called by
-            threads.
+        content_hash: Function that returns the SHA-256 of a record's image in hex, or "" if it is not available; called
+            by threads.
         group_regex: Regular expression searched in the names. Records with the same match (its first group, or all of
             it) stay together.
         progress: Progress display.
@@ -102,12 +102,12 @@ def fold_of_each(
 def image_hash(source: ImageSource) -> ContentHash:
     """Return a `content_hash` function that reads images from `source`."""
 
-    def content_hash(record: LabeledImage) -> Optional[str]:
-        """Return the SHA-256 of the encoded image in hex, or None if it is not available."""
+    def content_hash(record: LabeledImage) -> str:
+        """Return the SHA-256 of the encoded image in hex, or "" if it is not available."""
         try:
             return hashlib.sha256(source.read(record)).hexdigest()
         except DataError:
-            return None
+            return ""
 
     return content_hash
 
@@ -129,9 +129,10 @@ def _keys(
     if group_regex:
         groups = group_names([record.name for record in records], group_regex, progress=progress)
     digests = map_files(content_hash, records, available_cpus(), read_seconds())
+    shown = (progress or Progress()).track(digests, len(records), "checking images")
     keys = []
-    for record, group, digest in zip(records, groups, digests):
-        own = f"name {record.name}" if digest is None else f"content {digest}"
+    for record, group, digest in zip(records, groups, shown):
+        own = f"content {digest}" if digest else f"name {record.name}"
         keys.append([own] if group is None else [own, f"group {group}"])
     return keys
 

@@ -159,7 +159,7 @@ def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Option
 
 def _read(line: ManifestLine, attribute: str, table: Mapping[int, int]) -> BoxLabel:
     try:
-        return read_box_label(line.value[attribute], table)
+        return read_box_label(line.value[attribute]).map_ids(table)
     except DataError as error:
         raise error.at(line.where) from None
 

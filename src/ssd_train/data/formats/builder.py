@@ -13,7 +13,7 @@ import numpy as np
 from ssd_train.boxes import as_boxes
 from ssd_train.data.file_names import files_below, folded, is_image_name, readings
 from ssd_train.data.formats.json_lines import PathLike, bad_lines_error
-from ssd_train.data.formats.validators import CROWD, BoxLabel, fit_boxes
+from ssd_train.data.formats.validators import CROWD, OBJECT, BoxLabel, Corners, fit_box
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import (
     MAX_CLASSES,
@@ -80,19 +80,11 @@ class LabelsBuilder:
         Raises:
             DataError: an earlier label of the same image has other boxes; the message names only the earlier location.
         """
-        objects, ignored = label, NOTHING_IGNORED
-        lost: List[Tuple[str, str]] = []
-        if label.kinds:
-            objects, regions = label.split()
-            ignored, lost = fit_ignored(regions)
-        fitted = fit_boxes(objects.boxes, objects.class_ids, objects.size_wh)
-        changes = [*repairs, *fitted.changes, *lost]
-        if (label.boxes or repairs) and not fitted.rows and (objects.boxes or not len(ignored)):
+        record, changes = fit_label(where, name, label, repairs)
+        if record is None:
             self.add_repair(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
-        ids = np.asarray(fitted.class_ids, np.int64)
-        record = LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
         first = self._seen.setdefault(name, record)
         if first is record:
             self.add_repair(where, changes)
@@ -135,12 +127,32 @@ class LabelsBuilder:
         self._repaired += [LabelIssue(where, reason, detail) for reason, detail in changes]
 
 
-def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
-    """Fit ignored regions to their image; return them and the changes."""
-    fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
-    crowds = [label.kinds[index] == CROWD for index in fitted.kept]
-    ids = np.asarray(fitted.class_ids, np.int64)
-    return Ignored(as_boxes(fitted.rows), ids, np.asarray(crowds, bool)), fitted.changes
+def fit_label(
+    where: str, name: str, label: BoxLabel, repairs: Sequence[Tuple[str, str]] = ()
+) -> Tuple[Optional[LabeledImage], List[Tuple[str, str]]]:
+    """Fit the boxes of one image to it.
+
+    Returns:
+        The record, None if the label has boxes and none of them is usable; and (reason, detail) of `repairs` and of
+        each box that was clipped or dropped.
+    """
+    kinds = label.kinds or [OBJECT] * len(label.boxes)
+    changes = list(repairs)
+    objects: List[Tuple[Corners, int]] = []
+    regions: List[Tuple[Corners, int, bool]] = []
+    for index, (box, class_id, kind) in enumerate(zip(label.boxes, label.class_ids, kinds)):
+        fitted, reason = fit_box(box, label.size_wh)
+        if reason:
+            changes.append((reason, f"box {index}: {[round(value, 2) for value in box]}"))
+        if fitted is not None and kind == OBJECT:
+            objects.append((fitted, class_id))
+        elif fitted is not None:
+            regions.append((fitted, class_id, kind == CROWD))
+    if (label.boxes or repairs) and not objects and (OBJECT in kinds or not regions):
+        return None, changes
+    boxes, ids = [box for box, _ in objects], np.array([class_id for _, class_id in objects], np.int64)
+    ignored = Ignored(*zip(*regions)) if regions else NOTHING_IGNORED
+    return LabeledImage(name, as_boxes(boxes), ids, label.size_wh, where, ignored), changes
 
 
 def class_table(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:

@@ -55,7 +55,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
             name = image_name(label.get("file"), "file")
             if named:
                 list(_categories(label))  # raises if one is malformed
-            builder.add(str(file), name, read_box_label(label, table))
+            builder.add(str(file), name, read_box_label(label).map_ids(table))
         except DataError as fault:
             builder.add_error(str(file), fault)
     for where, detail in survey.other_ids:

@@ -7,7 +7,7 @@ message names no file; the caller adds it.
 from __future__ import annotations
 
 import re
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.errors import DataError
@@ -43,32 +43,19 @@ class BoxLabel(NamedTuple):
     size_wh: Optional[SizeWH]
     kinds: Sequence[int] = ()
 
-    def split(self) -> "Tuple[BoxLabel, BoxLabel]":
-        """Split into objects and ignored regions (difficult or crowd)."""
-        if not self.kinds:
-            return self, BoxLabel([], [], self.size_wh)
-        rows = list(zip(self.boxes, self.class_ids, self.kinds))
-        parts = [row for row in rows if not row[2]], [row for row in rows if row[2]]
-        objects, ignored = (
-            BoxLabel([r[0] for r in part], [r[1] for r in part], self.size_wh, [r[2] for r in part]) for part in parts
-        )
-        return objects, ignored
+    def map_ids(self, table: Mapping[int, int], field: str = "class_id") -> "BoxLabel":
+        """Return the label with class ids mapped by `table`.
 
-
-class FittedBoxes(NamedTuple):
-    """Boxes of one image after `fit_boxes`.
-
-    Attributes:
-        rows: xyxy corners in pixels.
-        class_ids: Class id of each row.
-        changes: (reason, detail) of each box that was clipped or dropped.
-        kept: Index of each row in the input.
-    """
-
-    rows: List[Corners]
-    class_ids: List[int]
-    changes: List[Tuple[str, str]]
-    kept: List[int]  # index in the input
+        Raises:
+            DataError: a class id is not in the table; the message names the box and the field, but not the file.
+        """
+        for index, class_id in enumerate(self.class_ids):
+            if class_id not in table:
+                raise DataError(
+                    f"box {index}: {field}: found {class_id}, expected one of the class-map: {sorted(table)[:20]}",
+                    "unknown-class",
+                )
+        return self._replace(class_ids=[table[class_id] for class_id in self.class_ids])
 
 
 def number(value: Any, field: str) -> float:
@@ -155,20 +142,6 @@ def box_corners(left: float, top: float, width: float, height: float) -> Corners
             "box-degenerate",
         )
     return (left, top, left + width, top + height)
-
-
-def fit_boxes(boxes: Sequence[Corners], class_ids: Sequence[int], size_wh: Optional[SizeWH]) -> FittedBoxes:
-    """Clip boxes to the image and drop those with too little left, as `fit_box` does."""
-    fitted = FittedBoxes([], [], [], [])
-    for index, (box, class_id) in enumerate(zip(boxes, class_ids)):
-        kept, reason = fit_box(box, size_wh)
-        if reason:
-            fitted.changes.append((reason, f"box {index}: {[round(value, 2) for value in box]}"))
-        if kept is not None:
-            fitted.rows.append(kept)
-            fitted.class_ids.append(class_id)
-            fitted.kept.append(index)
-    return fitted
 
 
 def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners], str]":

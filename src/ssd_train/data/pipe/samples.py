@@ -53,7 +53,7 @@ class PipeSample(NamedTuple):
         Raises:
             DataError: the label is malformed; the message does not contain `where`.
         """
-        return read_box_label(parse_object(self.label), _ANY_CLASS)
+        return read_box_label(parse_object(self.label)).map_ids(_ANY_CLASS)
 
     def class_map(self) -> Any:
         """Return the class-map of the metadata, {} if there is none.
