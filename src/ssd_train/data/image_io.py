@@ -19,6 +19,7 @@ from ssd_train.data.image_format import (
     exif_orientation,
     first_scan,
     is_of_other_format,
+    jpeg_header,
     jpeg_is_complete,
     png_is_complete,
     sniff_format,
@@ -87,6 +88,9 @@ def read_header(data: bytes, where: str) -> ImageHeader:
     if format not in READERS:
         code = "unsupported-format" if is_of_other_format(format) else "unreadable-image"
         raise DataError(f"{where}: found {format}, expected an image ({', '.join(FORMATS)})", code)
+    usual = jpeg_header(data) if format == "JPEG" else None
+    if usual is not None:
+        return ImageHeader(format, *usual)
     try:
         return _header_of(READERS[format](io.BytesIO(data)), format)
     except MemoryError:

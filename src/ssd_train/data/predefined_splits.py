@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ssd_train.data.file_names import folded, is_hidden, is_image_name
+from ssd_train.data.formats.json_lines import read_text
 from ssd_train.data.structures import Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -41,30 +42,44 @@ def voc_sets(roots: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, Fr
     sets: Dict[str, Set[str]] = {}
     for folder in folders:
         root = folder.parents[1]
-        by_stem: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
+        paths: List[Tuple[Tuple[str, ...], str]] = []
         for name, file in files.items():
             path = Path(file).absolute()
             if root in path.parents:
                 for listed in (path.relative_to(root), Path(name)):  # lists name annotations or images
-                    parts = tuple(folded(part) for part in listed.with_suffix("").parts)
-                    by_stem.setdefault(parts[-1], []).append((parts, name))
+                    paths.append((tuple(folded(part) for part in listed.with_suffix("").parts), name))
         for lists in sorted(folder.glob("*.txt")):
-            entries = [] if is_hidden(lists.name) else _entries(lists)
-            members = sets.setdefault(set_name(lists.stem), set()) if entries else set()
-            for entry in entries:
-                members.update(_meant(entry, by_stem.get(entry[-1], [])))
+            if not is_hidden(lists.name):
+                sets.setdefault(set_name(lists.stem), set()).update(match_paths(_entries(lists), paths))
     members_of = {name: frozenset(members) for name, members in sets.items() if members}
     return members_of, ", ".join(map(str, folders)) if members_of else ""
 
 
-def _meant(entry: Tuple[str, ...], candidates: Sequence[Tuple[Tuple[str, ...], str]]) -> List[str]:
-    """Return the names whose paths share the longest tail with a list entry."""
-    for first in range(len(entry)):
-        wanted = entry[first:]
-        fitting = [name for parts, name in candidates if parts[-len(wanted) :] == wanted]
-        if fitting:
-            return fitting
-    return []
+def match_paths(entries: Iterable[Tuple[str, ...]], paths: Iterable[Tuple[Tuple[str, ...], str]]) -> Set[str]:
+    """Return the names of the paths that share the longest tail with an entry of a list.
+
+    Args:
+        entries: Parts of each entry, as `split_path` returns them.
+        paths: (parts of a path, name).
+    """
+    by_last: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
+    for parts, name in paths:
+        by_last.setdefault(parts[-1], []).append((parts, name))
+    names: Set[str] = set()
+    for entry in entries:
+        for length in range(len(entry), 0, -1):
+            tail = entry[-length:]
+            hits = [name for parts, name in by_last.get(entry[-1], ()) if parts[-length:] == tail]
+            if hits:
+                names.update(hits)
+                break
+    return names
+
+
+def split_path(line: str) -> Tuple[str, ...]:
+    """Return the normalised parts of a path in a list of images."""
+    parts = line.strip().strip("\"'").replace("\\", "/").split("/")
+    return tuple(folded(part) for part in parts if part not in ("", ".", ".."))
 
 
 def _main_folders(folder: Path) -> List[Path]:
@@ -80,21 +95,13 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
     A list for one class has none.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a list of images") from None
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+        lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    except DataError as fault:
+        raise fault.at(path) from None
     if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
         return []
-    entries = []
-    for line in lines:
-        parts = [part for part in line.strip("\"'").replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        if parts:
-            last = parts[-1].rpartition(".")[0] if is_image_name(parts[-1]) else parts[-1]
-            entries.append(tuple(folded(part) for part in (*parts[:-1], last)))
-    return entries
+    entries = [entry for entry in map(split_path, lines) if entry]
+    return [(*entry[:-1], entry[-1].rpartition(".")[0] if is_image_name(entry[-1]) else entry[-1]) for entry in entries]
 
 
 def select_split(labels: Labels, name: str) -> Labels:

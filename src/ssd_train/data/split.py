@@ -56,10 +56,10 @@ def split_by_hash(
             "expected at least two to hold one out"
         )
     # hold out the `count` components with the smallest hashes
-    ordered = sorted(components.items(), key=lambda item: _unit_hash(item[0]))
-    below = sum(_unit_hash(key) < fraction for key in components)
+    hashes = {key: _unit_hash(key) for key in components}
+    below = sum(value < fraction for value in hashes.values())
     count = min(max(below, 1), len(components) - 1)
-    held_out = {index for _, members in ordered[:count] for index in members}
+    held_out = {index for key in sorted(hashes, key=hashes.__getitem__)[:count] for index in components[key]}
     is_held_out = [index in held_out for index in range(len(labels))]
     return labels.subset([not held for held in is_held_out]), labels.subset(is_held_out)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -25,7 +24,7 @@ from ssd_train.data.structures import (
     Labels,
 )
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.storage.atomic import remove_leftovers, sync_directory, temp_path_for, translate_io_errors
+from ssd_train.storage.atomic import replacing
 
 DUPLICATE = "duplicate line"
 BAD_LINE = "bad line"
@@ -266,18 +265,9 @@ def new_folder(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{path}: is there already, expected no folder or an empty one")
-    new = temp_path_for(target)
-    with translate_io_errors(target, 0):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
+    with replacing(target) as new:
         new.mkdir()
-        try:
-            yield new
-            os.replace(new, target)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        sync_directory(target.parent)
+        yield new
 
 
 def new_label_file(folder: Path, name: str, ending: str, where: str) -> Path:

@@ -32,6 +32,7 @@ from ssd_train.data.formats.validators import (
     image_name,
     number,
     short_repr,
+    shortest,
     side,
     whole_number,
 )
@@ -186,18 +187,13 @@ def id_key(value: Any, field: str) -> Key:
     """Parse an id: an integer, also written 3.0 or "3", or a string that is not blank."""
     if type(value) is int:  # the usual case
         return value
-    value = _whole(value)
+    value = shortest(value)
     if type(value) is int:
         return value
     if isinstance(value, str) and value.strip():
         text = value.strip()
         return int(text) if _NUMBER.fullmatch(text) else text
     raise DataError(f"{field}: found {short_repr(value)}, expected an integer or a text")
-
-
-def _whole(value: Any) -> Any:
-    """Convert ``200.0`` to 200; return any other value unchanged."""
-    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def _id(image: Any) -> Key:
@@ -265,14 +261,14 @@ def _category(annotation: Mapping[str, Any]) -> Key:
 
 
 def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:
-    width, height = _whole(image.get("width")), _whole(image.get("height"))
+    width, height = shortest(image.get("width")), shortest(image.get("height"))
     if width is None or height is None or width == height == 0:
         return None
     return side(width, "width"), side(height, "height")
 
 
 def _flag(value: Any, field: str) -> bool:
-    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(_whole(value), field))
+    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(shortest(value), field))
 
 
 def _bbox(annotation: Mapping[str, Any]) -> List[float]:

@@ -37,6 +37,7 @@ from ssd_train.data.formats.validators import (
     image_size,
     number,
     short_repr,
+    shortest,
     whole_number,
 )
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
@@ -216,7 +217,7 @@ def box_label(record: LabeledImage) -> Dict[str, Any]:
     annotations = []
     for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
         box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
-        annotations.append({"class_id": class_id, **{key: _short(value) for key, value in box.items()}})
+        annotations.append({"class_id": class_id, **{key: shortest(value) for key, value in box.items()}})
     label: Dict[str, Any] = {"annotations": annotations}
     if record.size_wh is not None:
         label["image_size"] = [{"width": record.size_wh[0], "height": record.size_wh[1], "depth": 3}]
@@ -256,10 +257,6 @@ def _size(label: Dict[str, Any]) -> Optional[SizeWH]:
     if not isinstance(sizes, list) or len(sizes) != 1:
         raise DataError(f"image_size: found {short_repr(sizes)}, expected a list of one object", "bad-image-size")
     return image_size(sizes[0], "image_size")
-
-
-def _short(value: float) -> float:
-    return int(value) if value == int(value) else value
 
 
 NO_SOURCE = "no source-ref"

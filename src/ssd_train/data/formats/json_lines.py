@@ -97,6 +97,19 @@ def read_bytes(path: PathLike) -> bytes:
         raise DataError(f"cannot be read ({_reason(error)}), expected a readable file") from None
 
 
+def read_text(path: PathLike) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        DataError: the file is unreadable or not UTF-8; the message does not name it.
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"found byte 0x{data[error.start]:02x}, which is not UTF-8, expected UTF-8") from None
+
+
 def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:
     """Yield (line number from 1, bytes) of the lines that are not blank.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.formats.builder import LabelsBuilder, placeholder_classes
-from ssd_train.data.formats.json_lines import PathLike, read_bytes
+from ssd_train.data.formats.json_lines import PathLike, read_text
 from ssd_train.data.formats.recordio_framing import read_record, read_records, write_record
 from ssd_train.data.formats.validators import DIFFICULT, OBJECT, BoxLabel, image_name
 from ssd_train.data.image_io import EncodedImage, encode_png, orientation_for, read_header
@@ -135,10 +135,7 @@ def read_class_list(path: PathLike) -> ClassNames:
         DataError: the file is unreadable or not UTF-8, or a name is blank or repeated; starts with the path.
     """
     try:
-        text = read_bytes(path).decode("utf-8-sig")
-        return ClassNames(tuple(line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: found byte 0x{error.object[error.start]:02x}, expected UTF-8") from None
+        return ClassNames(tuple(line.rstrip("\r") for line in read_text(path).rstrip("\r\n").split("\n")))
     except DataError as error:
         raise error.at(path) from None
 

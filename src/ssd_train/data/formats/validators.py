@@ -169,6 +169,11 @@ def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners]
     return (left, top, right, bottom), CLIPPED if excess > ROUNDING else ""
 
 
+def shortest(value: Any) -> Any:
+    """Convert a float without a fraction such as ``200.0`` to an int; return any other value unchanged."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def short_repr(value: Any) -> str:
     """Format an invalid value for an error message: short, and in JSON's terms."""
     if isinstance(value, bool):

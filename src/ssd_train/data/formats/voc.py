@@ -39,6 +39,7 @@ from ssd_train.data.formats.validators import (
     box_corners,
     image_name,
     short_repr,
+    shortest,
     side,
     text_number,
 )
@@ -220,13 +221,8 @@ def _box(element: ElementTree.Element) -> Corners:
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:
     if root.find("size") is None:
         return None
-    width, height = (_whole(_number(root, f"size/{key}")) for key in ("width", "height"))
+    width, height = (shortest(_number(root, f"size/{key}")) for key in ("width", "height"))
     return None if width == height == 0 else (side(width, "width"), side(height, "height"))
-
-
-def _whole(value: float) -> float:
-    """Convert ``500.0`` to 500; return a fraction unchanged."""
-    return int(value) if value == int(value) else value
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -259,7 +255,7 @@ def _element(name: str, record: LabeledImage, class_names: ClassNames) -> Elemen
         _child(element, "difficult", flag)
         bndbox = ElementTree.SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
-            _child(bndbox, key, repr(_whole(value)))
+            _child(bndbox, key, repr(shortest(value)))
     return root
 
 
