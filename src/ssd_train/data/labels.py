@@ -15,12 +15,11 @@ from ssd_train.data.formats.coco import read_coco
 from ssd_train.data.formats.ground_truth import MANIFEST_SUFFIXES, manifests_in, read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
 from ssd_train.data.formats.json_lines import PathLike
-from ssd_train.data.formats.recordio import read_recordio
-from ssd_train.data.formats.recordio_framing import MAGIC
+from ssd_train.data.formats.recordio import MAGIC, read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
-from ssd_train.data.predefined_splits import select_split
+from ssd_train.data.split import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 

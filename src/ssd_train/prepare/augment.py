@@ -14,8 +14,8 @@ import numpy as np
 
 from ssd_train import boxes as geometry
 from ssd_train.boxes import SizeWH
+from ssd_train.data.formats.builder import BoxLabel, shortest
 from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read_box_label, scan
-from ssd_train.data.formats.validators import BoxLabel, shortest
 from ssd_train.data.image_io import EncodedImage, encode, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import LabeledImage

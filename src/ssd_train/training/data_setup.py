@@ -16,9 +16,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from ssd_train.config import TrainConfig
 from ssd_train.data.checks.codes import Finding
 from ssd_train.data.checks.images import files_without_label, quick_inspect
-from ssd_train.data.checks.labels import label_width
+from ssd_train.data.checks.labels import label_width, remarks
 from ssd_train.data.checks.runner import Split, check_leakage, drop_errors, quick_check, raise_on_errors
-from ssd_train.data.checks.statistics import remarks
 from ssd_train.data.image_sources import Fetch, FolderImages
 from ssd_train.data.labels import (
     LabeledDataset,
@@ -29,18 +28,19 @@ from ssd_train.data.labels import (
     parse_class_names,
 )
 from ssd_train.data.pipe.channel import Channel, Table, read_channel
-from ssd_train.data.pipe.fifo import fifo_path
+from ssd_train.data.pipe.samples import fifo_path
 from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
-from ssd_train.data.predefined_splits import (
+from ssd_train.data.split import (
     TRAIN,
     VALIDATION,
     describe_splits,
     select_split,
+    split_by_hash,
     training_split,
+    unseen_classes,
     validation_split,
 )
-from ssd_train.data.split import split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError

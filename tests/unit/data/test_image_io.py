@@ -10,9 +10,8 @@ from helpers.data import tries
 from helpers.images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, png_claiming, quadrants, with_exif
 from PIL import Image
 
-from ssd_train.data import image_format, image_io
-from ssd_train.data.image_format import exif_orientation
-from ssd_train.data.image_io import ImageLimits, decode, read_header
+from ssd_train.data import image_io
+from ssd_train.data.image_io import ImageLimits, decode, exif_orientation, read_header
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -179,7 +178,7 @@ def test_jpeg_header_agrees_with_pillow_or_leaves_it_to_pillow(mode, usual, prog
         )
         data = stream.getvalue()
         expected = (37, 21, orientation if 1 <= orientation <= 8 else 1)
-        assert image_format.jpeg_header(data) == (expected if usual else None)
+        assert image_io.jpeg_header(data) == (expected if usual else None)
         header = read_header(data, "a.jpg")
         assert (header.width, header.height, header.orientation) == expected
-        assert all(image_format.jpeg_header(data[:size]) in (None, expected) for size in range(2, len(data)))
+        assert all(image_io.jpeg_header(data[:size]) in (None, expected) for size in range(2, len(data)))

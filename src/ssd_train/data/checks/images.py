@@ -14,7 +14,6 @@ from ssd_train.boxes import SizeWH
 from ssd_train.data.checks.codes import Finding
 from ssd_train.data.checks.duplicates import thumbnail
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.image_format import sniff_format
 from ssd_train.data.image_io import (
     FORMATS,
     EncodedImage,
@@ -23,6 +22,7 @@ from ssd_train.data.image_io import (
     check_limits,
     orientation_for,
     read_header,
+    sniff_format,
 )
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import ImageSource, LabeledImage

@@ -22,20 +22,21 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from ssd_train.boxes import SizeWH, areas
-from ssd_train.data.formats.builder import LabelsBuilder, ordered_classes
-from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
-from ssd_train.data.formats.validators import (
+from ssd_train.data.formats.builder import (
     CROWD,
     OBJECT,
     BoxLabel,
+    LabelsBuilder,
     box_corners,
     image_name,
     number,
+    ordered_classes,
     short_repr,
     shortest,
     side,
     whole_number,
 )
+from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError

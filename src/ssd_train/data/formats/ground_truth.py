@@ -27,12 +27,12 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.formats.builder import LabelsBuilder, class_table
-from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
-from ssd_train.data.formats.validators import (
+from ssd_train.data.formats.builder import (
     BoxLabel,
+    LabelsBuilder,
     box_corners,
     class_number,
+    class_table,
     image_name,
     image_size,
     number,
@@ -40,6 +40,7 @@ from ssd_train.data.formats.validators import (
     shortest,
     whole_number,
 )
+from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage.atomic import open_atomic

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.builder import LabelsBuilder, class_table
+from ssd_train.data.formats.builder import LabelsBuilder, class_table, image_name, short_repr
 from ssd_train.data.formats.ground_truth import (
     METADATA,
     TRACKING_TYPE,
@@ -30,7 +30,6 @@ from ssd_train.data.formats.ground_truth import (
     read_class_map,
 )
 from ssd_train.data.formats.json_lines import PathLike, read_json, read_json_lines
-from ssd_train.data.formats.validators import image_name, short_repr
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError

@@ -24,12 +24,24 @@ from urllib.parse import unquote
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, images_below, is_hidden, paths_below
-from ssd_train.data.formats.builder import LabelsBuilder, new_folder, new_label_file, placeholder_classes
+from ssd_train.data.formats.builder import (
+    BoxLabel,
+    Corners,
+    LabelsBuilder,
+    box_corners,
+    class_number,
+    match_paths,
+    new_folder,
+    new_label_file,
+    placeholder_classes,
+    short_repr,
+    split_path,
+    text_number,
+)
 from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_json, read_text
-from ssd_train.data.formats.validators import BoxLabel, Corners, box_corners, class_number, short_repr, text_number
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import key_parts
-from ssd_train.data.predefined_splits import match_paths, set_name, split_path
+from ssd_train.data.split import set_name
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError, DependencyError
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 
-from ssd_train.data.formats.builder import LabelsBuilder, class_table, placeholder_classes
+from ssd_train.data.formats.builder import BoxLabel, LabelsBuilder, class_table, placeholder_classes
 from ssd_train.data.formats.ground_truth import read_class_map
-from ssd_train.data.formats.validators import BoxLabel
 from ssd_train.data.image_io import EncodedImage, check_limits
-from ssd_train.data.pipe.fifo import fifo_path, open_fifo
-from ssd_train.data.pipe.samples import Sample, read_samples
+from ssd_train.data.pipe.samples import Sample, fifo_path, open_fifo, read_samples
 from ssd_train.data.pipe.spill import SpillFile, SpillImages
 from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.errors import DataError

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Condition, Event
 from typing import Any, Deque, Dict, Optional, Tuple, Union
 
-from ssd_train.data.pipe.fifo import ReadCancelled
+from ssd_train.data.pipe.samples import ReadCancelled
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
 from ssd_train.storage.atomic import translate_io_errors

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_train.data.formats.validators import CLIPPED
+from ssd_train.data.formats.builder import CLIPPED
 from ssd_train.data.formats.yolo import NO_LABEL, describe, read_yolo, write_yolo
 from ssd_train.data.labels import load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
