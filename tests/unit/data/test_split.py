@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ssd_train.data.split import split_by_hash, unseen_classes
+from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -152,3 +152,22 @@ def test_impossible_settings_are_refused(fraction, group_regex, message):
 def test_classes_missing_from_training_are_told():
     assert unseen_classes(labels("a"), labels("b", class_id=1)) == ["dog"]
     assert unseen_classes(labels("a"), labels("b")) == []
+
+
+class Folder:
+    """An image source of two equal images; a third is missing."""
+
+    def read(self, record):
+        if record.name == "missing":
+            raise DataError("missing: no such image")
+        return b"the same"
+
+    def locate(self, record):
+        return record.name
+
+
+def test_hash_of_image_is_of_its_bytes_or_empty():
+    content_hash = image_hash(Folder())
+    one, two, missing = labels("one", "two", "missing").records
+    assert content_hash(one) == content_hash(two) and len(content_hash(one)) == 64
+    assert content_hash(missing) == ""

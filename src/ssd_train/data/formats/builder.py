@@ -222,7 +222,7 @@ class NoUsableLine(DataError):
 class LabelsBuilder:
     """Collect the labels of any format in a `Labels`. All readers use it, so that they treat labels alike.
 
-    - Boxes are clipped to their image, or dropped if too little is left (`validators.fit_box`). `Labels.repaired` lists
+    - Boxes are clipped to their image, or dropped if too little is left (`fit_box`). `Labels.repaired` lists
       each change.
     - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
       holds for an image with nothing but ignored regions if all of them were dropped.
@@ -324,7 +324,7 @@ def fit_label(
     if (label.boxes or repairs) and not objects and (OBJECT in kinds or not regions):
         return None, changes
     boxes, ids = [box for box, _ in objects], np.array([class_id for _, class_id in objects], np.int64)
-    ignored = Ignored(*zip(*regions)) if regions else NOTHING_IGNORED
+    ignored = Ignored(*map(np.array, zip(*regions))) if regions else NOTHING_IGNORED
     return LabeledImage(name, as_boxes(boxes), ids, label.size_wh, where, ignored), changes
 
 

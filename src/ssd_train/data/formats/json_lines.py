@@ -36,7 +36,7 @@ def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
 
 
-# NaN and Infinity become numbers that `validators.number` rejects, so they are errors only in fields that are read
+# NaN and Infinity become numbers that `builder.number` rejects, so they are errors only in fields that are read
 _lenient_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
