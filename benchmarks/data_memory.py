@@ -24,7 +24,7 @@ import numpy as np
 
 from ssd_train.data.formats.ground_truth import box_label
 from ssd_train.data.formats.json_lines import dump_json
-from ssd_train.data.formats.recordio_framing import write_record
+from ssd_train.data.formats.recordio import write_record
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.pipe.channel import read_channel
 from ssd_train.data.pipe.spill import SpillFile

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.ground_truth import box_label
-from ssd_train.data.formats.recordio_framing import write_record
+from ssd_train.data.formats.recordio import write_record
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels

@@ -15,8 +15,8 @@ from helpers.data import flags_of, shapes_set
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.cli.main import main
+from ssd_train.data.formats.builder import TOO_SMALL
 from ssd_train.data.formats.image_json import OTHER_IDS
-from ssd_train.data.formats.validators import TOO_SMALL
 from ssd_train.data.labels import read_labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.handlers import model_fn, transform_fn

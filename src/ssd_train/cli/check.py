@@ -15,7 +15,7 @@ from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabelOptions, load_labels
-from ssd_train.data.predefined_splits import describe_splits, training_split
+from ssd_train.data.split import describe_splits, training_split
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.progress import Progress

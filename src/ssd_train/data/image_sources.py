@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -68,7 +67,7 @@ class FolderImages:
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block forever
                 raise DataError(f"{record.location}: image {path} is a folder or a device, expected a file")
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:
             raise DataError(
@@ -128,8 +127,10 @@ class FolderImages:
         for parts in paths:
             for first in range(len(parts)):
                 path = os.path.join(self.root, *parts[first:])
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     return path, stat.S_ISLNK(os.lstat(path).st_mode)
+                except (OSError, ValueError):
+                    continue
         return None
 
     def _by_name(self, record: LabeledImage, paths: Sequence[List[str]]) -> Tuple[str, bool]:

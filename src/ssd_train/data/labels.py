@@ -12,15 +12,14 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequenc
 
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name
 from ssd_train.data.formats.coco import read_coco
-from ssd_train.data.formats.ground_truth import read_ground_truth
+from ssd_train.data.formats.ground_truth import MANIFEST_SUFFIXES, manifests_in, read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
 from ssd_train.data.formats.json_lines import PathLike
-from ssd_train.data.formats.recordio import read_recordio
-from ssd_train.data.formats.recordio_framing import MAGIC
+from ssd_train.data.formats.recordio import MAGIC, read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
-from ssd_train.data.predefined_splits import select_split
+from ssd_train.data.split import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -34,8 +33,6 @@ EXPECTED = {
     "yolo": "a folder of YOLO .txt",
 }
 
-_MANIFEST_ENDINGS = (".manifest", ".jsonl")
-_OUTPUT_MANIFESTS = ("output.manifest", os.path.join("manifests", "output", "output.manifest"))
 _HEAD = 1 << 16  # bytes of a file that are examined
 _ENOUGH = 20  # .json files of one image each, after which the remaining ones are not examined
 _JSON_OBJECT = re.compile(rb"[\s\xef\xbb\xbf]*\{")
@@ -47,7 +44,7 @@ _COORDINATES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the i
 # folder of images -> sister folder with the labels
 SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
 _FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
-_FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": _MANIFEST_ENDINGS}
+_FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": MANIFEST_SUFFIXES}
 
 
 class DetectedLabels(NamedTuple):
@@ -150,7 +147,7 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
         return {wanted: [folder]}
     jsons = _jsons(files.get(".json", []))
     by_format = {
-        "ground_truth": _manifests(folder, files) or jsons.get("ground_truth", []),
+        "ground_truth": manifests_in(folder) or jsons.get("ground_truth", []),
         "recordio": files.get(".rec", []),
         "coco": jsons.get("coco", []),
         "image_json": [folder] if "image_json" in jsons else [],
@@ -189,23 +186,13 @@ def _is_yolo(head: bytes) -> bool:
     )
 
 
-def _manifests(folder: Path, files: Dict[str, List[Path]]) -> List[Path]:
-    """Return a labelling job's output manifest, else all manifests in the folder.
-
-    Manifests in subfolders do not count.
-    """
-    for name in _OUTPUT_MANIFESTS:
-        if (folder / name).is_file():
-            return [folder / name]
-    return [file for ending in _MANIFEST_ENDINGS for file in files.get(ending, []) if file.parent == folder]
-
-
 def _of_file(file: Path) -> str:
-    ending, head = file.suffix.lower(), _head(file)
+    ending = file.suffix.lower()
+    if ending in MANIFEST_SUFFIXES:  # without opening it: it may be large, and the reader opens it once
+        return "ground_truth"
+    head = _head(file)
     if ending == ".rec" or head.startswith(MAGIC):
         return "recordio"
-    if ending in _MANIFEST_ENDINGS:
-        return "ground_truth"
     if ending in (".yaml", ".yml"):
         raise DataError(f"{file}: found a YAML file, expected the folder of a YOLO data set: {file.parent}")
     format = _of_json(file)

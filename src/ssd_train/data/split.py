@@ -1,16 +1,21 @@
-"""Hold out records for validation by content.
+"""Training and validation splits: held out by content, or defined by the dataset itself.
 
-The split is reproducible, and no image is in both parts. The key of an image is a hash of its bytes, or its name if the
-bytes are not available. Records that share a key or a group (such as the frames of a video) belong together: each
-connected component of these two relations goes to one split as a whole. The component's smallest key, hashed to a
-number in 0..1, decides which. So the result depends neither on the order of the lines nor, as a rule, on other records.
+Held out: the split is reproducible, and no image is in both parts. The key of an image is a hash of its bytes, or its
+name if the bytes are not available. Records that share a key or a group (such as the frames of a video) belong
+together: each connected component of these two relations goes to one split as a whole. The component's smallest key,
+hashed to a number in 0..1, decides which. So the result depends neither on the order of the lines nor, as a rule, on
+other records.
+
+Defined by the dataset: the lists in VOC's ImageSets/Main, and train, val and test of a data.yaml. Readers put them into
+`Labels.sets`; `select_split` and others select the ones that a job uses.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
@@ -19,7 +24,7 @@ from ssd_train.parallel import map_files
 from ssd_train.progress import Progress
 from ssd_train.resources import available_cpus
 
-ContentHash = Callable[[LabeledImage], Optional[str]]
+ContentHash = Callable[[LabeledImage], str]
 
 
 def split_by_hash(
@@ -34,8 +39,8 @@ def split_by_hash(
     Args:
         labels: The labels.
         fraction: Approximate fraction of records in validation; each split gets at least one.
-        content_hash: Function that returns the hash of a record's image, or None if it is not available; called by
-            threads.
+        content_hash: Function that returns the SHA-256 of a record's image in hex, or "" if it is not available; called
+            by threads.
         group_regex: Regular expression searched in the names. Records with the same match (its first group, or all of
             it) stay together.
         progress: Progress display.
@@ -56,10 +61,10 @@ def split_by_hash(
             "expected at least two to hold one out"
         )
     # hold out the `count` components with the smallest hashes
-    ordered = sorted(components.items(), key=lambda item: _unit_hash(item[0]))
-    below = sum(_unit_hash(key) < fraction for key in components)
+    hashes = {key: _unit_hash(key) for key in components}
+    below = sum(value < fraction for value in hashes.values())
     count = min(max(below, 1), len(components) - 1)
-    held_out = {index for _, members in ordered[:count] for index in members}
+    held_out = {index for key in sorted(hashes, key=hashes.__getitem__)[:count] for index in components[key]}
     is_held_out = [index in held_out for index in range(len(labels))]
     return labels.subset([not held for held in is_held_out]), labels.subset(is_held_out)
 
@@ -102,12 +107,12 @@ def fold_of_each(
 def image_hash(source: ImageSource) -> ContentHash:
     """Return a `content_hash` function that reads images from `source`."""
 
-    def content_hash(record: LabeledImage) -> Optional[str]:
-        """Return the SHA-256 of the encoded image in hex, or None if it is not available."""
+    def content_hash(record: LabeledImage) -> str:
+        """Return the SHA-256 of the encoded image in hex, or "" if it is not available."""
         try:
             return hashlib.sha256(source.read(record)).hexdigest()
         except DataError:
-            return None
+            return ""
 
     return content_hash
 
@@ -129,9 +134,10 @@ def _keys(
     if group_regex:
         groups = group_names([record.name for record in records], group_regex, progress=progress)
     digests = map_files(content_hash, records, available_cpus(), read_seconds())
+    shown = (progress or Progress()).track(digests, len(records), "checking images")
     keys = []
-    for record, group, digest in zip(records, groups, digests):
-        own = f"name {record.name}" if digest is None else f"content {digest}"
+    for record, group, digest in zip(records, groups, shown):
+        own = f"content {digest}" if digest else f"name {record.name}"
         keys.append([own] if group is None else [own, f"group {group}"])
     return keys
 
@@ -196,3 +202,81 @@ def _unit_hash(key: str) -> float:
     """Hash `key` to a number in 0..1."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+TRAIN, VALIDATION, BOTH, TEST = "train", "val", "trainval", "test"
+_OTHER_NAMES = {"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "testing": TEST}
+
+
+def set_name(name: str) -> str:
+    """Return the canonical name of a split: valid -> val."""
+    return _OTHER_NAMES.get(name.lower(), name)
+
+
+def select_split(labels: Labels, name: str) -> Labels:
+    """Return the records of one split; `Labels.others` gets the rest.
+
+    Raises:
+        ConfigError: There is no such split.
+    """
+    members = labels.sets.get(set_name(name))
+    if members is None:
+        listed = ", ".join(sorted(labels.sets)) or "none: the data names no sets"
+        raise ConfigError(f"split: found {name!r}, expected one of the sets of {labels.source}: {listed}")
+    return of_names(labels, members)
+
+
+def of_names(labels: Labels, names: "FrozenSet[str]") -> Labels:
+    """Return the records with these names; `Labels.others` gets the rest."""
+    keep = [record.name in names for record in labels.records]
+    others = tuple(record for record, kept in zip(labels.records, keep) if not kept)
+    part = labels.subset(keep)
+    return dataclasses.replace(
+        part, skipped=labels.skipped, repaired=labels.repaired, sets={}, others=(*labels.others, *others)
+    )
+
+
+def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
+    """Return the training labels, and validation labels if the data defines them.
+
+    Both are returned if there are train and val with different images and `alone` is true. Otherwise trainval is
+    returned if it exists, else train, else all records that are not in test. Data without splits is returned whole.
+
+    Args:
+        labels: The labels.
+        alone: False if the user gives other validation data.
+
+    Returns:
+        Training labels, and validation labels or None.
+
+    Raises:
+        DataError: There are only test images.
+    """
+    sets = {name: members for name, members in labels.sets.items() if members}
+    if not sets:
+        return labels, None
+    if alone and TRAIN in sets and VALIDATION in sets and sets[TRAIN] != sets[VALIDATION]:
+        return of_names(labels, sets[TRAIN]), of_names(labels, sets[VALIDATION])
+    for name in (BOTH, TRAIN):
+        if name in sets:
+            return of_names(labels, sets[name]), None
+    kept = frozenset(record.name for record in labels.records) - sets.get(TEST, frozenset())
+    if not kept:
+        raise DataError(
+            f"{labels.source}: found images of the set test only, expected some to train on; --split test takes them"
+        )
+    return of_names(labels, kept), None
+
+
+def validation_split(labels: Labels) -> Labels:
+    """Return the val split of data given for validation, or all if there is none."""
+    members = labels.sets.get(VALIDATION)
+    return of_names(labels, members) if members else labels
+
+
+def describe_splits(labels: Labels) -> str:
+    """Describe the splits in one line; "" if there are none."""
+    if not labels.sets:
+        return ""
+    counts = ", ".join(f"{name} {len(members)}" for name, members in sorted(labels.sets.items()))
+    return f"sets of {labels.details.get('sets', labels.source)}: {counts}"

@@ -5,6 +5,7 @@ Ground truth and detections are separate types on purpose: a Record has no score
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
@@ -317,7 +318,7 @@ class Labels:
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", tuple(self.records))
         count = len(self.class_names)
-        if self._all_ids().max(initial=-1) >= count:
+        if self._all_ids.max(initial=-1) >= count:
             record = next(record for record in self.records if record.class_ids.max(initial=-1) >= count)
             raise DataError(f"{record.where}: found class id {record.class_ids.max()}, expected less than {count}")
 
@@ -326,8 +327,9 @@ class Labels:
 
     def boxes_per_class(self) -> np.ndarray:
         """Return the number of boxes (num_classes,) of each class."""
-        return np.bincount(self._all_ids(), minlength=len(self.class_names))
+        return np.bincount(self._all_ids, minlength=len(self.class_names))
 
+    @functools.cached_property
     def _all_ids(self) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.int64), *(record.class_ids for record in self.records)])
 

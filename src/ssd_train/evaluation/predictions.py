@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, Named
 import numpy as np
 
 from ssd_train.data.file_names import files_below
+from ssd_train.data.formats.builder import number, short_repr
 from ssd_train.data.formats.coco import Key, id_key, read_ids
 from ssd_train.data.formats.json_lines import PathLike, dump_json, parse_json, read_bytes, read_json, read_json_lines
-from ssd_train.data.formats.validators import number, short_repr
 from ssd_train.data.structures import ClassNames, Detections, Labels
 from ssd_train.errors import DataError
 from ssd_train.storage.atomic import write_bytes_atomic

@@ -14,8 +14,8 @@ import numpy as np
 
 from ssd_train import boxes as geometry
 from ssd_train.boxes import SizeWH
+from ssd_train.data.formats.builder import BoxLabel, shortest
 from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read_box_label, scan
-from ssd_train.data.formats.validators import BoxLabel
 from ssd_train.data.image_io import EncodedImage, encode, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import LabeledImage
@@ -159,7 +159,7 @@ def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Option
 
 def _read(line: ManifestLine, attribute: str, table: Mapping[int, int]) -> BoxLabel:
     try:
-        return read_box_label(line.value[attribute], table)
+        return read_box_label(line.value[attribute]).map_ids(table)
     except DataError as error:
         raise error.at(line.where) from None
 
@@ -177,15 +177,11 @@ def _move(label: Dict[str, Any], read: BoxLabel, size_wh: SizeWH, operation: Ope
     """
     moved = operation.boxes(np.array(read.boxes, np.float64).reshape(-1, 4), size_wh)
     for box, (left, top) in zip(label["annotations"], moved[:, :2].tolist()):
-        box["left"], box["top"] = _short(left), _short(top)
+        box["left"], box["top"] = shortest(left), shortest(top)
         if operation.turns:
             box["width"], box["height"] = box["height"], box["width"]
     for size in label.get("image_size") or [] if operation.turns else []:
         size["width"], size["height"] = size["height"], size["width"]
-
-
-def _short(value: float) -> float:
-    return int(value) if value == int(value) else value
 
 
 class _Input(NamedTuple):

@@ -13,12 +13,11 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 import numpy as np
 
 from ssd_train.data.file_names import is_image_name
-from ssd_train.data.formats.builder import LabelsBuilder, new_folder
+from ssd_train.data.formats.builder import CROWD, DIFFICULT, OBJECT, BoxLabel, LabelsBuilder, new_folder
 from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import NAMES, write_class_list, write_recordio
-from ssd_train.data.formats.validators import CROWD, DIFFICULT, OBJECT, BoxLabel
 from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.formats.yolo import write_yolo
 from ssd_train.data.image_io import read_header

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
+from ssd_train.data.formats.builder import short_repr
 from ssd_train.data.formats.ground_truth import METADATA, scan
-from ssd_train.data.formats.validators import short_repr
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.manifest import (
     ManifestLine,

@@ -10,8 +10,7 @@ from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 
-from ssd_train.data.image_format import sniff_format
-from ssd_train.data.image_io import FORMATS, encode
+from ssd_train.data.image_io import FORMATS, encode, sniff_format
 from ssd_train.data.pixels import opencv
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.images import WriteOptions, is_done, write_image

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from ssd_train.data.file_names import IMAGE_FORMATS, images_below, is_image_name
-from ssd_train.data.formats.builder import class_table
+from ssd_train.data.formats.builder import class_table, image_name, short_repr, whole_number
 from ssd_train.data.formats.ground_truth import BOX_TYPE, METADATA, ManifestScan, choose_attribute, scan
 from ssd_train.data.formats.json_lines import bad_lines_error, numbered_lines, parse_object
-from ssd_train.data.formats.validators import image_name, short_repr, whole_number
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage.atomic import open_atomic
 

@@ -63,22 +63,38 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         with _errors_of_stream(Path(path)), _open_stream(resolved) as file:
             yield file
         return
-    path = resolved
+    with replacing(resolved, needed) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder that replaces `path` when the block ends without an exception.
+
+    Raises:
+        SsdTrainError: the disk is full, or the file or folder cannot be written.
+    """
     temporary = temp_path_for(path)
     with translate_io_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
         try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
             os.replace(temporary, path)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+            _remove(temporary)
             raise
         sync_directory(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -122,16 +138,8 @@ def prepared_file(path: Path) -> Iterator[Path]:
             with open(Path(folder) / path.name, "rb") as source, open_atomic(path) as file:
                 shutil.copyfileobj(source, file)
         return
-    with translate_io_errors(resolved, 0):
-        resolved.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(resolved)
-    prepared = temp_path_for(resolved)
-    try:
+    with replacing(resolved) as prepared:
         yield prepared
-        replace_atomic(prepared, resolved)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            prepared.unlink()
 
 
 def resolve_link(path: Path) -> Union[Path, int]:

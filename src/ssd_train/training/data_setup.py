@@ -15,10 +15,9 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.checks.codes import Finding
-from ssd_train.data.checks.images import files_without_label
-from ssd_train.data.checks.labels import label_width
+from ssd_train.data.checks.images import files_without_label, quick_inspect
+from ssd_train.data.checks.labels import label_width, remarks
 from ssd_train.data.checks.runner import Split, check_leakage, drop_errors, quick_check, raise_on_errors
-from ssd_train.data.checks.statistics import remarks
 from ssd_train.data.image_sources import Fetch, FolderImages
 from ssd_train.data.labels import (
     LabeledDataset,
@@ -29,19 +28,20 @@ from ssd_train.data.labels import (
     parse_class_names,
 )
 from ssd_train.data.pipe.channel import Channel, Table, read_channel
-from ssd_train.data.pipe.fifo import fifo_path
+from ssd_train.data.pipe.samples import fifo_path
 from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
-from ssd_train.data.predefined_splits import (
+from ssd_train.data.split import (
     TRAIN,
     VALIDATION,
     describe_splits,
     select_split,
+    split_by_hash,
     training_split,
+    unseen_classes,
     validation_split,
 )
-from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
-from ssd_train.data.structures import ClassNames, Labels
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.progress import Progress
@@ -152,6 +152,7 @@ def _spill_files(config: TrainConfig, paths: Dict[str, Path]) -> Dict[str, Spill
 
 
 Splits = Tuple[LabeledDataset, LabeledDataset]
+Checked = Dict[str, Tuple[Finding, ...]]  # name of an image -> its findings
 
 
 def require_inputs(environment: Environment) -> None:
@@ -167,10 +168,18 @@ def require_inputs(environment: Environment) -> None:
                 raise DataError(f"{path}: not found, expected {content}")
 
 
-def load_splits(config: TrainConfig, environment: Environment, progress: Progress) -> Splits:
+def load_splits(
+    config: TrainConfig, environment: Environment, progress: Progress, checked: Optional[Checked] = None
+) -> Splits:
     """Return training and validation data, split if there is no validation data.
 
     Both have the classes of the training labels.
+
+    Args:
+        config: The settings.
+        environment: The inputs.
+        progress: Output for messages.
+        checked: Receives the findings of the images, if they have to be read to split the data.
 
     Raises:
         DataError: the data are unusable.
@@ -193,7 +202,7 @@ def load_splits(config: TrainConfig, environment: Environment, progress: Progres
     if own is not None:
         return train, own
     if alone:
-        return hold_out_validation(train, config, progress)
+        return hold_out_validation(train, config, progress, checked)
     images: Optional[Path] = environment.validation or environment.train
     validation = load_labels(images, environment.validation_labels, _options(config, fetch))
     scored = align_classes(validation_split(validation.labels), train.labels.class_names)
@@ -229,16 +238,28 @@ def _of_sets(
     )
 
 
-def hold_out_validation(whole: LabeledDataset, config: TrainConfig, progress: Optional[Progress] = None) -> Splits:
-    """Hold out a fraction of the images for validation."""
+def hold_out_validation(
+    whole: LabeledDataset,
+    config: TrainConfig,
+    progress: Optional[Progress] = None,
+    checked: Optional[Checked] = None,
+) -> Splits:
+    """Hold out a fraction of the images for validation; `checked` receives the findings of each image."""
     if isinstance(whole.images, DetectionStream):
         raise DataError(
             f"{whole.images.path}: holds more images than can be kept to hold some out for validation, expected a "
             "channel validation, or a larger --pipe_spill_gb"
         )
     group = config.split_group or None
-    content = image_hash(whole.images)
-    train, held_out = split_by_hash(whole.labels, config.validation_fraction, content, group, progress)
+
+    def content_hash(record: LabeledImage) -> str:
+        """Read an image once, for its hash and its check."""
+        report = quick_inspect(record, whole.images, whole=True)
+        if checked is not None:
+            checked[record.name] = report.findings
+        return report.digest.hex()
+
+    train, held_out = split_by_hash(whole.labels, config.validation_fraction, content_hash, group, progress)
     # skipped and repaired lines belong to the whole file, so they are reported once, with the training data
     train = dataclasses.replace(train, skipped=whole.labels.skipped, repaired=whole.labels.repaired)
     held_out = dataclasses.replace(held_out, others=())  # reported with the training data
@@ -261,7 +282,9 @@ def load_datasets(
         ConfigError: a setting does not fit the data.
     """
     with _gc_disabled():
-        train, validation = validate_images(splits or load_splits(config, environment, progress), config, progress)
+        checked: Checked = {}
+        splits = splits or load_splits(config, environment, progress, checked)
+        train, validation = validate_images(splits, config, progress, checked)
     config = resolve_config_from_data(config, train, progress)
     log_dataset_summary(train, validation, progress)
     for name, split in (("training", train), ("validation", validation)):
@@ -282,15 +305,19 @@ def _gc_disabled() -> Iterator[None]:
             gc.enable()
 
 
-def validate_images(splits: Splits, config: TrainConfig, progress: Progress) -> Splits:
+def validate_images(splits: Splits, config: TrainConfig, progress: Progress, checked: Checked) -> Splits:
     """Check every image file of both splits without decoding it; a stream is checked while it is read.
+
+    Images that were read to split the data are in `checked` and are not read again.
 
     Files that are missing, truncated, of the wrong size or in both splits are an error; with on_bad_data "skip" they
     are dropped with a warning.
     """
     named = [Split(name, s.labels, s.images) for name, s in zip(("train", "validation"), splits)]
     findings = {
-        split.name: quick_check(split.labels, data.images, progress)
+        split.name: [finding for record in split.labels.records for finding in checked[record.name]]
+        if checked
+        else quick_check(split.labels, data.images, progress)
         for split, data in zip(named, splits)
         if not isinstance(data.images, DetectionStream)
     }

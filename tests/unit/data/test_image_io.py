@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import resource
 import struct
 
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from helpers.data import tries
 from helpers.images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, png_claiming, quadrants, with_exif
+from PIL import Image
 
 from ssd_train.data import image_io
-from ssd_train.data.image_format import exif_orientation
-from ssd_train.data.image_io import ImageLimits, decode, read_header
+from ssd_train.data.image_io import ImageLimits, decode, exif_orientation, read_header
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -163,3 +164,21 @@ def test_encode_png_is_lossless_and_jpeg_obeys_quality():
     assert len(image_io.encode_jpeg(noise(), 30)) < len(image_io.encode_jpeg(noise(), 90))
     with pytest.raises(DataError, match="found 'GIF', expected one of JPEG"):
         image_io.encode(noise(), "GIF")
+
+
+@pytest.mark.parametrize("mode, usual", [("RGB", True), ("L", True), ("CMYK", False)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_header_agrees_with_pillow_or_leaves_it_to_pillow(mode, usual, progressive):
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        Image.new(mode, (37, 21)).save(
+            stream, "JPEG", progressive=progressive, exif=exif.tobytes() if orientation else b""
+        )
+        data = stream.getvalue()
+        expected = (37, 21, orientation if 1 <= orientation <= 8 else 1)
+        assert image_io.jpeg_header(data) == (expected if usual else None)
+        header = read_header(data, "a.jpg")
+        assert (header.width, header.height, header.orientation) == expected
+        assert all(image_io.jpeg_header(data[:size]) in (None, expected) for size in range(2, len(data)))

@@ -15,8 +15,7 @@ from helpers.images import GOOD, encoded, noise
 from PIL import Image
 
 from ssd_train.data import opencv_pixels, pillow_pixels, pixels
-from ssd_train.data.image_format import sniff_format
-from ssd_train.data.image_io import EncodedImage, decode
+from ssd_train.data.image_io import EncodedImage, decode, sniff_format
 from ssd_train.data.pixels import resize, shrink
 from ssd_train.errors import DataError
 

@@ -9,7 +9,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.labels import LabelOptions, load_labels
-from ssd_train.data.predefined_splits import select_split, training_split, validation_split
+from ssd_train.data.split import select_split, training_split, validation_split
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError

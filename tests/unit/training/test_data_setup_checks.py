@@ -43,7 +43,7 @@ def test_checked_pictures_without_labels_are_named_but_those_of_other_sets_are_n
     source, names, progress = FolderImages(tmp_path), ClassNames(("x",)), HeardProgress()
     train = LabeledDataset(Labels(tuple(records[:1]), names, others=tuple(records[2:])), source)
     validation = LabeledDataset(Labels(tuple(records[1:2]), names), source)
-    data_setup.validate_images((train, validation), TrainConfig(), progress)
+    data_setup.validate_images((train, validation), TrainConfig(), progress, {})
     (warning,) = progress.warnings
     assert "forgotten.png" in warning and "other.png" not in warning and "1 pictures" in warning and "of 4 " in warning
 

@@ -14,7 +14,6 @@ from ssd_train.boxes import SizeWH
 from ssd_train.data.checks.codes import Finding
 from ssd_train.data.checks.duplicates import thumbnail
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.image_format import sniff_format
 from ssd_train.data.image_io import (
     FORMATS,
     EncodedImage,
@@ -23,6 +22,7 @@ from ssd_train.data.image_io import (
     check_limits,
     orientation_for,
     read_header,
+    sniff_format,
 )
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import ImageSource, LabeledImage
@@ -65,18 +65,29 @@ def inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
     return ImageReport(findings, (image.shape[1], image.shape[0]), digest, thumbnail(image))
 
 
-def quick_inspect(record: LabeledImage, images: ImageSource) -> ImageReport:
+def quick_inspect(record: LabeledImage, images: ImageSource, whole: bool = False) -> ImageReport:
     """Check the image of `record` without decoding it.
 
-    Finds missing and truncated images, and wrong formats and sizes. Reads only head and tail of a file if they suffice.
+    Finds missing and truncated images, and wrong formats and sizes.
+
+    Args:
+        record: The labels of the image.
+        images: Source of the image.
+        whole: Read the whole file, and compute its digest; else only head and tail of a file if they suffice.
     """
+    digest = b""
     try:
-        header = _glanced_header(record, images)
+        header = None if whole else _header_of_ends(record, images)
+        if header is None:
+            encoded = EncodedImage(images.read(record), record.location)
+            digest = hashlib.sha256(encoded.data).digest() if whole else b""
+            encoded.check_complete()
+            header = encoded.header
         check_limits(header, record.location)
         _, findings = _check_header(record, header)
     except DataError as fault:
-        return ImageReport((_finding_of(fault, record),), record.size_wh)
-    return ImageReport(findings, record.size_wh or header.display_wh)
+        return ImageReport((_finding_of(fault, record),), record.size_wh, digest)
+    return ImageReport(findings, record.size_wh or header.display_wh, digest)
 
 
 def _finding_of(fault: DataError, record: LabeledImage) -> Finding:
@@ -182,23 +193,13 @@ def _of_orientation(header: ImageHeader, expected_wh: Optional[SizeWH], where: s
     return "orientation-turned", where, f"{detail}; labelled {way}, and used so"
 
 
-def _glanced_header(record: LabeledImage, images: ImageSource) -> ImageHeader:
-    """Return the header of a complete image.
-
-    The whole file is read only if its head and tail do not suffice.
-
-    Raises:
-        DataError: The image is missing, unreadable or truncated.
-    """
-    where = record.location
+def _header_of_ends(record: LabeledImage, images: ImageSource) -> Optional[ImageHeader]:
+    """Return the header of a complete image in a folder; None if head and tail of its file do not suffice."""
     if isinstance(images, FolderImages):
-        try:
+        # a header longer than _ENDS, or a fault that reading the whole file reports
+        with contextlib.suppress(DataError, OSError):
             head, tail = images.read_head_and_tail(record, _ENDS)
-            header = read_header(head, where)
+            header = read_header(head, record.location)
             if _ENDING.get(header.format, b"") in tail:
                 return header
-        except (DataError, OSError):  # a header longer than _ENDS, or a fault that reading the whole file reports
-            pass
-    encoded = EncodedImage(images.read(record), where)
-    encoded.check_complete()
-    return encoded.header
+    return None

@@ -13,19 +13,20 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ssd_train.data.checks.anchors import anchor_grids
 from ssd_train.data.checks.codes import CODES, ERROR, SEVERITIES, Finding
 from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
 from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
 from ssd_train.data.checks.labels import (
+    anchor_grids,
     check_boxes,
     check_classes,
     check_counts,
     check_lines,
+    recommend_image_shape,
     scaled_boxes,
     skipped_findings,
+    statistics,
 )
-from ssd_train.data.checks.statistics import recommend_image_shape, statistics
 from ssd_train.data.formats.builder import NoUsableLine
 from ssd_train.data.formats.json_lines import bad_lines_error
 from ssd_train.data.image_sources import FolderImages

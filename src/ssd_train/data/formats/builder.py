@@ -1,19 +1,22 @@
-"""Collect labels of any format in a `Labels`: fit boxes, find duplicates."""
+"""Validate label fields, fit boxes to their image, and collect labels of any format in a `Labels`.
+
+All readers use these functions, so that the same rules apply to every format. Invalid values raise a DataError whose
+message names no file; the caller adds it.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from ssd_train.boxes import as_boxes
+from ssd_train.boxes import SizeWH, as_boxes
 from ssd_train.data.file_names import files_below, folded, is_image_name, readings
 from ssd_train.data.formats.json_lines import PathLike, bad_lines_error
-from ssd_train.data.formats.validators import CROWD, BoxLabel, fit_boxes
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.structures import (
     MAX_CLASSES,
@@ -25,7 +28,177 @@ from ssd_train.data.structures import (
     Labels,
 )
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.storage.atomic import remove_leftovers, sync_directory, temp_path_for, translate_io_errors
+from ssd_train.storage.atomic import replacing
+
+MAX_SIDE = 1_000_000  # px; below 2**23, so the corners of a box of 1 px differ in float32
+MIN_SIDE = 1.0  # px of a clipped box, with a tolerance of ROUNDING; thinner boxes make the loss infinite
+MIN_KEPT = 0.1  # fraction of a box's area that must be inside the image
+ROUNDING = 1e-3  # px outside the image that are attributed to float arithmetic in a labelling tool
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+_THIN = MIN_SIDE - ROUNDING
+
+CLIPPED = "box clipped to the image"
+TOO_SMALL = "box left out: smaller than 1 pixel"
+OUTSIDE = "box left out: less than 10 % of it inside the image"
+
+OBJECT, DIFFICULT, CROWD = range(3)  # kinds of boxes; detections of the last two are neither right nor wrong
+
+Corners = Tuple[float, float, float, float]
+
+
+class BoxLabel(NamedTuple):
+    """One label as read from its file, not yet fitted to the image.
+
+    Attributes:
+        boxes: xyxy corners in pixels.
+        class_ids: Class id of each box.
+        size_wh: (width, height) of the image in pixels, or None if the label does not contain it.
+        kinds: OBJECT, DIFFICULT or CROWD for each box; empty if all are OBJECT.
+    """
+
+    boxes: List[Corners]
+    class_ids: List[int]
+    size_wh: Optional[SizeWH]
+    kinds: Sequence[int] = ()
+
+    def map_ids(self, table: Mapping[int, int], field: str = "class_id") -> "BoxLabel":
+        """Return the label with class ids mapped by `table`.
+
+        Raises:
+            DataError: a class id is not in the table; the message names the box and the field, but not the file.
+        """
+        for index, class_id in enumerate(self.class_ids):
+            if class_id not in table:
+                raise DataError(
+                    f"box {index}: {field}: found {class_id}, expected one of the class-map: {sorted(table)[:20]}",
+                    "unknown-class",
+                )
+        return self._replace(class_ids=[table[class_id] for class_id in self.class_ids])
+
+
+def number(value: Any, field: str) -> float:
+    """Return `value` if it is a JSON number of at most MAX_SIDE in magnitude.
+
+    Strings, booleans, null, NaN and infinity are invalid.
+    """
+    if type(value) is not int and type(value) is not float:
+        raise DataError(f"{field}: found {short_repr(value)}, expected a number", "bad-coordinates")
+    if not -MAX_SIDE <= value <= MAX_SIDE:  # false for NaN too
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected a number of pixels up to {MAX_SIDE}", "bad-coordinates"
+        )
+    return value
+
+
+def text_number(text: str, field: str) -> float:
+    """Parse a decimal number and validate it as `number` does.
+
+    A pattern is checked first, because float() also accepts nan, inf and 1_000.
+    """
+    if len(text) > 100 or not _DECIMAL.fullmatch(text):
+        raise DataError(f"{field}: found {short_repr(text)}, expected a number", "bad-coordinates")
+    return number(float(text), field)
+
+
+def whole_number(value: Any, field: str) -> int:
+    """Parse an integer from 0 to 10**9 - 1; a string of digits (``"0"``) is valid."""
+    if type(value) is int and 0 <= value < 10**9:
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    raise DataError(f"{field}: found {short_repr(value)}, expected an integer of 0 or more")
+
+
+def class_number(value: Any, field: str) -> int:
+    """Parse a class id as `whole_number` does."""
+    try:
+        return whole_number(value, field)
+    except DataError as fault:
+        raise DataError(str(fault), "unknown-class") from None
+
+
+def image_size(value: Any, field: str) -> SizeWH:
+    """Parse ``{"width": 640, "height": 480, ...}`` into (width, height) in pixels."""
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected an object with width and height", "bad-image-size"
+        )
+    return side(value.get("width"), f"{field} width"), side(value.get("height"), f"{field} height")
+
+
+def side(value: Any, field: str) -> int:
+    """Validate the width or height of an image: an integer from 1 to MAX_SIDE."""
+    if type(value) is not int or not 1 <= value <= MAX_SIDE:
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected an integer from 1 to {MAX_SIDE}", "bad-image-size"
+        )
+    return value
+
+
+def image_name(value: Any, field: str) -> str:
+    """Validate an image name: a non-empty string without NUL or lone surrogates.
+
+    File systems reject NUL, and UTF-8 cannot encode lone surrogates.
+    """
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{field}: found {short_repr(value)}, expected the name of an image", "bad-image-name")
+    if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise DataError(
+            f"{field}: found {short_repr(value)}, expected a name without NUL and lone surrogates", "bad-image-name"
+        )
+    return value
+
+
+def box_corners(left: float, top: float, width: float, height: float) -> Corners:
+    """Convert left, top, width, height to xyxy corners.
+
+    A negative size is invalid. A size of 0 is valid here: `fit_box` drops such a box as too small.
+    """
+    if width < 0 or height < 0:
+        raise DataError(
+            f"found width {short_repr(width)} and height {short_repr(height)}, expected neither below 0",
+            "box-degenerate",
+        )
+    return (left, top, left + width, top + height)
+
+
+def fit_box(box: Corners, size_wh: Optional[SizeWH]) -> "Tuple[Optional[Corners], str]":
+    """Clip a box (xyxy, pixels) to the image.
+
+    Args:
+        box: The corners of the box.
+        size_wh: (width, height) of the image; if None, MAX_SIDE is assumed for both.
+
+    Returns:
+        The clipped box, or None if it is dropped, and the reason: CLIPPED, TOO_SMALL or OUTSIDE. The reason is "" if
+        the box is unchanged or exceeds the image by at most ROUNDING.
+    """
+    x1, y1, x2, y2 = box
+    width, height = size_wh or (MAX_SIDE, MAX_SIDE)
+    if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+        return (box, "") if x2 - x1 >= _THIN and y2 - y1 >= _THIN else (None, TOO_SMALL)
+    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+    kept_width, kept_height = max(right - left, 0.0), max(bottom - top, 0.0)
+    if kept_width * kept_height < MIN_KEPT * (x2 - x1) * (y2 - y1):
+        return None, OUTSIDE
+    if kept_width < _THIN or kept_height < _THIN:
+        return None, TOO_SMALL
+    excess = max(left - x1, top - y1, x2 - right, y2 - bottom)
+    return (left, top, right, bottom), CLIPPED if excess > ROUNDING else ""
+
+
+def shortest(value: Any) -> Any:
+    """Convert a float without a fraction such as ``200.0`` to an int; return any other value unchanged."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def short_repr(value: Any) -> str:
+    """Format an invalid value for an error message: short, and in JSON's terms."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = {list: "an array", dict: "an object", type(None): "null"}.get(type(value)) or repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
 
 DUPLICATE = "duplicate line"
 BAD_LINE = "bad line"
@@ -49,7 +222,7 @@ class NoUsableLine(DataError):
 class LabelsBuilder:
     """Collect the labels of any format in a `Labels`. All readers use it, so that they treat labels alike.
 
-    - Boxes are clipped to their image, or dropped if too little is left (`validators.fit_box`). `Labels.repaired` lists
+    - Boxes are clipped to their image, or dropped if too little is left (`fit_box`). `Labels.repaired` lists
       each change.
     - An image whose objects were all dropped is skipped: it shows something, so it is not a background image. The same
       holds for an image with nothing but ignored regions if all of them were dropped.
@@ -80,19 +253,11 @@ class LabelsBuilder:
         Raises:
             DataError: an earlier label of the same image has other boxes; the message names only the earlier location.
         """
-        objects, ignored = label, NOTHING_IGNORED
-        lost: List[Tuple[str, str]] = []
-        if label.kinds:
-            objects, regions = label.split()
-            ignored, lost = fit_ignored(regions)
-        fitted = fit_boxes(objects.boxes, objects.class_ids, objects.size_wh)
-        changes = [*repairs, *fitted.changes, *lost]
-        if (label.boxes or repairs) and not fitted.rows and (objects.boxes or not len(ignored)):
+        record, changes = fit_label(where, name, label, repairs)
+        if record is None:
             self.add_repair(where, changes)
             self.skip(where, NO_BOX_LEFT, name)
             return
-        ids = np.asarray(fitted.class_ids, np.int64)
-        record = LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, where, ignored)
         first = self._seen.setdefault(name, record)
         if first is record:
             self.add_repair(where, changes)
@@ -135,12 +300,32 @@ class LabelsBuilder:
         self._repaired += [LabelIssue(where, reason, detail) for reason, detail in changes]
 
 
-def fit_ignored(label: BoxLabel) -> Tuple[Ignored, List[Tuple[str, str]]]:
-    """Fit ignored regions to their image; return them and the changes."""
-    fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
-    crowds = [label.kinds[index] == CROWD for index in fitted.kept]
-    ids = np.asarray(fitted.class_ids, np.int64)
-    return Ignored(as_boxes(fitted.rows), ids, np.asarray(crowds, bool)), fitted.changes
+def fit_label(
+    where: str, name: str, label: BoxLabel, repairs: Sequence[Tuple[str, str]] = ()
+) -> Tuple[Optional[LabeledImage], List[Tuple[str, str]]]:
+    """Fit the boxes of one image to it.
+
+    Returns:
+        The record, None if the label has boxes and none of them is usable; and (reason, detail) of `repairs` and of
+        each box that was clipped or dropped.
+    """
+    kinds = label.kinds or [OBJECT] * len(label.boxes)
+    changes = list(repairs)
+    objects: List[Tuple[Corners, int]] = []
+    regions: List[Tuple[Corners, int, bool]] = []
+    for index, (box, class_id, kind) in enumerate(zip(label.boxes, label.class_ids, kinds)):
+        fitted, reason = fit_box(box, label.size_wh)
+        if reason:
+            changes.append((reason, f"box {index}: {[round(value, 2) for value in box]}"))
+        if fitted is not None and kind == OBJECT:
+            objects.append((fitted, class_id))
+        elif fitted is not None:
+            regions.append((fitted, class_id, kind == CROWD))
+    if (label.boxes or repairs) and not objects and (OBJECT in kinds or not regions):
+        return None, changes
+    boxes, ids = [box for box, _ in objects], np.array([class_id for _, class_id in objects], np.int64)
+    ignored = Ignored(*map(np.array, zip(*regions))) if regions else NOTHING_IGNORED
+    return LabeledImage(name, as_boxes(boxes), ids, label.size_wh, where, ignored), changes
 
 
 def class_table(origins: Mapping[Tuple[int, str], str]) -> Tuple[ClassNames, Dict[int, int]]:
@@ -224,6 +409,33 @@ def _reasons(skipped: Sequence[LabelIssue]) -> str:
     return f"skipped {', '.join(counts)}; the first at {skipped[0].where}: {skipped[0].detail}"
 
 
+def match_paths(entries: Iterable[Tuple[str, ...]], paths: Iterable[Tuple[Tuple[str, ...], str]]) -> Set[str]:
+    """Return the names of the paths that share the longest tail with an entry of a list.
+
+    Args:
+        entries: Parts of each entry, as `split_path` returns them.
+        paths: (parts of a path, name).
+    """
+    by_last: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
+    for parts, name in paths:
+        by_last.setdefault(parts[-1], []).append((parts, name))
+    names: Set[str] = set()
+    for entry in entries:
+        for length in range(len(entry), 0, -1):
+            tail = entry[-length:]
+            hits = [name for parts, name in by_last.get(entry[-1], ()) if parts[-length:] == tail]
+            if hits:
+                names.update(hits)
+                break
+    return names
+
+
+def split_path(line: str) -> Tuple[str, ...]:
+    """Return the normalised parts of a path in a list of images."""
+    parts = line.strip().strip("\"'").replace("\\", "/").split("/")
+    return tuple(folded(part) for part in parts if part not in ("", ".", ".."))
+
+
 def label_files(path: PathLike, ending: str) -> List[Path]:
     """Return all files with an extension below a folder, sorted.
 
@@ -254,18 +466,9 @@ def new_folder(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{path}: is there already, expected no folder or an empty one")
-    new = temp_path_for(target)
-    with translate_io_errors(target, 0):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
+    with replacing(target) as new:
         new.mkdir()
-        try:
-            yield new
-            os.replace(new, target)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        sync_directory(target.parent)
+        yield new
 
 
 def new_label_file(folder: Path, name: str, ending: str, where: str) -> Path:

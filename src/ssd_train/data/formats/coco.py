@@ -22,19 +22,21 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from ssd_train.boxes import SizeWH, areas
-from ssd_train.data.formats.builder import LabelsBuilder, ordered_classes
-from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
-from ssd_train.data.formats.validators import (
+from ssd_train.data.formats.builder import (
     CROWD,
     OBJECT,
     BoxLabel,
+    LabelsBuilder,
     box_corners,
     image_name,
     number,
+    ordered_classes,
     short_repr,
+    shortest,
     side,
     whole_number,
 )
+from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
@@ -186,18 +188,13 @@ def id_key(value: Any, field: str) -> Key:
     """Parse an id: an integer, also written 3.0 or "3", or a string that is not blank."""
     if type(value) is int:  # the usual case
         return value
-    value = _whole(value)
+    value = shortest(value)
     if type(value) is int:
         return value
     if isinstance(value, str) and value.strip():
         text = value.strip()
         return int(text) if _NUMBER.fullmatch(text) else text
     raise DataError(f"{field}: found {short_repr(value)}, expected an integer or a text")
-
-
-def _whole(value: Any) -> Any:
-    """Convert ``200.0`` to 200; return any other value unchanged."""
-    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def _id(image: Any) -> Key:
@@ -265,14 +262,14 @@ def _category(annotation: Mapping[str, Any]) -> Key:
 
 
 def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:
-    width, height = _whole(image.get("width")), _whole(image.get("height"))
+    width, height = shortest(image.get("width")), shortest(image.get("height"))
     if width is None or height is None or width == height == 0:
         return None
     return side(width, "width"), side(height, "height")
 
 
 def _flag(value: Any, field: str) -> bool:
-    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(_whole(value), field))
+    return bool(value) if value in (0, 1) and not isinstance(value, str) else bool(whole_number(shortest(value), field))
 
 
 def _bbox(annotation: Mapping[str, Any]) -> List[float]:

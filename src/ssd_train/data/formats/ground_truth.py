@@ -19,27 +19,28 @@ Rules for cases that the schema leaves open:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import is_hidden
-from ssd_train.data.formats.builder import LabelsBuilder, class_table
-from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
-from ssd_train.data.formats.validators import (
+from ssd_train.data.formats.builder import (
     BoxLabel,
-    Corners,
+    LabelsBuilder,
     box_corners,
     class_number,
+    class_table,
     image_name,
     image_size,
     number,
     short_repr,
+    shortest,
     whole_number,
 )
+from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage.atomic import open_atomic
@@ -50,6 +51,7 @@ TRACKING_TYPE = "groundtruth/video-object-tracking"
 VERIFICATION_TYPE = "groundtruth/label-verification"
 METADATA = "-metadata"
 UNTYPED = "no type"
+_BOX_METADATA = {"type": BOX_TYPE}  # one object for all lines of boxes
 
 
 @dataclass
@@ -118,7 +120,7 @@ def read_class_map(class_map: Any) -> Dict[str, int]:
 
 @dataclass
 class ManifestScan:
-    """Result of the first pass.
+    """Label attributes and errors of all lines of a manifest.
 
     Attributes:
         attributes: The label attributes by name.
@@ -132,30 +134,36 @@ class ManifestScan:
     first_line: int = 0
     first_keys: Tuple[str, ...] = ()
 
+    def read(self, path: PathLike) -> Iterator[Tuple[int, Dict[str, Any]]]:
+        """Yield number and object of each line of a manifest; {} for a line that is not a JSON object.
+
+        Raises:
+            DataError: the file is unreadable, is empty, or contains no JSON object.
+        """
+        for line_number, raw in numbered_lines(path):
+            try:
+                line = parse_object(raw)
+            except DataError as error:
+                self.faults[line_number] = error
+                yield line_number, {}
+                continue
+            if not self.first_line:
+                self.first_line, self.first_keys = line_number, tuple(line)
+            for key, metadata in line.items():
+                if key.endswith(METADATA) and isinstance(metadata, dict):
+                    self.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
+            yield line_number, line
+        if not self.first_line and not self.faults:
+            raise DataError(f"{path}: is empty, expected one labelled image on each line")
+        if not self.first_line:
+            line_number, fault = next(iter(self.faults.items()))
+            raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object", fault.code)
+
 
 def scan(path: PathLike) -> ManifestScan:
-    """Read all lines of a manifest once.
-
-    Raises:
-        DataError: the file is unreadable, is empty, or contains no JSON object.
-    """
+    """Return the label attributes of a manifest; raises a DataError as `ManifestScan.read`."""
     manifest = ManifestScan()
-    for line_number, raw in numbered_lines(path):
-        try:
-            line = parse_object(raw)
-        except DataError as error:
-            manifest.faults[line_number] = error
-            continue
-        if not manifest.first_line:
-            manifest.first_line, manifest.first_keys = line_number, tuple(line)
-        for key, metadata in line.items():
-            if key.endswith(METADATA) and isinstance(metadata, dict):
-                manifest.attributes.setdefault(key[: -len(METADATA)], Attribute()).add(line_number, metadata)
-    if not manifest.first_line and not manifest.faults:
-        raise DataError(f"{path}: is empty, expected one labelled image on each line")
-    if not manifest.first_line:
-        line_number, fault = next(iter(manifest.faults.items()))
-        raise DataError(f"{path}:{line_number}: {fault}; no line is a JSON object", fault.code)
+    deque(manifest.read(path), maxlen=0)
     return manifest
 
 
@@ -210,19 +218,19 @@ def box_label(record: LabeledImage) -> Dict[str, Any]:
     annotations = []
     for (x1, y1, x2, y2), class_id in zip(record.boxes.tolist(), record.class_ids.tolist()):
         box = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
-        annotations.append({"class_id": class_id, **{key: _short(value) for key, value in box.items()}})
+        annotations.append({"class_id": class_id, **{key: shortest(value) for key, value in box.items()}})
     label: Dict[str, Any] = {"annotations": annotations}
     if record.size_wh is not None:
         label["image_size"] = [{"width": record.size_wh[0], "height": record.size_wh[1], "depth": 3}]
     return label
 
 
-def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
-    """Parse a label object.
+def read_box_label(label: Dict[str, Any], id_field: str = "class_id") -> BoxLabel:
+    """Parse a label object; class ids are those of the file.
 
     Args:
         label: The JSON object.
-        table: Class id in the file -> class id in the result.
+        id_field: Key of the class id in a box.
 
     Raises:
         DataError: the label is malformed; the message names the box and the field, but not the file.
@@ -233,24 +241,14 @@ def read_box_label(label: Dict[str, Any], table: Mapping[int, int]) -> BoxLabel:
     read = BoxLabel([], [], _size(label))
     for index, annotation in enumerate(annotations):
         try:
-            corners, class_id = _box(annotation, table)
+            if not isinstance(annotation, dict):
+                raise DataError(f"found {short_repr(annotation)}, expected an object")
+            read.class_ids.append(class_number(annotation.get(id_field), id_field))
+            left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
+            read.boxes.append(box_corners(left, top, width, height))
         except DataError as error:
             raise error.at(f"box {index}") from None
-        read.boxes.append(corners)
-        read.class_ids.append(class_id)
     return read
-
-
-def _box(annotation: Any, table: Mapping[int, int]) -> Tuple[Corners, int]:
-    if not isinstance(annotation, dict):
-        raise DataError(f"found {short_repr(annotation)}, expected an object")
-    class_id = class_number(annotation.get("class_id"), "class_id")
-    if class_id not in table:
-        raise DataError(
-            f"class_id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
-        )
-    left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
-    return box_corners(left, top, width, height), table[class_id]
 
 
 def _size(label: Dict[str, Any]) -> Optional[SizeWH]:
@@ -262,10 +260,6 @@ def _size(label: Dict[str, Any]) -> Optional[SizeWH]:
     return image_size(sizes[0], "image_size")
 
 
-def _short(value: float) -> float:
-    return int(value) if value == int(value) else value
-
-
 NO_SOURCE = "no source-ref"
 NO_LABEL = "label attribute missing"
 NOT_AN_OBJECT = "label is not an object"
@@ -273,7 +267,7 @@ FAILED = "labelling failed"
 OTHER_TYPE = "label of another job type"
 NOT_VERIFIED = "not verified as asked"
 
-_SUFFIXES = (".manifest", ".jsonl")
+MANIFEST_SUFFIXES = (".manifest", ".jsonl")
 
 
 def read_ground_truth(
@@ -296,27 +290,45 @@ def read_ground_truth(
         ConfigError: `label_attribute` has no boxes in the file, there is not exactly one verification job with the
             result `verified`, or `on_bad` is invalid.
     """
-    manifest = find_manifest(path)
-    scanned = scan(manifest)
+    manifest, scanned = find_manifest(path), ManifestScan()
+    # each line is parsed once; what is kept of it is small, and freed as the records are made
+    lines = deque((number, _reduced(line)) for number, line in scanned.read(manifest))
     attribute = choose_attribute(scanned, label_attribute, manifest)
     origins = {key: f"{manifest}:{line}" for key, line in scanned.attributes[attribute].names.items()}
     names, table = class_table(origins)
     job = verification_job(scanned, verified, manifest) if verified else ""
     faults = {**scanned.faults, **scanned.attributes[attribute].faults}
     builder = LabelsBuilder(str(manifest), on_bad)
-    for line_number, line in numbered_lines(manifest):
+    while lines:
+        line_number, line = lines.popleft()
         where = f"{manifest}:{line_number}"
         try:
             if line_number in faults:
                 raise faults[line_number]
-            value = parse_object(line)
-            if job and verdict_of(value, job) != verified:
-                builder.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(value, job))}")
+            if job and verdict_of(line, job) != verified:
+                builder.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(line, job))}")
             else:
-                _add(builder, where, value, attribute, table)
+                _add(builder, where, line, attribute, table)
         except DataError as fault:
             builder.add_error(where, fault)
     return builder.build(names, _details(scanned, attribute))
+
+
+def _reduced(line: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the part of a line that is read: labels of boxes as BoxLabel or DataError, and little of the metadata."""
+    reduced = {key: value for key, value in line.items() if not key.endswith(METADATA)}
+    for key, metadata in line.items():
+        name = key[: -len(METADATA)]
+        if not key.endswith(METADATA) or not isinstance(metadata, dict):
+            continue
+        kept = {name: metadata[name] for name in ("type", "class-name", "failure-reason") if name in metadata}
+        reduced[key] = _BOX_METADATA if kept == _BOX_METADATA else kept
+        if kept.get("type") == BOX_TYPE and isinstance(line.get(name), dict):
+            try:
+                reduced[name] = read_box_label(line[name])
+            except DataError as fault:
+                reduced[name] = fault
+    return reduced
 
 
 def verification_job(scanned: ManifestScan, verdict: str, manifest: Path) -> str:
@@ -398,17 +410,21 @@ def find_manifest(path: PathLike) -> Path:
         DataError: the folder contains no manifest, or several.
     """
     source = Path(path)
-    if not source.is_dir():
-        return source
-    files = sorted(child.name for child in source.iterdir() if child.is_file() and not is_hidden(child.name))
-    manifests = [name for name in files if name.lower().endswith(_SUFFIXES)]
-    for candidate in ("output.manifest", "manifests/output/output.manifest"):  # the second is for a job's output folder
-        if (source / candidate).is_file():
-            return source / candidate
+    manifests = manifests_in(source) if source.is_dir() else [source]
     if len(manifests) == 1:
-        return source / manifests[0]
-    listed = ", ".join((manifests or files)[:5]) or "nothing"
+        return manifests[0]
+    names = sorted(file.name for file in manifests or source.iterdir() if file.is_file() and not is_hidden(file.name))
+    listed = ", ".join(names[:5]) or "nothing"
     raise DataError(f"{path}: found {listed}, expected output.manifest or exactly one file *.manifest or *.jsonl")
+
+
+def manifests_in(folder: Path) -> List[Path]:
+    """Return a labelling job's output manifest, else all manifests in the folder, without those in subfolders."""
+    for name in ("output.manifest", "manifests/output/output.manifest"):  # the second is for a job's output folder
+        if (folder / name).is_file():
+            return [folder / name]
+    files = (file for file in folder.iterdir() if file.suffix.lower() in MANIFEST_SUFFIXES)
+    return sorted(file for file in files if file.is_file() and not is_hidden(file.name))
 
 
 def _add(builder: LabelsBuilder, where: str, line: Dict[str, Any], attribute: str, table: Mapping[int, int]) -> None:
@@ -416,8 +432,10 @@ def _add(builder: LabelsBuilder, where: str, line: Dict[str, Any], attribute: st
     if reason:
         builder.skip(where, *reason)
     else:
-        name = image_name(line["source-ref"], "source-ref")
-        builder.add(where, name, read_box_label(line[attribute], table))
+        name, label = image_name(line["source-ref"], "source-ref"), line[attribute]
+        if isinstance(label, DataError):
+            raise label
+        builder.add(where, name, label.map_ids(table))
 
 
 def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str, str]]:
@@ -433,7 +451,7 @@ def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str,
         return NO_LABEL, f"{source!r} has no {attribute!r}"
     if metadata.get("type") != BOX_TYPE:
         return OTHER_TYPE, f"found {short_repr(metadata.get('type'))}"
-    if not isinstance(line[attribute], dict):
+    if not isinstance(line[attribute], (BoxLabel, DataError)):
         return NOT_AN_OBJECT, f"found {short_repr(line[attribute])}"
     return None
 

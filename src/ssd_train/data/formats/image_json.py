@@ -16,10 +16,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from ssd_train.data.formats.builder import LabelsBuilder, class_table, label_files, new_folder, new_label_file
+from ssd_train.data.formats.builder import (
+    LabelsBuilder,
+    class_number,
+    class_table,
+    image_name,
+    label_files,
+    new_folder,
+    new_label_file,
+    short_repr,
+    whole_number,
+)
 from ssd_train.data.formats.ground_truth import box_label, read_box_label
 from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
-from ssd_train.data.formats.validators import class_number, image_name, short_repr, whole_number
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
@@ -55,7 +64,7 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
             name = image_name(label.get("file"), "file")
             if named:
                 list(_categories(label))  # raises if one is malformed
-            builder.add(str(file), name, read_box_label(label, table))
+            builder.add(str(file), name, read_box_label(label).map_ids(table))
         except DataError as fault:
             builder.add_error(str(file), fault)
     for where, detail in survey.other_ids:

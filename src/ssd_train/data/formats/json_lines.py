@@ -36,7 +36,7 @@ def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
 
 
-# NaN and Infinity become numbers that `validators.number` rejects, so they are errors only in fields that are read
+# NaN and Infinity become numbers that `builder.number` rejects, so they are errors only in fields that are read
 _lenient_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
@@ -95,6 +95,19 @@ def read_bytes(path: PathLike) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({_reason(error)}), expected a readable file") from None
+
+
+def read_text(path: PathLike) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        DataError: the file is unreadable or not UTF-8; the message does not name it.
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"found byte 0x{data[error.start]:02x}, which is not UTF-8, expected UTF-8") from None
 
 
 def numbered_lines(path: PathLike) -> Iterator[Tuple[int, bytes]]:

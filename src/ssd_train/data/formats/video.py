@@ -20,10 +20,16 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from ssd_train.data.formats.builder import LabelsBuilder, class_table
-from ssd_train.data.formats.ground_truth import METADATA, TRACKING_TYPE, VIDEO_TYPE, find_manifest, read_class_map
+from ssd_train.data.formats.builder import LabelsBuilder, class_table, image_name, short_repr
+from ssd_train.data.formats.ground_truth import (
+    METADATA,
+    TRACKING_TYPE,
+    VIDEO_TYPE,
+    find_manifest,
+    read_box_label,
+    read_class_map,
+)
 from ssd_train.data.formats.json_lines import PathLike, read_json, read_json_lines
-from ssd_train.data.formats.validators import BoxLabel, box_corners, class_number, image_name, number, short_repr
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
@@ -164,31 +170,11 @@ def _add_frames(builder: LabelsBuilder, file: Path, prefix: str, table: Mapping[
         try:
             name = image_name(_get(frame, "frame"), "frame")
             labelled.add(name)
-            builder.add(where, f"{prefix}/{name}", _label(frame, table))
+            label = read_box_label(frame, "class-id")
+            builder.add(where, f"{prefix}/{name}", label.map_ids(table, "class-id"))
         except DataError as fault:
             builder.add_error(where, fault)
     return labelled
-
-
-def _label(frame: Mapping[str, Any], table: Mapping[int, int]) -> BoxLabel:
-    annotations = frame.get("annotations")
-    if not isinstance(annotations, list):
-        other = ", ".join(key for key in frame if key not in ("frame", "frame-no")) or "nothing"
-        raise DataError(f"found {other}, expected annotations: a list of bounding boxes")
-    label = BoxLabel([], [], None)
-    for index, box in enumerate(annotations):
-        try:
-            class_id = class_number(_get(box, "class-id"), "class-id")
-            if class_id not in table:
-                raise DataError(
-                    f"class-id: found {class_id}, expected one of the class-map: {sorted(table)[:20]}", "unknown-class"
-                )
-            left, top, width, height = (number(box.get(key), key) for key in ("left", "top", "width", "height"))
-            label.boxes.append(box_corners(left, top, width, height))
-            label.class_ids.append(table[class_id])
-        except DataError as fault:
-            raise fault.at(f"box {index}") from None
-    return label
 
 
 def _get(value: Any, key: str) -> Any:

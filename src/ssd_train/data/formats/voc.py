@@ -18,38 +18,42 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 from xml.etree import ElementTree
 
 from ssd_train.boxes import SizeWH
+from ssd_train.data.file_names import folded, is_hidden, is_image_name
 from ssd_train.data.formats.builder import (
-    ImagesOfLabels,
-    LabelsBuilder,
-    label_files,
-    names_agree,
-    new_folder,
-    new_label_file,
-)
-from ssd_train.data.formats.json_lines import PathLike, read_bytes
-from ssd_train.data.formats.validators import (
     DIFFICULT,
     OBJECT,
     BoxLabel,
     Corners,
+    ImagesOfLabels,
+    LabelsBuilder,
     box_corners,
     image_name,
+    label_files,
+    match_paths,
+    names_agree,
+    new_folder,
+    new_label_file,
     short_repr,
+    shortest,
     side,
+    split_path,
     text_number,
 )
+from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_text
 from ssd_train.data.image_sources import key_parts
-from ssd_train.data.predefined_splits import voc_sets
+from ssd_train.data.split import set_name
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed by XML 1.0, section 2.2
 
 
+_MAIN = Path("ImageSets", "Main")
+_FLAGS = ("-1", "0", "1")  # after each name in the list of a class: absent, difficult, present
 OTHER_NAME = "filename differs from the image named like the XML file; that image is used"
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
@@ -156,6 +160,57 @@ def _match_images(read: Sequence[_Annotation], images: ImagesOfLabels) -> "Dict[
     return names
 
 
+def voc_sets(roots: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, FrozenSet[str]], str]:
+    """Read the splits in VOC's ImageSets/Main.
+
+    A list for one class (cat_train.txt: names with 1, 0 or -1) is not a split.
+
+    Args:
+        roots: Folders of labels and images.
+        files: Name of each record -> its XML file.
+
+    Returns:
+        Split -> names of its records, and the folders of the lists for messages; "" if there are no splits.
+    """
+    folders = sorted({folder for base in roots for folder in _main_folders(base)})
+    sets: Dict[str, Set[str]] = {}
+    for folder in folders:
+        root = folder.parents[1]
+        paths: List[Tuple[Tuple[str, ...], str]] = []
+        for name, file in files.items():
+            path = Path(file).absolute()
+            if root in path.parents:
+                for listed in (path.relative_to(root), Path(name)):  # lists name annotations or images
+                    paths.append((tuple(folded(part) for part in listed.with_suffix("").parts), name))
+        for lists in sorted(folder.glob("*.txt")):
+            if not is_hidden(lists.name):
+                sets.setdefault(set_name(lists.stem), set()).update(match_paths(_entries(lists), paths))
+    members_of = {name: frozenset(members) for name, members in sets.items() if members}
+    return members_of, ", ".join(map(str, folders)) if members_of else ""
+
+
+def _main_folders(folder: Path) -> List[Path]:
+    """Return ImageSets/Main in a folder, in its parent, or in one of its subfolders."""
+    absolute = folder.absolute()
+    above = [folder / _MAIN for folder in (absolute, absolute.parent) if (folder / _MAIN).is_dir()]
+    return above or [path for path in absolute.glob(f"*/{_MAIN}") if path.is_dir()]
+
+
+def _entries(path: Path) -> List[Tuple[str, ...]]:
+    """Return the names in a list as normalised path parts.
+
+    A list for one class has none.
+    """
+    try:
+        lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    except DataError as fault:
+        raise fault.at(path) from None
+    if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
+        return []
+    entries = [entry for entry in map(split_path, lines) if entry]
+    return [(*entry[:-1], entry[-1].rpartition(".")[0] if is_image_name(entry[-1]) else entry[-1]) for entry in entries]
+
+
 def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
     """Write one XML file per record to a new folder; return their number.
 
@@ -220,13 +275,8 @@ def _box(element: ElementTree.Element) -> Corners:
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:
     if root.find("size") is None:
         return None
-    width, height = (_whole(_number(root, f"size/{key}")) for key in ("width", "height"))
+    width, height = (shortest(_number(root, f"size/{key}")) for key in ("width", "height"))
     return None if width == height == 0 else (side(width, "width"), side(height, "height"))
-
-
-def _whole(value: float) -> float:
-    """Convert ``500.0`` to 500; return a fraction unchanged."""
-    return int(value) if value == int(value) else value
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -259,7 +309,7 @@ def _element(name: str, record: LabeledImage, class_names: ClassNames) -> Elemen
         _child(element, "difficult", flag)
         bndbox = ElementTree.SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2)):
-            _child(bndbox, key, repr(_whole(value)))
+            _child(bndbox, key, repr(shortest(value)))
     return root
 
 

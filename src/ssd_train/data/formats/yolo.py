@@ -24,12 +24,24 @@ from urllib.parse import unquote
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, images_below, is_hidden, paths_below
-from ssd_train.data.formats.builder import LabelsBuilder, new_folder, new_label_file, placeholder_classes
-from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_json
-from ssd_train.data.formats.validators import BoxLabel, Corners, box_corners, class_number, short_repr, text_number
+from ssd_train.data.formats.builder import (
+    BoxLabel,
+    Corners,
+    LabelsBuilder,
+    box_corners,
+    class_number,
+    match_paths,
+    new_folder,
+    new_label_file,
+    placeholder_classes,
+    short_repr,
+    split_path,
+    text_number,
+)
+from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_json, read_text
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import key_parts
-from ssd_train.data.predefined_splits import set_name
+from ssd_train.data.split import set_name
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError, DependencyError
 
@@ -43,67 +55,23 @@ _SETS = ("train", "val", "valid", "test")
 _UP = 2  # parent folders that are searched
 
 
-@dataclass(frozen=True)
-class DataYaml:
-    """Class names and splits that the files of a data set declare.
+@dataclass
+class Description:
+    """Class names and splits that the files of a data set declare; the first names and the first splits are used.
 
     Attributes:
         names: The class names, None if there are none.
         points: True if lines have keypoints after the box.
         sets: train, val or test -> its folders and lists of images.
         source: The file that declares the splits, "" if there is none.
+        nameless: The first data.yaml without names.
     """
 
     names: Optional[ClassNames] = None
     points: bool = False
-    sets: Mapping[str, Tuple[Path, ...]] = field(default_factory=dict)
+    sets: Dict[str, Tuple[Path, ...]] = field(default_factory=dict)
     source: str = ""
-
-
-def read_yolo_names(folder: Path) -> Optional[ClassNames]:
-    """Return the class names of the data set in `folder`, or None.
-
-    Raises:
-        DataError: a file is malformed; starts with the path.
-    """
-    return describe([folder]).names
-
-
-def describe(folders: Sequence[Path]) -> DataYaml:
-    """Read the class names and splits of a data set; nearer files take precedence.
-
-    Args:
-        folders: The folders of its images and labels.
-
-    Raises:
-        DataError: a file is malformed, or data.yaml has no names and no other file does; starts with the path.
-        DependencyError: there is a .yaml file, and PyYAML is not installed.
-    """
-    description = _Description()
-    near = [folder.absolute() for folder in dict.fromkeys(folders)]
-    seen: Set[Path] = set()
-    for up in range(_UP + 1):
-        for folder in near:
-            directory = [folder, *folder.parents][min(up, len(folder.parents))]
-            if directory not in seen and directory.is_dir():
-                seen.add(directory)
-                description.read(_description_files(directory))
-        if not up and description.names is None:
-            description.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
-    if description.names is None and description.nameless is not None:
-        raise DataError(f"{description.nameless}: found no entry names, expected names: [a, b]")
-    return DataYaml(description.names, description.points, description.sets, description.source)
-
-
-class _Description:
-    """Builder of a Description; the first names and the first splits are used."""
-
-    def __init__(self) -> None:
-        self.names: Optional[ClassNames] = None
-        self.points = False
-        self.sets: Dict[str, Tuple[Path, ...]] = {}
-        self.source = ""
-        self.nameless: Optional[Path] = None  # the first data.yaml without names
+    nameless: Optional[Path] = None
 
     def read(self, files: Iterable[Path]) -> None:
         """Read files in order of precedence.
@@ -118,7 +86,7 @@ class _Description:
                 elif path.name == _DARKNET:
                     self._of_sets(path, _of_darknet(path))
                 elif self.names is None:
-                    self.names = _of_notes(path) if path.name == _NOTES else ClassNames(tuple(_from_lines(_text(path))))
+                    self.names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
             except DataError as fault:
                 raise fault.at(path) from None
 
@@ -137,6 +105,32 @@ class _Description:
         if not self.sets:
             self.sets = _sets(path, entries)
             self.source = str(path) if self.sets else ""
+
+
+def describe(folders: Sequence[Path]) -> Description:
+    """Read the class names and splits of a data set; nearer files take precedence.
+
+    Args:
+        folders: The folders of its images and labels.
+
+    Raises:
+        DataError: a file is malformed, or data.yaml has no names and no other file does; starts with the path.
+        DependencyError: there is a .yaml file, and PyYAML is not installed.
+    """
+    description = Description()
+    near = [folder.absolute() for folder in dict.fromkeys(folders)]
+    seen: Set[Path] = set()
+    for up in range(_UP + 1):
+        for folder in near:
+            directory = [folder, *folder.parents][min(up, len(folder.parents))]
+            if directory not in seen and directory.is_dir():
+                seen.add(directory)
+                description.read(_description_files(directory))
+        if not up and description.names is None:
+            description.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
+    if description.names is None and description.nameless is not None:
+        raise DataError(f"{description.nameless}: found no entry names, expected names: [a, b]")
+    return description
 
 
 def _description_files(folder: Path) -> Iterator[Path]:
@@ -165,7 +159,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
         raise DependencyError(
             f"{path}: found YAML, expected PyYAML to read it (pip install pyyaml), or names in classes.txt"
         ) from None
-    text = _text(path)
+    text = read_text(path)
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -230,7 +224,7 @@ def _existing(text: str, roots: Sequence[Path]) -> Optional[Path]:
 
 def _of_darknet(path: Path) -> Dict[str, Any]:
     """Return the entries ``train = data/train.txt`` of a file of darknet or CVAT."""
-    pairs = (line.partition("=") for line in _text(path).split("\n"))
+    pairs = (line.partition("=") for line in read_text(path).split("\n"))
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}
 
 
@@ -248,17 +242,9 @@ def _of_notes(path: Path) -> Optional[ClassNames]:
     return ClassNames(tuple(_in_order(names)))
 
 
-def _text(path: Path) -> str:
-    data = read_bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"found byte 0x{data[error.start]:02x}, which is not UTF-8, expected UTF-8") from None
-
-
-def _from_lines(text: str) -> List[str]:
+def _from_lines(text: str) -> Tuple[str, ...]:
     """Return one name per line, id 0 first; removing a blank line would shift the ids."""
-    return [line.strip() for line in text.rstrip().split("\n")]
+    return tuple(line.strip() for line in text.rstrip().split("\n"))
 
 
 def _from_yaml(value: Any) -> List[str]:
@@ -301,26 +287,11 @@ def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
 def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images whose paths end as a line of a list does."""
     try:
-        text = _text(list_file)
+        entries = map(split_path, read_text(list_file).split("\n"))
     except DataError as fault:
         raise fault.at(list_file) from None
-    by_name: Dict[str, List[Tuple[Tuple[str, ...], str]]] = {}
-    for name, path in images.items():
-        parts = tuple(folded(part) for part in path.parts)
-        by_name.setdefault(parts[-1], []).append((parts, name))
-    names: Set[str] = set()
-    for line in text.split("\n"):
-        parts = tuple(folded(p) for p in line.strip().replace("\\", "/").split("/") if p not in ("", ".", ".."))
-        if not parts or not parts[-1].endswith(tuple(IMAGE_FORMATS)):
-            continue
-        # use the longest end of the line that is the end of an image's path
-        for first in range(len(parts)):
-            wanted = parts[first:]
-            hits = [name for path, name in by_name.get(parts[-1], ()) if path[-len(wanted) :] == wanted]
-            if hits:
-                names.update(hits)
-                break
-    return names
+    listed = (entry for entry in entries if entry and entry[-1].endswith(tuple(IMAGE_FORMATS)))
+    return match_paths(listed, ((tuple(map(folded, path.parts)), name) for name, path in images.items()))
 
 
 NO_LABEL = "no label file"

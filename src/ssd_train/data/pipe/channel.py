@@ -17,12 +17,10 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO, Dict, List, Mapping, Optional, Tuple
 
-from ssd_train.data.formats.builder import LabelsBuilder, class_table, placeholder_classes
+from ssd_train.data.formats.builder import BoxLabel, LabelsBuilder, class_table, placeholder_classes
 from ssd_train.data.formats.ground_truth import read_class_map
-from ssd_train.data.formats.validators import BoxLabel
 from ssd_train.data.image_io import EncodedImage, check_limits
-from ssd_train.data.pipe.fifo import fifo_path, open_fifo
-from ssd_train.data.pipe.samples import Sample, read_samples
+from ssd_train.data.pipe.samples import Sample, fifo_path, open_fifo, read_samples
 from ssd_train.data.pipe.spill import SpillFile, SpillImages
 from ssd_train.data.structures import ClassNames, Labels
 from ssd_train.errors import DataError
@@ -102,7 +100,7 @@ class Channel:
             seen[one.digest] = copies = seen.get(one.digest, 0) + 1
             name = image_name(self.path, one.digest, one.ending, copies)
             try:
-                builder.add(one.where, name, map_class_ids(one.label, table))
+                builder.add(one.where, name, one.label.map_ids(table))
             except DataError as fault:
                 builder.add_error(one.where, fault)
             if images:
@@ -160,20 +158,6 @@ def parse_sample(sample: Sample) -> Tuple[str, str, BoxLabel]:
     image.check_complete()
     label = sample.box_label(image.header.display_wh)
     return hashlib.sha256(image.data).hexdigest()[:24], image.header.format.lower(), label
-
-
-def map_class_ids(label: BoxLabel, table: Table) -> BoxLabel:
-    """Return the label with class ids mapped by `table`.
-
-    Raises:
-        DataError: A class id is not in the table; without a place.
-    """
-    unknown = [class_id for class_id in label.class_ids if class_id not in table]
-    if unknown:
-        raise DataError(
-            f"class_id: found {unknown[0]}, expected one of the classes: {sorted(table)[:20]}", "unknown-class"
-        )
-    return label._replace(class_ids=[table[class_id] for class_id in label.class_ids])
 
 
 def image_name(channel: Path, digest: str, ending: str, copies: int = 1) -> str:

@@ -8,9 +8,9 @@ import tempfile
 from collections import deque
 from pathlib import Path
 from threading import Condition, Event
-from typing import Any, Deque, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Deque, Dict, Optional, Tuple, Union
 
-from ssd_train.data.pipe.fifo import ReadCancelled
+from ssd_train.data.pipe.samples import ReadCancelled
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
 from ssd_train.storage.atomic import translate_io_errors
@@ -90,18 +90,6 @@ class SpillImages:
         return record.location
 
 
-class Item(NamedTuple):
-    """An item of a SpillQueue: its bytes, and any object that belongs to them."""
-
-    what: Any
-    data: bytes
-
-
-class _Entry(NamedTuple):
-    what: Any
-    data: Union[bytes, Tuple[int, int]]  # in memory, or offset and length in the file
-
-
 class SpillQueue:
     """Queue between two threads that overflows into a file.
 
@@ -112,8 +100,9 @@ class SpillQueue:
     """
 
     def __init__(self, memory: int, file: SpillFile, stop: Event) -> None:
-        self._memory, self._file, self._stop = memory, file, stop
-        self._entries: Deque[_Entry] = deque()
+        self._memory, self._file, self.stop = memory, file, stop
+        # any object, and bytes that belong to it: in memory, or offset and length in the file
+        self._entries: Deque[Tuple[Any, Union[bytes, Tuple[int, int]]]] = deque()
         self._in_memory = self._in_file = 0  # bytes, entries
         self._error: Optional[BaseException] = None
         self._changed = Condition()
@@ -126,22 +115,22 @@ class SpillQueue:
         """
         with self._changed:
             while True:
-                if self._stop.is_set():
+                if self.stop.is_set():
                     raise ReadCancelled
                 if self._in_memory + len(data) <= self._memory or not self._entries:
                     self._in_memory += len(data)
-                    self._entries.append(_Entry(what, data))
+                    self._entries.append((what, data))
                     break
                 offset = self._file.append(data)
                 if offset is not None:
                     self._in_file += 1
-                    self._entries.append(_Entry(what, (offset, len(data))))
+                    self._entries.append((what, (offset, len(data))))
                     break
                 self._changed.wait(_LOOK)
             self._changed.notify_all()
 
-    def get(self) -> Item:
-        """Remove and return the next item; waits for it.
+    def get(self) -> Tuple[Any, bytes]:
+        """Remove and return the next item and its bytes; waits for it.
 
         When the queue is empty, raises the error passed to `fail`.
         """
@@ -159,7 +148,7 @@ class SpillQueue:
                 if not self._in_file:
                     self._file.clear()
             self._changed.notify_all()
-        return Item(what, data)
+        return what, data
 
     def fail(self, error: BaseException) -> None:
         """Make `get` raise `error` after the items in the queue."""

@@ -18,15 +18,12 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.boxes import as_boxes
 from ssd_train.data.dataset import Arrays, DetectionDataset
-from ssd_train.data.formats.builder import NO_BOX_LEFT, fit_ignored
-from ssd_train.data.formats.validators import fit_boxes
+from ssd_train.data.formats.builder import NO_BOX_LEFT, fit_label
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, TrainBatch, prepare_ahead, stack
-from ssd_train.data.pipe.channel import Table, image_name, map_class_ids, parse_sample
-from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
-from ssd_train.data.pipe.samples import Sample, read_samples
+from ssd_train.data.pipe.channel import Table, image_name, parse_sample
+from ssd_train.data.pipe.samples import ReadCancelled, fifo_path, open_fifo, read_samples
 from ssd_train.data.pipe.spill import SpillFile, SpillQueue
 from ssd_train.data.structures import LabeledImage, LabelIssue, Labels
 from ssd_train.data.transforms import TrainTransform
@@ -117,21 +114,21 @@ class DetectionStream:
         fifo = fifo_path(self.path, self._next)
         self._next += 1
         self._reading = True
-        reader = _Reader(self.path, fifo, self._table, self.options, self._stop)
-        threading.Thread(target=reader.run, args=(self._queue,), name=fifo.name, daemon=True).start()
+        arguments = (fifo, self.path, self._table, self.options, self._queue)
+        threading.Thread(target=_read_fifo, args=arguments, name=fifo.name, daemon=True).start()
 
     def _arrivals(self) -> Iterator[StreamedImage]:
         if not self._reading:
             raise DataError(f"{self.path}: was read for all of {self.options.epochs} epochs, expected no more")
         while True:
-            item = self._queue.get()
-            if isinstance(item.what, LabeledImage):
-                yield StreamedImage(item.what, item.data)
-            elif item.what is _END:
+            what, data = self._queue.get()
+            if isinstance(what, LabeledImage):
+                yield StreamedImage(what, data)
+            elif what is _END:
                 self._reading = False
                 return
             else:
-                self._warn_of(item.what)
+                self._warn_of(what)
 
     def _warn_of(self, skipped: List[LabelIssue]) -> None:
         for detail, count in Counter(line.detail for line in skipped).most_common():
@@ -140,51 +137,34 @@ class DetectionStream:
             self.progress.warning(f"skipped {count}: {detail} ({', '.join(lines[:_LISTED])}{more})")
 
 
-class _Reader:
-    """Reads one FIFO in a thread."""
+def _read_fifo(fifo: Path, path: Path, table: Table, options: StreamOptions, queue: SpillQueue) -> None:
+    """Put every image of a FIFO of the channel `path` into `queue`, then the skipped ones as a list, then _END.
 
-    def __init__(self, channel: Path, fifo: Path, table: Table, options: StreamOptions, stop: threading.Event) -> None:
-        self._channel, self._fifo, self._table, self._options, self._stop = channel, fifo, table, options, stop
-
-    def run(self, queue: SpillQueue) -> None:
-        """Put every image into `queue`, then the skipped ones as a list, then _END.
-
-        Exceptions other than Stopped are passed on through the queue.
-        """
-        skipped: List[LabelIssue] = []
-        try:
-            with open_fifo(self._fifo, self._options.timeout, self._stop) as file:
-                for sample in read_samples(file, self._fifo.name):
-                    try:
-                        record = self._record(sample)
-                    except DataError as fault:
-                        if self._options.on_bad == "error":
-                            raise fault.at(sample.where) from None
-                        skipped.append(LabelIssue(sample.where, "bad line", str(fault), fault.code))
-                        continue
-                    if record is None:
-                        skipped.append(LabelIssue(sample.where, NO_BOX_LEFT, NO_BOX_LEFT))
-                        continue
+    Exceptions other than ReadCancelled are passed on through the queue.
+    """
+    skipped: List[LabelIssue] = []
+    try:
+        with open_fifo(fifo, options.timeout, queue.stop) as file:
+            for sample in read_samples(file, fifo.name):
+                try:
+                    digest, ending, label = parse_sample(sample)
+                    name = image_name(path, digest, ending)
+                    record, _ = fit_label(sample.where, name, label.map_ids(table))
+                except DataError as fault:
+                    if options.on_bad == "error":
+                        raise fault.at(sample.where) from None
+                    skipped.append(LabelIssue(sample.where, "bad line", str(fault), fault.code))
+                    continue
+                if record is None:
+                    skipped.append(LabelIssue(sample.where, NO_BOX_LEFT, NO_BOX_LEFT))
+                else:
                     queue.put(record, sample.image)
-            queue.put(skipped)
-            queue.put(_END)
-        except ReadCancelled:
-            return
-        except BaseException as error:  # the thread that waits for images raises it, whatever it is
-            queue.fail(error)
-
-    def _record(self, sample: Sample) -> Optional[LabeledImage]:
-        """Return the record of a sample; None if it has boxes and none is usable."""
-        digest, ending, label = parse_sample(sample)
-        label = map_class_ids(label, self._table)
-        label, regions = label.split()
-        fitted = fit_boxes(label.boxes, label.class_ids, label.size_wh)
-        if label.boxes and not fitted.rows:
-            return None
-        ignored, _ = fit_ignored(regions)
-        name = image_name(self._channel, digest, ending)
-        ids = np.asarray(fitted.class_ids)
-        return LabeledImage(name, as_boxes(fitted.rows), ids, label.size_wh, sample.where, ignored)
+        queue.put(skipped)
+        queue.put(_END)
+    except ReadCancelled:
+        return
+    except BaseException as error:  # the thread that waits for images raises it, whatever it is
+        queue.fail(error)
 
 
 def shuffle_buffer(

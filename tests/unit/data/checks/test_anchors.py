@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_train.boxes import as_boxes, cxcywh_to_xyxy, iou_matrix
-from ssd_train.data.checks.anchors import anchor_grids, best_iou
+from ssd_train.data.checks.labels import anchor_grids, best_iou
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 

@@ -13,8 +13,7 @@ from helpers.data import FifoWriter, framed
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.checks.labels import skipped_findings
 from ssd_train.data.checks.runner import unreadable_labels_result
-from ssd_train.data.formats.builder import BAD_LINE
-from ssd_train.data.formats.validators import TOO_SMALL
+from ssd_train.data.formats.builder import BAD_LINE, TOO_SMALL
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import read_labels

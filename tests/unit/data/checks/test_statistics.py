@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from helpers.data import label_set
 
-from ssd_train.data.checks.anchors import anchor_grids
-from ssd_train.data.checks.labels import scaled_boxes
-from ssd_train.data.checks.statistics import recommend_image_shape, statistics
+from ssd_train.data.checks.labels import anchor_grids, recommend_image_shape, scaled_boxes, statistics
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 GRIDS = {side: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", side))) for side in (300, 512, 768)}

@@ -7,9 +7,8 @@ import pytest
 from helpers.ground_truth import GOOD, REMOVED, box, entry, label, metadata, text, with_box, write
 
 from ssd_train.data.formats import ground_truth as gt
-from ssd_train.data.formats.builder import BAD_LINE, DUPLICATE, NO_BOX_LEFT
+from ssd_train.data.formats.builder import BAD_LINE, CLIPPED, DUPLICATE, NO_BOX_LEFT, OUTSIDE, TOO_SMALL
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.data.formats.validators import CLIPPED, OUTSIDE, TOO_SMALL
 from ssd_train.errors import DataError
 
 BAD_LINES = {

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from ssd_train.data.formats.builder import DUPLICATE
+from ssd_train.data.formats.builder import CLIPPED, DUPLICATE
 from ssd_train.data.formats.image_json import OTHER_IDS, read_image_json, write_image_json
-from ssd_train.data.formats.validators import CLIPPED
 from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError
 

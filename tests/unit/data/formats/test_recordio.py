@@ -11,10 +11,8 @@ from PIL import Image
 
 from ssd_train import mxnet_compat
 from ssd_train.data.formats import recordio
-from ssd_train.data.formats.builder import DUPLICATE, NO_BOX_LEFT
-from ssd_train.data.formats.recordio import pack_label, read_recordio, unpack_label, write_recordio
-from ssd_train.data.formats.recordio_framing import MAGIC, write_record
-from ssd_train.data.formats.validators import CLIPPED, OUTSIDE
+from ssd_train.data.formats.builder import CLIPPED, DUPLICATE, NO_BOX_LEFT, OUTSIDE
+from ssd_train.data.formats.recordio import MAGIC, pack_label, read_recordio, unpack_label, write_record, write_recordio
 from ssd_train.data.image_io import decode
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.structures import ClassNames, LabeledImage

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_train.data.formats.recordio_framing import MAGIC, MAX_LENGTH, read_record, read_records, write_record
+from ssd_train.data.formats.recordio import MAGIC, MAX_LENGTH, read_record, read_records, write_record
 from ssd_train.errors import DataError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd_train.data.formats.validators import CLIPPED
+from ssd_train.data.formats.builder import CLIPPED
 from ssd_train.data.formats.voc import OTHER_NAME, read_voc, write_voc
 from ssd_train.data.structures import ClassNames, Ignored, LabeledImage
 from ssd_train.errors import DataError

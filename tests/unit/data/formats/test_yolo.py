@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_train.data.formats.validators import CLIPPED
-from ssd_train.data.formats.yolo import NO_LABEL, read_yolo, read_yolo_names, write_yolo
+from ssd_train.data.formats.builder import CLIPPED
+from ssd_train.data.formats.yolo import NO_LABEL, describe, read_yolo, write_yolo
 from ssd_train.data.labels import load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError, DependencyError
@@ -107,7 +107,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name, text, names", NAMES.values(), ids=NAMES.keys())
 def test_read_yolo_names_of_each_file(tmp_path, name, text, names):
-    assert read_yolo_names(write(tmp_path, {name: text})) == ClassNames(tuple(names))
+    assert describe([write(tmp_path, {name: text})]).names == ClassNames(tuple(names))
 
 
 BAD_NAMES = {
@@ -130,23 +130,23 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name, text, message", BAD_NAMES.values(), ids=BAD_NAMES.keys())
 def test_read_yolo_names_invalid_file_is_an_error(tmp_path, name, text, message):
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: .*{message}"):
-        read_yolo_names(write(tmp_path, {name: text}))
+        describe([write(tmp_path, {name: text})])
 
 
 def test_read_yolo_names_without_a_file_is_none(tmp_path):
-    assert read_yolo_names(tmp_path) is None
+    assert describe([tmp_path]).names is None
 
 
 @pytest.mark.parametrize("name", ["data.yaml", "sub/data.yaml", "sub/deep/data.yaml"])
 def test_read_yolo_names_stand_up_to_two_folders_above(tmp_path, name):
     write(tmp_path, {name: "names: [dog]"})
     (tmp_path / "sub" / "deep").mkdir(parents=True, exist_ok=True)
-    assert read_yolo_names(tmp_path / "sub" / "deep") == ClassNames(("dog",))
+    assert describe([tmp_path / "sub" / "deep"]).names == ClassNames(("dog",))
 
 
 def test_read_yolo_names_yaml_without_names_gives_way_to_a_list(tmp_path):
     write(tmp_path, {"data.yaml": "nc: 1", "classes.txt": "dog", "other.yaml": "version: 2"})
-    assert read_yolo_names(tmp_path) == ClassNames(("dog",))
+    assert describe([tmp_path]).names == ClassNames(("dog",))
 
 
 def test_read_yolo_without_pyyaml_one_line_names_it(tmp_path, monkeypatch):

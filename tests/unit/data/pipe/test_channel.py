@@ -49,7 +49,7 @@ def test_labels_and_images_of_a_channel(tmp_path):
         pytest.param(PLAIN, ("red", "blue"), ["red", "blue"], id="given"),
         pytest.param(PLAIN, None, ["class_0", "class_1"], id="numbered"),
         pytest.param(WITH_NAMES, ("dog",), "class 'cat' is unknown", id="metadata-of-another-class"),
-        pytest.param(PLAIN, ("red",), "train_0:1: class_id: found 1, expected one of", id="too-few"),
+        pytest.param(PLAIN, ("red",), "train_0:1: box 1: class_id: found 1, expected one of", id="too-few"),
     ],
 )
 def test_class_names(tmp_path, pieces, given, expected):

@@ -9,7 +9,7 @@ import time
 import pytest
 from helpers.data import FifoWriter
 
-from ssd_train.data.pipe.fifo import ReadCancelled, fifo_path, open_fifo
+from ssd_train.data.pipe.samples import ReadCancelled, fifo_path, open_fifo
 from ssd_train.errors import DataError
 
 

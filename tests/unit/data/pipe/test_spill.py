@@ -82,7 +82,7 @@ def test_sender_waits_while_all_is_full(tmp_path):
     time.sleep(0.3)
     assert sent == [0, 1]
 
-    assert [passing.get().what for _ in range(6)] == list(range(6))
+    assert [passing.get()[0] for _ in range(6)] == list(range(6))
     thread.join(5)
     assert not thread.is_alive()
 
@@ -92,6 +92,6 @@ def test_error_comes_after_what_was_sent_before(tmp_path):
     passing.put(0, b"a")
     passing.fail(DataError("broken"))
 
-    assert passing.get().what == 0
+    assert passing.get()[0] == 0
     with pytest.raises(DataError, match="broken"):
         passing.get()

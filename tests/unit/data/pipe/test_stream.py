@@ -199,7 +199,7 @@ def test_skipped_records_are_counted_and_listed(tmp_path):
     assert len(images) == 2
     assert progress.warnings[0].startswith("skipped 2: image: found a GIF image")
     assert progress.warnings[0].endswith("(train_1:3, train_1:5)")
-    assert "class_id: found 5, expected one of the classes" in progress.warnings[1]
+    assert "class_id: found 5, expected one of the class-map" in progress.warnings[1]
     assert "no box of the image is usable (train_1:9)" in progress.warnings[2]
 
 
