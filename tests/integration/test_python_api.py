@@ -183,7 +183,7 @@ import sys
 before = set(sys.modules)
 import ssd_train
 assert ssd_train.__version__ and {"Detector", "train", "evaluate", "load_labels"} <= set(dir(ssd_train))
-heavy = {"numpy", "PIL", "cv2", "mxnet", "gluoncv", "argparse"} & (set(sys.modules) - before)
+heavy = {"numpy", "PIL", "cv2", "mxnet", "gluoncv", "boto3", "argparse"} & (set(sys.modules) - before)
 assert not heavy, heavy
 assert [name for name in sys.modules if name.startswith("ssd_train")] == ["ssd_train"]
 from ssd_train import *
