@@ -162,7 +162,12 @@ def test_another_audit_is_replaced_on_request_only(labelled, tmp_path, capsys):
     assert audit_by_model(labelled, "coco.json", tmp_path, "--overwrite", "--threshold", "1") == 2  # given twice
     places = {"labels": labelled / "coco.json", "images": labelled / "drawn" / "images", "model": labelled / "model"}
     assert main(["audit", *flags_of({**places, "output": tmp_path, "threshold": 1}), "--overwrite"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.html", "audit.json", "label_errors.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "audit.html",
+        "audit.json",
+        "detections.jsonl",
+        "label_errors.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from ssd_train.environment import Environment
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.label_errors import KINDS, LabelError, find_label_errors
 from ssd_train.evaluation.metrics import score_detections
+from ssd_train.evaluation.predictions import prediction_line
 from ssd_train.prepare.convert import convert
 from ssd_train.prepare.manifest import read_lines, write_lines
 from ssd_train.progress import Progress
@@ -46,6 +47,7 @@ from ssd_train.storage.lock import exclusive_lock
 SETTINGS = {"recipe": "fast"}
 WEAK = 0.3  # mAP@0.5 of detections that find more errors of the model than of the labels
 RUN, PAGE, ERRORS, DOUBTFUL = "audit.json", "audit.html", "label_errors.jsonl", "doubtful.manifest"
+DETECTIONS = "detections.jsonl"  # of --model
 # settings that --model uses, too: they say how labels are read
 OF_LABELS = ("labels_format", "label_attribute", "class_names", "split", "verified", "on_bad_data")
 
@@ -191,6 +193,9 @@ def _by_model(
             progress.warning(f"left out: {prediction.error}")
         else:
             images.append((record, prediction.decoded()[1]))
+    with open_atomic(flags.output / DETECTIONS) as file:
+        for record, detections in images:
+            file.write(prediction_line(record.name, detections, labels.class_names))
     return images, LabeledDataset(labels, data.images)
 
 
