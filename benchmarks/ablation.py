@@ -48,6 +48,7 @@ ROWS: Dict[str, Dict[str, str]] = {
     "label_smoothing 0.1": {"label_smoothing": "0.1"},
     "amp 0": {"amp": "0"},
     "amp 1": {"amp": "1"},
+    "no box voting": {"box_voting": "0"},
     "frozen backbone": {"freeze_layer_pattern": "features.mobilenet0"},
     "frozen first half": {"freeze_layer_pattern": r"features\.mobilenet0_(conv|batchnorm)([0-9]|1[0-3])_"},
 }

@@ -12,15 +12,19 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def voted(rows: np.ndarray, scores: np.ndarray, boxes: np.ndarray, topk: int, floor: float = 0.01) -> np.ndarray:
-    """Rows (P, 6) of an image after voting by the best `topk` of scores (A, classes) and boxes (A, 4)."""
-    rows, scores, boxes = (array.astype(np.float64) for array in (rows, scores, boxes))
+def candidates_of(scores: np.ndarray, boxes: np.ndarray, topk: int, floor: float = 0.01) -> np.ndarray:
+    """The rows (K, 6) of the best `topk` of scores (A, classes) and boxes (A, 4) that are above `floor`."""
     best = np.argsort(-scores, axis=None, kind="stable")[:topk]
     anchors, classes = np.unravel_index(best, scores.shape)
-    entered = [(scores[a, c], c, boxes[a]) for a, c in zip(anchors, classes) if scores[a, c] > floor]
-    result = rows.copy()
-    for row, to in zip(rows, result):
-        votes = [(score, box) for score, c, box in entered if c == row[0] and iou(row[2:], box) >= 0.5]
-        if votes:
-            to[2:] = sum(score * box for score, box in votes) / sum(score for score, _ in votes)
+    rows = np.column_stack([classes, scores[anchors, classes], boxes[anchors]])
+    return rows[rows[:, 1] > floor]
+
+
+def voted(rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """The rows (P, 6) that suppression kept of an image's candidates (K, 6), after voting; class id -1: unused."""
+    result = rows.astype(np.float64)
+    used = candidates[candidates[:, 0] >= 0].astype(np.float64)
+    for row in result[: (rows[:, 0] >= 0).sum()]:  # unused rows are the last
+        near = [other for other in used if other[0] == row[0] and iou(row[2:], other[2:]) >= 0.5]
+        row[2:] = sum(other[1] * other[2:] for other in near) / sum(other[1] for other in near)
     return result

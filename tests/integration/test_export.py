@@ -4,11 +4,14 @@ deployment files."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from helpers.data import flags_of, shapes_set, small_config
 from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
+from helpers.voting import voted
 
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.main import main
@@ -84,20 +87,82 @@ def test_export_of_each_network_agrees(tmp_path, settings):
     assert Detector.load(tmp_path / "symbol").engine.grayscale == model.config.grayscale
 
 
-@pytest.mark.slow
-def test_export_of_a_hundred_real_images_agrees(shared_data, tmp_path):
-    """A backbone trained on ImageNet, at the usual size, and pictures with labelled objects."""
-    config = small_config(base_network="mobilenet1.0", image_shape=300)
+FORMATS = {"mxnet": "mxnet", "symbol": "symbol", "int8": "symbol", "onnx": "onnxruntime", "onnx-int8": "onnxruntime"}
+
+
+def rows_of(config, net, kind, engine, folder, pictures):
+    """Save a net with other settings, write it as `kind`, and return the rows of the pictures."""
+    from ssd_train.deploy.export.onnx import write_onnx
+    from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
+    from ssd_train.deploy.symbol import describe, make_symbol, staged_files
+
+    SavedModel(config, ClassNames(CLASSES), config.post_nms, epoch=0).save(folder / "model", net)
+    model, place = SavedModel.load(folder / "model"), folder / f"{kind}.onnx"
+    if kind.startswith("onnx"):
+        change = partial(quantize_layers, images=pictures) if kind == "onnx-int8" else None
+        write_onnx(model, place, kind=kind, change=change)
+    elif kind == "mxnet":
+        place = folder / "model"
+    else:
+        place, parts = folder / kind, make_symbol(model)
+        with staged_files(describe(model, kind), place, quantize_symbol(parts, pictures) if kind == "int8" else parts):
+            pass
+    return Detector.load(place, "cpu", engine).engine.run(pictures)
+
+
+def assert_voting_is_numpys(config, net, folder, pictures):
+    """Check in each format: rows with voting are those without, moved as NumPy does by the candidates."""
+    changes = {
+        "plain": {"box_voting": False},
+        "voting": {"box_voting": True},
+        # suppression of no box: the candidates
+        "candidates": {"box_voting": False, "nms_threshold": 1.0, "post_nms": config.candidates},
+    }
+    for kind, engine in [*FORMATS.items(), ("onnx", "openvino")]:
+        if kind.startswith("onnx"):
+            pytest.importorskip(engine)
+        found = {
+            name: rows_of(replace(config, **change), net, kind, engine, folder / kind / engine / name, pictures)
+            for name, change in changes.items()
+        }
+        expected = np.stack([voted(*image) for image in zip(found["plain"], found["candidates"])])
+        assert (np.abs(expected - found["plain"])[..., 2:] > 1).any(axis=(1, 2)).sum() > len(pictures) // 2, kind
+        np.testing.assert_allclose(found["voting"], expected, atol=0.02, err_msg=kind)
+        np.testing.assert_array_equal(found["voting"][..., 0], found["plain"][..., 0], kind)
+
+
+def test_export_box_voting_equals_numpy_in_each_format(tmp_path):
+    config = small_config(nms_topk=400, post_nms=100)
+    assert_voting_is_numpys(config, talking_net(), tmp_path, drawn_inputs(3))
+
+
+def real_images(shared_data, count):
+    files = sorted((shared_data / "data" / "raccoon" / "images").iterdir())[:count]
+    assert len(files) == count
+    return np.stack([preprocess(decode(path.read_bytes(), path.name), 300) for path in files])
+
+
+def net_on_imagenet(shared_data):
     net = talking_net("mobilenet1.0", 300)
     load_pretrained(net, "mobilenet1.0", shared_data / "weights" / "mobilenet1.0-imagenet-coral.params")
     for name, parameter in net._collect_params_with_prefix().items():
         if "predictors." in name and name.endswith("weight"):
             parameter.set_data(parameter.data() * 0.1)  # the features of trained backbones are large
-    SavedModel(config, ClassNames(CLASSES), 100, epoch=0).save(tmp_path / "model", net)
-    files = sorted((shared_data / "data" / "raccoon" / "images").iterdir())[:100]
-    pictures = np.stack([preprocess(decode(path.read_bytes(), path.name), 300) for path in files])
-    assert len(pictures) == 100
-    assert_all_agree(tmp_path / "model", tmp_path, pictures, at_least=1000)
+    return net
+
+
+@pytest.mark.slow
+def test_export_of_a_hundred_real_images_agrees(shared_data, tmp_path):
+    """A backbone trained on ImageNet, at the usual size, and pictures with labelled objects."""
+    config = small_config(base_network="mobilenet1.0", image_shape=300)
+    SavedModel(config, ClassNames(CLASSES), 100, epoch=0).save(tmp_path / "model", net_on_imagenet(shared_data))
+    assert_all_agree(tmp_path / "model", tmp_path, real_images(shared_data, 100), at_least=1000)
+
+
+@pytest.mark.slow
+def test_export_box_voting_of_real_images_equals_numpy_in_each_format(shared_data, tmp_path):
+    config = small_config(base_network="mobilenet1.0", image_shape=300, nms_topk=400, post_nms=100)
+    assert_voting_is_numpys(config, net_on_imagenet(shared_data), tmp_path, real_images(shared_data, 8))
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,12 @@ def test_preset_defaults_builtin_explicit_settings_win(given, expected):
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+def test_preset_defaults_builtin_have_no_box_voting_unless_given():
+    builtin = {"preset_defaults": "builtin"}
+    assert TrainConfig().box_voting and not TrainConfig.from_mapping(builtin).box_voting
+    assert TrainConfig.from_mapping({**builtin, "box_voting": "true"}).box_voting
+
+
 def test_preset_defaults_builtin_survive_to_json():
     config = TrainConfig.from_mapping({"preset_defaults": "builtin", "learning_rate": 0.01})
     assert TrainConfig.from_mapping(config.to_json()) == config

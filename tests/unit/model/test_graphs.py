@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.voting import candidates_of, voted
 
 from ssd_train import mxnet_compat
 from ssd_train.boxes import iou_matrix
 from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph, EvalGraph, TrainGraph, hybridize_static
+from ssd_train.model.graphs import (
+    SCORE_THRESHOLD,
+    CandidateGraph,
+    DetectGraph,
+    EvalGraph,
+    TrainGraph,
+    hybridize_static,
+)
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.net import build_net
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
@@ -76,6 +84,28 @@ def test_detect_graph_rows_are_sorted_suppressed_and_above_the_threshold():
         for class_id in set(kept[:, 0]):
             boxes = kept[kept[:, 0] == class_id, 2:]
             assert (iou_matrix(boxes, boxes) - np.eye(len(boxes)) <= NMS["nms_threshold"] + 1e-4).all()
+
+
+@pytest.mark.parametrize("device", [mx.cpu(0), mx.cpu(1)], ids=str)
+def test_graphs_with_box_voting_equal_numpy(device):
+    """The network has no parameters on cpu(0) if it is on cpu(1)."""
+    net = make_net()
+    net.collect_params().reset_ctx(device)
+    given = [array.as_in_context(device) for array in arrays(pictures(), *targets())]
+    graphs = {
+        "plain": DetectGraph(net, **NMS),
+        "detect": DetectGraph(net, **NMS, box_voting=True),
+        "compiled": hybridize_static(DetectGraph(net, **NMS, box_voting=True)),
+        "candidates": CandidateGraph(net),
+    }
+    plain, *found, (scores, boxes) = (as_numpy(graph(given[0])) for graph in graphs.values())
+    loss = DetectionLoss(3.0, 3)
+    found.append(as_numpy(hybridize_static(EvalGraph(net, loss, *NMS.values(), True))(*given)))
+    every = [candidates_of(*image, NMS["nms_topk"]) for image in zip(scores, boxes)]
+    expected = np.stack([voted(*image) for image in zip(plain[0], every)])
+    assert (np.abs(expected - plain[0])[..., 2:] > 1).any(axis=(1, 2)).all(), "voting moves boxes"
+    for rows, *_ in found:
+        np.testing.assert_allclose(rows, expected, atol=1e-2)
 
 
 class Trio:

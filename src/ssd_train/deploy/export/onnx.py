@@ -370,7 +370,7 @@ def _add_voting(graph: GraphBuilder, rows: str, candidates: str) -> str:
     with mx.name.Prefix("voting_"):
         symbol = vote(mx.sym, mx.sym.var("rows"), mx.sym.var("candidates"))
     known = {"rows": rows, "candidates": candidates}
-    return convert_symbol(graph, symbol.tojson(remove_amp_cast=True), {}, known)[0]
+    return convert_symbol(graph, symbol.tojson(), {}, known)[0]
 
 
 def add_raw_outputs(graph: GraphBuilder, class_scores: str, boxes: str, anchors: int, classes: int) -> List[Value]:
