@@ -13,10 +13,11 @@ from helpers.data import SMALL, HeardProgress, flags_of, shapes_set
 from helpers.models import drawn_inputs, talking_model
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.builtin_archive import read_artifact
 from ssd_train.artifacts.symbol_format import SYMBOL, read_description
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
-from ssd_train.deploy.builtin.network import NmsRules, make_detector, read_artifact
+from ssd_train.deploy.builtin.network import NmsRules, make_detector
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.parity import compare
