@@ -16,7 +16,7 @@ from ssd_train.artifacts.symbol_check import read_symbol
 from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, EXPORT, HYPERPARAMETERS
 from ssd_train.builtin_algorithm import parse_image_shape
 from ssd_train.errors import WeightsError
-from ssd_train.model.params_check import check_params_file
+from ssd_train.model.pretrained import read_arrays
 from ssd_train.storage import atomic
 
 mx = mxnet_compat.mxnet()
@@ -40,7 +40,7 @@ class Artifact(NamedTuple):
 
     Attributes:
         files: the three files that were read.
-        arrays: parameters by name, with the prefix "arg:" or "aux:".
+        arrays: parameters by name, without the prefix "arg:" or "aux:".
         weights: SHA-256 of the file of weights.
         settings: hyperparams.json, values as strings.
         base_network: one of BASE_NETWORKS.
@@ -79,7 +79,7 @@ def read_artifact(folder: Path) -> Artifact:
     return Artifact(
         files,
         _load(read_symbol, files.symbol),
-        _check_arrays(_load(_load_arrays, files.weights), files.weights),
+        _load(read_arrays, files.weights),
         atomic.sha256_of(files.weights),
         settings,
         base_network,
@@ -122,11 +122,6 @@ def _find_one(folder: Path, pattern: str) -> Path:
     return paths[0]
 
 
-def _load_arrays(path: str) -> Any:
-    check_params_file(Path(path))
-    return mx.nd.load(path)
-
-
 def _load(load: Callable[[str], Any], path: Path) -> Any:
     try:
         return load(str(path))
@@ -165,13 +160,3 @@ def _integer(settings: Mapping[str, str], name: str, default: str, limits: "Tupl
     if value != int(value):
         raise WeightsError(f"{where}: found {name} {settings[name]!r}, expected an integer")
     return int(value)
-
-
-def _check_arrays(arrays: Any, path: Path) -> Arrays:
-    """Return `arrays`; raise a WeightsError unless they have names and are finite."""
-    if not isinstance(arrays, dict):
-        raise WeightsError(f"{path}: found arrays without names, {EXPECTED}")
-    for name, array in arrays.items():
-        if not mx.nd.contrib.isfinite(array.astype("float32")).min().asscalar():
-            raise WeightsError(f"{path}: {name} holds NaN or infinity, expected finite weights")
-    return arrays

@@ -357,8 +357,7 @@ def _load_artifact(net: Any, config: TrainConfig, folder: Path, class_names: Cla
         )
     _check_base_network(config, artifact.base_network, folder)
     names, _ = placeholder_classes(artifact.num_classes)
-    arrays = {name.split(":", 1)[-1]: array for name, array in artifact.arrays.items()}
-    return load_builtin(net, arrays, str(folder), list(names), class_names.ids_in(names, by_id).tolist())
+    return load_builtin(net, artifact.arrays, str(folder), list(names), class_names.ids_in(names, by_id).tolist())
 
 
 def _check_base_network(config: TrainConfig, expected: str, source: Path) -> None:

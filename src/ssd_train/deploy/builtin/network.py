@@ -96,13 +96,13 @@ def _check_classes(scores: Any, artifact: Artifact) -> None:
 def _select_arrays(symbol: Any, artifact: Artifact) -> "Tuple[Arrays, Arrays]":
     """Return the weights and auxiliary states of `symbol`, with shapes checked."""
     shapes, _, state_shapes = symbol.infer_shape(**{INPUT: artifact.shape})
-    needed = {"arg": zip(symbol.list_arguments(), shapes), "aux": zip(symbol.list_auxiliary_states(), state_shapes)}
+    needed = (zip(symbol.list_arguments(), shapes), zip(symbol.list_auxiliary_states(), state_shapes))
     selected: "Tuple[Arrays, Arrays]" = ({}, {})
-    for arrays, (kind, shapes_of_kind) in zip(selected, needed.items()):
+    for arrays, shapes_of_kind in zip(selected, needed):
         for name, shape in shapes_of_kind:
             if name == INPUT:
                 continue
-            array = artifact.arrays.get(f"{kind}:{name}")
+            array = artifact.arrays.get(name)
             array_shape = "none" if array is None else array.shape
             if array_shape != shape:
                 raise WeightsError(

@@ -56,7 +56,7 @@ def rows_of_training_symbol(artifact, images, **detection):
     outputs = [inner[f"multibox_{name}_output"] for name in ("cls_pred", "loc_pred", "anchors")]
     block = mx.gluon.SymbolBlock(outputs, mx.sym.var("data", dtype="float32"))
     for name, parameter in block.collect_params().items():
-        value = artifact.arrays.get(f"arg:{name}", artifact.arrays.get(f"aux:{name}"))
+        value = artifact.arrays[name]
         parameter.shape = value.shape
         parameter.initialize()
         parameter.set_data(value)
