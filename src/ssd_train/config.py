@@ -247,6 +247,13 @@ class TrainConfig:
     checkpoint_minutes: float = setting(
         10.0, "minutes between checkpoints inside an epoch; 0: only after each epoch", low=0, resume=True
     )
+    artifact_names: str = setting(
+        "",
+        "builtin: deployment files also under the built-in algorithm's names, model_algo_1-symbol.json and "
+        "model_algo_1-0000.params, with corners from 0 to 1",
+        choices=("", "builtin"),
+        resume=True,
+    )
     pipe_buffer_mb: int = setting(256, "Pipe mode: size of the shuffle buffer, MB", low=1, resume=True)
     pipe_spill_gb: float = setting(
         0, "Pipe mode: disk space for images that exceed the buffer, GB; 0: half of the free space", low=0, resume=True

@@ -22,8 +22,19 @@ SIZES = [
     (0.71, 0.79044294),
     (0.88, 0.9612492),
 ]
+# of symbol_factory.py for VGG from 448 px
+LARGE_SIZES = [
+    (0.07, 0.1025),
+    (0.15, 0.2121),
+    (0.3, 0.3674),
+    (0.45, 0.5196),
+    (0.6, 0.6708),
+    (0.75, 0.8216),
+    (0.9, 0.9721),
+]
 FEW, MANY = (1, 2, 0.5), (1, 2, 0.5, 3, 1.0 / 3)
-RATIOS = [FEW, MANY, MANY, MANY, FEW, FEW]
+# of VGG: image side -> distances of priors in pixels
+STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
 
 
 class Body(NamedTuple):
@@ -32,12 +43,14 @@ class Body(NamedTuple):
     taps: Sequence[Any]
     normalise_first: bool
     extra: Sequence[Tuple[int, int, int]]
+    sizes: Sequence[Tuple[float, float]] = SIZES
+    steps: Sequence[float] = ()
 
 
-def training_symbol(base_network: str, num_classes: int) -> Any:
+def training_symbol(base_network: str, num_classes: int, side: int = 300) -> Any:
     """The symbol of a training job's archive: it wants labels, and puts out losses beside boxes."""
     with mx.name.NameManager():
-        scores, offsets, priors = _predictions(_BODIES[base_network](), num_classes + 1)
+        scores, offsets, priors = _predictions(_BODIES[base_network](side), num_classes + 1)
         return _with_losses(scores, offsets, priors)
 
 
@@ -69,7 +82,9 @@ def _predictions(body: Body, width: int) -> "Tuple[Any, Any, Any]":
         wide = _relu_convolution(narrow, f"multi_feat_{index}_conv_3x3", filters, (3, 3), (pad, pad), (stride, stride))
         maps.append(wide)
     offsets, scores, priors = [], [], []
-    for index, (data, sizes, ratios) in enumerate(zip(maps, SIZES, RATIOS)):
+    all_ratios = [FEW, *[MANY] * (len(maps) - 3), FEW, FEW]
+    all_steps = body.steps or [-1.0] * len(maps)
+    for index, (data, sizes, ratios, step) in enumerate(zip(maps, body.sizes, all_ratios, all_steps)):
         name, cells = data.name, len(sizes) + len(ratios) - 1
         if index == 0 and body.normalise_first:
             data = mx.sym.L2Normalization(data, mode="channel", name=f"{name}_norm")
@@ -79,7 +94,7 @@ def _predictions(body: Body, width: int) -> "Tuple[Any, Any, Any]":
         scores.append(_flat(data, f"{name}_cls_pred_conv", width * cells))
         text = "(" + ",".join(f"{ratio:.12g}" for ratio in ratios) + ")"
         prior = mx.sym.contrib.MultiBoxPrior(
-            data, sizes=sizes, ratios=text, clip=False, steps=(-1.0, -1.0), name=f"{name}_anchors"
+            data, sizes=sizes, ratios=text, clip=False, steps=(step, step), name=f"{name}_anchors"
         )
         priors.append(mx.sym.Flatten(prior))
     all_scores = mx.sym.Reshape(mx.sym.Concat(*scores, dim=1), shape=(0, -1, width))
@@ -100,7 +115,7 @@ def _relu_convolution(data: Any, name: str, filters: int, kernel: Any, pad: Any,
     return mx.sym.Activation(made, act_type="relu", name=f"{name}_relu")
 
 
-def _resnet50() -> Body:
+def _resnet50(side: int) -> Body:
     data = mx.sym.identity(mx.sym.Variable("data"), name="id")
     data = _norm(data, "bn_data", fix_gamma=True)
     data = _plain(data, "conv0", 64, (7, 7), (2, 2))
@@ -137,7 +152,7 @@ def _plain(data: Any, name: str, filters: int, kernel: "Tuple[int, int]", stride
     )
 
 
-def _vgg16_reduced() -> Body:
+def _vgg16_reduced(side: int) -> Body:
     data, taps = mx.sym.Variable("data"), []
     for stage, (count, filters) in enumerate(zip((2, 2, 3, 3, 3), (64, 128, 256, 512, 512)), start=1):
         for index in range(1, count + 1):
@@ -160,7 +175,10 @@ def _vgg16_reduced() -> Body:
     data = mx.sym.Activation(data, act_type="relu", name="relu6")
     data = mx.sym.Convolution(data, kernel=(1, 1), num_filter=1024, name="fc7")
     data = mx.sym.Activation(data, act_type="relu", name="relu7")
-    return Body([taps[3], data], True, [(512, 2, 1), (256, 2, 1), (256, 1, 0), (256, 1, 0)])
+    steps = [step / side for step in STEPS.get(side, ())]
+    if side < 448:
+        return Body([taps[3], data], True, [(512, 2, 1), (256, 2, 1), (256, 1, 0), (256, 1, 0)], SIZES, steps)
+    return Body([taps[3], data], True, [(512, 2, 1), *[(256, 2, 1)] * 3, (256, 1, 1)], LARGE_SIZES, steps)
 
 
 _BODIES = {"resnet-50": _resnet50, "vgg-16": _vgg16_reduced}
@@ -195,7 +213,7 @@ def write_artifact(
 ) -> "Tuple[Any, Dict[str, Any]]":
     """The three files of a training job's archive in `folder`; the symbol and the arrays."""
     folder.mkdir(parents=True, exist_ok=True)
-    symbol = training_symbol(base_network, num_classes)
+    symbol = training_symbol(base_network, num_classes, side)
     arrays = random_arrays(symbol, side)
     symbol.save(str(folder / "model_algo_1-symbol.json"))
     mx.nd.save(str(folder / "model_algo_1-0000.params"), arrays)

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "serve --model model --port 8080": "integration/serving/test_light_server.py",
     "predict s3://bucket/images": "integration/test_s3.py",
     "convert --model model.tar.gz": "integration/test_builtin_models.py",
+    "train --images IMAGES --labels output.manifest --base_network vgg-16": "integration/test_builtin_incremental.py",
     "predict IMAGES --model converted": "integration/test_builtin_models.py",
     "export --model converted": "integration/test_builtin_models.py",
 }

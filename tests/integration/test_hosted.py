@@ -143,7 +143,7 @@ def weights(base):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"model_algo_1-0000.params": b"x"}, "found an artifact of the built-in algorithm"),
+        ({"model_algo_1-0000.params": b"x"}, "expected an artifact of the built-in algorithm"),
         ({"model.tar.gz": b"\x1f\x8b no"}, "model.tar.gz: damaged"),
         ({}, r"found 0 .params"),
         ({"a.params": b"no"}, "a.params: found no readable weights"),

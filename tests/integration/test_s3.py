@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.data import SMALL, flags_of, shapes_set
+from helpers.models import talking_model
 
 from ssd_train.cli.main import main
+from ssd_train.data.synthetic import SHAPE_CLASSES
 
 TRAINING = flags_of({**SMALL, "epochs": 1})
 
@@ -186,3 +188,18 @@ def test_train_into_the_model_of_another_run_on_s3_is_refused(run, on_s3, tmp_pa
     assert replaced.code == 0, replaced.err
     assert read(on_s3, "mine/model/config.json") != before["mine/model/config.json"]
     assert read(on_s3, "mine/output/report.html") != before["mine/output/report.html"]
+
+
+def test_s3_label_names_images_by_their_addresses(run, on_s3, tmp_path):
+    talking_model(tmp_path / "model", SHAPE_CLASSES)
+    flags = ["--model", tmp_path / "model", "--output", "s3://bucket/labels/next", "--threshold", 0]
+    folder = run("label", "--images", "s3://bucket/images/", *flags)
+    assert folder.code == 0, folder.err
+    lines = [json.loads(line) for line in read(on_s3, "labels/next/pre-labels.manifest").splitlines()]
+    assert {line["source-ref"] for line in lines} == {f"s3://bucket/{key}" for key in keys(on_s3, "images/")}
+    assert {"labels/next/unlabelled.manifest", "labels/next/label-categories.json"} <= keys(on_s3, "labels/next/")
+    key = sorted(keys(on_s3, "images/"))[0]
+    one = run("label", "--images", f"s3://bucket/{key}", *flags)
+    assert one.code == 0, one.err
+    (line,) = [json.loads(line) for line in read(on_s3, "labels/next/pre-labels.manifest").splitlines()]
+    assert line["source-ref"] == f"s3://bucket/{key}"

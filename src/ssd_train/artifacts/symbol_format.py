@@ -33,6 +33,7 @@ SYMBOL, WEIGHTS, SHAPES, HYPERPARAMETERS = (
 EXPORT = "model-export.json"
 INPUT = "data"
 BUILTIN_ARTIFACT = "model_algo_1"  # file name prefix of the built-in algorithm
+BUILTIN_SYMBOL, BUILTIN_WEIGHTS = f"{BUILTIN_ARTIFACT}-symbol.json", f"{BUILTIN_ARTIFACT}-0000.params"
 KIND = "symbol"  # kind of the deployment files of a trained model
 BUILTIN = "builtin"  # kind of the deployment files that `convert` writes
 # in the order in which they replace existing ones: weights after their network, metadata on all of them last

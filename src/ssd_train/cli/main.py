@@ -27,6 +27,7 @@ COMMANDS = {
     "audit": "find likely label errors: a page to look through, JSON Lines, a manifest",
     "check": "find problems in labels and images before training",
     "prepare": "prepare manifests and images: join, keep, relabel, split, augment, ...",
+    "label": "pre-label images with a model, for a Ground Truth adjustment job",
     "predict": "detect objects in images: JSON Lines, overlays, PDF",
     "export": "export a model as ONNX file or MXNet symbol, optionally quantized, and verify it",
     "serve": "serve a model over HTTP, with a test page",

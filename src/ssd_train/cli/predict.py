@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
         for what in filter(None, (flags.output, flags.overlays, flags.pdf, flags.transform_output)):
             progress.info(f"written: {what}")
         if faults:
-            raise _not_all(faults, len(images))
+            raise incomplete(faults, len(images))
     return 0
 
 
@@ -222,7 +222,7 @@ def _predict(
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in images)
     predictions: Iterator[Prediction] = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
-    predictions = _sound(progress.track(predictions, len(images), "pictures"), faults, progress)
+    predictions = sound_predictions(progress.track(predictions, len(images), "pictures"), faults, progress)
     scores: List[np.ndarray] = []
     with contextlib.ExitStack() as stack:
         writer = None
@@ -258,7 +258,7 @@ def _truth(
     return {name: records[label_name] for label_name, name in named.items()}
 
 
-def _sound(predictions: Iterable[Prediction], faults: List[str], progress: Progress) -> Iterator[Prediction]:
+def sound_predictions(predictions: Iterable[Prediction], faults: List[str], progress: Progress) -> Iterator[Prediction]:
     """Yield the predictions of readable images; report and collect other errors.
 
     Raises:
@@ -273,10 +273,11 @@ def _sound(predictions: Iterable[Prediction], faults: List[str], progress: Progr
         else:
             yield prediction
     if count == len(faults):
-        raise _not_all(faults, count)
+        raise incomplete(faults, count)
 
 
-def _not_all(faults: Sequence[str], count: int) -> DataError:
+def incomplete(faults: Sequence[str], count: int) -> DataError:
+    """Return the error of a command that could not read some of `count` images."""
     return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
 
 

@@ -9,10 +9,11 @@ from typing import List
 import numpy as np
 
 from ssd_train.artifacts.inference_code import write_inference_code
+from ssd_train.artifacts.symbol_format import BUILTIN_SYMBOL, BUILTIN_WEIGHTS
 from ssd_train.config import TrainConfig
 from ssd_train.data.loaders import EvalLoader
 from ssd_train.data.transforms import preprocess
-from ssd_train.deploy.symbol import ensure_exported
+from ssd_train.deploy.symbol import ensure_exported, write_builtin_names
 from ssd_train.errors import DataError, SsdTrainError
 from ssd_train.progress import Progress
 
@@ -26,12 +27,17 @@ def export_best_model(
     """Export the model in `folder` unless its deployment files are up to date; `with_onnx`: and as model.onnx.
 
     The exports are verified on validation images. A failure is only a warning: the model itself is complete, and
-    `export` can repeat it. Without the packages of the extra `onnx` there is no model.onnx.
+    `export` can repeat it. With artifact_names "builtin" they are written under its names, too. Without the packages of
+    the extra `onnx` there is no model.onnx.
     """
     images = _images(validation, config.grayscale)
+    for file in filter(Path.exists, (folder / BUILTIN_SYMBOL, folder / BUILTIN_WEIGHTS)):  # of other weights
+        file.unlink()
     try:
         ensure_exported(folder, images)
         write_inference_code(folder)
+        if config.artifact_names == "builtin":
+            write_builtin_names(folder)
     except SsdTrainError as error:
         progress.warning(f"no deployment files: {error}; the model itself is not affected")
     onnx_file = folder / ONNX_FILE

@@ -16,7 +16,10 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_check import read_symbol
 from ssd_train.artifacts.symbol_format import (
+    BUILTIN_SYMBOL,
+    BUILTIN_WEIGHTS,
     EXPORT,
     FILES,
     HYPERPARAMETERS,
@@ -127,6 +130,19 @@ def publish_symbol(folder: Path, target: Path, images: np.ndarray, overwrite: bo
         agreement = compare(trained.run(images), exported.run(images), lambda index: trained.candidates(images[index]))
         agreement.raise_for_mismatch(f"{target}: the exported network")
     return agreement
+
+
+def write_builtin_names(folder: Path) -> None:
+    """Write the deployment files of a model folder under the built-in algorithm's names, too.
+
+    The output is that of its deployable network: rows (N, boxes, 6) with corners in 0..1. hyperparams.json has the same
+    name in both.
+    """
+    side, rows = read_description(folder).side, read_symbol(folder / SYMBOL)
+    head, corners = (mx.sym.slice_axis(rows, axis=2, begin=begin, end=end) for begin, end in ((0, 2), (2, 6)))
+    symbol = mx.sym.concat(head, corners / side, dim=2, name="detection")
+    atomic.write_bytes_atomic(folder / BUILTIN_WEIGHTS, (folder / WEIGHTS).read_bytes())
+    atomic.write_text_atomic(folder / BUILTIN_SYMBOL, symbol.tojson())
 
 
 def describe(model: SavedModel, kind: str) -> ExportMetadata:

@@ -8,7 +8,7 @@ of the network is refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
+from ssd_train.model.normalization import PIXEL_MEAN
 from ssd_train.model.params_check import check_params_file
 from ssd_train.model.torch_weights import read_torch_weights
 
@@ -39,7 +40,8 @@ class LoadReport:
         partly: number of class head tensors of which only some rows were filled: background and the kept classes.
         kept_classes: (class of the network, class of the file) whose rows were loaded.
         new_classes: classes of the network whose rows were not loaded.
-        fates: of a .safetensors file, counts of the tensors that were not loaded, by the reason.
+        fates: of a .safetensors file or an archive of the built-in algorithm, counts of the tensors that were not
+            loaded, by the reason.
     """
 
     source: str
@@ -135,6 +137,50 @@ def load_strict(net: Any, path: "str | Path") -> None:
             raise WeightsError(f"{path}: {name} has shape {shape}, expected {expected}")
     for name, parameter in parameters.items():
         parameter.set_data(arrays[name])
+
+
+def load_builtin(net: Any, arrays: Arrays, source: str, old_classes: Sequence[str], rows: Sequence[int]) -> LoadReport:
+    """Load the VGG-16 detector of the built-in algorithm into `net`, a VGG-16 of GluonCV.
+
+    Its input is raw pixels; GluonCV's has their mean subtracted, so the first bias takes the mean up. The results are
+    equal but for the border of the image, where both pad with zeros.
+
+    Args:
+        net: the network.
+        arrays: the algorithm's weights by name, without prefix.
+        source: their file, for messages.
+        old_classes: class names of the archive.
+        rows: for each class of `net`, the class of the archive whose rows it gets, -1 for none.
+
+    Raises:
+        WeightsError: they fit too few tensors.
+    """
+    names = {name: _builtin_name(name) for name in state_dict(net)}
+    renamed = {name: arrays[other] for name, other in names.items() if other in arrays}
+    first, bias = (f"features.stages.0.0.{kind}" for kind in ("weight", "bias"))
+    if first in renamed and bias in renamed:
+        mean = mx.nd.array(PIXEL_MEAN).reshape((1, 3, 1, 1)) * 255
+        renamed[bias] = renamed[bias] + (renamed[first] * mean).sum(axis=(1, 2, 3))
+    constant = {name: p.data() for name, p in state_dict(net).items() if name.endswith("init_scale")}
+    report = _load_detector(net, {**renamed, **constant}, source, old_classes, rows)
+    loaded, total = report.loaded - len(constant), report.total - len(constant)
+    missing = total - len(renamed)
+    other = total - missing - loaded - report.partly
+    fates = (("missing", missing), ("of another shape", other), ("not needed", len(arrays) - len(renamed)))
+    return replace(report, kind="detector of the built-in algorithm", loaded=loaded, total=total, fates=fates)
+
+
+def _builtin_name(name: str) -> str:
+    """Return the name that the built-in algorithm has for a parameter of our VGG-16 detector; "" if it has none."""
+    part, *position, kind = name.split(".")
+    if part.endswith("_predictors"):
+        index, prefix = int(position[0]), {"class_predictors": "cls", "box_predictors": "loc"}[part]
+        layer = ("relu4_3", "relu7")[index] if index < 2 else f"multi_feat_{index}_conv_3x3_relu"
+        return f"{layer}_{prefix}_pred_conv_{kind}"
+    if position[:1] == ["extras"]:
+        size = "1x1" if position[2] == "0" else "3x3"
+        return f"multi_feat_{int(position[1]) + 2}_conv_{size}_conv_{kind}"
+    return "relu4_3_scale" if position == ["norm4"] else "".join(nets.builtin_names(nets.VGG, name))
 
 
 def _load_detector(

@@ -308,12 +308,22 @@ def write_listing(
         ConfigError: `prefix` is not on S3, `every` is below 1, or `name_regex` is invalid or has no named groups.
         DataError: there is no image, an image is repeated, or `name_regex` does not match a name.
     """
-    if prefix and not re.match(r"s3://[^/]", prefix):
-        raise ConfigError(f"prefix: found {prefix!r}, expected s3://bucket/path")
+    check_prefix(prefix)
     if every < 1:
         raise ConfigError(f"every: found {every}, expected 1 or more")
     names = [name for source in sources for name in _names(source)]
     return write_lines(output, _lines(names[::every], prefix, _compiled(name_regex)))
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise a ConfigError unless `prefix` is empty or an address on S3."""
+    if prefix and not re.match(r"s3://[^/]", prefix):
+        raise ConfigError(f"prefix: found {prefix!r}, expected s3://bucket/path")
+
+
+def with_prefix(name: str, prefix: str) -> str:
+    """Return the address of an image, `name` itself if it is one or there is no prefix."""
+    return name if not prefix or "://" in name else f"{prefix.rstrip('/')}/{name}"
 
 
 def _names(source: "str | Path") -> List[str]:
@@ -355,9 +365,8 @@ def _line(name: str, prefix: str, pattern: "re.Pattern[str]") -> Dict[str, Any]:
     match = pattern.search(name)
     if match is None:
         raise DataError(f"name_regex: {pattern.pattern!r} finds nothing in {name!r}, expected its groups in every name")
-    address = name if not prefix or "://" in name else f"{prefix.rstrip('/')}/{name}"
     keys = {key: value for key, value in match.groupdict().items() if value is not None}
-    return {SOURCE: address, **keys}
+    return {SOURCE: with_prefix(name, prefix), **keys}
 
 
 def list_images(folder: "str | Path") -> List[str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.artifacts.builtin_archive import anchor_scales, artifact_folder, read_artifact
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
@@ -82,13 +83,18 @@ def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Lab
 def anchors_of_checkpoint(pretrained: Path, config: TrainConfig) -> Optional[str]:
     """Return the anchor_sizes of a pretrained detector; None if it is none.
 
-    It may be a model of ours for the same image size (other sizes have other feature maps), or one of GluonCV's.
+    It may be a model of ours for the same image size (other sizes have other feature maps), one of GluonCV's, or one of
+    the built-in algorithm.
     """
     if not pretrained.exists():
         return None  # reported when it is loaded
+    maps = len(feature_cells(config.base_network, config.image_shape))
     with open_model(pretrained) as path:
+        builtin = artifact_folder(path)
+        if builtin is not None:
+            return _sizes_text(anchor_scales(read_artifact(builtin)), maps)
         if not (path / CONFIG).exists():
-            return _gluoncv_sizes(path, len(feature_cells(config.base_network, config.image_shape)))
+            return _gluoncv_sizes(path, maps)
         old = SavedModel.load(path).config
     same = (old.base_network, old.image_shape) == (config.base_network, config.image_shape)
     return old.anchor_sizes if same else None
@@ -123,8 +129,13 @@ def _sizes_of_anchors(generators: Sequence[Any], maps: int) -> str:
     if min(side, last) <= 0:
         return ""
     sizes = np.array([*(cell[2] for cell in first), first[-1][6] ** 2 / last])
-    text = ",".join(f"{size / side:.6g}" for size in sizes)
-    return text if parse_increasing_floats(text) else ""
+    return _sizes_text(sizes / side, maps)
+
+
+def _sizes_text(scales: Sequence[float], maps: int) -> str:
+    """Return the anchor_sizes of these scales; empty (SSD's own) if they are not for this number of maps."""
+    text = ",".join(f"{scale:.6g}" for scale in scales)
+    return text if len(scales) == maps + 1 and parse_increasing_floats(text) else ""
 
 
 def fit_anchor_scales(config: TrainConfig, labels: Labels) -> AnchorChoice:

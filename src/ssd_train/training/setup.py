@@ -10,12 +10,14 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.builtin_archive import RESNET, artifact_folder, read_artifact
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
-from ssd_train.artifacts.symbol_format import BUILTIN_ARTIFACT, is_converted
+from ssd_train.artifacts.symbol_format import is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.config_fields import BALANCED, parse_class_weights
 from ssd_train.data.dataset import DetectionDataset, ImageCache
+from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.labels import LabeledDataset, has_own_ids
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.pipe.stream import DetectionStream, StreamLoader
@@ -27,7 +29,7 @@ from ssd_train.errors import CheckpointError, ConfigError, WeightsError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
 from ssd_train.model.model_zoo import ADVICE, find_weights, zoo_file
 from ssd_train.model.net import build_net, freeze, init_background_prior
-from ssd_train.model.pretrained import LoadReport, load_pretrained
+from ssd_train.model.pretrained import LoadReport, load_builtin, load_pretrained
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
@@ -315,7 +317,7 @@ def _make_net(config: TrainConfig, weights: Optional[InitialWeights], labels: La
 def _load_weights(
     net: Any, config: TrainConfig, weights: InitialWeights, class_names: ClassNames, by_id: bool = True
 ) -> LoadReport:
-    """Load a weights file, a folder with one, or a model of ours (folder or archive) into `net`.
+    """Load a weights file, a folder with one, or a model (folder or archive) of ours or of the built-in algorithm.
 
     Args:
         net: the network to fill.
@@ -332,18 +334,37 @@ def _load_weights(
     if not source.exists():
         raise ConfigError(f"pretrained: {source} not found, expected a weights file or a model folder")
     with open_model(source) as path:
-        if not (path / CONFIG).exists():
+        builtin = artifact_folder(path)
+        if builtin is not None:
+            report = _load_artifact(net, config, builtin, class_names, by_id)
+        elif not (path / CONFIG).exists():
             report = load_pretrained(net, config.base_network, _weights_file(path), heads=weights.heads)
         else:
             model = SavedModel.load(path)
-            if model.config.base_network != config.base_network:
-                raise ConfigError(
-                    f"base_network: found {config.base_network!r}, expected {model.config.base_network!r}, "
-                    f"that of the model in {source}"
-                )
+            _check_base_network(config, model.config.base_network, source)
             rows = class_names.ids_in(model.class_names, by_id).tolist()
             report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
     return dataclasses.replace(report, source=str(source))
+
+
+def _load_artifact(net: Any, config: TrainConfig, folder: Path, class_names: ClassNames, by_id: bool) -> LoadReport:
+    """Load a model of the built-in algorithm; it states no class names."""
+    artifact = read_artifact(folder)
+    if artifact.base_network == RESNET:
+        raise WeightsError(
+            f"{folder}: found a {RESNET} of the built-in algorithm, whose units normalize before they convolve, unlike "
+            "GluonCV's; expected vgg-16. convert makes a model for predict, evaluate, serve and export of it"
+        )
+    _check_base_network(config, artifact.base_network, folder)
+    names, _ = placeholder_classes(artifact.num_classes)
+    return load_builtin(net, artifact.arrays, str(folder), list(names), class_names.ids_in(names, by_id).tolist())
+
+
+def _check_base_network(config: TrainConfig, expected: str, source: Path) -> None:
+    if config.base_network != expected:
+        raise ConfigError(
+            f"base_network: found {config.base_network!r}, expected {expected!r}, that of the model in {source}"
+        )
 
 
 def _weights_file(path: Path) -> Path:
@@ -354,10 +375,9 @@ def _weights_file(path: Path) -> Path:
         raise ConfigError(
             f"pretrained: found {len(files)} .params and .safetensors files in {path}, expected one, or a model folder"
         )
-    if files[0].name.startswith(BUILTIN_ARTIFACT) or is_converted(path):
+    if is_converted(path):
         raise WeightsError(
-            f"{files[0].name}: found an artifact of the built-in algorithm, whose network is another one, "
-            "expected a model of ssd_train or a .params file of GluonCV"
+            f"{path}: found a converted model of the built-in algorithm, expected the archive that it was made from"
         )
     return files[0]
 

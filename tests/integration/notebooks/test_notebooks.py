@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import boto3
+import numpy as np
 import pytest
 from helpers.data import read_predictions
 from helpers.services import REGION, ROLE, isolate
 from moto.server import ThreadedMotoServer
 
+from ssd_train.data.labels import load_labels
 from ssd_train.launch.code_archive import CHECKOUT
 
 pytestmark = pytest.mark.sagemaker
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
-SMALL = {"PICTURES": 12, "EPOCHS": 1, "THRESHOLD": 0.0}
+ON_AWS = ("1_prepare", "2_train", "3_deploy")  # with LOCAL = False, too
+SMALL = {"PICTURES": 12, "EPOCHS": 1, "THRESHOLD": 0.0, "DOUBT": 0.0}
 PICTURE_LIMIT = 100_000  # bytes of an output kept in a notebook
 
 
@@ -65,7 +68,7 @@ def pictures(notebook: Any) -> List[bytes]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory) -> Dict[str, Any]:
-    """All three, one after another in one folder, without AWS; the folder besides."""
+    """All notebooks, one after another in one folder, without AWS; the folder besides."""
     folder = tmp_path_factory.mktemp("local")
     with pytest.MonkeyPatch.context() as patch:
         isolate(patch, folder)
@@ -101,6 +104,35 @@ def test_deploy_answers(local):
     for operation in ("create_model", "create_endpoint_config", "create_endpoint", "create_transform_job"):
         assert f'"{operation}"' in said(local["3_deploy"])
     assert len(pictures(local["3_deploy"])) == 2
+
+
+def test_image_json_and_recordio_train_and_show_the_job(local):
+    for name, channel in (("image_json", "train_annotation"), ("recordio", "train")):
+        notebook = next(notebook for stem, notebook in local.items() if stem.endswith(name))
+        assert len((local["folder"] / "work" / name / "model/history.jsonl").read_text().splitlines()) == 1
+        assert f'"ChannelName": "{channel}"' in said(notebook) and '"create_training_job"' in said(notebook)
+    assert json.loads((local["folder"] / "work/recordio/model/config.json").read_text())["class_names"][0] == "disc"
+
+
+def test_incremental_goes_on_from_the_first_model(local):
+    text = said(local["6_incremental"])
+    assert "class rows kept: disc, square; new: triangle" in text and '"ChannelName": "model"' in text
+    config = json.loads((local["folder"] / "work/incremental/model2/config.json").read_text())
+    assert config["class_names"] == ["disc", "square", "triangle"]
+
+
+def test_better_labels_goes_the_whole_circle(local):
+    work = local["folder"] / "work/better_labels"
+    labels = load_labels(local["folder"] / "work/better_labels/drawn/images", work / "better.manifest").labels
+    assert len(labels) == 12 and labels.details["label_attribute"] == "labels" and labels.skipped == ()
+    true = {r.name: r for r in load_labels(work / "drawn/images", work / "drawn/output.manifest").labels.records}
+    doubtful = {json.loads(line)["source-ref"] for line in (work / "audit/doubtful.manifest").read_text().splitlines()}
+    adjusted = [record for record in labels.records if record.name in {*list(true)[6:], *doubtful}]
+    assert len(doubtful) > 0 and len(adjusted) >= 6
+    assert all(np.array_equal(record.boxes, true[record.name].boxes) for record in adjusted)
+    (line,) = [line for line in said(local["7_better_labels"]).splitlines() if line.startswith("mAP@0.5 of the first")]
+    scores = [json.loads((work / f"{model}.json").read_text())["mAP@0.5"] for model in ("model1", "model3")]
+    assert line.endswith(f": {scores[1] - scores[0]:+.3f}")
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -165,8 +197,9 @@ def test_the_notebooks_on_aws(aws, local, tmp_path):
     assert len(boto3.client("sagemaker").list_transform_jobs()["TransformJobSummaries"]) == 1
 
 
-def test_there_are_three():
-    assert [path.stem for path in NOTEBOOKS] == ["1_prepare", "2_train", "3_deploy"]
+def test_all_notebooks_are_tested_here():
+    others = ["4_image_json", "5_recordio", "6_incremental", "7_better_labels"]
+    assert [path.stem for path in NOTEBOOKS] == [*ON_AWS, *others]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -185,4 +218,4 @@ def test_no_place_of_a_machine_is_in_them(path):
     text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
     found = re.findall(r"(?<![\w:/.*])/(?:home|root|tmp|work|opt|usr|mnt)\b", text)
     assert found == []
-    assert "LOCAL = True" in text
+    assert ("LOCAL = True" in text) == (path.stem in ON_AWS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from helpers.data import HeardProgress, label_set, memory_images, small_config
@@ -106,3 +108,33 @@ def test_export_onnx_mismatch_warns_and_publishes_nothing(folder, monkeypatch):
     progress = HeardProgress()
     export_best_model(folder, validation([[BOX]] * 4), small_config(), progress, with_onnx=True)
     assert len(progress.warnings) == 1 and not list(folder.glob("*.onnx")) and is_up_to_date(folder)
+
+
+def test_export_artifact_names_builtin_runs_with_plain_mxnet_as_the_builtin(folder):
+    """As walk-throughs of the built-in algorithm load its deployable files, and read their rows."""
+    data = validation([[BOX]] * 2)
+    export_best_model(folder, data, small_config(artifact_names="builtin"), HeardProgress())
+    assert {"image_shape", "nms_threshold", "base_network"} <= set(
+        json.loads((folder / "hyperparams.json").read_text())
+    )
+    network, weights, states = mx.model.load_checkpoint(str(folder / "model_algo_1"), 0)
+    module = mx.mod.Module(network, label_names=[], context=mx.cpu())
+    module.bind(for_training=False, data_shapes=[("data", (1, 3, SIDE, SIDE))])
+    module.set_params(weights, states)
+    pixels = preprocess(IMAGES[0], SIDE)
+    module.forward(mx.io.DataBatch([mx.nd.array(pixels.transpose(2, 0, 1)[None])]), is_train=False)
+    (rows,) = (output.asnumpy() for output in module.get_outputs())
+    expected = Detector.load(folder, "cpu", "symbol").engine.run(pixels[None])
+    used = expected[0, :, 0] >= 0
+    assert rows.shape == expected.shape and used.any()
+    np.testing.assert_array_equal(rows[0, :, 0], expected[0, :, 0])
+    np.testing.assert_allclose(rows[0, used, 1], expected[0, used, 1], rtol=1e-6)
+    np.testing.assert_allclose(rows[0, used, 2:] * SIDE, expected[0, used, 2:], rtol=1e-5)
+    assert not {"model_algo_1-symbol.json", "model_algo_1-0000.params"} - {file.name for file in folder.iterdir()}
+    assert Detector.load(folder, "cpu").engine.name == "mxnet", "the model is still a folder of ssd_train"
+
+
+def test_export_without_artifact_names_removes_those_of_an_earlier_run(folder):
+    export_best_model(folder, validation([[BOX]]), small_config(artifact_names="builtin"), HeardProgress())
+    export_best_model(folder, validation([[BOX]]), small_config(), HeardProgress())
+    assert not list(folder.glob("model_algo_1-*"))

@@ -19,11 +19,12 @@ Rules for cases that the schema leaves open:
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import is_hidden
@@ -43,7 +44,7 @@ from ssd_train.data.formats.builder import (
 from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.storage.atomic import open_atomic
+from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
 
 BOX_TYPE = "groundtruth/object-detection"
 VIDEO_TYPE = "groundtruth/video-object-detection"
@@ -361,6 +362,7 @@ def write_ground_truth(
     class_names: ClassNames,
     label_attribute: str = "bounding-box",
     creation_date: Optional[datetime] = None,
+    confidences: Optional[Iterable[Sequence[float]]] = None,
 ) -> None:
     """Write records as a manifest, atomically; `read_ground_truth` reads it.
 
@@ -374,23 +376,24 @@ def write_ground_truth(
         class_names: Names of the class ids of the records.
         label_attribute: Name of the label attribute.
         creation_date: Written without time zone; None is the current time in UTC.
+        confidences: Of boxes that a model found, for each record the score of each box; None for people's labels.
 
     Raises:
         ConfigError: `label_attribute` is not a valid name.
     """
-    _check_attribute(label_attribute)
+    check_attribute(label_attribute)
     moment = (creation_date or datetime.now(timezone.utc)).replace(tzinfo=None)
     unnamed = set(class_names.unnamed)
     metadata = {
-        "human-annotated": "yes",
+        "human-annotated": "yes" if confidences is None else "no",
         "creation-date": moment.isoformat(timespec="microseconds"),
         "type": BOX_TYPE,
         "job-name": f"labeling-job/{label_attribute}",
     }
     with open_atomic(Path(path)) as file:
-        for record in records:
-            # labels have no measured confidence
-            objects = [{"confidence": 1.0}] * len(record.boxes)
+        for record, scores in zip(records, itertools.repeat(None) if confidences is None else confidences):
+            # people's labels have no measured confidence
+            objects = [{"confidence": score} for score in ([1.0] * len(record.boxes) if scores is None else scores)]
             mapped = [i for i in range(len(class_names)) if i not in unnamed or i in record.class_ids]
             class_map = {str(class_id): class_names[class_id] for class_id in mapped}
             line = {
@@ -399,6 +402,12 @@ def write_ground_truth(
                 label_attribute + METADATA: {"class-map": class_map, **metadata, "objects": objects},
             }
             file.write(dump_json(line) + b"\n")
+
+
+def write_label_categories(path: PathLike, class_names: ClassNames) -> None:
+    """Write a label category configuration file of a labelling job, atomically."""
+    labels = [{"label": name} for name in class_names]
+    write_bytes_atomic(Path(path), dump_json({"document-version": "2018-11-28", "labels": labels}) + b"\n")
 
 
 def find_manifest(path: PathLike) -> Path:
@@ -456,7 +465,8 @@ def _reason_to_skip(line: Dict[str, Any], attribute: str) -> Optional[Tuple[str,
     return None
 
 
-def _check_attribute(name: str) -> None:
+def check_attribute(name: str) -> None:
+    """Raise a ConfigError for a reserved name of a label attribute."""
     if not name or name.endswith((METADATA, "-ref")) or name in ("source", "source-ref"):
         raise ConfigError(f"label_attribute: found {name!r}, expected a name that does not end in -metadata or -ref")
 

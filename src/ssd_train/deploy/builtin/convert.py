@@ -2,7 +2,7 @@
 
 mxnet-ssd's deploy.py did the same. The deployment files (see artifacts/symbol_format.py) hold the algorithm's own
 network: raw pixels as input, its priors, its NMS, and rows with corners in 0..1. predict, evaluate, export and serve
-read them like other exports. They cannot be trained further.
+read them like other exports. They cannot be trained further: `train` goes on from the archive itself.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.builtin_archive import Artifact, read_artifact
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.artifacts.symbol_format import BUILTIN, INPUT
 from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.data.transforms import preprocess
-from ssd_train.deploy.builtin.network import Artifact, NmsRules, make_detector, read_artifact
+from ssd_train.deploy.builtin.network import NmsRules, make_detector
 from ssd_train.deploy.parity import Agreement, compare
 from ssd_train.deploy.symbol import SymbolParts, staged_files
 from ssd_train.deploy.symbol_backend import SymbolEngine, in_pixels

@@ -13,10 +13,11 @@ from helpers.data import SMALL, HeardProgress, flags_of, shapes_set
 from helpers.models import drawn_inputs, talking_model
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.builtin_archive import read_artifact
 from ssd_train.artifacts.symbol_format import SYMBOL, read_description
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
-from ssd_train.deploy.builtin.network import NmsRules, make_detector, read_artifact
+from ssd_train.deploy.builtin.network import NmsRules, make_detector
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.parity import compare
@@ -55,7 +56,7 @@ def rows_of_training_symbol(artifact, images, **detection):
     outputs = [inner[f"multibox_{name}_output"] for name in ("cls_pred", "loc_pred", "anchors")]
     block = mx.gluon.SymbolBlock(outputs, mx.sym.var("data", dtype="float32"))
     for name, parameter in block.collect_params().items():
-        value = artifact.arrays.get(f"arg:{name}", artifact.arrays.get(f"aux:{name}"))
+        value = artifact.arrays[name]
         parameter.shape = value.shape
         parameter.initialize()
         parameter.set_data(value)
