@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers.data import flags_of, shapes_set, small_config
+from helpers.data import SMALL, flags_of, shapes_set, small_config
 from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
 from helpers.voting import voted
 
@@ -196,3 +196,25 @@ def test_train_leaves_the_deployment_files_of_its_best_model(trained, machine):
         assert main(["evaluate", *flags]) == 0
         scores[engine] = json.loads(path.read_text())
     assert scores["symbol"]["mAP"] == pytest.approx(scores["mxnet"]["mAP"], abs=1e-3)
+
+
+def test_export_of_a_model_trained_in_mixed_precision_agrees_and_scores_the_same(tmp_path):
+    """Weights and scores are float32: what the last epoch scored, the saved model and its exports score, too."""
+    drawn = shapes_set(tmp_path / "shapes", 24)
+    own = {
+        "train": drawn.images,
+        "labels": drawn.manifest,
+        "model_dir": tmp_path / "model",
+        "output_dir": tmp_path / "o",
+    }
+    assert main(["train", *flags_of({**SMALL, **own, "amp": 1, "epochs": 2, "learning_rate": 0.004})]) == 0
+    document = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert document["settings"]["amp"] is True
+    arrays = SavedModel.load(tmp_path / "model").build().collect_params().values()
+    assert {np.dtype(array.dtype).name for array in arrays} == {"float32"}
+    assert is_up_to_date(tmp_path / "model")
+    assert_all_agree(tmp_path / "model", tmp_path, drawn_inputs(10), at_least=100)
+    labelled = {"images": drawn.images, "labels": drawn.manifest, "max_map_drop": 1}
+    flags = {"model": tmp_path / "model", "format": "int8", "output": tmp_path / "int8", **labelled}
+    assert main(["export", *flags_of(flags)]) == 0
+    assert len(Detector.load(tmp_path / "int8", "cpu").engine.run(drawn_inputs(2))) == 2

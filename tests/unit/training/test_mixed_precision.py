@@ -74,11 +74,19 @@ def test_train_step_amp_gradients_are_near_those_of_float32(samples):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("network", ["mobilenet0.25", "resnet-50", "vgg-16"])
-def test_train_step_amp_computes_convolutions_in_16_bits_and_the_loss_in_32(dtype, network):
+@pytest.mark.parametrize(
+    "network, settings, class_weights",
+    [
+        ("mobilenet0.25", {}, ()),
+        ("mobilenet0.25", {"classification_loss": "focal", "label_smoothing": 0.1}, (2.0,)),
+        ("resnet-50", {}, ()),
+        ("vgg-16", {}, (2.0,)),
+    ],
+)
+def test_train_step_amp_computes_convolutions_in_16_bits_and_the_loss_in_32(dtype, network, settings, class_weights):
     """float16 as on GPUs: the graph is built, not computed."""
     net = models.build_net(network, 128, ["cat"], 1)
-    loss = step.make_loss(models.small_config())
+    loss = step.make_loss(models.small_config(**settings), class_weights)
     graph = step.with_mixed_precision(step.TrainGraph(net, loss), dtype)
     inputs, symbol = graph._cached_graph
     names = {node["name"]: node["op"] for node in json.loads(symbol.tojson(remove_amp_cast=False))["nodes"]}
@@ -127,6 +135,16 @@ def test_train_step_amp_clips_the_gradient_and_averages(samples):
         share = 1 - min(0.9, 2 / 11)
         for name, array in average.items():
             np.testing.assert_allclose(array, start[name] + share * change[name], atol=1e-5, err_msg=name)
+
+
+def test_train_step_amp_with_class_weights_and_focal_loss_is_near_float32(samples):
+    settings = {"classification_loss": "focal", "label_smoothing": 0.1}
+    batch, losses = batch_of(samples, [0, 1, 2, 6]), []
+    for amp in (0, 1):
+        net = models.build_net(models.NETWORK, models.SIDE, list(SHAPE_CLASSES), 1)
+        config = models.small_config(amp=amp, **settings)
+        losses.append(step.TrainStep(net, config, [mx.cpu()], None, (1.0, 2.0, 3.0)).step(batch, 1e-3))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
 
 
 def test_train_step_amp_with_frozen_backbone_leaves_it_unchanged(samples):
