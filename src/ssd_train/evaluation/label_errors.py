@@ -100,11 +100,11 @@ class _Comparison:
         self.score = self.detections.scores[self.pairs.detection].astype(np.float64)
         # of each label, the pairs with its strongest detection nearby: it is this object, even if the label is shifted
         self.mutual = self._mutual()
-        strongest = self._best_of_labels(self.score * self.mutual)
-        self.shifted = self.mutual & (self.score >= strongest[self.pairs.truth])
-        # how sure the model is of an object of any class, and of the label's class, at each label
-        fit = np.where(self.shifted, 1, _ramp(self.pairs.iou, MIN_IOU, SAME_IOU))
-        self.support = self._best_of_labels(self.score * fit)
+        near = self.mutual & (self.pairs.iou >= LOOSE_IOU)
+        self.shifted = near & (self.score >= self._best_of_labels(self.score * near)[self.pairs.truth])
+        # of an object of any class at each label; the root, because a weak detection tells more than none
+        self.support = self._best_of_labels(np.sqrt(self.score) * _ramp(self.pairs.iou, 0.2, SAME_IOU))
+        # of an object of the label's class
         self.own_support = self._best_of_labels(self.score * self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU))
 
     def _best_of_labels(self, values: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ class _Comparison:
 
     def spurious(self) -> Iterator[LabelError]:
         """Yield labels where nothing is detected, although such objects are."""
-        scores = _local_mean(self.support, self.labels) - self.support
+        scores = (_local_mean(self.support, self.labels) - self.support) * (1 - self.location_scores())
         for index in np.flatnonzero(scores >= MIN_SCORE):
             name = self._class_of(self.labels, index)
             reason = f"nothing detected at this {name}, while others of its size are"
@@ -165,21 +165,28 @@ class _Comparison:
         nearest = self._best_of_detections(self.pairs.iou, self.pairs)
         return self.same & (self.pairs.iou >= nearest[self.pairs.detection])
 
-    def location(self) -> Iterator[LabelError]:
-        """Yield labels whose object is detected in a box that fits better elsewhere."""
+    def location_scores(self) -> np.ndarray:
+        """Return the score of each label's location error (N,)."""
+        return self._best_of_labels(self._misplaced())
+
+    def _misplaced(self) -> np.ndarray:
+        """Return for each pair how likely the detection is the label's object, in another box."""
         usual = self._usual_iou()
         fit = _ramp(self.pairs.iou, LOOSE_IOU, usual[self.labels.class_ids[self.pairs.truth]])
         confirmed = self._best_of_labels(self.score * self.same * fit)
-        strength = self.score * self.mutual * (1 - fit)
+        return self.score * self.mutual * (1 - fit) * (1 - confirmed[self.pairs.truth])
+
+    def location(self) -> Iterator[LabelError]:
+        """Yield labels whose object is detected in a box that fits better elsewhere."""
+        strength = self._misplaced()
         best = self._best_of_labels(strength)
-        scores = best * (1 - confirmed)
         for pair in self._best_pairs(strength, best):
             index, detection = self.pairs.truth[pair], self.pairs.detection[pair]
             reason = (
                 f"{self._class_of(self.labels, index)} detected ({self.score[pair]:.2f}) in another box: "
                 f"IoU {self.pairs.iou[pair]:.2f}"
             )
-            yield self._of_label("location", scores[index], reason, index, detection)
+            yield self._of_label("location", best[index], reason, index, detection)
 
     def _usual_iou(self) -> np.ndarray:
         """Return the median IoU of each class's labels with their best detection, at least SAME_IOU."""
