@@ -213,14 +213,14 @@ class _Comparison:
     def swapped_images(self) -> List[LabelError]:
         """Return images in which another image's labels are detected, and not their own."""
         strong = self.detections.take(self.detections.scores >= 0.3)
-        labels, found = _of_each(self.labels, len(self.images)), _of_each(strong, len(self.images))
-        own = np.array([_agreement(f, la) for f, la in zip(found, labels)])
-        both = np.array([len(f.boxes) > 0 and len(la.boxes) > 0 for f, la in zip(found, labels)])
+        labels, detections = _of_each(self.labels, len(self.images)), _of_each(strong, len(self.images))
+        own = np.array([_agreement(d, la) for d, la in zip(detections, labels)])
+        both = np.array([len(d.boxes) > 0 and len(la.boxes) > 0 for d, la in zip(detections, labels)])
         suspects = np.flatnonzero(both & (own < 0.3))
         suspects = suspects[np.argsort(own[suspects], kind="stable")][:MAX_SWAPPED]
         errors = []
         for image in suspects:
-            fits = [0 if other == image else _agreement(found[image], labels[other]) for other in suspects]
+            fits = [0 if other == image else _agreement(detections[image], labels[other]) for other in suspects]
             other = suspects[int(np.argmax(fits))]
             score = max(fits) * (1 - own[image]) * (1 - own[other])
             name = self.images[other][0].basename
