@@ -153,7 +153,7 @@ class _Comparison:
         strength = self.score * ~self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU)
         strength = strength * (elsewhere[self.pairs.detection] < self.pairs.iou)
         best = self._best_of_labels(strength)
-        scores = best * (1 - self.own_support)
+        scores = np.sqrt(best) * (1 - np.sqrt(self.own_support))  # the roots as for `support`
         for pair in self._best_pairs(strength, best):
             index, detection = self.pairs.truth[pair], self.pairs.detection[pair]
             other = self._class_of(self.detections, detection)
