@@ -9,8 +9,8 @@ which contain all the errors, with three folds, and ranks them. cleanlab scores 
 interpreter of its own (--cleanlab, with cleanlab installed), with its own thresholds and with the best one for each
 kind, which is chosen by the planted errors. Chance is the share of planted errors among all boxes of that kind.
 
-With --model, of the benchmark's own split (tools/measure/split.py), errors are planted in the validation labels only,
-and `audit` uses this model, which was trained on the training labels.
+With --model, of the split of tools/measure/split.py, errors are planted in the validation labels only, and
+`audit` uses this model, which was trained on the training labels.
 
 The same command resumes in the work folder. name=value are settings of the trainings.
 """

@@ -18,15 +18,15 @@ from ssd_train.data.labels import read_labels
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 
 pytestmark = pytest.mark.integration
-PICTURES, COPIES = 5, 6
+PICTURES, COPIES = 3, 10
 # kind -> picture and copy whose label has this error
-PLANTED = {"missing": (0, 0), "wrong_class": (1, 1), "location": (2, 2), "spurious": (4, 4)}
+PLANTED = {"missing": (0, 0), "wrong_class": (1, 1), "location": (2, 2), "spurious": (0, 5)}
 RESULTS = ("audit.html", "label_errors.jsonl", "doubtful.manifest")
 
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """Five pictures, each six times with other noise, so that few epochs learn what the other folds show."""
+    """Three pictures, each ten times with other noise, so that few epochs learn what the other folds show."""
     random, samples = np.random.RandomState(0), []
     for sample in draw_shapes_set(PICTURES, 4, (128, 128), max_objects=2, empty_fraction=0, sides=(0.3, 0.5)):
         for copy in range(COPIES):
@@ -46,7 +46,7 @@ def copies(tmp_path_factory):
         elif kind == "location":
             first["left"] -= first["width"] * 2 // 5
         else:
-            boxes.append({"class_id": 0, "left": 5, "top": 5, "width": 45, "height": 45})
+            boxes.append({"class_id": 0, "left": 72, "top": 72, "width": 45, "height": 45})
     planted = folder / "planted.manifest"
     planted.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return images, planted

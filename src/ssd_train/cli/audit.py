@@ -202,11 +202,11 @@ def _by_model(
 def _report_scores(images: Images, class_names: ClassNames, progress: Progress) -> None:
     """Print how well the detections fit the labels, and warn if they are too poor to judge them."""
     scores = score_detections(images, class_names)
-    found = ", ".join(
+    fit = ", ".join(
         f"{name} {'none' if value is None else f'{value:.3f}'}"
         for name, value in (("COCO mAP", scores.coco), ("mAP@0.5", scores.ap50))
     )
-    progress.info(f"detections of {len(images)} images against their labels: {found}")
+    progress.info(f"detections of {len(images)} images against their labels: {fit}")
     if (scores.ap50 or 0) < WEAK:
         progress.warning(f"most errors may be those of the model: mAP@0.5 is below {WEAK}; more --epochs may help")
 

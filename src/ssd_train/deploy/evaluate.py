@@ -89,16 +89,16 @@ def score_predictions(
     """
     if class_names is not None:
         labels = align_classes(labels, class_names)
-    answers, unlabelled = read_detections(path, labels, sizes)
+    detections, unlabelled = read_detections(path, labels, sizes)
 
     def read() -> Iterator[Tuple[LabeledImage, Detections]]:
         for record in labels.records:
             none = np.zeros((0, 6))
-            yield record, answers.get(record.name) or Detections.from_rows(none, record.size_wh or sizes(record))
+            yield record, detections.get(record.name) or Detections.from_rows(none, record.size_wh or sizes(record))
 
     return replace(
         score_detections(read(), labels.class_names, overlap_threshold, detailed=True),
-        unanswered_images=sum(record.name not in answers for record in labels.records),
+        unanswered_images=sum(record.name not in detections for record in labels.records),
         unlabelled_answers=unlabelled,
     )
 

@@ -100,11 +100,11 @@ class _Comparison:
         self.score = self.detections.scores[self.pairs.detection].astype(np.float64)
         # of each label, the pairs with its strongest detection nearby: it is this object, even if the label is shifted
         self.mutual = self._mutual()
-        strongest = self._best_of_labels(self.score * self.mutual)
-        self.shifted = self.mutual & (self.score >= strongest[self.pairs.truth])
-        # how sure the model is of an object of any class, and of the label's class, at each label
-        fit = np.where(self.shifted, 1, _ramp(self.pairs.iou, MIN_IOU, SAME_IOU))
-        self.support = self._best_of_labels(self.score * fit)
+        near = self.mutual & (self.pairs.iou >= LOOSE_IOU)
+        self.shifted = near & (self.score >= self._best_of_labels(self.score * near)[self.pairs.truth])
+        # of an object of any class at each label; the root, because a weak detection tells more than none
+        self.support = self._best_of_labels(np.sqrt(self.score) * _ramp(self.pairs.iou, 0.2, SAME_IOU))
+        # of an object of the label's class
         self.own_support = self._best_of_labels(self.score * self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU))
 
     def _best_of_labels(self, values: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ class _Comparison:
 
     def spurious(self) -> Iterator[LabelError]:
         """Yield labels where nothing is detected, although such objects are."""
-        scores = _local_mean(self.support, self.labels) - self.support
+        scores = (_local_mean(self.support, self.labels) - self.support) * (1 - self.location_scores())
         for index in np.flatnonzero(scores >= MIN_SCORE):
             name = self._class_of(self.labels, index)
             reason = f"nothing detected at this {name}, while others of its size are"
@@ -153,7 +153,7 @@ class _Comparison:
         strength = self.score * ~self.same * _ramp(self.pairs.iou, 0.3, SAME_IOU)
         strength = strength * (elsewhere[self.pairs.detection] < self.pairs.iou)
         best = self._best_of_labels(strength)
-        scores = best * (1 - self.own_support)
+        scores = np.sqrt(best) * (1 - np.sqrt(self.own_support))  # the roots as for `support`
         for pair in self._best_pairs(strength, best):
             index, detection = self.pairs.truth[pair], self.pairs.detection[pair]
             other = self._class_of(self.detections, detection)
@@ -165,21 +165,28 @@ class _Comparison:
         nearest = self._best_of_detections(self.pairs.iou, self.pairs)
         return self.same & (self.pairs.iou >= nearest[self.pairs.detection])
 
-    def location(self) -> Iterator[LabelError]:
-        """Yield labels whose object is detected in a box that fits better elsewhere."""
+    def location_scores(self) -> np.ndarray:
+        """Return the score of each label's location error (N,)."""
+        return self._best_of_labels(self._misplaced())
+
+    def _misplaced(self) -> np.ndarray:
+        """Return for each pair how likely the detection is the label's object, in another box."""
         usual = self._usual_iou()
         fit = _ramp(self.pairs.iou, LOOSE_IOU, usual[self.labels.class_ids[self.pairs.truth]])
         confirmed = self._best_of_labels(self.score * self.same * fit)
-        strength = self.score * self.mutual * (1 - fit)
+        return self.score * self.mutual * (1 - fit) * (1 - confirmed[self.pairs.truth])
+
+    def location(self) -> Iterator[LabelError]:
+        """Yield labels whose object is detected in a box that fits better elsewhere."""
+        strength = self._misplaced()
         best = self._best_of_labels(strength)
-        scores = best * (1 - confirmed)
         for pair in self._best_pairs(strength, best):
             index, detection = self.pairs.truth[pair], self.pairs.detection[pair]
             reason = (
                 f"{self._class_of(self.labels, index)} detected ({self.score[pair]:.2f}) in another box: "
                 f"IoU {self.pairs.iou[pair]:.2f}"
             )
-            yield self._of_label("location", scores[index], reason, index, detection)
+            yield self._of_label("location", best[index], reason, index, detection)
 
     def _usual_iou(self) -> np.ndarray:
         """Return the median IoU of each class's labels with their best detection, at least SAME_IOU."""
@@ -206,14 +213,14 @@ class _Comparison:
     def swapped_images(self) -> List[LabelError]:
         """Return images in which another image's labels are detected, and not their own."""
         strong = self.detections.take(self.detections.scores >= 0.3)
-        labels, found = _of_each(self.labels, len(self.images)), _of_each(strong, len(self.images))
-        own = np.array([_agreement(f, la) for f, la in zip(found, labels)])
-        both = np.array([len(f.boxes) > 0 and len(la.boxes) > 0 for f, la in zip(found, labels)])
+        labels, detections = _of_each(self.labels, len(self.images)), _of_each(strong, len(self.images))
+        own = np.array([_agreement(d, la) for d, la in zip(detections, labels)])
+        both = np.array([len(d.boxes) > 0 and len(la.boxes) > 0 for d, la in zip(detections, labels)])
         suspects = np.flatnonzero(both & (own < 0.3))
         suspects = suspects[np.argsort(own[suspects], kind="stable")][:MAX_SWAPPED]
         errors = []
         for image in suspects:
-            fits = [0 if other == image else _agreement(found[image], labels[other]) for other in suspects]
+            fits = [0 if other == image else _agreement(detections[image], labels[other]) for other in suspects]
             other = suspects[int(np.argmax(fits))]
             score = max(fits) * (1 - own[image]) * (1 - own[other])
             name = self.images[other][0].basename

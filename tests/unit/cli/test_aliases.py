@@ -104,7 +104,7 @@ def test_alias_of_a_flag_is_taken(command, arguments, name, value):
 
 def test_one_name_for_one_thing_in_every_command_that_has_it():
     reading = {name for name, parser in PARSERS.items() if "labels_format" in parser.names}
-    assert {"train", "check", "evaluate", "export", "predict", "prepare convert", "launch", "demo", "audit"} == reading
+    assert {"train", "audit", "check", "evaluate", "export", "predict", "prepare convert", "launch", "demo"} == reading
     for name in reading - {"demo"}:
         assert {"labels", "images"} <= PARSERS[name].names | set(PARSERS[name]._positional_flags)
     assert "seed" in PARSERS["train"].names and "seed" in PARSERS["prepare split"].names

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ssd_train.data.split import image_hash, split_by_hash, unseen_classes
+from ssd_train.data.split import fold_of_each, image_hash, split_by_hash, unseen_classes
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 
@@ -171,3 +171,26 @@ def test_hash_of_image_is_of_its_bytes_or_empty():
     one, two, missing = labels("one", "two", "missing").records
     assert content_hash(one) == content_hash(two) and len(content_hash(one)) == 64
     assert content_hash(missing) == ""
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_folds_are_even_and_do_not_depend_on_the_order(folds):
+    all_names = [f"{index}.jpg" for index in range(40)]
+    pairs = {name: f"{index // 2}" for index, name in enumerate(all_names)}  # of equal images
+    numbers = fold_of_each(labels(*all_names), folds, lambda record: pairs[record.name])
+    assert numbers[::2] == numbers[1::2]
+    sizes = [numbers.count(fold) for fold in range(folds)]
+    assert max(sizes) - min(sizes) <= 2 and sum(sizes) == 40
+    again = fold_of_each(labels(*all_names[::-1]), folds, lambda record: pairs[record.name])
+    assert again == numbers[::-1]
+
+
+def test_fewer_images_than_folds_are_refused():
+    with pytest.raises(DataError):
+        fold_of_each(labels("a", "b", "c", "d"), 3, lambda record: "one" if record.name < "c" else "two")
+
+
+def test_frames_of_a_group_share_a_fold():
+    numbers = fold_of_each(labels(*THOUSAND), 3, not_at_hand, r"video_\d+")
+    assert [len(set(numbers[start : start + 10])) for start in range(0, 1000, 10)] == [1] * 100
+    assert max(numbers.count(fold) for fold in range(3)) - min(numbers.count(fold) for fold in range(3)) <= 10
