@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,21 @@ def test_anchors_of_checkpoint_archive_gives_those_of_its_symbol(archives):
     scales = [float(text) for text in anchors_of_checkpoint(archives / "vgg-16-300", config).split(",")]
     np.testing.assert_allclose(scales, [0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05], atol=1e-3)
     assert anchors_of_checkpoint(archives / "vgg-16-300", read_config(image_shape=128)) == ""
+
+
+@pytest.mark.parametrize("sizes", ["(0.1,)", "(0.1)", "()", "(0, 0)", "x"])
+def test_anchor_scales_other_priors_gives_none(sizes):
+    node = {"op": "_contrib_MultiBoxPrior", "attrs": {"sizes": sizes}}
+    symbol = SimpleNamespace(tojson=lambda: json.dumps({"nodes": [node]}))
+    assert anchor_scales(SimpleNamespace(symbol=symbol)) == []
+
+
+def test_load_builtin_first_layer_of_another_shape_is_left_out(archives):
+    artifact = read_artifact(archives / "vgg-16-300")
+    arrays = {**artifact.arrays, "conv1_1_weight": mx.nd.zeros((64, 4, 3, 3))}
+    net = build_net("vgg-16", 300, ["a", "b", "c"])
+    report = load_builtin(net, arrays, "archive", ["a", "b", "c"], [0, 1, 2])
+    assert (report.total - report.loaded, dict(report.fates)["of another shape"]) == (1, 1)
 
 
 def read_config(**settings):
