@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.builtin_nets import archive_of, write_artifact
 from helpers.data import SMALL, HeardProgress, flags_of, shapes_set
-from helpers.jobs import failure_of, make_opt_ml
+from helpers.jobs import failure_of, job_environment, make_opt_ml
 from helpers.models import drawn_inputs
 
 from ssd_train import mxnet_compat
@@ -27,6 +31,7 @@ from ssd_train.training.setup import build_setup
 
 pytestmark = pytest.mark.integration
 mx = mxnet_compat.mxnet()
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 3
 TRAINING = {**SMALL, "base_network": "vgg-16", "image_shape": 128, "epochs": 2, "mini_batch_size": 4}
 
@@ -121,6 +126,21 @@ def test_anchors_of_checkpoint_archive_gives_those_of_its_symbol(archives):
     assert anchors_of_checkpoint(archives / "vgg-16-300", read_config(image_shape=128)) == ""
 
 
+@pytest.mark.parametrize("sizes", ["(0.1,)", "(0.1)", "()", "(0, 0)", "x"])
+def test_anchor_scales_other_priors_gives_none(sizes):
+    node = {"op": "_contrib_MultiBoxPrior", "attrs": {"sizes": sizes}}
+    symbol = SimpleNamespace(tojson=lambda: json.dumps({"nodes": [node]}))
+    assert anchor_scales(SimpleNamespace(symbol=symbol)) == []
+
+
+def test_load_builtin_first_layer_of_another_shape_is_left_out(archives):
+    artifact = read_artifact(archives / "vgg-16-300")
+    arrays = {**artifact.arrays, "conv1_1_weight": mx.nd.zeros((64, 4, 3, 3))}
+    net = build_net("vgg-16", 300, ["a", "b", "c"])
+    report = load_builtin(net, arrays, "archive", ["a", "b", "c"], [0, 1, 2])
+    assert (report.total - report.loaded, dict(report.fates)["of another shape"]) == (1, 1)
+
+
 def read_config(**settings):
     return TrainConfig.from_mapping({**TRAINING, **settings})
 
@@ -155,17 +175,21 @@ def test_build_setup_vgg_archive_in_any_form_is_loaded(archives, shapes, tmp_pat
     np.testing.assert_array_equal(state_dict(setup.net)["features.stages.4.4.weight"].data().asnumpy(), expected)
 
 
-def test_train_job_model_channel_with_vgg_archive_trains_on(archives, shapes, tmp_path, monkeypatch, capsys):
-    for name in ("SM_OUTPUT_DIR", "SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR", "SM_HPS"):
-        monkeypatch.delenv(name, raising=False)
+def test_train_job_model_channel_with_vgg_archive_trains_on(archives, shapes, tmp_path):
+    """entry_point/train.py with the variables of the toolkit."""
     channel = tmp_path / "channel"
     channel.mkdir()
     archive_of(archives / "vgg-16-300", channel / "model.tar.gz")
-    base = make_opt_ml(tmp_path / "ml", {**TRAINING, "epochs": 1}, {"train": shapes.manifest.parent, "model": channel})
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
-    assert main([]) == 0
-    said = capsys.readouterr().out
-    assert "detector of the built-in algorithm" in said and (base / "model" / "config.json").is_file()
+    settings = {**TRAINING, "epochs": 1}
+    base = make_opt_ml(tmp_path / "ml", settings, {"train": shapes.manifest.parent, "model": channel})
+    data = base / "input" / "data"
+    variables = {"SM_CHANNEL_TRAIN": str(data / "train"), "SM_CHANNEL_MODEL": str(data / "model")}
+    job = [sys.executable, str(ROOT / "entry_point" / "train.py"), *flags_of(settings)]
+    environment = job_environment(base, PYTHONPATH=str(ROOT / "src"), **variables)
+    ended = subprocess.run(job, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "detector of the built-in algorithm, 59 of 63 tensors loaded" in ended.stdout
+    assert (base / "model" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("base_network", ["resnet-50", "vgg-16"])

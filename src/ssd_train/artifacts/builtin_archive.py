@@ -99,11 +99,14 @@ def artifact_folder(path: Path) -> Optional[Path]:
 
 
 def anchor_scales(artifact: Artifact) -> List[float]:
-    """Return the anchor scales of the archive's symbol: the first of each map, and the next after the last map's."""
+    """Return the anchor scales of the archive's symbol, one more than maps; empty if its priors are of another kind."""
     nodes = json.loads(artifact.symbol.tojson())["nodes"]
-    sizes = [json.loads(f"[{node['attrs']['sizes'].strip('()[]')}]") for node in nodes if node["op"] == PRIOR]
-    last, between = sizes[-1]
-    return [*(first for first, _ in sizes), between**2 / last]
+    try:
+        sizes = [json.loads(f"[{node['attrs']['sizes'].strip('()[]')}]") for node in nodes if node["op"] == PRIOR]
+        last, between = sizes[-1]
+        return [*(first for first, _ in sizes), between**2 / last]
+    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError):
+        return []
 
 
 def _find_files(folder: Path) -> Files:

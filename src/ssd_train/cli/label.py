@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -67,7 +68,13 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--images", type=input_path, required=True, metavar="PATH", help="folder of images, or an image"
     )
-    parser.add_argument("--output", type=output_dir, required=True, metavar="FOLDER", help="folder of the manifests")
+    parser.add_argument(
+        "--output",
+        type=output_dir,
+        default=Path("pre-labels"),
+        metavar="FOLDER",
+        help="folder of the manifests; default: pre-labels",
+    )
     parser.add_argument(
         "--prefix",
         default="",

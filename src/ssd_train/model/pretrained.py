@@ -155,13 +155,14 @@ def load_builtin(net: Any, arrays: Arrays, source: str, old_classes: Sequence[st
     Raises:
         WeightsError: they fit too few tensors.
     """
-    names = {name: _builtin_name(name) for name in state_dict(net)}
+    parameters = state_dict(net)
+    names = {name: _builtin_name(name) for name in parameters}
     renamed = {name: arrays[other] for name, other in names.items() if other in arrays}
     first, bias = (f"features.stages.0.0.{kind}" for kind in ("weight", "bias"))
-    if first in renamed and bias in renamed:
+    if all(name in renamed and tuple(renamed[name].shape) == parameters[name].shape for name in (first, bias)):
         mean = mx.nd.array(PIXEL_MEAN).reshape((1, 3, 1, 1)) * 255
         renamed[bias] = renamed[bias] + (renamed[first] * mean).sum(axis=(1, 2, 3))
-    constant = {name: p.data() for name, p in state_dict(net).items() if name.endswith("init_scale")}
+    constant = {name: p.data() for name, p in parameters.items() if name.endswith("init_scale")}
     report = _load_detector(net, {**renamed, **constant}, source, old_classes, rows)
     loaded, total = report.loaded - len(constant), report.total - len(constant)
     missing = total - len(renamed)

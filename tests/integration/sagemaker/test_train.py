@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+from helpers.builtin_nets import archive_of, write_artifact
 from helpers.data import FifoWriter, samples
 from helpers.environments import ROOT, copy_package, pack
 from helpers.jobs import failure_of
@@ -142,3 +143,16 @@ def test_a_crash_is_told_in_a_line(container, shapes, tmp_path):
     finished = faulty.run(base)
     assert finished.code == 1 and "Traceback" in finished.log
     assert re.fullmatch(r"ZeroDivisionError: a fault \(engine.py:\d+; see the log\)", failure_of(base))
+
+
+def test_a_vgg_archive_of_the_builtin_algorithm_is_trained_on(container, shapes, tmp_path):
+    """Its model.tar.gz in the channel `model`, as the algorithm's own incremental training has it."""
+    write_artifact(tmp_path / "artifact", "vgg-16", 300)
+    (tmp_path / "model").mkdir()
+    archive_of(tmp_path / "artifact", tmp_path / "model" / "model.tar.gz")
+    base = tmp_path / "ml"
+    settings = {"base_network": "vgg-16", "epochs": "1", "image_shape": "128", "mini_batch_size": "4"}
+    container.make_job(base, {"train": shapes.manifest.parent, "model": tmp_path / "model"}, settings)
+    ended = container.run(base)
+    assert ended.code == 0, ended.log
+    assert "detector of the built-in algorithm, 59 of 63 tensors loaded" in ended.log
