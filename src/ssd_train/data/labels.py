@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name
 from ssd_train.data.formats.coco import read_coco
@@ -262,7 +262,7 @@ class LabelOptions:
     """Options for reading labels.
 
     Attributes:
-        format: Key of READERS, or "" to detect it.
+        format: Key of EXPECTED, or "" to detect it.
         attribute: Label attribute of a manifest, or "" for the newest job's.
         on_bad: "error" or "skip" for unusable labels.
         class_names: For formats without names, the names of the ids 0, 1, ...; for others, the order of the classes.
@@ -280,8 +280,8 @@ class LabelOptions:
     verified: str = ""
 
     def __post_init__(self) -> None:
-        if self.format and self.format not in READERS:
-            raise ConfigError(f"labels_format: found {self.format!r}, expected one of {', '.join(READERS)}")
+        if self.format and self.format not in EXPECTED:
+            raise ConfigError(f"labels_format: found {self.format!r}, expected one of {', '.join(EXPECTED)}")
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def load_labels(
         format, label_path = _of_one_content(fault, images, labels, options)
     near = label_path if label_path.is_dir() else label_path.parent
     folder = _image_folder(images, labels, near)
-    read, source = READERS[format](label_path, folder, options)
+    read, source = _read(format, label_path, folder, options)
     if not len(read.class_names):
         raise DataError(
             f"{read.source}: found no labelled object in {len(read)} images, expected at least one box", "no-objects"
@@ -348,7 +348,7 @@ def _of_one_content(
     for format, label_path in fault.candidates:
         near = label_path if label_path.is_dir() else label_path.parent
         try:
-            read, _ = READERS[format](label_path, _image_folder(images, labels, near), options)
+            read, _ = _read(format, label_path, _image_folder(images, labels, near), options)
         except (DataError, ConfigError):
             raise fault from None
         contents.append({record.basename: _rows(record, read.class_names) for record in read.records})
@@ -436,45 +436,19 @@ def align_classes(labels: Labels, class_names: ClassNames) -> Labels:
     return labels.remap_classes(class_names, by_id=has_own_ids(labels))
 
 
-Read = Tuple[Labels, Optional[ImageSource]]
-Reader = Callable[[Path, Path, LabelOptions], Read]
-
-
-def _ground_truth(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(read_ground_truth(path, options.attribute or None, options.on_bad, options.verified), options), None
-
-
-def _coco(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return _ordered(read_coco(path, options.on_bad), options), None
-
-
-def _recordio(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_recordio(path, options.class_names, options.on_bad)
-
-
-def _image_json(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_image_json(path, options.class_names, options.on_bad), None
-
-
-def _voc(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_voc(path, options.class_names, options.on_bad, folder), None
-
-
-def _yolo(path: Path, folder: Path, options: LabelOptions) -> Read:
-    return read_yolo(folder, options.class_names, options.on_bad, path), None
-
-
-def _ordered(labels: Labels, options: LabelOptions) -> Labels:
-    """Reorder the classes as given in the options, for formats with class names."""
-    return labels if options.class_names is None else labels.remap_classes(options.class_names)
-
-
-# format -> reader of (path of the labels, folder of the images, options)
-READERS: Dict[str, Reader] = {
-    "ground_truth": _ground_truth,
-    "image_json": _image_json,
-    "recordio": _recordio,
-    "coco": _coco,
-    "voc": _voc,
-    "yolo": _yolo,
-}
+def _read(format: str, path: Path, folder: Path, options: LabelOptions) -> Tuple[Labels, Optional[ImageSource]]:
+    """Read labels at `path` of images in `folder`; return them and, if the labels contain the images, their source."""
+    names, on_bad = options.class_names, options.on_bad
+    if format == "recordio":
+        return read_recordio(path, names, on_bad)
+    if format == "image_json":
+        return read_image_json(path, names, on_bad), None
+    if format == "voc":
+        return read_voc(path, names, on_bad, folder), None
+    if format == "yolo":
+        return read_yolo(folder, names, on_bad, path), None
+    if format == "coco":
+        labels = read_coco(path, on_bad)
+    else:
+        labels = read_ground_truth(path, options.attribute or None, on_bad, options.verified)
+    return (labels if names is None else labels.remap_classes(names)), None

@@ -142,6 +142,14 @@ def _keys(
     return keys
 
 
+def compile_regex(regex: str, setting: str) -> "re.Pattern[str]":
+    """Compile a regular expression; raises a ConfigError that starts with `setting` if it is invalid."""
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"{setting}: found {regex!r}, expected a regular expression ({error})") from None
+
+
 def group_names(
     names: Sequence[str], group_regex: str, setting: str = "split_group", progress: Optional[Progress] = None
 ) -> List[Optional[str]]:
@@ -159,10 +167,7 @@ def group_names(
     Raises:
         ConfigError: The regular expression is invalid or matches no name; the message starts with `setting`.
     """
-    try:
-        pattern = re.compile(group_regex)
-    except re.error as error:
-        raise ConfigError(f"{setting}: found {group_regex!r}, expected a regular expression ({error})") from None
+    pattern = compile_regex(group_regex, setting)
     matches = [pattern.search(name) for name in names]
     if not any(matches):
         example = repr(names[0]) if names else "none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -43,7 +43,9 @@ ONLY_THERE = {
 }
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
 
-Records = Iterable[LabeledImage]
+# format -> suffix of its file, "" for a folder
+WRITERS = {"ground_truth": ".manifest", "image_json": "", "recordio": ".rec", "coco": ".json", "voc": "", "yolo": ""}
+STREAMABLE = ("ground_truth", "coco")  # one file, which may be a pipe or standard output
 
 
 def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[Progress] = None) -> List[str]:
@@ -64,7 +66,7 @@ def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[
     """
     if target not in WRITERS:
         raise ConfigError(f"to: found {target!r}, expected one of {', '.join(WRITERS)}")
-    ending, write = WRITERS[target]
+    ending = WRITERS[target]
     if ending and output.suffix != ending and not (target in STREAMABLE and is_stream(output)):
         raise ConfigError(f"output: found {output}, expected a file named *{ending} for {target}")
     data = LabeledDataset(with_portable_names(data), data.images)
@@ -75,7 +77,7 @@ def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[
     if target != "ground_truth":
         _check_keys(data.labels.records)
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
-    write(output, passing, data)
+    _write(target, output, passing, data)
     return [*flags_lost, *_lost(data.labels, target)]
 
 
@@ -137,44 +139,17 @@ def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress]
     return LabeledDataset(labels, FolderImages(folder))
 
 
-def _ground_truth(output: Path, records: Records, data: LabeledDataset) -> None:
-    attribute = data.labels.details.get("label_attribute", "bounding-box")
-    write_ground_truth(output, records, data.labels.class_names, attribute)
-
-
-def _recordio(output: Path, records: Records, data: LabeledDataset) -> None:
-    flagged = any(len(record.ignored) for record in data.labels.records)
-    write_recordio(output, records, data.images, flagged)
-    write_class_list(output.with_suffix(NAMES), data.labels.class_names)
-
-
-def _coco(output: Path, records: Records, data: LabeledDataset) -> None:
-    write_coco(output, list(records), data.labels.class_names, data.labels.category_ids)
-
-
-def _image_json(output: Path, records: Records, data: LabeledDataset) -> None:
-    write_image_json(output, records, data.labels.class_names)
-
-
-def _yolo(output: Path, records: Records, data: LabeledDataset) -> None:
-    write_yolo(output, records, data.labels.class_names)
-
-
-def _voc(output: Path, records: Records, data: LabeledDataset) -> None:
-    write_voc(output, records, data.labels.class_names)
-
-
-Writer = Callable[[Path, Records, LabeledDataset], None]
-# format -> (suffix of its file, "" for a folder; writer)
-WRITERS: Dict[str, Tuple[str, Writer]] = {
-    "ground_truth": (".manifest", _ground_truth),
-    "image_json": ("", _image_json),
-    "recordio": (".rec", _recordio),
-    "coco": (".json", _coco),
-    "voc": ("", _voc),
-    "yolo": ("", _yolo),
-}
-STREAMABLE = ("ground_truth", "coco")  # one file, which may be a pipe or standard output
+def _write(target: str, output: Path, records: Iterable[LabeledImage], data: LabeledDataset) -> None:
+    labels, names = data.labels, data.labels.class_names
+    if target == "ground_truth":
+        write_ground_truth(output, records, names, labels.details.get("label_attribute", "bounding-box"))
+    elif target == "recordio":
+        write_recordio(output, records, data.images, flagged=any(len(record.ignored) for record in labels.records))
+        write_class_list(output.with_suffix(NAMES), names)
+    elif target == "coco":
+        write_coco(output, list(records), names, labels.category_ids)
+    else:
+        {"image_json": write_image_json, "voc": write_voc, "yolo": write_yolo}[target](output, records, names)
 
 
 def _check_keys(records: Sequence[LabeledImage]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ssd_train.data.formats.builder import short_repr
-from ssd_train.data.formats.ground_truth import METADATA, scan
+from ssd_train.data.formats.ground_truth import VERIFICATION_TYPE, scan, verdict_of
+from ssd_train.data.split import compile_regex
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.manifest import (
     ManifestLine,
@@ -23,7 +23,6 @@ from ssd_train.prepare.manifest import (
     write_lines,
 )
 
-VERIFICATION = "groundtruth/label-verification"
 EMPTY_IMAGE_ACTIONS = ("drop", "background")
 Condition = Callable[[ManifestLine], bool]
 
@@ -147,7 +146,7 @@ def _tests(path: "str | Path", conditions: LineFilter) -> List[Condition]:
     if conditions.ids:
         tests.append(_by_ids(path, conditions.ids))
     if conditions.source_regex:
-        pattern = _compiled(conditions.source_regex)
+        pattern = compile_regex(conditions.source_regex, "source_regex")
         tests.append(lambda line: pattern.search(line.source) is not None)
     if conditions.verified:
         tests.append(_by_verification(path, conditions))
@@ -193,13 +192,6 @@ def names_of(source: str) -> FrozenSet[str]:
     return frozenset((source, name, name.rpartition(".")[0] or name))
 
 
-def _compiled(regex: str) -> "re.Pattern[str]":
-    try:
-        return re.compile(regex)
-    except re.error as error:
-        raise ConfigError(f"source_regex: found {regex!r}, expected a regular expression ({error})") from None
-
-
 def _by_key(key: str, expected: str) -> Condition:
     def fulfilled(line: ManifestLine) -> bool:
         value = value_at(line.value, key)
@@ -224,7 +216,7 @@ def value_at(value: Mapping[str, Any], key: str) -> Any:
 
 def _by_verification(path: "str | Path", conditions: LineFilter) -> Condition:
     attributes = scan(local_path(path)).attributes
-    jobs = sorted(name for name, attribute in attributes.items() if VERIFICATION in attribute.kinds)
+    jobs = sorted(name for name, attribute in attributes.items() if VERIFICATION_TYPE in attribute.kinds)
     wanted = conditions.verification or (jobs[0] if len(jobs) == 1 else "")
     if wanted not in jobs:
         raise ConfigError(
@@ -232,8 +224,4 @@ def _by_verification(path: "str | Path", conditions: LineFilter) -> Condition:
             f"of: {', '.join(jobs) or 'none (no line was verified)'}"
         )
 
-    def fulfilled(line: ManifestLine) -> bool:
-        metadata = line.value.get(wanted + METADATA)
-        return isinstance(metadata, dict) and metadata.get("class-name") == conditions.verified
-
-    return fulfilled
+    return lambda line: verdict_of(line.value, wanted) == conditions.verified

@@ -17,6 +17,7 @@ from ssd_train.data.file_names import IMAGE_FORMATS, images_below, is_image_name
 from ssd_train.data.formats.builder import class_table, image_name, short_repr, whole_number
 from ssd_train.data.formats.ground_truth import BOX_TYPE, METADATA, ManifestScan, choose_attribute, scan
 from ssd_train.data.formats.json_lines import bad_lines_error, numbered_lines, parse_object
+from ssd_train.data.split import compile_regex
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.storage.atomic import open_atomic
 
@@ -343,10 +344,7 @@ def _names(source: "str | Path") -> List[str]:
 
 
 def _compiled(name_regex: str) -> "re.Pattern[str]":
-    try:
-        pattern = re.compile(name_regex)
-    except re.error as error:
-        raise ConfigError(f"name_regex: found {name_regex!r}, expected a regular expression ({error})") from None
+    pattern = compile_regex(name_regex, "name_regex")
     if name_regex and not pattern.groupindex:
         raise ConfigError(f"name_regex: found {name_regex!r}, expected named groups: (?P<color>[a-z]+)_")
     return pattern

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.data import label_set, picture
 
-from ssd_train.data import image_io, opencv_pixels, pillow_pixels, pixels
+from ssd_train.data import image_io, opencv_pixels, pixels
 from ssd_train.data.checks.images import inspect, quick_inspect
 from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.formats.recordio import write_recordio
@@ -57,10 +57,10 @@ class Counter:
 
 @pytest.fixture()
 def parses(monkeypatch):
-    """How often a JPEG's header was parsed by Pillow; OpenCV decodes the pixels."""
+    """How often a JPEG's header was parsed; OpenCV decodes the pixels."""
     monkeypatch.setattr(pixels, "operations", opencv_pixels)
-    counter = Counter(pillow_pixels.READERS["JPEG"])
-    monkeypatch.setitem(pillow_pixels.READERS, "JPEG", counter)
+    counter = Counter(image_io.jpeg_header)
+    monkeypatch.setattr(image_io, "jpeg_header", counter)
     return counter
 
 

@@ -21,7 +21,6 @@ from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import (
     EXPECTED,
-    READERS,
     LabelOptions,
     align_classes,
     detect_format,
@@ -77,8 +76,8 @@ def assert_same(labels):
 
 
 def test_settings_name_the_formats_that_there_are():
-    assert set(LABEL_FORMATS) == set(READERS) == set(EXPECTED)
-    assert set(CONTENT_TYPES.values()) <= set(READERS)
+    assert set(LABEL_FORMATS) == set(EXPECTED)
+    assert set(CONTENT_TYPES.values()) <= set(EXPECTED)
 
 
 @pytest.mark.parametrize("format", LABEL_FORMATS)

@@ -35,7 +35,7 @@ def renamed(*names):
 
 
 def output(folder, format):
-    return folder / f"{format}{WRITERS[format][0]}"
+    return folder / f"{format}{WRITERS[format]}"
 
 
 def write_yolo(folder):

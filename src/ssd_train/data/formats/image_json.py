@@ -72,8 +72,8 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
     return builder.build(class_names)
 
 
-def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
-    """Write one JSON file per record to a new folder; return their number.
+def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> None:
+    """Write one JSON file per record to a new folder.
 
     The folder appears only when it is complete. `file` is the name of the record without the bucket. The JSON file has
     the same relative path with the extension .json.
@@ -83,14 +83,11 @@ def write_image_json(path: PathLike, records: Iterable[LabeledImage], class_name
             empty.
     """
     categories = [{"class_id": class_id, "name": name} for class_id, name in enumerate(class_names)]
-    count = 0
     with new_folder(path) as folder:
         for record in records:
             name = "/".join(key_parts(record))
             value = {"file": name, **box_label(record), "categories": categories}
             new_label_file(folder, name, ".json", record.location).write_bytes(dump_json(value))
-            count += 1
-    return count
 
 
 class _Survey(NamedTuple):

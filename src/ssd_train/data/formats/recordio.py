@@ -372,8 +372,8 @@ def read_recordio(
     return builder.build(class_names or numbered), RecordImages(base, offsets)
 
 
-def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> int:
-    """Write `.rec`, `.idx` and `.lst` files; return the number of images.
+def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> None:
+    """Write `.rec`, `.idx` and `.lst` files.
 
     Each file is written atomically. Images are read one at a time. An image without boxes gets one row of padding (-1),
     because GluonCV and MXNet reject an empty label.
@@ -385,17 +385,15 @@ def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: Imag
         flagged: Write GluonCV's sixth value, "difficult", and the difficult objects.
     """
     base = Path(path)
-    count = offset = 0
+    offset = 0
     with ExitStack() as files:
         rec, idx, lst = (files.enter_context(open_atomic(base.with_suffix(end))) for end in (".rec", ".idx", ".lst"))
-        for record in records:
+        for index, record in enumerate(records):
             data, size_wh = _upright(images.read(record), record)
             label = pack_label(record, size_wh, flagged)
-            idx.write(f"{count}\t{offset}\n".encode())
-            lst.write(_lst_line(count, label, record))
-            offset += write_record(rec, _HEAD.pack(label.size, 0.0, count, 0) + label.tobytes() + data)
-            count += 1
-    return count
+            idx.write(f"{index}\t{offset}\n".encode())
+            lst.write(_lst_line(index, label, record))
+            offset += write_record(rec, _HEAD.pack(label.size, 0.0, index, 0) + label.tobytes() + data)
 
 
 def unpack_record(payload: bytes) -> ImageRecord:

@@ -211,8 +211,8 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
     return [(*entry[:-1], entry[-1].rpartition(".")[0] if is_image_name(entry[-1]) else entry[-1]) for entry in entries]
 
 
-def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
-    """Write one XML file per record to a new folder; return their number.
+def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> None:
+    """Write one XML file per record to a new folder.
 
     The folder appears only when it is complete. ``filename`` is the name of the record without the bucket. The XML file
     has the same relative path with the extension .xml. Difficult objects are written, crowds are not.
@@ -224,15 +224,12 @@ def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: Clas
     for name in class_names:
         if name != name.strip() or _NOT_XML.search(name):
             raise DataError(f"class {name!r}: VOC cannot hold blanks around a name, nor control characters")
-    count = 0
     with new_folder(path) as folder:
         for record in records:
             name = "/".join(key_parts(record))
             tree = ElementTree.ElementTree(_element(name, record, class_names))
             target = new_label_file(folder, name, ".xml", record.location)
             tree.write(str(target), encoding="utf-8", xml_declaration=True)
-            count += 1
-    return count
 
 
 def _annotation(file: Path) -> _Annotation:

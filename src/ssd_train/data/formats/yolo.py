@@ -356,19 +356,15 @@ def read_yolo(
     return read
 
 
-def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> int:
+def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> None:
     """Write labels/<name>.txt per record, and data.yaml, to a new folder.
 
     The folder appears only when it is complete. Ultralytics looks for the images in the folder `images` next to
     `labels`.
 
-    Returns:
-        The number of records.
-
     Raises:
         DataError: a record has no size, two names differ only in their extension, or the folder is not empty.
     """
-    count = 0
     with new_folder(path) as folder:
         (folder / "labels").mkdir()
         for record in records:
@@ -377,11 +373,9 @@ def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: Cla
                 raise DataError(f"{where}: found no image size, expected one: YOLO needs it")
             target = new_label_file(folder / "labels", "/".join(key_parts(record)), _ENDING, where)
             target.write_text("".join(_lines_of(record, record.size_wh)), encoding="ascii")
-            count += 1
         names = "".join(f"  {class_id}: {_quoted(name)}\n" for class_id, name in enumerate(class_names))
         text = f"path: .\ntrain: images\nval: images\nnc: {len(class_names)}\nnames:\n{names}"
         (folder / "data.yaml").write_text(text, encoding="utf-8")
-    return count
 
 
 def _lines_of(record: LabeledImage, size_wh: SizeWH) -> Iterator[str]:

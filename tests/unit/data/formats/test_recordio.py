@@ -65,7 +65,7 @@ def test_written_set_reads_back_with_its_images(tmp_path):
     # MAGIC at every remainder of 4: the framing must give back the same bytes
     tails = [PICTURE + bytes(i) + MAGIC for i in range(4)]
     images = {"s3://bucket/a/one.png": tails[0], "two.jpg": picture(kind="JPEG"), "three.png": tails[2]}
-    assert write_recordio(tmp_path / "set.rec", iter(records), MemoryImages(images)) == 3
+    write_recordio(tmp_path / "set.rec", iter(records), MemoryImages(images))
     labels, source = read_recordio(tmp_path / "set.rec", NAMES)
     assert [record.name for record in labels.records] == ["a/one.png", "two.jpg", "three.png"]
     for found, record in zip(labels.records, records):
