@@ -7,7 +7,7 @@ import re
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ vgg_atrous = mxnet_compat.gluoncv("model_zoo.ssd.vgg_atrous")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of GluonCV's model zoo and the layers that feed the first two detection maps.
+    """A network of GluonCV's model zoo and the layers that feed the first detection maps.
 
     Attributes:
         zoo_name: name in GluonCV's model zoo.
@@ -41,20 +41,14 @@ class Backbone:
 # filters of the extra layers, as in GluonCV's presets for 512 px; the last is repeated if there are more layers
 WIDE, NARROW = (512, 512, 256, 256), (256, 256, 128, 128)
 MOBILENET_FEATURES = ("relu10_fwd", "relu22_fwd", "relu26_fwd")
+MOBILENETV2_FEATURES = (*(f"features_linearbottleneck{i}_relu60_relu6" for i in (6, 13)), "features_relu61_relu6")
+RESNET_FEATURES = ("stage2_activation3", "stage3_activation5", "stage4_activation2")
 BACKBONES = {
     "mobilenet1.0": Backbone("mobilenet1.0", MOBILENET_FEATURES, WIDE),
     "mobilenet0.5": Backbone("mobilenet0.5", MOBILENET_FEATURES, NARROW),
     "mobilenet0.25": Backbone("mobilenet0.25", MOBILENET_FEATURES, NARROW),
-    "mobilenetv2_1.0": Backbone(
-        "mobilenetv2_1.0",
-        (
-            "features_linearbottleneck6_relu60_relu6",
-            "features_linearbottleneck13_relu60_relu6",
-            "features_relu61_relu6",
-        ),
-        WIDE,
-    ),
-    "resnet-50": Backbone("resnet50_v1", ("stage2_activation3", "stage3_activation5", "stage4_activation2"), WIDE),
+    "mobilenetv2_1.0": Backbone("mobilenetv2_1.0", MOBILENETV2_FEATURES, WIDE),
+    "resnet-50": Backbone("resnet50_v1", RESNET_FEATURES, WIDE),
 }
 LAST_STRIDE = 32  # of a backbone's features
 VGG = "vgg-16"
@@ -64,11 +58,10 @@ CLASS_HEADS = "class_predictors."  # prefix of the class heads' parameter names
 BACKGROUND_PRIOR = 0.99  # initial probability of background with the focal loss
 
 
-def net_of(config: TrainConfig, class_names: Sequence[str]) -> Any:
+def net_of(config: TrainConfig, class_names: Iterable[str]) -> Any:
     """Return the initialized network of a model with these settings."""
-    return build_net(
-        config.base_network, config.image_shape, class_names, config.seed, config.anchor_scales, config.first_stride
-    )
+    side, scales = config.image_shape, config.anchor_scales
+    return build_net(config.base_network, side, list(class_names), config.seed, scales, config.first_stride)
 
 
 def build_net(
