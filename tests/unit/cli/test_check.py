@@ -143,7 +143,7 @@ def small_objects(tmp_path_factory):
 def advised_command(out):
     """Return the words of the command that check advises."""
     (line,) = [line for line in out.splitlines() if line.startswith("advised")]
-    return shlex.split(line.partition("train ")[2])
+    return shlex.split(line.partition(" train ")[2])
 
 
 def test_check_small_objects_advises_a_command_that_trains(small_objects, tmp_path, capsys):
@@ -160,7 +160,12 @@ def test_check_small_objects_advises_a_command_that_trains(small_objects, tmp_pa
     assert "--json" not in words
     advised = json.loads((tmp_path / "all.json").read_text("utf-8"))["statistics"]["advised"]
     assert advised == {"feature_strides": "8,16,...", "image_shape": 512}
-    quick = {"model_dir": tmp_path / "m", "output_dir": tmp_path / "o", "base_network": "mobilenet0.25"}
+    quick = {
+        "model_dir": tmp_path / "m",
+        "output_dir": tmp_path / "o",
+        "base_network": "mobilenet0.25",
+        "mini_batch_size": 1,
+    }
     assert main(["train", *words, *flags_of(quick), "--use_pretrained_model", "0", "--dry_run"]) == 0
     shown = capsys.readouterr().out
     assert "anchors" in shown and "feature_strides 8,16,..." in shown
