@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from benchmarks.quality import course, run_python, split_of
+from ssd_train.config import FINE_STRIDES
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 
 SMALL, SMALL_TRAINING, SMALL_HELD_OUT = "small", 160, 60
 SMALL_DRAWING = {"size_wh": (640, 480), "max_objects": 8, "sides": (0.02, 0.05)}
+FINE = "a map of stride 8"
 GLUONCV_START, OFFLINE = "gluoncv initialisation", "offline x5"
 ROWS: Dict[str, Dict[str, str]] = {
     "default": {},
@@ -36,6 +38,8 @@ ROWS: Dict[str, Dict[str, str]] = {
     "augmentation geometry": {"augmentation": "geometry"},
     "augmentation ssd": {"augmentation": "ssd"},
     OFFLINE: {"augmentation": "none"},
+    FINE: {"feature_strides": FINE_STRIDES},
+    f"{FINE}, image_shape 512": {"feature_strides": FINE_STRIDES, "image_shape": "512"},
     "image_shape 416": {"image_shape": "416"},
     "image_shape 512": {"image_shape": "512"},
     "learning_rate 0.0005": {"learning_rate": "0.0005"},

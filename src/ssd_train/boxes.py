@@ -43,6 +43,11 @@ def areas(boxes: np.ndarray) -> np.ndarray:
     return sides[:, 0] * sides[:, 1]
 
 
+def short_sides(boxes: np.ndarray) -> np.ndarray:
+    """Return the shorter of width and height (N,) of boxes (N, 4)."""
+    return (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+
+
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the IoU matrix (N, M) of two sets of boxes, (N, 4) and (M, 4).
 

@@ -62,6 +62,13 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
+FINE_STRIDES, USUAL_STRIDES = "8,16,...", "16,32,..."
+# feature_strides of any length -> the same with an ellipsis
+STRIDE_ALIASES = {
+    ",".join(str(first << index) for index in range(count)): strides
+    for first, strides in ((8, FINE_STRIDES), (16, USUAL_STRIDES))
+    for count in range(1, 13)
+}
 DEFAULT_CLIP = 10.0  # clip_gradient of optimizers that normalise by the gradient's own size
 LEAST_CANDIDATES = 400  # least nms_topk if it is not set
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
@@ -97,6 +104,13 @@ class TrainConfig:
     # network
     base_network: str = setting("mobilenet1.0", "backbone network", choices=BASE_NETWORKS, aliases=NETWORK_ALIASES)
     image_shape: int = setting(300, "side length of the square network input, pixels", low=128, high=10000)
+    feature_strides: str = setting(
+        "",
+        "strides of the feature maps: 8,16,... has one more map, for small objects; empty: 16,32,..., of vgg-16 "
+        "8,16,...",
+        choices=("", FINE_STRIDES, USUAL_STRIDES),
+        aliases=STRIDE_ALIASES,
+    )
     num_classes: int = setting(
         0, "number of classes; computed from the labels; if set, all class ids must be below it", low=0, by_data=True
     )
@@ -283,6 +297,11 @@ class TrainConfig:
     def anchor_scales(self) -> Tuple[float, ...]:
         """Anchor scales of anchor_sizes."""
         return parse_increasing_floats(self.anchor_sizes) or ()
+
+    @property
+    def first_stride(self) -> int:
+        """Stride of the first feature map; 0: that of the network."""
+        return int(self.feature_strides.split(",")[0] or 0)
 
     @property
     def candidates(self) -> int:

@@ -109,6 +109,8 @@ def cross_field_errors(values: Mapping[str, Any]) -> List[str]:
             f"class_weights: found {values['class_weights']!r}, expected {BALANCED!r}, or one weight above 0 for each "
             "of some class names, such as 'cat=2,dog=0.5'"
         )
+    if values["base_network"] == "vgg-16" and values["feature_strides"].startswith("16"):
+        faults.append("feature_strides: found '16,32,...' with base_network 'vgg-16', expected '8,16,...', its own")
     if values["recipe"] and values["preset_defaults"] == "builtin":
         faults.append(f"recipe: found {values['recipe']!r} with preset_defaults 'builtin', expected one of the two")
     if -1 < values["clip_gradient"] < 0:

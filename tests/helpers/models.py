@@ -26,10 +26,12 @@ mx = mxnet_compat.mxnet()
 CLASSES = ("cat", "dog", "cow")
 
 
-def talking_net(base_network: str = "mobilenet0.25", side: int = 128, classes: Sequence[str] = CLASSES) -> Any:
+def talking_net(
+    base_network: str = "mobilenet0.25", side: int = 128, classes: Sequence[str] = CLASSES, first_stride: int = 0
+) -> Any:
     """A net whose class scores differ and whose boxes leave their anchors, with BatchNorm statistics as after
     training."""
-    net = build_net(base_network, side, classes, seed=1)
+    net = build_net(base_network, side, classes, seed=1, first_stride=first_stride)
     random = np.random.RandomState(0)
     for name, parameter in net._collect_params_with_prefix().items():
         if name.endswith(("running_mean", "moving_mean", "beta")):
@@ -45,7 +47,7 @@ def talking_net(base_network: str = "mobilenet0.25", side: int = 128, classes: S
 def talking_model(folder: Path, classes: Sequence[str] = CLASSES, post_nms: int = 100, **settings: Any) -> SavedModel:
     """A model folder with such a net."""
     config = small_config(**{"nms_topk": 400, **settings})  # as a job leaves it
-    net = talking_net(config.base_network, config.image_shape, classes)
+    net = talking_net(config.base_network, config.image_shape, classes, config.first_stride)
     SavedModel(config, ClassNames(tuple(classes)), post_nms, epoch=0).save(folder, net)
     return SavedModel.load(folder)
 

@@ -78,6 +78,12 @@ def test_export_of_a_hundred_drawn_images_agrees(tmp_path):
         pytest.param({"nms_threshold": 0.6, "nms_topk": 30, "post_nms": 20}, id="other-suppression"),
         pytest.param({"post_nms": ANCHORS, "classes": ("cat",)}, id="all-boxes"),
         pytest.param({"anchor_sizes": "0.2,0.35,0.5,0.7,1.05"}, id="anchors-of-other-sizes"),
+        pytest.param({"feature_strides": "8,16,..."}, id="a-map-of-stride-8"),
+        pytest.param(
+            {"feature_strides": "8,16,...", "base_network": "mobilenet1.0", "image_shape": 300},
+            id="a-map-of-stride-8-of-mobilenet1.0",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_export_of_each_network_agrees(tmp_path, settings):

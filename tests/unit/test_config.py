@@ -25,6 +25,10 @@ def faults(**values):
         ("base_network", "vgg-16", "vgg-16"),
         ("base_network", "resnet50_v1", "resnet-50"),
         ("base_network", " mobilenet1.0 ", "mobilenet1.0"),
+        ("feature_strides", "8", "8,16,..."),
+        ("feature_strides", "8,16,32,64,128,256,512", "8,16,..."),
+        ("feature_strides", "16,32", "16,32,..."),
+        ("feature_strides", "", ""),
         ("image_shape", "512", 512),
         ("image_shape", "128", 128),
         ("image_shape", 300.0, 300),
@@ -77,6 +81,9 @@ def test_from_mapping_valid_value_is_converted(name, value, expected):
         ("base_network", "vgg-19"),
         ("amp", "bfloat16"),
         ("amp", "2"),
+        ("feature_strides", "4,8"),
+        ("feature_strides", "8,32"),
+        ("feature_strides", "8,16,31"),
         ("image_shape", "127"),
         ("image_shape", "10001"),
         ("image_shape", "300.5"),
@@ -266,3 +273,14 @@ def test_train_config_has_all_names_of_the_builtin_algorithm():
         learning_rate lr_scheduler_factor lr_scheduler_step mini_batch_size momentum nms_threshold optimizer
         overlap_threshold use_pretrained_model weight_decay nms_topk"""
     assert set(table.split()) <= names
+
+
+@pytest.mark.parametrize("strides, expected", [("", 0), ("8,16,...", 8), ("16,32,...", 16)])
+def test_first_stride_is_that_of_feature_strides(strides, expected):
+    assert TrainConfig(feature_strides=strides).first_stride == expected
+
+
+def test_feature_strides_16_with_vgg_raises_and_8_is_its_own():
+    assert TrainConfig(base_network="vgg-16", feature_strides="8").first_stride == 8
+    (fault,) = faults(base_network="vgg-16", feature_strides="16")
+    assert fault.startswith("feature_strides: ")

@@ -17,7 +17,7 @@ from ssd_train.artifacts.model_config import CONFIG, MODEL_FORMAT, read_model_co
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
 from ssd_train.errors import ConfigError, SsdTrainError, TrainingDiverged, WeightsError
-from ssd_train.model.net import build_net
+from ssd_train.model.net import net_of
 from ssd_train.model.pretrained import load_strict, state_dict
 from ssd_train.storage import atomic
 
@@ -82,8 +82,7 @@ class SavedModel:
 
     def build(self, device: Any = None) -> Any:
         """Return the network with the saved weights on `device`, an MXNet context; None: the CPU."""
-        config = self.config
-        net = build_net(config.base_network, config.image_shape, list(self.class_names), scales=config.anchor_scales)
+        net = net_of(self.config, self.class_names)
         load_strict(net, self.weights)
         if device is not None:
             net.collect_params().reset_ctx(device)

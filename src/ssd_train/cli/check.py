@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from ssd_train.cli.arguments import Parser, add_label_flags, label_options, program
 from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
-from ssd_train.config import TrainConfig
+from ssd_train.config import FINE_STRIDES, TrainConfig
 from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.split import describe_splits, training_split
 from ssd_train.errors import DataError
-from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.anchors import layout_of, make_anchors
 from ssd_train.progress import Progress
 from ssd_train.redaction import redact
 from ssd_train.storage.atomic import write_text_atomic
@@ -29,10 +31,17 @@ EXIT_ERRORS = 2
 
 def run(arguments: Sequence[str]) -> int:
     """Check, print the findings, and return 0, or 2 if there are errors."""
-    flags = make_parser().parse_args(list(arguments))
+    parser = make_parser()
+    flags = parser.parse_args(list(arguments))
+    given = {name: value for name, value in vars(flags).items() if value != parser.get_default(name)}
     config = TrainConfig.from_mapping({"image_shape": flags.image_shape, "base_network": flags.base_network})
-    shapes = {config.image_shape, *SHAPES}
-    anchors = {shape: make_anchors(anchor_layout(config.base_network, shape)) for shape in shapes}
+    finer = replace(config, feature_strides=FINE_STRIDES)
+    anchors, fine_anchors = (
+        {side: make_anchors(layout_of(replace(c, image_shape=side))) for side in {config.image_shape, *SHAPES}}
+        for c in (config, finer)
+    )
+    if layout_of(config) == layout_of(finer):
+        fine_anchors = {}
     with staged_s3_paths(flags) as progress:
         for images in filter(None, (flags.images, flags.validation)):
             if not images.exists():
@@ -44,8 +53,8 @@ def run(arguments: Sequence[str]) -> int:
         else:
             for line in filter(None, map(sets_line, read)):
                 progress.info(line)
-            result = check_data(read, config.image_shape, anchors, progress)
-        for line in report_lines(result):
+            result = check_data(read, config.image_shape, anchors, progress, fine_anchors)
+        for line in report_lines(result, given):
             progress.info(line)
         if flags.json:
             text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
@@ -100,12 +109,24 @@ def sets_line(split: Split) -> str:
     return f"{split.name}: {sets}; all are checked, train learns from {len(trained)}, scores with {with_what}"
 
 
-def report_lines(result: CheckResult) -> Iterator[str]:
+def report_lines(result: CheckResult, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report: statistics, findings by rising severity, and counts.
 
     The worst findings and the counts come last, where a terminal shows them.
+
+    Args:
+        result: The result.
+        given: The flags that were given; those of the advised command.
     """
     yield from _statistics_lines(result.statistics)
+    advised = result.statistics.get("advised")
+    if advised:
+        data = {
+            "train": given.get("images", "IMAGES"),
+            **{n: v for n, v in given.items() if n not in ("images", "json")},
+        }
+        words = [word for name, value in {**data, **advised}.items() for word in (f"--{name}", str(value))]
+        yield f"advised, for small objects: {program('train')} {' '.join(map(shlex.quote, words))}"
     for severity in reversed(SEVERITIES):
         of_it = [finding for finding in result.findings if finding.severity == severity]
         for name, group in groupby(of_it, key=lambda finding: finding.code):

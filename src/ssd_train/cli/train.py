@@ -392,12 +392,12 @@ def settings_lines(config: TrainConfig) -> List[str]:
 
 def network_lines(setup: "TrainingSetup") -> List[str]:
     """Return a line about the network: size, anchors, frozen tensors."""
-    from ssd_train.model.anchors import anchor_layout, make_anchors
+    from ssd_train.model.anchors import layout_of, make_anchors
 
     config = setup.config
     parameters = setup.net._collect_params_with_prefix()
     numbers = sum(parameter.data(parameter.list_ctx()[0]).size for parameter in parameters.values())
-    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_scales))
+    anchors = make_anchors(layout_of(config))
     classes = len(setup.class_names)
     return [
         f"network: {config.base_network} at {config.image_shape} px, {classes} class{'es' if classes > 1 else ''}, "

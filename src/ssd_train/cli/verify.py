@@ -37,8 +37,8 @@ from ssd_train.deploy.parity import MAX_UNMATCHED_FRACTION, Agreement, compare
 from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.devices import one_context
 from ssd_train.environment import Environment
-from ssd_train.model.anchors import anchor_layout, make_anchors
-from ssd_train.model.net import build_net
+from ssd_train.model.anchors import layout_of, make_anchors
+from ssd_train.model.net import net_of
 from ssd_train.model.pretrained import read_arrays, state_dict
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
@@ -272,7 +272,7 @@ class Checks:
         model = SavedModel.load(self.folder / name / "model")
         config, context = model.config, one_context(device)
         data = load_labels(*self.datasets["validation"])
-        layout = anchor_layout(config.base_network, config.image_shape, config.anchor_scales)
+        layout = layout_of(config)
         transform = EvalTransform(config.image_shape, TargetEncoder(make_anchors(layout)), config.grayscale)
         loader = EvalLoader(DetectionDataset(data.labels, data.images, config.image_shape), transform, BATCH)
         evaluator = Evaluator(model.build(context), config, context, model.post_nms)
@@ -293,8 +293,7 @@ def _arrays(path: Path) -> Dict[str, np.ndarray]:
 def _first_weights() -> Dict[str, np.ndarray]:
     """Return the initial weights of the runs."""
     config = TrainConfig.from_mapping(SETTINGS)
-    net = build_net(config.base_network, config.image_shape, list(SHAPE_CLASSES), config.seed, config.anchor_scales)
-    return {name: parameter.data().asnumpy() for name, parameter in state_dict(net).items()}
+    return {name: parameter.data().asnumpy() for name, parameter in state_dict(net_of(config, SHAPE_CLASSES)).items()}
 
 
 def _distance(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:

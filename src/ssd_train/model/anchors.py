@@ -13,6 +13,7 @@ from typing import Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.config import TrainConfig
 from ssd_train.errors import ConfigError
 
 FEW_RATIOS = (1.0, 2.0, 0.5)
@@ -60,11 +61,11 @@ class AnchorLayout:
         return self.strides or tuple(self.image_size / cells for cells in self.cells)
 
 
-def feature_cells(base_network: str, image_size: int) -> Tuple[int, ...]:
+def feature_cells(base_network: str, image_size: int, first_stride: int = 0) -> Tuple[int, ...]:
     """Return the number of cells per side of each feature map, down to the map of one cell."""
     if (base_network, image_size) in SPECIAL_CELLS:
         return SPECIAL_CELLS[base_network, image_size]
-    stride = FIRST_STRIDE.get(base_network, DEFAULT_FIRST_STRIDE)
+    stride = first_stride or FIRST_STRIDE.get(base_network, DEFAULT_FIRST_STRIDE)
     cells = [-(-image_size // stride)]
     while cells[-1] > 1:
         cells.append(-(-cells[-1] // 2))
@@ -83,7 +84,14 @@ def linear_scales(maps: int, smallest: float, second: float, largest: float) -> 
     return (smallest, *(float(scale) for scale in np.linspace(second, largest, maps)))
 
 
-def anchor_layout(base_network: str, image_size: int, scales: Sequence[float] = ()) -> AnchorLayout:
+def layout_of(config: TrainConfig) -> AnchorLayout:
+    """Return the anchor layout of a model with these settings."""
+    return anchor_layout(config.base_network, config.image_shape, config.anchor_scales, config.first_stride)
+
+
+def anchor_layout(
+    base_network: str, image_size: int, scales: Sequence[float] = (), first_stride: int = 0
+) -> AnchorLayout:
     """Return the anchor layout of a network at an image size.
 
     Args:
@@ -91,8 +99,9 @@ def anchor_layout(base_network: str, image_size: int, scales: Sequence[float] = 
         image_size: side of the square input image in pixels.
         scales: anchor scales as fractions of the image size, one more than feature maps. Default (SSD's 300 and 512 px
             settings): 0.1, then linear growth from 0.2 (from 0.15 with seven maps or more) to 1.05.
+        first_stride: stride of the first map; 0: that of DEFAULT_FIRST_STRIDE or FIRST_STRIDE.
     """
-    cells = feature_cells(base_network, image_size)
+    cells = feature_cells(base_network, image_size, first_stride)
     scales = scales or linear_scales(len(cells), SMALLEST_SIZE, 0.2 if len(cells) < 7 else 0.15, LARGEST_SIZE)
     ratios = [FEW_RATIOS] + [MANY_RATIOS] * (len(cells) - 3) + [FEW_RATIOS] * 2
     sizes = tuple(float(scale * image_size) for scale in scales)

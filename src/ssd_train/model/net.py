@@ -7,11 +7,12 @@ import re
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, Collection, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ssd_train import mxnet_compat
+from ssd_train.config import TrainConfig
 from ssd_train.errors import ConfigError
 from ssd_train.model.anchors import AnchorLayout, anchor_layout
 
@@ -24,11 +25,11 @@ vgg_atrous = mxnet_compat.gluoncv("model_zoo.ssd.vgg_atrous")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of GluonCV's model zoo and the layers that feed the first two detection maps.
+    """A network of GluonCV's model zoo and the layers that feed the first detection maps.
 
     Attributes:
         zoo_name: name in GluonCV's model zoo.
-        features: names of the layers with strides 16 and 32.
+        features: names of the layers with strides 8, 16 and 32.
         filters: number of filters of the extra layers.
     """
 
@@ -39,16 +40,17 @@ class Backbone:
 
 # filters of the extra layers, as in GluonCV's presets for 512 px; the last is repeated if there are more layers
 WIDE, NARROW = (512, 512, 256, 256), (256, 256, 128, 128)
-MOBILENET_FEATURES = ("relu22_fwd", "relu26_fwd")
+MOBILENET_FEATURES = ("relu10_fwd", "relu22_fwd", "relu26_fwd")
+MOBILENETV2_FEATURES = (*(f"features_linearbottleneck{i}_relu60_relu6" for i in (6, 13)), "features_relu61_relu6")
+RESNET_FEATURES = ("stage2_activation3", "stage3_activation5", "stage4_activation2")
 BACKBONES = {
     "mobilenet1.0": Backbone("mobilenet1.0", MOBILENET_FEATURES, WIDE),
     "mobilenet0.5": Backbone("mobilenet0.5", MOBILENET_FEATURES, NARROW),
     "mobilenet0.25": Backbone("mobilenet0.25", MOBILENET_FEATURES, NARROW),
-    "mobilenetv2_1.0": Backbone(
-        "mobilenetv2_1.0", ("features_linearbottleneck13_relu60_relu6", "features_relu61_relu6"), WIDE
-    ),
-    "resnet-50": Backbone("resnet50_v1", ("stage3_activation5", "stage4_activation2"), WIDE),
+    "mobilenetv2_1.0": Backbone("mobilenetv2_1.0", MOBILENETV2_FEATURES, WIDE),
+    "resnet-50": Backbone("resnet50_v1", RESNET_FEATURES, WIDE),
 }
+LAST_STRIDE = 32  # of a backbone's features
 VGG = "vgg-16"
 # standard deviation of the head weights, so that class scores start even (RetinaNet, Lin et al. 2017, section 4.1)
 HEAD_DEVIATION = 0.01
@@ -56,8 +58,19 @@ CLASS_HEADS = "class_predictors."  # prefix of the class heads' parameter names
 BACKGROUND_PRIOR = 0.99  # initial probability of background with the focal loss
 
 
+def net_of(config: TrainConfig, class_names: Iterable[str]) -> Any:
+    """Return the initialized network of a model with these settings."""
+    side, scales = config.image_shape, config.anchor_scales
+    return build_net(config.base_network, side, list(class_names), config.seed, scales, config.first_stride)
+
+
 def build_net(
-    base_network: str, image_size: int, class_names: Sequence[str], seed: int = 0, scales: Sequence[float] = ()
+    base_network: str,
+    image_size: int,
+    class_names: Sequence[str],
+    seed: int = 0,
+    scales: Sequence[float] = (),
+    first_stride: int = 0,
 ) -> Any:
     """Return an initialized SSD (GluonCV's `SSD` HybridBlock) on the CPU.
 
@@ -71,8 +84,9 @@ def build_net(
         class_names: names of the classes, without background.
         seed: seed of the initial weights.
         scales: anchor scales as fractions of the image size; default: those of `anchor_layout`.
+        first_stride: stride of the first feature map; 0: that of the network.
     """
-    layout = anchor_layout(base_network, image_size, scales)
+    layout = anchor_layout(base_network, image_size, scales, first_stride)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Cannot decide type" of the input, which is known once the network runs
         net = _make_ssd(base_network, layout, class_names)
@@ -104,9 +118,10 @@ def _feature_arguments(base_network: str, layout: AnchorLayout) -> Dict[str, Any
     if base_network == VGG:
         return {"network": None, "features": _vgg_features(layout), "num_filters": []}
     backbone = BACKBONES[base_network]
-    extra = len(layout.cells) - len(backbone.features)
+    features = backbone.features[-sum(step <= LAST_STRIDE for step in layout.steps) :]
+    extra = len(layout.cells) - len(features)
     filters = (backbone.filters + backbone.filters[-1:] * extra)[:extra]
-    return {"network": backbone.zoo_name, "features": list(backbone.features), "num_filters": list(filters)}
+    return {"network": backbone.zoo_name, "features": list(features), "num_filters": list(filters)}
 
 
 def _vgg_features(layout: AnchorLayout) -> Any:

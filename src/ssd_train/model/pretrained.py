@@ -92,6 +92,7 @@ def load_pretrained(
     old_classes: Optional[Sequence[str]] = None,
     rows: Optional[Sequence[int]] = None,
     heads: bool = True,
+    finer_maps: int = 0,
 ) -> LoadReport:
     """Load the file at `path` into `net`.
 
@@ -104,6 +105,8 @@ def load_pretrained(
         old_classes: class names of the file's detector, if they are known.
         rows: for each class of `net`, the class of the file whose rows it gets, -1 for none; default: the same name.
         heads: load the class and box heads of a detector, too.
+        finer_maps: number of maps of `net` that are finer than the first of the file's detector; those keep their new
+            heads. Negative: the file's detector has so many finer ones.
 
     Raises:
         DependencyError: the safetensors library is missing.
@@ -115,7 +118,7 @@ def load_pretrained(
     if any(name.startswith(nets.CLASS_HEADS) for name in arrays):
         if not heads:
             return _load_features(net, arrays, str(path))
-        return _load_detector(net, arrays, str(path), old_classes, rows)
+        return _load_detector(net, arrays, str(path), old_classes, rows, finer_maps)
     return _load_backbone(net, base_network, arrays, str(path))
 
 
@@ -185,9 +188,16 @@ def _builtin_name(name: str) -> str:
 
 
 def _load_detector(
-    net: Any, arrays: Arrays, source: str, old_classes: Optional[Sequence[str]], rows: Optional[Sequence[int]]
+    net: Any,
+    arrays: Arrays,
+    source: str,
+    old_classes: Optional[Sequence[str]],
+    rows: Optional[Sequence[int]],
+    finer_maps: int,
 ) -> LoadReport:
     names, old_names = list(net.classes), list(old_classes or _zoo_classes(arrays))
+    index = lambda match: str(int(match.group()) + finer_maps)  # noqa: E731
+    arrays = {re.sub(r"(?<=_predictors\.)\d+", index, name): array for name, array in arrays.items()}
     if rows is None:
         rows = [old_names.index(name) if name in old_names else -1 for name in names]
     parameters = state_dict(net)

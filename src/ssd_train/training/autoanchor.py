@@ -12,13 +12,14 @@ import numpy as np
 from ssd_train.artifacts.builtin_archive import anchor_scales, artifact_folder, read_artifact
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
-from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
-from ssd_train.config import TrainConfig
+from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix, short_sides
+from ssd_train.config import FINE_STRIDES, TrainConfig
 from ssd_train.config_fields import parse_increasing_floats
+from ssd_train.data.checks.labels import CELL, FINE_CELL, SERVED
 from ssd_train.data.structures import Labels
 from ssd_train.data.transforms import ZOOM, View
 from ssd_train.errors import WeightsError
-from ssd_train.model.anchors import anchor_layout, feature_cells, linear_scales, make_anchors
+from ssd_train.model.anchors import anchor_layout, layout_of, linear_scales, make_anchors
 from ssd_train.model.net import CLASS_HEADS
 from ssd_train.model.pretrained import read_arrays
 from ssd_train.progress import Progress
@@ -42,11 +43,13 @@ class AnchorChoice(NamedTuple):
         scales: the anchor scales.
         overlap: mean IoU of the training boxes with their four best anchors of these scales.
         usual: the same for SSD's own scales.
+        small: fraction of the boxes with a side under CELL pixels of the input; every class has the same weight.
     """
 
     scales: Tuple[float, ...]
     overlap: float
     usual: float
+    small: float
 
 
 def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Labels, progress: Progress) -> TrainConfig:
@@ -77,27 +80,37 @@ def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Lab
     progress.info(
         f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}"
     )
+    if choice.small > 1 - SERVED and layout_of(config).steps[0] > FINE_CELL:
+        progress.info(
+            f"{choice.small:.0%} of the boxes, each class counted equally, have a side under {CELL:g} px at "
+            f"image_shape {config.image_shape}: --feature_strides {FINE_STRIDES} finds smaller objects, and check "
+            "advises an image_shape"
+        )
     return dataclasses.replace(config, anchor_sizes=sizes)
 
 
 def anchors_of_checkpoint(pretrained: Path, config: TrainConfig) -> Optional[str]:
     """Return the anchor_sizes of a pretrained detector; None if it is none.
 
-    It may be a model of ours for the same image size (other sizes have other feature maps), one of GluonCV's, or one of
-    the built-in algorithm.
+    It may be a model of ours for the same image size and strides (others have other feature maps), one of GluonCV's, or
+    one of the built-in algorithm.
     """
     if not pretrained.exists():
         return None  # reported when it is loaded
-    maps = len(feature_cells(config.base_network, config.image_shape))
+    maps = len(layout_of(config).cells)
     with open_model(pretrained) as path:
         builtin = artifact_folder(path)
         if builtin is not None:
             return _sizes_text(anchor_scales(read_artifact(builtin)), maps)
-        if not (path / CONFIG).exists():
-            return _gluoncv_sizes(path, maps)
-        old = SavedModel.load(path).config
-    same = (old.base_network, old.image_shape) == (config.base_network, config.image_shape)
-    return old.anchor_sizes if same else None
+        ours = (path / CONFIG).exists()
+        old = SavedModel.load(path).config if ours else dataclasses.replace(config, feature_strides="")
+        if (old.base_network, old.image_shape, layout_of(old).cells) != (
+            config.base_network,
+            config.image_shape,
+            layout_of(config).cells,
+        ):
+            return None
+        return old.anchor_sizes if ours else _gluoncv_sizes(path, maps)
 
 
 def _gluoncv_sizes(path: Path, maps: int) -> Optional[str]:
@@ -144,14 +157,16 @@ def fit_anchor_scales(config: TrainConfig, labels: Labels) -> AnchorChoice:
     Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
     half and twice the size. At least one image must have a known size.
     """
-    boxes = _augmented(_sample(labels, config), config)
-    maps = len(feature_cells(config.base_network, config.image_shape))
-    usual = tuple(size / config.image_shape for size in anchor_layout(config.base_network, config.image_shape).sizes)
+    sample = _sample(labels, config)
+    boxes = _augmented(sample, config)
+    maps = len(layout_of(config).cells)
+    usual = tuple(size / config.image_shape for size in layout_of(config).sizes)
     shapes = [(s, s * times) for s, times in itertools.product(SMALLEST, SECOND) if s * times < LARGEST]
     candidates = [usual, *(linear_scales(maps, smallest, second, LARGEST) for smallest, second in shapes)]
     overlaps = [_overlap(config, boxes, scales) for scales in candidates]
     best = int(np.argmax(overlaps))
-    return AnchorChoice(tuple(round(scale, 4) for scale in candidates[best]), overlaps[best], overlaps[0])
+    small = float((short_sides(sample) < CELL).mean())
+    return AnchorChoice(tuple(round(scale, 4) for scale in candidates[best]), overlaps[best], overlaps[0], small)
 
 
 def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:
@@ -160,7 +175,7 @@ def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:
     boxes = np.concatenate([boxes * (config.image_shape / size) for boxes, size, _ in sized])
     class_ids = np.concatenate([ids for _, _, ids in sized])
     weights = 1 / np.bincount(class_ids)[class_ids]
-    anchors = len(make_anchors(anchor_layout(config.base_network, config.image_shape)))
+    anchors = len(make_anchors(layout_of(config)))
     count = max(MAX_IOU_PAIRS // anchors, MIN_BOXES)
     return boxes[np.random.RandomState(0).choice(len(boxes), count, p=weights / weights.sum())].astype(np.float32)
 
@@ -177,5 +192,6 @@ def _augmented(boxes: np.ndarray, config: TrainConfig) -> np.ndarray:
 
 
 def _overlap(config: TrainConfig, boxes: np.ndarray, scales: Tuple[float, ...]) -> float:
-    anchors = cxcywh_to_xyxy(make_anchors(anchor_layout(config.base_network, config.image_shape, scales)))
+    layout = anchor_layout(config.base_network, config.image_shape, scales, config.first_stride)
+    anchors = cxcywh_to_xyxy(make_anchors(layout))
     return float(np.partition(iou_matrix(boxes, anchors), -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:].mean())

@@ -26,9 +26,9 @@ from ssd_train.data.transforms import EvalTransform, TrainTransform, View, trans
 from ssd_train.devices import contexts
 from ssd_train.environment import CHANNELS, Environment, available_memory
 from ssd_train.errors import CheckpointError, ConfigError, WeightsError
-from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
+from ssd_train.model.anchors import feature_cells, layout_of, make_anchors
 from ssd_train.model.model_zoo import ADVICE, find_weights, zoo_file
-from ssd_train.model.net import build_net, freeze, init_background_prior
+from ssd_train.model.net import freeze, init_background_prior, net_of
 from ssd_train.model.pretrained import LoadReport, load_builtin, load_pretrained
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
@@ -210,7 +210,7 @@ def max_detections(config: TrainConfig, labels: Labels) -> int:
     It is post_nms or the number of boxes of the fullest training image, at most the number of anchors times classes.
     """
     most = max(len(record.boxes) for record in labels.records)
-    anchors = len(make_anchors(_layout(config)))
+    anchors = len(make_anchors(layout_of(config)))
     return min(max(config.post_nms, most), anchors * len(labels.class_names))
 
 
@@ -224,7 +224,7 @@ def with_candidates(config: TrainConfig, labels: Labels, progress: Progress) -> 
     if config.nms_topk:
         return config
     side = config.image_shape
-    encode = TargetEncoder(make_anchors(_layout(config)))
+    encode = TargetEncoder(make_anchors(layout_of(config)))
     sized = [(record, View((0, 0, *record.size_wh))) for record in labels.records if record.size_wh]
     fullest = sorted(sized, key=lambda one: len(one[0].boxes))[-FULLEST_IMAGES:]
     targets = [encode(*transform_boxes(record.boxes, record.class_ids, view, side))[0] for record, view in fullest]
@@ -259,16 +259,8 @@ def class_weights(config: TrainConfig, labels: Labels, progress: Progress) -> Tu
     return tuple(float(weights.get(name, 1.0)) for name in names)
 
 
-def _layout(config: TrainConfig) -> AnchorLayout:
-    return anchor_layout(config.base_network, config.image_shape, config.anchor_scales)
-
-
-def _new_net(config: TrainConfig, class_names: ClassNames) -> Any:
-    return build_net(config.base_network, config.image_shape, list(class_names), config.seed, config.anchor_scales)
-
-
 def _make_average(train_step: TrainStep, config: TrainConfig, class_names: ClassNames) -> ModelEMA:
-    net = _new_net(config, class_names)
+    net = net_of(config, class_names)
     net.collect_params().reset_ctx(train_step.devices[0])
     return ModelEMA(net, train_step.net, config.ema_decay)
 
@@ -296,12 +288,12 @@ def _find_weights(config: TrainConfig, environment: Environment, progress: Progr
     else:
         return None
     one_class = ClassNames(("object",))
-    _load_weights(_new_net(config, one_class), config, weights, one_class)
+    _load_weights(net_of(config, one_class), config, weights, one_class)
     return weights
 
 
 def _make_net(config: TrainConfig, weights: Optional[InitialWeights], labels: Labels, progress: Progress) -> Any:
-    net = _new_net(config, labels.class_names)
+    net = net_of(config, labels.class_names)
     if config.classification_loss == "focal":
         init_background_prior(net)
     if weights is None:
@@ -338,12 +330,17 @@ def _load_weights(
         if builtin is not None:
             report = _load_artifact(net, config, builtin, class_names, by_id)
         elif not (path / CONFIG).exists():
-            report = load_pretrained(net, config.base_network, _weights_file(path), heads=weights.heads)
+            report = load_pretrained(
+                net, config.base_network, _weights_file(path), heads=weights.heads, finer_maps=_finer_maps(config, 0)
+            )
         else:
             model = SavedModel.load(path)
             _check_base_network(config, model.config.base_network, source)
             rows = class_names.ids_in(model.class_names, by_id).tolist()
-            report = load_pretrained(net, config.base_network, model.weights, list(model.class_names), rows)
+            finer = _finer_maps(config, model.config.first_stride)
+            report = load_pretrained(
+                net, config.base_network, model.weights, list(model.class_names), rows, finer_maps=finer
+            )
     return dataclasses.replace(report, source=str(source))
 
 
@@ -365,6 +362,12 @@ def _check_base_network(config: TrainConfig, expected: str, source: Path) -> Non
         raise ConfigError(
             f"base_network: found {config.base_network!r}, expected {expected!r}, that of the model in {source}"
         )
+
+
+def _finer_maps(config: TrainConfig, first_stride: int) -> int:
+    """Return how many more maps the network has than with this first stride."""
+    others = feature_cells(config.base_network, config.image_shape, first_stride)
+    return len(layout_of(config).cells) - len(others)
 
 
 def _weights_file(path: Path) -> Path:
@@ -391,7 +394,7 @@ def _make_loaders(
 ) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
     workers = default_workers() if config.num_workers < 0 else config.num_workers
-    encode = TargetEncoder(make_anchors(_layout(config)))
+    encode = TargetEncoder(make_anchors(layout_of(config)))
     budget = int(available_memory() * CACHE_FRACTION) if config.cache_images else 0
     train_fraction = len(train.labels) / (len(train.labels) + len(validation.labels))
     validation_budget = int(budget * (1 - train_fraction))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from helpers.data import flags_of, label_set, memory_images, shapes_set
@@ -10,6 +11,7 @@ from helpers.data import flags_of, label_set, memory_images, shapes_set
 from ssd_train.cli.main import main
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.formats.recordio import write_recordio
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +131,49 @@ def test_help_names_the_documentation(capsys):
         main(["check", "--help"])
     assert caught.value.code == 0
     assert "docs/check-codes.md" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def small_objects(tmp_path_factory):
+    """Thirty images whose objects have 2 to 5 % of their side."""
+    samples = draw_shapes_set(30, 1, (640, 480), max_objects=8, sides=(0.02, 0.05))
+    return write_drawn_set(tmp_path_factory.mktemp("small"), samples, SHAPE_CLASSES, "shapes")
+
+
+def advised_command(out):
+    """Return the words of the command that check advises."""
+    (line,) = [line for line in out.splitlines() if line.startswith("advised")]
+    return shlex.split(line.partition(" train ")[2])
+
+
+def test_check_small_objects_advises_a_command_that_trains(small_objects, tmp_path, capsys):
+    images, labels = small_objects
+    code, out, _ = check(capsys, images=images, labels=labels, label_attribute="shapes", json=tmp_path / "all.json")
+    words = advised_command(out)
+    assert code == 0
+    assert words[:2] == ["--train", str(images)] and words[-4:] == [
+        "--feature_strides",
+        "8,16,...",
+        "--image_shape",
+        "512",
+    ]
+    assert "--json" not in words
+    advised = json.loads((tmp_path / "all.json").read_text("utf-8"))["statistics"]["advised"]
+    assert advised == {"feature_strides": "8,16,...", "image_shape": 512}
+    quick = {
+        "model_dir": tmp_path / "m",
+        "output_dir": tmp_path / "o",
+        "base_network": "mobilenet0.25",
+        "mini_batch_size": 1,
+    }
+    assert main(["train", *words, *flags_of(quick), "--use_pretrained_model", "0", "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert "anchors" in shown and "feature_strides 8,16,..." in shown
+
+
+@pytest.mark.parametrize("base_network", ["mobilenet1.0", "vgg-16"])
+def test_check_advises_no_map_of_stride_8_that_brings_nothing(drawn, small_objects, capsys, base_network):
+    """The objects are large, or the network has that map."""
+    labels = drawn.manifest if base_network == "mobilenet1.0" else small_objects[1]
+    code, out, _ = check(capsys, labels=labels, base_network=base_network)
+    assert code == 0 and "feature_strides" not in out

@@ -17,13 +17,12 @@ SIZES = (128, 200, 300, 512, 600, 1024)
 def net_anchors():
     """Return the network's feature map shapes and the anchors of its own generators."""
     from ssd_train import mxnet_compat
-    from ssd_train.model.anchors import anchor_layout
     from ssd_train.model.net import _make_ssd
 
     mx = mxnet_compat.mxnet()
 
-    def anchors(base_network, size):
-        net = _make_ssd(base_network, anchor_layout(base_network, size), ["a"])
+    def anchors(layout, base_network, size):
+        net = _make_ssd(base_network, layout, ["a"])
         net.anchor_generators.initialize()
         maps = mx.sym.Group(net.features(mx.sym.var("data")))
         _, shapes, _ = maps.infer_shape(data=(1, 3, size, size))
@@ -37,9 +36,22 @@ def net_anchors():
 @pytest.mark.parametrize("base_network", [name for name in BASE_NETWORKS if name != "mobilenet0.5"])
 def test_make_anchors_equals_the_networks_anchors(net_anchors, base_network, size):
     layout = anchor_layout(base_network, size)
-    maps, expected = net_anchors(base_network, size)
+    maps, expected = net_anchors(layout, base_network, size)
     assert maps == [(cells, cells) for cells in layout.cells]
     np.testing.assert_allclose(make_anchors(layout), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [128, 300, 333, 512])
+@pytest.mark.parametrize("base_network", BASE_NETWORKS)
+def test_make_anchors_with_a_map_of_stride_8_equals_the_networks_anchors(net_anchors, base_network, size):
+    layout, usual = anchor_layout(base_network, size, (), 8), anchor_layout(base_network, size)
+    maps, expected = net_anchors(layout, base_network, size)
+    assert maps == [(cells, cells) for cells in layout.cells]
+    np.testing.assert_allclose(make_anchors(layout), expected, rtol=1e-5, atol=1e-3)
+    if base_network == "vgg-16":
+        assert layout == usual
+    else:
+        assert layout.cells == (-(-size // 8), *usual.cells)
 
 
 def boxes_everywhere(size: int, side: float) -> np.ndarray:

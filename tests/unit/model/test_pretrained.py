@@ -207,6 +207,29 @@ def test_load_pretrained_given_rows_are_taken_and_the_tensors_counted(our_file, 
             np.testing.assert_array_equal(found[:, position], was[:, row + 1] if row >= 0 else first[:, position])
 
 
+@pytest.mark.parametrize("old_stride, new_stride", [(16, 8), (8, 16)])
+def test_load_pretrained_of_other_strides_gives_each_map_the_heads_of_its_stride(tmp_path, old_stride, new_stride):
+    old, new = (build_net(SMALL_NETWORK, 128, ["a"], seed, (), s) for seed, s in ((5, old_stride), (6, new_stride)))
+    for name, parameter in old._collect_params_with_prefix().items():
+        if "predictors." in name:
+            parameter.set_data(mx.nd.random.normal(0, 0.1, parameter.shape))
+    path = save(tmp_path / "old.params", {name: p.data() for name, p in state_dict(old).items()})
+    finer = 1 if new_stride < old_stride else -1
+    before, given = values(new), values(old)
+    load_pretrained(new, SMALL_NETWORK, path, ["a"], finer_maps=finer)
+    loaded = 0
+    for name, array in values(new).items():
+        if name.startswith("features."):
+            np.testing.assert_array_equal(array, given[name])
+        elif "predictors." in name:
+            kind, index, rest = name.split(".", 2)
+            source = f"{kind}.{int(index) - finer}.{rest}"
+            fits = source in given and given[source].shape == array.shape
+            np.testing.assert_array_equal(array, given[source] if fits else before[name])
+            loaded += fits
+    assert loaded >= 12, "three maps of 32 and more, in which the number of anchors of a cell is the same"
+
+
 def test_load_strict_into_an_equal_network_is_exact(our_file):
     path, old = our_file
     net = build_net(SMALL_NETWORK, 128, ["cat", "dog", "cow"])

@@ -82,6 +82,20 @@ def test_auto_anchors_returns_the_best_candidate():
     assert share in choice.scales or choice.scales[0] * choice.scales[1] == pytest.approx(share**2, rel=0.2)
 
 
+def test_auto_anchors_a_map_of_stride_8_fits_small_boxes_better():
+    labels = labels_of(boxes_of(0.03, 40))
+    usual, fine = (fit_anchor_scales(config(feature_strides=strides), labels) for strides in ("", "8,16,..."))
+    assert fine.overlap > 1.4 * usual.overlap and usual.small == fine.small == 1
+
+
+@pytest.mark.parametrize(
+    "share, strides, hints", [(0.04, "", 1), (0.04, "8", 0), (0.06, "", 0)], ids=["12 px", "has one", "18 px"]
+)
+def test_resolve_anchors_hints_at_the_map_of_stride_8_for_small_boxes(share, strides, hints):
+    _, lines, _ = chosen(config(feature_strides=strides), labels=labels_of(boxes_of(share, 20)))
+    assert sum("--feature_strides 8,16,..." in line for line in lines) == hints
+
+
 def model_of(folder, **settings):
     """Save a model with these settings."""
     net = build_net("mobilenet0.25", 128, ["a"], scales=small_config(**settings).anchor_scales)
@@ -125,6 +139,8 @@ OLD = "0.2,0.3,0.4,0.5,0.6"
         pytest.param({"anchor_sizes": OLD}, {}, OLD, id="those-of-the-model"),
         pytest.param({"auto_anchors": False}, {}, "", id="a-model-with-the-usual-ones"),
         pytest.param({"anchor_sizes": OLD}, {"image_shape": 256}, None, id="another-image-size-is-fitted-anew"),
+        pytest.param({"anchor_sizes": OLD}, {"feature_strides": "8"}, None, id="other-strides-are-fitted-anew"),
+        pytest.param({"anchor_sizes": OLD}, {"feature_strides": "16,32"}, OLD, id="the-same-strides-by-name"),
         pytest.param({"anchor_sizes": OLD}, {"anchor_sizes": "0.1,0.2"}, "0.1,0.2", id="those-given"),
         pytest.param({"anchor_sizes": OLD}, {"auto_anchors": False}, OLD, id="those-of-the-model-without-fitting"),
     ],

@@ -99,6 +99,7 @@ def test_restore_state_before_the_first_step(tmp_path):
     "changes, expected",
     [
         ({"setting learning_rate": 0.02}, "setting learning_rate: found 0.02, the checkpoint has 0.01"),
+        ({"setting feature_strides": "8,16,..."}, "setting feature_strides: found '8,16,...', the checkpoint has ''"),
         ({"classes": ["cat", "emu"]}, r"classes: found \['cat', 'emu'\], the checkpoint has \['cat', 'dog'\]"),
         (
             {"training labels": "xyz"},
@@ -110,7 +111,7 @@ def test_restore_state_before_the_first_step(tmp_path):
             r"classes: .*; setting learning_rate: ",
         ),
     ],
-    ids=["setting", "classes", "data", "more", "two"],
+    ids=["setting", "setting-younger-than-the-checkpoint", "classes", "data", "more", "two"],
 )
 def test_restore_other_settings_classes_or_data_raise_by_name(tmp_path, best, changes, expected):
     Checkpoints(tmp_path / "c").save(state(), saved_learner(), best)

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ssd_train.boxes import SizeWH, areas, as_boxes, xyxy_to_cxcywh
-from ssd_train.config import TrainConfig
+from ssd_train.boxes import SizeWH, areas, as_boxes, short_sides, xyxy_to_cxcywh
+from ssd_train.config import FINE_STRIDES, TrainConfig
 from ssd_train.data.checks.codes import Finding
 from ssd_train.data.file_names import folded
 from ssd_train.data.formats.builder import BAD_LINE, CLIPPED, DUPLICATE, NO_BOX_LEFT
@@ -175,7 +175,7 @@ def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequen
         anchors: Anchors for this side.
     """
     pixels = boxes.boxes * image_shape
-    short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
+    short = short_sides(pixels)
     iou = best_iou(pixels, anchors)
     tiny, lonely = short < TINY, (short >= TINY) & (iou < NO_ANCHOR)
     return [
@@ -271,7 +271,7 @@ AREAS = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}
 # square root of the fraction of the image that a box covers
 SIZE_CLASSES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "50-100 %": np.inf}
 MATCH_IOU = 0.5  # from which on an anchor is assigned to a box
-CELL = 16.0  # px: a cell of the first feature map; boxes with a shorter side are not found reliably
+CELL, FINE_CELL = 16.0, 8.0  # px: a cell of the first feature map, usually and with feature_strides 8,16,...
 SERVED = 0.95
 _LISTED_SIZES = 5
 
@@ -311,23 +311,26 @@ def remarks(labels: Labels) -> List[str]:
     return lines
 
 
-def recommend_image_shape(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]]) -> Dict[str, Any]:
+def recommend_image_shape(
+    boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGrid]], cell: float = CELL
+) -> Dict[str, Any]:
     """Recommend an input side for the boxes.
 
     The recommended side is the smallest one that serves 95 % of the boxes that the best side serves. A box is served if
-    an anchor has an IoU of at least 0.5 with it, or if its short side has at least 16 px. (A box of unusual shape has
+    an anchor has an IoU of at least 0.5 with it, or if its short side is not below `cell`. (A box of unusual shape has
     no such anchor at any side, and an accidental click has no pixels: neither is a reason for a larger side.)
 
     Args:
         boxes: Boxes of the labels.
         anchors: Input side -> its anchors.
+        cell: Pixels between the cells of the first feature map.
 
     Returns:
         "recommended" side, None without boxes, and "served": fraction of served boxes by side.
     """
     if not len(boxes.boxes):
         return {"recommended": None, "served": {}}
-    fractions = {side: _fraction_served(boxes.boxes * side, anchors[side]) for side in sorted(anchors)}
+    fractions = {side: _fraction_served(boxes.boxes * side, anchors[side], cell) for side in sorted(anchors)}
     wanted = SERVED * max(fractions.values())
     recommended = next(side for side, fraction in fractions.items() if fraction >= wanted)
     return {
@@ -336,9 +339,22 @@ def recommend_image_shape(boxes: Scaled, anchors: Mapping[int, Sequence[AnchorGr
     }
 
 
-def _fraction_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid]) -> float:
-    short = np.minimum(pixels[:, 2] - pixels[:, 0], pixels[:, 3] - pixels[:, 1])
-    served = short >= CELL
+def advised_settings(
+    boxes: Scaled, fine_anchors: Mapping[int, Sequence[AnchorGrid]], recommended: Optional[int]
+) -> Dict[str, Any]:
+    """Return the settings of training that small boxes need: a map of stride 8, if a smaller side then serves them.
+
+    Args:
+        boxes: Boxes of the labels.
+        fine_anchors: Input side -> its anchors with such a map.
+        recommended: The recommended side without it; None without boxes.
+    """
+    side = recommend_image_shape(boxes, fine_anchors, FINE_CELL)["recommended"] if fine_anchors else None
+    return {"feature_strides": FINE_STRIDES, "image_shape": side} if side and recommended and side < recommended else {}
+
+
+def _fraction_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid], cell: float) -> float:
+    served = short_sides(pixels) >= cell
     served[~served] = best_iou(pixels[~served], anchors) >= MATCH_IOU
     return float(served.mean())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from ssd_train.data.checks.codes import CODES, ERROR, SEVERITIES, Finding
 from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
 from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
 from ssd_train.data.checks.labels import (
+    advised_settings,
     anchor_grids,
     check_boxes,
     check_classes,
@@ -93,7 +95,11 @@ class CheckResult:
 
 
 def check_data(
-    splits: Sequence[Split], image_shape: int, anchors: Mapping[int, np.ndarray], progress: Optional[Progress] = None
+    splits: Sequence[Split],
+    image_shape: int,
+    anchors: Mapping[int, np.ndarray],
+    progress: Optional[Progress] = None,
+    fine_anchors: Mapping[int, np.ndarray] = MappingProxyType({}),
 ) -> CheckResult:
     """Check a training split and, if given, a validation split.
 
@@ -103,8 +109,9 @@ def check_data(
         anchors: Input side -> (A, 4) centre x, centre y, width, height in input pixels: for `image_shape`, against
             which boxes are checked, and for other sides that may be recommended.
         progress: Progress display.
+        fine_anchors: As `anchors`, with a map of stride 8, which may be advised; empty: it may not.
     """
-    grids = {side: anchor_grids(array) for side, array in anchors.items()}
+    grids, fine = ({side: anchor_grids(a) for side, a in layouts.items()} for layouts in (anchors, fine_anchors))
     seen = [_look(split, inspect, progress or Progress()) for split in splits]
     findings: List[Finding] = []
     figures: Dict[str, Any] = {}
@@ -117,6 +124,7 @@ def check_data(
         figures[split.name] = statistics(split.labels, boxes, sizes)
         if split is splits[0]:
             figures["image_shape"] = recommend_image_shape(boxes, grids)
+            figures["advised"] = advised_settings(boxes, fine, figures["image_shape"]["recommended"])
     # training and validation share one label_width
     figures["label_width"] = max(figures[split.name]["label_width"] for split in splits)
     findings += _check_copies(splits, seen) + _check_folders(splits)

@@ -21,7 +21,7 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import RAW_KIND, RAW_OUTPUTS, ExportMetadata
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.errors import DependencyError, SsdTrainError
-from ssd_train.model.anchors import anchor_layout, make_anchors
+from ssd_train.model.anchors import layout_of, make_anchors
 from ssd_train.model.graphs import SCORE_THRESHOLD, DetectGraph, vote
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.targets import STDS
@@ -478,7 +478,7 @@ def write_onnx(
         DependencyError: the onnx package is missing.
     """
     config, class_count = model.config, len(model.class_names)
-    anchors = make_anchors(anchor_layout(config.base_network, config.image_shape, config.anchor_scales))
+    anchors = make_anchors(layout_of(config))
     description = ExportMetadata.of(config, model.class_names, model.sha256, kind, input, model.score_threshold)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from helpers.data import label_set
 
-from ssd_train.data.checks.labels import anchor_grids, recommend_image_shape, scaled_boxes, statistics
+from ssd_train.data.checks.labels import (
+    advised_settings,
+    anchor_grids,
+    recommend_image_shape,
+    scaled_boxes,
+    statistics,
+)
 from ssd_train.model.anchors import anchor_layout, make_anchors
 
 GRIDS = {side: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", side))) for side in (300, 512, 768)}
@@ -83,6 +89,27 @@ def test_smallest_shape_that_serves_the_boxes(sides, recommended):
     assert found["recommended"] == recommended
     assert list(found["served"]) == ["300", "512", "768"]
     assert all(0 <= share <= 1 for share in found["served"].values())
+
+
+FINE = {side: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", side, (), 8))) for side in (300, 512, 768)}
+
+
+@pytest.mark.parametrize(
+    "sides, side",
+    [
+        pytest.param([100] * 20, None, id="large: 300 px is enough"),
+        pytest.param([20] * 20, 300, id="15 px at 300, 512 without the map"),
+        pytest.param([9] * 20, 512, id="11 px at 512, 768 without the map"),
+        pytest.param([20] + [100] * 19, None, id="one in twenty"),
+        pytest.param([1] * 20, None, id="nothing is ever large enough"),
+    ],
+)
+def test_advised_settings_are_a_map_of_stride_8_where_it_saves_pixels(sides, side):
+    labels = label_set([[[100, 100, 100 + side, 100 + side]] for side in sides], size_wh=(400, 400))
+    boxes = scaled_boxes(labels, [(400, 400)] * len(sides))
+    advised = advised_settings(boxes, FINE, recommend_image_shape(boxes, GRIDS)["recommended"])
+    assert advised == ({"feature_strides": "8,16,...", "image_shape": side} if side else {})
+    assert advised_settings(boxes, {}, 1024) == {}
 
 
 def test_no_box_no_recommendation():

@@ -34,9 +34,10 @@ onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(request, tmp_path_factory):
+    """Return a model folder; its parameter are the model's settings."""
     folder = tmp_path_factory.mktemp("model")
-    talking_model(folder)
+    talking_model(folder, **getattr(request, "param", {}))
     return folder
 
 
@@ -96,6 +97,7 @@ def places(tmp_path):
     return {"onnx": tmp_path / "m.onnx", "symbol": tmp_path, "onnx-int8": tmp_path / "m.onnx", "int8": tmp_path / "q"}
 
 
+@pytest.mark.parametrize("folder", [{}, {"feature_strides": "8,16,..."}], indirect=True, ids=["usual", "stride-8"])
 @pytest.mark.parametrize("format", EIGHT_BITS)
 def test_export_8_bits_measures_map_and_writes(folder, labelled, tmp_path, format):
     output = places(tmp_path)[format]
