@@ -193,7 +193,7 @@ def _load_detector(
     source: str,
     old_classes: Optional[Sequence[str]],
     rows: Optional[Sequence[int]],
-    finer_maps: int,
+    finer_maps: int = 0,
 ) -> LoadReport:
     names, old_names = list(net.classes), list(old_classes or _zoo_classes(arrays))
     index = lambda match: str(int(match.group()) + finer_maps)  # noqa: E731
