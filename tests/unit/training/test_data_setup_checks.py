@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from helpers.data import HeardProgress, label_set, memory_images, picture
 
 from ssd_train.config import TrainConfig
+from ssd_train.data.formats import ground_truth
+from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabeledDataset
@@ -97,3 +101,29 @@ def test_summary_of_many_images_without_objects_warns(empty, warned):
     labels = label_set([[[1, 2, 20, 12]]] * 20 + [[]] * empty, [[0]] * 20 + [[]] * empty, class_names=["a"])
     warnings = summary_of(LabeledDataset(labels, memory_images(labels)), side([0] * 20, ["a"]))
     assert any(f"{empty} of {20 + empty} images" in line for line in warnings) == warned
+
+
+def test_load_datasets_that_splits_opens_each_file_once_and_parses_each_line_once(monkeypatch, tmp_path):
+    names = [f"{index}.png" for index in range(8)]
+    (tmp_path / "images").mkdir()
+    for seed, name in enumerate(names):
+        (tmp_path / "images" / name).write_bytes(encode_png(picture((40, 30), seed)))
+    records = [LabeledImage(name, [[2, 2, 20, 20]], [0], (40, 30)) for name in names]
+    write_ground_truth(tmp_path / "output.manifest", records, ClassNames(("x",)))
+    opened, parsed, real_open, real_parse = Counter(), Counter(), open, ground_truth.parse_object
+
+    def counted_open(file, *arguments, **options):
+        opened[Path(file).name] += 1
+        return real_open(file, *arguments, **options)
+
+    def counted_parse(line):
+        parsed[line] += 1
+        return real_parse(line)
+
+    monkeypatch.setattr("builtins.open", counted_open)
+    monkeypatch.setattr(ground_truth, "parse_object", counted_parse)
+    environment = Environment(train=tmp_path / "images", labels=tmp_path / "output.manifest")
+    _, train, validation = data_setup.load_datasets(TrainConfig(), environment, Progress())
+    assert len(train.labels) + len(validation.labels) == len(names)
+    assert opened == dict.fromkeys(["output.manifest", *names], 1)
+    assert set(parsed.values()) == {1} and len(parsed) == len(names)
