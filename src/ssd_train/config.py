@@ -210,8 +210,8 @@ class TrainConfig:
     ema_decay: float = setting(0.0, "decay of the moving average of the weights; 0 disables it", low=0, below=1)
     amp: Union[bool, str] = setting(
         "auto",
-        "mixed precision: float16 on GPUs, bfloat16 on CPUs; auto: as the run that is resumed, else 1 on a CPU with "
-        "avx512_bf16 or amx_bf16, 0 elsewhere",
+        "mixed precision: float16 on GPUs, bfloat16 on CPUs; auto: as the run that is resumed, else 1 for "
+        "mobilenet1.0 and mobilenet0.5 on a CPU with avx512_bf16 or amx_bf16, 0 elsewhere",
         choices=("auto", 0, 1),
         aliases=BOOLEANS,
     )

@@ -148,11 +148,14 @@ GPU = SimpleNamespace(device_type="gpu")
 @pytest.mark.parametrize(
     "device, native, expected", [(mx.cpu(), True, True), (mx.cpu(), False, False), (GPU, True, False)]
 )
+@pytest.mark.parametrize("network, faster", [("mobilenet1.0", True), ("mobilenet0.25", False)])
 @pytest.mark.parametrize("amp", ["auto", 0, 1])
-def test_resolve_amp_is_on_where_bfloat16_is_native(monkeypatch, device, native, expected, amp):
+def test_resolve_amp_is_on_where_bfloat16_is_native_and_faster(
+    monkeypatch, device, native, expected, amp, network, faster
+):
     monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: native)
-    config = resolve_amp(small_config(amp=amp), device, None, Communicator())
-    assert config.amp is (expected if amp == "auto" else bool(amp))
+    config = resolve_amp(small_config(amp=amp, base_network=network), device, None, Communicator())
+    assert config.amp is (expected and faster if amp == "auto" else bool(amp))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_resolve_amp_of_two_hosts_is_on_where_bfloat16_is_native_on_both(monkeyp
         own.native = native[rank]
         peers = ControlGroup(RankInfo(rank, len(names), names, "127.0.0.1", port), 30)
         with ProcessGroup(peers, LocalSync()) as cluster:
-            return resolve_amp(small_config(amp=amp[rank]), mx.cpu(), None, cluster).amp
+            return resolve_amp(small_config(amp=amp[rank], base_network="mobilenet1.0"), mx.cpu(), None, cluster).amp
 
     with ThreadPoolExecutor(len(names)) as pool:
         assert tuple(pool.map(resolve, range(len(names)))) == expected
