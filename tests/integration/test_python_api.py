@@ -118,7 +118,8 @@ def test_trained_model_in_tiles_detects_what_it_detects_in_each_picture(trained)
     detector = trained.detector
     tiled = detector(image, tile=160, tile_overlap=0)
     for sample, place in zip(samples, places):
-        best = next(iter(detector(sample.image)))
+        # a box at an inner edge of its tile counts half
+        best = next(found for found in detector(sample.image) if min(found.box) > 2 and max(found.box) < 158)
         corners = np.array(best.box) + [*place, *place]
         same = (np.abs(tiled.boxes - corners).max(axis=1) < 0.01) & (tiled.class_ids == best.class_id)
         assert same.any(), "the best of each tile, in pixels of the whole image"
