@@ -50,6 +50,7 @@ ROWS: Dict[str, Dict[str, str]] = {
     "ema_decay 0.998": {"ema_decay": "0.998"},
     "focal loss": {"classification_loss": "focal"},
     "label_smoothing 0.1": {"label_smoothing": "0.1"},
+    "class_weights balanced": {"class_weights": "balanced"},
     "amp 0": {"amp": "0"},
     "amp 1": {"amp": "1"},
     "no box voting": {"box_voting": "0"},
