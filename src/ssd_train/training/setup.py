@@ -351,8 +351,9 @@ def _load_artifact(net: Any, config: TrainConfig, folder: Path, class_names: Cla
     artifact = read_artifact(folder)
     if artifact.base_network == RESNET:
         raise WeightsError(
-            f"{folder}: found a {RESNET} of the built-in algorithm, whose units normalize before they convolve, unlike "
-            "GluonCV's; expected vgg-16. convert makes a model for predict, evaluate, serve and export of it"
+            f"{artifact.files.weights}: found a {RESNET} of the built-in algorithm, whose units normalize before they "
+            "convolve, unlike GluonCV's; expected vgg-16. convert makes a model of it for predict, evaluate, serve and "
+            "export"
         )
     _check_base_network(config, artifact.base_network, folder)
     names, _ = placeholder_classes(artifact.num_classes)
@@ -382,7 +383,7 @@ def _weights_file(path: Path) -> Path:
         )
     if is_converted(path):
         raise WeightsError(
-            f"{path}: found a converted model of the built-in algorithm, expected the archive that it was made from"
+            f"{files[0]}: found a converted model of the built-in algorithm, expected the archive that it was made from"
         )
     return files[0]
 
