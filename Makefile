@@ -82,7 +82,7 @@ test-horovod: $(VENV)/.test .venv-horovod/.done
 
 # Checked for the words of docs/retired-words.txt.
 PROSE := README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md examples/greengrass/README.md mkdocs.yml \
-	$(wildcard docs/*.md docs/guide/*.md)
+	$(wildcard docs/*.md docs/guide/*.md docs/migrate/*.md)
 # In the source, texts on one line in double quotes (messages, JSON keys, flags, codes) are not read. WORD is a word of prose or a part of
 # an identifier. NAME is a whole name that is assigned, a parameter, or a part of a name with underscores.
 WORD := '[A-Z]?[a-z]+|[A-Z]+'
