@@ -117,7 +117,7 @@ def evaluate(
         fetch_images: True: images that labels name on S3 and the folder lacks are downloaded.
         overlap_threshold: IoU of a true positive, for the VOC scores.
         devices: of MXNet: auto, cpu, gpu, gpu:1.
-        engine: what runs the model: auto, mxnet, symbol, onnxruntime, openvino.
+        engine: what runs the model: auto, mxnet, symbol, onnxruntime, openvino, openvino_bf16.
         verbose: False: no progress is shown.
 
     Raises:

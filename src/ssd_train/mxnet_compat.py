@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from ssd_train.errors import ConfigError, DependencyError
-from ssd_train.resources import available_cpus, cpu_flags
+from ssd_train.resources import available_cpus, computes_bfloat16
 
 FITS = (
     "supported: mxnet 1.9.1 with gluoncv 0.10.5.post0 and numpy 1.23 to 1.26, "
@@ -128,7 +128,7 @@ def add_casts(symbol: Any, inputs: List[str], dtype: str) -> Any:
 
 def has_native_bfloat16() -> bool:
     """Return whether MXNet computes in bfloat16 on this CPU natively; emulated, it is slower than float32."""
-    return _has_onednn() and bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+    return _has_onednn() and computes_bfloat16()
 
 
 def has_fused_batchnorm() -> bool:

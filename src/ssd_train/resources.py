@@ -55,6 +55,11 @@ def available_cpus(root: Path = Path("/")) -> int:
     return max(1, min([cpus] + [int(quota) for quota in _quotas(root)]))
 
 
+def computes_bfloat16(root: Path = Path("/")) -> bool:
+    """Return whether the CPU has instructions for bfloat16; emulated, it is slower than float32."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags(root))
+
+
 def cpu_flags(root: Path = Path("/")) -> FrozenSet[str]:
     """Return the instruction set flags of the CPU as Linux names them, such as avx512_bf16; none on other systems.
 

@@ -160,7 +160,7 @@ def test_resume_on_another_processor_keeps_amp_or_is_an_error(data, tmp_path, ca
     """Never slower unasked: bfloat16 without the processor's support is an error that names the way on."""
 
     def run(instructions, **settings):
-        monkeypatch.setattr("ssd_train.mxnet_compat.cpu_flags", lambda: frozenset(instructions))
+        monkeypatch.setattr("ssd_train.resources.cpu_flags", lambda root: frozenset(instructions))
         return main(flags(data, tmp_path, **{"amp": None, "base_network": "mobilenet0.5", **settings}))
 
     assert run(cpu, epochs=1) == 0

@@ -457,7 +457,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=("auto", *ENGINES),
         help="what runs the model: auto (what fits it and is installed), mxnet, symbol (an exported symbol, by MXNet), "
-        "onnxruntime, openvino",
+        "onnxruntime, openvino, openvino_bf16 (in bfloat16, on a CPU that has it)",
     )
 
 

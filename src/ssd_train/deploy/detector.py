@@ -48,6 +48,7 @@ ENGINES = {
     "symbol": ("mxnet",),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
+    "openvino_bf16": ("openvino",),
 }
 
 
@@ -379,7 +380,11 @@ def _choose_engine(path: Path, engine: str, shown: str) -> str:
 
 
 # engine -> file name pattern of the models that it runs
-_PATTERNS = {"mxnet": "config.json", "symbol": "model-export.json", "onnxruntime": "*.onnx", "openvino": "*.onnx"}
+_PATTERNS = {
+    "mxnet": "config.json",
+    "symbol": "model-export.json",
+    **dict.fromkeys(("onnxruntime", "openvino", "openvino_bf16"), "*.onnx"),
+}
 
 
 def _matches(path: Path, pattern: str) -> bool:
@@ -399,13 +404,10 @@ def _open(path: Path, devices: str, engine: str) -> Engine:
         raise ConfigError(
             f"devices: found {devices!r} with {engine}, which runs models on the CPU, expected auto or cpu"
         )
-    if engine == "openvino":
-        from ssd_train.deploy.onnx_backends import OpenVinoEngine
+    from ssd_train.deploy.onnx_backends import OnnxEngine, OpenVinoBfloat16Engine, OpenVinoEngine
 
-        return OpenVinoEngine(_onnx_file(path))
-    from ssd_train.deploy.onnx_backends import OnnxEngine
-
-    return OnnxEngine(_onnx_file(path))
+    kinds = {kind.name: kind for kind in (OnnxEngine, OpenVinoEngine, OpenVinoBfloat16Engine)}
+    return kinds[engine](_onnx_file(path))
 
 
 def _check_same_weights(path: Path, engine: Engine, shown: str) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import RAW_KIND, ExportEngine, ExportMetadata, as_input
 from ssd_train.deploy.onnx_check import read_onnx_file
-from ssd_train.errors import WeightsError, message_lines, require_extra
+from ssd_train.errors import ConfigError, WeightsError, message_lines, require_extra
+from ssd_train.resources import computes_bfloat16
 
 
 class OnnxEngine(ExportEngine):
@@ -63,6 +64,8 @@ class OpenVinoEngine(ExportEngine):
     """Run an ONNX file; see detector.Engine."""
 
     name = "openvino"
+    # also on CPUs that compute in 16-bit floats, so that detections equal those of the other engines
+    _precision = "f32"
 
     def __init__(self, path: Path) -> None:
         core = _openvino().Core()
@@ -73,12 +76,27 @@ class OpenVinoEngine(ExportEngine):
             raise WeightsError(f"{path}: cannot be read as an ONNX model ({message_lines(error)[-1]})") from None
         super().__init__(_read_metadata(_metadata(model), path))
         settings = {"INFERENCE_NUM_THREADS": mxnet_compat.cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        # float32 also on CPUs with 16-bit floats, so that detections equal those of the other engines
-        self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+        self._compiled = core.compile_model(model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": self._precision})
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the rows (B, N, 6) of each image, best first."""
         return self._compiled(as_input(images, self.description.input))[0]
+
+
+class OpenVinoBfloat16Engine(OpenVinoEngine):
+    """Run an ONNX file in bfloat16 on a CPU that has instructions for it.
+
+    Raises:
+        ConfigError: the CPU has none.
+    """
+
+    name = "openvino_bf16"
+    _precision = "bf16"
+
+    def __init__(self, path: Path) -> None:
+        if not computes_bfloat16():
+            raise ConfigError(f"engine: found {self.name} on a CPU without avx512_bf16 and amx_bf16, expected openvino")
+        super().__init__(path)
 
 
 def _openvino() -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.models import CLASSES, drawn_inputs, flip_a_bit, talking_model
 
@@ -17,6 +18,7 @@ from ssd_train.deploy import detector
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.parity import compare
 from ssd_train.errors import ConfigError, DependencyError, WeightsError
+from ssd_train.resources import computes_bfloat16
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime", exc_type=ImportError)
@@ -67,6 +69,22 @@ def test_load_each_engine_agrees_with_mxnet(model, place, engine, expected):
     images = drawn_inputs(3)
     agreement = compare(Detector.load(model / "both", engine="mxnet").engine.run(images), loaded.engine.run(images))
     assert agreement.rows > 50 and agreement.unmatched == 0
+
+
+@pytest.mark.skipif(not computes_bfloat16(), reason="this CPU has no instructions for bfloat16")
+def test_openvino_bf16_is_close_to_openvino_and_not_equal(model):
+    images = drawn_inputs(3)
+    exact, rounded = (
+        Detector.load(model / "file.onnx", engine=name).engine.run(images) for name in ("openvino", "openvino_bf16")
+    )
+    assert rounded.shape == exact.shape and not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded[:, :5, 1], exact[:, :5, 1], atol=0.05)
+
+
+def test_openvino_bf16_without_instructions_is_refused(model, monkeypatch):
+    monkeypatch.setattr("ssd_train.resources.cpu_flags", lambda root: frozenset({"avx512f"}))
+    with pytest.raises(ConfigError, match="^engine: .*openvino_bf16"):
+        Detector.load(model / "file.onnx", engine="openvino_bf16")
 
 
 @pytest.mark.parametrize(

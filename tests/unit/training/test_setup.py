@@ -163,7 +163,7 @@ def test_resolve_amp_is_on_where_bfloat16_is_native_and_faster(
     [((), "1", False), (["avx512_bf16"], "1", True), (["amx_bf16"], "1", True), (["avx512_bf16"], "0", False)],
 )
 def test_has_native_bfloat16_requires_onednn_and_the_instructions(monkeypatch, flags, enabled, expected):
-    monkeypatch.setattr(mxnet_compat, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("ssd_train.resources.cpu_flags", lambda root: frozenset(flags))
     monkeypatch.setenv("MXNET_MKLDNN_ENABLED", enabled)
     assert mxnet_compat.has_native_bfloat16() == (expected and mx.runtime.Features().is_enabled("MKLDNN"))
 
