@@ -57,7 +57,10 @@ def runnable(command):
     if command.startswith("launch"):
         return shlex.split(command.replace(" --wait", "") + " --dry_run --region eu-west-1")
     if command.startswith(("train", "--train", "audit")) and " --model " not in command:
-        command = re.sub(r"--epochs \d+", "", command) + " --epochs 1 --image_shape 128 --mini_batch_size 4"
+        command = (
+            re.sub(r"--(epochs|image_shape|mini_batch_size|base_network) \S+", "", command)
+            + " --epochs 1 --image_shape 128 --mini_batch_size 4"
+        )
         if "--pretrained" not in command:
             command += " --use_pretrained_model 0 --base_network mobilenet0.25"
     return shlex.split(command)

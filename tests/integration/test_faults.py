@@ -187,7 +187,8 @@ def test_train_ctrl_c_before_the_first_score_keeps_or_leaves_a_model(data, tmp_p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssd_train.cli.arguments.LogProgress", Interrupting)
-        assert main(command(data, tmp_path, checkpoint_dir=None)) == 130
+        again = ["--overwrite"] if old_model else []
+        assert main([*command(data, tmp_path, checkpoint_dir=None), *again]) == 130
     assert "stopped on request" in capsys.readouterr().err
     after = sorted((tmp_path / "model").glob("*"))
     assert after == before if old_model else any(file.suffix == ".params" for file in after)

@@ -192,7 +192,7 @@ def test_resume_other_settings_are_an_error_before_the_data_is_read(data, stoppe
 
 def test_resume_other_labels_are_an_error_before_the_network_is_built(data, stopped, tmp_path, capsys, monkeypatch):
     other = [edited(data[0], tmp_path / "less.manifest", one_less), data[1]]
-    monkeypatch.setattr("ssd_train.training.setup.build_net", None)
+    monkeypatch.setattr("ssd_train.training.setup.net_of", None)
     assert main(flags(other, stopped, epochs=1)) == 2
     assert "the training labels are not those of the checkpoint" in capsys.readouterr().err
 

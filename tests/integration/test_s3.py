@@ -183,7 +183,7 @@ def test_train_into_the_model_of_another_run_on_s3_is_refused(run, on_s3, tmp_pa
     refused = run("train", "--train", other.images, "--labels", other.manifest, *results, *TRAINING)
     assert refused.code == 2 and refused.err.startswith("error: s3://bucket/mine/model: "), refused.err
     assert {key: read(on_s3, key) for key in keys(on_s3, "mine/")} == before and "uploaded" not in refused.out
-    assert run("train", *data, *results, *TRAINING).code == 0
+    assert run("train", *data, *results, *TRAINING).code == 2, "the same run again, without checkpoints"
     replaced = run("train", "--train", other.images, "--labels", other.manifest, *results, *TRAINING, "--overwrite")
     assert replaced.code == 0, replaced.err
     assert read(on_s3, "mine/model/config.json") != before["mine/model/config.json"]

@@ -1,6 +1,6 @@
 """What the documents show of Python. That of README.md and docs/exports.md runs as it is, letter by letter, and that of
-docs/python.md with a smaller training; that of docs/launch.md and docs/sagemaker.md, which asks AWS, is looked through:
-it lacks nothing."""
+docs/python.md with a smaller training; that of docs/launch.md, docs/sagemaker.md and docs/migrate, which asks AWS, is
+looked through: it lacks nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ from ssd_train.deploy.detector import Detector
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 OF_TORCH = "docs/guide/weights.md"  # a snippet of PyTorch alone: tests/integration/test_torch_weights.py has its like
-DOCUMENTS = ("README.md", "docs/exports.md", "docs/launch.md", "docs/python.md", "docs/sagemaker.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/exports.md",
+    "docs/launch.md",
+    "docs/migrate/builtin-algorithm.md",
+    "docs/python.md",
+    "docs/sagemaker.md",
+)
 OPENCV = "cv2.dnn"  # the example that runs a raw export
 WITHOUT_MXNET = "import sys\nsys.modules.update(mxnet=None, gluoncv=None, onnx=None)\n"
 
