@@ -158,7 +158,7 @@ def test_second_interrupt_stops_at_once(data, tmp_path):
     terminal.interrupt()
     terminal.wait_for(shows("stopping after this step"))
     terminal.interrupt()
-    assert terminal.finish() == 130
+    assert terminal.finish() == 130, terminal.output
     last = [line for line in terminal.screen() if line][-1]
     assert re.match("interrupted|error: stopped on request", last), terminal.output
     jobs.assert_loads_as_what_it_is(tmp_path)

@@ -299,6 +299,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._at_once = False  # after the second Ctrl-C
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequests":
@@ -308,14 +309,19 @@ class StopRequests:
     def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, TrainingInterrupted) and self.signal:  # the signal may have reached another host only
-            error.exit_code = SIGNAL_EXIT + self.signal
+        if isinstance(error, TrainingInterrupted):
+            if self.signal:  # it may have reached another host only
+                error.exit_code = SIGNAL_EXIT + self.signal
+        elif self._at_once and isinstance(error, Exception):
+            # raised during an import of compiled code, KeyboardInterrupt becomes an ImportError
+            raise KeyboardInterrupt from error
 
     def __call__(self) -> bool:
         return bool(self.signal)
 
     def _handle(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and self.signal:
+            self._at_once = True
             raise KeyboardInterrupt
         self.signal = number
         text = "stopping after this step; press Ctrl-C again to stop immediately\n"

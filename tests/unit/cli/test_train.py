@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
+import signal
 
 import pytest
 
 from ssd_train.cli import evaluate, export, predict, serve
 from ssd_train.cli.arguments import GROUPS
 from ssd_train.cli.main import main
-from ssd_train.cli.train import make_parser, next_steps
+from ssd_train.cli.train import StopRequests, make_parser, next_steps
 from ssd_train.config import TrainConfig
 
 
@@ -71,3 +73,18 @@ def test_next_steps_are_commands_that_parse(tmp_path):
     assert list(flags) == ["predict", "evaluate", "serve", "export"]
     assert {str(parsed.model) for parsed in flags.values()} == {str(model)}
     assert [str(path) for path in flags["predict"].paths] == ["MORE_IMAGES"]
+
+
+def test_stop_requests_second_interrupt_stays_one_if_a_library_turns_it_into_another_error():
+    with pytest.raises(KeyboardInterrupt), StopRequests():
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+
+def test_stop_requests_error_after_one_interrupt_stays_that_error():
+    with pytest.raises(ImportError), StopRequests():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ImportError("no such module")
