@@ -17,7 +17,7 @@ from ssd_train.cli.arguments import (
     program,
     score_threshold,
 )
-from ssd_train.cli.paths import S3Path, find_images, input_path, output_dir, staged_s3_paths
+from ssd_train.cli.paths import S3Path, add_input, add_output_dir, find_images, staged_s3_paths
 from ssd_train.cli.predict import incomplete, sound_predictions
 from ssd_train.data.formats.ground_truth import check_attribute, write_ground_truth, write_label_categories
 from ssd_train.data.formats.json_lines import dump_json
@@ -64,17 +64,9 @@ def make_parser() -> Parser:
         f"  {UNLABELLED:<22} the other images, for a job without existing labels\n"
         f"  {CATEGORIES:<22} the classes, as label category configuration of both jobs",
     )
-    parser.add_argument("--model", type=input_path, required=True, metavar="PATH", help=MODEL_HELP)
-    parser.add_argument(
-        "--images", type=input_path, required=True, metavar="PATH", help="folder of images, or an image"
-    )
-    parser.add_argument(
-        "--output",
-        type=output_dir,
-        default=Path("pre-labels"),
-        metavar="FOLDER",
-        help="folder of the manifests; default: pre-labels",
-    )
+    add_input(parser, "--model", required=True, help=MODEL_HELP)
+    add_input(parser, "--images", required=True, help="folder of images, or an image")
+    add_output_dir(parser, "--output", default=Path("pre-labels"), help="folder of the manifests; default: pre-labels")
     parser.add_argument(
         "--prefix",
         default="",
