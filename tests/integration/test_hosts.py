@@ -115,7 +115,7 @@ def test_two_hosts_streams_of_different_lengths_end_the_epoch_together(server, s
             channel = tmp_path / host / "input" / "data" / "train"
             writer = writers.enter_context(FifoWriter(channel, streams))
         log, _ = server.finish()
-        assert writer.finished == [0, 1, 2, 3], "what the others could not use was read all the same"
+    assert writer.finished == [0, 1, 2, 3], "what the others could not use was read all the same"
     steps = [int(batch) + 1 for batch in re.findall(r"epoch=\d+, batch=(\d+) train cross_entropy", log)]
     assert steps == ([2, 1, 3] if kv_store == "dist_sync" else [3, 1, 3])
     assert re.search("weights at the end, on all 2 hosts: SHA-256", log)

@@ -267,7 +267,7 @@ def test_stream_epoch_with_an_image_without_usable_box_leaves_it_out_as_the_firs
         spill = SpillFile(tmp_path, 10**6)
         first, _ = read_channel(tmp_path / "train", 5, spill).label_set(LABELS.class_names, TABLE, "error")
         second = list(stream(tmp_path, 1, progress=progress).epoch((1, 0)))
-        assert writer.finished == [0, 1]
+    assert writer.finished == [0, 1]
 
     assert len(first) == len(second) == COUNT - 1 and len(first.skipped) == 1
     assert len(progress.warnings) == 1 and "train_1:1" in progress.warnings[0]
