@@ -26,8 +26,7 @@ from ssd_train.data.formats.ground_truth import box_label
 from ssd_train.data.formats.json_lines import dump_json
 from ssd_train.data.formats.recordio import write_record
 from ssd_train.data.labels import LabeledDataset
-from ssd_train.data.pipe.channel import read_channel
-from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.prepare.convert import convert

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = make_parser().parse_args(list(arguments))
     names = parse_class_names(flags.class_names)
     with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
-        from ssd_train.deploy.builtin.convert import Conversion, convert
+        from ssd_train.deploy.builtin import Conversion, convert
 
         conversion = Conversion(names, SUPPRESSION[flags.nms])
         description = convert(folder, flags.output, conversion, progress, flags.overwrite)

@@ -18,7 +18,7 @@ from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError
 from ssd_train.evaluation.predictions import check_prediction_lines
 from ssd_train.launch import requests
-from ssd_train.launch.aws_client import AwsClient
+from ssd_train.launch.aws_client import AwsClient, describe_job, follow
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
     DISTRIBUTIONS,
@@ -31,8 +31,7 @@ from ssd_train.launch.job import (
     check_name,
     make_channels,
 )
-from ssd_train.launch.job_logs import describe_job, follow
-from ssd_train.launch.tuning import RANGES, parse_ranges, tuning_request
+from ssd_train.launch.requests import RANGES, parse_ranges, tuning_request
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
 from ssd_train.visualization.draw import draw_detections

@@ -37,7 +37,7 @@ from ssd_train.prepare.relabel import EMPTY_LINE_ACTIONS, RelabelRules, relabel
 from ssd_train.prepare.split import SplitOptions, split
 from ssd_train.progress import Progress
 from ssd_train.storage.atomic import write_bytes_atomic
-from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
+from ssd_train.visualization.draw import Layout, labelled_sheet
 
 
 def add_manifest(parser: Parser) -> None:

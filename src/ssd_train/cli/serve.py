@@ -25,8 +25,8 @@ from ssd_train.data.image_io import ImageLimits
 from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import ENGINES, Detector, Engine
 from ssd_train.deploy.handlers import warm_up
-from ssd_train.deploy.server.run import keep_memory_flat, listen
-from ssd_train.deploy.server.run import run as run_server
+from ssd_train.deploy.server.app import keep_memory_flat, listen
+from ssd_train.deploy.server.app import run as run_server
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
 

@@ -228,8 +228,7 @@ def write_run_report(trainer: "Trainer", best: "Optional[Evaluation]", started: 
 def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str) -> "ReportData":
     from ssd_train import mxnet_compat
     from ssd_train.artifacts.model_config import read_model_config
-    from ssd_train.visualization.report_data import ReportData, Sample, summarise
-    from ssd_train.visualization.report_summary import report_title
+    from ssd_train.visualization.report_data import ReportData, Sample, report_title, summarise
 
     setup, data = trainer.setup, trainer.setup.validation_loader.dataset
     scores = None if best is None else best.scores

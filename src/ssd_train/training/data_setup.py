@@ -27,9 +27,8 @@ from ssd_train.data.labels import (
     pad_classes,
     parse_class_names,
 )
-from ssd_train.data.pipe.channel import Channel, Table, read_channel
+from ssd_train.data.pipe.channel import Channel, SpillFile, Table, free_space, read_channel
 from ssd_train.data.pipe.samples import fifo_path
-from ssd_train.data.pipe.spill import SpillFile, free_space
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
 from ssd_train.data.split import (
     TRAIN,

@@ -21,8 +21,7 @@ from ssd_train.model.fused import fused_features
 from ssd_train.model.graphs import TrainGraph, hybridize_static, with_mixed_precision
 from ssd_train.model.loss import DetectionLoss
 from ssd_train.model.pretrained import state_dict
-from ssd_train.training.distributed.communicator import Communicator
-from ssd_train.training.distributed.gradient_sync import server_optimizer
+from ssd_train.training.distributed.communicator import Communicator, server_optimizer
 
 FLOAT16_SCALE = 2.0**16
 GROWTH_STEPS = 2000

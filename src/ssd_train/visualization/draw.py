@@ -8,16 +8,126 @@ dotted and their names stand on black behind a cross; labels are dashed white li
 from __future__ import annotations
 
 import enum
+import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+import PIL
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.structures import ClassNames, Detections, LabeledImage
-from ssd_train.errors import DataError
-from ssd_train.visualization import fonts
+from ssd_train.data.image_io import EncodedImage
+from ssd_train.data.structures import ClassNames, Detections, ImageSource, LabeledImage, Labels
+from ssd_train.errors import ConfigError, DataError, DependencyError
+from ssd_train.progress import Progress
+
+# Pillow searches the system's font folders for these names. The first covers Latin, Greek and Cyrillic, the others
+# Chinese, Japanese and Korean on Linux, Windows and macOS; none is required.
+FONT_FILES: Tuple[str, ...] = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "NanumGothic.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+    "Arial Unicode.ttf",
+)
+# an unassigned code point: fonts draw their "missing glyph" box for it
+_UNASSIGNED = "\U0010fffd"
+
+
+def _matplotlib_font(name: str) -> Optional[Path]:
+    """Return the path of a font bundled with matplotlib, without importing it (half a second)."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+    return path if path.is_file() else None
+
+
+@lru_cache(maxsize=None)
+def _font_paths() -> Tuple[str, ...]:
+    """Return the paths of those FONT_FILES that are installed."""
+    paths = []
+    for name in FONT_FILES:
+        try:
+            paths.append(str(ImageFont.truetype(name, 12).path))
+        except OSError:
+            bundled = _matplotlib_font(name)
+            if bundled:
+                paths.append(str(bundled))
+    return tuple(paths)
+
+
+@lru_cache(maxsize=64)
+def _fonts(size: int) -> Tuple[FreeTypeFont, ...]:
+    return tuple(ImageFont.truetype(path, size) for path in _font_paths()) or (_built_in(size),)
+
+
+def _built_in(size: int) -> FreeTypeFont:
+    """Return the font bundled with Pillow, which has little more than ASCII."""
+    try:
+        font = ImageFont.load_default(size)
+    except TypeError:  # before Pillow 10.1 it had a fixed size
+        font = None
+    if not isinstance(font, FreeTypeFont):
+        raise DependencyError(
+            f"Pillow {PIL.__version__}: found no font for text on images, "
+            f"expected {FONT_FILES[0]} or matplotlib to be installed, or Pillow 10.1 or newer with FreeType"
+        )
+    return font
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(font: FreeTypeFont, character: str) -> bool:
+    return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask(_UNASSIGNED))
+
+
+@lru_cache(maxsize=4096)
+def font_for(text: str, size: int) -> Optional[FreeTypeFont]:
+    """Return the first font of `size` pixels with every glyph of `text`; None if there is none."""
+    for font in _fonts(size):
+        if all(_has_glyph(font, character) for character in set(text)):
+            return font
+    return None
+
+
+def drawable(text: str, fallback: str) -> str:
+    """Return `text` on one line if an installed font has its glyphs, else `fallback` (ASCII, e.g. ``#3``)."""
+    line = " ".join(text.split())
+    return line if line and line.isprintable() and font_for(line, 12) else fallback
+
+
+def any_font(text: str, size: int) -> FreeTypeFont:
+    """Return the font for `text`, or the first font if none has all its glyphs (they are drawn as empty boxes)."""
+    return font_for(text, size) or _fonts(size)[0]
+
+
+def text_wh(text: str, size: int) -> Tuple[int, int]:
+    """Return the width of `text` and the line height at `size`, in pixels."""
+    font = any_font(text, size)
+    ascent, descent = font.getmetrics()
+    return int(font.getlength(text) + 0.999), ascent + descent
+
+
+def shortened(text: str, size: int, max_width: int) -> str:
+    """Return `text` cut with an ellipsis to at most `max_width` pixels; "" if not even one letter fits."""
+    if text_wh(text, size)[0] <= max_width:
+        return text
+    # bisection for the longest prefix that fits: widths grow with the length
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = text_wh(text[:middle].rstrip() + "…", size)[0] <= max_width
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return text[:low].rstrip() + "…" if low else ""
+
 
 RGB = Tuple[int, int, int]
 
@@ -148,8 +258,8 @@ class Canvas:
 
     def label(self, area: Area, text: str, colour: RGB, style: BoxStyle = DETECTION_STYLE) -> None:
         """Place the label of the box `area` where it covers the least of earlier labels; `render` draws it."""
-        text = fonts.shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
-        width, height = fonts.text_wh(text, self._text_size)
+        text = shortened(text, self._text_size, self.size_wh[0] - 2 * self._padding)
+        width, height = text_wh(text, self._text_size)
         position = self._position(area, (width + 2 * self._padding, height), style is TRUTH_STYLE)
         self._labels.append(_Label(position, text, colour, style))
 
@@ -158,7 +268,7 @@ class Canvas:
         for area, text, colour, style in reversed(self._labels):  # of overlapping labels, the first is on top
             back = DARK if style is FALSE_STYLE else colour
             self._draw.rectangle(area, fill=(*back, 225), outline=colour if style is FALSE_STYLE else None)
-            font = fonts.any_font(text, self._text_size)
+            font = any_font(text, self._text_size)
             self._draw.text((area[0] + self._padding, area[1]), text, text_colour_on(back), font, anchor="la")
         return np.asarray(self._image)
 
@@ -181,7 +291,7 @@ class Canvas:
 def class_label(class_names: ClassNames, class_id: int) -> str:
     """Return the class name, or e.g. ``#3`` if no installed font can draw it or the class id has no name."""
     number = f"#{class_id}"
-    return fonts.drawable(class_names[class_id], number) if 0 <= class_id < len(class_names) else number
+    return drawable(class_names[class_id], number) if 0 <= class_id < len(class_names) else number
 
 
 @dataclass(frozen=True)
@@ -272,7 +382,7 @@ def fit_within(image: np.ndarray, max_wh: SizeWH, enlarge: float = 1.0) -> np.nd
 def cell_content_size(cell_wh: SizeWH) -> SizeWH:
     """Return (width, height) of a contact sheet cell without title and margins."""
     margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
-    return cell_wh[0] - 2 * margin, cell_wh[1] - 3 * margin - fonts.text_wh("Ag", size)[1]
+    return cell_wh[0] - 2 * margin, cell_wh[1] - 3 * margin - text_wh("Ag", size)[1]
 
 
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, cell_wh: SizeWH) -> np.ndarray:
@@ -301,11 +411,72 @@ def _fill_cell(sheet: Image.Image, origin: Tuple[int, int], cell_wh: SizeWH, con
     image, title = content
     margin, size = _cell_margin(cell_wh), _title_size(cell_wh)
     content_wh = cell_content_size(cell_wh)
-    line = fonts.shortened(" ".join(title.split()), size, content_wh[0])
+    line = shortened(" ".join(title.split()), size, content_wh[0])
     draw = ImageDraw.Draw(sheet)
-    draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, fonts.any_font(line, size), anchor="ma")
+    draw.text((origin[0] + cell_wh[0] // 2, origin[1] + margin), line, DARK, any_font(line, size), anchor="ma")
     resized = Image.fromarray(fit_within(image, content_wh, enlarge=float("inf")))
     left = origin[0] + (cell_wh[0] - resized.width) // 2
     sheet.paste(
         resized, (left, origin[1] + cell_wh[1] - margin - content_wh[1] + (content_wh[1] - resized.height) // 2)
     )
+
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Layout of a contact sheet: at most `count` images in rows of `columns`, in cells of `cell_wh` pixels."""
+
+    count: int = 24
+    columns: int = 4
+    cell_wh: SizeWH = (360, 300)
+
+
+def labelled_sheet(
+    labels: Labels, images: ImageSource, layout: Layout, progress: Progress
+) -> Tuple[np.ndarray, List[str]]:
+    """Draw a contact sheet of images at even intervals of `labels`, with their boxes.
+
+    Returns:
+        The sheet, RGB uint8 (H, W, 3), and a message for each unreadable image.
+
+    Raises:
+        ConfigError: the layout has no images or columns, tiny cells, or more than MAX_PIXELS.
+        DataError: none of the images can be read.
+    """
+    count = min(layout.count, len(labels))
+    _check(layout, count)
+    chosen = [labels.records[index] for index in np.linspace(0, len(labels) - 1, count).round().astype(int)]
+    images_drawn, titles, failures = [], [], []
+    for record in progress.track(chosen, count, "sheet"):
+        try:
+            images_drawn.append(_draw_image(record, labels, images, cell_content_size(layout.cell_wh)))
+            titles.append(f"{record.basename} ({len(record.boxes)})")
+        except DataError as error:
+            failures.append(str(error))
+    if not images_drawn:
+        raise DataError(f"{failures[0]}; none of {count} images can be read")
+    return contact_sheet(images_drawn, titles, min(layout.columns, count), layout.cell_wh), failures
+
+
+def _check(layout: Layout, count: int) -> None:
+    if layout.count < 1 or layout.columns < 1 or min(layout.cell_wh) < 64:
+        raise ConfigError(f"sheet: found {layout}, expected at least 1 image, 1 column and cells of 64 px")
+    pixels = -(-count // layout.columns) * layout.columns * layout.cell_wh[0] * layout.cell_wh[1]
+    if pixels > MAX_PIXELS:
+        raise ConfigError(
+            f"sheet: found {count} images in {pixels / 1e6:.0f} Mpx, expected at most {MAX_PIXELS / 1e6:.0f} Mpx"
+        )
+
+
+def _draw_image(record: LabeledImage, labels: Labels, images: ImageSource, max_wh: SizeWH) -> np.ndarray:
+    """Return the image with its boxes, resized to its cell first, so that lines and text have their final size."""
+    encoded = EncodedImage(images.read(record), f"{record.where}: {images.locate(record)}")
+    if record.size_wh is None:  # the boxes are in pixels of the full-size image
+        image = encoded.decode()
+        size_wh = (image.shape[1], image.shape[0])
+        record = LabeledImage(record.name, record.boxes, record.class_ids, size_wh, record.where)
+    else:
+        image = encoded.decode_downscaled(max(max_wh), record.size_wh)
+    return draw_labels(fit_within(image, max_wh, enlarge=float("inf")), record, labels.class_names)

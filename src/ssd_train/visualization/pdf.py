@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from ssd_train.boxes import SizeWH
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.storage.atomic import open_atomic
-from ssd_train.visualization import draw, fonts
+from ssd_train.visualization import draw
 from ssd_train.visualization.error_analysis import draw_scene, match
 from ssd_train.visualization.report_data import Sample
 
@@ -101,7 +101,7 @@ def images_page(group: Sequence[Page], class_names: ClassNames, threshold: float
     page = Image.new("RGB", PAGE_WH, draw.WHITE)
     page.paste(Image.fromarray(sheet), _MARGIN)
     pen = ImageDraw.Draw(page)
-    pen.text((PAGE_WH[0] // 2, PAGE_WH[1] - 32), str(number), _SOFT, fonts.any_font(str(number), 20), anchor="mm")
+    pen.text((PAGE_WH[0] // 2, PAGE_WH[1] - 32), str(number), _SOFT, draw.any_font(str(number), 20), anchor="mm")
     return np.asarray(page)
 
 
@@ -150,8 +150,8 @@ class _TitleCanvas:
             after: pixels to leave free below.
             indent: pixels from the left margin.
         """
-        line = fonts.shortened(" ".join(text.split()), size, PAGE_WH[0] - 2 * self._LEFT - indent)
-        self._pen.text((self._LEFT + indent, self._y), line, colour, fonts.any_font(line, size), anchor="la")
+        line = draw.shortened(" ".join(text.split()), size, PAGE_WH[0] - 2 * self._LEFT - indent)
+        self._pen.text((self._LEFT + indent, self._y), line, colour, draw.any_font(line, size), anchor="la")
         self._y += round(size * _LINE / _TEXT) + after
 
     def key(self, text: str, colour: draw.RGB) -> None:

@@ -17,8 +17,17 @@ from ssd_train.visualization import error_analysis
 from ssd_train.visualization.charts import FAINT, Axes, Series, histogram, line_chart
 from ssd_train.visualization.draw import CLASS_COLOURS, class_label
 from ssd_train.visualization.html import Child, Html, document, element, finite, inline_image, join, number
-from ssd_train.visualization.report_data import RELATIVE_SIZE_EDGES, Reason, ReportData, Sample, SubsetSummary
-from ssd_train.visualization.report_summary import duration_text, interval_of, next_steps, verdict
+from ssd_train.visualization.report_data import (
+    RELATIVE_SIZE_EDGES,
+    Reason,
+    ReportData,
+    Sample,
+    SubsetSummary,
+    duration_text,
+    interval_of,
+    next_steps,
+    verdict,
+)
 
 # more points do not show in the chart and enlarge the file
 _CURVE_POINTS = 200

@@ -15,9 +15,9 @@ from helpers.environments import make_toolkit, sdk_environment, sdk_python
 from helpers.services import INPUTS, REGION, ROLE, make_job
 
 from ssd_train.launch import requests
+from ssd_train.launch.aws_client import metric_series
 from ssd_train.launch.code_archive import CHECKOUT, write_served_model, write_source
 from ssd_train.launch.job import Job, make_channels
-from ssd_train.launch.job_logs import metric_series
 from ssd_train.launch.requests import inference_image, training_image, training_request
 
 pytestmark = pytest.mark.sagemaker

@@ -26,7 +26,7 @@ from ssd_train.deploy.server.workers import InferencePool
 from ssd_train.errors import DataError
 from ssd_train.prepare.images import WriteOptions, grayscale
 from ssd_train.progress import Progress
-from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
+from ssd_train.visualization.draw import Layout, labelled_sheet
 
 SIDE = 64
 SIZE = (320, 240)

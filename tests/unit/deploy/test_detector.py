@@ -14,8 +14,7 @@ from PIL import Image
 from ssd_train.data.image_io import encode_jpeg, encode_png
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import preprocess
-from ssd_train.deploy.detector import Detector, ImageRef
-from ssd_train.deploy.result import DetectionResult
+from ssd_train.deploy.detector import DetectionResult, Detector, ImageRef
 from ssd_train.errors import DataError, WeightsError
 
 SIDE = 64

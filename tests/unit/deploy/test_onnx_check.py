@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ssd_train.deploy import onnx_check
-from ssd_train.deploy.onnx_check import read_onnx_file
+from ssd_train.deploy import onnx_backends
+from ssd_train.deploy.onnx_backends import read_onnx_file
 from ssd_train.errors import WeightsError
 
 
@@ -94,7 +94,7 @@ def test_submessages_equal_the_definitions_of_onnx():
     expected = {
         short[name]: {number: short[to] for number, to in messages[name].items() if to in holding} for name in holding
     }
-    assert expected == onnx_check._SUBMESSAGES
+    assert expected == onnx_backends._SUBMESSAGES
 
 
 @pytest.mark.parametrize(

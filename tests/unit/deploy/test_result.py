@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ssd_train.data.structures import ClassNames
-from ssd_train.deploy.result import Detection, DetectionResult
+from ssd_train.deploy.detector import Detection, DetectionResult
 from ssd_train.errors import DataError
 
 NAMES = ClassNames(("cat", "<b>dog</b>"))

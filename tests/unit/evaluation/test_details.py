@@ -7,8 +7,13 @@ import pytest
 from helpers.coco import pycocotools_precision
 
 from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage
-from ssd_train.evaluation.bootstrap import RESAMPLES, map_intervals, resampled_precision
-from ssd_train.evaluation.metrics import COCO_RECALLS, MeanAveragePrecision
+from ssd_train.evaluation.metrics import (
+    COCO_RECALLS,
+    RESAMPLES,
+    MeanAveragePrecision,
+    map_intervals,
+    resampled_precision,
+)
 
 WH = (800, 800)
 

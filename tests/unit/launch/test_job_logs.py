@@ -9,7 +9,7 @@ from moto import mock_aws
 
 from ssd_train import sagemaker_metrics
 from ssd_train.errors import SsdTrainError
-from ssd_train.launch import job_logs
+from ssd_train.launch import aws_client
 from ssd_train.launch.aws_client import AwsClient
 
 
@@ -20,7 +20,7 @@ def amazon(monkeypatch, tmp_path):
         yield AwsClient()
 
 
-def write_log(stream, lines, group=job_logs.LOG_GROUP):
+def write_log(stream, lines, group=aws_client.LOG_GROUP):
     logs = boto3.client("logs", region_name=REGION)
     if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
         logs.create_log_group(logGroupName=group)
@@ -49,7 +49,7 @@ def test_metric_series_reads_metric_lines():
         sagemaker_metrics.stamped(sagemaker_metrics.map_line("algo-1", 1, 0.5)),
         sagemaker_metrics.progress_line("algo-1", 1, 4),
     ]
-    assert job_logs.metric_series(lines) == {
+    assert aws_client.metric_series(lines) == {
         "validation:mAP": [0.25, 0.5],
         "train:cross_entropy": [3.5],
         "train:smooth_l1": [1.25],
@@ -62,7 +62,7 @@ def test_log_lines_cover_all_instances_of_the_job_only(amazon):
     write_log("ssd-1/algo-1-1", first)
     write_log("ssd-1/algo-2-1", ["second machine\n"])
     write_log("ssd-10/algo-1-1", ["another job"])
-    assert list(job_logs.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
+    assert list(aws_client.log_lines(amazon, "ssd-1")) == [*first, "second machine"]
 
 
 def test_follow_returns_when_job_ends(amazon, monkeypatch):
@@ -75,7 +75,7 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
         {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"},
     )
     lines = []
-    description = job_logs.follow(amazon, "ssd-1", lines.append, interval=0)
+    description = aws_client.follow(amazon, "ssd-1", lines.append, interval=0)
     assert lines == ["ssd-1: Training", "one", "two", "ssd-1: Completed"]
     assert description["TrainingJobStatus"] == "Completed"
 
@@ -83,4 +83,4 @@ def test_follow_returns_when_job_ends(amazon, monkeypatch):
 def test_follow_failed_job_raises_with_reason(amazon, monkeypatch):
     describe_as(amazon, monkeypatch, {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError:\nno images"})
     with pytest.raises(SsdTrainError, match="^ssd-1: .*AlgorithmError: no images$"):
-        job_logs.follow(amazon, "ssd-1", lambda line: None, interval=0)
+        aws_client.follow(amazon, "ssd-1", lambda line: None, interval=0)

@@ -9,9 +9,14 @@ from helpers.services import INPUTS, ROLE, faults_of, make_job
 
 from ssd_train.errors import ConfigError
 from ssd_train.launch.job import make_channels
-from ssd_train.launch.requests import hyperparameters, toolkit_parameters, training_request
+from ssd_train.launch.requests import (
+    hyperparameters,
+    parse_ranges,
+    toolkit_parameters,
+    training_request,
+    tuning_request,
+)
 from ssd_train.launch.sagemaker_sdk import estimator_arguments
-from ssd_train.launch.tuning import parse_ranges, tuning_request
 from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
 
 SETTINGS = {"epochs": "3", "learning-rate": "0.001", "lr_scheduler_step": "10,20", "grayscale": "True"}

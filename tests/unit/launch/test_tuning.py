@@ -4,7 +4,7 @@ import pytest
 from helpers.services import faults_of, make_job
 
 from ssd_train.errors import ConfigError
-from ssd_train.launch.tuning import RANGES, Range, parse_ranges, tuning_request
+from ssd_train.launch.requests import RANGES, Range, parse_ranges, tuning_request
 
 ALL = {
     "ContinuousParameterRanges": [

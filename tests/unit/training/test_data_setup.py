@@ -25,7 +25,7 @@ from helpers.data import (
 from ssd_train.data.formats.ground_truth import box_label, write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import write_recordio
-from ssd_train.data.pipe.spill import SpillImages
+from ssd_train.data.pipe.channel import SpillImages
 from ssd_train.data.pipe.stream import DetectionStream
 from ssd_train.data.structures import ClassNames
 from ssd_train.environment import Environment

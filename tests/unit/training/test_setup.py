@@ -22,8 +22,7 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.targets import TargetEncoder, decode
 from ssd_train.progress import Progress
-from ssd_train.training.distributed.communicator import Communicator, ControlGroup, ProcessGroup
-from ssd_train.training.distributed.gradient_sync import LocalSync
+from ssd_train.training.distributed.communicator import Communicator, ControlGroup, LocalSync, ProcessGroup
 from ssd_train.training.distributed.rendezvous import RankInfo
 from ssd_train.training.setup import build_setup, class_weights, resolve_amp, with_candidates
 

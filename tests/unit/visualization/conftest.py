@@ -9,7 +9,7 @@ import PIL
 import pytest
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, LabelIssue, Labels
-from ssd_train.visualization import fonts
+from ssd_train.visualization import draw
 from ssd_train.visualization.report_data import ReportData, Sample, summarise
 
 NAMES = ("apple", "pear", "设备")
@@ -113,8 +113,8 @@ def labels(samples: Sequence[Sample], names: Sequence[str]) -> Labels:
 @pytest.fixture
 def no_font_files(monkeypatch) -> Iterator[None]:
     """Simulate a machine without installed fonts."""
-    monkeypatch.setattr(fonts, "FONT_FILES", ("no such font.ttf",))
-    caches = (fonts._font_paths, fonts._fonts, fonts.font_for)
+    monkeypatch.setattr(draw, "FONT_FILES", ("no such font.ttf",))
+    caches = (draw._font_paths, draw._fonts, draw.font_for)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -8,8 +8,7 @@ from helpers.data import HeardProgress, label_set, memory_images
 
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.image_sources import MemoryImages
-from ssd_train.visualization.contact_sheet import Layout, labelled_sheet
-from ssd_train.visualization.draw import CLASS_COLOURS
+from ssd_train.visualization.draw import CLASS_COLOURS, Layout, labelled_sheet
 
 BOX = [[8, 6, 32, 24]]
 

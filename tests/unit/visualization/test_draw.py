@@ -7,7 +7,7 @@ import pytest
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import DataError
-from ssd_train.visualization import fonts
+from ssd_train.visualization import draw
 from ssd_train.visualization.draw import (
     CLASS_COLOURS,
     FALSE_STYLE,
@@ -135,13 +135,13 @@ def test_draw_detections_labels_stay_inside(box, name):
     assert drawn.shape == grey().shape and changed(grey(), drawn).any()
     label_rows = (np.abs(drawn.astype(int) - CLASS_COLOURS[0]).max(axis=2) < 25).any(axis=1).sum()
     # a full line of text, not cut by the border
-    assert label_rows >= fonts.text_wh("a", text_size((200, 120)))[1]
+    assert label_rows >= draw.text_wh("a", text_size((200, 120)))[1]
 
 
 def test_draw_marks_labels_of_two_layers_do_not_overlap():
     """The labels of both layers are fully visible, and no box line crosses them."""
     size = text_size((200, 120))
-    width, height = fonts.text_wh("pear", size)
+    width, height = draw.text_wh("pear", size)
     width += 2 * max(1, size // 6)
     box, colour = (40, 40, 160, 100), CLASS_COLOURS[1]
     # the first label's place, above its box, is also that of the truth's label; the second box crosses both

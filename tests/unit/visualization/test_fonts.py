@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssd_train.visualization import fonts
+from ssd_train.visualization import draw
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from ssd_train.visualization import fonts
     ],
 )
 def test_drawable_falls_back_without_glyphs(text, expected):
-    assert fonts.drawable(text, "#3") == expected
+    assert draw.drawable(text, "#3") == expected
 
 
 @pytest.mark.parametrize("max_width", [0, 5, 30, 80, 500])
 def test_shortened_fits_into_width(max_width):
     text = "a rather long class name"
-    short = fonts.shortened(text, 14, max_width)
-    assert fonts.text_wh(short, 14)[0] <= max_width or short == ""
+    short = draw.shortened(text, 14, max_width)
+    assert draw.text_wh(short, 14)[0] <= max_width or short == ""
     if max_width == 500:
         assert short == text
     if max_width == 80:

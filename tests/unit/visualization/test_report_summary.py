@@ -8,8 +8,14 @@ import pytest
 
 from ssd_train.data.structures import ClassNames
 from ssd_train.visualization.report import render
-from ssd_train.visualization.report_data import ReportData, SubsetSummary
-from ssd_train.visualization.report_summary import duration_text, next_steps, report_title, verdict
+from ssd_train.visualization.report_data import (
+    ReportData,
+    SubsetSummary,
+    duration_text,
+    next_steps,
+    report_title,
+    verdict,
+)
 
 NAMES = ClassNames(("RBC", "WBC", "Platelets"))
 

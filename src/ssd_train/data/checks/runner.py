@@ -15,8 +15,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from ssd_train.data.checks.codes import CODES, ERROR, SEVERITIES, Finding
-from ssd_train.data.checks.duplicates import near_duplicates, same_bytes
-from ssd_train.data.checks.images import ImageReport, files_without_label, inspect, quick_inspect
+from ssd_train.data.checks.images import (
+    ImageReport,
+    files_without_label,
+    inspect,
+    near_duplicates,
+    quick_inspect,
+    same_bytes,
+)
 from ssd_train.data.checks.labels import (
     advised_settings,
     anchor_grids,

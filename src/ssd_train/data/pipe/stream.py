@@ -22,9 +22,8 @@ from ssd_train.data.dataset import Arrays, DetectionDataset
 from ssd_train.data.formats.builder import NO_BOX_LEFT, fit_label
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, TrainBatch, prepare_ahead, stack
-from ssd_train.data.pipe.channel import Table, image_name, parse_sample
+from ssd_train.data.pipe.channel import SpillFile, SpillQueue, Table, image_name, parse_sample
 from ssd_train.data.pipe.samples import ReadCancelled, fifo_path, open_fifo, read_samples
-from ssd_train.data.pipe.spill import SpillFile, SpillQueue
 from ssd_train.data.structures import LabeledImage, LabelIssue, Labels
 from ssd_train.data.transforms import TrainTransform
 from ssd_train.errors import DataError

@@ -15,7 +15,7 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.metadata import ExportMetadata
 from ssd_train.artifacts.symbol_format import INPUT
-from ssd_train.deploy.builtin.network import DETECTION, SCORE_FLOOR, VARIANCES, NmsRules, heads
+from ssd_train.deploy.builtin import DETECTION, SCORE_FLOOR, VARIANCES, NmsRules, heads
 from ssd_train.deploy.export.onnx import (
     FLOAT,
     OUTPUT,

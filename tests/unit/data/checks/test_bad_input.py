@@ -17,8 +17,7 @@ from ssd_train.data.formats.builder import BAD_LINE, TOO_SMALL
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import read_labels
-from ssd_train.data.pipe.channel import read_channel
-from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.errors import DataError
 
 PNG = encode_png(np.zeros((80, 100, 3), np.uint8))

@@ -9,7 +9,7 @@ import pytest
 from helpers.data import picture
 from PIL import Image
 
-from ssd_train.data.checks.duplicates import difference_hashes, near_duplicates, same_bytes, thumbnail
+from ssd_train.data.checks.images import difference_hashes, near_duplicates, same_bytes, thumbnail
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
 

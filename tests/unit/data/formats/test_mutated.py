@@ -21,8 +21,7 @@ from ssd_train.data.formats.voc import read_voc, write_voc
 from ssd_train.data.formats.yolo import read_yolo, write_yolo
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.labels import read_labels
-from ssd_train.data.pipe.channel import read_channel
-from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.evaluate import score_predictions
 from ssd_train.errors import SsdTrainError

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from helpers.data import FifoWriter, label_set, memory_images, samples
 
-from ssd_train.data.pipe.channel import read_channel
-from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.data.structures import ClassNames
 from ssd_train.errors import DataError
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ssd_train.data.pipe.spill import SpillFile, SpillImages, SpillQueue
+from ssd_train.data.pipe.channel import SpillFile, SpillImages, SpillQueue
 from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError, SsdTrainError
 

@@ -20,8 +20,7 @@ from ssd_train.data.dataset import DetectionDataset
 from ssd_train.data.image_io import encode, encode_png
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.loaders import EpochSampler
-from ssd_train.data.pipe.channel import read_channel
-from ssd_train.data.pipe.spill import SpillFile
+from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.data.pipe.stream import DetectionStream, StreamedImage, StreamLoader, StreamOptions, shuffle_buffer
 from ssd_train.data.structures import LabeledImage
 from ssd_train.data.transforms import EvalTransform, TrainTransform

@@ -17,7 +17,7 @@ from ssd_train.artifacts.builtin_archive import read_artifact
 from ssd_train.artifacts.symbol_format import SYMBOL, read_description
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
-from ssd_train.deploy.builtin.network import NmsRules, make_detector
+from ssd_train.deploy.builtin import NmsRules, make_detector
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.parity import compare

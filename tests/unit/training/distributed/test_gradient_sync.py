@@ -7,7 +7,7 @@ import pytest
 from helpers.data import small_config
 
 from ssd_train import mxnet_compat
-from ssd_train.training.distributed.gradient_sync import LocalSync, server_optimizer
+from ssd_train.training.distributed.communicator import LocalSync, server_optimizer
 from ssd_train.training.schedule import learning_rate
 from ssd_train.training.step import optimizer_settings
 
