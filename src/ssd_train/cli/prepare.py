@@ -22,8 +22,9 @@ from ssd_train.cli.arguments import (
 from ssd_train.cli.paths import add_input, add_output, add_output_dir, input_path, staged_s3_paths
 from ssd_train.data.formats.ground_truth import find_manifest
 from ssd_train.data.formats.video import read_video_frames
+from ssd_train.data.formats.yolo import image_parts
 from ssd_train.data.image_io import encode
-from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.labels import LabeledDataset, load_labels, read_labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images
@@ -161,7 +162,7 @@ def check_convert(flags: argparse.Namespace) -> None:
 
 
 def _with_images(data: LabeledDataset, flags: argparse.Namespace, progress: Progress) -> LabeledDataset:
-    data = copy_images(data, flags.output_images, progress)
+    data = copy_images(data, flags.output_images, progress, image_parts if flags.to == "yolo" else key_parts)
     progress.info(f"{len(data.labels)} images written: {flags.output_images}")
     return data
 

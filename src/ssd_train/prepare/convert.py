@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ssd_train.data.formats.ground_truth import write_ground_truth
 from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import NAMES, write_class_list, write_recordio
 from ssd_train.data.formats.voc import write_voc
-from ssd_train.data.formats.yolo import write_yolo
+from ssd_train.data.formats.yolo import image_parts, write_yolo
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import FolderImages, key_parts, portable_name
 from ssd_train.data.labels import LabeledDataset
@@ -75,7 +75,7 @@ def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[
     if target in SIZED and any(record.size_wh is None for record in data.labels.records):
         data = LabeledDataset(with_sizes(data), data.images)
     if target != "ground_truth":
-        _check_keys(data.labels.records)
+        _check_keys(data.labels.records, image_parts if target == "yolo" else key_parts)
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
     _write(target, output, passing, data)
     return [*flags_lost, *_lost(data.labels, target)]
@@ -114,16 +114,25 @@ def with_sizes(data: LabeledDataset) -> Labels:
     return dataclasses.replace(labels, records=sized.records, skipped=skipped, repaired=repaired)
 
 
-def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress] = None) -> LabeledDataset:
+def copy_images(
+    data: LabeledDataset,
+    folder: Path,
+    progress: Optional[Progress] = None,
+    parts_of: Callable[[LabeledImage], List[str]] = key_parts,
+) -> LabeledDataset:
     """Copy all encoded images atomically into a new `folder`.
 
-    Files are named like the images, without the bucket.
+    Args:
+        data: the labels and their images.
+        folder: the new folder.
+        progress: shows the images.
+        parts_of: returns the parts of an image's path below `folder`; by default its name without the bucket.
 
     Returns:
         The labels with the new folder as their image source. Names without an image suffix (RecordIO) get one.
     """
     data = LabeledDataset(with_portable_names(data), data.images)
-    _check_keys(data.labels.records)
+    _check_keys(data.labels.records, parts_of)
     renamed = []
     with new_folder(folder) as new:
         for record in (progress or Progress()).track(data.labels.records, len(data.labels), "images"):
@@ -131,10 +140,11 @@ def copy_images(data: LabeledDataset, folder: Path, progress: Optional[Progress]
             if not is_image_name(record.name):
                 kind = read_header(encoded, record.location).format
                 record = dataclasses.replace(record, name=record.name + _SUFFIX[kind])
-            target = new.joinpath(*key_parts(record))
+            parts = parts_of(record)
+            target = new.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(encoded)
-            renamed.append(record)
+            renamed.append(record if parts == key_parts(record) else dataclasses.replace(record, name="/".join(parts)))
     labels = dataclasses.replace(data.labels, records=tuple(renamed))
     return LabeledDataset(labels, FolderImages(folder))
 
@@ -152,14 +162,14 @@ def _write(target: str, output: Path, records: Iterable[LabeledImage], data: Lab
         {"image_json": write_image_json, "voc": write_voc, "yolo": write_yolo}[target](output, records, names)
 
 
-def _check_keys(records: Sequence[LabeledImage]) -> None:
-    """Raise a DataError if two names are equal without their buckets."""
+def _check_keys(records: Sequence[LabeledImage], parts_of: Callable[[LabeledImage], List[str]]) -> None:
+    """Raise a DataError if two images have one path."""
     seen: Dict[Tuple[str, ...], LabeledImage] = {}
     for record in records:
-        first = seen.setdefault(tuple(key_parts(record)), record)
+        first = seen.setdefault(tuple(parts_of(record)), record)
         if first is not record:
             raise DataError(
-                f"{record.location}: {record.name!r} and {first.name!r} are one name without the bucket, "
+                f"{record.location}: {record.name!r} and {first.name!r} have the path {'/'.join(parts_of(record))}, "
                 "expected names that differ in more"
             )
 

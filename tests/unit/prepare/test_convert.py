@@ -128,7 +128,7 @@ def test_skipped_and_repaired_are_counted(tmp_path):
             "x.json",
             renamed("s3://a/x.png", "s3://b/x.png", "y.png"),
             DataError,
-            "are one name without the bucket",
+            "have the path x.png",
             id="same-key",
         ),
     ],
@@ -240,3 +240,19 @@ def test_convert_each_format_read_and_written_keeps_the_labels(tmp_path, source,
         np.testing.assert_allclose(record.boxes, expected.boxes, atol=1e-4)
         np.testing.assert_array_equal(record.class_ids, expected.class_ids)
         assert found.images.read(record) == memory_images(LABELS).read(expected)
+
+
+def test_convert_to_yolo_writes_images_of_folders_named_images_where_their_labels_are(tmp_path):
+    labels = tmp_path / "labels.manifest"
+    renamed = [dataclasses.replace(record, name=f"s3://bucket/set/images/{record.name}") for record in LABELS.records]
+    write_ground_truth(labels, renamed, LABELS.class_names, "boxes")
+    copy_images(data(), tmp_path / "images")
+    command = ["prepare", "convert", "--labels", str(labels), "--images", str(tmp_path / "images"), "--to", "yolo"]
+    out = tmp_path / "out"
+
+    assert main([*command, "--output", str(out), "--output_images", str(out / "images")]) == 0
+
+    images = sorted(path.relative_to(out / "images") for path in (out / "images").rglob("*.*"))
+    written = sorted(path.relative_to(out / "labels") for path in (out / "labels").rglob("*.txt"))
+    assert [path.with_suffix("") for path in images] == [path.with_suffix("") for path in written]
+    assert len(images) == len(LABELS.records) and not any("images" in path.parts for path in images)

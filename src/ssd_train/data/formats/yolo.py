@@ -359,8 +359,8 @@ def read_yolo(
 def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> None:
     """Write labels/<name>.txt per record, and data.yaml, to a new folder.
 
-    The folder appears only when it is complete. Ultralytics looks for the images in the folder `images` next to
-    `labels`.
+    The folder appears only when it is complete. The images belong into the folder `images` next to `labels`, at the
+    paths of `image_parts`.
 
     Raises:
         DataError: a record has no size, two names differ only in their extension, or the folder is not empty.
@@ -371,11 +371,20 @@ def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: Cla
             where = record.location
             if record.size_wh is None:
                 raise DataError(f"{where}: found no image size, expected one: YOLO needs it")
-            target = new_label_file(folder / "labels", "/".join(key_parts(record)), _ENDING, where)
+            target = new_label_file(folder / "labels", "/".join(image_parts(record)), _ENDING, where)
             target.write_text("".join(_lines_of(record, record.size_wh)), encoding="ascii")
         names = "".join(f"  {class_id}: {_quoted(name)}\n" for class_id, name in enumerate(class_names))
         text = f"path: .\ntrain: images\nval: images\nnc: {len(class_names)}\nnames:\n{names}"
         (folder / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def image_parts(record: LabeledImage) -> List[str]:
+    """Return the parts of the image's path in a YOLO data set, without folders named `images`.
+
+    Ultralytics looks for a label where the last folder `images` of the image's path is replaced by `labels`.
+    """
+    *folders, name = key_parts(record)
+    return [*(folder for folder in folders if folder != "images"), name]
 
 
 def _lines_of(record: LabeledImage, size_wh: SizeWH) -> Iterator[str]:

@@ -3,13 +3,14 @@
 import io
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssd_train.data.formats.builder import CLIPPED
-from ssd_train.data.formats.yolo import NO_LABEL, describe, read_yolo, write_yolo
+from ssd_train.data.formats.yolo import NO_LABEL, describe, image_parts, read_yolo, write_yolo
 from ssd_train.data.labels import load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage
 from ssd_train.errors import DataError, DependencyError
@@ -297,6 +298,16 @@ def test_write_yolo_reads_back(tmp_path):
     assert [record.name for record in labels.records] == ["images/b.jpg", "images/d/a.jpg"]
     np.testing.assert_allclose(labels.records[1].boxes, records[0].boxes, atol=1e-4)
     assert labels.records[1].class_ids.tolist() == [1, 3]
+
+
+def test_write_yolo_names_with_images_folders_are_where_ultralytics_looks(tmp_path):
+    """Its rule (ultralytics/data/utils.py, img2label_paths): the last /images/ of a path is replaced by /labels/."""
+    records = [LabeledImage(f"s3://bucket/set/{name}/images/a.jpg", [], [], (50, 40)) for name in ("train", "images/b")]
+    write_yolo(tmp_path / "out", records, ClassNames(("dog",)))
+    for record in records:
+        image = "/".join([str(tmp_path / "out" / "images"), *image_parts(record)])
+        label = "/labels/".join(image.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+        assert Path(label).is_file()
 
 
 SET_FILES = {
