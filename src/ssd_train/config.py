@@ -25,8 +25,8 @@ from ssd_train.errors import ConfigError
 
 RECIPES: Dict[str, Dict[str, Any]] = {
     "fast": {"image_shape": 300, "epochs": 8},
-    "balanced": {"image_shape": 300, "epochs": 20},
-    "best": {"image_shape": 300, "epochs": 40},
+    "balanced": {"image_shape": 300, "epochs": 20, "feature_strides": "auto"},
+    "best": {"image_shape": 300, "epochs": 40, "feature_strides": "auto"},
 }
 
 
@@ -62,7 +62,7 @@ NETWORK_ALIASES = {
     "mobilenet_v2_1.0": "mobilenetv2_1.0",
     "mobilenet-1.0": "mobilenet1.0",
 }
-FINE_STRIDES, USUAL_STRIDES = "8,16,...", "16,32,..."
+FINE_STRIDES, USUAL_STRIDES, AUTO_STRIDES = "8,16,...", "16,32,...", "auto"
 # feature_strides of any length -> the same with an ellipsis
 STRIDE_ALIASES = {
     ",".join(str(first << index) for index in range(count)): strides
@@ -97,7 +97,7 @@ class TrainConfig:
     )
     recipe: str = setting(
         "",
-        "preset for image_shape and epochs; explicit flags override it",
+        "preset for image_shape, epochs and feature_strides; explicit flags override it",
         choices=("", *RECIPES),
         resume=True,  # its effect is in the other settings
     )
@@ -106,10 +106,11 @@ class TrainConfig:
     image_shape: int = setting(300, "side length of the square network input, pixels", low=128, high=10000)
     feature_strides: str = setting(
         "",
-        "strides of the feature maps: 8,16,... has one more map, for small objects; empty: 16,32,..., of vgg-16 "
-        "8,16,...",
-        choices=("", FINE_STRIDES, USUAL_STRIDES),
+        "strides of the feature maps: 8,16,... has one more map, for small objects; auto: as the training boxes need; "
+        "empty: 16,32,..., of vgg-16 8,16,...",
+        choices=("", AUTO_STRIDES, FINE_STRIDES, USUAL_STRIDES),
         aliases=STRIDE_ALIASES,
+        by_data=True,
     )
     num_classes: int = setting(
         0, "number of classes; computed from the labels; if set, all class ids must be below it", low=0, by_data=True
@@ -300,8 +301,8 @@ class TrainConfig:
 
     @property
     def first_stride(self) -> int:
-        """Stride of the first feature map; 0: that of the network."""
-        return int(self.feature_strides.split(",")[0] or 0)
+        """Stride of the first feature map; 0: that of the network, also before "auto" is resolved."""
+        return 0 if self.feature_strides == AUTO_STRIDES else int(self.feature_strides.split(",")[0] or 0)
 
     @property
     def candidates(self) -> int:

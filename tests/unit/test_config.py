@@ -275,7 +275,7 @@ def test_train_config_has_all_names_of_the_builtin_algorithm():
     assert set(table.split()) <= names
 
 
-@pytest.mark.parametrize("strides, expected", [("", 0), ("8,16,...", 8), ("16,32,...", 16)])
+@pytest.mark.parametrize("strides, expected", [("", 0), ("auto", 0), ("8,16,...", 8), ("16,32,...", 16)])
 def test_first_stride_is_that_of_feature_strides(strides, expected):
     assert TrainConfig(feature_strides=strides).first_stride == expected
 

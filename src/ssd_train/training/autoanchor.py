@@ -1,4 +1,4 @@
-"""Choose anchor scales from the boxes of a data set, or take those of the initial detector."""
+"""Choose strides and anchor scales from the boxes of a data set, or take those of the initial detector."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from ssd_train.artifacts.builtin_archive import anchor_scales, artifact_folder, read_artifact
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
-from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix, short_sides
-from ssd_train.config import FINE_STRIDES, TrainConfig
+from ssd_train.boxes import areas, clip_boxes, cxcywh_to_xyxy, iou_matrix
+from ssd_train.config import AUTO_STRIDES, FINE_STRIDES, TrainConfig
 from ssd_train.config_fields import parse_increasing_floats
-from ssd_train.data.checks.labels import CELL, FINE_CELL, SERVED
+from ssd_train.data.checks.labels import FINE_CELL, scaled_boxes, small_classes
 from ssd_train.data.structures import Labels
 from ssd_train.data.transforms import ZOOM, View
 from ssd_train.errors import WeightsError
@@ -34,6 +34,7 @@ LARGEST = 1.05
 NEIGHBOURS = 4
 MAX_IOU_PAIRS = 600_000  # pairs of boxes and anchors; a candidate takes 20 ms
 MIN_BOXES = 100
+LISTED = 3  # small classes that are named
 
 
 class AnchorChoice(NamedTuple):
@@ -43,13 +44,11 @@ class AnchorChoice(NamedTuple):
         scales: the anchor scales.
         overlap: mean IoU of the training boxes with their four best anchors of these scales.
         usual: the same for SSD's own scales.
-        small: fraction of the boxes with a side under CELL pixels of the input; every class has the same weight.
     """
 
     scales: Tuple[float, ...]
     overlap: float
     usual: float
-    small: float
 
 
 def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Labels, progress: Progress) -> TrainConfig:
@@ -80,13 +79,48 @@ def resolve_anchors(config: TrainConfig, pretrained: Optional[Path], labels: Lab
     progress.info(
         f"anchor_sizes {sizes}: mean IoU with the boxes {choice.overlap:.3f}, of SSD's own {choice.usual:.3f}"
     )
-    if choice.small > 1 - SERVED and layout_of(config).steps[0] > FINE_CELL:
+    small = _describe_small_classes(config, labels)
+    if small:
         progress.info(
-            f"{choice.small:.0%} of the boxes, each class counted equally, have a side under {CELL:g} px at "
-            f"image_shape {config.image_shape}: --feature_strides {FINE_STRIDES} finds smaller objects, and check "
-            "advises an image_shape"
+            f"{small} at image_shape {config.image_shape}: --feature_strides {FINE_STRIDES} finds more of them, and "
+            "check advises an image_shape"
         )
     return dataclasses.replace(config, anchor_sizes=sizes)
+
+
+def resolve_strides(config: TrainConfig, pretrained: Optional[Path], labels: Labels, progress: Progress) -> TrainConfig:
+    """Return `config` with feature_strides "auto" resolved.
+
+    They are those of the detector whose heads are taken, if it is a model of ours, or have a map of stride 8 if a class
+    is small (`small_classes`), or else are the network's own. With anchor_sizes they are the network's own.
+
+    Args:
+        config: the settings.
+        pretrained: the initial weights whose heads are taken; None: the heads are new.
+        labels: the training labels.
+        progress: reports the choice.
+    """
+    if config.feature_strides != AUTO_STRIDES:
+        return config
+    if pretrained is not None:
+        with open_model(pretrained) as path:
+            if (path / CONFIG).exists():
+                return dataclasses.replace(config, feature_strides=SavedModel.load(path).config.feature_strides)
+    small = "" if config.anchor_sizes else _describe_small_classes(config, labels)
+    if small:
+        progress.info(f"feature_strides {FINE_STRIDES}: {small} of stride 16 at image_shape {config.image_shape}")
+    return dataclasses.replace(config, feature_strides=FINE_STRIDES if small else "")
+
+
+def _describe_small_classes(config: TrainConfig, labels: Labels) -> str:
+    """Return a description of the classes that a map of stride 8 helps; empty if none or if the network has one."""
+    if layout_of(config).steps[0] <= FINE_CELL:
+        return ""
+    boxes = scaled_boxes(labels, [record.size_wh for record in labels.records])
+    fractions = small_classes(boxes, config.image_shape)
+    classes = [f"{fraction:.0%} of {labels.class_names[class_id]}" for class_id, (fraction, _) in fractions.items()]
+    more = f" and {len(classes) - LISTED} more classes" if len(classes) > LISTED else ""
+    return f"{', '.join(classes[:LISTED])}{more} lie between the anchors" if classes else ""
 
 
 def anchors_of_checkpoint(pretrained: Path, config: TrainConfig) -> Optional[str]:
@@ -157,16 +191,14 @@ def fit_anchor_scales(config: TrainConfig, labels: Labels) -> AnchorChoice:
     Every class has the same weight. Boxes are scaled to the network's input and, if the augmentation zooms, also to
     half and twice the size. At least one image must have a known size.
     """
-    sample = _sample(labels, config)
-    boxes = _augmented(sample, config)
+    boxes = _augmented(_sample(labels, config), config)
     maps = len(layout_of(config).cells)
     usual = tuple(size / config.image_shape for size in layout_of(config).sizes)
     shapes = [(s, s * times) for s, times in itertools.product(SMALLEST, SECOND) if s * times < LARGEST]
     candidates = [usual, *(linear_scales(maps, smallest, second, LARGEST) for smallest, second in shapes)]
     overlaps = [_overlap(config, boxes, scales) for scales in candidates]
     best = int(np.argmax(overlaps))
-    small = float((short_sides(sample) < CELL).mean())
-    return AnchorChoice(tuple(round(scale, 4) for scale in candidates[best]), overlaps[best], overlaps[0], small)
+    return AnchorChoice(tuple(round(scale, 4) for scale in candidates[best]), overlaps[best], overlaps[0])
 
 
 def _sample(labels: Labels, config: TrainConfig) -> np.ndarray:

@@ -33,7 +33,7 @@ from ssd_train.model.pretrained import LoadReport, load_builtin, load_pretrained
 from ssd_train.model.targets import TargetEncoder
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
-from ssd_train.training.autoanchor import resolve_anchors
+from ssd_train.training.autoanchor import resolve_anchors, resolve_strides
 from ssd_train.training.checkpoint import Checkpoints, check_model_folder, config_fingerprint, fingerprint
 from ssd_train.training.data_setup import Splits, load_datasets, require_inputs
 from ssd_train.training.distributed.communicator import Communicator
@@ -142,7 +142,9 @@ def build_setup(
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
     config, train, validation = load_datasets(config, environment, progress, splits)
-    config = resolve_anchors(config, weights.path if weights and weights.heads else None, train.labels, progress)
+    heads = weights.path if weights and weights.heads else None
+    config = resolve_strides(config, heads, train.labels, progress)
+    config = resolve_anchors(config, heads, train.labels, progress)
     config = with_candidates(config, train.labels, progress)
     marks = fingerprint(config, train.labels, validation.labels, cluster.size)
     _check_folders(environment, cluster, marks, config.epochs)

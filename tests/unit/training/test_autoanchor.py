@@ -12,7 +12,14 @@ from ssd_train.config_fields import parse_increasing_floats
 from ssd_train.data.structures import ClassNames
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net
-from ssd_train.training.autoanchor import SECOND, SMALLEST, anchors_of_checkpoint, fit_anchor_scales, resolve_anchors
+from ssd_train.training.autoanchor import (
+    SECOND,
+    SMALLEST,
+    anchors_of_checkpoint,
+    fit_anchor_scales,
+    resolve_anchors,
+    resolve_strides,
+)
 
 mx = mxnet_compat.mxnet()
 
@@ -85,15 +92,48 @@ def test_auto_anchors_returns_the_best_candidate():
 def test_auto_anchors_a_map_of_stride_8_fits_small_boxes_better():
     labels = labels_of(boxes_of(0.03, 40))
     usual, fine = (fit_anchor_scales(config(feature_strides=strides), labels) for strides in ("", "8,16,..."))
-    assert fine.overlap > 1.4 * usual.overlap and usual.small == fine.small == 1
+    assert fine.overlap > 1.4 * usual.overlap
 
 
 @pytest.mark.parametrize(
-    "share, strides, hints", [(0.04, "", 1), (0.04, "8", 0), (0.06, "", 0)], ids=["12 px", "has one", "18 px"]
+    "share, strides, hints", [(0.04, "", 1), (0.04, "8", 0), (0.2, "", 0)], ids=["12 px", "has one", "60 px"]
 )
 def test_resolve_anchors_hints_at_the_map_of_stride_8_for_small_boxes(share, strides, hints):
     _, lines, _ = chosen(config(feature_strides=strides), labels=labels_of(boxes_of(share, 20)))
     assert sum("--feature_strides 8,16,..." in line for line in lines) == hints
+
+
+@pytest.mark.parametrize(
+    "share, settings, strides",
+    [
+        pytest.param(0.06, {}, "8,16,...", id="18 px"),
+        pytest.param(0.2, {}, "", id="60 px"),
+        pytest.param(0.06, {"auto_anchors": False}, "8,16,...", id="SSD's own anchors"),
+        pytest.param(0.06, {"image_shape": 768}, "", id="46 px at 768"),
+        pytest.param(0.06, {"base_network": "vgg-16"}, "", id="the network has that map"),
+        pytest.param(0.06, {"anchor_sizes": "0.1,0.2,0.37,0.54,0.71,0.88,1.05"}, "", id="for given anchors"),
+        pytest.param(0.06, {"feature_strides": "16"}, "16,32,...", id="given"),
+    ],
+)
+def test_resolve_strides_auto_is_as_the_smallest_class_needs(share, settings, strides):
+    """A rare class of small boxes beside a frequent one of large boxes."""
+    labels = labels_of(boxes_of(0.4, 200), boxes_of(share, 20, seed=1))
+    progress = HeardProgress()
+    resolved = resolve_strides(config(**{"feature_strides": "auto", **settings}), None, labels, progress)
+    assert resolved.feature_strides == strides
+    assert sum("class1" in line for line in progress.lines) == (strides == "8,16,...")
+
+
+def test_resolve_strides_auto_are_those_of_the_pretrained_model(tmp_path):
+    labels = labels_of(boxes_of(0.06, 20))
+    model = model_of(tmp_path / "model", feature_strides="16")
+    auto = config(base_network="mobilenet0.25", image_shape=128, feature_strides="auto")
+    assert resolve_strides(auto, model, labels, HeardProgress()).feature_strides == "16,32,..."
+
+
+def test_resolve_strides_auto_without_boxes_of_known_size_are_the_networks_own():
+    labels = label_set([boxes_of(0.06, 20)], size_wh=None)
+    assert resolve_strides(config(feature_strides="auto"), None, labels, HeardProgress()).feature_strides == ""
 
 
 def model_of(folder, **settings):

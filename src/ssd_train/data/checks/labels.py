@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -273,6 +274,8 @@ SIZE_CLASSES = {"0-5 %": 0.05, "5-10 %": 0.1, "10-25 %": 0.25, "25-50 %": 0.5, "
 MATCH_IOU = 0.5  # from which on an anchor is assigned to a box
 CELL, FINE_CELL = 16.0, 8.0  # px: a cell of the first feature map, usually and with feature_strides 8,16,...
 SERVED = 0.95
+# a finer map helps if more than this fraction of a class's boxes match no anchor, and if it lowers the fraction
+UNMATCHED, LESS_UNMATCHED = 1 / 3, 0.1
 _LISTED_SIZES = 5
 
 
@@ -342,15 +345,53 @@ def recommend_image_shape(
 def advised_settings(
     boxes: Scaled, fine_anchors: Mapping[int, Sequence[AnchorGrid]], recommended: Optional[int]
 ) -> Dict[str, Any]:
-    """Return the settings of training that small boxes need: a map of stride 8, if a smaller side then serves them.
+    """Return the settings of training that small boxes need, if they need any: a map of stride 8, and the side.
+
+    The map is advised if a smaller side then serves the boxes, or for a small class (`small_classes`).
 
     Args:
         boxes: Boxes of the labels.
-        fine_anchors: Input side -> its anchors with such a map.
+        fine_anchors: Input side -> its anchors with such a map; empty: the network has it anyway.
         recommended: The recommended side without it; None without boxes.
     """
-    side = recommend_image_shape(boxes, fine_anchors, FINE_CELL)["recommended"] if fine_anchors else None
-    return {"feature_strides": FINE_STRIDES, "image_shape": side} if side and recommended and side < recommended else {}
+    if recommended is None or not fine_anchors:
+        return {}
+    side = recommend_image_shape(boxes, fine_anchors, FINE_CELL)["recommended"]
+    if side < recommended or small_classes(boxes, side):
+        return {"feature_strides": FINE_STRIDES, "image_shape": side}
+    return {}
+
+
+def small_classes(boxes: Scaled, side: int) -> Dict[int, Tuple[float, float]]:
+    """Return the classes whose boxes lie between the anchors of stride 16, and not between those of stride 8.
+
+    A box does if even an anchor of its own shape at the nearest centre has an IoU below MATCH_IOU with it. More than
+    UNMATCHED of such a class's boxes do, and with stride 8 the fraction is lower by LESS_UNMATCHED.
+
+    Args:
+        boxes: Boxes of the labels.
+        side: Side of the input in pixels.
+
+    Returns:
+        Class id -> fraction of its boxes that do, with stride 16 and with stride 8.
+    """
+    fractions = {}
+    for class_id in np.unique(boxes.class_ids):
+        pixels = boxes.boxes[boxes.class_ids == class_id] * side
+        usual, fine = (float((_iou_of_own_shape(pixels, side, cell) < MATCH_IOU).mean()) for cell in (CELL, FINE_CELL))
+        if usual > max(UNMATCHED, fine + LESS_UNMATCHED):
+            fractions[int(class_id)] = usual, fine
+    return fractions
+
+
+def _iou_of_own_shape(boxes: np.ndarray, side: int, cell: float) -> np.ndarray:
+    """Return the IoU (N,) of each box (N, 4) with an anchor of its shape at the nearest centre of a map's cells."""
+    step = side / math.ceil(side / cell)
+    x, y, width, height = xyxy_to_cxcywh(boxes).T
+    common = np.ones(len(boxes))
+    for centre, length in ((x, width), (y, height)):
+        common = common * np.maximum(length - np.abs(centre - (np.floor(centre / step) + 0.5) * step), 0)
+    return common / (2 * width * height - common)
 
 
 def _fraction_served(pixels: np.ndarray, anchors: Sequence[AnchorGrid], cell: float) -> float:

@@ -13,6 +13,7 @@ from ssd_train.data.checks.labels import (
     anchor_grids,
     recommend_image_shape,
     scaled_boxes,
+    small_classes,
     statistics,
 )
 from ssd_train.model.anchors import anchor_layout, make_anchors
@@ -110,6 +111,35 @@ def test_advised_settings_are_a_map_of_stride_8_where_it_saves_pixels(sides, sid
     advised = advised_settings(boxes, FINE, recommend_image_shape(boxes, GRIDS)["recommended"])
     assert advised == ({"feature_strides": "8,16,...", "image_shape": side} if side else {})
     assert advised_settings(boxes, {}, 1024) == {}
+
+
+@pytest.mark.parametrize(
+    "side, centre, fractions",
+    [
+        pytest.param(22, 160, {1: (0.5, 0.0)}, id="between four anchors of stride 16"),
+        pytest.param(22, 168, {}, id="on an anchor of stride 16"),
+        pytest.param(60, 160, {}, id="large"),
+        pytest.param(2, 160, {}, id="between those of stride 8, too"),
+    ],
+)
+def test_small_classes_are_those_that_a_map_of_stride_8_matches_better(side, centre, fractions):
+    """Half of the boxes of the second class have this centre, the others an anchor's; the first class is large."""
+    boxes = [[[c - w / 2, c - w / 2, c + w / 2, c + w / 2]] for w, c in ((100, 160), (side, centre), (side, 168))]
+    labels = label_set(boxes * 3, [[0], [1], [1]] * 3, (320, 320), ("cat", "dog"))
+    scaled = scaled_boxes(labels, [(320, 320)] * 9)
+    assert small_classes(scaled, 320) == fractions
+
+
+def test_advised_settings_for_a_rare_small_class_are_a_map_of_stride_8():
+    boxes = [*[[[100, 100, 200, 200]]] * 60, *[[[149, 149, 171, 171]]] * 3]
+    labels = label_set(boxes, [[0]] * 60 + [[1]] * 3, (320, 320), ("cat", "dog"))
+    scaled = scaled_boxes(labels, [(320, 320)] * 63)
+    grids, fine = (
+        {320: anchor_grids(make_anchors(anchor_layout("mobilenet1.0", 320, (), stride)))} for stride in (16, 8)
+    )
+    assert recommend_image_shape(scaled, grids)["recommended"] == 320
+    assert advised_settings(scaled, fine, 320) == {"feature_strides": "8,16,...", "image_shape": 320}
+    assert advised_settings(scaled, {}, 320) == {}
 
 
 def test_no_box_no_recommendation():
