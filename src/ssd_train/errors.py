@@ -35,6 +35,29 @@ class DataError(SsdTrainError):
         return DataError(f"{location}: {self}", self.code)
 
 
+class locate_errors:  # a class, because it is entered for each box: a generator takes five times as long
+    """Context manager that prepends `location` to the message of a DataError of its block."""
+
+    def __init__(self, location: object) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, DataError):
+            raise error.at(self._location) from None
+
+
+@contextlib.contextmanager
+def readable(path: object, expected: str) -> Iterator[None]:
+    """Replace an OSError in the block by a DataError that `path` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected {expected}") from error
+
+
 class WeightsError(SsdTrainError):
     """A weights file or saved model is unreadable or does not fit the network."""
 

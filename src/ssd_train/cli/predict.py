@@ -45,7 +45,7 @@ from ssd_train.deploy.evaluate import match_names
 from ssd_train.deploy.handlers import handle_request
 from ssd_train.deploy.tiling import MAX_OVERLAP, check_tile
 from ssd_train.environment import payload_limit
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
@@ -251,10 +251,8 @@ def _truth(
         return None
     read = load_labels(None, flags.labels, label_options(flags, progress)).labels
     records = {record.name: record for record in align_classes(read, detector.class_names).records}
-    try:
+    with locate_errors(flags.labels):
         named = match_names(list(records), [image.name for image in images])
-    except DataError as error:
-        raise DataError(f"{flags.labels}: {error}") from None
     return {name: records[label_name] for label_name, name in named.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, 
 from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
 from ssd_train.data.structures import LabeledImage
 from ssd_train.environment import read_seconds
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors, readable
 from ssd_train.parallel import call_with_timeout
 
 
@@ -31,12 +31,8 @@ class FolderImages:
         self.root = os.path.realpath(os.fspath(root))
         if not os.path.isdir(self.root):
             raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
-        try:
+        with readable(os.fspath(root), "a readable folder of images"):
             os.scandir(self.root).close()  # otherwise all images would be reported as missing
-        except OSError as error:
-            raise DataError(
-                f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
-            ) from error
         self._index: Optional[FileIndex] = None
         self._plain_folders: Set[str] = set()
         self._located: Dict[str, str] = {}
@@ -304,10 +300,8 @@ def portable_name(record: LabeledImage) -> str:
 
 
 def _readings(record: LabeledImage) -> List[List[str]]:
-    try:
+    with locate_errors(record.location):
         return readings(record.name)
-    except DataError as fault:
-        raise fault.at(record.location) from None
 
 
 def _ends(path: str, size: int) -> Tuple[bytes, bytes]:

@@ -21,7 +21,7 @@ from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
 from ssd_train.data.split import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, readable
 
 # descriptions of the formats for messages
 EXPECTED = {
@@ -234,11 +234,8 @@ def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
 
 
 def _head(file: Path) -> bytes:
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(_HEAD)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}), expected a readable file") from None
+    with readable(file, "a readable file"), open(file, "rb") as opened:
+        return opened.read(_HEAD)
 
 
 def _shown_head(file: Path) -> str:

@@ -15,7 +15,7 @@ from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.labels import LabeledDataset, align_classes
 from ssd_train.data.structures import ClassNames, Detections, ImageSource, LabeledImage, Labels
 from ssd_train.deploy.detector import Detector, ImageRef
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 from ssd_train.evaluation.metrics import Scores, score_detections
 from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
@@ -117,10 +117,8 @@ def read_detections(
         Detections by image name of the labels, and the number of predictions without labels.
     """
     tables = _read_tables(path, labels)
-    try:
+    with locate_errors(path):
         prediction_of = match_names([record.name for record in labels.records], list(tables))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     detections = {}
     for record in labels.records:
         if record.name in prediction_of:
@@ -262,7 +260,5 @@ def _class_id(value: "int | str", prediction: ImagePredictions, class_names: Cla
     name = value if isinstance(value, str) else prediction.names.get(value)
     if name is None:
         return int(value)
-    try:
+    with locate_errors(prediction.where):
         return class_names.index(name)
-    except DataError as fault:
-        raise fault.at(prediction.where) from None

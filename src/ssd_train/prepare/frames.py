@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train.data.image_io import FORMATS, encode, sniff_format
 from ssd_train.data.pixels import opencv
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, readable
 from ssd_train.prepare.images import WriteOptions, is_done, write_image
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
@@ -159,11 +159,8 @@ def _no_frame(path: Path) -> DataError:
 
 
 def _open(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            detected = sniff_format(file.read(256))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
+    with readable(path, "a video"), open(path, "rb") as file:
+        detected = sniff_format(file.read(256))
     # OpenCV opens an image file as the first of a numbered sequence of frames
     capture = None if detected in FORMATS else opencv().VideoCapture(str(path))
     if capture is None or not capture.isOpened():

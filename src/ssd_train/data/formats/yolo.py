@@ -43,7 +43,7 @@ from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.split import set_name
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError, DependencyError
+from ssd_train.errors import DataError, DependencyError, locate_errors
 
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _YAML_ENDINGS = (".yaml", ".yml")
@@ -80,15 +80,13 @@ class Description:
             DataError: a file is malformed; starts with the path.
         """
         for path in files:
-            try:
+            with locate_errors(path):
                 if path.suffix.lower() in _YAML_ENDINGS:
                     self._of_yaml(path)
                 elif path.name == _DARKNET:
                     self._of_sets(path, _of_darknet(path))
                 elif self.names is None:
                     self.names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
-            except DataError as fault:
-                raise fault.at(path) from None
 
     def _of_yaml(self, path: Path) -> None:
         entries = read_yaml(path)
@@ -286,10 +284,8 @@ def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
 
 def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images whose paths end as a line of a list does."""
-    try:
+    with locate_errors(list_file):
         entries = map(split_path, read_text(list_file).split("\n"))
-    except DataError as fault:
-        raise fault.at(list_file) from None
     listed = (entry for entry in entries if entry and entry[-1].endswith(tuple(IMAGE_FORMATS)))
     return match_paths(listed, ((tuple(map(folded, path.parts)), name) for name, path in images.items()))
 

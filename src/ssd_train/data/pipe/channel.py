@@ -26,7 +26,7 @@ from ssd_train.data.formats.ground_truth import read_class_map
 from ssd_train.data.image_io import EncodedImage, check_limits
 from ssd_train.data.pipe.samples import ReadCancelled, Sample, fifo_path, open_fifo, read_samples
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 from ssd_train.storage.atomic import translate_io_errors
 
 _LOOK = 0.1  # polling interval of `stop` in seconds
@@ -319,7 +319,5 @@ def image_name(channel: Path, digest: str, ending: str, copies: int = 1) -> str:
 
 
 def _class_map(sample: Sample) -> Dict[str, int]:
-    try:
+    with locate_errors("metadata"):
         return read_class_map(sample.class_map())
-    except DataError as fault:
-        raise fault.at("metadata") from None
