@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List
+from typing import Iterator, List, Type
 
 
 class SsdTrainError(Exception):
@@ -50,12 +50,12 @@ class locate_errors:  # a class, because it is entered for each box: a generator
 
 
 @contextlib.contextmanager
-def readable(path: object, expected: str) -> Iterator[None]:
-    """Replace an OSError in the block by a DataError that `path` cannot be read."""
+def readable(path: object, expected: str, kind: "Type[SsdTrainError]" = DataError) -> Iterator[None]:
+    """Replace an OSError in the block by an error of a `kind` that `path` cannot be read."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected {expected}") from error
+        raise kind(f"{path}: cannot be read ({error.strerror}), expected {expected}") from error
 
 
 class WeightsError(SsdTrainError):

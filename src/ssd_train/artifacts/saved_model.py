@@ -95,7 +95,7 @@ class SavedModel:
         Raises:
             WeightsError: the model is missing, damaged, or was written by a newer ssd_train.
         """
-        path, document = Path(folder) / CONFIG, read_model_config(Path(folder))
+        path, document = folder / CONFIG, read_model_config(folder)
         try:
             model = cls(
                 config=TrainConfig.from_saved(document["settings"]),
@@ -104,7 +104,7 @@ class SavedModel:
                 epoch=int(document["epoch"]),
                 scores=document["scores"],
                 versions=document["versions"],
-                weights=_checked_weights(Path(folder), document["weights"]),
+                weights=_checked_weights(folder, document["weights"]),
                 sha256=document["weights"]["sha256"],
                 # older models lack these
                 category_ids=dict(document.get("category_ids", {})),

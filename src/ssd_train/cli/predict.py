@@ -203,11 +203,9 @@ def _transform(
         try:
             body: Any = image.read()  # bytes: the images are files
             text, _ = handle_request(detector, body, "application/x-image", flags.accept, limits)
-        except RequestError as error:
-            faults.append(f"{image.where}: {error}")
-            progress.warning(faults[-1])
-        except OSError as error:
-            faults.append(f"{image.where}: cannot be read ({error.strerror})")
+        except (RequestError, OSError) as error:
+            reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+            faults.append(f"{image.where}: {reason}")
             progress.warning(faults[-1])
         else:
             atomic.write_bytes_atomic(flags.transform_output / f"{image.name}.out", text.encode("utf-8"))

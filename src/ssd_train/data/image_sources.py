@@ -203,14 +203,14 @@ class FileIndex:
         if len(paths) < 2:
             return paths
         wanted = [folded(part) for part in folders]
-        shared = [_shared_tail(self._folders(path), wanted) for path in paths]
+        shared = [shared_tail(self._folders(path), wanted) for path in paths]
         return [path for path, count in zip(paths, shared) if count == max(shared)]
 
     def _folders(self, path: str) -> List[str]:
         return [folded(part) for part in os.path.relpath(path, self._root).split(os.sep)[:-1]]
 
 
-def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
+def shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
     """Count the equal parts at the end of two paths."""
     count = 0
     for left, right in zip(reversed(a), reversed(b)):

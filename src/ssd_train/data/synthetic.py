@@ -20,7 +20,6 @@ from ssd_train.data.formats.json_lines import dump_json
 from ssd_train.data.image_io import encode
 from ssd_train.data.pixels import opencv
 from ssd_train.data.structures import ClassNames, LabeledImage
-from ssd_train.errors import DataError
 from ssd_train.storage.atomic import open_atomic
 
 Mark = List[Tuple[int, np.ndarray]]
@@ -277,8 +276,6 @@ def draw_logo_set(
         backgrounds: "train" or "validation": two disjoint families of textures, with different random streams.
         empty_fraction: Fraction of images without a logo.
     """
-    if backgrounds not in BACKGROUNDS:
-        raise DataError(f"backgrounds: found {backgrounds!r}, expected one of {', '.join(map(repr, BACKGROUNDS))}")
     stream = list(BACKGROUNDS).index(backgrounds)
     samples = []
     for index, empty in enumerate(_spread(count, empty_fraction)):
@@ -454,8 +451,6 @@ def write_drawn_set(
     Returns:
         Paths of the image folder and the manifest.
     """
-    if image_format not in _FORMATS:
-        raise DataError(f"image format: found {image_format!r}, expected one of {', '.join(map(repr, _FORMATS))}")
     images, manifest = Path(folder) / "images", Path(folder) / "output.manifest"
     images.mkdir(parents=True, exist_ok=True)
     with open_atomic(manifest) as lines:

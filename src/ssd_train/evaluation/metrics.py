@@ -8,13 +8,12 @@ of COCO mAP are bootstrapped: images are drawn with replacement.
 
 from __future__ import annotations
 
-import math
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
-from ssd_train.errors import ConfigError, DataError, TrainingDiverged
+from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.matching import (
     GroupedBoxes,
     ImageBoxes,
@@ -218,30 +217,6 @@ def score_curve(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Curve
     shown = len(scores) - np.searchsorted(np.sort(scores), distinct, side="left")
     hits = len(hit_scores) - np.searchsorted(np.sort(hit_scores), distinct, side="left")
     return Curve((hits / max(boxes, 1))[::-1], (hits / np.maximum(shown, 1))[::-1], distinct[::-1])
-
-
-class AverageMeter:
-    """Mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0.0
-
-    def update(self, total: float, count: float) -> None:
-        """Add the sum of `count` values.
-
-        Raises:
-            TrainingDiverged: `total` is NaN or infinite.
-        """
-        if not math.isfinite(total):
-            raise TrainingDiverged(f"running mean: found a sum of {total} over {count} values, expected a finite one")
-        self.total += total
-        self.count += count
-
-    @property
-    def value(self) -> Optional[float]:
-        """Return the mean of all values; None without values."""
-        return self.total / self.count if self.count else None
 
 
 class MeanAveragePrecision:

@@ -68,8 +68,6 @@ def extract_frames(
     """
     if choice.every < 1:
         raise ConfigError(f"every: found {choice.every}, expected 1 or more")
-    if choice.format not in FRAME_FORMATS:
-        raise ConfigError(f"format: found {choice.format!r}, expected {' or '.join(FRAME_FORMATS)}")
     paths = [local_path(video) for video in videos]
     stems = [path.stem for path in paths]
     twice = [stem for stem in stems if stems.count(stem) > 1]

@@ -288,7 +288,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, runtime: Optional[Mapping[str, Any]] = None) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.target = self.folder / "state"
         self.runtime = dict(runtime or {})
 

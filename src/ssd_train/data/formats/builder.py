@@ -17,7 +17,7 @@ import numpy as np
 from ssd_train.boxes import SizeWH, as_boxes
 from ssd_train.data.file_names import files_below, folded, is_image_name, readings
 from ssd_train.data.formats.json_lines import PathLike, bad_lines_error
-from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.image_sources import FolderImages, shared_tail
 from ssd_train.data.structures import (
     MAX_CLASSES,
     NOTHING_IGNORED,
@@ -566,8 +566,5 @@ def _nearness(a: Sequence[str], b: Sequence[str]) -> Tuple[int, int, int]:
     """Rate the proximity of two folders: same, sisters, number of common last parts."""
     differing: List[int] = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
     sisters = len(a) == len(b) and len(differing) == 1
-    common = 0
-    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
-        common += 1
     # the deeper the difference between sisters, the more of the path they share
-    return int(a == b), differing[0] + 1 if sisters else 0, common
+    return int(a == b), differing[0] + 1 if sisters else 0, shared_tail(a, b)
