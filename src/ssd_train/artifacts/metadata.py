@@ -90,28 +90,6 @@ class ExportMetadata:
         }
 
     @classmethod
-    def of(
-        cls,
-        config: TrainConfig,
-        class_names: ClassNames,
-        weights: str,
-        kind: str,
-        input: str,
-        score_threshold: Optional[float] = None,
-    ) -> "ExportMetadata":
-        """Return the metadata of a network that was trained with `config`."""
-        return cls(
-            class_names,
-            config.image_shape,
-            config.grayscale,
-            input,
-            kind,
-            weights,
-            config.to_json(),
-            score_threshold=score_threshold,
-        )
-
-    @classmethod
     def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "ExportMetadata":
         """Invert `to_json`; a WeightsError about invalid values names the source `where`."""
         try:

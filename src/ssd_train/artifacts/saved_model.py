@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
-from ssd_train.artifacts.metadata import parse_score_threshold
+from ssd_train.artifacts.metadata import ExportMetadata, parse_score_threshold
 from ssd_train.artifacts.model_config import CONFIG, MODEL_FORMAT, read_model_config
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
@@ -87,6 +87,19 @@ class SavedModel:
         if device is not None:
             net.collect_params().reset_ctx(device)
         return net
+
+    def describe(self, kind: str, input: str) -> ExportMetadata:
+        """Return the metadata of an export; `kind` and `input` as in ExportMetadata."""
+        return ExportMetadata(
+            self.class_names,
+            self.config.image_shape,
+            self.config.grayscale,
+            input,
+            kind,
+            self.sha256,
+            self.config.to_json(),
+            score_threshold=self.score_threshold,
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "SavedModel":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field
@@ -30,11 +29,6 @@ from ssd_train.errors import DataError, locate_errors
 from ssd_train.storage.atomic import translate_io_errors
 
 _LOOK = 0.1  # polling interval of `stop` in seconds
-
-
-def free_space(folder: Path) -> int:
-    """Return the free bytes on the disk of `folder`."""
-    return shutil.disk_usage(folder).free
 
 
 class SpillFile:
