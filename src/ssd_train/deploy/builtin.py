@@ -20,7 +20,6 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.builtin_archive import EXPECTED, Artifact, read_artifact
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.artifacts.symbol_format import BUILTIN, INPUT
-from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.data.transforms import preprocess
@@ -179,7 +178,7 @@ def _class_names(artifact: Artifact, names: Optional[ClassNames]) -> ClassNames:
         raise ConfigError(
             f"class_names: found {len(names)} ({', '.join(names)}), the artifact has {artifact.num_classes} classes"
         )
-    return names or placeholder_classes(artifact.num_classes)[0]
+    return names or ClassNames.of_ids({}, artifact.num_classes)
 
 
 def _compare_with_memory(parts: SymbolParts, engine: SymbolEngine, artifact: Artifact) -> Agreement:

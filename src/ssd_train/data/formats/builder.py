@@ -278,6 +278,19 @@ class LabelsBuilder:
         """Record a bad label."""
         self._bad.append((where, fault))
 
+    @contextmanager
+    def collect_errors(self, where: str) -> Iterator[None]:
+        """Record a DataError of the block as a bad line at `where`."""
+        try:
+            yield
+        except DataError as fault:
+            self.add_error(where, fault)
+
+    def numbered_classes(self) -> ClassNames:
+        """Return class_0, class_1, ... up to the highest class id of the records."""
+        ids = [int(record.class_ids.max()) for record in self.records if len(record.class_ids)]
+        return ClassNames.of_ids({}, max(ids, default=-1) + 1)
+
     def build(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> Labels:
         """Return the collected labels.
 
@@ -389,11 +402,6 @@ def _first_ids(origins: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
     for class_id, (name, _) in by_id.items():
         first.setdefault(name, class_id)
     return first
-
-
-def placeholder_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
-    """Return the names class_0, class_1, ... and the identity table of their ids."""
-    return ClassNames.of_ids({}, count), {i: i for i in range(count)}
 
 
 def _same_labels(a: LabeledImage, b: LabeledImage) -> bool:

@@ -70,14 +70,12 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     seen: Dict[Key, int] = {}
     for index, image in enumerate(images):
         where = f"{path}:images[{index}]"
-        try:
+        with builder.collect_errors(where):
             image_id = _id(image)
             if seen.setdefault(image_id, index) != index:
                 raise DataError(f"found id {image_id} as in images[{seen[image_id]}], expected each id once")
             name = image_name(image.get("file_name"), "file_name")
             builder.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
-        except DataError as fault:
-            builder.add_error(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
     return dataclasses.replace(builder.build(names), category_ids=category_ids)
@@ -214,15 +212,13 @@ def _boxes_by_image(
             continue  # read_coco reports it with the image
     by_image: Dict[Key, List[Tuple[int, Any]]] = {}
     for index, annotation in enumerate(annotations):
-        try:
+        with builder.collect_errors(f"{path}:annotations[{index}]"):
             if not isinstance(annotation, dict):
                 raise DataError(f"found {short_repr(annotation)}, expected an object")
             image_id = id_key(annotation.get("image_id"), "image_id")
             if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             by_image.setdefault(image_id, []).append((index, annotation))
-        except DataError as fault:
-            builder.add_error(f"{path}:annotations[{index}]", fault)
     return by_image
 
 

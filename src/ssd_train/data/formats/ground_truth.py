@@ -301,15 +301,13 @@ def read_ground_truth(
     while lines:
         line_number, line = lines.popleft()
         where = f"{manifest}:{line_number}"
-        try:
+        with builder.collect_errors(where):
             if line_number in faults:
                 raise faults[line_number]
             if job and verdict_of(line, job) != verified:
                 builder.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(line, job))}")
             else:
                 _add(builder, where, line, attribute, table)
-        except DataError as fault:
-            builder.add_error(where, fault)
     return builder.build(names, _details(scanned, attribute))
 
 

@@ -28,7 +28,7 @@ from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 import numpy as np
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.formats.builder import DIFFICULT, OBJECT, BoxLabel, LabelsBuilder, image_name, placeholder_classes
+from ssd_train.data.formats.builder import DIFFICULT, OBJECT, BoxLabel, LabelsBuilder, image_name
 from ssd_train.data.formats.json_lines import PathLike, read_text
 from ssd_train.data.image_io import EncodedImage, encode_png, orientation_for, read_header
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, ImageSource, LabeledImage, Labels
@@ -351,18 +351,14 @@ def read_recordio(
     number = 0
     for number, (offset, payload) in enumerate(_payloads(base), 1):
         where = f"{base}:{number}"
-        try:
+        with builder.collect_errors(where):
             record = unpack_record(payload)
             name = names.get(record.id, f"{base.stem}/{number:08d}")
             builder.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
-        except DataError as fault:
-            builder.add_error(where, fault)
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
-    highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
-    numbered, _ = placeholder_classes(highest + 1)
-    return builder.build(class_names or numbered), RecordImages(base, offsets)
+    return builder.build(class_names or builder.numbered_classes()), RecordImages(base, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> None:

@@ -161,13 +161,11 @@ def _add_frames(builder: LabelsBuilder, file: Path, prefix: str, table: Mapping[
     labelled = set()
     for index, frame in enumerate(value[key]):
         where = f"{file}:{key}[{index}]"
-        try:
+        with builder.collect_errors(where):
             name = image_name(_get(frame, "frame"), "frame")
             labelled.add(name)
             label = read_box_label(frame, "class-id")
             builder.add(where, f"{prefix}/{name}", label.map_ids(table, "class-id"))
-        except DataError as fault:
-            builder.add_error(where, fault)
     return labelled
 
 

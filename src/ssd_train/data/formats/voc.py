@@ -98,14 +98,12 @@ def read_voc(
     builder = LabelsBuilder(str(path), on_bad)
     read: List[_Annotation] = []
     for file in files:
-        try:
+        with builder.collect_errors(str(file)):
             read.append(_annotation(file))
-        except DataError as fault:
-            builder.add_error(str(file), fault)
     names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
     image_names = _match_images(read, ImagesOfLabels(path if images is None else images))
     for one in read:
-        try:
+        with builder.collect_errors(str(one.file)):
             class_ids = [names.index(class_name) for class_name in one.classes]
             name = image_names[one.file]
             if isinstance(name, DataError):
@@ -114,8 +112,6 @@ def read_voc(
             builder.add(str(one.file), name, one.label._replace(class_ids=class_ids))
             if len(builder.records) > known and not names_agree(name, one.filename):
                 builder.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
-        except DataError as fault:
-            builder.add_error(str(one.file), fault)
     labels = builder.build(names)
     files_of = {record.name: record.where for record in labels.records}
     sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)

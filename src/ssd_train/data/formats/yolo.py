@@ -33,7 +33,6 @@ from ssd_train.data.formats.builder import (
     match_paths,
     new_folder,
     new_label_file,
-    placeholder_classes,
     short_repr,
     split_path,
     text_number,
@@ -327,7 +326,7 @@ def read_yolo(
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
     description = describe([root, others])
     known_names = class_names or description.names
-    names = known_names or placeholder_classes(MAX_CLASSES)[0]
+    num_classes = len(known_names) if known_names else MAX_CLASSES
     builder = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
@@ -335,14 +334,12 @@ def read_yolo(
         if file is None:
             builder.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
-            _add(builder, file, image, image.relative_to(root).as_posix(), len(names), description.points)
+            _add(builder, file, image, image.relative_to(root).as_posix(), num_classes, description.points)
     for file in files.unused():
         builder.add_error(
             str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
         )
-    if not known_names:
-        highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
-        names, _ = placeholder_classes(highest + 1)
+    names = known_names or builder.numbered_classes()
     read = builder.build(names, {"sets": description.source} if description.source else None)
     if description.sets:
         real = root.resolve()
