@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Type
+from typing import Any, Iterator, List, Mapping, Type
 
 
 class SsdTrainError(Exception):
@@ -50,12 +50,21 @@ class locate_errors:  # a class, because it is entered for each box: a generator
 
 
 @contextlib.contextmanager
-def readable(path: object, expected: str, kind: "Type[SsdTrainError]" = DataError) -> Iterator[None]:
+def reading(path: object, expected: str, kind: "Type[SsdTrainError]" = DataError) -> Iterator[None]:
     """Replace an OSError in the block by an error of a `kind` that `path` cannot be read."""
     try:
         yield
     except OSError as error:
         raise kind(f"{path}: cannot be read ({error.strerror}), expected {expected}") from error
+
+
+def check_format(where: object, document: Mapping[str, Any], newest: int, kind: "Type[SsdTrainError]") -> None:
+    """Raise an error of a `kind` if a JSON document was written by a newer ssd_train; KeyError if it has no format."""
+    if document["format"] > newest:
+        raise kind(
+            f"{where}: found format {document['format']} of ssd_train {document.get('package')}, expected {newest} or "
+            "less: use a newer ssd_train"
+        )
 
 
 class WeightsError(SsdTrainError):

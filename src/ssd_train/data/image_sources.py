@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, 
 from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
 from ssd_train.data.structures import LabeledImage
 from ssd_train.environment import read_seconds
-from ssd_train.errors import DataError, locate_errors, readable
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.parallel import call_with_timeout
 
 
@@ -31,7 +31,7 @@ class FolderImages:
         self.root = os.path.realpath(os.fspath(root))
         if not os.path.isdir(self.root):
             raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
-        with readable(os.fspath(root), "a readable folder of images"):
+        with reading(os.fspath(root), "a readable folder of images"):
             os.scandir(self.root).close()  # otherwise all images would be reported as missing
         self._index: Optional[FileIndex] = None
         self._plain_folders: Set[str] = set()

@@ -24,7 +24,7 @@ from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
 from ssd_train.data.split import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
-from ssd_train.errors import ConfigError, DataError, readable
+from ssd_train.errors import ConfigError, DataError, reading
 
 # descriptions of the formats for messages
 EXPECTED = {
@@ -232,7 +232,7 @@ def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
 
 
 def _head(file: Path) -> bytes:
-    with readable(file, "a readable file"), open(file, "rb") as opened:
+    with reading(file, "a readable file"), open(file, "rb") as opened:
         return opened.read(_HEAD)
 
 

@@ -12,6 +12,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.boxes import areas
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.matching import (
@@ -480,14 +481,14 @@ def _scores_by_size(
     hits.
     """
     limits = detections.class_limits(num_classes)
-    truth_areas, areas = _areas(truth.boxes), _areas(detections.boxes)
+    truth_areas, detection_areas = (areas(table.boxes.astype(np.float64)) for table in (truth, detections))
     # behind the labelled boxes, so that the numbers differ
     difficult = difficult._replace(truth=difficult.truth + len(truth.boxes))
     by_size = {}
     for name, (low, high) in AREA_RANGES.items():
         inside = (truth_areas >= low) & (truth_areas <= high)
         fits = inside[pairs.truth]
-        outside = np.flatnonzero((areas < low) | (areas > high))
+        outside = np.flatnonzero((detection_areas < low) | (detection_areas > high))
         hits = [matches.detection for matches in match_coco(pairs.take(fits), COCO_IOUS)]
         regions = IouPairs(*(np.concatenate(columns) for columns in zip(difficult, pairs.take(~fits))))
         ignored = ignored_coco(regions, crowds, hits, COCO_IOUS)
@@ -498,11 +499,6 @@ def _scores_by_size(
         precision = [[coco_average_precision(at_iou[c], boxes[c]) for at_iou in ranks] for c in labelled]
         by_size[name] = SizeScores(float(np.mean(precision)) if precision else None, int(boxes.sum()))
     return by_size
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    x1, y1, x2, y2 = boxes.T.astype(np.float64)
-    return (x2 - x1) * (y2 - y1)
 
 
 def _scores_of_class(

@@ -21,7 +21,7 @@ from ssd_train.data.formats.builder import number, short_repr
 from ssd_train.data.formats.coco import Key, id_key, read_ids
 from ssd_train.data.formats.json_lines import PathLike, dump_json, parse_json, read_bytes, read_json, read_json_lines
 from ssd_train.data.structures import ClassNames, Detections, Labels
-from ssd_train.errors import DataError, locate_errors, readable
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.storage.atomic import write_bytes_atomic
 
 Row = List[Any]
@@ -193,7 +193,7 @@ def read_any_predictions(path: PathLike, labels: Labels) -> Iterator[ImagePredic
 
 
 def _head(path: Path) -> bytes:
-    with readable(path, "a file of answers"), open(path, "rb") as file:
+    with reading(path, "a file of answers"), open(path, "rb") as file:
         return file.read(1 << 12)
 
 

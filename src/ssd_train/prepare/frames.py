@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train.data.image_io import FORMATS, encode, sniff_format
 from ssd_train.data.pixels import opencv
-from ssd_train.errors import ConfigError, DataError, readable
+from ssd_train.errors import ConfigError, DataError, reading
 from ssd_train.prepare.images import WriteOptions, is_done, write_image
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
@@ -157,7 +157,7 @@ def _no_frame(path: Path) -> DataError:
 
 
 def _open(path: Path) -> Any:
-    with readable(path, "a video"), open(path, "rb") as file:
+    with reading(path, "a video"), open(path, "rb") as file:
         detected = sniff_format(file.read(256))
     # OpenCV opens an image file as the first of a numbered sequence of frames
     capture = None if detected in FORMATS else opencv().VideoCapture(str(path))

@@ -18,7 +18,7 @@ from PIL import Image
 from ssd_train.data.file_names import IMAGE_FORMATS
 from ssd_train.data.image_io import EncodedImage, ImageHeader, encode
 from ssd_train.data.transforms import to_gray
-from ssd_train.errors import ConfigError, DataError, readable
+from ssd_train.errors import ConfigError, DataError, reading
 from ssd_train.parallel import ordered_map
 from ssd_train.prepare.manifest import list_images, local_path
 from ssd_train.progress import Progress
@@ -157,7 +157,7 @@ def grayscale(
         """Write one gray image; return whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
-        with readable(source / name, "an image"):
+        with reading(source / name, "an image"):
             image = EncodedImage((source / name).read_bytes(), str(source / name))
         write_image(target / name, encode_stored(to_gray(image.decode_stored()), image.header, writing.quality))
         return True, mismatch(name, image.header.format)

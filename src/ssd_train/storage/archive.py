@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Set
 
-from ssd_train.errors import SsdTrainError, WeightsError, readable
+from ssd_train.errors import SsdTrainError, WeightsError, reading
 from ssd_train.storage import atomic
 
 _EXPECTED = "a readable model or weights file"
@@ -41,7 +41,7 @@ FOR_MODELS = Limits()
 
 def is_archive(path: Path) -> bool:
     """Return whether `path` is a gzip file; raises WeightsError if it is unreadable."""
-    with readable(path, _EXPECTED, WeightsError):
+    with reading(path, _EXPECTED, WeightsError):
         if not path.is_file():
             return False
         with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def open_model(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: `path` is unreadable, or the archive is damaged or not a model's.
     """
-    with readable(path, _EXPECTED, WeightsError):
+    with reading(path, _EXPECTED, WeightsError):
         entries = list(path.iterdir()) if path.is_dir() else []
     archive = entries[0] if len(entries) == 1 and is_archive(entries[0]) else path
     if not is_archive(archive):

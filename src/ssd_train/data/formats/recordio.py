@@ -32,7 +32,7 @@ from ssd_train.data.formats.builder import DIFFICULT, OBJECT, BoxLabel, LabelsBu
 from ssd_train.data.formats.json_lines import PathLike, read_text
 from ssd_train.data.image_io import EncodedImage, encode_png, orientation_for, read_header
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, ImageSource, LabeledImage, Labels
-from ssd_train.errors import DataError, locate_errors, readable
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
 
 MAGIC = b"\x0a\x23\xd7\xce"  # 0xced7230a, little-endian
@@ -309,7 +309,7 @@ class RecordImages:
             DataError: the image is not in this file, or the file has changed; names the record.
         """
         where = self.locate(record)
-        with readable(where, "a RecordIO file"), open(self._path, "rb") as file:
+        with reading(where, "a RecordIO file"), open(self._path, "rb") as file:
             file.seek(self._offsets[record.name][1])
             payload = read_record(file, where)
         with locate_errors(where):
