@@ -231,6 +231,7 @@ BACKGROUNDS: Dict[str, Dict[str, Texture]] = {
 
 # longer side of a logo as a fraction of the image width: 36 to 147 px at 320
 LOGO_SIDES = (0.115, 0.46)
+IMAGE_WH, EMPTY_FRACTION = (320, 240), 0.12  # of sets with logos
 MAX_TURN = 30.0
 
 SHAPE_SIDES = (0.15, 0.45)
@@ -260,27 +261,19 @@ class DrawnSample(NamedTuple):
     class_ids: np.ndarray
 
 
-def draw_logo_set(
-    count: int,
-    seed: int,
-    size_wh: SizeWH = (320, 240),
-    backgrounds: str = "train",
-    empty_fraction: float = 0.12,
-) -> List[DrawnSample]:
-    """Draw `count` grayscale images with 1 to 3 logos each.
+def draw_logo_set(count: int, seed: int, backgrounds: str = "train") -> List[DrawnSample]:
+    """Draw `count` grayscale images of 320x240 pixels with 1 to 3 logos each; 12 % of them are without a logo.
 
     Args:
         count: Number of images.
         seed: Seed of the dataset.
-        size_wh: (width, height) of the images in pixels.
         backgrounds: "train" or "validation": two disjoint families of textures, with different random streams.
-        empty_fraction: Fraction of images without a logo.
     """
     stream = list(BACKGROUNDS).index(backgrounds)
     samples = []
-    for index, empty in enumerate(_spread(count, empty_fraction)):
+    for index, empty in enumerate(_spread(count, EMPTY_FRACTION)):
         random = np.random.RandomState([seed, stream, index])
-        canvas = Canvas(_background(random, size_wh, BACKGROUNDS[backgrounds])[..., None], random)
+        canvas = Canvas(_background(random, IMAGE_WH, BACKGROUNDS[backgrounds])[..., None], random)
         samples.append(_draw_logos(f"{backgrounds}-{index:04d}", canvas, random, empty))
     return samples
 

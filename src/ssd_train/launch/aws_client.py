@@ -63,7 +63,7 @@ class AwsClient:
             service: boto3's name of the AWS service.
 
         Raises:
-            Refused: AWS returned an error.
+            AwsError: AWS returned an error.
             ConfigError: the request was not sent or not answered.
         """
         call: Callable[..., Dict[str, Any]] = getattr(self.client(service), operation)

@@ -73,7 +73,7 @@ class TrainedModel:
         return publish_symbol(self.folder, output, images, overwrite)
 
     def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
-        """Write an ONNX file, see onnx_file.write_onnx."""
+        """Write an ONNX file, see onnx.write_onnx."""
         write_onnx(self.model, path, input, kind, change)
 
 
