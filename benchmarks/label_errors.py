@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks.quality import run_python, split_of
 from ssd_train.boxes import intersection_matrix, iou_matrix
+from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.labels import LabeledDataset, load_labels
 from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set, write_drawn_set
@@ -124,7 +125,7 @@ def detected(out: Path, labels: Labels) -> "List[Tuple[LabeledImage, Any]]":
     """Return labels and out-of-fold detections of each image."""
     detections: Dict[str, Any] = {}
     for file in sorted(out.glob("**/detections.jsonl")):
-        detections.update(read_detections(file, labels, lambda record: record.size_wh)[0])
+        detections.update(read_detections(file, LabeledDataset(labels, MemoryImages({})))[0])
     return [(record, detections[record.name]) for record in labels.records]
 
 

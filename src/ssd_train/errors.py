@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List
+from typing import Any, Iterator, List, Mapping, Type
 
 
 class SsdTrainError(Exception):
@@ -33,6 +33,38 @@ class DataError(SsdTrainError):
     def at(self, location: object) -> "DataError":
         """Return the error with `location` prepended to its message."""
         return DataError(f"{location}: {self}", self.code)
+
+
+class locate_errors:  # a class, because it is entered for each box: a generator takes five times as long
+    """Context manager that prepends `location` to the message of a DataError of its block."""
+
+    def __init__(self, location: object) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, DataError):
+            raise error.at(self._location) from None
+
+
+@contextlib.contextmanager
+def reading(path: object, expected: str, kind: "Type[SsdTrainError]" = DataError) -> Iterator[None]:
+    """Replace an OSError in the block by an error of a `kind` that `path` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be read ({error.strerror}), expected {expected}") from error
+
+
+def check_format(where: object, document: Mapping[str, Any], newest: int, kind: "Type[SsdTrainError]") -> None:
+    """Raise an error of a `kind` if a JSON document was written by a newer ssd_train; KeyError if it has no format."""
+    if document["format"] > newest:
+        raise kind(
+            f"{where}: found format {document['format']} of ssd_train {document.get('package')}, expected {newest} or "
+            "less: use a newer ssd_train"
+        )
 
 
 class WeightsError(SsdTrainError):

@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """Silent progress; cli.console has implementations for terminals and logs."""
+    """Silent progress; cli/arguments.py has implementations for terminals and logs."""
 
     def info(self, text: str) -> None:
         """Report a line to the user."""

@@ -21,7 +21,7 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.builtin_archive import anchor_scales, read_artifact
 from ssd_train.cli.main import main
 from ssd_train.config import TrainConfig
-from ssd_train.data.formats.builder import placeholder_classes
+from ssd_train.data.structures import ClassNames
 from ssd_train.environment import Environment
 from ssd_train.model.net import build_net
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
@@ -62,7 +62,7 @@ def loaded(folder, side, class_names=("a", "b", "c"), rows=(0, 1, 2)):
     artifact = read_artifact(folder)
     scales = anchor_scales(artifact) if side == artifact.side else ()
     net = build_net("vgg-16", side, list(class_names), scales=scales)
-    names, _ = placeholder_classes(artifact.num_classes)
+    names = ClassNames.of_ids({}, artifact.num_classes)
     return net, load_builtin(net, artifact.arrays, str(folder), list(names), rows), artifact
 
 

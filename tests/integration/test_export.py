@@ -14,6 +14,7 @@ from helpers.models import CLASSES, drawn_inputs, talking_model, talking_net
 from helpers.voting import voted
 
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames
@@ -100,7 +101,7 @@ def rows_of(config, net, kind, engine, folder, pictures):
     """Save a net with other settings, write it as `kind`, and return the rows of the pictures."""
     from ssd_train.deploy.export.onnx import write_onnx
     from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
-    from ssd_train.deploy.symbol import describe, make_symbol, staged_files
+    from ssd_train.deploy.symbol import make_symbol, staged_files
 
     SavedModel(config, ClassNames(CLASSES), config.post_nms, epoch=0).save(folder / "model", net)
     model, place = SavedModel.load(folder / "model"), folder / f"{kind}.onnx"
@@ -111,7 +112,9 @@ def rows_of(config, net, kind, engine, folder, pictures):
         place = folder / "model"
     else:
         place, parts = folder / kind, make_symbol(model)
-        with staged_files(describe(model, kind), place, quantize_symbol(parts, pictures) if kind == "int8" else parts):
+        with staged_files(
+            model.describe(kind, INPUT), place, quantize_symbol(parts, pictures) if kind == "int8" else parts
+        ):
             pass
     return Detector.load(place, "cpu", engine).engine.run(pictures)
 

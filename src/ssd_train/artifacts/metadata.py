@@ -15,7 +15,7 @@ import numpy as np
 from ssd_train import __version__
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
-from ssd_train.errors import DataError, WeightsError
+from ssd_train.errors import DataError, WeightsError, check_format
 from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 
 DESCRIPTION_FORMAT = 1
@@ -90,36 +90,10 @@ class ExportMetadata:
         }
 
     @classmethod
-    def of(
-        cls,
-        config: TrainConfig,
-        class_names: ClassNames,
-        weights: str,
-        kind: str,
-        input: str,
-        score_threshold: Optional[float] = None,
-    ) -> "ExportMetadata":
-        """Return the metadata of a network that was trained with `config`."""
-        return cls(
-            class_names,
-            config.image_shape,
-            config.grayscale,
-            input,
-            kind,
-            weights,
-            config.to_json(),
-            score_threshold=score_threshold,
-        )
-
-    @classmethod
     def from_json(cls, document: Mapping[str, Any], where: Union[str, Path]) -> "ExportMetadata":
         """Invert `to_json`; a WeightsError about invalid values names the source `where`."""
         try:
-            if document["format"] > DESCRIPTION_FORMAT:
-                raise WeightsError(
-                    f"{where}: found format {document['format']} of ssd_train {document['package']}, "
-                    f"expected {DESCRIPTION_FORMAT} or less: use a newer ssd_train"
-                )
+            check_format(where, document, DESCRIPTION_FORMAT, WeightsError)
             description = cls(
                 class_names=ClassNames(tuple(document["class_names"])),
                 side=int(document["side"]),

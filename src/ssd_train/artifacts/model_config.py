@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from ssd_train.errors import WeightsError
+from ssd_train.errors import WeightsError, check_format
 from ssd_train.storage import atomic
 
 CONFIG = "config.json"
@@ -51,14 +51,9 @@ def weights_digest(folder: Path) -> Optional[str]:
 
 def _check_format(path: Path, document: Any) -> None:
     try:
-        newer = document["format"] > MODEL_FORMAT
+        check_format(path, document, MODEL_FORMAT, WeightsError)
     except (KeyError, TypeError) as error:
         raise WeightsError(f"{path}: cannot be read as a model's description ({error})") from None
-    if newer:
-        raise WeightsError(
-            f"{path}: found format {document['format']} of ssd_train {document.get('package')}, "
-            f"expected {MODEL_FORMAT} or less: use a newer ssd_train"
-        )
 
 
 def _parsed(path: Path) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from ssd_train import __version__, mxnet_compat
-from ssd_train.artifacts.metadata import parse_score_threshold
+from ssd_train.artifacts.metadata import ExportMetadata, parse_score_threshold
 from ssd_train.artifacts.model_config import CONFIG, MODEL_FORMAT, read_model_config
 from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
@@ -88,6 +88,19 @@ class SavedModel:
             net.collect_params().reset_ctx(device)
         return net
 
+    def describe(self, kind: str, input: str) -> ExportMetadata:
+        """Return the metadata of an export; `kind` and `input` as in ExportMetadata."""
+        return ExportMetadata(
+            self.class_names,
+            self.config.image_shape,
+            self.config.grayscale,
+            input,
+            kind,
+            self.sha256,
+            self.config.to_json(),
+            score_threshold=self.score_threshold,
+        )
+
     @classmethod
     def load(cls, folder: Path) -> "SavedModel":
         """Load the metadata in `folder`, and verify the weights' SHA-256.
@@ -95,7 +108,7 @@ class SavedModel:
         Raises:
             WeightsError: the model is missing, damaged, or was written by a newer ssd_train.
         """
-        path, document = Path(folder) / CONFIG, read_model_config(Path(folder))
+        path, document = folder / CONFIG, read_model_config(folder)
         try:
             model = cls(
                 config=TrainConfig.from_saved(document["settings"]),
@@ -104,7 +117,7 @@ class SavedModel:
                 epoch=int(document["epoch"]),
                 scores=document["scores"],
                 versions=document["versions"],
-                weights=_checked_weights(Path(folder), document["weights"]),
+                weights=_checked_weights(folder, document["weights"]),
                 sha256=document["weights"]["sha256"],
                 # older models lack these
                 category_ids=dict(document.get("category_ids", {})),

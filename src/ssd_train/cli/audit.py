@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import json
 import shutil
 from collections import Counter
@@ -31,7 +30,7 @@ from ssd_train.cli.paths import add_input, add_output_dir, staged_s3_paths
 from ssd_train.cli.train import StopRequests, command_line, run_id
 from ssd_train.config import TrainConfig, current_names
 from ssd_train.data.formats.json_lines import dump_json
-from ssd_train.data.image_io import EncodedImage, read_header
+from ssd_train.data.image_io import EncodedImage
 from ssd_train.data.labels import LabeledDataset, align_classes, load_labels
 from ssd_train.data.split import fold_of_each, image_hash
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
@@ -236,7 +235,7 @@ def _out_of_fold(flags: argparse.Namespace, config: TrainConfig, data: LabeledDa
     detections: Dict[str, Detections] = {}
     with StopRequests() as requests:
         for file in out_of_fold(data, flags.folds, config, environment, progress, requests):
-            detections.update(read_detections(file, data.labels, functools.partial(_size_of, data))[0])
+            detections.update(read_detections(file, data)[0])
     return [(record, detections[record.name]) for record in data.labels.records if record.name in detections]
 
 
@@ -269,11 +268,6 @@ def _report_scores(images: Images, class_names: ClassNames, progress: Progress) 
     progress.info(f"detections of {len(images)} images against their labels: {fit}")
     if (scores.ap50 or 0) < WEAK:
         progress.warning(f"most errors may be those of the model: mAP@0.5 is below {WEAK}; more --epochs may help")
-
-
-def _size_of(data: LabeledDataset, record: LabeledImage) -> "tuple[int, int]":
-    """Return the upright (width, height) from the image header."""
-    return read_header(data.images.read(record), record.where).display_wh
 
 
 def _write(

@@ -17,10 +17,9 @@ def run(arguments: Sequence[str]) -> int:
     flags = make_parser().parse_args(list(arguments))
     names = parse_class_names(flags.class_names)
     with staged_s3_paths(flags) as progress, open_model(flags.model) as folder:
-        from ssd_train.deploy.builtin import Conversion, convert
+        from ssd_train.deploy.builtin import convert
 
-        conversion = Conversion(names, SUPPRESSION[flags.nms])
-        description = convert(folder, flags.output, conversion, progress, flags.overwrite)
+        description = convert(folder, flags.output, names, SUPPRESSION[flags.nms], progress, flags.overwrite)
         if names is None:
             progress.warning(
                 f"found no class names, using {', '.join(description.class_names)}; set --class_names A,B,..."

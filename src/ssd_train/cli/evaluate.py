@@ -7,9 +7,7 @@ from typing import Optional, Sequence
 
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
 from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
-from ssd_train.data.image_io import read_header
 from ssd_train.data.labels import LabeledDataset, load_labels
-from ssd_train.data.structures import LabeledImage
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
 from ssd_train.errors import ConfigError
@@ -65,10 +63,5 @@ def score(
     if predictions is None:
         assert detector is not None
         return score_images(detector, data, overlap_threshold, progress)
-
-    def size_of(record: LabeledImage) -> "tuple[int, int]":
-        """Return the upright (width, height) from the image header."""
-        return read_header(data.images.read(record), record.where).display_wh
-
     names = None if detector is None else detector.class_names
-    return score_predictions(predictions, data.labels, size_of, names, overlap_threshold)
+    return score_predictions(predictions, data, names, overlap_threshold)

@@ -45,7 +45,7 @@ from ssd_train.deploy.evaluate import match_names
 from ssd_train.deploy.handlers import handle_request
 from ssd_train.deploy.tiling import MAX_OVERLAP, check_tile
 from ssd_train.environment import payload_limit
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 from ssd_train.evaluation.predictions import DEFAULTS, CocoIds, Writer
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
@@ -203,11 +203,9 @@ def _transform(
         try:
             body: Any = image.read()  # bytes: the images are files
             text, _ = handle_request(detector, body, "application/x-image", flags.accept, limits)
-        except RequestError as error:
-            faults.append(f"{image.where}: {error}")
-            progress.warning(faults[-1])
-        except OSError as error:
-            faults.append(f"{image.where}: cannot be read ({error.strerror})")
+        except (RequestError, OSError) as error:
+            reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+            faults.append(f"{image.where}: {reason}")
             progress.warning(faults[-1])
         else:
             atomic.write_bytes_atomic(flags.transform_output / f"{image.name}.out", text.encode("utf-8"))
@@ -251,10 +249,8 @@ def _truth(
         return None
     read = load_labels(None, flags.labels, label_options(flags, progress)).labels
     records = {record.name: record for record in align_classes(read, detector.class_names).records}
-    try:
+    with locate_errors(flags.labels):
         named = match_names(list(records), [image.name for image in images])
-    except DataError as error:
-        raise DataError(f"{flags.labels}: {error}") from None
     return {name: records[label_name] for label_name, name in named.items()}
 
 

@@ -380,22 +380,19 @@ def dry_run(
         raise ConfigError(f"dry_run: found {where}, expected one process that reads files")
     setup = build_setup(config, environment, progress)
     refuse_other_report(setup, environment)
-    for line in [*settings_lines(setup.config), *network_lines(setup), *cost_lines(setup, progress)]:
+    for line in [settings_line(setup.config), network_line(setup), *cost_lines(setup, progress)]:
         progress.info(line)
     progress.info(f"dry run: nothing was trained or written; the model would be in {environment.model_dir}")
 
 
-def settings_lines(config: TrainConfig) -> List[str]:
+def settings_line(config: TrainConfig) -> str:
     """Return a line with the settings that are not the defaults."""
-    changed = {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if getattr(config, item.name) != item.default
-    }
-    return [f"settings other than the defaults: {', '.join(f'{name} {value}' for name, value in changed.items())}"]
+    values = ((item, getattr(config, item.name)) for item in dataclasses.fields(config))
+    changed = [f"{item.name} {value}" for item, value in values if value != item.default]
+    return f"settings other than the defaults: {', '.join(changed)}"
 
 
-def network_lines(setup: "TrainingSetup") -> List[str]:
+def network_line(setup: "TrainingSetup") -> str:
     """Return a line about the network: size, anchors, frozen tensors."""
     from ssd_train.model.anchors import layout_of, make_anchors
 
@@ -404,10 +401,10 @@ def network_lines(setup: "TrainingSetup") -> List[str]:
     numbers = sum(parameter.data(parameter.list_ctx()[0]).size for parameter in parameters.values())
     anchors = make_anchors(layout_of(config))
     classes = len(setup.class_names)
-    return [
+    return (
         f"network: {config.base_network} at {config.image_shape} px, {classes} class{'es' if classes > 1 else ''}, "
         f"{numbers / 1e6:.1f} million parameters, {len(anchors)} anchors"
-    ]
+    )
 
 
 def cost_lines(setup: "TrainingSetup", progress: Progress) -> List[str]:
@@ -440,22 +437,18 @@ def cost_lines(setup: "TrainingSetup", progress: Progress) -> List[str]:
 
 def memory_text(setup: "TrainingSetup") -> str:
     """Return the largest memory of this process so far, and that of the cache once it has all images."""
+    from ssd_train import mxnet_compat
+
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     text = f"{used / 1e9:.1f} GB used, {available_memory() / 1e9:.1f} GB free"
     cache = setup.cache
     if cache is not None and len(cache):
         full = min(cache.bytes_used * len(setup.train.labels) // len(cache), cache.max_bytes)
         text += f"; decoded training images will take {full / 1e9:.2f} GB of at most {cache.max_bytes / 1e9:.2f} GB"
-    gpus = [device for device in setup.train_step.devices if device.device_type == "gpu"]
-    for device, (free, whole) in zip(gpus, map(_gpu_memory, gpus)):
+    for device in [device for device in setup.train_step.devices if device.device_type == "gpu"]:
+        free, whole = mxnet_compat.mxnet().context.gpu_memory_info(device.device_id)
         text += f"; {device}: {(whole - free) / 1e9:.1f} of {whole / 1e9:.1f} GB used"
     return text
-
-
-def _gpu_memory(device: Any) -> "tuple[int, int]":
-    from ssd_train import mxnet_compat
-
-    return mxnet_compat.mxnet().context.gpu_memory_info(device.device_id)
 
 
 def make_parser() -> Parser:

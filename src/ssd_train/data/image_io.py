@@ -247,10 +247,11 @@ class EncodedImage:
     Args:
         data: The encoded image.
         where: Place for messages.
+        limits: Limits checked before decoding.
     """
 
-    def __init__(self, data: bytes, where: str) -> None:
-        self.data, self.where = data, where
+    def __init__(self, data: bytes, where: str, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+        self.data, self.where, self.limits = data, where, limits
         self._header: Optional[ImageHeader] = None
         self._first_scan: Optional[int] = None
 
@@ -261,9 +262,7 @@ class EncodedImage:
             self._header = read_header(self.data, self.where)
         return self._header
 
-    def decode(
-        self, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS, reduce: int = 1
-    ) -> np.ndarray:
+    def decode(self, expected_wh: Optional[SizeWH] = None, reduce: int = 1) -> np.ndarray:
         """Decode to RGB uint8 (H, W, 3), contiguous and upright.
 
         Grayscale is repeated in three channels, 16 bits are scaled to 8, and transparency is dropped.
@@ -272,32 +271,26 @@ class EncodedImage:
             expected_wh: (width, height) in the labels. It decides whether the EXIF orientation is applied: the result
                 has this size. If it is None, the orientation is always applied, as in browsers and (since 2021) in
                 Ground Truth.
-            limits: Limits checked before decoding.
             reduce: 1, 2, 4 or 8; divides each side, rounded up, after the sizes were compared. Much faster for a JPEG.
 
         Raises:
             DataError: The image cannot be decoded, exceeds the limits, or has another size than `expected_wh` in
                 either orientation; the message starts with `where`.
         """
-        check_limits(self.header, self.where, limits)
+        check_limits(self.header, self.where, self.limits)
         orientation = orientation_for(self.header, self.where, expected_wh)
         return np.ascontiguousarray(apply_orientation(self._pixels(reduce), orientation))
 
-    def decode_downscaled(
-        self, side: int, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS
-    ) -> np.ndarray:
+    def decode_downscaled(self, side: int, expected_wh: Optional[SizeWH] = None) -> np.ndarray:
         """Decode the image, downscaled by `reduction` for a network's input side; otherwise as `decode`."""
-        return self.decode(expected_wh, limits, reduction((self.header.width, self.header.height), side))
+        return self.decode(expected_wh, reduction((self.header.width, self.header.height), side))
 
-    def decode_verified(
-        self, side: int, expected_wh: Optional[SizeWH] = None, limits: ImageLimits = DEFAULT_LIMITS
-    ) -> Tuple[np.ndarray, SizeWH]:
+    def decode_verified(self, side: int, expected_wh: Optional[SizeWH] = None) -> Tuple[np.ndarray, SizeWH]:
         """Decode the image for a network with input side `side`, and check it for damage.
 
         Args:
             side: Input side of the network in pixels.
             expected_wh: (width, height) in the labels, if known.
-            limits: Limits checked before decoding.
 
         Returns:
             The image as `decode_downscaled` returns it, and (width, height) of the full-size image, upright.
@@ -306,17 +299,17 @@ class EncodedImage:
             DataError: The image cannot be used.
         """
         size_wh = expected_wh or self.header.display_wh
-        image = self.decode_downscaled(side, size_wh, limits)
+        image = self.decode_downscaled(side, size_wh)
         self.check_decoded(image)
         return image, size_wh
 
-    def decode_stored(self, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
+    def decode_stored(self) -> np.ndarray:
         """Decode the pixels as stored, RGB uint8 (H, W, 3), without applying the orientation.
 
         Raises:
             DataError: The image cannot be decoded or exceeds the limits.
         """
-        check_limits(self.header, self.where, limits)
+        check_limits(self.header, self.where, self.limits)
         return self._pixels(1)
 
     def _pixels(self, reduce: int) -> np.ndarray:
@@ -414,15 +407,9 @@ class EncodedImage:
         return any(any(left) for left in bits_missing.values())
 
 
-def decode(
-    data: bytes,
-    where: str,
-    expected_wh: Optional[SizeWH] = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
-    reduce: int = 1,
-) -> np.ndarray:
+def decode(data: bytes, where: str, expected_wh: Optional[SizeWH] = None) -> np.ndarray:
     """Decode `data` as `EncodedImage.decode` does."""
-    return EncodedImage(data, where).decode(expected_wh, limits, reduce)
+    return EncodedImage(data, where).decode(expected_wh)
 
 
 def reduction(display_wh: Tuple[float, float], side: int) -> int:

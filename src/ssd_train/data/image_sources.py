@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, 
 from ssd_train.data.file_names import IMAGE_FORMATS, folded, is_image_name, is_plain, paths_below, readings
 from ssd_train.data.structures import LabeledImage
 from ssd_train.environment import read_seconds
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.parallel import call_with_timeout
 
 
@@ -31,12 +31,8 @@ class FolderImages:
         self.root = os.path.realpath(os.fspath(root))
         if not os.path.isdir(self.root):
             raise DataError(f"{os.fspath(root)}: not found or not a folder, expected a folder of images")
-        try:
+        with reading(os.fspath(root), "a readable folder of images"):
             os.scandir(self.root).close()  # otherwise all images would be reported as missing
-        except OSError as error:
-            raise DataError(
-                f"{os.fspath(root)}: cannot be read ({error.strerror}), expected a readable folder of images"
-            ) from error
         self._index: Optional[FileIndex] = None
         self._plain_folders: Set[str] = set()
         self._located: Dict[str, str] = {}
@@ -207,14 +203,14 @@ class FileIndex:
         if len(paths) < 2:
             return paths
         wanted = [folded(part) for part in folders]
-        shared = [_shared_tail(self._folders(path), wanted) for path in paths]
+        shared = [shared_tail(self._folders(path), wanted) for path in paths]
         return [path for path, count in zip(paths, shared) if count == max(shared)]
 
     def _folders(self, path: str) -> List[str]:
         return [folded(part) for part in os.path.relpath(path, self._root).split(os.sep)[:-1]]
 
 
-def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
+def shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
     """Count the equal parts at the end of two paths."""
     count = 0
     for left, right in zip(reversed(a), reversed(b)):
@@ -304,10 +300,8 @@ def portable_name(record: LabeledImage) -> str:
 
 
 def _readings(record: LabeledImage) -> List[List[str]]:
-    try:
+    with locate_errors(record.location):
         return readings(record.name)
-    except DataError as fault:
-        raise fault.at(record.location) from None
 
 
 def _ends(path: str, size: int) -> Tuple[bytes, bytes]:

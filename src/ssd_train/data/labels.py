@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name
 from ssd_train.data.formats.coco import read_coco
 from ssd_train.data.formats.ground_truth import MANIFEST_SUFFIXES, manifests_in, read_ground_truth
@@ -18,10 +20,11 @@ from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.formats.recordio import MAGIC, read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
 from ssd_train.data.split import select_split
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, reading
 
 # descriptions of the formats for messages
 EXPECTED = {
@@ -217,13 +220,8 @@ def _holds(file: Path, head: bytes, key: bytes) -> bool:
     """Return whether a file contains `key`, even after hundreds of megabytes."""
     if key in head or len(head) < _HEAD:
         return key in head
-    with open(file, "rb") as opened:
-        tail = b""
-        for chunk in iter(lambda: opened.read(1 << 20), b""):
-            if key in tail + chunk:
-                return True
-            tail = chunk[-len(key) :]
-    return False
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(key) >= 0
 
 
 def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
@@ -234,11 +232,8 @@ def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
 
 
 def _head(file: Path) -> bytes:
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(_HEAD)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}), expected a readable file") from None
+    with reading(file, "a readable file"), open(file, "rb") as opened:
+        return opened.read(_HEAD)
 
 
 def _shown_head(file: Path) -> str:
@@ -290,6 +285,10 @@ class LabeledDataset:
 
     labels: Labels
     images: ImageSource
+
+    def size_of(self, record: LabeledImage) -> SizeWH:
+        """Return the (width, height) of an image, of its labels or else of its header, upright."""
+        return record.size_wh or read_header(self.images.read(record), record.location).display_wh
 
 
 def load_labels(

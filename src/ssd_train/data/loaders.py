@@ -140,13 +140,9 @@ class BadSampleHandler:
         Raises:
             DataError: No key is usable, an image is unusable with `on_bad` "error", or too many are.
         """
-        for key in keys:
-            if key in self._dropped:
-                continue
-            try:
-                return key, make(key)
-            except DataError as error:
-                self._drop(key, error, "another takes its place")
+        first = next(self._usable(keys, make, "another takes its place"), None)
+        if first is not None:
+            return first
         raise DataError(f"found none of {self._total} images that can still be used, expected some")
 
     def valid(self, keys: Iterable[Key], make: Callable[[Key], Sample]) -> "List[Tuple[Key, Sample]]":
@@ -155,15 +151,19 @@ class BadSampleHandler:
         Raises:
             DataError: An image is unusable with `on_bad` "error", or too many are.
         """
-        samples = []
+        return list(self._usable(keys, make, "scores are without it"))
+
+    def _usable(
+        self, keys: Iterable[Key], make: Callable[[Key], Sample], consequence: str
+    ) -> Iterator[Tuple[Key, Sample]]:
         for key in keys:
-            if key in self._dropped:
-                continue
-            try:
-                samples.append((key, make(key)))
-            except DataError as error:
-                self._drop(key, error, "scores are without it")
-        return samples
+            if key not in self._dropped:
+                try:
+                    sample = make(key)
+                except DataError as error:
+                    self._drop(key, error, consequence)
+                else:
+                    yield key, sample
 
     def _drop(self, key: Hashable, error: DataError, consequence: str) -> None:
         if self._on_bad == "error":

@@ -20,7 +20,6 @@ from ssd_train.data.formats.json_lines import dump_json
 from ssd_train.data.image_io import encode
 from ssd_train.data.pixels import opencv
 from ssd_train.data.structures import ClassNames, LabeledImage
-from ssd_train.errors import DataError
 from ssd_train.storage.atomic import open_atomic
 
 Mark = List[Tuple[int, np.ndarray]]
@@ -232,6 +231,7 @@ BACKGROUNDS: Dict[str, Dict[str, Texture]] = {
 
 # longer side of a logo as a fraction of the image width: 36 to 147 px at 320
 LOGO_SIDES = (0.115, 0.46)
+IMAGE_WH, EMPTY_FRACTION = (320, 240), 0.12  # of sets with logos
 MAX_TURN = 30.0
 
 SHAPE_SIDES = (0.15, 0.45)
@@ -261,29 +261,19 @@ class DrawnSample(NamedTuple):
     class_ids: np.ndarray
 
 
-def draw_logo_set(
-    count: int,
-    seed: int,
-    size_wh: SizeWH = (320, 240),
-    backgrounds: str = "train",
-    empty_fraction: float = 0.12,
-) -> List[DrawnSample]:
-    """Draw `count` grayscale images with 1 to 3 logos each.
+def draw_logo_set(count: int, seed: int, backgrounds: str = "train") -> List[DrawnSample]:
+    """Draw `count` grayscale images of 320x240 pixels with 1 to 3 logos each; 12 % of them are without a logo.
 
     Args:
         count: Number of images.
         seed: Seed of the dataset.
-        size_wh: (width, height) of the images in pixels.
         backgrounds: "train" or "validation": two disjoint families of textures, with different random streams.
-        empty_fraction: Fraction of images without a logo.
     """
-    if backgrounds not in BACKGROUNDS:
-        raise DataError(f"backgrounds: found {backgrounds!r}, expected one of {', '.join(map(repr, BACKGROUNDS))}")
     stream = list(BACKGROUNDS).index(backgrounds)
     samples = []
-    for index, empty in enumerate(_spread(count, empty_fraction)):
+    for index, empty in enumerate(_spread(count, EMPTY_FRACTION)):
         random = np.random.RandomState([seed, stream, index])
-        canvas = Canvas(_background(random, size_wh, BACKGROUNDS[backgrounds])[..., None], random)
+        canvas = Canvas(_background(random, IMAGE_WH, BACKGROUNDS[backgrounds])[..., None], random)
         samples.append(_draw_logos(f"{backgrounds}-{index:04d}", canvas, random, empty))
     return samples
 
@@ -454,8 +444,6 @@ def write_drawn_set(
     Returns:
         Paths of the image folder and the manifest.
     """
-    if image_format not in _FORMATS:
-        raise DataError(f"image format: found {image_format!r}, expected one of {', '.join(map(repr, _FORMATS))}")
     images, manifest = Path(folder) / "images", Path(folder) / "output.manifest"
     images.mkdir(parents=True, exist_ok=True)
     with open_atomic(manifest) as lines:

@@ -20,7 +20,6 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.builtin_archive import EXPECTED, Artifact, read_artifact
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
 from ssd_train.artifacts.symbol_format import BUILTIN, INPUT
-from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import draw_shapes_set
 from ssd_train.data.transforms import preprocess
@@ -129,24 +128,25 @@ def _select_arrays(symbol: Any, artifact: Artifact) -> "Tuple[Arrays, Arrays]":
 COMPARED = 4  # synthetic images
 
 
-class Conversion(NamedTuple):
-    """Options of a conversion.
-
-    Attributes:
-        class_names: in the order of ids, since archives lack them; default class_0, class_1, ...
-        per_class: True: only boxes of the same class suppress each other. False: all boxes do, as in the algorithm.
-    """
-
-    class_names: Optional[ClassNames] = None
-    per_class: bool = False
-
-
 def convert(
-    folder: Path, output: Path, conversion: Conversion, progress: Progress, overwrite: bool = False
+    folder: Path,
+    output: Path,
+    class_names: Optional[ClassNames],
+    per_class: bool,
+    progress: Progress,
+    overwrite: bool = False,
 ) -> ExportMetadata:
     """Convert an unpacked archive to deployment files in the folder `output`.
 
     The files are read back and compared with the network in memory before they are moved to `output`.
+
+    Args:
+        folder: the unpacked archive.
+        output: folder of the deployment files.
+        class_names: in the order of ids, since archives lack them; None: class_0, class_1, ...
+        per_class: True: only boxes of the same class suppress each other. False: all boxes do, as in the algorithm.
+        progress: reports the result.
+        overwrite: replace another converted model.
 
     Raises:
         WeightsError: the archive is incomplete, damaged, or not of the built-in algorithm; nothing was written.
@@ -154,9 +154,9 @@ def convert(
         SsdTrainError: the written files give other detections; nothing was written.
     """
     artifact = read_artifact(folder)
-    parts = make_detector(artifact, NmsRules(artifact.nms_threshold, artifact.nms_topk, conversion.per_class))
+    parts = make_detector(artifact, NmsRules(artifact.nms_threshold, artifact.nms_topk, per_class))
     description = ExportMetadata(
-        class_names=_class_names(artifact, conversion.class_names),
+        class_names=_class_names(artifact, class_names),
         side=artifact.side,
         grayscale=False,
         input=INPUT,
@@ -178,7 +178,7 @@ def _class_names(artifact: Artifact, names: Optional[ClassNames]) -> ClassNames:
         raise ConfigError(
             f"class_names: found {len(names)} ({', '.join(names)}), the artifact has {artifact.num_classes} classes"
         )
-    return names or placeholder_classes(artifact.num_classes)[0]
+    return names or ClassNames.of_ids({}, artifact.num_classes)
 
 
 def _compare_with_memory(parts: SymbolParts, engine: SymbolEngine, artifact: Artifact) -> Agreement:

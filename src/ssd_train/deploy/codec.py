@@ -67,15 +67,16 @@ class ImageRequest:
     Args:
         body: the body.
         content_type: the Content-Type header.
+        limits: maximum sizes.
 
     Raises:
         RequestError: 415, unsupported content type.
     """
 
-    def __init__(self, body: bytes, content_type: str) -> None:
+    def __init__(self, body: bytes, content_type: str, limits: RequestLimits = DEFAULT_REQUEST_LIMITS) -> None:
         check_type(content_type)
-        self._body, self._type = body, _media_type(content_type)
-        self._encoded = EncodedImage(body, "request") if self._type in IMAGE_TYPES else None
+        self._body, self._type, self._limits = body, _media_type(content_type), limits
+        self._encoded = EncodedImage(body, "request", limits.image) if self._type in IMAGE_TYPES else None
 
     def is_expensive(self) -> bool:
         """Return True if decoding the body takes longer than most requests do."""
@@ -87,12 +88,11 @@ class ImageRequest:
             return False
         return header.width * header.height > _COSTLY_PIXELS
 
-    def decode(self, side: int, limits: RequestLimits = DEFAULT_REQUEST_LIMITS) -> DecodedImage:
+    def decode(self, side: int) -> DecodedImage:
         """Decode the image.
 
         Args:
             side: input size of the network, in pixels; large images are downscaled, but not below it.
-            limits: maximum sizes.
 
         Returns:
             RGB uint8 (H, W, 3), and the (width, height) of the full-size image.
@@ -100,12 +100,12 @@ class ImageRequest:
         Raises:
             RequestError: 400 not a complete image, 413 too large.
         """
-        check_size(len(self._body), limits)
+        check_size(len(self._body), self._limits)
         try:
             if self._encoded is None:
-                return (_decode_json if self._type == JSON else _decode_npy)(self._body, limits.image)
-            _check_pixels(self._encoded.header, limits.image)
-            return self._encoded.decode_verified(side, limits=limits.image)
+                return (_decode_json if self._type == JSON else _decode_npy)(self._body, self._limits.image)
+            _check_pixels(self._encoded.header, self._limits.image)
+            return self._encoded.decode_verified(side)
         except DataError as error:
             raise RequestError(BAD_REQUEST, single_line(str(error))) from None
 

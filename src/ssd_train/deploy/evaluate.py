@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import folded, is_image_name, readings
 from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.labels import LabeledDataset, align_classes
 from ssd_train.data.structures import ClassNames, Detections, ImageSource, LabeledImage, Labels
 from ssd_train.deploy.detector import Detector, ImageRef
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 from ssd_train.evaluation.metrics import Scores, score_detections
 from ssd_train.evaluation.predictions import ImagePredictions, read_any_predictions
 from ssd_train.progress import Progress
@@ -64,20 +63,15 @@ def image_refs(labels: Labels, images: ImageSource) -> Iterator[ImageRef]:
 
 
 def score_predictions(
-    path: PathLike,
-    labels: Labels,
-    sizes: Callable[[LabeledImage], SizeWH],
-    class_names: Optional[ClassNames] = None,
-    overlap_threshold: float = 0.5,
+    path: PathLike, data: LabeledDataset, class_names: Optional[ClassNames] = None, overlap_threshold: float = 0.5
 ) -> Scores:
-    """Score a file of predictions against `labels`.
+    """Score a file of predictions against the labels of `data`.
 
     Args:
         path: JSON Lines, COCO results, a .out file or a folder of these. An image without predictions counts as one
             without detections.
-        labels: the labels.
-        sizes: returns the (width, height) of a record's image; called if `size_wh` is None.
-        class_names: class names of ids in the file, unless it has names itself; None: those of `labels`.
+        data: the labels; an image is read if they lack its size.
+        class_names: class names of ids in the file, unless it has names itself; None: those of the labels.
         overlap_threshold: IoU threshold of the VOC scores.
 
     Returns:
@@ -88,13 +82,14 @@ def score_predictions(
             several.
     """
     if class_names is not None:
-        labels = align_classes(labels, class_names)
-    detections, unlabelled = read_detections(path, labels, sizes)
+        data = LabeledDataset(align_classes(data.labels, class_names), data.images)
+    labels = data.labels
+    detections, unlabelled = read_detections(path, data)
 
     def read() -> Iterator[Tuple[LabeledImage, Detections]]:
         for record in labels.records:
-            none = np.zeros((0, 6))
-            yield record, detections.get(record.name) or Detections.from_rows(none, record.size_wh or sizes(record))
+            found = detections.get(record.name)
+            yield record, found or Detections.from_rows(np.zeros((0, 6)), data.size_of(record))
 
     return replace(
         score_detections(read(), labels.class_names, overlap_threshold, detailed=True),
@@ -103,28 +98,24 @@ def score_predictions(
     )
 
 
-def read_detections(
-    path: PathLike, labels: Labels, sizes: Callable[[LabeledImage], SizeWH]
-) -> Tuple[Dict[str, Detections], int]:
+def read_detections(path: PathLike, data: LabeledDataset) -> Tuple[Dict[str, Detections], int]:
     """Read a file of predictions.
 
     Args:
         path: as for `score_predictions`.
-        labels: labels of the images, with the class names of ids in the file.
-        sizes: returns the (width, height) of a record's image; called if `size_wh` is None.
+        data: labels of the images, with the class names of ids in the file; an image is read if they lack its size.
 
     Returns:
         Detections by image name of the labels, and the number of predictions without labels.
     """
+    labels = data.labels
     tables = _read_tables(path, labels)
-    try:
+    with locate_errors(path):
         prediction_of = match_names([record.name for record in labels.records], list(tables))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     detections = {}
     for record in labels.records:
         if record.name in prediction_of:
-            size_wh = record.size_wh or sizes(record)
+            size_wh = data.size_of(record)
             table, pixels = tables[prediction_of[record.name]]
             if pixels:
                 table = table / np.array([1, 1, *size_wh, *size_wh])
@@ -262,7 +253,5 @@ def _class_id(value: "int | str", prediction: ImagePredictions, class_names: Cla
     name = value if isinstance(value, str) else prediction.names.get(value)
     if name is None:
         return int(value)
-    try:
+    with locate_errors(prediction.where):
         return class_names.index(name)
-    except DataError as fault:
-        raise fault.at(prediction.where) from None

@@ -91,7 +91,8 @@ def handle_request(
     """
     negotiate_accept(accept)  # before anything is decoded
     data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
-    image, size_wh = ImageRequest(data, content_type).decode(detector.engine.side, limits or DEFAULT_REQUEST_LIMITS)
+    request = ImageRequest(data, content_type, limits or DEFAULT_REQUEST_LIMITS)
+    image, size_wh = request.decode(detector.engine.side)
     return encode_response(predict_one(detector, detector.to_input(image), size_wh), detector.class_names, accept)
 
 

@@ -125,7 +125,7 @@ def ensure_exported(folder: Path, images: np.ndarray) -> Optional[Agreement]:
 def publish_symbol(folder: Path, target: Path, images: np.ndarray, overwrite: bool = False) -> Agreement:
     """Write the deployment files of a model folder to `target`, or to itself."""
     model = SavedModel.load(folder)
-    with staged_files(describe(model, KIND), target, make_symbol(model), overwrite) as prepared:
+    with staged_files(model.describe(KIND, INPUT), target, make_symbol(model), overwrite) as prepared:
         trained, exported = GluonEngine(folder, "cpu"), SymbolEngine(prepared, "cpu")
         agreement = compare(trained.run(images), exported.run(images), lambda index: trained.candidates(images[index]))
         agreement.raise_for_mismatch(f"{target}: the exported network")
@@ -143,11 +143,6 @@ def write_builtin_names(folder: Path) -> None:
     symbol = mx.sym.concat(head, corners / side, dim=2, name="detection")
     atomic.write_bytes_atomic(folder / BUILTIN_WEIGHTS, (folder / WEIGHTS).read_bytes())
     atomic.write_text_atomic(folder / BUILTIN_SYMBOL, symbol.tojson())
-
-
-def describe(model: SavedModel, kind: str) -> ExportMetadata:
-    """Return the description of deployment files of `model`."""
-    return ExportMetadata.of(model.config, model.class_names, model.sha256, kind, INPUT, model.score_threshold)
 
 
 def check_target(target: Path, description: ExportMetadata, overwrite: bool = False) -> None:

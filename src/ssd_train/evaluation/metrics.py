@@ -8,13 +8,13 @@ of COCO mAP are bootstrapped: images are drawn with replacement.
 
 from __future__ import annotations
 
-import math
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ssd_train.boxes import areas
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
-from ssd_train.errors import ConfigError, DataError, TrainingDiverged
+from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.matching import (
     GroupedBoxes,
     ImageBoxes,
@@ -218,30 +218,6 @@ def score_curve(scores: np.ndarray, hit_scores: np.ndarray, boxes: int) -> Curve
     shown = len(scores) - np.searchsorted(np.sort(scores), distinct, side="left")
     hits = len(hit_scores) - np.searchsorted(np.sort(hit_scores), distinct, side="left")
     return Curve((hits / max(boxes, 1))[::-1], (hits / np.maximum(shown, 1))[::-1], distinct[::-1])
-
-
-class AverageMeter:
-    """Mean of values that arrive as sums, e.g. a loss summed over positive anchors."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.count = 0.0
-
-    def update(self, total: float, count: float) -> None:
-        """Add the sum of `count` values.
-
-        Raises:
-            TrainingDiverged: `total` is NaN or infinite.
-        """
-        if not math.isfinite(total):
-            raise TrainingDiverged(f"running mean: found a sum of {total} over {count} values, expected a finite one")
-        self.total += total
-        self.count += count
-
-    @property
-    def value(self) -> Optional[float]:
-        """Return the mean of all values; None without values."""
-        return self.total / self.count if self.count else None
 
 
 class MeanAveragePrecision:
@@ -505,14 +481,14 @@ def _scores_by_size(
     hits.
     """
     limits = detections.class_limits(num_classes)
-    truth_areas, areas = _areas(truth.boxes), _areas(detections.boxes)
+    truth_areas, detection_areas = (areas(table.boxes.astype(np.float64)) for table in (truth, detections))
     # behind the labelled boxes, so that the numbers differ
     difficult = difficult._replace(truth=difficult.truth + len(truth.boxes))
     by_size = {}
     for name, (low, high) in AREA_RANGES.items():
         inside = (truth_areas >= low) & (truth_areas <= high)
         fits = inside[pairs.truth]
-        outside = np.flatnonzero((areas < low) | (areas > high))
+        outside = np.flatnonzero((detection_areas < low) | (detection_areas > high))
         hits = [matches.detection for matches in match_coco(pairs.take(fits), COCO_IOUS)]
         regions = IouPairs(*(np.concatenate(columns) for columns in zip(difficult, pairs.take(~fits))))
         ignored = ignored_coco(regions, crowds, hits, COCO_IOUS)
@@ -523,11 +499,6 @@ def _scores_by_size(
         precision = [[coco_average_precision(at_iou[c], boxes[c]) for at_iou in ranks] for c in labelled]
         by_size[name] = SizeScores(float(np.mean(precision)) if precision else None, int(boxes.sum()))
     return by_size
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    x1, y1, x2, y2 = boxes.T.astype(np.float64)
-    return (x2 - x1) * (y2 - y1)
 
 
 def _scores_of_class(

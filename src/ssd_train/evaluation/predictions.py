@@ -21,7 +21,7 @@ from ssd_train.data.formats.builder import number, short_repr
 from ssd_train.data.formats.coco import Key, id_key, read_ids
 from ssd_train.data.formats.json_lines import PathLike, dump_json, parse_json, read_bytes, read_json, read_json_lines
 from ssd_train.data.structures import ClassNames, Detections, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.storage.atomic import write_bytes_atomic
 
 Row = List[Any]
@@ -67,14 +67,12 @@ def check_prediction_lines(lines: Iterable[Tuple[str, Dict[str, Any]]]) -> Itera
     """
     seen: Dict[str, str] = {}
     for where, line in lines:
-        try:
+        with locate_errors(where):
             prediction = ImagePredictions(_image(line), rows_of(line), where, _names(line))
             if prediction.image in seen:
                 raise DataError(
                     f"found image {prediction.image!r} again, as in {seen[prediction.image]}, expected it once"
                 )
-        except DataError as error:
-            raise error.at(where) from None
         seen[prediction.image] = where
         yield prediction
 
@@ -195,36 +193,29 @@ def read_any_predictions(path: PathLike, labels: Labels) -> Iterator[ImagePredic
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 12)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a file of answers") from None
+    with reading(path, "a file of answers"), open(path, "rb") as file:
+        return file.read(1 << 12)
 
 
 def _of_out(file: Path, name: str) -> ImagePredictions:
-    try:
+    with locate_errors(file):
         value = parse_json(read_bytes(file))
         if not isinstance(value, dict):
             raise DataError(f"found {short_repr(value)}, expected an object with prediction")
         if "annotations" in value and "prediction" not in value:
             return _of_annotations(value["annotations"], name, str(file))
         return ImagePredictions(name, rows_of(value), str(file))
-    except DataError as fault:
-        raise fault.at(file) from None
 
 
 def _of_annotations(annotations: Any, name: str, where: str) -> ImagePredictions:
     """Convert an endpoint's response in annotation format, with boxes in pixels."""
     rows = []
     for index, box in enumerate(annotations if isinstance(annotations, list) else [annotations]):
-        try:
+        with locate_errors(f"annotations[{index}]"):
             if not isinstance(box, dict):
                 raise DataError(f"found {short_repr(box)}, expected an object")
             sides = [number(box.get(key), key) for key in ("left", "top", "width", "height")]
             rows.append(_pixel_row(box.get("class_name", box.get("class_id")), box.get("score"), sides))
-        except DataError as fault:
-            raise fault.at(f"annotations[{index}]") from None
     return ImagePredictions(name, rows, where, pixels=True)
 
 
@@ -240,16 +231,14 @@ def _pixel_row(label: Any, score: Any, sides: List[float]) -> List[Any]:
 
 
 def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
-    try:
+    with locate_errors(path):
         results = read_json(path)
-    except DataError as fault:
-        raise fault.at(path) from None
     known = read_ids(labels.source) if labels.details.get("format") == "coco" else None
     names = known.images if known else _names_by_id(labels)
     predictions: Dict[str, ImagePredictions] = {}
     for index, result in enumerate(results):
         where = f"{path}:[{index}]"
-        try:
+        with locate_errors(where):
             if not isinstance(result, dict):
                 raise DataError(f"found {short_repr(result)}, expected an object")
             image, category = id_key(result.get("image_id"), "image_id"), result.get("category_id")
@@ -265,8 +254,6 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
             if not isinstance(box, list) or len(box) != 4:
                 raise DataError(f"bbox: found {short_repr(box)}, expected [left, top, width, height]")
             row = _pixel_row(label, result.get("score"), [number(value, "bbox") for value in box])
-        except DataError as fault:
-            raise fault.at(where) from None
         predictions.setdefault(name, ImagePredictions(name, [], where, pixels=True)).rows.append(row)
     yield from predictions.values()
 

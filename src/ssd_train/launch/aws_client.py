@@ -10,14 +10,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 from ssd_train.errors import ConfigError, SsdTrainError, require_extra
 from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
-from ssd_train.storage.s3 import Store, Url
+from ssd_train.storage.s3 import CREDENTIAL_FAULTS, Store, Url
 
 # botocore's errors other than an error response, by class name
 _MESSAGES = {
-    "NoCredentialsError": "found no credentials, expected AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, a profile in "
-    "~/.aws, or a role of this machine",
-    "PartialCredentialsError": "found incomplete credentials, expected the access key and the secret key",
-    "CredentialRetrievalError": "the configured source of credentials failed",
+    **CREDENTIAL_FAULTS,
     "ProfileNotFound": "the profile that AWS_PROFILE names is not in ~/.aws",
     "ConnectionError": "AWS cannot be reached",
     "HTTPClientError": "AWS cannot be reached",
@@ -66,7 +63,7 @@ class AwsClient:
             service: boto3's name of the AWS service.
 
         Raises:
-            Refused: AWS returned an error.
+            AwsError: AWS returned an error.
             ConfigError: the request was not sent or not answered.
         """
         call: Callable[..., Dict[str, Any]] = getattr(self.client(service), operation)

@@ -10,6 +10,7 @@ import json
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.config import TrainConfig, current_names
+from ssd_train.data.formats.json_lines import parse_json
 from ssd_train.environment import CHANNELS, read_devices
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.launch.job import MODEL_ARCHIVE, PROGRAM, SOURCE_ARCHIVE, TUNING_NAME_LENGTH, Channel, Job, check_name
@@ -340,16 +341,12 @@ def invoke_request(endpoint: str, name: str, image: bytes) -> Request:
 def parse_response(endpoint: str, body: bytes) -> Any:
     """Return the value of "prediction" in an endpoint's JSON response; raise a DataError if there is none."""
     try:
-        response = json.loads(body, parse_constant=_reject_constant)
-    except ValueError:
+        response = parse_json(body)
+    except DataError:
         response = None
     if not isinstance(response, dict) or "prediction" not in response:
         raise DataError(f'endpoint {endpoint}: found {body[:80]!r}, expected {{"prediction": [...]}}')
     return response["prediction"]
-
-
-def _reject_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not valid JSON")
 
 
 def check_folder(name: str, uri: str) -> str:

@@ -34,7 +34,6 @@ def check_params_file(path: Path) -> None:
     Raises:
         WeightsError: the file is truncated, damaged, or not in MXNet's format.
     """
-    path = Path(path)
     try:
         with open(path, "rb") as file:
             _check(file, os.fstat(file.fileno()).st_size)

@@ -17,7 +17,7 @@ import numpy as np
 from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
 from ssd_train.model import net as nets
-from ssd_train.model.normalization import PIXEL_MEAN
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 from ssd_train.model.params_check import check_params_file
 from ssd_train.model.torch_weights import read_torch_weights
 
@@ -320,6 +320,6 @@ def _vgg_backbone(arrays: Arrays) -> Arrays:
     first = renamed.get("features.stages.0.0.weight")
     if first is not None and first.shape[1] == 3:
         # the atrous network multiplies its input by 255 times the deviation; the model zoo's vgg16 does not
-        scale = mx.nd.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1)) * 255
+        scale = mx.nd.array(PIXEL_STD).reshape((1, 3, 1, 1)) * 255
         renamed["features.stages.0.0.weight"] = first / scale
     return renamed

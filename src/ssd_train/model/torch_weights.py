@@ -13,11 +13,12 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ssd_train.errors import WeightsError, require_extra
+from ssd_train.model.normalization import PIXEL_MEAN, PIXEL_STD
 
 Arrays = Dict[str, np.ndarray]
-# of ImageNet, RGB, as in data/transforms.py; (1, 3, 1, 1) for the weights of a convolution
-MEAN = np.array([0.485, 0.456, 0.406]).reshape((1, 3, 1, 1))
-DEVIATION = np.array([0.229, 0.224, 0.225]).reshape((1, 3, 1, 1))
+# of ImageNet, RGB; (1, 3, 1, 1) for the weights of a convolution
+MEAN = np.array(PIXEL_MEAN).reshape((1, 3, 1, 1))
+DEVIATION = np.array(PIXEL_STD).reshape((1, 3, 1, 1))
 CAFFE_MEAN = np.array([0.48235, 0.45882, 0.40784]).reshape((1, 3, 1, 1))
 TIMM_STAGES = (1, 2, 2, 6, 2)  # blocks of the stages of MobileNet V1
 VGG_STAGES = (2, 2, 3, 3, 3)  # convolutions of the stages of VGG-16

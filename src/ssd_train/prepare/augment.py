@@ -19,7 +19,7 @@ from ssd_train.data.formats.ground_truth import BOX_TYPE, choose_attribute, read
 from ssd_train.data.image_io import EncodedImage, encode, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import LabeledImage
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 from ssd_train.prepare.images import (
     ProcessResult,
     WriteOptions,
@@ -158,10 +158,8 @@ def _variant(line: ManifestLine, operation: str, tables: Tables, size_of: Option
 
 
 def _read(line: ManifestLine, attribute: str, table: Mapping[int, int]) -> BoxLabel:
-    try:
+    with locate_errors(line.where):
         return read_box_label(line.value[attribute]).map_ids(table)
-    except DataError as error:
-        raise error.at(line.where) from None
 
 
 def _size(line: ManifestLine, attribute: str, size_of: Optional[SizeOf]) -> SizeWH:

@@ -78,7 +78,7 @@ def convert(data: LabeledDataset, target: str, output: Path, progress: Optional[
         _check_keys(data.labels.records, image_parts if target == "yolo" else key_parts)
     passing = (progress or Progress()).track(data.labels.records, len(data.labels), "images")
     _write(target, output, passing, data)
-    return [*flags_lost, *_lost(data.labels, target)]
+    return [*flags_lost, *_lost_names(data.labels, target), *_lost_rest(data.labels, target)]
 
 
 def with_portable_names(data: LabeledDataset) -> Labels:
@@ -103,7 +103,7 @@ def with_sizes(data: LabeledDataset) -> Labels:
     labels = data.labels
     builder = LabelsBuilder(labels.source)
     for record in labels.records:
-        size_wh = record.size_wh or read_header(data.images.read(record), record.location).display_wh
+        size_wh = data.size_of(record)
         regions = record.ignored
         rows = [tuple(box) for box in (*record.boxes.tolist(), *regions.boxes.tolist())]
         ids = [*record.class_ids.tolist(), *regions.class_ids.tolist()]
@@ -204,10 +204,6 @@ def _with_flags_of(labels: Labels, target: str) -> Labels:
             record = dataclasses.replace(record, ignored=record.ignored.take(~record.ignored.crowds))
         records.append(record)
     return dataclasses.replace(labels, records=tuple(records))
-
-
-def _lost(labels: Labels, target: str) -> List[str]:
-    return [line for line in (*_lost_names(labels, target), *_lost_rest(labels, target)) if line]
 
 
 def _lost_names(labels: Labels, target: str) -> Iterator[str]:

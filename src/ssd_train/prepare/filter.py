@@ -65,10 +65,6 @@ class ConfidenceFilter:
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:
             raise ConfigError(f"min_confidence: found {self.min_confidence}, expected a number from 0 to 1")
-        if self.when_empty not in EMPTY_IMAGE_ACTIONS:
-            raise ConfigError(
-                f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, EMPTY_IMAGE_ACTIONS))}"
-            )
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssd_train.data.image_io import FORMATS, encode, sniff_format
 from ssd_train.data.pixels import opencv
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, reading
 from ssd_train.prepare.images import WriteOptions, is_done, write_image
 from ssd_train.prepare.manifest import local_path
 from ssd_train.progress import Progress
@@ -68,8 +68,6 @@ def extract_frames(
     """
     if choice.every < 1:
         raise ConfigError(f"every: found {choice.every}, expected 1 or more")
-    if choice.format not in FRAME_FORMATS:
-        raise ConfigError(f"format: found {choice.format!r}, expected {' or '.join(FRAME_FORMATS)}")
     paths = [local_path(video) for video in videos]
     stems = [path.stem for path in paths]
     twice = [stem for stem in stems if stems.count(stem) > 1]
@@ -159,11 +157,8 @@ def _no_frame(path: Path) -> DataError:
 
 
 def _open(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            detected = sniff_format(file.read(256))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a video") from error
+    with reading(path, "a video"), open(path, "rb") as file:
+        detected = sniff_format(file.read(256))
     # OpenCV opens an image file as the first of a numbered sequence of frames
     capture = None if detected in FORMATS else opencv().VideoCapture(str(path))
     if capture is None or not capture.isOpened():

@@ -18,7 +18,7 @@ from PIL import Image
 from ssd_train.data.file_names import IMAGE_FORMATS
 from ssd_train.data.image_io import EncodedImage, ImageHeader, encode
 from ssd_train.data.transforms import to_gray
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, reading
 from ssd_train.parallel import ordered_map
 from ssd_train.prepare.manifest import list_images, local_path
 from ssd_train.progress import Progress
@@ -82,18 +82,6 @@ def is_done(outputs: Sequence[Path], source: Path) -> bool:
         return min(path.stat().st_mtime_ns for path in outputs) >= source.stat().st_mtime_ns
     except FileNotFoundError:
         return False
-
-
-def read_image(path: Path) -> bytes:
-    """Return the bytes of an image file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from error
 
 
 def write_image(path: Path, data: bytes) -> None:
@@ -169,7 +157,8 @@ def grayscale(
         """Write one gray image; return whether it did, and a note."""
         if not writing.overwrite and is_done([target / name], source / name):
             return False, ""
-        image = EncodedImage(read_image(source / name), str(source / name))
+        with reading(source / name, "an image"):
+            image = EncodedImage((source / name).read_bytes(), str(source / name))
         write_image(target / name, encode_stored(to_gray(image.decode_stored()), image.header, writing.quality))
         return True, mismatch(name, image.header.format)
 

@@ -18,7 +18,7 @@ from ssd_train.data.formats.builder import class_table, image_name, short_repr, 
 from ssd_train.data.formats.ground_truth import BOX_TYPE, METADATA, ManifestScan, choose_attribute, scan
 from ssd_train.data.formats.json_lines import bad_lines_error, numbered_lines, parse_object
 from ssd_train.data.split import compile_regex
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 from ssd_train.storage.atomic import open_atomic
 
 SOURCE = "source-ref"
@@ -58,10 +58,8 @@ class ManifestLine:
         Raises:
             DataError: there is no usable name; begins with file:line.
         """
-        try:
+        with locate_errors(self.where):
             return image_name(self.value.get(SOURCE), SOURCE)
-        except DataError as error:
-            raise error.at(self.where) from None
 
     def edited(self, edit: Edit) -> bytes:
         """Return the bytes of the line after `edit` has changed a copy of its object.
@@ -97,10 +95,8 @@ def read_lines(path: "str | Path") -> Iterator[ManifestLine]:
     """
     for number, raw in numbered_lines(local_path(path)):
         where = f"{path}:{number}"
-        try:
+        with locate_errors(where):
             yield ManifestLine(where, raw, parse_object(raw))
-        except DataError as error:
-            raise error.at(where) from None
 
 
 def write_lines(path: "str | Path", lines: Iterable[bytes]) -> int:
@@ -269,12 +265,10 @@ def new_classes(line: ManifestLine, attribute: str, names: Sequence[str], ids: M
 
 
 def _name(line: ManifestLine, index: int, box: Dict[str, Any], name_of: Mapping[int, str]) -> str:
-    try:
+    with locate_errors(f"{line.where}: box {index}"):
         class_id = whole_number(box.get("class_id"), "class_id")
         if class_id not in name_of:
             raise DataError(f"class_id: found {class_id}, expected one of the class-map: {sorted(name_of)[:20]}")
-    except DataError as error:
-        raise error.at(f"{line.where}: box {index}") from None
     return name_of[class_id]
 
 

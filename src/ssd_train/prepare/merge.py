@@ -68,12 +68,10 @@ def join(
         label_attribute: name of the labels in `output`; None: the name that all manifests use.
 
     Raises:
-        ConfigError: labels have different names and `label_attribute` is None, or `on_duplicate` is unknown.
+        ConfigError: labels have different names and `label_attribute` is None.
         DataError: an image is repeated, a class name conflicts, or a line is unusable; line errors begin with
             file:line.
     """
-    if on_duplicate not in ON_DUPLICATE:
-        raise ConfigError(f"on_duplicate: found {on_duplicate!r}, expected one of {', '.join(map(repr, ON_DUPLICATE))}")
     inputs = [_input(path, label_attribute) for path in paths]
     attribute = label_attribute or _common_attribute(inputs)
     ids = _new_ids(inputs)

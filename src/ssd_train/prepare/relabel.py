@@ -36,10 +36,6 @@ class RelabelRules:
     def __post_init__(self) -> None:
         if not (self.from_keys or self.rename or self.drop or self.renumber):
             raise ConfigError("relabel: found nothing to do, expected --from_keys, --rename, --drop or --renumber")
-        if self.when_empty not in EMPTY_LINE_ACTIONS:
-            raise ConfigError(
-                f"when_empty: found {self.when_empty!r}, expected {' or '.join(map(repr, EMPTY_LINE_ACTIONS))}"
-            )
 
 
 @dataclass

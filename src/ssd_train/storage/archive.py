@@ -17,9 +17,10 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Set
 
-from ssd_train.errors import SsdTrainError, WeightsError
+from ssd_train.errors import SsdTrainError, WeightsError, reading
 from ssd_train.storage import atomic
 
+_EXPECTED = "a readable model or weights file"
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _HEADER_LIMIT = 16 << 20  # bytes that tarfile may read at once: a long name or an extended header
@@ -40,13 +41,11 @@ FOR_MODELS = Limits()
 
 def is_archive(path: Path) -> bool:
     """Return whether `path` is a gzip file; raises WeightsError if it is unreadable."""
-    try:
+    with reading(path, _EXPECTED, WeightsError):
         if not path.is_file():
             return False
         with open(path, "rb") as file:
             return file.read(2) == _GZIP_MAGIC
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 @contextlib.contextmanager
@@ -59,10 +58,8 @@ def open_model(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: `path` is unreadable, or the archive is damaged or not a model's.
     """
-    try:
+    with reading(path, _EXPECTED, WeightsError):
         entries = list(path.iterdir()) if path.is_dir() else []
-    except OSError as error:
-        raise _unreadable(path, error) from error
     archive = entries[0] if len(entries) == 1 and is_archive(entries[0]) else path
     if not is_archive(archive):
         yield path
@@ -167,10 +164,6 @@ class _Limited(io.RawIOBase):
         if self._position > self._most:
             raise WeightsError(f"{self._path}: extracts to more than {self._most} bytes, expected a model's archive")
         return data
-
-
-def _unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path}: cannot be read ({error.strerror}), expected a readable model or weights file")
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def open_atomic(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
     """
     resolved = _file_target(path)
     if isinstance(resolved, int) or _is_stream(resolved):
-        with _errors_of_stream(Path(path)), _open_stream(resolved) as file:
+        with _errors_of_stream(path), _open_stream(resolved) as file:
             yield file
         return
     with replacing(resolved, needed) as temporary, open(temporary, "wb") as file:
@@ -117,7 +117,7 @@ def write_checked(path: Path, write: Callable[[], None], needed: int) -> None:
     try:
         write()
     except Exception as error:
-        if is_disk_full(error, Path(path).parent):
+        if is_disk_full(error, path.parent):
             raise full_disk(path, needed) from error
         raise
     with translate_io_errors(path, needed):
@@ -153,7 +153,7 @@ def resolve_link(path: Path) -> Union[Path, int]:
     """
     if path == STANDARD_OUTPUT:
         return 1
-    target = Path(path)
+    target = path
     for _ in range(_MAX_LINKS):
         # these links may have no path: they may lead to a pipe, a socket or a removed file
         folder = os.path.realpath(target.parent)
@@ -313,7 +313,7 @@ def full_disk(path: Path, needed: int) -> SsdTrainError:
 
 def _free(folder: Path) -> int:
     """Return the free bytes of the disk of a folder, which need not exist."""
-    folder = Path(folder).absolute()
+    folder = folder.absolute()
     return shutil.disk_usage(next(parent for parent in [folder, *folder.parents] if parent.is_dir())).free
 
 
@@ -336,7 +336,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         SsdTrainError: it is a file, or not writable.
     """
-    folder = Path(folder).absolute()
+    folder = folder.absolute()
     with translate_io_errors(folder, 0):  # a parent folder may not be accessible
         existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not existing.is_dir():
@@ -365,7 +365,6 @@ def write_dir_atomic(target: Path, write: Callable[[Path], None], keep: int) -> 
         SsdTrainError: the disk is full, or the folder cannot be written.
         Exception: any exception of `write`; nothing is changed then.
     """
-    target = Path(target)
     new = temp_path_for(target)
     with translate_io_errors(target, 0):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -391,7 +390,7 @@ def finished_dirs(target: Path) -> List[Path]:
 
     They may be damaged; `verify_checksums` checks that.
     """
-    finished = [folder for folder in _numbered(Path(target)) if _is_finished(folder)]
+    finished = [folder for folder in _numbered(target) if _is_finished(folder)]
     return sorted(finished, key=_number_of, reverse=True)
 
 
@@ -405,7 +404,6 @@ def verify_checksums(folder: Path, names: Optional[Collection[str]] = None) -> N
     Raises:
         CheckpointError: the folder is unfinished, or a file is missing, unreadable or changed.
     """
-    folder = Path(folder)
     for name, expected in _listed(folder).items():
         if names is None or name in names:
             try:

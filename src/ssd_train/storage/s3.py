@@ -55,11 +55,14 @@ _CODES = {
 _SINGLE_OBJECT = [_CODES[code] for code in ("NoSuchBucket", "NoSuchKey", "AccessDenied")]
 _UNREACHABLE = "{store} cannot be reached, after {attempts} attempts"
 # class of a botocore error without a response -> message; base classes count, too
-_FAULTS = {
+CREDENTIAL_FAULTS = {
     "NoCredentialsError": "found no credentials, expected AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, a profile in "
     "~/.aws, or a role of this machine",
     "PartialCredentialsError": "found incomplete credentials, expected an access key and a secret key",
     "CredentialRetrievalError": "the credentials cannot be retrieved from the configured source",
+}
+_FAULTS = {
+    **CREDENTIAL_FAULTS,
     "EndpointConnectionError": _UNREACHABLE,
     "ConnectTimeoutError": _UNREACHABLE,
     "ConnectionClosedError": _UNREACHABLE,

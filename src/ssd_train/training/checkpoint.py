@@ -18,7 +18,7 @@ from ssd_train.artifacts.saved_model import HISTORY, belongs_to_best, save_ndarr
 from ssd_train.artifacts.symbol_format import owner_of_folder
 from ssd_train.config import SETTING_ALIASES, TrainConfig, resumable_settings, settings_by_data
 from ssd_train.data.structures import Labels
-from ssd_train.errors import CheckpointError, ConfigError, SsdTrainError, WeightsError
+from ssd_train.errors import CheckpointError, ConfigError, SsdTrainError, WeightsError, check_format
 from ssd_train.model.pretrained import load_strict, read_arrays, state_dict
 from ssd_train.storage import atomic
 from ssd_train.storage.archive import unpack_archive
@@ -288,7 +288,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, runtime: Optional[Mapping[str, Any]] = None) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.target = self.folder / "state"
         self.runtime = dict(runtime or {})
 
@@ -479,11 +479,7 @@ def _as_state(folder: Path) -> Iterator[None]:
 
 def _document(folder: Path) -> Dict[str, Any]:
     document: Dict[str, Any] = json.loads((folder / STATE).read_text("utf-8"))
-    if document["format"] > STATE_FORMAT:
-        raise CheckpointError(
-            f"{folder}: found format {document['format']} of ssd_train {document.get('package')}, "
-            f"expected {STATE_FORMAT} or less: use a newer ssd_train"
-        )
+    check_format(folder, document, STATE_FORMAT, CheckpointError)
     return document
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import shutil
 import stat
 import tempfile
 from collections import Counter
@@ -27,7 +28,7 @@ from ssd_train.data.labels import (
     pad_classes,
     parse_class_names,
 )
-from ssd_train.data.pipe.channel import Channel, SpillFile, Table, free_space, read_channel
+from ssd_train.data.pipe.channel import Channel, SpillFile, Table, read_channel
 from ssd_train.data.pipe.samples import fifo_path
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
 from ssd_train.data.split import (
@@ -145,7 +146,7 @@ def _spill_files(config: TrainConfig, paths: Dict[str, Path]) -> Dict[str, Spill
     if not paths:
         return {}
     folder = Path(tempfile.gettempdir())
-    limit = config.pipe_spill_gb * GB or free_space(folder) * FREE_FRACTION
+    limit = config.pipe_spill_gb * GB or shutil.disk_usage(folder).free * FREE_FRACTION
     fractions = {"train": 1 - VALIDATION_FRACTION, "validation": VALIDATION_FRACTION} if len(paths) > 1 else {}
     return {name: SpillFile(folder, int(limit * fractions.get(name, 1))) for name in paths}
 

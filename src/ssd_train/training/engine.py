@@ -14,7 +14,7 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.loaders import EvalBatch, TrainBatch
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
 from ssd_train.errors import TrainingDiverged
-from ssd_train.evaluation.metrics import AverageMeter, score_detections
+from ssd_train.evaluation.metrics import score_detections
 from ssd_train.evaluation.results import Scores
 from ssd_train.model.graphs import EvalGraph, hybridize_static
 from ssd_train.training.step import TrainStep, make_loss
@@ -173,18 +173,19 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(evaluator: Evaluator, batches: Iterable[EvalBatch], class_names: ClassNames) -> Evaluation:
-    """Evaluate on all batches."""
-    cross_entropy, smooth_l1, predictions = AverageMeter(), AverageMeter(), []
+    """Evaluate on all batches; the losses are means over all positive anchors."""
+    sums, positives, predictions = np.zeros(2), 0, []
 
     def predict() -> Iterator[Tuple[LabeledImage, Detections]]:
+        nonlocal sums, positives
         for batch in batches:
             batch_detections, losses = evaluator.predict(batch)
-            for meter, loss in zip((cross_entropy, smooth_l1), losses):
-                meter.update(loss, batch.positives)
+            sums, positives = sums + losses, positives + batch.positives
             for prediction in zip(batch.records, batch_detections):
                 predictions.append(prediction)
                 yield prediction
 
     evaluator.require_finite_weights()
     scores = score_detections(predict(), class_names, evaluator.overlap_threshold)
-    return Evaluation(scores, smooth_l1.value, predictions, cross_entropy.value)
+    cross_entropy, smooth_l1 = (sums / positives).tolist() if positives else (None, None)
+    return Evaluation(scores, smooth_l1, predictions, cross_entropy)

@@ -17,7 +17,6 @@ from ssd_train.artifacts.symbol_format import is_converted
 from ssd_train.config import LEAST_CANDIDATES, TrainConfig
 from ssd_train.config_fields import BALANCED, parse_class_weights
 from ssd_train.data.dataset import DetectionDataset, ImageCache
-from ssd_train.data.formats.builder import placeholder_classes
 from ssd_train.data.labels import LabeledDataset, has_own_ids
 from ssd_train.data.loaders import BadSampleHandler, EpochSampler, EvalLoader, TrainLoader, default_workers
 from ssd_train.data.pipe.stream import DetectionStream, StreamLoader
@@ -358,7 +357,7 @@ def _load_artifact(net: Any, config: TrainConfig, folder: Path, class_names: Cla
             "export"
         )
     _check_base_network(config, artifact.base_network, folder)
-    names, _ = placeholder_classes(artifact.num_classes)
+    names = ClassNames.of_ids({}, artifact.num_classes)
     return load_builtin(net, artifact.arrays, str(folder), list(names), class_names.ids_in(names, by_id).tolist())
 
 

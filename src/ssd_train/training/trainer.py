@@ -122,12 +122,6 @@ class CheckpointCallback:
             yield item
 
 
-def log_config(config: TrainConfig, environment: Environment, progress: Progress) -> None:
-    """Log the settings in a SageMaker job, as the built-in algorithm does."""
-    if environment.on_sagemaker:
-        progress.info(sagemaker_metrics.stamped(sagemaker_metrics.configuration_line(config.to_json())))
-
-
 def log_epoch(config: TrainConfig, steps: int, state: TrainState, environment: Environment, progress: Progress) -> None:
     """Log the last epoch, which has `steps` steps."""
     row = state.history[-1]
@@ -144,12 +138,6 @@ def log_epoch(config: TrainConfig, steps: int, state: TrainState, environment: E
     if environment.on_sagemaker:
         for line in _metric_lines(row, steps, config.epochs, environment.host):
             progress.info(sagemaker_metrics.stamped(line))
-
-
-def log_weights_digest(hosts: int, digest: str, progress: Progress) -> None:
-    """Log the SHA-256 of the final weights, if there are several hosts."""
-    if hosts > 1:
-        progress.info(f"weights at the end, on all {hosts} hosts: SHA-256 {digest[:12]}")
 
 
 @contextlib.contextmanager
@@ -257,7 +245,9 @@ class Trainer:
         weights = digest(self.setup.train_step.parameters)
         if not self.setup.cluster.is_main_process:
             return WorkerResult(self.environment.hosts[0], weights)
-        log_weights_digest(self.setup.cluster.size, weights, self.progress)
+        hosts = self.setup.cluster.size
+        if hosts > 1:
+            self.progress.info(f"weights at the end, on all {hosts} hosts: SHA-256 {weights[:12]}")
         if state.best.epoch < 0:
             raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
         write_history(self.environment.model_dir, state.history)
@@ -410,7 +400,9 @@ def open_trainer(
                 cluster,
                 splits,
             )
-            log_config(setup.config, environment, progress)
+            if environment.on_sagemaker:  # as the built-in algorithm does
+                line = sagemaker_metrics.configuration_line(setup.config.to_json())
+                progress.info(sagemaker_metrics.stamped(line))
             yield Trainer(setup, environment, progress, should_stop)
 
 

@@ -264,12 +264,11 @@ def _if_figures_are_rough(data: ReportData) -> List[str]:
     if images >= FEW_IMAGES and boxes >= FEW_BOXES and not few:
         return []
     range_ = interval_of(scores, "mAP@0.5")
-    if range_ and range_[1] - range_[0] <= ROUGH_WIDTH and not few:
-        return []
+    if range_ and range_[1] - range_[0] <= ROUGH_WIDTH:
+        effect = f"Validation has fewer than {FEW_BOXES_OF_CLASS} boxes of {_listed(few)}: their figures are rough."
+        return [effect] if few else []
     known = f": mAP@0.5 may be anywhere from {number(range_[0], 2)} to {number(range_[1], 2)}" if range_ else ""
     fewest = f"; fewer than {FEW_BOXES_OF_CLASS} of {_listed(few)}" if few else ""
-    if range_ and range_[1] - range_[0] <= ROUGH_WIDTH:
-        return [f"Validation has fewer than {FEW_BOXES_OF_CLASS} boxes of {_listed(few)}: their figures are rough."]
     return [
         f"The figures are rough{known}. They come from {images:,.0f} validation images with {boxes:,.0f} "
         f"boxes{fewest}. Label more of them before you compare two models."

@@ -7,7 +7,7 @@ import importlib
 import io
 import time
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Sequence
 
 from ssd_train.errors import require_extra
 from ssd_train.storage.atomic import write_text_atomic
@@ -75,15 +75,11 @@ class TensorBoardLog:
                 for path in self._folder.glob("events.out.tfevents.*"):
                     path.unlink()
             self._writer = self._make_writer(str(self._folder))
-        values = [(tag, _value(row, name)) for name, tag in COLUMNS.items() if tag]
+        values = [(tag, finite(row.get(name))) for name, tag in COLUMNS.items() if tag]
         known = [self._summaries.Summary.Value(tag=tag, simple_value=v) for tag, v in values if v is not None]
         summary = self._summaries.Summary(value=known)
         self._writer.add_event(self._events.Event(wall_time=time.time(), step=row["epoch"] + 1, summary=summary))
         self._writer.flush()
-
-
-def _value(row: Mapping[str, Any], name: str) -> Optional[float]:
-    return finite(row.get(name))
 
 
 def _tensorboard(part: str) -> Any:

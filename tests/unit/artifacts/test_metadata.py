@@ -9,11 +9,20 @@ import pytest
 from helpers.data import small_config
 
 from ssd_train.artifacts.metadata import ExportMetadata, as_input
+from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.data.structures import ClassNames
 from ssd_train.errors import WeightsError
 
 NAMES = ClassNames(("cat", 'the "big" dog', "牛", "7"))
-WHOLE = ExportMetadata.of(small_config(grayscale=True), NAMES, "ab" * 32, "onnx", "pixels")
+
+
+def exported(config=small_config(), names=NAMES, threshold=None):  # noqa: B008 a constant
+    """Return the metadata of a saved model's export."""
+    model = SavedModel(config, names, post_nms=100, epoch=0, sha256="ab" * 32, score_threshold=threshold)
+    return model.describe("onnx", "pixels")
+
+
+WHOLE = exported(small_config(grayscale=True))
 
 
 def test_from_json_of_to_json_returns_the_same():
@@ -26,7 +35,7 @@ def test_from_json_of_to_json_returns_the_same():
     "names", [NAMES, ClassNames(("1", "2")), ClassNames(("null",))], ids=["mixed", "digits", "null"]
 )
 def test_from_texts_of_to_texts_returns_the_same(names):
-    whole = ExportMetadata.of(small_config(), names, "12" * 32, "onnx", "pixels")
+    whole = exported(names=names)
     texts = whole.to_texts()
     assert all(isinstance(text, str) for text in texts.values())
     assert json.loads(texts["class_names"]) == list(names) and texts["side"] == "128" and texts["grayscale"] == "false"
@@ -35,7 +44,7 @@ def test_from_texts_of_to_texts_returns_the_same(names):
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.4375, 1.0])
 def test_score_threshold_survives_json_and_texts(threshold):
-    whole = ExportMetadata.of(small_config(), NAMES, "12" * 32, "onnx", "pixels", threshold)
+    whole = exported(threshold=threshold)
     assert ExportMetadata.from_texts(whole.to_texts(), "a").score_threshold == threshold
     assert ExportMetadata.from_json(json.loads(json.dumps(whole.to_json())), "a").score_threshold == threshold
 

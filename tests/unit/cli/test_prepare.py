@@ -131,6 +131,10 @@ def test_every_step_has_help(prepare, capsys, step):
         ),
         pytest.param(["augment", "a", "--output", "o"], "either --images FOLDER or --annotations_only", id="neither"),
         pytest.param(["sheet", "a", "--images", ".", "--output", "o.gif"], "output: found", id="sheet"),
+        pytest.param(["frames", "a", "--output", "o", "--format", "gif"], "--format", id="format"),
+        pytest.param(["join", "a", "--output", "o", "--on_duplicate", "x"], "--on_duplicate", id="on-duplicate"),
+        pytest.param(["relabel", "a", "--output", "o", "--when_empty", "x"], "--when_empty", id="relabel-when-empty"),
+        pytest.param(["keep", "a", "--output", "o", "--when_empty", "x"], "--when_empty", id="keep-when-empty"),
     ],
 )
 def test_what_a_user_gets_wrong(prepare, tmp_path, arguments, expected):

@@ -6,9 +6,10 @@ import pytest
 from helpers.models import talking_model
 
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.cli import serve
 from ssd_train.cli.main import main
-from ssd_train.deploy.symbol import describe, make_symbol, staged_files
+from ssd_train.deploy.symbol import make_symbol, staged_files
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_serve_float_symbol_warns_and_names_faster_files(model, tmp_path, monkey
     """It cannot be exported any further."""
     monkeypatch.setattr(serve, "find_spec", lambda name: True)
     saved = SavedModel.load(model)
-    with staged_files(describe(saved, kind), tmp_path, make_symbol(saved)):
+    with staged_files(saved.describe(kind, INPUT), tmp_path, make_symbol(saved)):
         pass
     lines = served(tmp_path, *flags)
     warnings = [line for line in lines if line.startswith("warning: ")]

@@ -11,7 +11,7 @@ from helpers.images import BAD, BLUE, GOOD, GREEN, RED, WHITE, encoded, noise, p
 from PIL import Image
 
 from ssd_train.data import image_io
-from ssd_train.data.image_io import ImageLimits, decode, exif_orientation, read_header
+from ssd_train.data.image_io import EncodedImage, ImageLimits, decode, exif_orientation, read_header
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
@@ -43,8 +43,13 @@ def test_a_huge_claim_uses_no_memory():
 def test_limits_are_settings():
     data = encoded(noise(120, 80))
     with pytest.raises(DataError, match="at most 0.009 Mpx"):
-        decode(data, "x", limits=ImageLimits(max_pixels=9000))
-    assert decode(encoded(noise(5, 5)), "x", limits=ImageLimits(min_side=5)).shape == (5, 5, 3)
+        EncodedImage(data, "x", ImageLimits(max_pixels=9000)).decode()
+    assert EncodedImage(encoded(noise(5, 5)), "x", ImageLimits(min_side=5)).decode().shape == (5, 5, 3)
+
+
+def test_decode_verified_limits_hold_for_the_second_decoding_too():
+    tiff = encoded(noise(5, 5), "TIFF")  # a TIFF is always decoded again, to find damage
+    assert EncodedImage(tiff, "x", ImageLimits(min_side=5)).decode_verified(5)[1] == (5, 5)
 
 
 @pytest.mark.parametrize("data, format", GOOD.values(), ids=GOOD.keys())
@@ -114,11 +119,11 @@ def test_the_labels_size_decides(orientation, expected_wh):
 @pytest.mark.parametrize("reduce", [2, 4, 8])
 def test_reduced_decoding(reduce):
     data = with_exif(quadrants(640, 480), 6)
-    image = decode(data, "x", expected_wh=(480, 640), reduce=reduce)  # compared before the reduction
+    image = EncodedImage(data, "x").decode((480, 640), reduce)  # compared before the reduction
     assert image.shape == (640 // reduce, 480 // reduce, 3)
     assert corner_colors(image) == TURNED[6]
     with pytest.raises(DataError, match="found 480x640, expected 240x320"):
-        decode(data, "x", expected_wh=(240, 320), reduce=reduce)
+        EncodedImage(data, "x").decode((240, 320), reduce)
 
 
 DAMAGED_EXIF = {
@@ -153,7 +158,7 @@ def test_mutated_images_raise_only_our_error():
         for place in random.randint(0, min(len(data), 400), 3):
             data[place] = random.randint(256)
         try:
-            decode(bytes(data), "x", limits=ImageLimits(max_pixels=100_000))
+            EncodedImage(bytes(data), "x", ImageLimits(max_pixels=100_000)).decode()
         except DataError:
             refused += 1
     assert refused > count / 6

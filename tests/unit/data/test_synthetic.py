@@ -29,7 +29,7 @@ def same(a, b):
 
 def test_the_same_seed_gives_the_same_pictures(logos):
     before = np.random.get_state()[1].copy()
-    assert same(synthetic.draw_logo_set(8, seed=3, empty_fraction=0.12), logos[:8])  # whatever the count
+    assert same(synthetic.draw_logo_set(8, seed=3), logos[:8])  # whatever the count
     assert (np.random.get_state()[1] == before).all()  # the global generator is left alone
     assert not same(synthetic.draw_logo_set(8, seed=4), logos[:8])
     assert same(synthetic.draw_shapes_set(5, seed=1), synthetic.draw_shapes_set(9, seed=1))

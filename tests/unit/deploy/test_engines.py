@@ -12,6 +12,7 @@ import pytest
 from helpers.models import CLASSES, drawn_inputs, flip_a_bit, talking_model
 
 from ssd_train import mxnet_compat
+from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
 from ssd_train.deploy import detector
@@ -36,14 +37,14 @@ sys.exit(main(sys.argv[1:]))
 def model(tmp_path_factory):
     """A folder `both` with a model and its deployment files, `symbol` with these alone, and file.onnx."""
     from ssd_train.deploy.export.onnx import write_onnx
-    from ssd_train.deploy.symbol import describe, make_symbol, publish_symbol, staged_files
+    from ssd_train.deploy.symbol import make_symbol, publish_symbol, staged_files
 
     folder = tmp_path_factory.mktemp("engines")
     saved = talking_model(folder / "both")
     for target in ("both", "symbol"):
         publish_symbol(folder / "both", folder / target, drawn_inputs(2))
     write_onnx(saved, folder / "file.onnx")
-    with staged_files(describe(saved, "int8"), folder / "int8", make_symbol(saved)):
+    with staged_files(saved.describe("int8", INPUT), folder / "int8", make_symbol(saved)):
         pass  # not quantized: these tests need only its metadata
     return folder
 

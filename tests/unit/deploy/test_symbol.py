@@ -13,12 +13,12 @@ from helpers.models import CLASSES, drawn_inputs, suppressed, talking_model, und
 from ssd_train import mxnet_compat
 from ssd_train.artifacts import symbol_format
 from ssd_train.artifacts.saved_model import SavedModel
-from ssd_train.artifacts.symbol_format import EXPORT, FILES, SHAPES, SYMBOL, WEIGHTS, read_description
+from ssd_train.artifacts.symbol_format import EXPORT, FILES, INPUT, SHAPES, SYMBOL, WEIGHTS, read_description
 from ssd_train.deploy import symbol
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.gluon_backend import GluonEngine
 from ssd_train.deploy.parity import compare
-from ssd_train.deploy.symbol import describe, ensure_exported, is_up_to_date, make_symbol, publish_symbol, staged_files
+from ssd_train.deploy.symbol import ensure_exported, is_up_to_date, make_symbol, publish_symbol, staged_files
 from ssd_train.deploy.symbol_backend import SymbolEngine
 from ssd_train.errors import SsdTrainError, WeightsError
 
@@ -147,7 +147,7 @@ def test_prepared_files_killed_leaves_complete_or_detectable_files(published, tm
         parts = make_symbol(model)
 
         def publish(model=model, parts=parts, folder=folder):
-            with staged_files(describe(model, symbol.KIND), folder, parts):
+            with staged_files(model.describe(symbol.KIND, INPUT), folder, parts):
                 pass
 
         died = killed_at(step, publish)

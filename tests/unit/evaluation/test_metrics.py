@@ -7,9 +7,8 @@ import pytest
 from helpers.coco import pycocotools_precision
 
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage
-from ssd_train.errors import ConfigError, DataError, TrainingDiverged
+from ssd_train.errors import ConfigError, DataError
 from ssd_train.evaluation.metrics import (
-    AverageMeter,
     MeanAveragePrecision,
     coco_average_precision,
     voc07_average_precision,
@@ -262,21 +261,3 @@ def test_json_and_lines_tell_the_same():
     assert set(told["best_f1"]) == {"threshold", "precision", "recall", "f1"}
     for name in ("mAP", "mAP@0.5", "mAP@0.75", "VOC07", "VOC_area"):
         assert f"{name} {told[name]:.3f}" in scores.lines()
-
-
-def test_running_mean_weighs_by_count():
-    mean = AverageMeter()
-    assert mean.value is None
-    mean.update(6.0, 2)
-    mean.update(0.0, 0)
-    mean.update(4.0, 8)
-    assert mean.value == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("total", [float("nan"), float("inf"), -float("inf")])
-def test_running_mean_refuses_what_is_not_finite(total):
-    mean = AverageMeter()
-    mean.update(1.0, 1)
-    with pytest.raises(TrainingDiverged, match="finite"):
-        mean.update(total, 4)
-    assert mean.value == 1.0

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from ssd_train.data.formats.coco import read_coco, write_coco
+from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.evaluate import match_names, score_predictions
 from ssd_train.errors import DataError
@@ -22,8 +24,9 @@ RECORDS = [LabeledImage(name, boxes, [1, 0][: len(boxes)], SIZE) for name, boxes
 LABELS = Labels(tuple(RECORDS), NAMES, source="labels")
 
 
-def no_sizes(record):
-    raise AssertionError("sizes are known")
+def without_images(labels):
+    """Labels whose images cannot be read, because their sizes are known."""
+    return LabeledDataset(labels, MemoryImages({}))
 
 
 def detections(record):
@@ -48,14 +51,14 @@ def written(format, folder, ids=None, records=RECORDS):
 
 @pytest.mark.parametrize("format", ["jsonl", "coco", "out"])
 def test_score_predictions_what_is_written_is_read_again(tmp_path, format):
-    scores = score_predictions(written(format, tmp_path / "answers"), LABELS, no_sizes)
+    scores = score_predictions(written(format, tmp_path / "answers"), without_images(LABELS))
     assert scores.coco == pytest.approx(1) and scores.unlabelled_answers == 0
 
 
 @pytest.mark.parametrize("format", ["jsonl", "coco"])
 def test_score_predictions_classes_go_by_name_not_by_the_order_of_ids(tmp_path, format):
     path = written(format, tmp_path / "answers")
-    assert score_predictions(path, LABELS.remap_classes(ClassNames(("dog", "bird", "cat"))), no_sizes).coco == 1
+    assert score_predictions(path, without_images(LABELS.remap_classes(ClassNames(("dog", "bird", "cat"))))).coco == 1
 
 
 def coco_labels(tmp_path):
@@ -81,7 +84,7 @@ def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
         {"image_id": "b", "category_id": 10, "bbox": [50, 50, 40, 40], "score": 0.7, "segmentation": []},
     ]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert score_predictions(tmp_path / "results.json", coco_labels(tmp_path), no_sizes).coco == 1
+    assert score_predictions(tmp_path / "results.json", without_images(coco_labels(tmp_path))).coco == 1
 
 
 @pytest.mark.parametrize("image_id", [7, "000007", "000007.jpg", "x/000007.jpg", "X\\000007.JPG"])
@@ -89,7 +92,7 @@ def test_score_predictions_coco_results_without_coco_labels_go_by_name(tmp_path,
     result = {"image_id": image_id, "category_id": 1, "bbox": [20, 20, 80, 70], "score": 0.9}
     (tmp_path / "results.json").write_text(json.dumps([result]))
     labels = Labels(tuple(RECORDS[:1]), NAMES, source="labels")
-    assert score_predictions(tmp_path / "results.json", labels, no_sizes).coco == 1
+    assert score_predictions(tmp_path / "results.json", without_images(labels)).coco == 1
 
 
 def test_writer_coco_pycocotools_reads_what_is_written(tmp_path):
@@ -156,7 +159,7 @@ def test_score_predictions_files_of_a_batch_transform_job(tmp_path, name, value,
     place.write_text(json.dumps(value))
     (place.parent / "._b.jpg.out").write_bytes(b"\0")
     labels = Labels(tuple(RECORDS[1:2]), NAMES, source="labels")
-    assert score_predictions(tmp_path / "out" if folder else place, labels, no_sizes).ap50 == 1
+    assert score_predictions(tmp_path / "out" if folder else place, without_images(labels)).ap50 == 1
 
 
 BAD = {
@@ -187,7 +190,7 @@ def test_score_predictions_answer_that_cannot_be_used_is_named(tmp_path, name, d
     if name:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError) as raised:
-        score_predictions(tmp_path / (name or "out"), LABELS, no_sizes)
+        score_predictions(tmp_path / (name or "out"), without_images(LABELS))
     assert str(raised.value).startswith(str(tmp_path / place) + ":")
 
 

@@ -98,7 +98,6 @@ def test_what_is_no_video(tmp_path, data, expected):
     "names, choice, expected",
     [
         pytest.param(["a.avi"], Choice(0), "every: found 0", id="every"),
-        pytest.param(["a.avi"], Choice(1, "gif"), "format: found 'gif'", id="format"),
         pytest.param(["x/a.avi", "y/a.mp4"], Choice(), "several videos called 'a'", id="same-name"),
         pytest.param(["s3://b/a.avi"], Choice(), "expected a local file", id="address"),
     ],

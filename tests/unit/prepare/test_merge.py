@@ -6,7 +6,7 @@ import pytest
 from helpers import manifests
 
 from ssd_train.data.formats.ground_truth import read_ground_truth
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import DataError
 from ssd_train.prepare.merge import join
 
 
@@ -102,9 +102,6 @@ def test_names_that_differ_in_blanks_are_an_error(tmp_path):
     [
         pytest.param(['{"a":1'], "error", DataError, "a:1: found bad JSON", id="bad-line"),
         pytest.param([{"x": 1}], "error", DataError, "a:1: source-ref", id="no-image"),
-        pytest.param(
-            [manifests.line("1")], "sometimes", ConfigError, "on_duplicate: found 'sometimes'", id="unknown-word"
-        ),
         pytest.param([manifests.line("1", classes={0: ""})], "error", DataError, "a:1: class-map", id="bad-class-map"),
         pytest.param(
             [{"source-ref": "1", "c": 0, "c-metadata": {"type": "groundtruth/image-classification"}}],

@@ -105,7 +105,6 @@ def test_the_rest_of_a_line_stays(tmp_path):
         pytest.param({"drop": ["x"]}, ConfigError, "drop: found 'x'", id="unknown-drop"),
         pytest.param({"drop": ["cat", "dog", "cow"]}, ConfigError, "no class would be left", id="none-left"),
         pytest.param({"rename": {"cat": " "}}, DataError, "not blank", id="blank"),
-        pytest.param({"drop": ["cat"], "when_empty": "x"}, ConfigError, "when_empty: found 'x'", id="when-empty"),
         pytest.param({"from_keys": ["size"]}, DataError, "a:1: size: found none", id="no-key"),
     ],
 )

@@ -86,6 +86,13 @@ def test_evaluator_detections_are_in_image_pixels(samples):
     assert large.size_wh == (640, 320)
 
 
+def test_evaluator_infinite_loss_raises(samples):
+    infinite = evaluator(build_net(NETWORK, SIDE, list(SHAPE_CLASSES), 1))
+    infinite.graph = lambda *arrays: [-mx.nd.ones((1, 100, 6)), mx.nd.array([1.0]), mx.nd.array([np.inf])]
+    with pytest.raises(TrainingDiverged):
+        infinite.predict(eval_batches(samples, [0])[0])
+
+
 def test_evaluate_does_not_change_the_weights(samples):
     learned = train_step()
     before = weights(learned)

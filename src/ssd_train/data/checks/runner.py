@@ -147,9 +147,7 @@ def unreadable_labels_result(fault: DataError) -> CheckResult:
     return CheckResult((Finding(fault.code or "labels-unusable", where, detail), *lines))
 
 
-def quick_check(
-    labels: Labels, images: ImageSource, progress: Optional[Progress] = None, workers: int = 0
-) -> List[Finding]:
+def quick_check(labels: Labels, images: ImageSource, progress: Optional[Progress] = None) -> List[Finding]:
     """Check images without decoding them.
 
     Finds images that are missing, truncated, of a wrong format or size, too large, or that have an EXIF orientation.
@@ -159,10 +157,9 @@ def quick_check(
         labels: The labels.
         images: The images.
         progress: Progress display.
-        workers: Maximum number of threads; 0 for one per CPU.
     """
     glances = functools.partial(map_files, seconds=read_seconds())
-    seen = _look(Split("images", labels, images), quick_inspect, progress or Progress(), workers, glances)
+    seen = _look(Split("images", labels, images), quick_inspect, progress or Progress(), glances)
     return [finding for look in seen for finding in look.findings]
 
 
@@ -207,13 +204,12 @@ def _look(
     split: Split,
     look: Look,
     progress: Progress,
-    workers: int = 0,
     each: Callable[..., Iterator[ImageReport]] = ordered_map,
 ) -> List[ImageReport]:
     records, images = split.labels.records, split.images
     if images is None:
         return [ImageReport((), record.size_wh) for record in records]
-    results = each(lambda record: look(record, images), records, workers or available_cpus())
+    results = each(lambda record: look(record, images), records, available_cpus())
     return list(progress.track(results, len(records), f"checking {split.name}"))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from ssd_train.boxes import SizeWH, as_boxes
 from ssd_train.data.file_names import files_below, folded, is_image_name, readings
 from ssd_train.data.formats.json_lines import PathLike, bad_lines_error
-from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.image_sources import FolderImages, shared_tail
 from ssd_train.data.structures import (
     MAX_CLASSES,
     NOTHING_IGNORED,
@@ -278,6 +278,19 @@ class LabelsBuilder:
         """Record a bad label."""
         self._bad.append((where, fault))
 
+    @contextmanager
+    def collect_errors(self, where: str) -> Iterator[None]:
+        """Record a DataError of the block as a bad line at `where`."""
+        try:
+            yield
+        except DataError as fault:
+            self.add_error(where, fault)
+
+    def numbered_classes(self) -> ClassNames:
+        """Return class_0, class_1, ... up to the highest class id of the records."""
+        ids = [int(record.class_ids.max()) for record in self.records if len(record.class_ids)]
+        return ClassNames.of_ids({}, max(ids, default=-1) + 1)
+
     def build(self, class_names: ClassNames, details: Optional[Dict[str, str]] = None) -> Labels:
         """Return the collected labels.
 
@@ -389,11 +402,6 @@ def _first_ids(origins: Mapping[Tuple[int, str], str]) -> Dict[str, int]:
     for class_id, (name, _) in by_id.items():
         first.setdefault(name, class_id)
     return first
-
-
-def placeholder_classes(count: int) -> Tuple[ClassNames, Dict[int, int]]:
-    """Return the names class_0, class_1, ... and the identity table of their ids."""
-    return ClassNames.of_ids({}, count), {i: i for i in range(count)}
 
 
 def _same_labels(a: LabeledImage, b: LabeledImage) -> bool:
@@ -566,8 +574,5 @@ def _nearness(a: Sequence[str], b: Sequence[str]) -> Tuple[int, int, int]:
     """Rate the proximity of two folders: same, sisters, number of common last parts."""
     differing: List[int] = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
     sisters = len(a) == len(b) and len(differing) == 1
-    common = 0
-    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
-        common += 1
     # the deeper the difference between sisters, the more of the path they share
-    return int(a == b), differing[0] + 1 if sisters else 0, common
+    return int(a == b), differing[0] + 1 if sisters else 0, shared_tail(a, b)

@@ -39,7 +39,7 @@ from ssd_train.data.formats.builder import (
 from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 from ssd_train.storage.atomic import open_atomic
 
 NO_BOX = "box left out: a crowd without a box"
@@ -60,11 +60,9 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
         DataError: the file is unusable, or `on_bad` is "error" and images or annotations are bad; the message names the
             path.
     """
-    try:
+    with locate_errors(path):
         value = read_json(path, constants=True)
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
-    except DataError as fault:
-        raise fault.at(path) from None
     names, table, category_ids = _class_table(categories, path)
     builder = LabelsBuilder(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), builder)
@@ -72,14 +70,12 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     seen: Dict[Key, int] = {}
     for index, image in enumerate(images):
         where = f"{path}:images[{index}]"
-        try:
+        with builder.collect_errors(where):
             image_id = _id(image)
             if seen.setdefault(image_id, index) != index:
                 raise DataError(f"found id {image_id} as in images[{seen[image_id]}], expected each id once")
             name = image_name(image.get("file_name"), "file_name")
             builder.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
-        except DataError as fault:
-            builder.add_error(where, fault)
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
     return dataclasses.replace(builder.build(names), category_ids=category_ids)
@@ -171,10 +167,8 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{where}: found {short_repr(category)}, expected an object with id and name")
-        try:
+        with locate_errors(where):
             origins.setdefault((id_key(category.get("id"), "id"), name), where)
-        except DataError as fault:
-            raise fault.at(where) from None
     keys = list(dict.fromkeys(key for key, _ in origins))
     order = {key: number for number, key in enumerate(keys)}
     if all(isinstance(key, int) for key in keys):
@@ -218,15 +212,13 @@ def _boxes_by_image(
             continue  # read_coco reports it with the image
     by_image: Dict[Key, List[Tuple[int, Any]]] = {}
     for index, annotation in enumerate(annotations):
-        try:
+        with builder.collect_errors(f"{path}:annotations[{index}]"):
             if not isinstance(annotation, dict):
                 raise DataError(f"found {short_repr(annotation)}, expected an object")
             image_id = id_key(annotation.get("image_id"), "image_id")
             if image_id not in known:
                 raise DataError(f"image_id: found {image_id}, expected the id of an image")
             by_image.setdefault(image_id, []).append((index, annotation))
-        except DataError as fault:
-            builder.add_error(f"{path}:annotations[{index}]", fault)
     return by_image
 
 
@@ -238,7 +230,7 @@ def _label(
     label, kinds = BoxLabel([], [], size_wh), []
     left_out = []
     for index, annotation in annotations:
-        try:
+        with locate_errors(f"annotations[{index}]"):
             crowd = _flag(annotation.get("iscrowd", 0), "iscrowd")
             if crowd and annotation.get("bbox") is None:
                 left_out.append((NO_BOX, f"annotations[{index}]"))
@@ -249,8 +241,6 @@ def _label(
             label.boxes.append(box_corners(*_scaled(_bbox(annotation), size_wh, normalized)))
             label.class_ids.append(table[category])
             kinds.append(CROWD if crowd else OBJECT)
-        except DataError as fault:
-            raise fault.at(f"annotations[{index}]") from None
     return (label._replace(kinds=kinds) if any(kinds) else label), left_out
 
 

@@ -43,7 +43,7 @@ from ssd_train.data.formats.builder import (
 )
 from ssd_train.data.formats.json_lines import PathLike, dump_json, numbered_lines, parse_object
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
 
 BOX_TYPE = "groundtruth/object-detection"
@@ -241,14 +241,12 @@ def read_box_label(label: Dict[str, Any], id_field: str = "class_id") -> BoxLabe
         raise DataError(f"annotations: found {short_repr(annotations)}, expected a list")
     read = BoxLabel([], [], _size(label))
     for index, annotation in enumerate(annotations):
-        try:
+        with locate_errors(f"box {index}"):
             if not isinstance(annotation, dict):
                 raise DataError(f"found {short_repr(annotation)}, expected an object")
             read.class_ids.append(class_number(annotation.get(id_field), id_field))
             left, top, width, height = (number(annotation.get(key), key) for key in ("left", "top", "width", "height"))
             read.boxes.append(box_corners(left, top, width, height))
-        except DataError as error:
-            raise error.at(f"box {index}") from None
     return read
 
 
@@ -303,15 +301,13 @@ def read_ground_truth(
     while lines:
         line_number, line = lines.popleft()
         where = f"{manifest}:{line_number}"
-        try:
+        with builder.collect_errors(where):
             if line_number in faults:
                 raise faults[line_number]
             if job and verdict_of(line, job) != verified:
                 builder.skip(where, NOT_VERIFIED, f"{job!r}: {short_repr(verdict_of(line, job))}")
             else:
                 _add(builder, where, line, attribute, table)
-        except DataError as fault:
-            builder.add_error(where, fault)
     return builder.build(names, _details(scanned, attribute))
 
 

@@ -59,14 +59,12 @@ def read_image_json(path: PathLike, class_names: Optional[ClassNames] = None, on
     else:
         table = {class_id: class_id for class_id in range(len(class_names))}
     for file in files:
-        try:
+        with builder.collect_errors(str(file)):
             label = _object(read_json(file))
             name = image_name(label.get("file"), "file")
             if named:
                 list(_categories(label))  # raises if one is malformed
             builder.add(str(file), name, read_box_label(label).map_ids(table))
-        except DataError as fault:
-            builder.add_error(str(file), fault)
     for where, detail in survey.other_ids:
         builder.add_repair(where, [(OTHER_IDS, detail)])
     return builder.build(class_names)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NoReturn, Sequence, Tuple, Union
 
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -142,10 +142,8 @@ def read_json_lines(path: PathLike) -> Iterator[Tuple[str, Dict[str, Any]]]:
         DataError: a line is not a JSON object; starts with ``file:line``.
     """
     for number, line in numbered_lines(path):
-        try:
+        with locate_errors(f"{path}:{number}"):
             yield f"{path}:{number}", parse_object(line)
-        except DataError as error:
-            raise error.at(f"{path}:{number}") from None
 
 
 def bad_lines_error(bad: "Sequence[Tuple[str, object]]", noun: str = "bad lines") -> DataError:

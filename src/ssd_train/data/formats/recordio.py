@@ -28,11 +28,11 @@ from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 import numpy as np
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.formats.builder import DIFFICULT, OBJECT, BoxLabel, LabelsBuilder, image_name, placeholder_classes
+from ssd_train.data.formats.builder import DIFFICULT, OBJECT, BoxLabel, LabelsBuilder, image_name
 from ssd_train.data.formats.json_lines import PathLike, read_text
 from ssd_train.data.image_io import EncodedImage, encode_png, orientation_for, read_header
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, ImageSource, LabeledImage, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors, reading
 from ssd_train.storage.atomic import open_atomic, write_bytes_atomic
 
 MAGIC = b"\x0a\x23\xd7\xce"  # 0xced7230a, little-endian
@@ -267,10 +267,8 @@ def read_class_list(path: PathLike) -> ClassNames:
     Raises:
         DataError: the file is unreadable or not UTF-8, or a name is blank or repeated; starts with the path.
     """
-    try:
+    with locate_errors(path):
         return ClassNames(tuple(line.rstrip("\r") for line in read_text(path).rstrip("\r\n").split("\n")))
-    except DataError as error:
-        raise error.at(path) from None
 
 
 def write_class_list(path: PathLike, class_names: ClassNames) -> None:
@@ -311,16 +309,11 @@ class RecordImages:
             DataError: the image is not in this file, or the file has changed; names the record.
         """
         where = self.locate(record)
-        try:
-            with open(self._path, "rb") as file:
-                file.seek(self._offsets[record.name][1])
-                payload = read_record(file, where)
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error.strerror}), expected a RecordIO file") from None
-        try:
+        with reading(where, "a RecordIO file"), open(self._path, "rb") as file:
+            file.seek(self._offsets[record.name][1])
+            payload = read_record(file, where)
+        with locate_errors(where):
             return unpack_record(payload).image
-        except DataError as fault:
-            raise fault.at(where) from None
 
     def locate(self, record: LabeledImage) -> str:
         """Return ``file:number`` of the record, counted from 1.
@@ -358,18 +351,14 @@ def read_recordio(
     number = 0
     for number, (offset, payload) in enumerate(_payloads(base), 1):
         where = f"{base}:{number}"
-        try:
+        with builder.collect_errors(where):
             record = unpack_record(payload)
             name = names.get(record.id, f"{base.stem}/{number:08d}")
             builder.add(where, name, _label(record, class_names))
             offsets.setdefault(name, (number, offset))
-        except DataError as fault:
-            builder.add_error(where, fault)
     if not number:
         raise DataError(f"{path}: is empty, expected one record for each image")
-    highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
-    numbered, _ = placeholder_classes(highest + 1)
-    return builder.build(class_names or numbered), RecordImages(base, offsets)
+    return builder.build(class_names or builder.numbered_classes()), RecordImages(base, offsets)
 
 
 def write_recordio(path: PathLike, records: Iterable[LabeledImage], images: ImageSource, flagged: bool = False) -> None:

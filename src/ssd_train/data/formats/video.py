@@ -32,7 +32,7 @@ from ssd_train.data.formats.ground_truth import (
 from ssd_train.data.formats.json_lines import PathLike, read_json, read_json_lines
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.structures import LabeledImage, Labels
-from ssd_train.errors import ConfigError, DataError
+from ssd_train.errors import ConfigError, DataError, locate_errors
 
 VIDEO_TYPES = (VIDEO_TYPE, TRACKING_TYPE)
 NOT_ANNOTATED = "frame not annotated"
@@ -129,10 +129,8 @@ def _class_origins(sequences: List[_Sequence]) -> Dict[Tuple[int, str], str]:
     """Return (id, name) in the class-maps -> location of its first occurrence."""
     origins: Dict[Tuple[int, str], str] = {}
     for sequence in sequences:
-        try:
+        with locate_errors(f"{sequence.where}: class-map"):
             class_map = read_class_map(sequence.metadata.get("class-map", {}))
-        except DataError as error:
-            raise error.at(f"{sequence.where}: class-map") from None
         for name, class_id in class_map.items():
             origins.setdefault((class_id, name), sequence.where)
     return origins
@@ -145,35 +143,29 @@ def _frames_of(sequence: _Sequence, root: Path, builder: LabelsBuilder) -> Tuple
         prefix = sequence.source.rpartition("/")[0]
         builder.add_repair(sequence.where, [(ASSUMED_PREFIX, f"{prefix} ({sequence.source})")])
         return prefix, []
-    try:
+    with locate_errors(file):
         value = read_json(file)
         if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
             raise DataError(f"found {short_repr(value)}, expected an object with prefix and frames")
         prefix = image_name(value.get("prefix"), "prefix")
         return prefix.rstrip("/"), [image_name(_get(frame, "frame"), "frame") for frame in value["frames"]]
-    except DataError as fault:
-        raise fault.at(file) from None
 
 
 def _add_frames(builder: LabelsBuilder, file: Path, prefix: str, table: Mapping[int, int]) -> Set[str]:
     """Add the frames of one SeqLabel.json file and return their names."""
-    try:
+    with locate_errors(file):
         value = read_json(file)
         key = next((key for key in _LISTS if isinstance(_get(value, key), list)), None)
         if key is None:
             raise DataError(f"found {short_repr(value)}, expected an object with {' or '.join(_LISTS)}")
-    except DataError as fault:
-        raise fault.at(file) from None
     labelled = set()
     for index, frame in enumerate(value[key]):
         where = f"{file}:{key}[{index}]"
-        try:
+        with builder.collect_errors(where):
             name = image_name(_get(frame, "frame"), "frame")
             labelled.add(name)
             label = read_box_label(frame, "class-id")
             builder.add(where, f"{prefix}/{name}", label.map_ids(table, "class-id"))
-        except DataError as fault:
-            builder.add_error(where, fault)
     return labelled
 
 

@@ -47,7 +47,7 @@ from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_text
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.split import set_name
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # not allowed by XML 1.0, section 2.2
 
@@ -98,14 +98,12 @@ def read_voc(
     builder = LabelsBuilder(str(path), on_bad)
     read: List[_Annotation] = []
     for file in files:
-        try:
+        with builder.collect_errors(str(file)):
             read.append(_annotation(file))
-        except DataError as fault:
-            builder.add_error(str(file), fault)
     names = class_names or ClassNames(tuple(sorted({name for one in read for name in one.classes})))
     image_names = _match_images(read, ImagesOfLabels(path if images is None else images))
     for one in read:
-        try:
+        with builder.collect_errors(str(one.file)):
             class_ids = [names.index(class_name) for class_name in one.classes]
             name = image_names[one.file]
             if isinstance(name, DataError):
@@ -114,8 +112,6 @@ def read_voc(
             builder.add(str(one.file), name, one.label._replace(class_ids=class_ids))
             if len(builder.records) > known and not names_agree(name, one.filename):
                 builder.add_repair(str(one.file), [(OTHER_NAME, f"found {one.filename!r}, {name!r} is used")])
-        except DataError as fault:
-            builder.add_error(str(one.file), fault)
     labels = builder.build(names)
     files_of = {record.name: record.where for record in labels.records}
     sets, source = voc_sets([Path(path), Path(path if images is None else images)], files_of)
@@ -201,10 +197,8 @@ def _entries(path: Path) -> List[Tuple[str, ...]]:
 
     A list for one class has none.
     """
-    try:
+    with locate_errors(path):
         lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-    except DataError as fault:
-        raise fault.at(path) from None
     if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
         return []
     entries = [entry for entry in map(split_path, lines) if entry]
@@ -245,12 +239,10 @@ def _annotation(file: Path) -> _Annotation:
         raise DataError(f"found the element {root.tag!r}, expected annotation")
     names, boxes, kinds = [], [], []
     for index, element in enumerate(root.findall("object")):
-        try:
+        with locate_errors(f"object {index}"):
             names.append(_text(element, "name"))
             boxes.append(_box(element))
             kinds.append(DIFFICULT if _is_true(element, "difficult") else OBJECT)
-        except DataError as fault:
-            raise fault.at(f"object {index}") from None
     filename = (root.findtext("filename") or "").strip()
     label = BoxLabel(boxes, [], _size(root), kinds if any(kinds) else ())
     return _Annotation(file, image_name(filename, "filename") if filename else "", names, label)

@@ -33,7 +33,6 @@ from ssd_train.data.formats.builder import (
     match_paths,
     new_folder,
     new_label_file,
-    placeholder_classes,
     short_repr,
     split_path,
     text_number,
@@ -43,7 +42,7 @@ from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import key_parts
 from ssd_train.data.split import set_name
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError, DependencyError
+from ssd_train.errors import DataError, DependencyError, locate_errors
 
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _YAML_ENDINGS = (".yaml", ".yml")
@@ -80,15 +79,13 @@ class Description:
             DataError: a file is malformed; starts with the path.
         """
         for path in files:
-            try:
+            with locate_errors(path):
                 if path.suffix.lower() in _YAML_ENDINGS:
                     self._of_yaml(path)
                 elif path.name == _DARKNET:
                     self._of_sets(path, _of_darknet(path))
                 elif self.names is None:
                     self.names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
-            except DataError as fault:
-                raise fault.at(path) from None
 
     def _of_yaml(self, path: Path) -> None:
         entries = read_yaml(path)
@@ -286,10 +283,8 @@ def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
 
 def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
     """Return the names of the images whose paths end as a line of a list does."""
-    try:
+    with locate_errors(list_file):
         entries = map(split_path, read_text(list_file).split("\n"))
-    except DataError as fault:
-        raise fault.at(list_file) from None
     listed = (entry for entry in entries if entry and entry[-1].endswith(tuple(IMAGE_FORMATS)))
     return match_paths(listed, ((tuple(map(folded, path.parts)), name) for name, path in images.items()))
 
@@ -331,7 +326,7 @@ def read_yolo(
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
     description = describe([root, others])
     known_names = class_names or description.names
-    names = known_names or placeholder_classes(MAX_CLASSES)[0]
+    num_classes = len(known_names) if known_names else MAX_CLASSES
     builder = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
@@ -339,14 +334,12 @@ def read_yolo(
         if file is None:
             builder.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
-            _add(builder, file, image, image.relative_to(root).as_posix(), len(names), description.points)
+            _add(builder, file, image, image.relative_to(root).as_posix(), num_classes, description.points)
     for file in files.unused():
         builder.add_error(
             str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
         )
-    if not known_names:
-        highest = max((int(record.class_ids.max()) for record in builder.records if len(record.class_ids)), default=-1)
-        names, _ = placeholder_classes(highest + 1)
+    names = known_names or builder.numbered_classes()
     read = builder.build(names, {"sets": description.source} if description.source else None)
     if description.sets:
         real = root.resolve()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,20 +20,15 @@ from pathlib import Path
 from threading import Condition, Event
 from typing import Any, BinaryIO, Deque, Dict, List, Mapping, Optional, Tuple, Union
 
-from ssd_train.data.formats.builder import BoxLabel, LabelsBuilder, class_table, placeholder_classes
+from ssd_train.data.formats.builder import BoxLabel, LabelsBuilder, class_table
 from ssd_train.data.formats.ground_truth import read_class_map
 from ssd_train.data.image_io import EncodedImage, check_limits
 from ssd_train.data.pipe.samples import ReadCancelled, Sample, fifo_path, open_fifo, read_samples
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, locate_errors
 from ssd_train.storage.atomic import translate_io_errors
 
 _LOOK = 0.1  # polling interval of `stop` in seconds
-
-
-def free_space(folder: Path) -> int:
-    """Return the free bytes on the disk of `folder`."""
-    return shutil.disk_usage(folder).free
 
 
 class SpillFile:
@@ -226,7 +220,7 @@ class Channel:
                 return names, table
             return class_names, {class_id: class_names.index(names[index]) for class_id, index in table.items()}
         highest = max((class_id for one in self.received for class_id in one.label.class_ids), default=-1)
-        names = class_names or placeholder_classes(highest + 1)[0]
+        names = class_names or ClassNames.of_ids({}, highest + 1)
         return names, {class_id: class_id for class_id in range(len(names))}
 
     def label_set(self, class_names: ClassNames, table: Table, on_bad: str) -> Tuple[Labels, Optional[SpillImages]]:
@@ -245,10 +239,8 @@ class Channel:
         for one in sorted(self.received, key=lambda one: (one.digest, one.label.boxes, one.label.class_ids)):
             seen[one.digest] = copies = seen.get(one.digest, 0) + 1
             name = image_name(self.path, one.digest, one.ending, copies)
-            try:
+            with builder.collect_errors(one.where):
                 builder.add(one.where, name, one.label.map_ids(table))
-            except DataError as fault:
-                builder.add_error(one.where, fault)
             if images:
                 images.add(name, one.span)
         return builder.build(class_names, {"format": "pipe"}), images
@@ -319,7 +311,5 @@ def image_name(channel: Path, digest: str, ending: str, copies: int = 1) -> str:
 
 
 def _class_map(sample: Sample) -> Dict[str, int]:
-    try:
+    with locate_errors("metadata"):
         return read_class_map(sample.class_map())
-    except DataError as fault:
-        raise fault.at("metadata") from None

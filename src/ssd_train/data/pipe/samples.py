@@ -30,7 +30,7 @@ from ssd_train.data.formats.json_lines import parse_json, parse_object
 from ssd_train.data.formats.recordio import read_records, unpack_label, unpack_record
 from ssd_train.data.image_io import FORMATS, sniff_format
 from ssd_train.data.structures import MAX_CLASSES
-from ssd_train.errors import DataError
+from ssd_train.errors import DataError, reading
 
 _LOOK = 0.1  # polling interval in seconds
 _AT_ONCE = 1 << 20  # buffer size in bytes
@@ -108,10 +108,8 @@ class _Fifo(io.RawIOBase):
                     f"{self._path}: no data for {self._timeout:g} s, expected the stream to go on or to end "
                     "(--pipe_timeout waits longer)"
                 )
-        try:
+        with reading(self._path, "a FIFO"):
             return os.readv(self._descriptor, [buffer])
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be read ({error.strerror}), expected a FIFO") from None
 
     def close(self) -> None:
         """Close the descriptor; further calls have no effect."""

@@ -48,7 +48,7 @@ def write_builtin_onnx(
         parts: its symbol, weights and auxiliary states.
         description: of the file: input "pixels" or "data", coordinates "pixels".
         path: the file.
-        change: transforms the layers, see onnx_file.write_onnx.
+        change: transforms the layers, see onnx.write_onnx.
     """
     symbol, weights, states = parts
     class_scores, offsets, priors = heads(symbol)

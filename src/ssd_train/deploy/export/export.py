@@ -38,7 +38,6 @@ from ssd_train.deploy.symbol import (
     SymbolParts,
     check_same_model,
     check_target,
-    describe,
     make_symbol,
     publish_symbol,
     staged_files,
@@ -67,14 +66,14 @@ class TrainedModel:
 
     def describe(self, kind: str) -> ExportMetadata:
         """Return the metadata of an export of this kind."""
-        return describe(self.model, kind)
+        return self.model.describe(kind, INPUT)
 
     def publish_symbol(self, output: Path, images: np.ndarray, overwrite: bool = False) -> Agreement:
         """Write the deployment files to the folder `output`, see symbol.publish_symbol."""
         return publish_symbol(self.folder, output, images, overwrite)
 
     def write_onnx(self, path: Path, input: str, kind: str = "onnx", change: Optional[Change] = None) -> None:
-        """Write an ONNX file, see onnx_file.write_onnx."""
+        """Write an ONNX file, see onnx.write_onnx."""
         write_onnx(self.model, path, input, kind, change)
 
 

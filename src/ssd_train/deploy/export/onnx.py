@@ -479,7 +479,7 @@ def write_onnx(
     """
     config, class_count = model.config, len(model.class_names)
     anchors = make_anchors(layout_of(config))
-    description = ExportMetadata.of(config, model.class_names, model.sha256, kind, input, model.score_threshold)
+    description = model.describe(kind, input)
     graph = GraphBuilder()
     class_scores, offsets = _add_layers(graph, model, input)
     entry = input_value(description)

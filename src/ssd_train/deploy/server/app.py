@@ -161,13 +161,10 @@ class _Service:
 
     def __init__(self, detector: Detector, limits: RequestLimits, queue: int, progress: Progress) -> None:
         self.in_flight = 0
-        self.metrics = Metrics(detector.engine.name, detector.class_names, detector.engine.side, self._count_in_flight)
+        self.metrics = Metrics(detector.engine.name, detector.class_names, detector.engine.side, lambda: self.in_flight)
         self.pool = InferencePool(detector, limits)
         self._class_names = detector.class_names
         self._limits, self._queue, self._progress = limits, queue, progress
-
-    def _count_in_flight(self) -> float:
-        return self.in_flight
 
     async def show_metrics(self, request: Request) -> Response:
         """Handle GET /metrics."""

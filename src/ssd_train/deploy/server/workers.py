@@ -57,7 +57,7 @@ class InferencePool:
         loop = asyncio.get_running_loop()
         if is_form(content_type):
             body, content_type = await loop.run_in_executor(self._reading, file_in_form, body, content_type)
-        request = ImageRequest(body, content_type)
+        request = ImageRequest(body, content_type, self._limits)
         costly = await loop.run_in_executor(self._reading, request.is_expensive)
         readers, read = (self._costly, self._read_costly) if costly else (self._reading, self._read)
         image, size_wh = await loop.run_in_executor(readers, read, request)
@@ -69,7 +69,7 @@ class InferencePool:
             pool.shutdown(wait=True)
 
     def _read(self, request: ImageRequest) -> Tuple[np.ndarray, SizeWH]:
-        image, size_wh = request.decode(self._detector.engine.side, self._limits)
+        image, size_wh = request.decode(self._detector.engine.side)
         return self._detector.to_input(image), size_wh
 
     def _read_costly(self, request: ImageRequest) -> Tuple[np.ndarray, SizeWH]:

@@ -20,7 +20,7 @@ from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.voc import read_voc, write_voc
 from ssd_train.data.formats.yolo import read_yolo, write_yolo
 from ssd_train.data.image_sources import MemoryImages
-from ssd_train.data.labels import read_labels
+from ssd_train.data.labels import LabeledDataset, read_labels
 from ssd_train.data.pipe.channel import SpillFile, read_channel
 from ssd_train.data.structures import ClassNames, Detections, LabeledImage, Labels
 from ssd_train.deploy.evaluate import score_predictions
@@ -128,7 +128,7 @@ def answers(format):
                 found = Detections(record.boxes, [0.5] * len(record.boxes), record.class_ids, record.size_wh)
                 writer.add(record.name, found)
             writer.close()
-        return place, lambda path: score_predictions(path, labels, lambda record: record.size_wh), place
+        return place, lambda path: score_predictions(path, LabeledDataset(labels, MemoryImages({}))), place
 
     return build
 
