@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import yaml
 
@@ -56,7 +56,7 @@ def main() -> None:
                         add_row(flags.json, row, row["command seconds"] / 60)
 
 
-def measured(run: Any, *arguments: Any) -> Dict[str, Any]:
+def measured(run: Callable[..., Dict[str, Any]], *arguments: Any) -> Dict[str, Any]:
     """Return the row of a run with the number of threads, and the load before it."""
     load = round(os.getloadavg()[0], 1)
     return {**run(*arguments), "threads": threads(), "load before": load}
@@ -118,22 +118,32 @@ def train_yolo(
     taken = time.time() - start
     with (out / "run" / "results.csv").open(encoding="utf-8") as file:
         epochs = list(csv.DictReader(file, skipinitialspace=True))
-    images = sorted(path for path in (dataset.parent / "validation" / "images").rglob("*") if path.is_file())
+    images = validation_images(dataset)
     listed = out / "images.txt"
     listed.write_text("".join(f"{image}\n" for image in images), "utf-8")
     found = ["conf=0.001", "save=False", "save_txt=True", "save_conf=True", "name=found"]  # 0.001 as in its evaluation
     weights = out / "run" / "weights" / "last.pt"
     run_yolo(yolo, out, ["predict", f"model={weights}", f"source={listed}", "imgsz=320", "device=cpu", *found])
     answers = out / "predictions.jsonl"
-    with answers.open("w", encoding="utf-8") as file:
-        for image in images:
-            labels = out / "found" / "labels" / f"{image.stem}.txt"  # there is none if nothing was detected
-            detections = parse_detections(labels.read_text("utf-8") if labels.exists() else "")
-            file.write(json.dumps({"image": image.name, "prediction": detections}) + "\n")
+    write_predictions(images, out / "found" / "labels", answers)
     row = {"who": "YOLO11n", "epochs": len(epochs), "seconds": round(float(epochs[-1]["time"]), 1)}
     row.update({"command seconds": round(taken, 1), **scores(shared, split, answers)})
     done = subprocess.run([yolo.with_name("python"), "-c", VERSIONS], check=True, stdout=subprocess.PIPE, text=True)
     return {**row, "versions": dict(zip(("ultralytics", "torch"), done.stdout.split()))}
+
+
+def validation_images(dataset: Path) -> List[Path]:
+    """Return the images of the validation part of a data.yaml of `write_yolo_dataset`."""
+    return sorted(path for path in (dataset.parent / "validation" / "images").rglob("*") if path.is_file())
+
+
+def write_predictions(images: Sequence[Path], labels: Path, answers: Path) -> None:
+    """Write Ultralytics' detections, a text file for each image, as the predictions that the judge reads."""
+    with answers.open("w", encoding="utf-8") as file:
+        for image in images:
+            found = labels / f"{image.stem}.txt"  # there is none if nothing was detected
+            detections = parse_detections(found.read_text("utf-8")) if found.exists() else []
+            file.write(json.dumps({"image": image.name, "prediction": detections}) + "\n")
 
 
 def parse_detections(text: str) -> List[List[float]]:

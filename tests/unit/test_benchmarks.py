@@ -169,6 +169,22 @@ def test_ultralytics_detections_become_corners(bench):
     assert parse("") == []
 
 
+def test_ultralytics_detections_of_the_true_boxes_have_the_full_score(bench, shared_data, tmp_path):
+    """The class ids, boxes and image names of the YOLO data set are those that the judge knows."""
+    module = bench("ultralytics")
+    split = bench("quality").split_of(shared_data, "bccd", tmp_path / "split")
+    dataset = module.write_yolo_dataset(shared_data / "data" / "bccd" / "images", split, tmp_path / "yolo")
+    found, images = tmp_path / "found", module.validation_images(dataset)
+    found.mkdir()
+    for labels in (dataset.parent / "validation" / "labels").rglob("*.txt"):
+        lines = labels.read_text("utf-8").splitlines()
+        (found / labels.name).write_text("".join(f"{line} 0.9\n" for line in lines), "utf-8")
+    module.write_predictions(images, found, tmp_path / "predictions.jsonl")
+    scores = module.scores(shared_data, split, tmp_path / "predictions.jsonl")
+    assert len(images) == 78 and scores["AP@0.5"] == {"RBC": 1.0, "WBC": 1.0, "Platelets": 1.0}
+    assert min([scores["mAP"], *scores["AP"].values()]) > 0.99
+
+
 def test_ultralytics_beside_it_ours_has_the_weights_of_its_last_epoch(bench, tmp_path):
     model = talking_model(tmp_path / "model")
     last = tmp_path / "last.params"
