@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import runpy
@@ -23,8 +24,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
-
-from benchmarks.machine import describe
 
 SETS = ("raccoon", "bccd", "fruit")
 BACKBONE = "mobilenet1.0-imagenet-coral.params"
@@ -57,6 +56,8 @@ def main() -> None:
                     rows.append(CONTESTANTS[who](shared, name, split, out, flags, seed))
                     if flags.third:
                         rows[-1]["images"] = {part.stem: len(_lines(part)) for part in sorted(split.glob("*.manifest"))}
+                        for score in ("last mAP", "last mAP@0.5"):  # of the part that chose the epoch
+                            rows[-1].pop(score, None)
                     print(json.dumps(rows[-1]), flush=True)
                     if flags.json:
                         flags.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
@@ -74,7 +75,7 @@ def split_of(shared: Path, name: str, folder: Path, third: bool = False) -> Path
     split = folder / name
     run_python([_tool(shared, "split.py"), str(shared / "data" / name), str(split)])
     if third:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(io.StringIO()):
             runpy.run_path(_tool(shared, "split.py"))["main"](shared / "data" / name, split / "wide", CHOOSING_END)
         files = ("validation.manifest", "wide/validation.manifest", "train.manifest")
         parts = three_parts(*(_lines(split / file) for file in files))
@@ -91,9 +92,10 @@ def three_parts(validation: Sequence[str], wide: Sequence[str], train: Sequence[
         wide: lines of a wider validation part, of which those that are in the training part choose the epoch.
         train: lines of the training part.
     """
+    held_out = set(wide)
     return {
-        "train.manifest": [line for line in train if line not in set(wide)],
-        CHOOSING: [line for line in train if line in set(wide)],
+        "train.manifest": [line for line in train if line not in held_out],
+        CHOOSING: [line for line in train if line in held_out],
         "validation.manifest": list(validation),
     }
 
@@ -213,16 +215,13 @@ def _mean(values: Sequence[Optional[float]]) -> str:
     return f"{statistics.mean(known):.3f}" if known else ""
 
 
-def add_row(file: Path, row: Dict[str, Any], minutes: float) -> None:
-    """Add a row to a result like those in results/, so that what was measured stays if a later row fails.
-
-    The machine and its load are described as they are after the last row.
-    """
+def add_row(file: Path, row: Dict[str, Any], minutes: float, machine: Dict[str, Any]) -> None:
+    """Add a row to a result like those in results/, so that what was measured stays if a later row fails."""
     result = json.loads(file.read_text("utf-8")) if file.exists() else {"commands": [], "minutes": 0, "rows": []}
     command = " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     commands = [*result["commands"], *([command] if command not in result["commands"] else [])]
     minutes = round(result["minutes"] + minutes, 1)
-    result = {"commands": commands, "minutes": minutes, "machine": describe(), "rows": [*result["rows"], row]}
+    result = {"commands": commands, "minutes": minutes, "machine": machine, "rows": [*result["rows"], row]}
     file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+from benchmarks.machine import describe
 from benchmarks.quality import SETS, add_row, arguments, rival, split_of, threads, train
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the rows to this result")
     parser.add_argument("settings", nargs="*", help="further settings of ours, as name=value; these come first")
     flags = parser.parse_args()
-    shared = Path(os.environ["SSD_TRAIN_DATA"])
+    shared, machine = Path(os.environ["SSD_TRAIN_DATA"]), describe()
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.sets:
             split = split_of(shared, name, Path(folder) / "split")
@@ -53,7 +54,7 @@ def main() -> None:
                 row.update({"share": share, "threads": threads(), "load before": load})
                 print(json.dumps(row), flush=True)
                 if flags.json:
-                    add_row(flags.json, row, (time.time() - start) / 60)
+                    add_row(flags.json, row, (time.time() - start) / 60, machine)
 
 
 def time_to(

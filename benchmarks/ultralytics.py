@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, List, Sequence
 
 import yaml
 
+from benchmarks.machine import describe
 from benchmarks.quality import SETS, add_row, details, judge, predict, run_python, split_of, threads, train
 
 # all other settings are Ultralytics' defaults
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--json", type=Path, help="add the rows to this result")
     flags = parser.parse_args()
-    shared = Path(os.environ["SSD_TRAIN_DATA"])
+    shared, machine = Path(os.environ["SSD_TRAIN_DATA"]), describe()
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.sets:
             split = split_of(shared, name, Path(folder) / "split")
@@ -53,7 +54,7 @@ def main() -> None:
                     row = {"set": name, "seed": seed, **row}
                     print(json.dumps(row), flush=True)
                     if flags.json:
-                        add_row(flags.json, row, row["command seconds"] / 60)
+                        add_row(flags.json, row, row["command seconds"] / 60, machine)
 
 
 def measured(run: Callable[..., Dict[str, Any]], *arguments: Any) -> Dict[str, Any]:

@@ -199,8 +199,9 @@ def test_ultralytics_beside_it_ours_has_the_weights_of_its_last_epoch(bench, tmp
 def test_results_grow_by_a_row_and_its_command(bench, tmp_path, monkeypatch):
     file, add_row = tmp_path / "result.json", bench("quality").add_row
     monkeypatch.setattr(sys, "argv", ["benchmarks/time_to_score.py", "--sets", "bccd"])
-    add_row(file, {"set": "bccd"}, 1.5)
-    add_row(file, {"set": "fruit"}, 2)
+    machine = bench("machine").describe()
+    add_row(file, {"set": "bccd"}, 1.5, machine)
+    add_row(file, {"set": "fruit"}, 2, machine)
     result = json.loads(file.read_text("utf-8"))
     assert result["commands"] == ["python -m benchmarks.time_to_score --sets bccd"] and result["minutes"] == 3.5
     assert [row["set"] for row in result["rows"]] == ["bccd", "fruit"]
