@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help dist demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench test-aws clean
+.PHONY: help dist demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench bench-ultralytics test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make test-horovod  two Horovod processes; builds Horovod first (needs python3.8, a C++ compiler; 6 minutes)"
 	@echo "make serve-container-stack MODEL=model  AWS's serving stack on this machine (Java, python3.8, root), PORT=8080"
 	@echo "make bench     measure the speed compared with GluonCV and pycocotools: benchmarks/README.md (ARGS=NAME ...)"
+	@echo "make bench-ultralytics  compare ours with Ultralytics' YOLO11n (needs python3.11, 6 GB, SSD_TRAIN_DATA; ARGS=...)"
 	@echo "make check     ruff, ruff format, mypy, import-linter, the documentation, and the installed versions"
 	@echo "make docs      build the documentation site in build/site"
 	@echo "make dist      build the sdist, and from it the wheel, in dist/"
@@ -108,6 +109,10 @@ docs: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Ultralytics runs as a program in an environment of its own.
+bench-ultralytics: $(VENV)/.test .venv-ultralytics/.done
+	$(BIN)/python -m benchmarks.ultralytics --yolo .venv-ultralytics/bin/yolo $(ARGS)
+
 dist: $(VENV)/.runtime
 	rm -rf dist && mkdir dist
 	$(BIN)/python -c "import setuptools.build_meta as build; build.build_sdist('dist')"
@@ -117,7 +122,7 @@ test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-ultralytics .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Packages that pip cannot install: two system libraries of MXNet, and Debian's separate package of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -181,6 +186,9 @@ OPENCV = $(shell grep ^opencv requirements/aws-container.txt)
 # PyTorch 1.12 is the last whose package runs on a CPU without the packages of CUDA.
 .venv-torch/.done: requirements/torch.txt
 	$(call OWN_VENV,3.8)
+
+.venv-ultralytics/.done: requirements/ultralytics.txt
+	$(call OWN_VENV,3.11)
 
 $(VENV)/.notebooks: $(VENV)/.test requirements/notebooks.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/notebooks.txt

@@ -6,10 +6,18 @@ import importlib
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from helpers.models import talking_model
 
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.model.pretrained import read_arrays
+from ssd_train.visualization.training_log import TensorBoardLog
+
+mx = mxnet_compat.mxnet()
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -98,6 +106,106 @@ def test_quality_details_come_from_predictions_and_labels(bench, tmp_path):
     assert found["AP"] == {"cell": pytest.approx(51 / 101)}
     assert found["AP by size"] == {"small": pytest.approx(1.0), "medium": 0.0, "large": None}
     assert found["intervals"] == {"mAP": None, "mAP@0.5": None}  # of one image
+
+
+def test_split_in_three_takes_the_choosing_part_from_the_training_part(bench):
+    parts = bench("quality").three_parts(["v1", "v2"], ["v1", "v2", "t2"], ["t1", "t2", "t3"])
+    assert parts == {
+        "train.manifest": ["t1", "t3"],
+        "choosing.manifest": ["t2"],
+        "validation.manifest": ["v1", "v2"],
+    }
+
+
+@pytest.mark.parametrize("name", ["raccoon", "bccd", "fruit"])
+def test_split_in_three_keeps_the_validation_part_and_divides_the_training_part(bench, shared_data, tmp_path, name):
+    def lines(split):
+        return {part.stem: part.read_text("utf-8").splitlines() for part in split.glob("*.manifest")}
+
+    two = lines(bench("quality").split_of(shared_data, name, tmp_path / "two"))
+    three = lines(bench("quality").split_of(shared_data, name, tmp_path / "three", third=True))
+    assert three["validation"] == two["validation"]
+    assert sorted([*three["train"], *three["choosing"]]) == sorted(two["train"])
+    assert 0.1 < len(three["choosing"]) / len(two["train"]) < 0.3
+
+
+def test_quality_table_keeps_runs_of_the_split_in_three_apart(bench):
+    row = {"who": "ssd_train", "set": "bccd", "epochs": 12, "mAP": 0.4, "mAP@0.5": 0.9, "AP@0.5": {}, "AP": {}}
+    row.update({"AP by size": {}, "intervals": {"mAP": [0.3, 0.5], "mAP@0.5": [0.8, 1.0]}, "settings": []})
+    found = bench("quality").summarised([row, {**row, "images": {"train": 2, "choosing": 1, "validation": 1}}])
+    assert [one["who"] for one in found] == ["ssd_train", "ssd_train (split in three)"]
+
+
+@pytest.mark.parametrize(
+    "scores, target, expected",
+    [
+        pytest.param([0.1, 0.3, 0.2, 0.4], 0.25, 2, id="before-a-worse-one"),
+        pytest.param([0.1, 0.2], 0.2, 2, id="equal"),
+        pytest.param([0.1, 0.2], 0.3, None, id="never"),
+        pytest.param([], 0.3, None, id="no-epoch"),
+    ],
+)
+def test_time_to_score_is_that_of_the_first_epoch_that_reaches_it(bench, scores, target, expected):
+    module = bench("time_to_score")
+    epochs = [module.Epoch(number, 60.0 * number, score) for number, score in enumerate(scores, 1)]
+    assert module.first_to_reach(epochs, target) == (epochs[expected - 1] if expected else None)
+
+
+def test_time_to_score_reads_ends_and_scores_of_evaluated_epochs(bench, tmp_path):
+    rows = [{"epoch": 0, "mAP": 0.25}, {"epoch": 1}, {"epoch": 2, "mAP": 0.5}]  # the second was not evaluated
+    start = time.time()
+    with TensorBoardLog(tmp_path) as log:
+        for count in range(1, 4):
+            log.log(rows[:count])
+    epochs = bench("time_to_score").read_epochs(tmp_path)
+    assert [(epoch.number, epoch.score) for epoch in epochs] == [(1, 0.25), (3, 0.5)]
+    assert start <= epochs[0].ended <= epochs[1].ended <= time.time()
+
+
+def test_ultralytics_detections_become_corners(bench):
+    parse = bench("ultralytics").parse_detections
+    found = parse("1 0.5 0.5 0.2 0.4 0.9\n0 0.25 0.5 0.5 1 0.001234\n")
+    assert found == [pytest.approx([1, 0.9, 0.4, 0.3, 0.6, 0.7]), pytest.approx([0, 0.001234, 0, 0, 0.5, 1])]
+    assert parse("") == []
+
+
+def test_ultralytics_detections_of_the_true_boxes_have_the_full_score(bench, shared_data, tmp_path):
+    """The class ids, boxes and image names of the YOLO data set are those that the judge knows."""
+    module = bench("ultralytics")
+    split = bench("quality").split_of(shared_data, "bccd", tmp_path / "split")
+    dataset = module.write_yolo_dataset(shared_data / "data" / "bccd" / "images", split, tmp_path / "yolo")
+    found, images = tmp_path / "found", module.validation_images(dataset)
+    found.mkdir()
+    for labels in (dataset.parent / "validation" / "labels").rglob("*.txt"):
+        lines = labels.read_text("utf-8").splitlines()
+        (found / labels.name).write_text("".join(f"{line} 0.9\n" for line in lines), "utf-8")
+    module.write_predictions(images, found, tmp_path / "predictions.jsonl")
+    scores = module.scores(shared_data, split, tmp_path / "predictions.jsonl")
+    assert len(images) == 78 and scores["AP@0.5"] == {"RBC": 1.0, "WBC": 1.0, "Platelets": 1.0}
+    assert min([scores["mAP"], *scores["AP"].values()]) > 0.99
+
+
+def test_ultralytics_beside_it_ours_has_the_weights_of_its_last_epoch(bench, tmp_path):
+    model = talking_model(tmp_path / "model")
+    last = tmp_path / "last.params"
+    arrays = read_arrays(model.weights)
+    mx.nd.save(str(last), {name: array + 1 for name, array in arrays.items()})
+    found = read_arrays(
+        SavedModel.load(bench("ultralytics").with_weights(tmp_path / "model", last, tmp_path / "out")).weights
+    )
+    assert all((found[name] == arrays[name] + 1).min().asscalar() for name in arrays)
+
+
+def test_results_grow_by_a_row_and_its_command(bench, tmp_path, monkeypatch):
+    file, add_row = tmp_path / "result.json", bench("quality").add_row
+    monkeypatch.setattr(sys, "argv", ["benchmarks/time_to_score.py", "--sets", "bccd"])
+    machine = bench("machine").describe()
+    add_row(file, {"set": "bccd"}, 1.5, machine)
+    add_row(file, {"set": "fruit"}, 2, machine)
+    result = json.loads(file.read_text("utf-8"))
+    assert result["commands"] == ["python -m benchmarks.time_to_score --sets bccd"] and result["minutes"] == 3.5
+    assert [row["set"] for row in result["rows"]] == ["bccd", "fruit"]
+    assert bench("__main__").table(result).count("\n| bccd |") == 1
 
 
 def test_readme_tables_match_the_results(bench):
