@@ -16,7 +16,7 @@ TOOLKITS := 3.8 3.11
 SDKS := sdk2 sdk3
 
 .DEFAULT_GOAL := help
-.PHONY: help dist demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench bench-ultralytics test-aws clean
+.PHONY: help dist dist-check demo serve-container-stack test test-all test-integration test-horovod test-slice test-faults test-planted-faults fuzz check docs bench bench-ultralytics test-aws clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make check     ruff, ruff format, mypy, import-linter, the documentation, and the installed versions"
 	@echo "make docs      build the documentation site in build/site"
 	@echo "make dist      build the sdist, and from it the wheel, in dist/"
+	@echo "make dist-check  check both, and train with the wheel in bare environments of Python 3.8 to 3.12 (20 minutes; ARGS=\"--python 3.8\")"
 	@echo "make test-aws  the tests on the libraries of the AWS MXNet 1.9.0 container (PYTHON=python3.8)"
 	@echo "make clean     remove the environment and the caches"
 
@@ -118,11 +119,16 @@ dist: $(VENV)/.runtime
 	$(BIN)/python -c "import setuptools.build_meta as build; build.build_sdist('dist')"
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist dist/*.tar.gz
 
+dist-check: dist .venv-dist/.done
+	.venv-dist/bin/python -m twine check --strict dist/*
+	.venv-dist/bin/check-wheel-contents dist/*.whl
+	.venv-dist/bin/python tests/distribution/check.py dist $(ARGS)
+
 test-aws:
 	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
 
 clean:
-	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-ultralytics .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-ultralytics .venv-dist .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Packages that pip cannot install: two system libraries of MXNet, and Debian's separate package of venv.
 SYSTEM_PACKAGES := libgomp1 libquadmath0 python3-venv
@@ -182,6 +188,9 @@ OPENCV = $(shell grep ^opencv requirements/aws-container.txt)
 	$(call OWN_VENV,3.8)
 	[ ! -f $@ ] || { set -ex; $(@D)/bin/python -m pip uninstall -q -y $(firstword $(subst ==, ,$(OPENCV))); \
 		$(@D)/bin/python -m pip install -q --no-deps --target $(@D)/opencv $(OPENCV); }
+
+.venv-dist/.done: requirements/dist.txt
+	$(call OWN_VENV,3.11)
 
 # PyTorch 1.12 is the last whose package runs on a CPU without the packages of CUDA.
 .venv-torch/.done: requirements/torch.txt

@@ -49,11 +49,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--bad", type=float, default=0.2)
+    parser.add_argument("--soak", action="store_true", help="mixed requests only, all of the seconds, and the memory")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = flags.model or make_model(Path(folder), flags.base_network, flags.side)
         faults: List[str] = []
-        for row in measure(model, flags.seconds, flags.clients, flags.bad, faults):
+        run = soak if flags.soak else measure
+        for row in run(model, flags.seconds, flags.clients, flags.bad, faults):
             print(json.dumps(row), flush=True)
     print(json.dumps({"faults": len(faults), "first": faults[:5]}))
     return 1 if faults else 0
@@ -89,6 +91,28 @@ def measure(model: Path, seconds: float, clients: int, share: float, faults: Lis
             row, tally = in_turns(detector, inputs, crowd, (clients, seconds / 2), server.memory)
             faults += tally.faults
             yield {"what": what, "clients": clients, **row}
+
+
+def soak(model: Path, seconds: float, clients: int, share: float, faults: List[str]) -> Iterator[Dict[str, Any]]:
+    """Yield one row: memory after each turn of mixed requests, in MiB, medians of the first and of the last quarter."""
+    detector = Detector.load(model)
+    pictures = [sample.image for sample in draw_shapes_set(PICTURES, 1, (640, 480))]
+    good = {body: handle_request(detector, body, "image/jpeg")[0].encode() for body in map(encode_jpeg, pictures)}
+    total, held = Tally(), []
+    with RunningServer(model) as server:
+        crowd = Crowd(server.address, good, bad_bodies(pictures[0]), share)
+        crowd.ask(clients, TURN)  # memory settles
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            total.add(crowd.ask(clients, TURN))
+            held.append(round(server.memory(), 1))
+    faults += total.faults
+    quarter = max(1, len(held) // 4)
+    first, last = statistics.median(held[:quarter]), statistics.median(held[-quarter:])
+    about = {"what": "soak", "model": model.name, "side": detector.engine.side, "clients": clients, "seconds": seconds}
+    answers = {"good": total.good, "bad": total.bad, "p95_ms": total.percentile(95), "faults": len(total.faults)}
+    memory = {"first_mib": first, "last_mib": last, "highest_mib": max(held), "growth": round(last / first - 1, 4)}
+    yield {**about, **answers, **memory, "memory_mib": held}
 
 
 def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], address: str) -> Dict[str, float]:

@@ -9,7 +9,7 @@ import threading
 from typing import Any, Callable, ContextManager, Iterator, Optional, Sequence, Tuple, Union
 
 from ssd_train.cli.arguments import label_options
-from ssd_train.cli.evaluate import score
+from ssd_train.cli.evaluate import score, warn_of_training_images
 from ssd_train.cli.paths import input_path, local_dir, staged_s3_paths
 from ssd_train.cli.train import StopRequests, TrainingResult, make_parser
 from ssd_train.cli.train import train as run_training
@@ -138,6 +138,8 @@ def evaluate(
         detector = model if isinstance(model, Detector) else None
         if detector is None and flags.model is not None:
             detector = Detector(flags.model, devices, engine)
+            if predictions is None:
+                warn_of_training_images(flags.model, data, progress)
         return score(data, detector, flags.predictions, overlap_threshold, progress)
 
 

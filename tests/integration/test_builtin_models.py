@@ -10,17 +10,22 @@ from helpers.builtin_nets import write_artifact
 from helpers.data import HeardProgress, memory_images
 from helpers.models import drawn_inputs
 
+from ssd_train import mxnet_compat
+from ssd_train.artifacts.metadata import as_input
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.data.synthetic import draw_shapes_set
+from ssd_train.deploy.builtin import heads
 from ssd_train.deploy.detector import Detector, ImageRef
 from ssd_train.deploy.evaluate import score_images
 from ssd_train.deploy.export.export import VerificationOptions, export
 from ssd_train.deploy.handlers import model_fn, transform_fn
+from ssd_train.deploy.onnx_backends import run_raw
 from ssd_train.deploy.parity import compare
 
+mx = mxnet_compat.mxnet()
 pytestmark = pytest.mark.integration
 SIDES = {"resnet-50": 128, "vgg-16": 300}
 NAMES = ("cat", "dog", "cow")
@@ -78,6 +83,32 @@ def test_export_converted_model_to_onnx_agrees(model, tmp_path, input):
         assert agreement.rows > 50 and agreement.unmatched <= 0.01 * agreement.rows, str(agreement)
         assert found.description.input == ("pixels" if input == "pixels" else "data")
         assert found.class_names.names == NAMES
+
+
+@pytest.mark.parametrize("input", ["pixels", "normalised"])
+def test_export_converted_model_without_nms_gives_what_mxnets_operator_keeps_without_suppression(
+    model, tmp_path, input
+):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
+    progress = HeardProgress()
+    export(model, "onnx-raw", tmp_path / "m.onnx", input, VerificationOptions(SHOWN), progress)
+    assert progress.lines[0].startswith("compared on 3 images: ")
+    engine = engine_of(model)
+    pictures = drawn_inputs(3, engine.side)
+    scores, boxes = run_raw(tmp_path / "m.onnx", pictures)
+    assert scores.shape == (3, boxes.shape[1], len(NAMES)) and boxes.shape == (3, scores.shape[1], 4)
+    symbol, weights, states = engine.parts
+    everything = mx.sym.contrib.MultiBoxDetection(
+        mx.sym.SoftmaxActivation(heads(symbol)[0], mode="channel"), *heads(symbol)[1:], nms_threshold=-1, threshold=0
+    )
+    arguments = {**weights, "data": mx.nd.array(as_input(pictures, "data"))}
+    rows = everything.bind(mx.cpu(), arguments, aux_states=states).forward()[0].asnumpy()
+    for of_image, image_scores, image_boxes in zip(rows, scores, boxes):
+        found = np.concatenate([image_scores.argmax(1)[:, None], image_scores.max(1)[:, None], image_boxes], axis=1)
+        of_image = np.concatenate([of_image[:, :2], of_image[:, 2:] * engine.side], axis=1)
+        # the operator sorts by score; `export` has compared anchor by anchor
+        np.testing.assert_allclose(np.sort(found, axis=0), np.sort(of_image, axis=0), atol=0.02)
 
 
 def test_export_converted_model_to_symbol_is_equal(model, tmp_path):

@@ -474,14 +474,20 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def score_threshold(flags: argparse.Namespace, detector: "Detector", progress: Progress) -> float:
-    """Return the lowest score of drawn boxes: --threshold, or else the model's own."""
+    """Return the lowest score of drawn boxes: --threshold, or else the detector's."""
+    return threshold_or_stated(flags, detector.engine.score_threshold, "the model", progress)
+
+
+def threshold_or_stated(flags: argparse.Namespace, stated: Optional[float], source: str, progress: Progress) -> float:
+    """Return the lowest score of drawn boxes: --threshold, or else the one that `source` states, if not None."""
     from ssd_train.evaluation.results import FIXED_SCORE
 
     if flags.threshold is not None:
         return float(flags.threshold)
-    if detector.engine.score_threshold is None:
-        progress.info(f"threshold {FIXED_SCORE}: the model states none (--threshold gives another)")
-    return detector.score_threshold
+    if stated is None:
+        progress.info(f"threshold {FIXED_SCORE}: {source} states none (--threshold gives another)")
+        return FIXED_SCORE
+    return stated
 
 
 def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:

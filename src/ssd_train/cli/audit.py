@@ -26,6 +26,7 @@ from ssd_train.cli.arguments import (
     number_in_range,
     program,
 )
+from ssd_train.cli.evaluate import warn_of_training_images
 from ssd_train.cli.paths import add_input, add_output_dir, staged_s3_paths
 from ssd_train.cli.train import StopRequests, command_line, run_id
 from ssd_train.config import TrainConfig, current_names
@@ -244,6 +245,7 @@ def _by_model(
 ) -> "tuple[Images, LabeledDataset]":
     """Return labels and detections of each image by --model, and the labels with its classes."""
     detector = Detector.load(flags.model, flags.devices, flags.engine)
+    warn_of_training_images(flags.model, data, progress)
     labels = align_classes(data.labels, detector.class_names)
     images: Images = []
     predictions = detector.predict_iter(image_refs(labels, data.images))

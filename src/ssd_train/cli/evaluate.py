@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Optional, Sequence
 
+from ssd_train.artifacts.model_config import CONFIG, read_model_config
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
 from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
+from ssd_train.config import TrainConfig
 from ssd_train.data.labels import LabeledDataset, load_labels
+from ssd_train.data.split import image_hash, split_by_hash, training_split
+from ssd_train.data.structures import ImageSource, Labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
-from ssd_train.errors import ConfigError
+from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
+from ssd_train.storage.archive import open_model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,6 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     with staged_s3_paths(flags) as progress:
         data = load_labels(flags.images, flags.labels, label_options(flags, progress))
         detector = None if flags.model is None else Detector(flags.model, flags.devices, flags.engine)
+        if flags.model is not None and flags.predictions is None:
+            warn_of_training_images(flags.model, data, progress)
         scores = score(data, detector, flags.predictions, flags.overlap_threshold, progress)
         for line in scores.lines():
             progress.info(line)
@@ -50,6 +58,35 @@ def make_parser() -> Parser:
     add_output(parser, "--json", help="write the scores there, too")
     add_engine_flags(parser)
     return parser
+
+
+def warn_of_training_images(model: Path, data: LabeledDataset, progress: Progress) -> None:
+    """Warn if the model was trained on images of `data`, as far as the model folder or archive `model` knows."""
+    with open_model(model) as folder:
+        document = read_model_config(folder) if (folder / CONFIG).is_file() else {}
+    known = document.get("labels_sha256", {}).get("training")
+    if not known:
+        return
+    trained = training_split(data.labels, alone=True)[0]
+    if data.labels.sha256() == known:
+        trained = data.labels
+    elif trained.sha256() != known:
+        trained = _without_held_out(trained, data.images, TrainConfig.from_saved(document["settings"]))
+        if trained.sha256() != known:
+            return
+    progress.warning(
+        f"{data.labels.source}: the model was trained on {len(trained)} of these {len(data.labels)} images, so it "
+        "scores higher than on images that it has not seen"
+    )
+
+
+def _without_held_out(labels: Labels, images: ImageSource, config: TrainConfig) -> Labels:
+    """Return the labels that a run trains on if it is given only `labels`; all of them if it had no fewer images."""
+    if len(labels) <= config.num_training_samples:  # no image is read in vain
+        return labels
+    with contextlib.suppress(SsdTrainError):  # none can be held out
+        return split_by_hash(labels, config.validation_fraction, image_hash(images), config.split_group or None)[0]
+    return labels
 
 
 def score(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import List, Sequence, Tuple
@@ -80,11 +81,13 @@ def make_parser() -> Parser:
         metavar="NAME",
         help="label attribute of the boxes, from which that of the adjustment job must differ; default: pre-labels",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the manifests of an earlier run in --output")
     add_engine_flags(parser)
     return parser
 
 
 def _label(flags: argparse.Namespace, progress: Progress) -> None:
+    _refuse_earlier(flags)
     require_writable(flags.output)
     detector = Detector.load(flags.model, flags.devices, flags.engine)
     images = find_images([flags.images])
@@ -111,6 +114,16 @@ def _label(flags: argparse.Namespace, progress: Progress) -> None:
     progress.info(f"written: {flags.output}")
     if faults:
         raise incomplete(faults, len(images))
+
+
+def _refuse_earlier(flags: argparse.Namespace) -> None:
+    """Raise a ConfigError if --output has a file that the command writes, and --overwrite is not given."""
+    existing = [name for name in (PRE_LABELS, UNLABELLED, CATEGORIES) if os.path.lexists(flags.output / name)]
+    if existing and not flags.overwrite:
+        raise ConfigError(
+            f"{flags.output}: found {', '.join(existing)}, expected none: use another --output, or --overwrite to "
+            "replace them"
+        )
 
 
 def _pre_labels(name: str, detections: Detections) -> Tuple[LabeledImage, List[float]]:

@@ -9,13 +9,23 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
-from ssd_train.cli.arguments import Parser, key_value, make_progress, number_in_range, program, unique_keys
+from ssd_train.artifacts.metadata import parse_score_threshold
+from ssd_train.artifacts.model_config import CONFIG, read_model_config
+from ssd_train.cli.arguments import (
+    Parser,
+    add_threshold_flag,
+    key_value,
+    make_progress,
+    program,
+    threshold_or_stated,
+    unique_keys,
+)
 from ssd_train.cli.paths import output_file, overlay_paths, write_overlay
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.json_lines import dump_json, parse_object
 from ssd_train.data.image_io import decode
 from ssd_train.data.structures import ClassNames, Detections
-from ssd_train.errors import ConfigError
+from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.evaluation.predictions import check_prediction_lines
 from ssd_train.launch import requests
 from ssd_train.launch.aws_client import AwsClient, describe_job, follow
@@ -34,6 +44,7 @@ from ssd_train.launch.job import (
 from ssd_train.launch.requests import RANGES, parse_ranges, tuning_request
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
+from ssd_train.storage.archive import open_model
 from ssd_train.visualization.draw import draw_detections
 
 
@@ -143,13 +154,13 @@ def _send_all(
     if flags.dry_run or amazon is None:
         progress.info(json.dumps(operations, indent=2))
         return False
-    _upload_model(amazon, flags, service)
+    _upload_model(amazon, flags, service, progress)
     for operation, request in operations.items():
         amazon.call(operation, request)
     return True
 
 
-def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: requests.Service) -> None:
+def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: requests.Service, progress: Progress) -> None:
     """Upload the model with its inference code."""
     with tempfile.TemporaryDirectory(prefix="ssd_train-") as temporary:
         model, served = Path(flags.model), Path(temporary) / "served.tar.gz"
@@ -159,8 +170,25 @@ def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: request
                 address = describe_job(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
             model = Path(temporary) / MODEL_ARCHIVE
             amazon.download(address, model)
+        threshold = model_threshold(model)
         write_served_model(model, served, flags.source_dir)
         amazon.upload(served, service.archive)
+    if threshold is not None:
+        progress.info(f"threshold of the model: {threshold:.3f} (launch --invoke takes it as --threshold)")
+
+
+def model_threshold(model: Path) -> Optional[float]:
+    """Return the score threshold that the config.json of a model folder or archive states, if any.
+
+    Raises:
+        WeightsError: the archive or its config.json is damaged.
+    """
+    with open_model(model) as folder:
+        document = read_model_config(folder) if (folder / CONFIG).is_file() else {}
+        try:
+            return parse_score_threshold(document.get("score_threshold"))
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"{folder / CONFIG}: found {error}, expected a number from 0 to 1") from None
 
 
 def run_describe(flags: argparse.Namespace, progress: Progress) -> None:
@@ -191,6 +219,7 @@ def run_invoke(flags: argparse.Namespace, progress: Progress) -> None:
     images = _by_name(flags.picture)
     overlays = overlay_paths(flags.overlays, images) if flags.overlays else {}
     amazon, class_names = AwsClient(flags.region), ClassNames(flags.class_names)
+    threshold = threshold_or_stated(flags, None, "the endpoint", progress)
     lines = [_ask(amazon, flags.invoke, name, path) for name, path in images.items()]
     atomic.write_bytes_atomic(flags.predictions, b"".join(lines))
     progress.info(f"written: {flags.predictions}")
@@ -198,10 +227,10 @@ def run_invoke(flags: argparse.Namespace, progress: Progress) -> None:
     for prediction in check_prediction_lines(zip(lines_at, map(parse_object, lines))):
         image = decode(images[prediction.image].read_bytes(), str(images[prediction.image]))
         detections = Detections.from_rows(prediction.rows, (image.shape[1], image.shape[0]))
-        shown = detections.above(flags.threshold)
-        progress.info(f"{prediction.image}: {len(shown)} of {len(detections)} score {flags.threshold:g} or more")
+        shown = detections.above(threshold)
+        progress.info(f"{prediction.image}: {len(shown)} of {len(detections)} score {threshold:g} or more")
         if flags.overlays:
-            drawn = draw_detections(image, detections, class_names, flags.threshold)
+            drawn = draw_detections(image, detections, class_names, threshold)
             write_overlay(overlays[prediction.image], drawn)
     if flags.overlays:
         progress.info(f"written: {flags.overlays}")
@@ -264,8 +293,7 @@ def _add_invoke_flags(parser: Parser) -> None:
         help="JSON Lines file, -: standard output",
     )
     parser.add_argument("--overlays", type=Path, metavar="FOLDER", help="folder for images with boxes")
-    threshold = number_in_range(float, 0, 1)
-    parser.add_argument("--threshold", type=threshold, default=0.3, help="minimum score of boxes in overlays, 0 to 1")
+    add_threshold_flag(parser)
     parser.add_argument("--class_names", type=comma_list, default=(), metavar="A,B,...", help="class names in overlays")
 
 

@@ -36,9 +36,12 @@ from ssd_train.storage.atomic import STANDARD_OUTPUT, write_bytes_atomic
 from ssd_train.storage.s3 import Store, Url, is_url
 from ssd_train.storage.s3_cache import S3Cache, upload
 
-# files by which a command recognizes the results of an earlier one: of train and export, of train, of audit, of prepare
-# split
-RESULT_FILES = (CONFIG, EXPORT, "report.html", "audit.json", "train.manifest", "validation.manifest", "test.manifest")
+# files by which a command recognizes the results of an earlier one: of train and export, of train, of audit, of label,
+# of prepare split
+RESULT_FILES = (
+    *(CONFIG, EXPORT, "report.html", "audit.json", "pre-labels.manifest"),
+    *("train.manifest", "validation.manifest", "test.manifest"),
+)
 
 
 class S3Path(NamedTuple):

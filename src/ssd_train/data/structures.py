@@ -6,6 +6,7 @@ Ground truth and detections are separate types on purpose: a Record has no score
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
@@ -360,6 +361,14 @@ class Labels:
             replace(r, class_ids=lookup[r.class_ids], ignored=_with_ids(r.ignored, lookup)) for r in self.records
         ]
         return replace(self, records=tuple(records), class_names=class_names)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the names, sizes, boxes and class ids of the images."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            digest.update(f"{record.name}\0{record.size_wh}\0".encode("utf-8", "surrogateescape"))
+            digest.update(record.boxes.tobytes() + record.class_ids.tobytes())
+        return digest.hexdigest()
 
     def subset(self, keep: Sequence[bool]) -> "Labels":
         """Return the records for which `keep` is true, without skipped and repaired lines."""

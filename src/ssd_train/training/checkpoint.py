@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import tarfile
@@ -73,8 +72,8 @@ def fingerprint(config: TrainConfig, train: Labels, validation: Labels, processe
     return {
         **config_fingerprint(config, processes),
         "classes": list(train.class_names),
-        "training labels": _digest(train),
-        "validation labels": _digest(validation),
+        "training labels": train.sha256(),
+        "validation labels": validation.sha256(),
     }
 
 
@@ -189,14 +188,6 @@ def _describe_model(document: Mapping[str, Any]) -> str:
 
 def _setting_marks(settings: Mapping[str, Any]) -> Dict[str, Any]:
     return {f"setting {name}": value for name, value in settings.items()}
-
-
-def _digest(labels: Labels) -> str:
-    digest = hashlib.sha256()
-    for record in labels.records:
-        digest.update(f"{record.name}\0{record.size_wh}\0".encode("utf-8", "surrogateescape"))
-        digest.update(record.boxes.tobytes() + record.class_ids.tobytes())
-    return digest.hexdigest()
 
 
 def _may_change(key: str) -> bool:

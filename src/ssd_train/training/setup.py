@@ -172,22 +172,23 @@ def resolve_amp(config: TrainConfig, device: Any, checkpoint_dir: Optional[Path]
     """Return `config` with amp "auto" resolved, alike on all hosts.
 
     It is that of the checkpoint, if there is one, else true for a network that it makes faster, on CPUs that all
-    compute in bfloat16 natively.
+    compute in bfloat16 natively. GPUs compute in float16, but begin without.
 
     Raises:
-        CheckpointError: the checkpoint has amp true, and a host's device does not compute in bfloat16 natively.
+        CheckpointError: the checkpoint has amp true, and a host's CPU does not compute in bfloat16 natively.
     """
     native = device.device_type == "cpu" and mxnet_compat.has_native_bfloat16()
-    all_native = not cluster.allreduce_sum([not native])[0]
+    without_bfloat16, slow = cluster.allreduce_sum([not native, not native and device.device_type == "cpu"])
 
     def decide() -> bool:
         kept = Checkpoints(checkpoint_dir).setting("amp") if checkpoint_dir and config.amp == "auto" else None
-        if kept and not all_native:
+        if kept and slow:
             raise CheckpointError(
                 f"{checkpoint_dir}: found a run with mixed precision (amp 1), and here no CPU with avx512_bf16 or "
-                "amx_bf16, expected one on every host; --amp 1 resumes nonetheless, on another CPU 6 times slower"
+                "amx_bf16, expected one, or a GPU, on every host; --amp 1 resumes nonetheless, on another CPU 6 times "
+                "slower"
             )
-        return all_native and config.base_network in FASTER_IN_BFLOAT16 if kept is None else bool(kept)
+        return not without_bfloat16 and config.base_network in FASTER_IN_BFLOAT16 if kept is None else bool(kept)
 
     amp = cluster.broadcast_from_rank0(decide)
     return dataclasses.replace(config, amp=amp) if config.amp == "auto" else config

@@ -148,6 +148,8 @@ _COMMON_FOLDERS = {
 FEW_IMAGES, FEW_BOXES, FEW_BOXES_OF_CLASS, FEW_TRAINING_BOXES = 50, 100, 10, 50
 # width of an interval of mAP@0.5 up to which it is not called rough
 ROUGH_WIDTH = 0.1
+# mAP@0.5 from which more epochs are not advised, and a rise of mAP in the second half of a run that calls for them
+HIGH_MAP, SMALL_RISE = 0.9, 0.01
 # sides of boxes in pixels of the network's input: smaller ones are hard to find
 SMALL_SIDE = 24
 _LARGEST_SHAPE = 512
@@ -226,8 +228,20 @@ def _training_steps(data: ReportData) -> Iterator[str]:
             "leave out `--use_pretrained_model 0`, or name weights by `--pretrained`."
         )
     epochs = [value for value in (finite(row.get("epoch")) for row in data.history) if value is not None]
-    if data.best_epoch is not None and len(epochs) > 1 and data.best_epoch >= max(epochs):
+    last_is_best = data.best_epoch is not None and len(epochs) > 1 and data.best_epoch >= max(epochs)
+    if last_is_best and (value is None or value < HIGH_MAP) and _still_rising(data.history):
         yield f"The best epoch is the last, more epochs may help: `--epochs {2 * int(max(epochs))}`."
+
+
+def _still_rising(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether mAP rose by SMALL_RISE or more since the first half of the run; True if it was not measured there.
+
+    The last epoch alone tells nothing: with a learning rate that falls to 0 it is nearly always the best.
+    """
+    scores = [(finite(row.get("epoch")), finite(row.get("mAP"))) for row in history]
+    known = [(epoch, score) for epoch, score in scores if epoch is not None and score is not None]
+    first_half = [score for epoch, score in known if epoch <= len(history) / 2]
+    return not first_half or known[-1][1] - max(first_half) >= SMALL_RISE
 
 
 def _data_steps(data: ReportData) -> Iterator[str]:

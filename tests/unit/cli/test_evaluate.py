@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.data import shapes_set
+from helpers.data import shapes_set, small_config
 
+from ssd_train.boxes import xyxy_to_cxcywh
 from ssd_train.cli.main import main
+from ssd_train.data.image_io import encode_png
+from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
+from ssd_train.environment import Environment
+from ssd_train.progress import Progress
+from ssd_train.training.setup import build_setup
 
 
 @pytest.fixture
@@ -106,3 +116,55 @@ def test_an_overlap_that_is_none_is_refused(drawn, tmp_path, capsys, threshold):
     answers = perfect(drawn, tmp_path / "a.jsonl")
     assert run(drawn, "--predictions", answers, f"--overlap_threshold={threshold}") == 2
     assert "overlap_threshold: found" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two drawn sets, and a YOLO data set with 6 training and 9 validation images."""
+    folder = tmp_path_factory.mktemp("world")
+    first, second = shapes_set(folder / "first", 6, seed=1), shapes_set(folder / "second", 9, seed=2)
+    for name, count, seed in (("train", 6, 3), ("val", 9, 4)):
+        images, labels = (folder / "yolo" / part / name for part in ("images", "labels"))
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for sample in draw_shapes_set(count, seed):
+            (images / f"{sample.name}.png").write_bytes(encode_png(sample.image))
+            height, width = sample.image.shape[:2]
+            shares = xyxy_to_cxcywh(sample.boxes) / [width, height, width, height]
+            rows = [" ".join(map(str, [int(key), *box])) for key, box in zip(sample.class_ids, shares.tolist())]
+            (labels / f"{sample.name}.txt").write_text("\n".join(rows))
+    names = ", ".join(SHAPE_CLASSES)
+    (folder / "yolo" / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: [{names}]\n")
+    return SimpleNamespace(first=first, second=second, yolo=folder / "yolo")
+
+
+@pytest.mark.parametrize(
+    "train, validation, scored, expected",
+    [
+        ("first", "second", "first", (6, 6)),
+        ("first", "second", "second", None),
+        ("second", "first", "first", None),
+        ("second", None, "second", (7, 9)),  # some held out
+        ("first", None, "second", None),
+        ("yolo", None, "yolo", (6, 15)),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_evaluate_on_images_of_the_training_warns_once(
+    world, tmp_path, capsys, train, validation, scored, expected, packed
+):
+    def places(name):
+        return (world.yolo, None) if name == "yolo" else (getattr(world, name) if name else (None, None))
+
+    environment = Environment(*places(train), *places(validation), tmp_path / "model", tmp_path / "output")
+    setup = build_setup(small_config(), environment, Progress())
+    model = tmp_path / "model"
+    setup.saved_model(0, {}).save(model, setup.net)
+    if packed:
+        model = Path(shutil.make_archive(str(tmp_path / "model"), "gztar", model))
+    images, labels = places(scored)
+    flags = ["--labels", str(labels or images), *(["--images", str(images)] if labels else [])]
+    capsys.readouterr()
+    assert main(["evaluate", "--model", str(model), *flags]) == 0
+    warned = re.findall(r"^warning: .*trained on (\d+) of these (\d+) images", capsys.readouterr().out, re.MULTILINE)
+    assert warned == ([tuple(map(str, expected))] if expected else [])

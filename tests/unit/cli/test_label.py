@@ -127,7 +127,7 @@ def test_label_leaves_images_below_the_score_to_people(label, detections, middle
     left = lines(tmp_path / "out" / "unlabelled.manifest")
     below = [name for name, of_image in detections.items() if of_image.scores[0] < middle]
     assert left == [{"source-ref": f"s3://bucket/photos/{name}"} for name in below] and len(left) == 3
-    assert label("--threshold", 1, "--prefix", "s3://bucket/photos") == 0
+    assert label("--threshold", 1, "--prefix", "s3://bucket/photos", "--overwrite") == 0
     assert len(lines(tmp_path / "out" / "unlabelled.manifest")) == 6
     assert lines(tmp_path / "out" / "pre-labels.manifest") == []
 
@@ -201,6 +201,25 @@ def test_label_unreadable_image_is_named_and_others_are_written(label, world, tm
     said = capsys.readouterr()
     assert "bad.png" in said.err and "--prefix" in said.out
     assert [line["source-ref"] for line in lines(tmp_path / "out" / "pre-labels.manifest")] == ["a.png"]
+    assert lines(tmp_path / "out" / "unlabelled.manifest") == []
+
+
+@pytest.mark.parametrize("name", ["pre-labels.manifest", "unlabelled.manifest", "label-categories.json"])
+def test_label_file_of_an_earlier_run_is_refused_and_kept(label, tmp_path, capsys, name):
+    (tmp_path / "out").mkdir()
+    earlier = tmp_path / "out" / name
+    earlier.write_text("corrected by people")
+    assert label("--threshold", 0) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'out'}: found {name}, ")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert earlier.read_text() == "corrected by people"
+
+
+def test_label_overwrite_replaces_the_earlier_run(label, tmp_path):
+    assert label("--threshold", 1) == 0
+    assert label("--threshold", 0) == 2
+    assert label("--threshold", 0, "--overwrite") == 0
+    assert len(lines(tmp_path / "out" / "pre-labels.manifest")) == 6
     assert lines(tmp_path / "out" / "unlabelled.manifest") == []
 
 

@@ -170,6 +170,28 @@ def test_launch_endpoint_is_created_and_deleted(aws, capsys, tmp_path, model):
     assert "deleted: logo" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stated, shown", [(0.4126, ["0.413"]), (None, [])])
+def test_launch_deploy_shows_the_threshold_of_the_model(aws, capsys, tmp_path, stated, shown):
+    """Answers of an endpoint do not have it."""
+    write_model(tmp_path / "model", stated)
+    assert launch("--deploy", "logo", "--model", str(tmp_path / "model")) == 0
+    assert re.findall(r"^threshold of the model: (\S+)", capsys.readouterr().out, re.MULTILINE) == shown
+
+
+def test_launch_deploy_model_with_a_damaged_threshold_is_refused(aws, capsys, tmp_path):
+    write_model(tmp_path / "model", "high")
+    assert launch("--deploy", "logo", "--model", str(tmp_path / "model")) == 2
+    assert f"{tmp_path / 'model' / 'config.json'}: " in capsys.readouterr().err
+    assert aws.list_endpoints()["Endpoints"] == []
+
+
+def write_model(folder, threshold):
+    folder.mkdir()
+    (folder / "weights.params").write_bytes(b"abc")
+    config = {"format": 1, "class_names": ["logo"], "weights": {}, "score_threshold": threshold}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_launch_transform_creates_a_transform_job(aws):
     finished_job(aws)
     assert launch("--transform", "logo", "--model", "ssd-logo-1", "--pictures", "s3://my-bucket/pictures") == 0
@@ -223,7 +245,16 @@ def test_launch_invoke_writes_predictions_and_overlays(endpoint, tmp_path, capsy
     changed = abs(drawn.astype(int) - 128).max(axis=2) > 20
     assert changed[40:70, 18:23].any(axis=1).all()
     assert not changed[90:, 110:].any()
-    assert "a.jpg: 1 of 2 score 0.3 or more" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a.jpg: 1 of 2 score 0.3 or more" in printed and "threshold 0.3: the endpoint states none" in printed
+
+
+def test_launch_invoke_threshold_is_that_of_the_flag(endpoint, tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(picture()))
+    endpoint[1].append({"prediction": [[0, 0.5, 0.1, 0.2, 0.3, 0.4]]})
+    assert main(["launch", "--invoke", "logo", "--images", "a.jpg", "--threshold", "0.6"]) == 0
+    printed = capsys.readouterr().out
+    assert "a.jpg: 0 of 1 score 0.6 or more" in printed and "threshold 0.3" not in printed
 
 
 def test_launch_invoke_predictions_to_stdout_are_alone_there(endpoint, tmp_path, capfd):

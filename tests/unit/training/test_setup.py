@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import DrawnSample, write_drawn_set
 from ssd_train.environment import Environment
-from ssd_train.errors import ConfigError
+from ssd_train.errors import CheckpointError, ConfigError
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.targets import TargetEncoder, decode
 from ssd_train.progress import Progress
+from ssd_train.storage.atomic import write_dir_atomic
 from ssd_train.training.distributed.communicator import Communicator, ControlGroup, LocalSync, ProcessGroup
 from ssd_train.training.distributed.rendezvous import RankInfo
 from ssd_train.training.setup import build_setup, class_weights, resolve_amp, with_candidates
@@ -155,6 +157,33 @@ def test_resolve_amp_is_on_where_bfloat16_is_native_and_faster(
     monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: native)
     config = resolve_amp(small_config(amp=amp, base_network=network), device, None, Communicator())
     assert config.amp is (expected and faster if amp == "auto" else bool(amp))
+
+
+@pytest.fixture
+def checkpoint_of(tmp_path):
+    """`checkpoint_of(amp)` is a checkpoint folder of a run with this amp."""
+
+    def write(amp):
+        state = json.dumps({"format": 1, "fingerprint": {"setting amp": amp}})
+        write_dir_atomic(tmp_path / "state", lambda folder: (folder / "state.json").write_text(state), keep=0)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("device, native", [(GPU, False), (mx.cpu(), True)], ids=["gpu", "native-cpu"])
+def test_resolve_amp_auto_is_as_the_run_that_is_resumed(monkeypatch, checkpoint_of, device, native, kept):
+    monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: native)
+    for network in ("mobilenet1.0", "mobilenet0.25"):
+        config = small_config(amp="auto", base_network=network)
+        assert resolve_amp(config, device, checkpoint_of(kept), Communicator()).amp is kept
+
+
+def test_resolve_amp_auto_of_a_run_with_amp_on_a_cpu_without_bfloat16_is_an_error(monkeypatch, checkpoint_of):
+    monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: False)
+    with pytest.raises(CheckpointError, match="--amp 1"):
+        resolve_amp(small_config(amp="auto"), mx.cpu(), checkpoint_of(True), Communicator())
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,28 @@ def test_next_steps_name_each_weakness(change, words):
     assert all(word in step for word in words), step
 
 
+def rising(*scores):
+    """Return the history of a run with these values of mAP, one an epoch; None: not measured."""
+    return [{"epoch": epoch, "mAP": score} for epoch, score in enumerate(scores, 1)]
+
+
+@pytest.mark.parametrize(
+    "history, ap50, advised",
+    [
+        (rising(0.3, 0.4, 0.5, 0.6), 0.85, True),
+        (rising(0.3, 0.4, 0.5, 0.6), 0.9, False),  # little is left to gain
+        (rising(0.3, 0.6, 0.6, 0.605), 0.85, False),  # no more than chance in half of the run
+        (rising(None, 0.4, None, 0.6), 0.85, True),
+        (rising(None, None, None, 0.6), 0.85, True),
+        (rising(None, float("nan"), None, 0.6), 0.85, True),
+    ],
+)
+def test_next_steps_more_epochs_are_advised_while_the_score_rises(history, ap50, advised):
+    scores = {**run().scores, "mAP@0.5": ap50}
+    steps = next_steps(run(history=history, best_epoch=4, scores=scores))
+    assert [("--epochs 8" in step) for step in steps] == ([True] if advised else [])
+
+
 def test_next_steps_small_boxes_in_the_largest_input_are_for_tiles():
     (step,) = next_steps(run(data=(subset(deciles=tuple(0.01 * i for i in range(11))),)))
     assert "--image_shape" not in step and "predict --tile" in step

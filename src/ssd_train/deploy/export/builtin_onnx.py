@@ -8,13 +8,14 @@ Unlike our own detector it keeps only the best class of each prior, and clips bo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.artifacts.metadata import ExportMetadata
+from ssd_train.artifacts.metadata import RAW_KIND, ExportMetadata, as_input
 from ssd_train.artifacts.symbol_format import INPUT
+from ssd_train.boxes import xyxy_to_cxcywh
 from ssd_train.deploy.builtin import DETECTION, SCORE_FLOOR, VARIANCES, NmsRules, heads
 from ssd_train.deploy.export.onnx import (
     FLOAT,
@@ -24,6 +25,7 @@ from ssd_train.deploy.export.onnx import (
     Suppression,
     Value,
     add_decoding,
+    add_raw_outputs,
     convert_symbol,
     input_value,
     keep_top_k,
@@ -34,7 +36,9 @@ from ssd_train.deploy.export.onnx import (
     top_k,
     unsqueeze,
 )
+from ssd_train.deploy.parity import Candidates
 from ssd_train.deploy.symbol import SymbolParts
+from ssd_train.model.targets import decode
 
 mx = mxnet_compat.mxnet()
 
@@ -42,7 +46,7 @@ mx = mxnet_compat.mxnet()
 def write_builtin_onnx(
     parts: SymbolParts, description: ExportMetadata, path: Path, change: Optional[Change] = None
 ) -> None:
-    """Write a converted detector to the file `path`.
+    """Write a converted detector to the file `path`; of kind RAW_KIND it ends before NMS, see onnx.write_onnx.
 
     Args:
         parts: its symbol, weights and auxiliary states.
@@ -64,6 +68,11 @@ def write_builtin_onnx(
         graph.load(change(graph.to_model(input_value(description), outputs)))
     boxes = add_decoding(graph, deltas, anchors, (VARIANCES[0], VARIANCES[2]))
     boxes = graph.add("Clip", boxes, graph.constant(0), graph.constant(description.side))
+    if description.kind == RAW_KIND:
+        rows_first = graph.add("Transpose", scores, perm=[0, 2, 1])  # (N, A, C + 1)
+        outputs = add_raw_outputs(graph, rows_first, boxes, len(anchors), len(description.class_names))
+        save_model(graph.to_model(input_value(description), outputs), path, description)
+        return
     rules = nms_rules_of(symbol)
     rows = _add_detection(graph, scores, boxes, (len(anchors), len(description.class_names)), rules)
     output = Value(rows, FLOAT, ["N", min(rules.topk, len(anchors)), 6])
@@ -76,6 +85,21 @@ def nms_rules_of(symbol: Any) -> NmsRules:
     return NmsRules(
         float(attributes["nms_threshold"]), int(attributes["nms_topk"]), attributes["force_suppress"] in ("False", "0")
     )
+
+
+def candidates(parts: SymbolParts, images: np.ndarray) -> List[Candidates]:
+    """Return the candidates before NMS of images, uint8 (B, S, S, 3), as MXNet computes them."""
+    symbol, weights, states = parts
+    class_scores, offsets, priors = heads(symbol)
+    outputs = mx.sym.Group([mx.sym.SoftmaxActivation(class_scores, mode="channel"), offsets, priors])
+    arguments = {**weights, INPUT: mx.nd.array(as_input(images, INPUT))}
+    executor = outputs.bind(mx.cpu(), arguments, grad_req="null", aux_states=states)
+    probabilities, flat, corners = (array.asnumpy() for array in executor.forward(is_train=False))
+    anchors, side, rules = xyxy_to_cxcywh(corners[0]), images.shape[1], nms_rules_of(symbol)
+    return [
+        Candidates(scores[1:].T, decode(deltas, anchors).clip(0, 1) * side, rules.threshold, rules.topk)
+        for scores, deltas in zip(probabilities, flat.reshape(len(images), -1, 4))
+    ]
 
 
 def _anchors(priors: Any, side: int) -> np.ndarray:

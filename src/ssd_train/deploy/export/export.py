@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, NoReturn, Optional, Sequence, Union
+from typing import Iterator, List, NoReturn, Optional, Sequence, Union
 
 import numpy as np
 
@@ -28,12 +28,12 @@ from ssd_train.data.synthetic import draw_logo_set, draw_shapes_set
 from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import Detector, Engine, ImageRef
 from ssd_train.deploy.evaluate import image_refs, score_images
-from ssd_train.deploy.export.builtin_onnx import write_builtin_onnx
+from ssd_train.deploy.export.builtin_onnx import candidates, write_builtin_onnx
 from ssd_train.deploy.export.onnx import Change, write_onnx
 from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
 from ssd_train.deploy.gluon_backend import GluonEngine
 from ssd_train.deploy.onnx_backends import OnnxEngine, run_raw
-from ssd_train.deploy.parity import Agreement, compare, compare_candidates
+from ssd_train.deploy.parity import Agreement, Candidates, compare, compare_candidates
 from ssd_train.deploy.symbol import (
     SymbolParts,
     check_same_model,
@@ -59,6 +59,11 @@ class TrainedModel:
     def engine(self) -> GluonEngine:
         """Return an engine for the original model."""
         return GluonEngine(self.folder, "cpu")  # GPUs may round to fewer bits (TF32)
+
+    def candidates(self, images: np.ndarray) -> List[Candidates]:
+        """Return the candidates before NMS of images, uint8 (B, S, S, 3)."""
+        engine = self.engine()
+        return [engine.candidates(image) for image in images]
 
     def parts(self) -> SymbolParts:
         """Return the detector's symbol, weights and auxiliary states."""
@@ -89,6 +94,10 @@ class ConvertedModel:
     def engine(self) -> SymbolEngine:
         """Return an engine for the converted model."""
         return self._engine
+
+    def candidates(self, images: np.ndarray) -> List[Candidates]:
+        """Return the candidates before NMS of images, uint8 (B, S, S, 3)."""
+        return candidates(self.parts(), images)
 
     def parts(self) -> SymbolParts:
         """Return the detector's symbol, weights and auxiliary states."""
@@ -206,15 +215,11 @@ def write_verified_onnx(model: Exportable, output: Path, input: str, images: np.
 
 
 def _onnx_raw(model: Exportable, output: Path, input: str, proof: VerificationOptions, progress: Progress) -> None:
-    if not isinstance(model, TrainedModel):
-        raise ConfigError(f"nms: found 0 for {model.folder}, a converted model, expected a model trained by ssd_train")
     images = _comparison_images(model, proof)
     with _prepared_file(output, model) as prepared:
         model.write_onnx(prepared, input, RAW_KIND)
-        engine = model.engine()
-        expected = [engine.candidates(image) for image in images]
         scores, boxes = run_raw(prepared, images)
-        agreement = compare_candidates(expected, scores, boxes)
+        agreement = compare_candidates(model.candidates(images), scores, boxes)
         agreement.raise_for_mismatch(f"{output}: the exported network")
     progress.info(f"compared on {len(images)} images: {agreement}")
 

@@ -172,9 +172,10 @@ class _Service:
 
     async def refuse(self, request: Request, error: HTTPException) -> Response:
         """Handle a request that matches no route."""
-        if request.url.path == INVOCATIONS:
+        path = request.scope["path"]  # request.url is built from the Host header, too
+        if path == INVOCATIONS:
             self.metrics.count(error.status_code)
-        expected = "POST" if request.url.path == INVOCATIONS else "GET"
+        expected = "POST" if path == INVOCATIONS else "GET"
         what = {
             404: f"found no such page, expected one of /, /ping, /metrics, /sample, {INVOCATIONS}",
             405: f"method: found {request.method}, expected {expected}",

@@ -237,6 +237,12 @@ def answered(server: Starlette) -> "dict[str, float]":
     return {status: value for (name, status), value in values_of(server).items() if name == "ssd_train_requests_total"}
 
 
+def test_metrics_do_not_count_a_path_in_the_host_header():
+    server, _ = make_server()
+    assert said(server, "GET", "/secret", {"host": "a/invocations?"}).status == 404
+    assert answered(server) == {"200": 0.0}
+
+
 def test_metrics_count_what_happened():
     server, _ = make_server()
     for body in (PNG, PNG, b"abc"):
