@@ -65,6 +65,17 @@ def picture(size_wh: Tuple[int, int] = (40, 30), seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).randint(0, 256, (size_wh[1], size_wh[0], 3)).astype(np.uint8)
 
 
+def write_files(root: Path, files: "Dict[str, Any]") -> Path:
+    """Write each of `files`, by name below `root`: bytes, a text, or what JSON can hold; return `root`."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not isinstance(content, (bytes, str)):
+            content = json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
 def label_set(
     boxes: "Sequence[Sequence[Sequence[float]]]",
     class_ids: "Optional[Sequence[Sequence[int]]]" = None,

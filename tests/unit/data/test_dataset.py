@@ -14,17 +14,6 @@ from ssd_train.data.transforms import View
 from ssd_train.errors import DataError
 
 
-def test_a_sample_is_the_image_its_boxes_and_ids():
-    labels = label_set([[[1, 2, 30, 20]], []], [[1], []])
-    dataset = DetectionDataset(labels, memory_images(labels), 32)
-    image, boxes, ids = dataset[0]
-    np.testing.assert_array_equal(image, picture(seed=0))
-    assert (boxes.tolist(), ids.tolist(), len(dataset)) == ([[1, 2, 30, 20]], [1], 2)
-    image, boxes, ids = dataset[1]
-    assert image.shape == (30, 40, 3) and boxes.shape == (0, 4) and ids.shape == (0,)
-    assert dataset.record(1).where == "train.manifest:2"
-
-
 @pytest.mark.parametrize("told", [True, False], ids=["size-in-the-labels", "size-unknown"])
 @pytest.mark.parametrize(
     "size_wh, side, decoded",
@@ -85,20 +74,6 @@ def test_the_cache_counts_an_image_once():
     assert (len(cache), cache.bytes_used, cache.get(8)) == (1, 40, None)
     cache.put(9, np.zeros(60, np.uint8))
     assert (len(cache), cache.bytes_used) == (2, 100)
-
-
-@pytest.mark.parametrize(
-    "data, expected",
-    [
-        pytest.param(b"no image", "train.manifest:1: found .*, expected an image", id="text"),
-        pytest.param(encode_jpeg(picture((40, 30)))[:-200], "train.manifest:1: found a JPEG cut off", id="cut-off"),
-        pytest.param(encode_jpeg(picture((41, 30))), "train.manifest:1: found 41x30, expected 40x30", id="other-size"),
-    ],
-)
-def test_a_bad_image_is_told_with_its_line(data, expected):
-    dataset = DetectionDataset(label_set([[]]), MemoryImages({"0.png": data}), 32)
-    with pytest.raises(DataError, match=expected):
-        dataset[0]
 
 
 def test_damage_is_looked_for_once_in_each_image(monkeypatch):

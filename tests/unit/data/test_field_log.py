@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers.data import picture
+from helpers.data import picture, write_files
 
 from ssd_train.data.image_io import encode_jpeg, encode_png
 from ssd_train.data.labels import LabelOptions, load_labels
@@ -18,19 +17,14 @@ ROOT = Path(__file__).resolve().parents[3]
 CASES = yaml.safe_load((ROOT / "tests" / "field_cases.yaml").read_text("utf-8"))
 
 
-def build(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if content == "PICTURE":
-            path.write_bytes((encode_png if name.endswith("png") else encode_jpeg)(picture((200, 160), len(name))))
-        else:
-            path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+def picture_file(name):
+    return (encode_png if name.endswith("png") else encode_jpeg)(picture((200, 160), len(name)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["source"] for case in CASES])
 def test_read_labelled_case_of_the_field(tmp_path, case):
-    build(tmp_path, case["files"])
+    files = case["files"].items()
+    write_files(tmp_path, {name: picture_file(name) if text == "PICTURE" else text for name, text in files})
     images, labels = (None if place is None else tmp_path / place for place in case.get("given", [".", None]))
     if "error" in case:
         place, word = case["error"]

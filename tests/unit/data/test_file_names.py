@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.data import picture
+from helpers.data import picture, write_files
 
 from ssd_train.cli.main import main
 from ssd_train.cli.paths import find_images
@@ -25,11 +25,7 @@ def test_is_image_name_ending_in_any_case_is_true(ending):
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / ".hidden_above"
-    for name in ("a.jpg", "x/b.JFIF", "x/note.txt", *HIDDEN):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    return root
+    return write_files(tmp_path / ".hidden_above", dict.fromkeys(["a.jpg", "x/b.JFIF", "x/note.txt", *HIDDEN], "x"))
 
 
 def test_every_listing_hidden_files_are_left_out(folder):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import cv2
 import numpy as np
 import pytest
 from helpers.data import picture
-from PIL import Image
+from helpers.images import encoded
 
 from ssd_train.data.checks.codes import CODES
 from ssd_train.data.checks.images import inspect
@@ -23,12 +21,6 @@ from ssd_train.data.structures import LabeledImage
 from ssd_train.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("pixel_library")
-
-
-def saved(image, format="JPEG", **options):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format, **options)
-    return stream.getvalue()
 
 
 def with_restarts(image):
@@ -47,29 +39,29 @@ def without(data, first, count):
 NOISE = picture((160, 120), 1)
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 HALF_GRAY = np.concatenate([NOISE[:60], GRAY[60:]])
-PLAIN, PROGRESSIVE = encode_jpeg(NOISE), saved(NOISE, progressive=True)
-TIFF = saved(NOISE, "TIFF", compression="tiff_lzw")
+PLAIN, PROGRESSIVE = encode_jpeg(NOISE), encoded(NOISE, "JPEG", progressive=True)
+TIFF = encoded(NOISE, "TIFF", compression="tiff_lzw")
 
 DAMAGED = {
     "half": ended(PLAIN, 0.5),
     "all but a fiftieth": ended(PLAIN, 0.98),
     "a part missing": without(PLAIN, len(PLAIN) // 2, 1500),
-    "half of a gray one": ended(saved(NOISE[:, :, 0]), 0.5),
+    "half of a gray one": ended(encoded(NOISE[:, :, 0], "JPEG"), 0.5),
     "half of one with restarts": ended(with_restarts(NOISE), 0.5),
     "half of a progressive one": ended(PROGRESSIVE, 0.5),
     "a quarter of a progressive one": ended(PROGRESSIVE, 0.25),
-    "half with a thumbnail": ended(saved(NOISE, exif=b"Exif\0\0" + saved(NOISE[:30, :40])), 0.6),
+    "half with a thumbnail": ended(encoded(NOISE, "JPEG", exif=b"Exif\0\0" + encoded(NOISE[:30, :40], "JPEG")), 0.6),
     "TIFF with a hole": TIFF[:9000] + bytes(3000) + TIFF[12000:],
 }
 WHOLE = {
     "plain": PLAIN,
-    "gray": saved(NOISE[:, :, 0]),
+    "gray": encoded(NOISE[:, :, 0], "JPEG"),
     "of the gray that stands for missing": encode_jpeg(GRAY),
     "ending in that gray": encode_jpeg(HALF_GRAY),
-    "ending in that gray, progressive": saved(HALF_GRAY, progressive=True),
+    "ending in that gray, progressive": encoded(HALF_GRAY, "JPEG", progressive=True),
     "ending in that gray, with restarts": with_restarts(HALF_GRAY),
-    "ending in that gray, optimised": saved(HALF_GRAY, optimize=True),
-    "without subsampling": saved(NOISE, subsampling=0),
+    "ending in that gray, optimised": encoded(HALF_GRAY, "JPEG", optimize=True),
+    "without subsampling": encoded(NOISE, "JPEG", subsampling=0),
     "progressive": PROGRESSIVE,
     "with restarts": with_restarts(NOISE),
     "with a film after it": PLAIN + b"ftypmp42" + bytes(5000),

@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+from helpers.data import write_files
 
 from ssd_train.data.image_sources import FetchedImages, FolderImages, MemoryImages
 from ssd_train.data.structures import LabeledImage
@@ -27,10 +28,7 @@ def root(tmp_path):
     ]
     files += [".ipynb_checkpoints/e-checkpoint.jpg", "__MACOSX/._unique.jpg", "__MACOSX/unique.jpg"]
     files += ["frames/with space+plus%20.jpg", "frames/größe.png", "frames/dots.in.name.jpg"]
-    for file in files:
-        path = tmp_path / "root" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.encode())
+    write_files(tmp_path / "root", {file: file for file in files})
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     return tmp_path / "root"
 

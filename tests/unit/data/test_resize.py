@@ -20,15 +20,6 @@ def test_to_gray_weighs_by_luma():
     assert [int(gray[y, x, 0]) for y, x in ((5, 5), (5, 55), (35, 5), (35, 55))] == [76, 150, 29, 255]
 
 
-def test_resize_averages_when_shrinking():
-    lines = np.zeros((40, 60, 3), np.uint8)
-    lines[::4] = 200
-    assert resize(lines, (15, 10)).shape == (10, 15, 3)
-    assert (resize(lines, (15, 10)) == 50).all()  # the mean; linear would alias to 0 or 200
-    assert resize(lines, (120, 80)).shape == (80, 120, 3)
-    assert resize(lines, (30, 80)).shape == (80, 30, 3)
-
-
 @pytest.mark.parametrize(
     "size_wh, to",
     [

@@ -118,9 +118,3 @@ def test_with_classes_maps_by_name():
     assert mapped.skipped == labels.skipped
     with pytest.raises(DataError, match=r"^m: found class 'cow' \(1 boxes\), expected only 'cat', 'dog'$"):
         labels.remap_classes(ClassNames(["cat", "dog"]))
-
-
-def test_subset_keeps_the_order():
-    records = [record(name=f"{i}.jpg") for i in range(4)]
-    kept = label_set(*records).subset([True, False, False, True])
-    assert [r.name for r in kept.records] == ["0.jpg", "3.jpg"]

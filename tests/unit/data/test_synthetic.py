@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -58,14 +56,6 @@ def test_boxes_are_the_exact_hull_of_the_pixels(mark, angle, monkeypatch):
     assert box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
-def test_the_logo_is_its_own_mirror_image_and_no_look_alike_is_the_logo():
-    logo = synthetic.render(synthetic.LOGO, 0, 96)
-    np.testing.assert_allclose(logo, logo[:, ::-1], atol=0.2)
-    for name, mark in synthetic.LOOK_ALIKES.items():
-        other = synthetic.render(mark, 0, 96)
-        assert other.shape != logo.shape or np.abs(other - logo).mean() > 0.02, name
-
-
 def test_no_place_gives_no_box():
     canvas = synthetic.Canvas(np.zeros((12, 320, 1), np.float32), np.random.RandomState(0))
     assert canvas.place(synthetic.LOGO, (0.2, 0.4), lambda under: np.array([9.0])) is None
@@ -95,19 +85,3 @@ def test_written_sets_read_back(tmp_path, image_format, tolerance):
         assert (record.boxes == sample.boxes).all() and record.size_wh == (160, 120)
         image = decode(source.read(record), record.where, record.size_wh)
         assert np.abs(image.astype(int) - sample.image).mean() <= tolerance
-
-
-def test_manifests_look_like_real_ones(tmp_path, logos):
-    images, manifest = synthetic.write_drawn_set(tmp_path, logos[:10], LOGO_NAMES, "logo-labeling")
-    assert manifest.name == "output.manifest" and len(list(images.iterdir())) == 10
-    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
-    for sample, line in zip(logos, lines):
-        label, metadata = line["logo-labeling"], line["logo-labeling-metadata"]
-        assert list(line) == ["source-ref", "logo-labeling", "logo-labeling-metadata"]
-        assert line["source-ref"].endswith(f"/{sample.name}.jpg") and line["source-ref"].startswith("s3://")
-        assert label["image_size"] == [{"width": 320, "height": 240, "depth": 3}]
-        assert all(type(box[key]) is int for box in label["annotations"] for key in ("left", "top", "width", "height"))
-        assert metadata["class-map"] == ({"0": "logo"} if len(sample.boxes) else {})
-        assert len(metadata["objects"]) == len(label["annotations"]) == len(sample.boxes)
-        assert metadata["type"] == "groundtruth/object-detection"
-    assert any(not line["logo-labeling"]["annotations"] for line in lines)

@@ -7,13 +7,11 @@ import pytest
 
 from ssd_train.data.transforms import (
     AUGMENTATIONS,
-    FROM_YIQ,
     STRETCH,
     TO_YIQ,
     ZOOM,
     View,
     colour_matrix,
-    constrained_crop,
     kept_mask,
     policy_of,
 )
@@ -167,24 +165,6 @@ def test_ssd_chooses_as_gluoncv_does(boxes):
     assert 0.45 < np.mean([v.flip_x for v in found]) < 0.55
 
 
-@pytest.mark.parametrize("size_wh", [(200, 120), (10, 10), (1000, 20)], ids=lambda wh: f"{wh[0]}x{wh[1]}")
-def test_crops_lie_in_the_image_and_have_pixels(size_wh):
-    random = np.random.RandomState(0)
-    width, height = size_wh
-    boxes = (BOXES * np.array([*size_wh, *size_wh]) / np.array([*WH, *WH])).astype(np.float32)
-    for _ in range(300):
-        for given in (boxes, NO_BOXES):
-            x, y, w, h = constrained_crop(size_wh, given, random)
-            assert w >= 1 and h >= 1 and x >= 0 and y >= 0 and x + w <= width and y + h <= height
-
-
-def test_a_crop_keeps_the_centre_of_a_box():
-    random = np.random.RandomState(0)
-    for _ in range(300):
-        crop = constrained_crop(WH, BOXES, random)
-        assert kept_mask(BOXES, View(crop, keep_by_center=True)).any()
-
-
 def apply(matrix, colours):
     return np.asarray(colours, float) @ matrix[:, :3].T + matrix[:, 3]
 
@@ -214,7 +194,3 @@ def test_hue_turns_by_less_than_a_tenth_of_the_circle():
             was = (TO_YIQ @ np.array([200, 50, 50]))[1:]
             angles.append(np.degrees(np.arctan2(q, i) - np.arctan2(was[1], was[0])))
     assert np.abs(angles).max() <= 18.01 and np.max(angles) > 15 and np.min(angles) < -15
-
-
-def test_yiq_and_back():
-    np.testing.assert_allclose(FROM_YIQ @ TO_YIQ, np.eye(3), atol=1e-12)

@@ -1,7 +1,5 @@
 """AP by size and intervals against pycocotools, the confusion matrix and the score curve against counts by hand."""
 
-import time
-
 import numpy as np
 import pytest
 from helpers.coco import pycocotools_precision
@@ -9,7 +7,6 @@ from helpers.coco import pycocotools_precision
 from ssd_train.data.structures import ClassNames, Detections, Ignored, LabeledImage
 from ssd_train.evaluation.metrics import (
     COCO_RECALLS,
-    RESAMPLES,
     MeanAveragePrecision,
     map_intervals,
     resampled_precision,
@@ -101,14 +98,6 @@ def test_intervals_surround_the_score_and_are_reproducible():
         assert 0 < low < value < high < 1
 
 
-def test_intervals_narrow_as_the_square_root_of_the_images():
-    widths = []
-    for count in (40, 640):
-        low, high = metric_of(random_images(2, count, 1), 1).compute(detailed=True).details.intervals["mAP"]
-        widths.append(high - low)
-    assert 3 < widths[0] / widths[1] < 5.5
-
-
 def test_intervals_hold_the_score_of_the_population():
     """In 60 samples of 40 images the interval holds the score of 3,000 images in about 95 %; percentiles do in 75 %."""
     population = metric_of(random_images(99, 3000, 1), 1).compute().ap50
@@ -128,24 +117,6 @@ def test_intervals_of_fewer_than_two_images_are_none(images, monkeypatch):
 def test_intervals_without_any_box_are_none():
     image = Detections([[0, 0, 10, 10]], [0.9], [0], WH), LabeledImage("a", np.zeros((0, 4)), [], WH)
     assert metric_of([image] * 3, 1).compute(detailed=True).details.intervals == {"mAP": None, "mAP@0.5": None}
-
-
-def test_intervals_of_fifty_crowded_images_take_about_a_second():
-    random = np.random.RandomState(0)
-    images = []
-    for index in range(50):
-        boxes = random_boxes(random, 20)
-        detected = np.concatenate([boxes + 2, random_boxes(random, 80)])
-        scores, ids = np.sort(random.rand(100))[::-1], random.randint(0, 3, 100)
-        images.append((Detections(detected, scores, ids, WH), LabeledImage(f"{index}", boxes, ids[:20], WH)))
-    metric = metric_of(images, 3)
-    started = time.process_time()
-    metric.compute()
-    plain = time.process_time() - started
-    started = time.process_time()
-    metric.compute(detailed=True)
-    assert time.process_time() - started - plain < 3
-    assert RESAMPLES >= 200
 
 
 def test_confusion_counts_hits_confusions_misses_and_false_positives():

@@ -134,11 +134,3 @@ def test_errors_do_not_depend_on_the_order_of_the_images_or_boxes():
     sides = [(errors, images), (others, flipped)]
     found, again = ({comparable(e, of) for e in side if e.kind != "duplicate"} for side, of in sides)
     assert found == again and len(errors) == len(others)
-
-
-def test_many_images_are_compared_at_once():
-    images = [
-        image(f"{i}", [(A, CAT), (B, DOG)], [(A, CAT, 0.9), (B, DOG, 0.9), (FAR, CAT, 0.1)]) for i in range(2_000)
-    ]
-    errors = find_label_errors(images, NAMES)
-    assert len(errors) == 2_000 and {error.kind for error in errors} == {"missing"}

@@ -48,19 +48,6 @@ def test_written_answers_are_read_again_exactly(tmp_path):
         np.testing.assert_allclose(np.reshape(rows[name], (-1, 6)), np.reshape(expected.to_rows(), (-1, 6)), atol=1e-6)
 
 
-def test_a_failure_half_way_leaves_the_old_file(tmp_path):
-    path = write_lines(tmp_path / "answers.jsonl", line())
-
-    def failing():
-        yield "b.jpg", detections(2)
-        raise DataError("no more pictures")
-
-    with pytest.raises(DataError, match="no more pictures"):
-        write_predictions(path, failing())
-    assert list(read_predictions(path)) == ["a.jpg"]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["answers.jsonl"]
-
-
 @pytest.mark.parametrize(
     "row, expected",
     [
@@ -86,25 +73,15 @@ def test_answers_tell_their_line(tmp_path):
     [
         pytest.param('{"image": "b.jpg", "prediction": [', "bad JSON", id="truncated line"),
         pytest.param("[1, 2]", "JSON", id="not an object"),
-        pytest.param(line("b.jpg").replace("0.5", "NaN"), "found NaN", id="NaN"),
         pytest.param(line("b.jpg").replace("0.5", "1e999"), "not only finite numbers", id="infinite"),
         pytest.param('{"prediction": []}', "found image None", id="no image"),
-        pytest.param(line(7), "found image 7", id="image is no name"),
-        pytest.param('{"image": "b.jpg"}', "found prediction None", id="no prediction"),
         pytest.param(line("b.jpg", [[1, 0.5, 0.1, 0.2, 0.3]]), "has not 6 numbers", id="short row"),
-        pytest.param(line("b.jpg", [ROW + [0]]), "has not 6 numbers", id="long row"),
         pytest.param(line("b.jpg", [ROW, "row"]), "row 1 has not 6 numbers", id="row is no list"),
         pytest.param(line("b.jpg", [with_value(2, "0.1")]), "not only finite numbers", id="number as text"),
-        pytest.param(line("b.jpg", [with_value(0, True)]), "not only finite numbers", id="boolean class"),
-        pytest.param(line("b.jpg", [with_value(3, None)]), "not only finite numbers", id="null"),
         pytest.param(line("b.jpg", [with_value(0, 1.5)]), "class that is not an index", id="class is no integer"),
-        pytest.param(line("b.jpg", [with_value(0, -1)]), "class that is not an index", id="padding row"),
-        pytest.param(line("b.jpg", [with_value(0, 10**400)]), "class that is not an index", id="class of 400 digits"),
         pytest.param(line("b.jpg", [with_value(4, 10**400)]), "far outside", id="coordinate of 400 digits"),
         pytest.param(line("b.jpg", [with_value(1, 1.01)]), "score outside 0..1", id="score above 1"),
-        pytest.param(line("b.jpg", [with_value(1, -0.1)]), "score outside 0..1", id="score below 0"),
         pytest.param(line("b.jpg", [with_value(4, 0.05)]), "xmax < xmin", id="x2 below x1"),
-        pytest.param(line("b.jpg", [with_value(5, 0.1)]), "ymax < ymin", id="y2 below y1"),
         pytest.param(line("b.jpg", [[0, 0.5, 10, 20, 300, 200]]), "far outside the image", id="pixels"),
         pytest.param(line("a.jpg"), r"found image 'a.jpg' again, as in .*answers.jsonl:1", id="image twice"),
     ],

@@ -8,17 +8,17 @@ import re
 import numpy as np
 import pytest
 from helpers import manifests
-from helpers.data import HeardProgress, picture
+from helpers.data import HeardProgress, picture, write_files
+from helpers.images import with_exif
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from ssd_train import boxes as geometry
 from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.data.image_io import decode, encode, encode_png, read_header
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.errors import ConfigError, DataError
-from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images, variant_name
+from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images
 from ssd_train.prepare.images import WriteOptions
 
 ALL = list(OPERATIONS)
@@ -30,22 +30,7 @@ def images(tmp_path, manifest, operations=ALL, **writing):
 
 
 def put(tmp_path, name, data):
-    path = tmp_path / "in" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    "source, expected",
-    [
-        ("s3://b/a/photo.jpg", "s3://b/a/photo-x-flip.jpg"),
-        ("s3://b/a.b/photo.1.2.JPG", "s3://b/a.b/photo.1.2-x-flip.JPG"),
-        ("s3://b/a.b/photo", "s3://b/a.b/photo-x-flip"),
-        (".jpg", ".jpg-x-flip"),
-    ],
-)
-def test_names(source, expected):
-    assert variant_name(source, "x-flip") == expected
+    write_files(tmp_path / "in", {name: data})
 
 
 def test_labels_by_hand(tmp_path):
@@ -68,19 +53,6 @@ def test_labels_by_hand(tmp_path):
         "s3://b/f.1-ccw-rotate.jpg": [6, 26, 5, 10, 30, 40, 3],
         "s3://b/f.1-cw-rotate.jpg": [19, 4, 5, 10, 30, 40, 3],
     }
-
-
-@pytest.mark.parametrize("operation", ALL)
-def test_pixels_and_boxes_move_alike(operation):
-    image = np.zeros((30, 40, 3), np.uint8)
-    image[6:11, 4:14] = 255
-
-    pixels = OPERATIONS[operation].pixels(image)
-    (box,) = OPERATIONS[operation].boxes(geometry.as_boxes([[4, 6, 14, 11]]), (40, 30))
-
-    rows, columns = np.nonzero(pixels[..., 0])
-    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
-    assert (pixels.shape[:2] != image.shape[:2]) == OPERATIONS[operation].turns
 
 
 def corners(rows):
@@ -176,10 +148,7 @@ def test_pictures_keep_format_and_originals_their_bytes(tmp_path):
 
 @pytest.mark.parametrize("size_wh, upright", [((30, 40), True), ((40, 30), False)], ids=["turned", "stored"])
 def test_orientation_is_applied_once_where_the_labels_ask_for_it(tmp_path, size_wh, upright):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "in").mkdir()
-    Image.fromarray(picture()).save(tmp_path / "in/a.png", exif=exif.tobytes())
+    put(tmp_path, "a.png", with_exif(picture(), 6, "PNG"))
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", size_wh=size_wh)])
 
     images(tmp_path, path, ["x-flip"])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from helpers.data import HeardProgress, picture
-from PIL import Image
+from helpers.data import HeardProgress, picture, write_files
+from helpers.images import with_exif
 
 from ssd_train.data.image_io import decode, encode, read_header
 from ssd_train.data.transforms import to_gray
@@ -19,19 +17,7 @@ def run(tmp_path, **writing):
 
 
 def put(tmp_path, name, data):
-    path = tmp_path / "in" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def turned(image, format, orientation):
-    """The picture stored as it is with an EXIF orientation."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format, exif=exif.tobytes(), **({} if format == "PNG" else {"quality": 95}))
-    return buffer.getvalue()
+    return write_files(tmp_path / "in", {name: data}) / name
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
@@ -65,7 +51,7 @@ def test_orientation_stays(tmp_path, format, name, orientation):
     image = np.zeros((32, 64, 3), np.uint8)
     image[:16, :32] = 255  # a white corner tells all eight orientations apart
     image[:8, 32:] = (255, 0, 0)
-    source = turned(image, format, orientation)
+    source = with_exif(image, orientation, format)
     put(tmp_path, name, source)
 
     run(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers import manifests
+from helpers.data import write_files
 
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.manifest import write_listing
@@ -11,11 +12,7 @@ from ssd_train.prepare.manifest import write_listing
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b/x y.JPG", "a.png", "notes.txt", "ü.jpg"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return tmp_path / "in"
+    return write_files(tmp_path / "in", dict.fromkeys(["b/x y.JPG", "a.png", "notes.txt", "ü.jpg"], "x"))
 
 
 @pytest.mark.parametrize("prefix", ["s3://bucket/path", "s3://bucket/path/"])

@@ -14,15 +14,6 @@ from ssd_train.prepare.manifest import list_images
 from ssd_train.resources import available_cpus
 
 
-def test_images_are_found_by_name_in_all_folders(tmp_path):
-    for name in ("b/x.JPG", "a.b.png", "c.txt", "b/.hidden.jpg.part", "d.webp"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "folder.jpg").mkdir()
-
-    assert list_images(tmp_path) == ["a.b.png", "b/x.JPG", "d.webp"]
-
-
 @pytest.mark.parametrize("make, expected", [(True, "found no images"), (False, "not found")], ids=["empty", "none"])
 def test_folder_without_images(tmp_path, make, expected):
     if make:

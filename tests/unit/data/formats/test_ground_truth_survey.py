@@ -1,13 +1,12 @@
 """Manifests as whole files: which attribute is read, of which type of job, with which classes, found where."""
 
-import dataclasses
 import json
 
 import pytest
 from helpers.ground_truth import BOX_TYPE, GOOD, REMOVED, box, entry, label, metadata, write
 
 from ssd_train.data.formats import ground_truth as gt
-from ssd_train.data.formats.ground_truth import Attribute, read_ground_truth
+from ssd_train.data.formats.ground_truth import read_ground_truth
 from ssd_train.errors import ConfigError, DataError
 
 LINES = "\n".join(json.dumps(entry(f"s3://b/{i}.jpg"), ensure_ascii=False) for i in range(3))
@@ -90,23 +89,6 @@ def test_read_ground_truth_another_job_type_is_an_error(tmp_path, kind, message)
     path = write(tmp_path, {"source-ref": "s3://b/a.jpg"}, entry(value=1, about=metadata(type=kind)))
     with pytest.raises(DataError, match=message):
         read_ground_truth(path)
-
-
-def test_attribute_equality_ignores_its_cache():
-    """And not what it remembers to be read faster."""
-    seen, again = Attribute(), Attribute()
-    line = {"type": BOX_TYPE, "class-map": {"0": "cat"}}
-    for attribute, lines in ((seen, [line]), (again, [line, {**line, "class-map": {}}])):
-        for metadata_of_line in lines:
-            attribute.add(7, metadata_of_line)
-    assert seen == again and repr(seen) == repr(again)
-    assert [item.name for item in dataclasses.fields(Attribute) if item.init] == [
-        "kinds",
-        "newest",
-        "names",
-        "faults",
-        "verdicts",
-    ]
 
 
 def class_maps(*maps):

@@ -3,14 +3,13 @@
 SSD_TRAIN_FUZZ sets the number of mutated files for each reader; a few hundred are tried without it.
 """
 
-import io
 import json
 import random
 
 import numpy as np
 import pytest
 from helpers.data import mutated, samples, tries
-from PIL import Image
+from helpers.images import encoded
 
 from ssd_train.data.formats.coco import read_coco, write_coco
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
@@ -36,10 +35,7 @@ RECORDS = [
 ]
 
 
-def picture():
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
+PICTURE = encoded(np.zeros((60, 80, 3), np.uint8))
 
 
 def ground_truth(folder):
@@ -48,7 +44,7 @@ def ground_truth(folder):
 
 
 def recordio(folder):
-    write_recordio(folder / "m.rec", RECORDS, MemoryImages({record.name: picture() for record in RECORDS}))
+    write_recordio(folder / "m.rec", RECORDS, MemoryImages({record.name: PICTURE for record in RECORDS}))
     return folder / "m.rec", read_recordio, folder / "m.rec"
 
 
@@ -73,7 +69,7 @@ def voc(folder):
 
 
 def yolo(folder):
-    (folder / "a.png").write_bytes(picture())
+    (folder / "a.png").write_bytes(PICTURE)
     (folder / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.2 0.2\n")
     return folder, read_yolo, folder / "a.txt"
 
@@ -88,7 +84,7 @@ def yolo_written(folder):
     write_yolo(folder / "set", RECORDS, NAMES)
     (folder / "set" / "images").mkdir()
     for record in RECORDS:
-        (folder / "set" / "images" / record.name).write_bytes(picture())
+        (folder / "set" / "images" / record.name).write_bytes(PICTURE)
     return folder / "set", read_yolo, folder / "set" / "labels" / "a.txt"
 
 
@@ -159,7 +155,7 @@ def video_sequence(folder):
 
 
 def pipe(folder):
-    images = MemoryImages({record.name: picture() for record in RECORDS})
+    images = MemoryImages({record.name: PICTURE for record in RECORDS})
     (folder / "train_0").write_bytes(b"".join(samples(RECORDS, images, NAMES)))
 
     def read(channel, on_bad):

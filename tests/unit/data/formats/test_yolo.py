@@ -1,13 +1,13 @@
 """YOLO labels: shares to pixels, layouts of folders, class names of data.yaml, and what is refused."""
 
-import io
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers.data import write_files
+from helpers.images import encoded, with_exif
 
 from ssd_train.data.formats.builder import CLIPPED
 from ssd_train.data.formats.yolo import NO_LABEL, describe, image_parts, read_yolo, write_yolo
@@ -17,17 +17,7 @@ from ssd_train.errors import DataError, DependencyError
 
 
 def picture(width=80, height=40, **options):
-    file = io.BytesIO()
-    Image.new("RGB", (width, height)).save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def write(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return root
+    return encoded(np.zeros((height, width, 3), np.uint8), "JPEG", **options)
 
 
 PICTURE = picture()
@@ -42,7 +32,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("image, label", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_read_yolo_layouts_of_folders(tmp_path, image, label):
-    labels = read_yolo(write(tmp_path, {image: PICTURE, label: LINE, "classes.txt": "dog\ncat\n"}))
+    labels = read_yolo(write_files(tmp_path, {image: PICTURE, label: LINE, "classes.txt": "dog\ncat\n"}))
     (record,) = labels.records
     assert (record.name, record.where, record.size_wh) == (image, str(tmp_path / label), (80, 40))
     assert record.boxes.tolist() == [[0, 10, 40, 30]] and record.class_ids.tolist() == [1]
@@ -50,38 +40,37 @@ def test_read_yolo_layouts_of_folders(tmp_path, image, label):
 
 
 def test_read_yolo_folder_called_images(tmp_path):
-    write(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "data.yaml": "names: [dog, cat]"})
+    write_files(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "data.yaml": "names: [dog, cat]"})
     labels = read_yolo(tmp_path / "images")
     assert labels.records[0].name == "a.jpg" and labels.class_names.names == ("dog", "cat")
 
 
 def test_read_yolo_empty_label_is_background_and_missing_is_skipped(tmp_path):
-    labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "\n", "b.jpg": PICTURE}))
+    labels = read_yolo(write_files(tmp_path, {"a.jpg": PICTURE, "a.txt": "\n", "b.jpg": PICTURE}))
     assert [(record.name, len(record.boxes)) for record in labels.records] == [("a.jpg", 0)]
     assert [(line.where, line.reason) for line in labels.skipped] == [(str(tmp_path / "b.jpg"), NO_LABEL)]
 
 
 def test_read_yolo_without_names_numbers_classes(tmp_path):
-    labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE}))
+    labels = read_yolo(write_files(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE}))
     assert labels.class_names.names == ("class_0", "class_1")
 
 
 def test_read_yolo_size_follows_exif(tmp_path):
-    exif = Image.Exif()
-    exif[0x112] = 6
-    labels = read_yolo(write(tmp_path, {"a.jpg": picture(exif=exif.tobytes()), "a.txt": LINE}))
+    turned = with_exif(np.zeros((40, 80, 3), np.uint8), 6)
+    labels = read_yolo(write_files(tmp_path, {"a.jpg": turned, "a.txt": LINE}))
     assert labels.records[0].size_wh == (40, 80) and labels.records[0].boxes.tolist() == [[0, 20, 20, 60]]
 
 
 def test_read_yolo_box_over_the_border_is_clipped(tmp_path):
-    labels = read_yolo(write(tmp_path, {"a.jpg": PICTURE, "a.txt": "0 0 0.5 0.5 0.5\n0 0.5 0.5 1.0000001 1\r\n"}))
+    labels = read_yolo(write_files(tmp_path, {"a.jpg": PICTURE, "a.txt": "0 0 0.5 0.5 0.5\n0 0.5 0.5 1.0000001 1\r\n"}))
     np.testing.assert_allclose(labels.records[0].boxes, [[0, 10, 20, 30], [0, 0, 80, 40]], atol=1e-4)
     assert [line.reason for line in labels.repaired] == [CLIPPED]
 
 
 def test_read_yolo_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="found no images"):
-        read_yolo(write(tmp_path, {"a.txt": LINE}))
+        read_yolo(write_files(tmp_path, {"a.txt": LINE}))
 
 
 NAMES = {
@@ -108,7 +97,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name, text, names", NAMES.values(), ids=NAMES.keys())
 def test_read_yolo_names_of_each_file(tmp_path, name, text, names):
-    assert describe([write(tmp_path, {name: text})]).names == ClassNames(tuple(names))
+    assert describe([write_files(tmp_path, {name: text})]).names == ClassNames(tuple(names))
 
 
 BAD_NAMES = {
@@ -131,7 +120,7 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name, text, message", BAD_NAMES.values(), ids=BAD_NAMES.keys())
 def test_read_yolo_names_invalid_file_is_an_error(tmp_path, name, text, message):
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / name))}: .*{message}"):
-        describe([write(tmp_path, {name: text})])
+        describe([write_files(tmp_path, {name: text})])
 
 
 def test_read_yolo_names_without_a_file_is_none(tmp_path):
@@ -140,21 +129,21 @@ def test_read_yolo_names_without_a_file_is_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["data.yaml", "sub/data.yaml", "sub/deep/data.yaml"])
 def test_read_yolo_names_stand_up_to_two_folders_above(tmp_path, name):
-    write(tmp_path, {name: "names: [dog]"})
+    write_files(tmp_path, {name: "names: [dog]"})
     (tmp_path / "sub" / "deep").mkdir(parents=True, exist_ok=True)
     assert describe([tmp_path / "sub" / "deep"]).names == ClassNames(("dog",))
 
 
 def test_read_yolo_names_yaml_without_names_gives_way_to_a_list(tmp_path):
-    write(tmp_path, {"data.yaml": "nc: 1", "classes.txt": "dog", "other.yaml": "version: 2"})
+    write_files(tmp_path, {"data.yaml": "nc: 1", "classes.txt": "dog", "other.yaml": "version: 2"})
     assert describe([tmp_path]).names == ClassNames(("dog",))
 
 
 def test_read_yolo_without_pyyaml_one_line_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    write(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "classes.txt": "dog\ncat"})
+    write_files(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "classes.txt": "dog\ncat"})
     assert len(read_yolo(tmp_path).records) == 1  # it is not asked for where there is no YAML
-    write(tmp_path, {"data.yaml": "names: [dog, cat]"})
+    write_files(tmp_path, {"data.yaml": "names: [dog, cat]"})
     with pytest.raises(DependencyError) as raised:
         read_yolo(tmp_path)
     assert str(tmp_path / "data.yaml") in str(raised.value) and "PyYAML" in str(raised.value)
@@ -171,7 +160,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS.keys())
 def test_read_yolo_spellings_of_other_tools_are_read(tmp_path, text):
-    labels = read_yolo(write(tmp_path, {"a.jpg": picture(50, 40), "a.txt": text, "classes.txt": "dog\ncat"}))
+    labels = read_yolo(write_files(tmp_path, {"a.jpg": picture(50, 40), "a.txt": text, "classes.txt": "dog\ncat"}))
     (record,) = labels.records
     np.testing.assert_allclose(record.boxes, BOX * len(record.boxes), atol=1e-4)
     assert set(record.class_ids.tolist()) == {1} and not labels.repaired
@@ -180,82 +169,41 @@ def test_read_yolo_spellings_of_other_tools_are_read(tmp_path, text):
 def test_read_yolo_keypoints_the_first_numbers_are_the_box(tmp_path):
     line = "0 0.4 0.75 0.4 0.5 0.3 0.6 2 0.5 0.7 0\n"
     files = {"a.jpg": picture(50, 40), "a.txt": line, "data.yaml": "kpt_shape: [2, 3]\nnames: {0: person}\n"}
-    (record,) = read_yolo(write(tmp_path, files)).records
+    (record,) = read_yolo(write_files(tmp_path, files)).records
     np.testing.assert_allclose(record.boxes, BOX, atol=1e-4)
 
 
-# pictures, labels and other files, the folders that are given, and the names of the records
+NAMED = {"data.yaml": "names: [x, dog]"}
+NOTES = '{"categories": [{"id": 0, "name": "x"}, {"id": 1, "name": "dog"}]}'
+ROBOFLOW = ("train/images/a.jpg", "train/labels/a.txt", NAMED)
+OTHER_TEXTS = {"README.dataset.txt": "hello", "train.txt": "images/a.jpg", "labels/notes.txt": "hi", **NAMED}
+# picture, label and other files, the folders that are given, and the name of the record
 TOOLS = {
-    "Roboflow": (
-        ["train/images/a.jpg"],
-        ["train/labels/a.txt"],
-        {"data.yaml": "names: [x, dog]"},
-        ("train/images", "train/labels"),
-        ["a.jpg"],
-    ),
-    "Roboflow, images alone": (
-        ["train/images/a.jpg"],
-        ["train/labels/a.txt"],
-        {"data.yaml": "names: [x, dog]"},
-        ("train/images", None),
-        ["a.jpg"],
-    ),
-    "Roboflow, labels alone": (
-        ["train/images/a.jpg"],
-        ["train/labels/a.txt"],
-        {"data.yaml": "names: [x, dog]"},
-        (None, "train/labels"),
-        ["a.jpg"],
-    ),
+    "Roboflow": (*ROBOFLOW, ("train/images", "train/labels"), "a.jpg"),
+    "Roboflow, images alone": (*ROBOFLOW, ("train/images", None), "a.jpg"),
+    "Roboflow, labels alone": (*ROBOFLOW, (None, "train/labels"), "a.jpg"),
     "Ultralytics": (
-        ["images/train/a.jpg"],
-        ["labels/train/a.txt"],
-        {"coco8.yaml": "names: [x, dog]"},
-        (".", None),
-        ["images/train/a.jpg"],
+        *["images/train/a.jpg", "labels/train/a.txt", {"coco8.yaml": NAMED["data.yaml"]}],
+        *[(".", None), "images/train/a.jpg"],
     ),
     "Label Studio without classes.txt": (
-        ["images/1-a.jpg"],
-        ["labels/1-a.txt"],
-        {"notes.json": '{"categories": [{"id": 0, "name": "x"}, {"id": 1, "name": "dog"}]}'},
-        (".", None),
-        ["images/1-a.jpg"],
+        *["images/1-a.jpg", "labels/1-a.txt", {"notes.json": NOTES}, (".", None), "images/1-a.jpg"],
     ),
     "labels called otherwise": (
-        ["photos/s/a.jpg"],
-        ["marks/a.txt"],
-        {"marks/classes.txt": "x\ndog"},
-        ("photos", "marks"),
-        ["s/a.jpg"],
+        *["photos/s/a.jpg", "marks/a.txt", {"marks/classes.txt": "x\ndog"}, ("photos", "marks"), "s/a.jpg"],
     ),
     "folders of other names in one": (
-        ["imgs/a.jpg"],
-        ["anno/a.txt"],
-        {"classes.txt": "x\ndog"},
-        (".", None),
-        ["imgs/a.jpg"],
+        *["imgs/a.jpg", "anno/a.txt", {"classes.txt": "x\ndog"}, (".", None), "imgs/a.jpg"],
     ),
-    "texts that are no labels": (
-        ["images/a.jpg"],
-        ["labels/a.txt"],
-        {
-            "README.dataset.txt": "hello",
-            "train.txt": "images/a.jpg",
-            "labels/notes.txt": "hi",
-            "data.yaml": "names: [x, dog]",
-        },
-        (".", None),
-        ["images/a.jpg"],
-    ),
+    "texts that are no labels": ("images/a.jpg", "labels/a.txt", OTHER_TEXTS, (".", None), "images/a.jpg"),
 }
 
 
-@pytest.mark.parametrize("pictures, labels, more, given, names", TOOLS.values(), ids=TOOLS.keys())
-def test_read_labelled_yolo_layouts_of_the_tools(tmp_path, pictures, labels, more, given, names):
-    files = {**dict.fromkeys(pictures, picture(50, 40)), **dict.fromkeys(labels, "1 0.4 0.75 0.4 0.5"), **more}
-    write(tmp_path, files)
+@pytest.mark.parametrize("image, label, more, given, name", TOOLS.values(), ids=TOOLS.keys())
+def test_read_labelled_yolo_layouts_of_the_tools(tmp_path, image, label, more, given, name):
+    write_files(tmp_path, {image: picture(50, 40), label: "1 0.4 0.75 0.4 0.5", **more})
     data = load_labels(*(None if place is None else tmp_path / place for place in given))
-    assert [record.name for record in data.labels.records] == names and not data.labels.skipped
+    assert [record.name for record in data.labels.records] == [name] and not data.labels.skipped
     assert data.labels.class_names.names == ("x", "dog")
     np.testing.assert_allclose(data.labels.records[0].boxes, BOX, atol=1e-4)
     assert data.images.read(data.labels.records[0]) == picture(50, 40)
@@ -264,7 +212,7 @@ def test_read_labelled_yolo_layouts_of_the_tools(tmp_path, pictures, labels, mor
 @pytest.mark.parametrize("text", [LINE, "", "0 0.1 0.1 0.9 0.1 0.5 0.5"], ids=["box", "empty", "polygon"])
 def test_read_yolo_label_without_an_image_is_an_error_or_skipped(tmp_path, text):
     files = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, "labels/d.txt": text, "data.yaml": "names: [dog, cat]"}
-    write(tmp_path, files)
+    write_files(tmp_path, files)
     with pytest.raises(DataError) as raised:
         read_yolo(tmp_path)
     assert raised.value.code in ("", "missing-image") and str(raised.value).startswith(str(tmp_path / "labels/d.txt"))
@@ -281,7 +229,7 @@ def test_read_yolo_hidden_files_are_no_data(tmp_path):
         "labels/._a.txt": b"\0\5",
         "__MACOSX/images/a.jpg": b"\0\5",
     }
-    labels = read_yolo(write(tmp_path, {**files, **hidden}))
+    labels = read_yolo(write_files(tmp_path, {**files, **hidden}))
     assert [record.name for record in labels.records] == ["images/a.jpg"] and not labels.skipped
 
 
@@ -292,7 +240,7 @@ def test_write_yolo_reads_back(tmp_path):
         LabeledImage("b.jpg", [], [], (50, 40)),
     ]
     write_yolo(tmp_path / "out", records, names)
-    write(tmp_path, {"out/images/d/a.jpg": picture(50, 40), "out/images/b.jpg": picture(50, 40)})
+    write_files(tmp_path, {"out/images/d/a.jpg": picture(50, 40), "out/images/b.jpg": picture(50, 40)})
     labels = read_yolo(tmp_path / "out")
     assert labels.class_names == names and list(labels.sets) == ["train", "val"]
     assert [record.name for record in labels.records] == ["images/b.jpg", "images/d/a.jpg"]
@@ -337,5 +285,5 @@ SET_FILES = {
 def test_read_yolo_sets_that_the_data_names(tmp_path, files):
     pictures = {f"images/{name}/a.jpg": PICTURE for name in ("train", "val", "test")}
     texts = {f"labels/{name}/a.txt": LINE for name in ("train", "val", "test")}
-    labels = read_yolo(write(tmp_path, {**pictures, **texts, **files}))
+    labels = read_yolo(write_files(tmp_path, {**pictures, **texts, **files}))
     assert labels.sets == {name: {f"images/{name}/a.jpg"} for name in ("train", "val", "test")}
