@@ -29,7 +29,7 @@ from benchmarks.quality import SETS, add_row, details, judge, predict, run_pytho
 
 # all other settings are Ultralytics' defaults
 YOLO = ["model=yolo11n.yaml", "pretrained=False", "imgsz=320", "batch=16", "device=cpu", "plots=False"]
-VERSIONS = "from importlib.metadata import version; print(*map(version, ('ultralytics', 'torch')))"
+PACKAGES = ("ultralytics", "torch")
 
 
 def main() -> None:
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the rows to this result")
     flags = parser.parse_args()
     shared, machine = Path(os.environ["SSD_TRAIN_DATA"]), describe()
+    machine["versions"].update(versions(flags.yolo))
     with tempfile.TemporaryDirectory() as folder:
         for name in flags.sets:
             split = split_of(shared, name, Path(folder) / "split")
@@ -61,6 +62,13 @@ def measured(run: Callable[..., Dict[str, Any]], *arguments: Any) -> Dict[str, A
     """Return the row of a run with the number of threads, and the load before it."""
     load = round(os.getloadavg()[0], 1)
     return {**run(*arguments), "threads": threads(), "load before": load}
+
+
+def versions(yolo: Path) -> Dict[str, str]:
+    """Return the versions of PACKAGES in the environment of the program `yolo`."""
+    code = f"from importlib.metadata import version; print(*map(version, {PACKAGES}))"
+    done = subprocess.run([yolo.with_name("python"), "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    return dict(zip(PACKAGES, done.stdout.split()))
 
 
 def write_yolo_dataset(images: Path, split: Path, folder: Path) -> Path:
@@ -128,9 +136,7 @@ def train_yolo(
     answers = out / "predictions.jsonl"
     write_predictions(images, out / "found" / "labels", answers)
     row = {"who": "YOLO11n", "epochs": len(epochs), "seconds": round(float(epochs[-1]["time"]), 1)}
-    row.update({"command seconds": round(taken, 1), **scores(shared, split, answers)})
-    done = subprocess.run([yolo.with_name("python"), "-c", VERSIONS], check=True, stdout=subprocess.PIPE, text=True)
-    return {**row, "versions": dict(zip(("ultralytics", "torch"), done.stdout.split()))}
+    return {**row, "command seconds": round(taken, 1), **scores(shared, split, answers)}
 
 
 def validation_images(dataset: Path) -> List[Path]:
@@ -161,7 +167,8 @@ def scores(shared: Path, split: Path, answers: Path) -> Dict[str, Any]:
     judged, found = judge(shared, split, str(answers)), details(split, str(answers), answers.parent)
     by_class = {"AP": found["AP"], "AP@0.5": judged["AP50"]}
     rounded = {key: {name: value and round(value, 4) for name, value in part.items()} for key, part in by_class.items()}
-    return {"mAP": judged["mAP"], "mAP@0.5": judged["mAP50"], **rounded, "intervals": found["intervals"]}
+    intervals = {name: [round(end, 4) for end in ends] for name, ends in found["intervals"].items()}
+    return {"mAP": judged["mAP"], "mAP@0.5": judged["mAP50"], **rounded, "intervals": intervals}
 
 
 def run_yolo(yolo: Path, folder: Path, arguments: List[str]) -> None:
