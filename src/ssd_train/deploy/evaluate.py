@@ -88,8 +88,8 @@ def score_predictions(
 
     def read() -> Iterator[Tuple[LabeledImage, Detections]]:
         for record in labels.records:
-            found = detections.get(record.name)
-            yield record, found or Detections.from_rows(np.zeros((0, 6)), data.size_of(record))
+            predicted = detections.get(record.name)
+            yield record, predicted or Detections.from_rows(np.zeros((0, 6)), data.size_of(record))
 
     return replace(
         score_detections(read(), labels.class_names, overlap_threshold, detailed=True),

@@ -1,6 +1,6 @@
 """Check single images, fully, with decoding, or quickly, without, and find duplicates.
 
-Duplicates have identical bytes. Near duplicates show nearly the same picture: edited copies or neighbouring frames of a
+Duplicates have identical bytes. Near duplicates show nearly the same scene: edited copies or neighbouring frames of a
 video. Candidates have similar difference hashes along rows and columns (is a patch brighter than its neighbour?
 N. Krawetz, "Kind of Like That", 2013). They are confirmed by the correlation of small grayscale images. Measured on 864
 photographs: all copies (resized, recompressed, slightly cropped) differ in at most 7 of 128 bits and correlate by 0.96
