@@ -50,11 +50,20 @@ class Tally:
 class Crowd:
     """Clients of the server at host:port.
 
-    `good` maps request bodies to the expected responses; the fraction `share` of all requests is from `bad`.
+    `good` maps request bodies to the expected responses; the fraction `share` of all requests is from `bad`. A client
+    gives up after `patience` seconds.
     """
 
-    def __init__(self, address: str, good: "Dict[bytes, bytes]", bad: Sequence[Sent] = (), share: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        good: "Dict[bytes, bytes]",
+        bad: Sequence[Sent] = (),
+        share: float = 0.0,
+        patience: float = SECONDS,
+    ) -> None:
         self._address, self._good, self._bad, self._share = address, list(good.items()), bad, share
+        self._patience = patience
         self._lock, self._tally, self._end = threading.Lock(), Tally(), 0.0
 
     def ask(self, clients: int, seconds: float) -> Tally:
@@ -73,7 +82,7 @@ class Crowd:
         random = np.random.RandomState(seed)
         connection: Optional[http.client.HTTPConnection] = None
         while time.monotonic() < self._end:
-            connection = connection or http.client.HTTPConnection(self._address, timeout=SECONDS)
+            connection = connection or http.client.HTTPConnection(self._address, timeout=self._patience)
             try:
                 if self._bad and random.rand() < self._share:
                     self._ask_bad(connection, self._bad[random.randint(len(self._bad))])

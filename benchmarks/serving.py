@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -94,25 +95,28 @@ def measure(model: Path, seconds: float, clients: int, share: float, faults: Lis
 
 
 def soak(model: Path, seconds: float, clients: int, share: float, faults: List[str]) -> Iterator[Dict[str, Any]]:
-    """Yield one row: memory after each turn of mixed requests, in MiB, medians of the first and of the last quarter."""
+    """Yield one row: the memory every few seconds under mixed requests, in MiB; medians of its first and last quarter.
+
+    Clients wait for as long as it takes: the costliest of the bad requests are worked on one after the other.
+    """
     detector = Detector.load(model)
     pictures = [sample.image for sample in draw_shapes_set(PICTURES, 1, (640, 480))]
     good = {body: handle_request(detector, body, "image/jpeg")[0].encode() for body in map(encode_jpeg, pictures)}
-    total, held = Tally(), []
-    with RunningServer(model) as server:
-        crowd = Crowd(server.address, good, bad_bodies(pictures[0]), share)
-        crowd.ask(clients, TURN)  # memory settles
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            total.add(crowd.ask(clients, TURN))
+    held = []
+    with RunningServer(model) as server, ThreadPoolExecutor(1) as pool:
+        crowd = Crowd(server.address, good, bad_bodies(pictures[0]), share, patience=10 * seconds)
+        running = pool.submit(crowd.ask, clients, seconds)
+        while not running.done():
+            time.sleep(TURN)
             held.append(round(server.memory(), 1))
+        total, left = running.result(), round(server.memory(), 1)
     faults += total.faults
     quarter = max(1, len(held) // 4)
     first, last = statistics.median(held[:quarter]), statistics.median(held[-quarter:])
     about = {"what": "soak", "model": model.name, "side": detector.engine.side, "clients": clients, "seconds": seconds}
     answers = {"good": total.good, "bad": total.bad, "p95_ms": total.percentile(95), "faults": len(total.faults)}
     memory = {"first_mib": first, "last_mib": last, "highest_mib": max(held), "growth": round(last / first - 1, 4)}
-    yield {**about, **answers, **memory, "memory_mib": held}
+    yield {**about, **answers, **memory, "after_mib": left}
 
 
 def latency(detector: Detector, inputs: List[np.ndarray], bodies: List[bytes], address: str) -> Dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from ssd_train.artifacts.model_config import CONFIG, read_model_config
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
@@ -15,7 +15,7 @@ from ssd_train.data.split import image_hash, split_by_hash, training_split
 from ssd_train.data.structures import ImageSource, Labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
-from ssd_train.errors import ConfigError, SsdTrainError
+from ssd_train.errors import ConfigError, SsdTrainError, WeightsError
 from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
@@ -62,22 +62,35 @@ def make_parser() -> Parser:
 
 def warn_of_training_images(model: Path, data: LabeledDataset, progress: Progress) -> None:
     """Warn if the model was trained on images of `data`, as far as the model folder or archive `model` knows."""
-    with open_model(model) as folder:
-        document = read_model_config(folder) if (folder / CONFIG).is_file() else {}
-    known = document.get("labels_sha256", {}).get("training")
+    known, config = _training_of(model)
     if not known:
         return
-    trained = training_split(data.labels, alone=True)[0]
-    if data.labels.sha256() == known:
-        trained = data.labels
-    elif trained.sha256() != known:
-        trained = _without_held_out(trained, data.images, TrainConfig.from_saved(document["settings"]))
-        if trained.sha256() != known:
-            return
+    trained = data.labels
+    if trained.sha256() != known:
+        trained = training_split(data.labels, alone=True)[0]
+    if trained.sha256() != known and config is not None:
+        trained = _without_held_out(trained, data.images, config)
+    if trained.sha256() != known:
+        return
     progress.warning(
         f"{data.labels.source}: the model was trained on {len(trained)} of these {len(data.labels)} images, so it "
         "scores higher than on images that it has not seen"
     )
+
+
+def _training_of(model: Path) -> Tuple[str, Optional[TrainConfig]]:
+    """Return the SHA-256 of the training labels and the settings, "" and None if the model does not state them.
+
+    A config.json that is damaged, of a newer version or of another program states none: an ONNX file beside it runs.
+    """
+    with open_model(model) as folder, contextlib.suppress(WeightsError):
+        document = read_model_config(folder) if (folder / CONFIG).is_file() else {}
+        digests, settings = document.get("labels_sha256"), document.get("settings")
+        if isinstance(digests, dict) and isinstance(digests.get("training"), str):
+            with contextlib.suppress(ConfigError):
+                return digests["training"], TrainConfig.from_saved(settings) if isinstance(settings, dict) else None
+            return digests["training"], None
+    return "", None
 
 
 def _without_held_out(labels: Labels, images: ImageSource, config: TrainConfig) -> Labels:

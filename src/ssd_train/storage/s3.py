@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mimetypes
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional
@@ -75,6 +76,9 @@ _FAULTS = {
 }
 
 
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")  # as botocore checks it; a name is a folder of the cache, too
+
+
 class Url(NamedTuple):
     """s3://bucket/key; the key may be empty, the key of an object, or a prefix."""
 
@@ -83,10 +87,12 @@ class Url(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Url":
-        """Parse a URL; the key is literal, not percent-encoded. Raises ConfigError without a bucket."""
+        """Parse a URL; the key is literal, not percent-encoded. Raises ConfigError for an invalid bucket or key."""
         bucket, _, key = text[len(SCHEME) :].partition("/")
-        if not is_url(text) or bucket in ("", ".", ".."):
+        if not is_url(text) or not _BUCKET.fullmatch(bucket) or bucket in (".", ".."):
             raise ConfigError(f"found {text!r}, expected s3://bucket/key")
+        if any("\ud800" <= character <= "\udfff" for character in key):  # a JSON file may have them; S3 has UTF-8
+            raise ConfigError(f"found {text!r}, expected a key of valid characters")
         return cls(bucket, key)
 
     def __str__(self) -> str:

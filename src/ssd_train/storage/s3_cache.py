@@ -9,6 +9,7 @@ Layout of the cache:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -26,6 +27,8 @@ from ssd_train.storage import atomic
 from ssd_train.storage.s3 import WORKERS, Entry, Store, Unavailable, Url
 
 _MB = 1e6
+# of keys that no file can have: a part of more than 255 bytes, or one that is a file because it is a key, too
+_UNFIT = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -227,6 +230,8 @@ def _errors_of_copy(url: Url, path: Path) -> Iterator[None]:
     except OSError as error:
         if atomic.is_disk_full(error, _existing(path)):
             raise atomic.full_disk(path, 0) from error
+        if error.errno in _UNFIT:
+            raise Unavailable(f"{url}: its copy {path} cannot be written: {error.strerror}") from None
         raise SsdTrainError(f"{url}: its copy {path} cannot be written: {error.strerror or error}") from error
 
 

@@ -61,6 +61,22 @@ def test_read_symbol_forbidden_or_damaged_raises(tmp_path, text, value):
         read_symbol(tmp_path / "s.json")
 
 
+@pytest.mark.parametrize("key", ["nodes", "op"])
+def test_read_symbol_repeated_key_is_checked_as_mxnet_reads_it(tmp_path, key):
+    """Another operator under the same key: what the check has not seen, MXNet does not run."""
+    text = mx.sym.relu(mx.sym.var("a")).tojson()
+    document = json.loads(text)
+    if key == "nodes":
+        other = json.dumps(document["nodes"]).replace('"relu"', '"_cvimread"')
+        repeated = json.dumps(document).replace('"nodes":', f'"nodes": {other}, "nodes":', 1)
+    else:
+        repeated = json.dumps(document).replace('"op": "relu"', '"op": "_cvimread", "op": "relu"')
+    assert "_cvimread" in repeated
+    (tmp_path / "s.json").write_text(repeated)
+    read = json.loads(read_symbol(tmp_path / "s.json").tojson())
+    assert [node["op"] for node in read["nodes"]] == ["null", "relu"]
+
+
 def test_read_symbol_large_file_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(symbol_check, "MAX_BYTES", 10)
     (tmp_path / "s.json").write_text("{" + " " * 10)

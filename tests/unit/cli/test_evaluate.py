@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.data import shapes_set, small_config
+from helpers.data import HeardProgress, shapes_set, small_config
 
 from ssd_train.boxes import xyxy_to_cxcywh
+from ssd_train.cli.evaluate import warn_of_training_images
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import encode_png
+from ssd_train.data.labels import load_labels
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
 from ssd_train.environment import Environment
 from ssd_train.progress import Progress
@@ -168,3 +170,23 @@ def test_evaluate_on_images_of_the_training_warns_once(
     assert main(["evaluate", "--model", str(model), *flags]) == 0
     warned = re.findall(r"^warning: .*trained on (\d+) of these (\d+) images", capsys.readouterr().out, re.MULTILINE)
     assert warned == ([tuple(map(str, expected))] if expected else [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"labels_sha256": ["training"]}, id="digests-of-another-type"),
+        pytest.param({"labels_sha256": {"training": 1}}, id="digest-of-another-type"),
+        pytest.param({"settings": {"a_setting_of_later": 1}}, id="settings-of-a-newer-version"),
+        pytest.param({"settings": None}, id="no-settings"),
+        pytest.param({"format": 99}, id="newer-format"),
+        pytest.param({"weights": None}, id="damaged"),
+    ],
+)
+def test_warn_of_training_images_model_that_does_not_state_them_is_silent(drawn, tmp_path, change):
+    data = load_labels(drawn.images, drawn.manifest)
+    document = {"format": 1, "class_names": [], "weights": {}, "settings": {}, "labels_sha256": {"training": "0" * 64}}
+    (tmp_path / "config.json").write_text(json.dumps({**document, **change}))
+    progress = HeardProgress()
+    warn_of_training_images(tmp_path, data, progress)
+    assert progress.lines == []

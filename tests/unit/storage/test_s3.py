@@ -33,6 +33,12 @@ URLS = {
     "literal key": ("s3://b/a%20b+c?d#e", Url("b", "a%20b+c?d#e"), "s3://b/a%20b+c?d#e"),
     "capitals": ("S3://b/k", Url("b", "k"), "s3://b/k"),
     "no bucket": ("s3:///k", None, r"found 's3:///k', expected s3://bucket/key"),
+    "NUL in the bucket": ("s3://a\0b/k", None, "expected s3://bucket/key"),
+    "path as bucket": ("s3://../k", None, "expected s3://bucket/key"),
+    "blank in the bucket": ("s3://a b/k", None, "expected s3://bucket/key"),
+    "surrogate in the bucket": ("s3://a\ud800/k", None, "expected s3://bucket/key"),
+    "long bucket": (f"s3://{'b' * 256}/k", None, "expected s3://bucket/key"),
+    "surrogate in the key": ("s3://b/\ud800.jpg", None, "expected a key of valid characters"),
     "another scheme": ("gs://b/k", None, "found 'gs://b/k'"),
 }
 

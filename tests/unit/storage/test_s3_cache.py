@@ -91,6 +91,7 @@ def test_bring_after_an_interruption_keeps_finished_copies(s3_client):
     assert not list(index.parent.glob("incoming*/*"))
 
 
+LONG = f"s3://bucket/{'x' * 300}.jpg"  # a key has up to 1024 bytes, a name of a file 255
 MISSING = {
     "object": ("s3://bucket/none.jpg", "s3://bucket/none.jpg: there is no such object"),
     "bucket": ("s3://none/a.jpg", "s3://none/a.jpg: there is no such bucket"),
@@ -99,13 +100,20 @@ MISSING = {
     "no bucket": ("s3:///b", "found 's3:///b'"),
     "bucket that is a folder": ("s3://../b", "found 's3://../b'"),
     "empty part": ("s3://bucket/a//b", "s3://bucket/a//b: "),
+    "NUL in the bucket": ("s3://a\0b/k", "found 's3://a\\x00b/k'"),
+    "surrogate in the bucket": ("s3://a\ud800/k", "found 's3://a\\ud800/k'"),
+    "surrogate in the key": ("s3://bucket/\ud800.jpg", "found 's3://bucket/\\ud800.jpg'"),
+    "blank in the bucket": ("s3://a b/k", "found 's3://a b/k'"),
+    "long bucket": (f"s3://{'b' * 300}/k", "found 's3://bbb"),
+    "longer than a file name": (LONG, f"{LONG}: "),
+    "below an object that is a file": ("s3://bucket/there.jpg/b", "s3://bucket/there.jpg/b: "),
 }
 
 
 @pytest.mark.parametrize("address, message", MISSING.values(), ids=MISSING.keys())
 def test_bring_each_missing_object_does_not_stop_the_others(s3_client, address, message):
-    put(s3_client, "gone.jpg", "there.jpg")
-    copies().fetch_each(["s3://bucket/gone.jpg"])
+    put(s3_client, "gone.jpg", "there.jpg", "there.jpg/b", LONG[len("s3://bucket/") :])
+    copies().fetch_each(["s3://bucket/gone.jpg", "s3://bucket/there.jpg"])
     s3_client.delete_object(Bucket="bucket", Key="gone.jpg")
     found = copies().fetch_each(["s3://bucket/there.jpg", address])
     assert found["s3://bucket/there.jpg"].read_bytes() == b"1"
