@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from helpers.data import HeardProgress, read_predictions
+from helpers.data import read_predictions
 
 from ssd_train.cli import predict as command
 from ssd_train.cli.main import main
@@ -166,19 +166,3 @@ def test_truncated_video_is_told_and_its_frames_are_kept(tmp_path, predict, caps
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert code == 0 and 0 < len(lines) < COUNT
     assert "the video may be truncated" in capsys.readouterr().out
-
-
-def test_progress_counts_the_chosen_frames(tmp_path):
-    from argparse import Namespace
-
-    from ssd_train.cli.predict_video import predict_videos
-
-    class Counting(HeardProgress):
-        def track(self, items, total, what):
-            self.total, self.what = total, what
-            return super().track(items, total, what)
-
-    progress = Counting()
-    flags = Namespace(output=tmp_path / "a.jsonl", overlays=None, every=5, tile=0, tile_overlap=0.2)
-    predict_videos(Detector(WhiteBox()), [write_video(tmp_path / "clip.avi")], flags, 0.5, progress)
-    assert (progress.total, progress.what) == (3, "clip.avi")

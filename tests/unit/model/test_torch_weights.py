@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import values
 from safetensors.numpy import save_file
 
 from ssd_train import mxnet_compat
@@ -37,10 +38,6 @@ def state_of(name):
 def saved(path, state):
     save_file(state, str(path / "a.safetensors"))
     return path / "a.safetensors"
-
-
-def values(net):
-    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ssd_train.visualization.charts import Axes, Frame, Series, histogram, line_chart
+from ssd_train.visualization.charts import Axes, Series, histogram, line_chart
 
 NAN = float("nan")
 SIZE = (560, 300)
@@ -25,13 +25,6 @@ def paths(html: str):
     texts = [path.get("d") for path in svg_of(html).findall("path")]
     number = r"([-\d.]+),([-\d.]+)"
     return [[[tuple(map(float, p)) for p in re.findall(number, run)] for run in d.split("M")[1:]] for d in texts]
-
-
-def test_frame_maps_limits_to_the_margins():
-    frame = Frame(SIZE, (0.0, 10.0), (0.0, 1.0))
-    assert (frame.x(0), frame.x(10)) == (48, 546)
-    assert (frame.y(0), frame.y(1)) == (264, 26)
-    assert (frame.x(5), frame.y(0.5)) == (297, 145)
 
 
 def test_line_chart_maps_values_to_coordinates():
