@@ -8,32 +8,15 @@ import cv2
 import numpy as np
 import pytest
 from helpers.data import read_predictions
+from helpers.engines import WhiteBox
 
 from ssd_train.cli import predict as command
 from ssd_train.cli.main import main
-from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import match_names
 
 SIZE_WH, RATE, COUNT = (160, 120), 5, 12
-NAMES = ClassNames(("dark", "white"))
 CODECS = {"mp4": "mp4v", "avi": "MJPG", "mov": "mp4v", "mkv": "mp4v", "webm": "VP80"}
-
-
-class WhiteBox:
-    """Returns the bounding box of white pixels as class 1, score 0.9, and a box of class 0 of score 0.2."""
-
-    name, class_names, side, grayscale = "white", NAMES, 80, False
-    score_threshold, nms_threshold = 0.5, 0.45
-
-    def run(self, images):
-        rows = np.full((len(images), 3, 6), -1, np.float32)
-        for row, pixels in zip(rows, images):
-            y, x = np.nonzero(pixels.min(axis=2) > 127)
-            if len(x):
-                row[0] = [1, 0.9, x.min(), y.min(), x.max() + 1, y.max() + 1]
-            row[1] = [0, 0.2, 60, 60, 80, 80]
-        return rows
 
 
 def box_of(index):
@@ -56,7 +39,9 @@ def write_video(path, count=COUNT):
 @pytest.fixture
 def predict(monkeypatch):
     """Run predict with the engine above."""
-    monkeypatch.setattr(command.Detector, "load", lambda *_: Detector(WhiteBox()))
+    monkeypatch.setattr(
+        command.Detector, "load", lambda *_: Detector(WhiteBox(80, (60, 60, 80, 80), score_threshold=0.5))
+    )
     return lambda *arguments: main(["predict", *map(str, arguments), "--model", "none"])
 
 
