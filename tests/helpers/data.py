@@ -91,6 +91,17 @@ def label_set(
     return Labels(tuple(records), ClassNames(tuple(class_names)), source="train.manifest")
 
 
+def write_yolo_beside(folder: Path, labels: Labels) -> Path:
+    """Write YOLO's texts of `labels` and classes.txt into the folder of the images, as LabelImg does; return it."""
+    lines = {}
+    for record in labels.records:
+        x1, y1, x2, y2 = (record.boxes / np.array([*record.size_wh] * 2)).T
+        rows = zip(record.class_ids, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+        text = "\n".join("{} {:.8f} {:.8f} {:.8f} {:.8f}".format(*row) for row in rows)
+        lines[str(Path(record.name).with_suffix(".txt"))] = text
+    return write_files(folder, {**lines, "classes.txt": "\n".join(labels.class_names)})
+
+
 def memory_images(labels: Labels, pictures: Optional[Iterable[np.ndarray]] = None) -> MemoryImages:
     """A PNG for each record of `labels`: of `pictures`, or of noise in the record's size."""
     given = pictures or [picture(record.size_wh or (40, 30), index) for index, record in enumerate(labels.records)]

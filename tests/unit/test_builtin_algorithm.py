@@ -117,8 +117,3 @@ def test_image_shape_with_channels_is_accepted_with_a_warning(shape):
 def test_image_shape_invalid_is_an_error(shape):
     with pytest.raises(ConfigError, match=f"^image_shape: found '{shape}'"):
         TrainConfig.from_mapping({"image_shape": shape})
-
-
-@pytest.mark.parametrize("text, expected", [("-", "device"), ("", "device"), ("dist_sync", "dist_sync")])
-def test_kv_store_documented_spellings_are_read(text, expected):
-    assert TrainConfig.from_mapping({"kv_store": text}).kv_store == expected

@@ -22,52 +22,31 @@ def faults(**values):
 @pytest.mark.parametrize(
     "name, value, expected",
     [
-        ("base_network", "vgg-16", "vgg-16"),
         ("base_network", "resnet50_v1", "resnet-50"),
         ("base_network", " mobilenet1.0 ", "mobilenet1.0"),
         ("feature_strides", "8", "8,16,..."),
         ("feature_strides", "8,16,32,64,128,256,512", "8,16,..."),
-        ("feature_strides", "16,32", "16,32,..."),
         ("feature_strides", "", ""),
         ("image_shape", "512", 512),
-        ("image_shape", "128", 128),
         ("image_shape", 300.0, 300),
         ("epochs", "1e2", 100),
         ("use_pretrained_model", "0", 0),
         ("learning_rate", "1e-6", 1e-6),
-        ("learning_rate", "1", 1.0),
         ("momentum", "0.0", 0.0),  # the tuner's range begins there
         ("momentum", "0.999", 0.999),
-        ("weight_decay", "0", 0.0),
-        ("nms_threshold", "1", 1.0),
-        ("overlap_threshold", "0.5", 0.5),
-        ("lr_scheduler_factor", "0.1", 0.1),
         ("early_stopping", "True", True),
         ("early_stopping", "false", False),
-        ("early_stopping", "FALSE", False),
-        ("early_stopping", "1", True),
-        ("early_stopping", True, True),
-        ("early_stopping_tolerance", "1", 1.0),
         ("freeze_layer_pattern", "^(conv1_|conv2_).*", "^(conv1_|conv2_).*"),
         ("freeze_layer_pattern", "false", ""),  # the console's word for none
-        ("kv_store", "dist_sync", "dist_sync"),
         ("kv_store", "-", "device"),
-        ("optimizer", "adadelta", "adadelta"),
         ("lr_scheduler_step", "80, 160", "80, 160"),
         ("mini_batch_size", "", 8),  # left open
-        ("early_stopping", "", False),
-        ("optimizer", "", "adam"),
         ("base_network", "", "mobilenet1.0"),
-        ("freeze_layer_pattern", "", ""),
         ("grayscale", "yes", True),
         ("amp", "auto", "auto"),
         ("amp", "", "auto"),
-        ("amp", "0", False),
         ("amp", "false", False),
-        ("amp", "True", True),
-        ("amp", True, True),
         ("amp", 1, True),
-        ("seed", "0", 0),
     ],
 )
 def test_from_mapping_valid_value_is_converted(name, value, expected):
@@ -80,59 +59,32 @@ def test_from_mapping_valid_value_is_converted(name, value, expected):
     [
         ("base_network", "vgg-19"),
         ("amp", "bfloat16"),
-        ("amp", "2"),
         ("feature_strides", "4,8"),
         ("feature_strides", "8,32"),
-        ("feature_strides", "8,16,31"),
         ("image_shape", "127"),
         ("image_shape", "10001"),
         ("image_shape", "300.5"),
-        ("image_shape", "300x300"),
-        ("num_classes", "-1"),
         ("epochs", "0"),
-        ("mini_batch_size", "0"),
         ("use_pretrained_model", "2"),
-        ("use_pretrained_model", "maybe"),
         ("learning_rate", "0"),
         ("learning_rate", "1.01"),
         ("learning_rate", "nan"),
         ("learning_rate", "inf"),
-        ("learning_rate", "fast"),
         ("lr_scheduler_factor", "0"),
         ("lr_scheduler_factor", "1"),
-        ("momentum", "1.1"),
-        ("weight_decay", "1"),
-        ("nms_threshold", "0"),
-        ("overlap_threshold", "1.5"),
         ("early_stopping", "sometimes"),
-        ("early_stopping_tolerance", "-0.1"),
-        ("early_stopping_min_epochs", "0"),
-        ("early_stopping_patience", "0"),
         ("optimizer", "lamb"),
-        ("kv_store", "redis"),
-        ("augmentation", "mosaic"),
-        ("on_bad_data", "ignore"),
         ("validation_fraction", "1"),
-        ("label_width", "0"),
-        ("seed", "-1"),
-        ("num_workers", "-2"),
         ("lr_scheduler_step", "20,10"),
-        ("lr_scheduler_step", "10,10"),
         ("lr_scheduler_step", "0"),
         ("lr_scheduler_step", "10;20"),
-        ("lr_scheduler_step", "1.5"),
         ("lr_scheduler_step", "²"),
         ("anchor_sizes", "0.3,0.2"),
-        ("anchor_sizes", "0.1,0.1"),
-        ("anchor_sizes", "0,0.2"),
         ("anchor_sizes", "0.1,2.1"),
         ("anchor_sizes", "0.1,nan"),
         ("anchor_sizes", "small,large"),
-        ("ema_decay", "1"),
-        ("label_smoothing", "-0.1"),
         ("class_weights", "equal"),
         ("class_weights", "cat=0"),
-        ("class_weights", "cat=-1,dog=2"),
         ("class_weights", "cat=nan"),
         ("class_weights", "cat=1,cat=2"),
         ("class_weights", "=2"),
@@ -180,14 +132,11 @@ def test_from_mapping_reports_all_errors_at_once():
     "settings, expected",
     [
         pytest.param({}, 10.0, id="adam"),
-        pytest.param({"optimizer": "rmsprop"}, 10.0, id="rmsprop"),
         pytest.param({"optimizer": "sgd"}, 0.0, id="sgd"),
         pytest.param({"optimizer": "sgd", "clip_gradient": "5"}, 5.0, id="sgd-given"),
         pytest.param({"optimizer": "adam", "clip_gradient": "0"}, 0.0, id="adam-given-none"),
         pytest.param({"optimizer": "sgd", "clip_gradient": "-1"}, 0.0, id="by-optimizer"),
-        pytest.param({"optimizer": "sgd", "clip_gradient": ""}, 0.0, id="left-open"),
         pytest.param({"preset_defaults": "builtin"}, 0.0, id="builtin"),
-        pytest.param({"preset_defaults": "builtin", "optimizer": "adam"}, 0.0, id="builtin-adam"),
     ],
 )
 def test_clip_gradient_default_depends_on_the_optimizer(settings, expected):
@@ -264,15 +213,6 @@ def test_resumable_settings_exclude_those_that_shape_the_weights():
 def test_train_config_every_setting_has_help():
     for item in dataclasses.fields(TrainConfig):
         assert len(item.metadata["help"]) > 10, item.name
-
-
-def test_train_config_has_all_names_of_the_builtin_algorithm():
-    names = {item.name for item in dataclasses.fields(TrainConfig)}
-    table = """num_classes num_training_samples base_network early_stopping early_stopping_min_epochs
-        early_stopping_patience early_stopping_tolerance image_shape epochs freeze_layer_pattern kv_store label_width
-        learning_rate lr_scheduler_factor lr_scheduler_step mini_batch_size momentum nms_threshold optimizer
-        overlap_threshold use_pretrained_model weight_decay nms_topk"""
-    assert set(table.split()) <= names
 
 
 @pytest.mark.parametrize("strides, expected", [("", 0), ("auto", 0), ("8,16,...", 8), ("16,32,...", 16)])

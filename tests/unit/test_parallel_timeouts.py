@@ -65,21 +65,6 @@ def test_as_many_threads_as_were_faster_at_first(monkeypatch, seconds, expected)
     assert used == [1, 1, 3, expected]
 
 
-def test_the_glance_that_stands_still_is_the_one_that_is_told():
-    gate = threading.Event()
-
-    def glance(item):
-        try:
-            return call_with_timeout(lambda: gate.wait() if item == 40 else item, 0.2, f"m:{item}")
-        except DataError as fault:
-            return str(fault)
-
-    found = list(map_files(glance, list(range(100)), 2, seconds=0.2))
-    gate.set()
-    assert found[40] == "m:40: nothing came within 0.2 s, expected a disk that answers"
-    assert found[:40] + found[41:] == [item for item in range(100) if item != 40]
-
-
 def test_a_slow_disk_is_not_read_twice():
     """Glances that together take longer than the limit, and each less: none is lost, and the helper that nobody waits
     for any more stops at its next."""

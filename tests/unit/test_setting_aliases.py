@@ -14,7 +14,7 @@ from helpers.services import make_job
 
 from ssd_train.cli import train
 from ssd_train.cli.main import main
-from ssd_train.config import SETTING_ALIASES, TrainConfig, current_names
+from ssd_train.config import TrainConfig, current_names
 from ssd_train.errors import CheckpointError, ConfigError
 from ssd_train.launch.requests import hyperparameters
 from ssd_train.progress import Progress
@@ -35,12 +35,6 @@ def release(tmp_path_factory):
 
 def values_of(config):
     return {name: getattr(config, name) for name in NEW}
-
-
-def test_setting_aliases_each_name_leads_to_a_setting():
-    names = {item.name for item in dataclasses.fields(TrainConfig)}
-    assert set(SETTING_ALIASES) == set(OLD) and set(SETTING_ALIASES.values()) == set(NEW) <= names
-    assert not names & set(SETTING_ALIASES)
 
 
 @pytest.mark.parametrize("names", [OLD, {name.replace("_", "-"): value for name, value in OLD.items()}, NEW])

@@ -25,12 +25,6 @@ def exported(config=small_config(), names=NAMES, threshold=None):  # noqa: B008 
 WHOLE = exported(small_config(grayscale=True))
 
 
-def test_from_json_of_to_json_returns_the_same():
-    document = json.loads(json.dumps(WHOLE.to_json()))
-    assert ExportMetadata.from_json(document, "a") == WHOLE
-    assert WHOLE.grayscale and WHOLE.side == 128 and WHOLE.settings["base_network"] == "mobilenet0.25"
-
-
 @pytest.mark.parametrize(
     "names", [NAMES, ClassNames(("1", "2")), ClassNames(("null",))], ids=["mixed", "digits", "null"]
 )

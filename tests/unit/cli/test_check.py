@@ -87,14 +87,6 @@ def test_warnings_are_no_failure(drawn, capsys, tmp_path):
     assert "warning: duplicate-line: " in out and "found 0 errors, 1 warning, 0 notes" in out
 
 
-def test_both_sides(drawn, capsys):
-    flags = {"images": drawn.images, "labels": drawn.manifest, "validation_labels": drawn.manifest}
-    code, out, _ = check(capsys, **flags)
-    assert code == 2
-    assert "validation: 30 images" in out
-    assert "error: same-image-in-train-and-validation: " in out and "(30)\n" in out
-
-
 def test_record_file_brings_its_images(capsys, tmp_path):
     labels = label_set([[[1, 1, 30, 25]]] * 12)
     write_recordio(tmp_path / "a.rec", labels.records, memory_images(labels))
@@ -112,8 +104,6 @@ WRONG_FLAGS = {
     "nothing": ({}, "neither images nor labels"),
     "no such folder": ({"images": "/no/such", "labels": "a.manifest"}, "/no/such: not found"),
     "image_shape": ({"labels": "a", "image_shape": "big"}, "image_shape: found 'big'"),
-    "base_network": ({"labels": "a", "base_network": "lenet"}, "base_network: found 'lenet'"),
-    "unknown": ({"labels": "a", "color": "red"}, "unrecognized arguments: --color red"),
     "another job's attribute": ({"labels": "LABELS", "label_attribute": "no"}, "label_attribute: found 'no'"),
 }
 
@@ -124,13 +114,6 @@ def test_wrong_flags_are_one_line(drawn, capsys, flags, message):
     code, out, err = check(capsys, **flags)
     assert code == 2 and out == ""
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
-
-
-def test_help_names_the_documentation(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["check", "--help"])
-    assert caught.value.code == 0
-    assert "docs/check-codes.md" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

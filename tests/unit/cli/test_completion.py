@@ -32,12 +32,9 @@ def script(tmp_path_factory):
         ("train --learning_r", {"--learning_rate"}),
         ("train --imgs", {"--imgsz"}),
         ("train --optimizer ad", {"adam", "adadelta"}),
-        ("prepare spl", {"split"}),
         ("prepare split --frac", {"--fractions"}),
         ("export --format onnx", {"onnx", "onnx-int8"}),
         ("launch --instance_t", {"--instance_type"}),
-        ("launch --dep", {"--deploy"}),
-        ("demo --fold", {"--folder"}),
     ],
 )
 def test_print_completion_completes_in_bash(script, words, expected):

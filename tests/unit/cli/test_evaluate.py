@@ -74,12 +74,6 @@ def test_images_without_an_answer_count_as_nothing_found(drawn, tmp_path, capsys
     assert first.startswith("mAP 0.") and first != "mAP 0.000"
 
 
-def test_images_are_not_needed_where_labels_tell_sizes(drawn, tmp_path):
-    for file in drawn.images.iterdir():
-        file.unlink()
-    assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl")) == 0
-
-
 def without_sizes(drawn):
     lines = [json.loads(line) for line in drawn.manifest.read_text().splitlines()]
     for line in lines:

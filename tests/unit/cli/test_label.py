@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -170,26 +168,6 @@ def test_read_ground_truth_adjusted_line_of_the_guide_reads_the_newest_job(tmp_p
     labels = read_ground_truth(tmp_path)
     assert labels.details["label_attribute"] == "adjusted-bounding-box"
     np.testing.assert_array_equal(labels.records[0].boxes[0], [110, 135, 171, 263])
-
-
-def test_label_adjusted_output_is_read_as_the_newest_job(label, middle, tmp_path):
-    """The job keeps the pre-labels and adds its own attribute, as in the guide's example."""
-    assert label("--threshold", middle, "--prefix", "s3://bucket/photos") == 0
-    later = datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(hours=1)
-    output = []
-    for line in lines(tmp_path / "out" / "pre-labels.manifest"):
-        adjusted = copy.deepcopy(line["pre-labels"])
-        removed = adjusted["annotations"].pop()
-        adjusted["annotations"].append({**removed, "class_id": 1, "left": 0, "top": 0, "width": 9, "height": 8})
-        about = {**ADJUSTED_LINE["adjusted-bounding-box-metadata"], "creation-date": later.isoformat()}
-        about.update({key: line["pre-labels-metadata"][key] for key in ("objects", "class-map")})
-        output.append({**line, "adjusted": adjusted, "adjusted-metadata": about})
-    (tmp_path / "output.manifest").write_text("".join(json.dumps(line) + "\n" for line in output))
-    labels = read_ground_truth(tmp_path / "output.manifest")
-    assert labels.details["label_attribute"] == "adjusted" and tuple(labels.class_names) == NAMES
-    for record in labels.records:
-        np.testing.assert_array_equal(record.boxes[-1], [0, 0, 9, 8])
-        assert record.class_ids[-1] == 1
 
 
 def test_label_unreadable_image_is_named_and_others_are_written(label, world, tmp_path, capsys):

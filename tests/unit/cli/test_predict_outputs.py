@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -263,18 +261,6 @@ def test_predict_whose_reader_leaves_ends_as_other_programs_do(model, drawn):
     process.stdout.close()
     error = process.stderr.read()
     assert process.wait(120) == 141 and b"Traceback" not in error
-
-
-def test_pdf_through_a_fifo_is_the_same_as_in_a_file(model, drawn, tmp_path):
-    fifo, file = tmp_path / "fifo", tmp_path / "a.pdf"
-    os.mkfifo(fifo)
-    read = []
-    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
-    reader.start()
-    for place in (fifo, file):
-        assert predict(drawn.images, "--model", model, "--pdf", place) == 0
-    reader.join(10)
-    assert read == [file.read_bytes()]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "coco", "out"])

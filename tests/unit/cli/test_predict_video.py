@@ -7,33 +7,16 @@ import json
 import cv2
 import numpy as np
 import pytest
-from helpers.data import HeardProgress, read_predictions
+from helpers.data import read_predictions
+from helpers.engines import WhiteBox
 
 from ssd_train.cli import predict as command
 from ssd_train.cli.main import main
-from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import match_names
 
 SIZE_WH, RATE, COUNT = (160, 120), 5, 12
-NAMES = ClassNames(("dark", "white"))
 CODECS = {"mp4": "mp4v", "avi": "MJPG", "mov": "mp4v", "mkv": "mp4v", "webm": "VP80"}
-
-
-class WhiteBox:
-    """Returns the bounding box of white pixels as class 1, score 0.9, and a box of class 0 of score 0.2."""
-
-    name, class_names, side, grayscale = "white", NAMES, 80, False
-    score_threshold, nms_threshold = 0.5, 0.45
-
-    def run(self, images):
-        rows = np.full((len(images), 3, 6), -1, np.float32)
-        for row, pixels in zip(rows, images):
-            y, x = np.nonzero(pixels.min(axis=2) > 127)
-            if len(x):
-                row[0] = [1, 0.9, x.min(), y.min(), x.max() + 1, y.max() + 1]
-            row[1] = [0, 0.2, 60, 60, 80, 80]
-        return rows
 
 
 def box_of(index):
@@ -56,7 +39,9 @@ def write_video(path, count=COUNT):
 @pytest.fixture
 def predict(monkeypatch):
     """Run predict with the engine above."""
-    monkeypatch.setattr(command.Detector, "load", lambda *_: Detector(WhiteBox()))
+    monkeypatch.setattr(
+        command.Detector, "load", lambda *_: Detector(WhiteBox(80, (60, 60, 80, 80), score_threshold=0.5))
+    )
     return lambda *arguments: main(["predict", *map(str, arguments), "--model", "none"])
 
 
@@ -166,19 +151,3 @@ def test_truncated_video_is_told_and_its_frames_are_kept(tmp_path, predict, caps
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert code == 0 and 0 < len(lines) < COUNT
     assert "the video may be truncated" in capsys.readouterr().out
-
-
-def test_progress_counts_the_chosen_frames(tmp_path):
-    from argparse import Namespace
-
-    from ssd_train.cli.predict_video import predict_videos
-
-    class Counting(HeardProgress):
-        def track(self, items, total, what):
-            self.total, self.what = total, what
-            return super().track(items, total, what)
-
-    progress = Counting()
-    flags = Namespace(output=tmp_path / "a.jsonl", overlays=None, every=5, tile=0, tile_overlap=0.2)
-    predict_videos(Detector(WhiteBox()), [write_video(tmp_path / "clip.avi")], flags, 0.5, progress)
-    assert (progress.total, progress.what) == (3, "clip.avi")

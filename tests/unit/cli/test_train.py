@@ -44,19 +44,14 @@ def test_make_parser_flags_do_not_hide_settings():
     "arguments, expected",
     [
         ([], "train: "),
-        (["--train", "a", "--epochs"], "--epochs: "),
-        (["--train", "a", "3"], "'3'"),
         (["--train", "a", "--epoch", "3"], "epoch: unknown setting, did you mean epochs?"),
-        (["--train", "a", "--tran", "b"], "tran: unknown setting, did you mean --train?"),
         (["--trian", "a"], "trian: unknown setting, did you mean --train?; train: found no --train"),
         (["--train", "a", "--checkpoint-dirs", "b"], "checkpoint_dirs: unknown setting, did you mean --checkpoint_dir"),
-        (["--train", "a", "--zzz", "b"], "error: zzz: unknown setting\n"),
         (["--train", "nowhere/at/all", "--labels", "nowhere/either"], "nowhere/at/all: "),
         (["--train", ".", "--labels", "nowhere/either"], "nowhere/either: "),
         (["--train", ".", "--validation", "nowhere/images"], "nowhere/images: "),
         (["--epochs", "0", "--image-shape", "9"], "image_shape: found '9'"),
         (["--epochs", "0", "--image-shape", "9"], "epochs: found '0'"),
-        (["--epochs", "0"], "train: found no --train"),
     ],
 )
 def test_train_invalid_arguments_are_one_line(capsys, arguments, expected):

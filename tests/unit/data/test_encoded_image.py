@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
 
 import numpy as np
 import pytest
 from helpers.data import label_set, picture
+from helpers.engines import BlindEngine
+from helpers.images import encoded
 
 from ssd_train.data import image_io, opencv_pixels, pixels
 from ssd_train.data.checks.images import inspect, quick_inspect
@@ -17,7 +18,6 @@ from ssd_train.data.image_io import EncodedImage, ImageLimits
 from ssd_train.data.image_sources import MemoryImages
 from ssd_train.data.pipe.channel import parse_sample
 from ssd_train.data.pipe.samples import read_samples
-from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import TrainTransform
 from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import Detector, ImageRef
@@ -32,15 +32,7 @@ SIDE = 64
 SIZE = (320, 240)
 
 
-def jpeg(**options):
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture(SIZE)).save(stream, "JPEG", **options)
-    return stream.getvalue()
-
-
-JPEG = jpeg(progressive=True)  # the kind of JPEG whose scans are looked through, too
+JPEG = encoded(picture(SIZE), "JPEG", progressive=True)  # the kind of JPEG whose scans are looked through, too
 IMAGES = MemoryImages({"0.png": JPEG})
 
 
@@ -72,27 +64,18 @@ def scans(monkeypatch):
     return counter
 
 
-class Engine:
-    """Returns no detections."""
-
-    name, class_names, side, grayscale = "mxnet", ClassNames(("cat",)), SIDE, False
-
-    def run(self, images):
-        return np.full((len(images), 1, 6), -1, np.float32)
-
-
 def serve(_):
-    handle_request(Detector(Engine()), JPEG, "image/jpeg")
+    handle_request(Detector(BlindEngine(SIDE)), JPEG, "image/jpeg")
 
 
 def serve_light(_):
-    pool = InferencePool(Detector(Engine()), RequestLimits())
+    pool = InferencePool(Detector(BlindEngine(SIDE)), RequestLimits())
     asyncio.run(pool.detect(JPEG, "image/jpeg"))
     pool.close()
 
 
 def predict(_):
-    list(Detector(Engine()).predict_iter([ImageRef("a", lambda: JPEG, "a")]))
+    list(Detector(BlindEngine(SIDE)).predict_iter([ImageRef("a", lambda: JPEG, "a")]))
 
 
 def evaluate(size_wh):

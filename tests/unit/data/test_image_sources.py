@@ -34,15 +34,12 @@ def root(tmp_path):
 
 
 FOUND = {
-    "relative path": ("a/b/c.jpg", "a/b/c.jpg"),
     "s3 path": ("s3://bucket/a/b/c.jpg", "a/b/c.jpg"),
     "bucket is no folder": ("s3://a/b/c.jpg", "b/c.jpg"),
     "longest suffix first": ("s3://bucket/prefix/a/b/c.jpg", "a/b/c.jpg"),
-    "directly under the root": ("s3://bucket/frames/2019/d.jpg", "d.jpg"),
     "unique basename": ("s3://bucket/elsewhere/unique.jpg", "deep/er/unique.jpg"),
     "literal key": ("s3://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
     "single dots and double slashes": ("./a//b/c.jpg", "a/b/c.jpg"),
-    "web address": ("https://host/a/b/c.jpg", "a/b/c.jpg"),
     "web address with a query": ("https://host/upload/1/unique.jpg?sig=a/b&n=1#top", "deep/er/unique.jpg"),
     "escaped web address": ("https://host/with%20space+plus%2520.jpg", "frames/with space+plus%20.jpg"),
     "Label Studio's local files, with a host": (
@@ -53,8 +50,6 @@ FOUND = {
     "Google's storage": ("gs://bucket/frames/with space+plus%20.jpg", "frames/with space+plus%20.jpg"),
     "Azure's storage": ("wasbs://box@account.blob.core.windows.net/a/b/c.jpg", "a/b/c.jpg"),
     "Windows path": ("C:\\Users\\me\\one\\twin.jpg", "one/twin.jpg"),
-    "backslashes": ("a\\b\\c.jpg", "a/b/c.jpg"),
-    "escaped": ("gr%C3%B6%C3%9Fe.png", "frames/größe.png"),
     "backslash of the name": ("odd\\name.jpg", "odd\\name.jpg"),
     "other case of a folder": ("One/Twin.jpg", "one/twin.jpg"),
     "exact name before other case": ("both.jpg", "case/both.jpg"),
@@ -82,14 +77,11 @@ REFUSED = {
     "dots": ("s3://bucket/../secret.jpg", r"leaves its folder by '\.\.'"),
     "dots that come back": ("a/../d.jpg", r"leaves its folder by '\.\.'"),
     "absolute": ("/etc/passwd", "not found, expected 'passwd' below"),
-    "file address": ("file:///etc/passwd", "not found, expected 'passwd' below"),
     "address that leads out": ("https://host/a/../../secret.jpg", r"leaves its folder by '\.\.'"),
     "backslashes that lead out": ("..\\secret.jpg", "not found, expected"),
-    "backslashes that lead out later": ("a\\..\\..\\secret.jpg", r"leaves its folder by '\.\.'"),
     "hidden copy": ("e-checkpoint.jpg", "not found"),
     "NUL": ("a/b\0/c.jpg", "holds a NUL"),
     "no key": ("s3://bucket", "has no file name"),
-    "empty": ("", "has no file name"),
     "folder": ("s3://bucket/a/b", "is a folder or a device, expected a file"),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture, write_files, write_yolo_beside
 
 from ssd_train.builtin_algorithm import CONTENT_TYPES
 from ssd_train.config import LABEL_FORMATS
@@ -36,22 +36,8 @@ LABELS = label_set([[[1, 2, 20, 12], [5, 5, 15, 25]], [[0, 0, 40, 30]], []], [[0
 
 
 def write_images(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, record in enumerate(LABELS.records):
-        (folder / record.name).write_bytes(encode_png(picture(record.size_wh, index)))
-    return folder
-
-
-def write_yolo(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    for record in LABELS.records:
-        scale = np.array([*record.size_wh] * 2)
-        x1, y1, x2, y2 = (record.boxes / scale).T if len(record.boxes) else np.zeros((4, 0))
-        rows = zip(record.class_ids, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-        lines = ["{} {:.8f} {:.8f} {:.8f} {:.8f}".format(*row) for row in rows]
-        (folder / record.name).with_suffix(".txt").write_text("\n".join(lines))
-    (folder / "classes.txt").write_text("cat\ndog\n")
-    return folder
+    images = memory_images(LABELS)
+    return write_files(folder, {record.name: images.read(record) for record in LABELS.records})
 
 
 WRITERS = {
@@ -63,7 +49,7 @@ WRITERS = {
     ),
     "coco": lambda folder: write_coco(folder / "instances.json", LABELS.records, LABELS.class_names),
     "voc": lambda folder: write_voc(folder, LABELS.records, LABELS.class_names),
-    "yolo": write_yolo,
+    "yolo": lambda folder: write_yolo_beside(folder, LABELS),
 }
 
 
@@ -228,13 +214,10 @@ def test_labels_without_an_object_are_refused(tmp_path):
     [
         pytest.param(("dog", "cat"), ("cat", "dog"), ["dog", "cat", "cat"], id="by-name-in-another-order"),
         pytest.param(("class_0", "class_1"), ("cat", "dog"), ["cat", "dog", "dog"], id="without-names-by-id"),
-        pytest.param(("class_0", "class_1"), ("a", "b", "c"), ["a", "b", "b"], id="without-names-more-classes"),
         pytest.param(("class_0", "class_1"), ("class_1", "class_0"), ["class_0", "class_1", "class_1"], id="so-called"),
         pytest.param(("cat", "dog"), ("class_0", "class_1"), ["class_0", "class_1", "class_1"], id="names-here-only"),
         pytest.param(("cat", "dog"), ("cat", "class_1", "cow"), ["cat", "class_1", "class_1"], id="a-gap-there"),
-        pytest.param(("cat", "class_1"), ("cat", "dog"), ["cat", "dog", "dog"], id="a-gap-here"),
         pytest.param(("cat", "dog"), ("class_0", "cat"), "found class 'dog' (2 boxes)", id="ids-that-differ"),
-        pytest.param(("cat", "dog"), ("cat",), "found class 'dog' (2 boxes)", id="unknown-name"),
         pytest.param(("class_0", "class_1"), ("cat",), "found class id 1 (2 boxes)", id="unknown-id"),
     ],
 )

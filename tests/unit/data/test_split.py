@@ -57,12 +57,6 @@ def test_groups_stay_together():
     assert all(videos) and not videos[0] & videos[1]
 
 
-def test_whole_match_counts_without_a_group_in_the_regex():
-    with_group = split_by_hash(labels(*THOUSAND), 0.3, own_content, r"(video_\d+)")
-    without = split_by_hash(labels(*THOUSAND), 0.3, own_content, r"video_\d+")
-    assert names(with_group[1]) == names(without[1])
-
-
 def chain(record):
     # the last frame of each video has the bytes of the first of the next, up to video 3
     video, frame = int(record.name[1]), int(record.name[3])

@@ -105,12 +105,6 @@ def test_label_sets_refuse_unknown_ids():
         label_set(record(class_ids=[3]))
 
 
-def test_boxes_per_class():
-    two = record(boxes=[[0, 0, 1, 1], [1, 1, 2, 2]], class_ids=[2, 2])
-    assert label_set(record(), two).boxes_per_class().tolist() == [1, 0, 2]
-    assert label_set().boxes_per_class().tolist() == [0, 0, 0]
-
-
 def test_with_classes_maps_by_name():
     labels = label_set(record(class_ids=[0]), record(class_ids=[2]), record(boxes=[], class_ids=[]))
     mapped = labels.remap_classes(ClassNames(["cow", "ant", "cat"]))  # nobody needs dog

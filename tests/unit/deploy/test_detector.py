@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 from helpers.data import picture
+from helpers.engines import WhiteBox
+from helpers.images import with_exif
 from PIL import Image
 
 from ssd_train.data.image_io import encode_jpeg, encode_png
-from ssd_train.data.structures import ClassNames
 from ssd_train.data.transforms import preprocess
 from ssd_train.deploy.detector import DetectionResult, Detector, ImageRef
 from ssd_train.errors import DataError, WeightsError
@@ -20,26 +21,9 @@ from ssd_train.errors import DataError, WeightsError
 SIDE = 64
 
 
-class WhiteBox:
-    """Returns the bounding box of white pixels as class 1, score 0.9, and a box of class 0 across the border."""
-
-    class_names = ClassNames(("rim", "white"))
-    side, score_threshold, nms_threshold = SIDE, None, 0.45
-
-    def __init__(self, grayscale=False):
-        self.grayscale = grayscale
-        self.seen = []
-
-    def run(self, images):
-        assert images.dtype == np.uint8 and images.shape[1:] == (SIDE, SIDE, 3)
-        self.seen.append(images)
-        rows = np.full((len(images), 5, 6), -1, np.float32)
-        for row, pixels in zip(rows, images):
-            y, x = np.nonzero(pixels.min(axis=2) > 127)
-            if len(x):
-                row[0] = [1, 0.9, x.min(), y.min(), x.max() + 1, y.max() + 1]
-                row[1] = [0, 0.2, -5, -5, 10, SIDE + 9]
-        return rows
+def engine_of(grayscale=False):
+    """An engine whose second box lies across the border."""
+    return WhiteBox(SIDE, (-5, -5, 10, SIDE + 9), grayscale)
 
 
 def white(size_wh, box):
@@ -54,7 +38,7 @@ def picture_of(name, image, **more):
 
 
 def test_call_large_image_returns_boxes_in_its_pixels():
-    detections = Detector(WhiteBox())(white((640, 320), (100, 40, 300, 200)))
+    detections = Detector(engine_of())(white((640, 320), (100, 40, 300, 200)))
     assert (detections.size_wh, detections.class_ids.tolist()) == ((640, 320), [1, 0])
     np.testing.assert_allclose(detections.boxes[0], [100, 40, 300, 200], atol=5)
     np.testing.assert_allclose(detections.boxes[1], [0, 0, 100, 320], atol=1e-3)  # clipped to the image
@@ -63,19 +47,19 @@ def test_call_large_image_returns_boxes_in_its_pixels():
 
 def test_call_image_gives_the_engine_preprocessed_pixels():
     for grayscale in (False, True):
-        engine = WhiteBox(grayscale)
+        engine = engine_of(grayscale)
         image = picture((90, 50))
         Detector(engine)(image)
         np.testing.assert_array_equal(engine.seen[0][0], preprocess(image, SIDE, grayscale))
 
 
 def test_call_black_image_returns_no_detections():
-    detections = Detector(WhiteBox())(np.zeros((30, 40, 3), np.uint8))
+    detections = Detector(engine_of())(np.zeros((30, 40, 3), np.uint8))
     assert len(detections) == 0 and detections.boxes.shape == (0, 4)
 
 
 def test_batch_of_two_runs_the_engine_once_and_of_none_never():
-    engine = WhiteBox()
+    engine = engine_of()
     results = Detector(engine).batch([white((100, 100), (10, 10, 50, 50)), np.zeros((20, 30, 3), np.uint8)])
     assert [len(detections) for detections in results] == [2, 0] and len(engine.seen) == 1
     assert Detector(engine).batch([]) == []
@@ -94,7 +78,7 @@ def test_batch_of_two_runs_the_engine_once_and_of_none_never():
     ],
 )
 def test_call_no_rgb_array_raises(image, value):
-    engine = WhiteBox()
+    engine = engine_of()
     with pytest.raises(DataError) as error:
         Detector(engine)(image)
     assert str(error.value).startswith(f"image: found {value}") and not engine.seen
@@ -105,7 +89,7 @@ def test_call_no_rgb_array_raises(image, value):
 def test_stream_many_images_keeps_their_order(batch_size, workers):
     boxes = [(index, 5, index + 20, 60) for index in range(23)]
     refs = [picture_of(f"{index}.png", white((80, 70), box)) for index, box in enumerate(boxes)]
-    engine = WhiteBox()
+    engine = engine_of()
     answers = list(Detector(engine).predict_iter(iter(refs), batch_size, workers))
     assert [answer.image_ref.name for answer in answers] == [p.name for p in refs]
     for answer, box in zip(answers, boxes):
@@ -131,7 +115,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
         ImageRef("repaired", lambda: encode_jpeg(picture((160, 120), 1))[:4000] + b"\xff\xd9", "b/repaired"),
         picture_of("z.png", white((80, 70), (40, 5, 60, 30))),
     ]
-    answers = list(Detector(WhiteBox()).predict_iter(refs, batch_size=3))
+    answers = list(Detector(engine_of()).predict_iter(refs, batch_size=3))
     assert [answer.detections is not None for answer in answers] == [True, *[False] * 6, True]
     errors = [answer.error for answer in answers if answer.error]
     for error, expected in zip(
@@ -153,7 +137,7 @@ def test_stream_bad_images_reports_each_and_goes_on():
 def test_stream_large_image_is_downscaled_and_boxes_are_not(size_known):
     image = white((1600, 800), (400, 200, 1200, 600))
     size = (1600, 800) if size_known else None
-    (answer,) = Detector(WhiteBox()).predict_iter([ImageRef("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
+    (answer,) = Detector(engine_of()).predict_iter([ImageRef("a.jpg", lambda: encode_jpeg(image), "a.jpg", size)])
     assert answer.image.shape == (100, 200, 3)
     assert answer.detections.size_wh == (1600, 800)
     np.testing.assert_allclose(answer.detections.boxes[0], (400, 200, 1200, 600), atol=30)
@@ -167,20 +151,15 @@ def test_call_network_returns_nan_raises():
             return np.full((len(images), 5, 6), np.nan, np.float32)
 
     with pytest.raises(DataError, match="NaN"):
-        Detector(Dead())(picture())
+        Detector(Dead(SIDE, ()))(picture())
 
 
 BOX = (20, 10, 60, 40)  # in an image of 80 x 60
 
 
-def upright_and_stored(box):
-    """Return a JPEG whose stored pixels are turned by its EXIF orientation 6, and its upright size."""
-    image = white((80, 60), box)
-    file = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.rot90(image)).save(file, "JPEG", quality=95, exif=exif)  # 6: shown turned clockwise
-    return file.getvalue()
+def turned(box):
+    """Return a JPEG whose stored pixels are turned by its EXIF orientation 6: shown turned clockwise."""
+    return with_exif(np.ascontiguousarray(np.rot90(white((80, 60), box))), 6)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +174,14 @@ def upright_and_stored(box):
         pytest.param(lambda path: Image.open(path).convert("RGBA"), id="pil-alpha"),
         pytest.param(lambda path: Image.open(path).convert("L"), id="pil-gray"),
         pytest.param(lambda path: np.asarray(Image.open(path)), id="array"),
-        pytest.param(lambda path: upright_and_stored(BOX), id="turned bytes"),
-        pytest.param(lambda path: Image.open(io.BytesIO(upright_and_stored(BOX))), id="turned pil"),
+        pytest.param(lambda path: turned(BOX), id="turned bytes"),
+        pytest.param(lambda path: Image.open(io.BytesIO(turned(BOX))), id="turned pil"),
     ],
 )
 def test_call_each_kind_of_image_returns_the_same_box(tmp_path, make):
     path = tmp_path / "a.png"
     path.write_bytes(encode_png(white((80, 60), BOX)))
-    result = Detector(WhiteBox())(make(path))
+    result = Detector(engine_of())(make(path))
     assert isinstance(result, DetectionResult) and result.size_wh == (80, 60)
     np.testing.assert_allclose(result.boxes[0], BOX, atol=2)
     drawn = np.asarray(result.draw())
@@ -214,7 +193,7 @@ def test_call_pil_image_of_16_bits_is_scaled_to_8(tmp_path):
     values = np.zeros((60, 80), np.uint16)
     values[10:40, 20:60] = 65535
     values[50:, :] = 256  # 1 of 255; clipping instead of scaling would make it white
-    result = Detector(WhiteBox())(Image.fromarray(values))
+    result = Detector(engine_of())(Image.fromarray(values))
     np.testing.assert_allclose(result.boxes[0], BOX, atol=2)
 
 
@@ -223,14 +202,14 @@ def test_call_list_returns_a_result_for_each(tmp_path, kind):
     boxes = [(index, 5, index + 20, 50) for index in range(11)]
     images = [white((80, 60), box) for box in boxes]
     (tmp_path / "a.png").write_bytes(encode_png(images[0]))
-    results = Detector(WhiteBox())(kind([tmp_path / "a.png", Image.fromarray(images[1]), *images[2:]]))
+    results = Detector(engine_of())(kind([tmp_path / "a.png", Image.fromarray(images[1]), *images[2:]]))
     assert isinstance(results, list) and [result.image_name for result in results][:2] == [
         str(tmp_path / "a.png"),
         "image",
     ]
     for result, box in zip(results, boxes):
         np.testing.assert_allclose(result.boxes[0], box, atol=2)
-    assert Detector(WhiteBox())([]) == []
+    assert Detector(engine_of())([]) == []
 
 
 @pytest.mark.parametrize("image, value", [("none.jpg", "none.jpg: cannot be read"), (b"text", "image: found text")])
@@ -238,7 +217,7 @@ def test_call_list_returns_a_result_for_each(tmp_path, kind):
 def test_call_unreadable_image_raises_with_its_name(tmp_path, monkeypatch, image, value, listed):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as error:
-        Detector(WhiteBox())([picture(), image] if listed else image)
+        Detector(engine_of())([picture(), image] if listed else image)
     assert str(error.value).startswith(value)
 
 
@@ -250,7 +229,7 @@ def test_load_is_the_constructor(tmp_path):
 
 def test_stream_closed_early_ends_its_threads():
     before = threading.active_count()
-    answers = Detector(WhiteBox()).predict_iter((picture_of(str(i), picture()) for i in range(10**6)), batch_size=2)
+    answers = Detector(engine_of()).predict_iter((picture_of(str(i), picture()) for i in range(10**6)), batch_size=2)
     next(answers)
     answers.close()
     deadline = time.monotonic() + 5
@@ -266,15 +245,8 @@ def test_stream_many_images_reads_few_batches_ahead():
         return lambda: read.append(index) or encode_png(picture())
 
     refs = [ImageRef(str(index), reader(index), str(index)) for index in range(200)]
-    answers = Detector(WhiteBox()).predict_iter(refs, batch_size=4, workers=2)
+    answers = Detector(engine_of()).predict_iter(refs, batch_size=4, workers=2)
     next(answers)
     time.sleep(0.3)
     assert len(read) <= (2 + 1) * 4 + 4
     answers.close()
-
-
-@pytest.mark.parametrize("name", ["nothing", "file.txt"])
-def test_load_no_model_raises_with_the_path(tmp_path, name):
-    (tmp_path / "file.txt").write_text("a text")
-    with pytest.raises(WeightsError, match=name):
-        Detector.load(tmp_path / name)

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import traceback
 import types
-import zlib
 
 import numpy as np
 import pytest
+from helpers.images import png_claiming
 
 from ssd_train.data.image_io import ImageLimits, encode_jpeg, encode_png
 from ssd_train.data.structures import ClassNames
@@ -58,16 +58,6 @@ def npy_claiming(header, data=b"", version=1):
     """Return an .npy file with this header."""
     length = struct.pack("<H" if version == 1 else "<I", len(header))
     return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode() + data
-
-
-def png_claiming(width, height):
-    """Return a PNG whose header has this size, without pixels."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
@@ -162,15 +152,11 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
 @pytest.mark.parametrize(
     "body, content_type, accept, status, value",
     [
-        pytest.param(b"", "image/jpeg", "", 400, "empty", id="empty"),
         pytest.param(encode_jpeg(IMAGE)[:-300], "image/jpeg", "", 400, "JPEG", id="cut-off"),
-        pytest.param(b"{", "application/json", "", 400, "no JSON", id="no-json"),
         pytest.param(b'{"a": 1}', "application/json", "", 400, "array", id="object"),
-        pytest.param(as_json(IMAGE[0]), "application/json", "", 400, "(80, 3)", id="two-axes"),
         pytest.param(as_json(IMAGE[:4, :4]), "application/json", "", 400, "4x4", id="tiny"),
         pytest.param(npy(IMAGE / 0.5), "application/x-npy", "", 400, "0 to 255", id="beyond"),
         pytest.param(npy(np.full((40, 40, 3), np.nan)), "application/x-npy", "", 400, "0 to 255", id="nan"),
-        pytest.param(npy(IMAGE / 255), "application/x-npy", "", 400, "0 to 1", id="npy-fractions"),
         pytest.param(as_json(IMAGE / 255), "application/json", "", 400, "0 to 1", id="json-fractions"),
         pytest.param(b"\x93NUMPY", "application/x-npy", "", 400, "no .npy", id="npy-cut-off"),
         pytest.param(npy(np.array([{}], dtype=object)), "application/x-npy", "", 400, "array", id="pickle"),

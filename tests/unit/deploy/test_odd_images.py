@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from helpers.engines import BlindEngine
 from helpers.images import BAD, GOOD, encoded, noise, quadrants, with_exif
 
 from ssd_train.data.dataset import DetectionDataset
@@ -33,20 +34,6 @@ SEEN = {
 }
 
 
-class Engine:
-    """Returns no detections, and keeps the images."""
-
-    name, class_names, side, grayscale = "mxnet", ClassNames(("cat",)), SIDE, False
-    score_threshold = None
-
-    def __init__(self):
-        self.seen = []
-
-    def run(self, images):
-        self.seen.extend(images)
-        return np.full((len(images), 1, 6), -1, np.float32)
-
-
 def trained_on(data):
     """Return the network input in training and evaluation; the labels lack the image size."""
     labels = Labels([LabeledImage("a", [], [])], ClassNames(("cat",)), "labels")
@@ -56,7 +43,7 @@ def trained_on(data):
 
 @pytest.mark.parametrize("data", SEEN.values(), ids=SEEN)
 def test_odd_image_gives_the_same_input_everywhere(data):
-    served, predicted = Engine(), Engine()
+    served, predicted = BlindEngine(SIDE), BlindEngine(SIDE)
     handle_request(Detector(served), data, "image/jpeg", "application/json")
     list(Detector(predicted).predict_iter([ImageRef("a", lambda: data, "a")]))
     expected = trained_on(data)
@@ -71,7 +58,7 @@ def test_file_and_its_pixels_give_the_same_input(format, size_wh):
     """JPEGs may differ by a few levels, where libjpeg's blocks extend beyond the image."""
     image = cv2.resize(noise(9, 7), size_wh, interpolation=cv2.INTER_CUBIC)
     data = encode(image, format)
-    by_file, by_pixels, served = Engine(), Engine(), Engine()
+    by_file, by_pixels, served = BlindEngine(SIDE), BlindEngine(SIDE), BlindEngine(SIDE)
     (streamed,) = Detector(by_file).predict_iter([ImageRef("a", lambda: data, "a")])
     handle_request(Detector(served), data, "image/jpeg", "application/json")
     Detector(by_pixels)(decode(data, "a"))
@@ -97,8 +84,8 @@ def test_bad_image_is_refused_everywhere_with_the_same_message(data, message):
     with pytest.raises(DataError, match=message) as in_training:
         trained_on(data)
     with pytest.raises(RequestError, match=message) as in_service:
-        handle_request(Detector(Engine()), data, "image/jpeg", "application/json")
-    (streamed,) = Detector(Engine()).predict_iter([ImageRef("a", lambda: data, "a")])
+        handle_request(Detector(BlindEngine(SIDE)), data, "image/jpeg", "application/json")
+    (streamed,) = Detector(BlindEngine(SIDE)).predict_iter([ImageRef("a", lambda: data, "a")])
     messages = [str(error).split(": ", 1)[1] for error in (in_training.value, in_service.value, streamed.error)]
     assert messages[0] == messages[1] == messages[2]
     assert in_service.value.status in (400, 413)

@@ -15,9 +15,7 @@ MANIFEST = "s3://my-bucket/labels/output.manifest"
     "changes, expected",
     [
         pytest.param({"name": "-a"}, ["job_name"], id="name"),
-        pytest.param({"name": "a" * 64}, ["job_name"], id="name-too-long"),
         pytest.param({"role": "SageMakerRole"}, ["role"], id="role-name"),
-        pytest.param({"output": ""}, ["output"], id="no-output"),
         pytest.param({"checkpoints": "ckpt"}, ["checkpoints"], id="checkpoints"),
         pytest.param({"channels": {}}, ["train"], id="no-train"),
         pytest.param({"channels": {"train": Channel("images")}}, ["train"], id="channel"),

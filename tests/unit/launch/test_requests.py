@@ -119,28 +119,6 @@ def test_toolkit_parameters_network_isolation_reads_code_from_channel():
     assert json.loads(parameters["sagemaker_submit_directory"]) == "/opt/ml/input/data/code/sourcedir.tar.gz"
 
 
-def test_training_request_pipe_mode_streams_augmented_manifest():
-    channels = make_channels({"train": INPUTS["labels"], "model": "s3://b/model.tar.gz"}, True, ("source-ref", "bb"))
-    train, model = training_request(make_job(channels=channels), {})["InputDataConfig"]
-    assert train == {
-        "ChannelName": "train",
-        "DataSource": {
-            "S3DataSource": {
-                "S3DataType": "AugmentedManifestFile",
-                "S3Uri": INPUTS["labels"],
-                "S3DataDistributionType": "FullyReplicated",
-                "AttributeNames": ["source-ref", "bb"],
-            }
-        },
-        "ContentType": "application/x-recordio",
-        "RecordWrapperType": "RecordIO",
-        "InputMode": "Pipe",
-        "ShuffleConfig": {"Seed": 1},
-    }
-    own = {"ContentType": "application/x-sagemaker-model", "InputMode": "File"}
-    assert model == channel("model", "s3://b/model.tar.gz", **own)
-
-
 def test_hyperparameters_parameter_server_sets_kv_store():
     job = make_job(distribution="parameter_server", instance_count=2)
     assert hyperparameters(job, {}) == {"kv_store": '"dist_sync"'}

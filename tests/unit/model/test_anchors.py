@@ -8,7 +8,7 @@ import pytest
 from ssd_train.boxes import cxcywh_to_xyxy, iou_matrix
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import ConfigError
-from ssd_train.model.anchors import AnchorLayout, anchor_layout, feature_cells, make_anchors
+from ssd_train.model.anchors import AnchorLayout, anchor_layout, make_anchors
 
 SIZES = (128, 200, 300, 512, 600, 1024)
 
@@ -90,21 +90,6 @@ def test_anchor_layout_maps_halve_to_one_cell_and_sizes_increase(base_network, s
         assert layout.steps == tuple(size / cells for cells in layout.cells)
     per_cell = [len(ratios) + 1 for ratios in layout.ratios]
     assert len(make_anchors(layout)) == sum(c * c * n for c, n in zip(layout.cells, per_cell))
-
-
-@pytest.mark.parametrize(
-    "base_network, size, expected",
-    [
-        ("mobilenet1.0", 256, (16, 8, 4, 2, 1)),
-        ("mobilenet1.0", 300, (19, 10, 5, 3, 2, 1)),
-        ("resnet-50", 512, (32, 16, 8, 4, 2, 1)),
-        ("vgg-16", 300, (38, 19, 10, 5, 3, 1)),
-        ("vgg-16", 512, (64, 32, 16, 8, 4, 2, 1)),
-        ("vgg-16", 320, (40, 20, 10, 5, 3, 2, 1)),
-    ],
-)
-def test_feature_cells_returns_cells_of_each_map(base_network, size, expected):
-    assert feature_cells(base_network, size) == expected
 
 
 @pytest.mark.parametrize(

@@ -96,29 +96,6 @@ def test_fused_features_leave_the_network_exportable():
     assert net.features._cached_graph[1].tojson() == before and FUSED_OPERATOR not in before
 
 
-def test_fused_features_result_with_several_readers_is_copied():
-    data = mx.sym.var("data")
-
-    def relu_of(what, name):
-        return mx.sym.Activation(mx.sym.BatchNorm(what, name=f"{name}_bn"), act_type="relu", name=f"{name}_relu")
-
-    shared = relu_of(data, "shared")
-    lonely = relu_of(shared + 1, "lonely")
-    read_twice = mx.sym.BatchNorm(lonely, name="twice_bn")
-    outputs = [mx.sym.Activation(read_twice, act_type="relu", name="kept_relu") + read_twice, shared * 2]
-    graph = json.loads(mx.sym.Group(outputs).tojson())
-    assert fused._join(graph) == 2
-    by_name = {node["name"]: node for node in graph["nodes"]}
-    assert [by_name[f"{n}_bn"]["op"] for n in ("shared", "lonely", "twice")] == [
-        FUSED_OPERATOR,
-        FUSED_OPERATOR,
-        "BatchNorm",
-    ]
-    assert by_name["shared_relu"]["op"] == "_copy" and by_name["kept_relu"]["op"] == "Activation"
-    of_twice = graph["nodes"][by_name["twice_bn"]["inputs"][0][0]]
-    assert of_twice["name"] == "lonely_bn", "what one layer reads is the joined operator's own output"
-
-
 def test_fused_features_without_batchnorm_is_none():
     assert fused_features(build_net(VGG, 128, ["a"]), SHAPE) is None
 

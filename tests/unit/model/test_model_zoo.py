@@ -62,16 +62,12 @@ def refusal(weights_dir=None, **limits):
     [
         ("coco", "mobilenet1.0", 300, "ssd_512_mobilenet1.0_coco", False),
         ("voc", "mobilenet1.0", 512, "ssd_512_mobilenet1.0_voc", False),
-        ("coco", "resnet-50", 300, "ssd_512_resnet50_v1_coco", False),
         ("voc", "vgg-16", 300, "ssd_300_vgg16_atrous_voc", False),
         ("coco", "vgg-16", 512, "ssd_512_vgg16_atrous_coco", False),
-        ("coco", "vgg-16", 320, "ssd_300_vgg16_atrous_coco", False),
         ("coco", "vgg-16", 1024, "ssd_512_vgg16_atrous_coco", False),
-        ("imagenet", "mobilenet1.0", 300, "mobilenet1.0", False),
         ("imagenet", "vgg-16", 300, "vgg16_atrous", False),
         ("imagenet", "resnet-50", 300, "resnet50_v1", False),
         ("coco", "mobilenet0.25", 300, "mobilenet0.25", True),
-        ("voc", "mobilenet0.5", 300, "mobilenet0.5", True),
         ("coco", "mobilenetv2_1.0", 300, "mobilenetv2_1.0", True),
     ],
 )

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from helpers.models import values
 
 from ssd_train import mxnet_compat
 from ssd_train.config import BASE_NETWORKS
 from ssd_train.errors import ConfigError
-from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, builtin_names, class_heads, freeze, init_background_prior, reset_class
 
 mx = mxnet_compat.mxnet()
@@ -44,10 +44,6 @@ def thawed(nets):
     yield net
     for parameter, grad_req in before.items():
         parameter.grad_req = grad_req
-
-
-def values(net):
-    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
 @pytest.mark.parametrize("base_network", BASE_NETWORKS)
@@ -244,12 +240,3 @@ def test_background_prior_sets_initial_probabilities(classes):
             np.testing.assert_allclose(shares[:, 1:], 0.01 / len(classes), rtol=1e-4)
         else:
             assert np.array_equal(array, before[name]), name
-
-
-def test_build_net_given_scales_equal_make_anchors():
-    shares = (0.2, 0.4, 0.6, 0.8, 1.0)
-    net = build_net(SMALL_NETWORK, 128, ["a"], scales=shares)
-    layout = anchor_layout(SMALL_NETWORK, 128, shares)
-    maps = [mx.nd.zeros((1, 1, cells, cells)) for cells in layout.cells]
-    found = np.concatenate([make(m).asnumpy().reshape(-1, 4) for m, make in zip(maps, net.anchor_generators)])
-    np.testing.assert_allclose(found, make_anchors(layout), atol=1e-3)

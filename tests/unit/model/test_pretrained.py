@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers.models import values
 
 from ssd_train import mxnet_compat
 from ssd_train.errors import WeightsError
@@ -59,10 +60,6 @@ def untouched():
 def save(path, arrays):
     mx.nd.save(str(path), arrays)
     return path
-
-
-def values(net):
-    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
 def test_load_pretrained_zoo_backbone_fills_features(backbone_file):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import values
 from safetensors.numpy import save_file
 
 from ssd_train import mxnet_compat
@@ -37,10 +38,6 @@ def state_of(name):
 def saved(path, state):
     save_file(state, str(path / "a.safetensors"))
     return path / "a.safetensors"
-
-
-def values(net):
-    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
 
 
 @pytest.mark.parametrize(
@@ -117,11 +114,8 @@ def test_load_pretrained_half_precision_is_converted(tmp_path):
     "name, base_network, expected",
     [
         ("resnet50", "resnet-50", "3x3.*stride.*1x1"),
-        ("mobilenet_v2", "resnet-50", "resnet-50"),
         ("resnet50", "mobilenet1.0", "320 tensors.*conv_stem.weight.*timm"),
-        ("mobilenet_v2", "mobilenet1.0", "timm"),
         ("mobilenetv1_100", "mobilenetv2_1.0", "torchvision's MobileNet V2"),
-        ("mobilenetv1_100", "vgg-16", "torchvision's VGG-16"),
         ("mobilenetv1_100", "mobilenet0.5", r"\d+ of the 135 tensors"),
         ("mobilenet_v2", "vgg-16", r"of the 30 tensors|torchvision's VGG-16"),
     ],

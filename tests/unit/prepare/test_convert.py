@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers import manifests
-from helpers.data import label_set, memory_images, picture
+from helpers.data import label_set, memory_images, picture, write_yolo_beside
 
 from ssd_train.cli.main import main
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
@@ -36,18 +36,6 @@ def renamed(*names):
 
 def output(folder, format):
     return folder / f"{format}{WRITERS[format]}"
-
-
-def write_yolo(folder):
-    folder.mkdir()
-    for index, record in enumerate(LABELS.records):
-        (folder / record.name).write_bytes(encode_png(picture((40, 30), index)))
-        x1, y1, x2, y2 = (record.boxes / np.array([40, 30, 40, 30])).T
-        rows = zip(record.class_ids, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-        text = "\n".join("{} {:.8f} {:.8f} {:.8f} {:.8f}".format(*row) for row in rows)
-        (folder / record.name).with_suffix(".txt").write_text(text)
-    (folder / "classes.txt").write_text("cat\ndog\n")
-    return folder
 
 
 GAP = label_set([[[1, 2, 20, 12]], [[0, 0, 40, 30]]], [[0], [3]], class_names=("cat", "class_1", "class_2", "dog"))
@@ -224,7 +212,9 @@ def test_convert_each_format_read_and_written_keeps_the_labels(tmp_path, source,
     images = tmp_path / "images"
     copy_images(data(), images)
     if source == "yolo beside":
-        source, first = "yolo", write_yolo(tmp_path / "yolo")
+        source, first = "yolo", tmp_path / "yolo"
+        copy_images(data(), first)
+        write_yolo_beside(first, LABELS)
     else:
         first = output(tmp_path, source)
         convert(data(), source, first)

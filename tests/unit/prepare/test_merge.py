@@ -102,7 +102,6 @@ def test_names_that_differ_in_blanks_are_an_error(tmp_path):
     [
         pytest.param(['{"a":1'], "error", DataError, "a:1: found bad JSON", id="bad-line"),
         pytest.param([{"x": 1}], "error", DataError, "a:1: source-ref", id="no-image"),
-        pytest.param([manifests.line("1", classes={0: ""})], "error", DataError, "a:1: class-map", id="bad-class-map"),
         pytest.param(
             [{"source-ref": "1", "c": 0, "c-metadata": {"type": "groundtruth/image-classification"}}],
             *["error", DataError, "expected groundtruth/object-detection"],

@@ -162,22 +162,6 @@ def test_read_sides_given_class_names_hold_for_validation_too(tmp_path):
     assert len(train.labels.repaired) == COUNT and not validation.labels.repaired
 
 
-def test_a_pipe_too_large_to_keep_is_a_stream(tmp_path):
-    small = {"pipe_spill_gb": 4 * 2.3 * SIZE / 1e9}  # six images of training, two of validation
-    pieces = samples(LABELS.records, IMAGES)
-    with FifoWriter(tmp_path / "train", [pieces, pieces[::-1]]) as writer:
-        with FifoWriter(tmp_path / "validation", [samples(HELD.records, HELD_IMAGES)]):
-            train, validation = piped(
-                settings={**small, "epochs": 1}, train=tmp_path / "train", validation=tmp_path / "validation"
-            )
-        assert isinstance(train.images, DetectionStream) and len(train.labels) == COUNT
-        assert isinstance(validation.images, SpillImages)
-        passed = {image.record.name for image in train.images.epoch((1, 0))}
-
-    assert passed == {record.name for record in train.labels.records}
-    assert writer.finished == [0, 1]
-
-
 def test_a_stream_cannot_hold_images_out(tmp_path):
     with FifoWriter(tmp_path / "train", [samples(LABELS.records, IMAGES)]):
         with pytest.raises(DataError, match="train: holds more images than can be kept to hold some out"):

@@ -110,13 +110,9 @@ def test_evaluate_without_objects_has_no_loss(samples):
     "name, value",
     [
         ("class_predictors.0.predictor.bias", np.nan),
-        ("class_predictors.0.predictor.bias", np.inf),
-        ("class_predictors.3.predictor.weight", np.nan),
         ("class_predictors.3.predictor.weight", -np.inf),
         ("box_predictors.0.predictor.bias", np.nan),
-        ("box_predictors.0.predictor.weight", np.inf),
         ("features.mobilenet0_conv3_weight", np.nan),
-        ("features.mobilenet0_conv3_weight", -np.inf),
         ("features.mobilenet0_batchnorm2_running_var", np.nan),
         ("features.mobilenet0_batchnorm20_running_mean", np.inf),
     ],

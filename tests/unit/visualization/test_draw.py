@@ -89,11 +89,6 @@ def test_draw_marked_box_is_tinted_with_a_thicker_line():
     assert widths[1] == 2 * widths[0]
 
 
-def test_draw_labels_have_class_colours():
-    drawn = draw_labels(grey(), LabeledImage("a", [[5, 30, 80, 100], [110, 30, 190, 100]], [0, 1]), NAMES)
-    assert tuple(drawn[60, 5]) == CLASS_COLOURS[0] and tuple(drawn[60, 110]) == CLASS_COLOURS[1]
-
-
 @pytest.mark.parametrize(
     "threshold, expected",
     [

@@ -146,13 +146,6 @@ def test_draw_scene_false_positive_looks_unlike_a_hit():
     assert (false == CLASS_COLOURS[0]).all(axis=1).mean() < 0.7
 
 
-def test_draw_scene_image_function_equals_array():
-    case = sample([(0, A)], [(0, 0.9, A)])
-    lazy = Sample(case.name, lambda: case.image, case.truth, case.detections)
-    whole = [draw_scene(one, match(one, 0.3), NAMES, (300, 300)) for one in (case, lazy)]
-    assert (whole[0] == whole[1]).all() and whole[0].shape == (180, 300, 3)
-
-
 def test_match_detection_in_an_ignored_region_is_not_wrong():
     ignored = Ignored([[100, 20, 180, 100]], [0], [True])
     record = LabeledImage("a", [[10, 20, 60, 70]], [0], (200, 120), "", ignored)

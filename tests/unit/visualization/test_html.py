@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
-from ssd_train.visualization.draw import CLASS_COLOURS
-from ssd_train.visualization.html import STYLE, Html, element, finite, inline_image, join, number
+from ssd_train.visualization.html import Html, element, finite, inline_image, join, number
 
 
 @pytest.mark.parametrize(
@@ -45,10 +42,3 @@ def test_inline_image_is_a_jpeg_data_uri():
     html = inline_image(image, '"a"')
     assert html.startswith('<img src="data:image/jpeg;base64,/9j/') and 'width="20" height="10"' in html
     assert 'alt="&quot;a&quot;"' in html
-
-
-def test_style_has_the_colours_of_the_classes_and_on_light_a_darker_yellow():
-    light, dark = (re.findall(r"--c(\d): #(\w{6});", part) for part in STYLE.split("@media", 2)[:2])
-    colours = [(str(index), "%02x%02x%02x" % colour) for index, colour in enumerate(CLASS_COLOURS)]
-    assert dark == colours and [pair for pair in light if pair not in colours] == [("4", "b09a00")]
-    assert re.findall(r"\.c(\d) \{ --ink: var\(--c\1\); \}", STYLE) == [index for index, _ in colours]

@@ -217,15 +217,6 @@ def test_render_score_curve_marks_the_chosen_score():
     assert re.search(r"F1: 0\.5000 at score 0\.(499|5)", text)
 
 
-def test_render_validation_losses_are_beside_those_of_training():
-    rows = [
-        {"epoch": e, "CrossEntropy": 3.0, "SmoothL1": 1.0, "val_CrossEntropy": 3.5, "val_SmoothL1": 1.5} for e in (1, 2)
-    ]
-    text = render(bare(history=rows))
-    for name in ("class loss, validation: 3.5000", "box loss, validation: 1.5000"):
-        assert f"{name} at epoch 2" in text
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_image_enlarges_on_click_and_on_enter_in_a_browser(tmp_path, make_report):
     write_report(tmp_path / "report.html", make_report(pictures=4))

@@ -22,8 +22,3 @@ def test_summarise_counts_images_boxes_and_issues():
     assert filled == [0.1, 0.5, 0.7] and sum(one.relative_sizes) == 3
     assert one.skipped == (Reason("failed", 5, ("m:0", "m:1", "m:2")), Reason("no label", 1, ("m:9 (why)",)))
     assert one.repaired == ()
-
-
-def test_summarise_no_records_counts_zero():
-    one = summarise("validation", Labels((), ClassNames(("x",))))
-    assert (one.images, one.boxes_per_class, sum(one.relative_sizes)) == (0, (0,), 0)

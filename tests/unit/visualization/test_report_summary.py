@@ -142,10 +142,6 @@ def test_next_steps_of_a_failed_run_begin_with_the_labels():
     assert "ssd-train check" in first and "random weights" in second
 
 
-def test_next_steps_without_any_data_are_none():
-    assert next_steps(ReportData("t", NAMES)) == []
-
-
 def test_next_steps_backquotes_become_code():
     page = render(run(best_epoch=10))
     assert "<code>--epochs 20</code>" in page

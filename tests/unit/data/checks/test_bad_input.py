@@ -215,8 +215,6 @@ BAD_SAMPLES = {
     "text for an image": (b"not found", pipe_label(), "unreadable-image"),
     "half an image": (PNG[:60], pipe_label(), "truncated-image"),
     "text": (PNG, pipe_label({**JSON_BOX, "left": "10"}), "bad-coordinates"),
-    "width below 0": (PNG, pipe_label({**JSON_BOX, "width": -1}), "box-degenerate"),
-    "class a word": (PNG, pipe_label({**JSON_BOX, "class_id": "cat"}), "unknown-class"),
     "size a text": (PNG, pipe_label(image_size=[{"width": "100", "height": 80}]), "bad-image-size"),
 }
 
@@ -236,8 +234,6 @@ BAD_FRAMES = {
     "no object": (["a"], "bad-line"),
     "frame twice": ({"frame": "good.png", "annotations": []}, "conflicting-duplicate"),
     "frame a number": ({"frame": 5, "annotations": []}, "bad-image-name"),
-    "text": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "left": "10"}]}, "bad-coordinates"),
-    "height below 0": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "height": -1}]}, "box-degenerate"),
     "class 4 of 1": ({"frame": "bad.png", "annotations": [{**VIDEO_BOX, "class-id": "4"}]}, "unknown-class"),
 }
 

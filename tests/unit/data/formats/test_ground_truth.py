@@ -13,7 +13,6 @@ from ssd_train.errors import DataError
 
 BAD_LINES = {
     "not JSON": ("hello", r"bad JSON at column 1 \("),
-    "half a line": ('{"source-ref": "s3://b/a', r"bad JSON at column"),
     "two objects": ("{} {}", r"bad JSON at column 4 \(Extra data"),
     "an array": ('["a"]', "found a JSON list, expected one JSON object"),
     "deep nesting": ("[" * 200_000, "nested too deep"),
@@ -21,7 +20,6 @@ BAD_LINES = {
         text(with_box(left=7), '"left": 7', '"left": ' + "7" * 9000),
         "box 0: left|limit|digits",
     ),
-    "key twice": ('{"source-ref": "a", "source-ref": "b"}', "key 'source-ref' twice"),
     "key twice inside": (text(with_box(), '"left": 10', '"left": 10, "left": 11'), "key 'left' twice"),
     "NaN": (text(with_box(left=7), '"left": 7', '"left": NaN'), "found NaN, which is not JSON"),
     "too large a float": (text(with_box(left=7), '"left": 7', '"left": 1e999'), "box 0: left: found inf"),
@@ -30,30 +28,16 @@ BAD_LINES = {
     "negative width": (with_box(width=-1), "box 0: found width -1 and height 40, expected neither below 0"),
     "class_id unknown": (with_box(class_id=7), r"box 0: class_id: found 7, expected one of the class-map: \[0, 1\]"),
     "class_id a half": (with_box(class_id=0.5), "box 0: class_id: found 0.5, expected an integer"),
-    "class_id null": (with_box(class_id=None), "box 0: class_id: found null, expected an integer"),
-    "class_id a word": (with_box(class_id="cat"), "box 0: class_id: found 'cat', expected an integer"),
-    "class_id other digits": (with_box(class_id="²"), "box 0: class_id: found '²', expected an integer"),
     "second box": (entry(value=label(box(), box(left="1"))), "box 1: left: found '1'"),
     "annotations missing": (entry(value={"image_size": []}), "image_size|annotations: found null, expected a list"),
-    "annotations an object": (entry(value={"annotations": {}}), "annotations: found an object, expected a list"),
-    "image_size an object": (
-        entry(value={**label(), "image_size": {"width": 3}}),
-        "image_size: found an object, expected a list",
-    ),
     "image_size of two": (
         entry(value={**label(), "image_size": [{}, {}]}),
         "image_size: found an array, expected a list of one",
     ),
-    "width a string": (entry(value=label(size=("100", 80))), "image_size width: found '100', expected an integer"),
-    "height zero": (entry(value=label(size=(100, 0))), "image_size height: found 0, expected an integer from 1"),
     "class-map an array": (entry(about=metadata(class_map=["cat"])), "class-map: found an array, expected an object"),
     "class-map key": (
         entry(about=metadata(class_map={"x": "cat"})),
         "class-map: class id: found 'x', expected an integer",
-    ),
-    "class name null": (
-        entry(about=metadata(class_map={"0": None})),
-        "class-map: class 0: found null, expected a name",
     ),
     "one name, two ids": (entry(about=metadata(class_map={"0": "cat", "2": "cat"})), "'cat' under the ids 0 and 2"),
     "empty source-ref": (entry(""), "source-ref: found '', expected the name"),
@@ -80,9 +64,7 @@ SKIPPED_LINES = {
     "not labelled": ({"source-ref": "s3://b/a.jpg"}, gt.NO_LABEL),
     "labelled by another job only": (entry(attribute="other", about=metadata(creation_date="2001")), gt.NO_LABEL),
     "failed": (entry(about=metadata(failure_reason="ClientError: no image")), gt.FAILED),
-    "failed without a label": ({"source-ref": "s3://b/a.jpg", "bb-metadata": {"failure-reason": "x"}}, gt.FAILED),
     "label a number": (entry(value=1), gt.NOT_AN_OBJECT),
-    "label null": ({**entry(), "bb": None}, gt.NOT_AN_OBJECT),
     "classification": (entry(value=1, about=metadata(type="groundtruth/image-classification")), gt.OTHER_TYPE),
     "metadata missing": ({"source-ref": "s3://b/a.jpg", "bb": label(box())}, gt.OTHER_TYPE),
     "same line again": (GOOD[0], DUPLICATE),
@@ -99,18 +81,15 @@ def test_read_ground_truth_line_without_label_is_skipped(tmp_path, line, reason)
 
 
 ODD_LINES = {
-    "integers": (with_box(), [10, 20, 40, 60]),
     "floats": (with_box(left=10.25, width=0.5 + 29), [10.25, 20, 39.75, 60]),
     "class_id as digits": (with_box(class_id="0"), [10, 20, 40, 60]),
     "no image_size": (entry(value=label(box(left=5000), size=None)), [5000, 20, 5030, 60]),
-    "confidence 0": (entry(about=metadata(objects=[{"confidence": 0}])), [10, 20, 40, 60]),
     "confidence 0.09": (entry(about=metadata(objects=[{"confidence": 0.09}])), [10, 20, 40, 60]),
     "verified as well": (
         entry(**{"check": "1", "check-metadata": {"type": "groundtruth/label-verification", "class-name": "bad"}}),
         [10, 20, 40, 60],
     ),
     "class of another line's map": (entry(about=metadata(class_map={})), [10, 20, 40, 60]),
-    "unknown keys": (entry(color="blue", **{"video-metadata": 5}), [10, 20, 40, 60]),
     "U+2028 in the name": (text(entry("QQ"), "QQ", "\u2028"), [10, 20, 40, 60]),
     "whole image": (with_box(left=0, top=0, width=100, height=80), [0, 0, 100, 80]),
 }
@@ -127,13 +106,11 @@ def test_read_ground_truth_odd_line_is_read(tmp_path, line, corners):
 
 MENDED_BOXES = {
     "left of the image": ({"left": -10}, [0, 20, 20, 60], CLIPPED),
-    "right of the image": ({"left": 80, "width": 30}, [80, 20, 100, 60], CLIPPED),
     "below": ({"top": 60, "height": 30}, [10, 60, 40, 80], CLIPPED),
     "rounding of a tool": ({"left": 70.00000001}, [70, 20, 100, 60], None),
     "a tenth left": ({"left": -27}, [0, 20, 3, 60], CLIPPED),
     "less than a tenth left": ({"left": -28}, None, OUTSIDE),
     "wholly outside": ({"left": 200}, None, OUTSIDE),
-    "touching from outside": ({"left": 100}, None, OUTSIDE),
     "thinner than a pixel": ({"width": 0.01}, None, TOO_SMALL),
     "thinner than a pixel after clipping": ({"left": -0.5, "width": 1.4}, None, TOO_SMALL),
 }

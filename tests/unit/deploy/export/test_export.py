@@ -17,6 +17,7 @@ from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.cli.export import EIGHT_BITS, FORMATS, INPUTS
 from ssd_train.cli.main import main
+from ssd_train.data.formats.coco import write_coco
 from ssd_train.data.image_io import encode_png
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
@@ -277,7 +278,7 @@ def test_export_command_each_format_can_be_evaluated(folder, labelled, tmp_path,
     images.mkdir()
     for record in labelled.labels.records:
         (images / record.name).write_bytes(labelled.images.read(record))
-    manifest.write_text(json.dumps(_coco(labelled.labels)))
+    write_coco(manifest, labelled.labels.records, labelled.labels.class_names)
     for format in FORMATS:
         output = tmp_path / (f"{format}.onnx" if "onnx" in format else format)
         flags = ["--images", str(images), "--labels", str(manifest), "--max_map_drop", "1"]
@@ -285,23 +286,3 @@ def test_export_command_each_format_can_be_evaluated(folder, labelled, tmp_path,
         assert f"written: {output}" in capsys.readouterr().out
         assert main(["evaluate", "--model", str(output), "--images", str(images), "--labels", str(manifest)]) == 0
         assert "mAP 0." in capsys.readouterr().out
-
-
-def _coco(labels):
-    return {
-        "images": [
-            {"id": i, "file_name": r.name, "width": r.size_wh[0], "height": r.size_wh[1]}
-            for i, r in enumerate(labels.records)
-        ],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(labels.class_names)],
-        "annotations": [
-            {"id": 100 * i + j, "image_id": i, "category_id": int(c) + 1, "bbox": _xywh(box), "iscrowd": 0, "area": 1}
-            for i, r in enumerate(labels.records)
-            for j, (box, c) in enumerate(zip(r.boxes, r.class_ids))
-        ],
-    }
-
-
-def _xywh(box):
-    x1, y1, x2, y2 = map(float, box)
-    return [x1, y1, x2 - x1, y2 - y1]
