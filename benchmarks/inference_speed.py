@@ -24,6 +24,7 @@ import numpy as np
 
 from ssd_train import mxnet_compat
 from ssd_train.artifacts.saved_model import SavedModel
+from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.config import TrainConfig
 from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.synthetic import SHAPE_CLASSES, draw_shapes_set
@@ -32,7 +33,7 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.export.onnx import write_onnx
 from ssd_train.deploy.export.quantize import quantize_layers, quantize_symbol
 from ssd_train.deploy.handlers import handle_request
-from ssd_train.deploy.symbol import describe, make_symbol, staged_files
+from ssd_train.deploy.symbol import make_symbol, staged_files
 from ssd_train.model.net import build_net
 
 WARM_UP = 2  # the first calls allocate
@@ -67,7 +68,7 @@ def make_detectors(folder: Path, base_network: str, side: int, pictures: np.ndar
     SavedModel(config, SHAPE_CLASSES, 100, epoch=0).save(folder / "model", net)
     model = SavedModel.load(folder / "model")
     for kind, parts in (("symbol", make_symbol(model)), ("int8", quantize_symbol(make_symbol(model), pictures))):
-        with staged_files(describe(model, kind), folder / kind, parts):
+        with staged_files(model.describe(kind, INPUT), folder / kind, parts):
             pass
     write_onnx(model, folder / "float.onnx")
     write_onnx(model, folder / "int8.onnx", change=lambda layers: quantize_layers(layers, pictures))
