@@ -17,7 +17,7 @@ from ssd_train.errors import TrainingDiverged
 from ssd_train.model.net import build_net, freeze
 from ssd_train.training import step as learners
 from ssd_train.training.engine import train_one_epoch
-from ssd_train.training.step import GROWTH_STEPS, LossScale, ModelEMA, TrainStep
+from ssd_train.training.step import GROWTH_STEPS, LossScale, ModelEMA, TrainStep, optimizer_settings
 
 mx = mxnet_compat.mxnet()
 
@@ -261,6 +261,19 @@ def test_loss_scale_grows_and_is_restored():
     other.restore(json.loads(json.dumps(scale.state())))
     assert other.state() == scale.state()
     assert not LossScale(1.0).update(np.ones(2), float("inf")), "in 32 bits it is a divergence"
+
+
+@pytest.mark.parametrize(
+    "optimizer, expected",
+    [
+        ("sgd", {"learning_rate": 0.001, "momentum": 0.7, "wd": 0.01}),
+        ("rmsprop", {"learning_rate": 0.001, "wd": 0.01}),
+        ("adam", {"learning_rate": 0.001}),
+        ("adadelta", {"learning_rate": 0.001}),
+    ],
+)
+def test_optimizer_settings_of_each_optimizer(optimizer, expected):
+    assert optimizer_settings(small_config(optimizer=optimizer, momentum=0.7, weight_decay=0.01)) == expected
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adadelta"])
