@@ -158,6 +158,14 @@ def test_voc_and_coco_differ_on_a_taken_box():
     assert scores.ap50 == pytest.approx(1.0)
 
 
+def test_the_order_of_updates_does_not_matter():
+    images = random_images(3, 30, 4, 40, score_steps=4)
+    expected = score(images, 4)
+    shuffled = [images[i] for i in np.random.RandomState(0).permutation(len(images))]
+    assert score(shuffled, 4) == expected
+    assert expected.ap50 > 0
+
+
 def test_classes_without_boxes_are_left_out_of_the_mean():
     scores = score([(answers([SQUARE, SQUARE], [0.9, 0.8], [0, 1]), labels([SQUARE], [0]))], count=3)
     assert [found.ap50 for found in scores.per_class] == [1.0, None, None]
