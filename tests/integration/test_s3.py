@@ -199,7 +199,9 @@ def test_s3_label_names_images_by_their_addresses(run, on_s3, tmp_path):
     assert {line["source-ref"] for line in lines} == {f"s3://bucket/{key}" for key in keys(on_s3, "images/")}
     assert {"labels/next/unlabelled.manifest", "labels/next/label-categories.json"} <= keys(on_s3, "labels/next/")
     key = sorted(keys(on_s3, "images/"))[0]
-    one = run("label", "--images", f"s3://bucket/{key}", *flags)
+    refused = run("label", "--images", f"s3://bucket/{key}", *flags)
+    assert refused.code == 2 and "pre-labels.manifest" in refused.err
+    one = run("label", "--images", f"s3://bucket/{key}", *flags, "--overwrite")
     assert one.code == 0, one.err
     (line,) = [json.loads(line) for line in read(on_s3, "labels/next/pre-labels.manifest").splitlines()]
     assert line["source-ref"] == f"s3://bucket/{key}"
