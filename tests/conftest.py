@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("no-deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hand files out in alphabetical order, integration first: xdist begins with the most tests, not with the longest."""
+    """Hand files out in alphabetical order, integration first: xdist begins with those of the most tests."""
     if hasattr(config.option, "loadscopereorder"):  # since xdist 3.7, for Python 3.9
         config.option.loadscopereorder = False
 
