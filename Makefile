@@ -45,11 +45,9 @@ demo: $(VENV)/.runtime
 serve-container-stack: $(VENV)/.runtime .venv-serving/.done
 	$(BIN)/python examples/serving_stack.py --venv .venv-serving --model "$(MODEL)" --port $(or $(PORT),8080)
 
-# One process more than processors, because some tests wait for servers and timeouts; up to four, because each takes up to a
-# gigabyte of memory.
-TEST_PROCESSES := $(shell echo $$(( $$(nproc) < 3 ? $$(nproc) + 1 : 4 )))
+# One process per processor, up to four, because each takes up to a gigabyte of memory.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # One after the other: the long tests are timed, and AWS's serving stack allows one server on a machine.
 test-all:

@@ -31,12 +31,6 @@ hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Hand files out in alphabetical order, integration first: xdist begins with those of the most tests."""
-    if hasattr(config.option, "loadscopereorder"):  # since xdist 3.7, for Python 3.9
-        config.option.loadscopereorder = False
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _memory_given_back() -> Iterator[None]:
     """What the tests of a module took: else the C library keeps the arrays of dead networks, gigabytes in the end."""
