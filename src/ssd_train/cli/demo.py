@@ -23,11 +23,10 @@ SETTINGS = {
     "use_pretrained_model": 0,
     "grayscale": True,
     "augmentation": "flip",
-    "auto_anchors": False,
-    "epochs": 14,
+    "epochs": 9,
     "mini_batch_size": 16,
     "learning_rate": 0.004,
-    "validation_interval": 7,
+    "validation_interval": 3,
 }
 # enough to see that everything works: half a minute on two cores
 QUICK_IMAGES, QUICK_HELD_OUT = 64, 16
