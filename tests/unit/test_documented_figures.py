@@ -231,6 +231,7 @@ def of_recipe(row):
     runs = {
         "balanced": (20, []),
         "best": (40, []),
+        "`best` of 2026-12-01": (40, ["recipe=best"], 1, "2026-12-01"),
         "`best` at 416 px": (40, ["image_shape=416"]),
         "`fast` at 256 px": (8, ["image_shape=256"]),
     }
