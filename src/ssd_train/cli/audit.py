@@ -47,69 +47,11 @@ from ssd_train.prepare.manifest import read_lines, write_lines
 from ssd_train.progress import Progress
 from ssd_train.storage.atomic import open_atomic, require_writable, write_json_atomic, write_text_atomic
 from ssd_train.storage.lock import exclusive_lock
-from ssd_train.training.engine import Evaluation
-from ssd_train.training.trainer import open_trainer
-
-DETECTIONS = "detections.jsonl"
-
-
-def out_of_fold(
-    data: LabeledDataset,
-    folds: int,
-    config: TrainConfig,
-    environment: Environment,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> Iterator[Path]:
-    """Train a network for each fold on the images of the others; yield the file with the detections of the fold.
-
-    The last epoch is used, so that the labels of a fold do not choose its model. Below `environment.output_dir`, each
-    fold has a folder with its checkpoints while it is trained, then with its detections; a repeated call resumes.
-
-    Args:
-        data: images and labels.
-        folds: number of folds, at least 2.
-        config: settings of each training.
-        environment: output folder, initial weights and devices.
-        progress: receives log lines and warnings.
-        should_stop: called between steps; training stops when it returns True.
-
-    Raises:
-        SsdTrainError: bad settings or data.
-        TrainingInterrupted: `should_stop` returned True; the state is saved.
-    """
-    fold_of = fold_of_each(data.labels, folds, image_hash(data.images), config.split_group or None, progress)
-    config = dataclasses.replace(config, validation_interval=config.epochs)
-    for fold in range(folds):
-        folder = environment.output_dir / f"fold_{fold + 1}"
-        detections = folder / DETECTIONS
-        if detections.exists():
-            progress.info(f"fold {fold + 1} of {folds}: detections of an earlier run")
-        else:
-            progress.info(f"fold {fold + 1} of {folds}: training on the other {folds - 1}")
-            held_out = [number == fold for number in fold_of]
-            splits = _subset(data, [not held for held in held_out]), _subset(data, held_out)
-            own = dataclasses.replace(
-                environment, model_dir=folder / "model", output_dir=folder, checkpoint_dir=folder / "checkpoints"
-            )
-            with open_trainer(config, own, progress, should_stop, splits) as trainer:
-                evaluation = trainer.fit()
-                assert isinstance(evaluation, Evaluation)  # one process
-            with open_atomic(detections) as file:
-                for image, predicted in evaluation.predictions:
-                    file.write(prediction_line(image.name, predicted, data.labels.class_names))
-        for used in ("model", "checkpoints"):
-            shutil.rmtree(folder / used, ignore_errors=True)
-        yield detections
-
-
-def _subset(data: LabeledDataset, keep: "list[bool]") -> LabeledDataset:
-    return LabeledDataset(dataclasses.replace(data.labels.subset(keep), others=()), data.images)
-
 
 SETTINGS = {"recipe": "fast"}
 WEAK = 0.3  # mAP@0.5 of detections that find more errors of the model than of the labels
 RUN, PAGE, ERRORS, DOUBTFUL = "audit.json", "audit.html", "label_errors.jsonl", "doubtful.manifest"
+DETECTIONS = "detections.jsonl"  # of --model, and of each fold
 # settings that --model uses, too: they say how labels are read
 OF_LABELS = ("labels_format", "label_attribute", "class_names", "split", "verified", "on_bad_data")
 
@@ -131,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         with exclusive_lock(flags.output, progress, "output", keep=False):
             _claim(flags, config, data)
             if flags.model is None:
-                images = _out_of_fold(flags, config, data, progress)
+                images = _by_folds(flags, config, data, progress)
             else:
                 images, data = _by_model(flags, config, data, progress)
             _report_scores(images, data.labels.class_names, progress)
@@ -223,7 +165,7 @@ def _read_marks(path: Path) -> Any:
         return None
 
 
-def _out_of_fold(flags: argparse.Namespace, config: TrainConfig, data: LabeledDataset, progress: Progress) -> Images:
+def _by_folds(flags: argparse.Namespace, config: TrainConfig, data: LabeledDataset, progress: Progress) -> Images:
     """Return labels and detections of each image by models that were trained on the other folds."""
     environment = Environment(
         flags.labels,
@@ -238,6 +180,63 @@ def _out_of_fold(flags: argparse.Namespace, config: TrainConfig, data: LabeledDa
         for file in out_of_fold(data, flags.folds, config, environment, progress, requests):
             detections.update(read_detections(file, data)[0])
     return [(record, detections[record.name]) for record in data.labels.records if record.name in detections]
+
+
+def out_of_fold(
+    data: LabeledDataset,
+    folds: int,
+    config: TrainConfig,
+    environment: Environment,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> Iterator[Path]:
+    """Train a network for each fold on the images of the others; yield the file with the detections of the fold.
+
+    The last epoch is used, so that the labels of a fold do not choose its model. Below `environment.output_dir`, each
+    fold has a folder with its checkpoints while it is trained, then with its detections; a repeated call resumes.
+
+    Args:
+        data: images and labels.
+        folds: number of folds, at least 2.
+        config: settings of each training.
+        environment: output folder, initial weights and devices.
+        progress: receives log lines and warnings.
+        should_stop: called between steps; training stops when it returns True.
+
+    Raises:
+        SsdTrainError: bad settings or data.
+        TrainingInterrupted: `should_stop` returned True; the state is saved.
+    """
+    from ssd_train.training.engine import Evaluation
+    from ssd_train.training.trainer import open_trainer
+
+    fold_of = fold_of_each(data.labels, folds, image_hash(data.images), config.split_group or None, progress)
+    config = dataclasses.replace(config, validation_interval=config.epochs)
+    for fold in range(folds):
+        folder = environment.output_dir / f"fold_{fold + 1}"
+        detections = folder / DETECTIONS
+        if detections.exists():
+            progress.info(f"fold {fold + 1} of {folds}: detections of an earlier run")
+        else:
+            progress.info(f"fold {fold + 1} of {folds}: training on the other {folds - 1}")
+            held_out = [number == fold for number in fold_of]
+            splits = _subset(data, [not held for held in held_out]), _subset(data, held_out)
+            own = dataclasses.replace(
+                environment, model_dir=folder / "model", output_dir=folder, checkpoint_dir=folder / "checkpoints"
+            )
+            with open_trainer(config, own, progress, should_stop, splits) as trainer:
+                evaluation = trainer.fit()
+                assert isinstance(evaluation, Evaluation)  # one process
+            with open_atomic(detections) as file:
+                for image, predicted in evaluation.predictions:
+                    file.write(prediction_line(image.name, predicted, data.labels.class_names))
+        for used in ("model", "checkpoints"):
+            shutil.rmtree(folder / used, ignore_errors=True)
+        yield detections
+
+
+def _subset(data: LabeledDataset, keep: "list[bool]") -> LabeledDataset:
+    return LabeledDataset(dataclasses.replace(data.labels.subset(keep), others=()), data.images)
 
 
 def _by_model(

@@ -25,8 +25,6 @@ from ssd_train.data.image_io import ImageLimits
 from ssd_train.deploy.codec import RequestLimits
 from ssd_train.deploy.detector import ENGINES, Detector, Engine
 from ssd_train.deploy.handlers import warm_up
-from ssd_train.deploy.server.app import keep_memory_flat, listen
-from ssd_train.deploy.server.app import run as run_server
 from ssd_train.progress import Progress
 from ssd_train.storage.archive import open_model
 
@@ -35,21 +33,21 @@ def run(arguments: Sequence[str]) -> int:
     """Serve a model until SIGTERM or Ctrl-C."""
     flags = make_parser().parse_args(list(arguments))
     limits = RequestLimits(int(flags.max_mb * 2**20), ImageLimits(int(flags.max_megapixels * 1e6)))
-    from ssd_train.deploy.server.app import make_app  # here, so that `serve --help` works without Starlette
+    from ssd_train.deploy.server import app  # here, so that `serve --help` works without Starlette
 
-    keep_memory_flat()
+    app.keep_memory_flat()
     name = _model_name(flags.model)  # before a path on S3 becomes a local one
     with staged_s3_paths(flags) as progress:
         detector = _detector(flags, progress)
         _warn_if_slow(detector.engine, flags, progress)
         warm_up(detector)
-        listener = listen(flags.host, flags.port)
+        listener = app.listen(flags.host, flags.port)
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         progress.info(f"serving {flags.model} with {detector.engine.name} at http://{address}:{port}/")
         threshold = score_threshold(flags, detector, progress)
-        application = make_app(detector, limits, flags.queue, progress, threshold, name)
-        run_server(application, listener, flags.queue)
+        application = app.make_app(detector, limits, flags.queue, progress, threshold, name)
+        app.run(application, listener, flags.queue)
         progress.info("stopped: all requests were answered")
     return 0
 

@@ -9,6 +9,7 @@ from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.cli import serve
 from ssd_train.cli.main import main
+from ssd_train.deploy.server import app
 from ssd_train.deploy.symbol import make_symbol, staged_files
 
 
@@ -22,8 +23,8 @@ def model(tmp_path_factory):
 @pytest.fixture
 def served(monkeypatch, capsys):
     """Return a function that starts and stops a server and returns the printed lines."""
-    monkeypatch.setattr(serve, "keep_memory_flat", lambda: None)
-    monkeypatch.setattr(serve, "run_server", lambda server, listener, queue: listener.close())
+    monkeypatch.setattr(app, "keep_memory_flat", lambda: None)
+    monkeypatch.setattr(app, "run", lambda server, listener, queue: listener.close())
 
     def lines(model, *flags):
         assert main(["serve", "--model", str(model), "--port", "0", *flags]) == 0

@@ -375,13 +375,13 @@ def small_classes(boxes: Scaled, side: int) -> Dict[int, Tuple[float, float]]:
     Returns:
         Class id -> fraction of its boxes that do, with stride 16 and with stride 8.
     """
-    fractions = {}
-    for class_id in np.unique(boxes.class_ids):
-        pixels = boxes.boxes[boxes.class_ids == class_id] * side
-        usual, fine = (float((_iou_of_own_shape(pixels, side, cell) < MATCH_IOU).mean()) for cell in (CELL, FINE_CELL))
-        if usual > max(UNMATCHED, fine + LESS_UNMATCHED):
-            fractions[int(class_id)] = usual, fine
-    return fractions
+    pixels, counts = boxes.boxes * side, np.bincount(boxes.class_ids)
+    usual, fine = (
+        np.bincount(boxes.class_ids, _iou_of_own_shape(pixels, side, cell) < MATCH_IOU) / np.maximum(counts, 1)
+        for cell in (CELL, FINE_CELL)
+    )
+    small = np.flatnonzero(usual > np.maximum(UNMATCHED, fine + LESS_UNMATCHED))
+    return {int(class_id): (float(usual[class_id]), float(fine[class_id])) for class_id in small}
 
 
 def _iou_of_own_shape(boxes: np.ndarray, side: int, cell: float) -> np.ndarray:
