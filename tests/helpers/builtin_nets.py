@@ -225,7 +225,7 @@ def write_artifact(
 
 def archive_of(folder: Path, path: Path) -> Path:
     """All files of `folder` as the .tar.gz file `path`."""
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:  # random weights cannot be compressed
         for file in sorted(folder.iterdir()):
             archive.add(file, file.name)
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -76,6 +78,18 @@ def finish(arguments: Sequence[str], **environ: str) -> str:
     printed = ended(process)
     assert process.returncode == 0, printed
     return printed
+
+
+def run_here(arguments: Sequence[str]) -> str:
+    """Run a command in this process, which has loaded MXNet already; return what it printed.
+
+    For a run that ends by itself and whose environment does not matter.
+    """
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main(arguments)
+    assert code == 0, printed.getvalue()
+    return printed.getvalue()
 
 
 def kill_after(arguments: Sequence[str], pattern: str, delay: float = 0.0) -> str:

@@ -166,6 +166,7 @@ def test_build_setup_vgg_archive_in_any_form_is_loaded(archives, shapes, tmp_pat
     np.testing.assert_array_equal(state_dict(setup.net)["features.stages.4.4.weight"].data().asnumpy(), expected)
 
 
+@pytest.mark.slow
 def test_train_job_model_channel_with_vgg_archive_lowers_the_loss(archives, shapes, tmp_path):
     """entry_point/train.py with the variables of the toolkit."""
     channel = tmp_path / "channel"

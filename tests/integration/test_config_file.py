@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from helpers.jobs import assert_same, finish, flags, outcome
+from helpers.jobs import assert_same, flags, outcome, run_here
 
 from ssd_train.cli.main import main
 from ssd_train.storage.atomic import finished_dirs
@@ -35,12 +35,12 @@ def first(data, tmp_path_factory):
         "seed": 7,
         "overwrite": 1,
     }
-    return folder, finish(flags(data, folder, **settings))
+    return folder, run_here(flags(data, folder, **settings))
 
 
 def test_train_config_of_a_run_repeats_it(first, tmp_path):
     folder, _ = first
-    finish(["train", "--config", str(folder / "output" / "config.yaml"), *places(tmp_path)])
+    run_here(["train", "--config", str(folder / "output" / "config.yaml"), *places(tmp_path)])
     assert "overwrite" not in (folder / "output" / "config.yaml").read_text()
     assert fingerprint(tmp_path) == fingerprint(folder)
     assert_same(outcome(tmp_path), outcome(folder))
@@ -48,14 +48,14 @@ def test_train_config_of_a_run_repeats_it(first, tmp_path):
 
 def test_train_flag_overrides_the_config(first, tmp_path):
     folder, _ = first
-    finish(["--config", str(folder / "output" / "config.yaml"), *places(tmp_path), "--lr", "0.0001"])
+    run_here(["--config", str(folder / "output" / "config.yaml"), *places(tmp_path), "--lr", "0.0001"])
     differing = {key for key, value in fingerprint(folder).items() if fingerprint(tmp_path)[key] != value}
     assert differing == {"setting learning_rate"}
 
 
 def test_train_dry_run_reports_the_run_and_writes_nothing(data, first, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
-    printed = finish([*flags(data, tmp_path, epochs=3, learning_rate=3e-4), "--dry-run"])
+    printed = run_here([*flags(data, tmp_path, epochs=3, learning_rate=3e-4), "--dry-run"])
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert "learning_rate 0.0003" in printed and re.search(r"network: mobilenet0\.25 at \d+ px, \d class", printed)
     (steps,) = re.findall(r"^steps: (\d+) per epoch", printed, re.M)

@@ -96,18 +96,22 @@ def shows(pattern):
     return lambda terminal: re.search(pattern, terminal.output)
 
 
-@pytest.mark.parametrize("checkpoints", [True, False])
+EPOCH, VALIDATION = r"epoch 2/50: +\d+%", r"epoch 1/50 .*(.|\n)*validation: +[1-9]\d*%"
+
+
 @pytest.mark.parametrize(
-    "moment, epochs",
+    "moment, checkpoints",
     [
-        pytest.param(shows(r"epoch 2/50: +\d+%"), 50, id="epoch"),
-        pytest.param(shows(r"epoch 1/50 .*(.|\n)*validation: +[1-9]\d*%"), 50, id="validation"),
+        pytest.param(EPOCH, True, id="epoch"),
+        pytest.param(VALIDATION, False, id="validation-without-checkpoints"),
+        pytest.param(EPOCH, False, id="epoch-without-checkpoints", marks=pytest.mark.slow),
+        pytest.param(VALIDATION, True, id="validation", marks=pytest.mark.slow),
     ],
 )
-def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, epochs, checkpoints):
+def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, checkpoints):
     changes = {} if checkpoints else {"checkpoint_dir": None}
-    terminal = Terminal(jobs.flags(data, tmp_path, epochs=epochs, **changes))
-    terminal.wait_for(moment)
+    terminal = Terminal(jobs.flags(data, tmp_path, epochs=50, **changes))
+    terminal.wait_for(shows(moment))
     terminal.interrupt()
     assert terminal.finish() == 130, terminal.output
     screen = terminal.screen()
@@ -121,7 +125,7 @@ def test_interrupt_leaves_model_report_and_the_way_on(data, tmp_path, moment, ep
     assert "<svg" in (tmp_path / "output" / "report.html").read_text("utf-8")
     assert (tmp_path / "model" / "model.onnx").is_file()
     if checkpoints:
-        jobs.finish(["train", *jobs.flags(data, tmp_path, epochs=3)])
+        jobs.run_here(["train", *jobs.flags(data, tmp_path, epochs=3)])
 
 
 def test_interrupt_before_the_data_leaves_nothing(data, tmp_path):

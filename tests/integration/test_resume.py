@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import re
+import shutil
 import signal
 import time
 
 import pytest
 from helpers import jobs
 from helpers.data import shapes_set
-from helpers.jobs import assert_same, ended, finish, kill_after, outcome, start, told
+from helpers.jobs import assert_same, finish, kill_after, outcome, run_here, start
 
 from ssd_train.cli.main import main
 from ssd_train.storage.atomic import finished_dirs
+from ssd_train.storage.lock import LOCK
 
 pytestmark = pytest.mark.integration
 
@@ -44,14 +47,13 @@ def flags(data, folder, **settings):
 
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory):
-    """The outcome of a run that nothing disturbed, by optimizer."""
+    """The folder of a run that nothing disturbed, by optimizer."""
     found = {}
 
     def run(optimizer):
         if optimizer not in found:
-            folder = tmp_path_factory.mktemp(f"unbroken-{optimizer}")
-            finish(flags(data, folder, **OPTIMIZERS[optimizer]))
-            found[optimizer] = outcome(folder)
+            found[optimizer] = tmp_path_factory.mktemp(f"unbroken-{optimizer}")
+            run_here(flags(data, found[optimizer], **OPTIMIZERS[optimizer]))
         return found[optimizer]
 
     return run
@@ -63,9 +65,9 @@ def unbroken(data, tmp_path_factory):
 def test_resume_killed_between_epochs_equals_the_unbroken_run(data, unbroken, tmp_path, optimizer):
     command = flags(data, tmp_path, **OPTIMIZERS[optimizer])
     kill_after(command, "^epoch 2/3", delay=0.15)
-    printed = finish(command)
+    printed = run_here(command)
     assert re.search(r"^resuming after epoch [12]", printed, re.MULTILINE) and "epoch 1/3" not in printed
-    assert_same(outcome(tmp_path), unbroken(optimizer))
+    assert_same(outcome(tmp_path), outcome(unbroken(optimizer)))
 
 
 @pytest.mark.slow
@@ -76,15 +78,16 @@ def test_resume_killed_at_random_moments_equals_the_unbroken_run(data, unbroken,
     for _ in range(3):
         kill_after(command, "^training on", delay=dice.uniform(0.2, 1.5))
     finish(command)
-    assert_same(outcome(tmp_path), unbroken("adam"))
+    assert_same(outcome(tmp_path), outcome(unbroken("adam")))
 
 
+@pytest.mark.slow
 def test_resume_killed_inside_an_epoch_equals_the_unbroken_run(data, unbroken, tmp_path):
     """Killed as soon as a checkpoint stands that was made after a step of an epoch."""
     command = flags(data, tmp_path, checkpoint_minutes=0.0001, **OPTIMIZERS["adam"])
     kill_when(command, lambda: steps_of_newest_state(tmp_path / "checkpoints") > 0)
     assert re.search(r"^resuming after epoch \d, step \d of the next", finish(command), re.MULTILINE)
-    assert_same(outcome(tmp_path), unbroken("adam"))
+    assert_same(outcome(tmp_path), outcome(unbroken("adam")))
 
 
 def kill_when(command, there):
@@ -111,21 +114,21 @@ def test_resume_of_a_finished_run_changes_nothing(data, unbroken, tmp_path):
     printed = finish(command)
     assert "resuming after epoch 3" in printed and not re.search("^epoch", printed, re.MULTILINE)
     assert_same(outcome(tmp_path), before)
-    assert_same(before, unbroken("sgd"))
+    assert_same(before, outcome(unbroken("sgd")))
 
 
 def test_resume_damaged_checkpoint_uses_the_previous(data, unbroken, tmp_path):
     command = flags(data, tmp_path, **OPTIMIZERS["sgd"])
-    kill_when(command, lambda: len(finished_dirs(tmp_path / "checkpoints" / "state")) == 2)
+    shutil.copytree(unbroken("sgd") / "checkpoints", tmp_path / "checkpoints")
     newest, before = finished_dirs(tmp_path / "checkpoints" / "state")[:2]
     epoch = json.loads((before / "state.json").read_text())["epoch"]
     data_of = bytearray((newest / "last.params").read_bytes())
     data_of[5000] ^= 16
     (newest / "last.params").write_bytes(bytes(data_of))
-    printed = finish(command)
+    printed = run_here(command)
     assert re.search(r"last.params: .*damaged", printed)
     assert f"resuming after epoch {epoch} " in printed
-    assert_same(outcome(tmp_path), unbroken("sgd"))
+    assert_same(outcome(tmp_path), outcome(unbroken("sgd")))
 
 
 @pytest.fixture(scope="module")
@@ -208,25 +211,20 @@ def test_resume_fewer_epochs_equals_a_run_of_that_many(data, tmp_path):
     assert_same(outcome(tmp_path / "cut"), outcome(tmp_path / "once"))
 
 
-def test_resume_fewer_epochs_than_made_are_an_error(data, tmp_path, capsys):
-    finish(flags(data, tmp_path, epochs=2))
+def test_resume_fewer_epochs_than_made_are_an_error(data, unbroken, tmp_path, capsys):
     gone = [set_of_no_image(drawn, tmp_path) for drawn in data]
-    assert main(flags(gone, tmp_path, epochs=1)) == 2
-    assert re.search(r"checkpoints: holds epoch 2, expected --epochs to be no less", capsys.readouterr().err)
+    assert main(flags(gone, unbroken("sgd"), **OPTIMIZERS["sgd"], epochs=2)) == 2
+    assert re.search(r"checkpoints: holds epoch 3, expected --epochs to be no less", capsys.readouterr().err)
 
 
-def test_train_second_run_on_one_folder_is_an_error(data, unbroken, tmp_path):
-    first = start(flags(data, tmp_path, **OPTIMIZERS["sgd"]))
-    told(first, "^training on")
-    first.send_signal(signal.SIGSTOP)  # so that it is there as long as the second needs
-    second = start(flags(data, tmp_path, **OPTIMIZERS["sgd"], model_dir=tmp_path / "other"))
-    printed = ended(second)
-    assert second.returncode == 2 and re.search(r"error: \S*/checkpoints: is in use by another run", printed), printed
-    assert not (tmp_path / "other").exists()
-    first.send_signal(signal.SIGCONT)
-    ended(first)
-    assert first.returncode == 0
-    assert_same(outcome(tmp_path), unbroken("sgd"))
+def test_train_second_run_on_one_folder_is_an_error(data, tmp_path, capsys):
+    """As a run in another process locks it."""
+    (tmp_path / "checkpoints").mkdir()
+    with open(tmp_path / "checkpoints" / LOCK, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(flags(data, tmp_path)) == 2
+    assert re.match(r"error: \S*/checkpoints: is in use by another run", capsys.readouterr().err)
+    assert not (tmp_path / "model").exists()
 
 
 def test_resume_settings_of_the_machine_may_change(data, stopped):

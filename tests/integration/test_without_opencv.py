@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.jobs import SOURCE, assert_loads_as_what_it_is, finish, flags
+from helpers.jobs import SOURCE, assert_loads_as_what_it_is, finish, flags, run_here
 from helpers.models import drawn_inputs, talking_model
 
 from ssd_train.deploy.symbol import publish_symbol
@@ -24,10 +24,11 @@ def test_train_without_opencv_gives_a_model_that_answers_as_with_it(without, dat
     printed = finish(flags(data, tmp_path, epochs=2, augmentation="strong"), PYTHONPATH=without)
     assert printed.count("OpenCV cannot be imported") == 1 and "training is complete" in printed
     assert_loads_as_what_it_is(tmp_path)
+    where = ["predict", str(data[1].images), "--model", str(tmp_path / "model"), "--output"]
+    finish([*where, str(tmp_path / "without.jsonl")], PYTHONPATH=without)
+    run_here([*where, str(tmp_path / "with.jsonl")])
     found = []
-    for name, path in (("without", without), ("with", str(SOURCE))):
-        where = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / f"{name}.jsonl")]
-        finish(["predict", str(data[1].images), *where], PYTHONPATH=path)
+    for name in ("without", "with"):
         lines = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
         found.append(np.array([[row[1] for row in line["prediction"][:5]] for line in lines]))
     np.testing.assert_allclose(*found, atol=0.01)
@@ -41,7 +42,7 @@ def test_symbol_engine_needs_neither_opencv_nor_gluoncv(without, data, tmp_path)
     (tmp_path / "gluoncv.py").write_text("raise ImportError(\"No module named 'gluoncv'\")")
     where = ["predict", str(data[1].images), "--model", str(model), "--engine", "symbol", "--output"]
     finish([*where, str(tmp_path / "without.jsonl")], PYTHONPATH=f"{tmp_path}:{without}")
-    finish([*where, str(tmp_path / "with.jsonl")])
+    run_here([*where, str(tmp_path / "with.jsonl")])
     found, expected = (
         [[row[1] for row in json.loads(line)["prediction"][:3]] for line in path.read_text().splitlines()]
         for path in (tmp_path / "without.jsonl", tmp_path / "with.jsonl")
@@ -51,5 +52,5 @@ def test_symbol_engine_needs_neither_opencv_nor_gluoncv(without, data, tmp_path)
 
 def test_check_without_opencv_finds_nothing_else(without, data):
     arguments = ["check", "--images", str(data[0].images), "--labels", str(data[0].manifest)]
-    expected, found = (finish(arguments, PYTHONPATH=path).splitlines() for path in (str(SOURCE), without))
+    expected, found = run_here(arguments).splitlines(), finish(arguments, PYTHONPATH=without).splitlines()
     assert "OpenCV cannot be imported" in found[0] and found[1:] == expected

@@ -14,10 +14,10 @@ from helpers.jobs import (
     assert_loads_as_what_it_is,
     assert_same,
     ended,
-    finish,
     flags,
     members,
     outcome,
+    run_here,
     start,
     told,
 )
@@ -43,7 +43,7 @@ def asked_to_stop(command, folder, unbroken, number, delay):
         )
         assert "Traceback" not in printed
     assert_loads_as_what_it_is(folder)
-    finish(command)
+    run_here(command)
     assert_same(outcome(folder), unbroken.outcome)
 
 
@@ -65,7 +65,7 @@ def test_train_signal_at_a_random_moment_ends_and_resumes(command, tmp_path, unb
 
 
 @pytest.mark.parametrize("between", [0.0, pytest.param(0.05, marks=pytest.mark.faults)])
-def test_train_second_ctrl_c_ends_at_once(data, tmp_path, unbroken, between):
+def test_train_second_ctrl_c_ends_at_once(data, tmp_path, between):
     """In the midst of a step or of a save; what stood on the disk before is whole."""
     process = start(flags(data, tmp_path, **{**SAVING, "epochs": 50}))
     told(process, "^epoch 1/50")

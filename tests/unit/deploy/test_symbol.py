@@ -141,13 +141,14 @@ def test_publish_symbol_wrong_export_raises_and_changes_nothing(copied, monkeypa
 
 def test_prepared_files_killed_leaves_complete_or_detectable_files(published, tmp_path, killed_at):
     old = shutil.copytree(published[0], tmp_path / "old")
+    new = shutil.copytree(old, tmp_path / "new")
+    model = talking_model(new, OTHER_CLASSES)
+    parts = make_symbol(model)
     repaired = set()  # what a kill left: most steps leave the same files, and an export takes seconds
     for step in range(1, 60):
-        folder = shutil.copytree(old, tmp_path / str(step))
-        model = talking_model(folder, OTHER_CLASSES)
-        parts = make_symbol(model)
+        folder = shutil.copytree(new, tmp_path / str(step))
 
-        def publish(model=model, parts=parts, folder=folder):
+        def publish(folder=folder):
             with staged_files(model.describe(symbol.KIND, INPUT), folder, parts):
                 pass
 

@@ -16,14 +16,15 @@ from ssd_train.storage.s3_cache import S3Cache, upload
 pytestmark = pytest.mark.usefixtures("s3_surroundings")  # no request to anything but loopback
 
 
-def test_bring_folder_with_several_pages_of_objects(s3_client):
-    put(s3_client, *(f"train/{n // 100}/{n}.jpg" for n in range(1001)))
+def test_bring_folder_with_several_pages_of_objects(s3_client, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    put(s3_client, *(f"train/{n // 10}/{n}.jpg" for n in range(101)))
     put(s3_client, "train2/other.jpg", "train/")
 
     folder = copies().fetch(Url("bucket", "train"))
 
     assert folder.name == "train"
-    assert contents(folder) == {f"{n // 100}/{n}.jpg": b"1" for n in range(1001)}
+    assert contents(folder) == {f"{n // 10}/{n}.jpg": b"1" for n in range(101)}
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000], ids=["empty", "a-byte", "several-chunks"])
