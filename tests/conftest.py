@@ -36,6 +36,7 @@ def _memory_given_back() -> Iterator[None]:
     """What the tests of a module took: else the C library keeps the arrays of dead networks, gigabytes in the end."""
     yield
     gc.collect()
+    gc.freeze()  # what is left are modules; the next collections need not look at them
     ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -174,6 +174,7 @@ def test_s3_invalid_urls_are_one_line_before_training(run, on_s3, flags, message
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_train_into_the_model_of_another_run_on_s3_is_refused(run, on_s3, tmp_path):
     other = shapes_set(tmp_path / "other", 12, seed=5, size_wh=(128, 96))
     data = ["--train", "s3://bucket/images", "--labels", "s3://bucket/labels/train.manifest"]

@@ -104,7 +104,7 @@ def test_convert_job_detects_as_its_training_symbol_decoded_with_numpy(artifacts
     side, way = SIDES[base_network], "per-class" if per_class else "class-agnostic"
     flags = ["--model", str(artifacts / base_network), "--output", str(tmp_path / "model"), "--nms", way]
     assert main(["convert", *flags]) == 0
-    images = drawn_inputs(2, side)
+    images = drawn_inputs(1, side)
     artifact = read_artifact(artifacts / base_network)
     expected = rows_of_training_symbol(artifact, images, per_class=per_class)
     agreement = compare(in_pixels(expected, side), Detector.load(tmp_path / "model").engine.run(images))
