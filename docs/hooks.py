@@ -89,7 +89,7 @@ def _values(kind: str, limits) -> str:
 
 def _aliases_table() -> str:
     same = [(aliases, f"the same as `--{name}`") for name, aliases in ALIASES.items()]
-    same += [((old,), f"old name of `--{name}`") for old, name in SETTING_ALIASES.items()]
+    same += [((old,), f"another name of `--{name}`") for old, name in SETTING_ALIASES.items()]
     answered = {texts: [name for name in HINTS if HINTS[name] == texts] for texts in HINTS.values()}
     same += [(names, f"use {'; or '.join(texts)}") for texts, names in answered.items()]
     rows = [f"| {', '.join(f'`--{name}`' for name in names)} | {meaning} |" for names, meaning in same]

@@ -77,6 +77,9 @@ def installed(wheel):
     run([*pip, wheel])
     # appended, so that the wheel comes first; without .pth files, one of which leads to this checkout
     (packages / "others.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    for path in site.getsitepackages():  # setuptools' distutils, which Python 3.12 has not
+        for file in Path(path).glob("distutils-precedence.pth"):
+            shutil.copy(file, packages / "with-distutils.pth")  # read after others.pth
     return folder / "bin"
 
 

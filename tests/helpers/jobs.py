@@ -281,6 +281,10 @@ def plain_environment(**more: str) -> Dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, **more}
 
 
+# MXNet becomes a scheduler or server within its import, which needs our module where NumPy is 1.24 or newer.
+LOAD_MXNET = "from ssd_train import mxnet_compat; mxnet_compat.mxnet()"
+
+
 class ParameterServer:
     """A scheduler and a server for each of `hosts`, as the estimator's toolkit starts them; killed at the end of the
     block, with the workers, where they have not left by themselves."""
@@ -301,7 +305,7 @@ class ParameterServer:
     def __enter__(self) -> "ParameterServer":
         for role in self.roles:
             variables = plain_environment(**self.variables, DMLC_ROLE=role)
-            self.servers.append(subprocess.Popen([sys.executable, "-c", "import mxnet"], env=variables))
+            self.servers.append(subprocess.Popen([sys.executable, "-c", LOAD_MXNET], env=variables))
         return self
 
     def __exit__(

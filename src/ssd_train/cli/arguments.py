@@ -462,13 +462,13 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for the lowest score in pictures, which `score_threshold` evaluates."""
+    """Add the flag for the lowest score of drawn boxes, which `score_threshold` evaluates."""
     from ssd_train.evaluation.results import FIXED_SCORE
 
     parser.add_argument(
         "--threshold",
         type=number_in_range(float, 0, 1),
-        help="lowest score of a box in pictures, 0 to 1; default: the threshold with the best F1 on the validation "
+        help="lowest score of a box that is drawn, 0 to 1; default: the threshold with the best F1 on the validation "
         f"data, which the model states, or else {FIXED_SCORE}",
     )
 
@@ -502,7 +502,7 @@ def add_label_flags(parser: argparse.ArgumentParser, *other_names: str) -> None:
         dest="labels_format",
         default="",
         metavar="FORMAT",
-        help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: found by looking)",
+        help=f"{', '.join(LABEL_FORMATS)}, or a channel's content type (default: detected from the files)",
     )
     group.add_argument(
         "--split",

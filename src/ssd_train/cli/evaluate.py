@@ -43,12 +43,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of evaluate."""
-    parser = Parser(prog=program("evaluate"), description="Score a model, or a file of answers, against labels.")
+    parser = Parser(prog=program("evaluate"), description="Score a model, or a file of predictions, against labels.")
     add_input(parser, "--model", help=MODEL_HELP)
     add_input(
         parser,
         "--predictions",
-        help="answers in place of a model's: JSON Lines, COCO results, a .out file or a folder of these; class ids "
+        help="predictions instead of a model's: JSON Lines, COCO results, a .out file or a folder of these; class ids "
         "without names are --model's, or else those of the labels",
     )
     add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")

@@ -38,7 +38,7 @@ from ssd_train.cli.paths import (
 from ssd_train.cli.predict_video import check_video_flags, predict_videos
 from ssd_train.data.formats.coco import read_ids
 from ssd_train.data.labels import align_classes, load_labels
-from ssd_train.data.structures import ClassNames, LabeledImage
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.deploy.codec import RequestError, RequestLimits, negotiate_accept
 from ssd_train.deploy.detector import Detector, ImageRef, Prediction, Tiling
 from ssd_train.deploy.evaluate import match_names
@@ -53,6 +53,7 @@ from ssd_train.visualization.draw import size_of
 from ssd_train.visualization.pdf import Page, TitlePage, draw_page, write_pdf
 
 NO_LABELS = "no labels"
+JSON = "application/json"
 
 
 class View(NamedTuple):
@@ -103,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of predict."""
-    parser = Parser(prog=program("predict"), description="Find objects in pictures.")
+    parser = Parser(prog=program("predict"), description="Find objects in images.")
     parser.add_positional(
         "paths",
         "--images",
@@ -111,24 +112,24 @@ def make_parser() -> Parser:
         nargs="+",
         type=input_path,
         metavar="PATH",
-        help="picture or folder of pictures; or a video (mp4, avi, mov, mkv, webm)",
+        help="image or folder of images; or a video (mp4, avi, mov, mkv, webm)",
     )
     add_input(parser, "--model", required=True, help=MODEL_HELP)
     add_output(
         parser,
         "--output",
-        help="answers, all candidates; -: standard output; default: predictions.jsonl, or as --format has it",
+        help="predictions, all candidates; -: standard output; default: predictions.jsonl, or as --format has it",
     )
     parser.add_argument(
         "--format",
         choices=tuple(DEFAULTS),
         default="jsonl",
         help="of --output: jsonl (JSON Lines), coco (COCO results), csv, or out (a folder with NAME.out for each "
-        "picture)",
+        "image)",
     )
-    add_output_dir(parser, "--overlays", help="pictures with boxes drawn on them")
-    add_output(parser, "--pdf", help="all pictures with boxes, 15 a page")
-    add_input(parser, "--labels", help="what is true of them, of any format: drawn beside what is found")
+    add_output_dir(parser, "--overlays", help="images with boxes drawn on them")
+    add_output(parser, "--pdf", help="all images with boxes, 15 a page")
+    add_input(parser, "--labels", help="labels of these images, of any format: drawn beside the detections")
     add_label_flags(parser)
     add_threshold_flag(parser)
     add_number(parser, "--every", int, (1, 1_000_000), 1, "of a video, each n-th frame")
@@ -151,11 +152,11 @@ def make_parser() -> Parser:
     add_output_dir(
         parser,
         "--transform_output",
-        help="in place of all that: NAME.out for each picture, as a batch transform job leaves them",
+        help="instead of all that: NAME.out for each image, as a batch transform job writes them",
     )
     parser.add_argument(
         "--accept",
-        default="application/json",
+        default=JSON,
         metavar="TYPE",
         help="of these files, as an endpoint's Accept header",
     )
@@ -168,6 +169,10 @@ def _check(flags: argparse.Namespace) -> None:
     pictured = flags.overlays or flags.pdf
     if flags.transform_output and (flags.output or pictured or flags.labels):
         raise ConfigError("transform_output: found --output, --overlays, --pdf or --labels, too; expected it alone")
+    if flags.transform_output and (flags.format != "jsonl" or flags.threshold is not None):
+        raise ConfigError("transform_output: found --format or --threshold, too; the files have all candidates as JSON")
+    if flags.accept != JSON and not flags.transform_output:
+        raise ConfigError("accept: found no --transform_output, whose files it is for")
     if flags.transform_output and flags.tile:
         raise ConfigError("transform_output: found --tile, too; an endpoint sees whole images")
     check_tile(flags.tile, flags.tile_overlap)
@@ -199,55 +204,56 @@ def _transform(
     except RequestError as error:
         raise ConfigError(str(error)) from None
     limits = RequestLimits(payload_limit())
-    for image in progress.track(images, len(images), "pictures"):
+    for image in progress.track(images, len(images), "images"):
         try:
             body: Any = image.read()  # bytes: the images are files
             text, _ = handle_request(detector, body, "application/x-image", flags.accept, limits)
         except (RequestError, OSError) as error:
-            reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+            reason = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else error
             faults.append(f"{image.where}: {reason}")
             progress.warning(faults[-1])
         else:
             atomic.write_bytes_atomic(flags.transform_output / f"{image.name}.out", text.encode("utf-8"))
+    if len(faults) == len(images):
+        raise incomplete(faults, len(images))
 
 
 def _predict(
     detector: Detector, images: Sequence[ImageRef], flags: argparse.Namespace, faults: List[str], progress: Progress
 ) -> None:
     threshold = score_threshold(flags, detector, progress)
-    view = View(detector.class_names, threshold, _truth(flags, images, detector, progress))
+    labels = load_labels(None, flags.labels, label_options(flags, progress)).labels if flags.labels else None
+    view = View(detector.class_names, threshold, _truth(flags, labels, images, detector) if labels else None)
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in images}) if flags.overlays else {}
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in images)
     predictions: Iterator[Prediction] = detector.predict_iter(with_sizes, tiling=Tiling(flags.tile, flags.tile_overlap))
-    predictions = sound_predictions(progress.track(predictions, len(images), "pictures"), faults, progress)
+    predictions = sound_predictions(progress.track(predictions, len(images), "images"), faults, progress)
     scores: List[np.ndarray] = []
     with contextlib.ExitStack() as stack:
         writer = None
         if flags.output:
             target = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
-            writer = Writer(flags.format, target, detector.class_names, _coco_ids(flags, images))
+            ids = _coco_ids(labels, images) if labels and flags.format == "coco" else None
+            writer = Writer(flags.format, target, detector.class_names, ids)
         pages = _pages(predictions, view, scores, overlays, writer)
         if flags.pdf:
             write_pdf(flags.pdf, pages, _title_page(flags, view, len(images)))
         else:
             deque(pages, maxlen=0)
+    if writer is not None and writer.left_out:
+        reason = f"{flags.labels} has no id for their image or class"
+        progress.warning(f"{flags.output}: {writer.left_out} detections are left out: {reason}")
     if scores:
         progress.info(_summary(scores, view.threshold))
     if flags.labels and len(truth) < len(images):
-        progress.info(f"{len(images) - len(truth)} of {len(images)} pictures have no labels")
+        progress.info(f"{len(images) - len(truth)} of {len(images)} images have no labels")
 
 
 def _truth(
-    flags: argparse.Namespace, images: Sequence[ImageRef], detector: Detector, progress: Progress
-) -> Optional[Dict[str, LabeledImage]]:
-    """Return the labels by image name, with the class ids of the detector.
-
-    None without --labels.
-    """
-    if flags.labels is None:
-        return None
-    read = load_labels(None, flags.labels, label_options(flags, progress)).labels
+    flags: argparse.Namespace, read: Labels, images: Sequence[ImageRef], detector: Detector
+) -> Dict[str, LabeledImage]:
+    """Return the labels by image name, with the class ids of the detector."""
     records = {record.name: record for record in align_classes(read, detector.class_names).records}
     with locate_errors(flags.labels):
         named = match_names(list(records), [image.name for image in images])
@@ -274,7 +280,7 @@ def sound_predictions(predictions: Iterable[Prediction], faults: List[str], prog
 
 def incomplete(faults: Sequence[str], count: int) -> DataError:
     """Return the error of a command that could not read some of `count` images."""
-    return DataError(f"{len(faults)} of {count} pictures could not be looked at, the first: {faults[0]}")
+    return DataError(f"{len(faults)} of {count} images could not be read, the first: {faults[0]}")
 
 
 def _pages(
@@ -308,7 +314,7 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     if not any(counts):
         return f"no box scores {threshold:g} or more; the highest score is {max(highest):.3f} (--threshold)"
     shown = sum(map(bool, counts))
-    return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} pictures"
+    return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} images"
 
 
 def _full_size(prediction: Prediction) -> np.ndarray:
@@ -317,11 +323,11 @@ def _full_size(prediction: Prediction) -> np.ndarray:
     return image if size_of(image) == prediction.image_ref.expected_wh else prediction.image_ref.decode()
 
 
-def _coco_ids(flags: argparse.Namespace, images: Sequence[ImageRef]) -> Optional[CocoIds]:
-    """Return the image and category ids of a COCO label file; else None."""
-    if flags.format != "coco" or not flags.labels or not flags.labels.is_file() or flags.labels.suffix != ".json":
+def _coco_ids(labels: Labels, images: Sequence[ImageRef]) -> Optional[CocoIds]:
+    """Return the image and category ids of labels that are a COCO file; else None."""
+    if labels.details.get("format") != "coco":
         return None
-    names, categories = read_ids(flags.labels)
+    names, categories = read_ids(labels.source)
     by_name = {name: key for key, name in names.items()}
     named = match_names(list(by_name), [image.name for image in images])
     return CocoIds(
@@ -333,5 +339,5 @@ def _coco_ids(flags: argparse.Namespace, images: Sequence[ImageRef]) -> Optional
 def _title_page(flags: argparse.Namespace, view: View, count: int) -> TitlePage:
     lines = [f"model: {flags.model}", f"date: {datetime.date.today().isoformat()}"]
     if view.truth is not None:
-        lines.append(f"labels: {flags.labels} ({len(view.truth)} of {count} pictures have some)")
+        lines.append(f"labels: {flags.labels} ({len(view.truth)} of {count} images have some)")
     return TitlePage("Predictions", lines, view.class_names, view.threshold, bool(flags.labels))

@@ -44,7 +44,7 @@ class ImageCache:
         return self._images.get(index)
 
     def put(self, index: int, image: np.ndarray) -> None:
-        """Store `image` if it fits, and make it read-only."""
+        """Make `image` read-only and store it, if it fits."""
         with self._lock:
             if index not in self._images and self.bytes_used + image.nbytes <= self.max_bytes:
                 image.setflags(write=False)

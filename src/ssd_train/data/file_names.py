@@ -49,7 +49,7 @@ def is_hidden(name: str) -> bool:
 def files_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, without hidden ones.
 
-    They are sorted within each folder.
+    They are sorted within each folder. Links to folders outside `root` are followed, each folder once.
     """
     return map(Path, paths_below(root, onerror))
 
@@ -59,11 +59,24 @@ def paths_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSEr
 
     Creating 100 000 Path objects takes half a second.
     """
-    for folder, folders, names in os.walk(root, onerror=onerror):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+    visited = [os.path.realpath(root)]
+    for folder, folders, names in os.walk(root, onerror=onerror, followlinks=True):
+        shown = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = [name for name in shown if _is_new(os.path.join(folder, name), visited)]
         for name in sorted(names):
             if not is_hidden(name):
                 yield os.path.join(folder, name)
+
+
+def _is_new(folder: str, visited: List[str]) -> bool:
+    """Return False for a link to a folder that is, contains or is in one of `visited`; else append its target."""
+    if not os.path.islink(folder):
+        return True
+    target = os.path.realpath(folder)
+    if any(os.path.commonpath([target, other]) in (target, other) for other in visited):
+        return False
+    visited.append(target)
+    return True
 
 
 def images_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> List[Path]:

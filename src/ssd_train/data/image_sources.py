@@ -67,7 +67,7 @@ class FolderImages:
                 return file.read()
         except OSError as error:
             raise DataError(
-                f"{record.location}: image {path} cannot be read ({error.strerror}), expected a file"
+                f"{record.location}: image {path} cannot be read ({error.strerror or error}), expected a file"
             ) from error
 
     def locate(self, record: LabeledImage) -> str:

@@ -195,7 +195,7 @@ class LabeledImage:
         return self.name.rsplit("/", 1)[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single ==
 class Detections:
     """Detections in one image.
 

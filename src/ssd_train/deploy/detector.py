@@ -69,7 +69,7 @@ class Detection(NamedTuple):
     class_id: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class DetectionResult(Detections):
     """Detections in one image, best first, as `Detector` returns them; iterates over `Detection`.
 
@@ -228,7 +228,7 @@ class ImageRef(NamedTuple):
         try:
             data = self.read()
         except OSError as error:
-            raise DataError(f"{self.where}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{self.where}: cannot be read ({error.strerror or error})") from None
         return data if isinstance(data, np.ndarray) else EncodedImage(data, self.where).decode(self.expected_wh)
 
 
@@ -388,7 +388,8 @@ class Detector:
         except DataError as error:
             return _Loaded(Prediction(ref, None, None, str(error)), [], [])
         except OSError as error:
-            return _Loaded(Prediction(ref, None, None, f"{ref.where}: cannot be read ({error.strerror})"), [], [])
+            reason = f"cannot be read ({error.strerror or error})"
+            return _Loaded(Prediction(ref, None, None, f"{ref.where}: {reason}"), [], [])
         prediction = Prediction(ref._replace(expected_wh=size_wh), image, None)
         if not tiling.side:
             return _Loaded(prediction, [self.to_input(image)], [(0, 0, *size_wh)])

@@ -1,4 +1,4 @@
-"""Compute running means, and mean average precision by the VOC and COCO rules.
+"""Compute mean average precision by the VOC and COCO rules.
 
 The rules are VOC 2007 (11 points), VOC 2010 (area) and COCO (101 points, 10 IoU thresholds). IoU is computed without
 the VOC kit's "+ 1" pixel. COCO figures equal those of pycocotools (area "all", at most 100 detections per image and
@@ -114,7 +114,7 @@ def _class_precision(matches: ClassMatches, weights: np.ndarray, recalls: np.nda
 def _hits_needed(boxes: np.ndarray, recalls: np.ndarray) -> np.ndarray:
     """Return the number of hits (B, R) from which each recall is reached, at least 1."""
     counts, inverse = np.unique(boxes, return_inverse=True)
-    # the comparison of metrics.coco_average_precision, so that rounding is the same
+    # the comparison of coco_average_precision, so that rounding is the same
     needed = [np.searchsorted(np.arange(1, n + 1) / max(n, 1), recalls, side="left") + 1 for n in counts]
     return np.stack(needed)[inverse.ravel()]
 

@@ -287,6 +287,7 @@ class Writer:
     ) -> None:
         self._format, self._target, self._names, self._ids = format, target, class_names, ids
         self._count = 0
+        self.left_out = 0
         if format == "csv":
             self._write(_csv_line(_COLUMNS))
 
@@ -319,6 +320,9 @@ class Writer:
         own = int(stem) if stem.isascii() and stem.isdigit() else name
         for class_id, score, (x1, y1, x2, y2) in _numbers(detections):
             label = self._names[class_id]
+            if self._ids and (name not in images or label not in categories):
+                self.left_out += 1  # a number of ours could be that of another image or class
+                continue
             ids = {"image_id": images.get(name, own), "category_id": categories.get(label, class_id + 1)}
             result = {**ids, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
             self._write(

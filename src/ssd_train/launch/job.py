@@ -179,6 +179,8 @@ class Job:
         if self.distribution not in DISTRIBUTIONS:
             names = ", ".join(filter(None, DISTRIBUTIONS))
             faults.append(f"distribution: found {self.distribution!r}, expected one of {names}")
+        if self.processes_per_host > 1 and self.distribution != "mpi":
+            faults.append(f"processes_per_host: found {self.processes_per_host}, expected 1 without --distribution mpi")
         if self.instance_count > 1 and not self.distribution:
             faults.append(f"instance_count: found {self.instance_count}, expected 1 without --distribution")
         return faults

@@ -177,12 +177,15 @@ def _check_keys(records: Sequence[LabeledImage], parts_of: Callable[[LabeledImag
 def _lost_flags(labels: Labels, target: str) -> List[str]:
     """Return a line for each kind of ignored region that `target` cannot hold."""
     crowds = sum(int(record.ignored.crowds.sum()) for record in labels.records)
+    unknown = sum(int((record.ignored.crowds & (record.ignored.class_ids < 0)).sum()) for record in labels.records)
     difficult = sum(len(record.ignored) for record in labels.records) - crowds
     lines = []
     if difficult and target not in DIFFICULT_TARGETS:
         lines.append(f"{target} has no flag difficult: {difficult} difficult objects are ordinary objects now")
     if crowds and target not in CROWD_TARGETS:
         lines.append(f"{target} has no flag iscrowd: {crowds} crowds are left out")
+    elif unknown:
+        lines.append(f"{unknown} crowds of other classes than --class_names are left out")
     return lines
 
 

@@ -230,7 +230,9 @@ def _of_sets(
         ):
             progress.warning(f"{labels.source}: train and val are the same images; some are held out to validate with")
     if sets:
-        with_what = f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all"
+        with_what = (
+            f"{len(scored)} to score with" if scored is not None else "a share held out" if alone else "all to train on"
+        )
         progress.info(f"train: {sets}; {len(learned)} are taken, {with_what}, the others are left alone")
     return (
         LabeledDataset(learned, train.images),

@@ -19,13 +19,15 @@ from ssd_train.evaluation.results import Scores
 from ssd_train.model.graphs import EvalGraph, hybridize_static
 from ssd_train.training.step import TrainStep, make_loss
 
+mx = mxnet_compat.mxnet()
+
 
 @dataclass
 class EpochMeter:
     """Sums over the steps of an epoch.
 
     Attributes:
-        positives: number of positive anchors.
+        positives: number of positive anchors, at least 1 for each step, as the loss is normalized.
         cross_entropy: class loss, summed over the positive anchors.
         smooth_l1: box loss, summed over the positive anchors.
         seconds: training time, including `data_seconds`.
@@ -62,9 +64,6 @@ class EpochMeter:
             "seconds": self.seconds,
             "data_seconds": self.data_seconds,
         }
-
-
-mx = mxnet_compat.mxnet()
 
 
 def train_one_epoch(

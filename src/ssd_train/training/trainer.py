@@ -109,7 +109,7 @@ class CheckpointCallback:
             self.raise_if_stop_requested()
 
     def raise_if_stop_requested(self) -> None:
-        """Save and raise Stopped if any host has a stop request; all hosts must call this together."""
+        """If any host has a stop request, save and raise TrainingInterrupted; all hosts must call this together."""
         if self.train_step.cluster.allreduce_any(self.should_stop()):
             self.save()
             raise TrainingInterrupted(f"stopped on request after {self.state}")

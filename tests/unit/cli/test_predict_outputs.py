@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -59,7 +60,7 @@ def test_pictures_without_an_answer_are_told_and_the_others_have_theirs(model, d
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert predict(tmp_path, "--model", model, "--transform_output", tmp_path / "out") == 2
     captured = capsys.readouterr()
-    assert "1 of 3 pictures could not be looked at, the first: " in captured.err and "broken.png" in captured.err
+    assert "1 of 3 images could not be read, the first: " in captured.err and "broken.png" in captured.err
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
@@ -116,7 +117,7 @@ def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
     said = capsys.readouterr().out.splitlines()[0]
     if threshold < 1:
         assert 0 < sum(counts) < sum(map(len, scores))
-        assert said == f"boxes that score 0.57 or more: {sum(counts)}, in {sum(map(bool, counts))} of 17 pictures"
+        assert said == f"boxes that score 0.57 or more: {sum(counts)}, in {sum(map(bool, counts))} of 17 images"
     else:
         best = max(map(max, scores))
         assert said == f"no box scores 1 or more; the highest score is {best:.3f} (--threshold)"
@@ -228,7 +229,7 @@ def test_predict_of_nothing_but_unreadable_pictures_keeps_earlier_results(model,
     assert predict(*(tmp_path / name for name in pictures), *flags) == 2
     assert answers.read_bytes() == pdf.read_bytes() == EARLIER
     captured = capsys.readouterr()
-    assert f"{len(pictures)} of {len(pictures)} pictures" in captured.err and "written" not in captured.out
+    assert f"{len(pictures)} of {len(pictures)} images" in captured.err and "written" not in captured.out
     assert len(list(tmp_path.iterdir())) == len(pictures) + 2
 
 
@@ -277,3 +278,51 @@ def test_evaluate_scores_what_predict_writes_in_any_format_alike(model, drawn, t
 @pytest.mark.parametrize("output", ["-", "s3://bucket/out"])
 def test_format_out_needs_a_local_folder(model, drawn, output):
     assert predict(drawn.images, "--model", model, "--format", "out", "--output", output) == 2
+
+
+def test_predict_coco_ids_are_those_of_the_labels_or_none(model, drawn, tmp_path, capsys):
+    """A file of COCO labels in any spelling of .json. An image or class that it lacks gets no id of another one."""
+    names = sorted(path.name for path in drawn.images.iterdir())
+    document = {
+        "images": [{"id": 1, "file_name": names[0], "width": 160, "height": 120}],
+        "annotations": [],
+        "categories": [{"id": 2, "name": "disc"}],
+    }
+    labels = tmp_path / "truth.JSON"
+    labels.write_text(json.dumps(document))
+    flags = ["--model", model, "--format", "coco", "--output", tmp_path / "a.json", "--labels", labels]
+    assert predict(drawn.images, *flags) == 0
+    results = json.loads((tmp_path / "a.json").read_text())
+    found = {(row["image_id"], row["category_id"], row["file_name"], row["category_name"]) for row in results}
+    assert found == {(1, 2, names[0], "disc")}
+    assert re.search(r"^warning: \S*a.json: [1-9]\d* detections are left out", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_predict_coco_with_a_manifest_called_json_derives_its_ids(model, drawn, tmp_path):
+    labels = tmp_path / "labels.json"
+    labels.write_bytes(drawn.manifest.read_bytes())
+    flags = ["--model", model, "--format", "coco", "--output", tmp_path / "a.json", "--labels", labels]
+    assert predict(drawn.images, *flags) == 0
+    results = json.loads((tmp_path / "a.json").read_text())
+    assert {row["category_id"] for row in results} <= {1, 2, 3} and len({row["image_id"] for row in results}) == 17
+
+
+def test_predict_transform_output_of_nothing_readable_is_not_told_as_written(model, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert predict(tmp_path / "broken.png", "--model", model, "--transform_output", tmp_path / "out") == 2
+    assert "written" not in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--transform_output", "out", "--format", "csv"],
+        ["--transform_output", "out", "--threshold", "0.5"],
+        ["--accept", "application/jsonlines"],
+    ],
+    ids=["format", "threshold", "accept"],
+)
+def test_predict_flags_without_effect_are_refused(drawn, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    assert predict(drawn.images, "--model", "none", *flags) == 2
+    assert not list(tmp_path.iterdir())

@@ -44,11 +44,16 @@ def test_read_labelled_case_of_the_field(tmp_path, case):
 def result_of(case):
     """The words of docs/field-cases.md."""
     if "error" in case:
-        return "refused: names {} ({})".format(*case["error"])
+        place, word = case["error"]
+        return f"refused: {f'names {place}' if place else 'no label can be used'} ({word})"
     notes = [f"{case['mended']} noted"] if "mended" in case else []
     notes += [f"{case['skipped']} left out and counted"] if "skipped" in case else []
     boxes = sum(map(len, case["boxes"].values()))
-    return "; ".join([f"read: {len(case['boxes'])} pictures, {boxes} boxes", *notes])
+    return "; ".join([f"read: {_counted(len(case['boxes']), 'image')}, {_counted(boxes, 'box')}", *notes])
+
+
+def _counted(number, word):
+    return f"{number} {word if number == 1 else {'box': 'boxes'}.get(word, word + 's')}"
 
 
 def test_page_lists_every_case():

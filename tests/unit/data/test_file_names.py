@@ -36,6 +36,19 @@ def test_every_listing_hidden_files_are_left_out(folder):
     assert [picture.name for picture in find_images([folder])] == wanted
 
 
+def test_files_below_follows_links_to_folders_outside_once(tmp_path):
+    """As `train -> /datasets/train`; links back to the folder or to one above it would have no end."""
+    write_files(tmp_path / "outside", dict.fromkeys(["sub/a.jpg", "b.jpg"], "x"))
+    root = write_files(tmp_path / "root", {"own/c.jpg": "x"})
+    for name, target in (("linked", "outside"), ("linked_again", "outside/sub"), ("self", "root"), ("above", ".")):
+        (root / name).symlink_to(tmp_path / target)
+    (root / "own" / "up").symlink_to("..")
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "outside" / "sub" / "back").symlink_to(tmp_path / "outside")
+    found = [file.relative_to(root).as_posix() for file in images_below(root)]
+    assert found == ["linked/b.jpg", "linked/sub/a.jpg", "own/c.jpg"]
+
+
 PORTABLE = {
     "as it is": ("x/b.JFIF", "x/b.JFIF"),
     "its address on S3": ("s3://bucket/y/a.jpg", "s3://bucket/y/a.jpg"),

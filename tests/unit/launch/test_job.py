@@ -33,6 +33,7 @@ MANIFEST = "s3://my-bucket/labels/output.manifest"
         pytest.param({"instance_type": "p3.2xlarge"}, ["instance_type"], id="instance"),
         pytest.param({"instance_count": 2}, ["instance_count"], id="several-without-distribution"),
         pytest.param({"distribution": "ddp"}, ["distribution"], id="distribution"),
+        pytest.param({"processes_per_host": 8}, ["processes_per_host"], id="processes-without-mpi"),
         pytest.param({"max_wait": 9999}, ["max_wait"], id="wait-without-spot"),
         pytest.param({"volume_gb": 0}, ["volume_gb"], id="disk"),
         pytest.param(

@@ -29,6 +29,23 @@ def data(labels=LABELS, **changes):
     return LabeledDataset(dataclasses.replace(labels, **changes), memory_images(labels))
 
 
+def test_convert_to_coco_leaves_out_crowds_of_other_classes(tmp_path, capsys):
+    """Their class has no id in the file; -1 would be that of the last."""
+    crowd = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "iscrowd": 1}
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 10]}, {"id": 2, **crowd}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "bird"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    (tmp_path / "a.png").write_bytes(encode_png(picture((40, 30), 1)))
+    flags = ["--labels", str(tmp_path / "a.json"), "--images", str(tmp_path), "--class_names", "cat,dog"]
+    assert main(["prepare", "convert", *flags, "--to", "coco", "--output", str(tmp_path / "b.json")]) == 0
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert [(row["category_id"], row["iscrowd"]) for row in written["annotations"]] == [(1, 0)]
+    assert "1 crowds of other classes" in capsys.readouterr().out
+
+
 def renamed(*names):
     records = [dataclasses.replace(record, name=name) for record, name in zip(LABELS.records, names)]
     return dataclasses.replace(LABELS, records=tuple(records))

@@ -112,7 +112,7 @@ def write_coco(
     """Write records as one COCO file, atomically.
 
     Images are numbered from 1. `file_name` is the name of the record without the bucket. Crowds are written with
-    ``iscrowd`` 1; difficult objects are not written.
+    ``iscrowd`` 1; difficult objects and crowds of a class that `class_names` lacks are not written.
 
     Args:
         path: The file to write.
@@ -137,7 +137,7 @@ def write_coco(
         for bbox, class_id, area in rows:
             numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": area, "iscrowd": 0})
-        crowds = record.ignored.take(record.ignored.crowds) if len(record.ignored) else record.ignored
+        crowds = record.ignored.take(record.ignored.crowds & (record.ignored.class_ids >= 0))
         for bbox, class_id in zip(_exact_xywh(crowds.boxes), crowds.class_ids.tolist()):
             numbers = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[class_id]}
             annotations.append({**numbers, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 1})

@@ -88,7 +88,12 @@ class Description:
                     self.names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
 
     def _of_yaml(self, path: Path) -> None:
-        entries = read_yaml(path)
+        try:
+            entries = read_yaml(path)
+        except DataError:
+            if path.name in _YAML:
+                raise
+            return  # file of another program, such as a template
         if "names" in entries:
             self.names = self.names or ClassNames(tuple(_from_yaml(entries["names"])))
         elif path.name in _YAML:
@@ -190,7 +195,7 @@ def _plain(node: Any) -> Any:
 def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]:
     """Return the existing folders and lists that train, val and test name."""
     root = path.parent
-    if isinstance(entries.get("path"), str) and (root / entries["path"]).exists():
+    if isinstance(entries.get("path"), str) and os.path.exists(root / entries["path"]):
         root = root / entries["path"]
     sets: Dict[str, Tuple[Path, ...]] = {}
     for key in _SETS:
@@ -272,10 +277,12 @@ def members(sources: Sequence[Path], images: Mapping[str, Path]) -> Set[str]:
         images: Name -> absolute path of each image.
     """
     names: Set[str] = set()
+    real_folders = {folder: folder.resolve() for folder in {path.parent for path in images.values()}}
     for source in sources:
         real = source.resolve()
         if source.is_dir():
-            names.update(name for name, path in images.items() if real in path.parents)
+            inside = {folder for folder, target in real_folders.items() if real == target or real in target.parents}
+            names.update(name for name, path in images.items() if path.parent in inside)
         else:
             names.update(_of_list(source, images))
     return names
@@ -367,7 +374,8 @@ def write_yolo(path: PathLike, records: Iterable[LabeledImage], class_names: Cla
             target = new_label_file(folder / "labels", "/".join(image_parts(record)), _ENDING, where)
             target.write_text("".join(_lines_of(record, record.size_wh)), encoding="ascii")
         names = "".join(f"  {class_id}: {_quoted(name)}\n" for class_id, name in enumerate(class_names))
-        text = f"path: .\ntrain: images\nval: images\nnc: {len(class_names)}\nnames:\n{names}"
+        # without `path` the folders are those beside data.yaml; Ultralytics takes `path: .` for the working directory
+        text = f"train: images\nval: images\nnc: {len(class_names)}\nnames:\n{names}"
         (folder / "data.yaml").write_text(text, encoding="utf-8")
 
 
@@ -462,7 +470,9 @@ class _LabelFiles:
         Returns None if another image has the label already. If images and labels have the same root folder, the name of
         the image must be unique, too, and paths with a folder `images` or `labels` are not matched.
         """
-        if self._labels == self._root and (self._stems[image.stem] > 1 or set(_IMAGES) & set(image.parts)):
+        if self._labels == self._root and (
+            self._stems[image.stem] > 1 or set(_IMAGES) & set(image.relative_to(self._root).parts)
+        ):
             return None
         if self._by_stem is None:
             self._by_stem = {}
@@ -473,7 +483,7 @@ class _LabelFiles:
         if (
             len(candidates) != 1
             or candidates[0] in self._used
-            or (self._labels == self._root and "labels" in candidates[0].parts)
+            or (self._labels == self._root and "labels" in candidates[0].relative_to(self._labels).parts)
         ):
             return None
         return candidates[0]

@@ -367,15 +367,18 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address cannot be listened on.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from None
-    return listener
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one of a host
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({reason})") from None
+        stack.pop_all()
+        return listener
 
 
 def run(application: Callable[..., Any], listener: socket.socket, queue: int) -> None:

@@ -92,5 +92,8 @@ def _trim_heap() -> None:
 
 
 def _lower_priority() -> None:
-    """Lower the priority of the calling thread; Linux has one per thread."""
-    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    """Lower the priority of the calling thread; Linux has one per thread.
+
+    It is not raised where the server itself has a lower one, because that needs a privilege.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))

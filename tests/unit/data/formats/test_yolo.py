@@ -1,5 +1,6 @@
 """YOLO labels: shares to pixels, layouts of folders, class names of data.yaml, and what is refused."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -211,6 +212,44 @@ def test_read_yolo_label_without_an_image_is_an_error_or_skipped(tmp_path, text)
     assert raised.value.code in ("", "missing-image") and str(raised.value).startswith(str(tmp_path / "labels/d.txt"))
     labels = read_yolo(tmp_path, on_bad="skip")
     assert [(line.where, line.code) for line in labels.skipped] == [(str(tmp_path / "labels/d.txt"), "missing-image")]
+
+
+@pytest.mark.parametrize("above", [".", "images/flat", "labels/flat"])
+def test_read_yolo_labels_in_a_folder_of_their_own_wherever_the_set_lies(tmp_path, above):
+    root = write_files(tmp_path / above, {"pictures/a.jpg": PICTURE, "texts/a.txt": LINE})
+    (record,) = read_yolo(root).records
+    assert record.name == "pictures/a.jpg" and len(record.boxes) == 1
+
+
+@pytest.mark.parametrize("place", ["/root/nobody_may_look_here", "x" * 300], ids=["elsewhere", "too-long"])
+def test_read_yolo_path_of_another_machine_gives_way_to_the_folder_of_the_file(tmp_path, monkeypatch, place):
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: "nobody_may" not in str(path) and exists(path))
+    data = f"path: {place}\ntrain: train\nnames: [dog, cat]\n"
+    labels = read_yolo(write_files(tmp_path, {"train/a.jpg": PICTURE, "train/a.txt": LINE, "data.yaml": data}))
+    assert dict(labels.sets) == {"train": {"train/a.jpg"}}
+
+
+def test_read_yolo_yaml_of_another_program_is_left_alone(tmp_path):
+    """A template of Helm is no YAML; the data's own file is."""
+    files = {
+        "values.yaml": "{{ .Values.a }}: {",
+        "ds/a.jpg": PICTURE,
+        "ds/a.txt": LINE,
+        "ds/data.yaml": "names: [a, b]",
+    }
+    assert read_yolo(write_files(tmp_path, files) / "ds").class_names.names == ("a", "b")
+    (tmp_path / "ds" / "data.yaml").write_text("{{ a }}: {")
+    with pytest.raises(DataError, match=f"^{tmp_path / 'ds' / 'data.yaml'}: "):
+        read_yolo(tmp_path / "ds")
+
+
+def test_read_yolo_set_that_is_a_link_has_its_images(tmp_path):
+    write_files(tmp_path / "elsewhere", {"a.jpg": PICTURE, "a.txt": LINE})
+    data = "train: train\nval: val\nnames: [dog, cat]"
+    root = write_files(tmp_path / "ds", {"val/b.jpg": PICTURE, "val/b.txt": LINE, "data.yaml": data})
+    (root / "train").symlink_to(tmp_path / "elsewhere")
+    assert dict(read_yolo(root).sets) == {"train": {"train/a.jpg"}, "val": {"val/b.jpg"}}
 
 
 def test_read_yolo_hidden_files_are_no_data(tmp_path):

@@ -26,7 +26,7 @@ from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.server import app as module
 from ssd_train.deploy.server.app import make_app
 from ssd_train.deploy.server.forms import file_in_form
-from ssd_train.errors import DependencyError
+from ssd_train.errors import ConfigError, DependencyError
 
 ROWS = np.array([[1, 0.9, 10, 10, 20, 40], [-1, 0, 0, 0, 0, 0]], np.float32)
 PNG = encode_png(np.random.RandomState(1).randint(0, 256, (40, 80, 3)).astype(np.uint8))
@@ -369,7 +369,7 @@ def test_a_form_without_end_is_held_no_further_than_the_limit():
 def test_the_server_without_a_package_of_its_extra_is_a_dependency_error(package):
     program = f"""
 import sys
-from ssd_train.errors import DependencyError
+from ssd_train.errors import ConfigError, DependencyError
 sys.modules[{package!r}] = None
 try:
     import ssd_train.deploy.server.app
@@ -378,3 +378,19 @@ except DependencyError as error:
 sys.exit("imported")
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", "x" * 70, "203.0.113.1"], ids=["empty-label", "long-label", "of-another-machine"]
+)
+def test_listen_impossible_host_raises(host):
+    with pytest.raises(ConfigError, match=f"--host {re.escape(host)}"):
+        module.listen(host, 0)
+
+
+@pytest.mark.parametrize("nice, expected", [(0, 10), (15, 15)])
+def test_lower_priority_never_raises_it(nice, expected):
+    """Which needs a privilege, so that no large image would be decoded."""
+    code = "import os; from ssd_train.deploy.server import workers; workers._lower_priority(); print(os.nice(0))"
+    code = f"import os; os.nice({nice}); {code}"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == f"{expected}\n"
