@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.coco import pycocotools_precision
 
+from ssd_train.data.structures import Detections, LabeledImage
 from ssd_train.evaluation.matching import GroupedBoxes, iou_pairs, match_coco, match_voc
 
 
@@ -61,6 +63,16 @@ def test_matching_equals_the_loops(seed):
     for threshold, matches in zip(thresholds, match_coco(pairs, thresholds)):
         assert list(zip(matches.detection, matches.truth)) == coco_loop(found, truth, threshold)
         assert match_voc(pairs, threshold).tolist() == voc_loop(found, truth, threshold)
+
+
+def test_match_coco_equal_overlaps_takes_the_last_box_as_pycocotools():
+    """The first detection lies midway between two labelled boxes, the second on the first of them: both are hits."""
+    found, truth = np.float32([[10, 10, 20, 20], [8, 10, 18, 20]]), np.float32([[8, 10, 18, 20], [12, 10, 22, 20]])
+    ids = np.zeros(2, int)
+    (matches,) = match_coco(iou_pairs(GroupedBoxes(found, ids), GroupedBoxes(truth, ids), 0.5), [0.5])
+    assert list(zip(matches.detection, matches.truth)) == [(0, 1), (1, 0)]
+    images = [(Detections(found, [0.9, 0.8], ids, (40, 40)), LabeledImage("a.jpg", truth, ids))]
+    assert pycocotools_precision(images, 1)[0, 0] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("found, labelled", [(0, 3), (3, 0), (0, 0)])
