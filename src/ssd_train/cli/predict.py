@@ -223,7 +223,9 @@ def _predict(
 ) -> None:
     threshold = score_threshold(flags, detector, progress)
     labels = load_labels(None, flags.labels, label_options(flags, progress)).labels if flags.labels else None
-    view = View(detector.class_names, threshold, _truth(flags, labels, images, detector) if labels else None)
+    view = View(
+        detector.class_names, threshold, _truth(flags, labels, images, detector) if labels is not None else None
+    )
     overlays = overlay_paths(flags.overlays, {p.name: Path(p.where) for p in images}) if flags.overlays else {}
     truth = view.truth or {}
     with_sizes = (p._replace(expected_wh=truth[p.name].size_wh) if p.name in truth else p for p in images)
@@ -234,7 +236,7 @@ def _predict(
         writer = None
         if flags.output:
             target = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
-            ids = _coco_ids(labels, images) if labels and flags.format == "coco" else None
+            ids = _coco_ids(labels, images) if labels is not None and flags.format == "coco" else None
             writer = Writer(flags.format, target, detector.class_names, ids)
         pages = _pages(predictions, view, scores, overlays, writer)
         if flags.pdf:

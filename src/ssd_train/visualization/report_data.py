@@ -225,7 +225,7 @@ def _training_steps(data: ReportData) -> Iterator[str]:
     if data.random_weights:
         yield (
             "Training began with random weights, which takes many times more images and epochs: "
-            "leave out `--use_pretrained_model 0`, or name weights by `--pretrained`."
+            "`--use_pretrained_model 1` or `--pretrained FILE` starts from trained ones."
         )
     epochs = [value for value in (finite(row.get("epoch")) for row in data.history) if value is not None]
     last_is_best = data.best_epoch is not None and len(epochs) > 1 and data.best_epoch >= max(epochs)
