@@ -142,6 +142,21 @@ def in_equal_time(row):
     }
 
 
+TRAINERS = ("ssd_train", "YOLO11n")
+
+
+def of_time_to_score(row):
+    found = only(RESULTS["time_to_score"]["rows"], set=row[0])
+    keys = ("GluonCV's mAP", "its seconds", "epoch", "mAP", "seconds", "share")
+    return {1 + index: found[key] for index, key in enumerate(keys)}
+
+
+def of_ultralytics(row):
+    mine, theirs = (only(RESULTS["ultralytics"]["rows"], set=row[0], who=who) for who in TRAINERS)
+    scores = [found[key] for found in (mine, theirs) for key in ("epochs", "mAP", "mAP@0.5")]
+    return {1: [mine["seconds"], theirs["seconds"]], **dict(enumerate(scores, 2))}
+
+
 OWN, EVEN, COARSE = "SSD's own", "0.2,0.56,0.658,0.756,0.854,0.952,1.05", "0.35,0.7,0.77,0.84,0.91,0.98,1.05"
 SEARCHED = {
     "SSD's own anchors": {"anchor_sizes": OWN},
@@ -296,6 +311,12 @@ def of_readme(row):
     if "feature_strides" in what:
         rows = [quality("bccd", 12, ["feature_strides=8,16,..."], seed, "2026-12-01") for seed in (1, 2, 3)]
         return {1: [mean(rows, "mAP"), mean(rows, "mAP@0.5")]}
+    if "seconds until" in what:
+        rows = [only(RESULTS["time_to_score"]["rows"], set=name) for name in SETS]
+        return {1: [row["seconds"] for row in rows], 2: [row["its seconds"] for row in rows]}
+    if "random weights" in what:
+        both = [[only(RESULTS["ultralytics"]["rows"], set=name, who=who) for name in SETS] for who in TRAINERS]
+        return dict(enumerate(([row["mAP"] for row in rows] for rows in both), 1))
     if "mAP" in what:
         key = "mAP" if "COCO" in what else "mAP@0.5"
         mine, theirs = ([mean(of(name), key) for name in SETS] for of in (ours, rival))
@@ -324,6 +345,8 @@ TABLES = {
     "three-sets": (BENCHMARKS, ("data set", "training / validation"), of_three_sets),
     "advised": (BENCHMARKS, ("bccd", "seeds"), of_advised),
     "levers": (BENCHMARKS, ("changed", "raccoon: COCO mAP", "mAP@0.5"), of_lever),
+    "time-to-score": (BENCHMARKS, ("data set", "GluonCV's recipe: COCO mAP"), of_time_to_score),
+    "ultralytics": (BENCHMARKS, ("data set", "seconds"), of_ultralytics),
     "equal-time": (BENCHMARKS, ("data set", "ours: epochs"), in_equal_time),
     "anchors": (BENCHMARKS, ("set", "changed"), of_anchors),
     "ablation": (BENCHMARKS, ("set", "epochs", "row"), of_ablation),
