@@ -84,6 +84,8 @@ def _values(kind: str, limits) -> str:
         return ", ".join(f"`{choice}`" for choice in limits["choices"] if choice != "")
     bounds = {"low": ">=", "above": ">", "high": "<=", "below": "<"}
     text = " and ".join(f"{sign} {limits[name]}" for name, sign in bounds.items() if name in limits)
+    if "or_text" in limits:
+        return f"float {text}, or `{limits['or_text']}`"
     return f"{kind} {text}".strip()
 
 

@@ -69,6 +69,9 @@ STRIDE_ALIASES = {
     for first, strides in ((8, FINE_STRIDES), (16, USUAL_STRIDES))
     for count in range(1, 13)
 }
+AUTO_RATE = "auto"  # of learning_rate
+USUAL_RATE = 0.001
+RATE_FROM_RANDOM_WEIGHTS = 0.003  # of adam, for networks with BatchNorm
 DEFAULT_CLIP = 10.0  # clip_gradient of optimizers that normalise by the gradient's own size
 LEAST_CANDIDATES = 400  # least nms_topk if it is not set
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
@@ -181,8 +184,13 @@ class TrainConfig:
     epochs: int = setting(30, "passes over the training images", low=1, resume=True)  # not below the epochs made
     mini_batch_size: int = setting(8, "images per step on one host, over all its devices", low=1, by_data=True)
     optimizer: str = setting("adam", "optimization algorithm", choices=("sgd", "adam", "rmsprop", "adadelta"))
-    learning_rate: float = setting(
-        0.001, "initial learning rate, after warm-up; unused by MXNet's adadelta", above=0, high=1
+    learning_rate: Union[float, str] = setting(
+        AUTO_RATE,
+        "initial learning rate, after warm-up; auto: as the run that is resumed, else 0.001, or 0.003 for adam from "
+        "random weights, but for vgg-16; unused by MXNet's adadelta",
+        above=0,
+        high=1,
+        or_text=AUTO_RATE,
     )
     lr_schedule: str = setting(
         "",
@@ -308,6 +316,11 @@ class TrainConfig:
     def candidates(self) -> int:
         """Boxes per image that enter non-maximum suppression: nms_topk or its default."""
         return self.nms_topk or LEAST_CANDIDATES
+
+    @property
+    def base_learning_rate(self) -> float:
+        """Learning rate after warm-up; that of trained weights, before "auto" is resolved."""
+        return USUAL_RATE if isinstance(self.learning_rate, str) else self.learning_rate
 
     @property
     def schedule(self) -> str:

@@ -28,8 +28,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     """Convert a value to its field's type and check its limits.
 
-    Limits are the field's metadata: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`, and `aliases`
-    (other spellings of the choices).
+    Limits are the field's metadata: `low`, `high` (inclusive), `above`, `below` (exclusive), `choices`, `aliases`
+    (other spellings of the choices), and `or_text` (the text that may stand in place of a number).
 
     Returns:
         The converted value, and an error message or "".
@@ -38,6 +38,8 @@ def checked_value(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
     if converted is None:
         return value, f"{item.name}: found {value!r}, expected {expected}"
     limits = item.metadata
+    if "or_text" in limits and converted == limits["or_text"]:
+        return converted, ""
     choices = limits.get("choices")
     if choices and converted not in choices:
         return value, f"{item.name}: found {value!r}, expected one of {', '.join(choice_texts(item))}"
@@ -65,7 +67,9 @@ def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
         return BOOLEANS.get(text.lower()), "true or false"
     if item.type == "int":
         return _whole_number(text), "a whole number"
-    if item.type == "float":
+    if "or_text" in item.metadata and text.lower() == item.metadata["or_text"]:
+        return item.metadata["or_text"], ""
+    if item.type == "float" or "or_text" in item.metadata:
         return _finite_number(text), "a number"
     return text, ""
 
@@ -89,7 +93,8 @@ def range_text(limits: Mapping[str, Any]) -> str:
     for key, words in (("low", "at least"), ("above", "more than"), ("high", "at most"), ("below", "less than")):
         if key in limits:
             parts.append(f"{words} {limits[key]}")
-    return " and ".join(parts)
+    text = " and ".join(parts)
+    return f"{text}, or {limits['or_text']}" if "or_text" in limits else text
 
 
 def cross_field_errors(values: Mapping[str, Any]) -> List[str]:

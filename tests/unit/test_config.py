@@ -32,6 +32,9 @@ def faults(**values):
         ("epochs", "1e2", 100),
         ("use_pretrained_model", "0", 0),
         ("learning_rate", "1e-6", 1e-6),
+        ("learning_rate", "auto", "auto"),
+        ("learning_rate", " Auto ", "auto"),
+        ("learning_rate", "", "auto"),
         ("momentum", "0.0", 0.0),  # the tuner's range begins there
         ("momentum", "0.999", 0.999),
         ("early_stopping", "True", True),
@@ -70,6 +73,7 @@ def test_from_mapping_valid_value_is_converted(name, value, expected):
         ("learning_rate", "1.01"),
         ("learning_rate", "nan"),
         ("learning_rate", "inf"),
+        ("learning_rate", "high"),
         ("lr_scheduler_factor", "0"),
         ("lr_scheduler_factor", "1"),
         ("early_stopping", "sometimes"),
@@ -102,7 +106,7 @@ def test_from_mapping_invalid_value_is_reported_by_name_and_value(name, value):
     "name, expected",
     [
         ("image_shape", "at least 128 and at most 10000"),
-        ("learning_rate", "more than 0 and at most 1"),
+        ("learning_rate", "more than 0 and at most 1, or auto"),
         ("weight_decay", "at least 0 and less than 1"),
         ("momentum", "at least 0 and at most 1"),
         ("num_workers", "at least -1"),
@@ -213,6 +217,11 @@ def test_resumable_settings_exclude_those_that_shape_the_weights():
 def test_train_config_every_setting_has_help():
     for item in dataclasses.fields(TrainConfig):
         assert len(item.metadata["help"]) > 10, item.name
+
+
+@pytest.mark.parametrize("rate, expected", [("auto", 0.001), (0.2, 0.2), ("1e-4", 0.0001)])
+def test_base_learning_rate_of_auto_is_that_of_trained_weights(rate, expected):
+    assert TrainConfig(learning_rate=rate).base_learning_rate == expected
 
 
 @pytest.mark.parametrize("strides, expected", [("", 0), ("auto", 0), ("8,16,...", 8), ("16,32,...", 16)])

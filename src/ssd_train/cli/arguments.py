@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ssd_train.deploy.detector import Detector
 
 LOG_SECONDS = 30.0
+METAVARS = {"int": "N", "float": "NUMBER", "Union[float, str]": "NUMBER", "bool": "BOOL"}  # by type of a setting
 Number = TypeVar("Number", int, float)
 
 
@@ -185,7 +186,7 @@ class Parser(argparse.ArgumentParser):
             self.settings.add(item.name)
             group.add_argument(
                 *[f"--{name}" for name in (item.name, *old.get(item.name, ()))],
-                metavar={"int": "N", "float": "NUMBER", "bool": "BOOL"}.get(str(item.type), "TEXT"),
+                metavar=METAVARS.get(str(item.type), "TEXT"),
                 default=argparse.SUPPRESS,
                 help=argparse.SUPPRESS if hidden else setting_help(item),
             )

@@ -24,14 +24,14 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> flo
     """
     done = epoch + step / steps
     if done < config.warmup_epochs:
-        return config.learning_rate * (epoch * steps + step + 1) / (config.warmup_epochs * steps + 1)
+        return config.base_learning_rate * (epoch * steps + step + 1) / (config.warmup_epochs * steps + 1)
     if config.schedule == "step":
-        return config.learning_rate * config.lr_scheduler_factor ** sum(epoch >= e for e in config.lr_steps or ())
+        return config.base_learning_rate * config.lr_scheduler_factor ** sum(epoch >= e for e in config.lr_steps or ())
     if config.schedule == "cosine":
         warm = min(config.warmup_epochs, config.epochs)
         progress = (done - warm) / max(config.epochs - warm, 1 / steps)
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return config.learning_rate
+        return config.base_learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.base_learning_rate
 
 
 @dataclass

@@ -14,7 +14,7 @@ from ssd_train.artifacts.builtin_archive import RESNET, artifact_folder, read_ar
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import is_converted
-from ssd_train.config import LEAST_CANDIDATES, TrainConfig
+from ssd_train.config import AUTO_RATE, LEAST_CANDIDATES, RATE_FROM_RANDOM_WEIGHTS, USUAL_RATE, TrainConfig
 from ssd_train.config_fields import BALANCED, parse_class_weights
 from ssd_train.data.dataset import DetectionDataset, ImageCache
 from ssd_train.data.labels import LabeledDataset, has_own_ids
@@ -137,6 +137,7 @@ def build_setup(
     cluster = cluster or Communicator()
     devices = contexts(environment.devices, cluster.local_rank, cluster.local_size)
     config = resolve_amp(config, devices[0], environment.checkpoint_dir, cluster)
+    config = resolve_learning_rate(config, environment, cluster)
     _check_folders(environment, cluster, config_fingerprint(config, cluster.size), config.epochs, before_data=True)
     require_inputs(environment)  # before a model zoo is asked
     weights = _find_weights(config, environment, progress)
@@ -192,6 +193,23 @@ def resolve_amp(config: TrainConfig, device: Any, checkpoint_dir: Optional[Path]
 
     amp = cluster.broadcast_from_rank0(decide)
     return dataclasses.replace(config, amp=amp) if config.amp == "auto" else config
+
+
+def resolve_learning_rate(config: TrainConfig, environment: Environment, cluster: Communicator) -> TrainConfig:
+    """Return `config` with learning_rate "auto" resolved, alike on all hosts.
+
+    It is that of the checkpoint, if there is one. Else Adam starts from random weights at three times the rate of
+    trained ones, which it would forget (benchmarks/README.md); without BatchNorm, as in vgg-16, it would diverge.
+    """
+
+    def decide() -> float:
+        kept = Checkpoints(environment.checkpoint_dir).setting("learning_rate") if environment.checkpoint_dir else None
+        random = environment.pretrained is None and not config.use_pretrained_model
+        faster = random and config.optimizer == "adam" and config.base_network != "vgg-16"
+        return kept or (RATE_FROM_RANDOM_WEIGHTS if faster else USUAL_RATE)
+
+    rate = cluster.broadcast_from_rank0(decide)  # also of a host with a rate of its own, which is refused later
+    return dataclasses.replace(config, learning_rate=rate) if config.learning_rate == AUTO_RATE else config
 
 
 def _check_folders(

@@ -277,7 +277,7 @@ def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
 
     As in the built-in algorithm, only sgd has momentum, and only sgd and rmsprop have weight decay.
     """
-    settings = {"learning_rate": config.learning_rate}
+    settings = {"learning_rate": config.base_learning_rate}
     if config.optimizer == "sgd":
         settings["momentum"] = config.momentum
     if config.optimizer in ("sgd", "rmsprop"):

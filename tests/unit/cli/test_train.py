@@ -24,7 +24,8 @@ def test_help_lists_every_setting_with_limits_and_default(monkeypatch):
         entry = re.split(rf"\n  --{item.name}\b(?=[ ,])", help)[1].partition("\n  --")[0].partition("\n\n")[0]
         text = " ".join(entry.split())
         assert item.metadata["help"] in text and (item.default == "" or text.endswith(f"[{item.default}]"))
-    assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1) [0.001]" in help
+    assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1, or auto) [auto]" in help
+    assert "--learning_rate NUMBER" in help
 
 
 def test_help_is_wrapped_to_the_terminal_and_in_groups(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +27,7 @@ from ssd_train.progress import Progress
 from ssd_train.storage.atomic import write_dir_atomic
 from ssd_train.training.distributed.communicator import Communicator, ControlGroup, LocalSync, ProcessGroup
 from ssd_train.training.distributed.rendezvous import RankInfo
-from ssd_train.training.setup import build_setup, class_weights, resolve_amp, with_candidates
+from ssd_train.training.setup import build_setup, class_weights, resolve_amp, resolve_learning_rate, with_candidates
 
 mx = mxnet_compat.mxnet()
 
@@ -161,10 +162,10 @@ def test_resolve_amp_is_on_where_bfloat16_is_native_and_faster(
 
 @pytest.fixture
 def checkpoint_of(tmp_path):
-    """`checkpoint_of(amp)` is a checkpoint folder of a run with this amp."""
+    """`checkpoint_of(value, name)` is a checkpoint folder of a run with this value of a setting, amp by default."""
 
-    def write(amp):
-        state = json.dumps({"format": 1, "fingerprint": {"setting amp": amp}})
+    def write(value, name="amp"):
+        state = json.dumps({"format": 1, "fingerprint": {f"setting {name}": value}})
         write_dir_atomic(tmp_path / "state", lambda folder: (folder / "state.json").write_text(state), keep=0)
         return tmp_path
 
@@ -184,6 +185,31 @@ def test_resolve_amp_auto_of_a_run_with_amp_on_a_cpu_without_bfloat16_is_an_erro
     monkeypatch.setattr(mxnet_compat, "has_native_bfloat16", lambda: False)
     with pytest.raises(CheckpointError, match="--amp 1"):
         resolve_amp(small_config(amp="auto"), mx.cpu(), checkpoint_of(True), Communicator())
+
+
+@pytest.mark.parametrize(
+    "settings, weights, expected",
+    [
+        ({"use_pretrained_model": 0}, None, 0.003),
+        ({"use_pretrained_model": 1}, None, 0.001),
+        # SageMaker's channel "model" comes with the built-in algorithm's default of use_pretrained_model, 0
+        ({"use_pretrained_model": 0}, "model.tar.gz", 0.001),
+        ({"use_pretrained_model": 0, "optimizer": "sgd"}, None, 0.001),
+        ({"use_pretrained_model": 0, "base_network": "vgg-16"}, None, 0.001),
+        ({"use_pretrained_model": 0, "learning_rate": 0.0005}, None, 0.0005),
+    ],
+)
+def test_resolve_learning_rate_is_higher_for_random_weights(tmp_path, settings, weights, expected):
+    config = TrainConfig(**settings)
+    environment = Environment(tmp_path, pretrained=weights and Path(weights))
+    assert resolve_learning_rate(config, environment, Communicator()).learning_rate == expected
+
+
+@pytest.mark.parametrize("given, expected", [("auto", 0.001), (0.01, 0.01)])
+def test_resolve_learning_rate_auto_is_as_the_run_that_is_resumed(tmp_path, checkpoint_of, given, expected):
+    environment = Environment(tmp_path, checkpoint_dir=checkpoint_of(0.001, "learning_rate"))
+    config = TrainConfig(use_pretrained_model=0, learning_rate=given)
+    assert resolve_learning_rate(config, environment, Communicator()).learning_rate == expected
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def server_optimizer(config: TrainConfig, settings: Mapping[str, float], updates
         updates_done: number of finished updates.
     """
     total = config.epochs * updates
-    warm = {"base_lr": config.learning_rate, "warmup_steps": min(int(config.warmup_epochs * updates), total - 1)}
+    warm = {"base_lr": config.base_learning_rate, "warmup_steps": min(int(config.warmup_epochs * updates), total - 1)}
     if config.schedule == "step":
         steps = [epoch * updates for epoch in config.lr_steps or ()]
         course = mx.lr_scheduler.MultiFactorScheduler(steps, config.lr_scheduler_factor, **warm)
@@ -179,7 +179,7 @@ def server_optimizer(config: TrainConfig, settings: Mapping[str, float], updates
     else:
         course = mx.lr_scheduler.FactorScheduler(total + 1, 1.0, **warm)
     if course.warmup_steps:
-        course.warmup_begin_lr = config.learning_rate * min(updates_done / course.warmup_steps, 1.0)
+        course.warmup_begin_lr = config.base_learning_rate * min(updates_done / course.warmup_steps, 1.0)
     course.warmup_steps -= updates_done
     return mx.optimizer.create(config.optimizer, lr_scheduler=course, **settings)
 
