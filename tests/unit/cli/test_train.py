@@ -25,7 +25,7 @@ def test_help_lists_every_setting_with_limits_and_default(monkeypatch):
         text = " ".join(entry.split())
         assert item.metadata["help"] in text and (item.default == "" or text.endswith(f"[{item.default}]"))
     assert "(sgd, adam, rmsprop, adadelta)" in help and "(more than 0 and at most 1, or auto) [auto]" in help
-    assert "--learning_rate NUMBER" in help
+    assert "--lr0 NUMBER" in help
 
 
 def test_help_is_wrapped_to_the_terminal_and_in_groups(monkeypatch):
