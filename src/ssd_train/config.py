@@ -71,7 +71,7 @@ STRIDE_ALIASES = {
 }
 AUTO_RATE = "auto"  # of learning_rate
 USUAL_RATE = 0.001
-RATE_FROM_RANDOM_WEIGHTS = 0.003  # of adam, for networks with BatchNorm
+RATE_FROM_RANDOM_WEIGHTS = 0.003  # of adam, for MobileNets
 DEFAULT_CLIP = 10.0  # clip_gradient of optimizers that normalise by the gradient's own size
 LEAST_CANDIDATES = 400  # least nms_topk if it is not set
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
@@ -187,7 +187,7 @@ class TrainConfig:
     learning_rate: Union[float, str] = setting(
         AUTO_RATE,
         "initial learning rate, after warm-up; auto: as the run that is resumed, else 0.001, or 0.003 for adam from "
-        "random weights, but for vgg-16; unused by MXNet's adadelta",
+        "random weights of a MobileNet; unused by MXNet's adadelta",
         above=0,
         high=1,
         or_text=AUTO_RATE,

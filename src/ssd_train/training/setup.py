@@ -199,13 +199,13 @@ def resolve_learning_rate(config: TrainConfig, environment: Environment, cluster
     """Return `config` with learning_rate "auto" resolved, alike on all hosts.
 
     It is that of the checkpoint, if there is one. Else Adam starts from random weights at three times the rate of
-    trained ones, which it would forget (benchmarks/README.md); without BatchNorm, as in vgg-16, it would diverge.
+    trained ones (benchmarks/README.md), but for vgg-16, which was not measured, and resnet-50, which diverges.
     """
 
     def decide() -> float:
         kept = Checkpoints(environment.checkpoint_dir).setting("learning_rate") if environment.checkpoint_dir else None
         random = environment.pretrained is None and not config.use_pretrained_model
-        faster = random and config.optimizer == "adam" and config.base_network != "vgg-16"
+        faster = random and config.optimizer == "adam" and config.base_network.startswith("mobilenet")
         return kept or (RATE_FROM_RANDOM_WEIGHTS if faster else USUAL_RATE)
 
     rate = cluster.broadcast_from_rank0(decide)  # also of a host with a rate of its own, which is refused later

@@ -196,6 +196,7 @@ def test_resolve_amp_auto_of_a_run_with_amp_on_a_cpu_without_bfloat16_is_an_erro
         ({"use_pretrained_model": 0}, "model.tar.gz", 0.001),
         ({"use_pretrained_model": 0, "optimizer": "sgd"}, None, 0.001),
         ({"use_pretrained_model": 0, "base_network": "vgg-16"}, None, 0.001),
+        ({"use_pretrained_model": 0, "base_network": "resnet-50"}, None, 0.001),
         ({"use_pretrained_model": 0, "learning_rate": 0.0005}, None, 0.0005),
     ],
 )
