@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import importlib
 import itertools
@@ -38,6 +39,17 @@ def _memory_given_back() -> Iterator[None]:
     gc.collect()
     gc.freeze()  # what is left are modules; the next collections need not look at them
     ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _service_models_read_once() -> Iterator[None]:
+    """Without it each of boto3's sessions parses the descriptions of its services, megabytes of JSON, again."""
+    from botocore.loaders import JSONFileLoader
+
+    load = functools.lru_cache(maxsize=None)(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: load(path))
+        yield
 
 
 @pytest.fixture(scope="session")
