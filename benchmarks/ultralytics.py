@@ -2,7 +2,7 @@
 
     SSD_TRAIN_DATA=... make bench-ultralytics ARGS="[--sets raccoon bccd fruit] [--epochs 40] [--seeds 1] [--json FILE]"
 
-Ours trains first, with its default size of 300 px. The seconds from the start of its command until the weights of its
+Ours trains first, by the recipe best, which chooses the feature maps by the sizes of the boxes, at 300 px. The seconds from the start of its command until the weights of its
 last epoch are saved are the time that YOLO11n may train at 320 px; YOLO11n's start is not counted. Both evaluate after
 each epoch, as they do by default. The judge scores the weights of the last epochs. Ultralytics runs as a program in an
 environment of its own (requirements/ultralytics.txt): its licence, AGPL-3.0, keeps it out of the dependencies.
@@ -89,8 +89,8 @@ def write_yolo_dataset(images: Path, split: Path, folder: Path) -> Path:
 
 
 def train_ours(shared: Path, name: str, split: Path, out: Path, epochs: int, seed: int) -> Dict[str, Any]:
-    """Train ours from random weights with default settings, and judge the weights of the last epoch."""
-    settings = ["--use_pretrained_model", "0", "--epochs", str(epochs), "--seed", str(seed)]
+    """Train ours from random weights by the recipe best, and judge the weights of the last epoch."""
+    settings = ["--recipe", "best", "--use_pretrained_model", "0", "--epochs", str(epochs), "--seed", str(seed)]
     start = time.time()
     train(shared, name, split, out, *settings, "--checkpoint_dir", str(out / "checkpoints"))
     taken, last = time.time() - start, last_weights(out / "checkpoints")

@@ -131,8 +131,11 @@ def last_weights(checkpoints: Path) -> Path:
     return finished_dirs(checkpoints / "state")[0] / "last.params"
 
 
-def outcome(folder: Path) -> Any:
-    """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history."""
+def outcome(folder: Path, checkpoints: Optional[Path] = None) -> Any:
+    """What a run leaves, without what tells of the clock: arrays of the last and the best weights, scores, history.
+
+    Its model is in `folder`, its checkpoints are in `checkpoints`, by default in `folder`, too.
+    """
     from ssd_train import mxnet_compat
 
     mx = mxnet_compat.mxnet()
@@ -141,7 +144,7 @@ def outcome(folder: Path) -> Any:
     clock = ("images_per_second", "seconds", "data_seconds")
     arrays = {}
     best = folder / "model" / config["weights"]["file"]
-    for kind, file in (("last", last_weights(folder / "checkpoints")), ("best", best)):
+    for kind, file in (("last", last_weights(checkpoints or folder / "checkpoints")), ("best", best)):
         arrays.update({f"{kind} {name}": array.asnumpy() for name, array in mx.nd.load(str(file)).items()})
     history = [{name: value for name, value in row.items() if name not in clock} for row in rows]
     return (

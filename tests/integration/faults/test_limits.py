@@ -34,10 +34,10 @@ def test_train_too_little_memory_is_one_line(data, tmp_path):
 # what the process holds after each epoch: kB of memory, open files, threads
 WATCHED = """
 import json, os, sys
-from ssd_train.cli import console
+from ssd_train.cli import arguments
 from ssd_train.cli.main import main
 
-class Watching(console.LogProgress):
+class Watching(arguments.LogProgress):
     def info(self, text):
         super().info(text)
         if text.startswith("epoch "):
@@ -46,7 +46,7 @@ class Watching(console.LogProgress):
             with open(sys.argv[1], "a") as file:
                 file.write(json.dumps(row) + "\\n")
 
-console.LogProgress = Watching
+arguments.LogProgress = Watching
 sys.exit(main(["train", *sys.argv[2:]]))
 """
 
