@@ -2,10 +2,11 @@
 
     SSD_TRAIN_DATA=... make bench-ultralytics ARGS="[--sets raccoon bccd fruit] [--epochs 40] [--seeds 1] [--json FILE]"
 
-Ours trains first, by the recipe best, which chooses the feature maps by the sizes of the boxes, at 300 px. The seconds from the start of its command until the weights of its
-last epoch are saved are the time that YOLO11n may train at 320 px; YOLO11n's start is not counted. Both evaluate after
-each epoch, as they do by default. The judge scores the weights of the last epochs. Ultralytics runs as a program in an
-environment of its own (requirements/ultralytics.txt): its licence, AGPL-3.0, keeps it out of the dependencies.
+Ours trains first, by the recipe best, which chooses the feature maps by the sizes of the boxes, at 300 px. The seconds
+from the start of its command until the weights of its last epoch are saved are the time that YOLO11n may train at 320
+px; YOLO11n's start is not counted. Both evaluate after each epoch, as they do by default. The judge scores the weights
+of the last epochs. Ultralytics runs as a program in an environment of its own (requirements/ultralytics.txt): its
+licence, AGPL-3.0, keeps it out of the dependencies.
 """
 
 from __future__ import annotations

@@ -115,9 +115,9 @@ def test_train_output_folder_removed_during_the_run_can_be_resumed(command, tmp_
     printed = ended(process)
     assert process.returncode in (0, 1) and "Traceback" not in printed, printed
     if process.returncode:
-        assert re.search(r"^error: .*: (the best model can no longer be read|cannot be written)", printed, re.MULTILINE), (
-            printed
-        )
+        assert re.search(
+            r"^error: .*: (the best model can no longer be read|cannot be written)", printed, re.MULTILINE
+        ), printed
     assert_loads_as_what_it_is(tmp_path)
     finish(command)
     assert_same(outcome(tmp_path), unbroken.outcome)
