@@ -110,7 +110,7 @@ _CODES = (
     Code("orientation-applied", WARNING, "an EXIF orientation is applied, and no size in the labels confirms it",
          "look at one (prepare sheet): do the boxes fit?"),
     Code("orientation-turned", NOTE,
-         "an image has an EXIF orientation, and the size in the labels shows how it was labelled",
+         "an image has an EXIF orientation; the size in the labels says how it was labelled (YOLO: always upright)",
          "nothing: it is used as it was labelled"),
     # images as a set
     Code("same-image-in-train-and-validation", ERROR, "training and validation contain the same file (identical bytes)",
