@@ -4,7 +4,8 @@
 
 Turns alternate: steps on a batch that lies on the device (the floor: forward, backward, update, nothing else), and a
 whole epoch as `train` makes it. The best of the rounds counts, because other work on a machine can only slow a turn
-down; the median stands beside it. Pictures are drawn, JPEG, 640 x 480.
+down; the median stands beside it. Pictures are drawn, JPEG, 640 x 480. Ours trains in bfloat16 where `train` does by
+default.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from ssd_train.devices import contexts, split_and_load
 from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.net import build_net, freeze
 from ssd_train.model.targets import TargetEncoder
+from ssd_train.training.distributed.communicator import Communicator
 from ssd_train.training.engine import train_one_epoch
+from ssd_train.training.setup import resolve_amp
 from ssd_train.training.step import TrainStep
 
 mx = mxnet_compat.mxnet()
@@ -85,7 +88,9 @@ class Course:
         pattern: str = "",
     ) -> None:
         found = read_ground_truth(labels)
-        config = TrainConfig(image_shape=side, base_network=base_network)
+        config = resolve_amp(
+            TrainConfig(image_shape=side, base_network=base_network), contexts()[0], None, Communicator()
+        )
         net = build_net(base_network, side, list(found.class_names), config.seed)
         freeze(net, base_network, pattern)
         self.train_step = TrainStep(net, config, contexts())
