@@ -25,7 +25,7 @@ from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.yolo import image_parts
 from ssd_train.data.image_io import encode
 from ssd_train.data.image_sources import FolderImages, key_parts
-from ssd_train.data.labels import LabeledDataset, load_labels, read_labels
+from ssd_train.data.labels import LabeledDataset, LabelOptions, load_labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images
 from ssd_train.prepare.convert import WRITERS, convert, copy_images, with_sizes
@@ -387,7 +387,7 @@ def add_sheet_flags(parser: Parser) -> None:
     parser.add_positional(
         "labels", "--labels", type=input_path, metavar="LABELS", help="a manifest, or labels of another format"
     )
-    add_input(parser, "--images", required=True, metavar="FOLDER", help="folder of the images")
+    add_input(parser, "--images", metavar="FOLDER", help="folder of the images; default: that of the labels")
     add_output(parser, "--output", required=True, help="*.png or *.jpg")
     parser.add_argument("--count", type=int, default=24, help="number of images, evenly spaced in the labels")
     parser.add_argument("--columns", type=int, default=4, help="number of columns")
@@ -402,8 +402,8 @@ def run_sheet(flags: argparse.Namespace, progress: Progress) -> None:
     format = FORMATS.get(flags.output.suffix.lower())
     if format is None:
         raise ConfigError(f"output: found {str(flags.output)!r}, expected a suffix among {', '.join(FORMATS)}")
-    labels = read_labels(flags.labels, flags.label_attribute)
-    images = FolderImages(flags.images)
+    data = load_labels(flags.images, flags.labels, LabelOptions(attribute=flags.label_attribute or ""))
+    labels, images = data.labels, data.images
     sheet, failures = labelled_sheet(labels, images, Layout(flags.count, flags.columns, flags.cell), progress)
     write_bytes_atomic(flags.output, encode(sheet, format))
     progress.info(f"{min(flags.count, len(labels)) - len(failures)} of {len(labels)} images: {flags.output}")
@@ -433,7 +433,7 @@ def add_split_flags(parser: Parser) -> None:
         type=float,
         default=[0.9, 0.1],
         metavar="FRACTION",
-        help="of the splits, without the last one or with it; default: 0.9 0.1",
+        help="of the splits; one more has the rest if their sum is below 1; default: 0.9 0.1",
     )
     parser.add_argument("--names", nargs="+", metavar="NAME", help="default: train validation (test)")
     parser.add_argument("--seed", type=int, default=0, help="random seed; default: 0")

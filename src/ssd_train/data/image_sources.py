@@ -86,7 +86,9 @@ class FolderImages:
         path, is_link = self._by_path(paths) or self._by_name(record, paths)
         real = os.path.realpath(path) if is_link or not self._is_plain(os.path.dirname(path)) else path
         if not real.startswith(os.path.join(self.root, "")):
-            raise DataError(f"{record.location}: {path} is a link to {real}, expected an image inside {self.root}")
+            raise DataError(
+                f"{record.location}: {path} is a link to {real}, expected an image inside {self.root}", "missing-image"
+            )
         return real
 
     def _is_plain(self, folder: str) -> bool:

@@ -210,12 +210,13 @@ def _unit_hash(key: str) -> float:
 
 
 TRAIN, VALIDATION, BOTH, TEST = "train", "val", "trainval", "test"
-_OTHER_NAMES = {"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "testing": TEST}
+_NAMES = {name: name for name in (TRAIN, VALIDATION, BOTH, TEST)}
+_NAMES.update({"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "testing": TEST})
 
 
 def set_name(name: str) -> str:
-    """Return the canonical name of a split: valid -> val."""
-    return _OTHER_NAMES.get(name.lower(), name)
+    """Return the canonical name of a split: Valid -> val."""
+    return _NAMES.get(name.lower(), name)
 
 
 def select_split(labels: Labels, name: str) -> Labels:
@@ -244,8 +245,9 @@ def of_names(labels: Labels, names: "FrozenSet[str]") -> Labels:
 def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels]]:
     """Return the training labels, and validation labels if the data defines them.
 
-    Both are returned if there are train and val with different images and `alone` is true. Otherwise trainval is
-    returned if it exists, else train, else all records that are not in test. Data without splits is returned whole.
+    Both are returned if `alone` is true and there are train and val with different images, or val and images of no
+    split, to train on. Otherwise trainval is returned if it exists, else train, else all records that are not in test.
+    Data without splits is returned whole.
 
     Args:
         labels: The labels.
@@ -266,6 +268,8 @@ def training_split(labels: Labels, alone: bool) -> Tuple[Labels, Optional[Labels
         if name in sets:
             return of_names(labels, sets[name]), None
     kept = frozenset(record.name for record in labels.records) - sets.get(TEST, frozenset())
+    if alone and VALIDATION in sets and kept - sets[VALIDATION]:
+        return of_names(labels, kept - sets[VALIDATION]), of_names(labels, sets[VALIDATION])
     if not kept:
         raise DataError(
             f"{labels.source}: found images of the set test only, expected some to train on; --split test takes them"

@@ -235,6 +235,9 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
         results = read_json(path)
     known = read_ids(labels.source) if labels.details.get("format") == "coco" else None
     names = known.images if known else _names_by_id(labels)
+    # class ids count from 1 in COCO results of this package and of Ultralytics; those of other programs have a 0
+    unnamed = [one.get("category_id") for one in results if isinstance(one, dict) and "category_name" not in one]
+    first_id = 0 if 0 in unnamed else 1
     predictions: Dict[str, ImagePredictions] = {}
     for index, result in enumerate(results):
         where = f"{path}:[{index}]"
@@ -244,12 +247,15 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
             image, category = id_key(result.get("image_id"), "image_id"), result.get("category_id")
             name = result.get("file_name") if not known else None
             name = name if isinstance(name, str) and name else names.get(image, str(image))
+            label: Any
             if known:
                 label = known.categories.get(id_key(category, "category_id"))
                 if label is None:
                     raise DataError(f"category_id: found {short_repr(category)}, expected the id of a category")
             else:
                 label = result.get("category_name", category)
+                if "category_name" not in result and type(category) is int:
+                    label = category - first_id
             box = result.get("bbox")
             if not isinstance(box, list) or len(box) != 4:
                 raise DataError(f"bbox: found {short_repr(box)}, expected [left, top, width, height]")

@@ -20,7 +20,7 @@ from ssd_train.data.formats.image_json import write_image_json
 from ssd_train.data.formats.recordio import NAMES, write_class_list, write_recordio
 from ssd_train.data.formats.voc import write_voc
 from ssd_train.data.formats.yolo import image_parts, write_yolo
-from ssd_train.data.image_io import read_header
+from ssd_train.data.image_io import EncodedImage, encode, orientation_for, read_header
 from ssd_train.data.image_sources import FolderImages, key_parts, portable_name
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import LabeledImage, Labels
@@ -42,6 +42,7 @@ ONLY_THERE = {
     "yolo": "",
 }
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
+QUALITY = 95  # of JPEG and WebP that are encoded again
 
 # format -> suffix of its file, "" for a folder
 WRITERS = {"ground_truth": ".manifest", "image_json": "", "recordio": ".rec", "coco": ".json", "voc": "", "yolo": ""}
@@ -122,6 +123,9 @@ def copy_images(
 ) -> LabeledDataset:
     """Copy all encoded images atomically into a new `folder`.
 
+    An image that was labelled as stored, although an EXIF orientation turns it, is encoded again without one: other
+    programs would turn it, and its boxes would not fit.
+
     Args:
         data: the labels and their images.
         folder: the new folder.
@@ -136,7 +140,7 @@ def copy_images(
     renamed = []
     with new_folder(folder) as new:
         for record in (progress or Progress()).track(data.labels.records, len(data.labels), "images"):
-            encoded = data.images.read(record)
+            encoded = _as_labelled(data.images.read(record), record)
             if not is_image_name(record.name):
                 kind = read_header(encoded, record.location).format
                 record = dataclasses.replace(record, name=record.name + _SUFFIX[kind])
@@ -147,6 +151,19 @@ def copy_images(
             renamed.append(record if parts == key_parts(record) else dataclasses.replace(record, name="/".join(parts)))
     labels = dataclasses.replace(data.labels, records=tuple(renamed))
     return LabeledDataset(labels, FolderImages(folder))
+
+
+def _as_labelled(data: bytes, record: LabeledImage) -> bytes:
+    """Return an encoded image that programs which apply the EXIF orientation show as it was labelled."""
+    image = EncodedImage(data, record.location)
+    try:
+        header = image.header
+    except DataError:  # `check` names it
+        return data
+    turned = header.orientation >= 5  # only then the size shows how it was labelled
+    if not turned or orientation_for(header, record.location, record.size_wh) == header.orientation:
+        return data
+    return encode(image.decode(record.size_wh), header.format, QUALITY)
 
 
 def _write(target: str, output: Path, records: Iterable[LabeledImage], data: LabeledDataset) -> None:

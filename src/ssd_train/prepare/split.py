@@ -29,7 +29,7 @@ class SplitOptions:
     """Options of a split.
 
     Attributes:
-        fractions: fraction of each part, above 0, sum 1. A single fraction implies a second part with the rest.
+        fractions: fraction of each part, above 0, sum 1. If the sum is less, one more part has the rest.
         seed: of the shuffle.
         group: regular expression; images with the same match in their names (first group, or the whole match) stay
             together.
@@ -45,8 +45,8 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         fractions = tuple(self.fractions)
-        if len(fractions) == 1:
-            fractions = (*fractions, 1 - fractions[0])
+        if len(fractions) == 1 or sum(fractions) < 1 - ROUNDING:
+            fractions = (*fractions, 1 - sum(fractions))
         if not (all(part > 0 for part in fractions) and abs(sum(fractions) - 1) <= ROUNDING):  # false for NaN too
             raise ConfigError(f"fractions: found {list(self.fractions)}, expected positive fractions whose sum is 1")
         if not 0 <= self.seed < 2**32:

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from helpers import manifests
-from helpers.data import shapes_set
+from helpers.data import shapes_set, write_files
 
 from ssd_train.cli.main import main
 from ssd_train.cli.prepare import STEPS
-from ssd_train.data.image_io import encode_jpeg, read_header
+from ssd_train.data.image_io import encode_jpeg, encode_png, read_header
 
 
 @pytest.fixture
@@ -218,6 +218,19 @@ def test_frames_then_manifest(prepare, tmp_path):
     code, out, _ = prepare("manifest", "frames", "--prefix", "s3://b/f", "--name_regex", regex, "--output", "m")
     assert (code, out) == (0, "3 lines written: m\n")
     assert manifests.read(tmp_path / "m")[1] == {"source-ref": "s3://b/f/blue_box_1_000003.jpg", "color": "blue"}
+
+
+def test_sheet_of_yolo_labels_beside_the_images_folder(prepare, tmp_path):
+    files = {"labels/a.txt": "0 .5 .5 .4 .4\n", "pictures/a.png": encode_png(np.zeros((40, 60, 3), np.uint8))}
+    write_files(tmp_path, files)
+    code, out, _ = prepare("sheet", "labels", "--images", "pictures", "--output", "s.png")
+    assert (code, out) == (0, "1 of 1 images: s.png\n")
+
+
+def test_split_the_last_part_has_the_rest(prepare, tmp_path):
+    manifests.write(tmp_path / "a", [manifests.line(f"{index}.jpg") for index in range(10)])
+    code, out, _ = prepare("split", "a", "--fractions", "0.7", "0.2", "--output", "s")
+    assert code == 0 and [int(line.split()[0]) for line in out.splitlines()] == [7, 2, 1]
 
 
 def test_sheet_says_which_images_are_bad(prepare, tmp_path):

@@ -67,6 +67,13 @@ def test_read_voc_sets_of_each_year_are_its_own(tmp_path):
     assert found.sets == {"train": {"VOC2007/JPEGImages/1.jpg", "VOC2012/JPEGImages/2.jpg"}}
 
 
+def test_read_voc_sets_in_capitals_and_with_blanks_in_names(tmp_path):
+    """`scan 1` is a name, not the picture scan in the list of a class."""
+    voc(tmp_path, {"Train.txt": "scan 0", "Validation.txt": "scan 1", "cat_val.txt": "scan 0  1"}, ("scan 0", "scan 1"))
+    found = read_voc(tmp_path, images=tmp_path)
+    assert found.sets == {"train": {"JPEGImages/scan 0.jpg"}, "val": {"JPEGImages/scan 1.jpg"}}
+
+
 def labels(**sets):
     records = tuple(LabeledImage(name, [[0, 0, 5, 5]], [0], (10, 10)) for name in "abcd")
     return Labels(records, ClassNames(("x",)), source="there", sets={k: frozenset(v) for k, v in sets.items()})
@@ -81,6 +88,8 @@ TAKEN = {
     "validation is given": ({"train": "a", "val": "b", "trainval": "ab"}, False, "ab", None),
     "validation is given, no trainval": ({"train": "a", "val": "b"}, False, "a", None),
     "test alone is not trained on": ({"test": "d"}, True, "abc", None),
+    "val alone, with test": ({"val": "b", "test": "cd"}, True, "a", "b"),
+    "val is all": ({"val": "abcd"}, True, "abcd", None),
     "sets of another kind": ({"default": "ab"}, True, "abcd", None),
 }
 

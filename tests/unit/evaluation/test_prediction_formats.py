@@ -89,10 +89,20 @@ def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
 
 @pytest.mark.parametrize("image_id", [7, "000007", "000007.jpg", "x/000007.jpg", "X\\000007.JPG"])
 def test_score_predictions_coco_results_without_coco_labels_go_by_name(tmp_path, image_id):
-    result = {"image_id": image_id, "category_id": 1, "bbox": [20, 20, 80, 70], "score": 0.9}
+    result = {"image_id": image_id, "category_id": 2, "bbox": [20, 20, 80, 70], "score": 0.9}
     (tmp_path / "results.json").write_text(json.dumps([result]))
     labels = Labels(tuple(RECORDS[:1]), NAMES, source="labels")
     assert score_predictions(tmp_path / "results.json", without_images(labels)).coco == 1
+
+
+@pytest.mark.parametrize("ids, expected", [((2, 1), 1), ((1, 0), 1), ((1, 1), 0)])
+def test_score_predictions_coco_results_ids_count_from_1_unless_one_is_0(tmp_path, ids, expected):
+    """Ultralytics' val and this package write ids from 1 (class_map in ultralytics/models/yolo/detect/val.py)."""
+    rows = zip(ids, ((0.9, [20, 20, 80, 70]), (0.1, [0, 0, 9, 9])))
+    results = [{"image_id": 7, "category_id": id, "bbox": box, "score": score} for id, (score, box) in rows]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    labels = Labels(tuple(RECORDS[:1]), NAMES, source="labels")
+    assert score_predictions(tmp_path / "results.json", without_images(labels)).coco == expected
 
 
 def test_writer_coco_pycocotools_reads_what_is_written(tmp_path):

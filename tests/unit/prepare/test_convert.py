@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from helpers import manifests
 from helpers.data import label_set, memory_images, picture, write_yolo_beside
+from helpers.images import with_exif
+from PIL import Image, ImageOps
 
 from ssd_train.cli.main import main
 from ssd_train.data.formats.ground_truth import read_ground_truth, write_ground_truth
 from ssd_train.data.image_io import encode_png
-from ssd_train.data.image_sources import MemoryImages
+from ssd_train.data.image_sources import FolderImages, MemoryImages
 from ssd_train.data.labels import LabeledDataset, load_labels
-from ssd_train.data.structures import ClassNames, Labels
+from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.convert import WRITERS, convert, copy_images, with_sizes
 from ssd_train.prepare.merge import join
@@ -66,6 +68,27 @@ def test_convert_class_ids_with_a_gap_stay(tmp_path, target, names):
     found = load_labels(tmp_path / "images", output(tmp_path, target)).labels
 
     assert found.class_names.names == names and [r.class_ids.tolist() for r in found.records] == [[0], [3]]
+
+
+def test_convert_to_yolo_of_an_image_labelled_as_stored_keeps_what_is_in_the_box(tmp_path):
+    """Its EXIF orientation turns it in every program that reads YOLO labels."""
+    white = np.zeros((300, 400, 3), np.uint8)
+    white[50:150, 100:300] = 255
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(with_exif(white, 6))
+    record = LabeledImage("a.jpg", [[100, 50, 300, 150]], [0], (400, 300))
+    given = LabeledDataset(Labels((record,), ClassNames(("cat",))), FolderImages(tmp_path / "in"))
+    convert(copy_images(given, tmp_path / "out" / "images"), "yolo", tmp_path / "out" / "labels")
+    with Image.open(tmp_path / "out" / "images" / "a.jpg") as image:
+        shown = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    (line,) = (tmp_path / "out" / "labels").rglob("a.txt")
+    _, x, y, width, height = map(float, line.read_text().split())
+    rows, columns = shown.shape[:2]
+    assert (columns, rows) == (400, 300)
+    box = [int(part) for part in ((y - height / 2) * rows, (y + height / 2) * rows)]
+    sides = [int(part) for part in ((x - width / 2) * columns, (x + width / 2) * columns)]
+    assert shown[box[0] + 3 : box[1] - 3, sides[0] + 3 : sides[1] - 3].min() > 200
+    assert shown.mean() < 80
 
 
 def test_convert_gap_is_not_named_in_a_manifest_so_that_join_lets_the_ids_stay(tmp_path):

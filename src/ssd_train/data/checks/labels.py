@@ -193,6 +193,9 @@ def check_counts(labels: Labels) -> List[Finding]:
         for record in labels.records
         if len(record.boxes) > _DEFAULTS.post_nms
     ]
+    if labels.records and not labels.boxes_per_class().sum():
+        detail = f"found no box in {len(labels)} images, expected at least one"
+        findings.append(Finding("no-objects", labels.source, detail))
     if label_width(most) > _DEFAULTS.label_width:
         findings.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
     unused = labels.unused_ids()

@@ -4,10 +4,11 @@ One file holds images, annotations and categories. ``bbox`` is [left, top, width
 cocodataset.org, "Data format". Error messages name ``file:images[3]`` or ``file:annotations[7]``, counted from 0.
 
 - An image without annotations is a background image.
-- Ids are integers of any size, written as 3, 3.0 or "3", or other strings. Width and height may be missing.
+- Ids are integers of any size, written as 3, 3.0 or "3", or other strings. Width and height may be missing, or
+  be decimal strings.
 - A crowd (``iscrowd`` 1) is an ignored region, not an object. A crowd without a ``bbox`` is dropped and listed in
   `Labels.repaired`.
-- A polygon without a ``bbox`` is replaced by its bounding box.
+- A polygon without a ``bbox``, or with one of four zeros, is replaced by its bounding box.
 - Normalized boxes, as Azure writes them, are accepted if all boxes of the file are within 0..1.
 - An invalid annotation makes its image bad: without that box, the object would count as background.
 """
@@ -231,7 +232,7 @@ def _label(
     left_out = []
     for index, annotation in annotations:
         with locate_errors(f"annotations[{index}]"):
-            crowd = _flag(annotation.get("iscrowd", 0), "iscrowd")
+            crowd = _flag(annotation.get("iscrowd") or 0, "iscrowd")
             if crowd and annotation.get("bbox") is None:
                 left_out.append((NO_BOX, f"annotations[{index}]"))
                 continue
@@ -252,10 +253,14 @@ def _category(annotation: Mapping[str, Any]) -> Key:
 
 
 def _size(image: Mapping[str, Any]) -> Optional[SizeWH]:
-    width, height = shortest(image.get("width")), shortest(image.get("height"))
+    width, height = (_decimal(shortest(image.get(key))) for key in ("width", "height"))
     if width is None or height is None or width == height == 0:
         return None
     return side(width, "width"), side(height, "height")
+
+
+def _decimal(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 8 else value
 
 
 def _flag(value: Any, field: str) -> bool:
@@ -264,12 +269,15 @@ def _flag(value: Any, field: str) -> bool:
 
 def _bbox(annotation: Mapping[str, Any]) -> List[float]:
     value = annotation.get("bbox")
-    if value is None or value == []:
+    if value is None or value == [] or value == [0, 0, 0, 0]:
         corners = _of_polygons(annotation.get("segmentation"))
         if corners:
             return corners
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"bbox: found {short_repr(value)}, expected [left, top, width, height]", "bad-coordinates")
+        masked = "; a mask alone is not read" if isinstance(annotation.get("segmentation"), dict) else ""
+        raise DataError(
+            f"bbox: found {short_repr(value)}, expected [left, top, width, height]{masked}", "bad-coordinates"
+        )
     return [number(part, f"bbox {key}") for part, key in zip(value, _SIDES)]
 
 

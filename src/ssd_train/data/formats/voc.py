@@ -53,7 +53,6 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 _MAIN = Path("ImageSets", "Main")
-_FLAGS = ("-1", "0", "1")  # after each name in the list of a class: absent, difficult, present
 OTHER_NAME = "filename differs from the image named like the XML file; that image is used"
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
@@ -180,7 +179,7 @@ def voc_sets(roots: Sequence[Path], files: Dict[str, str]) -> Tuple[Dict[str, Fr
                     paths.append((tuple(folded(part) for part in listed.with_suffix("").parts), name))
         for lists in sorted(folder.glob("*.txt")):
             if not is_hidden(lists.name):
-                sets.setdefault(set_name(lists.stem), set()).update(match_paths(_entries(lists), paths))
+                sets.setdefault(set_name(lists.stem), set()).update(_members(lists, paths))
     members_of = {name: frozenset(members) for name, members in sets.items() if members}
     return members_of, ", ".join(map(str, folders)) if members_of else ""
 
@@ -192,17 +191,18 @@ def _main_folders(folder: Path) -> List[Path]:
     return above or [path for path in absolute.glob(f"*/{_MAIN}") if path.is_dir()]
 
 
-def _entries(path: Path) -> List[Tuple[str, ...]]:
-    """Return the names in a list as normalised path parts.
+def _members(path: Path, paths: Sequence[Tuple[Tuple[str, ...], str]]) -> Set[str]:
+    """Return the names of the images in a list; those of a list for one class do not count.
 
-    A list for one class has none.
+    Args:
+        path: The list.
+        paths: (parts of a path without extension, name) of each image.
     """
     with locate_errors(path):
         lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-    if lines and all(len(line.split()) > 1 and line.split()[-1] in _FLAGS for line in lines):
-        return []
     entries = [entry for entry in map(split_path, lines) if entry]
-    return [(*entry[:-1], entry[-1].rpartition(".")[0] if is_image_name(entry[-1]) else entry[-1]) for entry in entries]
+    stems = (entry[-1].rpartition(".")[0] if is_image_name(entry[-1]) else entry[-1] for entry in entries)
+    return match_paths([(*entry[:-1], stem) for entry, stem in zip(entries, stems)], paths)
 
 
 def write_voc(path: PathLike, records: Iterable[LabeledImage], class_names: ClassNames) -> None:
@@ -234,7 +234,10 @@ def _annotation(file: Path) -> _Annotation:
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"found bad XML ({error}), expected one annotation element") from None
+        advice = "" if _is_utf8(data) else ", in UTF-8 unless it declares another encoding"
+        raise DataError(f"found bad XML ({error}), expected one annotation element{advice}") from None
+    if root.tag == "annotations":
+        raise DataError("found a file of CVAT's format for images, expected VOC: export the task as Pascal VOC or COCO")
     if root.tag != "annotation":
         raise DataError(f"found the element {root.tag!r}, expected annotation")
     names, boxes, kinds = [], [], []
@@ -246,6 +249,14 @@ def _annotation(file: Path) -> _Annotation:
     filename = (root.findtext("filename") or "").strip()
     label = BoxLabel(boxes, [], _size(root), kinds if any(kinds) else ())
     return _Annotation(file, image_name(filename, "filename") if filename else "", names, label)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_true(element: ElementTree.Element, path: str) -> bool:
@@ -262,7 +273,7 @@ def _box(element: ElementTree.Element) -> Corners:
 
 
 def _size(root: ElementTree.Element) -> Optional[SizeWH]:
-    if root.find("size") is None:
+    if not all((root.findtext(f"size/{key}") or "").strip() for key in ("width", "height")):
         return None
     width, height = (shortest(_number(root, f"size/{key}")) for key in ("width", "height"))
     return None if width == height == 0 else (side(width, "width"), side(height, "height"))

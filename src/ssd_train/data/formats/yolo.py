@@ -40,17 +40,18 @@ from ssd_train.data.formats.builder import (
 from ssd_train.data.formats.json_lines import PathLike, read_bytes, read_json, read_text
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import key_parts
-from ssd_train.data.split import set_name
+from ssd_train.data.split import TEST, TRAIN, VALIDATION, set_name
 from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError, DependencyError, locate_errors
 
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 _YAML_ENDINGS = (".yaml", ".yml")
 _PLAIN = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
+_COMPARED = (*_YAML, "classes.txt", "obj.names")  # the others may be left from a program's own examples
 _BELOW = (*_YAML, *_PLAIN)  # searched in all subfolders, too, if the folders themselves have no names
 _NOTES = "notes.json"
 _DARKNET = "obj.data"
-_SETS = ("train", "val", "valid", "test")
+_SETS = (TRAIN, VALIDATION, TEST)
 _UP = 2  # parent folders that are searched
 
 
@@ -60,6 +61,8 @@ class Description:
 
     Attributes:
         names: The class names, None if there are none.
+        named_by: The file that declares them.
+        conflict: What is wrong if another file, which is as near, declares other names; else "".
         points: True if lines have keypoints after the box.
         sets: train, val or test -> its folders and lists of images.
         source: The file that declares the splits, "" if there is none.
@@ -67,27 +70,47 @@ class Description:
     """
 
     names: Optional[ClassNames] = None
+    named_by: Optional[Path] = None
+    conflict: str = ""
     points: bool = False
     sets: Dict[str, Tuple[Path, ...]] = field(default_factory=dict)
     source: str = ""
     nameless: Optional[Path] = None
 
     def read(self, files: Iterable[Path]) -> None:
-        """Read files in order of precedence.
+        """Read files that are equally near, in order of precedence.
 
         Raises:
             DataError: a file is malformed; starts with the path.
         """
+        named_nearer = self.names is not None
         for path in files:
             with locate_errors(path):
                 if path.suffix.lower() in _YAML_ENDINGS:
-                    self._of_yaml(path)
+                    self._of_yaml(path, named_nearer)
                 elif path.name == _DARKNET:
                     self._of_sets(path, _of_darknet(path))
-                elif self.names is None:
-                    self.names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
+                elif not named_nearer:
+                    names = _of_notes(path) if path.name == _NOTES else ClassNames(_from_lines(read_text(path)))
+                    self._add_names(path, names)
 
-    def _of_yaml(self, path: Path) -> None:
+    def _add_names(self, path: Path, names: Optional[ClassNames]) -> None:
+        """Take names, or compare them with those of a file that is as near; a list may be the beginning of another."""
+        if self.names is None or names is None:
+            self.names, self.named_by = (self.names, self.named_by) if names is None else (names, path)
+            return
+        if path.name not in _COMPARED:
+            return
+        shorter, longer = sorted((tuple(self.names), tuple(names)), key=len)
+        if longer[: len(shorter)] != shorter:
+            self.conflict = self.conflict or (
+                f"{path}: found the classes {', '.join(names)}, and in {self.named_by} {', '.join(self.names)}; "
+                "expected the same ids for all labels, or --class_names"
+            )
+        elif longer == tuple(names):
+            self.names, self.named_by = names, path
+
+    def _of_yaml(self, path: Path, named_nearer: bool) -> None:
         try:
             entries = read_yaml(path)
         except DataError:
@@ -95,7 +118,9 @@ class Description:
                 raise
             return  # file of another program, such as a template
         if "names" in entries:
-            self.names = self.names or ClassNames(tuple(_from_yaml(entries["names"])))
+            names = ClassNames(tuple(_from_yaml(entries["names"])))
+            if not named_nearer:
+                self._add_names(path, names)
         elif path.name in _YAML:
             self.nameless = self.nameless or path
         else:
@@ -173,7 +198,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
     entries: Dict[str, Any] = {}
     for key, value in tree.value:
         if isinstance(key, yaml.ScalarNode):
-            if key.value in entries and key.value in ("names", "path", *_SETS):
+            if key.value in entries and (key.value in ("names", "path") or set_name(key.value) in _SETS):
                 raise DataError(f"found the entry {key.value!r} twice, expected it once")
             entries[key.value] = _plain(value)
     return entries
@@ -193,17 +218,28 @@ def _plain(node: Any) -> Any:
 
 
 def _sets(path: Path, entries: Mapping[str, Any]) -> Dict[str, Tuple[Path, ...]]:
-    """Return the existing folders and lists that train, val and test name."""
+    """Return the existing folders and lists that train, val and test name.
+
+    Raises:
+        DataError: those of train do not exist, and those of another set do.
+    """
     root = path.parent
     if isinstance(entries.get("path"), str) and os.path.exists(root / entries["path"]):
         root = root / entries["path"]
     sets: Dict[str, Tuple[Path, ...]] = {}
-    for key in _SETS:
-        value = entries.get(key)
-        values = value if isinstance(value, list) else [value]
-        targets = [_existing(text, (root, path.parent)) for text in values if isinstance(text, str) and text]
-        if any(targets) and set_name(key) not in sets:
-            sets[set_name(key)] = tuple(target for target in targets if target)
+    missing: Dict[str, List[str]] = {}
+    for key, value in entries.items():
+        if set_name(key) in _SETS:
+            values = value if isinstance(value, list) else [value]
+            texts = [text for text in values if isinstance(text, str) and text]
+            targets = [_existing(text, (root, path.parent)) for text in texts]
+            if any(targets) and set_name(key) not in sets:
+                sets[set_name(key)] = tuple(target for target in targets if target)
+            missing[set_name(key)] = [text for text, target in zip(texts, targets) if not target]
+    if sets and TRAIN not in sets and missing.get(TRAIN):
+        raise DataError(
+            f"train: found {missing[TRAIN][0]!r}, which does not exist, expected a folder or list of images"
+        )
     return sets
 
 
@@ -299,6 +335,7 @@ def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
 NO_LABEL = "no label file"
 
 _ENDING = ".txt"
+_UNREAD = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg")  # images in formats that are not read
 _NO_LABELS = ("classes.txt", "predefined_classes.txt")  # text files among labels that are not labels
 _WHOLE = re.compile(r"\d+\.0*|\d+(?:\.\d*)?[eE][+-]?\d{1,2}", re.ASCII)
 _IMAGES = ("images", "JPEGImages")  # folders with a sister folder `labels`
@@ -332,6 +369,8 @@ def read_yolo(
     if not images:
         raise DataError(f"{path}: found no images, expected a folder of images with YOLO labels (.txt)")
     description = describe([root, others])
+    if description.conflict and class_names is None:
+        raise DataError(description.conflict, "conflicting-class-map")
     known_names = class_names or description.names
     num_classes = len(known_names) if known_names else MAX_CLASSES
     builder = LabelsBuilder(str(path), on_bad)
@@ -342,9 +381,13 @@ def read_yolo(
             builder.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
             _add(builder, file, image, image.relative_to(root).as_posix(), num_classes, description.points)
-    for file in files.unused():
+    unused = list(files.unused())
+    unread = {file.stem: file.name for file in files_below(root) if file.suffix.lower() in _UNREAD} if unused else {}
+    for file in unused:
+        found = f"found {unread[file.stem]}, expected JPEG, PNG, BMP, TIFF or WebP" if file.stem in unread else ""
         builder.add_error(
-            str(file), DataError(f"found no image of this label below {root}, expected one", "missing-image")
+            str(file),
+            DataError(found or f"found no image of this label below {root}, expected one", "missing-image"),
         )
     names = known_names or builder.numbered_classes()
     read = builder.build(names, {"sets": description.source} if description.source else None)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from ssd_train.data.checks.labels import check_counts
 from ssd_train.data.formats.builder import NO_BOX_LEFT
 from ssd_train.data.formats.coco import NO_BOX, read_coco, write_coco
 from ssd_train.data.structures import ClassNames, Ignored, LabeledImage
@@ -154,3 +155,37 @@ def test_write_coco_record_without_size_is_an_error(tmp_path):
     with pytest.raises(DataError, match="m:1: found no image size"):
         write_coco(tmp_path / "out.json", [LabeledImage("a.jpg", [], [], None, "m:1")], NAMES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        pytest.param({"bbox": [1, 2, 30, 20], "iscrowd": None}, id="null-crowd"),
+        pytest.param(
+            {"bbox": [0, 0, 0, 0], "segmentation": [[1, 2, 31, 2, 31, 22, 1, 22]]}, id="polygon-of-an-empty-box"
+        ),
+    ],
+)
+def test_read_coco_of_other_tools(tmp_path, annotation):
+    image = {"id": 1, "file_name": "a.jpg", "width": "80", "height": "60"}
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, **annotation}]
+    document = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    (record,) = read_coco(tmp_path / "a.json").records
+    assert record.size_wh == (80, 60) and record.boxes.tolist() == [[1, 2, 31, 22]]
+
+
+def test_read_coco_mask_without_a_box_is_named(tmp_path):
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": {"counts": [10, 10], "size": [4, 5]}}
+    image, category = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}, {"id": 1, "name": "cat"}
+    document = {"images": [image], "annotations": [annotation], "categories": [category]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"annotations\[0\]: bbox: found null.*a mask alone is not read"):
+        read_coco(tmp_path / "a.json")
+
+
+def test_check_counts_without_a_box_is_an_error(tmp_path):
+    image, category = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}, {"id": 1, "name": "cat"}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": [category]}))
+    codes = [finding.code for finding in check_counts(read_coco(tmp_path / "a.json"))]
+    assert "no-objects" in codes

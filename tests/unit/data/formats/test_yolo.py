@@ -117,6 +117,51 @@ def test_read_yolo_names_invalid_file_is_an_error(tmp_path, name, text, message)
         describe([write_files(tmp_path, {name: text})])
 
 
+LISTS = {"p1/classes.txt": "cat\ndog\n", "p1/a.txt": "0 .5 .5 .4 .4\n", "p2/b.txt": "0 .5 .5 .4 .4\n"}
+
+
+def lists_of_two(tmp_path, second):
+    """Two exports of LabelImg in one folder, the second with these classes."""
+    write_files(tmp_path, {**LISTS, "p1/a.jpg": picture(), "p2/b.jpg": picture(), "p2/classes.txt": second})
+    return tmp_path
+
+
+def test_read_yolo_lists_of_classes_that_differ_are_an_error(tmp_path):
+    folder = lists_of_two(tmp_path, "dog\ncat\n")
+    with pytest.raises(
+        DataError, match=r"p2/classes.txt: found the classes dog, cat, and in .*p1/classes.txt cat, dog"
+    ):
+        read_yolo(folder)
+    assert list(read_yolo(folder, ClassNames(("x", "y"))).class_names) == ["x", "y"]
+
+
+def test_read_yolo_a_list_may_be_the_beginning_of_another(tmp_path):
+    assert list(read_yolo(lists_of_two(tmp_path, "cat\ndog\ncow\n")).class_names) == ["cat", "dog", "cow"]
+
+
+def test_read_yolo_train_that_does_not_exist_beside_val_is_an_error(tmp_path):
+    text = "names: [cat]\ntrain: images/trian\nval: images/val\n"
+    files = {"data.yaml": text, "images/train/a.jpg": picture(), "images/val/b.jpg": picture()}
+    write_files(tmp_path, files)
+    with pytest.raises(DataError, match=r"data.yaml: train: found 'images/trian', which does not exist"):
+        read_yolo(tmp_path)
+
+
+def test_read_yolo_names_of_splits_in_capitals(tmp_path):
+    text = "names: [cat]\nTrain: images/train\nValidation: images/val\n"
+    label = "0 .5 .5 .4 .4\n"
+    files = {"data.yaml": text, "images/train/a.jpg": picture(), "images/val/b.jpg": picture()}
+    write_files(tmp_path, {**files, "labels/train/a.txt": label, "labels/val/b.txt": label})
+    sets = read_yolo(tmp_path).sets
+    assert sets == {"train": {"images/train/a.jpg"}, "val": {"images/val/b.jpg"}}
+
+
+def test_read_yolo_label_of_an_image_in_a_format_that_is_not_read_names_it(tmp_path):
+    write_files(tmp_path, {"a.jpg": picture(), "a.txt": LINE, "b.gif": b"GIF89a", "b.txt": LINE})
+    with pytest.raises(DataError, match=r"b.txt: found b.gif, expected JPEG"):
+        read_yolo(tmp_path)
+
+
 def test_read_yolo_names_without_a_file_is_none(tmp_path):
     assert describe([tmp_path]).names is None
 
