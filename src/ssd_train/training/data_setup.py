@@ -18,7 +18,14 @@ from ssd_train.config import TrainConfig
 from ssd_train.data.checks.codes import Finding
 from ssd_train.data.checks.images import files_without_label, quick_inspect
 from ssd_train.data.checks.labels import label_width, remarks
-from ssd_train.data.checks.runner import Split, check_leakage, drop_errors, quick_check, raise_on_errors
+from ssd_train.data.checks.runner import (
+    Split,
+    check_leakage,
+    check_namesakes,
+    drop_errors,
+    quick_check,
+    raise_on_errors,
+)
 from ssd_train.data.image_sources import Fetch, FolderImages
 from ssd_train.data.labels import (
     LabeledDataset,
@@ -325,6 +332,8 @@ def validate_images(splits: Splits, config: TrainConfig, progress: Progress, che
     }
     if len(findings) == 2:
         findings["validation"] += check_leakage(*named)
+    for split in named:
+        findings.setdefault(split.name, []).extend(check_namesakes([split]))
     _warn_of_images_without_labels(splits, progress)
     if config.on_bad_data == "error":
         errors = [finding for reports in findings.values() for finding in reports]

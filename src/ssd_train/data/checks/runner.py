@@ -7,8 +7,10 @@ image and decodes none. codes.py and docs/check-codes.md list the codes.
 from __future__ import annotations
 
 import functools
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -35,9 +37,10 @@ from ssd_train.data.checks.labels import (
     skipped_findings,
     statistics,
 )
+from ssd_train.data.file_names import folded
 from ssd_train.data.formats.builder import NoUsableLine
 from ssd_train.data.formats.json_lines import bad_lines_error
-from ssd_train.data.image_sources import FolderImages
+from ssd_train.data.image_sources import FolderImages, key_parts
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
 from ssd_train.errors import DataError
@@ -133,7 +136,7 @@ def check_data(
             figures["advised"] = advised_settings(boxes, fine, figures["image_shape"]["recommended"])
     # training and validation share one label_width
     figures["label_width"] = max(figures[split.name]["label_width"] for split in splits)
-    findings += _check_copies(splits, seen) + _check_folders(splits)
+    findings += _check_copies(splits, seen) + check_namesakes(splits) + _check_folders(splits)
     return CheckResult(tuple(findings), figures)
 
 
@@ -174,6 +177,33 @@ def check_leakage(train: Split, validation: Split) -> List[Finding]:
         for path, record in _by_path(validation)
         if path in trained
     ]
+
+
+def check_namesakes(splits: Sequence[Split]) -> List[Finding]:
+    """Find images that are missing, and in whose place the search by file name found one that other labels name."""
+    named: Dict[str, List[LabeledImage]] = {}
+    for split in splits:
+        if isinstance(split.images, FolderImages):
+            for path, record in _by_path(split):
+                named.setdefault(path, []).append(record)
+    findings = []
+    for path, records in named.items():
+        if len({record.name for record in records}) > 1:
+            shared = [_shared_parts(key_parts(record), path) for record in records]
+            owner = records[shared.index(max(shared))]
+            detail = f"found only {path}, the image of {owner.location}, expected one of its own"
+            findings += [
+                Finding("missing-image", record.location, detail, record.name)
+                for record, count in zip(records, shared)
+                if count < max(shared)
+            ]
+    return findings
+
+
+def _shared_parts(parts: Sequence[str], path: str) -> int:
+    """Return how many of the last parts of a name and a path are the same."""
+    pairs = zip(reversed(parts), reversed(path.split(os.sep)))
+    return len(list(takewhile(lambda pair: folded(pair[0]) == folded(pair[1]), pairs)))
 
 
 def raise_on_errors(findings: Sequence[Finding], advice: str = "") -> None:

@@ -200,3 +200,10 @@ def test_check_codes_equal_the_documentation():
 def test_check_result_unknown_code_raises():
     with pytest.raises(KeyError):
         CheckResult((Finding("no-such-code", "a", "b"),))
+
+
+def test_check_image_whose_namesake_in_another_folder_is_there_is_missing(tmp_path):
+    lines = [line("s3://b/cam1/bad.jpg"), line("s3://b/cam2/bad.jpg")]
+    side = side_of(tmp_path, lines, {"cam1/bad.jpg": JPEG})
+    missing = [entry for entry in found(side) if entry[0] == "missing-image"]
+    assert [place.rpartition(":")[2] for _, place in missing] == ["12"]
