@@ -267,7 +267,7 @@ def _channel(mode: str) -> Dict[str, str]:
     return {"TrainingInputMode": mode, "S3DistributionType": "FullyReplicated", "RecordWrapperType": wrapper}
 
 
-HOSTS = ("127.0.0.1", "127.0.0.2")
+HOSTS = ("127.0.0.1", "127.0.0.2")  # as in together.py
 PATHS = f"{Path(ssd_train.__file__).resolve().parents[1]}{os.pathsep}{Path(__file__).resolve().parents[1]}"
 
 

@@ -2,7 +2,7 @@
 
     python together.py RESULT HOST [name=value ...]
 
-as a worker: HOST of hosts.HOSTS, or algo-1 under horovodrun; its weights are in RESULT, an .npz file
+as a worker: one of HOSTS, or algo-1 under horovodrun, whose environment has no pytest; its weights are in RESULT, an .npz file
 with {} in its name for the rank.
 """
 
@@ -14,7 +14,6 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 from helpers.data import small_config
-from helpers.jobs import HOSTS
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.loaders import EpochSampler, TrainBatch
@@ -32,6 +31,7 @@ from ssd_train.training.distributed.communicator import Communicator, init_distr
 from ssd_train.training.engine import train_one_epoch
 from ssd_train.training.step import TrainStep
 
+HOSTS = ("127.0.0.1", "127.0.0.2")
 SIDE, NETWORK, IMAGES, EPOCHS = 128, "mobilenet0.25", 10, 2
 RATE = 0.02
 SETTINGS = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.001, "clip_gradient": 2.0, "learning_rate": RATE}

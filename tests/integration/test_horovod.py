@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import together
 from helpers.data import SMALL, flags_of, shapes_set, small_config
-from helpers.environments import ROOT, own_venv
+from helpers.environments import own_venv
 from helpers.jobs import free_port, plain_environment
 from helpers.together import SETTINGS, assert_alike, learn, make_learner
 
@@ -37,7 +38,7 @@ def horovodrun(folder: Path, *arguments: object) -> str:
 
 def test_two_with_half_the_batch_learn_what_one_with_the_whole_does(tmp_path):
     settings = ["batch=2", "mini_batch_size=4", f"rendezvous_port={free_port()}"]
-    horovodrun(tmp_path, ROOT / "tests" / "together.py", tmp_path / "{}.npz", "algo-1", *settings)
+    horovodrun(tmp_path, Path(together.__file__), tmp_path / "{}.npz", "algo-1", *settings)
     two = [dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     whole = make_learner(small_config(**SETTINGS), Communicator())
     _, seen = learn(whole, 4)
