@@ -2,8 +2,8 @@
 
     python together.py RESULT HOST [name=value ...]
 
-as a worker: one of HOSTS, or algo-1 under horovodrun, whose environment has no pytest; its weights are in RESULT, an .npz file
-with {} in its name for the rank.
+as a worker: one of HOSTS, or algo-1 under horovodrun, whose environment has no pytest. Its weights are in RESULT, an
+.npz file with {} in its name for the rank.
 """
 
 from __future__ import annotations
