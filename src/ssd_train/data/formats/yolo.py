@@ -372,7 +372,8 @@ def read_yolo(
     if description.conflict and class_names is None:
         raise DataError(description.conflict, "conflicting-class-map")
     known_names = class_names or description.names
-    num_classes = len(known_names) if known_names else MAX_CLASSES
+    by = "" if class_names or not description.named_by else f", the classes of {description.named_by}"
+    classes = (len(known_names), by) if known_names else (MAX_CLASSES, "")
     builder = LabelsBuilder(str(path), on_bad)
     files = _LabelFiles(root, others, Counter(image.stem for image in images))
     for image in images:
@@ -380,7 +381,7 @@ def read_yolo(
         if file is None:
             builder.skip(str(image), NO_LABEL, f"expected {image.with_suffix(_ENDING).name}")
         else:
-            _add(builder, file, image, image.relative_to(root).as_posix(), num_classes, description.points)
+            _add(builder, file, image, image.relative_to(root).as_posix(), classes, description.points)
     unused = list(files.unused())
     unread = {file.stem: file.name for file in files_below(root) if file.suffix.lower() in _UNREAD} if unused else {}
     for file in unused:
@@ -573,8 +574,12 @@ def _is_label(file: Path, among_labels: bool) -> bool:
         return False
 
 
-def _add(builder: LabelsBuilder, file: Path, image: Path, name: str, num_classes: int, points: bool) -> None:
-    """Add the label of one image; its first invalid line makes it bad."""
+def _add(builder: LabelsBuilder, file: Path, image: Path, name: str, classes: Tuple[int, str], points: bool) -> None:
+    """Add the label of one image; its first invalid line makes it bad.
+
+    `classes` are the number of classes, and for messages the file that names them, or "".
+    """
+    num_classes, named_by = classes
     where = str(image)
     try:
         size_wh = read_header(read_bytes(image), "image").display_wh
@@ -584,7 +589,9 @@ def _add(builder: LabelsBuilder, file: Path, image: Path, name: str, num_classes
             where = f"{file}:{line_number}"
             class_id = _class_id(fields[0])
             if class_id >= num_classes:
-                raise DataError(f"class id: found {class_id}, expected less than {num_classes}", "unknown-class")
+                raise DataError(
+                    f"class id: found {class_id}, expected less than {num_classes}{named_by}", "unknown-class"
+                )
             label.boxes.append(_box(fields, size_wh, points))
             label.class_ids.append(class_id)
         builder.add(str(file), name, label)

@@ -135,6 +135,12 @@ def test_read_yolo_lists_of_classes_that_differ_are_an_error(tmp_path):
     assert list(read_yolo(folder, ClassNames(("x", "y"))).class_names) == ["x", "y"]
 
 
+def test_read_yolo_unknown_class_id_names_the_list_of_classes(tmp_path):
+    write_files(tmp_path, {"classes.txt": "cat\n", "set/images/a.jpg": picture(), "set/images/a.txt": LINE})
+    with pytest.raises(DataError, match=r"found 1, expected less than 1, the classes of .*classes.txt"):
+        read_yolo(tmp_path / "set" / "images")
+
+
 def test_read_yolo_a_list_may_be_the_beginning_of_another(tmp_path):
     assert list(read_yolo(lists_of_two(tmp_path, "cat\ndog\ncow\n")).class_names) == ["cat", "dog", "cow"]
 
