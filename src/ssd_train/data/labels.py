@@ -47,6 +47,13 @@ _COORDINATES = (-1.0, 2.0)  # range of a YOLO coordinate, boxes that leave the i
 # folder of images -> sister folder with the labels
 SISTERS = {"images": "labels", "JPEGImages": "Annotations"}
 _FOLDER_FORMATS = ("image_json", "voc", "yolo")  # one file per image
+# tool -> texts in its files
+_FOREIGN = {
+    "labelme": (b'"shapes"', b'"flags"'),
+    "VIA": (b'"regions"', b'"region_attributes"'),
+    "Label Studio": (b'"from_name"', b'"to_name"'),
+    "CVAT": (b"<annotations>", b"<image "),
+}
 _FILE_ENDINGS = {"recordio": (".rec",), "coco": (".json",), "ground_truth": MANIFEST_SUFFIXES}
 
 
@@ -96,7 +103,8 @@ def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
     format = _of_file(source)
     if not format:
         raise DataError(
-            f"{path}: found {_shown_head(source)}, expected {_expected()}; --labels_format says which it is"
+            f"{path}: found {_shown_head(source)}{_foreign([source])}, expected {_expected()}; --labels_format says "
+            "which it is"
         )
     return DetectedLabels(format, source)
 
@@ -124,7 +132,8 @@ def sister_folder(folder: Path, name: str, other: str) -> Optional[Path]:
 def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> DetectedLabels:
     by_format = {name: paths for name, paths in candidates.items() if paths and wanted in ("", name)}
     if not by_format:
-        raise DataError(f"{folder}: found {_contents(folder)}, expected labels: {_expected(wanted)}")
+        files = [file for files in _files_by_ending(folder).values() for file in files]
+        raise DataError(f"{folder}: found {_contents(folder)}{_foreign(files)}, expected labels: {_expected(wanted)}")
     listed = [str(path.relative_to(folder)) for paths in by_format.values() for path in paths[:2] if path != folder]
     if len(by_format) > 1:
         raise AmbiguousFormat(
@@ -154,7 +163,7 @@ def _in_folder(folder: Path, wanted: str = "") -> Dict[str, List[Path]]:
         "recordio": files.get(".rec", []),
         "coco": jsons.get("coco", []),
         "image_json": [folder] if "image_json" in jsons else [],
-        "voc": [folder] if any(b"<annotation" in _head(file) for file in files.get(".xml", [])) else [],
+        "voc": [folder] if any(re.search(rb"<annotation[\s>]", _head(file)) for file in files.get(".xml", [])) else [],
         "yolo": [folder] if any(_is_yolo(_head(file)) for file in files.get(".txt", [])) else [],
     }
     if not any(by_format.values()) and _beside_images(files):
@@ -239,6 +248,17 @@ def _head(file: Path) -> bytes:
 def _shown_head(file: Path) -> str:
     head = _head(file)
     return f"bytes beginning {head[:32]!r}" if head else "an empty file"
+
+
+def _foreign(files: Iterable[Path]) -> str:
+    """Return for a message which tool wrote the first label file whose own format is not read; "" if none."""
+    for file in files:
+        if file.suffix.lower() in (".json", ".xml"):
+            head = _head(file)
+            for tool, keys in _FOREIGN.items():
+                if all(key in head for key in keys):
+                    return f" with {file.name} in the format of {tool} (export COCO from it)"
+    return ""
 
 
 def _contents(folder: Path) -> str:

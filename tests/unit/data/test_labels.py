@@ -132,6 +132,16 @@ def test_format_of_a_file(tmp_path, name, text, format):
         pytest.param({"a.rec": "", "b.manifest": ""}, "ground_truth, recordio (b.manifest, a.rec)", id="two-formats"),
         pytest.param({"a.xml": "<html>", "b.txt": "notes"}, "found 1 .xml, 1 .txt", id="other-xml-and-txt"),
         pytest.param({"a.json": "[1]", "b.json": '{"x": 1}'}, "found 2 .json", id="other-json"),
+        pytest.param(
+            {"a.json": '{"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'},
+            "with a.json in the format of labelme",
+            id="labelme",
+        ),
+        pytest.param(
+            {"annotations.xml": '<annotations><version>1.1</version><image id="0" name="a.jpg"/></annotations>'},
+            "with annotations.xml in the format of CVAT",
+            id="cvat-for-images",
+        ),
     ],
 )
 def test_unclear_folder(tmp_path, files, message):
