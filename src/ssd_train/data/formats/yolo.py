@@ -616,6 +616,11 @@ def _class_id(text: str) -> int:
 
 def _box(fields: List[str], size_wh: SizeWH, points: bool) -> Corners:
     count = len(fields) - 1
+    if not points and count == _LEAST_POLYGON and fields[-1].isdigit() and int(fields[-1]) > 1:
+        raise DataError(
+            f"found the whole number {fields[-1]} after six numbers, a track's id as Ultralytics writes it, expected "
+            "class id, centre x, centre y, width, height"
+        )
     if not points and count >= _LEAST_POLYGON and count % 2 == 0:
         fractions = [_fraction(text) for text in fields[1:]]
         xs, ys = (

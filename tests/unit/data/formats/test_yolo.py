@@ -141,6 +141,13 @@ def test_read_yolo_unknown_class_id_names_the_list_of_classes(tmp_path):
         read_yolo(tmp_path / "set" / "images")
 
 
+def test_read_yolo_line_of_a_track_is_no_polygon(tmp_path):
+    """As yolo track save_txt=True save_conf=True writes it: class, x, y, width, height, confidence, track id."""
+    write_files(tmp_path, {"a.jpg": picture(), "a.txt": "0 0.6 0.6 0.1 0.1 0.93 2\n"})
+    with pytest.raises(DataError, match=r"a.txt:1: found the whole number 2"):
+        read_yolo(tmp_path)
+
+
 def test_read_yolo_a_list_may_be_the_beginning_of_another(tmp_path):
     assert list(read_yolo(lists_of_two(tmp_path, "cat\ndog\ncow\n")).class_names) == ["cat", "dog", "cow"]
 
