@@ -283,15 +283,15 @@ class Checkpoints:
         self.target = self.folder / "state"
         self.runtime = dict(runtime or {})
 
-    def save(self, state: TrainState, train_step: Any, best_model: Path) -> None:
-        """Write a new state, including the files of the best model in the folder `best_model`."""
+    def save(self, state: TrainState, train_step: Any, best_model: Optional[Path]) -> None:
+        """Write a new state, including the files of the best model in the folder `best_model`, unless it is None."""
 
         def write(folder: Path) -> None:
             save_parameters(folder / LAST, state_dict(train_step.net))
             counts = save_optimizer(folder / OPTIMIZER, train_step.trainer)
             if train_step.average:
                 save_parameters(folder / AVERAGE, state_dict(train_step.average.net))
-            if state.best.epoch >= 0:
+            if best_model is not None and state.best.epoch >= 0:
                 _copy_best(best_model, folder / BEST)
             values = asdict(state)
             values["tally"] = values.pop("meter")
@@ -485,10 +485,9 @@ def broadcast_state(
         return state
     with tempfile.TemporaryDirectory() as name:
         folder, no_model, packed = (Path(name) / part for part in ("checkpoints", "model", "packed.tar.gz"))
-        no_model.mkdir()
         checkpoints = Checkpoints(folder)
         if cluster.is_main_process:
-            checkpoints.save(state, train_step, no_model)
+            checkpoints.save(state, train_step, None)
             with tarfile.open(packed, "w:gz", compresslevel=0) as archive:
                 archive.add(folder, ".")
             cluster.broadcast_bytes(packed.read_bytes())

@@ -44,8 +44,9 @@ class LossScale:
         return [self.value, self.good_steps]
 
     def restore(self, state: Sequence[float]) -> None:
-        """Restore the values of `state`."""
-        self.value, self.good_steps = state[0], int(state[1])
+        """Restore the values of `state`; float16 after a run without a scale begins with its own."""
+        if not (self.dynamic and state[0] == 1.0):
+            self.value, self.good_steps = state[0], int(state[1])
 
     def update(self, losses: np.ndarray, norm: float) -> bool:
         """Update the scale after a step; return True if the step must be skipped.

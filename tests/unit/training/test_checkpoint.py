@@ -19,10 +19,10 @@ from ssd_train.devices import contexts
 from ssd_train.errors import CheckpointError, TrainingDiverged, WeightsError
 from ssd_train.storage import atomic
 from ssd_train.storage.atomic import finished_dirs, verify_checksums
-from ssd_train.training.checkpoint import Checkpoints, TrainState
+from ssd_train.training.checkpoint import Checkpoints, TrainState, broadcast_state
 from ssd_train.training.engine import EpochMeter
 from ssd_train.training.schedule import BestTracker
-from ssd_train.training.step import ModelEMA
+from ssd_train.training.step import FLOAT16_SCALE, LossScale, ModelEMA
 
 mx = mxnet_compat.mxnet()
 FINGERPRINT = {"setting learning_rate": 0.01, "classes": ["cat", "dog"], "training labels": "abc"}
@@ -58,6 +58,39 @@ def test_restore_continues_bit_for_bit(tmp_path, best, optimizer, devices):
         first, *others = (array.asnumpy() for array in parameter.list_data())
         assert all(np.array_equal(first, other) for other in others), parameter.name
     assert_equal(SavedModel.load(tmp_path / "model").build(), make_net(7))
+
+
+class Host:
+    """One of two hosts: what the first broadcasts reaches the second."""
+
+    size, sent = 2, []
+
+    def __init__(self, rank):
+        self.is_main_process = rank == 0
+
+    def broadcast_bytes(self, data):
+        if self.is_main_process:
+            self.sent.append(data)
+        return self.sent[-1]
+
+
+@pytest.mark.parametrize("scored", [-1, 1], ids=["before-a-score", "after-a-score"])
+def test_broadcast_state_sends_all_but_the_best_model(scored):
+    """The second host has no model: the first alone keeps it."""
+    first, second = saved_learner(seed=1), saved_learner(seed=4)
+    first.step(noise_batch(0), 0.01)
+    given = state()
+    given.best.epoch = scored
+    broadcast_state(Host(0), given, first, FINGERPRINT)
+    assert broadcast_state(Host(1), TrainState(), second, FINGERPRINT) == given
+    assert_equal(second.net, first.net)
+
+
+@pytest.mark.parametrize("value, steps, expected", [(512.0, 7, [512.0, 7]), (1.0, 0, [65536.0, 0])])
+def test_loss_scale_restore_of_float16_begins_with_its_own_after_a_run_without(value, steps, expected):
+    scale = LossScale(FLOAT16_SCALE)
+    scale.restore([value, steps])
+    assert scale.state() == expected
 
 
 def test_restore_continues_the_average_and_the_loss_scale(tmp_path, best):
