@@ -119,7 +119,10 @@ class TrainConfig:
         0, "number of classes; computed from the labels; if set, all class ids must be below it", low=0, by_data=True
     )
     use_pretrained_model: int = setting(
-        1, "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from random ones", low=0, high=1
+        1,
+        "1: start from trained weights (--pretrained, else GluonCV's model zoo); 0: from --pretrained or random ones",
+        low=0,
+        high=1,
     )
     zoo: str = setting(
         "coco",

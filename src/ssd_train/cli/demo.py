@@ -8,7 +8,7 @@ from typing import Sequence
 from ssd_train.cli.arguments import Parser, make_progress, number_in_range, program
 from ssd_train.cli.train import TrainingResult, command_line
 from ssd_train.cli.train import train as train_detector
-from ssd_train.config import TrainConfig, current_names
+from ssd_train.config import TrainConfig, current_names, with_recipe
 from ssd_train.data.structures import ClassNames
 from ssd_train.data.synthetic import draw_logo_set, write_drawn_set
 from ssd_train.environment import Environment
@@ -38,7 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     known, settings = parser.parse_settings(arguments)
     defaults = QUICK if known.quick else SETTINGS
-    config = TrainConfig.from_mapping({**defaults, **current_names(settings)}, flags=parser.names - parser.settings)
+    config = TrainConfig.from_mapping(
+        {**defaults, **with_recipe(current_names(settings))}, flags=parser.names - parser.settings
+    )
     images, held_out = (QUICK_IMAGES, QUICK_HELD_OUT) if known.quick else (IMAGES, HELD_OUT)
     images = known.pictures or images
     folder, progress = known.folder, make_progress()

@@ -28,7 +28,7 @@ from ssd_train.data.structures import ClassNames, Detections
 from ssd_train.errors import ConfigError, WeightsError
 from ssd_train.evaluation.predictions import check_prediction_lines
 from ssd_train.launch import requests
-from ssd_train.launch.aws_client import AwsClient, describe_job, follow
+from ssd_train.launch.aws_client import AwsClient, describe_job, follow, model_address
 from ssd_train.launch.code_archive import entry_point_folder, write_served_model, write_source
 from ssd_train.launch.job import (
     DISTRIBUTIONS,
@@ -167,7 +167,7 @@ def _upload_model(amazon: AwsClient, flags: argparse.Namespace, service: request
         if not model.exists():
             address = flags.model
             if not address.startswith("s3://"):
-                address = describe_job(amazon, flags.model)["ModelArtifacts"]["S3ModelArtifacts"]
+                address = model_address(describe_job(amazon, flags.model))
             model = Path(temporary) / MODEL_ARCHIVE
             amazon.download(address, model)
         threshold = model_threshold(model)
@@ -390,7 +390,7 @@ def run(arguments: Sequence[str]) -> int:
         progress.info(f"next:    {program('launch')} --describe {job.name} --region {region} --wait")
         return 0
     description = follow(amazon, job.name, progress.info)
-    progress.info(f"model:   {description['ModelArtifacts']['S3ModelArtifacts']}")
+    progress.info(f"model:   {model_address(description)}")
     return 0
 
 

@@ -178,6 +178,8 @@ def _check(flags: argparse.Namespace) -> None:
     check_tile(flags.tile, flags.tile_overlap)
     if flags.labels and not pictured and flags.format != "coco":
         raise ConfigError("labels: found neither --pdf nor --overlays, expected one of them to draw the labels in")
+    if atomic.is_standard_output(flags.output) and atomic.is_standard_output(flags.pdf):
+        raise ConfigError("pdf: found standard output for --output, too; expected a file for one of them")
     for folder in filter(None, (flags.overlays, flags.transform_output)):
         _refuse_file(folder)
     if not (flags.output or pictured or flags.transform_output):

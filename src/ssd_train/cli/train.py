@@ -372,16 +372,18 @@ def dry_run(
     Raises:
         SsdTrainError: as train, before its first step.
     """
+    from ssd_train.devices import explain_out_of_memory
     from ssd_train.training.setup import build_setup
 
     processes = max(len(environment.hosts), detect_launcher()[1])
     if processes > 1 or environment.pipes:
         where = "channels in Pipe mode" if environment.pipes else f"{processes} processes"
         raise ConfigError(f"dry_run: found {where}, expected one process that reads files")
-    setup = build_setup(config, environment, progress)
-    refuse_other_report(setup, environment)
-    for line in [settings_line(setup.config), network_line(setup), *cost_lines(setup, progress)]:
-        progress.info(line)
+    with explain_out_of_memory(config):
+        setup = build_setup(config, environment, progress)
+        refuse_other_report(setup, environment)
+        for line in [settings_line(setup.config), network_line(setup), *cost_lines(setup, progress)]:
+            progress.info(line)
     progress.info(f"dry run: nothing was trained or written; the model would be in {environment.model_dir}")
 
 

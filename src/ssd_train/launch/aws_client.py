@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 from ssd_train.errors import ConfigError, SsdTrainError, require_extra
 from ssd_train.sagemaker_metrics import METRIC_DEFINITIONS
@@ -126,6 +126,22 @@ def metric_series(lines: Iterable[str]) -> Dict[str, List[float]]:
 def describe_job(amazon: AwsClient, job: str) -> Dict[str, Any]:
     """Return the DescribeTrainingJob response."""
     return amazon.call("describe_training_job", {"TrainingJobName": job})
+
+
+def model_address(description: Mapping[str, Any]) -> str:
+    """Return the S3 address of a job's model.
+
+    Args:
+        description: response of DescribeTrainingJob.
+
+    Raises:
+        SsdTrainError: the job has none, because it has not ended, was stopped or failed.
+    """
+    address = description.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+    if not address:
+        name, status = description.get("TrainingJobName"), description.get("TrainingJobStatus")
+        raise SsdTrainError(f"job {name}: found the state {status} and no model, expected a job that has completed")
+    return str(address)
 
 
 def log_lines(amazon: AwsClient, job: str) -> Iterator[str]:

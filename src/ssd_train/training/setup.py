@@ -163,7 +163,8 @@ def build_setup(
     post_nms = max_detections(config, train.labels)
     evaluator = Evaluator(train_step.average.net if train_step.average else net, config, devices[0], post_nms)
     sampler = EpochSampler(len(train.labels), batch, config.seed, cluster.rank, cluster.size)
-    loaders = _make_loaders(config, train, validation, sampler, progress)
+    # the first device evaluates alone, in batches of its part of a step
+    loaders = _make_loaders(config, train, validation, sampler, -(-batch // len(devices)), progress)
     joined = ", BatchNorm and ReLU in one" if train_step.features else ""
     progress.info(f"training on {', '.join(map(str, devices))} with {mxnet_compat.cpu_threads()} CPU threads{joined}")
     return TrainingSetup(config, train, validation, train_step, evaluator, *loaders, post_nms, marks)
@@ -413,6 +414,7 @@ def _make_loaders(
     train: LabeledDataset,
     validation: LabeledDataset,
     sampler: EpochSampler,
+    eval_batch: int,
     progress: Progress,
 ) -> Tuple[AnyLoader, EvalLoader]:
     side, gray = config.image_shape, config.grayscale
@@ -430,7 +432,7 @@ def _make_loaders(
         loader = TrainLoader(train_set, transform, sampler, workers, _bad_samples(config, train, progress))
     eval_transform = EvalTransform(side, encode, gray)
     bad_samples = _bad_samples(config, validation, progress)
-    return loader, EvalLoader(validation_set, eval_transform, config.mini_batch_size, workers, bad_samples)
+    return loader, EvalLoader(validation_set, eval_transform, eval_batch, workers, bad_samples)
 
 
 def _bad_samples(config: TrainConfig, subset: LabeledDataset, progress: Progress) -> BadSampleHandler:

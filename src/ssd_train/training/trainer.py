@@ -249,7 +249,9 @@ class Trainer:
         if hosts > 1:
             self.progress.info(f"weights at the end, on all {hosts} hosts: SHA-256 {weights[:12]}")
         if state.best.epoch < 0:
-            raise SsdTrainError("training: no epoch was scored, expected at least one validation image with a box")
+            raise SsdTrainError(
+                "training: no epoch was scored, expected a validation image with a box, or more --epochs"
+            )
         write_history(self.environment.model_dir, state.history)
         return self._evaluate_best()
 

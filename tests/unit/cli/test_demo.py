@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ssd_train.cli.demo import run
 from ssd_train.cli.main import main
 
 
@@ -26,6 +27,14 @@ def test_demo_invalid_flags_are_errors_before_drawing(tmp_path, capsys, flags, e
 
 
 @pytest.mark.integration
+def test_demo_recipe_is_before_the_demos_own_settings(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ssd_train.cli.demo.train_detector", lambda config, *rest: seen.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(["--quick", "--recipe", "best", "--epochs", "3", "--folder", str(tmp_path)])
+    assert (seen[0].image_shape, seen[0].feature_strides, seen[0].epochs) == (300, "auto", 3)
+
+
 def test_demo_quick_trains_two_epochs_on_few_images(tmp_path, capsys):
     folder = tmp_path / "demo"
     assert main(["demo", "--folder", str(folder), "--quick", "--pictures", "20", "--mini-batch-size", "4"]) == 0

@@ -18,6 +18,8 @@ from moto import mock_aws
 
 from ssd_train.cli.main import main
 from ssd_train.data.image_io import decode, encode_jpeg
+from ssd_train.errors import SsdTrainError
+from ssd_train.launch.aws_client import model_address
 from ssd_train.launch.requests import training_request
 
 AWS_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"  # the pattern of TrainingJobName and its like in the API's reference
@@ -264,6 +266,14 @@ def test_launch_invoke_predictions_to_stdout_are_alone_there(endpoint, tmp_path,
     captured = capfd.readouterr()
     assert json.loads(captured.out) == {"image": "a.jpg", "prediction": [[0, 0.5, 0.1, 0.2, 0.3, 0.4]]}
     assert "a.jpg: 1 of 1" in captured.err
+
+
+@pytest.mark.parametrize(
+    "description", [{"TrainingJobStatus": "Stopped"}, {"TrainingJobStatus": "InProgress", "ModelArtifacts": {}}]
+)
+def test_model_address_of_a_job_without_a_model_names_its_state(description):
+    with pytest.raises(SsdTrainError, match=f"job a: found the state {description['TrainingJobStatus']} and no model"):
+        model_address({"TrainingJobName": "a", **description})
 
 
 def test_launch_describe_wait_prints_state_and_model(aws, capsys):

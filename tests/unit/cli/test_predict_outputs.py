@@ -254,6 +254,11 @@ def test_predict_to_standard_output_writes_answers_and_nothing_else(model, drawn
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_predict_two_outputs_to_standard_output_are_refused(model, drawn, capsys):
+    assert predict(drawn.images, "--model", model, "--output", "-", "--pdf", "-") == 2
+    assert "pdf: found standard output for --output, too" in capsys.readouterr().err
+
+
 def test_predict_whose_reader_leaves_ends_as_other_programs_do(model, drawn):
     """As before `| head -c 1`: there is more to write than a pipe holds."""
     program = "import sys; from ssd_train.cli.main import main; sys.exit(main(sys.argv[1:]))"

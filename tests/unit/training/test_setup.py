@@ -144,6 +144,14 @@ def test_build_setup_class_weights_change_the_gradient_and_not_the_evaluation(tm
     assert losses["middle=4"][1:] == pytest.approx(losses[""][1:], rel=1e-3)
 
 
+@pytest.mark.parametrize("devices, size", [("cpu", 6), ("cpu:1,cpu:2", 3), ("cpu:1,cpu:2,cpu:3,cpu:4", 2)])
+def test_build_setup_evaluates_in_batches_of_a_devices_part(tmp_path, devices, size):
+    sides = [*sided_set(tmp_path / "train", 8), *sided_set(tmp_path / "validation", 8)]
+    environment = Environment(*sides, tmp_path / "model", tmp_path / "output", devices=devices)
+    setup = build_setup(small_config(mini_batch_size=6), environment, Progress())
+    assert [len(batch) for batch in setup.validation_loader][0] == size
+
+
 GPU = SimpleNamespace(device_type="gpu")
 
 
