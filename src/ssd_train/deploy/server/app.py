@@ -347,6 +347,7 @@ _PAGE_HEADERS: Dict[str, str] = {"content-security-policy": _POLICY, "referrer-p
 
 GRACE_SECONDS = 30  # to finish requests in progress at shutdown
 IDLE_SECONDS = 75
+HEAD_SECONDS = 20.0  # from the connection to the end of its first request's head
 CONNECTIONS_PER_REQUEST = 4
 M_MMAP_THRESHOLD = -3  # from malloc.h
 
@@ -381,13 +382,32 @@ def listen(host: str, port: int) -> socket.socket:
         return listener
 
 
+def protocol_with_head_timeout(seconds: float) -> Any:
+    """Return uvicorn's HTTP protocol with a timeout for the head of the first request, which uvicorn has not.
+
+    Idle connections count in uvicorn's limit_concurrency, so that without it they keep others out.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._close_without_request)
+
+        def _close_without_request(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol
+
+
 def run(application: Callable[..., Any], listener: socket.socket, queue: int) -> None:
     """Serve until SIGTERM or Ctrl-C; the latter raises KeyboardInterrupt."""
     with require_extra("serve"):
         import uvicorn
     config = uvicorn.Config(
         application,
-        http="h11",
+        http=protocol_with_head_timeout(HEAD_SECONDS),
         ws="none",
         lifespan="on",
         loop="asyncio",

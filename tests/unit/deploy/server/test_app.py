@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import html
+import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 import pytest
+import uvicorn
 from helpers.data import HeardProgress
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -24,7 +27,7 @@ from ssd_train.data.structures import ClassNames
 from ssd_train.deploy.codec import RequestError, RequestLimits
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.server import app as module
-from ssd_train.deploy.server.app import make_app
+from ssd_train.deploy.server.app import make_app, protocol_with_head_timeout
 from ssd_train.deploy.server.forms import file_in_form
 from ssd_train.errors import ConfigError, DependencyError
 
@@ -394,3 +397,39 @@ def test_lower_priority_never_raises_it(nice, expected):
     code = "import os; from ssd_train.deploy.server import workers; workers._lower_priority(); print(os.nice(0))"
     code = f"import os; os.nice({nice}); {code}"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /ping HT"], ids=["nothing", "half-a-line"])
+def test_connection_without_a_request_is_closed_and_makes_room(sent):
+    """It counts in uvicorn's limit, so that whoever opens some keeps all others out."""
+
+    async def pong(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"pong"})
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    protocol = protocol_with_head_timeout(1.0)
+    config = uvicorn.Config(pong, http=protocol, ws="none", lifespan="off", log_level="error", limit_concurrency=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        idle = [socket.create_connection(listener.getsockname(), timeout=10) for _ in range(2)]
+        for one in idle:
+            one.sendall(sent)
+        assert status_of(listener) == 503
+        assert [one.recv(100) for one in idle] == [b"", b""]
+        assert status_of(listener) == 200
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+def status_of(listener):
+    connection = http.client.HTTPConnection(*listener.getsockname(), timeout=10)
+    connection.request("GET", "/ping")
+    try:
+        return connection.getresponse().status
+    finally:
+        connection.close()
