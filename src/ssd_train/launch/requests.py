@@ -126,6 +126,17 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
             f"kv_store: found {config.kv_store!r}, expected dist_sync, dist_async or dist_device_sync with "
             "--distribution parameter_server"
         )
+    if job.distribution == "mpi":
+        if config.kv_store in ("dist_async", "dist_device_sync"):
+            raise ConfigError(f"kv_store: found {config.kv_store!r} with --distribution mpi, expected 'device'")
+        if config.mini_batch_size % job.processes_per_host:
+            raise ConfigError(
+                f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {job.processes_per_host}, "
+                "the number of processes that share it on a host (--processes_per_host)"
+            )
+    on_aws = job.instance_type.startswith("ml.")
+    if machine.get("devices", "").startswith("gpu") and on_aws and _processor(job.instance_type) == "cpu":
+        raise ConfigError(f"devices: found {machine['devices']!r} with {job.instance_type}, which has no GPU")
     require_weights(config, job.channels, job.network_isolation, job.image)
     return {**{name: getattr(config, name, value) for name, value in values.items()}, **machine}
 
@@ -430,6 +441,14 @@ def tuning_request(
     duplicates = sorted(set(ranges) & set(current_names(settings)))
     if duplicates:
         raise ConfigError(f"tune: found {', '.join(duplicates)} also as settings, expected them only once")
+    given = current_names(settings)
+    for name, optimizers in (("momentum", ("sgd",)), ("weight_decay", ("sgd", "rmsprop"))):
+        chosen = ranges["optimizer"].choices if "optimizer" in ranges else (TrainConfig.from_mapping(given).optimizer,)
+        if name in ranges and not set(optimizers) & set(chosen):
+            raise ConfigError(
+                f"tune: found {name} with the optimizer {', '.join(chosen)}, which has none, expected --optimizer "
+                f"{' or '.join(optimizers)}"
+            )
     if not 1 <= jobs[1] <= jobs[0]:
         raise ConfigError(f"parallel_jobs: found {jobs[1]}, expected 1 to max_jobs ({jobs[0]})")
     static = {**hyperparameters(job, settings), **toolkit_parameters(job)}

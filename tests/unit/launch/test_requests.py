@@ -99,7 +99,9 @@ def test_training_request_with_all_options():
     "request_of",
     [
         pytest.param(training_request, id="training"),
-        pytest.param(lambda job, values: tuning_request(job, values, parse_ranges(["momentum"]), (2, 1)), id="tuning"),
+        pytest.param(
+            lambda job, values: tuning_request(job, values, parse_ranges(["learning_rate"]), (2, 1)), id="tuning"
+        ),
         pytest.param(estimator_arguments, id="sdk-2"),
     ],
 )
@@ -117,6 +119,19 @@ def test_request_network_isolation_without_weights_raises(request_of):
 def test_toolkit_parameters_network_isolation_reads_code_from_channel():
     parameters = toolkit_parameters(make_job(network_isolation=True))
     assert json.loads(parameters["sagemaker_submit_directory"]) == "/opt/ml/input/data/code/sourcedir.tar.gz"
+
+
+@pytest.mark.parametrize(
+    "changes, settings, place",
+    [
+        ({"distribution": "mpi", "processes_per_host": 8}, {"mini_batch_size": 4}, "mini_batch_size"),
+        ({"distribution": "mpi", "instance_count": 2}, {"kv_store": "dist_async"}, "kv_store"),
+        ({"instance_type": "ml.c5.xlarge"}, {"devices": "gpu"}, "devices"),
+    ],
+)
+def test_hyperparameters_that_the_job_would_refuse_raise(changes, settings, place):
+    with pytest.raises(ConfigError, match=f"^{place}: found"):
+        hyperparameters(make_job(**changes), settings)
 
 
 def test_hyperparameters_parameter_server_sets_kv_store():

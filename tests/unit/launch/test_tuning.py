@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from helpers.services import faults_of, make_job
 
@@ -15,6 +17,24 @@ ALL = {
     "IntegerParameterRanges": [{"Name": "mini_batch_size", "MinValue": "8", "MaxValue": "64", "ScalingType": "Auto"}],
     "CategoricalParameterRanges": [{"Name": "optimizer", "Values": ['"sgd"', '"adam"', '"rmsprop"', '"adadelta"']}],
 }
+
+
+@pytest.mark.parametrize(
+    "tuned, settings, accepted",
+    [
+        (["momentum"], {}, False),
+        (["weight_decay"], {"optimizer": "adadelta"}, False),
+        (["weight_decay"], {"optimizer": "rmsprop"}, True),
+        (["momentum"], {"preset_defaults": "builtin"}, True),
+        (["momentum", "optimizer"], {}, True),
+        (["momentum", "optimizer=adam:adadelta"], {}, False),
+    ],
+)
+def test_tuning_request_of_what_the_optimizer_does_not_have_raises(tuned, settings, accepted):
+    """Each job would cost as much and learn the same."""
+    expectation = contextlib.nullcontext() if accepted else pytest.raises(ConfigError, match=f"tune: found {tuned[0]}")
+    with expectation:
+        tuning_request(make_job(), settings, parse_ranges(tuned), (2, 1))
 
 
 def test_tuning_request_recommended_ranges():
