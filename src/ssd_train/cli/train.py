@@ -18,13 +18,14 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ssd_train import __version__
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
 from ssd_train.cli.config_file import config_text
 from ssd_train.cli.paths import add_input, add_output_dir, local_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
+from ssd_train.config_fields import BOOLEANS
 from ssd_train.environment import (
     CHANNELS,
     Environment,
@@ -80,14 +81,17 @@ class TrainingResult:
         return Detector(self.model_dir)
 
 
+SWITCHES = ("dry_run",)  # flags without a value
+
+
 def run(arguments: Sequence[str]) -> int:
     """Train a detector; in a SageMaker job, flags override the job's settings."""
     parser = make_parser()
-    known, settings = parser.parse_settings(arguments)
+    known, settings = parser.parse_settings([*_hosted_flags(parser, arguments), *arguments])
     only_dry = vars(known).pop("dry_run", False)
     given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for config.yaml
     # invalid settings are reported before anything is downloaded
-    config, environment = _read(vars(known), settings, parser.names - parser.settings, make_progress())
+    config, environment = _read(vars(known), settings, parser, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known), command=command_line("train", arguments))
         if only_dry:
@@ -260,14 +264,30 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     )
 
 
+def _hosted_flags(parser: Parser, arguments: Sequence[str]) -> List[str]:
+    """Return the hyperparameters that are flags of train, for a job without the toolkit, which would pass them."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    own = parser.names - parser.settings
+    return [
+        f"--{name}" if name in SWITCHES else f"--{name}={value}"
+        for name, value in _hosted().items()
+        if name in own and f"--{name}" not in given and (name not in SWITCHES or BOOLEANS.get(value.lower()))
+    ]
+
+
+def _hosted() -> Dict[str, str]:
+    return sagemaker_hyperparameters() if is_hosted() else {}
+
+
 def _read(
-    flags: Mapping[str, Any], settings: Mapping[str, str], names: Collection[str], progress: Progress
+    flags: Mapping[str, Any], settings: Mapping[str, str], parser: Parser, progress: Progress
 ) -> "Tuple[TrainConfig, Environment]":
     """Return settings and environment; raises one ConfigError with the errors of both."""
+    names = parser.names - parser.settings
     faults: List[str] = []
     config = environment = None
     try:
-        hosted = sagemaker_hyperparameters() if is_hosted() else {}
+        hosted = {name: value for name, value in _hosted().items() if name not in names}
         given = {**current_names(hosted), **current_names(settings)}
         config = TrainConfig.from_mapping(given, progress.warning, names)
     except ConfigError as fault:
