@@ -89,7 +89,7 @@ PROSE := README.md CONTRIBUTING.md CHANGELOG.md benchmarks/README.md examples/gr
 # an identifier. NAME is a whole name that is assigned, a parameter, or a part of a name with underscores.
 WORD := '[A-Z]?[a-z]+|[A-Z]+'
 NAME := '\b[a-z]+(?=(, \w+)* = |: )|(?<=for )[a-z]+(?= in )|(?<=_)[A-Za-z]+|[A-Za-z]+(?=_)'
-STRING := '(?<!")"(?!")(\\.|[^"\\])*"(?!")|unlabelled_answers|early_stopping_patience'
+STRING := '(?<!")"(?!")(\\.|[^"\\])*"(?!")|unlabelled_answers|early_stopping_patience|connection_made'
 SOURCE := src entry_point --skip '*.html,*.egg-info'
 check: $(VENV)/.test
 	$(BIN)/ruff check .

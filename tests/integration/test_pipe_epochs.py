@@ -21,7 +21,13 @@ pytestmark = pytest.mark.integration
 
 IMAGES, BATCH, STEPS = 10, 4, 3
 # a disk of a kilobyte: nothing can be kept, each epoch is read from its own FIFO
-STREAMED = {"mini_batch_size": BATCH, "pipe_spill_gb": 1e-6, "pipe_buffer_mb": 1, "pipe_timeout": 20}
+STREAMED = {
+    "learning_rate": 0.001,
+    "mini_batch_size": BATCH,
+    "pipe_spill_gb": 1e-6,
+    "pipe_buffer_mb": 1,
+    "pipe_timeout": 20,
+}
 
 
 @pytest.fixture(scope="module")

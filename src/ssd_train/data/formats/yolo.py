@@ -385,10 +385,10 @@ def read_yolo(
     unused = list(files.unused())
     unread = {file.stem: file.name for file in files_below(root) if file.suffix.lower() in _UNREAD} if unused else {}
     for file in unused:
-        found = f"found {unread[file.stem]}, expected JPEG, PNG, BMP, TIFF or WebP" if file.stem in unread else ""
+        message = f"found {unread[file.stem]}, expected JPEG, PNG, BMP, TIFF or WebP" if file.stem in unread else ""
         builder.add_error(
             str(file),
-            DataError(found or f"found no image of this label below {root}, expected one", "missing-image"),
+            DataError(message or f"found no image of this label below {root}, expected one", "missing-image"),
         )
     names = known_names or builder.numbered_classes()
     read = builder.build(names, {"sets": description.source} if description.source else None)
