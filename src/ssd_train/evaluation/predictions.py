@@ -235,6 +235,7 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
         results = read_json(path)
     known = read_ids(labels.source) if labels.details.get("format") == "coco" else None
     names = known.images if known else _names_by_id(labels)
+    category_names = list(known.categories.values()) if known else []
     # class ids count from 1 in COCO results of this package and of Ultralytics; those of other programs have a 0
     unnamed = [one.get("category_id") for one in results if isinstance(one, dict) and "category_name" not in one]
     first_id = 0 if 0 in unnamed else 1
@@ -248,7 +249,9 @@ def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
             name = result.get("file_name") if not known else None
             name = name if isinstance(name, str) and name else names.get(image, str(image))
             label: Any
-            if known:
+            if known and result.get("category_name") in category_names:
+                label = result["category_name"]  # `predict` without these labels gives ids of its own
+            elif known:
                 label = known.categories.get(id_key(category, "category_id"))
                 if label is None:
                     raise DataError(f"category_id: found {short_repr(category)}, expected the id of a category")

@@ -87,6 +87,18 @@ def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
     assert score_predictions(tmp_path / "results.json", without_images(coco_labels(tmp_path))).coco == 1
 
 
+def test_score_predictions_coco_results_with_names_go_by_them(tmp_path):
+    """`predict --format coco` without --labels numbers the classes from 1; the file of the labels has 10 and 20."""
+    results = [
+        {"image_id": 2008000002, "category_id": 2, "bbox": [20, 20, 80, 70], "score": 0.9},
+        {"image_id": "b", "category_id": 2, "bbox": [10.5, 0, 19.5, 40.25], "score": 0.8},
+        {"image_id": "b", "category_id": 1, "bbox": [50, 50, 40, 40], "score": 0.7},
+    ]
+    named = [{**row, "category_name": NAMES[row["category_id"] - 1]} for row in results]
+    (tmp_path / "results.json").write_text(json.dumps(named))
+    assert score_predictions(tmp_path / "results.json", without_images(coco_labels(tmp_path))).coco == 1
+
+
 @pytest.mark.parametrize("image_id", [7, "000007", "000007.jpg", "x/000007.jpg", "X\\000007.JPG"])
 def test_score_predictions_coco_results_without_coco_labels_go_by_name(tmp_path, image_id):
     result = {"image_id": image_id, "category_id": 2, "bbox": [20, 20, 80, 70], "score": 0.9}
