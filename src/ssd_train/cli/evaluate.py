@@ -11,7 +11,7 @@ from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_la
 from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
 from ssd_train.config import TrainConfig
 from ssd_train.data.labels import LabeledDataset, load_labels
-from ssd_train.data.split import image_hash, split_by_hash, training_split
+from ssd_train.data.split import describe_splits, image_hash, split_by_hash, training_split
 from ssd_train.data.structures import ImageSource, Labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
@@ -29,6 +29,9 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError("evaluate: expected --model FOLDER or --predictions FILE.jsonl")
     with staged_s3_paths(flags) as progress:
         data = load_labels(flags.images, flags.labels, label_options(flags, progress))
+        sets = describe_splits(data.labels)
+        if sets:
+            progress.info(f"{sets}; all are scored, --split NAME for one of them")
         detector = None if flags.model is None else Detector(flags.model, flags.devices, flags.engine)
         if flags.model is not None and flags.predictions is None:
             warn_of_training_images(flags.model, data, progress)

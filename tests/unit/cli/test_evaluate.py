@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from helpers.data import HeardProgress, shapes_set, small_config
+from helpers.data import HeardProgress, shapes_set, small_config, write_files
 
 from ssd_train.boxes import xyxy_to_cxcywh
 from ssd_train.cli.evaluate import warn_of_training_images
@@ -188,3 +189,17 @@ def test_warn_of_training_images_model_that_does_not_state_them_is_silent(drawn,
     progress = HeardProgress()
     warn_of_training_images(tmp_path, data, progress)
     assert progress.lines == []
+
+
+@pytest.mark.parametrize("split, said", [([], True), (["--split", "val"], False)], ids=["all", "one"])
+def test_evaluate_says_which_sets_of_the_data_are_scored(tmp_path, capsys, split, said):
+    image = encode_png(np.zeros((40, 80, 3), np.uint8))
+    files = {"data.yaml": "names: [cat]\ntrain: images/train\nval: images/val\n"}
+    for part in ("train", "val"):
+        files.update({f"images/{part}/{part}.png": image, f"labels/{part}/{part}.txt": "0 .5 .5 .4 .4\n"})
+    rows = [{"image": f"{part}.png", "prediction": [[0, 0.9, 0.3, 0.3, 0.7, 0.7]]} for part in ("train", "val")]
+    write_files(tmp_path / "set", files)
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows[1:] if split else rows)))
+    flags = ["--predictions", str(tmp_path / "p.jsonl"), "--labels", str(tmp_path / "set")]
+    assert main(["evaluate", *flags, *split]) == 0
+    assert ("train 1, val 1; all are scored, --split NAME" in capsys.readouterr().out) == said
