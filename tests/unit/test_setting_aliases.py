@@ -58,9 +58,11 @@ def test_train_old_hyperparameters_are_read_and_flags_win(tmp_path, monkeypatch)
     (tmp_path / "s3").mkdir()
     base = make_opt_ml(tmp_path / "opt" / "ml", OLD, {"train": tmp_path / "s3"})
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
-    config, _ = train._read({}, {}, (), Progress())
+    parser = train.make_parser()
+    assert train._hosted_flags(parser, []) == []  # these are settings
+    config, _ = train._read({}, {}, parser, Progress())
     assert values_of(config) == NEW
-    config, _ = train._read({}, {"auto_anchors": "1"}, (), Progress())
+    config, _ = train._read({}, {"auto_anchors": "1"}, parser, Progress())
     assert values_of(config) == {**NEW, "auto_anchors": True}
 
 

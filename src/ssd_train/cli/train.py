@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ssd_train import __version__
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
@@ -267,12 +267,18 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
 def _hosted_flags(parser: Parser, arguments: Sequence[str]) -> List[str]:
     """Return the hyperparameters that are flags of train, for a job without the toolkit, which would pass them."""
     given = {argument.partition("=")[0] for argument in arguments}
-    own = parser.names - parser.settings
+    own = _own_flags(parser)
     return [
         f"--{name}" if name in SWITCHES else f"--{name}={value}"
         for name, value in _hosted().items()
         if name in own and f"--{name}" not in given and (name not in SWITCHES or BOOLEANS.get(value.lower()))
     ]
+
+
+def _own_flags(parser: Parser) -> Set[str]:
+    """Return the names of the flags that are no settings."""
+    own = [action for action in parser._actions if action.dest not in parser.settings]
+    return {text[2:] for action in own for text in action.option_strings} - {"help"}
 
 
 def _hosted() -> Dict[str, str]:
@@ -287,7 +293,7 @@ def _read(
     faults: List[str] = []
     config = environment = None
     try:
-        hosted = {name: value for name, value in _hosted().items() if name not in names}
+        hosted = {name: value for name, value in _hosted().items() if name not in _own_flags(parser)}
         given = {**current_names(hosted), **current_names(settings)}
         config = TrainConfig.from_mapping(given, progress.warning, names)
     except ConfigError as fault:
