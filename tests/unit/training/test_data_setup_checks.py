@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.data import HeardProgress, label_set, memory_images, picture
+from helpers.data import HeardProgress, label_set, memory_images, picture, small_config, write_files
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats import ground_truth
@@ -127,3 +127,19 @@ def test_load_datasets_that_splits_opens_each_file_once_and_parses_each_line_onc
     assert len(train.labels) + len(validation.labels) == len(names)
     assert opened == dict.fromkeys(["output.manifest", *names], 1)
     assert set(parsed.values()) == {1} and len(parsed) == len(names)
+
+
+@pytest.mark.parametrize("folders, warned", [(("train", "valid", "test"), True), (("a", "b", "test"), False)])
+def test_load_splits_that_mixes_folders_named_as_sets_warns(tmp_path, folders, warned):
+    """As Roboflow exports VOC, without a file that names the sets."""
+    box = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    files = {}
+    for index, folder in enumerate(folders):
+        for number in range(4):
+            files[f"{folder}/{number}{folder}.png"] = encode_png(picture((40, 30), 10 * index + number))
+            text = f"<annotation><object><name>a</name>{box}</object></annotation>"
+            files[f"{folder}/{number}{folder}.xml"] = text
+    write_files(tmp_path, files)
+    progress = HeardProgress()
+    data_setup.load_splits(small_config(), Environment(tmp_path), progress)
+    assert any("test, train, valid are mixed" in line for line in progress.warnings) == warned
