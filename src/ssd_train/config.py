@@ -72,6 +72,8 @@ STRIDE_ALIASES = {
 AUTO_RATE = "auto"  # of learning_rate
 USUAL_RATE = 0.001
 RATE_FROM_RANDOM_WEIGHTS = 0.003  # of adam, for MobileNets
+# setting -> optimizers that have it, as in the built-in algorithm
+OPTIMIZERS_WITH = {"momentum": ("sgd",), "weight_decay": ("sgd", "rmsprop")}
 DEFAULT_CLIP = 10.0  # clip_gradient of optimizers that normalise by the gradient's own size
 LEAST_CANDIDATES = 400  # least nms_topk if it is not set
 LABEL_FORMATS = ("ground_truth", "image_json", "recordio", "coco", "voc", "yolo")
@@ -398,6 +400,20 @@ def resumable_settings() -> Tuple[str, ...]:
     checkpoint's fingerprint (training/checkpoint.py); a run that differs in them is refused.
     """
     return tuple(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("resume"))
+
+
+def check_for_mpi(config: TrainConfig, processes: int) -> None:
+    """Raise ConfigError for settings that Horovod cannot train with, under `processes` processes on each host."""
+    if config.kv_store in ("dist_async", "dist_device_sync"):
+        raise ConfigError(
+            f"kv_store: found {config.kv_store!r} under mpi, which is synchronous, expected 'device', or the "
+            "estimator's distribution parameter_server"
+        )
+    if config.mini_batch_size % processes:
+        raise ConfigError(
+            f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {processes}, the number of "
+            "processes that share it on a host"
+        )
 
 
 def settings_by_data() -> Tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.jobs import describe, failure_of, make_opt_ml
 
-from ssd_train.cli.train import _hosted_flags, make_parser
+from ssd_train.cli.train import _take_flags, make_parser
 from ssd_train.environment import (
     FAILURE_CHARACTERS,
     Environment,
@@ -128,7 +128,9 @@ def test_from_sagemaker_damaged_job_file_is_an_error(hosted, name, text, message
 def test_hosted_flags_of_a_job_without_the_toolkit(hosted):
     """Every flag of train is a hyperparameter; those of the command win."""
     hosted("train", hyperparameters={"devices": "cpu", "epochs": 3, "labels": "/x", "dry_run": True, "fetch_images": 0})
-    found = _hosted_flags(make_parser(), ["--labels", "/y"])
+    given = sagemaker_hyperparameters()
+    found = _take_flags(given, make_parser(), ["--labels", "/y"])
+    assert given == {"epochs": "3"}
     assert sorted(found) == ["--devices=cpu", "--dry_run", "--fetch_images=0"]
     known, settings = make_parser().parse_settings([*found, "--train", "/t"])
     assert (known.devices, known.dry_run) == ("cpu", True) and not settings

@@ -15,6 +15,7 @@ from helpers.services import make_job
 from ssd_train.cli import train
 from ssd_train.cli.main import main
 from ssd_train.config import TrainConfig, current_names
+from ssd_train.environment import sagemaker_hyperparameters
 from ssd_train.errors import CheckpointError, ConfigError
 from ssd_train.launch.requests import hyperparameters
 from ssd_train.progress import Progress
@@ -59,10 +60,11 @@ def test_train_old_hyperparameters_are_read_and_flags_win(tmp_path, monkeypatch)
     base = make_opt_ml(tmp_path / "opt" / "ml", OLD, {"train": tmp_path / "s3"})
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
     parser = train.make_parser()
-    assert train._hosted_flags(parser, []) == []  # these are settings
-    config, _ = train._read({}, {}, parser, Progress())
+    hosted = sagemaker_hyperparameters()
+    assert train._take_flags(hosted, parser, []) == []  # these are settings
+    config, _ = train._read({}, hosted, {}, parser, Progress())
     assert values_of(config) == NEW
-    config, _ = train._read({}, {"auto_anchors": "1"}, parser, Progress())
+    config, _ = train._read({}, hosted, {"auto_anchors": "1"}, parser, Progress())
     assert values_of(config) == {**NEW, "auto_anchors": True}
 
 

@@ -17,7 +17,7 @@ from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabelOptions, load_labels
-from ssd_train.data.split import describe_splits, training_split
+from ssd_train.data.split import describe_mixed_folders, describe_splits, training_split
 from ssd_train.errors import DataError
 from ssd_train.model.anchors import layout_of, make_anchors
 from ssd_train.progress import Progress
@@ -53,6 +53,9 @@ def run(arguments: Sequence[str]) -> int:
         else:
             for line in filter(None, map(sets_line, read)):
                 progress.info(line)
+            mixed = describe_mixed_folders(read[0].labels) if len(read) == 1 else ""
+            if mixed:
+                progress.warning(mixed)
             result = check_data(read, config.image_shape, anchors, progress, fine_anchors)
         for line in report_lines(result, given):
             progress.info(line)

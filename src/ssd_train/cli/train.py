@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ssd_train import __version__
 from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
@@ -81,17 +81,15 @@ class TrainingResult:
         return Detector(self.model_dir)
 
 
-SWITCHES = ("dry_run",)  # flags without a value
-
-
 def run(arguments: Sequence[str]) -> int:
     """Train a detector; in a SageMaker job, flags override the job's settings."""
     parser = make_parser()
-    known, settings = parser.parse_settings([*_hosted_flags(parser, arguments), *arguments])
+    hosted = sagemaker_hyperparameters() if is_hosted() else {}
+    known, settings = parser.parse_settings([*_take_flags(hosted, parser, arguments), *arguments])
     only_dry = vars(known).pop("dry_run", False)
     given = {name: value for name, value in vars(known).items() if name != "overwrite"}  # for config.yaml
     # invalid settings are reported before anything is downloaded
-    config, environment = _read(vars(known), settings, parser, make_progress())
+    config, environment = _read(vars(known), hosted, settings, parser, make_progress())
     with staged_s3_paths(known) as progress:
         environment = dataclasses.replace(environment, **vars(known), command=command_line("train", arguments))
         if only_dry:
@@ -264,38 +262,38 @@ def _report_data(trainer: "Trainer", best: "Optional[Evaluation]", started: str)
     )
 
 
-def _hosted_flags(parser: Parser, arguments: Sequence[str]) -> List[str]:
-    """Return the hyperparameters that are flags of train, for a job without the toolkit, which would pass them."""
+def _take_flags(hosted: Dict[str, str], parser: Parser, arguments: Sequence[str]) -> List[str]:
+    """Remove the flags of train that are no settings from the hyperparameters `hosted`, and return them as arguments.
+
+    The toolkit passes them so. Those that are in `arguments` are left out.
+    """
     given = {argument.partition("=")[0] for argument in arguments}
-    own = _own_flags(parser)
-    return [
-        f"--{name}" if name in SWITCHES else f"--{name}={value}"
-        for name, value in _hosted().items()
-        if name in own and f"--{name}" not in given and (name not in SWITCHES or BOOLEANS.get(value.lower()))
-    ]
-
-
-def _own_flags(parser: Parser) -> Set[str]:
-    """Return the names of the flags that are no settings."""
-    own = [action for action in parser._actions if action.dest not in parser.settings]
-    return {text[2:] for action in own for text in action.option_strings} - {"help"}
-
-
-def _hosted() -> Dict[str, str]:
-    return sagemaker_hyperparameters() if is_hosted() else {}
+    flags = []
+    for action in parser._actions:
+        for flag in action.option_strings if action.dest not in (*parser.settings, "help") else ():
+            value = hosted.pop(flag[2:], None)
+            if value is None or flag in given:
+                continue
+            if action.nargs != 0:
+                flags.append(f"{flag}={value}")
+            elif BOOLEANS.get(value.lower()):
+                flags.append(flag)
+    return flags
 
 
 def _read(
-    flags: Mapping[str, Any], settings: Mapping[str, str], parser: Parser, progress: Progress
+    flags: Mapping[str, Any],
+    hosted: Mapping[str, str],
+    settings: Mapping[str, str],
+    parser: Parser,
+    progress: Progress,
 ) -> "Tuple[TrainConfig, Environment]":
     """Return settings and environment; raises one ConfigError with the errors of both."""
-    names = parser.names - parser.settings
     faults: List[str] = []
     config = environment = None
     try:
-        hosted = {name: value for name, value in _hosted().items() if name not in _own_flags(parser)}
         given = {**current_names(hosted), **current_names(settings)}
-        config = TrainConfig.from_mapping(given, progress.warning, names)
+        config = TrainConfig.from_mapping(given, progress.warning, parser.names - parser.settings)
     except ConfigError as fault:
         faults.append(str(fault))
     try:

@@ -283,6 +283,18 @@ def validation_split(labels: Labels) -> Labels:
     return of_names(labels, members) if members else labels
 
 
+def describe_mixed_folders(labels: Labels) -> str:
+    """Describe folders named as splits whose images are not kept apart, for want of a file that names the splits."""
+    folders = sorted({record.name.split("/")[0] for record in labels.records}) if not labels.sets else []
+    named = [name for name in folders if set_name(name) in (TRAIN, VALIDATION, TEST)]
+    if len(named) < 2:
+        return ""
+    return (
+        f"{labels.source}: the images of the folders {', '.join(named)} are mixed and split anew; one folder for each "
+        "of --train and --validation keeps them apart"
+    )
+
+
 def describe_splits(labels: Labels) -> str:
     """Describe the splits in one line; "" if there are none."""
     if not labels.sets:

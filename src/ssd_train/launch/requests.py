@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ssd_train.config import TrainConfig, current_names
+from ssd_train.config import OPTIMIZERS_WITH, TrainConfig, check_for_mpi, current_names
 from ssd_train.data.formats.json_lines import parse_json
 from ssd_train.environment import CHANNELS, read_devices
 from ssd_train.errors import ConfigError, DataError
@@ -127,13 +127,7 @@ def typed_settings(job: Job, settings: Mapping[str, Any]) -> Dict[str, Any]:
             "--distribution parameter_server"
         )
     if job.distribution == "mpi":
-        if config.kv_store in ("dist_async", "dist_device_sync"):
-            raise ConfigError(f"kv_store: found {config.kv_store!r} with --distribution mpi, expected 'device'")
-        if config.mini_batch_size % job.processes_per_host:
-            raise ConfigError(
-                f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {job.processes_per_host}, "
-                "the number of processes that share it on a host (--processes_per_host)"
-            )
+        check_for_mpi(config, job.processes_per_host)
     on_aws = job.instance_type.startswith("ml.")
     if machine.get("devices", "").startswith("gpu") and on_aws and _processor(job.instance_type) == "cpu":
         raise ConfigError(f"devices: found {machine['devices']!r} with {job.instance_type}, which has no GPU")
@@ -438,12 +432,12 @@ def tuning_request(
         jobs: maximum number of training jobs in total, and in parallel.
     """
     check_name("job_name", job.name, TUNING_NAME_LENGTH)
-    duplicates = sorted(set(ranges) & set(current_names(settings)))
+    given = current_names(settings)
+    duplicates = sorted(set(ranges) & set(given))
     if duplicates:
         raise ConfigError(f"tune: found {', '.join(duplicates)} also as settings, expected them only once")
-    given = current_names(settings)
-    for name, optimizers in (("momentum", ("sgd",)), ("weight_decay", ("sgd", "rmsprop"))):
-        chosen = ranges["optimizer"].choices if "optimizer" in ranges else (TrainConfig.from_mapping(given).optimizer,)
+    chosen = ranges["optimizer"].choices if "optimizer" in ranges else (TrainConfig.from_mapping(given).optimizer,)
+    for name, optimizers in OPTIMIZERS_WITH.items():
         if name in ranges and not set(optimizers) & set(chosen):
             raise ConfigError(
                 f"tune: found {name} with the optimizer {', '.join(chosen)}, which has none, expected --optimizer "

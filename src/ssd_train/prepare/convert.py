@@ -25,6 +25,7 @@ from ssd_train.data.image_sources import FolderImages, key_parts, portable_name
 from ssd_train.data.labels import LabeledDataset
 from ssd_train.data.structures import LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError
+from ssd_train.prepare.images import WriteOptions
 from ssd_train.progress import Progress
 from ssd_train.storage.atomic import is_stream
 
@@ -42,7 +43,6 @@ ONLY_THERE = {
     "yolo": "",
 }
 _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
-QUALITY = 95  # of JPEG and WebP that are encoded again
 
 # format -> suffix of its file, "" for a folder
 WRITERS = {"ground_truth": ".manifest", "image_json": "", "recordio": ".rec", "coco": ".json", "voc": "", "yolo": ""}
@@ -163,7 +163,7 @@ def _as_labelled(data: bytes, record: LabeledImage) -> bytes:
     turned = header.orientation >= 5  # only then the size shows how it was labelled
     if not turned or orientation_for(header, record.location, record.size_wh) == header.orientation:
         return data
-    return encode(image.decode(record.size_wh), header.format, QUALITY)
+    return encode(image.decode(record.size_wh), header.format, WriteOptions().quality)
 
 
 def _write(target: str, output: Path, records: Iterable[LabeledImage], data: LabeledDataset) -> None:

@@ -39,12 +39,11 @@ from ssd_train.data.pipe.channel import Channel, SpillFile, Table, read_channel
 from ssd_train.data.pipe.samples import fifo_path
 from ssd_train.data.pipe.stream import DetectionStream, StreamOptions
 from ssd_train.data.split import (
-    TEST,
     TRAIN,
     VALIDATION,
+    describe_mixed_folders,
     describe_splits,
     select_split,
-    set_name,
     split_by_hash,
     training_split,
     unseen_classes,
@@ -227,14 +226,9 @@ def _of_sets(
     """
     labels = train.labels
     sets = describe_splits(labels)
-    if alone and not sets:
-        folders = sorted({record.name.split("/")[0] for record in labels.records})
-        named = [name for name in folders if set_name(name) in (TRAIN, VALIDATION, TEST)]
-        if len(named) > 1:
-            progress.warning(
-                f"{labels.source}: the images of the folders {', '.join(named)} are mixed and split anew; --train "
-                "FOLDER/train --validation FOLDER/valid keeps them apart"
-            )
+    mixed = describe_mixed_folders(labels) if alone else ""
+    if mixed:
+        progress.warning(mixed)
     if config.split:
         learned, scored = select_split(labels, config.split), None
     else:

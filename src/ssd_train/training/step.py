@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.config import TrainConfig
+from ssd_train.config import OPTIMIZERS_WITH, TrainConfig
 from ssd_train.data.loaders import TrainBatch
 from ssd_train.devices import split_and_load
 from ssd_train.errors import TrainingDiverged
@@ -274,14 +274,11 @@ def make_loss(config: TrainConfig, class_weights: Sequence[float] = ()) -> Detec
 
 
 def optimizer_settings(config: TrainConfig) -> Dict[str, float]:
-    """Return the keyword arguments of MXNet's optimizer.
-
-    As in the built-in algorithm, only sgd has momentum, and only sgd and rmsprop have weight decay.
-    """
+    """Return the keyword arguments of MXNet's optimizer."""
     settings = {"learning_rate": config.base_learning_rate}
-    if config.optimizer == "sgd":
+    if config.optimizer in OPTIMIZERS_WITH["momentum"]:
         settings["momentum"] = config.momentum
-    if config.optimizer in ("sgd", "rmsprop"):
+    if config.optimizer in OPTIMIZERS_WITH["weight_decay"]:
         settings["wd"] = config.weight_decay
     return settings
 

@@ -157,11 +157,15 @@ def scaled_boxes(labels: Labels, sizes: Sequence[Optional[SizeWH]]) -> Scaled:
 
 
 def check_lines(labels: Labels) -> List[Finding]:
-    """Report lines that were skipped or repaired when the labels were read.
+    """Report lines that were skipped or repaired when the labels were read, and labels without a box.
 
     The labels must have been read with ``on_bad="skip"`` for the list to be complete.
     """
-    return [skipped_findings(line) for line in labels.skipped] + [_of_repair(line) for line in labels.repaired]
+    findings = [skipped_findings(line) for line in labels.skipped] + [_of_repair(line) for line in labels.repaired]
+    if not labels.boxes_per_class().sum():
+        detail = f"found no box in {len(labels)} images, expected at least one"
+        findings.append(Finding("no-objects", labels.source, detail))
+    return findings
 
 
 def check_boxes(labels: Labels, boxes: Scaled, image_shape: int, anchors: Sequence[AnchorGrid]) -> List[Finding]:
@@ -193,9 +197,6 @@ def check_counts(labels: Labels) -> List[Finding]:
         for record in labels.records
         if len(record.boxes) > _DEFAULTS.post_nms
     ]
-    if labels.records and not labels.boxes_per_class().sum():
-        detail = f"found no box in {len(labels)} images, expected at least one"
-        findings.append(Finding("no-objects", labels.source, detail))
     if label_width(most) > _DEFAULTS.label_width:
         findings.append(Finding("label-width", labels.source, f"found {most} boxes, which need {label_width(most)}"))
     unused = labels.unused_ids()

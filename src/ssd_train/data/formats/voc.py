@@ -236,8 +236,6 @@ def _annotation(file: Path) -> _Annotation:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         advice = "" if _is_utf8(data) else ", in UTF-8 unless it declares another encoding"
         raise DataError(f"found bad XML ({error}), expected one annotation element{advice}") from None
-    if root.tag == "annotations":
-        raise DataError("found a file of CVAT's format for images, expected VOC: export the task as Pascal VOC or COCO")
     if root.tag != "annotation":
         raise DataError(f"found the element {root.tag!r}, expected annotation")
     names, boxes, kinds = [], [], []

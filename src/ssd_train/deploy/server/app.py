@@ -347,7 +347,7 @@ _PAGE_HEADERS: Dict[str, str] = {"content-security-policy": _POLICY, "referrer-p
 
 GRACE_SECONDS = 30  # to finish requests in progress at shutdown
 IDLE_SECONDS = 75
-HEAD_SECONDS = 20.0  # from the connection to the end of its first request's head
+HEAD_SECONDS = 20.0  # from the connection, or the first byte of a later request, to the end of the request's head
 CONNECTIONS_PER_REQUEST = 4
 M_MMAP_THRESHOLD = -3  # from malloc.h
 
@@ -383,19 +383,30 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def protocol_with_head_timeout(seconds: float) -> Any:
-    """Return uvicorn's HTTP protocol with a timeout for the head of the first request, which uvicorn has not.
+    """Return uvicorn's HTTP protocol with a timeout for the head of a request, which uvicorn lacks.
 
-    Idle connections count in uvicorn's limit_concurrency, so that without it they keep others out.
+    Connections without a request count in uvicorn's limit_concurrency, so that without it they keep others out.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
+        waiting_after: Any = None  # the request after which the next one's head has begun
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(seconds, self._close_without_request)
+            self.loop.call_later(seconds, self._close_unless_requested, None)
 
-        def _close_without_request(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+        def data_received(self, data: bytes) -> None:
+            last = self.cycle
+            super().data_received(data)
+            begun = self.cycle is last and last is not None and last.response_complete
+            if begun and self.waiting_after is not last:
+                self.waiting_after = last
+                self.loop.call_later(seconds, self._close_unless_requested, last)
+
+        def _close_unless_requested(self, last: Any) -> None:
+            """Close the connection if no request came after `last`."""
+            if self.cycle is last and not self.transport.is_closing():
                 self.transport.close()
 
     return Protocol

@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ssd_train import mxnet_compat
-from ssd_train.config import TrainConfig
+from ssd_train.config import TrainConfig, check_for_mpi
 from ssd_train.environment import Environment, detect_launcher
 from ssd_train.errors import ConfigError, SsdTrainError, TrainingInterrupted, WorkerLost
 from ssd_train.progress import Progress
@@ -407,20 +407,12 @@ def _by_server(config: TrainConfig, environment: Environment, processes: int) ->
 
 def _by_horovod(config: TrainConfig, environment: Environment) -> Communicator:
     """Connect one or several processes per host."""
-    if config.kv_store in ("dist_async", "dist_device_sync"):
-        raise ConfigError(
-            f"kv_store: found {config.kv_store!r} under mpi, which is synchronous, expected 'device', or the "
-            "estimator's distribution parameter_server"
-        )
+    check_for_mpi(config, 1)  # before Horovod is needed, which says how many processes there are
     horovod = mxnet_compat.horovod()
     horovod.init()
     rank, size = horovod.rank(), horovod.size()
     local = (horovod.local_rank(), horovod.local_size())
-    if config.mini_batch_size % local[1]:
-        raise ConfigError(
-            f"mini_batch_size: found {config.mini_batch_size}, expected a multiple of {local[1]}, the number of "
-            "processes that share it on a host"
-        )
+    check_for_mpi(config, local[1])
     hosts = environment.hosts
     names = tuple(f"{hosts[number // local[1] % len(hosts)]} (rank {number})" for number in range(size))
     address = hosts[0] if len(hosts) > 1 else "127.0.0.1"

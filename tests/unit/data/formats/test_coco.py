@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ssd_train.data.checks.labels import check_counts
+from ssd_train.data.checks.labels import check_lines
 from ssd_train.data.formats.builder import NO_BOX_LEFT
 from ssd_train.data.formats.coco import NO_BOX, read_coco, write_coco
 from ssd_train.data.structures import ClassNames, Ignored, LabeledImage
@@ -184,8 +184,8 @@ def test_read_coco_mask_without_a_box_is_named(tmp_path):
         read_coco(tmp_path / "a.json")
 
 
-def test_check_counts_without_a_box_is_an_error(tmp_path):
+def test_check_lines_without_a_box_is_an_error(tmp_path):
     image, category = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}, {"id": 1, "name": "cat"}
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": [category]}))
-    codes = [finding.code for finding in check_counts(read_coco(tmp_path / "a.json"))]
+    codes = [finding.code for finding in check_lines(read_coco(tmp_path / "a.json"))]
     assert "no-objects" in codes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import http.client
 import json
@@ -399,31 +400,25 @@ def test_lower_priority_never_raises_it(nice, expected):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == f"{expected}\n"
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /ping HT"], ids=["nothing", "half-a-line"])
-def test_connection_without_a_request_is_closed_and_makes_room(sent):
-    """It counts in uvicorn's limit, so that whoever opens some keeps all others out."""
+@contextlib.contextmanager
+def listening(limit=None):
+    """A server that answers pong, and waits a second for the head of a request; its socket."""
 
     async def pong(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"pong"})
 
-    listener = socket.create_server(("127.0.0.1", 0))
     protocol = protocol_with_head_timeout(1.0)
-    config = uvicorn.Config(pong, http=protocol, ws="none", lifespan="off", log_level="error", limit_concurrency=2)
+    config = uvicorn.Config(pong, http=protocol, ws="none", lifespan="off", log_level="error", limit_concurrency=limit)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        idle = [socket.create_connection(listener.getsockname(), timeout=10) for _ in range(2)]
-        for one in idle:
-            one.sendall(sent)
-        assert status_of(listener) == 503
-        assert [one.recv(100) for one in idle] == [b"", b""]
-        assert status_of(listener) == 200
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 def status_of(listener):
@@ -433,3 +428,31 @@ def status_of(listener):
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /ping HT"], ids=["nothing", "half-a-line"])
+def test_connection_without_a_request_is_closed_and_makes_room(sent):
+    """It counts in uvicorn's limit, so that whoever opens some keeps all others out."""
+    with listening(limit=2) as listener:
+        idle = [socket.create_connection(listener.getsockname(), timeout=10) for _ in range(2)]
+        for one in idle:
+            one.sendall(sent)
+        assert status_of(listener) == 503
+        assert [one.recv(100) for one in idle] == [b"", b""]
+        assert status_of(listener) == 200
+
+
+def test_connection_with_half_of_a_second_request_is_closed_and_a_whole_one_is_not():
+    request = b"GET /ping HTTP/1.1\r\nHost: here\r\n\r\n"
+    with listening() as listener, socket.create_connection(listener.getsockname(), timeout=10) as client:
+        for wait in (0, 1.5):
+            time.sleep(wait)
+            client.sendall(request)
+            received = b""
+            while not received.endswith(b"pong"):
+                received += client.recv(1000)
+        began = time.monotonic()
+        client.sendall(request[:12])
+        time.sleep(0.6)
+        client.sendall(request[12:13])  # a byte now and then does not prolong it
+        assert client.recv(1000) == b"" and 0.8 < time.monotonic() - began < 5
