@@ -67,10 +67,11 @@ def _convert(item: "Field[Any]", value: Any) -> Tuple[Any, str]:
         return BOOLEANS.get(text.lower()), "true or false"
     if item.type == "int":
         return _whole_number(text), "a whole number"
-    if "or_text" in item.metadata and text.lower() == item.metadata["or_text"]:
-        return item.metadata["or_text"], ""
-    if item.type == "float" or "or_text" in item.metadata:
+    if item.type == "float":
         return _finite_number(text), "a number"
+    if "or_text" in item.metadata:
+        word = item.metadata["or_text"]
+        return (word if text.lower() == word else _finite_number(text)), f"a number or {word}"
     return text, ""
 
 
