@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -19,6 +20,7 @@ from ssd_train.model.anchors import anchor_layout, make_anchors
 from ssd_train.model.graphs import _Suppress
 from ssd_train.model.net import build_net
 from ssd_train.model.targets import TargetEncoder
+from ssd_train.storage.atomic import with_sum, write_json_atomic
 from ssd_train.training.step import TrainStep
 
 mx = mxnet_compat.mxnet()
@@ -50,6 +52,12 @@ def talking_model(folder: Path, classes: Sequence[str] = CLASSES, post_nms: int 
     net = talking_net(config.base_network, config.image_shape, classes, config.first_stride)
     SavedModel(config, ClassNames(tuple(classes)), post_nms, epoch=0).save(folder, net)
     return SavedModel.load(folder)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """Change values in the config.json of a model folder."""
+    document = {**json.loads((folder / "config.json").read_text()), **changes}
+    write_json_atomic(folder / "config.json", with_sum(document))
 
 
 def drawn_inputs(count: int, side: int = 128, seed: int = 3) -> np.ndarray:

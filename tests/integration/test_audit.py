@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.data import SMALL, flags_of, shapes_set
-from helpers.models import talking_model
+from helpers.models import change_config, talking_model
 
 from ssd_train.cli.main import main
 from ssd_train.data.labels import read_labels
@@ -149,6 +150,17 @@ def test_labels_of_every_format_have_the_same_errors(labelled, tmp_path, labels)
     records = read_labels(tmp_path / "audit" / "doubtful.manifest").records
     assert len(records) == len(read_labels(tmp_path / "expected" / "doubtful.manifest").records) > 0
     assert len(set((tmp_path / "audit" / "audit.html").read_text().split("<img "))) > 3
+
+
+def test_page_says_that_the_model_was_trained_on_the_images(labelled, tmp_path):
+    model = shutil.copytree(labelled / "model", tmp_path / "model")
+    labels = labelled / "drawn" / "output.manifest"
+    flags = ["--labels", str(labels), "--images", str(labelled / "drawn" / "images"), "--output", str(tmp_path / "a")]
+    for known, said in (("0" * 64, False), (read_labels(labels).sha256(), True)):
+        change_config(model, labels_sha256={"training": known})
+        assert main(["audit", *flags, "--model", str(model), "--overwrite"]) == 0
+        page = (tmp_path / "a" / "audit.html").read_text()
+        assert ("which was trained on 8 of these images" in page) == said and "was not trained" not in page
 
 
 def test_another_audit_is_replaced_on_request_only(labelled, tmp_path, capsys):

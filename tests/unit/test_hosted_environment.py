@@ -131,9 +131,19 @@ def test_hosted_flags_of_a_job_without_the_toolkit(hosted):
     given = sagemaker_hyperparameters()
     found = _take_flags(given, make_parser(), ["--labels", "/y"])
     assert given == {"epochs": "3"}
-    assert sorted(found) == ["--devices=cpu", "--dry_run", "--fetch_images=0"]
+    assert sorted(found) == ["--devices=cpu", "--dry_run=true", "--fetch_images=0"]
     known, settings = make_parser().parse_settings([*found, "--train", "/t"])
     assert (known.devices, known.dry_run) == ("cpu", True) and not settings
+
+
+@pytest.mark.parametrize("value, expected", [(["True"], True), (["0"], False), ([], True)])
+def test_hosted_flags_of_the_toolkit_have_values(value, expected):
+    """sagemaker-training passes each hyperparameter as a flag with its value."""
+    for flag in ("--dry_run", "--overwrite"):
+        known, _ = make_parser().parse_settings([flag, *value, "--epochs", "2"])
+        assert vars(known)[flag[2:]] is expected
+    with pytest.raises(ConfigError, match="found maybe, expected true or false"):
+        make_parser().parse_settings(["--overwrite", "maybe"])
 
 
 def test_hosted_settings_are_texts_in_any_encoding(hosted, monkeypatch):

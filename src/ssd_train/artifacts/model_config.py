@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from ssd_train.errors import WeightsError, check_format
 from ssd_train.storage import atomic
+from ssd_train.storage.archive import open_model
 
 CONFIG = "config.json"
 MODEL_FORMAT = 1
@@ -24,6 +26,14 @@ def read_model_config(folder: Path) -> Dict[str, Any]:
     document: Dict[str, Any] = _parsed(path)
     _check_format(path, document)
     return document
+
+
+def find_model_config(model: Path) -> Dict[str, Any]:
+    """Return config.json of a model folder or archive; {} if none can be read: an ONNX file needs none."""
+    with open_model(model) as folder, contextlib.suppress(WeightsError):
+        if (folder / CONFIG).is_file():
+            return read_model_config(folder)
+    return {}
 
 
 def weights_digest(folder: Path) -> Optional[str]:

@@ -16,7 +16,7 @@ from ssd_train import builtin_algorithm
 from ssd_train.cli.aliases import ALIASES, HINTS, hints
 from ssd_train.cli.config_file import Entry, read_config
 from ssd_train.config import LABEL_FORMATS, SETTING_ALIASES, TrainConfig
-from ssd_train.config_fields import choice_texts, did_you_mean, range_text
+from ssd_train.config_fields import BOOLEANS, choice_texts, did_you_mean, range_text
 from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.progress import Item, Progress
 from ssd_train.redaction import redact
@@ -360,6 +360,13 @@ class _StoreOnce(argparse.Action):
             raise ConfigError(f"{option_string}: found twice, expected once")
         parser.stored.add(self.dest)
         setattr(namespace, self.dest, values)
+
+
+def boolean(text: str) -> bool:
+    """Parse a truth value, as an argparse type: the toolkit passes --dry_run True for a hyperparameter."""
+    if text.lower() not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f"found {text}, expected true or false")
+    return BOOLEANS[text.lower()]
 
 
 def number_in_range(kind: Callable[[str], Number], low: float, high: float) -> Callable[[str], Number]:

@@ -72,13 +72,14 @@ def run(arguments: Sequence[str]) -> int:
         require_writable(flags.output)
         with exclusive_lock(flags.output, progress, "output", keep=False):
             _claim(flags, config, data)
+            model = "a model that was not trained on it"
             if flags.model is None:
                 images = _by_folds(flags, config, data, progress)
             else:
-                images, data = _by_model(flags, config, data, progress)
+                images, data, model = _by_model(flags, config, data, progress)
             _report_scores(images, data.labels.class_names, progress)
             errors = find_label_errors(images, data.labels.class_names)
-            _write(flags, data, images, errors, command_line("audit", arguments), progress)
+            _write(flags, data, images, errors, model, command_line("audit", arguments), progress)
     return 0
 
 
@@ -241,10 +242,10 @@ def _subset(data: LabeledDataset, keep: "list[bool]") -> LabeledDataset:
 
 def _by_model(
     flags: argparse.Namespace, config: TrainConfig, data: LabeledDataset, progress: Progress
-) -> "tuple[Images, LabeledDataset]":
-    """Return labels and detections of each image by --model, and the labels with its classes."""
+) -> "tuple[Images, LabeledDataset, str]":
+    """Return labels and detections of each image by --model, the labels with its classes, and what the model saw."""
     detector = Detector.load(flags.model, flags.devices, flags.engine)
-    warn_of_training_images(flags.model, data, progress)
+    trained = warn_of_training_images(flags.model, data, progress)
     labels = align_classes(data.labels, detector.class_names)
     images: Images = []
     predictions = detector.predict_iter(image_refs(labels, data.images))
@@ -256,7 +257,8 @@ def _by_model(
     with open_atomic(flags.output / DETECTIONS) as file:
         for record, detections in images:
             file.write(prediction_line(record.name, detections, labels.class_names))
-    return images, LabeledDataset(labels, data.images)
+    known = "" if trained is None else f", which was trained on {trained} of these images and may repeat their errors"
+    return images, LabeledDataset(labels, data.images), f"{flags.model}{known}"
 
 
 def _report_scores(images: Images, class_names: ClassNames, progress: Progress) -> None:
@@ -276,6 +278,7 @@ def _write(
     data: LabeledDataset,
     images: Images,
     errors: Sequence[LabelError],
+    model: str,
     command: str,
     progress: Progress,
 ) -> None:
@@ -291,6 +294,7 @@ def _write(
     page = render_label_errors(
         f"Likely label errors in {flags.labels.name}",
         command,
+        model,
         counts,
         likely[: flags.max_shown],
         images,

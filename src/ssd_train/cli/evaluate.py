@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
-from ssd_train.artifacts.model_config import CONFIG, read_model_config
+from ssd_train.artifacts.model_config import find_model_config
 from ssd_train.cli.arguments import MODEL_HELP, Parser, add_engine_flags, add_label_flags, label_options, program
 from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
 from ssd_train.config import TrainConfig
@@ -15,11 +15,10 @@ from ssd_train.data.split import describe_splits, image_hash, split_by_hash, tra
 from ssd_train.data.structures import ImageSource, Labels
 from ssd_train.deploy.detector import Detector
 from ssd_train.deploy.evaluate import score_images, score_predictions
-from ssd_train.errors import ConfigError, SsdTrainError, WeightsError
+from ssd_train.errors import ConfigError, SsdTrainError
 from ssd_train.evaluation.results import Scores
 from ssd_train.progress import Progress
 from ssd_train.storage import atomic
-from ssd_train.storage.archive import open_model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -63,22 +62,27 @@ def make_parser() -> Parser:
     return parser
 
 
-def warn_of_training_images(model: Path, data: LabeledDataset, progress: Progress) -> None:
-    """Warn if the model was trained on images of `data`, as far as the model folder or archive `model` knows."""
+def warn_of_training_images(model: Path, data: LabeledDataset, progress: Progress) -> Optional[int]:
+    """Warn if the model was trained on images of `data`, as far as the model folder or archive `model` knows.
+
+    Returns:
+        The number of these images; None if it is not known, or if other images are in the training data, too.
+    """
     known, config = _training_of(model)
     if not known:
-        return
+        return None
     trained = data.labels
     if trained.sha256() != known:
         trained = training_split(data.labels, alone=True)[0]
     if trained.sha256() != known and config is not None:
         trained = _without_held_out(trained, data.images, config)
     if trained.sha256() != known:
-        return
+        return None
     progress.warning(
         f"{data.labels.source}: the model was trained on {len(trained)} of these {len(data.labels)} images, so it "
         "scores higher than on images that it has not seen"
     )
+    return len(trained)
 
 
 def _training_of(model: Path) -> Tuple[str, Optional[TrainConfig]]:
@@ -86,14 +90,13 @@ def _training_of(model: Path) -> Tuple[str, Optional[TrainConfig]]:
 
     A config.json that is damaged, of a newer version or of another program states none: an ONNX file beside it runs.
     """
-    with open_model(model) as folder, contextlib.suppress(WeightsError):
-        document = read_model_config(folder) if (folder / CONFIG).is_file() else {}
-        digests, settings = document.get("labels_sha256"), document.get("settings")
-        if isinstance(digests, dict) and isinstance(digests.get("training"), str):
-            with contextlib.suppress(ConfigError):
-                return digests["training"], TrainConfig.from_saved(settings) if isinstance(settings, dict) else None
-            return digests["training"], None
-    return "", None
+    document = find_model_config(model)
+    digests, settings = document.get("labels_sha256"), document.get("settings")
+    if not isinstance(digests, dict) or not isinstance(digests.get("training"), str):
+        return "", None
+    with contextlib.suppress(ConfigError):
+        return digests["training"], TrainConfig.from_saved(settings) if isinstance(settings, dict) else None
+    return digests["training"], None
 
 
 def _without_held_out(labels: Labels, images: ImageSource, config: TrainConfig) -> Labels:

@@ -106,7 +106,7 @@ def _label(flags: argparse.Namespace, progress: Progress) -> None:
     _write(flags, detector, labelled, others)
     boxes = sum(len(scores) for _, scores in labelled)
     progress.info(
-        f"{PRE_LABELS}: {len(labelled)} of {len(images)} images, {boxes} boxes that score {threshold:g} or more"
+        f"{PRE_LABELS}: {len(labelled)} of {len(images)} images, {boxes} boxes that score {threshold:.3g} or more"
     )
     progress.info(f"{UNLABELLED}: {len(others)} images without such a box, left to people")
     if not flags.prefix:

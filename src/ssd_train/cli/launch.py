@@ -228,7 +228,7 @@ def run_invoke(flags: argparse.Namespace, progress: Progress) -> None:
         image = decode(images[prediction.image].read_bytes(), str(images[prediction.image]))
         detections = Detections.from_rows(prediction.rows, (image.shape[1], image.shape[0]))
         shown = detections.above(threshold)
-        progress.info(f"{prediction.image}: {len(shown)} of {len(detections)} score {threshold:g} or more")
+        progress.info(f"{prediction.image}: {len(shown)} of {len(detections)} score {threshold:.3g} or more")
         if flags.overlays:
             drawn = draw_detections(image, detections, class_names, threshold)
             write_overlay(overlays[prediction.image], drawn)

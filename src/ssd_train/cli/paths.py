@@ -265,7 +265,7 @@ def find_images(paths: Sequence[Path]) -> List[ImageRef]:
         elif os.path.isfile(path):
             images.append(_image_ref(path, path.name))
         else:
-            raise ConfigError(f"{path}: not found, expected an image or a folder of images")
+            raise ConfigError(f"{path}: not found, expected an existing image, folder or video")
     _refuse_same_names(images)
     return images
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 import numpy as np
 
+from ssd_train.artifacts.model_config import find_model_config
 from ssd_train.cli.arguments import (
     MODEL_HELP,
     Parser,
@@ -36,7 +37,7 @@ from ssd_train.cli.paths import (
     write_overlay,
 )
 from ssd_train.cli.predict_video import check_video_flags, predict_videos
-from ssd_train.data.formats.coco import read_ids
+from ssd_train.data.formats.coco import is_coco_file, read_ids
 from ssd_train.data.labels import align_classes, load_labels
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.deploy.codec import RequestError, RequestLimits, negotiate_accept
@@ -238,7 +239,7 @@ def _predict(
         writer = None
         if flags.output:
             target = flags.output if flags.format == "out" else stack.enter_context(atomic.open_atomic(flags.output))
-            ids = _coco_ids(labels, images) if labels is not None and flags.format == "coco" else None
+            ids = _coco_ids(flags.model, labels, images) if flags.format == "coco" else None
             writer = Writer(flags.format, target, detector.class_names, ids)
         pages = _pages(predictions, view, scores, overlays, writer)
         if flags.pdf:
@@ -316,9 +317,9 @@ def _summary(scores: Sequence[np.ndarray], threshold: float) -> str:
     if not highest:
         return "nothing was found, whatever the --threshold"
     if not any(counts):
-        return f"no box scores {threshold:g} or more; the highest score is {max(highest):.3f} (--threshold)"
+        return f"no box scores {threshold:.3g} or more; the highest score is {max(highest):.3f} (--threshold)"
     shown = sum(map(bool, counts))
-    return f"boxes that score {threshold:g} or more: {sum(counts)}, in {shown} of {len(counts)} images"
+    return f"boxes that score {threshold:.3g} or more: {sum(counts)}, in {shown} of {len(counts)} images"
 
 
 def _full_size(prediction: Prediction) -> np.ndarray:
@@ -327,10 +328,11 @@ def _full_size(prediction: Prediction) -> np.ndarray:
     return image if size_of(image) == prediction.image_ref.expected_wh else prediction.image_ref.decode()
 
 
-def _coco_ids(labels: Labels, images: Sequence[ImageRef]) -> Optional[CocoIds]:
-    """Return the image and category ids of labels that are a COCO file; else None."""
-    if labels.details.get("format") != "coco":
-        return None
+def _coco_ids(model: Path, labels: Optional[Labels], images: Sequence[ImageRef]) -> CocoIds:
+    """Return the image and category ids of labels that are a COCO file; else the category ids of the model."""
+    if labels is None or not is_coco_file(labels):
+        categories = find_model_config(model).get("category_ids")
+        return CocoIds(None, categories if isinstance(categories, dict) else {})
     names, categories = read_ids(labels.source)
     by_name = {name: key for key, name in names.items()}
     named = match_names(list(by_name), [image.name for image in images])

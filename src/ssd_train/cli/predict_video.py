@@ -104,7 +104,7 @@ def _predict(
             if writer is not None:
                 writer(draw_detections(image, detections, detector.class_names, threshold))
     progress.info(
-        f"{video.name}: {len(counts)} frames, boxes that score {threshold:g} or more: {sum(counts)}, "
+        f"{video.name}: {len(counts)} frames, boxes that score {threshold:.3g} or more: {sum(counts)}, "
         f"in {sum(map(bool, counts))} of them"
     )
     if last + flags.every < total:

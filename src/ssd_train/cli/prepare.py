@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
@@ -25,7 +26,7 @@ from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.yolo import image_parts
 from ssd_train.data.image_io import encode
 from ssd_train.data.image_sources import FolderImages, key_parts
-from ssd_train.data.labels import LabeledDataset, LabelOptions, load_labels
+from ssd_train.data.labels import LabeledDataset, LabelOptions, detect_format, load_labels
 from ssd_train.errors import ConfigError, DataError
 from ssd_train.prepare.augment import OPERATIONS, augment_images, augment_labels, sizes_of_images
 from ssd_train.prepare.convert import WRITERS, convert, copy_images, with_sizes
@@ -65,7 +66,20 @@ def add_writing(parser: Parser) -> None:
 
 
 def manifest(source: Path, *outputs: "str | Path") -> str:
-    """Return the path of a manifest, or of that in a folder; raises ConfigError if it is one of `outputs`."""
+    """Return the path of a manifest, or of that in a folder.
+
+    Raises:
+        ConfigError: it is one of `outputs`.
+        DataError: there is none; for labels in another format the message says how to convert them.
+    """
+    other = ""
+    with contextlib.suppress(DataError):  # of an unclear file, what reads it says more
+        other = detect_format(source).format
+    if other not in ("", "ground_truth"):
+        raise DataError(
+            f"{source}: found labels in the format {other}, expected a manifest; prepare convert --to ground_truth "
+            "makes one"
+        )
     path = find_manifest(source)
     for output in outputs:
         refuse_own_input(output, path)
@@ -146,6 +160,9 @@ def run_convert(flags: argparse.Namespace, progress: Progress) -> None:
         progress.warning(line)
     if flags.output_images and flags.to == "yolo":
         _with_images(data, flags, progress)
+    elif flags.to == "yolo":
+        folder = f"{flags.output}/images"
+        progress.warning(f"data.yaml names the images in {folder}, which are not written: --output_images {folder}")
     progress.info(f"{len(data.labels)} images converted to {flags.to}: {flags.output}")
 
 

@@ -61,7 +61,7 @@ def _model_name(path: "Path | S3Path") -> str:
 
 def _detector(flags: argparse.Namespace, progress: Progress) -> Detector:
     """Load the model, by default with ONNX Runtime if it is installed: it is the fastest engine for single images."""
-    if (flags.engine, flags.devices) != ("auto", "auto") or not find_spec("onnxruntime"):
+    if flags.engine != "auto" or flags.devices not in ("auto", "cpu") or not find_spec("onnxruntime"):
         return Detector.load(flags.model, flags.devices, flags.engine)
     with open_model(flags.model) as model:
         if model.is_dir() and any(model.glob("*.onnx")):

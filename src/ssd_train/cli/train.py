@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import resource
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ssd_train import __version__
-from ssd_train.cli.arguments import Parser, add_fetch_flag, make_progress, program
+from ssd_train.cli.arguments import Parser, add_fetch_flag, boolean, make_progress, program
 from ssd_train.cli.config_file import config_text
 from ssd_train.cli.paths import add_input, add_output_dir, local_dir, staged_s3_paths
 from ssd_train.config import TrainConfig, current_names, describe_preset
-from ssd_train.config_fields import BOOLEANS
 from ssd_train.environment import (
     CHANNELS,
     Environment,
@@ -95,17 +95,22 @@ def run(arguments: Sequence[str]) -> int:
         if only_dry:
             dry_run(config, environment, progress)
             return 0
+        title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"
+        used = redact(config_text({**given, **config.to_json()}, title))
         with StopRequests() as requests:
-            trained = train(config, environment, progress, requests)
+            try:
+                trained = train(config, environment, progress, requests)
+            except (TrainingInterrupted, TrainingDiverged):
+                if (environment.output_dir / REPORT).exists():
+                    write_text_atomic(environment.output_dir / USED_CONFIG, used)
+                raise
         if not isinstance(trained, TrainingResult):
             progress.info(
                 f"this host has finished: final weights SHA-256 {trained.weights[:12]}; "
                 f"the model is on {trained.main_host}"
             )
             return 0
-        title = f"ssd_train {__version__}: the flags and settings of this run, for train --config"
-        used = config_text({**given, **config.to_json()}, title)
-        write_text_atomic(environment.output_dir / USED_CONFIG, redact(used))
+        write_text_atomic(environment.output_dir / USED_CONFIG, used)
         for line in trained.scores.lines():
             progress.info(line)
         progress.info(f"report: {trained.report}")
@@ -272,12 +277,8 @@ def _take_flags(hosted: Dict[str, str], parser: Parser, arguments: Sequence[str]
     for action in parser._actions:
         for flag in action.option_strings if action.dest not in (*parser.settings, "help") else ():
             value = hosted.pop(flag[2:], None)
-            if value is None or flag in given:
-                continue
-            if action.nargs != 0:
+            if value is not None and flag not in given:
                 flags.append(f"{flag}={value}")
-            elif BOOLEANS.get(value.lower()):
-                flags.append(flag)
     return flags
 
 
@@ -367,15 +368,19 @@ def summary(trained: TrainingResult) -> str:
 
 
 def next_steps(model_dir: Path) -> List[str]:
-    """Return the commands that use the model in `model_dir`."""
+    """Return the commands that use the model in `model_dir`, with the extras that they lack."""
     model = f"--model {shlex.quote(str(model_dir))}"
     steps = (
-        f"predict MORE_IMAGES {model} --overlays overlays",
-        f"evaluate {model} --images IMAGES --labels LABELS",
-        f"serve {model}",
-        f"export {model} --format onnx --output model.onnx",
+        (f"predict MORE_IMAGES {model} --overlays overlays", "", ""),
+        (f"evaluate {model} --images IMAGES --labels LABELS", "", ""),
+        (f"serve {model}", "serve", "starlette"),
+        (f"export {model} --format onnx --output model.onnx", "onnx", "onnx"),
     )
-    return [f"next: {program(step)}" for step in steps]
+    lines = []
+    for step, extra, module in steps:
+        missing = module and importlib.util.find_spec(module) is None
+        lines.append(f"next: {program(step)}" + (f"  # pip install 'ssd-train[{extra}]'" if missing else ""))
+    return lines
 
 
 UNTIMED, TIMED = 2, 8  # steps of a dry run: the first ones also choose algorithms and allocate memory
@@ -508,15 +513,18 @@ def make_parser() -> Parser:
     )
     outputs.add_argument(
         "--dry_run",
-        action="store_true",
+        type=boolean,
+        nargs="?",
+        const=True,
+        metavar="BOOLEAN",
         help="read and check the data, build the network, time some steps; train and write nothing",
     )
     outputs.add_argument(
         "--overwrite",
-        type=int,
+        type=boolean,
         nargs="?",
-        const=1,
-        choices=(0, 1),
+        const=True,
+        metavar="BOOLEAN",
         help="replace the model in --model_dir and the report in --output_dir, even if they are of another run",
     )
     add_input(

@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ssd_train.boxes import SizeWH
 from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, is_image_name
-from ssd_train.data.formats.coco import read_coco
+from ssd_train.data.formats.coco import read_coco, read_coco_splits, split_files
 from ssd_train.data.formats.ground_truth import MANIFEST_SUFFIXES, manifests_in, read_ground_truth
 from ssd_train.data.formats.image_json import read_image_json
 from ssd_train.data.formats.json_lines import PathLike
@@ -22,7 +22,7 @@ from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import read_yolo
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
-from ssd_train.data.split import select_split
+from ssd_train.data.split import select_split, with_folder_splits
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
 from ssd_train.errors import ConfigError, DataError, reading
 
@@ -142,9 +142,12 @@ def _choose(folder: Path, candidates: Dict[str, List[Path]], wanted: str) -> Det
             [DetectedLabels(name, paths[0]) for name, paths in by_format.items() if len(paths) == 1],
         )
     ((name, paths),) = by_format.items()
+    if name == "coco" and len(split_files(folder, paths)) > 1:
+        return DetectedLabels(name, folder)
     if len(paths) > 1:
+        splits = ", or one for each of train, val and test" if name == "coco" else ""
         raise DataError(
-            f"{folder}: found {len(paths)} times {EXPECTED[name]} ({', '.join(listed)}), expected one: name it"
+            f"{folder}: found {len(paths)} times {EXPECTED[name]} ({', '.join(listed)}), expected one{splits}: name it"
         )
     return DetectedLabels(name, paths[0])
 
@@ -344,6 +347,8 @@ def load_labels(
     read = dataclasses.replace(read, details={**read.details, "format": format})
     if options.verified and format != "ground_truth":
         raise ConfigError(f"verified: found {options.verified!r} and labels of {format}, expected ground_truth")
+    if format in _FOLDER_FORMATS:
+        read = with_folder_splits(read)
     if options.split:
         read = select_split(read, options.split)
     if source is None:
@@ -467,7 +472,8 @@ def _read(format: str, path: Path, folder: Path, options: LabelOptions) -> Tuple
     if format == "yolo":
         return read_yolo(folder, names, on_bad, path), None
     if format == "coco":
-        labels = read_coco(path, on_bad)
+        files = split_files(path, _in_folder(path, format)[format]) if path.is_dir() else {}
+        labels = read_coco_splits(path, files, on_bad) if files else read_coco(path, on_bad)
     else:
         labels = read_ground_truth(path, options.attribute or None, on_bad, options.verified)
     return (labels if names is None else labels.remap_classes(names)), None

@@ -6,8 +6,8 @@ together: each connected component of these two relations goes to one split as a
 hashed to a number in 0..1, decides which. So the result depends neither on the order of the lines nor, as a rule, on
 other records.
 
-Defined by the dataset: the lists in VOC's ImageSets/Main, and train, val and test of a data.yaml. Readers put them into
-`Labels.sets`; `select_split` and others select the ones that a job uses.
+Defined by the dataset: the lists in VOC's ImageSets/Main, train, val and test of a data.yaml, or folders of these names
+that hold all images. Labels have them in `Labels.sets`; `select_split` and others select the ones that a job uses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
 from ssd_train.data.structures import ImageSource, LabeledImage, Labels
 from ssd_train.environment import read_seconds
@@ -283,15 +283,32 @@ def validation_split(labels: Labels) -> Labels:
     return of_names(labels, members) if members else labels
 
 
+def split_of_folders(name: str) -> str:
+    """Return the split that a folder in the path `name` is called after; "" if none: valid/a.jpg -> val."""
+    found = (set_name(folder) for folder in name.split("/")[:-1])
+    return next((split for split in found if split in (TRAIN, VALIDATION, TEST)), "")
+
+
+def with_folder_splits(labels: Labels) -> Labels:
+    """Add the splits of folders called train, val or test, if all images are in such folders and in several of them."""
+    sets: Dict[str, Set[str]] = {}
+    for record in labels.records:
+        sets.setdefault(split_of_folders(record.name), set()).add(record.name)
+    if labels.sets or "" in sets or len(sets) < 2:
+        return labels
+    members = {name: frozenset(names) for name, names in sets.items()}
+    return dataclasses.replace(labels, sets=members, details={**labels.details, "sets": labels.source})
+
+
 def describe_mixed_folders(labels: Labels) -> str:
-    """Describe folders named as splits whose images are not kept apart, for want of a file that names the splits."""
+    """Describe folders called after splits whose images are not kept apart, because other images are of no split."""
     folders = sorted({record.name.split("/")[0] for record in labels.records}) if not labels.sets else []
     named = [name for name in folders if set_name(name) in (TRAIN, VALIDATION, TEST)]
     if len(named) < 2:
         return ""
     return (
-        f"{labels.source}: the images of the folders {', '.join(named)} are mixed and split anew; one folder for each "
-        "of --train and --validation keeps them apart"
+        f"{labels.source}: found images outside the folders {', '.join(named)}, so all are mixed and split anew; one "
+        "folder for each of --train and --validation keeps them apart"
     )
 
 

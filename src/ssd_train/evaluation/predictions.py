@@ -18,7 +18,7 @@ import numpy as np
 
 from ssd_train.data.file_names import files_below
 from ssd_train.data.formats.builder import number, short_repr
-from ssd_train.data.formats.coco import Key, id_key, read_ids
+from ssd_train.data.formats.coco import Key, id_key, is_coco_file, read_ids
 from ssd_train.data.formats.json_lines import PathLike, dump_json, parse_json, read_bytes, read_json, read_json_lines
 from ssd_train.data.structures import ClassNames, Detections, Labels
 from ssd_train.errors import DataError, locate_errors, reading
@@ -154,9 +154,13 @@ _COLUMNS = ("image", "class_id", "class", "score", "xmin", "ymin", "xmax", "ymax
 
 
 class CocoIds(NamedTuple):
-    """Ids of a COCO file: of images by file name, of categories by name."""
+    """Ids for COCO results: of images by file name, of categories by name.
 
-    images: Mapping[str, Any]
+    Images without ids (None) get the number in their names, or their names. With ids, an image or a class that has none
+    is left out.
+    """
+
+    images: Optional[Mapping[str, Any]]
     categories: Mapping[str, Any]
 
 
@@ -233,7 +237,7 @@ def _pixel_row(label: Any, score: Any, sides: List[float]) -> List[Any]:
 def _of_coco(path: Path, labels: Labels) -> Iterator[ImagePredictions]:
     with locate_errors(path):
         results = read_json(path)
-    known = read_ids(labels.source) if labels.details.get("format") == "coco" else None
+    known = read_ids(labels.source) if is_coco_file(labels) else None
     names = known.images if known else _names_by_id(labels)
     category_names = list(known.categories.values()) if known else []
     # class ids count from 1 in COCO results of this package and of Ultralytics; those of other programs have a 0
@@ -288,7 +292,7 @@ class Writer:
         format: Key of DEFAULTS.
         target: Open binary file; for "out", the path of a folder.
         class_names: Names of the class ids.
-        ids: Ids for COCO results; without them, ids are derived from image names and class ids.
+        ids: Ids for COCO results. A class without one gets its class id + 1.
     """
 
     def __init__(
@@ -324,15 +328,16 @@ class Writer:
             self._write(_csv_line([name, class_id, self._names[class_id], score, *box]))
 
     def _coco(self, name: str, detections: Detections) -> None:
-        images, categories = self._ids or CocoIds({}, {})
+        images, categories = self._ids or CocoIds(None, {})
         stem = name.rsplit("/", 1)[-1].rpartition(".")[0]
         own = int(stem) if stem.isascii() and stem.isdigit() else name
         for class_id, score, (x1, y1, x2, y2) in _numbers(detections):
             label = self._names[class_id]
-            if self._ids and (name not in images or label not in categories):
+            if images is not None and (name not in images or label not in categories):
                 self.left_out += 1  # a number of ours could be that of another image or class
                 continue
-            ids = {"image_id": images.get(name, own), "category_id": categories.get(label, class_id + 1)}
+            image_id = own if images is None else images[name]
+            ids = {"image_id": image_id, "category_id": categories.get(label, class_id + 1)}
             result = {**ids, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
             self._write(
                 (b",\n" if self._count else b"[\n") + dump_json({**result, "file_name": name, "category_name": label})

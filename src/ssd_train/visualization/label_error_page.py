@@ -31,6 +31,7 @@ Images = Sequence[Tuple[LabeledImage, Detections]]
 def render_label_errors(
     title: str,
     command: str,
+    model: str,
     counts: Dict[str, int],
     errors: Sequence[LabelError],
     images: Images,
@@ -43,6 +44,7 @@ def render_label_errors(
     Args:
         title: heading of the page.
         command: the command line that made it.
+        model: the model of the detections, and whether it was trained on these labels.
         counts: number of likely errors of each kind, of which `errors` may be the first.
         errors: the errors to show, in order.
         images: labels and detections by image index.
@@ -54,7 +56,7 @@ def render_label_errors(
     shown = f"; the first {len(errors)} are shown" if len(errors) < total else ""
     rows: List[List[Child]] = [[kind, DESCRIPTIONS[kind], counts.get(kind, 0)] for kind in KINDS]
     lead = (
-        "A score is how likely a label is wrong, by detections of a model that was not trained on it. Each row shows a "
+        f"A score is how likely a label is wrong, by detections of {model}. Each row shows a "
         "part of the image, the labels there, and the detections. The boxes that an error is about are tinted."
     )
     sections = [_entry(rank, error, images, class_names, read) for rank, error in enumerate(track(errors), start=1)]

@@ -116,7 +116,7 @@ def title_page(front: TitlePage) -> np.ndarray:
     for line in front.lines:
         page.write(line, _TEXT, _SOFT)
     page.skip(40)
-    page.write(f"Solid boxes are detections that score {front.threshold:g} or more.", _TEXT, draw.DARK)
+    page.write(f"Solid boxes are detections that score {front.threshold:.3g} or more.", _TEXT, draw.DARK)
     if front.has_truth:
         page.write("Dashed white boxes are labels; missed objects carry their name.", _TEXT, draw.DARK)
     page.skip(40)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from helpers.data import cell_of, pdf_pages, shapes_set
-from helpers.models import CLASSES, talking_model
+from helpers.models import CLASSES, change_config, talking_model
 from PIL import Image
 
 from ssd_train.cli.main import main
@@ -301,6 +302,14 @@ def test_predict_coco_ids_are_those_of_the_labels_or_none(model, drawn, tmp_path
     found = {(row["image_id"], row["category_id"], row["file_name"], row["category_name"]) for row in results}
     assert found == {(1, 2, names[0], "disc")}
     assert re.search(r"^warning: \S*a.json: [1-9]\d* detections are left out", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_predict_coco_without_labels_has_the_category_ids_of_the_training_data(model, drawn, tmp_path):
+    trained = shutil.copytree(model, tmp_path / "model")
+    change_config(trained, category_ids={"disc": 18, "square": 44, "triangle": 90})
+    assert predict(drawn.images, "--model", trained, "--format", "coco", "--output", tmp_path / "a.json") == 0
+    found = {(row["category_id"], row["category_name"]) for row in json.loads((tmp_path / "a.json").read_text())}
+    assert found and found <= {(18, "disc"), (44, "square"), (90, "triangle")}
 
 
 def test_predict_coco_with_a_manifest_called_json_derives_its_ids(model, drawn, tmp_path):

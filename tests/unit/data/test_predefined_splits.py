@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from helpers.data import HeardProgress, picture
+from helpers.data import HeardProgress, picture, write_files
+from pycocotools.coco import COCO
 
 from ssd_train.config import TrainConfig
 from ssd_train.data.formats.voc import read_voc
@@ -155,3 +156,112 @@ def test_load_labels_of_a_data_yaml_names_its_folder(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: {0: logo}\n")
     with pytest.raises(DataError, match=f"^{tmp_path / 'data.yaml'}: .*{tmp_path}$"):
         load_labels(tmp_path, tmp_path / "data.yaml", LabelOptions())
+
+
+# as Roboflow writes them: the first category is the project's name, ids count from 0 in each file
+ROBOFLOW = [
+    {"id": 0, "name": "RBC-WBC", "supercategory": "none"},
+    {"id": 1, "name": "rbc", "supercategory": "RBC-WBC"},
+    {"id": 2, "name": "wbc", "supercategory": "RBC-WBC"},
+]
+CVAT = [{"id": 1, "name": "rbc", "supercategory": ""}, {"id": 2, "name": "wbc", "supercategory": ""}]
+
+
+def coco(root, images, annotations, names, categories):
+    """Write images into the folder `images` of `root`, and a COCO file `annotations` with a box of each."""
+    content = {"images": [], "annotations": [], "categories": categories}
+    for number, name in enumerate(names):
+        (root / images).mkdir(parents=True, exist_ok=True)
+        (root / images / name).write_bytes(encode_jpeg(picture((40, 30), len(name) + number)))
+        content["images"].append({"id": number, "file_name": name, "height": 30, "width": 40})
+        box = {"bbox": [2, 3, 20, 10.5], "area": 210, "segmentation": [], "iscrowd": 0}
+        content["annotations"].append({"id": number, "image_id": number, "category_id": 1 + number % 2, **box})
+    return write_files(root, {annotations: content}) / annotations
+
+
+LAYOUTS = {
+    "roboflow": ("{0}", "{0}/_annotations.coco.json", ("train", "valid", "test"), ROBOFLOW),
+    "coco": ("{0}2017", "annotations/instances_{0}2017.json", ("train", "val"), CVAT),
+    "cvat": ("images/{0}", "annotations/instances_{0}.json", ("Train", "Validation"), CVAT),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_load_labels_coco_file_of_each_split(tmp_path, layout):
+    images, annotations, folders, categories = LAYOUTS[layout]
+    files = {}
+    for folder in folders:
+        split = {"t": "train", "v": "val"}[folder[0].lower()] if folder != "test" else "test"
+        names = [f"{folder}_{number}.jpg" for number in range(3)]
+        files[split] = coco(tmp_path, images.format(folder), annotations.format(folder), names, categories)
+    data = load_labels(None, tmp_path)
+    assert data.labels.class_names.names == ("rbc", "wbc") and data.labels.category_ids == {"rbc": 1, "wbc": 2}
+    assert set(data.labels.sets) == set(files)
+    assert all(data.images.read(record) for record in data.labels.records)
+    for split, file in files.items():
+        truth = COCO(str(file))
+        boxes = {
+            truth.imgs[one["image_id"]]["file_name"]: (one["bbox"], one["category_id"]) for one in truth.anns.values()
+        }
+        found = select_split(data.labels, split).records
+        assert len(found) == 3
+        for record in found:
+            (x1, y1, x2, y2), class_id = record.boxes[0].tolist(), int(record.class_ids[0])
+            assert boxes[record.basename] == ([x1, y1, x2 - x1, y2 - y1], class_id + 1)
+
+
+def test_load_splits_trains_on_roboflows_train_and_validates_on_valid(tmp_path):
+    for folder, count in (("train", 4), ("valid", 2), ("test", 3)):
+        names = [f"{number}.jpg" for number in range(count)]  # the same names in each folder
+        coco(tmp_path, folder, f"{folder}/_annotations.coco.json", names, ROBOFLOW)
+    progress = HeardProgress()
+    train, validation = load_splits(TrainConfig(), Environment(tmp_path), progress)
+    assert {record.name.split("/")[0] for record in train.labels.records} == {"train"} and len(train.labels) == 4
+    assert {record.name.split("/")[0] for record in validation.labels.records} == {"valid"}
+    assert len(validation.labels) == 2 and train.labels.class_names.names == ("rbc", "wbc")
+
+
+def test_load_labels_coco_files_that_are_no_splits_are_refused(tmp_path):
+    for name in ("a", "b"):
+        coco(tmp_path, name, f"{name}.json", ["1.jpg"], CVAT)
+    with pytest.raises(DataError, match="one for each of train, val and test"):
+        load_labels(None, tmp_path)
+
+
+def test_load_labels_coco_image_in_two_splits_is_refused(tmp_path):
+    for name in ("train", "val"):
+        coco(tmp_path, "images", f"annotations/instances_{name}.json", ["1.jpg"], CVAT)
+    with pytest.raises(DataError, match=r"instances_val.json:images\[0\]: found '1.jpg' again"):
+        load_labels(None, tmp_path)
+
+
+def test_load_labels_coco_splits_with_other_category_ids_are_matched_by_name(tmp_path):
+    coco(tmp_path, "train", "train/a.json", ["1.jpg", "2.jpg"], CVAT)
+    turned = [{"id": 1, "name": "wbc"}, {"id": 2, "name": "rbc"}]
+    coco(tmp_path, "val", "val/a.json", ["1.jpg"], turned)
+    labels = load_labels(None, tmp_path).labels
+    classes = {record.name: labels.class_names[int(record.class_ids[0])] for record in labels.records}
+    assert classes == {"train/1.jpg": "rbc", "train/2.jpg": "wbc", "val/1.jpg": "wbc"} and not labels.category_ids
+
+
+def test_load_labels_coco_group_category_with_a_box_is_a_class(tmp_path):
+    file = coco(tmp_path, "images", "a.json", ["1.jpg", "2.jpg"], [{**ROBOFLOW[0], "id": 2}, ROBOFLOW[1]])
+    assert load_labels(tmp_path, file).labels.class_names.names == ("rbc", "RBC-WBC")
+
+
+@pytest.mark.parametrize(
+    "others, sets", [((), {"train", "val"}), (("5",), set())], ids=["all in folders", "one outside"]
+)
+def test_load_labels_voc_folders_called_after_splits_are_splits(tmp_path, others, sets):
+    """Roboflow's VOC export: an XML file beside each image, no list."""
+    for folder, stems_of in (("train", "123"), ("valid", "14"), (".", others)):
+        for stem in stems_of:
+            write_files(
+                tmp_path / folder,
+                {
+                    f"{stem}.jpg": encode_jpeg(picture((40, 30), int(stem))),
+                    f"{stem}.xml": f"<annotation><object><name>a</name>{BOX}</object></annotation>",
+                },
+            )
+    labels = load_labels(None, tmp_path).labels
+    assert set(labels.sets) == sets and (not sets or labels.sets["val"] == {"valid/1.jpg", "valid/4.jpg"})

@@ -25,7 +25,7 @@ def page(errors, counts=None):
         shown.append(record.name)
         return picture(SIZE)
 
-    arguments = ("Likely label errors", "ssd-train audit", counts or {"missing": len(errors)})
+    arguments = ("Likely label errors", "ssd-train audit", "the model <m>", counts or {"missing": len(errors)})
     return render_label_errors(*arguments, errors, [(RECORD, DETECTIONS)], NAMES, read, list), shown
 
 
@@ -39,6 +39,7 @@ def test_page_has_three_images_and_the_reason_of_each_error_and_escapes_names():
     assert "&lt;b&gt;dog&lt;/b&gt; detected" in text and "labelled twice" in text
     assert "<b>dog" not in text and "<i>one" not in text
     assert all(kind in text and DESCRIPTIONS[kind] in text for kind in KINDS)
+    assert "by detections of the model &lt;m&gt;." in text
     assert "Content-Security-Policy" in text and "<script" not in text
 
 

@@ -304,9 +304,12 @@ def statistics(labels: Labels, boxes: Scaled, sizes: Sequence[Optional[SizeWH]])
 def remarks(labels: Labels) -> List[str]:
     """Return remarks about the labels for the user, one line each.
 
-    These are results of verification jobs, and class names that differ only in case, blanks or hyphens.
+    These are results of verification jobs, categories that are no classes, and class names that differ only in case,
+    blanks or hyphens.
     """
     lines = list(filter(None, [labels.details.get("verification", "")]))
+    if labels.details.get("left_out_categories"):
+        lines.append(f"no class, because it groups others and has no box: {labels.details['left_out_categories']}")
     alike: Dict[str, List[str]] = {}
     for name in labels.class_names:
         alike.setdefault("".join(re.split(r"[\s_-]+", folded(name))), []).append(name)

@@ -16,6 +16,7 @@ cocodataset.org, "Data format". Error messages name ``file:images[3]`` or ``file
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -39,6 +40,7 @@ from ssd_train.data.formats.builder import (
 )
 from ssd_train.data.formats.json_lines import PathLike, dump_json, read_json
 from ssd_train.data.image_sources import key_parts
+from ssd_train.data.split import split_of_folders
 from ssd_train.data.structures import ClassNames, LabeledImage, Labels
 from ssd_train.errors import DataError, locate_errors
 from ssd_train.storage.atomic import open_atomic
@@ -64,7 +66,8 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
     with locate_errors(path):
         value = read_json(path, constants=True)
         images, annotations, categories = (_list(value, key) for key in ("images", "annotations", "categories"))
-    names, table, category_ids = _class_table(categories, path)
+    groups = _unused_groups(categories, annotations)
+    names, table, category_ids = _class_table(categories, path, leave_out=groups)
     builder = LabelsBuilder(str(path), on_bad)
     boxes = _boxes_by_image(annotations, images, str(path), builder)
     normalized = _all_normalized(annotations)
@@ -79,7 +82,68 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
             builder.add(where, name, *_label(image, boxes.get(image_id, []), table, normalized))
     if not images:
         raise DataError(f"{path}: found no images, expected at least one")
-    return dataclasses.replace(builder.build(names), category_ids=category_ids)
+    details = {"left_out_categories": ", ".join(repr(categories[index]["name"]) for index in groups)} if groups else {}
+    return dataclasses.replace(builder.build(names, details), category_ids=category_ids)
+
+
+def split_files(folder: Path, files: Sequence[Path]) -> Dict[str, Path]:
+    """Return split -> COCO file if each of `files`, or its folder below `folder`, is called after another split; else {}.
+
+    Examples are valid/_annotations.coco.json of Roboflow, annotations/instances_val2017.json of COCO and
+    annotations/instances_Validation.json of CVAT.
+    """
+    splits: Dict[str, Path] = {}
+    for file in files:
+        words = re.sub("[^a-z]+", "/", file.stem.lower())
+        splits[split_of_folders(file.relative_to(folder).as_posix()) or split_of_folders(f"{words}/")] = file
+    return splits if len(splits) == len(files) and "" not in splits else {}
+
+
+def read_coco_splits(folder: Path, files: Mapping[str, Path], on_bad: str = "error") -> Labels:
+    """Read a COCO file for each split of a dataset.
+
+    Classes are matched by name. Images beside their file are named from `folder`, e.g. valid/a.jpg.
+
+    Args:
+        folder: Folder of the dataset.
+        files: Split -> its file.
+        on_bad: As for `read_coco`.
+
+    Raises:
+        DataError: A file is unusable, or an image is in two splits.
+    """
+    parts = {}
+    for split, file in sorted(files.items()):
+        read, beside = read_coco(file, on_bad), file.parent.relative_to(folder)
+        renamed = [
+            dataclasses.replace(record, name=(beside / record.name).as_posix())
+            if os.path.exists(file.parent / record.name)
+            else record
+            for record in read.records
+        ]
+        parts[split] = dataclasses.replace(read, records=tuple(renamed))
+    numbers = {(name, part.category_ids.get(name)) for part in parts.values() for name in part.class_names}
+    ids = {name: number for name, number in numbers if number is not None}
+    agree = len(ids) == len(set(ids.values())) == len(numbers)  # each name has one id in all files
+    names = dict.fromkeys(name for part in parts.values() for name in part.class_names)
+    class_names = ClassNames(tuple(sorted(names, key=ids.__getitem__) if agree else names))
+    places: Dict[str, str] = {}
+    for record in (record for part in parts.values() for record in part.records):
+        if places.setdefault(record.name, record.where) != record.where:
+            raise DataError(
+                f"{record.where}: found {record.name!r} again, as in {places[record.name]}, expected it in one split"
+            )
+    left_out = {part.details["left_out_categories"] for part in parts.values() if part.details}
+    return Labels(
+        tuple(record for part in parts.values() for record in part.remap_classes(class_names).records),
+        class_names,
+        skipped=tuple(issue for part in parts.values() for issue in part.skipped),
+        repaired=tuple(issue for part in parts.values() for issue in part.repaired),
+        source=str(folder),
+        details={"sets": str(folder), **({"left_out_categories": ", ".join(sorted(left_out))} if left_out else {})},
+        category_ids=ids if agree else {},
+        sets={split: frozenset(record.name for record in part.records) for split, part in parts.items()},
+    )
 
 
 class Ids(NamedTuple):
@@ -87,6 +151,11 @@ class Ids(NamedTuple):
 
     images: Dict[Key, str]
     categories: Dict[Key, str]
+
+
+def is_coco_file(labels: Labels) -> bool:
+    """Return whether the labels are those of one COCO file, so that its ids are unique."""
+    return labels.details.get("format") == "coco" and os.path.isfile(labels.source)
 
 
 def read_ids(path: PathLike) -> Ids:
@@ -156,7 +225,27 @@ def _list(value: Any, key: str) -> List[Any]:
     return value[key]
 
 
-def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames, Dict[Key, int], Dict[str, int]]:
+def _unused_groups(categories: Sequence[Any], annotations: Sequence[Any]) -> List[int]:
+    """Return the indices of categories that only group others.
+
+    Such a category has no annotation, is the supercategory of another one, and its own is "none". The first category in
+    Roboflow's exports is one: {id: 0, name: cells, supercategory: none}.
+    """
+    found = [category if isinstance(category, dict) else {} for category in categories]
+    used = {str(shortest(annotation.get("category_id"))) for annotation in annotations if isinstance(annotation, dict)}
+    groups = {str(category.get("supercategory")) for category in found} - {"none"}
+    return [
+        index
+        for index, category in enumerate(found)
+        if category.get("supercategory") == "none"
+        and category.get("name") in groups
+        and str(shortest(category.get("id"))) not in used
+    ]
+
+
+def _class_table(
+    categories: Sequence[Any], path: PathLike, leave_out: Sequence[int] = ()
+) -> Tuple[ClassNames, Dict[Key, int], Dict[str, int]]:
     """Return class names, a table category id -> class id, and name -> category id.
 
     Integer ids determine the order of the classes. If any id is a string, the order of the file does. The third result
@@ -164,6 +253,8 @@ def _class_table(categories: Sequence[Any], path: PathLike) -> Tuple[ClassNames,
     """
     origins: Dict[Tuple[Key, str], str] = {}
     for index, category in enumerate(categories):
+        if index in leave_out:
+            continue
         where = f"{path}:categories[{index}]"
         name = category.get("name") if isinstance(category, dict) else None
         if not isinstance(name, str) or not name.strip():
