@@ -87,7 +87,7 @@ def read_coco(path: PathLike, on_bad: str = "error") -> Labels:
 
 
 def split_files(folder: Path, files: Sequence[Path]) -> Dict[str, Path]:
-    """Return split -> COCO file if each of `files`, or its folder below `folder`, is called after another split; else {}.
+    """Return split -> COCO file if each of `files`, or its folder, is called after another split, else {}.
 
     Examples are valid/_annotations.coco.json of Roboflow, annotations/instances_val2017.json of COCO and
     annotations/instances_Validation.json of CVAT.
