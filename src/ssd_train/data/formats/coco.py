@@ -127,12 +127,11 @@ def read_coco_splits(folder: Path, files: Mapping[str, Path], on_bad: str = "err
     agree = len(ids) == len(set(ids.values())) == len(numbers)  # each name has one id in all files
     names = dict.fromkeys(name for part in parts.values() for name in part.class_names)
     class_names = ClassNames(tuple(sorted(names, key=ids.__getitem__) if agree else names))
-    places: Dict[str, str] = {}
+    first_seen: Dict[str, str] = {}
     for record in (record for part in parts.values() for record in part.records):
-        if places.setdefault(record.name, record.where) != record.where:
-            raise DataError(
-                f"{record.where}: found {record.name!r} again, as in {places[record.name]}, expected it in one split"
-            )
+        if first_seen.setdefault(record.name, record.where) != record.where:
+            first = first_seen[record.name]
+            raise DataError(f"{record.where}: found {record.name!r} again, as in {first}, expected it in one split")
     left_out = {part.details["left_out_categories"] for part in parts.values() if part.details}
     return Labels(
         tuple(record for part in parts.values() for record in part.remap_classes(class_names).records),
@@ -231,12 +230,12 @@ def _unused_groups(categories: Sequence[Any], annotations: Sequence[Any]) -> Lis
     Such a category has no annotation, is the supercategory of another one, and its own is "none". The first category in
     Roboflow's exports is one: {id: 0, name: cells, supercategory: none}.
     """
-    found = [category if isinstance(category, dict) else {} for category in categories]
+    objects = [category if isinstance(category, dict) else {} for category in categories]
     used = {str(shortest(annotation.get("category_id"))) for annotation in annotations if isinstance(annotation, dict)}
-    groups = {str(category.get("supercategory")) for category in found} - {"none"}
+    groups = {str(category.get("supercategory")) for category in objects} - {"none"}
     return [
         index
-        for index, category in enumerate(found)
+        for index, category in enumerate(objects)
         if category.get("supercategory") == "none"
         and category.get("name") in groups
         and str(shortest(category.get("id"))) not in used
