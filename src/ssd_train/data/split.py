@@ -285,8 +285,8 @@ def validation_split(labels: Labels) -> Labels:
 
 def split_of_folders(name: str) -> str:
     """Return the split that a folder in the path `name` is called after; "" if none: valid/a.jpg -> val."""
-    found = (set_name(folder) for folder in name.split("/")[:-1])
-    return next((split for split in found if split in (TRAIN, VALIDATION, TEST)), "")
+    splits = (set_name(folder) for folder in name.split("/")[:-1])
+    return next((split for split in splits if split in (TRAIN, VALIDATION, TEST)), "")
 
 
 def with_folder_splits(labels: Labels) -> Labels:
