@@ -27,7 +27,7 @@ ALIASES: Dict[str, Tuple[str, ...]] = {
 }
 
 _DATA = (
-    "--train FOLDER, with --labels PATH unless the labels are in it (a YOLO export: the folder of its data.yaml)",
+    "--train FOLDER, with --labels PATH unless the labels are in it (a YOLO export: its folder or data.yaml)",
     "--images FOLDER and --labels PATH",
 )
 _PATH_FLAGS = ("--job_name NAME", "--model_dir FOLDER and --output_dir FOLDER", "--output PATH", "--folder FOLDER")

@@ -15,6 +15,7 @@ from ssd_train.cli.paths import add_input, add_output, staged_s3_paths
 from ssd_train.config import FINE_STRIDES, TrainConfig
 from ssd_train.data.checks.codes import CODES, SEVERITIES
 from ssd_train.data.checks.runner import CheckResult, Split, check_data, unreadable_labels_result
+from ssd_train.data.file_names import describe_unread
 from ssd_train.data.image_sources import FolderImages
 from ssd_train.data.labels import LabelOptions, load_labels
 from ssd_train.data.split import describe_mixed_folders, describe_splits, training_split
@@ -56,6 +57,9 @@ def run(arguments: Sequence[str]) -> int:
             mixed = describe_mixed_folders(read[0].labels) if len(read) == 1 else ""
             if mixed:
                 progress.warning(mixed)
+            roots = dict.fromkeys(data.images.root for data in read if isinstance(data.images, FolderImages))
+            for line in filter(None, map(describe_unread, roots)):
+                progress.warning(line)
             result = check_data(read, config.image_shape, anchors, progress, fine_anchors)
         for line in report_lines(result, given):
             progress.info(line)

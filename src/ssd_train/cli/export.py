@@ -50,9 +50,9 @@ def _proof(flags: argparse.Namespace, progress: Progress) -> "VerificationOption
     has_data = flags.images is not None or flags.labels is not None
     if flags.format in EIGHT_BITS:
         validation = load_labels(flags.images, flags.labels, label_options(flags, progress)) if has_data else None
-        images = find_images(flags.calibration or [])
+        images = find_images(flags.calibration or [], progress)
         return VerificationOptions(images, validation, flags.max_map_drop, flags.overwrite)
-    images = find_images([flags.images] if flags.images is not None else [])
+    images = find_images([flags.images] if flags.images is not None else [], progress)
     return VerificationOptions(images, overwrite=flags.overwrite)
 
 

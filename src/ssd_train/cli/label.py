@@ -90,7 +90,7 @@ def _label(flags: argparse.Namespace, progress: Progress) -> None:
     _refuse_earlier(flags)
     require_writable(flags.output)
     detector = Detector.load(flags.model, flags.devices, flags.engine)
-    images = find_images([flags.images])
+    images = find_images([flags.images], progress)
     faults: List[str] = []
     threshold = score_threshold(flags, detector, progress)
     labelled: List[Tuple[LabeledImage, List[float]]] = []

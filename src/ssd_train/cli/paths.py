@@ -25,7 +25,7 @@ import numpy as np
 from ssd_train.artifacts.model_config import CONFIG
 from ssd_train.artifacts.symbol_format import EXPORT
 from ssd_train.cli.arguments import make_progress
-from ssd_train.data.file_names import IMAGE_FORMATS, images_below
+from ssd_train.data.file_names import IMAGE_FORMATS, describe_unread, images_below
 from ssd_train.data.image_io import encode
 from ssd_train.deploy.detector import ImageRef
 from ssd_train.environment import cache_folder
@@ -251,12 +251,15 @@ def _values(flags: argparse.Namespace) -> Iterator[object]:
         yield from value if isinstance(value, list) else [value]
 
 
-def find_images(paths: Sequence[Path]) -> List[ImageRef]:
+def find_images(paths: Sequence[Path], progress: Progress) -> List[ImageRef]:
     """Return the images in `paths`, files or folders; names of images in folders are relative to the folder."""
     images = []
     for path in paths:
         if os.path.isdir(path):
             files = _files_below(path)
+            unread = describe_unread(path)
+            if unread:
+                progress.warning(unread)
             if not files:
                 raise ConfigError(
                     f"{path}: found no image in this folder, expected files ending in {', '.join(IMAGE_FORMATS)}"

@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     videos = check_video_flags(flags)
     with staged_s3_paths(flags) as progress:
         detector = Detector.load(flags.model, flags.devices, flags.engine)
-        images = [] if videos else find_images(flags.paths)
+        images = [] if videos else find_images(flags.paths, progress)
         faults: List[str] = []
         if videos:
             predict_videos(detector, flags.paths, flags, score_threshold(flags, detector, progress), progress)

@@ -21,6 +21,7 @@ from ssd_train.cli.arguments import (
     unique_keys,
 )
 from ssd_train.cli.paths import add_input, add_output, add_output_dir, input_path, staged_s3_paths
+from ssd_train.data.file_names import describe_unread
 from ssd_train.data.formats.ground_truth import find_manifest
 from ssd_train.data.formats.video import read_video_frames
 from ssd_train.data.formats.yolo import image_parts
@@ -349,6 +350,8 @@ def add_manifest_flags(parser: Parser) -> None:
 def run_manifest(flags: argparse.Namespace, progress: Progress) -> None:
     """Write the input manifest of a labeling job."""
     refuse_own_input(flags.output, *flags.sources)
+    for line in filter(None, (describe_unread(source) for source in flags.sources if os.path.isdir(source))):
+        progress.warning(line)
     count = write_listing(flags.sources, flags.output, flags.prefix, flags.every, flags.name_regex)
     progress.info(f"{count} lines written: {flags.output}")
 

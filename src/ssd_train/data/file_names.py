@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
 from urllib.parse import parse_qsl, unquote
@@ -27,6 +28,7 @@ IMAGE_FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
+UNREAD_FORMATS = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg")  # extensions of images that are not read
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _RESOURCE_FORKS = "__MACOSX"  # folder that macOS adds to archives
@@ -82,6 +84,13 @@ def _is_new(folder: str, visited: List[str]) -> bool:
 def images_below(root: "str | os.PathLike[str]", onerror: Optional[Callable[[OSError], None]] = None) -> List[Path]:
     """Return the files below a folder that have an image extension, sorted by path."""
     return sorted(file for file in files_below(root, onerror) if is_image_name(file.name) and file.is_file())
+
+
+def describe_unread(root: "str | os.PathLike[str]") -> str:
+    """Describe the images below a folder that have the extension of a format that is not read; "" if there are none."""
+    counts = Counter(file.suffix.lower() for file in files_below(root))
+    listed = ", ".join(f"{counts[ending]} {ending}" for ending in UNREAD_FORMATS if counts[ending])
+    return f"{root}: found images that are not read ({listed}), expected JPEG, PNG, BMP, TIFF or WebP" if listed else ""
 
 
 def folded(text: str) -> str:

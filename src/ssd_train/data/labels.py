@@ -19,7 +19,7 @@ from ssd_train.data.formats.image_json import read_image_json
 from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.formats.recordio import MAGIC, read_recordio
 from ssd_train.data.formats.voc import read_voc
-from ssd_train.data.formats.yolo import read_yolo
+from ssd_train.data.formats.yolo import YAML_ENDINGS, description_files, read_yolo
 from ssd_train.data.image_io import read_header
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
 from ssd_train.data.split import select_split, with_folder_splits
@@ -98,6 +98,8 @@ def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
         return _in_sister(source, wanted) or _choose(source, _in_folder(source, wanted), wanted)
     if not source.exists():
         raise DataError(f"{path}: not found, expected labels: {_expected(wanted)}")
+    if source.suffix.lower() in YAML_ENDINGS and wanted in ("", "yolo"):
+        return _of_data_yaml(source)
     if wanted:
         return DetectedLabels(wanted, source)
     format = _of_file(source)
@@ -201,6 +203,18 @@ def _is_yolo(head: bytes) -> bool:
     )
 
 
+def _of_data_yaml(file: Path) -> DetectedLabels:
+    """Return the YOLO dataset in the folder of its data.yaml.
+
+    Raises:
+        DataError: There are no YOLO labels, or another file describes them.
+    """
+    folder = file.parent
+    if next(description_files(folder), file) != file or not _in_folder(folder)["yolo"]:
+        raise DataError(f"{file}: found a YAML file, expected the folder of a YOLO data set: {folder}")
+    return DetectedLabels("yolo", folder)
+
+
 def _of_file(file: Path) -> str:
     ending = file.suffix.lower()
     if ending in MANIFEST_SUFFIXES:  # without opening it: it may be large, and the reader opens it once
@@ -208,8 +222,6 @@ def _of_file(file: Path) -> str:
     head = _head(file)
     if ending == ".rec" or head.startswith(MAGIC):
         return "recordio"
-    if ending in (".yaml", ".yml"):
-        raise DataError(f"{file}: found a YAML file, expected the folder of a YOLO data set: {file.parent}")
     format = _of_json(file)
     if format is None and _JSON_OBJECT.match(head) and any(key in head for key in _COCO_PARTS):
         return "coco"  # a key is missing or the file is truncated: the reader reports it

@@ -12,6 +12,7 @@ from ssd_train.cli.main import main
 from ssd_train.cli.paths import find_images, overlay_paths
 from ssd_train.data.image_io import encode_png
 from ssd_train.errors import ConfigError
+from ssd_train.progress import Progress
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 
 def names(paths):
-    return [found.name for found in find_images(paths)]
+    return [found.name for found in find_images(paths, Progress())]
 
 
 def test_a_folder_gives_all_below_it_by_their_paths(folder):
@@ -39,7 +40,7 @@ def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match=r"deep/er: .*Permission denied"):
-        find_images([folder])
+        find_images([folder], Progress())
 
 
 def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
@@ -64,7 +65,7 @@ def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
         assert len(names(paths)) >= 4
         return
     with pytest.raises(ConfigError) as error:
-        find_images(paths)
+        find_images(paths, Progress())
     assert str(error.value).startswith((str(folder), "found ")) and expected in str(error.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.data import picture, write_files
+from helpers.data import HeardProgress, picture, write_files
 
 from ssd_train.cli.main import main
 from ssd_train.cli.paths import find_images
@@ -12,6 +12,7 @@ from ssd_train.data.image_io import encode_jpeg
 from ssd_train.data.image_sources import FolderImages, portable_name
 from ssd_train.data.structures import LabeledImage
 from ssd_train.prepare.manifest import list_images
+from ssd_train.progress import Progress
 
 HIDDEN = (".ipynb_checkpoints/a-checkpoint.jpg", "x/.cache/b.png", "._a.jpg", "__MACOSX/x/._a.jpg", "__MACOSX/c.jpg")
 
@@ -33,7 +34,7 @@ def test_every_listing_hidden_files_are_left_out(folder):
     assert [file.relative_to(folder).as_posix() for file in images_below(folder)] == wanted
     assert [file.name for file in files_below(folder)] == ["a.jpg", "b.JFIF", "note.txt"]
     assert list_images(folder) == wanted
-    assert [picture.name for picture in find_images([folder])] == wanted
+    assert [picture.name for picture in find_images([folder], Progress())] == wanted
 
 
 def test_files_below_follows_links_to_folders_outside_once(tmp_path):
@@ -86,3 +87,16 @@ def test_convert_foreign_names_are_not_handed_on(tmp_path, target):
     assert main([*command, "--labels_format", "coco", "--to", format, "--output", str(output)]) == 0
     written = output.read_text() if output.is_file() else next(output.rglob("a.*")).read_text()
     assert "a.JPG" in written and "photos" not in written
+
+
+def test_commands_that_search_a_folder_name_images_that_are_not_read(tmp_path, capsys):
+    """Photographs of an iPhone, and GIF files: predict, label and export share `find_images`."""
+    write_files(tmp_path / "a", {"1.jpg": encode_jpeg(picture()), "2.HEIC": "x", "b/3.heic": "x", "4.gif": "x"})
+    assert main(["prepare", "manifest", str(tmp_path / "a"), "--output", str(tmp_path / "a.manifest")]) == 0
+    assert "images that are not read (1 .gif, 2 .heic)" in capsys.readouterr().out
+    progress = HeardProgress()
+    assert len(find_images([tmp_path / "a"], progress)) == 1
+    assert ["2 .heic" in line for line in progress.warnings] == [True]
+    labels = write_files(tmp_path, {"a/1.txt": "0 0.5 0.5 0.4 0.4\n"}) / "a"
+    assert main(["check", "--images", str(labels)]) == 0
+    assert "2 .heic" in capsys.readouterr().out

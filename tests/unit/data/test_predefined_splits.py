@@ -152,7 +152,23 @@ def test_load_splits_of_a_data_yaml_whose_val_is_train_holds_images_out(tmp_path
     assert len(validation.labels) and any(str(tmp_path) in line for line in progress.warnings)
 
 
-def test_load_labels_of_a_data_yaml_names_its_folder(tmp_path):
+def test_load_labels_of_a_data_yaml_are_those_of_its_folder(tmp_path):
+    """As `yolo train data=data.yaml`."""
+    for split in ("train", "val"):
+        files = {"images/a.jpg": encode_jpeg(picture((40, 30), len(split))), "labels/a.txt": "0 0.5 0.5 0.4 0.4\n"}
+        write_files(tmp_path / split, files)
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnames: [logo]\n")
+    file = tmp_path / "data.yaml"
+    for images, labels in ((file, None), (None, file), (tmp_path, file)):
+        data = load_labels(images, labels)
+        assert data.labels.sets == {"train": {"train/images/a.jpg"}, "val": {"val/images/a.jpg"}}
+        assert all(data.images.read(record) for record in data.labels.records)
+    (tmp_path / "other.yaml").write_text("train: val/images\nnames: [logo]\n")
+    with pytest.raises(DataError, match="other.yaml: found a YAML file"):
+        load_labels(tmp_path / "other.yaml", None)
+
+
+def test_load_labels_of_a_data_yaml_without_labels_names_its_folder(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: {0: logo}\n")
     with pytest.raises(DataError, match=f"^{tmp_path / 'data.yaml'}: .*{tmp_path}$"):
         load_labels(tmp_path, tmp_path / "data.yaml", LabelOptions())

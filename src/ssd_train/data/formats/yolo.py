@@ -23,7 +23,15 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 from urllib.parse import unquote
 
 from ssd_train.boxes import SizeWH
-from ssd_train.data.file_names import IMAGE_FORMATS, files_below, folded, images_below, is_hidden, paths_below
+from ssd_train.data.file_names import (
+    IMAGE_FORMATS,
+    UNREAD_FORMATS,
+    files_below,
+    folded,
+    images_below,
+    is_hidden,
+    paths_below,
+)
 from ssd_train.data.formats.builder import (
     BoxLabel,
     Corners,
@@ -45,7 +53,7 @@ from ssd_train.data.structures import MAX_CLASSES, ClassNames, LabeledImage, Lab
 from ssd_train.errors import DataError, DependencyError, locate_errors
 
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-_YAML_ENDINGS = (".yaml", ".yml")
+YAML_ENDINGS = (".yaml", ".yml")
 _PLAIN = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 _COMPARED = (*_YAML, "classes.txt", "obj.names")  # the others may be left from a program's own examples
 _BELOW = (*_YAML, *_PLAIN)  # searched in all subfolders, too, if the folders themselves have no names
@@ -86,7 +94,7 @@ class Description:
         named_nearer = self.names is not None
         for path in files:
             with locate_errors(path):
-                if path.suffix.lower() in _YAML_ENDINGS:
+                if path.suffix.lower() in YAML_ENDINGS:
                     self._of_yaml(path, named_nearer)
                 elif path.name == _DARKNET:
                     self._of_sets(path, _of_darknet(path))
@@ -152,7 +160,7 @@ def describe(folders: Sequence[Path]) -> Description:
             directory = [folder, *folder.parents][min(up, len(folder.parents))]
             if directory not in seen and directory.is_dir():
                 seen.add(directory)
-                description.read(_description_files(directory))
+                description.read(description_files(directory))
         if not up and description.names is None:
             description.read(file for folder in near for file in files_below(folder) if file.name in _BELOW)
     if description.names is None and description.nameless is not None:
@@ -160,9 +168,10 @@ def describe(folders: Sequence[Path]) -> Description:
     return description
 
 
-def _description_files(folder: Path) -> Iterator[Path]:
+def description_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that may declare class names or splits, in order of precedence."""
     names = {path.name for path in folder.iterdir() if not is_hidden(path.name)}
-    yaml = sorted(name for name in names if name.lower().endswith(_YAML_ENDINGS) and name not in _YAML)
+    yaml = sorted(name for name in names if name.lower().endswith(YAML_ENDINGS) and name not in _YAML)
     lists = sorted(name for name in names if name.lower().endswith(".names") and name not in _PLAIN)
     ordered = (*_YAML, *yaml, *_PLAIN, *lists, _NOTES, _DARKNET)
     paths = [folder / name for name in ordered if name in names]
@@ -335,7 +344,6 @@ def _of_list(list_file: Path, images: Mapping[str, Path]) -> Set[str]:
 NO_LABEL = "no label file"
 
 _ENDING = ".txt"
-_UNREAD = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg")  # images in formats that are not read
 _NO_LABELS = ("classes.txt", "predefined_classes.txt")  # text files among labels that are not labels
 _WHOLE = re.compile(r"\d+\.0*|\d+(?:\.\d*)?[eE][+-]?\d{1,2}", re.ASCII)
 _IMAGES = ("images", "JPEGImages")  # folders with a sister folder `labels`
@@ -383,7 +391,8 @@ def read_yolo(
         else:
             _add(builder, file, image, image.relative_to(root).as_posix(), classes, description.points)
     unused = list(files.unused())
-    unread = {file.stem: file.name for file in files_below(root) if file.suffix.lower() in _UNREAD} if unused else {}
+    candidates = files_below(root) if unused else ()
+    unread = {file.stem: file.name for file in candidates if file.suffix.lower() in UNREAD_FORMATS}
     for file in unused:
         message = f"found {unread[file.stem]}, expected JPEG, PNG, BMP, TIFF or WebP" if file.stem in unread else ""
         builder.add_error(
