@@ -61,8 +61,8 @@ def test_score_predictions_classes_go_by_name_not_by_the_order_of_ids(tmp_path, 
     assert score_predictions(path, without_images(LABELS.remap_classes(ClassNames(("dog", "bird", "cat"))))).coco == 1
 
 
-def coco_labels(tmp_path):
-    """A COCO file with ids of its own."""
+def coco_labels(tmp_path, first_id=1):
+    """A COCO file with ids of its own; those of its annotations count from `first_id`."""
     write_coco(tmp_path / "gt.json", RECORDS, NAMES)
     value = json.loads((tmp_path / "gt.json").read_text())
     images = {1: 2008000002, 2: "b", 3: 7}
@@ -70,6 +70,7 @@ def coco_labels(tmp_path):
         image["id"] = images[image["id"]]
     for annotation in value["annotations"]:
         annotation.update(image_id=images[annotation["image_id"]], category_id=annotation["category_id"] * 10)
+        annotation["id"] += first_id - 1
     for category in value["categories"]:
         category["id"] *= 10
     (tmp_path / "gt.json").write_text(json.dumps(value))
@@ -77,14 +78,15 @@ def coco_labels(tmp_path):
     return Labels(labels.records, labels.class_names, source=labels.source, details={"format": "coco"})
 
 
-def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path):
+@pytest.mark.parametrize("first_id", [1, 0], ids=["", "annotations from 0, which pycocotools does not match"])
+def test_score_predictions_coco_results_have_the_ids_of_the_labels(tmp_path, first_id):
     results = [
         {"image_id": 2008000002, "category_id": 20, "bbox": [20, 20, 80, 70], "score": 0.9},
         {"image_id": "b", "category_id": 20.0, "bbox": [10.5, 0, 19.5, 40.25], "score": 0.8, "area": 3},
         {"image_id": "b", "category_id": 10, "bbox": [50, 50, 40, 40], "score": 0.7, "segmentation": []},
     ]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert score_predictions(tmp_path / "results.json", without_images(coco_labels(tmp_path))).coco == 1
+    assert score_predictions(tmp_path / "results.json", without_images(coco_labels(tmp_path, first_id))).coco == 1
 
 
 def test_score_predictions_coco_results_with_names_go_by_them(tmp_path):
