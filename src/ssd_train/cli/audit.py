@@ -65,6 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     config = TrainConfig.from_mapping({**SETTINGS, **current_names(settings)}, flags=parser.names - parser.settings)
     _check(flags, settings)
     with staged_s3_paths(flags) as progress:
+        flags.labels = flags.labels or flags.images
         reading = argparse.Namespace(**dataclasses.asdict(config), fetch_images=flags.fetch_images)
         data = load_labels(flags.images, flags.labels, label_options(reading, progress, config.on_bad_data))
         if not data.labels.boxes_per_class().sum():
@@ -93,7 +94,7 @@ def make_parser() -> Parser:
         "Takes all settings of train.",
     )
     add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
-    add_input(parser, "--labels", required=True, help="labels of any format, as for train")
+    add_input(parser, "--labels", help="labels of any format, as for train (default: those found in --images)")
     add_fetch_flag(parser)
     add_input(parser, "--model", help=f"{MODEL_HELP}, which was not trained on these images")
     parser.add_argument(

@@ -54,7 +54,7 @@ def make_parser() -> Parser:
         "without names are --model's, or else those of the labels",
     )
     add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
-    add_input(parser, "--labels", required=True, help="labels of any format, as for train")
+    add_input(parser, "--labels", help="labels of any format, as for train (default: those found in --images)")
     add_label_flags(parser)
     parser.add_argument("--overlap_threshold", type=float, default=0.5, help="IoU of a hit, for the VOC figures")
     add_output(parser, "--json", help="write the scores there, too")

@@ -134,7 +134,7 @@ VIDEO = "video"
 
 def add_convert_flags(parser: Parser) -> None:
     """Add the flags of the step convert."""
-    add_input(parser, "--labels", required=True, help="labels, a file or folder")
+    add_input(parser, "--labels", help="labels, a file or folder (default: those found in --images)")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(WRITERS))
     add_output(parser, "--output", required=True, metavar="PATH", help="the new file, or folder (image_json, voc)")
     add_input(parser, "--images", metavar="FOLDER", help="the images (default: those in or beside the labels)")
@@ -149,6 +149,9 @@ def run_convert(flags: argparse.Namespace, progress: Progress) -> None:
     --from video reads the frames of a Ground Truth video job. Images are written only into RecordIO, and where
     --output_images says.
     """
+    flags.labels = flags.labels or flags.images
+    if flags.labels is None:
+        raise ConfigError("convert: found neither --labels nor --images, expected one of them")
     if flags.labels_format == VIDEO:
         data = _read_video(flags)
     else:

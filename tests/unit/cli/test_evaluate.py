@@ -203,3 +203,16 @@ def test_evaluate_says_which_sets_of_the_data_are_scored(tmp_path, capsys, split
     flags = ["--predictions", str(tmp_path / "p.jsonl"), "--labels", str(tmp_path / "set")]
     assert main(["evaluate", *flags, *split]) == 0
     assert ("train 1, val 1; all are scored, --split NAME" in capsys.readouterr().out) == said
+
+
+def test_labels_are_those_found_among_the_images(drawn, tmp_path, capsys):
+    """As `train` and `check` find them; evaluate, audit and prepare convert alike."""
+    answers = perfect(drawn, tmp_path / "a.jsonl")
+    assert main(["evaluate", "--images", str(drawn.images.parent), "--predictions", str(answers)]) == 0
+    assert "mAP 1.000" in capsys.readouterr().out
+    convert = ["prepare", "convert", "--to", "coco", "--output", str(tmp_path / "a.json")]
+    assert main([*convert, "--images", str(drawn.images.parent)]) == 0
+    assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == 6
+    for command in (["evaluate", "--predictions", str(answers)], convert, ["audit", "--output", str(tmp_path / "b")]):
+        assert main(command) == 2
+        assert "labels" in capsys.readouterr().err
