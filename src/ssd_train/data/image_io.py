@@ -44,8 +44,8 @@ _NOT_READ: _Signatures = (
     (0, b"%PDF", "a PDF"),
 )
 _NOT_IMAGES: _Signatures = (
-    (0, b"PK\3\4", "a zip archive"),
-    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"PK\3\4", "a zip archive (unpack it first)"),
+    (0, b"\x1f\x8b", "a gzip file (unpack it first)"),
     (0, b"version https://git-lfs", "a Git LFS pointer (run: git lfs pull)"),
 )
 _SCAN_MARKER = 0xDA  # marker of a JPEG's scan

@@ -20,7 +20,7 @@ from ssd_train.data.formats.json_lines import PathLike
 from ssd_train.data.formats.recordio import MAGIC, read_recordio
 from ssd_train.data.formats.voc import read_voc
 from ssd_train.data.formats.yolo import YAML_ENDINGS, description_files, read_yolo
-from ssd_train.data.image_io import read_header
+from ssd_train.data.image_io import read_header, sniff_format
 from ssd_train.data.image_sources import Fetch, FetchedImages, FolderImages
 from ssd_train.data.split import select_split, with_folder_splits
 from ssd_train.data.structures import ClassNames, ImageSource, LabeledImage, Labels
@@ -105,7 +105,7 @@ def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
     format = _of_file(source)
     if not format:
         raise DataError(
-            f"{path}: found {_shown_head(source)}{_foreign([source])}, expected {_expected()}; --labels_format says "
+            f"{path}: found {sniff_format(_head(source))}{_foreign([source])}, expected {_expected()}; --labels_format says "
             "which it is"
         )
     return DetectedLabels(format, source)
@@ -258,11 +258,6 @@ def _files_by_ending(folder: Path) -> Dict[str, List[Path]]:
 def _head(file: Path) -> bytes:
     with reading(file, "a readable file"), open(file, "rb") as opened:
         return opened.read(_HEAD)
-
-
-def _shown_head(file: Path) -> str:
-    head = _head(file)
-    return f"bytes beginning {head[:32]!r}" if head else "an empty file"
 
 
 def _foreign(files: Iterable[Path]) -> str:

@@ -158,7 +158,8 @@ def test_unclear_folder(tmp_path, files, message):
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        pytest.param("a.txt", "hello", "found bytes beginning b'hello', expected a Ground Truth", id="text"),
+        pytest.param("a.txt", "hello", "found text beginning b'hello', expected a Ground Truth", id="text"),
+        pytest.param("a.zip", "PK\3\4", "found a zip archive (unpack it first), expected a Ground Truth", id="zip"),
         pytest.param("a.json", "", "found an empty file", id="empty"),
         pytest.param("a.json", '{"file": "a.png", "annotations": []}', "expected a Ground Truth", id="one-image-json"),
         pytest.param("missing", None, "not found, expected labels: a Ground Truth", id="missing"),
