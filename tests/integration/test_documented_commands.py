@@ -100,6 +100,9 @@ def world(tmp_path_factory):
     convert(folder, "recordio", "held_out.rec", "validation.manifest", "more_images")
     convert(folder, "image_json", "train_annotation")
     convert(folder, "image_json", "validation_annotation", "validation.manifest", "more_images")
+    for split, labels in (("train", "output.manifest"), ("valid", "validation.manifest")):
+        shutil.copytree(folder / "IMAGES", folder / "EXPORT" / split / "images")
+        convert(folder, "coco", f"EXPORT/{split}/_annotations.coco.json", labels)
     shutil.copytree(folder / "IMAGES", folder / "train")
     shutil.copytree(folder / "more_images", folder / "validation")
     assert (

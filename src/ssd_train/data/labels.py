@@ -104,10 +104,8 @@ def detect_format(path: PathLike, wanted: str = "") -> DetectedLabels:
         return DetectedLabels(wanted, source)
     format = _of_file(source)
     if not format:
-        raise DataError(
-            f"{path}: found {sniff_format(_head(source))}{_foreign([source])}, expected {_expected()}; --labels_format says "
-            "which it is"
-        )
+        content = f"{sniff_format(_head(source))}{_foreign([source])}"
+        raise DataError(f"{path}: found {content}, expected {_expected()}; --labels_format says which it is")
     return DetectedLabels(format, source)
 
 

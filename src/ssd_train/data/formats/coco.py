@@ -102,7 +102,8 @@ def split_files(folder: Path, files: Sequence[Path]) -> Dict[str, Path]:
 def read_coco_splits(folder: Path, files: Mapping[str, Path], on_bad: str = "error") -> Labels:
     """Read a COCO file for each split of a dataset.
 
-    Classes are matched by name. Images beside their file are named from `folder`, e.g. valid/a.jpg.
+    Classes are matched by name. Images beside their file, or in the folder images there, are named from `folder`, e.g.
+    valid/a.jpg.
 
     Args:
         folder: Folder of the dataset.
@@ -115,12 +116,11 @@ def read_coco_splits(folder: Path, files: Mapping[str, Path], on_bad: str = "err
     parts = {}
     for split, file in sorted(files.items()):
         read, beside = read_coco(file, on_bad), file.parent.relative_to(folder)
-        renamed = [
-            dataclasses.replace(record, name=(beside / record.name).as_posix())
-            if os.path.exists(file.parent / record.name)
-            else record
-            for record in read.records
-        ]
+        renamed = []
+        for record in read.records:
+            paths = (Path(record.name), Path("images") / record.name)
+            path = next((path for path in paths if os.path.isfile(file.parent / path)), None)
+            renamed.append(record if path is None else dataclasses.replace(record, name=(beside / path).as_posix()))
         parts[split] = dataclasses.replace(read, records=tuple(renamed))
     numbers = {(name, part.category_ids.get(name)) for part in parts.values() for name in part.class_names}
     ids = {name: number for name, number in numbers if number is not None}
