@@ -1,4 +1,4 @@
-"""Figures of the tables of README.md and benchmarks/README.md are those of benchmarks/results.
+"""Figures of the tables of README.md, benchmarks/README.md and the training guide are those of benchmarks/results.
 
 Tables between <!-- table NAME --> and <!-- end --> are written from the results; test_benchmarks.py compares them.
 """
@@ -238,21 +238,21 @@ def of_screening(row):
     return expected
 
 
+def by_recipe(name, recipe):
+    epochs = {"fast": 8, "balanced": 20, "best": 40}[recipe]
+    return quality(name, epochs, [f"recipe={recipe}"], day="2026-12-01")
+
+
 def of_recipe(row):
-    recipe, name = row[0], row[2]
-    if recipe == "fast":
-        found = only(RESULTS["quality_ablation"]["rows"], set=name, row="default", epochs=8)
-        return {3: [], 4: [], 5: found["last mAP"], 6: found["last mAP@0.5"], 7: found["minutes"]}
-    runs = {
-        "balanced": (20, []),
-        "best": (40, []),
-        "`best` of 2026-12-01": (40, ["recipe=best"], 1, "2026-12-01"),
-        "`best` at 416 px": (40, ["image_shape=416"]),
-        "`fast` at 256 px": (8, ["image_shape=256"]),
-    }
-    found = quality(name, *runs[recipe])
+    recipe, name = row[0].split(",")[0], row[2]
+    earlier = {"`best` at 416 px": (40, ["image_shape=416"]), "`fast` at 256 px": (8, ["image_shape=256"])}
+    found = quality(name, *earlier[recipe]) if recipe in earlier else by_recipe(name, recipe.strip("`"))
     keys = ("mAP", "mAP@0.5", "last mAP", "last mAP@0.5", "minutes")
     return {3 + index: found[key] for index, key in enumerate(keys)}
+
+
+def of_guide(row):
+    return {2: [by_recipe(name, row[0].strip("`"))["mAP"] for name in SETS]}
 
 
 def of_label_errors(row):
@@ -317,6 +317,8 @@ def of_readme(row):
     if "random weights" in what:
         both = [[only(RESULTS["ultralytics"]["rows"], set=name, who=who) for name in SETS] for who in TRAINERS]
         return dict(enumerate(([row["mAP"] for row in rows] for rows in both), 1))
+    if "--recipe balanced` and" in what:
+        return {1: [by_recipe(name, recipe)["mAP"] for recipe in ("balanced", "best") for name in SETS]}
     if "mAP" in what:
         key = "mAP" if "COCO" in what else "mAP@0.5"
         mine, theirs = ([mean(of(name), key) for name in SETS] for of in (ours, rival))
@@ -353,6 +355,7 @@ TABLES = {
     "box-voting": (BENCHMARKS, ("set", "COCO mAP without"), of_box_voting),
     "screening": (BENCHMARKS, ("changed in the last two epochs",), of_screening),
     "recipes": (BENCHMARKS, ("`--recipe`", "what"), of_recipe),
+    "recipes-guide": ("docs/guide/train.md", ("`--recipe`", "setting"), of_guide),
     "label-errors": (BENCHMARKS, ("data set", "mAP@0.5 of the detections"), of_label_errors),
     "next-images": (BENCHMARKS, ("data set", "seed", "a quarter: images"), of_next_images),
     "next-images-means": (BENCHMARKS, ("data set", "seeds", "quarter: COCO mAP"), of_next_images_means),
